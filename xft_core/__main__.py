@@ -1,0 +1,77 @@
+"""``python -m xft_core STAGE CONFIG.yaml``: run one stage, or look at what one left behind.
+
+Exit status: 0 done, 2 a mistake that the message explains, 75 a failure that may pass (start again), 1 a fault of ours.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+from xft_core.errors import XftError
+from xft_core.recipe import parse, read_yaml
+from xft_core.stages import STAGES, run_stage
+
+EXIT_MISTAKE, EXIT_MAY_PASS = 2, 75
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "datasets", "filelock", "matplotlib"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    try:
+        if options.command == "inspect":
+            from xft_core.inspect import describe
+
+            print(describe(options.directory))
+            return 0
+        if options.die_with_parent:
+            _die_with_parent()
+        config = parse(STAGES[options.command], read_yaml(options.config), options.set, where=str(options.config))
+        result = run_stage(config)
+        print(json.dumps({"output": str(config.output), "reused": result.reused, "metrics": result.manifest.metrics}, indent=1))
+        return 0
+    except XftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_MAY_PASS if error.may_pass else EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print("error: interrupted. Start the same command again to go on from the last checkpoint.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m xft_core", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
+    for name, config in STAGES.items():
+        summary = (config.__doc__ or "").splitlines()[0]
+        fields = [f"  {field}: {info.description}" for field, info in config.model_fields.items()]
+        command = commands.add_parser(
+            name, help=summary, description=summary + "\n\nfields of CONFIG:\n" + "\n".join(fields).replace("%", "%%"),
+            formatter_class=argparse.RawDescriptionHelpFormatter)
+        command.add_argument("config", type=Path, help="YAML (or JSON) file with the stage's fields")
+        command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field")
+        command.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
+    inspect = commands.add_parser("inspect", help="Describe a model directory or a published artifact.")
+    inspect.add_argument("directory", type=Path)
+    return parser
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the process that started this one is gone: no orphan goes on training."""
+    import ctypes
+    import signal
+
+    parent_death_signal = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
+    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+    if os.getppid() == 1:
+        sys.exit(EXIT_MAY_PASS)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""The recipe: every choice of a run, with its default and a help text. UI form, command line and MLflow parameters.
+
+Frozen pydantic models, unknown fields refused. No torch here: flows, forms and the command line import this file.
+Defaults are those of the XFT paper's reference run (arXiv 2404.15247, DeepSeek-Coder-1.3B) unless a help text says why not.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Normalization = Literal["xft", "renormalize", "none"]
+MergeMethod = Literal["learned", "uniform", "routing", "ewa", "shared_only"]
+Precision = Literal["fp32", "bf16", "bf16_mixed"]
+PromptStyle = Literal["magicoder", "chat", "completion"]
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and a field that does not exist is an error rather than ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False)
+
+
+class ModelConfig(Section):
+    """The dense model to start from."""
+
+    path: str = Field("demo:model", description=(
+        "Model directory (safetensors), a Hub name such as deepseek-ai/deepseek-coder-1.3b-base, or demo:model for the "
+        "small model that ships with the package."))
+    revision: str | None = Field(None, description="Hub revision (branch, tag or commit); only for a Hub name.")
+
+
+class DataConfig(Section):
+    """Instruction data and how it becomes training text."""
+
+    path: str = Field("demo:instruct.jsonl", description=(
+        "Instruction data: a .json, .jsonl or .parquet file, a Hub data set name, or demo:instruct.jsonl."))
+    split: str = Field("train", description="Split to read when the data is a Hub data set.")
+    format: Literal["auto", "instruction", "alpaca", "problem", "messages"] = Field("auto", description=(
+        "Form of a row: instruction (instruction, response), alpaca (instruction, input, output), problem (problem, "
+        "solution: OSS-Instruct), messages (list of role and content); auto recognises them by their fields."))
+    template: Literal["magicoder", "chat"] = Field("magicoder", description=(
+        "Prompt template for training: magicoder (the paper's) or chat (the tokenizer's own chat template)."))
+    max_length: int = Field(1024, ge=16, le=1_048_576, description=(
+        "Longest example, in tokens. A longer response is cut; a prompt that leaves no room for one is dropped."))
+    max_rows: int | None = Field(None, ge=2, description="Use only this many rows, drawn by the seed; empty for all.")
+    held_out_rows: int = Field(200, ge=1, description=(
+        "Rows kept out of training, to measure the negative log-likelihood per response token (at most a fifth of all)."))
+    decontaminate: bool = Field(True, description="Drop rows that contain a problem of the benchmarks chosen below.")
+
+
+class UpcycleConfig(Section):
+    """How the dense model becomes a Mixture-of-Experts."""
+
+    num_experts: int = Field(8, ge=2, le=64, description="Experts per layer, the shared one included.")
+    num_experts_per_tok: int = Field(6, ge=1, le=64, description=(
+        "Experts active per token, the shared one included. At most num_experts."))
+    normalization: Normalization = Field("xft", description=(
+        "Routing weights: xft (max(s) times the softmax over the chosen s; sums to one), renormalize (max(s) times "
+        "s over its sum; sums to one), none (s itself: the scale mismatch that XFT removes, for comparison)."))
+    shared_expert: bool = Field(True, description=(
+        "One expert is always on (XFT). Off: vanilla sparse upcycling, softmax over the top-k logits of all experts; "
+        "normalization then plays no part."))
+    router_noise: bool = Field(True, description="Noisy top-k while training: learned noise on the router's logits.")
+    store_experts: Literal["once", "all"] = Field("once", description=(
+        "once: the identical experts are stored once and expanded while loading; all: every expert is written out."))
+
+    @model_validator(mode="after")
+    def _experts_fit(self) -> "UpcycleConfig":
+        if self.num_experts_per_tok > self.num_experts:
+            raise ValueError(
+                f"num_experts_per_tok is {self.num_experts_per_tok}, more than num_experts ({self.num_experts}); "
+                f"choose at most {self.num_experts}")
+        if self.shared_expert and self.num_experts_per_tok < 2:
+            raise ValueError("num_experts_per_tok is 1, but the shared expert is always on: choose 2 or more")
+        return self
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning, of the MoE and (see baseline) of the dense model."""
+
+    epochs: float = Field(4.0, gt=0, le=1000, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps; empty for no limit.")
+    batch_size: int = Field(64, ge=1, description="Sequences per optimizer step (packed sequences when packing).")
+    micro_batch_size: int = Field(8, ge=1, description=(
+        "Sequences per forward pass. Must divide batch_size; lower it when memory is short, the result is the same."))
+    learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
+    warmup_steps: int = Field(500, ge=0, description="Optimizer steps of linear warm-up (at most a tenth of all steps).")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning rate after warm-up.")
+    optimizer: Literal["adafactor", "adamw"] = Field("adafactor", description="Adafactor (the paper's) or AdamW.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Weight decay.")
+    max_grad_norm: float = Field(0.0, ge=0, description="Clip the gradient's norm at this value; 0 for no clipping.")
+    precision: Precision = Field("bf16", description=(
+        "bf16 (weights and arithmetic, the paper's), bf16_mixed (fp32 weights, bf16 arithmetic) or fp32."))
+    gradient_checkpointing: bool = Field(False, description="Compute activations twice to save memory.")
+    packing: bool = Field(True, description=(
+        "Pack several examples into one sequence without attention between them; off: one example per sequence."))
+    balance_loss_weight: float = Field(0.01, ge=0, description="Weight of the router's balance loss; 0 for none.")
+    balance_loss_reduction: Literal["sum", "mean"] = Field("sum", description=(
+        "Balance loss over layers: sum (the reference's; grows with depth) or mean."))
+    checkpoint_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints to resume from.")
+    log_steps: int = Field(10, ge=1, description="Optimizer steps between two points of the training curves.")
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> "SftConfig":
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})")
+        return self
+
+
+class BaselineConfig(Section):
+    """The control: plain SFT of the dense model. Everything not named here is as in the section sft."""
+
+    enabled: bool = Field(True, description="Train and evaluate the dense baseline too.")
+    epochs: float | None = Field(None, gt=0, le=1000, description="Passes over the rows; empty: as in sft.")
+    learning_rate: float | None = Field(None, gt=0, le=1, description="Peak learning rate; empty: as in sft.")
+    warmup_steps: int | None = Field(None, ge=0, description="Warm-up steps; empty: as in sft.")
+
+    def applied_to(self, sft: SftConfig) -> SftConfig:
+        """The baseline's SFT configuration: ``sft`` with the fields set here, and no balance loss (a dense model
+        has no router, so that field must not make two otherwise equal baselines differ)."""
+        changes = {name: value for name, value in self.model_dump(exclude={"enabled"}).items() if value is not None}
+        changes |= {"balance_loss_weight": 0.0, "balance_loss_reduction": "sum"}
+        return SftConfig(**(sft.model_dump() | changes))
+
+
+class MergeConfig(Section):
+    """How the experts become one dense model: W = lambda W_0 + (1 - lambda) sum_i softmax(alpha)_i W_i per layer."""
+
+    method: MergeMethod = Field("learned", description=(
+        "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "
+        "ewa (mean of all experts), shared_only (the shared expert alone)."))
+    shared_expert_weight: float | None = Field(0.75, ge=0, le=1, description=(
+        "lambda, the shared expert's share; empty: learned too, from 0.75 (method learned only). No part in the methods "
+        "routing, ewa and shared_only, nor without a shared expert."))
+    learning_rate: float = Field(0.02, gt=0, le=10, description=(
+        "Adam's learning rate for alpha. The paper's 1e-5 leaves every weight within about 1% of uniform; this one moves "
+        "them."))
+    epochs: float = Field(1.0, gt=0, le=100, description="Passes over the training rows for method learned.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps; empty for no limit.")
+    batch_size: int = Field(64, ge=1, description="Sequences per optimizer step.")
+    micro_batch_size: int = Field(8, ge=1, description="Sequences per forward pass. Must divide batch_size.")
+    warmup_steps: int = Field(125, ge=0, description="Steps of linear warm-up (at most a tenth of all steps).")
+    calibration_rows: int = Field(512, ge=1, description="Training rows that method routing averages over.")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Weights and arithmetic while learning alpha.")
+
+    @model_validator(mode="after")
+    def _fields_fit(self) -> "MergeConfig":
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})")
+        if self.shared_expert_weight is None and self.method == "uniform":
+            raise ValueError("shared_expert_weight is empty (learned), but method is uniform: give a number, 0 to 1")
+        return self
+
+
+class GenerateConfig(Section):
+    """How the models answer the benchmark's problems."""
+
+    prompt_style: PromptStyle = Field("magicoder", description=(
+        "Prompt for tuned models: magicoder (the paper's), chat (tokenizer's template) or completion (plain code)."))
+    base_prompt_style: PromptStyle = Field("completion", description=(
+        "Prompt for the untuned base model, which must be measured in the form it knows."))
+    max_new_tokens: int = Field(512, ge=1, description="Longest answer, in tokens.")
+    num_samples: int = Field(1, ge=1, description="Answers per problem; more than one needs a temperature.")
+    temperature: float = Field(0.0, ge=0, le=5, description="0 for greedy decoding, else the sampling temperature.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
+    batch_size: int = Field(16, ge=1, description="Problems answered at once.")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Arithmetic while generating.")
+
+    @model_validator(mode="after")
+    def _samples_need_temperature(self) -> "GenerateConfig":
+        if self.num_samples > 1 and self.temperature == 0:
+            raise ValueError(f"num_samples is {self.num_samples} with temperature 0: all would be equal; set a temperature")
+        return self
+
+
+class EvaluateConfig(Section):
+    """Which benchmark, and how its answers are graded."""
+
+    benchmarks: list[str] = Field(["demo:benchmark.jsonl"], min_length=1, description=(
+        "Benchmarks: humaneval (HumanEval and HumanEval+ from evalplus's own cache), mbpp, the path of a .jsonl or "
+        ".jsonl.gz file in EvalPlus form, or demo:benchmark.jsonl."))
+    max_problems: int | None = Field(None, ge=1, description="Only the first this many problems; empty for all.")
+    min_time_limit: float = Field(4.0, gt=0, le=600, description="Shortest time limit for one test input, in seconds.")
+    time_limit_factor: float = Field(4.0, ge=1, le=1000, description="Limit as a multiple of the reference's own time.")
+    memory_limit_mb: int = Field(6144, ge=256, description="Memory one graded program may reserve, in MB.")
+    workers: int | None = Field(None, ge=1, description="Programs graded at once; empty: one per processor core.")
+    sandbox: Literal["bubblewrap", "unsafe"] = Field("bubblewrap", description=(
+        "Grading runs what a model wrote. bubblewrap contains it; unsafe runs it with nothing around it but evalplus's "
+        "own guard, which does not stop network, files or processes."))
+    k: list[int] = Field([1], min_length=1, description="pass@k for these k; k above num_samples is left out.")
+
+
+class Recipe(Section):
+    """One run of the pipeline, complete."""
+
+    name: str = Field("demo", min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description=(
+        "Name of the recipe: letters, digits, dot, dash, underscore. Runs and models are called by it."))
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random: split, order, router, noise, samples.")
+    experiment: str = Field("xft", min_length=1, max_length=200, description="MLflow experiment the run belongs to.")
+    model: ModelConfig = Field(ModelConfig(), description="The dense model to start from.")
+    data: DataConfig = Field(DataConfig(), description="Instruction data.")
+    baseline: BaselineConfig = Field(BaselineConfig(), description="The control: plain SFT of the dense model.")
+    upcycle: UpcycleConfig = Field(UpcycleConfig(), description="Dense model to Mixture-of-Experts.")
+    sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
+    merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
+    generate: GenerateConfig = Field(GenerateConfig(), description="Answers to the benchmark's problems.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmark and grading.")
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> "Recipe":
+        if self.merge.method == "shared_only" and not self.upcycle.shared_expert:
+            raise ValueError("merge.method is shared_only, but upcycle.shared_expert is false: there is no shared expert")
+        return self

@@ -1,0 +1,62 @@
+"""Build the demo's model, instruction data and benchmark: ``python -m xft_core.demo.build [--out DIR] [--seed 0]``.
+
+Every file follows from the seed. The data files and the tokenizer are byte-identical from run to run; so is the model
+as long as ``--threads`` stays at 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from pathlib import Path
+
+import torch
+
+from xft_core.demo import DEMO_DIR
+from xft_core.demo.data import benchmark_rows, instruction_rows, pretraining_files, write_jsonl
+from xft_core.demo.pretrain import new_model, pack, pretrain, train_tokenizer
+
+MAGICODER = (
+    "You are an exceptionally intelligent coding assistant that consistently delivers accurate and reliable responses "
+    "to user instructions.\n\n@@ Instruction\n{instruction}\n\n@@ Response\n{response}"
+)
+INSTRUCT_ROWS = 2500
+BENCHMARK_ROWS = 80
+FUNCTIONS = 45_000  # pretraining functions
+TOKENIZER_FUNCTIONS = 8_000  # of which the first so many train the tokenizer
+
+
+def main() -> None:
+    """Command line entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=DEMO_DIR, help="folder for the files built")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; the model is reproducible only with 1")
+    parser.add_argument("--functions", type=int, default=FUNCTIONS, help="functions in the pretraining corpus")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    build(args.out, args.seed, args.functions)
+
+
+def build(out: Path, seed: int, functions: int = FUNCTIONS) -> None:
+    """Write ``benchmark.jsonl``, ``instruct.jsonl`` and ``model/`` to ``out``."""
+    start = time.time()
+    out.mkdir(parents=True, exist_ok=True)
+    # Each data set has its own generator, so that resizing one leaves the others as they are.
+    write_jsonl(out / "benchmark.jsonl", benchmark_rows(random.Random(f"benchmark {seed}"), BENCHMARK_ROWS))
+    rows = instruction_rows(random.Random(f"instruct {seed}"), INSTRUCT_ROWS)
+    write_jsonl(out / "instruct.jsonl", rows)
+    files = pretraining_files(random.Random(f"pretrain {seed}"), functions)
+    tokenizer = train_tokenizer([*files[: TOKENIZER_FUNCTIONS // 2], *(MAGICODER.format(**row) for row in rows)])
+    packed = pack(tokenizer, files)
+    print(f"{len(files)} files, {packed.numel()} tokens, {time.time() - start:.0f} s", flush=True)
+    model = new_model(tokenizer, seed)
+    pretrain(model, packed, seed)
+    model.to(torch.bfloat16).save_pretrained(out / "model")
+    tokenizer.save_pretrained(out / "model")
+    print(f"built in {time.time() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Digests: canonical JSON and sha256 of files and directories. A stage's key is made of nothing else."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from xft_core.errors import ArtifactError
+
+# What makes a model directory: weights, configuration, tokenizer, chat template. Notes and caches do not count.
+MODEL_FILE_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, no NaN. Raises ValueError for what JSON cannot hold."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file's bytes, read in one pass."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def directory_digest(directory: Path, files: Iterable[Path] | None = None) -> str:
+    """sha256 over (relative path, sha256) of the files of a directory, by default those that make a model."""
+    chosen = model_files(directory) if files is None else sorted(files)
+    return digest_of([[path.relative_to(directory).as_posix(), file_digest(path)] for path in chosen])
+
+
+def model_files(directory: Path) -> list[Path]:
+    """The files that make a model directory, sorted: weights, configuration, tokenizer (top level only)."""
+    return sorted(
+        path for path in directory.iterdir()
+        if path.is_file() and path.suffix in MODEL_FILE_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def input_digest(path: Path) -> str:
+    """Digest of a stage's input: an artifact's own digest (it has a manifest), a model directory, or one file.
+
+    Raises ArtifactError where there is nothing to digest.
+    """
+    if path.is_file():
+        return file_digest(path)
+    if (path / "manifest.json").is_file():
+        from xft_core.artifacts import read_manifest
+
+        return read_manifest(path).digest
+    if path.is_dir():
+        return directory_digest(path)
+    raise ArtifactError(f"Input {str(path)!r} does not exist. Give an existing file, model directory or artifact.")

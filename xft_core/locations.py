@@ -1,0 +1,72 @@
+"""Names of things to local paths: directories and files, ``demo:`` for what the package ships, Hub names."""
+
+import os
+from pathlib import Path
+
+from xft_core.errors import CheckpointError, DataError
+
+# Benchmarks that evalplus 0.3 knows: its override variable and the file's name in its cache directory.
+EVALPLUS_FILES = {
+    "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl"),
+    "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl"),
+}
+
+
+def demo_path(name: str) -> Path | None:
+    """The shipped file or directory of a ``demo:`` name, None for any other name."""
+    if not name.startswith("demo:"):
+        return None
+    from xft_core.demo import DEMO_DIR
+
+    return DEMO_DIR / name.removeprefix("demo:")
+
+
+def find_model(name: str) -> Path:
+    """The directory of a model: a local one, the demo's, or a snapshot from the Hub (its cache when offline).
+
+    A Hub name may carry a revision: ``owner/model@revision``. Raises CheckpointError when there is no such model.
+    """
+    path = demo_path(name) or Path(name)
+    if path.is_dir():
+        return path
+    if path.exists() or name.startswith(("/", ".", "~", "demo:")) or name.count("/") != 1:
+        raise CheckpointError(f"There is no model directory {name!r}. Give a directory or a Hub name (owner/model).")
+    from huggingface_hub import snapshot_download
+
+    from xft_core.fingerprint import MODEL_FILE_SUFFIXES
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(
+            repository, revision=revision or None, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILE_SUFFIXES]))
+    except Exception as error:  # the Hub client's many kinds all mean the same to the person
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"There is no directory {name!r}, and the Hub did not give a model of that name: {reason}") from None
+
+
+def find_file(name: str) -> Path:
+    """A local or shipped file. Raises DataError when it does not exist."""
+    path = demo_path(name) or Path(name)
+    if not path.is_file():
+        raise DataError(f"There is no file {name!r}. Give the path of an existing file (or demo:… for a shipped one).")
+    return path
+
+
+def find_benchmark(name: str) -> Path:
+    """The file of a benchmark: a path, a shipped one, or one of evalplus's own cache by its name.
+
+    Nothing is downloaded. Raises DataError when it is not there.
+    """
+    if name not in EVALPLUS_FILES:
+        return find_file(name)
+    variable, file_name = EVALPLUS_FILES[name]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalplus"
+    candidates = [Path(os.environ[variable])] if os.environ.get(variable) else []
+    candidates += [cache / file_name, cache / f"{file_name}.gz"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"Benchmark {name!r} is neither in evalplus's cache ({str(cache / file_name)!r}) nor named by {variable}. "
+        "Put the released file there, or give its path as the benchmark.")

@@ -1,0 +1,285 @@
+"""The stages: what each is given, what its key is made of, and how one is run. No torch here.
+
+    stage key = sha256(stage, stage version, settings, digests of the inputs)
+
+``settings`` is the part of a configuration that changes the result; paths never count, contents do. Raise a stage's
+``version`` when its code changes what it writes: everything it made before is then rebuilt.
+"""
+
+import importlib
+import logging
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from xft_core.artifacts import Manifest, Workspace, check_output_is_free, disk_full_is_an_error, find, locked, publish
+from xft_core.config import DataConfig, EvaluateConfig, GenerateConfig, MergeConfig, Recipe, Section, SftConfig, UpcycleConfig
+from xft_core.fingerprint import digest_of, directory_digest, input_digest
+from xft_core.locations import find_benchmark, find_file, find_model
+
+logger = logging.getLogger(__name__)
+
+ARTIFACT_HELP = "Directory that an earlier stage published"
+
+
+class StageConfig(Section):
+    """What every stage is given beside its own fields."""
+
+    stage: ClassVar[str]
+    version: ClassVar[int]
+    implementation: ClassVar[str]
+
+    output: Path = Field(description="Directory to make. Work in progress is kept beside it as <output>.partial.")
+    provenance: dict[str, str] = Field({}, description="Noted in the manifest as it is (run ids and the like).")
+
+    def inputs(self) -> dict[str, Path]:
+        """Local path of every input, by name. Raises XftError for what does not exist."""
+        raise NotImplementedError
+
+    def input_digests(self) -> dict[str, str]:
+        """Digest of every input, by name."""
+        return {name: input_digest(path) for name, path in self.inputs().items()}
+
+    def settings(self) -> dict[str, Any]:
+        """The fields that change the result."""
+        return self.model_dump(mode="json", exclude={"output", "provenance", *self.path_fields})
+
+    path_fields: ClassVar[frozenset[str]] = frozenset({"model", "data", "samples", "benchmark"})
+
+
+class PrepareStage(StageConfig):
+    """Instruction data to token sequences: training rows and held-out rows."""
+
+    stage, version, implementation = "prepare", 1, "xft_core.data.prepare"
+    path_fields = frozenset({"model", "benchmarks"})
+
+    model: str = Field("demo:model", description="Model whose tokenizer and chat template are used.")
+    seed: int = Field(0, ge=0, description="Seed of the choice of rows and of the held-out split.")
+    data: DataConfig = Field(DataConfig(), description="Instruction data.")
+    benchmarks: list[str] = Field([], description="Benchmarks whose problems must not be in the data.")
+
+    def inputs(self) -> dict[str, Path]:
+        """The tokenizer's model directory, the data file unless it is a Hub data set, and the benchmarks."""
+        found = {"tokenizer": find_model(self.model)}
+        if self.data_is_file():
+            found["data"] = find_file(self.data.path)
+        if self.data.decontaminate:
+            found |= {f"benchmark_{index}": find_benchmark(name) for index, name in enumerate(self.benchmarks)}
+        return found
+
+    def input_digests(self) -> dict[str, str]:
+        """As for any stage, but of the model only the tokenizer's files count."""
+        from xft_core.data.tokenizer import tokenizer_files
+
+        inputs = self.inputs()
+        model = inputs.pop("tokenizer")
+        digests = {name: input_digest(path) for name, path in inputs.items()}
+        return digests | {"tokenizer": directory_digest(model, tokenizer_files(model))}
+
+    def settings(self) -> dict[str, Any]:
+        """A data file counts by its contents; a Hub data set by its name (pin it: owner/name@revision)."""
+        settings = super().settings()
+        if self.data_is_file():
+            del settings["data"]["path"]
+        return settings
+
+    def data_is_file(self) -> bool:
+        """Whether the data is a local or shipped file rather than a Hub data set."""
+        name = self.data.path
+        return name.startswith("demo:") or Path(name).suffix in (".json", ".jsonl", ".parquet") or Path(name).exists()
+
+
+class UpcycleStage(StageConfig):
+    """Dense model to Mixture-of-Experts."""
+
+    stage, version, implementation = "upcycle", 1, "xft_core.upcycle"
+
+    model: str = Field("demo:model", description="Dense model: directory, Hub name or demo:model.")
+    seed: int = Field(0, ge=0, description="Seed of the router's weights.")
+    upcycle: UpcycleConfig = Field(UpcycleConfig(), description="Dense model to Mixture-of-Experts.")
+
+    def inputs(self) -> dict[str, Path]:
+        """The dense model."""
+        return {"model": find_model(self.model)}
+
+
+class SftStage(StageConfig):
+    """Supervised fine-tuning of a dense model or of an upcycled one."""
+
+    stage, version, implementation = "sft", 1, "xft_core.sft"
+
+    model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
+    data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
+    seed: int = Field(0, ge=0, description="Seed of the order of the data and of the router's noise.")
+    sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
+
+    def inputs(self) -> dict[str, Path]:
+        """The model and the prepared data."""
+        return {"model": find_model(self.model), "data": self.data}
+
+    def settings(self) -> dict[str, Any]:
+        """All but what only changes how often progress is written down."""
+        settings = super().settings()
+        for name in ("checkpoint_steps", "log_steps"):
+            del settings["sft"][name]
+        return settings
+
+
+class MixStage(StageConfig):
+    """Mixing coefficients: how much of each expert goes into the merged model, layer by layer."""
+
+    stage, version, implementation = "mix", 1, "xft_core.mixing"
+
+    model: str = Field(description="The tuned Mixture-of-Experts.")
+    data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
+    seed: int = Field(0, ge=0, description="Seed of the order of the data.")
+    merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
+
+    def inputs(self) -> dict[str, Path]:
+        """The tuned Mixture-of-Experts and the prepared data."""
+        return {"model": find_model(self.model), "data": self.data}
+
+    def settings(self) -> dict[str, Any]:
+        """Only the fields that play a part in the chosen method."""
+        settings = super().settings()
+        method = self.merge.method
+        used = {"method", "precision", "micro_batch_size"}
+        if method in ("learned", "uniform"):
+            used |= {"shared_expert_weight"}
+        if method == "learned":
+            used |= {"learning_rate", "epochs", "max_steps", "batch_size", "warmup_steps"}
+        if method == "routing":
+            used |= {"calibration_rows"}
+        settings["merge"] = {name: value for name, value in settings["merge"].items() if name in used}
+        return settings
+
+
+class MergeStage(StageConfig):
+    """Mixture-of-Experts and mixing coefficients to a stock dense checkpoint."""
+
+    stage, version, implementation = "merge", 1, "xft_core.merge"
+    path_fields = frozenset({"model", "coefficients", "data"})
+
+    model: str = Field(description="The tuned Mixture-of-Experts.")
+    coefficients: Path = Field(description=f"{ARTIFACT_HELP}: mix.")
+    data: Path | None = Field(None, description=f"{ARTIFACT_HELP}: prepare. To measure the merged model's held-out loss.")
+
+    def inputs(self) -> dict[str, Path]:
+        """The Mixture-of-Experts, the coefficients and, if given, the prepared data."""
+        found = {"model": find_model(self.model), "coefficients": self.coefficients}
+        return found | ({"data": self.data} if self.data else {})
+
+
+class GenerateStage(StageConfig):
+    """A model's answers to the problems of one benchmark."""
+
+    stage, version, implementation = "generate", 1, "xft_core.generate"
+
+    model: str = Field(description="Any model: dense, upcycled, tuned or merged.")
+    benchmark: str = Field("demo:benchmark.jsonl", description="Benchmark: a name, a file, or demo:benchmark.jsonl.")
+    max_problems: int | None = Field(None, ge=1, description="Only the first this many problems; empty for all.")
+    seed: int = Field(0, ge=0, description="Seed of sampling.")
+    prompt_style: str = Field("magicoder", description="magicoder, chat or completion.")
+    generate: GenerateConfig = Field(GenerateConfig(), description="Answers to the benchmark's problems.")
+
+    def inputs(self) -> dict[str, Path]:
+        """The model and the benchmark."""
+        return {"model": find_model(self.model), "benchmark": find_benchmark(self.benchmark)}
+
+    def settings(self) -> dict[str, Any]:
+        """``prompt_style`` of this stage decides; the two of the section are what the pipeline chooses from."""
+        settings = super().settings()
+        for name in ("prompt_style", "base_prompt_style"):
+            del settings["generate"][name]
+        return settings
+
+
+class EvaluateStage(StageConfig):
+    """Verdicts and pass@k for a model's answers."""
+
+    stage, version, implementation = "evaluate", 1, "xft_core.evaluate"
+
+    samples: Path = Field(description=f"{ARTIFACT_HELP}: generate.")
+    benchmark: str = Field("demo:benchmark.jsonl", description="The benchmark the samples answer.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmark and grading.")
+
+    def inputs(self) -> dict[str, Path]:
+        """The samples and the benchmark."""
+        return {"samples": self.samples, "benchmark": find_benchmark(self.benchmark)}
+
+    def settings(self) -> dict[str, Any]:
+        """Neither the number of workers nor the list of benchmarks changes the verdicts on this one."""
+        settings = super().settings()
+        for name in ("workers", "benchmarks", "max_problems"):
+            del settings["evaluate"][name]
+        return settings
+
+
+class ReportStage(StageConfig):
+    """Comparison table, plots and model card, from the manifests of the stages alone."""
+
+    stage, version, implementation = "report", 1, "xft_core.report"
+    path_fields = frozenset({"artifacts"})
+
+    artifacts: dict[str, Path] = Field(description="Published stages by role, for example sft_moe, evaluate_merged_0.")
+    recipe: Recipe = Field(description="The recipe of the run.")
+
+    def inputs(self) -> dict[str, Path]:
+        """Every artifact reported on."""
+        return dict(self.artifacts)
+
+
+STAGES: dict[str, type[StageConfig]] = {
+    config.stage: config for config in (
+        PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, ReportStage)
+}
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """The manifest of a stage's artifact, and whether it was there already."""
+
+    manifest: Manifest
+    reused: bool
+
+
+def stage_key(config: StageConfig, input_digests: dict[str, str] | None = None) -> str:
+    """The key (sha256, hex) of what ``config`` describes; reads and hashes the inputs unless their digests are given."""
+    digests = config.input_digests() if input_digests is None else input_digests
+    return digest_of({
+        "stage": config.stage, "version": config.version, "settings": config.settings(), "inputs": digests})
+
+
+def run_stage(config: StageConfig) -> StageResult:
+    """Make ``config.output``, or find it made already. Raises XftError; a kill leaves what the next start resumes."""
+    digests = config.input_digests()
+    key = stage_key(config, digests)
+    with locked(config.output), disk_full_is_an_error(config.output):
+        found = find(config.output, key)
+        if found:
+            logger.info("%s: reused %s", config.stage, config.output)
+            return StageResult(found, reused=True)
+        check_output_is_free(config.output)
+        workspace = Workspace(config.output)
+        _keep_only_own_progress(workspace, key)
+        workspace.prepare()
+        started = time.monotonic()
+        metrics = importlib.import_module(config.implementation).run(config, workspace)
+        manifest = publish(
+            workspace, config.output, stage=config.stage, stage_version=config.version, key=key, parents=digests,
+            config=config.settings(), metrics=metrics, provenance=config.provenance, seconds=time.monotonic() - started)
+    logger.info("%s: done in %.1f s, %s", config.stage, manifest.seconds, config.output)
+    return StageResult(manifest, reused=False)
+
+
+def _keep_only_own_progress(workspace: Workspace, key: str) -> None:
+    """Progress of another recipe under the same output is of no use and must not be resumed."""
+    marker = workspace.root / "key"
+    if workspace.root.is_dir() and not (marker.is_file() and marker.read_text(encoding="utf-8") == key):
+        shutil.rmtree(workspace.root)
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    marker.write_text(key, encoding="utf-8")
