@@ -1,0 +1,55 @@
+"""Tiny random models of every supported family, made through transformers' own classes, with a real tokenizer."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+VOCABULARY = 320
+
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+    "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+
+FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {"rope_theta": 100000.0},
+    "mistral": {"sliding_window": 16},
+    "qwen2": {"tie_word_embeddings": True},
+    "qwen3": {"head_dim": 8},
+    "gemma2": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16},
+    "gemma3_text": {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16},
+    "stablelm": {"use_qkv_bias": True},
+    "phi3": {},
+    "olmo2": {},
+    "starcoder2": {"use_bias": True},
+    "gpt_neox": {"use_parallel_residual": True},
+}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 320 tokens that knows every byte; <s>, </s> and <pad> are 0, 1 and 2."""
+    model = Tokenizer(models.BPE())
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=["<s>", "</s>", "<pad>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    model.train_from_iterator(["def f(x):\n    return x + 1\n", "@@ Instruction\n\n@@ Response\n```python\n"] * 8, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, bos_token="<s>", eos_token="</s>", pad_token="<pad>", clean_up_tokenization_spaces=False)
+
+
+def dense_model(directory: Path, family: str = "llama", seed: int = 0, **changes: Any) -> Path:
+    """Write a tiny random dense model of ``family`` with its tokenizer; returns ``directory``."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family, **(_SIZES | FAMILY_CONFIGS[family] | changes))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # livelier than the usual 0.02, and biases and norms not at their neutral start
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(directory)
+    tokenizer().save_pretrained(directory)
+    return directory

@@ -1,0 +1,174 @@
+"""Checkpoints read and written tensor by tensor, so that memory stays at a few tensors whatever the model's size.
+
+Reading is lazy (safetensors, memory-mapped). Writing streams: shards are planned from shapes first, then every tensor
+goes to its place as it comes, and the Hugging Face index is written last.
+"""
+
+import json
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from xft_core.errors import CheckpointError
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+MAX_SHARD_BYTES = 5_000_000_000
+
+_DTYPE_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL"}
+
+
+class CheckpointReader:
+    """The tensors of a model directory by name, whatever the shards. Use it as a context manager.
+
+    Raises CheckpointError when a shard is missing, truncated or not safetensors, before any tensor is read.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._shard_of = _shards(directory)
+        self._open: dict[str, Any] = {}
+        for shard in sorted(set(self._shard_of.values())):
+            self._open[shard] = _open_shard(directory / shard)
+        missing = [name for name, shard in self._shard_of.items() if name not in self._names(shard)]
+        if missing:
+            raise CheckpointError(f"{str(directory)!r} lacks tensor {missing[0]!r}, which its index lists.")
+
+    def __enter__(self) -> "CheckpointReader":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for handle in self._open.values():
+            handle.__exit__(kind, error, trace)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shard_of
+
+    def names(self) -> list[str]:
+        """Every tensor's name, sorted."""
+        return sorted(self._shard_of)
+
+    def get(self, name: str) -> torch.Tensor:
+        """One tensor. Raises CheckpointError when there is none of that name."""
+        return self._handle(name).get_tensor(name)
+
+    def row(self, name: str, index: int) -> torch.Tensor:
+        """``tensor[index]`` without reading the rest of the tensor."""
+        return self._handle(name).get_slice(name)[index]
+
+    def shape(self, name: str) -> list[int]:
+        """A tensor's shape, without reading it."""
+        return list(self._handle(name).get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> torch.dtype:
+        """A tensor's dtype, without reading it."""
+        found = self._handle(name).get_slice(name).get_dtype()
+        return next(dtype for dtype, text in _DTYPE_NAMES.items() if text == found)
+
+    def _handle(self, name: str) -> Any:
+        if name not in self._shard_of:
+            raise CheckpointError(f"{str(self.directory)!r} has no tensor {name!r}: it is not the checkpoint of its config.")
+        return self._open[self._shard_of[name]]
+
+    def _names(self, shard: str) -> set[str]:
+        return set(self._open[shard].keys())
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """A tensor to be written: its name, shape, dtype, and how to make it when its turn comes."""
+
+    name: str
+    shape: list[int]
+    dtype: torch.dtype
+    make: Callable[[], torch.Tensor]
+
+    @property
+    def num_bytes(self) -> int:
+        """Size on disk in bytes."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def write_checkpoint(directory: Path, plans: Iterable[TensorPlan], max_shard_bytes: int = MAX_SHARD_BYTES) -> int:
+    """Write tensors in order into Hugging Face shards, holding one at a time. Returns the bytes of all tensors."""
+    shards: list[list[TensorPlan]] = [[]]
+    for plan in plans:
+        if shards[-1] and sum(item.num_bytes for item in shards[-1]) + plan.num_bytes > max_shard_bytes:
+            shards.append([])
+        shards[-1].append(plan)
+    total = sum(plan.num_bytes for shard in shards for plan in shard)
+    if len(shards) == 1:
+        _write_shard(directory / SINGLE_NAME, shards[0])
+        return total
+    weight_map = {}
+    for number, shard in enumerate(shards, start=1):
+        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _write_shard(directory / name, shard)
+        weight_map |= {plan.name: name for plan in shard}
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    (directory / INDEX_NAME).write_text(json.dumps(index, indent=1, sort_keys=True), encoding="utf-8")
+    return total
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """A model directory's config.json. Raises CheckpointError when it is missing or not JSON."""
+    path = directory / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{str(directory)!r} is not a model directory: it has no config.json.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{str(path)!r} is not JSON: {error}") from None
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise CheckpointError(f"{str(path)!r} names no model_type: it is not a transformers configuration.")
+    return config
+
+
+def _write_shard(path: Path, plans: list[TensorPlan]) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for plan in plans:
+        header[plan.name] = {
+            "dtype": _DTYPE_NAMES[plan.dtype], "shape": plan.shape, "data_offsets": [offset, offset + plan.num_bytes]}
+        offset += plan.num_bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        for plan in plans:
+            tensor = plan.make()
+            assert list(tensor.shape) == plan.shape and tensor.dtype == plan.dtype, f"{plan.name} is not as planned"
+            stream.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _shards(directory: Path) -> dict[str, str]:
+    index_path = directory / INDEX_NAME
+    if index_path.is_file():
+        try:
+            return dict(json.loads(index_path.read_text(encoding="utf-8"))["weight_map"])
+        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+            raise CheckpointError(f"{str(index_path)!r} is not a checkpoint index.") from None
+    path = directory / SINGLE_NAME
+    if not path.is_file():
+        found = ", ".join(sorted(item.name for item in directory.glob("*.bin"))[:3])
+        hint = f" It has {found}: pickled weights are not read, convert them to safetensors first." if found else ""
+        raise CheckpointError(f"{str(directory)!r} has neither {SINGLE_NAME} nor {INDEX_NAME}.{hint}")
+    with _open_shard(path) as handle:
+        return {name: SINGLE_NAME for name in handle.keys()}
+
+
+def _open_shard(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt").__enter__()
+    except FileNotFoundError:
+        raise CheckpointError(f"Shard {str(path)!r} is missing.") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{str(path)!r} is truncated or not safetensors: {error}") from None

@@ -1,0 +1,163 @@
+"""Model directories, dense or upcycled, to transformers models and back.
+
+An upcycled directory is a model directory whose config.json reads
+``{"model_type": "xft_moe", "dense_config": <the dense checkpoint's own>, "upcycle": <UpcycleConfig>}``; plain
+transformers refuses it rather than load half of it. Its tensors are named as in the dense model, but for the FFNs:
+``<mlp>.shared_expert.<dense names>``, ``<mlp>.experts.{gate_up_proj,up_proj,down_proj}[_bias]`` (stacked, E first) and
+``<mlp>.router.*``. Where experts are stored once, the FFN's tensors keep their dense names and are expanded here.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from xft_core.checkpoint import CheckpointReader, TensorPlan, read_config, write_checkpoint
+from xft_core.config import UpcycleConfig
+from xft_core.errors import CheckpointError
+from xft_core.families import Family, family_of
+from xft_core.fingerprint import model_files
+from xft_core.moe.experts import MoeBlock
+
+disable_progress_bar()
+
+MOE_MODEL_TYPE = "xft_moe"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16_mixed": torch.float32}
+
+
+def is_moe(directory: Path) -> bool:
+    """Whether a model directory is an upcycled one. Raises CheckpointError when it is no model directory."""
+    return read_config(directory)["model_type"] == MOE_MODEL_TYPE
+
+
+def upcycle_config_of(directory: Path) -> UpcycleConfig:
+    """The UpcycleConfig of an upcycled directory. Raises CheckpointError for a dense one."""
+    config = read_config(directory)
+    if config["model_type"] != MOE_MODEL_TYPE:
+        raise CheckpointError(
+            f"{str(directory)!r} is a dense {config['model_type']} model; a Mixture-of-Experts (made by upcycle) is needed.")
+    return UpcycleConfig(**config["upcycle"])
+
+
+def dense_config_of(directory: Path) -> dict[str, Any]:
+    """The dense architecture's config.json of any model directory."""
+    config = read_config(directory)
+    return config["dense_config"] if config["model_type"] == MOE_MODEL_TYPE else config
+
+
+def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A dense or upcycled model in evaluation mode on the CPU. Raises CheckpointError when it is not whole."""
+    with CheckpointReader(directory) as reader:
+        if not is_moe(directory):
+            return _load_dense(directory, dtype)
+        model = empty_moe(dense_config_of(directory), upcycle_config_of(directory), dtype)
+        _fill(model, reader)
+    if (directory / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    return model.eval()
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory. Raises CheckpointError when it has none."""
+    try:
+        return AutoTokenizer.from_pretrained(directory)
+    except Exception as error:  # transformers raises a different kind for every way in which files can be missing
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{str(directory)!r} has no tokenizer that can be loaded: {reason}") from None
+
+
+def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The family's own transformers class with its FFNs exchanged for MoE blocks; weights are not initialised."""
+    family = family_of(dense_config["model_type"])
+    config = AutoConfig.for_model(**dense_config)
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()  # part of the initialisation that was left out
+    for layer in decoder_layers(model, family):
+        setattr(layer, family.mlp, MoeBlock(getattr(layer, family.mlp), family, upcycle))
+    return model
+
+
+def decoder_layers(model: nn.Module, family: Family) -> nn.ModuleList:
+    """The decoder layers of a model of this family."""
+    return model.get_submodule(family.layers)  # type: ignore[return-value]
+
+
+def moe_blocks(model: nn.Module) -> list[MoeBlock]:
+    """The MoE blocks of a model in order of depth; empty for a dense model."""
+    return [module for module in model.modules() if isinstance(module, MoeBlock)]
+
+
+def save_moe_config(directory: Path, dense_config: dict[str, Any], upcycle: UpcycleConfig) -> None:
+    """Write the config.json of an upcycled directory."""
+    content = {"model_type": MOE_MODEL_TYPE, "dense_config": dense_config, "upcycle": upcycle.model_dump()}
+    (directory / "config.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def save_moe(model: PreTrainedModel, directory: Path, dense_config: dict[str, Any], upcycle: UpcycleConfig) -> None:
+    """Write an upcycled model's weights and configuration, with every expert written out."""
+    family = family_of(dense_config["model_type"])
+    seen: dict[int, str] = {}
+    plans = []
+    for name, tensor in model.state_dict().items():
+        if seen.setdefault(tensor.data_ptr(), name) == name:  # tied weights are stored once
+            plans.append(TensorPlan(
+                family.stored_name(name), list(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor))
+    write_checkpoint(directory, plans)
+    save_moe_config(directory, dense_config, upcycle.model_copy(update={"store_experts": "all"}))
+
+
+def copy_beside_weights(source: Path, target: Path) -> None:
+    """Copy a model directory's other files: tokenizer, chat template, generation defaults, but no weights, no config."""
+    for path in model_files(source):
+        is_weights = path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json")
+        if not is_weights and path.name not in ("config.json", "manifest.json", "router.json"):
+            shutil.copyfile(path, target / path.name)
+
+
+def expanded(reader: CheckpointReader, family: Family, mlp: str, name: str) -> torch.Tensor:
+    """One stacked expert tensor's single copy, made from the dense FFN's own tensors (experts stored once)."""
+    sources = family.expert_sources(has_bias=True)[name]
+    return torch.cat([reader.get(f"{mlp}.{source}") for source in sources], dim=0)
+
+
+def _load_dense(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    family_of(read_config(directory)["model_type"])
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{str(directory)!r} cannot be loaded: {(str(error).splitlines() or [''])[0]}") from None
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{str(directory)!r} lacks {len(missing)} tensors, {missing[0]!r} among them: it is not the checkpoint of its config.")
+    return model.eval()
+
+
+@torch.no_grad()
+def _fill(model: PreTrainedModel, reader: CheckpointReader) -> None:
+    """Copy every parameter and buffer from the checkpoint, one tensor at a time."""
+    family = family_of(model.config.model_type)
+    filled = set()
+    for name, parameter in model.state_dict(keep_vars=True).items():
+        if parameter.data_ptr() in filled:
+            continue  # tied: filled under its first name
+        stored = family.stored_name(name)
+        mlp, _, inner = name.rpartition(f".{family.mlp}.")
+        if stored in reader:
+            source = reader.get(stored)
+        elif inner.startswith("experts."):
+            source = expanded(reader, family, f"{mlp}.{family.mlp}", inner.removeprefix("experts."))
+        elif inner.startswith("shared_expert."):
+            source = reader.get(f"{mlp}.{family.mlp}.{inner.removeprefix('shared_expert.')}")
+        else:
+            source = reader.get(stored)  # which raises, and says what is missing
+        parameter.copy_(source)  # an expanded tensor is broadcast over the experts
+        filled.add(parameter.data_ptr())

@@ -1,0 +1,130 @@
+"""The balance loss and the router's metrics, from what the routers decided. Padding never counts.
+
+Shape suffixes: T tokens, R routed experts, K experts per token (the shared one, if any, is the last column).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from xft_core.moe.router import Routing
+
+
+def balance_loss(
+    routings: list[Routing], token_mask_T: torch.Tensor, shared_expert: bool, reduction: Literal["sum", "mean"],
+) -> torch.Tensor:
+    """CV^2(importance) + CV^2(load) of the routed experts (arXiv 1701.06538, eq. 6 to 11), over the layers.
+
+    Args:
+        routings: one per layer, of the same tokens.
+        token_mask_T: True where a token counts; padding is False.
+        shared_expert: whether the last column of the routing is the shared expert, which is left out.
+        reduction: over layers; the reference sums, so that its weight grows with depth.
+    """
+    losses = [
+        _squared_variation(importance_R) + _squared_variation(load_R)
+        for importance_R, load_R in (_importance_and_load(item, token_mask_T, shared_expert) for item in routings)]
+    total = torch.stack(losses).sum()
+    return total if reduction == "sum" else total / len(losses)
+
+
+def _importance_and_load(
+    routing: Routing, token_mask_T: torch.Tensor, shared_expert: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    num_routed = routing.logits_TR.shape[1]
+    index_TK, weight_TK = _routed(routing, token_mask_T, shared_expert)
+    importance_R = torch.zeros(num_routed, device=weight_TK.device).index_add(0, index_TK.reshape(-1), weight_TK.reshape(-1))
+    num_chosen = index_TK.shape[1]
+    if routing.noise_std_TR is None or num_chosen == num_routed:
+        return importance_R, torch.bincount(index_TK.reshape(-1), minlength=num_routed).float()
+    chance_TR = chance_of_being_chosen(
+        routing.logits_TR[token_mask_T], routing.noisy_logits_TR[token_mask_T], routing.noise_std_TR[token_mask_T],
+        num_chosen)
+    return importance_R, chance_TR.sum(0)
+
+
+def chance_of_being_chosen(
+    logits_TR: torch.Tensor, noisy_logits_TR: torch.Tensor, noise_std_TR: torch.Tensor, num_chosen: int,
+) -> torch.Tensor:
+    """P(expert is among the ``num_chosen`` largest if its own noise were drawn again), the smooth load estimate.
+
+    An expert that is in must stay above the best of those out; one that is out must pass the worst of those in.
+    Which side it is on is asked of the *noisy* logits (the reference compares the noise alone: a fault).
+    Needs num_chosen < R.
+    """
+    top_T = torch.sort(noisy_logits_TR, dim=-1, descending=True).values
+    worst_in_T1, best_out_T1 = top_T[:, num_chosen - 1:num_chosen], top_T[:, num_chosen:num_chosen + 1]
+    threshold_TR = torch.where(noisy_logits_TR > best_out_T1, best_out_T1, worst_in_T1)
+    return 0.5 * (1 + torch.erf((logits_TR - threshold_TR) / noise_std_TR / math.sqrt(2)))
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """One layer's routing, averaged over tokens. ``load``: share of the routed slots per routed expert (sums to 1);
+    ``entropy``: of s, in nats; ``mean_weights``: per expert, the shared one first if there is one."""
+
+    load: list[float]
+    entropy: float
+    mean_shared_weight: float | None
+    mean_weights: list[float]
+
+
+class RouterStatistics:
+    """Running means of the routing of every layer over batches of tokens."""
+
+    def __init__(self, num_layers: int, num_experts: int, shared_expert: bool) -> None:
+        self.shared_expert = shared_expert
+        self.tokens = 0
+        self._load = torch.zeros(num_layers, num_experts - int(shared_expert), dtype=torch.float64)
+        self._weights = torch.zeros(num_layers, num_experts, dtype=torch.float64)
+        self._entropy = torch.zeros(num_layers, dtype=torch.float64)
+
+    @torch.no_grad()
+    def add(self, routings: list[Routing], token_mask_T: torch.Tensor) -> None:
+        """Count one batch: one routing per layer, of the same tokens."""
+        self.tokens += int(token_mask_T.sum())
+        for layer, routing in enumerate(routings):
+            index_TK, _ = _routed(routing, token_mask_T, self.shared_expert)
+            self._load[layer] += torch.bincount(index_TK.reshape(-1).cpu(), minlength=self._load.shape[1])
+            self._weights[layer].index_add_(
+                0, routing.expert_index_TK[token_mask_T].reshape(-1).cpu(),
+                routing.weight_TK[token_mask_T].reshape(-1).double().cpu())
+            log_TR = torch.log_softmax(routing.logits_TR[token_mask_T], dim=-1)
+            self._entropy[layer] += -(log_TR.exp() * log_TR).sum().double().cpu()
+
+    def layers(self) -> list[LayerStatistics]:
+        """The means so far, layer by layer. Needs at least one token."""
+        assert self.tokens, "no tokens were counted"
+        return [
+            LayerStatistics(
+                load=(self._load[layer] / self._load[layer].sum()).tolist(),
+                entropy=float(self._entropy[layer]) / self.tokens,
+                mean_shared_weight=float(self._weights[layer, 0]) / self.tokens if self.shared_expert else None,
+                mean_weights=(self._weights[layer] / self.tokens).tolist())
+            for layer in range(len(self._load))]
+
+    def summary(self) -> dict[str, float]:
+        """Means over layers for the training curve: entropy, mean shared weight, smallest and largest load."""
+        layers = self.layers()
+        found = {
+            "router_entropy": sum(layer.entropy for layer in layers) / len(layers),
+            "expert_load_min": min(min(layer.load) for layer in layers),
+            "expert_load_max": max(max(layer.load) for layer in layers)}
+        if self.shared_expert:
+            found["mean_shared_weight"] = sum(layer.mean_shared_weight or 0.0 for layer in layers) / len(layers)
+        return found
+
+
+def _routed(routing: Routing, token_mask_T: torch.Tensor, shared_expert: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The routed experts' indices (from 0) and weights of the tokens that count."""
+    index_TK, weight_TK = routing.expert_index_TK[token_mask_T], routing.weight_TK[token_mask_T]
+    return (index_TK[:, :-1] - 1, weight_TK[:, :-1]) if shared_expert else (index_TK, weight_TK)
+
+
+def _squared_variation(x_R: torch.Tensor) -> torch.Tensor:
+    """(standard deviation / mean)^2, unbiased as in the reference; zero for a single expert."""
+    if x_R.numel() < 2:
+        return x_R.sum() * 0.0
+    return x_R.var() / (x_R.mean() ** 2 + 1e-10)

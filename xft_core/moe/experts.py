@@ -1,0 +1,104 @@
+"""The routed experts as stacked weights, and the block that takes an FFN's place in its decoder layer.
+
+Shape suffixes: B batch, S sequence, T = B * S tokens, D hidden size, F FFN size, E routed experts, K experts per token.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.integrations.moe import grouped_mm_experts_forward
+
+from xft_core.config import UpcycleConfig
+from xft_core.families import Family
+from xft_core.moe.router import Router, Routing
+
+
+class RoutedExperts(nn.Module):
+    """FFNs of one shape with stacked weights: ``gate_up_proj`` E,2F,D (or ``up_proj`` E,F,D), ``down_proj`` E,D,F, biases.
+
+    Attribute names are those that transformers' expert kernels read.
+    """
+
+    has_post_expert_norm = False
+    is_transposed = False
+    _is_expert_parallel = False
+
+    def __init__(self, dense_mlp: nn.Module, family: Family, num_experts: int) -> None:
+        """Room for ``num_experts`` copies of ``dense_mlp``; values come from a checkpoint or ``copy_dense``."""
+        super().__init__()
+        self.num_experts = num_experts
+        self.has_gate = family.gated
+        self.up_parameter = family.up_parameter
+        up = [getattr(dense_mlp, name) for name in family.up]
+        down = getattr(dense_mlp, family.down)
+        self.has_bias = down.bias is not None
+        self.act_fn = getattr(dense_mlp, family.activation)
+        self.dropout = float(getattr(dense_mlp, "residual_dropout", 0.0))
+        num_rows = sum(layer.out_features for layer in up)
+        like = down.weight
+        self._add(family.up_parameter, like, num_rows, up[0].in_features)
+        self._add("down_proj", like, down.out_features, down.in_features)
+        if self.has_bias:
+            self._add(f"{family.up_parameter}_bias", like, num_rows)
+            self._add("down_proj_bias", like, down.out_features)
+
+    def forward(self, x_TD: torch.Tensor, expert_index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
+        """sum_k weight_TK[:, k] * E_{expert_index_TK[:, k]}(x), shape T,D."""
+        # One grouped matrix product on a GPU. On a CPU a loop over experts is as fast or faster (benchmarks/), and also
+        # takes fp64.
+        forward = grouped_mm_experts_forward if x_TD.is_cuda else RoutedExperts._loop_forward
+        y_TD = forward(self, x_TD, expert_index_TK, weight_TK.to(x_TD.dtype))
+        return F.dropout(y_TD, self.dropout, self.training) if self.dropout else y_TD
+
+    def _loop_forward(self, x_TD: torch.Tensor, expert_index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
+        slots = torch.sort(expert_index_TK.reshape(-1), stable=True).indices
+        counts = torch.bincount(expert_index_TK.reshape(-1), minlength=self.num_experts).tolist()
+        # unbind, not indexing: its backward stacks the experts' gradients once instead of adding E zero-filled copies.
+        up_E, down_E = getattr(self, self.up_parameter).unbind(), self.down_proj.unbind()
+        up_bias_E = getattr(self, f"{self.up_parameter}_bias").unbind() if self.has_bias else [None] * self.num_experts
+        down_bias_E = self.down_proj_bias.unbind() if self.has_bias else [None] * self.num_experts
+        y_TD = torch.zeros_like(x_TD)
+        for expert, slots_of_expert in enumerate(slots.split(counts)):
+            token = slots_of_expert // expert_index_TK.shape[1]
+            h = F.linear(x_TD.index_select(0, token), up_E[expert], up_bias_E[expert])
+            h = self._apply_gate(h) if self.has_gate else self.act_fn(h)
+            h = F.linear(h, down_E[expert], down_bias_E[expert])
+            y_TD = y_TD.index_add(0, token, (h * weight_TK.reshape(-1)[slots_of_expert, None]).to(y_TD.dtype))
+        return y_TD
+
+    def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.act_fn(gate) * up
+
+    def _add(self, name: str, like: torch.Tensor, *shape: int) -> None:
+        self.register_parameter(
+            name, nn.Parameter(torch.empty(self.num_experts, *shape, dtype=like.dtype, device=like.device)))
+
+
+class MoeBlock(nn.Module):
+    """y = w_0 E_0(x) + sum_i w_i E_i(x), where an FFN was. The shared expert E_0 is the family's own FFN module.
+
+    ``routing`` holds what the router decided in the latest forward pass.
+    """
+
+    def __init__(self, dense_mlp: nn.Module, family: Family, upcycle: UpcycleConfig) -> None:
+        super().__init__()
+        hidden_size = getattr(dense_mlp, family.down).out_features
+        weight = getattr(dense_mlp, family.down).weight
+        self.router = Router(hidden_size, upcycle).to(device=weight.device, dtype=weight.dtype)
+        self.experts = RoutedExperts(dense_mlp, family, upcycle.num_experts - int(upcycle.shared_expert))
+        self.shared_expert = dense_mlp if upcycle.shared_expert else None
+        self.routing: Routing | None = None
+
+    def forward(self, hidden_states_BSD: torch.Tensor) -> torch.Tensor:
+        """The mixture's output, of the input's shape and dtype."""
+        x_TD = hidden_states_BSD.reshape(-1, hidden_states_BSD.shape[-1])
+        routing = self.router(x_TD)
+        self.routing = routing
+        if self.shared_expert is None:
+            y_TD = self.experts(x_TD, routing.expert_index_TK, routing.weight_TK)
+        else:
+            y_TD = self.experts(x_TD, routing.expert_index_TK[:, :-1] - 1, routing.weight_TK[:, :-1])
+            shared_TD = self.shared_expert(x_TD)
+            y_TD = y_TD + shared_TD * routing.weight_TK[:, -1:].to(shared_TD.dtype)
+        return y_TD.reshape(hidden_states_BSD.shape)
