@@ -15,16 +15,16 @@ import torch
 
 from xft_core.demo import DEMO_DIR
 from xft_core.demo.data import benchmark_rows, instruction_rows, pretraining_files, write_jsonl
-from xft_core.demo.pretrain import new_model, pack, pretrain, train_tokenizer
+from xft_core.demo.pretrain import encode, new_model, pretrain, train_tokenizer
 
 MAGICODER = (
     "You are an exceptionally intelligent coding assistant that consistently delivers accurate and reliable responses "
     "to user instructions.\n\n@@ Instruction\n{instruction}\n\n@@ Response\n{response}"
 )
-INSTRUCT_ROWS = 2500
+INSTRUCT_ROWS = 2200
 BENCHMARK_ROWS = 80
-FUNCTIONS = 45_000  # pretraining functions
-TOKENIZER_FUNCTIONS = 8_000  # of which the first so many train the tokenizer
+FUNCTIONS = 60_000  # pretraining functions
+TOKENIZER_FILES = 4_000  # pretraining files, from the first on, that train the tokenizer
 
 
 def main() -> None:
@@ -48,11 +48,13 @@ def build(out: Path, seed: int, functions: int = FUNCTIONS) -> None:
     rows = instruction_rows(random.Random(f"instruct {seed}"), INSTRUCT_ROWS)
     write_jsonl(out / "instruct.jsonl", rows)
     files = pretraining_files(random.Random(f"pretrain {seed}"), functions)
-    tokenizer = train_tokenizer([*files[: TOKENIZER_FUNCTIONS // 2], *(MAGICODER.format(**row) for row in rows)])
-    packed = pack(tokenizer, files)
-    print(f"{len(files)} files, {packed.numel()} tokens, {time.time() - start:.0f} s", flush=True)
+    texts = [prompt + body for functions in files[:TOKENIZER_FILES] for prompt, body in functions]
+    tokenizer = train_tokenizer([*texts, *(MAGICODER.format(**row) for row in rows)])
+    examples = encode(tokenizer, files)
+    tokens = sum(len(ids) for ids, _ in examples)
+    print(f"{len(files)} files, {tokens} tokens, {time.time() - start:.0f} s", flush=True)
     model = new_model(tokenizer, seed)
-    pretrain(model, packed, seed)
+    pretrain(model, examples, seed)
     model.to(torch.bfloat16).save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
     print(f"built in {time.time() - start:.0f} s", flush=True)

@@ -14,26 +14,29 @@ from xft_core.demo.inputs import discriminates, make_inputs
 # Shares of compositions of 1, 2 and 3 steps.
 PRETRAIN_LENGTHS = (0.35, 0.45, 0.20)
 INSTRUCT_LENGTHS = (0.10, 0.45, 0.45)
-BENCHMARK_LENGTHS = (0.0, 0.4, 0.6)
-MAX_PROMPT_CHARS = 260  # keeps rows short; about 75 tokens
+BENCHMARK_LENGTHS = (0.0, 0.3, 0.7)
+# Shares of phrases in the users' wording.
+PRETRAIN_USER_SHARE = 0.01
+USER_SHARE = 0.4
+MAX_PROMPT_CHARS = 210  # keeps rows short; about 60 tokens
 
 
-def _sample(rng: random.Random, lengths: Sequence[float], held_out: bool) -> Task:
+def _sample(rng: random.Random, lengths: Sequence[float], held_out: bool, user_share: float = USER_SHARE) -> Task:
     while True:
         kinds = sample_kinds(rng, rng.choices((1, 2, 3), lengths)[0])
         if is_held_out(kinds) == held_out:
-            task = sample_task(rng, kinds)
+            task = sample_task(rng, kinds, user_share)
             if len(prompt(task)) <= MAX_PROMPT_CHARS:
                 return task
 
 
-def pretraining_files(rng: random.Random, functions: int) -> list[str]:
-    """Python files of one to three functions with docstrings, ``functions`` functions in all."""
-    files: list[str] = []
+def pretraining_files(rng: random.Random, functions: int) -> list[list[tuple[str, str]]]:
+    """Python files of one to three functions, ``functions`` in all; each function is its prompt and its body."""
+    files: list[list[tuple[str, str]]] = []
     while functions > 0:
-        size = min(functions, rng.randint(1, 3))
-        tasks = [_sample(rng, PRETRAIN_LENGTHS, held_out=False) for _ in range(size)]
-        files.append("\n\n".join(prompt(task) + body(task) for task in tasks))
+        size = min(functions, rng.choices((1, 2, 3), (0.8, 0.15, 0.05))[0])
+        tasks = [_sample(rng, PRETRAIN_LENGTHS, False, PRETRAIN_USER_SHARE) for _ in range(size)]
+        files.append([(prompt(task), body(task)) for task in tasks])
         functions -= size
     return files
 
@@ -45,7 +48,8 @@ def instruction_rows(rng: random.Random, count: int) -> list[dict[str, str]]:
         task = _sample(rng, INSTRUCT_LENGTHS, held_out=False)
         text = prompt(task)
         if i % 2 == 0:
-            rows.append({"instruction": PROBLEM_REQUEST.format(prompt=text.strip()), "response": fence(text + body(task))})
+            instruction = PROBLEM_REQUEST.format(prompt=text.strip())
+            rows.append({"instruction": instruction, "response": fence(text + body(task))})
         else:
             code = text.split("\n", 1)[0] + "\n" + body(task)
             rows.append({"instruction": request(task, rng), "response": fence(code)})

@@ -69,14 +69,18 @@ def sample_constant(rng: random.Random, step: Step) -> str:
     return rng.choice(SEPARATORS) if step.constant == "sep" else ""
 
 
-def sample_task(rng: random.Random, kinds: tuple[str, ...], wording: str | None = None) -> Task:
-    """Dress a composition with constants, a function name and a wording."""
+def sample_task(rng: random.Random, kinds: tuple[str, ...], user_share: float) -> Task:
+    """Dress a composition with constants, a name and a wording; ``user_share`` of the phrases use the third wording.
+
+    The third wording is how users speak. The pretraining corpus has little of it, so that instruction tuning has
+    something to teach: which known step an unfamiliar phrase asks for.
+    """
     steps = [STEPS[kind] for kind in kinds]
     constants = tuple(sample_constant(rng, step) for step in steps)
     named = sorted(rng.sample(range(len(kinds)), min(len(kinds), rng.randint(1, 2))))
     name = "_".join([rng.choice(VERBS), *(kinds[i] for i in named)])
-    variants = tuple(rng.randrange(len(step.wordings)) for step in steps)
-    return Task(kinds, constants, name, wording or rng.choice(WORDINGS), variants)
+    variants = tuple(2 if rng.random() < user_share else rng.randrange(2) for _ in steps)
+    return Task(kinds, constants, name, rng.choice(WORDINGS), variants)
 
 
 def _fill(template: str, constant: str) -> str:

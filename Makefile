@@ -1,0 +1,54 @@
+# Short recipes; the tools do the work. Everything lands in .venv (the environment) and .xft (results, databases).
+PYTHON ?= python3
+export XFT_HOME ?= $(CURDIR)/.xft
+export DO_NOT_TRACK = 1
+export MLFLOW_DISABLE_TELEMETRY = true
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+BIN = .venv/bin
+INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt --editable
+
+.PHONY: demo ui test test-slow check smollm2 demo-model sandbox clean
+
+demo: .venv/run sandbox      ## The whole pipeline on the model and data that ship with the package
+	@$(BIN)/xft run deployments/recipes/demo.yaml $(if $(shell command -v bwrap),,--set evaluate.sandbox=unsafe)
+
+ui: .venv/run                ## Prefect and MLflow in the browser
+	@$(BIN)/xft ui
+
+test: .venv/test check       ## Lint, types, walls, and the fast tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+test-slow: .venv/test        ## Everything that takes longer
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+smollm2: .venv/run sandbox   ## A limited real run: SmolLM2-135M on 2 CPU cores
+	$(INSTALL) ".[gguf]"
+	$(BIN)/python deployments/fetch_smollm2.py .downloads
+	$(BIN)/xft run deployments/recipes/smollm2_cpu.yaml
+
+demo-model: .venv/run        ## Build the shipped demo model, data and benchmark again
+	$(BIN)/python -m xft_core.demo.build
+
+# Grading runs what a model wrote; bubblewrap contains it. Without it only the demo goes on, and says so.
+sandbox:
+	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		{ apt-get update -qq && apt-get install -y -qq bubblewrap; } >/dev/null 2>&1; } || \
+		echo "bubblewrap is not installed (Debian, Ubuntu: sudo apt-get install bubblewrap): grading is not contained."
+
+.venv/bin/pip:
+	$(PYTHON) -m venv .venv
+
+.venv/run: pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "Installing into .venv (some minutes the first time)"
+	@$(INSTALL) . && touch $@
+
+.venv/test: pyproject.toml constraints.txt .venv/run
+	@$(INSTALL) ".[test,check,gguf]" && touch $@
+
+clean:
+	rm -rf .venv .xft .downloads

@@ -1,0 +1,133 @@
+"""The pipeline: prepare, then dense SFT beside upcycle, MoE SFT, mix and merge; generate and evaluate; report.
+
+    prepare ─┬─ sft (dense baseline) ──────────────┐
+             └─ upcycle ─ sft (MoE) ─ mix ─ merge ─┴─ generate, evaluate: base, sft, moe, merged ─ report ─ publish
+"""
+
+from typing import Any
+
+from prefect import Task, flow
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+
+from tasks import pipeline_run, stages
+from tasks.inputs import base_model, check_inputs
+from tasks.publish import PipelineResult, publish
+from tasks.references import PipelineRun
+from xft_core.config import (
+    BaselineConfig,
+    DataConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    MergeConfig,
+    ModelConfig,
+    Recipe,
+    SftConfig,
+    UpcycleConfig,
+)
+from xft_core.errors import XftError
+from xft_core.recipe import parse
+
+DEFAULTS = Recipe()
+
+
+class PipelineFailed(XftError):
+    """One or more stages failed. What was finished is kept and reused by the next run."""
+
+
+@flow(
+    name="pipeline", persist_result=False,
+    flow_run_name=(
+        "{name}-{upcycle.num_experts}x{upcycle.num_experts_per_tok}-{upcycle.normalization}-{merge.method}"))
+def pipeline(
+    name: str = DEFAULTS.name,
+    seed: int = DEFAULTS.seed,
+    experiment: str = DEFAULTS.experiment,
+    model: ModelConfig = DEFAULTS.model,
+    data: DataConfig = DEFAULTS.data,
+    baseline: BaselineConfig = DEFAULTS.baseline,
+    upcycle: UpcycleConfig = DEFAULTS.upcycle,
+    sft: SftConfig = DEFAULTS.sft,
+    merge: MergeConfig = DEFAULTS.merge,
+    generate: GenerateConfig = DEFAULTS.generate,
+    evaluate: EvaluateConfig = DEFAULTS.evaluate,
+) -> PipelineResult:
+    """Turn a dense code model into a better one by way of a Mixture-of-Experts, and measure it against plain SFT.
+
+    Every stage's result is kept in the store: the same recipe again does no work, a changed one only what it must.
+
+    Args:
+        name: Name of the recipe. Runs and models are called by it.
+        seed: Seed of everything random: split, order, router, noise, samples.
+        experiment: MLflow experiment the run belongs to.
+        model: The dense model to start from.
+        data: Instruction data.
+        baseline: The control: plain SFT of the dense model.
+        upcycle: Dense model to Mixture-of-Experts.
+        sft: Supervised fine-tuning.
+        merge: Experts to one dense model.
+        generate: Answers to the benchmark's problems.
+        evaluate: Benchmark and grading.
+    """
+    recipe = parse(Recipe, {
+        "name": name, "seed": seed, "experiment": experiment, "model": model, "data": data, "baseline": baseline,
+        "upcycle": upcycle, "sft": sft, "merge": merge, "generate": generate, "evaluate": evaluate})
+    check_inputs(recipe)
+    with pipeline_run.opened(recipe) as run:
+        futures = _submit(run)
+        futures["publish"] = publish.submit(run, dict(futures))  # type: ignore[arg-type]
+        _raise_for_failures(futures)
+        result: PipelineResult = futures["publish"].result()
+        return result
+
+
+def _submit(run: PipelineRun) -> dict[str, PrefectFuture[Any]]:
+    """Start every stage, each as soon as what it needs is there. Returns them by role."""
+    recipe, base = run.recipe, base_model(run.recipe)
+    futures: dict[str, PrefectFuture[Any]] = {}
+
+    def start(stage: Task[..., Any], role: str, *given: Any) -> Any:
+        # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
+        futures[role] = stage.submit(run, role, *given)
+        return futures[role]
+
+    data = start(stages.prepare, "prepare", base)
+    upcycled = start(stages.upcycle, "upcycle", base)
+    moe = start(stages.sft, "sft_moe", upcycled, data, recipe.sft)
+    mixed = start(stages.mix, "mix", moe, data)
+    merged = start(stages.merge, "merge", moe, mixed, data)
+    models = {"base": base, "moe": moe, "merged": merged}
+    if recipe.baseline.enabled:
+        models["sft"] = start(stages.sft, "sft_baseline", base, data, recipe.baseline.applied_to(recipe.sft))
+
+    for name, model in models.items():
+        for index, benchmark in enumerate(recipe.evaluate.benchmarks):
+            samples = start(stages.generate, f"generate_{name}_{index}", model, benchmark)
+            start(stages.evaluate, f"evaluate_{name}_{index}", samples, benchmark)
+
+    start(stages.report, "report", dict(futures))
+    return futures
+
+
+def _raise_for_failures(futures: dict[str, PrefectFuture[Any]]) -> None:
+    """Wait for all; stages that do not depend on a failed one are let finish, so that their work is kept.
+
+    Raises PipelineFailed naming each failed stage with its reason.
+    """
+    reasons, kept = [], 0
+    for role, future in futures.items():
+        future.wait()
+        state = future.state
+        if state.is_completed():
+            kept += 1
+        elif state.is_final():
+            reasons.append(f"{role.replace('_', '-')}: {_reason(state)}")
+    if reasons:
+        failed = "\n".join(reasons)
+        raise PipelineFailed(
+            f"{failed}\n{kept} of {len(futures)} stages are finished and kept; the same command goes on from there.")
+
+
+def _reason(state: State[Any]) -> str:
+    error = state.result(raise_on_failure=False)
+    return str(error) if isinstance(error, XftError) else str(state.message)

@@ -1,0 +1,41 @@
+"""The life of a pipeline run around its stages: opened in MLflow, ended truthfully, also when it is cancelled."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect import get_run_logger
+from prefect.runtime import flow_run
+
+from tasks import ownership, run_log, tracking
+from tasks.references import PipelineRun
+from tasks.settings import settings
+from tasks.stage import stop_event
+from xft_core.config import Recipe
+
+run_log.install()
+
+
+@contextmanager
+def opened(recipe: Recipe) -> Iterator[PipelineRun]:
+    """The MLflow parent run of the flow run in course; ends as FINISHED, FAILED, or KILLED when it is cancelled.
+
+    Cancelling also ends the stages at work, whose child processes would go on otherwise.
+    """
+    owners = settings().locks / "runs"
+    flow_run_id = str(flow_run.id)
+    ownership.close_abandoned(owners, tracking.close_abandoned_run)
+    run = tracking.open_run(recipe, flow_run_id, str(flow_run.name))
+    get_run_logger().info("MLflow run %s in experiment %r", run.mlflow_run_id, recipe.experiment)
+    status = "FAILED"
+    with ownership.owned(owners, run.mlflow_run_id):
+        try:
+            yield run
+            status = "FINISHED"
+        except Exception:
+            raise
+        except BaseException:
+            status = "KILLED"
+            stop_event(flow_run_id).set()
+            raise
+        finally:
+            tracking.end_run(run.mlflow_run_id, status)

@@ -1,0 +1,38 @@
+"""The small values that travel between tasks; the big ones stay in the store."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from xft_core.config import Recipe
+
+
+class PipelineRun(BaseModel):
+    """What every task is told about the run that it is part of."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: Recipe
+    flow_run_id: str
+    experiment_id: str
+    mlflow_run_id: str
+
+
+class ArtifactRef(BaseModel):
+    """A published artifact: where it is, what it is, and the numbers measured while it was made.
+
+    ``role`` says which part it plays in the run (``sft_moe``, ``evaluate_merged_0``); ``mlflow_run_id`` is the run that
+    shows it within this pipeline run.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    role: str
+    key: str
+    digest: str
+    path: Path
+    metrics: dict[str, Any]
+    reused: bool
+    mlflow_run_id: str | None

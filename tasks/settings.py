@@ -1,0 +1,99 @@
+"""Where things are kept and how much runs at once: read from the environment, with defaults that need nothing set.
+
+    XFT_HOME                 artifacts, databases, locks (default: .xft under the current directory)
+    MLFLOW_TRACKING_URI      default: SQLite under XFT_HOME
+    PREFECT_API_URL          a Prefect server; without one Prefect's embedded API with its database under XFT_HOME
+    XFT_COMPUTE_SLOTS        heavy stages at once on this machine (default 1: one GPU, one job)
+    XFT_MLFLOW_COPY_LIMIT_MB largest model, in MB, that is copied into an artifact store that is not this machine's disk
+"""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from xft_core.errors import XftError
+
+DEFAULT_HOME = ".xft"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings in force."""
+
+    home: Path
+    tracking_uri: str
+    compute_slots: int
+    copy_limit_mb: int
+
+    @property
+    def artifacts(self) -> Path:
+        """The store: ``<stage>/<key>/`` below it."""
+        return self.home / "artifacts"
+
+    @property
+    def locks(self) -> Path:
+        """Lock files: compute slots and owners of MLflow runs."""
+        return self.home / "locks"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Where MLflow keeps files when it is not a server's business."""
+        return self.home / "mlflow-artifacts"
+
+    @property
+    def tracking_is_local(self) -> bool:
+        """Whether MLflow is a database that this process opens itself, rather than a server."""
+        return not self.tracking_uri.startswith(("http://", "https://", "databricks"))
+
+    @property
+    def threads_per_slot(self) -> int:
+        """Processor cores for each of the heavy stages that run at once."""
+        return max(1, len(os.sched_getaffinity(0)) // self.compute_slots)
+
+
+def settings() -> Settings:
+    """The settings as the environment has them now. Raises XftError for a value that cannot be meant."""
+    home = Path(os.environ.get("XFT_HOME") or DEFAULT_HOME).expanduser().absolute()
+    return Settings(
+        home=home,
+        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+        compute_slots=_whole_number("XFT_COMPUTE_SLOTS", 1, least=1),
+        copy_limit_mb=_whole_number("XFT_MLFLOW_COPY_LIMIT_MB", 1024, least=0),
+    )
+
+
+def set_environment_defaults() -> None:
+    """Fix XFT_HOME as an absolute path, put Prefect's files under it, and keep every library from phoning home.
+
+    Only what is not set already is set. Has an effect on Prefect only before Prefect is imported.
+    """
+    home = settings().home
+    os.environ["XFT_HOME"] = str(home)
+    if not os.environ.get("PREFECT_API_URL") and not os.environ.get("PREFECT_HOME"):
+        os.environ["PREFECT_HOME"] = str(home / "prefect")
+        with suppress(OSError):  # Prefect says so itself when it cannot use it; it makes no parents, though
+            (home / "prefect").mkdir(parents=True, exist_ok=True)
+    defaults = {
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Two cores that are busy need more than Prefect's 20 s for the first start of its embedded API.
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        # What MLflow says while it makes its tables is of no use to a person.
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        # A tracking server that is away must not hold a stage up for minutes: we try again ourselves.
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def _whole_number(name: str, default: int, least: int) -> int:
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or int(text) < least:
+        raise XftError(f"{name} is {text!r}. Give a whole number, {least} or more, or leave it unset for {default}.")
+    return int(text)

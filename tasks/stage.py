@@ -1,0 +1,130 @@
+"""What every stage task does: compute the key, reuse what the store has, else run the stage; and tell MLflow.
+
+The store, not Prefect's database, says what is done: whoever has the store reuses it, and a file that is gone or
+altered is noticed here, whatever a database remembers.
+"""
+
+import errno
+import threading
+from collections import defaultdict
+from contextlib import ExitStack
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run, task_run
+from prefect.states import Cancelled, Completed
+from prefect.tasks import exponential_backoff
+
+from tasks import run_log
+from tasks.curves import Follower
+from tasks.launch import RunStopped, run_in_child
+from tasks.references import ArtifactRef, PipelineRun
+from tasks.settings import settings
+from tasks.slots import compute_slot
+from tasks.tracking import Logger, StageRun
+from xft_core.artifacts import Manifest, Workspace, find
+from xft_core.errors import XftError
+from xft_core.stages import StageConfig, stage_key
+
+run_log.install()
+
+# Stages that want the whole machine. Evaluation counts: its time limits mean nothing on cores that train a model.
+HEAVY_STAGES = frozenset({"upcycle", "sft", "mix", "merge", "generate", "evaluate"})
+HOPELESS_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS})
+KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory: 128 bits
+
+_stop_events: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+
+
+def stop_event(flow_run_id: str) -> threading.Event:
+    """Set it to end the stages of that flow run which are at work in this process."""
+    return _stop_events[flow_run_id]
+
+
+def may_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed task may succeed unchanged. Prefect's ``retry_condition_fn``: it must be a plain function."""
+    error = state.data
+    if isinstance(error, XftError):
+        return error.may_pass
+    return isinstance(error, OSError) and error.errno not in HOPELESS_ERRNOS
+
+
+def run_name() -> str:
+    """A task run is called by the role its stage plays: ``sft-baseline``, ``evaluate-merged-0``."""
+    return str(task_run.parameters["role"]).replace("_", "-")
+
+
+# Every stage task's options. Prefect keeps no results: the store does.
+STAGE_TASK: dict[str, Any] = {
+    "task_run_name": run_name,
+    "persist_result": False,
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": may_pass,
+}
+
+
+def carry_out(run: PipelineRun, role: str, stage: type[StageConfig], **fields: Any) -> ArtifactRef | State[Any]:
+    """Have the artifact of ``stage`` with these ``fields``: from the store (the task ends as Cached), or by making it.
+
+    Raises XftError; ends as Cancelled when the run was stopped.
+    """
+    logger = get_run_logger()
+    child = StageRun(run, stage.stage, role, logger, again=max(_count(task_run), _count(flow_run)) > 1)
+    try:
+        config, key = _placed(stage, run, child, **fields)
+        manifest = find(config.output, key)
+        made_here = manifest is None
+        if manifest is None:
+            manifest = _make(config, key, child, stop_event(run.flow_run_id), logger)
+        # A retry that finds what its own first attempt published has reused nothing.
+        reused = not made_here and manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
+        child.finish(config.output, manifest, reused)
+    except RunStopped as stopped:
+        child.end("KILLED")
+        return Cancelled(message=str(stopped))
+    except BaseException as error:
+        child.end("FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    reference = ArtifactRef(
+        stage=stage.stage, role=role, key=key, digest=manifest.digest, path=config.output, metrics=manifest.metrics,
+        reused=reused, mlflow_run_id=child.id)
+    if made_here:
+        return reference
+    return Completed(name="Cached", message=f"In the store since {manifest.created}.", data=reference)
+
+
+def _placed(
+    stage: type[StageConfig], run: PipelineRun, child: StageRun, **fields: Any,
+) -> tuple[StageConfig, str]:
+    """The stage's configuration with its place in the store, and the key that decides the place."""
+    draft = stage(output=settings().artifacts, **fields)
+    key = stage_key(draft)
+    provenance = {"prefect_flow_run_id": run.flow_run_id} | ({"mlflow_run_id": child.id} if child.id else {})
+    output = settings().artifacts / stage.stage / key[:KEY_LENGTH]
+    return draft.model_copy(update={"output": output, "provenance": provenance}), key
+
+
+def _make(config: StageConfig, key: str, child: StageRun, stop: threading.Event, logger: Logger) -> Manifest:
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        threads = None
+        if config.stage in HEAVY_STAGES:
+            slots = settings().compute_slots
+            stack.enter_context(compute_slot(
+                settings().locks, slots, stop, lambda: logger.info("Waits for a compute slot (%d in all).", slots)))
+            threads = settings().threads_per_slot
+            if found := find(config.output, key):  # made by another run while this one waited
+                return found
+        stack.enter_context(Follower(Workspace(config.output).metrics_path, child.log_points))
+        run_in_child(config, lambda line: logger.info("%s", line), stop, threads)
+    manifest = find(config.output, key)
+    if manifest is None:
+        raise XftError(f"{config.stage} ended well but left no whole artifact in {str(config.output)!r}.")
+    return manifest
+
+
+def _count(runtime: Any) -> int:
+    return int(runtime.run_count or 0)

@@ -1,0 +1,87 @@
+"""The stages as Prefect tasks. Each says what it is given and which stage of ``xft_core`` that is; nothing else."""
+
+from typing import Any
+
+from prefect import task
+from prefect.client.schemas.objects import State
+
+from tasks.references import ArtifactRef, PipelineRun
+from tasks.stage import STAGE_TASK, carry_out
+from xft_core.config import SftConfig
+from xft_core.stages import (
+    EvaluateStage,
+    GenerateStage,
+    MergeStage,
+    MixStage,
+    PrepareStage,
+    ReportStage,
+    SftStage,
+    UpcycleStage,
+)
+
+Outcome = ArtifactRef | State[Any]
+Model = ArtifactRef | str
+
+
+@task(name="prepare", **STAGE_TASK)
+def prepare(run: PipelineRun, role: str, model: str) -> Outcome:
+    """Instruction data to token sequences, with the tokenizer of ``model``."""
+    recipe = run.recipe
+    return carry_out(
+        run, role, PrepareStage, model=model, seed=recipe.seed, data=recipe.data, benchmarks=recipe.evaluate.benchmarks)
+
+
+@task(name="upcycle", **STAGE_TASK)
+def upcycle(run: PipelineRun, role: str, model: str) -> Outcome:
+    """Dense model to Mixture-of-Experts."""
+    return carry_out(run, role, UpcycleStage, model=model, seed=run.recipe.seed, upcycle=run.recipe.upcycle)
+
+
+@task(name="sft", **STAGE_TASK)
+def sft(run: PipelineRun, role: str, model: Model, data: ArtifactRef, config: SftConfig) -> Outcome:
+    """Supervised fine-tuning of a dense model or of a Mixture-of-Experts."""
+    return carry_out(run, role, SftStage, model=model_name(model), data=data.path, seed=run.recipe.seed, sft=config)
+
+
+@task(name="mix", **STAGE_TASK)
+def mix(run: PipelineRun, role: str, model: ArtifactRef, data: ArtifactRef) -> Outcome:
+    """Mixing coefficients of the tuned Mixture-of-Experts."""
+    recipe = run.recipe
+    return carry_out(
+        run, role, MixStage, model=model_name(model), data=data.path, seed=recipe.seed, merge=recipe.merge)
+
+
+@task(name="merge", **STAGE_TASK)
+def merge(run: PipelineRun, role: str, model: ArtifactRef, coefficients: ArtifactRef, data: ArtifactRef) -> Outcome:
+    """Experts to one dense model; ``data`` is there to measure its held-out loss."""
+    return carry_out(
+        run, role, MergeStage, model=model_name(model), coefficients=coefficients.path, data=data.path)
+
+
+@task(name="generate", **STAGE_TASK)
+def generate(run: PipelineRun, role: str, model: Model, benchmark: str) -> Outcome:
+    """A model's answers to one benchmark. The base model, given by its name, is asked in the form it knows."""
+    recipe = run.recipe
+    style = recipe.generate.prompt_style if isinstance(model, ArtifactRef) else recipe.generate.base_prompt_style
+    return carry_out(
+        run, role, GenerateStage, model=model_name(model), benchmark=benchmark, seed=recipe.seed,
+        max_problems=recipe.evaluate.max_problems, prompt_style=style, generate=recipe.generate)
+
+
+@task(name="evaluate", **STAGE_TASK)
+def evaluate(run: PipelineRun, role: str, samples: ArtifactRef, benchmark: str) -> Outcome:
+    """Verdicts and pass@k for a model's answers."""
+    return carry_out(
+        run, role, EvaluateStage, samples=samples.path, benchmark=benchmark, evaluate=run.recipe.evaluate)
+
+
+@task(name="report", **STAGE_TASK)
+def report(run: PipelineRun, role: str, artifacts: dict[str, ArtifactRef]) -> Outcome:
+    """Comparison table, plots and model card from everything that the run has."""
+    return carry_out(
+        run, role, ReportStage, recipe=run.recipe, artifacts={name: item.path for name, item in artifacts.items()})
+
+
+def model_name(model: Model) -> str:
+    """A published model's directory, or a model's name as it is."""
+    return str(model.path) if isinstance(model, ArtifactRef) else model

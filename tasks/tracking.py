@@ -1,0 +1,272 @@
+"""MLflow: one parent run for a pipeline run, one child for each of its stages. The only module that imports mlflow.
+
+Runs are named by their ids throughout: MLflow's "active run" belongs to a thread, and stages run in several.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.curves import Points
+from tasks.references import PipelineRun
+from tasks.settings import settings
+from xft_core.artifacts import Manifest
+from xft_core.config import Recipe
+from xft_core.errors import XftError
+from xft_core.recipe import flatten
+from xft_core.tracking import read_metrics
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+METRICS_PER_CALL = 1000
+DELIVERY_ATTEMPTS = 4
+FIRST_DELAY_SECONDS = 1.0
+
+
+class TrackingUnavailable(XftError):
+    """MLflow did not take what it was given. What was computed is kept; the same command delivers it."""
+
+    may_pass = True
+
+
+def client() -> "MlflowClient":
+    """The client for the tracking server in force. Takes seconds at the first call: mlflow is imported here."""
+    return _client(settings().tracking_uri)
+
+
+_client_lock = threading.Lock()  # two threads must not make the tables of a new database at once
+
+
+def _client(uri: str) -> "MlflowClient":
+    with _client_lock:
+        return _new_client(uri)
+
+
+@lru_cache(maxsize=4)
+def _new_client(uri: str) -> "MlflowClient":
+    from mlflow.tracking import MlflowClient
+
+    if settings().tracking_is_local:
+        settings().home.mkdir(parents=True, exist_ok=True)
+    made = MlflowClient(tracking_uri=uri)
+    made.search_experiments(max_results=1)  # a local database gets its tables now, under the lock
+    return made
+
+
+def open_run(recipe: Recipe, flow_run_id: str, name: str, tags: dict[str, str] | None = None) -> PipelineRun:
+    """The parent run of a pipeline run: new, or the one that an earlier attempt of the same flow run opened.
+
+    Raises TrackingUnavailable when MLflow cannot be reached, XftError when the experiment was deleted in it.
+    """
+    try:
+        experiment_id = _experiment_id(recipe.experiment)
+        found = client().search_runs(
+            [experiment_id], f"tags.`prefect.flow_run_id` = '{flow_run_id}' and tags.`xft.kind` = 'pipeline'",
+            max_results=1)
+        if found:
+            run_id = found[0].info.run_id
+            client().update_run(run_id, status="RUNNING")
+        else:
+            run_id = client().create_run(experiment_id, run_name=name, tags={
+                "xft.kind": "pipeline", "xft.recipe": recipe.name, "prefect.flow_run_id": flow_run_id, **(tags or {}),
+            }).info.run_id
+            _log(run_id, params=flatten(recipe))
+    except XftError:
+        raise
+    except Exception as error:
+        raise TrackingUnavailable(f"MLflow at {settings().tracking_uri} cannot be used: {_reason(error)}") from error
+    return PipelineRun(recipe=recipe, flow_run_id=flow_run_id, experiment_id=experiment_id, mlflow_run_id=run_id)
+
+
+def end_run(run_id: str, status: str) -> None:
+    """Set a run's final status: FINISHED, FAILED or KILLED."""
+    client().set_terminated(run_id, status)
+
+
+def close_abandoned_run(run_id: str) -> None:
+    """Set a run whose process died, and those of its stages, from RUNNING to KILLED."""
+    parent = client().get_run(run_id)
+    stages = client().search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    for run in [*stages, parent]:
+        if run.info.status == "RUNNING":
+            end_run(run.info.run_id, "KILLED")
+
+
+def log_summary(run_id: str, metrics: dict[str, float], tags: dict[str, str]) -> None:
+    """Numbers and notes of a whole run, without steps."""
+    now = int(time.time() * 1000)
+    _log(run_id, metrics=[(name, value, now, 0) for name, value in metrics.items()], tags=tags)
+
+
+def log_data_set(run_id: str, name: str, digest: str, source: str, profile: str) -> None:
+    """Note the instruction data as an input of the run (``digest`` is cut to MLflow's 36 characters)."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    data_set = Dataset(name=name, digest=digest[:36], source_type="local", source=source, profile=profile)
+    client().log_inputs(run_id, datasets=[DatasetInput(data_set, [InputTag("mlflow.data.context", "training")])])
+
+
+class StageRun:
+    """The child run of one stage. Nothing here raises while the stage works: what MLflow does not take is kept, and
+    given again; only ``finish`` insists.
+
+    ``again``: an earlier attempt within the same pipeline run may have opened it already.
+    """
+
+    def __init__(self, run: PipelineRun, stage: str, role: str, logger: Logger, again: bool = False) -> None:
+        self._run, self._stage, self._role, self._logger = run, stage, role, logger
+        self._again = again
+        self._warned = False
+        self._sent: dict[str, int] = {}  # last step delivered, by name of the curve
+        self.id: str | None = None
+        self._tolerate(self._open)
+
+    def log_points(self, points: Points) -> bool:
+        """Deliver those points of curves that were not delivered yet; returns whether all are now."""
+        return self._tolerate(lambda: self._deliver(points))
+
+    def finish(self, directory: Path, manifest: Manifest, reused: bool) -> None:
+        """Deliver what is missing, the final numbers and where they come from, and end the run well.
+
+        Raises TrackingUnavailable when MLflow does not take them.
+        """
+        def conclude() -> None:
+            self._deliver(read_metrics(directory / "metrics.jsonl"))
+            run_id = self._open()
+            now = int(time.time() * 1000)
+            tags = {"xft.reused": str(reused).lower(), "xft.key": manifest.key, "xft.digest": manifest.digest,
+                    "xft.path": str(directory)}
+            if reused and (maker := manifest.provenance.get("mlflow_run_id")):
+                tags["xft.made_by_run_id"] = maker
+            final = scalars(manifest.metrics) | {"stage_seconds": manifest.seconds}
+            _log(run_id, params=_flat(manifest.config), metrics=[
+                (f"final/{name}", value, now, 0) for name, value in final.items()], tags=tags)
+            end_run(run_id, "FINISHED")
+
+        for delay in [FIRST_DELAY_SECONDS * 2 ** attempt for attempt in range(DELIVERY_ATTEMPTS - 1)]:
+            if self._tolerate(conclude):
+                return
+            time.sleep(delay)
+        try:
+            conclude()
+        except Exception as error:
+            raise TrackingUnavailable(
+                f"MLflow at {settings().tracking_uri} does not take the results of {self._role}: {_reason(error)} "
+                "The artifact itself is kept; the same command delivers them.") from error
+
+    def end(self, status: str) -> None:
+        """End the run as FAILED or KILLED, if MLflow can be reached."""
+        if self.id is not None:
+            self._tolerate(lambda: end_run(str(self.id), status))
+
+    def _open(self) -> str:
+        if self.id is None and self._again:
+            self._reopen()
+        if self.id is None:
+            self.id = client().create_run(self._run.experiment_id, run_name=self._role.replace("_", "-"), tags={
+                "mlflow.parentRunId": self._run.mlflow_run_id, "xft.kind": "stage", "xft.stage": self._stage,
+                "xft.role": self._role, "prefect.flow_run_id": self._run.flow_run_id}).info.run_id
+        return self.id
+
+    def _reopen(self) -> None:
+        found = client().search_runs(
+            [self._run.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{self._run.mlflow_run_id}' and tags.`xft.role` = '{self._role}'",
+            max_results=1)
+        if found:
+            run_id = found[0].info.run_id
+            self._sent = {
+                name: max(point.step for point in client().get_metric_history(run_id, name))
+                for name in found[0].data.metrics if not name.startswith("final/")}
+            client().update_run(run_id, status="RUNNING")
+            self.id = run_id
+
+    def _deliver(self, points: Points) -> None:
+        run_id = self._open()
+        fresh: list[tuple[str, float, int, int]] = []
+        reached = dict(self._sent)
+        for point in points:
+            step = int(point["step"])
+            for name, value in scalars(point["metrics"]).items():
+                if step > reached.get(name, -1):
+                    fresh.append((name, value, int(point["time"] * 1000), step))
+                    reached[name] = step
+        # Should an answer be lost and a point be sent twice, MLflow drops the double: time, step and value are equal.
+        _log(run_id, metrics=fresh)
+        self._sent = reached
+
+    def _tolerate(self, call: Callable[[], object]) -> bool:
+        try:
+            call()
+            return True
+        except Exception as error:
+            if not self._warned:
+                self._logger.warning(
+                    "MLflow does not answer. The work goes on, its numbers are delivered later. %s", _reason(error))
+                self._warned = True
+            return False
+
+
+def scalars(values: dict[str, Any]) -> dict[str, float]:
+    """The plain numbers among ``values``: what MLflow can show as metrics."""
+    return {
+        name: float(value) for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and not math.isinf(value)}
+
+
+def _experiment_id(name: str) -> str:
+    found = client().get_experiment_by_name(name)
+    if found is None:
+        from mlflow.exceptions import MlflowException
+
+        location = settings().mlflow_artifacts.as_uri() if settings().tracking_is_local else None
+        try:
+            return str(client().create_experiment(name, artifact_location=location))
+        except MlflowException:  # another run made it at the same moment
+            found = client().get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise XftError(f"The MLflow experiment {name!r} was deleted. Restore it there, or choose another experiment.")
+    return str(found.experiment_id)
+
+
+def _log(
+    run_id: str, metrics: Iterable[tuple[str, float, int, int]] = (), params: dict[str, Any] | None = None,
+    tags: dict[str, str] | None = None,
+) -> None:
+    """Numbers as (name, value, time in ms, step), parameters and tags in as few calls as MLflow allows."""
+    from mlflow.entities import Metric, Param, RunTag
+
+    entries = [Metric(*entry) for entry in metrics]
+    texts = [Param(name, _text(value)) for name, value in (params or {}).items()]
+    notes = [RunTag(name, value) for name, value in (tags or {}).items()]
+    client().log_batch(run_id, metrics=entries[:METRICS_PER_CALL - 200], params=texts[:100], tags=notes)
+    for start in range(METRICS_PER_CALL - 200, len(entries), METRICS_PER_CALL):
+        client().log_batch(run_id, metrics=entries[start:start + METRICS_PER_CALL])
+    for start in range(100, len(texts), 100):
+        client().log_batch(run_id, params=texts[start:start + 100])
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,151 @@
+"""Artifacts: whole or not there; damage is noticed; what is finished is never lost."""
+
+import errno
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from xft_core import artifacts
+from xft_core.artifacts import Workspace, find, read_manifest, verify
+from xft_core.errors import ArtifactError, DiskFullError
+from xft_core.stages import StageConfig, run_stage, stage_key
+
+
+class CountingStage(StageConfig):
+    """Writes one file of its text and counts how often it worked."""
+
+    stage, version, implementation = "counting", 1, "tests.xft_core.test_artifacts"
+    text: str = "hello"
+    path_fields: ClassVar[frozenset[str]] = frozenset()
+
+    def inputs(self) -> dict[str, Path]:
+        return {}
+
+
+runs: list[str] = []
+
+
+def run(config: CountingStage, workspace: Workspace) -> dict[str, Any]:
+    runs.append(config.text)
+    if config.text == "fail":
+        (workspace.output / "half").write_text("half")
+        (workspace.checkpoints / "progress").write_text("1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    (workspace.output / "deep").mkdir()
+    (workspace.output / "deep" / "file.txt").write_text(config.text)
+    return {"length": len(config.text)}
+
+
+@pytest.fixture(autouse=True)
+def _fresh() -> None:
+    runs.clear()
+
+
+def test_a_finished_stage_is_not_run_again(tmp_path: Path) -> None:
+    first = run_stage(CountingStage(output=tmp_path / "a"))
+    second = run_stage(CountingStage(output=tmp_path / "a"))
+    assert (first.reused, second.reused, runs) == (False, True, ["hello"])
+    assert second.manifest == first.manifest and first.manifest.metrics == {"length": 5}
+    assert not (tmp_path / "a.partial").exists()
+
+
+def test_the_digest_is_of_the_contents_not_of_the_place(tmp_path: Path) -> None:
+    digests = {run_stage(CountingStage(output=tmp_path / name)).manifest.digest for name in "ab"}
+    assert len(digests) == 1
+    assert run_stage(CountingStage(output=tmp_path / "c", text="other")).manifest.digest not in digests
+
+
+@pytest.mark.parametrize("damage", ["alter", "truncate", "remove", "add", "manifest", "manifest_cut", "flip_manifest_digest"])
+def test_damage_is_noticed_and_rebuilt(damage: str, tmp_path: Path) -> None:
+    output = tmp_path / "a"
+    whole = run_stage(CountingStage(output=output)).manifest
+    file, manifest = output / "deep" / "file.txt", output / "manifest.json"
+    if damage == "alter":
+        file.write_text("hellO")
+    elif damage == "truncate":
+        file.write_text("hell")
+    elif damage == "remove":
+        file.unlink()
+    elif damage == "add":
+        (output / "foreign").write_text("x")
+    elif damage == "manifest":
+        manifest.write_text("{}")
+    elif damage == "manifest_cut":
+        manifest.write_text(manifest.read_text()[:100])
+    else:
+        content = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps(content | {"digest": "0" * 64}))
+    with pytest.raises(ArtifactError):
+        verify(output)
+    again = run_stage(CountingStage(output=output))
+    assert not again.reused and runs == ["hello", "hello"]
+    assert again.manifest.digest == whole.digest and verify(output) == again.manifest
+    assert (tmp_path / "a.damaged").is_dir()
+
+
+def test_a_place_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ArtifactError, match="already holds something"):
+        run_stage(CountingStage(output=tmp_path / "a"))
+    assert (tmp_path / "a" / "thesis.tex").read_text() == "years of work" and runs == []
+    run_stage(CountingStage(output=tmp_path / "b"))
+    with pytest.raises(ArtifactError, match="already holds another artifact"):
+        run_stage(CountingStage(output=tmp_path / "b", text="other"))
+    assert read_manifest(tmp_path / "b").metrics == {"length": 5}
+
+
+def test_a_full_disk_is_said_so_and_progress_is_kept(tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError, match="No space left while writing.*start the same command again"):
+        run_stage(CountingStage(output=tmp_path / "a", text="fail"))
+    assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a.partial" / "checkpoints" / "progress").read_text() == "1"
+
+
+def test_a_disk_that_fills_during_publish_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(artifacts, "_sync", full)
+        with pytest.raises(DiskFullError):
+            run_stage(CountingStage(output=tmp_path / "a"))
+    assert not (tmp_path / "a").exists()
+    assert not run_stage(CountingStage(output=tmp_path / "a")).reused
+    assert verify(tmp_path / "a")
+
+
+def test_progress_of_another_recipe_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(DiskFullError):
+        run_stage(CountingStage(output=tmp_path / "a", text="fail"))
+    run_stage(CountingStage(output=tmp_path / "a", text="other"))
+    assert verify(tmp_path / "a").metrics == {"length": 5} and not (tmp_path / "a.partial").exists()
+
+
+def test_the_key_follows_settings_inputs_and_version_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = stage_key(CountingStage(output=tmp_path / "a"))
+    assert key == stage_key(CountingStage(output=tmp_path / "b", provenance={"run": "1"}))
+    assert key != stage_key(CountingStage(output=tmp_path / "a", text="other"))
+    assert key != stage_key(CountingStage(output=tmp_path / "a"), {"model": "0"})
+    monkeypatch.setattr(CountingStage, "version", 2)
+    assert key != stage_key(CountingStage(output=tmp_path / "a"))
+
+
+def _work(output: str, queue: "multiprocessing.Queue[bool]") -> None:
+    queue.put(run_stage(CountingStage(output=Path(output))).reused)
+
+
+def test_two_processes_at_once_work_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    queue: multiprocessing.Queue[bool] = context.Queue()
+    workers = [context.Process(target=_work, args=(str(tmp_path / "a"), queue)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    reused = sorted(queue.get(timeout=60) for _ in workers)
+    for worker in workers:
+        worker.join()
+    assert reused == [False, True]
+    assert find(tmp_path / "a", stage_key(CountingStage(output=tmp_path / "a"))) is not None

@@ -1,0 +1,309 @@
+"""The report stage, run as any stage, on small artifacts that are published like real ones."""
+
+import ast
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xft_core.artifacts import Workspace, publish, verify
+from xft_core.config import Recipe
+from xft_core.errors import ArtifactError
+from xft_core.reporting.comparison import sign_test
+from xft_core.reporting.evidence import Evidence
+from xft_core.stages import ReportStage, StageResult, run_stage
+
+PROBLEMS = 40
+SOLVED = {"base": 8, "sft": 18, "moe": 22, "merged": 20}
+HELD_OUT = {"base": 0.91, "sft": 0.55, "moe": 0.52, "merged": 0.53}
+
+
+def make_artifact(
+    directory: Path, stage: str, metrics: dict[str, Any], files: dict[str, Any] | None = None,
+    curve: list[tuple[int, dict[str, float]]] | None = None,
+) -> Path:
+    """Publish an artifact with JSON files and a curve. Times in it are fixed."""
+    workspace = Workspace(directory)
+    workspace.prepare()
+    for name, content in (files or {"done.json": {"stage": stage}}).items():
+        (workspace.output / name).write_text(json.dumps(content), encoding="utf-8")
+    if curve:
+        lines = [json.dumps({"step": step, "time": 1.0, "metrics": values}) for step, values in curve]
+        workspace.metrics_path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    publish(workspace, directory, stage=stage, stage_version=1, key=f"{stage}-key", parents={}, config={},
+            metrics=metrics, provenance={}, seconds=1.0)
+    return directory
+
+
+def results_of(model: str, solved: int) -> dict[str, Any]:
+    """Verdicts in which a better model solves what a worse one does, and more; one fails the extended tests only."""
+    def verdict(index: int) -> dict[str, str]:
+        return {"base": "pass" if index <= solved else "fail", "plus": "pass" if index < solved else "fail"}
+
+    return {"problems": [
+        {"task_id": f"Demo/{index}", "samples": [verdict(index) | {"solution": "pass"}]} for index in range(PROBLEMS)]}
+
+
+def make_artifacts(
+    root: Path, *, layers: int = 4, experts: int = 4, movement: float = 0.08, uniform: float = 0.54, dead: bool = False,
+    without: tuple[str, ...] = (), infrastructure_errors: int = 0, solved: dict[str, int] = SOLVED,
+    held_out: dict[str, float] = HELD_OUT,
+) -> dict[str, Path]:
+    """A directory for every role of a run over one benchmark, with numbers as they may come."""
+    chance = random.Random(0)
+    routed = experts - 1
+
+    def shares(total: float, spread: float) -> list[float]:
+        raw = [math.exp(chance.gauss(0, spread)) for _ in range(routed)]
+        return [total * value / sum(raw) for value in raw]
+
+    def curve(start: float, end: float, steps: int, noise: float = 0.02) -> list[tuple[int, dict[str, float]]]:
+        def loss(step: int) -> float:
+            return end + (start - end) * math.exp(-5 * step / steps)
+
+        return [
+            (step, {"loss": loss(step) + chance.gauss(0, noise)}
+             | ({"held_out_nll": loss(step) + 0.03} if step % 100 == 0 else {}))
+            for step in range(10, steps + 1, 10)]
+
+    def sft(model: str, before: float) -> dict[str, Any]:
+        return {"held_out_nll_before": before, "held_out_nll": held_out[model], "train_loss": 0.6, "steps": 400,
+                "tokens": 3_200_000, "tokens_per_second": 8123.4, "peak_memory_mb": 812.0}
+
+    load = [shares(1.0, 0.5) for _ in range(layers)]
+    if dead:
+        load[0] = [0.001, *[0.999 / (routed - 1)] * (routed - 1)]
+    coefficients = [{"weights": [0.75, *shares(0.25, 5 * movement)], "movement": movement} for _ in range(layers)]
+    router = [
+        {"load": line, "entropy": 0.8 * math.log(routed), "mean_shared_weight": 0.55 + 0.01 * layer}
+        for layer, line in enumerate(load)]
+    plans: dict[str, dict[str, Any]] = {
+        "prepare": {"metrics": {
+            "rows_read": 4000, "train_rows": 3712, "held_out_rows": 200, "train_tokens": 412_345,
+            "train_response_tokens": 201_234,
+            "dropped_contaminated": 12, "dropped_no_room": 3, "dropped_duplicate": 73, "truncated": 9}},
+        "sft_baseline": {"metrics": sft("sft", held_out["base"]), "curve": curve(0.95, 0.5, 400)},
+        "upcycle": {"metrics": {
+            "parameters_dense": 3_412_224, "parameters_total": 8_131_000, "parameters_active": 6_558_000}},
+        "sft_moe": {"metrics": sft("moe", held_out["base"]), "curve": curve(0.95, 0.46, 400),
+                    "files": {"router.json": {"layers": router}}},
+        "mix": {"metrics": {"held_out_nll_merged": held_out["merged"], "held_out_nll_uniform": uniform,
+                            "movement_max": movement, "movement_mean": movement / 2},
+                "files": {"coefficients.json": {"method": "learned", "shared_expert": True, "layers": coefficients}},
+                "curve": [(step, {"loss": value["loss"]}) for step, value in curve(uniform - 0.01, 0.51, 100, 0.004)]},
+        "merge": {"metrics": {"held_out_nll": held_out["merged"], "parameters": 3_412_224}},
+    }
+    for model, count in solved.items():
+        plans[f"generate_{model}_0"] = {"metrics": {"samples": PROBLEMS, "new_tokens": 4000, "truncated": 1}}
+        plus = count / PROBLEMS
+        plans[f"evaluate_{model}_0"] = {
+            "metrics": {
+                "base_pass_at_1": (count + 1) / PROBLEMS, "plus_pass_at_1": plus,
+                "plus_standard_error": math.sqrt(plus * (1 - plus) / PROBLEMS), "problems": PROBLEMS,
+                "samples": PROBLEMS, "infrastructure_errors": infrastructure_errors},
+            "files": {"results.json": results_of(model, count)}}
+    return {
+        role: make_artifact(root / role, role.split("_")[0], **plan)
+        for role, plan in plans.items() if role not in without}
+
+
+def report(root: Path, artifacts: dict[str, Path], name: str = "report", **recipe: Any) -> tuple[StageResult, Path]:
+    upcycle = {"upcycle": {"num_experts": 4, "num_experts_per_tok": 3}}
+    config = ReportStage(output=root / name, artifacts=artifacts, recipe=Recipe.model_validate(upcycle | recipe))
+    return run_stage(config), config.output
+
+
+def comparison_of(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / "comparison.json").read_text(encoding="utf-8"))
+
+
+def test_everything_is_reported(tmp_path: Path) -> None:
+    result, output = report(tmp_path, make_artifacts(tmp_path))
+    written = {entry.path for entry in verify(output).files}
+    assert written == {"comparison.json", "comparison.md", "README.md", "plots/loss.png", "plots/expert_load.png",
+                       "plots/mixing.png", "plots/results.png"}
+    metrics = result.manifest.metrics
+    assert metrics["merged_plus_pass_at_1"] == 0.5
+    assert metrics["sft_plus_pass_at_1"] == 0.45
+    assert metrics["base_held_out_nll"] == 0.91
+    assert metrics["merged_held_out_nll"] == 0.53
+    assert metrics["uniform_held_out_nll"] == 0.54
+    assert metrics["merged_over_sft_plus_pass_at_1"] == pytest.approx(0.05)
+    assert all(isinstance(value, int | float) for value in metrics.values())
+    comparison = comparison_of(output)
+    assert [row["name"] for row in comparison["rows"]] == [
+        "base", "SFT (dense)", "MoE, 4 experts, 3 active", "XFT merged (learned)"]
+    assert [row["parameters_active"] for row in comparison["rows"]] == [3_412_224, 3_412_224, 6_558_000, 3_412_224]
+    assert comparison["warnings"] == []
+
+
+def test_the_table_comes_first_and_says_what_is_better(tmp_path: Path) -> None:
+    _, output = report(tmp_path, make_artifacts(tmp_path))
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    table = [line for line in lines if line.startswith("|")][:6]
+    assert "lower is better" in lines[2] and "nats per response token" in lines[2]
+    assert "NLL ↓" in table[0] and "demo benchmark+ pass@1 % ↑" in table[0]
+    assert table[5].split("|")[1].strip() == "XFT merged (learned)" and "50.0 ± 7.9" in table[5]
+    assert len({len(line) for line in table}) == 1
+    assert "12" in next(line for line in lines if "contains a problem of the benchmark" in line)
+
+
+def test_differences_are_paired_over_problems(tmp_path: Path) -> None:
+    _, output = report(tmp_path, make_artifacts(tmp_path))
+    found = next(
+        item for item in comparison_of(output)["differences"]
+        if (item["model"], item["against"], item["tests"]) == ("merged", "sft", "plus"))
+    # Two of forty problems gained, none lost.
+    assert (found["better"], found["worse"]) == (2, 0)
+    assert found["difference"] == pytest.approx(0.05)
+    assert found["standard_error"] == pytest.approx(math.sqrt(0.05 * 0.95 / 39))
+    assert found["sign_test"] == 0.5
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    assert "XFT merged (learned) solves 5.0 points more than SFT (dense) (better on 2 problems, worse on 0" in text
+    assert "a hint and no more" in text
+
+
+@pytest.mark.parametrize(("solved", "expected"), [
+    ({"base": 8, "sft": 20, "moe": 20, "merged": 20}, "solve the same problems"),
+    ({"base": 8, "sft": 19, "moe": 20, "merged": 20}, "within one standard error"),
+    ({"base": 8, "sft": 15, "moe": 20, "merged": 20}, "too few problems differ to be sure"),
+    ({"base": 8, "sft": 10, "moe": 20, "merged": 20}, "more than two standard errors (sign test p = 0.002)"),
+])
+def test_certainty_is_said_in_words(tmp_path: Path, solved: dict[str, int], expected: str) -> None:
+    _, output = report(tmp_path, make_artifacts(tmp_path, solved=solved))
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if "benchmark+: XFT merged (learned)" in line and "SFT" in line)
+    assert expected in line
+
+
+@pytest.mark.parametrize(("better", "worse", "expected"), [
+    (0, 0, 1.0), (1, 0, 1.0), (5, 0, 0.0625), (3, 3, 1.0), (8, 1, 0.0390625)])
+def test_sign_test(better: int, worse: int, expected: float) -> None:
+    assert sign_test(better, worse) == sign_test(worse, better) == expected
+
+
+@pytest.mark.parametrize(("change", "expected"), [
+    ({"uniform": 0.529}, "Learned mixing is worse than uniform mixing"),
+    ({"movement": 0.002}, "did not move"),
+    ({"dead": True}, "1 routed expert with a load under 1% on held-out rows: layer 0 expert 1."),
+    ({"infrastructure_errors": 2}, "2 answers could not be graded"),
+    ({"held_out": HELD_OUT | {"merged": 0.95}}, "XFT merged (learned) is worse than the base model"),
+])
+def test_warnings(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
+    _, output = report(tmp_path, make_artifacts(tmp_path, **change))
+    assert any(expected in warning for warning in comparison_of(output)["warnings"])
+    for name in ("comparison.md", "README.md"):
+        assert expected in (output / name).read_text(encoding="utf-8")
+
+
+def test_same_artifacts_give_the_same_bytes(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path)
+    first, _ = report(tmp_path, artifacts, name="first")
+    second, _ = report(tmp_path, artifacts, name="second")
+    assert first.manifest.digest == second.manifest.digest
+    assert not second.reused
+
+
+def test_without_a_baseline_the_untouched_moe_gives_the_base_loss(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path, without=("sft_baseline", "generate_sft_0", "evaluate_sft_0"))
+    result, output = report(tmp_path, artifacts)
+    assert [row["model"] for row in comparison_of(output)["rows"]] == ["base", "moe", "merged"]
+    assert result.manifest.metrics["base_held_out_nll"] == 0.91
+    result, _ = report(tmp_path, artifacts, name="none", upcycle={"normalization": "none"})
+    assert "base_held_out_nll" not in result.manifest.metrics
+
+
+def test_only_what_is_there_is_reported(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path)
+    few = {role: artifacts[role] for role in ("prepare", "sft_baseline")}
+    _, output = report(tmp_path, few)
+    assert {row["model"] for row in comparison_of(output)["rows"]} == {"base", "sft"}
+    assert {path.name for path in (output / "plots").iterdir()} == {"loss.png", "results.png"}
+
+
+def test_several_benchmarks_have_their_own_columns_and_metrics(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path)
+    artifacts |= {role.replace("_0", "_1"): path for role, path in artifacts.items() if role.endswith("_0")}
+    benchmarks = ["humaneval", "/somewhere/mbpp_small.jsonl.gz"]
+    result, output = report(tmp_path, artifacts, evaluate={"benchmarks": benchmarks})
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    assert "HumanEval+ pass@1 % ↑" in text and "mbpp_small pass@1 % ↑" in text and "/somewhere" not in text
+    assert result.manifest.metrics["merged_plus_pass_at_1_mbpp_small"] == 0.5
+
+
+def test_model_card_is_one_for_the_hub(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    _, output = report(
+        tmp_path, make_artifacts(tmp_path), model={"path": "deepseek-ai/deepseek-coder-1.3b-base"},
+        data={"path": "/home/someone/rows.jsonl"})
+    text = (output / "README.md").read_text(encoding="utf-8")
+    data = ModelCard(text).data
+    assert data.base_model == "deepseek-ai/deepseek-coder-1.3b-base"
+    assert {result.metric_value for result in data.eval_results} == {0.5, 0.525}
+    assert "AutoModelForCausalLM" in text and "lambda = 0.75" in text and "`merge-key`" in text
+    assert "/home/someone" not in text
+
+
+def test_model_card_example_has_the_prompt_of_the_training(tmp_path: Path) -> None:
+    from xft_core.data.templates import magicoder_prompt
+
+    artifacts = make_artifacts(tmp_path, without=("sft_moe", "mix"))
+    for template in ("magicoder", "chat"):
+        _, output = report(tmp_path, artifacts, name=template, data={"template": template})
+        text = (output / "README.md").read_text(encoding="utf-8")
+        code = text.split("```python\n")[1].split("```")[0]
+        ast.parse(code)
+        assert (magicoder_prompt("Write a Python function").split("\n")[0] in code) == (template == "magicoder")
+        assert ("apply_chat_template" in code) == (template == "chat")
+
+
+def test_answers_that_were_not_graded_count_for_nothing(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path, without=("evaluate_merged_0",))
+    results = results_of("merged", SOLVED["merged"])
+    results["problems"][0]["samples"][0] |= {"base": "infrastructure_error", "plus": "infrastructure_error"}
+    artifacts["evaluate_merged_0"] = make_artifact(
+        tmp_path / "evaluate_merged_0", "evaluate", {
+            "base_pass_at_1": 20 / 39, "plus_pass_at_1": 19 / 39, "plus_standard_error": 0.08, "problems": PROBLEMS,
+            "samples": PROBLEMS, "infrastructure_errors": 1}, {"results.json": results})
+    _, output = report(tmp_path, artifacts)
+    found = comparison_of(output)["differences"][0]
+    assert (found["model"], found["against"], found["better"], found["worse"]) == ("merged", "sft", 2, 0)
+    assert found["difference"] == pytest.approx(2 / 39)
+
+
+def test_no_shared_expert(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path, without=("mix", "sft_moe"))
+    layer = {"weights": [0.1, 0.2, 0.3, 0.4], "movement": 0.15}
+    artifacts["mix"] = make_artifact(
+        tmp_path / "mix", "mix", {"held_out_nll_merged": 0.53, "movement_max": 0.15},
+        {"coefficients.json": {"method": "learned", "shared_expert": False, "layers": [layer, layer]}})
+    routing = {"load": [0.5, 0.5, 0.5, 0.5], "entropy": 1.2, "mean_shared_weight": None}
+    artifacts["sft_moe"] = make_artifact(
+        tmp_path / "sft_moe", "sft", {"held_out_nll": 0.52, "held_out_nll_before": 0.91, "steps": 10},
+        {"router.json": {"layers": [routing, routing]}})
+    upcycle = {"num_experts": 4, "num_experts_per_tok": 2, "shared_expert": False}
+    _, output = report(tmp_path, artifacts, upcycle=upcycle)
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    assert "40.0 (expert 3)" in text and "| merged (learned)" in text
+    assert "No expert is always on" in (output / "README.md").read_text(encoding="utf-8")
+    assert (output / "plots/mixing.png").is_file()
+
+
+def test_a_directory_that_is_no_artifact_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(ArtifactError, match="no manifest.json"):
+        Evidence.read(Recipe(), {"merge": tmp_path / "nothing"})
+
+
+def test_no_torch_is_loaded() -> None:
+    code = ("import sys; import xft_core.report; "
+            "print([name for name in ('torch', 'mlflow', 'prefect', 'matplotlib.pyplot') if name in sys.modules])")
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert ast.literal_eval(loaded) == []

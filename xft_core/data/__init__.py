@@ -1,0 +1,1 @@
+"""Instruction data: reading, decontamination, prompt templates, tokens, packing. The stage is prepare.py."""

@@ -1,0 +1,111 @@
+"""The prepare stage: instruction data to token sequences for training and for the held-out loss.
+
+Leaves train.safetensors and held_out.safetensors (see rows.py), the same as text for people (train.jsonl,
+held_out.jsonl), and decontamination.json: what was dropped because a benchmark has it, and why.
+"""
+
+import json
+import logging
+import random
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from xft_core.artifacts import Workspace
+from xft_core.config import DataConfig
+from xft_core.data.formats import read_conversations
+from xft_core.data.rows import Row, save_rows
+from xft_core.data.templates import Message, training_texts
+from xft_core.errors import DataError
+from xft_core.models import load_tokenizer
+from xft_core.stages import PrepareStage
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
+    """The stage. Metrics: rows read, dropped (by reason), truncated, in each split, and their tokens.
+
+    Raises DataError for data that cannot be used, or of which nothing is left.
+    """
+    inputs = config.inputs()
+    conversations = list(read_conversations(config.data, inputs.get("data")))
+    if not conversations:
+        raise DataError(f"The data {config.data.path!r} holds no rows.")
+    counts = {"rows_read": len(conversations)}
+    kept = [item for item in conversations if item[-1]["content"].strip()]
+    counts["dropped_empty_response"] = len(conversations) - len(kept)
+    unique = list({json.dumps(item): item for item in kept}.values())
+    counts["dropped_duplicate"] = len(kept) - len(unique)
+    benchmarks = [path for name, path in inputs.items() if name.startswith("benchmark_")]
+    clean = _decontaminated(unique, benchmarks, workspace.output / "decontamination.json")
+    counts["dropped_contaminated"] = len(unique) - len(clean)
+    random.Random(config.seed).shuffle(clean)
+    clean = clean[:config.data.max_rows]
+    rows, truncated = _tokenised(clean, config.data, load_tokenizer(inputs["tokenizer"]))
+    counts["truncated"] = truncated
+    fitting = [(conversation, row) for conversation, row in zip(clean, rows, strict=True) if row]
+    counts["dropped_no_room"] = len(clean) - len(fitting)
+    if len(fitting) < 2:
+        raise DataError(
+            f"Of {len(conversations)} rows of {config.data.path!r}, {len(fitting)} are left; at least 2 are needed, one to "
+            f"train on and one to hold out. Dropped: {counts}.")
+    num_held_out = max(1, min(config.data.held_out_rows, len(fitting) // 5))
+    splits = {"held_out": fitting[:num_held_out], "train": fitting[num_held_out:]}
+    for name, split in splits.items():
+        save_rows(workspace.output / f"{name}.safetensors", [row for _, row in split if row])
+        (workspace.output / f"{name}.jsonl").write_text(
+            "".join(json.dumps({"messages": conversation}, ensure_ascii=False) + "\n" for conversation, _ in split),
+            encoding="utf-8")
+        counts[f"{name}_rows"] = len(split)
+        counts[f"{name}_tokens"] = sum(len(row.input_ids) for _, row in split if row)
+        counts[f"{name}_response_tokens"] = sum(len(row.input_ids) - row.prompt_length for _, row in split if row)
+    logger.info("prepare: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
+    return counts
+
+
+def tokenise(messages: list[Message], config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[Row | None, bool]:
+    """One conversation as ``(row, truncated)``. A response that does not fit is cut (and then has no end token);
+    a prompt that leaves no room for any of it gives None."""
+    prompt, response, needs_end_token = training_texts(messages, config.template, tokenizer)
+    prompt_ids = prompt.token_ids(tokenizer)
+    response_ids = tokenizer(response, add_special_tokens=False).input_ids
+    if needs_end_token:
+        if tokenizer.eos_token_id is None:
+            raise DataError("the tokenizer has no end-of-sequence token, so a response could never end")
+        response_ids = [*response_ids, tokenizer.eos_token_id]
+    room = config.max_length - len(prompt_ids)
+    if room < 1:
+        return None, False
+    return Row(prompt_ids + response_ids[:room], len(prompt_ids)), len(response_ids) > room
+
+
+def _tokenised(
+    conversations: list[list[Message]], config: DataConfig, tokenizer: PreTrainedTokenizerBase,
+) -> tuple[list[Row | None], int]:
+    rows: list[Row | None] = []
+    truncated = 0
+    for messages in conversations:
+        try:
+            row, cut = tokenise(messages, config, tokenizer)
+        except DataError as error:
+            raise DataError(f"{config.path!r}, the row that begins {messages[0]['content'][:60]!r}: {error}") from None
+        rows.append(row)
+        truncated += cut
+    return rows, truncated
+
+
+def _decontaminated(conversations: list[list[Message]], benchmarks: list[Path], report: Path) -> list[list[Message]]:
+    texts = [[message["content"] for message in conversation] for conversation in conversations]
+    found = {}
+    if benchmarks:
+        from xft_core.data.decontaminate import find_contaminated
+
+        found = find_contaminated(texts, benchmarks)
+    dropped = [asdict(overlap) | {"row": texts[index]} for index, overlap in sorted(found.items())]
+    report.write_text(json.dumps({
+        "benchmarks": [path.name for path in benchmarks], "rows_checked": len(conversations), "dropped": dropped,
+    }, indent=1, ensure_ascii=False), encoding="utf-8")
+    return [item for index, item in enumerate(conversations) if index not in found]

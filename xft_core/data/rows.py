@@ -1,0 +1,55 @@
+"""Tokenised rows on disk: three flat tensors in one safetensors file, read without copying."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from xft_core.errors import DataError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example: its tokens, of which the first ``prompt_length`` are given and the rest are learned."""
+
+    input_ids: list[int]
+    prompt_length: int
+
+
+class Rows:
+    """The rows of one split, in order."""
+
+    def __init__(self, input_ids: torch.Tensor, offsets: torch.Tensor, prompt_lengths: torch.Tensor) -> None:
+        self._input_ids, self._offsets, self._prompt_lengths = input_ids, offsets.tolist(), prompt_lengths.tolist()
+
+    def __len__(self) -> int:
+        return len(self._prompt_lengths)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """``(input_ids, prompt_length)`` of one row; input_ids is int64, one dimension."""
+        return self._input_ids[self._offsets[index]:self._offsets[index + 1]].long(), self._prompt_lengths[index]
+
+    def lengths(self) -> list[int]:
+        """Tokens of every row."""
+        return [end - start for start, end in zip(self._offsets, self._offsets[1:], strict=False)]
+
+
+def save_rows(path: Path, rows: list[Row]) -> None:
+    """Write rows to one safetensors file."""
+    lengths = torch.tensor([0] + [len(row.input_ids) for row in rows], dtype=torch.int64)
+    save_file({
+        "input_ids": torch.tensor([token for row in rows for token in row.input_ids], dtype=torch.int32),
+        "offsets": lengths.cumsum(0),
+        "prompt_lengths": torch.tensor([row.prompt_length for row in rows], dtype=torch.int32)}, path)
+
+
+def load_rows(directory: Path, split: str) -> Rows:
+    """The rows of ``split`` (train or held_out) of prepared data. Raises DataError when there are none."""
+    path = directory / f"{split}.safetensors"
+    try:
+        tensors = load_file(path)
+        return Rows(tensors["input_ids"], tensors["offsets"], tensors["prompt_lengths"])
+    except (FileNotFoundError, SafetensorError, KeyError):
+        raise DataError(f"{str(directory)!r} is not prepared data: it has no whole {path.name}. Run prepare first.") from None

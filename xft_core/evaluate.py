@@ -1,0 +1,160 @@
+"""The evaluate stage: verdicts and pass@k for a model's answers to a benchmark.
+
+results.json              benchmark (file, sha256, problems), evalplus version, sandbox, limits, processor; for every
+                          problem its samples' verdicts: pass, fail, timeout, infrastructure_error
+samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples
+"""
+
+import json
+import logging
+import math
+import os
+import platform
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from xft_core.artifacts import MANIFEST, Workspace, read_manifest
+from xft_core.benchmarks.grading import PROBE, Limits, Verdict, check_canaries, grade
+from xft_core.benchmarks.problems import Problem, load_problems, read_jsonl
+from xft_core.benchmarks.progress import Progress
+from xft_core.errors import DataError, SandboxError
+from xft_core.fingerprint import file_digest
+from xft_core.sandbox import Sandbox, open_sandbox
+from xft_core.stages import EvaluateStage
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
+    """Grade ``config.samples`` (a generate artifact, or a JSONL file with task_id and solution).
+
+    Metrics: ``base_pass_at_{k}`` and ``plus_pass_at_{k}`` (fractions, 0 to 1; k = 1 always, and each asked for that
+    every problem has samples enough for), ``plus_standard_error`` (of plus_pass_at_1, over problems), ``problems``,
+    ``samples``, ``infrastructure_errors`` (samples without a verdict; they count for nothing), ``seconds``.
+    Raises DataError for samples that do not answer the benchmark, SandboxError when nothing can be graded here.
+    """
+    started = time.monotonic()
+    benchmark = config.inputs()["benchmark"]
+    benchmark_digest = file_digest(benchmark)
+    problems, solutions = read_samples(config.samples, benchmark, benchmark_digest)
+    limits = Limits(config.evaluate.min_time_limit, config.evaluate.time_limit_factor, config.evaluate.memory_limit_mb)
+    sandbox = open_sandbox(config.evaluate.sandbox, PROBE)
+    check_canaries(sandbox, limits)
+    verdicts = _grade_all(problems, solutions, sandbox, limits, config.evaluate.workers or os.cpu_count() or 1)
+
+    results = {
+        "benchmark": {"file": benchmark.name, "sha256": benchmark_digest, "problems": len(problems)},
+        "evalplus_version": version("evalplus"), "sandbox": sandbox.mode, "limits": asdict(limits), "cpu": _processor(),
+        "problems": [
+            {"task_id": problem.task_id, "samples": [
+                asdict(verdict) | {"solution": solution}
+                for verdict, solution in zip(verdicts[problem.task_id], solutions[problem.task_id], strict=True)]}
+            for problem in problems]}
+    (workspace.output / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+    with (workspace.output / "samples_evalplus.jsonl").open("w", encoding="utf-8") as stream:
+        for problem in problems:
+            for solution in solutions[problem.task_id]:
+                stream.write(json.dumps({"task_id": problem.task_id, "solution": solution}, ensure_ascii=False) + "\n")
+    return scores(list(verdicts.values()), config.evaluate.k) | {"seconds": round(time.monotonic() - started, 3)}
+
+
+def read_samples(samples: Path, benchmark: Path, benchmark_digest: str) -> tuple[list[Problem], dict[str, list[str]]]:
+    """The problems that are answered, in the benchmark's order, and the programs that answer each, by task_id.
+
+    Raises DataError, naming file and line, for a line that is not a sample of this benchmark.
+    """
+    if (samples / MANIFEST).is_file():
+        answered = read_manifest(samples).parents.get("benchmark")
+        if answered not in (None, benchmark_digest):
+            raise DataError(
+                f"The samples in {str(samples)!r} answer another benchmark, or another version of it, than "
+                f"{str(benchmark)!r} (sha256 {answered[:12]}… and {benchmark_digest[:12]}…). Generate them anew.")
+    path = samples if samples.is_file() else samples / "samples.jsonl"
+    if not path.is_file():
+        raise DataError(f"There is no file {str(path)!r}. Give the directory that the generate stage made.")
+    known = {problem.task_id: problem for problem in load_problems(benchmark)}
+    solutions: dict[str, list[str]] = {task_id: [] for task_id in known}
+    for number, row in read_jsonl(path):
+        task_id, solution = row.get("task_id"), row.get("solution")
+        if not isinstance(task_id, str) or not isinstance(solution, str):
+            raise DataError(f"{str(path)!r}, line {number}: a sample needs the texts task_id and solution.")
+        if task_id not in known:
+            raise DataError(
+                f"{str(path)!r}, line {number}: the benchmark {str(benchmark)!r} has no problem {task_id!r}. "
+                "Give the benchmark that these samples answer.")
+        solutions[task_id].append(solution)
+    solutions = {task_id: programs for task_id, programs in solutions.items() if programs}
+    if not solutions:
+        raise DataError(f"{str(path)!r} holds no samples: there is nothing to grade.")
+    return [known[task_id] for task_id in solutions], solutions
+
+
+def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> dict[str, float]:
+    """The metrics of a benchmark from the verdicts on each problem's samples. Raises SandboxError if there is no
+    verdict at all."""
+    graded = [[verdict for verdict in of_problem if verdict.plus != "infrastructure_error"] for of_problem in verdicts]
+    graded = [of_problem for of_problem in graded if of_problem]
+    samples = sum(map(len, verdicts))
+    errors = samples - sum(map(len, graded))
+    if not graded:
+        raise SandboxError(
+            f"None of the {samples} samples could be graded: every grading process died without a verdict. Look "
+            "whether memory runs out on this machine (fewer evaluate.workers or a lower evaluate.memory_limit_mb help).")
+    if errors:
+        logger.warning("%d of %d samples could not be graded and count for nothing", errors, samples)
+    metrics: dict[str, float] = {}
+    for k in sorted({1, *ks}):
+        if k <= min(map(len, graded)):
+            for name in ("base", "plus"):
+                metrics[f"{name}_pass_at_{k}"] = _mean([
+                    pass_at_k(len(of_problem), sum(getattr(verdict, name) == "pass" for verdict in of_problem), k)
+                    for of_problem in graded])
+    rates = [sum(verdict.plus == "pass" for verdict in of_problem) / len(of_problem) for of_problem in graded]
+    error = math.sqrt(_mean([(rate - _mean(rates)) ** 2 for rate in rates]) / len(rates))
+    return metrics | {
+        "plus_standard_error": error, "problems": len(verdicts), "samples": samples, "infrastructure_errors": errors}
+
+
+def pass_at_k(samples: int, passed: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of ``k`` samples passes, from ``samples`` of which ``passed`` did:
+    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, equation 1). Needs k <= samples."""
+    assert 1 <= k <= samples and 0 <= passed <= samples
+    return 1 - math.comb(samples - passed, k) / math.comb(samples, k)
+
+
+def _grade_all(
+    problems: list[Problem], solutions: dict[str, list[str]], sandbox: Sandbox, limits: Limits, workers: int,
+) -> dict[str, list[Verdict]]:
+    progress = Progress(logger, "evaluate", len(problems))
+    verdicts: dict[str, list[Verdict]] = {}
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting = {
+            pool.submit(grade, problem, solutions[problem.task_id], sandbox, limits): problem.task_id
+            for problem in problems}
+        for future in as_completed(waiting):
+            verdicts[waiting[future]] = future.result()
+            progress.advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        progress.close()
+    return {problem.task_id: verdicts[problem.task_id] for problem in problems}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _processor() -> str:
+    """The processor's name: time limits, and so verdicts on slow programs, depend on it."""
+    description: dict[str, Any] = {}
+    if os.path.exists("/proc/cpuinfo"):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            description.setdefault(name.strip(), value.strip())
+    return description.get("model name") or platform.machine()

@@ -1,0 +1,147 @@
+"""The generate stage: a model's answers to the problems of one benchmark.
+
+Leaves samples.jsonl, in the benchmark's order, one line for each sample:
+
+    task_id, sample_index    which problem, which of its answers (from 0)
+    prompt                   all the text given to the model
+    completion               all the text it wrote
+    solution                 the program to grade: the problem's code and the completion up to the stop
+    finish_reason            stop, length (cut off at the longest answer allowed), prompt_too_long (nothing was asked)
+    new_tokens               tokens the model wrote
+
+Batches are fixed before the first is answered, each has a seed of its own, and each is on disk before the next begins:
+a run that was killed loses one batch at most, and its second start gives what an undisturbed run gives.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xft_core.artifacts import Workspace
+from xft_core.benchmarks.completing import Completer
+from xft_core.benchmarks.problems import Problem, load_problems
+from xft_core.benchmarks.progress import Progress
+from xft_core.benchmarks.prompts import STOPS, build_prompt, cut, problem_code
+from xft_core.fingerprint import canonical_json
+from xft_core.models import DTYPES, load_model, load_tokenizer
+from xft_core.stages import GenerateStage
+
+logger = logging.getLogger(__name__)
+
+Sample = dict[str, Any]
+SampleId = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample to be made."""
+
+    problem: Problem
+    sample_index: int
+    prompt: str
+    token_ids: list[int]
+
+    @property
+    def sample_id(self) -> SampleId:
+        """Task id and sample index."""
+        return self.problem.task_id, self.sample_index
+
+
+def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
+    """Answer the benchmark's problems.
+
+    Metrics: ``problems``, ``samples``, ``new_tokens``, ``truncated`` and ``prompt_too_long`` (samples with
+    finish_reason length and prompt_too_long); ``seconds`` and ``problems_per_minute`` of this start.
+    Raises DataError, CheckpointError.
+    """
+    started = time.monotonic()
+    inputs = config.inputs()
+    problems = load_problems(inputs["benchmark"], config.max_problems)
+    tokenizer = load_tokenizer(inputs["model"])
+    batches = make_batches([
+        Request(problem, index, prompt.text, prompt.token_ids(tokenizer))
+        for problem in problems
+        for prompt in [build_prompt(problem, config.prompt_style, tokenizer)]
+        for index in range(config.generate.num_samples)
+    ], config.generate.batch_size)
+
+    partial = workspace.checkpoints / "samples.partial.jsonl"
+    samples = read_finished(partial)
+    waiting = [batch for batch in batches if any(request.sample_id not in samples for request in batch)]
+    problems_before = len(problems) - sum(map(len, waiting)) / config.generate.num_samples
+    if waiting:
+        model = load_model(inputs["model"], DTYPES[config.generate.precision])
+        completer = Completer(model, tokenizer, config.generate, STOPS[config.prompt_style])
+        progress = Progress(logger, "generate", len(problems), problems_before)
+        for batch in waiting:
+            finished = answer(completer, batch, config.seed)
+            append(partial, finished)
+            samples |= {_sample_id(sample): sample for sample in finished}
+            progress.advance(len(batch) / config.generate.num_samples)
+        progress.close()
+    ordered = [
+        samples[problem.task_id, index] for problem in problems for index in range(config.generate.num_samples)]
+    (workspace.output / "samples.jsonl").write_text("".join(map(_line, ordered)), encoding="utf-8")
+    reasons = [sample["finish_reason"] for sample in ordered]
+    seconds = time.monotonic() - started
+    return {
+        "problems": len(problems), "samples": len(ordered),
+        "new_tokens": sum(sample["new_tokens"] for sample in ordered),
+        "truncated": reasons.count("length"), "prompt_too_long": reasons.count("prompt_too_long"),
+        "seconds": round(seconds, 3), "problems_per_minute": round(60 * (len(problems) - problems_before) / seconds, 3)}
+
+
+def answer(completer: Completer, batch: list[Request], seed: int) -> list[Sample]:
+    """The samples of one batch."""
+    completions = completer.complete([request.token_ids for request in batch], batch_seed(seed, batch))
+    return [
+        {"task_id": request.problem.task_id, "sample_index": request.sample_index, "prompt": request.prompt,
+         "completion": completion.text,
+         "solution": problem_code(request.problem) + cut(completion.text, completer.stops),
+         "finish_reason": completion.finish_reason, "new_tokens": completion.new_tokens}
+        for request, completion in zip(batch, completions, strict=True)]
+
+
+def make_batches(requests: list[Request], batch_size: int) -> list[list[Request]]:
+    """Requests in batches of about equally long prompts. The longest come first: too little memory shows at once."""
+    ordered = sorted(requests, key=lambda request: -len(request.token_ids))
+    return [ordered[start:start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def batch_seed(seed: int, batch: list[Request]) -> int:
+    """The seed of one batch, from the stage's and what is in the batch: it does not matter what was answered before."""
+    content = canonical_json([seed, [request.sample_id for request in batch]])
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") >> 1
+
+
+def read_finished(partial: Path) -> dict[SampleId, Sample]:
+    """The samples an earlier start has left. A last line that a kill cut short is taken off the file."""
+    if not partial.is_file():
+        return {}
+    content = partial.read_bytes()
+    whole = content[:content.rfind(b"\n") + 1]
+    if whole != content:
+        with partial.open("r+b") as stream:
+            stream.truncate(len(whole))
+    return {_sample_id(sample): sample for sample in map(json.loads, whole.splitlines())}
+
+
+def append(partial: Path, samples: list[Sample]) -> None:
+    """Add one batch to the file; it is on disk when this returns."""
+    with partial.open("a", encoding="utf-8") as stream:
+        stream.write("".join(map(_line, samples)))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _line(sample: Sample) -> str:
+    return json.dumps(sample, ensure_ascii=False) + "\n"
+
+
+def _sample_id(sample: Sample) -> SampleId:
+    return sample["task_id"], sample["sample_index"]

@@ -1,0 +1,78 @@
+"""Negative log-likelihood per response token: the measure beside pass@1, and the loss of training itself."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel
+
+from xft_core.data.packing import IGNORED, PackedRows
+from xft_core.data.rows import Rows
+from xft_core.moe.balance import LayerStatistics, RouterStatistics
+from xft_core.moe.router import Routing
+from xft_core.models import moe_blocks
+
+TOKENS_PER_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class HeldOutLoss:
+    """``nll``: nats per response token over ``tokens`` of them; ``router``: layer by layer, empty for a dense model."""
+
+    nll: float
+    tokens: int
+    router: list[LayerStatistics]
+
+
+def device_for_work() -> torch.device:
+    """The accelerator if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def response_nll(logits_BSV: torch.Tensor, labels_BS: torch.Tensor) -> torch.Tensor:
+    """Sum of -log p over the labelled tokens, in fp32 (fp64 for fp64 logits); labels are shifted here."""
+    counts_BS = labels_BS[:, 1:] != IGNORED
+    logits_XV = logits_BSV[:, :-1][counts_BS]
+    if logits_XV.dtype != torch.float64:
+        logits_XV = logits_XV.float()
+    return F.cross_entropy(logits_XV, labels_BS[:, 1:][counts_BS], reduction="sum")
+
+
+def take_routings(model: torch.nn.Module) -> list[Routing]:
+    """What the routers decided in the latest forward pass, layer by layer, and let go of it. Empty for a dense model."""
+    routings = []
+    for block in moe_blocks(model):
+        if block.routing is not None:
+            routings.append(block.routing)
+            block.routing = None
+    return routings
+
+
+@torch.no_grad()
+def held_out_loss(model: PreTrainedModel, rows: Rows, max_rows: int | None = None) -> HeldOutLoss:
+    """Measure ``model``, where it is and in its own dtype, on the first ``max_rows`` of ``rows`` (all by default).
+
+    Rows are packed; the result does not depend on how, beyond rounding.
+    """
+    was_training = model.training
+    model.eval()
+    max_length = max(rows.lengths())
+    packed = PackedRows(rows, max_length, packing=True)
+    packed.sequences = [[index for index in sequence if max_rows is None or index < max_rows] for sequence in packed.sequences]
+    packed.sequences = [sequence for sequence in packed.sequences if sequence]
+    blocks = moe_blocks(model)
+    statistics = None
+    if blocks:
+        upcycle = blocks[0].router.upcycle
+        statistics = RouterStatistics(len(blocks), upcycle.num_experts, upcycle.shared_expert)
+    total, tokens = 0.0, 0
+    batch_size = max(1, TOKENS_PER_BATCH // max_length)
+    for start in range(0, len(packed), batch_size):
+        batch = {name: item.to(model.device) for name, item in packed.collate(packed.sequences[start:start + batch_size]).items()}
+        logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+        total += float(response_nll(logits, batch["labels"]))
+        tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
+        if statistics:
+            statistics.add(take_routings(model), batch["token_mask"].reshape(-1))
+    model.train(was_training)
+    return HeldOutLoss(total / tokens, tokens, statistics.layers() if statistics else [])

@@ -1,0 +1,178 @@
+"""Learning the mixing coefficients at the cost of training one dense model.
+
+W is built once per optimizer step, the dense model runs forward and backward, and since dL/dc_i = <dL/dW, W_i> the
+gradient is projected on the experts afterwards, one tensor of one layer at a time, from disk. Only alpha (and lambda,
+where it is learned) has optimizer state. Shape suffixes: L layers, N experts (shared one first), R routed.
+"""
+
+import logging
+import math
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.initialization import no_init_weights
+
+from xft_core.config import MergeConfig
+from xft_core.data.packing import IGNORED, PackedRows
+from xft_core.data.rows import Rows
+from xft_core.held_out import response_nll
+from xft_core.mixing_weights import ExpertTensor, MixtureReader, mixing_weights
+from xft_core.progress import describe_progress
+from xft_core.tracking import MetricsLog
+
+logger = logging.getLogger(__name__)
+
+STEPS_BETWEEN_CHECKPOINTS = 25
+STEPS_BETWEEN_POINTS = 5
+
+
+class MixedModel:
+    """The dense model whose FFNs are a mixture of the experts'. Everything else is the tuned MoE's own and fixed."""
+
+    def __init__(self, mixture: MixtureReader, dtype: torch.dtype, device: torch.device) -> None:
+        self.mixture = mixture
+        with no_init_weights():
+            self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                AutoConfig.for_model(**mixture.dense_config), dtype=dtype)
+        self.model.tie_weights()
+        self.model.requires_grad_(False)
+        parameters = dict(self.model.named_parameters())
+        self._mixed: list[list[tuple[torch.nn.Parameter, ExpertTensor]]] = [
+            [(parameters.pop(name), tensor) for name, _, _, tensor in mixture.expert_tensors(layer)]
+            for layer in range(mixture.num_layers)]
+        buffers = {name: item for name, item in self.model.named_buffers() if name in mixture.reader}
+        with torch.no_grad():
+            for name, parameter in (parameters | buffers).items():
+                parameter.copy_(mixture.reader.get(mixture.family.stored_name(name)))
+        self.model.to(device).eval()
+
+    @torch.no_grad()
+    def apply(self, weight_LN: torch.Tensor) -> None:
+        """Set every FFN to the mixture of its layer's experts with shares ``weight_LN`` (rows sum to one)."""
+        for layer, tensors in enumerate(self._mixed):
+            for parameter, tensor in tensors:
+                parameter.copy_(self.mixture.mixed(tensor, weight_LN[layer]))
+
+    def want_gradient(self) -> None:
+        """Make the FFNs collect dL/dW in the backward passes that follow, from zero."""
+        for tensors in self._mixed:
+            for parameter, _ in tensors:
+                parameter.requires_grad_(True)
+                parameter.grad = None
+
+    def weight_gradient(self) -> torch.Tensor:
+        """dL/dc from the collected dL/dW, fp64 L,N, up to what is equal for all experts of a layer."""
+        return torch.stack([
+            torch.stack([
+                self.mixture.gradient(tensor, parameter.grad.cpu())
+                for parameter, tensor in tensors if parameter.grad is not None]).sum(0)
+            for tensors in self._mixed])
+
+
+def learn(
+    mixed: MixedModel, rows: Rows, merge: MergeConfig, seed: int, checkpoints: Path, metrics: MetricsLog,
+    shared_weight_start: float,
+) -> tuple[torch.Tensor, int]:
+    """Learn alpha (and lambda if merge.shared_expert_weight is None) on ``rows`` by Adam with linear decay.
+
+    Goes on from the last checkpoint in ``checkpoints``. Returns the shares, fp64 L,N, and the number of steps.
+    """
+    data = PackedRows(rows, max(rows.lengths()), packing=True)
+    batches = _batches(len(data), merge, seed)
+    parameters = _start(mixed.mixture, merge, shared_weight_start)
+    optimizer = torch.optim.Adam(list(parameters.values()), lr=merge.learning_rate)
+    step = _resume(checkpoints, parameters, optimizer)
+    metrics.forget_after(step)
+    warmup = min(merge.warmup_steps, len(batches) // 10)
+    for step in range(step + 1, len(batches) + 1):
+        with torch.enable_grad():
+            weight_LN = _weights(parameters, mixed.mixture, merge)
+        mixed.apply(weight_LN.detach())
+        loss = _collect_gradient(mixed, data, batches[step - 1], merge.micro_batch_size)
+        optimizer.zero_grad()
+        weight_LN.backward(mixed.weight_gradient())
+        rate = min(step / (warmup + 1), (len(batches) - step + 1) / max(1, len(batches) - warmup), 1.0)
+        for group in optimizer.param_groups:
+            group["lr"] = merge.learning_rate * rate
+        optimizer.step()
+        if step % STEPS_BETWEEN_POINTS == 0 or step in (1, len(batches)):
+            metrics.log(step, {"loss": loss, "learning_rate": merge.learning_rate * rate})
+            logger.info(describe_progress("mix", step, len(batches), f"loss {loss:.4f}"))
+        if step % STEPS_BETWEEN_CHECKPOINTS == 0:
+            _save(checkpoints, step, parameters, optimizer)
+    return _weights(parameters, mixed.mixture, merge).detach(), len(batches)
+
+
+def _collect_gradient(mixed: MixedModel, data: PackedRows, batch: list[int], micro_batch_size: int) -> float:
+    """Backward passes of the mean response loss over one batch of sequences; returns that loss."""
+    device = mixed.model.device
+    micro = [
+        data.collate([data[index] for index in batch[start:start + micro_batch_size]])
+        for start in range(0, len(batch), micro_batch_size)]
+    tokens = sum(int((item["labels"][:, 1:] != IGNORED).sum()) for item in micro)
+    mixed.want_gradient()
+    total = 0.0
+    for item in micro:
+        logits = mixed.model(
+            input_ids=item["input_ids"].to(device), position_ids=item["position_ids"].to(device), use_cache=False).logits
+        loss = response_nll(logits, item["labels"].to(device)) / tokens
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def _batches(num_sequences: int, merge: MergeConfig, seed: int) -> list[list[int]]:
+    """Sequence numbers of every optimizer step, in the order of the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    while len(order) < num_sequences * merge.epochs:
+        order += torch.randperm(num_sequences, generator=generator).tolist()
+    order = order[:max(1, round(num_sequences * merge.epochs))]
+    batches = [order[start:start + merge.batch_size] for start in range(0, len(order), merge.batch_size)]
+    return batches[:merge.max_steps]
+
+
+def _start(mixture: MixtureReader, merge: MergeConfig, shared_weight_start: float) -> dict[str, torch.Tensor]:
+    num_routed = mixture.num_experts - int(mixture.upcycle.shared_expert)
+    parameters = {"alpha": torch.zeros(mixture.num_layers, num_routed, dtype=torch.float64, requires_grad=True)}
+    if mixture.upcycle.shared_expert and merge.shared_expert_weight is None:
+        logit = math.log(shared_weight_start / (1 - shared_weight_start))
+        parameters["shared_logit"] = torch.full((mixture.num_layers,), logit, dtype=torch.float64, requires_grad=True)
+    return parameters
+
+
+def _weights(parameters: dict[str, torch.Tensor], mixture: MixtureReader, merge: MergeConfig) -> torch.Tensor:
+    if not mixture.upcycle.shared_expert:
+        return mixing_weights(parameters["alpha"], None)
+    if "shared_logit" in parameters:
+        return mixing_weights(parameters["alpha"], torch.sigmoid(parameters["shared_logit"]))
+    fixed = torch.full((mixture.num_layers,), float(merge.shared_expert_weight or 0.0), dtype=torch.float64)
+    return mixing_weights(parameters["alpha"], fixed)
+
+
+def _save(checkpoints: Path, step: int, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Adam) -> None:
+    tensors = {"step": torch.tensor(step)}
+    for name, parameter in parameters.items():
+        state = optimizer.state[parameter]
+        tensors |= {
+            name: parameter.detach(), f"{name}.exp_avg": state["exp_avg"], f"{name}.exp_avg_sq": state["exp_avg_sq"],
+            f"{name}.step": state["step"]}
+    save_file(tensors, checkpoints / "mixing.tmp")
+    os.replace(checkpoints / "mixing.tmp", checkpoints / "mixing.safetensors")
+
+
+def _resume(checkpoints: Path, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Adam) -> int:
+    """Put the last checkpoint's values into parameters and optimizer; returns its step, 0 without one."""
+    path = checkpoints / "mixing.safetensors"
+    if not path.is_file():
+        return 0
+    tensors = load_file(path)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])
+            optimizer.state[parameter] = {
+                key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+    return int(tensors["step"])

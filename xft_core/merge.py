@@ -1,0 +1,72 @@
+"""The merge stage: Mixture-of-Experts and mixing coefficients to a stock dense checkpoint, a few tensors at a time."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xft_core.artifacts import Workspace
+from xft_core.checkpoint import TensorPlan, write_checkpoint
+from xft_core.data.rows import load_rows
+from xft_core.errors import CheckpointError
+from xft_core.held_out import device_for_work, held_out_loss
+from xft_core.locations import find_model
+from xft_core.mixing import load_coefficients
+from xft_core.mixing_weights import ExpertTensor, MixtureReader
+from xft_core.models import copy_beside_weights, load_model
+from xft_core.stages import MergeStage
+
+
+def run(config: MergeStage, workspace: Workspace) -> dict[str, Any]:
+    """Write the merged model, load it again as any user would, and measure it.
+
+    Metrics: parameters, and held_out_nll (nats per response token) where prepared data is given.
+    """
+    weight_LN = load_coefficients(config.coefficients)
+    parameters = merge(find_model(config.model), workspace.output, weight_LN)
+    model = load_model(workspace.output, torch.float32)
+    metrics: dict[str, Any] = {"parameters": parameters}
+    if config.data:
+        loss = held_out_loss(model.to(device_for_work()), load_rows(config.data, "held_out"))
+        metrics["held_out_nll"] = loss.nll
+    return metrics
+
+
+def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
+    """Write the dense model with FFNs sum_i weight_i W_i of the upcycled model ``source``; returns its parameters.
+
+    Args:
+        source: an upcycled model directory.
+        target: an existing empty directory.
+        weight_LN: share of every expert in every layer, the shared expert first; rows sum to one.
+
+    Raises CheckpointError when the shares do not fit the model.
+    """
+    with MixtureReader(source) as mixture:
+        if list(weight_LN.shape) != [mixture.num_layers, mixture.num_experts]:
+            raise CheckpointError(
+                f"The coefficients are for {weight_LN.shape[0]} layers of {weight_LN.shape[1]} experts, {str(source)!r} has "
+                f"{mixture.num_layers} layers of {mixture.num_experts}. Use the coefficients that were learned for it.")
+        assert torch.allclose(weight_LN.sum(1), torch.ones(len(weight_LN), dtype=weight_LN.dtype))
+        mlps = tuple(f"{mixture.family.mlp_name(layer)}." for layer in range(mixture.num_layers))
+        reader = mixture.reader
+        plans = [
+            TensorPlan(name, reader.shape(name), reader.dtype(name), lambda name=name: reader.get(name))
+            for name in reader.names() if not name.startswith(mlps)]
+        for layer in range(mixture.num_layers):
+            plans += [
+                TensorPlan(name, shape, dtype, _mixed(mixture, tensor, weight_LN[layer], dtype))
+                for name, shape, dtype, tensor in mixture.expert_tensors(layer)]
+        write_checkpoint(target, plans)
+        dense_config = mixture.dense_config
+    dtype = str(plans[0].dtype).removeprefix("torch.")
+    content = {name: value for name, value in dense_config.items() if name != "torch_dtype"} | {"dtype": dtype}
+    (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    copy_beside_weights(source, target)
+    return sum(math.prod(plan.shape) for plan in plans)
+
+
+def _mixed(mixture: MixtureReader, tensor: ExpertTensor, weight_N: torch.Tensor, dtype: torch.dtype) -> Any:
+    return lambda: mixture.mixed(tensor, weight_N).to(dtype)

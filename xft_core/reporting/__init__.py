@@ -1,0 +1,1 @@
+"""What the report stage is made of: evidence from artifacts, numbers, sentences, plots, model card."""

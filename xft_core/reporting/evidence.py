@@ -1,0 +1,85 @@
+"""What the artifacts of one run hold, by role: manifests and small JSON files, nothing else and nothing of torch."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from xft_core.artifacts import Manifest, read_manifest
+from xft_core.config import Recipe
+from xft_core.errors import ArtifactError
+from xft_core.tracking import read_metrics
+
+MODELS = ("base", "sft", "moe", "merged")
+BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP"}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The recipe and the artifacts that are there; whatever is missing reads as None or as empty."""
+
+    recipe: Recipe
+    directories: dict[str, Path]
+    manifests: dict[str, Manifest]
+
+    @classmethod
+    def read(cls, recipe: Recipe, artifacts: Mapping[str, Path]) -> "Evidence":
+        """Read the manifest of every artifact. Raises ArtifactError for one that has none."""
+        directories = dict(sorted(artifacts.items()))
+        return cls(recipe, directories, {role: read_manifest(path) for role, path in directories.items()})
+
+    def metric(self, role: str, name: str) -> float | None:
+        """A number of a role's manifest; None when the role, the name or a finite number is missing."""
+        manifest = self.manifests.get(role)
+        value = manifest.metrics.get(name) if manifest else None
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+    def file(self, role: str, name: str) -> Any | None:
+        """The content of a JSON file of a role's artifact, None without one. Raises ArtifactError for a broken one."""
+        path = self.directories[role] / name if role in self.directories else None
+        if path is None or not path.is_file():
+            return None
+        try:
+            return json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ArtifactError(f"{str(path)!r} is not JSON: {error}. Delete its directory to rebuild it.") from None
+
+    def curve(self, role: str, name: str) -> list[tuple[int, float]]:
+        """(step, value) of one curve in a role's metrics.jsonl."""
+        if role not in self.directories:
+            return []
+        points = read_metrics(self.directories[role] / "metrics.jsonl")
+        return [(point["step"], point["metrics"][name]) for point in points if name in point["metrics"]]
+
+    def held_out_curve(self, role: str) -> list[tuple[int, float]]:
+        """Held-out loss over the steps of a training, with those of its start and its end from the manifest."""
+        points = dict(self.curve(role, "held_out_nll"))
+        ends = ((0, "held_out_nll_before"), (int(self.metric(role, "steps") or 0), "held_out_nll"))
+        points |= {step: value for step, name in ends if (value := self.metric(role, name)) is not None}
+        return sorted(points.items())
+
+    def benchmarks(self) -> list[str]:
+        """A title for each benchmark of the recipe; two that would be called the same are numbered."""
+        titles = [_benchmark_title(name) for name in self.recipe.evaluate.benchmarks]
+        return [
+            f"{title} ({index + 1})" if titles.count(title) > 1 else title for index, title in enumerate(titles)]
+
+    def model_name(self, model: str) -> str:
+        """What a person calls one of MODELS."""
+        upcycle, method = self.recipe.upcycle, self.recipe.merge.method
+        xft = upcycle.shared_expert and upcycle.normalization == "xft"
+        return {
+            "base": "base",
+            "sft": "SFT (dense)",
+            "moe": f"MoE, {upcycle.num_experts} experts, {upcycle.num_experts_per_tok} active",
+            "merged": f"{'XFT merged' if xft else 'merged'} ({method.replace('_', ' ')})",
+        }[model]
+
+
+def _benchmark_title(name: str) -> str:
+    if name in BENCHMARK_TITLES:
+        return BENCHMARK_TITLES[name]
+    stem = PurePath(name.removeprefix("demo:")).name.removesuffix(".gz").removesuffix(".jsonl")
+    return f"demo {stem}" if name.startswith("demo:") else stem

@@ -1,0 +1,144 @@
+"""What the numbers say, in plain sentences, with no more certainty than they carry."""
+
+from collections.abc import Iterator
+
+from xft_core.reporting.comparison import Comparison, Difference
+
+MOVED = 0.01
+DEAD_LOAD = 0.01
+MANY_TRUNCATED = 0.1
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """One sentence or two for each thing a reader asks: solved problems, held-out loss, mixing, cost, certainty."""
+    found = [difference_sentence(comparison, item) for item in comparison.differences if item.tests == "plus"]
+    found += _held_out_sentences(comparison)
+    found += _mixing_sentences(comparison)
+    if comparison.training_compute_ratio is not None:
+        found.append(
+            f"Training the MoE took about {comparison.training_compute_ratio:.1f} times the computation of the dense "
+            "SFT (steps times active parameters per token).")
+    found.append(
+        f"One run with one seed ({comparison.seed}): the standard errors cover the choice of problems, not the chance "
+        "in training. Repeat with other seeds before a claim.")
+    return found
+
+
+def difference_sentence(comparison: Comparison, item: Difference) -> str:
+    """How two models differ on one benchmark, and whether the difference can be told from none."""
+    model, against = _name(comparison, item.model), _name(comparison, item.against)
+    where = f"{item.benchmark}{'+' if item.tests == 'plus' else ''}"
+    if item.better == item.worse == 0:
+        return f"{where}: {model} and {against} solve the same problems."
+    if item.difference:
+        size = f"{abs(item.difference):.1%}".replace("%", " points")
+        text = f"{where}: {model} solves {size} {'more' if item.difference > 0 else 'fewer'} than {against}"
+    else:
+        text = f"{where}: {model} solves as many as {against}"
+    text += f" (better on {_count(item.better, 'problem')}, worse on {item.worse}"
+    if item.standard_error is None:
+        return f"{text})."
+    certainty = _certainty(item, item.standard_error)
+    return f"{text}; paired standard error {100 * item.standard_error:.1f} points): {certainty}."
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What a person must know before using the merged model."""
+    return [*_loss_warnings(comparison), *_mixing_warnings(comparison), *_routing_warnings(comparison),
+            *_evaluation_warnings(comparison)]
+
+
+def _certainty(item: Difference, standard_error: float) -> str:
+    ratio = abs(item.difference) / standard_error if standard_error else float("inf")
+    if ratio <= 1 + 1e-9:  # one problem of difference is exactly one standard error
+        return "within one standard error, no difference can be claimed"
+    if ratio <= 2:
+        return "between one and two standard errors, a hint and no more"
+    if item.sign_test > 0.05:
+        return ("more than two standard errors, but too few problems differ to be sure "
+                f"(sign test p = {item.sign_test:.2f})")
+    return f"more than two standard errors (sign test p = {item.sign_test:.2g})"
+
+
+def _held_out_sentences(comparison: Comparison) -> Iterator[str]:
+    rows = {row.model: row.held_out_nll for row in comparison.rows if row.held_out_nll is not None}
+    if "merged" not in rows:
+        return
+    against = [
+        f"{abs(rows['merged'] - rows[model]):.4f} {'lower' if rows['merged'] <= rows[model] else 'higher'} than "
+        f"{_name(comparison, model)}"
+        for model in ("sft", "moe", "base") if model in rows]
+    if against:
+        yield (f"Held-out loss: {_name(comparison, 'merged')} has {rows['merged']:.4f} nats per response token, "
+               f"{_join(against)}.")
+
+
+def _mixing_sentences(comparison: Comparison) -> Iterator[str]:
+    mixing = comparison.mixing
+    if mixing is None:
+        return
+    if mixing.held_out_nll_uniform is not None and mixing.held_out_nll_merged is not None:
+        gain = mixing.held_out_nll_uniform - mixing.held_out_nll_merged
+        yield (f"Learned against uniform mixing: held-out loss {mixing.held_out_nll_merged:.4f} against "
+               f"{mixing.held_out_nll_uniform:.4f} nats per response token, "
+               + (f"{gain:.4f} lower." if gain > 0 else f"{-gain:.4f} higher." if gain < 0 else "no difference."))
+    if mixing.movement_max is not None and mixing.method == "learned":
+        mean = "" if mixing.movement_mean is None else f"{mixing.movement_mean:.3f} in the mean, "
+        yield f"The mixing coefficients moved by {mean}{mixing.movement_max:.3f} at most (shares between 0 and 1)."
+
+
+def _loss_warnings(comparison: Comparison) -> Iterator[str]:
+    row = comparison.row("base")
+    base = row.held_out_nll if row else None
+    for row in comparison.rows:
+        if base is not None and row.held_out_nll is not None and row.held_out_nll > base:
+            yield (f"{row.name} is worse than the base model on held-out rows: {row.held_out_nll:.4f} against "
+                   f"{base:.4f} nats per response token.")
+
+
+def _mixing_warnings(comparison: Comparison) -> Iterator[str]:
+    mixing = comparison.mixing
+    if mixing is None or mixing.method != "learned":
+        return
+    merged, uniform = mixing.held_out_nll_merged, mixing.held_out_nll_uniform
+    if merged is not None and uniform is not None and merged > uniform:
+        yield (f"Learned mixing is worse than uniform mixing on held-out rows ({merged:.4f} against {uniform:.4f}): "
+               "lower merge.learning_rate, or use merge.method=uniform.")
+    if mixing.movement_max is not None and mixing.movement_max < MOVED:
+        yield (f"The mixing coefficients did not move (largest change {mixing.movement_max:.4f}): this is uniform "
+               "mixing in all but name. Raise merge.learning_rate or merge.epochs.")
+
+
+def _routing_warnings(comparison: Comparison) -> Iterator[str]:
+    first_routed = 1 if any(layer.mean_shared_weight is not None for layer in comparison.routing) else 0
+    dead = [
+        f"layer {layer_index} expert {expert_index}"
+        for layer_index, layer in enumerate(comparison.routing)
+        for expert_index, load in enumerate(layer.load, start=first_routed) if load < DEAD_LOAD]
+    if dead:
+        shown = ", ".join(dead[:8]) + (f" and {len(dead) - 8} more" if len(dead) > 8 else "")
+        yield f"{_count(len(dead), 'routed expert')} with a load under {DEAD_LOAD:.0%} on held-out rows: {shown}."
+
+
+def _evaluation_warnings(comparison: Comparison) -> Iterator[str]:
+    for row in comparison.rows:
+        for score in row.scores:
+            if score.infrastructure_errors:
+                yield (f"{row.name} on {score.benchmark}: {_count(score.infrastructure_errors, 'answer')} could not be "
+                       "graded (infrastructure errors) and count for nothing. Evaluate again.")
+            if score.truncated and score.truncated > MANY_TRUNCATED * score.samples:
+                yield (f"{row.name} on {score.benchmark}: {score.truncated} of {score.samples} answers were cut at "
+                       "generate.max_new_tokens.")
+
+
+def _name(comparison: Comparison, model: str) -> str:
+    row = comparison.row(model)
+    return {"base": "the base model", "moe": "the MoE"}.get(model) or (row.name if row else model)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _join(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,0 +1,97 @@
+"""The sft stage: supervised fine-tuning of a dense model or of a Mixture-of-Experts, by one code path."""
+
+import json
+import logging
+import resource
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from xft_core.artifacts import Workspace
+from xft_core.data.packing import PackedRows
+from xft_core.data.rows import load_rows
+from xft_core.held_out import HeldOutLoss, device_for_work, held_out_loss
+from xft_core.locations import find_model
+from xft_core.models import (
+    DTYPES,
+    copy_beside_weights,
+    dense_config_of,
+    is_moe,
+    load_model,
+    save_moe,
+    upcycle_config_of,
+)
+from xft_core.stages import SftStage
+from xft_core.tracking import MetricsLog
+from xft_core.training import train
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
+    """Tune, measure the held-out loss before and after, and write the tuned model (for a MoE also router.json).
+
+    Metrics: held_out_nll_before, held_out_nll (nats per response token), train_loss, steps, tokens, tokens_per_second,
+    peak_memory_mb, and for a MoE router_entropy, mean_shared_weight, expert_load_min and expert_load_max.
+    """
+    source = find_model(config.model)
+    training_rows, held_out_rows = load_rows(config.data, "train"), load_rows(config.data, "held_out")
+    longest = max(*training_rows.lengths(), *held_out_rows.lengths())
+    model = load_model(source, DTYPES[config.sft.precision]).to(device_for_work())
+    _check_context(model, longest)
+    metrics_log = MetricsLog(workspace.metrics_path)
+    before_path = workspace.checkpoints / "held_out_before.json"
+    if before_path.is_file():
+        before = json.loads(before_path.read_text(encoding="utf-8"))
+    else:
+        before = held_out_loss(model, held_out_rows).nll
+        before_path.write_text(json.dumps(before), encoding="utf-8")
+        metrics_log.log(0, {"held_out_nll": before})
+    logger.info("sft: held-out loss %.4f before", before)
+    data = PackedRows(training_rows, longest, config.sft.packing)
+    metrics = train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log)
+    after = held_out_loss(model, held_out_rows)
+    metrics_log.log(int(metrics["steps"]), {"held_out_nll": after.nll})
+    logger.info("sft: held-out loss %.4f after %d steps", after.nll, metrics["steps"])
+    _save(model, source, config, workspace, after)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if torch.cuda.is_available():
+        metrics["peak_device_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return metrics | {
+        "held_out_nll_before": before, "held_out_nll": after.nll, "held_out_tokens": after.tokens, "peak_memory_mb": peak,
+    } | _router_metrics(after)
+
+
+def _save(model: PreTrainedModel, source: Any, config: SftStage, workspace: Workspace, after: HeldOutLoss) -> None:
+    if is_moe(source):
+        save_moe(model, workspace.output, dense_config_of(source), upcycle_config_of(source))
+        layers = {"layers": [asdict(layer) for layer in after.router]}
+        (workspace.output / "router.json").write_text(json.dumps(layers, indent=1), encoding="utf-8")
+    else:
+        model.config.use_cache = True
+        model.save_pretrained(workspace.output)
+    copy_beside_weights(source, workspace.output)
+
+
+def _router_metrics(after: HeldOutLoss) -> dict[str, float]:
+    if not after.router:
+        return {}
+    count = len(after.router)
+    found = {
+        "router_entropy": sum(layer.entropy for layer in after.router) / count,
+        "expert_load_min": min(min(layer.load) for layer in after.router),
+        "expert_load_max": max(max(layer.load) for layer in after.router)}
+    if after.router[0].mean_shared_weight is not None:
+        found["mean_shared_weight"] = sum(layer.mean_shared_weight or 0.0 for layer in after.router) / count
+    return found
+
+
+def _check_context(model: PreTrainedModel, longest: int) -> None:
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context and longest > context:
+        from xft_core.errors import DataError
+
+        raise DataError(
+            f"The longest row has {longest} tokens, the model takes {context}. Lower data.max_length to {context} or less.")

@@ -1,0 +1,173 @@
+"""transformers.Trainer with the router's balance loss, curves on disk, and checkpoints that are whole or not there."""
+
+import logging
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_model as save_weights
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from xft_core.config import SftConfig
+from xft_core.data.packing import PackedRows
+from xft_core.errors import XftError
+from xft_core.held_out import response_nll, take_routings
+from xft_core.moe.balance import RouterStatistics, balance_loss
+from xft_core.models import moe_blocks
+from xft_core.progress import describe_progress, on_terminal
+from xft_core.tracking import MetricsLog
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_NAME = "model.safetensors"
+WHOLE_MARKER = "whole"  # the last file of a checkpoint: without it, a kill came in between
+
+
+class TrainingFailed(XftError):
+    """The loss is no number any more."""
+
+
+class XftTrainer(Trainer):
+    """One code path for dense models and for the MoE; only the latter has routers to balance."""
+
+    def __init__(self, model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path,
+                 metrics: MetricsLog) -> None:
+        self.sft, self.metrics, self.directory = sft, metrics, directory
+        self.blocks = moe_blocks(model)
+        self.tokens_seen = 0
+        self._tokens_at_log, self._time_at_log = 0, time.monotonic()
+        self._balance_sum, self._balance_count = 0.0, 0
+        self._statistics: RouterStatistics | None = None
+        super().__init__(
+            model=model, args=training_arguments(sft, seed, directory, len(data)), train_dataset=data,
+            data_collator=data.collate, callbacks=[_Checkpoints()])
+        self.loss_is_scaled_for_ga = True
+        self.remove_callback(PrinterCallback)
+
+    def compute_loss(  # type: ignore[override]
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Response negative log-likelihood per token of the whole batch, plus the weighted balance loss."""
+        assert num_items_in_batch is not None and not return_outputs
+        logits = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False).logits
+        loss = response_nll(logits, inputs["labels"]) / num_items_in_batch
+        token_mask_T = inputs["token_mask"].reshape(-1)
+        self.tokens_seen += int(token_mask_T.sum())
+        if self.blocks:
+            loss = loss + self._balance(token_mask_T).to(loss.dtype)
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Write a point of the curves; the balance loss stands beside the loss, not in it."""
+        if "loss" in logs:
+            point = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+            if not math.isfinite(point["loss"]):
+                raise TrainingFailed(
+                    f"The loss is {point['loss']} at step {self.state.global_step}. The last checkpoint before it is kept. "
+                    "Lower sft.learning_rate, set sft.max_grad_norm to 1, or use sft.precision: bf16_mixed.")
+            if self._balance_count:
+                point["balance_loss"] = self._balance_sum / self._balance_count
+                point["loss"] -= self.sft.balance_loss_weight * point["balance_loss"]
+                self._balance_sum, self._balance_count = 0.0, 0
+            if self._statistics and self._statistics.tokens:
+                point |= self._statistics.summary()
+            self._statistics = None
+            point |= {"tokens_per_second": self._speed(), "epoch": float(self.state.epoch or 0)}
+            self.metrics.log(self.state.global_step, point)
+            if not on_terminal():
+                logger.info(describe_progress(
+                    "sft", self.state.global_step, self.state.max_steps,
+                    f"loss {point['loss']:.4f}, {point['tokens_per_second']:.0f} tokens/s"))
+        super().log(logs, start_time)
+
+    def _balance(self, token_mask_T: torch.Tensor) -> torch.Tensor:
+        routings = take_routings(self.model)
+        upcycle = self.blocks[0].router.upcycle
+        if (self.state.global_step + 1) % self.args.logging_steps == 0:
+            if self._statistics is None:
+                self._statistics = RouterStatistics(len(self.blocks), upcycle.num_experts, upcycle.shared_expert)
+            self._statistics.add(routings, token_mask_T)
+        balance = balance_loss(routings, token_mask_T, upcycle.shared_expert, self.sft.balance_loss_reduction)
+        self._balance_sum += float(balance.detach())
+        self._balance_count += 1
+        return balance * (self.sft.balance_loss_weight / self.current_gradient_accumulation_steps)
+
+    def _speed(self) -> float:
+        now, tokens = time.monotonic(), self.tokens_seen
+        speed = (tokens - self._tokens_at_log) / max(now - self._time_at_log, 1e-9)
+        self._time_at_log, self._tokens_at_log = now, tokens
+        return speed
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        # Not save_pretrained: it renames some families' tensors on the way out, and would call the MoE a dense model.
+        directory = Path(output_dir or self.args.output_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        save_weights(self.model, str(directory / WEIGHTS_NAME))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        load_weights(model or self.model, str(Path(resume_from_checkpoint) / WEIGHTS_NAME))
+
+
+class _Checkpoints(TrainerCallback):
+    """Marks a checkpoint as whole once all of it is written."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE_MARKER).touch()
+
+
+def training_arguments(sft: SftConfig, seed: int, directory: Path, num_sequences: int) -> TrainingArguments:
+    """The Trainer's arguments for a recipe section. ``num_sequences`` are those of one epoch."""
+    accumulation = sft.batch_size // sft.micro_batch_size
+    total_steps = sft.max_steps or math.ceil(
+        max(1, math.ceil(math.ceil(num_sequences / sft.micro_batch_size) / accumulation)) * sft.epochs)
+    return TrainingArguments(
+        output_dir=str(directory), num_train_epochs=sft.epochs, max_steps=sft.max_steps or -1,
+        per_device_train_batch_size=sft.micro_batch_size, gradient_accumulation_steps=accumulation,
+        learning_rate=sft.learning_rate, warmup_steps=min(sft.warmup_steps, total_steps // 10),
+        lr_scheduler_type=sft.schedule, optim="adafactor" if sft.optimizer == "adafactor" else "adamw_torch",
+        weight_decay=sft.weight_decay, max_grad_norm=sft.max_grad_norm, bf16=sft.precision == "bf16_mixed",
+        activation_checkpointing=sft.gradient_checkpointing, activation_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=sft.log_steps, logging_first_step=True, save_strategy="steps", save_steps=sft.checkpoint_steps,
+        save_total_limit=2, seed=seed, data_seed=seed, report_to="none", disable_tqdm=not on_terminal(),
+        remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(), logging_nan_inf_filter=False,
+        use_cpu=not torch.cuda.is_available())
+
+
+def last_whole_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; half-written ones are removed."""
+    whole = []
+    for path in directory.glob("checkpoint-*"):
+        if (path / WHOLE_MARKER).is_file():
+            whole.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def train(
+    model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path, metrics: MetricsLog,
+) -> dict[str, float]:
+    """Train ``model`` in place, going on from the last checkpoint in ``directory`` if there is one.
+
+    Returns steps, tokens trained on in this attempt, tokens per second, and the mean loss of the last log interval.
+    Raises TrainingFailed when the loss is no number any more.
+    """
+    checkpoint = last_whole_checkpoint(directory)
+    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    metrics.forget_after(step)
+    if checkpoint:
+        logger.info("sft: going on from step %d", step)
+    trainer = XftTrainer(model, data, sft, seed, directory, metrics)
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    seconds = time.monotonic() - started
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "steps": trainer.state.global_step, "train_loss": losses[-1] if losses else math.nan,
+        "tokens": trainer.tokens_seen, "tokens_per_second": trainer.tokens_seen / max(seconds, 1e-9)}
