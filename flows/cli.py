@@ -5,7 +5,6 @@ Exit status: 0 done, 1 a stage failed, 2 a recipe or setting that cannot be mean
 
 import argparse
 import logging
-import os
 import sys
 import threading
 from pathlib import Path
@@ -41,47 +40,41 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(recipe: "Recipe") -> int:
+    from flows.embedded_api import use_prefect_api
     from tasks.inputs import check_inputs
 
     check_inputs(recipe)
-    _prepare_environment()
-    # MLflow's import and its tables take seconds, and so does Prefect's embedded API: both at once.
-    threading.Thread(target=_warm_up_tracking, daemon=True).start()
+    logging.captureWarnings(True)  # what libraries warn of is for us, not for who runs a recipe
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    # Three slow starts at once: Prefect's server, and here Prefect and, in a thread, MLflow with its tables.
+    wait_for_api = use_prefect_api(settings().home)
+    warm_up = threading.Thread(target=_warm_up_tracking, daemon=True)
+    warm_up.start()
     from flows.pipeline import pipeline
 
+    wait_for_api()
+    warm_up.join()
     fields: dict[str, Any] = {name: getattr(recipe, name) for name in type(recipe).model_fields}
     state: Any = pipeline(**fields, return_state=True)
-    if not state.is_completed():
-        error = state.result(raise_on_failure=False)
-        print(f"\nerror: {error if isinstance(error, XftError) else state.message}", file=sys.stderr)
-        return EXIT_FAILED
-    _show(state.result())
-    return EXIT_DONE
+    if state.is_completed():
+        _show(state.result())
+        return EXIT_DONE
+    error = state.result(raise_on_failure=False)
+    print(f"\nerror: {error if isinstance(error, XftError) else state.message}", file=sys.stderr)
+    return EXIT_FAILED
 
 
 def _show(result: "PipelineResult") -> None:
-    comparison = (result.report / "comparison.md").read_text(encoding="utf-8")
-    table = [line for line in comparison.splitlines() if not line.startswith("![")]
-    print("\n" + "\n".join(table).strip() + "\n")
+    first, *sections = (result.report / "comparison.md").read_text(encoding="utf-8").split("\n## ")
+    shown = [first, *("## " + section for section in sections if section.startswith("Warnings"))]
+    lines = [line for line in "\n".join(shown).splitlines() if not line.startswith("![")]
+    print("\n" + "\n".join(lines).strip() + "\n")
     reused = f" ({result.reused_stages} of {result.stages} stages reused)" if result.reused_stages else ""
     print(f"done{reused}")
     print(f"  report   {result.report / 'comparison.md'}")
     print(f"  model    {result.merged_model}")
     print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_uri}")
     print("  look     make ui  (or: xft ui)  shows Prefect and MLflow in the browser")
-
-
-def _prepare_environment() -> None:
-    """A server that ``xft ui`` runs for the same home is used, so that the run is seen there; what Prefect's embedded
-    API does for others than this one run (schedules, late runs, telemetry) is left out: it starts sooner."""
-    from flows.ui import running_api
-
-    if not os.environ.get("PREFECT_API_URL") and (address := running_api(settings().home)):
-        os.environ["PREFECT_API_URL"] = address
-    for service in ("SCHEDULER", "LATE_RUNS", "CANCELLATION_CLEANUP", "PAUSE_EXPIRATIONS", "FOREMAN", "TRIGGERS"):
-        os.environ.setdefault(f"PREFECT_SERVER_SERVICES_{service}_ENABLED", "false")
-    logging.captureWarnings(True)  # libraries' warnings are for us, not for who runs a recipe
-    logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
 
 def _warm_up_tracking() -> None:

@@ -144,7 +144,7 @@ class StageRun:
             now = int(time.time() * 1000)
             tags = {"xft.reused": str(reused).lower(), "xft.key": manifest.key, "xft.digest": manifest.digest,
                     "xft.path": str(directory)}
-            if reused and (maker := manifest.provenance.get("mlflow_run_id")):
+            if (maker := manifest.provenance.get("mlflow_run_id")) and maker != run_id:
                 tags["xft.made_by_run_id"] = maker
             final = scalars(manifest.metrics) | {"stage_seconds": manifest.seconds}
             _log(run_id, params=_flat(manifest.config), metrics=[

@@ -103,8 +103,8 @@ def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> dict[str
     errors = samples - sum(map(len, graded))
     if not graded:
         raise SandboxError(
-            f"None of the {samples} samples could be graded: every grading process died without a verdict. Look "
-            "whether memory runs out on this machine (fewer evaluate.workers or a lower evaluate.memory_limit_mb help).")
+            f"None of the {samples} samples could be graded: every grading process died without a verdict. Does "
+            "memory run out on this machine? Then fewer evaluate.workers or a lower evaluate.memory_limit_mb help.")
     if errors:
         logger.warning("%d of %d samples could not be graded and count for nothing", errors, samples)
     metrics: dict[str, float] = {}
@@ -141,6 +141,7 @@ def _grade_all(
             verdicts[waiting[future]] = future.result()
             progress.advance(1)
     finally:
+        sandbox.stop.set()  # after a fault or an interrupt, nobody waits for what is still being graded
         pool.shutdown(cancel_futures=True)
         progress.close()
     return {problem.task_id: verdicts[problem.task_id] for problem in problems}

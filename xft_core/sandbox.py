@@ -14,7 +14,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+import threading
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
@@ -32,7 +34,7 @@ ENVIRONMENT = {
 }
 NOBODY = "65534"
 TEMPORARY_BYTES, SHARED_MEMORY_BYTES = 256 * 2**20, 64 * 2**20
-PROBE_SECONDS = 30
+PROBE_SECONDS, SECONDS_BETWEEN_LOOKS = 30, 0.5
 REMEDY = (
     "Grading runs what a model wrote, so it needs bubblewrap: 'apt-get install bubblewrap' (version 0.8 or later), on "
     "a kernel that lets you make user namespaces. On a machine that may be lost, evaluate.sandbox: unsafe grades "
@@ -41,10 +43,11 @@ REMEDY = (
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A working way to contain programs; made by ``open_sandbox``."""
+    """A working way to contain programs; made by ``open_sandbox``. Once ``stop`` is set, what runs in it is ended."""
 
     mode: SandboxMode
     prefix: tuple[str, ...] = ()
+    stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def command(self, program: str) -> list[str]:
         """The command that runs Python source contained; it finds installed packages, but no other file."""
@@ -52,7 +55,7 @@ class Sandbox:
         return python if self.mode == "unsafe" else [*self.prefix, "--", *python]
 
     def run(self, program: str, seconds: float, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int | None:
-        """Run Python source contained; its exit status, None if it had to be ended after ``seconds``.
+        """Run Python source contained; its exit status, None if it was ended: after ``seconds``, or on ``stop``.
 
         The streams are files, not pipes: a flood of output then costs disk up to the program's own file size limit,
         never this process's memory. Nothing of the program is left when this returns (``unsafe``: nothing that has
@@ -61,9 +64,13 @@ class Sandbox:
         process = subprocess.Popen(
             self.command(program), stdin=stdin, stdout=stdout, stderr=stderr, env=ENVIRONMENT, cwd="/",
             start_new_session=True)
+        deadline = time.monotonic() + seconds
         try:
-            return process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
+            while not self.stop.is_set() and time.monotonic() < deadline:
+                try:
+                    return process.wait(timeout=min(seconds, SECONDS_BETWEEN_LOOKS))
+                except subprocess.TimeoutExpired:
+                    continue
             return None
         finally:
             _end_group(process)

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from xft_core.artifacts import Workspace
 from xft_core.data.packing import PackedRows
-from xft_core.data.rows import load_rows
+from xft_core.data.rows import Rows, load_rows
+from xft_core.errors import DataError
 from xft_core.held_out import HeldOutLoss, device_for_work, held_out_loss
 from xft_core.locations import find_model
 from xft_core.models import (
@@ -40,7 +41,7 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     training_rows, held_out_rows = load_rows(config.data, "train"), load_rows(config.data, "held_out")
     longest = max(*training_rows.lengths(), *held_out_rows.lengths())
     model = load_model(source, DTYPES[config.sft.precision]).to(device_for_work())
-    _check_context(model, longest)
+    check_rows_fit(model, [training_rows, held_out_rows])
     metrics_log = MetricsLog(workspace.metrics_path)
     before_path = workspace.checkpoints / "held_out_before.json"
     if before_path.is_file():
@@ -88,10 +89,15 @@ def _router_metrics(after: HeldOutLoss) -> dict[str, float]:
     return found
 
 
-def _check_context(model: PreTrainedModel, longest: int) -> None:
+def check_rows_fit(model: PreTrainedModel, splits: list[Rows]) -> None:
+    """Raise DataError for rows longer than the model's context, or prepared for a tokenizer that is not the model's."""
+    longest = max(max(rows.lengths()) for rows in splits)
     context = getattr(model.config, "max_position_embeddings", None)
     if context and longest > context:
-        from xft_core.errors import DataError
-
         raise DataError(
             f"The longest row has {longest} tokens, the model takes {context}. Lower data.max_length to {context} or less.")
+    largest, vocabulary = max(rows.largest_token() for rows in splits), model.get_input_embeddings().num_embeddings
+    if largest >= vocabulary:
+        raise DataError(
+            f"The data holds token {largest}, the model knows {vocabulary} tokens: it was prepared with another model's "
+            "tokenizer. Prepare it with this model.")

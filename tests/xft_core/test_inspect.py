@@ -59,7 +59,7 @@ def test_sharded_model_whose_config_does_not_say_whether_it_is_tied(tmp_path: Pa
     text = describe(model)
     assert "256 in 2 tensors" in text and "tied embeddings  no" in text
     (model / "two.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="two.safetensors' is missing"):
+    with pytest.raises(CheckpointError, match=r"two\.safetensors' is missing"):
         describe(model)
 
 
@@ -121,7 +121,7 @@ def test_broken_config(tmp_path: Path) -> None:
 
 
 def test_what_is_neither(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="neither a published artifact .* nor a model directory"):
+    with pytest.raises(ArtifactError, match=r"neither a published artifact .* nor a model directory"):
         describe(tmp_path)
     with pytest.raises(ArtifactError, match="There is no directory"):
         describe(tmp_path / "nowhere")

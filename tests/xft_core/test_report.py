@@ -193,6 +193,8 @@ def test_sign_test(better: int, worse: int, expected: float) -> None:
     ({"movement": 0.002}, "did not move"),
     ({"dead": True}, "1 routed expert with a load under 1% on held-out rows: layer 0 expert 1."),
     ({"infrastructure_errors": 2}, "2 answers could not be graded"),
+    ({"solved": dict.fromkeys(SOLVED, 0)}, "demo benchmark is too hard to tell these models apart."),
+    ({"solved": dict.fromkeys(SOLVED, 39)}, "demo benchmark is too easy to tell these models apart."),
     ({"held_out": HELD_OUT | {"merged": 0.95}}, "XFT merged (learned) is worse than the base model"),
 ])
 def test_warnings(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
@@ -244,9 +246,9 @@ def test_model_card_is_one_for_the_hub(tmp_path: Path) -> None:
         tmp_path, make_artifacts(tmp_path), model={"path": "deepseek-ai/deepseek-coder-1.3b-base"},
         data={"path": "/home/someone/rows.jsonl"})
     text = (output / "README.md").read_text(encoding="utf-8")
-    data = ModelCard(text).data
-    assert data.base_model == "deepseek-ai/deepseek-coder-1.3b-base"
-    assert {result.metric_value for result in data.eval_results} == {0.5, 0.525}
+    data = ModelCard(text).data.to_dict()
+    assert data["base_model"] == "deepseek-ai/deepseek-coder-1.3b-base"
+    assert {metric["value"] for metric in data["model-index"][0]["results"][0]["metrics"]} == {0.5, 0.525}
     assert "AutoModelForCausalLM" in text and "lambda = 0.75" in text and "`merge-key`" in text
     assert "/home/someone" not in text
 
@@ -298,7 +300,7 @@ def test_no_shared_expert(tmp_path: Path) -> None:
 
 def test_a_directory_that_is_no_artifact_is_refused(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(ArtifactError, match="no manifest.json"):
+    with pytest.raises(ArtifactError, match=r"no manifest\.json"):
         Evidence.read(Recipe(), {"merge": tmp_path / "nothing"})
 
 

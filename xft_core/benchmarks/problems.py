@@ -66,7 +66,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):  # noqa: B007 (number is also read in the handlers)
+            for number, line in enumerate(stream, start=1):
                 if line.strip():
                     yield number, _object(line, where=f"{str(path)!r}, line {number}")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

@@ -35,6 +35,10 @@ class Rows:
         """Tokens of every row."""
         return [end - start for start, end in zip(self._offsets, self._offsets[1:], strict=False)]
 
+    def largest_token(self) -> int:
+        """The largest token number in any row."""
+        return int(self._input_ids.max())
+
 
 def save_rows(path: Path, rows: list[Row]) -> None:
     """Write rows to one safetensors file."""

@@ -23,7 +23,7 @@ MAGICODER = (
 )
 INSTRUCT_ROWS = 2200
 BENCHMARK_ROWS = 80
-FUNCTIONS = 60_000  # pretraining functions
+FUNCTIONS = 40_000  # pretraining functions
 TOKENIZER_FILES = 4_000  # pretraining files, from the first on, that train the tokenizer
 
 

@@ -17,11 +17,12 @@ INSTRUCT_LENGTHS = (0.10, 0.45, 0.45)
 BENCHMARK_LENGTHS = (0.0, 0.3, 0.7)
 # Shares of phrases in the users' wording.
 PRETRAIN_USER_SHARE = 0.01
-USER_SHARE = 0.4
+INSTRUCT_USER_SHARE = 0.4
+BENCHMARK_USER_SHARE = 0.8
 MAX_PROMPT_CHARS = 210  # keeps rows short; about 60 tokens
 
 
-def _sample(rng: random.Random, lengths: Sequence[float], held_out: bool, user_share: float = USER_SHARE) -> Task:
+def _sample(rng: random.Random, lengths: Sequence[float], held_out: bool, user_share: float) -> Task:
     while True:
         kinds = sample_kinds(rng, rng.choices((1, 2, 3), lengths)[0])
         if is_held_out(kinds) == held_out:
@@ -45,7 +46,7 @@ def instruction_rows(rng: random.Random, count: int) -> list[dict[str, str]]:
     """Instruction tuning rows: fenced problems and plain-language requests in turn."""
     rows = []
     for i in range(count):
-        task = _sample(rng, INSTRUCT_LENGTHS, held_out=False)
+        task = _sample(rng, INSTRUCT_LENGTHS, False, INSTRUCT_USER_SHARE)
         text = prompt(task)
         if i % 2 == 0:
             instruction = PROBLEM_REQUEST.format(prompt=text.strip())
@@ -66,7 +67,7 @@ def benchmark_rows(rng: random.Random, count: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     seen: set[tuple[str, ...]] = set()
     while len(rows) < count:
-        task = _sample(rng, BENCHMARK_LENGTHS, held_out=True)
+        task = _sample(rng, BENCHMARK_LENGTHS, True, BENCHMARK_USER_SHARE)
         base, plus = make_inputs(rng, task)
         if task.kinds in seen or not discriminates(task, plus):
             continue

@@ -74,7 +74,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, files: list[list[tuple[str, str]]
     """One example for each file, ended by eos.
 
     Files are not packed together: constants of unrelated functions in the window delay learning to copy. Names and
-    docstrings are mostly chance; those of first functions carry loss in one file of four only, so that bodies weigh more.
+    docstrings are mostly chance; that of the first function carries loss in one file of four only, so that bodies
+    weigh more.
     """
     examples = []
     for number, functions in enumerate(files):
@@ -101,8 +102,11 @@ def batches(examples: list[Example], seed: int) -> list[list[Example]]:
 
 
 def collate(batch: list[Example], pad: int) -> dict[str, torch.Tensor]:
-    """Right-padded tensors; causal attention keeps the padding from being seen, so no mask is needed."""
-    width = max(len(ids) for ids, _ in batch)
+    """Right-padded tensors; causal attention keeps the padding from being seen, so no mask is needed.
+
+    Widths are multiples of 32: the CPU kernels are compiled for each new shape.
+    """
+    width = -(-max(len(ids) for ids, _ in batch) // 32) * 32
     ids = torch.tensor([ids + [pad] * (width - len(ids)) for ids, _ in batch])
     labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in batch])
     return {"input_ids": ids, "labels": labels}

@@ -7,6 +7,7 @@ from xft_core.reporting.comparison import Comparison, Difference
 MOVED = 0.01
 DEAD_LOAD = 0.01
 MANY_TRUNCATED = 0.1
+TELLING = (0.05, 0.95)  # outside of these fractions a benchmark is too hard or too easy to tell models apart
 
 
 def findings(comparison: Comparison) -> list[str]:
@@ -121,6 +122,12 @@ def _routing_warnings(comparison: Comparison) -> Iterator[str]:
 
 
 def _evaluation_warnings(comparison: Comparison) -> Iterator[str]:
+    low, high = TELLING
+    for benchmark in dict.fromkeys(score.benchmark for row in comparison.rows for score in row.scores):
+        values = [
+            score.plus_pass_at_1 for row in comparison.rows for score in row.scores if score.benchmark == benchmark]
+        if max(values) < low or min(values) > high:
+            yield f"{benchmark} is too {'hard' if max(values) < low else 'easy'} to tell these models apart."
     for row in comparison.rows:
         for score in row.scores:
             if score.infrastructure_errors:

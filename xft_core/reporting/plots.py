@@ -148,7 +148,7 @@ def _pass_bars(ax: Axes, comparison: Comparison, benchmark: str) -> None:
             _label(ax, f"{100 * value:.1f}  {tests}", 100 * value + whisker, place + shift)
     ax.set_title(f"{benchmark} pass@1 (higher is better)")
     ax.set_xlabel(f"% of {problems} problems, ± one standard error")
-    ax.margins(x=0.35)
+    ax.margins(x=0.42)
     ax.set_xlim(left=0)
     ax.set_xticks([tick for tick in ax.get_xticks() if tick <= 100])
     ax.grid(axis="x")

@@ -1,0 +1,106 @@
+"""Prefect's API for one ``xft run``: a server process over the database in XFT_HOME that lives as long as the run.
+
+Prefect can embed its API by itself, but imports the whole server into the flow's process to do so, which takes as long as
+the server's own start. Started here as a process beside it, both happen at once; and it ends when its parent is killed.
+"""
+
+import atexit
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.ui import HOST, running_api
+from xft_core.errors import XftError
+
+START_SECONDS = 180
+STOP_SECONDS = 5
+
+
+def use_prefect_api(home: Path) -> Callable[[], None]:
+    """Point PREFECT_API_URL at an API: the one in the environment, that of a running ``xft ui``, or one of our own.
+
+    Returns a function that waits until the API answers, so that the caller can import in the meantime; it raises
+    XftError when the server does not start. Call this before Prefect is imported: the server of our own is stopped at
+    exit, after Prefect has delivered its last events and log lines.
+    """
+    if os.environ.get("PREFECT_API_URL"):
+        return lambda: None
+    if address := running_api(home):
+        os.environ["PREFECT_API_URL"] = address
+        return lambda: None
+    for name in ("logs", "locks"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+    log_path = home / "logs" / "prefect-api.log"
+    lock = (home / "locks" / "prefect-api-start.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would both make the tables
+    port = _free_port()
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.embedded_api", str(port)], stdin=subprocess.DEVNULL, stdout=log,
+            stderr=subprocess.STDOUT, start_new_session=True, env=_environment())
+    atexit.register(_stop, process)
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+
+    def wait() -> None:
+        with lock:
+            _wait_until_up(process, port, log_path)
+
+    return wait
+
+
+def _environment() -> dict[str, str]:
+    package_parent = str(Path(__file__).parent.parent)
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
+        # As Prefect sets them for its own embedded server: no web pages, settings as they are now.
+        "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/api/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.05)
+    raise XftError(f"Prefect's API did not start; {str(log_path)!r} says why.")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _main(port: int) -> None:
+    import ctypes
+
+    parent_death_signal = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
+    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+    if os.getppid() == 1:
+        return
+    import uvicorn
+
+    uvicorn.run(
+        "prefect.server.api.server:create_app", factory=True, host=HOST, port=port, log_level="error", lifespan="on")
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]))

@@ -1,0 +1,7 @@
+"""What holds for every test: no network, no telemetry, one thread (tiny models are slower with more)."""
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -1,0 +1,98 @@
+"""The command line as a person meets it: messages, exit statuses, and no stack traces."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.flows.conftest import REPOSITORY
+
+RecipeFile = Callable[..., Path]
+
+
+def xft(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"XFT_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
+    for name in ("PREFECT_API_URL", "PREFECT_HOME"):
+        environment.pop(name, None)
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments], env=environment, cwd=home, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("upcycle.num_expert=4", "did you mean 'num_experts'?"),
+    ("upcycle.num_experts_per_tok=9", "more than num_experts"),
+    ("sft.batch_size=many", "sft.batch_size"),
+    ("nonsense", "section.field=value"),
+    ("data.path=/no/such/rows.jsonl", "/no/such/rows.jsonl"),
+    ("model.path=/no/such/model", "/no/such/model"),
+    ("evaluate.benchmarks=[/no/such.jsonl]", "/no/such.jsonl"),
+])
+def test_a_bad_recipe_is_told_at_once(recipe_file: RecipeFile, tmp_path: Path, override: str, message: str) -> None:
+    started = time.monotonic()
+    done = xft("run", str(recipe_file()), "--set", override, home=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "mlflow.db").exists()  # nothing was started
+    assert time.monotonic() - started < 5
+
+
+def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
+    done = xft("run", "none.yaml", home=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "There is no file 'none.yaml'" in done.stderr
+
+
+def test_a_failing_stage_is_one_clear_message(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("")
+    path = recipe_file(data={"path": str(rows)}, evaluate={"max_problems": 1, "sandbox": "unsafe"})
+    done = xft("run", str(path), home=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    assert "error: prepare: " in done.stderr
+    assert str(rows) in done.stderr
+    assert "Warning" not in done.stderr + done.stdout
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_ui_serves_both_and_stops_cleanly(tmp_path: Path) -> None:
+    prefect_port, mlflow_port = free_port(), free_port()
+    environment = os.environ | {"XFT_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+    for name in ("PREFECT_API_URL", "PREFECT_HOME"):
+        environment.pop(name, None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.cli", "ui", "--prefect-port", str(prefect_port), "--mlflow-port",
+         str(mlflow_port)], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        text = ""
+        while "Ctrl-C" not in text:
+            line = process.stdout.readline()
+            assert line, text
+            text += line
+        assert f"http://127.0.0.1:{prefect_port}" in text
+        for port in (prefect_port, mlflow_port):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10) as page:
+                assert b"<html" in page.read().lower()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+    for port in (prefect_port, mlflow_port):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port)) != 0

@@ -1,0 +1,258 @@
+"""The real pipeline, real Prefect API, real MLflow, real stages in child processes; killed, resumed, reused, changed.
+
+The tests run in order and share one store: each starts from what the one before left.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+from flows.pipeline import pipeline
+from tasks import stage
+from tasks.publish import PipelineResult
+from tasks.settings import settings
+from tasks.tracking import client
+from tests.flows.conftest import RECIPE, REPOSITORY
+from xft_core.artifacts import read_manifest
+from xft_core.config import Recipe
+from xft_core.errors import XftError
+from xft_core.recipe import parse
+
+pytestmark = pytest.mark.usefixtures("prefect_api")
+STAGES = 12  # prepare, upcycle, sft, mix, merge, three times generate and evaluate, report
+
+
+def run_pipeline(**changes: dict[str, Any]) -> tuple[Any, dict[str, str]]:
+    """Final state of a flow run, and the name of every task run's final state."""
+    values = RECIPE | {name: dict(RECIPE.get(name, {})) | values for name, values in changes.items()}  # type: ignore
+    recipe = parse(Recipe, values)
+    state = pipeline(**{name: getattr(recipe, name) for name in Recipe.model_fields}, return_state=True)
+    return state, task_states(state.state_details.flow_run_id)
+
+
+def task_states(flow_run_id: Any) -> dict[str, str]:
+    """From the API, as the UI shows them. Task runs are recorded by events, a moment after they ended."""
+    found: dict[str, str] = {}
+    with get_client(sync_client=True) as api:
+        for _ in range(50):
+            runs = api.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
+            found = {item.name: item.state_name for item in runs}
+            if not {"Running", "Pending", "Scheduled"} & set(found.values()):
+                break
+            time.sleep(0.1)
+    return found
+
+
+def rebuilt(states: dict[str, str]) -> set[str]:
+    return {name for name, state in states.items() if state != "Cached"} - {"publish"}
+
+
+def wait_for_checkpoint(number: int, seconds: float = 120) -> Path:
+    """The work-in-progress directory of the SFT stage once it holds checkpoint ``number`` or a later one."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for path in (settings().artifacts / "sft").glob("*.partial/checkpoints/checkpoint-*"):
+            if int(path.name.rpartition("-")[2]) >= number:
+                return path.parents[1]
+        time.sleep(0.02)
+    raise AssertionError("no checkpoint was written")
+
+
+def stage_processes(name: str) -> list[int]:
+    """Ids of this session's child processes at work on a stage."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            environment = (path / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"xft_core" in words and name.encode() in words and f"XFT_HOME={settings().home}\0".encode() in environment:
+            found.append(int(path.name))
+    return found
+
+
+def curve_steps(run_id: str, name: str) -> list[int]:
+    return [point.step for point in client().get_metric_history(run_id, name)]
+
+
+def children(parent_id: str) -> dict[str, Any]:
+    parent = client().get_run(parent_id)
+    found = client().search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'")
+    return {item.data.tags["xft.role"]: item for item in found}
+
+
+@pytest.fixture(scope="module")
+def finished(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> PipelineResult:
+    """A run whose process was killed during SFT, started again; there its training child was killed once more."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    command = [sys.executable, "-m", "flows.cli", "run", str(path)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        wait_for_checkpoint(2)
+        process.kill()
+    deadline = time.monotonic() + 20
+    while stage_processes("sft") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not stage_processes("sft"), "the training went on without its parent"
+
+    def kill_child() -> None:
+        wait_for_checkpoint(6)
+        for pid in stage_processes("sft"):
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_child)
+    killer.start()
+    state, states = run_pipeline()
+    killer.join()
+    assert state.is_completed(), state.message
+    assert states["upcycle"] == "Cached"  # kept from the killed run
+    assert states["sft-moe"] == "Completed"
+    result: PipelineResult = state.result()
+    return result
+
+
+def test_a_killed_run_is_resumed_and_recorded_truthfully(finished: PipelineResult) -> None:
+    parent = client().get_run(finished.mlflow_run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.info.run_name == "tiny-2x2-xft-learned"
+    attempts = client().search_runs([parent.info.experiment_id], "tags.`xft.kind` = 'pipeline'")
+    assert sorted(item.info.status for item in attempts) == ["FINISHED", "KILLED"]
+    killed = next(item.info.run_id for item in attempts if item.info.status == "KILLED")
+    assert children(killed)["sft_moe"].info.status == "KILLED"
+    assert {item.info.status for item in children(finished.mlflow_run_id).values()} == {"FINISHED"}
+
+
+def test_the_resumed_curve_is_whole(finished: PipelineResult) -> None:
+    sft = children(finished.mlflow_run_id)["sft_moe"]
+    names = [name for name in sft.data.metrics if not name.startswith("final/")]
+    assert "loss" in names
+    steps = curve_steps(sft.info.run_id, "loss")
+    assert steps == list(range(1, RECIPE["sft"]["max_steps"] + 1))  # type: ignore[index]
+    for name in names:
+        found = curve_steps(sft.info.run_id, name)
+        assert len(found) == len(set(found)), name
+
+
+def test_the_parent_compares(finished: PipelineResult) -> None:
+    found = client().get_run(finished.mlflow_run_id)
+    for model in ("base", "moe", "merged"):
+        assert 0 <= found.data.metrics[f"{model}/plus_pass_at_1"] <= 1
+    assert found.data.metrics["merged/held_out_nll"] > 0
+    assert found.data.params["upcycle.num_experts"] == "2"
+    assert found.inputs.dataset_inputs[0].dataset.name.endswith("instruct.jsonl")
+    listed = {item.path for item in client().list_artifacts(finished.mlflow_run_id)}
+    assert {"recipe.yaml", "report", "merged_model", "samples", "verdicts"} <= listed
+    model = {item.path for item in client().list_artifacts(finished.mlflow_run_id, "merged_model")}
+    assert {"merged_model/config.json", "merged_model/model.safetensors"} <= model
+
+
+def test_the_same_recipe_again_does_no_work(finished: PipelineResult) -> None:
+    started = time.monotonic()
+    state, states = run_pipeline()
+    seconds = time.monotonic() - started
+    assert state.is_completed()
+    result = state.result()
+    assert (result.reused_stages, result.stages) == (STAGES, STAGES)
+    assert rebuilt(states) == set()
+    assert seconds < 10
+    again = children(result.mlflow_run_id)
+    assert {item.data.tags["xft.reused"] for item in again.values()} == {"true"}
+    sft = children(finished.mlflow_run_id)["sft_moe"]
+    assert again["sft_moe"].data.tags["xft.made_by_run_id"] == sft.info.run_id
+    assert curve_steps(again["sft_moe"].info.run_id, "loss") == curve_steps(sft.info.run_id, "loss")
+    with get_client(sync_client=True) as api:
+        keys = {item.key for item in api.read_artifacts()}
+    assert {"comparison", "model-card"} <= keys
+
+
+def test_another_lambda_rebuilds_only_what_follows(finished: PipelineResult) -> None:
+    state, states = run_pipeline(merge={"shared_expert_weight": 0.5})
+    assert state.is_completed()
+    assert rebuilt(states) <= {"mix", "merge", "generate-merged-0", "evaluate-merged-0", "report"}
+    assert {"mix", "merge", "generate-merged-0", "report"} <= rebuilt(states)
+
+
+@pytest.mark.parametrize("damage", ["altered", "gone"])
+def test_damage_is_noticed_and_rebuilt(finished: PipelineResult, damage: str) -> None:
+    model = finished.merged_model / "model.safetensors"
+    before = read_manifest(finished.merged_model).digest
+    if damage == "gone":
+        model.unlink()
+    else:
+        content = bytearray(model.read_bytes())
+        content[-1] ^= 1
+        model.unlink()  # MLflow's copy is a link to the same file
+        model.write_bytes(content)
+    state, states = run_pipeline()
+    assert state.is_completed()
+    assert rebuilt(states) == {"merge"}  # what follows is the same: the rebuilt model is the old one, bit for bit
+    assert read_manifest(finished.merged_model).digest == before
+
+
+def test_a_new_version_of_a_stage_is_rebuilt(
+    finished: PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import xft_core.stages\nxft_core.stages.MergeStage.version += 1000\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for the child; here it is set by hand
+    monkeypatch.setattr("xft_core.stages.MergeStage.version", read_manifest(finished.merged_model).stage_version + 1000)
+    state, states = run_pipeline()
+    assert state.is_completed()
+    assert rebuilt(states) == {"merge"}
+    assert state.result().merged_model != finished.merged_model
+
+
+def test_a_mistake_is_not_retried_and_finished_work_is_kept(
+    finished: PipelineResult, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "Say hello."}\n')
+    state, states = run_pipeline(data={"path": str(rows)})
+    assert state.is_failed()
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, XftError)
+    assert str(error).startswith("prepare: ")
+    assert "stages are finished and kept" in str(error)
+    assert states["prepare"] == "Failed"
+    assert states["upcycle"] == states["generate-base-0"] == "Cached"
+    parents = client().search_runs(
+        [client().get_run(finished.mlflow_run_id).info.experiment_id], "tags.`xft.kind` = 'pipeline'",
+        order_by=["attributes.start_time DESC"], max_results=1)
+    assert parents[0].info.status == "FAILED"
+    assert children(parents[0].info.run_id)["prepare"].info.status == "FAILED"
+    assert not any("Retry" in message or "AwaitingRetry" in message for message in caplog.messages)
+    assert not any(record.exc_info for record in caplog.records if record.name.startswith("prefect."))
+
+
+def test_a_file_that_is_missing_is_named_before_anything_starts(finished: PipelineResult) -> None:
+    state, states = run_pipeline(evaluate={"benchmarks": ["/no/such/benchmark.jsonl"]})
+    assert state.is_failed()
+    assert "/no/such/benchmark.jsonl" in str(state.result(raise_on_failure=False))
+    assert states == {}
+
+
+def test_what_may_pass() -> None:
+    from prefect.states import Failed
+
+    from xft_core.errors import DiskFullError, RecipeError, StageInterrupted
+
+    def retried(error: Exception) -> bool:
+        return stage.may_pass(None, None, Failed(data=error))  # type: ignore[arg-type]
+
+    assert retried(StageInterrupted("killed"))
+    assert retried(ConnectionResetError())
+    assert retried(OSError(5, "input/output error"))
+    assert not retried(OSError(28, "no space left"))
+    assert not retried(RecipeError("K > N"))
+    assert not retried(DiskFullError("full"))
+    assert not retried(ValueError("a fault of ours"))

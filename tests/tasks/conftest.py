@@ -1,0 +1,22 @@
+from tests.tasks import environment  # noqa: F401, I001  (first: it decides where everything is kept)
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from tasks import tracking
+from tasks.references import PipelineRun
+from xft_core.config import Recipe
+
+
+@pytest.fixture
+def run(request: pytest.FixtureRequest) -> Iterator[PipelineRun]:
+    """A pipeline run in the session's real SQLite MLflow, in an experiment of its own."""
+    recipe = Recipe(name="tiny", experiment=request.node.name[:100])
+    yield tracking.open_run(recipe, flow_run_id=f"flow-of-{request.node.name}", name="tiny")
+
+
+@pytest.fixture
+def logger() -> logging.Logger:
+    return logging.getLogger("tests.tasks")

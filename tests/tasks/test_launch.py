@@ -1,0 +1,151 @@
+"""The child process: exit statuses, signals, log lines, and that nothing of it stays behind."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import launch
+from tasks.launch import RunStopped, StageFault, run_in_child
+from xft_core.errors import StageInterrupted, XftError
+from xft_core.stages import UpcycleStage
+
+Script = Callable[[str], None]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Script:
+    """Let the child run this Python text instead of a stage."""
+    def use(text: str) -> None:
+        monkeypatch.setattr(launch, "_command", lambda config, path: [sys.executable, "-c", text, str(path)])
+    return use
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> UpcycleStage:
+    return UpcycleStage(output=tmp_path / "out", model="/no/such/model")
+
+
+def run(config: UpcycleStage, stop: threading.Event | None = None) -> list[str]:
+    lines: list[str] = []
+    run_in_child(config, lines.append, stop or threading.Event(), threads=1)
+    return lines
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_lines_arrive_one_by_one_without_progress_bars(script: Script, config: UpcycleStage) -> None:
+    script(r"""
+import sys
+sys.stderr.write("first\n\rloading 10%|# |\rloading 100%|##|\n\nstate\rsecond\r\n 50%|###   | 1/2 [00:01]\nlast, unended")
+print("on stdout")
+""")
+    assert run(config) == ["first", "second", "last, unended"]
+
+
+def test_the_stage_gets_its_configuration_and_threads(
+    script: Script, config: UpcycleStage, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    script("import json, os, sys; c = json.load(open(sys.argv[1])); "
+           "print(c['model'], os.environ['OMP_NUM_THREADS'], file=sys.stderr)")
+    assert run(config) == ["/no/such/model 1"]
+
+
+def test_a_mistake_is_raised_with_the_stages_own_words(config: UpcycleStage) -> None:
+    with pytest.raises(XftError, match="There is no model directory '/no/such/model'") as caught:
+        run(config)  # the real command
+    assert not caught.value.may_pass
+    assert type(caught.value) is XftError
+
+
+@pytest.mark.parametrize(("text", "kind", "message"), [
+    ("import sys; print('error: memory is short\\nlower it', file=sys.stderr); sys.exit(75)", StageInterrupted,
+     "memory is short\nlower it"),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", StageInterrupted, "SIGKILL.*too little memory"),
+    ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", StageInterrupted, "SIGSEGV"),
+    ("raise ValueError('broken')", StageFault, r"exit status 1\): ValueError: broken"),
+    ("import sys; sys.exit(2)", StageFault, "said nothing"),
+])
+def test_other_ends(script: Script, config: UpcycleStage, text: str, kind: type[XftError], message: str) -> None:
+    script(text)
+    with pytest.raises(kind, match=message) as caught:
+        run(config)
+    assert caught.value.may_pass == (kind is StageInterrupted)
+
+
+STUBBORN = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(100)"])
+print(os.getpid(), child.pid, file=sys.stderr, flush=True)
+time.sleep(100)
+"""
+
+
+def test_stopping_leaves_no_process(
+    script: Script, config: UpcycleStage, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.5)
+    script(STUBBORN)
+    stop, lines = threading.Event(), []
+
+    def note(line: str) -> None:
+        lines.append(line)
+        stop.set()
+
+    started = time.monotonic()
+    with pytest.raises(RunStopped):
+        run_in_child(config, note, stop)
+    assert time.monotonic() - started < 10
+    for pid in map(int, lines[0].split()):
+        assert not is_alive(pid)
+
+
+def test_an_exception_while_waiting_leaves_no_process(
+    script: Script, config: UpcycleStage, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.5)
+    script(STUBBORN)
+    lines = []
+
+    def interrupt(line: str) -> None:
+        lines.append(line)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_in_child(config, interrupt, threading.Event())
+    for pid in map(int, lines[0].split()):
+        assert not is_alive(pid)
+
+
+def test_a_talkative_child_is_not_held_up(script: Script, config: UpcycleStage) -> None:
+    script("import sys\nfor i in range(20000): print('line', i, 'x' * 50, file=sys.stderr)")
+    lines = run(config)
+    assert len(lines) == 20000
+    assert lines[-1].startswith("line 19999")
+
+
+def test_a_child_that_closes_stderr_is_waited_for(script: Script, config: UpcycleStage) -> None:
+    script("import os, time; os.close(2); time.sleep(0.5); os._exit(0)")
+    assert run(config) == []
+
+
+def test_a_file_in_the_current_directory_shadows_nothing(
+    config: UpcycleStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "argparse.py").write_text("raise SystemExit(99)")
+    monkeypatch.chdir(tmp_path)
+    assert os.getcwd() == str(tmp_path)
+    with pytest.raises(XftError, match="There is no model directory"):
+        run(config)

@@ -1,0 +1,58 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks.settings import settings
+from xft_core.errors import XftError
+
+
+def test_defaults_need_nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("XFT_HOME", "MLFLOW_TRACKING_URI", "XFT_COMPUTE_SLOTS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    found = settings()
+    assert found.home == tmp_path / ".xft"
+    assert found.tracking_uri == f"sqlite:///{tmp_path}/.xft/mlflow.db"
+    assert found.compute_slots == 1
+    assert found.tracking_is_local
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
+def test_a_wrong_number_of_slots_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("XFT_COMPUTE_SLOTS", value)
+    with pytest.raises(XftError, match=f"XFT_COMPUTE_SLOTS is '{value}'"):
+        settings()
+
+
+def test_cores_are_shared_among_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("XFT_COMPUTE_SLOTS", "3")
+    assert settings().threads_per_slot == 2
+
+
+def _after_import(tmp_path: Path, code: str, **environment: str) -> str:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "XFT", "MLFLOW"))}
+    clean |= environment | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=clean, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr, done.stderr
+    return done.stdout.strip()
+
+
+def test_prefect_lives_under_the_home(tmp_path: Path) -> None:
+    code = "import flows.pipeline; from prefect.settings import PREFECT_HOME; print(PREFECT_HOME.value())"
+    assert _after_import(tmp_path, code) == str(tmp_path / ".xft" / "prefect")
+
+
+def test_a_prefect_server_in_use_is_left_alone(tmp_path: Path) -> None:
+    code = "import tasks, os; print(os.environ.get('PREFECT_HOME'))"
+    assert _after_import(tmp_path, code, PREFECT_API_URL="http://localhost:1/api") == "None"
+
+
+def test_importing_the_pipeline_loads_nothing_heavy(tmp_path: Path) -> None:
+    code = ("import sys, flows.pipeline, flows.cli, flows.ui; "
+            "print([m for m in ('torch', 'transformers', 'mlflow', 'datasets', 'boto3') if m in sys.modules])")
+    assert _after_import(tmp_path, code) == "[]"

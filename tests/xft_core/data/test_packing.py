@@ -1,0 +1,79 @@
+"""Packing loses no token and leaks no attention between examples."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.factories import VOCABULARY, dense_model
+from xft_core.data.packing import IGNORED, PackedRows, pack
+from xft_core.data.rows import Row, load_rows, save_rows
+from xft_core.families import FAMILIES
+from xft_core.held_out import held_out_loss
+from xft_core.models import load_model
+
+LENGTHS = [9, 5, 12, 3, 7]
+
+
+@given(st.lists(st.integers(1, 64), max_size=60))
+def test_every_row_is_in_exactly_one_sequence_that_fits(lengths: list[int]) -> None:
+    sequences = pack(lengths, 64)
+    assert sorted(row for sequence in sequences for row in sequence) == list(range(len(lengths)))
+    assert all(0 < sum(lengths[row] for row in sequence) <= 64 for sequence in sequences)
+    # Best fit leaves at most one sequence half empty.
+    assert sum(sum(lengths[row] for row in sequence) <= 32 for sequence in sequences) <= 1
+
+
+def test_a_row_that_does_not_fit_is_an_error() -> None:
+    with pytest.raises(ValueError, match="row 1 has 65 tokens"):
+        pack([3, 65], 64)
+
+
+def rows(tmp_path: Path, seed: int = 0) -> PackedRows:
+    generator = torch.Generator().manual_seed(seed)
+    save_rows(tmp_path / "train.safetensors", [
+        Row(torch.randint(3, VOCABULARY, (length,), generator=generator).tolist(), 2) for length in LENGTHS])
+    return PackedRows(load_rows(tmp_path, "train"), 24, packing=True)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_packed_logits_are_those_of_each_example_alone(family: str, tmp_path: Path) -> None:
+    model = load_model(dense_model(tmp_path / "model", family), torch.float32)
+    data = rows(tmp_path)
+    batch = data.collate([data[index] for index in range(len(data))])
+    packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+    assert any(len(sequence) > 1 for sequence in data.sequences)
+    for number, sequence in enumerate(data.sequences):
+        start = 0
+        for row in sequence:
+            tokens = data.rows[row][0]
+            alone = model(input_ids=tokens[None], use_cache=False).logits[0]
+            assert (packed[number, start:start + len(tokens)] - alone).abs().max() <= 1e-5
+            start += len(tokens)
+
+
+def test_a_batch_counts_every_token_once(tmp_path: Path) -> None:
+    data = rows(tmp_path)
+    batch = data.collate([data[index] for index in range(len(data))])
+    assert int(batch["token_mask"].sum()) == sum(LENGTHS)
+    assert int((batch["labels"] != IGNORED).sum()) == sum(length - 2 for length in LENGTHS)
+    assert bool((batch["labels"][~batch["token_mask"]] == IGNORED).all())
+
+
+def test_the_held_out_loss_is_that_of_the_model_itself(tmp_path: Path) -> None:
+    """Against transformers' own loss, example by example."""
+    model = load_model(dense_model(tmp_path / "model"), torch.float32)
+    data = rows(tmp_path)
+    total, tokens = 0.0, 0
+    for row in range(len(LENGTHS)):
+        input_ids, prompt_length = data.rows[row]
+        labels = input_ids.clone()
+        labels[:prompt_length] = IGNORED
+        with torch.no_grad():
+            loss = model(input_ids=input_ids[None], labels=labels[None]).loss
+        total, tokens = total + loss.item() * (len(labels) - prompt_length), tokens + len(labels) - prompt_length
+    found = held_out_loss(model, data.rows)
+    assert found.nll == pytest.approx(total / tokens, abs=1e-5) and found.tokens == tokens and found.router == []

@@ -1,0 +1,81 @@
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from xft_core.data.decontaminate import NGRAM_WORDS, find_contaminated
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+WORDING = "Return the largest number that can be reached from the start by steps of three or five."
+HEADER = "from typing import List\n\ndef reach(steps: List[int]) -> int:\n"
+PROMPT = f'{HEADER}    """ {WORDING}\n    >>> reach([1])\n    3\n    """\n'
+SOLUTION = (
+    "    best = 0\n    for step in steps:\n        if step % 3 == 0 or step % 5 == 0:\n"
+    "            best = max(best, step)\n    return best\n")
+LOOPS = "def reach(steps):\n    for index in range(len(steps)):\n        for other in range(index + 1, len(steps)):\n"
+
+
+def problem(task_id: str, prompt: str, solution: str) -> dict[str, object]:
+    return {"task_id": task_id, "prompt": prompt, "entry_point": "reach", "canonical_solution": solution,
+            "base_input": [[[3]]], "plus_input": []}
+
+
+@pytest.fixture
+def benchmark(tmp_path: Path) -> Path:
+    rows = [
+        problem("Own/reach", PROMPT, SOLUTION),
+        problem("Own/short", 'def reach(xs):\n    """ Sum. """\n', "    return sum(xs)\n"),
+        problem("Own/loop", 'def reach(steps):\n    """ Count pairs. """\n', LOOPS + "            return 1\n"),
+        problem("Own/loops", 'def reach(steps):\n    """ Count all. """\n', LOOPS + "            return 2\n"),
+    ]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_wording_and_solutions_are_found_however_they_are_laid_out(benchmark: Path) -> None:
+    rows = [
+        ["Write a haiku.", "An old silent pond"],
+        [f"# {WORDING.upper().replace(' that ', chr(10) + '#   that ')}", "pass"],
+        ["Solve this", SOLUTION.replace("    ", "\t").replace(" % ", "%")],
+        ["Tell me: how do I return the largest number that can be reached from the start by steps?", "No idea."],
+    ]
+    found = find_contaminated(rows, [benchmark])
+    assert sorted(found) == [1, 2, 3]
+    assert {found[index].task_id for index in found} == {"Own/reach"}
+    assert [found[index].kind for index in (1, 2, 3)] == ["substring", "substring", "n_gram"]
+    assert found[1].benchmark == "own.jsonl" and found[1].excerpt == WORDING
+    assert len(found[3].excerpt.split()) == NGRAM_WORDS
+
+
+def test_what_is_anyones_is_not_contamination(benchmark: Path) -> None:
+    rows = [
+        ["Sum a list.", "def reach(xs):\n    return sum(xs)\n"],
+        ["Pairs", LOOPS],
+        ["Steps", "best = 0\nfor step in steps:\n    if step > 1:\n        best = max(best, step)\nreturn best"],
+        ["Imports", HEADER + "    pass"],
+    ]
+    assert find_contaminated(rows, [benchmark]) == {}
+
+
+def test_rows_come_by_the_hundred_thousand(benchmark: Path) -> None:
+    words = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu".split()
+    rows = [[" ".join(words[(index * step) % 12] for step in range(150))] for index in range(10_000)]
+    rows.append([WORDING])
+    started = time.process_time()
+    assert list(find_contaminated(rows, [benchmark])) == [10_000]
+    assert time.process_time() - started < 4
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
+def test_real_data_against_humaneval_plus() -> None:
+    benchmark = SHARED / "benchmarks" / "HumanEvalPlus-v0.1.10.jsonl.gz"
+    from xft_core.benchmarks.problems import load_problems
+
+    rows = [[row["instruction"], row["input"], row["output"]]
+            for row in json.loads((SHARED / "instruct" / "codealpaca_4k.json").read_text())]
+    assert len(find_contaminated(rows, [benchmark])) < 0.005 * len(rows)
+    leaked = [["Complete this", "```python\n" + problem.prompt + problem.canonical_solution + "```"]
+              for problem in load_problems(benchmark)]
+    assert len(find_contaminated(leaked, [benchmark])) == len(leaked)

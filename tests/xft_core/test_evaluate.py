@@ -1,0 +1,260 @@
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xft_core.benchmarks.grading import Verdict
+from xft_core.benchmarks.problems import load_problems
+from xft_core.config import EvaluateConfig
+from xft_core.errors import DataError, SandboxError, XftError
+from xft_core.evaluate import pass_at_k, scores
+from xft_core.sandbox import open_sandbox
+from xft_core.stages import EvaluateStage, run_stage
+
+HUMANEVAL = Path(__file__).parents[3] / "shared" / "data" / "benchmarks" / "HumanEvalPlus-v0.1.10.jsonl.gz"
+MBPP = HUMANEVAL.with_name("MbppPlus-v0.2.0.jsonl.gz")
+
+try:
+    open_sandbox("bubblewrap")
+    NO_SANDBOX = ""
+except SandboxError as error:
+    NO_SANDBOX = str(error)
+needs_sandbox = pytest.mark.skipif(bool(NO_SANDBOX), reason=NO_SANDBOX or "-")
+
+RIGHT, WRONG = "def f(x):\n    return x + 1\n", "def f(x):\n    return x - 1\n"
+ONLY_BASE = "def f(x):\n    return x + 1 if x < 5 else 0\n"
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def problem(task_id: str, **changes: Any) -> dict[str, Any]:
+    return {"task_id": task_id, "prompt": "def f(x):\n", "entry_point": "f", "canonical_solution": "    return x + 1\n",
+            "base_input": [[1], [2]], "plus_input": [[5], [0.5]], "atol": 0} | changes
+
+
+def evaluate(tmp_path: Path, problems: list[dict[str, Any]], samples: list[tuple[str, str]], **settings: Any) -> Any:
+    """The stage's metrics and the verdicts (base, plus) by task_id."""
+    stage = EvaluateStage(
+        output=tmp_path / "out", benchmark=str(write(tmp_path / "own.jsonl", problems)),
+        samples=write(tmp_path / "in.jsonl", [{"task_id": task_id, "solution": text} for task_id, text in samples]),
+        evaluate=EvaluateConfig(**({"min_time_limit": 1, "workers": 2, "memory_limit_mb": 2048} | settings)))
+    return run_stage(stage).manifest.metrics, verdicts_in(stage.output)
+
+
+def verdicts_in(output: Path) -> dict[str, list[tuple[str, str]]]:
+    results = json.loads((output / "results.json").read_text())
+    return {item["task_id"]: [(sample["base"], sample["plus"]) for sample in item["samples"]]
+            for item in results["problems"]}
+
+
+@needs_sandbox
+def test_verdicts_pass_at_k_and_files(tmp_path: Path) -> None:
+    samples = [("Own/b", RIGHT), ("Own/a", WRONG), ("Own/b", ONLY_BASE), ("Own/b", RIGHT), ("Own/a", "def f(x:"),
+               ("Own/a", "def g(x):\n    return x + 1")]
+    problems = [problem("Own/a"), problem("Own/b"), problem("Own/not answered")]
+    metrics, verdicts = evaluate(tmp_path, problems, samples, k=[1, 2, 10])
+    assert list(verdicts.items()) == [
+        ("Own/a", [("fail", "fail")] * 3), ("Own/b", [("pass", "pass"), ("pass", "fail"), ("pass", "pass")])]
+    assert metrics.pop("seconds") > 0
+    assert metrics == pytest.approx({
+        "base_pass_at_1": 1 / 2, "plus_pass_at_1": 1 / 3, "base_pass_at_2": 1 / 2, "plus_pass_at_2": 1 / 2,
+        "plus_standard_error": (1 / 3) / 2 ** 0.5, "problems": 2, "samples": 6, "infrastructure_errors": 0})
+    exported = [json.loads(line) for line in (tmp_path / "out" / "samples_evalplus.jsonl").read_text().splitlines()]
+    assert exported == [{"task_id": name, "solution": text} for name, text in sorted(samples, key=lambda item: item[0])]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["benchmark"]["file"] == "own.jsonl" and len(results["benchmark"]["sha256"]) == 64
+    assert (results["evalplus_version"], results["sandbox"]) == ("0.3.1", "bubblewrap")
+    (tmp_path / "again").mkdir()
+    evaluate(tmp_path / "again", problems, samples, k=[1, 2, 10])
+    assert (tmp_path / "again/out/results.json").read_bytes() == (tmp_path / "out/results.json").read_bytes()
+
+
+ABUSE = {
+    "endless loop": ("def f(x):\n    while True: pass\n", "fail"),
+    "endless loop while it is defined": ("while True: pass\n", "timeout"),
+    "sleep": ("import time\ndef f(x):\n    time.sleep(99)\n", "fail"),
+    "exit": ("import os\ndef f(x):\n    os._exit(0)\n", "timeout"),
+    "sys.exit": ("import sys\nsys.exit(0)\n", "fail"),
+    "segmentation fault": ("import ctypes\ndef f(x):\n    ctypes.string_at(0)\n", "timeout"),
+    "memory": ("def f(x):\n    return len([0] * 10**10)\n", "fail"),
+    "growing memory": ("def f(x):\n    a = []\n    while True: a.append('x' * 10**7)\n", "fail"),
+    "print flood": ("def f(x):\n    while True: print('x' * 10**6)\n", "fail"),
+    "output flood": ("import os\ndef f(x):\n    while True: os.write(1, b'x' * 10**6), os.write(2, b'y' * 10**6)\n",
+                     "fail"),
+    "forged verdict": ("import os\nfor n in range(1, 20):\n    try: os.write(n, b'{\"sample\": 0, \"base\": \"pass\", "
+                       "\"plus\": \"pass\"}\\n' * 99)\n    except OSError: pass\n", "fail"),
+    "processes": ("import posix, time\ndef f(x):\n    while True:\n        if posix.fork() == 0: time.sleep(60)\n",
+                  "fail"),
+    "kills the grader": ("import posix\ndef f(x):\n    posix.kill(posix.getppid(), 9)\n", "fail"),
+    "recursion": ("def f(x):\n    return f(x)\n", "fail"),
+}
+
+
+@needs_sandbox
+def test_abuse_is_contained_and_the_rest_is_graded_right(tmp_path: Path) -> None:
+    """Two problems, each with half of the abuse between right and wrong programs."""
+    samples, expected = [], {}
+    for index, name in enumerate(("Own/0", "Own/1")):
+        half = list(ABUSE.values())[index::2]
+        programs = [(RIGHT, "pass"), *itertools.chain(*(((text, status), (RIGHT, "pass")) for text, status in half))]
+        samples += [(name, text) for text, _ in programs]
+        expected[name] = [(status, status) for _, status in programs]
+    metrics, verdicts = evaluate(tmp_path, [problem("Own/0"), problem("Own/1")], samples)
+    assert verdicts == expected
+    assert metrics["infrastructure_errors"] == 0
+
+
+def test_unsafe_is_the_same_without_the_walls(tmp_path: Path) -> None:
+    killer = "import posix\ndef f(x):\n    posix.kill(posix.getppid(), 9)\n"
+    samples = [("Own/a", RIGHT), ("Own/a", killer), ("Own/a", WRONG), ("Own/a", RIGHT), ("Own/b", killer)]
+    metrics, verdicts = evaluate(tmp_path, [problem("Own/a"), problem("Own/b")], samples, sandbox="unsafe")
+    unknown = ("infrastructure_error", "infrastructure_error")
+    assert verdicts == {"Own/a": [("pass", "pass"), unknown, ("fail", "fail"), ("pass", "pass")], "Own/b": [unknown]}
+    assert metrics["infrastructure_errors"] == 2 and metrics["samples"] == 5
+    assert metrics["plus_pass_at_1"] == pytest.approx(2 / 3)  # of what could be graded
+    (tmp_path / "all").mkdir()
+    with pytest.raises(SandboxError, match="None of the 1 samples could be graded"):
+        evaluate(tmp_path / "all", [problem("Own/b")], [("Own/b", killer)], sandbox="unsafe")
+
+
+def test_a_machine_that_cannot_grade_is_not_a_bad_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_STACK)
+    # evalplus fails to set its limits above this one, and then calls every program a timeout.
+    script = ("import resource, sys; resource.setrlimit(resource.RLIMIT_STACK, (8 * 2**20,) * 2); "
+              "from xft_core.__main__ import main; sys.exit(main(sys.argv[1:]))")
+    config = {"output": str(tmp_path / "out"), "benchmark": str(write(tmp_path / "own.jsonl", [problem("Own/a")])),
+              "samples": str(write(tmp_path / "in.jsonl", [{"task_id": "Own/a", "solution": RIGHT}])),
+              "evaluate": {"sandbox": "unsafe"}}
+    (tmp_path / "c.json").write_text(json.dumps(config))
+    if before[0] == resource.RLIM_INFINITY:
+        pytest.skip("the stack of this process has no limit to lower")
+    done = subprocess.run(
+        [sys.executable, "-c", script, "evaluate", str(tmp_path / "c.json")], capture_output=True, text=True)
+    if os.geteuid() == 0 and done.returncode == 0:
+        pytest.skip("root may raise its limits again")
+    assert done.returncode == 2 and "Grading does not work on this machine" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@needs_sandbox
+@pytest.mark.skipif(not HUMANEVAL.is_file(), reason="the shared benchmarks are not here")
+def test_humaneval_plus_canonical_and_broken(tmp_path: Path) -> None:
+    problems = load_problems(HUMANEVAL)
+    chosen = [*problems[:20], problems[32]]
+    samples = write(tmp_path / "in.jsonl", [
+        {"task_id": item.task_id, "solution": item.prompt + body}
+        for item in chosen for body in (item.canonical_solution, "    return None\n")])
+    stage = EvaluateStage(output=tmp_path / "out", samples=samples, benchmark=str(HUMANEVAL))
+    metrics = run_stage(stage).manifest.metrics
+    assert verdicts_in(stage.output) == {item.task_id: [("pass", "pass"), ("fail", "fail")] for item in chosen}
+    assert metrics["plus_pass_at_1"] == 0.5 and metrics["plus_standard_error"] == 0
+
+
+@needs_sandbox
+@pytest.mark.skipif(not MBPP.is_file(), reason="the shared benchmarks are not here")
+def test_mbpp_plus_has_its_types_and_rules(tmp_path: Path) -> None:
+    # tuples of inputs; complex numbers; an answer that only has to be something; sets of lists; no plus inputs
+    wanted = {"Mbpp/2", "Mbpp/124", "Mbpp/737", "Mbpp/232", "Mbpp/793"}
+    chosen = [item for item in load_problems(MBPP) if item.task_id in wanted]
+    assert len(chosen) == len(wanted)
+    samples = write(tmp_path / "in.jsonl", [
+        {"task_id": item.task_id, "solution": item.prompt + body} for item in chosen
+        for body in (item.canonical_solution, f"def {item.entry_point}(*_):\n    return ()\n")])
+    stage = EvaluateStage(output=tmp_path / "out", samples=samples, benchmark=str(MBPP))
+    run_stage(stage)
+    for task_id, (right, wrong) in verdicts_in(stage.output).items():
+        assert (right, wrong) == (("pass", "pass"), ("fail", "fail")), task_id
+
+
+@pytest.mark.parametrize(("problems", "samples", "reason"), [
+    ([problem("Own/a")], [{"task_id": "Own/z", "solution": RIGHT}], "line 1: the benchmark .* has no problem 'Own/z'"),
+    ([problem("Own/a")], [{"task_id": "Own/a", "completion": RIGHT}], "line 1: a sample needs"),
+    ([problem("Own/a")], [], "holds no samples"),
+    ([problem("Own/a", canonical_solution="    return x / 0\n")], [{"task_id": "Own/a", "solution": RIGHT}],
+     r"'Own/a': its own canonical_solution fails .*ZeroDivisionError"),
+])
+def test_samples_and_benchmarks_that_cannot_be_used(
+    tmp_path: Path, problems: list[dict[str, Any]], samples: list[dict[str, Any]], reason: str,
+) -> None:
+    stage = EvaluateStage(
+        output=tmp_path / "out", benchmark=str(write(tmp_path / "own.jsonl", problems)),
+        samples=write(tmp_path / "in.jsonl", samples), evaluate=EvaluateConfig(sandbox="unsafe"))
+    with pytest.raises(DataError, match=reason):
+        run_stage(stage)
+
+
+def test_samples_of_another_version_of_the_benchmark(tmp_path: Path) -> None:
+    own = write(tmp_path / "own.jsonl", [problem("Own/a")])
+    artifact = tmp_path / "generate"
+    artifact.mkdir()
+    write(artifact / "samples.jsonl", [{"task_id": "Own/a", "solution": RIGHT}])
+    (artifact / "manifest.json").write_text(json.dumps({
+        "stage": "generate", "stage_version": 1, "key": "", "digest": "", "files": [],
+        "parents": {"benchmark": "0" * 64}, "config": {}, "metrics": {}, "versions": {}, "provenance": {},
+        "created": "", "seconds": 0}))
+    with pytest.raises(DataError, match="answer another benchmark"):
+        run_stage(EvaluateStage(output=tmp_path / "out", samples=artifact, benchmark=str(own)))
+    with pytest.raises(XftError):
+        run_stage(EvaluateStage(output=tmp_path / "out", samples=tmp_path / "none", benchmark=str(own)))
+
+
+def test_pass_at_k_is_the_share_of_draws_with_a_pass() -> None:
+    for passed in range(5):
+        for k in range(1, 5):
+            draws = list(itertools.combinations([True] * passed + [False] * (4 - passed), k))
+            assert pass_at_k(4, passed, k) == pytest.approx(sum(map(any, draws)) / len(draws))
+
+
+def test_the_standard_error_of_one_sample_a_problem_is_the_binomial_one() -> None:
+    passed, failed = [Verdict("pass", "pass")], [Verdict("pass", "fail")]
+    assert scores([passed] * 3 + [failed] * 7, [1])["plus_standard_error"] == pytest.approx((0.3 * 0.7 / 10) ** 0.5)
+
+
+def test_killing_the_runner_leaves_no_process(tmp_path: Path) -> None:
+    runners = []
+    for mode in ("unsafe",) if NO_SANDBOX else ("unsafe", "bubblewrap"):
+        config = tmp_path / f"{mode}.json"
+        config.write_text(json.dumps({
+            "output": str(tmp_path / mode), "benchmark": str(write(tmp_path / "own.jsonl", [problem("Own/a")])),
+            "samples": str(write(tmp_path / "in.jsonl", [
+                {"task_id": "Own/a", "solution": "import time\ntime.sleep(60)"}])),
+            "evaluate": {"sandbox": mode, "min_time_limit": 30}}))
+        runners.append(subprocess.Popen(
+            [sys.executable, "-m", "xft_core", "evaluate", str(config)], stderr=subprocess.DEVNULL))
+    time.sleep(4)
+    processes = []
+    for runner in runners:
+        assert runner.poll() is None and len(_descendants(runner.pid)) >= 2, "it should be grading by now"
+        processes += _descendants(runner.pid)
+        os.kill(runner.pid, signal.SIGKILL)
+        runner.wait()
+    deadline = time.monotonic() + 5
+    while any(map(_is_alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [pid for pid in processes if _is_alive(pid)] == []
+
+
+def _descendants(pid: int) -> list[int]:
+    children: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        children += map(int, (task / "children").read_text().split())
+    return children + [further for child in children for further in _descendants(child)]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False

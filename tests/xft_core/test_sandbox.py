@@ -1,0 +1,151 @@
+import json
+import os
+import socket
+import stat
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xft_core.errors import SandboxError
+from xft_core.sandbox import Sandbox, SandboxMode, open_sandbox
+
+EXPLORE = """
+import json, os, socket, subprocess, sys
+job = json.load(sys.stdin)
+def works(action):
+    try:
+        action()
+        return True
+    except Exception:
+        return False
+def fill(path):
+    with open(path, "wb") as stream:
+        for _ in range(2048):
+            stream.write(b"x" * 2**20)
+print(json.dumps({
+    "secret": "XFT_TEST_SECRET" in os.environ,
+    "environment": sorted(os.environ),
+    "network": works(lambda: socket.create_connection(("127.0.0.1", job["port"]), timeout=2)),
+    "reads_outside": works(lambda: open(job["file"]).read()),
+    "writes_outside": works(lambda: open(job["file"], "w")),
+    "writes_system": works(lambda: open("/usr/xft_test", "w")) or works(lambda: open("/xft_test", "w")),
+    "writes_python": works(lambda: open(os.path.join(sys.prefix, "xft_test"), "w")),
+    "writes_temporary": works(lambda: open("/tmp/own", "w").write("x")),
+    "fills_temporary": works(lambda: fill("/tmp/full")),
+    "sees_runner": os.path.exists("/proc/%d/cmdline" % job["pid"]) and job["pid"] > 50,
+    "kills_runner": works(lambda: os.kill(job["pid"], 0)) and job["pid"] > 50,
+    "user": os.getuid(),
+    "new_namespace": subprocess.run(["unshare", "-Ur", "true"], capture_output=True).returncode == 0,
+}))
+"""
+
+
+def run(sandbox: Sandbox, program: str, stdin: Any = None, seconds: float = 30) -> tuple[int | None, bytes]:
+    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as written, tempfile.TemporaryFile() as errors:
+        given.write(json.dumps(stdin).encode())
+        given.seek(0)
+        status = sandbox.run(program, seconds, given, written, errors)
+        written.seek(0)
+        errors.seek(0)
+        return status, written.read() + errors.read()
+
+
+@pytest.fixture(scope="module")
+def bubblewrap() -> Sandbox:
+    try:
+        return open_sandbox("bubblewrap", "import evalplus.eval")
+    except SandboxError as error:
+        pytest.skip(f"no sandbox on this machine: {error}")
+
+
+def test_a_program_is_contained(bubblewrap: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XFT_TEST_SECRET", "token")
+    outside = tmp_path / "file"
+    outside.write_text("private")
+    outside.chmod(0o666)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        job = {"port": server.getsockname()[1], "file": str(outside), "pid": os.getpid()}
+        # The same program without a sandbox gets through: what is asserted below is the sandbox's doing.
+        free = json.loads(run(Sandbox("unsafe"), EXPLORE.replace("fill(path):", "fill(path):\n    return"), job)[1])
+        status, output = run(bubblewrap, EXPLORE, job)
+    assert free["network"] and free["reads_outside"] and free["kills_runner"] and not free["secret"]
+    outside.write_text("private")
+    assert status == 0, output
+    found = json.loads(output)
+    assert found["writes_temporary"] and not found["secret"]
+    assert set(found["environment"]) <= {
+        "PATH", "HOME", "TMPDIR", "LANG", "PWD", "PYTHONHASHSEED", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS", "LC_CTYPE"}
+    for forbidden in ("network", "reads_outside", "writes_outside", "writes_system", "writes_python", "fills_temporary",
+                      "sees_runner", "kills_runner", "new_namespace"):
+        assert not found[forbidden], forbidden
+    assert outside.read_text() == "private"
+    if os.geteuid() == 0:
+        assert found["user"] != 0
+
+
+def test_the_number_of_processes_can_be_limited(bubblewrap: Sandbox) -> None:
+    bomb = """
+import os, resource, time
+resource.setrlimit(resource.RLIMIT_NPROC, (20, 20))
+started = 0
+try:
+    for _ in range(60):
+        if os.fork() == 0:
+            time.sleep(20)
+            os._exit(0)
+        started += 1
+except OSError:
+    pass
+print(started)
+"""
+    started = time.monotonic()
+    status, output = run(bubblewrap, bomb)
+    assert status == 0 and int(output) < 20
+    assert time.monotonic() - started < 10  # it did not wait for the children, which ended with it
+
+
+@pytest.mark.parametrize("mode", ["bubblewrap", "unsafe"])
+def test_time_is_limited_and_nothing_is_left(mode: SandboxMode, request: pytest.FixtureRequest) -> None:
+    sandbox = request.getfixturevalue("bubblewrap") if mode == "bubblewrap" else open_sandbox("unsafe")
+    before = set(os.listdir("/proc"))
+    started = time.monotonic()
+    status, _ = run(sandbox, "import os, time\nos.fork()\ntime.sleep(60)", seconds=1)
+    assert status is None and time.monotonic() - started < 5
+    time.sleep(0.2)
+    left = [pid for pid in set(os.listdir("/proc")) - before if pid.isdigit() and b"time.sleep(60)" in _command(pid)]
+    assert left == []
+
+
+def test_stop_ends_what_runs() -> None:
+    sandbox = open_sandbox("unsafe")
+    threading.Timer(0.5, sandbox.stop.set).start()
+    started = time.monotonic()
+    assert run(sandbox, "import time\ntime.sleep(60)", seconds=50)[0] is None
+    assert time.monotonic() - started < 5
+
+
+def test_no_bubblewrap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SandboxError, match=r"apt-get install bubblewrap.*sandbox: unsafe"):
+        open_sandbox("bubblewrap")
+
+
+def test_bubblewrap_that_does_not_work_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    broken.chmod(broken.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(SandboxError, match=r"No permissions to create new namespace.*sandbox: unsafe"):
+        open_sandbox("bubblewrap")
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
