@@ -97,9 +97,9 @@ def verify(directory: Path) -> Manifest:
     if manifest.digest != _digest(manifest.files):
         raise ArtifactError(f"The manifest of {str(directory)!r} was altered: its digest does not match its files.")
     expected = {entry.path: entry for entry in manifest.files}
-    for path in _files(directory):
-        if path not in expected:
-            raise ArtifactError(f"{str(directory / path)!r} is not part of the artifact. Remove it.")
+    for name in _files(directory):
+        if name not in expected:
+            raise ArtifactError(f"{str(directory / name)!r} is not part of the artifact. Remove it.")
     for entry in manifest.files:
         path = directory / entry.path
         if not path.is_file():

@@ -108,7 +108,7 @@ def write_checkpoint(directory: Path, plans: Iterable[TensorPlan], max_shard_byt
     if len(shards) == 1:
         _write_shard(directory / SINGLE_NAME, shards[0])
         return total
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         _write_shard(directory / name, shard)

@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import Rows
+from xft_core.models import moe_blocks
 from xft_core.moe.balance import LayerStatistics, RouterStatistics
 from xft_core.moe.router import Routing
-from xft_core.models import moe_blocks
 
 TOKENS_PER_BATCH = 4096
 
@@ -58,8 +58,9 @@ def held_out_loss(model: PreTrainedModel, rows: Rows, max_rows: int | None = Non
     model.eval()
     max_length = max(rows.lengths())
     packed = PackedRows(rows, max_length, packing=True)
-    packed.sequences = [[index for index in sequence if max_rows is None or index < max_rows] for sequence in packed.sequences]
-    packed.sequences = [sequence for sequence in packed.sequences if sequence]
+    if max_rows is not None:
+        kept = [[index for index in sequence if index < max_rows] for sequence in packed.sequences]
+        packed.sequences = [sequence for sequence in kept if sequence]
     blocks = moe_blocks(model)
     statistics = None
     if blocks:
@@ -68,7 +69,8 @@ def held_out_loss(model: PreTrainedModel, rows: Rows, max_rows: int | None = Non
     total, tokens = 0.0, 0
     batch_size = max(1, TOKENS_PER_BATCH // max_length)
     for start in range(0, len(packed), batch_size):
-        batch = {name: item.to(model.device) for name, item in packed.collate(packed.sequences[start:start + batch_size]).items()}
+        on_host = packed.collate(packed.sequences[start:start + batch_size])
+        batch = {name: item.to(model.device) for name, item in on_host.items()}
         logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
         total += float(response_nll(logits, batch["labels"]))
         tokens += int((batch["labels"][:, 1:] != IGNORED).sum())

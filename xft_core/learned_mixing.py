@@ -84,10 +84,10 @@ def learn(
     batches = _batches(len(data), merge, seed)
     parameters = _start(mixed.mixture, merge, shared_weight_start)
     optimizer = torch.optim.Adam(list(parameters.values()), lr=merge.learning_rate)
-    step = _resume(checkpoints, parameters, optimizer)
-    metrics.forget_after(step)
+    done = _resume(checkpoints, parameters, optimizer)
+    metrics.forget_after(done)
     warmup = min(merge.warmup_steps, len(batches) // 10)
-    for step in range(step + 1, len(batches) + 1):
+    for step in range(done + 1, len(batches) + 1):
         with torch.enable_grad():
             weight_LN = _weights(parameters, mixed.mixture, merge)
         mixed.apply(weight_LN.detach())

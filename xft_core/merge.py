@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
         mlps = tuple(f"{mixture.family.mlp_name(layer)}." for layer in range(mixture.num_layers))
         reader = mixture.reader
         plans = [
-            TensorPlan(name, reader.shape(name), reader.dtype(name), lambda name=name: reader.get(name))
+            TensorPlan(name, reader.shape(name), reader.dtype(name), partial(reader.get, name))
             for name in reader.names() if not name.startswith(mlps)]
         for layer in range(mixture.num_layers):
             plans += [

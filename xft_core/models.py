@@ -9,6 +9,7 @@ transformers refuses it rather than load half of it. Its tensors are named as in
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,7 @@ def save_moe(model: PreTrainedModel, directory: Path, dense_config: dict[str, An
     plans = []
     for name, tensor in model.state_dict().items():
         if seen.setdefault(tensor.data_ptr(), name) == name:  # tied weights are stored once
-            plans.append(TensorPlan(
-                family.stored_name(name), list(tensor.shape), tensor.dtype, lambda tensor=tensor: tensor))
+            plans.append(TensorPlan(family.stored_name(name), list(tensor.shape), tensor.dtype, partial(_identity, tensor)))
     write_checkpoint(directory, plans)
     save_moe_config(directory, dense_config, upcycle.model_copy(update={"store_experts": "all"}))
 
@@ -128,6 +128,10 @@ def expanded(reader: CheckpointReader, family: Family, mlp: str, name: str) -> t
     return torch.cat([reader.get(f"{mlp}.{source}") for source in sources], dim=0)
 
 
+def _identity(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
 def _load_dense(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     family_of(read_config(directory)["model_type"])
     try:
@@ -137,7 +141,8 @@ def _load_dense(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
-            f"{str(directory)!r} lacks {len(missing)} tensors, {missing[0]!r} among them: it is not the checkpoint of its config.")
+            f"{str(directory)!r} lacks {len(missing)} tensors, {missing[0]!r} among them: it is not the checkpoint of its "
+            "config.")
     return model.eval()
 
 

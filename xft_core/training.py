@@ -17,14 +17,15 @@ from xft_core.config import SftConfig
 from xft_core.data.packing import PackedRows
 from xft_core.errors import XftError
 from xft_core.held_out import response_nll, take_routings
-from xft_core.moe.balance import RouterStatistics, balance_loss
 from xft_core.models import moe_blocks
+from xft_core.moe.balance import RouterStatistics, balance_loss
 from xft_core.progress import describe_progress, on_terminal
 from xft_core.tracking import MetricsLog
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "model.safetensors"
+CURVES = ["loss", "learning_rate", "grad_norm"]
 WHOLE_MARKER = "whole"  # the last file of a checkpoint: without it, a kill came in between
 
 
@@ -66,7 +67,7 @@ class XftTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Write a point of the curves; the balance loss stands beside the loss, not in it."""
         if "loss" in logs:
-            point = {name: float(logs[name]) for name in ("loss", "learning_rate", "grad_norm") if name in logs}
+            point: dict[str, float] = {name: float(logs[name]) for name in CURVES if name in logs}
             if not math.isfinite(point["loss"]):
                 raise TrainingFailed(
                     f"The loss is {point['loss']} at step {self.state.global_step}. The last checkpoint before it is kept. "

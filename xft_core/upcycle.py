@@ -4,6 +4,7 @@ With routing weights that sum to one the upcycled model computes what the dense 
 """
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> dic
 
 
 def _copy_plan(reader: CheckpointReader, name: str, new_name: str | None = None) -> TensorPlan:
-    return TensorPlan(new_name or name, reader.shape(name), reader.dtype(name), lambda: reader.get(name))
+    return TensorPlan(new_name or name, reader.shape(name), reader.dtype(name), partial(reader.get, name))
 
 
 def _expert_plans(reader: CheckpointReader, family: Family, mlp: str, config: UpcycleConfig) -> list[TensorPlan]:

@@ -99,7 +99,7 @@ def test_a_place_that_holds_something_else_is_left_alone(tmp_path: Path) -> None
 
 
 def test_a_full_disk_is_said_so_and_progress_is_kept(tmp_path: Path) -> None:
-    with pytest.raises(DiskFullError, match="No space left while writing.*start the same command again"):
+    with pytest.raises(DiskFullError, match=r"No space left while writing.*start the same command again"):
         run_stage(CountingStage(output=tmp_path / "a", text="fail"))
     assert not (tmp_path / "a").exists()
     assert (tmp_path / "a.partial" / "checkpoints" / "progress").read_text() == "1"

@@ -71,7 +71,7 @@ def test_the_merged_config_is_the_dense_one(tmp_path: Path) -> None:
 
 def test_coefficients_of_another_model_are_refused(tmp_path: Path) -> None:
     directory = grown_apart(tmp_path)
-    with pytest.raises(CheckpointError, match="2 layers of 5 experts.*2 layers of 4"):
+    with pytest.raises(CheckpointError, match=r"2 layers of 5 experts.*2 layers of 4"):
         merge(directory, tmp_path / "merged", random_shares(2, 5))
     with pytest.raises(CheckpointError, match="dense llama model"):
         merge(tmp_path / "dense", tmp_path / "merged", random_shares(2, 4))

@@ -144,7 +144,7 @@ def test_a_loss_that_is_no_number_stops_with_advice(ready: Path, tmp_path: Path)
     weights = load_file(broken / "model.safetensors")
     weights["model.norm.weight"][0] = torch.nan
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(TrainingFailed, match="The loss is nan at step 1.*Lower sft.learning_rate"):
+    with pytest.raises(TrainingFailed, match=r"The loss is nan at step 1.*Lower sft.learning_rate"):
         run_stage(SftStage(output=tmp_path / "out", model=str(broken), data=ready / "data", sft=FAST))
     assert not (tmp_path / "out").exists()
 

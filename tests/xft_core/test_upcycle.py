@@ -108,7 +108,8 @@ def test_the_router_depends_on_the_seed_and_on_nothing_else(tmp_path: Path) -> N
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         torch.manual_seed(hash(name) % 1000)
         upcycle(source, _made(tmp_path / name), config, seed=seed)
-        routers.append(torch.cat([b.router.hidden.weight.flatten() for b in moe_blocks(load_model(tmp_path / name, torch.float32))]))
+        blocks = moe_blocks(load_model(tmp_path / name, torch.float32))
+        routers.append(torch.cat([block.router.hidden.weight.flatten() for block in blocks]))
     assert torch.equal(routers[0], routers[1]) and not torch.equal(routers[0], routers[2])
 
 
@@ -133,7 +134,7 @@ def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> Non
 
 def test_damaged_checkpoints_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense")
-    with pytest.raises(CheckpointError, match="no config.json"):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
         upcycle(tmp_path, _made(tmp_path / "moe"), UpcycleConfig(), seed=0)
     weights = source / "model.safetensors"
     whole = weights.read_bytes()
@@ -143,7 +144,7 @@ def test_damaged_checkpoints_are_refused_before_anything_is_written(tmp_path: Pa
     with pytest.raises(CheckpointError, match="truncated"):
         load_model(source, torch.float32)
     weights.unlink()
-    with pytest.raises(CheckpointError, match="neither model.safetensors nor"):
+    with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
         upcycle(source, tmp_path / "moe", UpcycleConfig(), seed=0)
     assert not any((tmp_path / "moe").iterdir())
 

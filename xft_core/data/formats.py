@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xft_core.config import DataConfig
-from xft_core.errors import DataError
 from xft_core.data.templates import Message
+from xft_core.errors import DataError
 
 Form = Literal["instruction", "alpaca", "problem", "messages"]
 

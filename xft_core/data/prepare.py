@@ -46,7 +46,7 @@ def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
     clean = clean[:config.data.max_rows]
     rows, truncated = _tokenised(clean, config.data, load_tokenizer(inputs["tokenizer"]))
     counts["truncated"] = truncated
-    fitting = [(conversation, row) for conversation, row in zip(clean, rows, strict=True) if row]
+    fitting = [(conversation, row) for conversation, row in zip(clean, rows, strict=True) if row is not None]
     counts["dropped_no_room"] = len(clean) - len(fitting)
     if len(fitting) < 2:
         raise DataError(
@@ -55,13 +55,13 @@ def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
     num_held_out = max(1, min(config.data.held_out_rows, len(fitting) // 5))
     splits = {"held_out": fitting[:num_held_out], "train": fitting[num_held_out:]}
     for name, split in splits.items():
-        save_rows(workspace.output / f"{name}.safetensors", [row for _, row in split if row])
+        save_rows(workspace.output / f"{name}.safetensors", [row for _, row in split])
         (workspace.output / f"{name}.jsonl").write_text(
             "".join(json.dumps({"messages": conversation}, ensure_ascii=False) + "\n" for conversation, _ in split),
             encoding="utf-8")
         counts[f"{name}_rows"] = len(split)
-        counts[f"{name}_tokens"] = sum(len(row.input_ids) for _, row in split if row)
-        counts[f"{name}_response_tokens"] = sum(len(row.input_ids) - row.prompt_length for _, row in split if row)
+        counts[f"{name}_tokens"] = sum(len(row.input_ids) for _, row in split)
+        counts[f"{name}_response_tokens"] = sum(len(row.input_ids) - row.prompt_length for _, row in split)
     logger.info("prepare: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
     return counts
 

@@ -1,6 +1,6 @@
 """Calibration of the demo: pass@1 of the base, then after a short plain SFT.
 
-``python -m xft_core.demo.measure [--model DIR]`` is how the mixture in ``data.py`` was tuned: the base should solve
+``python -m xft_core.demo.measure [--dir DIR]`` is how the mixture in ``data.py`` was tuned: the base should solve
 some of the benchmark, SFT clearly more, and neither all of it. It is independent of the pipeline's own trainer and
 evaluator on purpose, as a cross-check on both.
 """
@@ -107,8 +107,8 @@ def main() -> None:
     """Command line entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dir", type=Path, default=DEMO_DIR, help="folder that build.py wrote")
-    parser.add_argument("--lr", type=float, default=5e-4)
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

@@ -79,15 +79,16 @@ def test_a_template_without_end_token_gets_one() -> None:
 
 
 def test_a_long_response_is_cut_and_a_prompt_without_room_dropped(tmp_path: Path, model: Path) -> None:
-    rows = [FORMS["instruction"], {"instruction": "Add one", "response": "x" * 400}, {"instruction": "y" * 400, "response": "z"},
-            {"instruction": "w", "response": "v"}]
+    rows = [
+        FORMS["instruction"], {"instruction": "Add one", "response": "x" * 400},
+        {"instruction": "y" * 400, "response": "z"}, {"instruction": "w", "response": "v"}]
     metrics = prepare(tmp_path, model, write(tmp_path / "d.jsonl", rows))
     assert (metrics["truncated"], metrics["dropped_no_room"], metrics["rows_read"]) == (1, 1, 4)
     assert metrics["train_rows"] + metrics["held_out_rows"] == 3
     lengths = load_rows(tmp_path / "out", "train").lengths() + load_rows(tmp_path / "out", "held_out").lengths()
     assert max(lengths) == 256
-    row, cut = tokenise(
-        [{"role": "user", "content": "Add one"}, {"role": "assistant", "content": "x" * 400}], DataConfig(max_length=200), tokenizer())
+    messages = [{"role": "user", "content": "Add one"}, {"role": "assistant", "content": "x" * 400}]
+    row, cut = tokenise(messages, DataConfig(max_length=200), tokenizer())
     assert row and cut and len(row.input_ids) == 200 and row.input_ids[-1] != tokenizer().eos_token_id
 
 
