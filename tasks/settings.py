@@ -3,7 +3,8 @@
     XFT_HOME                 artifacts, databases, locks (default: .xft under the current directory)
     MLFLOW_TRACKING_URI      default: SQLite under XFT_HOME
     PREFECT_API_URL          a Prefect server; without one Prefect's embedded API with its database under XFT_HOME
-    XFT_COMPUTE_SLOTS        heavy stages at once on this machine (default 1: one GPU, one job)
+    XFT_COMPUTE_SLOTS        heavy stages at once on this machine; they share its cores evenly. Default 1 with a GPU (one
+                             GPU, one job), 2 without: a tuned model and its baseline train side by side
     XFT_MLFLOW_COPY_LIMIT_MB largest model, in MB, that is copied into an artifact store that is not this machine's disk
 """
 
@@ -58,7 +59,7 @@ def settings() -> Settings:
     return Settings(
         home=home,
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
-        compute_slots=_whole_number("XFT_COMPUTE_SLOTS", 1, least=1),
+        compute_slots=_whole_number("XFT_COMPUTE_SLOTS", _default_slots(), least=1),
         copy_limit_mb=_whole_number("XFT_MLFLOW_COPY_LIMIT_MB", 1024, least=0),
     )
 
@@ -88,6 +89,11 @@ def set_environment_defaults() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+
+
+def _default_slots() -> int:
+    has_gpu = Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists()  # torch would know, but takes seconds to ask
+    return 1 if has_gpu else min(2, len(os.sched_getaffinity(0)))
 
 
 def _whole_number(name: str, default: int, least: int) -> int:

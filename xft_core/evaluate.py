@@ -45,7 +45,7 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
     limits = Limits(config.evaluate.min_time_limit, config.evaluate.time_limit_factor, config.evaluate.memory_limit_mb)
     sandbox = open_sandbox(config.evaluate.sandbox, PROBE)
     check_canaries(sandbox, limits)
-    verdicts = _grade_all(problems, solutions, sandbox, limits, config.evaluate.workers or os.cpu_count() or 1)
+    verdicts = _grade_all(problems, solutions, sandbox, limits, config.evaluate.workers or cores())
 
     results = {
         "benchmark": {"file": benchmark.name, "sha256": benchmark_digest, "problems": len(problems)},
@@ -125,6 +125,11 @@ def pass_at_k(samples: int, passed: int, k: int) -> float:
     1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, equation 1). Needs k <= samples."""
     assert 1 <= k <= samples and 0 <= passed <= samples
     return 1 - math.comb(samples - passed, k) / math.comb(samples, k)
+
+
+def cores() -> int:
+    """Processor cores this process is meant to use: OMP_NUM_THREADS, by which a flow shares a machine, or all it may."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 def _grade_all(
