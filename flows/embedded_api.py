@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.ui import HOST, running_api
+from tasks import run_log
 from xft_core.errors import XftError
 
 START_SECONDS = 180
@@ -47,6 +48,7 @@ def use_prefect_api(home: Path) -> Callable[[], None]:
             stderr=subprocess.STDOUT, start_new_session=True, env=_environment())
     atexit.register(_stop, process)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    run_log.leave_out("View at ")  # an address without web pages behind it, gone when the run ends
 
     def wait() -> None:
         with lock:

@@ -93,7 +93,7 @@ def _wait(process: subprocess.Popen[bytes], stderr: IO[bytes], lines: "_Lines", 
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of the process's group is left when this returns."""
+    """End the process, and with it whatever it started and left behind in its group."""
     if process.poll() is None:
         _signal_group(process, signal.SIGTERM)
         try:

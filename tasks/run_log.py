@@ -4,7 +4,12 @@ import logging
 
 from xft_core.errors import XftError
 
-NOISE = ("Starting temporary server", "Stopping temporary server")
+_left_out = ["Starting temporary server", "Stopping temporary server"]
+
+
+def leave_out(beginning: str) -> None:
+    """Show no record whose message begins like this."""
+    _left_out.append(beginning)
 
 
 class Readable(logging.Filter):
@@ -13,7 +18,7 @@ class Readable(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the record is shown; its stack trace is dropped when the failure is an XftError."""
         message = record.getMessage()
-        if message.startswith(NOISE):
+        if message.startswith(tuple(_left_out)):
             return False
         if "Finished in state NotReady" in message:  # a stage after a failed one; the failed one says why
             return False

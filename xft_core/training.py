@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
+from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -49,6 +50,9 @@ class XftTrainer(Trainer):
             data_collator=data.collate, callbacks=[_Checkpoints()])
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
+        self.bar = tqdm(unit="step", desc="sft") if on_terminal() else None
+        if self.bar is not None:
+            self.add_callback(_Bar(self.bar))
 
     def compute_loss(  # type: ignore[override]
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
@@ -81,10 +85,7 @@ class XftTrainer(Trainer):
             self._statistics = None
             point |= {"tokens_per_second": self._speed(), "epoch": float(self.state.epoch or 0)}
             self.metrics.log(self.state.global_step, point)
-            if not on_terminal():
-                logger.info(describe_progress(
-                    "sft", self.state.global_step, self.state.max_steps,
-                    f"loss {point['loss']:.4f}, {point['tokens_per_second']:.0f} tokens/s"))
+            self._show(f"loss {point['loss']:.4f}, {point['tokens_per_second']:.0f} tokens/s")
         super().log(logs, start_time)
 
     def _balance(self, token_mask_T: torch.Tensor) -> torch.Tensor:
@@ -98,6 +99,12 @@ class XftTrainer(Trainer):
         self._balance_sum += float(balance.detach())
         self._balance_count += 1
         return balance * (self.sft.balance_loss_weight / self.current_gradient_accumulation_steps)
+
+    def _show(self, detail: str) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix_str(detail)
+        else:
+            logger.info(describe_progress("sft", self.state.global_step, self.state.max_steps, detail))
 
     def _speed(self) -> float:
         now, tokens = time.monotonic(), self.tokens_seen
@@ -122,6 +129,23 @@ class _Checkpoints(TrainerCallback):
         (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE_MARKER).touch()
 
 
+class _Bar(TrainerCallback):
+    """A progress bar of optimizer steps on a terminal."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.reset(total=state.max_steps)
+        self.bar.update(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.update(1)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.close()
+
+
 def training_arguments(sft: SftConfig, seed: int, directory: Path, num_sequences: int) -> TrainingArguments:
     """The Trainer's arguments for a recipe section. ``num_sequences`` are those of one epoch."""
     accumulation = sft.batch_size // sft.micro_batch_size
@@ -135,7 +159,7 @@ def training_arguments(sft: SftConfig, seed: int, directory: Path, num_sequences
         weight_decay=sft.weight_decay, max_grad_norm=sft.max_grad_norm, bf16=sft.precision == "bf16_mixed",
         activation_checkpointing=sft.gradient_checkpointing, activation_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=sft.log_steps, logging_first_step=True, save_strategy="steps", save_steps=sft.checkpoint_steps,
-        save_total_limit=2, seed=seed, data_seed=seed, report_to="none", disable_tqdm=not on_terminal(),
+        save_total_limit=2, seed=seed, data_seed=seed, report_to="none", disable_tqdm=True,
         remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(), logging_nan_inf_filter=False,
         use_cpu=not torch.cuda.is_available())
 

@@ -212,6 +212,27 @@ def test_a_new_version_of_a_stage_is_rebuilt(
     assert state.result().merged_model != finished.merged_model
 
 
+def test_an_interrupt_stops_training_within_seconds(finished: PipelineResult, tmp_path: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    values = RECIPE | {"seed": 1, "sft": RECIPE["sft"] | {"max_steps": 1000, "epochs": 1000}}  # type: ignore[operator]
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    command = [sys.executable, "-m", "flows.cli", "run", str(path)]
+    with subprocess.Popen(
+            command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        partial = wait_for_checkpoint(2)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    assert not stage_processes("sft")
+    assert list((partial / "checkpoints").iterdir())  # what the next start resumes from
+    experiment = client().get_run(finished.mlflow_run_id).info.experiment_id
+    parent = client().search_runs(
+        [experiment], "tags.`xft.kind` = 'pipeline'", order_by=["attributes.start_time DESC"], max_results=1)[0]
+    assert parent.info.status == "KILLED"
+    assert children(parent.info.run_id)["sft_moe"].info.status == "KILLED"
+
+
 def test_a_mistake_is_not_retried_and_finished_work_is_kept(
     finished: PipelineResult, tmp_path: Path, caplog: pytest.LogCaptureFixture,
 ) -> None:

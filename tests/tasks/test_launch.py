@@ -36,11 +36,17 @@ def run(config: UpcycleStage, stop: threading.Event | None = None) -> list[str]:
     return lines
 
 
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+def is_alive(pid: int, seconds: float = 5) -> bool:
+    """Whether it still is after some seconds: a killed process on a busy machine takes a moment to be gone."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z":
+                return False
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def test_lines_arrive_one_by_one_without_progress_bars(script: Script, config: UpcycleStage) -> None:

@@ -3,6 +3,8 @@
 import errno
 import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -149,3 +151,43 @@ def test_two_processes_at_once_work_once(tmp_path: Path) -> None:
         worker.join()
     assert reused == [False, True]
     assert find(tmp_path / "a", stage_key(CountingStage(output=tmp_path / "a"))) is not None
+
+
+ON_A_SMALL_DISK = """
+import subprocess, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.xft_core.test_artifacts import CountingStage
+from xft_core.artifacts import verify
+from xft_core.errors import DiskFullError
+from xft_core.stages import run_stage
+
+disk = Path({disk!r})
+failed = 0
+for kilobytes in range(4, 160, 4):
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={{kilobytes}}k", "tmpfs", str(disk)], check=True)
+    try:
+        run_stage(CountingStage(output=disk / "a", text="x" * 40_000))
+        verify(disk / "a")
+    except DiskFullError as error:
+        assert "No space left while writing" in str(error) and not (disk / "a").exists()
+        failed += 1
+        subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
+        run_stage(CountingStage(output=disk / "a", text="x" * 40_000))
+        verify(disk / "a")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+print("failed", failed)
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode != 0, reason="no user namespaces here")
+def test_disks_of_every_size_are_full_at_every_moment(tmp_path: Path) -> None:
+    """Real full disks, 4 KB to 160 KB: each gives a whole artifact or a message, and with room the next start succeeds."""
+    (tmp_path / "disk").mkdir()
+    script = ON_A_SMALL_DISK.format(root=str(Path(__file__).parents[2]), disk=str(tmp_path / "disk"))
+    command = ["unshare", "-Urm", sys.executable, "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert 5 <= int(result.stdout.split()[-1]) < 39
