@@ -34,8 +34,8 @@ class PipelineResult(BaseModel):
 
 
 @task(
-    name="publish", task_run_name="publish", persist_result=False, retries=3, retry_delay_seconds=exponential_backoff(backoff_factor=2),
-    retry_jitter_factor=0.5, retry_condition_fn=may_pass)
+    name="publish", task_run_name="publish", persist_result=False, retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
 def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResult:
     """Show the run's results in MLflow's parent run and as Prefect artifacts. ``artifacts``: every stage's, by role."""
     report = artifacts["report"]

@@ -26,6 +26,12 @@ class CheckpointError(XftError):
     """A model directory that is missing, truncated, of an unknown family or otherwise unusable."""
 
 
+class HubUnavailable(XftError):
+    """The Hub did not answer. It may, the next time."""
+
+    may_pass = True
+
+
 class ArtifactError(XftError):
     """A stage's output that is not whole, or a place where it cannot be put."""
 

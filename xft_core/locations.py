@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from xft_core.errors import CheckpointError, DataError
+from xft_core.errors import CheckpointError, DataError, HubUnavailable, XftError
 
 # Benchmarks that evalplus 0.3 knows: its override variable and the file's name in its cache directory.
 EVALPLUS_FILES = {
@@ -39,10 +39,29 @@ def find_model(name: str) -> Path:
     try:
         return Path(snapshot_download(
             repository, revision=revision or None, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILE_SUFFIXES]))
-    except Exception as error:  # the Hub client's many kinds all mean the same to the person
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"There is no directory {name!r}, and the Hub did not give a model of that name: {reason}") from None
+    except Exception as error:
+        raise hub_error(repository, error, CheckpointError) from None
+
+
+def hub_error(name: str, error: Exception, lasting: type[XftError]) -> XftError:
+    """What to tell a person whose Hub name did not work: ``lasting`` where trying again cannot help, else
+    HubUnavailable."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    message = f"There is nothing local called {name!r}, and the Hub did not give it: {reason}"
+    hopeless: tuple[type[Exception], ...] = (
+        RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, OfflineModeIsEnabled, HFValidationError,
+        EntryNotFoundError, ValueError)
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+    return lasting(message) if offline or isinstance(error, hopeless) else HubUnavailable(message)
 
 
 def find_file(name: str) -> Path:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from xft_core.config import DataConfig
 from xft_core.data.templates import Message
 from xft_core.errors import DataError
+from xft_core.locations import hub_error
 
 Form = Literal["instruction", "alpaca", "problem", "messages"]
 
@@ -125,7 +126,6 @@ def _hub_rows(name: str, split: str) -> Iterator[tuple[str, Any]]:
     repository, _, revision = name.partition("@")
     try:
         rows = datasets.load_dataset(repository, split=split, revision=revision or None)
-    except Exception as error:  # the Hub client's many kinds all mean the same to the person
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"There is no file {name!r}, and the Hub did not give a data set of that name: {reason}") from None
+    except Exception as error:
+        raise hub_error(repository, error, DataError) from None
     yield from ((f"{name}, row {number}", row) for number, row in enumerate(rows, start=1))

@@ -62,7 +62,10 @@ def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
         counts[f"{name}_rows"] = len(split)
         counts[f"{name}_tokens"] = sum(len(row.input_ids) for _, row in split)
         counts[f"{name}_response_tokens"] = sum(len(row.input_ids) - row.prompt_length for _, row in split)
-    logger.info("prepare: %s", ", ".join(f"{name} {count}" for name, count in counts.items()))
+    dropped = sum(count for name, count in counts.items() if name.startswith("dropped_"))
+    logger.info(
+        "prepare: %d rows read, %d dropped, %d to train on (%d tokens), %d held out", counts["rows_read"], dropped,
+        counts["train_rows"], counts["train_tokens"], counts["held_out_rows"])
     return counts
 
 

@@ -54,8 +54,11 @@ def mutants(task: Task) -> list[Task]:
         if len(pairs) > 1 and STEPS[kind].src == STEPS[kind].dst:
             result.append(pairs[:i] + pairs[i + 1 :])
         if constant.isdigit():
-            result += [pairs[:i] + [(kind, str(int(constant) + d))] + pairs[i + 1 :] for d in (-1, 1)]
-    return [Task(*zip(*chain, strict=True), task.name, task.wording, (0,) * len(chain)) for chain in result]
+            result += [[*pairs[:i], (kind, str(int(constant) + d)), *pairs[i + 1:]] for d in (-1, 1)]
+    return [
+        Task(tuple(kind for kind, _ in chain), tuple(constant for _, constant in chain), task.name, task.wording,
+             (0,) * len(chain))
+        for chain in result]
 
 
 def discriminates(task: Task, inputs: list[Any]) -> bool:
