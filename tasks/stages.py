@@ -55,7 +55,8 @@ def mix(run: PipelineRun, role: str, model: ArtifactRef, data: ArtifactRef) -> O
 def merge(run: PipelineRun, role: str, model: ArtifactRef, coefficients: ArtifactRef, data: ArtifactRef) -> Outcome:
     """Experts to one dense model; ``data`` is there to measure its held-out loss."""
     return carry_out(
-        run, role, MergeStage, model=model_name(model), coefficients=coefficients.path, data=data.path)
+        run, role, MergeStage, model=model_name(model), coefficients=coefficients.path, data=data.path,
+        precision=run.recipe.sft.precision)
 
 
 @task(name="generate", **STAGE_TASK)

@@ -10,6 +10,7 @@
 
 import errno
 import fcntl
+import itertools
 import json
 import logging
 import os
@@ -23,14 +24,19 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 
 from xft_core.errors import ArtifactError, DiskFullError
-from xft_core.fingerprint import digest_of, file_digest
+from xft_core.fingerprint import MODEL_FILE_SUFFIXES, digest_of, file_digest
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 RECORDED_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evalplus", "tokenizers", "safetensors")
+
+
+class OtherArtifact(ArtifactError):
+    """A place that holds the artifact of another key."""
 
 
 class FileEntry(BaseModel):
@@ -65,7 +71,7 @@ class Workspace:
     """Where a stage works before it is published: ``checkpoints``, ``metrics_path`` and ``output`` (see above)."""
 
     def __init__(self, output: Path) -> None:
-        self.root = output.with_name(output.name + ".partial")
+        self.root = output.absolute().with_name(output.absolute().name + ".partial")
         self.checkpoints = self.root / "checkpoints"
         self.metrics_path = self.root / "metrics.jsonl"
         self.output = self.root / "output"
@@ -88,8 +94,23 @@ def read_manifest(directory: Path) -> Manifest:
         raise ArtifactError(f"{str(path)!r} is damaged: {str(error).splitlines()[0]}. Delete it to rebuild.") from None
 
 
+def is_artifact(directory: Path) -> bool:
+    """Whether a directory was published here, whole or damaged: its manifest names a stage and a key, or cannot be read.
+
+    Other tools call their files manifest.json too; what holds such a one is not ours.
+    """
+    try:
+        content = json.loads((directory / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return isinstance(content, dict) and {"stage", "key", "digest"} <= content.keys()
+
+
 def verify(directory: Path) -> Manifest:
-    """Check every file of an artifact by size and sha256, and that there is none besides.
+    """Check every file of an artifact by size and sha256, and that there is none besides that a reader could take for
+    part of it (a note or a hidden file does no harm).
 
     Raises ArtifactError naming the first file that is gone, altered or foreign.
     """
@@ -98,7 +119,7 @@ def verify(directory: Path) -> Manifest:
         raise ArtifactError(f"The manifest of {str(directory)!r} was altered: its digest does not match its files.")
     expected = {entry.path: entry for entry in manifest.files}
     for name in _files(directory):
-        if name not in expected:
+        if name not in expected and name.endswith((*MODEL_FILE_SUFFIXES, ".jsonl")) and not name.startswith("."):
             raise ArtifactError(f"{str(directory / name)!r} is not part of the artifact. Remove it.")
     for entry in manifest.files:
         path = directory / entry.path
@@ -112,24 +133,33 @@ def verify(directory: Path) -> Manifest:
 
 
 def find(directory: Path, key: str) -> Manifest | None:
-    """The verified manifest of ``directory`` if it holds the artifact of this key, else None. Never raises for
-    damage: a damaged artifact is set aside (``<name>.damaged``), so that it can be rebuilt and looked at."""
-    if not (directory / MANIFEST).is_file():
+    """The verified manifest of ``directory`` if it holds the artifact of this key, else None.
+
+    A damaged artifact is set aside (``<name>.damaged``), so that it can be rebuilt and looked at. Raises ArtifactError
+    when the directory holds the artifact of another key.
+    """
+    if not is_artifact(directory):
         return None
     try:
-        manifest = verify(directory)
+        manifest = read_manifest(directory)
+        if manifest.key != key:
+            raise OtherArtifact(
+                f"{str(directory)!r} already holds another artifact (stage {manifest.stage}, key {manifest.key[:12]}). "
+                "Choose another output or delete it.")
+        return verify(directory)
+    except OtherArtifact:
+        raise
     except ArtifactError as error:
-        damaged = directory.with_name(directory.name + ".damaged")
-        shutil.rmtree(damaged, ignore_errors=True)
+        damaged = _free_name(directory, "damaged")
         directory.rename(damaged)
         logger.warning("%s It is rebuilt; the damaged copy is %s.", error, damaged.name)
         return None
-    if manifest.key != key:
-        raise ArtifactError(
-            f"{str(directory)!r} already holds another artifact (stage {manifest.stage}, key {manifest.key[:12]}). "
-            "Choose another output or delete it."
-        )
-    return manifest
+
+
+def _free_name(directory: Path, suffix: str) -> Path:
+    """``<name>.<suffix>``, or that with a number where it is taken."""
+    candidates = (directory.with_name(f"{directory.name}.{suffix}{number or ''}") for number in itertools.count())
+    return next(path for path in candidates if not path.exists())
 
 
 def check_output_is_free(directory: Path) -> None:
@@ -174,24 +204,38 @@ def publish(
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold the only right to work on ``directory``. Waits for another owner; a killed owner loses it at once."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with directory.with_name(directory.name + ".lock").open("w") as stream:
+    directory = directory.absolute()
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        stream = directory.with_name(directory.name + ".lock").open("w")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ArtifactError(f"{str(directory)!r} cannot be written: {error.strerror}. Choose another output.") from None
+    with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
 def disk_full_is_an_error(where: Path) -> Iterator[None]:
-    """Turn 'no space left' into a DiskFullError that names the place."""
+    """Turn 'no space left', in whatever form a library raises it, into a DiskFullError that names the place."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not _means_disk_full(error, where):
             raise
         raise DiskFullError(
             f"No space left while writing to {str(where)!r}. Nothing that was finished is lost: free some space and "
             "start the same command again, it goes on from the last checkpoint."
         ) from error
+
+
+def _means_disk_full(error: BaseException, where: Path) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # safetensors gives the system's text; torch.save only says that its archive is not as long as it should be.
+    return "os error 28" in str(error) or ("inline_container" in str(error) and shutil.disk_usage(where.parent).free < 2**20)
 
 
 def _files(directory: Path) -> list[str]:

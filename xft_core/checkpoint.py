@@ -60,9 +60,9 @@ class CheckpointReader:
         """One tensor. Raises CheckpointError when there is none of that name."""
         return self._handle(name).get_tensor(name)
 
-    def row(self, name: str, index: int) -> torch.Tensor:
-        """``tensor[index]`` without reading the rest of the tensor."""
-        return self._handle(name).get_slice(name)[index]
+    def row(self, name: str, index: int, rows: slice) -> torch.Tensor:
+        """``tensor[index, rows]`` without reading the rest of the tensor."""
+        return self._handle(name).get_slice(name)[index, rows]
 
     def shape(self, name: str) -> list[int]:
         """A tensor's shape, without reading it."""
@@ -71,7 +71,10 @@ class CheckpointReader:
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's dtype, without reading it."""
         found = self._handle(name).get_slice(name).get_dtype()
-        return next(dtype for dtype, text in _DTYPE_NAMES.items() if text == found)
+        dtype = next((dtype for dtype, text in _DTYPE_NAMES.items() if text == found), None)
+        if dtype is None:
+            raise CheckpointError(f"{name!r} in {str(self.directory)!r} is of dtype {found}; convert it to BF16 or F32 first.")
+        return dtype
 
     def _handle(self, name: str) -> Any:
         if name not in self._shard_of:
@@ -153,9 +156,13 @@ def _shards(directory: Path) -> dict[str, str]:
     index_path = directory / INDEX_NAME
     if index_path.is_file():
         try:
-            return dict(json.loads(index_path.read_text(encoding="utf-8"))["weight_map"])
+            weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-            raise CheckpointError(f"{str(index_path)!r} is not a checkpoint index.") from None
+            weight_map = None
+        if not isinstance(weight_map, dict) or not all(
+                isinstance(shard, str) and shard == Path(shard).name for shard in weight_map.values()):
+            raise CheckpointError(f"{str(index_path)!r} is not a checkpoint index.")
+        return weight_map
     path = directory / SINGLE_NAME
     if not path.is_file():
         found = ", ".join(sorted(item.name for item in directory.glob("*.bin"))[:3])

@@ -82,7 +82,8 @@ class SftConfig(Section):
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps; empty for no limit.")
     batch_size: int = Field(64, ge=1, description="Sequences per optimizer step (packed sequences when packing).")
     micro_batch_size: int = Field(8, ge=1, description=(
-        "Sequences per forward pass. Must divide batch_size; lower it when memory is short, the result is the same."))
+        "Sequences per forward pass. Must divide batch_size; lower it when memory is short. (The balance loss and the "
+        "router's noise are per forward pass: for a Mixture-of-Experts the result differs a little.)"))
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
     warmup_steps: int = Field(500, ge=0, description="Optimizer steps of linear warm-up (at most a tenth of all steps).")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning rate after warm-up.")

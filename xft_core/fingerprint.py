@@ -38,21 +38,21 @@ def model_files(directory: Path) -> list[Path]:
     """The files that make a model directory, sorted: weights, configuration, tokenizer (top level only)."""
     return sorted(
         path for path in directory.iterdir()
-        if path.is_file() and path.suffix in MODEL_FILE_SUFFIXES and not path.name.startswith(".")
+        if path.is_file() and path.suffix in MODEL_FILE_SUFFIXES and not path.name.startswith((".", "manifest.json"))
     )
 
 
 def input_digest(path: Path) -> str:
-    """Digest of a stage's input: an artifact's own digest (it has a manifest), a model directory, or one file.
+    """Digest of a stage's input: an artifact's own digest once its files are verified, a model directory, or one file.
 
-    Raises ArtifactError where there is nothing to digest.
+    Raises ArtifactError where there is nothing to digest, or an artifact is damaged.
     """
     if path.is_file():
         return file_digest(path)
-    if (path / "manifest.json").is_file():
-        from xft_core.artifacts import read_manifest
-
-        return read_manifest(path).digest
     if path.is_dir():
+        from xft_core.artifacts import is_artifact, verify
+
+        if is_artifact(path):
+            return verify(path).digest
         return directory_digest(path)
     raise ArtifactError(f"Input {str(path)!r} does not exist. Give an existing file, model directory or artifact.")

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import Rows
+from xft_core.errors import DataError
 from xft_core.models import moe_blocks
 from xft_core.moe.balance import LayerStatistics, RouterStatistics
 from xft_core.moe.router import Routing
@@ -54,6 +55,7 @@ def held_out_loss(model: PreTrainedModel, rows: Rows, max_rows: int | None = Non
 
     Rows are packed; the result does not depend on how, beyond rounding.
     """
+    check_rows_fit(model, [rows])
     was_training = model.training
     model.eval()
     max_length = max(rows.lengths())
@@ -71,6 +73,8 @@ def held_out_loss(model: PreTrainedModel, rows: Rows, max_rows: int | None = Non
     for start in range(0, len(packed), batch_size):
         on_host = packed.collate(packed.sequences[start:start + batch_size])
         batch = {name: item.to(model.device) for name, item in on_host.items()}
+        for block in blocks:
+            block.keep_routing = True
         logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
         total += float(response_nll(logits, batch["labels"]))
         tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
@@ -78,3 +82,17 @@ def held_out_loss(model: PreTrainedModel, rows: Rows, max_rows: int | None = Non
             statistics.add(take_routings(model), batch["token_mask"].reshape(-1))
     model.train(was_training)
     return HeldOutLoss(total / tokens, tokens, statistics.layers() if statistics else [])
+
+
+def check_rows_fit(model: PreTrainedModel, splits: list[Rows]) -> None:
+    """Raise DataError for rows longer than the model's context, or prepared for a tokenizer that is not the model's."""
+    longest = max(max(rows.lengths()) for rows in splits)
+    context = getattr(model.config, "max_position_embeddings", None)
+    if context and longest > context:
+        raise DataError(
+            f"The longest row has {longest} tokens, the model takes {context}. Lower data.max_length to {context} or less.")
+    largest, vocabulary = max(rows.largest_token() for rows in splits), model.get_input_embeddings().num_embeddings
+    if largest >= vocabulary:
+        raise DataError(
+            f"The data holds token {largest}, the model knows {vocabulary} tokens: it was prepared with another model's "
+            "tokenizer. Prepare it with this model.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from xft_core.config import MergeConfig
@@ -20,6 +20,7 @@ from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import Rows
 from xft_core.held_out import response_nll
 from xft_core.mixing_weights import ExpertTensor, MixtureReader, mixing_weights
+from xft_core.models import transformers_config
 from xft_core.progress import describe_progress
 from xft_core.tracking import MetricsLog
 
@@ -36,7 +37,7 @@ class MixedModel:
         self.mixture = mixture
         with no_init_weights():
             self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                AutoConfig.for_model(**mixture.dense_config), dtype=dtype)
+                transformers_config(mixture.dense_config), dtype=dtype)
         self.model.tie_weights()
         self.model.requires_grad_(False)
         parameters = dict(self.model.named_parameters())
@@ -54,7 +55,7 @@ class MixedModel:
         """Set every FFN to the mixture of its layer's experts with shares ``weight_LN`` (rows sum to one)."""
         for layer, tensors in enumerate(self._mixed):
             for parameter, tensor in tensors:
-                parameter.copy_(self.mixture.mixed(tensor, weight_LN[layer]))
+                parameter.copy_(self.mixture.mixed(tensor, weight_LN[layer], parameter.device))
 
     def want_gradient(self) -> None:
         """Make the FFNs collect dL/dW in the backward passes that follow, from zero."""
@@ -67,9 +68,9 @@ class MixedModel:
         """dL/dc from the collected dL/dW, fp64 L,N, up to what is equal for all experts of a layer."""
         return torch.stack([
             torch.stack([
-                self.mixture.gradient(tensor, parameter.grad.cpu())
+                self.mixture.gradient(tensor, parameter.grad)
                 for parameter, tensor in tensors if parameter.grad is not None]).sum(0)
-            for tensors in self._mixed])
+            for tensors in self._mixed]).cpu()
 
 
 def learn(
@@ -83,6 +84,9 @@ def learn(
     data = PackedRows(rows, max(rows.lengths()), packing=True)
     batches = _batches(len(data), merge, seed)
     parameters = _start(mixed.mixture, merge, shared_weight_start)
+    if parameters["alpha"].shape[1] == 1 and len(parameters) == 1:
+        logger.info("mix: one routed expert and a fixed shared_expert_weight leave nothing to learn")
+        return _weights(parameters, mixed.mixture, merge).detach(), 0
     optimizer = torch.optim.Adam(list(parameters.values()), lr=merge.learning_rate)
     done = _resume(checkpoints, parameters, optimizer)
     metrics.forget_after(done)

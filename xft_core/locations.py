@@ -26,7 +26,7 @@ def find_model(name: str) -> Path:
 
     A Hub name may carry a revision: ``owner/model@revision``. Raises CheckpointError when there is no such model.
     """
-    path = demo_path(name) or Path(name)
+    path = demo_path(name) or Path(name).expanduser()
     if path.is_dir():
         return path
     if path.exists() or name.startswith(("/", ".", "~", "demo:")) or name.count("/") != 1:
@@ -66,7 +66,7 @@ def hub_error(name: str, error: Exception, lasting: type[XftError]) -> XftError:
 
 def find_file(name: str) -> Path:
     """A local or shipped file. Raises DataError when it does not exist."""
-    path = demo_path(name) or Path(name)
+    path = demo_path(name) or Path(name).expanduser()
     if not path.is_file():
         raise DataError(f"There is no file {name!r}. Give the path of an existing file (or demo:… for a shipped one).")
     return path

@@ -16,20 +16,20 @@ from xft_core.held_out import device_for_work, held_out_loss
 from xft_core.locations import find_model
 from xft_core.mixing import load_coefficients
 from xft_core.mixing_weights import ExpertTensor, MixtureReader
-from xft_core.models import copy_beside_weights, load_model
+from xft_core.models import DTYPES, copy_beside_weights, load_model
 from xft_core.stages import MergeStage
 
 
 def run(config: MergeStage, workspace: Workspace) -> dict[str, Any]:
-    """Write the merged model, load it again as any user would, and measure it.
+    """Write the merged model and, where there is data, load it again as any user would and measure it.
 
     Metrics: parameters, and held_out_nll (nats per response token) where prepared data is given.
     """
     weight_LN = load_coefficients(config.coefficients)
     parameters = merge(find_model(config.model), workspace.output, weight_LN)
-    model = load_model(workspace.output, torch.float32)
     metrics: dict[str, Any] = {"parameters": parameters}
     if config.data:
+        model = load_model(workspace.output, DTYPES[config.precision])
         loss = held_out_loss(model.to(device_for_work()), load_rows(config.data, "held_out"))
         metrics["held_out_nll"] = loss.nll
     return metrics
@@ -70,4 +70,4 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
 
 
 def _mixed(mixture: MixtureReader, tensor: ExpertTensor, weight_N: torch.Tensor, dtype: torch.dtype) -> Any:
-    return lambda: mixture.mixed(tensor, weight_N).to(dtype)
+    return lambda: mixture.mixed(tensor, weight_N, torch.device("cpu")).to(dtype)

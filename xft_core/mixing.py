@@ -1,7 +1,7 @@
 """The mix stage: how much of each expert goes into the merged model, layer by layer.
 
 Leaves coefficients.json: {"method", "shared_expert", "layers": [{"weights": [share of each expert], "movement": float}]};
-the shares sum to one, the shared expert's comes first, movement is the largest change of a share from its start.
+the shares sum to one, the shared expert's comes first, movement is the largest difference of a share from uniform mixing.
 """
 
 import json
@@ -14,6 +14,7 @@ import torch
 from xft_core.artifacts import Workspace
 from xft_core.config import MergeConfig
 from xft_core.data.rows import Rows, load_rows
+from xft_core.errors import ArtifactError, RecipeError
 from xft_core.held_out import device_for_work, held_out_loss
 from xft_core.learned_mixing import MixedModel, learn
 from xft_core.locations import find_model
@@ -28,23 +29,39 @@ START_OF_LEARNED_SHARED_WEIGHT = 0.75  # the paper's lambda, where it is learned
 
 
 def run(config: MixStage, workspace: Workspace) -> dict[str, Any]:
-    """Choose the coefficients by config.merge.method.
+    """Choose the coefficients by config.merge.method, and measure them beside uniform ones.
 
-    Metrics: movement_max and movement_mean over layers, shared_expert_weight_mean; for the method learned also
-    held_out_nll_merged and held_out_nll_uniform (nats per response token), and steps.
+    Metrics: held_out_nll_merged and held_out_nll_uniform (nats per response token), movement_max and movement_mean over
+    layers, shared_expert_weight_mean, and steps for the method learned.
     """
     merge, directory = config.merge, find_model(config.model)
+    metrics_log = MetricsLog(workspace.metrics_path)
     with MixtureReader(directory) as mixture:
-        start_LN = starting_weights(merge, mixture)
-        metrics: dict[str, Any] = {}
+        shared_expert = mixture.upcycle.shared_expert
+        if merge.method == "shared_only" and not shared_expert:
+            raise RecipeError(f"merge.method is shared_only, but {config.model!r} has no shared expert: choose another method")
+        held_out_rows = load_rows(config.data, "held_out")
+        uniform_LN = uniform_weights(merge, mixture)
+        mixed = MixedModel(mixture, DTYPES[merge.precision], device_for_work())
+        mixed.apply(uniform_LN)
+        metrics: dict[str, Any] = {"held_out_nll_uniform": held_out_loss(mixed.model, held_out_rows).nll}
+        metrics_log.set(0, {"held_out_nll": metrics["held_out_nll_uniform"]})
         if merge.method == "learned":
-            weight_LN, metrics = _learn(config, workspace, mixture, start_LN)
+            weight_LN, metrics["steps"] = learn(
+                mixed, load_rows(config.data, "train"), merge, config.seed, workspace.checkpoints, metrics_log,
+                START_OF_LEARNED_SHARED_WEIGHT)
         elif merge.method == "routing":
             weight_LN = routing_means(directory, load_rows(config.data, "train"), merge)
         else:
-            weight_LN = start_LN
-        shared_expert = mixture.upcycle.shared_expert
-    movement_L = (weight_LN - start_LN).abs().amax(dim=1)
+            weight_LN = fixed_weights(merge, uniform_LN)
+        mixed.apply(weight_LN)
+        metrics["held_out_nll_merged"] = held_out_loss(mixed.model, held_out_rows).nll
+    if merge.method == "learned":
+        metrics_log.set(metrics["steps"], {"held_out_nll": metrics["held_out_nll_merged"]})
+    logger.info(
+        "mix: held-out loss %.4f %s, %.4f uniform", metrics["held_out_nll_merged"], merge.method,
+        metrics["held_out_nll_uniform"])
+    movement_L = (weight_LN - uniform_LN).abs().amax(dim=1)
     layers = [
         {"weights": weights, "movement": movement}
         for weights, movement in zip(weight_LN.tolist(), movement_L.tolist(), strict=True)]
@@ -56,17 +73,24 @@ def run(config: MixStage, workspace: Workspace) -> dict[str, Any]:
     return metrics
 
 
-def starting_weights(merge: MergeConfig, mixture: MixtureReader) -> torch.Tensor:
-    """The shares, fp64 L,N, of the methods that need no data; for learned and routing those they are compared with."""
-    num_layers, num_experts = mixture.num_layers, mixture.num_experts
-    if merge.method == "ewa":
-        return torch.full((num_layers, num_experts), 1 / num_experts, dtype=torch.float64)
+def uniform_weights(merge: MergeConfig, mixture: MixtureReader) -> torch.Tensor:
+    """Uniform mixing, fp64 L,N: lambda for the shared expert and equal shares of the rest; equal shares without one."""
+    num_routed = mixture.num_experts - int(mixture.upcycle.shared_expert)
     shared_weight_L = None
     if mixture.upcycle.shared_expert:
         fixed = START_OF_LEARNED_SHARED_WEIGHT if merge.shared_expert_weight is None else merge.shared_expert_weight
-        shared_weight_L = torch.full((num_layers,), 1.0 if merge.method == "shared_only" else fixed, dtype=torch.float64)
-    num_routed = num_experts - int(mixture.upcycle.shared_expert)
-    return mixing_weights(torch.zeros(num_layers, num_routed, dtype=torch.float64), shared_weight_L)
+        shared_weight_L = torch.full((mixture.num_layers,), fixed, dtype=torch.float64)
+    return mixing_weights(torch.zeros(mixture.num_layers, num_routed, dtype=torch.float64), shared_weight_L)
+
+
+def fixed_weights(merge: MergeConfig, uniform_LN: torch.Tensor) -> torch.Tensor:
+    """The shares, fp64 L,N, of the methods that need no data: uniform, ewa and shared_only."""
+    if merge.method == "ewa":
+        return torch.full_like(uniform_LN, 1 / uniform_LN.shape[1])
+    if merge.method == "shared_only":
+        return torch.eye(uniform_LN.shape[1], dtype=uniform_LN.dtype)[0].expand_as(uniform_LN).clone()
+    assert merge.method == "uniform"
+    return uniform_LN
 
 
 def routing_means(directory: Path, rows: Rows, merge: MergeConfig) -> torch.Tensor:
@@ -78,26 +102,9 @@ def routing_means(directory: Path, rows: Rows, merge: MergeConfig) -> torch.Tens
 
 
 def load_coefficients(directory: Path) -> torch.Tensor:
-    """The shares of a mix artifact, fp64 L,N."""
-    content = json.loads((directory / "coefficients.json").read_text(encoding="utf-8"))
-    return torch.tensor([layer["weights"] for layer in content["layers"]], dtype=torch.float64)
-
-
-def _learn(
-    config: MixStage, workspace: Workspace, mixture: MixtureReader, start_LN: torch.Tensor,
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    merge, held_out_rows = config.merge, load_rows(config.data, "held_out")
-    mixed = MixedModel(mixture, DTYPES[merge.precision], device_for_work())
-    mixed.apply(start_LN)
-    uniform = held_out_loss(mixed.model, held_out_rows).nll
-    metrics_log = MetricsLog(workspace.metrics_path)
-    if not workspace.metrics_path.is_file():
-        metrics_log.log(0, {"held_out_nll": uniform})
-    weight_LN, steps = learn(
-        mixed, load_rows(config.data, "train"), merge, config.seed, workspace.checkpoints, metrics_log,
-        START_OF_LEARNED_SHARED_WEIGHT)
-    mixed.apply(weight_LN)
-    learned = held_out_loss(mixed.model, held_out_rows).nll
-    metrics_log.log(steps, {"held_out_nll": learned})
-    logger.info("mix: held-out loss %.4f learned, %.4f uniform", learned, uniform)
-    return weight_LN, {"held_out_nll_merged": learned, "held_out_nll_uniform": uniform, "steps": steps}
+    """The shares of a mix artifact, fp64 L,N. Raises ArtifactError for a directory that is none."""
+    try:
+        content = json.loads((directory / "coefficients.json").read_text(encoding="utf-8"))
+        return torch.tensor([layer["weights"] for layer in content["layers"]], dtype=torch.float64)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ArtifactError(f"{str(directory)!r} holds no mixing coefficients. Give the directory that mix made.") from None

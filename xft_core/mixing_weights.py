@@ -14,7 +14,7 @@ import torch
 
 from xft_core.checkpoint import CheckpointReader
 from xft_core.families import Family, family_of
-from xft_core.models import dense_config_of, upcycle_config_of
+from xft_core.models import dense_config_of, transformers_config, upcycle_config_of
 
 
 class MixtureReader:
@@ -24,7 +24,7 @@ class MixtureReader:
         self.upcycle = upcycle_config_of(directory)
         self.dense_config = dense_config_of(directory)
         self.family: Family = family_of(self.dense_config["model_type"])
-        self.num_layers = int(self.dense_config["num_hidden_layers"])
+        self.num_layers = int(transformers_config(self.dense_config).num_hidden_layers)
         self.reader = CheckpointReader(directory)
 
     def __enter__(self) -> "MixtureReader":
@@ -58,23 +58,24 @@ class MixtureReader:
                     start += num_rows
                 yield name, shape, dtype, ExpertTensor(self, mlp, source, stacked, rows)
 
-    def mixed(self, tensor: "ExpertTensor", weight_N: torch.Tensor) -> torch.Tensor:
-        """sum_i weight_i W_i in fp32 (fp64 if the experts are): W_0 + sum_i weight_i (W_i - W_0)."""
-        first = _wide(tensor.of_expert(0))
+    def mixed(self, tensor: "ExpertTensor", weight_N: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """sum_i weight_i W_i on ``device`` in fp32 (fp64 if the experts are): W_0 + sum_i weight_i (W_i - W_0)."""
+        first = _wide(tensor.of_expert(0).to(device))
         total = first.clone()
-        for expert in range(1, self.num_experts):
-            if float(weight_N[expert]):
-                total.add_(_wide(tensor.of_expert(expert)) - first, alpha=float(weight_N[expert]))
+        for expert, weight in enumerate(weight_N.tolist()):
+            if expert and weight:
+                total.add_(_wide(tensor.of_expert(expert).to(device)) - first, alpha=weight)
         return total
 
     def gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor) -> torch.Tensor:
-        """<dL/dW, W_i - W_0> for every expert, fp64, shape N: dL/dc_i up to what is the same for all i."""
+        """<dL/dW, W_i - W_0> for every expert, fp64, shape N, where the gradient is: dL/dc_i up to what is the same for
+        all i."""
         wide = _wide(gradient)
-        first = _wide(tensor.of_expert(0)).to(wide)
-        products = [0.0] + [
-            float(torch.sum(wide * (_wide(tensor.of_expert(expert)).to(wide) - first), dtype=torch.float64))
-            for expert in range(1, self.num_experts)]
-        return torch.tensor(products, dtype=torch.float64)
+        first = tensor.of_expert(0).to(wide)
+        products = [torch.zeros((), dtype=torch.float64, device=wide.device)]
+        for expert in range(1, self.num_experts):
+            products.append(torch.sum(wide * (tensor.of_expert(expert).to(wide) - first), dtype=torch.float64))
+        return torch.stack(products)
 
 
 class ExpertTensor:
@@ -90,7 +91,7 @@ class ExpertTensor:
             return reader.get(f"{self._mlp}.{self._source}")
         if shared and expert == 0:
             return reader.get(f"{self._mlp}.shared_expert.{self._source}")
-        return reader.row(f"{self._mlp}.experts.{self._stacked}", expert - int(shared))[slice(*self._rows)]
+        return reader.row(f"{self._mlp}.experts.{self._stacked}", expert - int(shared), slice(*self._rows))
 
 
 def mixing_weights(alpha_LR: torch.Tensor, shared_weight_L: torch.Tensor | None) -> torch.Tensor:

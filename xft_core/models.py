@@ -14,8 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.initialization import no_init_weights
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -44,13 +52,39 @@ def upcycle_config_of(directory: Path) -> UpcycleConfig:
     if config["model_type"] != MOE_MODEL_TYPE:
         raise CheckpointError(
             f"{str(directory)!r} is a dense {config['model_type']} model; a Mixture-of-Experts (made by upcycle) is needed.")
-    return UpcycleConfig(**config["upcycle"])
+    try:
+        return UpcycleConfig.model_validate(config.get("upcycle"))
+    except ValidationError as error:
+        reason = error.errors()[0]
+        raise CheckpointError(
+            f"config.json of {str(directory)!r} holds no upcycle section that can be used: {'.'.join(map(str, reason['loc']))} "
+            f"{reason['msg']}.") from None
 
 
 def dense_config_of(directory: Path) -> dict[str, Any]:
     """The dense architecture's config.json of any model directory."""
     config = read_config(directory)
-    return config["dense_config"] if config["model_type"] == MOE_MODEL_TYPE else config
+    dense_config = config.get("dense_config") if config["model_type"] == MOE_MODEL_TYPE else config
+    if not isinstance(dense_config, dict) or not isinstance(dense_config.get("model_type"), str):
+        raise CheckpointError(f"config.json of {str(directory)!r} holds no dense_config of a model.")
+    return dense_config
+
+
+def transformers_config(dense_config: dict[str, Any]) -> PreTrainedConfig:
+    """A config.json as transformers' own configuration, checked by building the model without memory.
+
+    Raises CheckpointError for an unknown family and for values that make no model.
+    """
+    family_of(dense_config["model_type"])
+    try:
+        config = AutoConfig.for_model(**dense_config)
+        with torch.device("meta"), no_init_weights():
+            AutoModelForCausalLM.from_config(config)
+        return config
+    except Exception as error:  # each family checks, or does not check, in its own way
+        reason = (str(error).strip().splitlines() or [""])[-1].strip()
+        raise CheckpointError(
+            f"The config.json makes no {dense_config['model_type']} model: {type(error).__name__}: {reason}") from None
 
 
 def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -77,7 +111,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The family's own transformers class with its FFNs exchanged for MoE blocks; weights are not initialised."""
     family = family_of(dense_config["model_type"])
-    config = AutoConfig.for_model(**dense_config)
+    config = transformers_config(dense_config)
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()  # part of the initialisation that was left out
@@ -94,6 +128,17 @@ def decoder_layers(model: nn.Module, family: Family) -> nn.ModuleList:
 def moe_blocks(model: nn.Module) -> list[MoeBlock]:
     """The MoE blocks of a model in order of depth; empty for a dense model."""
     return [module for module in model.modules() if isinstance(module, MoeBlock)]
+
+
+def check_layers(reader: CheckpointReader, family: Family, num_layers: int) -> None:
+    """Raise CheckpointError when the tensors are those of fewer or more layers than the config says."""
+    stored = {
+        int(name.removeprefix(f"{family.layers}.").split(".")[0])
+        for name in reader.names() if name.startswith(f"{family.layers}.")}
+    if stored != set(range(num_layers)):
+        raise CheckpointError(
+            f"{str(reader.directory)!r} holds the tensors of {len(stored)} layers, its config says {num_layers}: it is not "
+            "the checkpoint of its config.")
 
 
 def save_moe_config(directory: Path, dense_config: dict[str, Any], upcycle: UpcycleConfig) -> None:
@@ -133,11 +178,13 @@ def _identity(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _load_dense(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    family_of(read_config(directory)["model_type"])
+    transformers_config(read_config(directory))
     try:
         model, report = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{str(directory)!r} cannot be loaded: {(str(error).splitlines() or [''])[0]}") from None
+    if report["mismatched_keys"]:
+        raise CheckpointError(f"{str(directory)!r} has tensors of other shapes than its config says.")
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
@@ -164,5 +211,8 @@ def _fill(model: PreTrainedModel, reader: CheckpointReader) -> None:
             source = reader.get(f"{mlp}.{family.mlp}.{inner.removeprefix('shared_expert.')}")
         else:
             source = reader.get(stored)  # which raises, and says what is missing
+        shape = list(parameter.shape)
+        if list(source.shape) not in (shape, shape[1:] if inner.startswith("experts.") else shape):
+            raise CheckpointError(f"Tensor {stored!r} has shape {list(source.shape)}, the config says {shape}.")
         parameter.copy_(source)  # an expanded tensor is broadcast over the experts
         filled.add(parameter.data_ptr())

@@ -11,9 +11,8 @@ from transformers import PreTrainedModel
 
 from xft_core.artifacts import Workspace
 from xft_core.data.packing import PackedRows
-from xft_core.data.rows import Rows, load_rows
-from xft_core.errors import DataError
-from xft_core.held_out import HeldOutLoss, device_for_work, held_out_loss
+from xft_core.data.rows import load_rows
+from xft_core.held_out import HeldOutLoss, check_rows_fit, device_for_work, held_out_loss
 from xft_core.locations import find_model
 from xft_core.models import (
     DTYPES,
@@ -34,7 +33,7 @@ logger = logging.getLogger(__name__)
 def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     """Tune, measure the held-out loss before and after, and write the tuned model (for a MoE also router.json).
 
-    Metrics: held_out_nll_before, held_out_nll (nats per response token), train_loss, steps, tokens, tokens_per_second,
+    Metrics: held_out_nll_before, held_out_nll (nats per response token), train_loss, steps, tokens_per_second,
     peak_memory_mb, and for a MoE router_entropy, mean_shared_weight, expert_load_min and expert_load_max.
     """
     source = find_model(config.model)
@@ -48,13 +47,14 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
         before = json.loads(before_path.read_text(encoding="utf-8"))
     else:
         before = held_out_loss(model, held_out_rows).nll
-        before_path.write_text(json.dumps(before), encoding="utf-8")
-        metrics_log.log(0, {"held_out_nll": before})
+        metrics_log.set(0, {"held_out_nll": before})
+        before_path.with_suffix(".tmp").write_text(json.dumps(before), encoding="utf-8")
+        before_path.with_suffix(".tmp").replace(before_path)
     logger.info("sft: held-out loss %.4f before", before)
     data = PackedRows(training_rows, longest, config.sft.packing)
     metrics = train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log)
     after = held_out_loss(model, held_out_rows)
-    metrics_log.log(int(metrics["steps"]), {"held_out_nll": after.nll})
+    metrics_log.set(int(metrics["steps"]), {"held_out_nll": after.nll})
     logger.info("sft: held-out loss %.4f after %d steps", after.nll, metrics["steps"])
     _save(model, source, config, workspace, after)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -87,17 +87,3 @@ def _router_metrics(after: HeldOutLoss) -> dict[str, float]:
     if after.router[0].mean_shared_weight is not None:
         found["mean_shared_weight"] = sum(layer.mean_shared_weight or 0.0 for layer in after.router) / count
     return found
-
-
-def check_rows_fit(model: PreTrainedModel, splits: list[Rows]) -> None:
-    """Raise DataError for rows longer than the model's context, or prepared for a tokenizer that is not the model's."""
-    longest = max(max(rows.lengths()) for rows in splits)
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context and longest > context:
-        raise DataError(
-            f"The longest row has {longest} tokens, the model takes {context}. Lower data.max_length to {context} or less.")
-    largest, vocabulary = max(rows.largest_token() for rows in splits), model.get_input_embeddings().num_embeddings
-    if largest >= vocabulary:
-        raise DataError(
-            f"The data holds token {largest}, the model knows {vocabulary} tokens: it was prepared with another model's "
-            "tokenizer. Prepare it with this model.")

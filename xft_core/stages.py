@@ -17,7 +17,17 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from xft_core.artifacts import Manifest, Workspace, check_output_is_free, disk_full_is_an_error, find, locked, publish
-from xft_core.config import DataConfig, EvaluateConfig, GenerateConfig, MergeConfig, Recipe, Section, SftConfig, UpcycleConfig
+from xft_core.config import (
+    DataConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    MergeConfig,
+    Precision,
+    Recipe,
+    Section,
+    SftConfig,
+    UpcycleConfig,
+)
 from xft_core.fingerprint import digest_of, directory_digest, input_digest
 from xft_core.locations import find_benchmark, find_file, find_model
 
@@ -144,12 +154,11 @@ class MixStage(StageConfig):
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """Only the fields that play a part in the chosen method."""
+        """Only the fields that play a part in the chosen method (lambda in all: uniform mixing is what each is compared
+        with)."""
         settings = super().settings()
         method = self.merge.method
-        used = {"method", "precision", "micro_batch_size"}
-        if method in ("learned", "uniform"):
-            used |= {"shared_expert_weight"}
+        used = {"method", "precision", "micro_batch_size", "shared_expert_weight"}
         if method == "learned":
             used |= {"learning_rate", "epochs", "max_steps", "batch_size", "warmup_steps"}
         if method == "routing":
@@ -167,6 +176,7 @@ class MergeStage(StageConfig):
     model: str = Field(description="The tuned Mixture-of-Experts.")
     coefficients: Path = Field(description=f"{ARTIFACT_HELP}: mix.")
     data: Path | None = Field(None, description=f"{ARTIFACT_HELP}: prepare. To measure the merged model's held-out loss.")
+    precision: Precision = Field("fp32", description="Weights and arithmetic of that measurement; give the one of sft.")
 
     def inputs(self) -> dict[str, Path]:
         """The Mixture-of-Experts, the coefficients and, if given, the prepared data."""
@@ -262,6 +272,7 @@ def run_stage(config: StageConfig) -> StageResult:
         found = find(config.output, key)
         if found:
             logger.info("%s: reused %s", config.stage, config.output)
+            shutil.rmtree(Workspace(config.output).root, ignore_errors=True)  # of a kill just after publishing
             return StageResult(found, reused=True)
         check_output_is_free(config.output)
         workspace = Workspace(config.output)

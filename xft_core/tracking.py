@@ -6,6 +6,7 @@ A stage only ever writes this file; who runs the stage (a person, a Prefect task
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,19 @@ class MetricsLog:
         with self.path.open("a", encoding="utf-8") as stream:
             stream.write(line + "\n")
 
+    def set(self, step: int, metrics: dict[str, float]) -> None:
+        """Append values of which there is one a step, in place of what an earlier attempt wrote for the same step."""
+        self._keep(lambda point: point["step"] != step or point["metrics"].keys() != metrics.keys())
+        self.log(step, metrics)
+
     def forget_after(self, step: int) -> None:
         """Drop the points after ``step``: a run resumed from that step will write them again."""
+        self._keep(lambda point: point["step"] <= step)
+
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         if not self.path.is_file():
             return
-        kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+        kept = [json.dumps(point) for point in read_metrics(self.path) if wanted(point)]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, self.path)
@@ -43,10 +52,3 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return points
-
-
-def _step(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return float("inf")

@@ -21,7 +21,7 @@ from xft_core.held_out import response_nll, take_routings
 from xft_core.models import moe_blocks
 from xft_core.moe.balance import RouterStatistics, balance_loss
 from xft_core.progress import describe_progress, on_terminal
-from xft_core.tracking import MetricsLog
+from xft_core.tracking import MetricsLog, read_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ class XftTrainer(Trainer):
     ) -> torch.Tensor:
         """Response negative log-likelihood per token of the whole batch, plus the weighted balance loss."""
         assert num_items_in_batch is not None and not return_outputs
+        for block in self.blocks:
+            block.keep_routing = True
         logits = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False).logits
         loss = response_nll(logits, inputs["labels"]) / num_items_in_batch
         token_mask_T = inputs["token_mask"].reshape(-1)
@@ -91,7 +93,8 @@ class XftTrainer(Trainer):
     def _balance(self, token_mask_T: torch.Tensor) -> torch.Tensor:
         routings = take_routings(self.model)
         upcycle = self.blocks[0].router.upcycle
-        if (self.state.global_step + 1) % self.args.logging_steps == 0:
+        next_step = self.state.global_step + 1
+        if next_step % self.args.logging_steps == 0 or next_step in (1, self.args.max_steps):
             if self._statistics is None:
                 self._statistics = RouterStatistics(len(self.blocks), upcycle.num_experts, upcycle.shared_expert)
             self._statistics.add(routings, token_mask_T)
@@ -149,19 +152,23 @@ class _Bar(TrainerCallback):
 def training_arguments(sft: SftConfig, seed: int, directory: Path, num_sequences: int) -> TrainingArguments:
     """The Trainer's arguments for a recipe section. ``num_sequences`` are those of one epoch."""
     accumulation = sft.batch_size // sft.micro_batch_size
-    total_steps = sft.max_steps or math.ceil(
-        max(1, math.ceil(math.ceil(num_sequences / sft.micro_batch_size) / accumulation)) * sft.epochs)
-    return TrainingArguments(
-        output_dir=str(directory), num_train_epochs=sft.epochs, max_steps=sft.max_steps or -1,
+    by_epochs = math.ceil(math.ceil(math.ceil(num_sequences / sft.micro_batch_size) / accumulation) * sft.epochs)
+    total_steps = min(by_epochs, sft.max_steps or by_epochs)
+    arguments = TrainingArguments(
+        output_dir=str(directory), max_steps=total_steps,
         per_device_train_batch_size=sft.micro_batch_size, gradient_accumulation_steps=accumulation,
         learning_rate=sft.learning_rate, warmup_steps=min(sft.warmup_steps, total_steps // 10),
         lr_scheduler_type=sft.schedule, optim="adafactor" if sft.optimizer == "adafactor" else "adamw_torch",
         weight_decay=sft.weight_decay, max_grad_norm=sft.max_grad_norm, bf16=sft.precision == "bf16_mixed",
         activation_checkpointing=sft.gradient_checkpointing, activation_checkpointing_kwargs={"use_reentrant": False},
-        logging_steps=sft.log_steps, logging_first_step=True, save_strategy="steps", save_steps=sft.checkpoint_steps,
+        logging_steps=sft.log_steps, logging_first_step=True, save_strategy="steps",
+        # A resumed run then begins a log interval where the undisturbed one does: their curves are equal.
+        save_steps=math.ceil(sft.checkpoint_steps / sft.log_steps) * sft.log_steps,
         save_total_limit=2, seed=seed, data_seed=seed, report_to="none", disable_tqdm=True,
         remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(), logging_nan_inf_filter=False,
         use_cpu=not torch.cuda.is_available())
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several visible GPUs must not become DataParallel: torchrun is for those
+    return arguments
 
 
 def last_whole_checkpoint(directory: Path) -> Path | None:
@@ -180,7 +187,7 @@ def train(
 ) -> dict[str, float]:
     """Train ``model`` in place, going on from the last checkpoint in ``directory`` if there is one.
 
-    Returns steps, tokens trained on in this attempt, tokens per second, and the mean loss of the last log interval.
+    Returns steps, tokens per second in the mean over the curve's points, and the loss of the last log interval.
     Raises TrainingFailed when the loss is no number any more.
     """
     checkpoint = last_whole_checkpoint(directory)
@@ -189,10 +196,13 @@ def train(
     if checkpoint:
         logger.info("sft: going on from step %d", step)
     trainer = XftTrainer(model, data, sft, seed, directory, metrics)
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    seconds = time.monotonic() - started
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    if checkpoint and step >= trainer.args.max_steps:  # killed after the last step: the Trainer would do one more
+        trainer._load_from_checkpoint(str(checkpoint))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        # bf16_mixed leaves the model wrapped in autocast; what is measured next is the model as it is saved.
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    points = [point["metrics"] for point in read_metrics(metrics.path) if "loss" in point["metrics"]]
     return {
-        "steps": trainer.state.global_step, "train_loss": losses[-1] if losses else math.nan,
-        "tokens": trainer.tokens_seen, "tokens_per_second": trainer.tokens_seen / max(seconds, 1e-9)}
+        "steps": trainer.args.max_steps, "train_loss": points[-1]["loss"],
+        "tokens_per_second": sum(point["tokens_per_second"] for point in points) / len(points)}

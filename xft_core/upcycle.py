@@ -16,7 +16,14 @@ from xft_core.config import UpcycleConfig
 from xft_core.errors import CheckpointError
 from xft_core.families import Family, family_of
 from xft_core.locations import find_model
-from xft_core.models import MOE_MODEL_TYPE, copy_beside_weights, expanded, save_moe_config
+from xft_core.models import (
+    MOE_MODEL_TYPE,
+    check_layers,
+    copy_beside_weights,
+    expanded,
+    save_moe_config,
+    transformers_config,
+)
 from xft_core.stages import UpcycleStage
 
 
@@ -34,8 +41,9 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> dic
     if dense_config["model_type"] == MOE_MODEL_TYPE:
         raise CheckpointError(f"{str(source)!r} is upcycled already. Give the dense model.")
     family = family_of(dense_config["model_type"])
-    num_layers = int(dense_config["num_hidden_layers"])
+    num_layers = int(transformers_config(dense_config).num_hidden_layers)
     with CheckpointReader(source) as reader:
+        check_layers(reader, family, num_layers)
         plans: list[TensorPlan] = []
         of_ffn = set()
         for layer in range(num_layers):

@@ -13,6 +13,7 @@ import pytest
 from xft_core import artifacts
 from xft_core.artifacts import Workspace, find, read_manifest, verify
 from xft_core.errors import ArtifactError, DiskFullError
+from xft_core.fingerprint import input_digest
 from xft_core.stages import StageConfig, run_stage, stage_key
 
 
@@ -60,7 +61,7 @@ def test_the_digest_is_of_the_contents_not_of_the_place(tmp_path: Path) -> None:
     assert run_stage(CountingStage(output=tmp_path / "c", text="other")).manifest.digest not in digests
 
 
-@pytest.mark.parametrize("damage", ["alter", "truncate", "remove", "add", "manifest", "manifest_cut", "flip_manifest_digest"])
+@pytest.mark.parametrize("damage", ["alter", "truncate", "remove", "add", "manifest_cut", "flip_manifest_digest"])
 def test_damage_is_noticed_and_rebuilt(damage: str, tmp_path: Path) -> None:
     output = tmp_path / "a"
     whole = run_stage(CountingStage(output=output)).manifest
@@ -72,9 +73,7 @@ def test_damage_is_noticed_and_rebuilt(damage: str, tmp_path: Path) -> None:
     elif damage == "remove":
         file.unlink()
     elif damage == "add":
-        (output / "foreign").write_text("x")
-    elif damage == "manifest":
-        manifest.write_text("{}")
+        (output / "generation_config.json").write_text("{}")
     elif damage == "manifest_cut":
         manifest.write_text(manifest.read_text()[:100])
     else:
@@ -98,6 +97,58 @@ def test_a_place_that_holds_something_else_is_left_alone(tmp_path: Path) -> None
     with pytest.raises(ArtifactError, match="already holds another artifact"):
         run_stage(CountingStage(output=tmp_path / "b", text="other"))
     assert read_manifest(tmp_path / "b").metrics == {"length": 5}
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "manifest.json").write_text('{"name": "my web app"}')
+    with pytest.raises(ArtifactError, match="already holds something"):
+        run_stage(CountingStage(output=tmp_path / "c"))
+    assert [path.name for path in (tmp_path / "c").iterdir()] == ["manifest.json"]
+
+
+def test_a_damaged_artifact_of_another_key_is_refused_not_moved(tmp_path: Path) -> None:
+    run_stage(CountingStage(output=tmp_path / "a"))
+    (tmp_path / "a" / "deep" / "file.txt").write_text("damaged")
+    with pytest.raises(ArtifactError, match="already holds another artifact"):
+        run_stage(CountingStage(output=tmp_path / "a", text="other"))
+    assert (tmp_path / "a").is_dir()
+
+
+def test_notes_and_hidden_files_do_no_harm(tmp_path: Path) -> None:
+    run_stage(CountingStage(output=tmp_path / "a"))
+    for name in ("notes.md", ".DS_Store", ".nfs000"):
+        (tmp_path / "a" / name).write_text("x")
+    assert run_stage(CountingStage(output=tmp_path / "a")).reused
+
+
+def test_every_damaged_copy_is_kept(tmp_path: Path) -> None:
+    for _ in range(3):
+        run_stage(CountingStage(output=tmp_path / "a"))
+        (tmp_path / "a" / "deep" / "file.txt").write_text("damaged")
+    run_stage(CountingStage(output=tmp_path / "a"))
+    assert {path.name for path in tmp_path.glob("a.*")} == {"a.lock", "a.damaged", "a.damaged1", "a.damaged2"}
+
+
+def test_what_a_kill_after_publishing_left_is_cleared(tmp_path: Path) -> None:
+    run_stage(CountingStage(output=tmp_path / "a"))
+    (tmp_path / "a.partial" / "checkpoints").mkdir(parents=True)
+    assert run_stage(CountingStage(output=tmp_path / "a")).reused and not (tmp_path / "a.partial").exists()
+
+
+def test_a_place_that_cannot_be_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        run_stage(CountingStage(output=tmp_path / "file" / "a"))
+
+
+def test_an_altered_input_is_noticed(tmp_path: Path) -> None:
+    run_stage(CountingStage(output=tmp_path / "a"))
+    digest = input_digest(tmp_path / "a")
+    (tmp_path / "a" / "deep" / "file.txt").write_text("hellO")
+    with pytest.raises(ArtifactError, match="was altered"):
+        input_digest(tmp_path / "a")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "manifest.json").write_text('{"name": "not ours"}')
+    assert input_digest(tmp_path / "model") != digest
 
 
 def test_a_full_disk_is_said_so_and_progress_is_kept(tmp_path: Path) -> None:

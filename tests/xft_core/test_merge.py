@@ -11,9 +11,10 @@ from tests.factories import dense_model
 from tests.xft_core.test_mixing import grown_apart
 from xft_core.checkpoint import CheckpointReader
 from xft_core.config import UpcycleConfig
-from xft_core.errors import CheckpointError
+from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.families import FAMILIES
 from xft_core.merge import merge
+from xft_core.mixing import load_coefficients
 from xft_core.mixing_weights import MixtureReader
 from xft_core.upcycle import upcycle
 
@@ -75,3 +76,8 @@ def test_coefficients_of_another_model_are_refused(tmp_path: Path) -> None:
         merge(directory, tmp_path / "merged", random_shares(2, 5))
     with pytest.raises(CheckpointError, match="dense llama model"):
         merge(tmp_path / "dense", tmp_path / "merged", random_shares(2, 4))
+
+
+def test_a_directory_without_coefficients_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="holds no mixing coefficients"):
+        load_coefficients(tmp_path)

@@ -17,6 +17,7 @@ from tests.factories import dense_model
 from xft_core.config import DataConfig, MergeConfig, UpcycleConfig
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import load_rows
+from xft_core.errors import RecipeError
 from xft_core.families import FAMILIES
 from xft_core.held_out import held_out_loss, response_nll
 from xft_core.learned_mixing import MixedModel
@@ -100,11 +101,13 @@ def test_the_projected_gradient_is_that_of_autograd_through_all_experts(
 
 @pytest.mark.parametrize(("method", "weight", "expected"), [
     ("uniform", 0.75, [0.75, 1 / 12, 1 / 12, 1 / 12]), ("uniform", 0.1, [0.1, 0.3, 0.3, 0.3]),
-    ("ewa", 0.75, [0.25] * 4), ("shared_only", 0.5, [1, 0, 0, 0])])
+    ("ewa", 0.7, [0.25] * 4), ("shared_only", 0.4, [1, 0, 0, 0])])
 def test_methods_without_data(method: str, weight: float, expected: list[float], ready: Path, tmp_path: Path) -> None:
     metrics, weight_LN = mix(ready, tmp_path / "mix", method=method, shared_expert_weight=weight)
     assert torch.allclose(weight_LN, torch.tensor([expected] * 2, dtype=torch.float64))
-    assert metrics["movement_max"] == 0
+    uniform = [weight, *[(1 - weight) / 3] * 3]
+    assert metrics["movement_max"] == pytest.approx(max(abs(a - b) for a, b in zip(expected, uniform, strict=True)))
+    assert (metrics["held_out_nll_merged"] == metrics["held_out_nll_uniform"]) == (method == "uniform")
 
 
 def test_routing_means_are_the_models_own(ready: Path, tmp_path: Path) -> None:
@@ -138,7 +141,7 @@ def test_unused_fields_do_not_change_the_key(ready: Path, tmp_path: Path) -> Non
     mix(ready, tmp_path / "mix", method="ewa", shared_expert_weight=0.75)
     stage = MixStage(
         output=tmp_path / "mix", model=str(ready / "moe"), data=ready / "data",
-        merge=MergeConfig(**(LEARN.model_dump() | {"method": "ewa", "shared_expert_weight": 0.2, "learning_rate": 0.5})))
+        merge=MergeConfig(**(LEARN.model_dump() | {"method": "ewa", "calibration_rows": 3, "learning_rate": 0.5})))
     assert run_stage(stage).reused
 
 
@@ -163,6 +166,25 @@ def test_a_killed_mix_resumes_to_the_same_coefficients(ready: Path, tmp_path: Pa
     assert torch.equal(torch.tensor([layer["weights"] for layer in layers], dtype=torch.float64), expected)
     steps = [point["step"] for point in read_metrics(tmp_path / "killed" / "metrics.jsonl") if "loss" in point["metrics"]]
     assert steps == sorted(set(steps))
+
+
+def test_one_routed_expert_and_a_fixed_lambda_leave_nothing_to_learn(ready: Path, tmp_path: Path) -> None:
+    config = UpcycleConfig(num_experts=2, num_experts_per_tok=2)
+    (tmp_path / "moe").mkdir()
+    upcycle(ready / "dense", tmp_path / "moe", config, seed=0)
+    stage = MixStage(output=tmp_path / "mix", model=str(tmp_path / "moe"), data=ready / "data", merge=LEARN)
+    metrics = run_stage(stage).manifest.metrics
+    assert metrics["steps"] == 0 and metrics["movement_max"] == 0
+
+
+def test_shared_only_without_a_shared_expert_is_refused(ready: Path, tmp_path: Path) -> None:
+    (tmp_path / "moe").mkdir()
+    config = UpcycleConfig(num_experts=4, num_experts_per_tok=2, shared_expert=False)
+    upcycle(ready / "dense", tmp_path / "moe", config, seed=0)
+    stage = MixStage(
+        output=tmp_path / "mix", model=str(tmp_path / "moe"), data=ready / "data", merge=MergeConfig(method="shared_only"))
+    with pytest.raises(RecipeError, match="has no shared expert"):
+        run_stage(stage)
 
 
 def test_labels_of_prompts_never_count() -> None:

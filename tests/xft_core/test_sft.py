@@ -16,14 +16,15 @@ from transformers import AutoModelForCausalLM
 
 from tests.factories import dense_model
 from xft_core.config import DataConfig, SftConfig, UpcycleConfig
+from xft_core.data.packing import PackedRows
 from xft_core.data.rows import load_rows
 from xft_core.errors import CheckpointError, DataError
 from xft_core.fingerprint import file_digest
 from xft_core.held_out import held_out_loss
-from xft_core.models import load_model
+from xft_core.models import load_model, moe_blocks
 from xft_core.stages import PrepareStage, SftStage, UpcycleStage, run_stage
-from xft_core.tracking import read_metrics
-from xft_core.training import TrainingFailed
+from xft_core.tracking import MetricsLog, read_metrics
+from xft_core.training import TrainingFailed, train
 
 FAST = SftConfig(
     epochs=1, batch_size=4, micro_batch_size=2, learning_rate=5e-3, precision="fp32", optimizer="adamw", checkpoint_steps=3,
@@ -137,6 +138,66 @@ def test_a_killed_run_started_again_gives_the_same_bits(model: str, ready: Path,
         file_digest(tmp_path / "undisturbed" / name) for name in names]
     steps = [point["step"] for point in read_metrics(tmp_path / "killed" / "metrics.jsonl") if "loss" in point["metrics"]]
     assert steps == sorted(set(steps)) == list(range(1, len(steps) + 1))
+
+
+@pytest.mark.parametrize("max_steps", [4, None])
+def test_a_run_killed_after_its_last_step_is_not_trained_further(
+        max_steps: int | None, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = changed(max_steps=max_steps, schedule="constant", checkpoint_steps=2)
+    undisturbed = sft(ready, tmp_path / "undisturbed", "moe", config)
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("xft_core.sft._save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            sft(ready, tmp_path / "killed", "moe", config)
+    resumed = sft(ready, tmp_path / "killed", "moe", config)
+    digests = [file_digest(tmp_path / name / "model.safetensors") for name in ("killed", "undisturbed")]
+    assert digests[0] == digests[1]
+    for name in ("steps", "train_loss", "held_out_nll", "held_out_nll_before"):
+        assert resumed[name] == undisturbed[name]
+    points = read_metrics(tmp_path / "killed" / "metrics.jsonl")
+    assert [point["step"] for point in points if "held_out_nll" in point["metrics"]] == [0, resumed["steps"]]
+    steps = [point["step"] for point in points if "loss" in point["metrics"]]
+    assert steps == list(range(1, int(resumed["steps"]) + 1))
+
+
+def test_max_steps_is_a_limit_and_no_more(ready: Path, tmp_path: Path) -> None:
+    whole = sft(ready, tmp_path / "a", "dense", changed(epochs=1))["steps"]
+    assert sft(ready, tmp_path / "b", "dense", changed(epochs=1, max_steps=1000))["steps"] == whole
+    assert sft(ready, tmp_path / "c", "dense", changed(epochs=1, max_steps=2))["steps"] == 2
+
+
+def test_the_reported_loss_is_that_of_the_saved_model_after_mixed_precision(ready: Path, tmp_path: Path) -> None:
+    metrics = sft(ready, tmp_path / "out", "moe", changed(precision="bf16_mixed"))
+    saved = load_model(tmp_path / "out", torch.float32)
+    assert held_out_loss(saved, load_rows(ready / "data", "held_out")).nll == pytest.approx(metrics["held_out_nll"], abs=1e-6)
+
+
+def test_no_activations_outlive_a_step_with_gradient_checkpointing(ready: Path, tmp_path: Path) -> None:
+    config = changed(gradient_checkpointing=True, max_steps=1)
+    model = load_model(ready / "moe", torch.float32)
+    data = PackedRows(load_rows(ready / "data", "train"), 160, packing=True)
+    (tmp_path / "checkpoints").mkdir()
+    train(model, data, config, 0, tmp_path / "checkpoints", MetricsLog(tmp_path / "metrics.jsonl"))
+    assert all(block.routing is None for block in moe_blocks(model))
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode != 0, reason="no user namespaces here")
+@pytest.mark.parametrize("kilobytes", [100, 300, 700])
+def test_a_disk_that_fills_while_training_is_a_message(kilobytes: int, ready: Path, tmp_path: Path) -> None:
+    """A real small disk: at 100 KB safetensors cannot write the weights, at 300 and 700 torch not the optimizer."""
+    (tmp_path / "disk").mkdir()
+    stage = SftStage(output=tmp_path / "disk" / "out", model=str(ready / "moe"), data=ready / "data", sft=FAST)
+    (tmp_path / "stage.json").write_text(stage.model_dump_json())
+    mount = f"mount -t tmpfs -o size={kilobytes}k tmpfs {tmp_path}/disk"
+    command = f"{mount} && exec {sys.executable} -m xft_core sft {tmp_path}/stage.json"
+    result = subprocess.run(["unshare", "-Urm", "sh", "-c", command], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2, result.stderr
+    assert "error: No space left while writing" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_a_loss_that_is_no_number_stops_with_advice(ready: Path, tmp_path: Path) -> None:

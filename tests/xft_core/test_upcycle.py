@@ -1,5 +1,6 @@
 """Upcycling is the identity for every family, whatever the router; what is stored comes back."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,40 @@ def test_damaged_checkpoints_are_refused_before_anything_is_written(tmp_path: Pa
     with pytest.raises(CheckpointError, match=r"neither model\.safetensors nor"):
         upcycle(source, tmp_path / "moe", UpcycleConfig(), seed=0)
     assert not any((tmp_path / "moe").iterdir())
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"num_hidden_layers": "three"}, "makes no llama model"), ({"hidden_size": 31}, "makes no llama model"),
+    ({"num_attention_heads": 0}, "makes no llama model"), ({"hidden_act": "nonsense"}, "makes no llama model"),
+    ({"num_hidden_layers": 1}, "tensors of 2 layers, its config says 1"),
+    ({"num_hidden_layers": 3}, "tensors of 2 layers, its config says 3"),
+    ({"model_type": 5}, "names no model_type")])
+def test_a_config_that_is_not_the_checkpoints_is_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    source = dense_model(tmp_path / "dense")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(CheckpointError, match=message):
+        upcycle(source, _made(tmp_path / "moe"), UpcycleConfig(), seed=0)
+    assert not any((tmp_path / "moe").iterdir())
+
+
+@pytest.mark.parametrize("changes", [{"vocab_size": 400}, {"intermediate_size": 64}])
+def test_tensors_of_other_shapes_than_the_config_says_are_refused(changes: dict[str, int], tmp_path: Path) -> None:
+    source = dense_model(tmp_path / "dense")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | changes))
+    upcycle(source, _made(tmp_path / "moe"), UpcycleConfig(num_experts=4, num_experts_per_tok=3), seed=0)
+    for directory in (source, tmp_path / "moe"):
+        with pytest.raises(CheckpointError, match=r"shape|cannot be loaded"):
+            load_model(directory, torch.float32)
+
+
+@pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": "../b.safetensors"}}', "{"])
+def test_an_index_that_is_none_is_refused(index: str, tmp_path: Path) -> None:
+    source = dense_model(tmp_path / "dense")
+    (source / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(CheckpointError, match="is not a checkpoint index"):
+        upcycle(source, _made(tmp_path / "moe"), UpcycleConfig(), seed=0)
 
 
 def _made(directory: Path) -> Path:

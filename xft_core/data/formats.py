@@ -1,6 +1,7 @@
 """Rows of instruction data to conversations: four forms, recognised by their fields, with errors that name the row."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from xft_core.errors import DataError
 from xft_core.locations import hub_error
 
 Form = Literal["instruction", "alpaca", "problem", "messages"]
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Fields a row of each form must have. The order is that in which "auto" tries them.
 FORM_FIELDS: dict[Form, tuple[str, ...]] = {
@@ -33,7 +36,10 @@ def read_conversations(config: DataConfig, path: Path | None) -> Iterator[list[M
         if not isinstance(row, dict):
             raise DataError(f"{place}: a row must be an object with fields, this is a {type(row).__name__}.")
         form = form or _recognise(place, row)
-        yield _conversation(place, row, form)
+        messages = _conversation(place, row, form)
+        if any(SURROGATE.search(message["content"]) for message in messages):
+            raise DataError(f"{place}: the text holds half of a surrogate pair (\\ud800 to \\udfff): it is not Unicode.")
+        yield messages
 
 
 def _recognise(place: str, row: dict[str, Any]) -> Form:
@@ -84,7 +90,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
         yield from _parquet_rows(path)
         return
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r} is not UTF-8 text (byte {error.start}).") from None
     if text.lstrip().startswith("["):
@@ -94,7 +100,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
             raise DataError(f"{str(path)!r}, line {error.lineno}: not JSON: {error.msg}.") from None
         yield from ((f"{str(path)!r}, row {number}", row) for number, row in enumerate(rows, start=1))
         return
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: JSON text may hold U+2028 as it is
         if not line.strip():
             continue
         try:

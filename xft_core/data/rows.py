@@ -44,7 +44,7 @@ def save_rows(path: Path, rows: list[Row]) -> None:
     """Write rows to one safetensors file."""
     lengths = torch.tensor([0] + [len(row.input_ids) for row in rows], dtype=torch.int64)
     save_file({
-        "input_ids": torch.tensor([token for row in rows for token in row.input_ids], dtype=torch.int32),
+        "input_ids": torch.cat([torch.tensor(row.input_ids, dtype=torch.int32) for row in rows]),
         "offsets": lengths.cumsum(0),
         "prompt_lengths": torch.tensor([row.prompt_length for row in rows], dtype=torch.int32)}, path)
 

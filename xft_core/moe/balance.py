@@ -106,12 +106,15 @@ class RouterStatistics:
             for layer in range(len(self._load))]
 
     def summary(self) -> dict[str, float]:
-        """Means over layers for the training curve: entropy, mean shared weight, smallest and largest load."""
+        """Means over layers for the training curve: entropy, mean shared weight, load per routed expert, and the smallest
+        and largest load in any layer."""
         layers = self.layers()
         found = {
             "router_entropy": sum(layer.entropy for layer in layers) / len(layers),
             "expert_load_min": min(min(layer.load) for layer in layers),
             "expert_load_max": max(max(layer.load) for layer in layers)}
+        for expert in range(self._load.shape[1]):
+            found[f"expert_load/{expert + int(self.shared_expert)}"] = sum(layer.load[expert] for layer in layers) / len(layers)
         if self.shared_expert:
             found["mean_shared_weight"] = sum(layer.mean_shared_weight or 0.0 for layer in layers) / len(layers)
         return found

@@ -3,6 +3,9 @@
 Shape suffixes: B batch, S sequence, T = B * S tokens, D hidden size, F FFN size, E routed experts, K experts per token.
 """
 
+from types import SimpleNamespace
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -46,9 +49,22 @@ class RoutedExperts(nn.Module):
         """sum_k weight_TK[:, k] * E_{expert_index_TK[:, k]}(x), shape T,D."""
         # One grouped matrix product on a GPU. On a CPU a loop over experts is as fast or faster (benchmarks/), and also
         # takes fp64.
-        forward = grouped_mm_experts_forward if x_TD.is_cuda else RoutedExperts._loop_forward
-        y_TD = forward(self, x_TD, expert_index_TK, weight_TK.to(x_TD.dtype))
+        if x_TD.is_cuda:
+            y_TD = grouped_mm_experts_forward(self._for_kernel(), x_TD, expert_index_TK, weight_TK)
+        else:
+            y_TD = self._loop_forward(x_TD, expert_index_TK, weight_TK)
         return F.dropout(y_TD, self.dropout, self.training) if self.dropout else y_TD
+
+    def _for_kernel(self) -> Any:
+        """These experts as the kernel reads them: under autocast with weights cast, since it does not cast them itself."""
+        if not torch.is_autocast_enabled("cuda"):
+            return self
+        dtype = torch.get_autocast_dtype("cuda")
+        return SimpleNamespace(
+            num_experts=self.num_experts, has_gate=self.has_gate, has_bias=self.has_bias, act_fn=self.act_fn,
+            is_transposed=self.is_transposed, has_post_expert_norm=self.has_post_expert_norm,
+            _is_expert_parallel=self._is_expert_parallel, _apply_gate=self._apply_gate,
+            **{name: parameter.to(dtype) for name, parameter in self.named_parameters(recurse=False)})
 
     def _loop_forward(self, x_TD: torch.Tensor, expert_index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
         slots = torch.sort(expert_index_TK.reshape(-1), stable=True).indices
@@ -57,14 +73,14 @@ class RoutedExperts(nn.Module):
         up_E, down_E = getattr(self, self.up_parameter).unbind(), self.down_proj.unbind()
         up_bias_E = getattr(self, f"{self.up_parameter}_bias").unbind() if self.has_bias else [None] * self.num_experts
         down_bias_E = self.down_proj_bias.unbind() if self.has_bias else [None] * self.num_experts
-        y_TD = torch.zeros_like(x_TD)
+        y_TD = torch.zeros(x_TD.shape, dtype=torch.promote_types(x_TD.dtype, weight_TK.dtype), device=x_TD.device)
         for expert, slots_of_expert in enumerate(slots.split(counts)):
             token = slots_of_expert // expert_index_TK.shape[1]
             h = F.linear(x_TD.index_select(0, token), up_E[expert], up_bias_E[expert])
             h = self._apply_gate(h) if self.has_gate else self.act_fn(h)
             h = F.linear(h, down_E[expert], down_bias_E[expert])
             y_TD = y_TD.index_add(0, token, (h * weight_TK.reshape(-1)[slots_of_expert, None]).to(y_TD.dtype))
-        return y_TD
+        return y_TD.to(x_TD.dtype)
 
     def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
@@ -78,7 +94,8 @@ class RoutedExperts(nn.Module):
 class MoeBlock(nn.Module):
     """y = w_0 E_0(x) + sum_i w_i E_i(x), where an FFN was. The shared expert E_0 is the family's own FFN module.
 
-    ``routing`` holds what the router decided in the latest forward pass.
+    ``routing`` holds what the router decided in the latest forward pass before which ``keep_routing`` was set. Not in
+    every one: a pass repeated by gradient checkpointing would keep its activations alive until the next step.
     """
 
     def __init__(self, dense_mlp: nn.Module, family: Family, upcycle: UpcycleConfig) -> None:
@@ -89,16 +106,18 @@ class MoeBlock(nn.Module):
         self.experts = RoutedExperts(dense_mlp, family, upcycle.num_experts - int(upcycle.shared_expert))
         self.shared_expert = dense_mlp if upcycle.shared_expert else None
         self.routing: Routing | None = None
+        self.keep_routing = False
 
     def forward(self, hidden_states_BSD: torch.Tensor) -> torch.Tensor:
         """The mixture's output, of the input's shape and dtype."""
         x_TD = hidden_states_BSD.reshape(-1, hidden_states_BSD.shape[-1])
         routing = self.router(x_TD)
-        self.routing = routing
+        if self.keep_routing:
+            self.routing, self.keep_routing = routing, False
         if self.shared_expert is None:
             y_TD = self.experts(x_TD, routing.expert_index_TK, routing.weight_TK)
         else:
             y_TD = self.experts(x_TD, routing.expert_index_TK[:, :-1] - 1, routing.weight_TK[:, :-1])
             shared_TD = self.shared_expert(x_TD)
-            y_TD = y_TD + shared_TD * routing.weight_TK[:, -1:].to(shared_TD.dtype)
+            y_TD = (y_TD + shared_TD * routing.weight_TK[:, -1:]).to(x_TD.dtype)
         return y_TD.reshape(hidden_states_BSD.shape)

@@ -111,6 +111,13 @@ def test_json_jsonl_and_parquet_give_the_same(tmp_path: Path, model: Path) -> No
     assert len(digests) == 1
 
 
+def test_line_separators_inside_texts_and_a_byte_order_mark_are_fine(tmp_path: Path, model: Path) -> None:
+    rows = [{"instruction": f"a\u2028b\u0085{i}", "response": "c"} for i in range(3)]
+    text = "\ufeff" + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (tmp_path / "d.jsonl").write_text(text, encoding="utf-8")
+    assert prepare(tmp_path, model, tmp_path / "d.jsonl")["rows_read"] == 3
+
+
 def test_the_seed_decides_the_split(tmp_path: Path, model: Path) -> None:
     data = write(tmp_path / "d.jsonl", [{"instruction": f"Add {i}", "response": f"x + {i}"} for i in range(20)])
     config = DataConfig(path=str(data), max_length=256, held_out_rows=3, max_rows=12)
@@ -134,6 +141,7 @@ def test_the_seed_decides_the_split(tmp_path: Path, model: Path) -> None:
     ('{"text": "a"}\n', "line 1: fields text are of no known form"),
     ('{"messages": [{"role": "user", "content": "a"}]}\n', "line 1: the conversation has no response"),
     ('[1, 2]', "row 1: a row must be an object"),
+    ('{"instruction": "a", "response": "\\ud83d"}\n', "line 1: the text holds half of a surrogate pair"),
     ('{"instruction": "a", "response": 5}\n', "line 1: field 'response' must be text, it is 5"),
     ('{"instruction": "a", "response": "b"}\n', "1 are left; at least 2"),
 ])
