@@ -35,12 +35,13 @@ def serve(prefect_port: int, mlflow_port: int) -> int:
     health = {
         "prefect": f"http://{HOST}:{prefect_port}/api/health", "mlflow": f"http://{HOST}:{mlflow_port}/health"}
     signal.signal(signal.SIGTERM, _as_interrupt)
-    with _running(commands, logs) as processes:
+    api_url = f"http://{HOST}:{prefect_port}/api"
+    with _running(commands, logs, api_url) as processes:
         try:
             print("Starting Prefect and MLflow ...", flush=True)
             for name, address in health.items():
                 _wait_until_up(name, address, processes[name], logs)
-            (home / ADDRESS_FILE).write_text(f"http://{HOST}:{prefect_port}/api", encoding="utf-8")
+            (home / ADDRESS_FILE).write_text(api_url, encoding="utf-8")
             print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   http://{HOST}:{mlflow_port}\n"
                   f"Data: {home}. Ctrl-C stops both.", flush=True)
             while True:
@@ -73,9 +74,10 @@ def mlflow_command(current: Settings, port: int) -> list[str]:
 
 
 @contextmanager
-def _running(commands: dict[str, list[str]], logs: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def _running(commands: dict[str, list[str]], logs: Path, api_url: str) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment.pop("PREFECT_API_URL", None)
+    environment["PREFECT_SERVER_UI_API_URL"] = api_url  # what the pages in the browser ask; else always port 4200
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, command in commands.items():

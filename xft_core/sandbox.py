@@ -51,7 +51,7 @@ class Sandbox:
 
     def command(self, program: str) -> list[str]:
         """The command that runs Python source contained; it finds installed packages, but no other file."""
-        python = [sys.executable, "-P", "-s", "-B", "-c", program]
+        python = [str(_python()), "-P", "-s", "-B", "-c", program]
         return python if self.mode == "unsafe" else [*self.prefix, "--", *python]
 
     def run(self, program: str, seconds: float, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int | None:
@@ -124,6 +124,11 @@ def _candidates(executable: str) -> list[Sandbox]:
     sandboxes.append(Sandbox("bubblewrap", (*isolate, "--unshare-user", "--disable-userns", *system, *private)))
     sandboxes.append(Sandbox("bubblewrap", (*isolate, *system, *private)))
     return sandboxes
+
+
+def _python() -> Path:
+    """This interpreter below its environment's real directory, which is what is mounted: that may be known by a link."""
+    return Path(sys.prefix).resolve() / Path(sys.executable).relative_to(sys.prefix)
 
 
 def _system() -> tuple[str, ...]:

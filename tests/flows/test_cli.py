@@ -1,5 +1,6 @@
 """The command line as a person meets it: messages, exit statuses, and no stack traces."""
 
+import json
 import os
 import signal
 import socket
@@ -88,6 +89,8 @@ def test_ui_serves_both_and_stops_cleanly(tmp_path: Path) -> None:
         for port in (prefect_port, mlflow_port):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10) as page:
                 assert b"<html" in page.read().lower()
+        with urllib.request.urlopen(f"http://127.0.0.1:{prefect_port}/ui-settings", timeout=10) as answer:
+            assert json.load(answer)["api_url"] == f"http://127.0.0.1:{prefect_port}/api"  # what the browser will ask
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     finally:

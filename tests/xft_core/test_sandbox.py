@@ -1,7 +1,10 @@
 import json
 import os
+import shutil
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -149,3 +152,12 @@ def _command(pid: str) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+def test_an_environment_known_by_a_link_is_found_inside(tmp_path: Path) -> None:
+    (tmp_path / "environment").symlink_to(sys.prefix)
+    python = tmp_path / "environment" / "bin" / Path(sys.executable).name
+    program = "import sys; from xft_core.sandbox import open_sandbox; assert 'environment' in sys.prefix; open_sandbox('bubblewrap')"
+    result = subprocess.run([str(python), "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert result.returncode == 0, result.stderr
