@@ -158,6 +158,8 @@ def _command(pid: str) -> bytes:
 def test_an_environment_known_by_a_link_is_found_inside(tmp_path: Path) -> None:
     (tmp_path / "environment").symlink_to(sys.prefix)
     python = tmp_path / "environment" / "bin" / Path(sys.executable).name
-    program = "import sys; from xft_core.sandbox import open_sandbox; assert 'environment' in sys.prefix; open_sandbox('bubblewrap')"
+    program = (
+        "import sys; from xft_core.sandbox import open_sandbox\n"
+        "assert 'environment' in sys.prefix; open_sandbox('bubblewrap')")
     result = subprocess.run([str(python), "-c", program], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert result.returncode == 0, result.stderr
