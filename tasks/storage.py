@@ -25,7 +25,7 @@ PART_BYTES = 32 * 1024 * 1024  # objects above this go in parts of this size; at
 REQUESTS_AT_ONCE = 8
 POLL_SECONDS = 0.05
 CONNECT_SECONDS, READ_SECONDS = 10, 60
-ATTEMPTS = 5  # of every request, by boto3 itself, with growing pauses
+ATTEMPTS = 6  # of every request, the first included, by boto3 itself with growing pauses
 DELETE_AT_ONCE = 1000
 
 # Refusals that another attempt may not meet: a slow body, a checksum that the network spoiled.
@@ -252,7 +252,7 @@ def _client() -> Any:
 
     endpoint = _endpoint()
     config = Config(
-        retries={"mode": "standard", "max_attempts": ATTEMPTS}, connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS}, connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS,
         tcp_keepalive=True, max_pool_connections=2 * REQUESTS_AT_ONCE,
         s3={"addressing_style": "path"} if endpoint else None)
     return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
