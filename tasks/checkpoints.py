@@ -162,11 +162,18 @@ def _copy(workspace: Workspace, directory: Path) -> None:
     checkpoints = directory / workspace.checkpoints.name
     checkpoints.mkdir()
     if (newest := _newest(workspace)) is not None:
-        shutil.copytree(newest, checkpoints / newest.name, copy_function=os.link)
+        shutil.copytree(newest, checkpoints / newest.name, copy_function=_link)
     for path in _loose_files(workspace):
         shutil.copyfile(path, checkpoints / path.name)
     if workspace.metrics_path.is_file():
         shutil.copyfile(workspace.metrics_path, directory / workspace.metrics_path.name)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
 
 
 def _read(bucket: Bucket, place: str) -> Snapshot | None:

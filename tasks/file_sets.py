@@ -9,8 +9,8 @@ own: the manifest that stands always speaks of files that nobody else writes to.
 
 import logging
 import shutil
-import tempfile
 import threading
+import uuid
 from pathlib import Path
 
 from tasks.storage import Bucket, StoreRefused, StoreUnavailable, safe_name
@@ -91,8 +91,9 @@ def entries(directory: Path) -> list[FileEntry]:
 
 def beside(output: Path) -> Path:
     """A new directory on the same disk as ``output``, to be renamed or removed."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    return Path(tempfile.mkdtemp(prefix=f"{output.name}.transfer-", dir=output.parent))
+    directory = output.with_name(f"{output.name}.transfer-{uuid.uuid4().hex[:8]}")  # tempfile's are for this user only
+    directory.mkdir(parents=True)
+    return directory
 
 
 def remove(directory: Path) -> None:

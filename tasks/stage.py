@@ -108,7 +108,8 @@ def _placed(
     """The stage's configuration with its place in the store, and the key that decides the place."""
     draft = stage(output=settings().artifacts, **fields)
     key = stage_key(draft)
-    provenance = {"prefect_flow_run_id": run.flow_run_id} | ({"mlflow_run_id": child.id} if child.id else {})
+    provenance = {"recipe": run.recipe.name, "prefect_flow_run_id": run.flow_run_id}
+    provenance |= {"mlflow_run_id": child.id} if child.id else {}
     output = settings().artifacts / stage.stage / key[:KEY_LENGTH]
     return draft.model_copy(update={"output": output, "provenance": provenance}), key
 

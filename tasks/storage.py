@@ -252,9 +252,9 @@ def _client() -> Any:
 
     endpoint = _endpoint()
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": ATTEMPTS}, connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS,
-        tcp_keepalive=True, max_pool_connections=2 * REQUESTS_AT_ONCE,
-        s3={"addressing_style": "path"} if endpoint else None)
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, tcp_keepalive=True,
+        max_pool_connections=2 * REQUESTS_AT_ONCE, s3={"addressing_style": "path"} if endpoint else None)
     return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
 
 

@@ -23,7 +23,7 @@ DAY_SECONDS = 86400
 
 @dataclass(frozen=True)
 class Stored:
-    """One artifact: ``size`` in bytes, ``created`` in seconds since 1970, the recipe (or flow run) that made it."""
+    """One artifact: ``size`` in bytes, ``created`` in seconds since 1970, the recipe that made it."""
 
     stage: str
     key: str
@@ -54,10 +54,9 @@ def bucket_in_force() -> Bucket:
 def local_artifacts() -> list[Stored]:
     """What this machine has, oldest first. Artifacts whose manifest cannot be read are left to ``verify``."""
     found = []
-    makers = _makers(list(run_records.local_records().values()))
     for path in _local_places():
         try:
-            found.append(_stored(artifacts.read_manifest(path), path.parent.name, path.name, makers))
+            found.append(_stored(artifacts.read_manifest(path), path.parent.name, path.name))
         except ArtifactError:
             continue
     return sorted(found, key=lambda item: item.created)
@@ -66,11 +65,10 @@ def local_artifacts() -> list[Stored]:
 def remote_artifacts(bucket: Bucket) -> list[Stored]:
     """What the object store has, oldest first."""
     found = []
-    makers = _makers(list(run_records.records_in(bucket).values()))
     for place in _remote_places(bucket):
         try:
             _, stage, key = place.split("/")
-            found.append(_stored(remote.read_manifest(bucket, place), stage, key, makers))
+            found.append(_stored(remote.read_manifest(bucket, place), stage, key))
         except ArtifactError:
             continue
     return sorted(found, key=lambda item: item.created)
@@ -145,15 +143,10 @@ def _grouped(objects: Iterator[StoredObject]) -> dict[str, list[StoredObject]]:
     return dict(groups)
 
 
-def _stored(manifest: Manifest, stage: str, key: str, makers: dict[str, str]) -> Stored:
-    flow_run_id = manifest.provenance.get("prefect_flow_run_id", "")
+def _stored(manifest: Manifest, stage: str, key: str) -> Stored:
     return Stored(
         stage, key, sum(entry.size for entry in manifest.files),
-        timegm(time.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ")), makers.get(flow_run_id) or flow_run_id[:8] or "-")
-
-
-def _makers(records: list[run_records.RunRecord]) -> dict[str, str]:
-    return {record.flow_run_id: record.recipe for record in records}
+        timegm(time.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ")), manifest.provenance.get("recipe", "-"))
 
 
 def _in_use(records: list[run_records.RunRecord], since: float) -> set[str]:

@@ -3,11 +3,15 @@
 import socket
 import socketserver
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 BUCKET = "models"
 ACCESS_KEY, SECRET_KEY = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI-this-must-not-be-written-anywhere"
@@ -44,7 +48,7 @@ class Proxy:
                 with lock:
                     request = Request(self.command, self.path, len(proxy.requests) + 1)
                     proxy.requests.append(request)
-                    fault = proxy.fault(request) if proxy.fault else None
+                fault = proxy.fault(request) if proxy.fault else None
                 if fault == "cut request":
                     self.rfile.read(min(64 * 1024, int(self.headers.get("Content-Length") or 0)))
                     return self.cut()
@@ -130,16 +134,18 @@ class Proxy:
 
 def fail_first(times: int, what: str, when: Callable[[Request], bool] = lambda request: True) -> Fault:
     """The first ``times`` requests that ``when`` holds for fail as ``what``."""
-    left = [times]
+    left, lock = [times], threading.Lock()
 
     def fault(request: Request) -> str | None:
-        if left[0] > 0 and when(request):
-            left[0] -= 1
-            return what
+        with lock:
+            if left[0] > 0 and when(request):
+                left[0] -= 1
+                return what
         return None
     return fault
 
 
+@lru_cache(maxsize=2)
 def raw_client(address: tuple[str, int]) -> Any:
     """boto3 past the proxy and past ``tasks.storage``: to look at what is there, and to spoil it."""
     import boto3
@@ -147,3 +153,38 @@ def raw_client(address: tuple[str, int]) -> Any:
     return boto3.session.Session().client(
         "s3", endpoint_url=f"http://{address[0]}:{address[1]}", region_name="us-east-1",
         aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[tuple[str, int]]:
+    """A real S3 server over HTTP for the test session."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Proxy]:
+    """An empty bucket behind a proxy, settings that name it, and a home of the test's own."""
+    proxy = Proxy(s3_server)
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    values = {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY, "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": "/nonexistent", "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "XFT_STORE": f"s3://{BUCKET}/some/prefix", "XFT_S3_ENDPOINT_URL": proxy.address, "XFT_HOME": str(tmp_path / "home")}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    client = raw_client(s3_server)
+    client.create_bucket(Bucket=BUCKET)
+    yield proxy
+    proxy.stop()
+    for item in client.list_objects_v2(Bucket=BUCKET).get("Contents", ()):
+        client.delete_object(Bucket=BUCKET, Key=item["Key"])
+    for item in client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", ()):
+        client.abort_multipart_upload(Bucket=BUCKET, Key=item["Key"], UploadId=item["UploadId"])
+    client.delete_bucket(Bucket=BUCKET)

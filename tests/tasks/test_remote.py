@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from tasks import checkpoints, remote, run_records, store_admin, store_command
+from tasks import checkpoints, remote, run_records, stage, store_admin, store_command
 from tasks.references import PipelineRun
-from tasks.storage import StoreUnavailable, store
+from tasks.storage import StoreRefused, StoreUnavailable, store
 from tests.tasks.object_store import BUCKET, Proxy, fail_first, raw_client
 from xft_core.artifacts import Workspace, publish, verify
+from xft_core.stages import UpcycleStage
 
 KEY = "0123456789abcdef" * 4
 NEVER = threading.Event()
@@ -119,17 +120,15 @@ def test_two_publishers_at_once_leave_one_whole_artifact(s3: Proxy, tmp_path: Pa
     """Their curves differ (times of day), so their manifests do: the one that stands must match its files."""
     outputs = [make(tmp_path / name, curve=f'{{"time": {number}}}\n') for number, name in enumerate(("a", "b", "c"))]
     together = threading.Barrier(len(outputs))
-    reached: list[str] = []
 
-    def hold(request: Any) -> None:  # all have asked, none has published: now all send
-        if request.method == "GET" and "manifest.json" in request.path and len(reached) < len(outputs):
-            reached.append(request.path)
+    def hold(request: Any) -> None:  # all files of all are sent, no manifest is: now all publish
+        if request.method == "PUT" and "manifest.json" in request.path:
+            together.wait(60)
 
     s3.fault = hold
     results: list[bool] = []
 
     def publish_one(output: Path) -> None:
-        together.wait()
         results.append(remote.deliver(output, NEVER))
 
     threads = [threading.Thread(target=publish_one, args=[output]) for output in outputs]
@@ -181,9 +180,11 @@ def wait_for(condition: Any, seconds: float = 30) -> None:
 
 
 def checkpoint_there(s3: Proxy, step: int) -> bool:
+    """Whether the manifest speaks of that step, and nothing is left of earlier ones."""
     names = [name for name in objects(s3) if name.startswith("checkpoints/")]
-    dirs = {name.split("/")[3] for name in names if not name.endswith("manifest.json")}
-    return any(f"/checkpoint-{step}/whole" in name for name in names) and len(dirs) == 1
+    places = {name.split("/")[3] for name in names} - {"manifest.json"}
+    manifest = store().get(f"checkpoints/sft/{KEY[:32]}/manifest.json") or b""  # type: ignore[union-attr]
+    return f"checkpoint-{step}/whole".encode() in manifest and len(places) == 1
 
 
 @pytest.mark.usefixtures("quick")
@@ -220,6 +221,19 @@ def test_a_store_that_is_away_does_not_hold_up_the_stage(
         s3.fault = None
         wait_for(lambda: checkpoint_there(s3, 3))
     assert sum("the work goes on" in record.message for record in caplog.records) == 1
+
+
+def test_an_artifact_not_sent_is_a_warning_but_a_refusal_an_error(
+    s3: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = UpcycleStage(output=make(tmp_path / "first"))
+    s3.fault = lambda request: "400 BadDigest"
+    stage._deliver(config, NEVER, logger)
+    assert "Not sent to the store yet, the work goes on." in caplog.text
+    s3.fault = lambda request: "400 ExpiredToken"
+    with pytest.raises(StoreRefused, match="ExpiredToken"):
+        stage._deliver(config, NEVER, logger)
+    assert verify(config.output)
 
 
 @pytest.mark.usefixtures("quick")

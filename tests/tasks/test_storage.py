@@ -57,12 +57,15 @@ def test_objects_stay_below_the_prefix(bucket: Bucket, s3: Proxy) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "a//b", "", ".", "a\\b", "a\nb", "a\0b", "x" * 4000])
-def test_a_name_outside_is_refused_before_anything_is_sent(bucket: Bucket, s3: Proxy, name: str) -> None:
+def test_a_name_outside_is_refused(name: str) -> None:
     with pytest.raises(StoreRefused):
         safe_name(name)
-    if name:
+
+
+def test_a_name_outside_is_refused_before_anything_is_sent(bucket: Bucket, s3: Proxy) -> None:
+    for ask in (bucket.get, lambda name: bucket.put(name, b""), lambda name: bucket.delete([name]), bucket.delete_below):
         with pytest.raises(StoreRefused):
-            bucket.put(name, b"")
+            ask("../other/prefix")
     assert s3.requests == []
 
 
