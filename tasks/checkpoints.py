@@ -18,7 +18,7 @@ from tasks.launch import RunStopped
 from tasks.remote import CHECKPOINTS, free, place_of
 from tasks.storage import Bucket, store
 from tasks.tracking import Logger
-from xft_core.artifacts import FileEntry, Workspace
+from xft_core.artifacts import FileEntry, Workspace, disk_full_is_an_error
 from xft_core.errors import ArtifactError, XftError
 
 POLL_SECONDS = 2.0
@@ -44,7 +44,7 @@ def restore(output: Path, key: str, stop: threading.Event, logger: Logger) -> bo
     if bucket is None:
         return False
     workspace, place = Workspace(output), place_of(output, CHECKPOINTS)
-    with free(output) as is_free:
+    with free(output) as is_free, disk_full_is_an_error(output):
         if not is_free or _has_progress(workspace, key):
             return False
         content = bucket.get(file_sets.manifest_name(place))
