@@ -1,4 +1,5 @@
-"""The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft ui`` shows what there is.
+"""The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft ui`` shows what there is,
+``xft store`` lists, verifies and cleans the store.
 
 Exit status: 0 done, 1 a stage failed, 2 a recipe or setting that cannot be meant, 130 interrupted.
 """
@@ -10,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks import store_command
 from tasks.settings import settings
 from xft_core.errors import XftError
 from xft_core.recipe import load_recipe
@@ -29,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
             from flows.ui import serve
 
             return serve(options.prefect_port, options.mlflow_port)
+        if options.command == "store":
+            return store_command.run(options)
         recipe = load_recipe(options.recipe, options.set)
         return _run(recipe)
     except XftError as error:
@@ -96,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     ui = commands.add_parser("ui", help="show runs in Prefect's and MLflow's web pages, until Ctrl-C")
     ui.add_argument("--prefect-port", type=int, default=4200)
     ui.add_argument("--mlflow-port", type=int, default=5000)
+    store_command.add_options(commands.add_parser("store", help="what the store holds: list, verify, drop what is unused"))
     return parser
 
 

@@ -71,7 +71,8 @@ def _command(config: StageConfig, config_path: Path) -> list[str]:
 
 
 def _environment(threads: int | None) -> dict[str, str]:
-    environment = dict(os.environ)
+    # Stages know no object store; above all, code that a model wrote is graded there.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     package_parent = str(Path(xft_core.__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, environment.get("PYTHONPATH")]))
     environment["PYTHONUNBUFFERED"] = "1"

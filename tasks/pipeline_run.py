@@ -1,16 +1,18 @@
 """The life of a pipeline run around its stages: opened in MLflow, ended truthfully, also when it is cancelled."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from prefect import get_run_logger
 from prefect.runtime import flow_run
 
-from tasks import ownership, run_log, tracking
+from tasks import ownership, run_log, run_records, tracking
 from tasks.references import PipelineRun
 from tasks.settings import settings
 from tasks.stage import stop_event
+from tasks.storage import store
 from xft_core.config import Recipe
+from xft_core.errors import XftError
 
 run_log.install()
 
@@ -19,8 +21,11 @@ run_log.install()
 def opened(recipe: Recipe) -> Iterator[PipelineRun]:
     """The MLflow parent run of the flow run in course; ends as FINISHED, FAILED, or KILLED when it is cancelled.
 
-    Cancelling also ends the stages at work, whose child processes would go on otherwise.
+    An object store that refuses (credentials, no such bucket) ends it before any work. Cancelling also ends the stages
+    at work, whose child processes would go on otherwise.
     """
+    if (bucket := store()) is not None:
+        bucket.check()
     owners = settings().locks / "runs"
     flow_run_id = str(flow_run.id)
     ownership.close_abandoned(owners, tracking.close_abandoned_run)
@@ -29,6 +34,7 @@ def opened(recipe: Recipe) -> Iterator[PipelineRun]:
     status = "FAILED"
     with ownership.owned(owners, run.mlflow_run_id):
         try:
+            run_records.note(run)
             yield run
             status = "FINISHED"
         except Exception:
@@ -38,4 +44,6 @@ def opened(recipe: Recipe) -> Iterator[PipelineRun]:
             stop_event(flow_run_id).set()
             raise
         finally:
+            with suppress(XftError, OSError):  # what the run itself has to say matters more
+                run_records.note(run)
             tracking.end_run(run.mlflow_run_id, status)

@@ -12,10 +12,10 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
-from tasks import tracking
+from tasks import remote, tracking
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory, log_text
-from tasks.stage import may_pass
+from tasks.stage import may_pass, stop_event
 from xft_core.config import Recipe
 
 MODELS = ("base", "sft", "moe", "merged")
@@ -39,6 +39,8 @@ class PipelineResult(BaseModel):
 def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResult:
     """Show the run's results in MLflow's parent run and as Prefect artifacts. ``artifacts``: every stage's, by role."""
     report = artifacts["report"]
+    for item in artifacts.values():  # those that the object store was away for
+        remote.deliver(item.path, stop_event(run.flow_run_id))
     try:
         _to_mlflow(run, artifacts)
     except Exception as error:

@@ -5,10 +5,12 @@
     PREFECT_API_URL          a Prefect server; without one Prefect's embedded API with its database under XFT_HOME
     XFT_COMPUTE_SLOTS        heavy stages at once on this machine; they share its cores evenly. Default 1 with a GPU (one
                              GPU, one job), 2 without: a tuned model and its baseline train side by side
+    XFT_STORE                s3://bucket/prefix: artifacts and checkpoints are kept there too (tasks/storage.py); default: none
     XFT_MLFLOW_COPY_LIMIT_MB largest model, in MB, that is copied into an artifact store that is not this machine's disk
 """
 
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from pathlib import Path
 from xft_core.errors import XftError
 
 DEFAULT_HOME = ".xft"
+STORE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,17 @@ class Settings:
     tracking_uri: str
     compute_slots: int
     copy_limit_mb: int
+    store: str | None = None
 
     @property
     def artifacts(self) -> Path:
         """The store: ``<stage>/<key>/`` below it."""
         return self.home / "artifacts"
+
+    @property
+    def runs(self) -> Path:
+        """One small file for each pipeline run: which artifacts it uses."""
+        return self.home / "runs"
 
     @property
     def locks(self) -> Path:
@@ -61,6 +70,7 @@ def settings() -> Settings:
         tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
         compute_slots=_whole_number("XFT_COMPUTE_SLOTS", _default_slots(), least=1),
         copy_limit_mb=_whole_number("XFT_MLFLOW_COPY_LIMIT_MB", 1024, least=0),
+        store=_store(),
     )
 
 
@@ -94,6 +104,18 @@ def set_environment_defaults() -> None:
 def _default_slots() -> int:
     has_gpu = Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists()  # torch would know, but takes seconds to ask
     return 1 if has_gpu else min(2, len(os.sched_getaffinity(0)))
+
+
+def _store() -> str | None:
+    address = os.environ.get("XFT_STORE", "").strip()
+    if not address:
+        return None
+    if not STORE.fullmatch(address):
+        shown = "" if "@" in address else f"is {address[:200]!r} and "  # it may be a password that was put there
+        raise XftError(
+            f"XFT_STORE {shown}must be s3://bucket/prefix: letters, digits and ._=- in the prefix, no credentials. "
+            "Those belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in AWS_PROFILE.")
+    return address.rstrip("/")
 
 
 def _whole_number(name: str, default: int, least: int) -> int:

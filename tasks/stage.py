@@ -1,5 +1,7 @@
 """What every stage task does: compute the key, reuse what the store has, else run the stage; and tell MLflow.
 
+The local store is where stages work; what it misses is looked for in the object store, what it gains is sent there.
+
 The store, not Prefect's database, says what is done: whoever has the store reuses it, and a file that is gone or
 altered is noticed here, whatever a database remembers.
 """
@@ -16,12 +18,13 @@ from prefect.runtime import flow_run, task_run
 from prefect.states import Cancelled, Completed
 from prefect.tasks import exponential_backoff
 
-from tasks import run_log
+from tasks import checkpoints, remote, run_log, run_records
 from tasks.curves import Follower
 from tasks.launch import RunStopped, run_in_child
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.settings import settings
 from tasks.slots import compute_slot
+from tasks.storage import StoreUnavailable
 from tasks.tracking import Logger, StageRun
 from xft_core.artifacts import Manifest, Workspace, find
 from xft_core.errors import XftError
@@ -75,10 +78,13 @@ def carry_out(run: PipelineRun, role: str, stage: type[StageConfig], **fields: A
     child = StageRun(run, stage.stage, role, logger, again=max(_count(task_run), _count(flow_run)) > 1)
     try:
         config, key = _placed(stage, run, child, **fields)
-        manifest = find(config.output, key)
+        stop = stop_event(run.flow_run_id)
+        run_records.note(run, f"{stage.stage}/{config.output.name}")
+        manifest = find(config.output, key) or remote.fetch(config.output, key, stop)
         made_here = manifest is None
         if manifest is None:
-            manifest = _make(config, key, child, stop_event(run.flow_run_id), logger)
+            manifest = _make(config, key, child, stop, logger)
+        _deliver(config, stop, logger)
         # A retry that finds what its own first attempt published has reused nothing.
         reused = not made_here and manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
         child.finish(config.output, manifest, reused)
@@ -102,7 +108,8 @@ def _placed(
     """The stage's configuration with its place in the store, and the key that decides the place."""
     draft = stage(output=settings().artifacts, **fields)
     key = stage_key(draft)
-    provenance = {"prefect_flow_run_id": run.flow_run_id} | ({"mlflow_run_id": child.id} if child.id else {})
+    provenance = {"recipe": run.recipe.name, "prefect_flow_run_id": run.flow_run_id}
+    provenance |= {"mlflow_run_id": child.id} if child.id else {}
     output = settings().artifacts / stage.stage / key[:KEY_LENGTH]
     return draft.model_copy(update={"output": output, "provenance": provenance}), key
 
@@ -118,12 +125,22 @@ def _make(config: StageConfig, key: str, child: StageRun, stop: threading.Event,
             threads = settings().threads_per_slot
             if found := find(config.output, key):  # made by another run while this one waited
                 return found
+        checkpoints.restore(config.output, key, stop, logger)
+        stack.enter_context(checkpoints.Keeper(config.output, key, logger))
         stack.enter_context(Follower(Workspace(config.output).metrics_path, child.log_points))
         run_in_child(config, lambda line: logger.info("%s", line), stop, threads)
     manifest = find(config.output, key)
     if manifest is None:
         raise XftError(f"{config.stage} ended well but left no whole artifact in {str(config.output)!r}.")
     return manifest
+
+
+def _deliver(config: StageConfig, stop: threading.Event, logger: Logger) -> None:
+    """Send the artifact to the object store. One that is away holds no stage up: the end of the run insists on it."""
+    try:
+        remote.deliver(config.output, stop)
+    except StoreUnavailable as error:
+        logger.warning("Not sent to the store yet, the work goes on. %s", error)
 
 
 def _count(runtime: Any) -> int:

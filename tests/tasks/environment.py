@@ -9,7 +9,8 @@ from pathlib import Path
 HOME = Path(tempfile.mkdtemp(prefix="xft-tests-"))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
-for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "XFT_COMPUTE_SLOTS", "XFT_MLFLOW_COPY_LIMIT_MB"):
+for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "XFT_COMPUTE_SLOTS", "XFT_MLFLOW_COPY_LIMIT_MB", "XFT_STORE",
+             "XFT_S3_ENDPOINT_URL"):
     os.environ.pop(name, None)
 os.environ["XFT_HOME"] = str(HOME)
 os.environ["PREFECT_HOME"] = str(HOME / "prefect")

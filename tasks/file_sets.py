@@ -1,0 +1,105 @@
+"""Files that belong together in the object store: an artifact, or a checkpoint. They count once their manifest is there.
+
+    <place>/manifest.json                says which files, with sizes and sha256; written last, once, in one request
+    <place>/<digest of the files>/...    the files
+
+Two machines that make the same at once write the same bytes, or (curves hold times of day) into directories of their
+own: the manifest that stands always speaks of files that nobody else writes to.
+"""
+
+import logging
+import shutil
+import threading
+import uuid
+from pathlib import Path
+
+from tasks.storage import Bucket, StoreRefused, StoreUnavailable, safe_name
+from xft_core.artifacts import MANIFEST, FileEntry
+from xft_core.errors import ArtifactError
+from xft_core.fingerprint import digest_of, file_digest
+
+logger = logging.getLogger(__name__)
+
+DIGEST_LENGTH = 16  # hexadecimal digits that name a directory; within one place, against chance only
+
+
+def manifest_name(place: str) -> str:
+    """Name of the object that makes the files of ``place`` count."""
+    return f"{place}/{MANIFEST}"
+
+
+def content_place(place: str, files: list[FileEntry]) -> str:
+    """Where the files themselves are."""
+    return f"{place}/{digest_of([[entry.path, entry.sha256] for entry in files])[:DIGEST_LENGTH]}"
+
+
+def send(
+    bucket: Bucket, place: str, directory: Path, files: list[FileEntry], manifest: bytes, stop: threading.Event,
+    only_new: bool,
+) -> bool:
+    """Upload ``files`` of ``directory``, then the manifest. Returns False if ``only_new`` and another was there first.
+
+    What an interrupted attempt has left is not sent again. Raises StoreUnavailable, StoreRefused, RunStopped.
+    """
+    content = content_place(place, files)
+    there = {item.name: item.size for item in bucket.objects(content + "/")}
+    bucket.upload({
+        f"{content}/{entry.path}": directory / entry.path for entry in files
+        if there.get(f"{content}/{entry.path}") != entry.size}, stop)
+    there = {item.name: item.size for item in bucket.objects(content + "/")}
+    for entry in files:
+        if there.get(f"{content}/{entry.path}") != entry.size:
+            raise StoreUnavailable(f"{bucket.address} took {entry.path!r} but does not have it whole. Try again.")
+    return bucket.put(manifest_name(place), manifest, only_new)
+
+
+def receive(bucket: Bucket, place: str, files: list[FileEntry], directory: Path, stop: threading.Event) -> None:
+    """Download the files of a manifest into ``directory`` and verify each by size and sha256.
+
+    Raises ArtifactError naming the first that is not what the manifest says, also at a second look: the set is damaged.
+    """
+    content = content_place(place, files)
+    wrong = list(files)
+    for _ in range(2):
+        bucket.download({f"{content}/{safe_name(entry.path)}": directory / entry.path for entry in wrong}, stop)
+        wrong = [entry for entry in wrong if not _is_whole(directory / entry.path, entry)]
+        if not wrong:
+            return
+    raise ArtifactError(f"{bucket.address}/{content}/{wrong[0].path} is gone, cut short or altered.")
+
+
+def remove_from(bucket: Bucket, place: str) -> None:
+    """Remove a set, its manifest first: from there on it does not count."""
+    bucket.delete([manifest_name(place)])
+    bucket.delete_below(place + "/")
+
+
+def discard(bucket: Bucket, place: str) -> None:
+    """Remove a damaged set if the store lets us; a store that does not costs a warning."""
+    try:
+        remove_from(bucket, place)
+    except (StoreUnavailable, StoreRefused) as error:
+        logger.warning("The damaged files below %s/%s could not be removed: %s", bucket.address, place, error)
+
+
+def entries(directory: Path) -> list[FileEntry]:
+    """Every file below ``directory``, hashed."""
+    return [
+        FileEntry(path=path.relative_to(directory).as_posix(), size=path.stat().st_size, sha256=file_digest(path))
+        for path in sorted(directory.rglob("*")) if path.is_file()]
+
+
+def beside(output: Path) -> Path:
+    """A new directory on the same disk as ``output``, to be renamed or removed."""
+    directory = output.with_name(f"{output.name}.transfer-{uuid.uuid4().hex[:8]}")  # tempfile's are for this user only
+    directory.mkdir(parents=True)
+    return directory
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory made by ``beside``, if it is still there."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _is_whole(path: Path, entry: FileEntry) -> bool:
+    return path.is_file() and path.stat().st_size == entry.size and file_digest(path) == entry.sha256

@@ -1,0 +1,124 @@
+"""Artifacts in the object store: the local store stays where stages work, this is where other machines find them.
+
+    <prefix>/artifacts/<stage>/<key>/manifest.json    the artifact's own manifest; the files beside it: tasks/file_sets.py
+"""
+
+import fcntl
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tasks import file_sets
+from tasks.storage import Bucket, StoreRefused, store
+from xft_core.artifacts import MANIFEST, Manifest, disk_full_is_an_error, verify
+from xft_core.errors import ArtifactError
+
+logger = logging.getLogger(__name__)
+
+ARTIFACTS = "artifacts"
+CHECKPOINTS = "checkpoints"
+
+
+def place_of(output: Path, kind: str = ARTIFACTS) -> str:
+    """Where the artifact ``<store>/<stage>/<key>`` is, or its checkpoints are, below the prefix."""
+    return f"{kind}/{output.parent.name}/{output.name}"
+
+
+def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
+    """Bring the artifact of ``key`` from the object store to ``output``; None when it is not there, or not whole.
+
+    A damaged one is removed there, so that it is rebuilt. Raises StoreUnavailable, StoreRefused, RunStopped.
+    """
+    bucket = store()
+    if bucket is None:
+        return None
+    with free(output) as is_free, disk_full_is_an_error(output):
+        if not is_free or output.exists():  # another run of this machine has it in hand
+            return None
+        place = place_of(output)
+        content = bucket.get(file_sets.manifest_name(place))
+        if content is None:
+            return None
+        directory = file_sets.beside(output)
+        try:
+            manifest = _parse(content, key, f"{bucket.address}/{place}")
+            file_sets.receive(bucket, place, manifest.files, directory, stop)
+            (directory / MANIFEST).write_bytes(content)
+            verify(directory)
+            directory.rename(output)
+        except ArtifactError as error:
+            logger.warning("%s It is removed there and rebuilt.", error)
+            file_sets.discard(bucket, place)
+            return None
+        finally:
+            file_sets.remove(directory)
+    return manifest
+
+
+def deliver(output: Path, stop: threading.Event) -> bool:
+    """Have the published artifact ``output`` in the object store too. Returns whether it had to be sent.
+
+    Its checkpoints there are of no use any more and removed. Raises StoreUnavailable, StoreRefused, RunStopped.
+    """
+    bucket = store()
+    if bucket is None:
+        return False
+    place = place_of(output)
+    content = (output / MANIFEST).read_bytes()
+    manifest = Manifest.model_validate_json(content)
+    if bucket.get(file_sets.manifest_name(place)) is not None:
+        return False
+    sent = file_sets.send(bucket, place, output, manifest.files, content, stop, only_new=True)
+    if not sent:
+        _remove_own_files(bucket, place, manifest)
+    bucket.delete_below(place_of(output, CHECKPOINTS) + "/")
+    return sent
+
+
+def read_manifest(bucket: Bucket, place: str) -> Manifest:
+    """The manifest of an artifact in the object store. Raises ArtifactError when it is missing or damaged."""
+    content = bucket.get(file_sets.manifest_name(place))
+    if content is None:
+        raise ArtifactError(f"{bucket.address}/{place} has no {MANIFEST}: it was never finished, or is being removed.")
+    return _parse(content, None, f"{bucket.address}/{place}")
+
+
+@contextmanager
+def free(output: Path) -> Iterator[bool]:
+    """The lock of ``artifacts.locked`` if nobody of this machine holds it; yields whether it could be had. Never waits:
+    whoever holds it may be training."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.with_name(output.name + ".lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _parse(content: bytes, key: str | None, where: str) -> Manifest:
+    try:
+        manifest = Manifest.model_validate_json(content)
+        for entry in manifest.files:
+            if file_sets.safe_name(entry.path) == MANIFEST:
+                raise ArtifactError(f"The manifest of {where} names itself.")
+    except (ValidationError, StoreRefused) as error:
+        raise ArtifactError(f"The manifest of {where} is damaged: {str(error).splitlines()[0]}.") from None
+    if key is not None and manifest.key != key:
+        raise ArtifactError(f"{where} holds another artifact (key {manifest.key[:12]}).")
+    return manifest
+
+
+def _remove_own_files(bucket: Bucket, place: str, own: Manifest) -> None:
+    """Another machine published the same meanwhile; what was sent beside its files has no manifest and goes."""
+    try:
+        theirs = read_manifest(bucket, place)
+    except ArtifactError:  # removed or damaged since: no business of this run, whose own artifact is whole
+        return
+    if file_sets.content_place(place, theirs.files) != file_sets.content_place(place, own.files):
+        bucket.delete_below(file_sets.content_place(place, own.files) + "/")

@@ -1,0 +1,185 @@
+"""What is in the store (local, or the object store), whether it is whole, and what no run refers to any more."""
+
+import shutil
+import tempfile
+import threading
+import time
+from calendar import timegm
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tasks import file_sets, remote, run_records
+from tasks.settings import settings
+from tasks.storage import Bucket, StoredObject, store
+from xft_core import artifacts
+from xft_core.artifacts import MANIFEST, Manifest
+from xft_core.errors import ArtifactError, XftError
+
+DAY_SECONDS = 86400
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One artifact: ``size`` in bytes, ``created`` in seconds since 1970, the recipe that made it."""
+
+    stage: str
+    key: str
+    size: int
+    created: float
+    made_by: str
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something that gc would remove: what it is, its bytes, and how."""
+
+    what: str
+    size: int
+    why: str
+    remove: Callable[[], None]
+
+
+def bucket_in_force() -> Bucket:
+    """The object store, asked once whether it answers. Raises XftError when XFT_STORE is not set."""
+    bucket = store()
+    if bucket is None:
+        raise XftError("There is no object store: set XFT_STORE=s3://bucket/prefix, or leave --s3 out for the local store.")
+    bucket.check()
+    return bucket
+
+
+def local_artifacts() -> list[Stored]:
+    """What this machine has, oldest first. Artifacts whose manifest cannot be read are left to ``verify``."""
+    found = []
+    for path in _local_places():
+        try:
+            found.append(_stored(artifacts.read_manifest(path), path.parent.name, path.name))
+        except ArtifactError:
+            continue
+    return sorted(found, key=lambda item: item.created)
+
+
+def remote_artifacts(bucket: Bucket) -> list[Stored]:
+    """What the object store has, oldest first."""
+    found = []
+    for place in _remote_places(bucket):
+        try:
+            _, stage, key = place.split("/")
+            found.append(_stored(remote.read_manifest(bucket, place), stage, key))
+        except ArtifactError:
+            continue
+    return sorted(found, key=lambda item: item.created)
+
+
+def verify_local() -> Iterator[tuple[str, str | None]]:
+    """(stage/key, what is wrong or None) of every local artifact, by size and sha256."""
+    for path in _local_places():
+        yield f"{path.parent.name}/{path.name}", _problem(partial(artifacts.verify, path))
+
+
+def verify_remote(bucket: Bucket) -> Iterator[tuple[str, str | None]]:
+    """As ``verify_local``: every object is downloaded to a temporary place, one artifact at a time."""
+    for place in _remote_places(bucket):
+        yield place.partition("/")[2], _problem(partial(_download, bucket, place))
+
+
+def garbage_local(days: float) -> list[Removal]:
+    """What no run of the last ``days`` refers to and is older than that: artifacts, work in progress, run records."""
+    before = time.time() - days * DAY_SECONDS
+    records = run_records.local_records()
+    used = _in_use(list(records.values()), before)
+    found = []
+    for path in sorted(settings().artifacts.glob("*/*")):
+        name, changed = f"{path.parent.name}/{path.name.partition('.')[0]}", path.lstat().st_mtime
+        if not path.is_dir() or path.is_symlink() or name in used or changed >= before:
+            continue
+        why = "no run refers to it" if path.suffix == "" else "left behind"
+        found.append(Removal(f"{path.parent.name}/{path.name}", _size(path), why, partial(_remove, path)))
+    for path, record in records.items():
+        if record.updated < before:
+            unlink = partial(path.unlink, missing_ok=True)
+            found.append(Removal(f"runs/{path.name}", path.stat().st_size, "old", unlink))
+    return found
+
+
+def garbage_remote(bucket: Bucket, days: float) -> list[Removal]:
+    """As ``garbage_local``, in the object store; also the parts of multipart uploads whose process was killed."""
+    before = time.time() - days * DAY_SECONDS
+    records = run_records.records_in(bucket)
+    used = _in_use(list(records.values()), before)
+    found = []
+    for kind in (remote.ARTIFACTS, remote.CHECKPOINTS):
+        for place, objects in _grouped(bucket.objects(f"{kind}/")).items():
+            if place.partition("/")[2] in used or max(item.modified for item in objects) >= before:
+                continue
+            size = sum(item.size for item in objects)
+            found.append(Removal(place, size, "no run refers to it", partial(file_sets.remove_from, bucket, place)))
+    for name, record in records.items():
+        if record.updated < before:
+            found.append(Removal(name, 0, "old", partial(bucket.delete, [name])))
+    for name, upload_id in bucket.abandoned_uploads(before):
+        found.append(Removal(name, 0, "upload never ended", partial(bucket.abort_upload, name, upload_id)))
+    return found
+
+
+def _local_places() -> list[Path]:
+    return sorted(path.parent for path in settings().artifacts.glob(f"*/*/{MANIFEST}") if "." not in path.parent.name)
+
+
+def _remote_places(bucket: Bucket) -> list[str]:
+    names = [item.name.split("/") for item in bucket.objects(f"{remote.ARTIFACTS}/")]
+    return ["/".join(parts[:3]) for parts in names if len(parts) == 4 and parts[3] == MANIFEST]
+
+
+def _grouped(objects: Iterator[StoredObject]) -> dict[str, list[StoredObject]]:
+    groups: defaultdict[str, list[StoredObject]] = defaultdict(list)
+    for item in objects:
+        parts = item.name.split("/")
+        if len(parts) > 3:
+            groups["/".join(parts[:3])].append(item)
+    return dict(groups)
+
+
+def _stored(manifest: Manifest, stage: str, key: str) -> Stored:
+    return Stored(
+        stage, key, sum(entry.size for entry in manifest.files),
+        timegm(time.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ")), manifest.provenance.get("recipe", "-"))
+
+
+def _in_use(records: list[run_records.RunRecord], since: float) -> set[str]:
+    return {name for record in records if record.updated >= since for name in record.artifacts}
+
+
+def _download(bucket: Bucket, place: str) -> None:
+    manifest = remote.read_manifest(bucket, place)
+    with tempfile.TemporaryDirectory(prefix="xft-verify-", dir=_temporary_root()) as directory:
+        file_sets.receive(bucket, place, manifest.files, Path(directory), threading.Event())
+
+
+def _problem(check: Callable[[], object]) -> str | None:
+    try:
+        check()
+    except ArtifactError as error:
+        return str(error)
+    return None
+
+
+def _remove(path: Path) -> None:
+    with remote.free(path.with_name(path.name.partition(".")[0])) as is_free:
+        if not is_free:
+            return
+        doomed = path.with_name(f"{path.name}.removed")  # by one rename: a half-removed artifact is never seen
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
+def _temporary_root() -> Path:
+    settings().home.mkdir(parents=True, exist_ok=True)
+    return settings().home  # the disk that artifacts are on; /tmp may be small

@@ -1,0 +1,90 @@
+"""``xft store {ls,verify,gc}``: what the store holds, as tables for people."""
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+from tasks import store_admin
+from tasks.settings import settings
+
+UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The options of ``xft store``."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    ls = actions.add_parser("ls", help="artifacts: stage, key, size, age, and the recipe that made each")
+    verify = actions.add_parser("verify", help="check every file by size and sha256")
+    gc = actions.add_parser("gc", help="show, or with --yes remove, what no run of the last days refers to")
+    for action in (ls, verify, gc):
+        action.add_argument("--s3", action="store_true", help="the object store (XFT_STORE) instead of the local one")
+    gc.add_argument("--days", type=float, default=30, help="how long a run keeps what it used (default 30)")
+    gc.add_argument("--yes", action="store_true", help="remove; without it nothing is changed")
+
+
+def run(options: Namespace) -> int:
+    """Do what was asked; returns the exit status: 1 when ``verify`` found something wrong. Raises XftError."""
+    return {"ls": _list, "verify": _verify, "gc": _gc}[options.action](options)
+
+
+def _list(options: Namespace) -> int:
+    found = store_admin.remote_artifacts(store_admin.bucket_in_force()) if options.s3 else store_admin.local_artifacts()
+    rows = [(item.stage, item.key, _size(item.size), _age(item.created), item.made_by) for item in found]
+    _table(("stage", "key", "size", "age", "made by"), rows, right=(2, 3))
+    print(f"{len(found)} artifacts, {_size(sum(item.size for item in found))}, in {_where(options)}")
+    return 0
+
+
+def _verify(options: Namespace) -> int:
+    checked = store_admin.verify_remote(store_admin.bucket_in_force()) if options.s3 else store_admin.verify_local()
+    total = damaged = 0
+    for name, problem in checked:
+        total, damaged = total + 1, damaged + (problem is not None)
+        print(f"{'damaged' if problem else 'whole':8} {name}{': ' + problem if problem else ''}", flush=True)
+    print(f"{total - damaged} of {total} artifacts are whole, in {_where(options)}")
+    if damaged:
+        print("The next run that needs a damaged one rebuilds it.")
+    return 1 if damaged else 0
+
+
+def _gc(options: Namespace) -> int:
+    found = (store_admin.garbage_remote(store_admin.bucket_in_force(), options.days) if options.s3
+             else store_admin.garbage_local(options.days))
+    _table(("what", "size", "why"), [(item.what, _size(item.size), item.why) for item in found], right=(1,))
+    total = _size(sum(item.size for item in found))
+    if options.yes:
+        for item in found:
+            item.remove()
+        print(f"Removed {len(found)}, {total}, from {_where(options)}")
+    else:
+        print(f"{len(found)} to remove, {total}, in {_where(options)}." + (" Nothing was changed: add --yes." if found else ""))
+    return 0
+
+
+def _where(options: Namespace) -> str:
+    return str(settings().store if options.s3 else settings().artifacts)
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
+    if not rows:
+        return
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    for row in [header, *rows]:
+        cells = [text.rjust(width) if column in right else text.ljust(width)
+                 for column, (text, width) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(cells).rstrip())
+
+
+def _size(size: float) -> str:
+    unit = 0
+    while size >= 999.5 and unit < len(UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.0f} {UNITS[unit]}" if unit == 0 or size >= 99.5 else f"{size:.1f} {UNITS[unit]}"
+
+
+def _age(created: float) -> str:
+    seconds = max(0.0, time.time() - created)
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
