@@ -72,9 +72,14 @@ def processes(logs: Path) -> Iterator[Processes]:
     try:
         yield found
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C must not leave half of them behind
-            signal.signal(number, signal.SIG_IGN)
+        ignore_interrupts()
         found.stop()
+
+
+def ignore_interrupts() -> None:
+    """From now on, Ctrl-C changes nothing: a second one must not leave half of the processes behind."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _groups(pid: int) -> list[int]:

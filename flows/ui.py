@@ -7,8 +7,9 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from flows.processes import processes
+from flows.processes import ignore_interrupts, processes
 from flows.provision import pool_name, provision
+from flows.worker import cancel_runs, close_abandoned_runs, worker_command, worker_environment
 from tasks.settings import Settings, settings
 from xft_core.errors import XftError
 
@@ -42,12 +43,19 @@ def serve(prefect_port: int, mlflow_port: int) -> int:
             print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   http://{HOST}:{mlflow_port}", flush=True)
             os.environ["PREFECT_API_URL"] = api  # before Prefect is imported, by what follows
             provision(current.home)
-            running.start("Worker", worker_command(), worker_environment(current, api))
-            print(f"  Worker   of pool {pool_name()!r}; start runs in Prefect under Deployments (schedules are paused)\n"
-                  f"Data: {current.home}. Ctrl-C stops all, runs too; they go on when started again.", flush=True)
-            running.watch()
+            pool = pool_name()
+            close_abandoned_runs(pool)
+            running.start("Worker", worker_command(pool), worker_environment(current, api))
+            print(f"  Worker   of pool {pool!r}; start runs in Prefect under Deployments (schedules are paused)\n"
+                  f"Data: {current.home}. Ctrl-C stops all; a run that it cancels goes on when started again.", flush=True)
+            try:
+                running.watch()
+            except KeyboardInterrupt:
+                print("\nStopping ...", flush=True)
+                ignore_interrupts()
+                cancel_runs(pool)
+                raise
     except KeyboardInterrupt:
-        print("\nStopped.", flush=True)
         return 0
     finally:
         (current.home / ADDRESS_FILE).unlink(missing_ok=True)
@@ -74,23 +82,6 @@ def mlflow_command(current: Settings, port: int) -> list[str]:
     return [
         sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
         "--backend-store-uri", current.tracking_uri, "--artifacts-destination", str(current.mlflow_artifacts)]
-
-
-def worker_command() -> list[str]:
-    """A worker that runs flows as processes on this machine."""
-    return [
-        sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", pool_name(), "--type", "process",
-        "--name", "xft-ui", "--install-policy", "never"]
-
-
-def worker_environment(current: Settings, api: str) -> dict[str, str]:
-    """What the worker's runs are told: the same places that ``xft run`` uses here.
-
-    MLflow's database rather than its server: an experiment made through the server keeps its files behind the server's
-    address, where ``xft run`` without one could not add to it, and models would be copied instead of linked.
-    """
-    return os.environ | {
-        "PREFECT_API_URL": api, "XFT_HOME": str(current.home), "MLFLOW_TRACKING_URI": current.tracking_uri}
 
 
 def _check_free(name: str, port: int) -> None:
