@@ -4,11 +4,13 @@
              └─ upcycle ─ sft (MoE) ─ mix ─ merge ─┴─ generate, evaluate: base, sft, moe, merged ─ report ─ publish
 """
 
+from pathlib import Path
 from typing import Any
 
-from prefect import Task, flow
+from prefect import Task, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
 
 from tasks import pipeline_run, stages
 from tasks.inputs import base_model, check_inputs
@@ -18,15 +20,18 @@ from xft_core.config import (
     BaselineConfig,
     DataConfig,
     EvaluateConfig,
+    ExperimentName,
     GenerateConfig,
     MergeConfig,
     ModelConfig,
     Recipe,
+    RecipeName,
+    Seed,
     SftConfig,
     UpcycleConfig,
 )
 from xft_core.errors import XftError
-from xft_core.recipe import parse
+from xft_core.recipe import load_recipe, parse, plain
 
 DEFAULTS = Recipe()
 
@@ -35,14 +40,23 @@ class PipelineFailed(XftError):
     """One or more stages failed. What was finished is kept and reused by the next run."""
 
 
-@flow(
-    name="pipeline", persist_result=False,
-    flow_run_name=(
-        "{name}-{upcycle.num_experts}x{upcycle.num_experts_per_tok}-{upcycle.normalization}-{merge.method}"))
+def run_name() -> str:
+    """A run is called by its recipe and by what tells variants apart: ``demo-4x3-xft-learned``."""
+    try:
+        recipe = chosen_recipe(**flow_run.parameters)
+    except XftError:  # the run itself says what is wrong
+        return "refused"
+    moe = recipe.upcycle
+    return f"{recipe.name}-{moe.num_experts}x{moe.num_experts_per_tok}-{moe.normalization}-{recipe.merge.method}"
+
+
+@flow(name="pipeline", persist_result=False, flow_run_name=run_name)
 def pipeline(
-    name: str = DEFAULTS.name,
-    seed: int = DEFAULTS.seed,
-    experiment: str = DEFAULTS.experiment,
+    recipe_file: str | None = None,
+    overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
+    name: RecipeName = DEFAULTS.name,
+    seed: Seed = DEFAULTS.seed,
+    experiment: ExperimentName = DEFAULTS.experiment,
     model: ModelConfig = DEFAULTS.model,
     data: DataConfig = DEFAULTS.data,
     baseline: BaselineConfig = DEFAULTS.baseline,
@@ -57,21 +71,27 @@ def pipeline(
     Every stage's result is kept in the store: the same recipe again does no work, a changed one only what it must.
 
     Args:
+        recipe_file: A recipe file (YAML) to use instead of all fields below, which are then not looked at; change it with
+            overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields below count.
+        overrides: Single fields, set last, on the recipe file or on the fields below: section.field=value, for example
+            merge.shared_expert_weight=0.5.
         name: Name of the recipe. Runs and models are called by it.
         seed: Seed of everything random: split, order, router, noise, samples.
         experiment: MLflow experiment the run belongs to.
-        model: The dense model to start from.
-        data: Instruction data.
+        model: The dense model that everything starts from.
+        data: Instruction data and how it becomes training text, rows and held-out rows.
         baseline: The control: plain SFT of the dense model.
-        upcycle: Dense model to Mixture-of-Experts.
-        sft: Supervised fine-tuning.
-        merge: Experts to one dense model.
-        generate: Answers to the benchmark's problems.
-        evaluate: Benchmark and grading.
+        upcycle: From the dense model to a Mixture-of-Experts.
+        sft: Supervised fine-tuning of the Mixture-of-Experts, and of the baseline where that says nothing else.
+        merge: From the experts to one dense model.
+        generate: Answers of every model to the benchmarks' problems.
+        evaluate: Benchmarks and grading.
     """
-    recipe = parse(Recipe, {
-        "name": name, "seed": seed, "experiment": experiment, "model": model, "data": data, "baseline": baseline,
-        "upcycle": upcycle, "sft": sft, "merge": merge, "generate": generate, "evaluate": evaluate})
+    recipe = chosen_recipe(
+        recipe_file, overrides, name=name, seed=seed, experiment=experiment, model=model, data=data, baseline=baseline,
+        upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate)
+    if recipe_file:
+        get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
     check_inputs(recipe)
     with pipeline_run.opened(recipe) as run:
         futures = _submit(run)
@@ -79,6 +99,16 @@ def pipeline(
         _raise_for_failures(futures)
         result: PipelineResult = futures["publish"].result()
         return result
+
+
+def chosen_recipe(recipe_file: str | None = None, overrides: list[str] | None = None, **fields: Any) -> Recipe:
+    """The recipe that a run's parameters mean: the file if one is named, else ``fields``; then ``overrides`` on it.
+
+    Raises RecipeError naming the file, or each wrong field.
+    """
+    if recipe_file:
+        return load_recipe(Path(recipe_file), overrides)
+    return parse(Recipe, plain(fields), overrides)
 
 
 def _submit(run: PipelineRun) -> dict[str, PrefectFuture[Any]]:

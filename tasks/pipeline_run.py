@@ -18,8 +18,9 @@ run_log.install()
 
 
 @contextmanager
-def opened(recipe: Recipe) -> Iterator[PipelineRun]:
-    """The MLflow parent run of the flow run in course; ends as FINISHED, FAILED, or KILLED when it is cancelled.
+def opened(recipe: Recipe, kind: str = "pipeline", sections: frozenset[str] | None = None) -> Iterator[PipelineRun]:
+    """The MLflow parent run of the flow run in course, of this ``kind``, with the recipe's ``sections`` (all unless
+    given) as parameters; ends as FINISHED, FAILED, or KILLED when it is cancelled.
 
     An object store that refuses (credentials, no such bucket) ends it before any work. Cancelling also ends the stages
     at work, whose child processes would go on otherwise.
@@ -29,7 +30,7 @@ def opened(recipe: Recipe) -> Iterator[PipelineRun]:
     owners = settings().locks / "runs"
     flow_run_id = str(flow_run.id)
     ownership.close_abandoned(owners, tracking.close_abandoned_run)
-    run = tracking.open_run(recipe, flow_run_id, str(flow_run.name))
+    run = tracking.open_run(recipe, flow_run_id, str(flow_run.name), kind=kind, sections=sections)
     get_run_logger().info("MLflow run %s in experiment %r", run.mlflow_run_id, recipe.experiment)
     status = "FAILED"
     with ownership.owned(owners, run.mlflow_run_id):

@@ -61,24 +61,31 @@ def _new_client(uri: str) -> "MlflowClient":
     return made
 
 
-def open_run(recipe: Recipe, flow_run_id: str, name: str, tags: dict[str, str] | None = None) -> PipelineRun:
+def open_run(
+    recipe: Recipe, flow_run_id: str, name: str, tags: dict[str, str] | None = None, kind: str = "pipeline",
+    sections: frozenset[str] | None = None,
+) -> PipelineRun:
     """The parent run of a pipeline run: new, or the one that an earlier attempt of the same flow run opened.
+
+    ``kind``: the tag that tells it from runs of another flow. ``sections``: parts of the recipe that play a role in it.
 
     Raises TrackingUnavailable when MLflow cannot be reached, XftError when the experiment was deleted in it.
     """
     try:
         experiment_id = _experiment_id(recipe.experiment)
         found = client().search_runs(
-            [experiment_id], f"tags.`prefect.flow_run_id` = '{flow_run_id}' and tags.`xft.kind` = 'pipeline'",
+            [experiment_id], f"tags.`prefect.flow_run_id` = '{flow_run_id}' and tags.`xft.kind` = '{kind}'",
             max_results=1)
         if found:
             run_id = found[0].info.run_id
             client().update_run(run_id, status="RUNNING")
         else:
             run_id = client().create_run(experiment_id, run_name=name, tags={
-                "xft.kind": "pipeline", "xft.recipe": recipe.name, "prefect.flow_run_id": flow_run_id, **(tags or {}),
+                "xft.kind": kind, "xft.recipe": recipe.name, "prefect.flow_run_id": flow_run_id, **(tags or {}),
             }).info.run_id
-            _log(run_id, params=flatten(recipe))
+            _log(run_id, params={
+                field: value for field, value in flatten(recipe).items()
+                if sections is None or field.partition(".")[0] in sections})
     except XftError:
         raise
     except Exception as error:

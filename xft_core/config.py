@@ -4,7 +4,7 @@ Frozen pydantic models, unknown fields refused. No torch here: flows, forms and 
 Defaults are those of the XFT paper's reference run (arXiv 2404.15247, DeepSeek-Coder-1.3B) unless a help text says why not.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -12,6 +12,9 @@ Normalization = Literal["xft", "renormalize", "none"]
 MergeMethod = Literal["learned", "uniform", "routing", "ewa", "shared_only"]
 Precision = Literal["fp32", "bf16", "bf16_mixed"]
 PromptStyle = Literal["magicoder", "chat", "completion"]
+RecipeName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+ExperimentName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Section(BaseModel):
@@ -194,10 +197,10 @@ class EvaluateConfig(Section):
 class Recipe(Section):
     """One run of the pipeline, complete."""
 
-    name: str = Field("demo", min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description=(
+    name: RecipeName = Field("demo", description=(
         "Name of the recipe: letters, digits, dot, dash, underscore. Runs and models are called by it."))
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random: split, order, router, noise, samples.")
-    experiment: str = Field("xft", min_length=1, max_length=200, description="MLflow experiment the run belongs to.")
+    seed: Seed = Field(0, description="Seed of everything random: split, order, router, noise, samples.")
+    experiment: ExperimentName = Field("xft", description="MLflow experiment the run belongs to.")
     model: ModelConfig = Field(ModelConfig(), description="The dense model to start from.")
     data: DataConfig = Field(DataConfig(), description="Instruction data.")
     baseline: BaselineConfig = Field(BaselineConfig(), description="The control: plain SFT of the dense model.")

@@ -64,6 +64,11 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
     return result
 
 
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with sections as mappings, so that single fields in them can be overridden."""
+    return {name: value.model_dump() if isinstance(value, BaseModel) else value for name, value in values.items()}
+
+
 def flatten(model: BaseModel) -> dict[str, Any]:
     """Every field as ``section.field`` (the names that overrides and MLflow parameters use)."""
     flat: dict[str, Any] = {}

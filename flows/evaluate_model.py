@@ -1,0 +1,62 @@
+"""Evaluation of one model, whatever it is: a directory, a Hub name, a model that a pipeline run published."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from tasks import pipeline_run, stages
+from tasks.inputs import base_model, check_inputs
+from tasks.publish_scores import Scores, publish_scores
+from xft_core.config import EvaluateConfig, ExperimentName, GenerateConfig, ModelConfig, Recipe, Seed
+from xft_core.recipe import parse
+
+DEFAULTS = Recipe()
+SECTIONS = frozenset({"name", "seed", "experiment", "model", "generate", "evaluate"})
+
+
+def run_name() -> str:
+    """A run is called by its model: ``evaluate-SmolLM2-135M``."""
+    given = flow_run.parameters.get("model") or {}
+    return f"evaluate-{short_name(str(given['path'] if isinstance(given, dict) else given.path))}"
+
+
+@flow(name="evaluate", persist_result=False, flow_run_name=run_name)
+def evaluate_model(
+    model: ModelConfig = DEFAULTS.model,
+    seed: Seed = DEFAULTS.seed,
+    experiment: ExperimentName = "xft-evaluate",
+    generate: GenerateConfig = DEFAULTS.generate,
+    evaluate: EvaluateConfig = DEFAULTS.evaluate,
+) -> Scores:
+    """Have one model answer benchmarks, and grade its answers.
+
+    Answers and verdicts are kept in the store: a model that was evaluated with the same settings is not asked again.
+
+    Args:
+        model: Any model; its path may also be a directory that a pipeline run published (upcycle, sft, merge).
+        seed: Seed of sampling.
+        experiment: MLflow experiment the run belongs to.
+        generate: How the model is asked. Here prompt_style decides for every model, and base_prompt_style plays no part.
+        evaluate: Benchmarks and grading.
+    """
+    asked_one_way = generate.model_copy(update={"base_prompt_style": generate.prompt_style})
+    recipe = parse(Recipe, {
+        "name": short_name(model.path), "seed": seed, "experiment": experiment, "model": model,
+        "generate": asked_one_way, "evaluate": evaluate})
+    check_inputs(recipe)
+    with pipeline_run.opened(recipe, kind="evaluate", sections=SECTIONS) as run:
+        graded: dict[str, Any] = {}
+        for index, benchmark in enumerate(recipe.evaluate.benchmarks):
+            # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
+            samples: Any = stages.generate.submit(run, f"generate_{index}", base_model(recipe), benchmark)
+            graded[benchmark] = stages.evaluate.submit(run, f"evaluate_{index}", samples, benchmark)
+        scores: Scores = publish_scores.submit(run, graded).result()
+        return scores
+
+
+def short_name(model: str) -> str:
+    """A model's path or Hub name as a name for runs: its last part, of letters, digits, dot, dash, underscore."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("-._")[:80] or "model"

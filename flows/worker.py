@@ -1,0 +1,73 @@
+"""The worker of ``xft ui``: runs what is started in Prefect's pages, as processes on this machine."""
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+CANCEL_SECONDS = 30
+
+
+def worker_command(pool: str) -> list[str]:
+    """A process worker for ``pool``."""
+    return [
+        sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", pool, "--type", "process",
+        "--name", "xft-ui", "--install-policy", "never"]
+
+
+def worker_environment(current: Settings, api: str) -> dict[str, str]:
+    """What the worker's runs are told: the same places that ``xft run`` uses here.
+
+    MLflow's database rather than its server: an experiment made through the server keeps its files behind the server's
+    address, where ``xft run`` without one could not add to it, and models would be copied instead of linked.
+    """
+    return os.environ | {
+        "PREFECT_API_URL": api, "XFT_HOME": str(current.home), "MLFLOW_TRACKING_URI": current.tracking_uri}
+
+
+def cancel_runs(pool: str) -> int:
+    """Cancel what runs in ``pool`` and wait until it ended, so that no record says that it goes on. Returns how many."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelling
+
+    with get_client(sync_client=True) as client:
+        found = _unfinished(client, pool)
+        for run in found:
+            client.set_flow_run_state(run.id, Cancelling(message="xft ui was stopped."))
+        deadline = time.monotonic() + CANCEL_SECONDS
+        while _unfinished(client, pool) and time.monotonic() < deadline:
+            time.sleep(0.5)
+    return len(found)
+
+
+def close_abandoned_runs(pool: str) -> None:
+    """Set runs whose worker was killed to Crashed. To be called while ``pool`` has no worker."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Crashed
+
+    with get_client(sync_client=True) as client:
+        for run in _unfinished(client, pool):
+            message = "Its process was killed. Retry goes on from what is finished."
+            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+
+
+def _unfinished(client: Any, pool: str) -> "list[FlowRun]":
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+        WorkPoolFilter,
+        WorkPoolFilterName,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    under_way = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    found: list[FlowRun] = client.read_flow_runs(
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=under_way))),
+        work_pool_filter=WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])))
+    return found

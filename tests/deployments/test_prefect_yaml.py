@@ -1,0 +1,68 @@
+"""prefect.yaml: Prefect ignores a key that it does not know, so every key is checked here, and every value by Prefect."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.cli.deploy._models import PrefectYamlModel, RawScheduleConfig
+from prefect.client.schemas.schedules import construct_schedule
+from prefect.flows import Flow
+from prefect.utilities.callables import parameter_schema
+from prefect.utilities.schema_tools import is_valid_schema, validate
+
+REPOSITORY = Path(__file__).parents[2]
+CONTENT: dict[str, Any] = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
+DEPLOYMENTS: list[dict[str, Any]] = CONTENT["deployments"]
+
+FILE_KEYS = {"name", "prefect-version", "definitions", "build", "push", "pull", "deployments"}
+DEPLOYMENT_KEYS = {
+    "name", "description", "tags", "entrypoint", "parameters", "enforce_parameter_schema", "concurrency_limit", "work_pool"}
+OPTIONAL_KEYS = {"schedules"}
+
+
+def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
+    module, _, name = deployment["entrypoint"].rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    assert isinstance(found, Flow)
+    return found
+
+
+def test_prefect_reads_the_file() -> None:
+    assert CONTENT.keys() <= FILE_KEYS
+    assert len(PrefectYamlModel.model_validate(CONTENT).deployments) == len(DEPLOYMENTS)
+    assert {"pipeline", "evaluate", "nightly"} <= {item["name"] for item in DEPLOYMENTS}
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda item: str(item["name"]))
+def test_a_deployment_is_whole_and_its_parameters_fit_the_flow(deployment: dict[str, Any]) -> None:
+    assert deployment.keys() >= DEPLOYMENT_KEYS
+    assert deployment.keys() <= DEPLOYMENT_KEYS | OPTIONAL_KEYS
+    assert deployment["concurrency_limit"].keys() == {"limit", "collision_strategy"}
+    assert deployment["work_pool"].keys() == {"name"}
+    flow = flow_of(deployment)
+    schema = parameter_schema(flow).model_dump()
+    is_valid_schema(schema)  # raises if it is not
+    assert deployment["parameters"].keys() <= schema["properties"].keys()  # Prefect lets unknown ones pass
+    assert not validate(deployment["parameters"], schema)
+    flow.validate_parameters(deployment["parameters"])
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda item: str(item["name"]))
+def test_a_recipe_file_that_is_named_can_be_used(deployment: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.pipeline import chosen_recipe
+
+    monkeypatch.chdir(REPOSITORY)
+    if deployment["entrypoint"] == "flows.pipeline.pipeline":
+        chosen_recipe(**deployment["parameters"])
+
+
+def test_schedules_have_a_time_zone_and_a_name() -> None:
+    schedules = [item for deployment in DEPLOYMENTS for item in deployment.get("schedules", [])]
+    assert schedules
+    for item in schedules:
+        checked = RawScheduleConfig.model_validate(item)
+        assert checked.timezone and checked.slug
+        assert checked.active is True
+        construct_schedule(cron=checked.cron, timezone=checked.timezone)

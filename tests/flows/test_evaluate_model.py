@@ -1,0 +1,22 @@
+"""Evaluation of one model, for real: Prefect API, MLflow, answers and verdicts."""
+
+import pytest
+
+from flows.evaluate_model import evaluate_model
+from tasks.tracking import client
+from xft_core.config import EvaluateConfig, GenerateConfig
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_a_model_is_evaluated_and_recorded() -> None:
+    scores = evaluate_model(
+        experiment="evaluation", generate=GenerateConfig(max_new_tokens=4, precision="fp32"),
+        evaluate=EvaluateConfig(max_problems=1, sandbox="unsafe"))
+    assert scores["demo:benchmark.jsonl"]["problems"] == 1
+    experiment = client().get_experiment_by_name("evaluation")
+    assert experiment is not None
+    runs = client().search_runs([experiment.experiment_id], "tags.`xft.kind` = 'evaluate'")
+    assert [run.info.run_name for run in runs] == ["evaluate-demo-model"]
+    assert runs[0].info.status == "FINISHED"
+    assert 0 <= runs[0].data.metrics["benchmark/plus_pass_at_1"] <= 1
+    assert "upcycle.num_experts" not in runs[0].data.params
