@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from xft_core.artifacts import Workspace, publish
 from xft_core.benchmarks.grading import Verdict
 from xft_core.benchmarks.problems import load_problems
 from xft_core.config import EvaluateConfig
@@ -198,12 +199,12 @@ def test_samples_and_benchmarks_that_cannot_be_used(
 def test_samples_of_another_version_of_the_benchmark(tmp_path: Path) -> None:
     own = write(tmp_path / "own.jsonl", [problem("Own/a")])
     artifact = tmp_path / "generate"
-    artifact.mkdir()
-    write(artifact / "samples.jsonl", [{"task_id": "Own/a", "solution": RIGHT}])
-    (artifact / "manifest.json").write_text(json.dumps({
-        "stage": "generate", "stage_version": 1, "key": "", "digest": "", "files": [],
-        "parents": {"benchmark": "0" * 64}, "config": {}, "metrics": {}, "versions": {}, "provenance": {},
-        "created": "", "seconds": 0}))
+    workspace = Workspace(artifact)
+    workspace.prepare()
+    write(workspace.output / "samples.jsonl", [{"task_id": "Own/a", "solution": RIGHT}])
+    publish(
+        workspace, artifact, stage="generate", stage_version=1, key="0", parents={"benchmark": "0" * 64}, config={},
+        metrics={}, provenance={}, seconds=0)
     with pytest.raises(DataError, match="answer another benchmark"):
         run_stage(EvaluateStage(output=tmp_path / "out", samples=artifact, benchmark=str(own)))
     with pytest.raises(XftError):
