@@ -24,7 +24,7 @@ def owned(directory: Path, name: str) -> Iterator[None]:
 
 
 def close_abandoned(directory: Path, close: Callable[[str], None]) -> None:
-    """Call ``close`` with every name whose owner is dead. One that ``close`` fails for is tried again next time."""
+    """Call ``close`` with every name whose owner is dead. One that ``close`` fails for is let go."""
     for path in directory.glob("*") if directory.is_dir() else ():
         with suppress(OSError), path.open("r+") as stream:
             try:

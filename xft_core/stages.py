@@ -10,6 +10,7 @@ import importlib
 import logging
 import shutil
 import time
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,9 +47,9 @@ class StageConfig(Section):
     output: Path = Field(description="Directory to make. Work in progress is kept beside it as <output>.partial.")
     provenance: dict[str, str] = Field({}, description="Noted in the manifest as it is (run ids and the like).")
 
+    @abstractmethod
     def inputs(self) -> dict[str, Path]:
         """Local path of every input, by name. Raises XftError for what does not exist."""
-        raise NotImplementedError
 
     def input_digests(self) -> dict[str, str]:
         """Digest of every input, by name."""

@@ -55,7 +55,8 @@ def test_a_recipe_file_that_is_named_can_be_used(deployment: dict[str, Any], mon
 
     monkeypatch.chdir(REPOSITORY)
     if deployment["entrypoint"] == "flows.pipeline.pipeline":
-        chosen_recipe(**deployment["parameters"])
+        expected = "demo" if "recipe_file" in deployment["parameters"] else deployment["parameters"]["name"]
+        assert chosen_recipe(**deployment["parameters"]).name == expected
 
 
 def test_schedules_have_a_time_zone_and_a_name() -> None:

@@ -26,3 +26,4 @@ def test_a_run_that_cannot_be_closed_is_no_trouble(tmp_path: Path) -> None:
         raise ValueError(name)
 
     close_abandoned(tmp_path, fail)
+    assert list(tmp_path.iterdir()) == []  # let go: it may be another server's, and would fail at every start

@@ -47,8 +47,7 @@ class RoutedExperts(nn.Module):
 
     def forward(self, x_TD: torch.Tensor, expert_index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
         """sum_k weight_TK[:, k] * E_{expert_index_TK[:, k]}(x), shape T,D."""
-        # One grouped matrix product on a GPU. On a CPU a loop over experts is as fast or faster (benchmarks/), and also
-        # takes fp64.
+        # One grouped matrix product on a GPU; on a CPU a loop over experts, which also takes fp64.
         if x_TD.is_cuda:
             y_TD = grouped_mm_experts_forward(self._for_kernel(), x_TD, expert_index_TK, weight_TK)
         else:
