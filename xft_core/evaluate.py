@@ -14,17 +14,16 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from xft_core.artifacts import MANIFEST, Workspace, read_manifest
-from xft_core.benchmarks.grading import PROBE, Limits, Verdict, check_canaries, grade
-from xft_core.benchmarks.problems import Problem, load_problems, read_jsonl
+from xft_core.benchmarks.jsonl import read_jsonl
+from xft_core.benchmarks.kind import AnyProblem, Grader, Kind, Verdict
+from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.progress import Progress
 from xft_core.errors import DataError, SandboxError
 from xft_core.fingerprint import file_digest
-from xft_core.sandbox import Sandbox, open_sandbox
 from xft_core.stages import EvaluateStage
 
 logger = logging.getLogger(__name__)
@@ -41,15 +40,16 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
     started = time.monotonic()
     benchmark = config.inputs()["benchmark"]
     benchmark_digest = file_digest(benchmark)
-    problems, solutions = read_samples(config.samples, benchmark, benchmark_digest)
-    limits = Limits(config.evaluate.min_time_limit, config.evaluate.time_limit_factor, config.evaluate.memory_limit_mb)
-    sandbox = open_sandbox(config.evaluate.sandbox, PROBE)
-    check_canaries(sandbox, limits)
-    verdicts = _grade_all(problems, solutions, sandbox, limits, config.evaluate.workers or cores())
+    kind = kind_of(benchmark)
+    problems, solutions = read_samples(config.samples, kind, benchmark, benchmark_digest)
+    grader = kind.open_grader(config.evaluate, benchmark)
+    verdicts = _grade_all(problems, solutions, grader, config.evaluate.workers or cores())
 
     results = {
-        "benchmark": {"file": benchmark.name, "sha256": benchmark_digest, "problems": len(problems)},
-        "evalplus_version": version("evalplus"), "sandbox": sandbox.mode, "limits": asdict(limits), "cpu": _processor(),
+        "benchmark": {
+            "file": benchmark.name, "sha256": benchmark_digest, "kind": kind.name, "extended_tests": kind.extended_tests,
+            "problems": len(problems)},
+        **grader.facts(), "cpu": _processor(),
         "problems": [
             {"task_id": problem.task_id, "samples": [
                 asdict(verdict) | {"solution": solution}
@@ -63,7 +63,9 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
     return scores(list(verdicts.values()), config.evaluate.k) | {"seconds": round(time.monotonic() - started, 3)}
 
 
-def read_samples(samples: Path, benchmark: Path, benchmark_digest: str) -> tuple[list[Problem], dict[str, list[str]]]:
+def read_samples(
+    samples: Path, kind: Kind[Any], benchmark: Path, benchmark_digest: str,
+) -> tuple[list[AnyProblem], dict[str, list[str]]]:
     """The problems that are answered, in the benchmark's order, and the programs that answer each, by task_id.
 
     Raises DataError, naming file and line, for a line that is not a sample of this benchmark.
@@ -77,7 +79,7 @@ def read_samples(samples: Path, benchmark: Path, benchmark_digest: str) -> tuple
     path = samples if samples.is_file() else samples / "samples.jsonl"
     if not path.is_file():
         raise DataError(f"There is no file {str(path)!r}. Give the directory that the generate stage made.")
-    known = {problem.task_id: problem for problem in load_problems(benchmark)}
+    known = {problem.task_id: problem for problem in kind.load_problems(benchmark)}
     solutions: dict[str, list[str]] = {task_id: [] for task_id in known}
     for number, row in read_jsonl(path):
         task_id, solution = row.get("task_id"), row.get("solution")
@@ -133,20 +135,20 @@ def cores() -> int:
 
 
 def _grade_all(
-    problems: list[Problem], solutions: dict[str, list[str]], sandbox: Sandbox, limits: Limits, workers: int,
+    problems: list[AnyProblem], solutions: dict[str, list[str]], grader: Grader[Any], workers: int,
 ) -> dict[str, list[Verdict]]:
     progress = Progress(logger, "evaluate", len(problems))
     verdicts: dict[str, list[Verdict]] = {}
     pool = ThreadPoolExecutor(workers)
     try:
         waiting = {
-            pool.submit(grade, problem, solutions[problem.task_id], sandbox, limits): problem.task_id
+            pool.submit(grader.grade, problem, solutions[problem.task_id]): problem.task_id
             for problem in problems}
         for future in as_completed(waiting):
             verdicts[waiting[future]] = future.result()
             progress.advance(1)
     finally:
-        sandbox.stop.set()  # after a fault or an interrupt, nobody waits for what is still being graded
+        grader.stop()  # after a fault or an interrupt, nobody waits for what is still being graded
         pool.shutdown(cancel_futures=True)
         progress.close()
     return {problem.task_id: verdicts[problem.task_id] for problem in problems}

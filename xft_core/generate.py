@@ -5,7 +5,7 @@ Leaves samples.jsonl, in the benchmark's order, one line for each sample:
     task_id, sample_index    which problem, which of its answers (from 0)
     prompt                   all the text given to the model
     completion               all the text it wrote
-    solution                 the program to grade: the problem's code and the completion up to the stop
+    solution                 the program to grade, mostly the problem's code and the completion up to the stop
     finish_reason            stop, length (cut off at the longest answer allowed), prompt_too_long (nothing was asked)
     new_tokens               tokens the model wrote
 
@@ -24,9 +24,9 @@ from typing import Any
 
 from xft_core.artifacts import Workspace
 from xft_core.benchmarks.completing import Completer
-from xft_core.benchmarks.problems import Problem, load_problems
+from xft_core.benchmarks.kind import AnyProblem, Kind
+from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.progress import Progress
-from xft_core.benchmarks.prompts import STOPS, build_prompt, cut, problem_code
 from xft_core.fingerprint import canonical_json
 from xft_core.models import DTYPES, load_model, load_tokenizer
 from xft_core.stages import GenerateStage
@@ -41,7 +41,7 @@ SampleId = tuple[str, int]
 class Request:
     """One sample to be made."""
 
-    problem: Problem
+    problem: AnyProblem
     sample_index: int
     prompt: str
     token_ids: list[int]
@@ -61,12 +61,13 @@ def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
     """
     started = time.monotonic()
     inputs = config.inputs()
-    problems = load_problems(inputs["benchmark"], config.max_problems)
+    kind = kind_of(inputs["benchmark"])
+    problems = kind.load_problems(inputs["benchmark"], config.max_problems)
     tokenizer = load_tokenizer(inputs["model"])
     batches = make_batches([
         Request(problem, index, prompt.text, prompt.token_ids(tokenizer))
         for problem in problems
-        for prompt in [build_prompt(problem, config.prompt_style, tokenizer)]
+        for prompt in [kind.build_prompt(problem, config.prompt_style, tokenizer)]
         for index in range(config.generate.num_samples)
     ], config.generate.batch_size)
 
@@ -76,10 +77,10 @@ def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
     problems_before = len(problems) - sum(map(len, waiting)) / config.generate.num_samples
     if waiting:
         model = load_model(inputs["model"], DTYPES[config.generate.precision])
-        completer = Completer(model, tokenizer, config.generate, STOPS[config.prompt_style])
+        completer = Completer(model, tokenizer, config.generate, kind.stops(problems, config.prompt_style))
         progress = Progress(logger, "generate", len(problems), problems_before)
         for batch in waiting:
-            finished = answer(completer, batch, config.seed)
+            finished = answer(completer, kind, batch, config.prompt_style, config.seed)
             append(partial, finished)
             samples |= {_sample_id(sample): sample for sample in finished}
             progress.advance(len(batch) / config.generate.num_samples)
@@ -96,13 +97,13 @@ def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
         "seconds": round(seconds, 3), "problems_per_minute": round(60 * (len(problems) - problems_before) / seconds, 3)}
 
 
-def answer(completer: Completer, batch: list[Request], seed: int) -> list[Sample]:
+def answer(completer: Completer, kind: Kind[Any], batch: list[Request], style: str, seed: int) -> list[Sample]:
     """The samples of one batch."""
     completions = completer.complete([request.token_ids for request in batch], batch_seed(seed, batch))
     return [
         {"task_id": request.problem.task_id, "sample_index": request.sample_index, "prompt": request.prompt,
          "completion": completion.text,
-         "solution": problem_code(request.problem) + cut(completion.text, completer.stops),
+         "solution": kind.solution(request.problem, completion.text, style),
          "finish_reason": completion.finish_reason, "new_tokens": completion.new_tokens}
         for request, completion in zip(batch, completions, strict=True)]
 

@@ -71,11 +71,11 @@ def test_rows_come_by_the_hundred_thousand(benchmark: Path) -> None:
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
 def test_real_data_against_humaneval_plus() -> None:
     benchmark = SHARED / "benchmarks" / "HumanEvalPlus-v0.1.10.jsonl.gz"
-    from xft_core.benchmarks.problems import load_problems
+    from xft_core.benchmarks.evalplus.kind import EvalPlus
 
     rows = [[row["instruction"], row["input"], row["output"]]
             for row in json.loads((SHARED / "instruct" / "codealpaca_4k.json").read_text())]
     assert len(find_contaminated(rows, [benchmark])) < 0.005 * len(rows)
     leaked = [["Complete this", "```python\n" + problem.prompt + problem.canonical_solution + "```"]
-              for problem in load_problems(benchmark)]
+              for problem in EvalPlus().load_problems(benchmark)]
     assert len(find_contaminated(leaked, [benchmark])) == len(leaked)

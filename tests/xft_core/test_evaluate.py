@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from xft_core.artifacts import Workspace, publish
-from xft_core.benchmarks.grading import Verdict
-from xft_core.benchmarks.problems import load_problems
+from xft_core.benchmarks.evalplus.kind import EvalPlus
+from xft_core.benchmarks.kind import Verdict
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError, XftError
 from xft_core.evaluate import pass_at_k, scores
@@ -152,7 +152,7 @@ def test_a_machine_that_cannot_grade_is_not_a_bad_model(tmp_path: Path, monkeypa
 @needs_sandbox
 @pytest.mark.skipif(not HUMANEVAL.is_file(), reason="the shared benchmarks are not here")
 def test_humaneval_plus_canonical_and_broken(tmp_path: Path) -> None:
-    problems = load_problems(HUMANEVAL)
+    problems = EvalPlus().load_problems(HUMANEVAL)
     chosen = [*problems[:20], problems[32]]
     samples = write(tmp_path / "in.jsonl", [
         {"task_id": item.task_id, "solution": item.prompt + body}
@@ -168,7 +168,7 @@ def test_humaneval_plus_canonical_and_broken(tmp_path: Path) -> None:
 def test_mbpp_plus_has_its_types_and_rules(tmp_path: Path) -> None:
     # tuples of inputs; complex numbers; an answer that only has to be something; sets of lists; no plus inputs
     wanted = {"Mbpp/2", "Mbpp/124", "Mbpp/737", "Mbpp/232", "Mbpp/793"}
-    chosen = [item for item in load_problems(MBPP) if item.task_id in wanted]
+    chosen = [item for item in EvalPlus().load_problems(MBPP) if item.task_id in wanted]
     assert len(chosen) == len(wanted)
     samples = write(tmp_path / "in.jsonl", [
         {"task_id": item.task_id, "solution": item.prompt + body} for item in chosen

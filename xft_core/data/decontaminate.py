@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from xft_core.benchmarks.problems import Problem, load_problems
+from xft_core.benchmarks.kinds import kind_of
 
 # GPT-3's length (Brown et al. 2020, appendix C). Shorter runs flag idioms of code; a problem told in other words is out
 # of reach of any length.
@@ -42,6 +42,16 @@ class Overlap:
 
 
 @dataclass(frozen=True)
+class _Problem:
+    """A problem's texts, whatever its kind; ``solution`` is "" where the benchmark has none."""
+
+    task_id: str
+    benchmark: str
+    prompt: str
+    solution: str
+
+
+@dataclass(frozen=True)
 class _Whole:
     """A text that must not be in a row as a whole. ``exact``: compare all characters but white space."""
 
@@ -62,10 +72,10 @@ def find_contaminated(rows: list[list[str]], benchmarks: list[Path]) -> dict[int
     Cost: one pass over the words of the rows, whatever the number of problems. Raises DataError for a benchmark file
     that cannot be used.
     """
-    problems = [(path.name, problem) for path in benchmarks for problem in load_problems(path)]
+    problems = [problem for path in benchmarks for problem in _problems(path)]
     wholes: dict[Words, list[_Whole]] = defaultdict(list)
-    for benchmark, problem in problems:
-        for whole in _wholes(problem, benchmark):
+    for problem in problems:
+        for whole in _wholes(problem):
             wholes[tuple(_words(whole.text)[:MIN_WORDS])].append(whole)
     ngrams = _own_ngrams(problems)
 
@@ -86,19 +96,25 @@ def find_contaminated(rows: list[list[str]], benchmarks: list[Path]) -> dict[int
     return found
 
 
-def _wholes(problem: Problem, benchmark: str) -> Iterator[_Whole]:
-    for text, exact in ((_wording(problem.prompt), False), (problem.canonical_solution, True)):
+def _problems(path: Path) -> Iterator[_Problem]:
+    kind = kind_of(path)
+    for problem in kind.load_problems(path):
+        yield _Problem(problem.task_id, path.name, *kind.texts(problem))
+
+
+def _wholes(problem: _Problem) -> Iterator[_Whole]:
+    for text, exact in ((_wording(problem.prompt), False), (problem.solution, True)):
         if len(_words(text)) >= MIN_WORDS and len(_SPACE.sub("", text)) >= MIN_CHARACTERS:
-            yield _Whole(problem.task_id, benchmark, text, exact)
+            yield _Whole(problem.task_id, problem.benchmark, text, exact)
 
 
-def _own_ngrams(problems: list[tuple[str, Problem]]) -> dict[Words, tuple[str, str]]:
+def _own_ngrams(problems: list[_Problem]) -> dict[Words, tuple[str, str]]:
     """The runs of words that one problem alone has, with its task_id and benchmark."""
     owners: dict[Words, set[tuple[str, str]]] = defaultdict(set)
-    for benchmark, problem in problems:
-        for text in (problem.prompt, problem.canonical_solution):
+    for problem in problems:
+        for text in (problem.prompt, problem.solution):
             for run in _runs(_words(text), NGRAM_WORDS):
-                owners[run].add((problem.task_id, benchmark))
+                owners[run].add((problem.task_id, problem.benchmark))
     # The same problem may be in two files (HumanEval+ and its mini version): it is still one problem.
     return {run: min(of_run) for run, of_run in owners.items() if len({task_id for task_id, _ in of_run}) == 1}
 

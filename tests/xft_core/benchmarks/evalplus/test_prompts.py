@@ -1,8 +1,9 @@
 import pytest
 
 from tests.factories import tokenizer
-from xft_core.benchmarks.problems import Problem
-from xft_core.benchmarks.prompts import STOPS, build_prompt, cut, problem_code
+from xft_core.benchmarks.evalplus.problems import Problem
+from xft_core.benchmarks.evalplus.prompts import STOPS, build_prompt, problem_code
+from xft_core.benchmarks.prompts import cut
 from xft_core.errors import DataError
 
 PROBLEM = Problem(

@@ -11,12 +11,8 @@ One JSON object a line, plain or gzip, with these fields (more are allowed and i
     atol                 absolute tolerance for numbers; 0 if left out
 """
 
-import gzip
 import json
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from xft_core.errors import DataError
@@ -37,58 +33,8 @@ class Problem:
     atol: float = 0
 
 
-def load_problems(path: Path, max_problems: int | None = None) -> list[Problem]:
-    """The problems of a benchmark file, in its order; only the first ``max_problems`` if given.
-
-    Raises DataError, naming file and line, for a broken line, a missing or wrong field, or a task_id that occurs twice,
-    and for a file without problems. The whole file is checked, whatever ``max_problems`` is.
-    """
-    problems: list[Problem] = []
-    lines: dict[str, int] = {}
-    for number, row in read_jsonl(path):
-        problem = _problem(row, where=f"{str(path)!r}, line {number}")
-        if problem.task_id in lines:
-            raise DataError(
-                f"{str(path)!r}, line {number}: task_id {problem.task_id!r} was already used in line "
-                f"{lines[problem.task_id]}. Every problem needs its own: rename or remove one of the two.")
-        lines[problem.task_id] = number
-        problems.append(problem)
-    if not problems:
-        raise DataError(f"{str(path)!r} holds no problems: it is empty. Give a file with one JSON problem a line.")
-    return problems[:max_problems]
-
-
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) of every line that is not blank, of a ``.jsonl`` or ``.jsonl.gz`` file.
-
-    Raises DataError, naming file and line, for what is not a JSON object, not UTF-8 or not gzip.
-    """
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    yield number, _object(line, where=f"{str(path)!r}, line {number}")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{str(path)!r} cannot be unpacked after line {number}: {error}. It is cut short or not gzip: "
-            "fetch it again.") from None
-
-
-def _object(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{where}: this is not JSON ({error.msg} at character {error.pos + 1}). Mend or remove the line.") from None
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise DataError(f"{where}: this cannot be read ({error}). Mend or remove the line.") from None
-    if not isinstance(value, dict):
-        raise DataError(f"{where}: this is a JSON {type(value).__name__} instead of an object {{...}}. Mend the line.")
-    return value
-
-
-def _problem(row: dict[str, Any], where: str) -> Problem:
+def parse_problem(row: dict[str, Any], where: str) -> Problem:
+    """One row as a problem. Raises DataError that begins with ``where`` and names the wrong field."""
     for name in (*TEXT_FIELDS, "base_input", "plus_input"):
         if name not in row:
             raise DataError(

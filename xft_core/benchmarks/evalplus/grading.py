@@ -3,14 +3,15 @@
 import json
 import tempfile
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from xft_core.benchmarks.problems import Problem
+from xft_core.benchmarks.evalplus.problems import Problem
+from xft_core.benchmarks.kind import NOT_GRADED, Grader, Verdict
+from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError
-from xft_core.sandbox import REMEDY, Sandbox
-
-Status = Literal["pass", "fail", "timeout", "infrastructure_error"]
+from xft_core.sandbox import REMEDY, Sandbox, open_sandbox
 
 PROGRAM = Path(__file__).with_name("grader_process.py")
 PROBE = "import evalplus.eval, evalplus.gen.util"
@@ -37,16 +38,25 @@ class Limits:
     memory_limit_mb: int
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """``base``: on the base inputs; ``plus``: on base and plus inputs together. ``infrastructure_error``: it could not
-    be found out, which says nothing about the sample."""
+class EvalPlusGrader(Grader[Problem]):
+    """evalplus's check in a sandbox. Raises SandboxError when there is none, or when it does not tell right from wrong."""
 
-    base: Status
-    plus: Status
+    def __init__(self, config: EvaluateConfig) -> None:
+        self._limits = Limits(config.min_time_limit, config.time_limit_factor, config.memory_limit_mb)
+        self._sandbox = open_sandbox(config.sandbox, PROBE)
+        check_canaries(self._sandbox, self._limits)
 
+    def grade(self, problem: Problem, samples: list[str]) -> list[Verdict]:
+        """See Grader. Raises DataError when the problem's own canonical solution fails."""
+        return grade(problem, samples, self._sandbox, self._limits)
 
-NOT_GRADED = Verdict("infrastructure_error", "infrastructure_error")
+    def facts(self) -> dict[str, Any]:
+        """See Grader."""
+        return {"evalplus_version": version("evalplus"), "sandbox": self._sandbox.mode, "limits": asdict(self._limits)}
+
+    def stop(self) -> None:
+        """See Grader."""
+        self._sandbox.stop.set()
 
 
 def grade(problem: Problem, samples: list[str], sandbox: Sandbox, limits: Limits) -> list[Verdict]:

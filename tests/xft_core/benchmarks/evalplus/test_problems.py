@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from xft_core.benchmarks.problems import load_problems
+from xft_core.benchmarks.evalplus.kind import EvalPlus
 from xft_core.errors import DataError
 
 ROW: dict[str, Any] = {
@@ -23,16 +23,16 @@ def test_plain_and_gzip_give_the_same_problems_in_order(tmp_path: Path) -> None:
     plain = write(tmp_path / "a.jsonl", rows[0], "", rows[1])
     packed = tmp_path / "a.jsonl.gz"
     packed.write_bytes(gzip.compress(plain.read_bytes()))
-    problems = load_problems(plain)
+    problems = EvalPlus().load_problems(plain)
     assert [problem.task_id for problem in problems] == ["Own/0", "Own/1"]
     assert problems[1].atol == 1e-6 and problems[0].plus_input == [[2], [3]]
-    assert load_problems(packed) == problems
-    assert load_problems(plain, max_problems=1) == problems[:1]
+    assert EvalPlus().load_problems(packed) == problems
+    assert EvalPlus().load_problems(plain, max_problems=1) == problems[:1]
 
 
 def test_fields_that_may_be_left_out(tmp_path: Path) -> None:
     row = {name: value for name, value in ROW.items() if name not in ("atol", "contract", "another")}
-    assert load_problems(write(tmp_path / "a.jsonl", row | {"plus_input": {}}))[0].plus_input == []
+    assert EvalPlus().load_problems(write(tmp_path / "a.jsonl", row | {"plus_input": {}}))[0].plus_input == []
 
 
 @pytest.mark.parametrize(("line", "reason"), [
@@ -56,7 +56,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: Any, reason: str) -> None:
     text = line if isinstance(line, str) else json.dumps(line)
     path.write_bytes((json.dumps(ROW) + "\n" + text).encode(errors="surrogateescape"))
     with pytest.raises(DataError) as caught:
-        load_problems(path, max_problems=1)
+        EvalPlus().load_problems(path, max_problems=1)
     assert reason in str(caught.value)
     assert "broken.jsonl', line 2" in str(caught.value)
 
@@ -64,11 +64,11 @@ def test_a_bad_line_is_named(tmp_path: Path, line: Any, reason: str) -> None:
 def test_files_without_problems(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.jsonl", "")
     with pytest.raises(DataError, match="holds no problems"):
-        load_problems(empty)
+        EvalPlus().load_problems(empty)
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(gzip.compress((json.dumps(ROW) + "\n").encode())[:-12])
     with pytest.raises(DataError, match="fetch it again"):
-        load_problems(cut)
+        EvalPlus().load_problems(cut)
     cut.write_bytes(b"no gzip")
     with pytest.raises(DataError, match="fetch it again"):
-        load_problems(cut)
+        EvalPlus().load_problems(cut)

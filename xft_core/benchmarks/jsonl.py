@@ -1,0 +1,40 @@
+"""JSON lines, plain or gzip, read with errors that name file and line."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from xft_core.errors import DataError
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number from 1, object) of every line that is not blank, of a ``.jsonl`` or ``.jsonl.gz`` file.
+
+    Raises DataError, naming file and line, for what is not a JSON object, not UTF-8 or not gzip.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.strip():
+                    yield number, _object(line, where=f"{str(path)!r}, line {number}")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(
+            f"{str(path)!r} cannot be unpacked after line {number}: {error}. It is cut short or not gzip: "
+            "fetch it again.") from None
+
+
+def _object(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: this is not JSON ({error.msg} at character {error.pos + 1}). Mend or remove the line.") from None
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise DataError(f"{where}: this cannot be read ({error}). Mend or remove the line.") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: this is a JSON {type(value).__name__} instead of an object {{...}}. Mend the line.")
+    return value
