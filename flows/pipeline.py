@@ -18,6 +18,7 @@ from tasks.publish import PipelineResult, publish
 from tasks.references import PipelineRun
 from xft_core.config import (
     BaselineConfig,
+    ChecksConfig,
     DataConfig,
     EvaluateConfig,
     ExperimentName,
@@ -65,6 +66,7 @@ def pipeline(
     merge: MergeConfig = DEFAULTS.merge,
     generate: GenerateConfig = DEFAULTS.generate,
     evaluate: EvaluateConfig = DEFAULTS.evaluate,
+    checks: ChecksConfig = DEFAULTS.checks,
 ) -> PipelineResult:
     """Turn a dense code model into a better one by way of a Mixture-of-Experts, and measure it against plain SFT.
 
@@ -86,10 +88,11 @@ def pipeline(
         merge: From the experts to one dense model.
         generate: Answers of every model to the benchmarks' problems.
         evaluate: Benchmarks and grading.
+        checks: What the run looks out for, and whether that stops it.
     """
     recipe = chosen_recipe(
         recipe_file, overrides, name=name, seed=seed, experiment=experiment, model=model, data=data, baseline=baseline,
-        upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate)
+        upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks)
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
     check_inputs(recipe)

@@ -9,6 +9,7 @@ altered is noticed here, whatever a database remembers.
 import errno
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,6 +27,7 @@ from tasks.settings import settings
 from tasks.slots import compute_slot
 from tasks.storage import StoreUnavailable
 from tasks.tracking import Logger, StageRun
+from xft_core import checks
 from xft_core.artifacts import Manifest, Workspace, find
 from xft_core.errors import XftError
 from xft_core.stages import StageConfig, stage_key
@@ -69,10 +71,14 @@ STAGE_TASK: dict[str, Any] = {
 }
 
 
-def carry_out(run: PipelineRun, role: str, stage: type[StageConfig], **fields: Any) -> ArtifactRef | State[Any]:
+def carry_out(
+    run: PipelineRun, role: str, stage: type[StageConfig], went_wrong: Callable[[dict[str, Any]], list[str]] = lambda _: [],
+    **fields: Any,
+) -> ArtifactRef | State[Any]:
     """Have the artifact of ``stage`` with these ``fields``: from the store (the task ends as Cached), or by making it.
 
-    Raises XftError; ends as Cancelled when the run was stopped.
+    ``went_wrong``: what of the artifact's metrics must stop the run; asked of a reused one too. Raises XftError; ends as
+    Cancelled when the run was stopped.
     """
     logger = get_run_logger()
     child = StageRun(run, stage.stage, role, logger, again=max(_count(task_run), _count(flow_run)) > 1)
@@ -88,6 +94,7 @@ def carry_out(run: PipelineRun, role: str, stage: type[StageConfig], **fields: A
         # A retry that finds what its own first attempt published has reused nothing.
         reused = not made_here and manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
         child.finish(config.output, manifest, reused)
+        checks.raise_for(went_wrong(manifest.metrics))
     except RunStopped as stopped:
         child.end("KILLED")
         return Cancelled(message=str(stopped))

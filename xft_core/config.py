@@ -12,6 +12,7 @@ Normalization = Literal["xft", "renormalize", "none"]
 MergeMethod = Literal["learned", "uniform", "routing", "ewa", "shared_only"]
 Precision = Literal["fp32", "bf16", "bf16_mixed"]
 PromptStyle = Literal["magicoder", "chat", "completion"]
+Reaction = Literal["report", "stop"]
 RecipeName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ExperimentName = Annotated[str, Field(min_length=1, max_length=200)]
@@ -66,6 +67,11 @@ class UpcycleConfig(Section):
     router_noise: bool = Field(True, description="Noisy top-k while training: learned noise on the router's logits.")
     store_experts: Literal["once", "all"] = Field("once", description=(
         "once: the identical experts are stored once and expanded while loading; all: every expert is written out."))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the untouched Mixture-of-Experts is the dense model: its routing weights sum to one."""
+        return self.normalization != "none" or not self.shared_expert
 
     @model_validator(mode="after")
     def _experts_fit(self) -> "UpcycleConfig":
@@ -194,6 +200,25 @@ class EvaluateConfig(Section):
     k: list[int] = Field([1], min_length=1, description="pass@k for these k; k above num_samples is left out.")
 
 
+class ChecksConfig(Section):
+    """What a run looks out for. The report names whatever went wrong; each may also stop the run there and then, with
+    everything finished kept. A loss that is no number always stops it."""
+
+    diverging_loss: Reaction = Field("report", description=(
+        "The training loss has risen far above its lowest point: by 30% of it, and by 0.3 nats at least, in the mean of "
+        "five points of the curve. report: go on and say so; stop: end the training there."))
+    dead_experts: Reaction = Field("report", description=(
+        "In some layer a routed expert got less than 1% of the tokens for dead_expert_steps steps on end. report or stop."))
+    dead_expert_steps: int = Field(100, ge=1, description="Optimizer steps after which an unused expert counts as dead.")
+    unmoved_coefficients: Reaction = Field("report", description=(
+        "Learned mixing coefficients moved by less than 0.01 anywhere: uniform mixing in all but name. report, or stop "
+        "before merging."))
+    worse_than_uniform: Reaction = Field("report", description=(
+        "Learned mixing has a higher held-out loss than uniform mixing. report, or stop before merging."))
+    worse_than_base: Reaction = Field("report", description=(
+        "The merged model has a higher held-out loss than the base model. report, or stop before answers are generated."))
+
+
 class Recipe(Section):
     """One run of the pipeline, complete."""
 
@@ -209,6 +234,7 @@ class Recipe(Section):
     merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Answers to the benchmark's problems.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmark and grading.")
+    checks: ChecksConfig = Field(ChecksConfig(), description="What a run looks out for, and whether that stops it.")
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":

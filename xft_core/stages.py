@@ -19,6 +19,7 @@ from pydantic import Field
 
 from xft_core.artifacts import Manifest, Workspace, check_output_is_free, disk_full_is_an_error, find, locked, publish
 from xft_core.config import (
+    ChecksConfig,
     DataConfig,
     EvaluateConfig,
     GenerateConfig,
@@ -121,20 +122,22 @@ class UpcycleStage(StageConfig):
 class SftStage(StageConfig):
     """Supervised fine-tuning of a dense model or of an upcycled one."""
 
-    stage, version, implementation = "sft", 1, "xft_core.sft"
+    stage, version, implementation = "sft", 2, "xft_core.sft"
 
     model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
     seed: int = Field(0, ge=0, description="Seed of the order of the data and of the router's noise.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
+    checks: ChecksConfig = Field(ChecksConfig(), description="What stops the training.")
 
     def inputs(self) -> dict[str, Path]:
         """The model and the prepared data."""
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """All but what only changes how often progress is written down."""
+        """All but what only changes how often progress is written down, and what stops it."""
         settings = super().settings()
+        del settings["checks"]
         for name in ("checkpoint_steps", "log_steps"):
             del settings["sft"][name]
         return settings

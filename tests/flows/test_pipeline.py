@@ -255,6 +255,12 @@ def test_a_mistake_is_not_retried_and_finished_work_is_kept(
     assert not any(record.exc_info for record in caplog.records if record.name.startswith("prefect."))
 
 
+def test_a_check_that_says_stop_ends_the_run_also_on_reused_work(finished: PipelineResult) -> None:
+    state, states = run_pipeline(checks={"unmoved_coefficients": "stop"})  # of two experts, the only routed one has all
+    assert "mix: The mixing coefficients did not move" in str(state.result(raise_on_failure=False))
+    assert states["sft-moe"] == "Cached" and states["mix"] == "Failed" and states["merge"] == "NotReady"
+
+
 def test_a_file_that_is_missing_is_named_before_anything_starts(finished: PipelineResult) -> None:
     state, states = run_pipeline(evaluate={"benchmarks": ["/no/such/benchmark.jsonl"]})
     assert state.is_failed()

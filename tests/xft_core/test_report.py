@@ -51,6 +51,7 @@ def results_of(model: str, solved: int) -> dict[str, Any]:
 
 def make_artifacts(
     root: Path, *, layers: int = 4, experts: int = 4, movement: float = 0.08, uniform: float = 0.54, dead: bool = False,
+    moe: dict[str, Any] | None = None,
     without: tuple[str, ...] = (), infrastructure_errors: int = 0, solved: dict[str, int] = SOLVED,
     held_out: dict[str, float] = HELD_OUT,
 ) -> dict[str, Path]:
@@ -90,7 +91,7 @@ def make_artifacts(
         "sft_baseline": {"metrics": sft("sft", held_out["base"]), "curve": curve(0.95, 0.5, 400)},
         "upcycle": {"metrics": {
             "parameters_dense": 3_412_224, "parameters_total": 8_131_000, "parameters_active": 6_558_000}},
-        "sft_moe": {"metrics": sft("moe", held_out["base"]), "curve": curve(0.95, 0.46, 400),
+        "sft_moe": {"metrics": sft("moe", held_out["base"]) | (moe or {}), "curve": curve(0.95, 0.46, 400),
                     "files": {"router.json": {"layers": router}}},
         "mix": {"metrics": {"held_out_nll_merged": held_out["merged"], "held_out_nll_uniform": uniform,
                             "movement_max": movement, "movement_mean": movement / 2},
@@ -192,6 +193,8 @@ def test_sign_test(better: int, worse: int, expected: float) -> None:
     ({"uniform": 0.529}, "Learned mixing is worse than uniform mixing"),
     ({"movement": 0.002}, "did not move"),
     ({"dead": True}, "1 routed expert with a load under 1% on held-out rows: layer 0 expert 1."),
+    ({"moe": {"diverged_at_step": 70}}, "the MoE: The training loss diverged: at step 70"),
+    ({"moe": {"dead_expert_steps": 100}}, "less than 1% of the tokens for 100 steps"),
     ({"infrastructure_errors": 2}, "2 answers could not be graded"),
     ({"solved": dict.fromkeys(SOLVED, 0)}, "demo benchmark is too hard to tell these models apart."),
     ({"solved": dict.fromkeys(SOLVED, 39)}, "demo benchmark is too easy to tell these models apart."),

@@ -5,6 +5,7 @@ from statistics import fmean, pstdev, stdev
 
 from pydantic import BaseModel, ConfigDict
 
+from xft_core.checks import mixing_findings, training_findings
 from xft_core.reporting.evidence import MODELS, Evidence
 
 # Which model is compared with which: the question of the paper first.
@@ -86,7 +87,7 @@ class LayerRouting(_Part):
 
 
 class Comparison(_Part):
-    """Everything the report tells."""
+    """Everything the report tells. ``went_wrong``: what was noticed in training and mixing, by model."""
 
     recipe: str
     seed: int
@@ -95,6 +96,7 @@ class Comparison(_Part):
     training_compute_ratio: float | None
     mixing: Mixing | None
     routing: list[LayerRouting]
+    went_wrong: dict[str, list[str]]
     data: dict[str, int]
 
     def row(self, model: str) -> Row | None:
@@ -109,6 +111,7 @@ def compare(evidence: Evidence) -> Comparison:
     return Comparison(
         recipe=evidence.recipe.name, seed=evidence.recipe.seed, rows=rows, differences=_differences(evidence),
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
+        went_wrong=_went_wrong(evidence),
         data={name: value for name, value in sorted(prepare.metrics.items()) if type(value) is int} if prepare else {})
 
 
@@ -143,9 +146,8 @@ def _row(evidence: Evidence, model: str) -> Row | None:
 def _held_out_nll(evidence: Evidence, model: str) -> float | None:
     if model == "base":
         before = evidence.metric("sft_baseline", "held_out_nll_before")
-        upcycle = evidence.recipe.upcycle
         # Without a baseline the untouched MoE stands for the base model, where upcycling is the identity.
-        if before is None and (upcycle.normalization != "none" or not upcycle.shared_expert):
+        if before is None and evidence.recipe.upcycle.is_identity:
             before = evidence.metric("sft_moe", "held_out_nll_before")
         return before
     return evidence.metric({"sft": "sft_baseline", "moe": "sft_moe", "merged": "merge"}[model], "held_out_nll")
@@ -219,6 +221,17 @@ def _mixing(evidence: Evidence) -> Mixing | None:
                 shared=layer["weights"][0] if first_routed else None, routed=layer["weights"][first_routed:],
                 movement=layer.get("movement"))
             for layer in content["layers"]])
+
+
+def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
+    """Sentences on each training and on mixing, by model, from the same limits that would have stopped the run."""
+    checks, found = evidence.recipe.checks, {}
+    for model, role in (("sft", "sft_baseline"), ("moe", "sft_moe")):
+        if role in evidence.manifests:
+            found[model] = training_findings(evidence.manifests[role].metrics, checks)
+    if "mix" in evidence.manifests:
+        found["merged"] = mixing_findings(evidence.manifests["mix"].metrics, evidence.recipe.merge.method, checks)
+    return found
 
 
 def _routing(evidence: Evidence) -> list[LayerRouting]:
