@@ -52,7 +52,7 @@ def run_name() -> str:
 
 @flow(name="pipeline", persist_result=False, flow_run_name=run_name)
 def pipeline(
-    recipe_file: str | None = None,
+    recipe_file: str = "",  # not None: the form would show a choice of types instead of a line to type in
     overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
     name: RecipeName = DEFAULTS.name,
     seed: Seed = DEFAULTS.seed,
@@ -101,7 +101,7 @@ def pipeline(
         return result
 
 
-def chosen_recipe(recipe_file: str | None = None, overrides: list[str] | None = None, **fields: Any) -> Recipe:
+def chosen_recipe(recipe_file: str = "", overrides: list[str] | None = None, **fields: Any) -> Recipe:
     """The recipe that a run's parameters mean: the file if one is named, else ``fields``; then ``overrides`` on it.
 
     Raises RecipeError naming the file, or each wrong field.

@@ -1,0 +1,44 @@
+from tests.flows.conftest import RECIPE, REPOSITORY  # noqa: F401, I001  (first: it decides where everything is kept)
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from tests.ui.browser import WINDOW, chromium
+from tests.ui.xft_ui import XftUi
+
+
+@pytest.fixture(scope="session")
+def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[XftUi]:
+    """The one ``xft ui`` of the session, with its worker; at the end Ctrl-C must leave nothing of it."""
+    started = XftUi(tmp_path_factory.mktemp("ui") / "home")
+    try:
+        started.start()
+        yield started
+        assert started.interrupt() == 0
+        assert not started.processes()
+    finally:
+        started.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def page(browser: Browser, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
+    """A page that may ask nothing but this machine; a picture of it is kept when the test fails."""
+    context = browser.new_context(viewport=WINDOW)
+    opened = context.new_page()
+    abroad: list[str] = []
+    opened.on("request", lambda asked: abroad.append(asked.url) if "//127.0.0.1:" not in asked.url else None)
+    failed_before = request.session.testsfailed
+    yield opened
+    if request.session.testsfailed > failed_before:
+        opened.screenshot(path=tmp_path / "page.png")
+    context.close()
+    assert [address for address in abroad if not address.startswith(("data:", "blob:"))] == []
