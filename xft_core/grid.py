@@ -51,7 +51,7 @@ class Variant:
 
 
 def parse_grid(grid: Iterable[str]) -> list[Axis]:
-    """The axes of ``section.field=[value, ...]`` entries. Raises RecipeError, naming the entry, for one that cannot be meant."""
+    """The axes of ``section.field=[value, ...]`` entries. Raises RecipeError, naming the entry that cannot be meant."""
     axes: list[Axis] = []
     for entry in grid:
         axis = _axis(entry)

@@ -252,7 +252,7 @@ class CompareStage(StageConfig):
 
     recipe: Recipe = Field(description="The recipe that all variants start from.")
     grid: list[str] = Field(description="What varies: section.field=[value, value], see xft_core/grid.py.")
-    reports: dict[str, Path] = Field(description="Published report of each variant by its name; those that failed are left out.")
+    reports: dict[str, Path] = Field(description="Report of each variant by its name; one that failed is left out.")
 
     def inputs(self) -> dict[str, Path]:
         """Every variant's report."""

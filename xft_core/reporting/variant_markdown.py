@@ -82,7 +82,8 @@ def _model_tables(result: Variants) -> list[str]:
     models = [model for model in NEWEST_FIRST if any(key.startswith(f"{model}/") for run in result.runs for key in run.numbers)]
     wanted = [("Held-out loss, NLL ↓", NLL, "")]
     for benchmark in result.benchmarks():
-        wanted += [(f"{benchmark} pass@1 % ↑", PASS[0], f"/{benchmark}"), (f"{benchmark}+ pass@1 % ↑", PASS[1], f"/{benchmark}")]
+        titles = (f"{benchmark} pass@1 % ↑", f"{benchmark}+ pass@1 % ↑")
+        wanted += [(title, name, f"/{benchmark}") for title, name in zip(titles, PASS, strict=True)]
     return [
         f"### {title}\n\n" + table(
             ["variant", *(MODEL_TITLES[model] for model in models)],

@@ -173,10 +173,11 @@ def _draw_series(
 
 def _mark(ax: Axes, value: Statistic, scale: float, place: float, color: str, marker: str, sideways: bool) -> None:
     """The mean with its spread, and the single runs."""
-    mean, spread = scale * value.mean, scale * (value.spread or 0.0)
-    error: dict[str, float] = {"xerr" if sideways else "yerr": spread} if value.spread is not None else {}
+    mean, spread = scale * value.mean, None if value.spread is None else scale * value.spread
     x, y = (mean, place) if sideways else (place, mean)
-    ax.errorbar(x, y, **error, fmt=marker or "none", color=color, capsize=2.5, linewidth=1.2, markersize=6.5, zorder=3)
+    ax.errorbar(
+        x, y, xerr=spread if sideways else None, yerr=None if sideways else spread, fmt=marker or "none", color=color,
+        capsize=2.5, linewidth=1.2, markersize=6.5, zorder=3)
     if len(value.values) > 1:
         singles, places = [scale * single for single in value.values], [place] * len(value.values)
         at = (singles, places) if sideways else (places, singles)

@@ -97,7 +97,8 @@ class Variants(_Part):
 
 def put_together(recipe_name: str, axes: list[Axis], variants: list[Variant], reports: Mapping[str, Path]) -> Variants:
     """The numbers of all variants that have a report. Raises ArtifactError for a report that cannot be read."""
-    runs, problems = [], {}
+    runs: list[Run] = []
+    problems: dict[str, int] = {}
     for variant in variants:
         if variant.name in reports:
             comparison = read_comparison(reports[variant.name])
