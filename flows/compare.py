@@ -58,7 +58,7 @@ def run_name() -> str:
 
 @flow(name="compare", persist_result=False, flow_run_name=run_name)
 def compare(
-    recipe_file: str | None = None,
+    recipe_file: str = "",
     overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
     grid: list[str] = DEFAULT_GRID,
     run_in: Literal["this_process", "deployment"] = "this_process",
@@ -129,7 +129,7 @@ def compare(
 
 
 def comparison_recipe(
-    recipe_file: str | None = None, overrides: list[str] | None = None, experiment: str | None = None, **fields: Any,
+    recipe_file: str = "", overrides: list[str] | None = None, experiment: str | None = None, **fields: Any,
 ) -> Recipe:
     """The recipe that all variants start from; its experiment is the one given here or in ``overrides``, else named after
     the recipe. Raises RecipeError as ``chosen_recipe`` does."""

@@ -195,5 +195,5 @@ def _identity(variant: Variant, comparison: str) -> VariantOf:
 def _parameters(variant: Variant, as_json: bool = False) -> dict[str, Any]:
     """The variant's recipe as parameters of the pipeline."""
     if as_json:
-        return {"recipe_file": None, "overrides": [], **variant.recipe.model_dump(mode="json")}
+        return {"recipe_file": "", "overrides": [], **variant.recipe.model_dump(mode="json")}
     return {name: getattr(variant.recipe, name) for name in type(variant.recipe).model_fields}

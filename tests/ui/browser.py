@@ -83,10 +83,13 @@ class Form:
         expect(options.first).to_be_visible()
         return options
 
-    def add_override(self, text: str) -> None:
-        overrides = self.top("overrides")
-        overrides.get_by_role("button", name="Add item").click()
-        overrides.locator("textarea").last.fill(text)
+    def add_item(self, name: str, text: str) -> None:
+        """Append to a list of texts."""
+        lines = self.top(name).locator("textarea")
+        number = lines.count()
+        self.top(name).get_by_role("button", name="Add item").click()
+        expect(lines).to_have_count(number + 1)
+        lines.nth(number).fill(text)
 
     def submit(self) -> None:
         self.page.get_by_role("button", name="Submit").click()

@@ -1,9 +1,10 @@
 from tests.flows.conftest import RECIPE, REPOSITORY  # noqa: F401, I001  (first: it decides where everything is kept)
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from playwright.sync_api import Browser, Page
 
 from tests.ui.browser import WINDOW, chromium
@@ -34,11 +35,23 @@ def page(browser: Browser, tmp_path: Path, request: pytest.FixtureRequest) -> It
     """A page that may ask nothing but this machine; a picture of it is kept when the test fails."""
     context = browser.new_context(viewport=WINDOW)
     opened = context.new_page()
-    abroad: list[str] = []
-    opened.on("request", lambda asked: abroad.append(asked.url) if "//127.0.0.1:" not in asked.url else None)
+    asked: list[str] = []
+    opened.on("request", lambda request: asked.append(request.url))
     failed_before = request.session.testsfailed
     yield opened
     if request.session.testsfailed > failed_before:
         opened.screenshot(path=tmp_path / "page.png")
     context.close()
-    assert [address for address in abroad if not address.startswith(("data:", "blob:"))] == []
+    here = ("http://127.0.0.1:", "data:", "blob:")
+    assert [address for address in asked if not address.startswith(here)] == []
+
+
+@pytest.fixture
+def write_recipe(tmp_path: Path) -> Callable[..., Path]:
+    """Write the tiny recipe with another seed, so that no other test's stages can be reused; SFT's fields may be changed."""
+    def write(seed: int, **sft: object) -> Path:
+        content = RECIPE | {"seed": seed, "sft": RECIPE["sft"] | sft}  # type: ignore[operator]
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+    return write

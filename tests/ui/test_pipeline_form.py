@@ -57,7 +57,7 @@ def test_what_the_form_cannot_know_is_told_at_once(form: Form, ui: XftUi) -> Non
 def test_a_recipe_file_with_overrides_runs_to_its_end(form: Form, ui: XftUi) -> None:
     form.fill(None, "recipe_file", "deployments/recipes/demo.yaml")
     for override in OVERRIDES:
-        form.add_override(override)
+        form.add_item("overrides", override)
     finished_run_is_shown(submitted(form, ui), form, ui, "demo-2x2-xft-learned")
 
 

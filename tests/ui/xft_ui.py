@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import httpx
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from tests.flows.conftest import REPOSITORY
 
@@ -131,8 +132,20 @@ class XftUi:
             if len(page) < 200:
                 return found
 
+    def wait_for_checkpoints(self) -> Path:
+        """The directory of SFT's checkpoints, once it holds the first one of a training that goes on."""
+        found = "artifacts/sft/*.partial/checkpoints/checkpoint-*"
+        return wait_for(lambda: next(self.home.glob(found), None), 120, "no checkpoint was written").parent
+
     def tracking(self) -> MlflowClient:
         return MlflowClient(tracking_uri=self.mlflow)
+
+    def tracking_run(self, run_id: str) -> Run:
+        """MLflow's run of a run of the pipeline."""
+        client = self.tracking()
+        experiments = [item.experiment_id for item in client.search_experiments()]
+        found = client.search_runs(experiments, f"tags.`prefect.flow_run_id` = '{run_id}'")
+        return next(item for item in found if "mlflow.parentRunId" not in item.data.tags)
 
 
 def free_ports(number: int) -> list[int]:
