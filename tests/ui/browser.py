@@ -130,10 +130,11 @@ class RunPage:
             self.page.wait_for_timeout(100)
         raise AssertionError(f"No line of the log says {text!r}.")
 
-    def cancel(self) -> None:
-        """Press Cancel, and again in the question that follows."""
-        self.page.locator(".page-heading").get_by_role("button", name="Cancel").click()
-        self.page.get_by_role("dialog").get_by_role("button", name=re.compile("Cancel")).last.click()
+    def press(self, button: str) -> None:
+        """Press a button of the page's head, Cancel or Retry, and Confirm in the question that follows."""
+        self.page.locator(".page-heading").get_by_role("button", name=button).click()
+        self.page.get_by_role("button", name="Confirm").or_(
+            self.page.locator(".p-modal").get_by_role("button", name=button)).last.click()
 
 
 def open_mlflow_runs(page: Page, mlflow: str, experiment_id: str) -> None:
@@ -146,3 +147,16 @@ def open_mlflow_comparison(page: Page, mlflow: str, experiment_ids: list[str], r
     """MLflow's page that compares runs: the address that its Compare button goes to."""
     page.goto(f"{mlflow}/#/compare-runs?runs={quote(json.dumps(run_ids))}&experiments={quote(json.dumps(experiment_ids))}")
     expect(page.get_by_text(f"Comparing {len(run_ids)} Runs")).to_be_visible(timeout=60_000)
+
+
+def show_columns(page: Page, names: list[str]) -> None:
+    """Add parameters and metrics as columns to MLflow's table of runs, chosen by name."""
+    if (close := page.get_by_role("button", name="Close")).count():  # an assistant that takes the table's place
+        close.first.click()
+    for name in names:
+        page.get_by_role("button", name="Columns").click()
+        choice = page.get_by_role("dialog")
+        choice.locator("input:visible").first.fill(name)
+        choice.locator('[class*="tree-title"]').filter(has_text=re.compile(f"^{re.escape(name)}$")).click()
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("columnheader").filter(has_text=name).first).to_be_attached()

@@ -18,7 +18,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[XftUi]:
     try:
         started.start()
         yield started
-        assert started.interrupt() == 0
+        assert started.end() == 0
         assert not started.processes()
     finally:
         started.close()

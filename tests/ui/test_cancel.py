@@ -15,13 +15,13 @@ SECONDS = 15
 
 
 def test_cancel_ends_training_and_the_next_start_goes_on(page: Page, ui: XftUi, write_recipe: Callable[..., Path]) -> None:
-    recipe = str(write_recipe(seed=21, max_steps=400, epochs=400, checkpoint_steps=20))
+    recipe = str(write_recipe(seed=21, max_steps=300, epochs=300, checkpoint_steps=10))
     run_id = ui.run_deployment("pipeline", recipe_file=recipe)
-    checkpoints = ui.wait_for_checkpoints()
     run = RunPage(page, ui.prefect, run_id)
-    run.expect_state("Running", seconds=20)
+    run.expect_state("Running", seconds=60)
+    checkpoints = ui.wait_for_checkpoints()
     assert ui.processes("xft_core\0sft")
-    run.cancel()
+    run.press("Cancel")
     started = time.monotonic()
     wait_for(lambda: not ui.processes("xft_core\0sft"), SECONDS, "the training went on")
     ui.wait_for_state(run_id, "CANCELLED", seconds=SECONDS)

@@ -40,11 +40,14 @@ class XftUi:
     def launch(self) -> None:
         """Start it without waiting."""
         self.home.mkdir(exist_ok=True)
-        ports = [address.rpartition(":")[2] for address in (self.prefect, self.mlflow)]
-        command = [sys.executable, "-m", "flows.cli", "ui", "--prefect-port", ports[0], "--mlflow-port", ports[1]]
+        prefect, mlflow = (address.rpartition(":")[2] for address in (self.prefect, self.mlflow))
+        command = self.command("--prefect-port", prefect, "--mlflow-port", mlflow)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command, cwd=REPOSITORY, env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "flows.cli", "ui", *arguments]
 
     def environment(self) -> dict[str, str]:
         """What a person's shell and the Makefile give it."""
@@ -57,11 +60,11 @@ class XftUi:
     def output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
-    def interrupt(self, times: int = 1) -> int:
-        """Ctrl-C; returns the exit status."""
+    def end(self, number: signal.Signals = signal.SIGINT, times: int = 1) -> int:
+        """Ctrl-C, or another signal; returns the exit status."""
         assert self.process is not None
         for _ in range(times):
-            self.process.send_signal(signal.SIGINT)
+            self.process.send_signal(number)
             time.sleep(0.3)
         return self.process.wait(STOP_SECONDS)
 
