@@ -18,6 +18,7 @@ from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory, log_text
 from tasks.settings import settings
 from tasks.stage import may_pass
+from xft_core.reporting.variant_findings import best_group
 from xft_core.reporting.variant_markdown import cell, wide_rows
 from xft_core.reporting.variants import Variants
 
@@ -83,6 +84,8 @@ def _to_mlflow(
     run_id = run.mlflow_run_id
     tags = {"mlflow.note.content": text[:5000], "xft.compare.key": compared.key,
             "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])}
+    if best := best_group(result):
+        tags["xft.best_group"] = best.name  # whose means the metrics are
     tags |= {f"xft.failed.{name}": reason[:5000] for name, reason in failures.items()}
     tracking.log_summary(run_id, headline(tracking.scalars(compared.metrics)), tags)
     log_text(run_id, _split(wide_rows(result)), TABLE)
