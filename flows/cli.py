@@ -132,7 +132,7 @@ def _show_comparison(result: "ComparisonResult", written: Path | None) -> None:
     print(f"done: {result.variants} variants{reused}")
     print(f"  report   {written or result.report / 'comparison.md'}")
     print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_uri}")
-    print(f"  look     {result.compare_page or 'make ui  (or: xft ui)  shows Prefect and MLflow in the browser'}")
+    print(f"  look     {result.charts_page or 'make ui  (or: xft ui)  shows Prefect and MLflow in the browser'}")
 
 
 def _print_report(report: Path, *wanted: str) -> None:

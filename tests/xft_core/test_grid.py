@@ -68,7 +68,7 @@ def test_fields_that_change_together_are_one_axis() -> None:
     assert variants[-1].group == "experts=4 active=3 norm=none"
     assert len(variants) == 8
     assert list(field_labels(grid).values()) == ["experts", "active", "norm", "seed"]
-    assert [axis.fields for axis in parse_grid(grid)][0] == ("upcycle.num_experts", "upcycle.num_experts_per_tok")
+    assert next(axis.fields for axis in parse_grid(grid)) == ("upcycle.num_experts", "upcycle.num_experts_per_tok")
 
 
 def test_only_seeds_are_one_group_called_by_the_recipe() -> None:
