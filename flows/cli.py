@@ -6,6 +6,7 @@ Exit status: 0 done, 1 a stage failed, 2 a recipe or setting that cannot be mean
 
 import argparse
 import logging
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tasks.publish_comparison import ComparisonResult
     from xft_core.config import Recipe
 
+TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(task_run_name)s - %(message)s"
 EXIT_DONE, EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -69,6 +71,8 @@ def _compare(options: argparse.Namespace) -> int:
     recipe = load_recipe(options.recipe, options.set)
     for variant in expand(recipe, options.grid):
         check_inputs(variant.recipe)
+    # Several variants are at work at once: each line says whose it is.
+    os.environ.setdefault("PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT", TASK_LINE)
     wait_for_api = _start_services()
     from flows.compare import ComparisonIncomplete, compare, comparison_recipe, save_report
 
@@ -128,7 +132,7 @@ def _show_comparison(result: "ComparisonResult", written: Path | None) -> None:
     print(f"done: {result.variants} variants{reused}")
     print(f"  report   {written or result.report / 'comparison.md'}")
     print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_uri}")
-    print(f"  look     {result.compare_page or 'make ui  (or: xft ui)  shows Prefect and MLflow in the browser'}")
+    print(f"  look     {result.charts_page or 'make ui  (or: xft ui)  shows Prefect and MLflow in the browser'}")
 
 
 def _print_report(report: Path, *wanted: str) -> None:

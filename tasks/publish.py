@@ -19,6 +19,7 @@ from tasks.stage import may_pass, stop_event
 from xft_core.config import Recipe
 
 MODELS = ("base", "sft", "moe", "merged")
+FIRST = "merged/plus_pass_at_1"
 
 
 class PipelineResult(BaseModel):
@@ -65,7 +66,8 @@ def headline(metrics: dict[str, float]) -> dict[str, float]:
     for name, value in metrics.items():
         model, _, rest = name.partition("_")
         named[f"{model}/{rest}" if model in MODELS else name] = value
-    return named
+    # MLflow's compare page begins with the metric that was logged first.
+    return dict(sorted(named.items(), key=lambda item: (not item[0].startswith(FIRST), "spread" in item[0])))
 
 
 def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> None:

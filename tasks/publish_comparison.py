@@ -11,13 +11,14 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
-from tasks import tracking
+from tasks import comparison_view, tracking
 from tasks.comparison_results import VariantResult
 from tasks.publish import headline, without_images
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory, log_text
 from tasks.settings import settings
 from tasks.stage import may_pass
+from xft_core.reporting.variant_findings import best_group
 from xft_core.reporting.variant_markdown import cell, wide_rows
 from xft_core.reporting.variants import Variants
 
@@ -25,13 +26,15 @@ TABLE = "variants.json"
 
 
 class ComparisonResult(BaseModel):
-    """What a comparison leaves. ``failures``: reasons by variant; ``compare_page``: MLflow's page, if its address is known."""
+    """What a comparison leaves. ``failures``: reasons by variant; ``compare_page`` and ``charts_page``: MLflow's pages, if
+    their address is known."""
 
     model_config = ConfigDict(frozen=True)
 
     report: Path
     mlflow_run_id: str
     compare_page: str | None
+    charts_page: str | None
     variants: int
     failures: dict[str, str]
     reused_stages: int
@@ -51,21 +54,27 @@ def publish_comparison(
     try:
         experiment_id = tracking.client().get_run(run.mlflow_run_id).info.experiment_id
         _to_mlflow(run, compared, result, text, failures)
+        _save_view(experiment_id, run, result, run_ids)
     except Exception as error:
         raise tracking.TrackingUnavailable(
             f"MLflow does not take the comparison: {error}. It is in {str(compared.path)!r}; the same command delivers "
             "it.") from error
-    page = compare_page(settings().mlflow_ui, experiment_id, run_ids)
+    ui = settings().mlflow_ui
+    page = compare_page(ui, experiment_id, run_ids)
+    charts = comparison_view.view_address(ui, experiment_id, run.mlflow_run_id) if ui else None
     name = run.recipe.name
     create_table_artifact(_table(result), key="variants-table", description=f"Variants of {name}: mean ± spread over seeds")
     create_markdown_artifact(without_images(text), key="variants", description=f"Comparison of variants of {name}")
-    if page:
-        create_link_artifact(
-            page, link_text="Compare the variants in MLflow", key="mlflow-compare",
-            description=f"Parameters and metrics of the {len(run_ids)} variants of {name} side by side")
+    for address, key, text, what in (
+        (page, "mlflow-compare", "Compare the variants in MLflow", "Parameters and metrics side by side"),
+        (charts, "mlflow-charts", "Charts of the variants in MLflow", "Table, parallel coordinates and bars"),
+    ):
+        if address:
+            create_link_artifact(
+                address, link_text=text, key=key, description=f"{what}: {len(run_ids)} variants of {name}")
     return ComparisonResult(
-        report=compared.path, mlflow_run_id=run.mlflow_run_id, compare_page=page, variants=len(result.runs),
-        failures=failures, stages=sum(item.stages for item in variants.values()),
+        report=compared.path, mlflow_run_id=run.mlflow_run_id, compare_page=page, charts_page=charts,
+        variants=len(result.runs), failures=failures, stages=sum(item.stages for item in variants.values()),
         reused_stages=sum(item.reused_stages for item in variants.values()))
 
 
@@ -83,10 +92,23 @@ def _to_mlflow(
     run_id = run.mlflow_run_id
     tags = {"mlflow.note.content": text[:5000], "xft.compare.key": compared.key,
             "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])}
+    if best := best_group(result):
+        tags["xft.best_group"] = best.name  # whose means the metrics are
     tags |= {f"xft.failed.{name}": reason[:5000] for name, reason in failures.items()}
     tracking.log_summary(run_id, headline(tracking.scalars(compared.metrics)), tags)
     log_text(run_id, _split(wide_rows(result)), TABLE)
     log_directory(run_id, compared.path, "report")
+
+
+def _save_view(experiment_id: str, run: PipelineRun, result: Variants, run_ids: list[str]) -> None:
+    """Columns and charts of MLflow's pages for this comparison."""
+    fields = {
+        field: all(isinstance(step[place], int | float) and not isinstance(step[place], bool) for step in steps)
+        for names, steps in result.axes for place, field in enumerate(names) if len(steps) > 1}
+    metrics = list(tracking.client().get_run(run_ids[0]).data.metrics)
+    tracking.client().set_experiment_tag(
+        experiment_id, f"{comparison_view.VIEW_TAG}{comparison_view.view_key(run.mlflow_run_id)}",
+        comparison_view.view(run.mlflow_run_id, fields, metrics))
 
 
 def _split(rows: list[dict[str, Any]]) -> str:

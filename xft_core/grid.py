@@ -145,22 +145,26 @@ def _labels(fields: list[str]) -> dict[str, str]:
 
 
 def _texts(field: str, axis: Axis) -> list[str]:
-    """A short text for the field's value in each step; the whole value where two would read the same."""
+    """A text for the field's value in each step: the shortest kind of text that tells different values apart."""
     values = [step[axis.fields.index(field)] for step in axis.values]
-    texts = [_short(value) for value in values]
-    ambiguous = len(set(texts)) < len(set(map(_shown, values)))
-    return [_shown(value).replace(" ", "_") for value in values] if ambiguous else texts
+    different = len(set(map(_exact, values)))
+    kinds = ([write(value).replace(" ", "_") for value in values] for write in (_short, _shown, _exact))
+    return next((texts for texts in kinds if len(set(texts)) == different), list(map(_exact, values)))
 
 
 def _short(value: Any) -> str:
     if isinstance(value, str) and "/" in value:
         value = PurePath(value).name
-    text = "+".join(map(_short, value)) if isinstance(value, list) else _shown(value).replace(" ", "_")
+    text = "+".join(map(_short, value)) if isinstance(value, list) else _shown(value)
     return text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE - 1] + "…"
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else json.dumps(value, default=str)
+    return value if isinstance(value, str) else f"{value:g}" if isinstance(value, float) else _exact(value)
+
+
+def _exact(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False)
 
 
 def _with(recipe: Recipe, settings: dict[str, Any]) -> dict[str, Any]:

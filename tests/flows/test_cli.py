@@ -46,6 +46,19 @@ def test_a_bad_recipe_is_told_at_once(recipe_file: RecipeFile, tmp_path: Path, o
     assert time.monotonic() - started < 5
 
 
+@pytest.mark.parametrize(("grid", "message"), [
+    ("upcycle.num_expert=[4]", "did you mean 'upcycle.num_experts'?"),
+    ("upcycle.num_experts=[2,1]", "Variant 'experts=1' cannot be used"),
+    ("seed=3", "for example seed=[3]"),
+    ("model.path=['demo:model',/no/such/model]", "/no/such/model")])
+def test_a_bad_grid_is_told_at_once(recipe_file: RecipeFile, tmp_path: Path, grid: str, message: str) -> None:
+    done = xft("compare", str(recipe_file()), "--grid", grid, home=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+
+
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     done = xft("run", "none.yaml", home=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)

@@ -9,13 +9,14 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
+from flows.compare import compare
 from flows.evaluate_model import evaluate_model, short_name
 from flows.pipeline import chosen_recipe, pipeline
 from xft_core.config import MergeConfig, Recipe, UpcycleConfig
 from xft_core.errors import RecipeError
 from xft_core.recipe import flatten
 
-FLOWS = [pipeline, evaluate_model]
+FLOWS = [pipeline, evaluate_model, compare]
 SCHEMA: dict[str, Any] = parameter_schema(pipeline).model_dump()
 
 
