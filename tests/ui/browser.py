@@ -1,11 +1,9 @@
 """The pages as a person meets them: Prefect's form and run page, MLflow's tables. Debian's Chromium, headless."""
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote
 
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
@@ -91,6 +89,13 @@ class Form:
         expect(lines).to_have_count(number + 1)
         lines.nth(number).fill(text)
 
+    def change_items(self, name: str, texts: list[str]) -> None:
+        """Write over the items that a list of texts has, as many as there are."""
+        lines = self.top(name).locator("textarea")
+        expect(lines).to_have_count(len(texts))
+        for index, text in enumerate(texts):
+            lines.nth(index).fill(text)
+
     def submit(self) -> None:
         self.page.get_by_role("button", name="Submit").click()
 
@@ -143,10 +148,10 @@ def open_mlflow_runs(page: Page, mlflow: str, experiment_id: str) -> None:
     expect(page.get_by_text(re.compile(r"matching runs?"))).to_be_visible(timeout=60_000)
 
 
-def open_mlflow_comparison(page: Page, mlflow: str, experiment_ids: list[str], run_ids: list[str]) -> None:
-    """MLflow's page that compares runs: the address that its Compare button goes to."""
-    page.goto(f"{mlflow}/#/compare-runs?runs={quote(json.dumps(run_ids))}&experiments={quote(json.dumps(experiment_ids))}")
-    expect(page.get_by_text(f"Comparing {len(run_ids)} Runs")).to_be_visible(timeout=60_000)
+def open_mlflow_comparison(page: Page, link: str, runs: int) -> None:
+    """MLflow's page that compares runs."""
+    page.goto(link)
+    expect(page.get_by_text(f"Comparing {runs} Runs")).to_be_visible(timeout=60_000)
 
 
 def show_columns(page: Page, names: list[str]) -> None:

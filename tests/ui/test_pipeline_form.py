@@ -6,8 +6,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.ui.browser import Form, RunPage
-from tests.ui.runs import OVERRIDES, fill_in_tiny_recipe
-from tests.ui.xft_ui import XftUi, wait_for
+from tests.ui.runs import OVERRIDES, fill_in_tiny_recipe, submitted
+from tests.ui.xft_ui import XftUi
 
 pytestmark = pytest.mark.slow
 
@@ -68,17 +68,11 @@ def test_a_recipe_that_was_typed_in_runs_to_its_end(form: Form, ui: XftUi) -> No
     finished_run_is_shown(submitted(form, ui), form, ui, "tiny-3x2-none-learned")
 
 
-def submitted(form: Form, ui: XftUi) -> str:
-    """Submit the form; returns the id of the run that was made."""
-    before = {run["id"] for run in ui.runs("pipeline")}
-    form.submit()
-    return str(wait_for(lambda: {run["id"] for run in ui.runs("pipeline")} - before, 20, "no run was made").pop())
-
-
 def finished_run_is_shown(run_id: str, form: Form, ui: XftUi, name: str) -> None:
     page = form.page
+    ui.wait_for_state(run_id, "COMPLETED")
     run = RunPage(page, ui.prefect, run_id)
-    run.expect_state("Completed", seconds=300)
+    run.expect_state("Completed", seconds=20)
     expect(page.locator(".page-heading").get_by_text(name)).to_be_visible()
     run.find_log_line("upcycle: done in")  # said by the stage's own process
     run.open_tab("Artifacts")

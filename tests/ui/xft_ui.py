@@ -113,7 +113,7 @@ class XftUi:
         path = f"/deployments/{self.deployment_id(name)}/create_flow_run"
         return str(self.api(path, {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"])
 
-    def wait_for_state(self, run_id: str, state: str, seconds: float = 240) -> dict[str, Any]:
+    def wait_for_state(self, run_id: str, state: str, seconds: float = 900) -> dict[str, Any]:
         """Wait until the run has ended, which must be in ``state``; returns the run."""
         over = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
         wait_for(lambda: self.run(run_id)["state_type"] in over, seconds, f"run {run_id} did not end")
