@@ -165,3 +165,23 @@ def show_columns(page: Page, names: list[str]) -> None:
         choice.locator('[class*="tree-title"]').filter(has_text=re.compile(f"^{re.escape(name)}$")).click()
         page.keyboard.press("Escape")
         expect(page.get_by_role("columnheader").filter(has_text=name).first).to_be_attached()
+
+
+def select_in_parallel_coordinates(page: Page, parameters: list[str], metrics: list[str]) -> None:
+    """Choose what the plot of MLflow's compare page shows, by name."""
+    page.get_by_role("button", name="Clear All").click()
+    panel = page.get_by_role("tabpanel").filter(has_text="Parameters:")
+    for index, names in enumerate((parameters, metrics)):
+        picker = panel.locator('[class*="select-multiple"]').nth(index)
+        for name in names:
+            picker.locator('[class*="select-selector"]').click()
+            options = page.locator('[class*="select-dropdown"]:visible')
+            option = options.locator(f'[class*="select-item-option"][title="{name}"]')
+            for _ in range(30):  # only what is in view is drawn
+                if option.count():
+                    break
+                options.hover()
+                page.mouse.wheel(0, 120)
+                page.wait_for_timeout(100)
+            option.first.click()
+            page.keyboard.press("Escape")

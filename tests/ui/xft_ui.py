@@ -28,7 +28,7 @@ class XftUi:
         self.home = home
         self.prefect, self.mlflow = (f"http://127.0.0.1:{port}" for port in free_ports(2))
         self.process: subprocess.Popen[bytes] | None = None
-        self.log = home.parent / f"{home.name}.log"
+        self.log = home / "ui.log"
 
     def start(self) -> None:
         """Start it and wait until both pages and the worker are up."""
@@ -39,7 +39,7 @@ class XftUi:
 
     def launch(self) -> None:
         """Start it without waiting."""
-        self.home.mkdir(exist_ok=True)
+        self.home.mkdir(parents=True, exist_ok=True)
         prefect, mlflow = (address.rpartition(":")[2] for address in (self.prefect, self.mlflow))
         command = self.command("--prefect-port", prefect, "--mlflow-port", mlflow)
         with self.log.open("wb") as log:
@@ -134,6 +134,11 @@ class XftUi:
             found += [item["message"] for item in page]
             if len(page) < 200:
                 return found
+
+    def artifact(self, run_id: str, key: str) -> str:
+        """What a run published under ``key``, as text."""
+        body = {"artifacts": {"flow_run_id": {"any_": [run_id]}, "key": {"any_": [key]}}, "sort": "CREATED_DESC"}
+        return str(self.api("/artifacts/filter", body)[0]["data"])
 
     def wait_for_checkpoints(self) -> Path:
         """The directory of SFT's checkpoints, once it holds the first one of a training that goes on."""

@@ -1,0 +1,84 @@
+"""Pictures for the README and docs: Prefect's form, a finished run, its artifacts, MLflow's compare page.
+
+    python -m tests.ui.screenshots HOME DIRECTORY
+
+HOME is an XFT_HOME that holds a finished run of the pipeline and a finished comparison (`xft run`, `xft compare`); the newest
+are shown, by an ``xft ui`` that is started for it and ended again.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, expect
+
+from tests.ui.browser import Form, RunPage, chromium, open_mlflow_comparison, select_in_parallel_coordinates
+from tests.ui.xft_ui import XftUi
+
+WINDOW: Any = {"width": 1280, "height": 800}
+PARAMETERS = ["upcycle.num_experts", "upcycle.normalization"]
+METRICS = ["merged/held_out_nll", "merged/plus_pass_at_1"]
+LIMIT_BYTES = 300_000
+
+
+def main(home: Path, directory: Path) -> None:
+    """Serve ``home`` and write the pictures to ``directory``."""
+    ui = XftUi(home)
+    try:
+        ui.start()
+        with chromium() as browser:
+            page = browser.new_page(viewport=WINDOW)
+            take_form(page, ui, directory / "form.png")
+            take_run(page, ui, directory / "run.png")
+            take_artifact(page, ui, directory / "artifact.png")
+            take_comparison(page, ui, directory / "comparison.png")
+        ui.end()
+    finally:
+        ui.close()
+    for path in sorted(directory.glob("*.png")):
+        assert path.stat().st_size < LIMIT_BYTES, f"{path} is {path.stat().st_size} bytes"
+
+
+def take_form(page: Page, ui: XftUi, path: Path) -> None:
+    form = Form(page, ui.prefect, ui.deployment_id("pipeline"))
+    form.top("upcycle").evaluate("element => element.scrollIntoView()")
+    page.wait_for_timeout(500)
+    page.screenshot(path=path)
+
+
+def take_run(page: Page, ui: XftUi, path: Path) -> None:
+    RunPage(page, ui.prefect, newest(ui, "pipeline")).expect_state("Completed", seconds=30)
+    page.wait_for_timeout(4000)  # the graph arranges itself
+    page.screenshot(path=path)
+
+
+def take_artifact(page: Page, ui: XftUi, path: Path) -> None:
+    run = RunPage(page, ui.prefect, newest(ui, "pipeline"))
+    run.open_tab("Artifacts")
+    page.get_by_text("comparison", exact=True).click()
+    expect(page.locator("table").first).to_be_visible()
+    page.wait_for_timeout(1000)
+    page.screenshot(path=path)
+
+
+def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
+    run_id = newest(ui, "compare")
+    link = ui.artifact(run_id, "mlflow-compare").partition("(")[2].rstrip(")")
+    page_path = link.partition("#")[2]
+    open_mlflow_comparison(page, f"{ui.mlflow}/#{page_path}")  # it was made when MLflow's pages were elsewhere, perhaps
+    select_in_parallel_coordinates(page, PARAMETERS, METRICS)
+    page.wait_for_timeout(2000)
+    page.screenshot(path=path)
+
+
+def newest(ui: XftUi, flow: str) -> str:
+    """The last finished run of a flow; of ``xft run`` as well as of a deployment."""
+    found = ui.api("/flow_runs/filter", {
+        "sort": "END_TIME_DESC", "flows": {"name": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
+    if not found:
+        sys.exit(f"{ui.home} holds no finished run of {flow}.")
+    return str(found[0]["id"])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]))
