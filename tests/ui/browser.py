@@ -90,11 +90,13 @@ class Form:
         lines.nth(number).fill(text)
 
     def change_items(self, name: str, texts: list[str]) -> None:
-        """Write over the items that a list of texts has, as many as there are."""
-        lines = self.top(name).locator("textarea")
-        expect(lines).to_have_count(len(texts))
+        """Write over the first items of a list of texts and delete the others."""
+        items = self.top(name).locator(".schema-form-property-array-item")
+        for number in range(items.count(), len(texts), -1):
+            items.last.get_by_role("button").first.click()
+            expect(items).to_have_count(number - 1)
         for index, text in enumerate(texts):
-            lines.nth(index).fill(text)
+            items.nth(index).locator("textarea").fill(text)
 
     def submit(self) -> None:
         self.page.get_by_role("button", name="Submit").click()

@@ -46,7 +46,7 @@ def test_its_run_shows_the_report_and_leads_to_mlflow(page: Page, ui: XftUi, com
     run = RunPage(page, ui.prefect, comparison.run_id)
     run.expect_state("Completed", seconds=20)
     run.open_tab("Artifacts")
-    for key in ("variants", "variants-table", "mlflow-compare"):
+    for key in ("variants", "variants-table", "mlflow-compare", "mlflow-charts"):
         expect(page.get_by_text(key, exact=True)).to_be_visible()
     page.get_by_text("mlflow-compare", exact=True).click()
     link = page.get_by_role("link", name="Compare the variants in MLflow").get_attribute("href")
@@ -60,6 +60,15 @@ def test_its_run_shows_the_report_and_leads_to_mlflow(page: Page, ui: XftUi, com
         expect(page.get_by_text(variant.info.run_name).first).to_be_attached()
         loss = f"{round(variant.data.metrics['merged/held_out_nll'], 3):g}"
         expect(page.get_by_text(loss, exact=True).first).to_be_attached()
+
+
+def test_the_charts_page_shows_the_varying_fields(page: Page, ui: XftUi, comparison: Comparison) -> None:
+    link = ui.artifact(comparison.run_id, "mlflow-charts").partition("](")[2].rstrip(")")
+    page.goto(link)
+    for name in ("merged/plus_pass_at_1", "merged/held_out_nll"):
+        expect(page.get_by_text(name).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Varying fields and the merged model")).to_be_visible()
+    expect(page.get_by_text("upcycle.num_experts").first).to_be_attached()
 
 
 def test_mlflows_table_of_variants_has_columns_by_name(page: Page, ui: XftUi, comparison: Comparison) -> None:
