@@ -32,7 +32,7 @@ def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
 def test_prefect_reads_the_file() -> None:
     assert CONTENT.keys() <= FILE_KEYS
     assert len(PrefectYamlModel.model_validate(CONTENT).deployments) == len(DEPLOYMENTS)
-    assert {"pipeline", "evaluate", "nightly"} <= {item["name"] for item in DEPLOYMENTS}
+    assert {"pipeline", "compare", "evaluate", "nightly"} <= {item["name"] for item in DEPLOYMENTS}
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda item: str(item["name"]))
@@ -57,6 +57,20 @@ def test_a_recipe_file_that_is_named_can_be_used(deployment: dict[str, Any], mon
     if deployment["entrypoint"] == "flows.pipeline.pipeline":
         expected = "demo" if "recipe_file" in deployment["parameters"] else deployment["parameters"]["name"]
         assert chosen_recipe(**deployment["parameters"]).name == expected
+
+
+def test_the_comparison_that_is_offered_is_the_demo_by_experts_normalization_and_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flows.compare import comparison_recipe
+    from xft_core.grid import expand
+
+    monkeypatch.chdir(REPOSITORY)
+    parameters = next(item["parameters"] for item in DEPLOYMENTS if item["name"] == "compare")
+    variants = expand(comparison_recipe(parameters["recipe_file"]), parameters["grid"])
+    assert len(variants) == 12
+    assert {variant.recipe.experiment for variant in variants} == {"demo-comparison"}
+    assert {variant.recipe.upcycle.num_experts for variant in variants} == {2, 4, 8}
 
 
 def test_schedules_have_a_time_zone_and_a_name() -> None:
