@@ -18,7 +18,7 @@ from tasks.settings import Settings, settings
 from xft_core.errors import XftError
 
 HOST = "127.0.0.1"
-ADDRESS_FILE = "prefect-api"
+ADDRESS_FILE, MLFLOW_FILE = "prefect-api", "mlflow-ui"
 ENDING_SECONDS = 90
 
 
@@ -55,6 +55,7 @@ def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int) ->
             running.wait_until_up("Prefect", f"{api}/health")
             running.wait_until_up("MLflow", f"{mlflow_ui}/health")
             (current.home / ADDRESS_FILE).write_text(api, encoding="utf-8")
+            (current.home / MLFLOW_FILE).write_text(mlflow_ui, encoding="utf-8")
             print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   {mlflow_ui}", flush=True)
             os.environ["PREFECT_API_URL"] = api  # before Prefect is imported, by what follows
             provision(current.home)
@@ -71,7 +72,8 @@ def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int) ->
                 cancel_runs(pool)
                 raise
     finally:
-        (current.home / ADDRESS_FILE).unlink(missing_ok=True)
+        for name in (ADDRESS_FILE, MLFLOW_FILE):
+            (current.home / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -109,8 +111,17 @@ def _locked(lock: int) -> bool:
 
 def running_api(home: Path) -> str | None:
     """Address of the Prefect API that ``xft ui`` runs for this home, None when there is none."""
+    return _answering(home / ADDRESS_FILE)
+
+
+def running_mlflow(home: Path) -> str | None:
+    """Address of the MLflow pages that ``xft ui`` shows for this home, None when there are none."""
+    return _answering(home / MLFLOW_FILE)
+
+
+def _answering(file: Path) -> str | None:
     try:
-        address = (home / ADDRESS_FILE).read_text(encoding="utf-8").strip()
+        address = file.read_text(encoding="utf-8").strip()
         with urllib.request.urlopen(f"{address}/health", timeout=2):
             return address
     except (OSError, ValueError):

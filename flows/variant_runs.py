@@ -31,6 +31,7 @@ POLL_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 CANCEL_SECONDS = 20.0
 RUNS_PER_REQUEST = 200
+ELSEWHERE = "Flow run encountered an exception: "  # how Prefect begins the message of a failed run
 
 Failures = dict[str, str]
 
@@ -52,8 +53,12 @@ def run_here(variants: list[Variant], at_once: int) -> Failures:
         futures = {pool.submit(copy_context().run, run, variant): variant for variant in variants}
         try:
             for future in as_completed(futures):
-                if not future.result().is_completed():
-                    failures[futures[future].name] = reason_of(future.result())
+                name = futures[future].name
+                try:
+                    if not future.result().is_completed():
+                        failures[name] = reason_of(future.result())
+                except Exception as error:  # of Prefect's, around the flow; the other variants go on
+                    failures[name] = f"{type(error).__name__}: {error}"
         except BaseException:
             stop_event(comparison).set()
             pool.shutdown(cancel_futures=True)
@@ -87,7 +92,7 @@ def _follow(api: SyncPrefectClient, runs: dict[str, FlowRun]) -> Failures:
         states = {name: run.state for name, run in runs.items()}
         waiting = [run for run in runs.values() if run.state_type == StateType.SCHEDULED]
         if all(state and state.is_final() for state in states.values()):
-            return {name: reason_of(state) for name, state in states.items() if state and not state.is_completed()}
+            return {name: _told(state) for name, state in states.items() if state and not state.is_completed()}
         if waiting and patience.is_over([str(run.state_type) for run in runs.values()]):
             if _claim(api, waiting[0]):
                 _carry_out(api, waiting[0])
@@ -116,6 +121,11 @@ class Patience:
         self._before = states
         self._lost = self._lost or self._clock() - self._since >= self._seconds
         return self._lost
+
+
+def _told(state: State[Any]) -> str:
+    """Why a run elsewhere did not complete: its exception stays there, its message says the same."""
+    return (state.message or str(state.name)).removeprefix(ELSEWHERE)
 
 
 def _claim(api: SyncPrefectClient, run: FlowRun) -> bool:

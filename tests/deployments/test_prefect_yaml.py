@@ -70,6 +70,20 @@ def test_a_recipe_file_that_is_named_can_be_used(deployment: dict[str, Any], mon
         assert chosen_recipe(**deployment["parameters"]).name == expected
 
 
+def test_the_comparison_that_is_offered_is_the_demo_by_experts_normalization_and_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flows.compare import comparison_recipe
+    from xft_core.grid import expand
+
+    monkeypatch.chdir(REPOSITORY)
+    parameters = next(item["parameters"] for item in DEPLOYMENTS if item["name"] == "compare")
+    variants = expand(comparison_recipe(parameters["recipe_file"]), parameters["grid"])
+    assert len(variants) == 12
+    assert {variant.recipe.experiment for variant in variants} == {"demo-comparison"}
+    assert {variant.recipe.upcycle.num_experts for variant in variants} == {2, 4, 8}
+
+
 def test_schedules_have_a_time_zone_and_a_name() -> None:
     schedules = [item for deployment in DEPLOYMENTS for item in deployment.get("schedules", [])]
     assert schedules

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.ui import running_mlflow
 from tests.flows.conftest import REPOSITORY
 
 RecipeFile = Callable[..., Path]
@@ -99,6 +100,7 @@ def test_ui_serves_both_and_stops_cleanly(tmp_path: Path) -> None:
             assert line, text
             text += line
         assert f"http://127.0.0.1:{prefect_port}" in text
+        assert running_mlflow(tmp_path) == f"http://127.0.0.1:{mlflow_port}"  # for links of what is started beside it
         for port in (prefect_port, mlflow_port):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10) as page:
                 assert b"<html" in page.read().lower()

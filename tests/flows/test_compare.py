@@ -28,9 +28,8 @@ from xft_core.recipe import parse
 pytestmark = pytest.mark.usefixtures("prefect_api")
 VALUES = RECIPE | {
     "name": "varied", "data": RECIPE["data"] | {"max_rows": 50}, "sft": RECIPE["sft"] | {"max_steps": 2}}  # type: ignore
-GRID = ["merge.method,merge.shared_expert_weight=[[uniform,0.5],[ewa,0.75]]", "seed=[0,1]"]
-NAMES = {"merge=uniform lambda=0.5 seed=0", "merge=uniform lambda=0.5 seed=1", "merge=ewa lambda=0.75 seed=0",
-         "merge=ewa lambda=0.75 seed=1"}
+GRID = ["merge.method,merge.shared_expert_weight=[[uniform,0.5],[ewa,0.75]]"]
+NAMES = {"merge=uniform lambda=0.5", "merge=ewa lambda=0.75"}
 STAGES = 12
 
 
@@ -65,43 +64,43 @@ def finished(prefect_api: str) -> ComparisonResult:
 def test_mlflow_has_one_run_with_a_child_for_each_variant(finished: ComparisonResult) -> None:
     parent = client().get_run(finished.mlflow_run_id)
     assert client().get_experiment(parent.info.experiment_id).name == "varied-comparison"
-    assert (parent.info.run_name, parent.info.status) == ("varied by merge, lambda, seed", "FINISHED")
+    assert (parent.info.run_name, parent.info.status) == ("varied by merge, lambda", "FINISHED")
     assert parent.data.tags["xft.kind"] == "comparison"
     found = children(finished)
     assert found.keys() == NAMES
-    assert {run.data.tags["xft.group"] for run in found.values()} == {"merge=uniform lambda=0.5", "merge=ewa lambda=0.75"}
     one, *others = found.values()
     assert "merged/plus_pass_at_1" in one.data.metrics and "merged/held_out_nll" in one.data.metrics
     for other in others:
         assert other.data.params.keys() == one.data.params.keys()
         assert other.data.metrics.keys() == one.data.metrics.keys()
     assert {float(run.data.params["merge.shared_expert_weight"]) for run in found.values()} == {0.5, 0.75}
-    assert not {"merge.method", "merge.shared_expert_weight", "seed"} & parent.data.params.keys()
+    assert not {"merge.method", "merge.shared_expert_weight"} & parent.data.params.keys()
     assert parent.data.params["sft.max_steps"] == "2"
     # Stages are shown in an experiment beside it, reachable from the variant.
     kinds = Counter(run.data.tags["xft.kind"] for run in client().search_runs([parent.info.experiment_id]))
-    assert kinds == {"comparison": 1, "pipeline": 4}
+    assert kinds == {"comparison": 1, "pipeline": 2}
     stages = {run.info.run_id for run in stage_runs(one.info.run_id)}
     assert len(stages) == STAGES
     assert one.data.tags["xft.sft_moe.run_id"] in stages
 
 
-def test_shared_stages_are_made_once(finished: ComparisonResult) -> None:
-    made = Counter(
-        stage.data.tags["xft.role"] for variant in children(finished).values() for stage in stage_runs(variant.info.run_id)
+def made_by_role(result: ComparisonResult) -> Counter[str]:
+    return Counter(
+        stage.data.tags["xft.role"] for variant in children(result).values() for stage in stage_runs(variant.info.run_id)
         if stage.data.tags["xft.reused"] == "false")
-    for role in ("prepare", "upcycle", "sft_moe", "generate_base_0", "generate_moe_0"):
-        assert made[role] == 2, role  # one for each seed, not one for each variant
-    assert made["mix"] == made["report"] == 4
 
 
-def test_the_parent_has_means_table_and_report(finished: ComparisonResult) -> None:
+def test_shared_stages_are_made_once(finished: ComparisonResult) -> None:
+    made = made_by_role(finished)
+    assert [made[role] for role in ("prepare", "upcycle", "sft_moe", "generate_base_0", "generate_moe_0")] == [1] * 5
+    assert made["mix"] == made["report"] == 2
+
+
+def test_the_parent_has_the_best_table_and_report(finished: ComparisonResult) -> None:
     parent = client().get_run(finished.mlflow_run_id)
     found = children(finished)
-    best = [run for run in found.values() if run.data.tags["xft.group"] == parent.data.tags["xft.best_group"]]
-    mean = sum(run.data.metrics["merged/held_out_nll"] for run in best) / 2
-    assert parent.data.metrics["merged/held_out_nll"] == pytest.approx(mean)
-    assert parent.data.metrics["merged/held_out_nll_spread"] > 0
+    best = found[parent.data.tags["xft.best_group"]]
+    assert parent.data.metrics["merged/held_out_nll"] == best.data.metrics["merged/held_out_nll"]
     assert json.loads(parent.data.tags["mlflow.loggedArtifacts"]) == [{"path": "variants.json", "type": "table"}]
     path = client().download_artifacts(finished.mlflow_run_id, "variants.json")
     table = json.loads(Path(path).read_text())
@@ -123,7 +122,7 @@ def test_prefect_shows_variants_under_the_comparison(finished: ComparisonResult)
 
 def test_the_report_can_be_written_elsewhere(finished: ComparisonResult, tmp_path: Path) -> None:
     text = save_report(finished.report, tmp_path / "new" / "report").read_text(encoding="utf-8")
-    assert "| merge=ewa lambda=0.75   |     2 |" in text
+    assert "| merge=ewa lambda=0.75    |     1 |" in text
     assert "lambda plays no part in merge=ewa lambda=0.75: method ewa does not use it" in text
     for line in text.splitlines():
         if line.startswith("!["):
@@ -133,7 +132,7 @@ def test_the_report_can_be_written_elsewhere(finished: ComparisonResult, tmp_pat
 def test_the_same_comparison_again_does_no_work(finished: ComparisonResult) -> None:
     started = time.monotonic()
     result = run_comparison(GRID).result()
-    assert (result.reused_stages, result.stages) == (4 * STAGES, 4 * STAGES)
+    assert (result.reused_stages, result.stages) == (2 * STAGES, 2 * STAGES)
     assert result.report == finished.report
     assert time.monotonic() - started < 40
 
@@ -157,6 +156,22 @@ def test_a_failed_variant_does_not_lose_the_others(finished: ComparisonResult, t
         "path=demo:instruct.jsonl": "FINISHED", "path=rows.jsonl": "FAILED"}
 
 
+@pytest.mark.slow
+def test_seeds_are_grouped_to_mean_and_spread(finished: ComparisonResult) -> None:
+    result: ComparisonResult = run_comparison([*GRID, "seed=[0,1]"]).result()
+    found = children(result)
+    assert found.keys() == {f"{name} seed={seed}" for name in NAMES for seed in (0, 1)}
+    assert {run.data.tags["xft.group"] for run in found.values()} == NAMES
+    made = made_by_role(result)  # those of seed 0 are there already
+    assert [made[role] for role in ("prepare", "upcycle", "sft_moe", "mix", "report")] == [1, 1, 1, 2, 2]
+    parent = client().get_run(result.mlflow_run_id)
+    best = [run.data.metrics["merged/held_out_nll"] for run in found.values()
+            if run.data.tags["xft.group"] == parent.data.tags["xft.best_group"]]
+    assert parent.data.metrics["merged/held_out_nll"] == pytest.approx(sum(best) / 2)
+    assert parent.data.metrics["merged/held_out_nll_spread"] == pytest.approx(abs(best[0] - best[1]) / 2**0.5)
+
+
+@pytest.mark.slow
 def test_an_interrupt_stops_all_variants_within_seconds(finished: ComparisonResult, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     long = VALUES["sft"] | {"max_steps": 1000, "epochs": 1000}  # type: ignore[operator]

@@ -73,8 +73,9 @@ def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
 
 def newest(ui: XftUi, flow: str) -> str:
     """The last finished run of a flow; of ``xft run`` as well as of a deployment."""
+    completed = {"state": {"type": {"any_": ["COMPLETED"]}}}
     found = ui.api("/flow_runs/filter", {
-        "sort": "END_TIME_DESC", "flows": {"name": {"any_": [flow]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
+        "sort": "END_TIME_DESC", "flows": {"name": {"any_": [flow]}}, "flow_runs": completed})
     if not found:
         sys.exit(f"{ui.home} holds no finished run of {flow}.")
     return str(found[0]["id"])

@@ -94,6 +94,7 @@ def test_it_says_what_may_be_claimed_and_what_not(tmp_path: Path) -> None:
     assert "norm=none against norm=xft, all else equal: held-out loss 0.0040 nats higher (95 % interval" in text
     assert "over 4 pairs of runs), the same way in 4 of 4." in text
     assert "with two experts the only routed one has s = 1" in text
+    assert "is not tuned (experts=2 active=2 norm=xft, experts=2 active=2 norm=none)" in text
     assert "2 seeds for each variant" in text
     assert "HumanEval has 40 problems: the standard error of one pass@1 over them is about 8.0 points" in text
     assert "The best of 6 variants is found by looking" in text

@@ -1,4 +1,4 @@
-"""Fields that, with the rest of the recipe as it is, change nothing: a comparison over them shows chance or nothing."""
+"""What the equations say of a recipe before anything is measured: fields that change nothing, an expert that is not tuned."""
 
 from xft_core.config import Recipe
 
@@ -26,3 +26,8 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
     if field == "generate.top_p" and recipe.generate.temperature == 0:
         return "greedy decoding draws no samples"
     return None
+
+
+def merges_an_untuned_expert(recipe: Recipe) -> bool:
+    """Whether the shared expert's weight is 0 for every token, so that it is not tuned, and merging uses it all the same."""
+    return recipe.upcycle.shared_expert and recipe.upcycle.num_experts == 2 and recipe.merge.method != "routing"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from xft_core.grid import Variant
-from xft_core.reporting.idle_fields import plays_no_part
+from xft_core.reporting.idle_fields import merges_an_untuned_expert, plays_no_part
 from xft_core.reporting.variants import NLL, OVER_SFT, Effect, Group, Variants
 
 FEW_SEEDS = 3
@@ -12,7 +12,8 @@ FEW_SEEDS = 3
 
 def variant_findings(result: Variants, labels: dict[str, str], variants: list[Variant]) -> list[str]:
     """Best variants, what each field changes, how the merged model stands to plain SFT."""
-    return [*_best(result), *_over_sft(result), *_field_sentences(result, labels), *_idle_sentences(result, labels, variants)]
+    return [*_best(result), *_over_sft(result), *_field_sentences(result, labels), *_idle_sentences(result, labels, variants),
+            *_untuned_sentences(result, variants)]
 
 
 def variant_limits(result: Variants) -> list[str]:
@@ -133,6 +134,15 @@ def _idle_sentences(result: Variants, labels: dict[str, str], variants: list[Var
         names = ", ".join(groups)
         yield (f"{labels[field]} plays no part in {names}: {reason}. Differences between these in nothing but "
                f"{labels[field]} are rounding or chance, and are left out above.")
+
+
+def _untuned_sentences(result: Variants, variants: list[Variant]) -> Iterator[str]:
+    present = {run.name for run in result.runs}
+    groups = list(dict.fromkeys(
+        item.group for item in variants if item.name in present and merges_an_untuned_expert(item.recipe)))
+    if groups:
+        yield (f"With two experts the shared one has weight 0 for every token and is not tuned ({', '.join(groups)}): what its "
+               "share adds to the merged model is the base model's FFN.")
 
 
 def show(key: str, group: Group) -> str:
