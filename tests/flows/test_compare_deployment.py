@@ -62,7 +62,7 @@ def places(api: SyncPrefectClient, number: int | None) -> Iterator[None]:
 
 def start(api: SyncPrefectClient, **changes: Any) -> FlowRun:
     deployment = api.read_deployment_by_name("compare/compare")
-    parameters = {"recipe_file": None, "grid": GRID, "run_in": "deployment", **VALUES, **changes}
+    parameters = {"recipe_file": "", "grid": GRID, "run_in": "deployment", **VALUES, **changes}
     return api.create_flow_run_from_deployment(deployment.id, parameters=parameters)
 
 

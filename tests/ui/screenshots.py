@@ -6,13 +6,14 @@ HOME is an XFT_HOME that holds a finished run of the pipeline and a finished com
 are shown, by an ``xft ui`` that is started for it and ended again.
 """
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from tests.ui.browser import Form, RunPage, chromium, open_mlflow_comparison, select_in_parallel_coordinates
+from tests.ui.browser import Form, RunPage, chromium, select_in_parallel_coordinates
 from tests.ui.xft_ui import XftUi
 
 WINDOW: Any = {"width": 1280, "height": 800}
@@ -63,9 +64,10 @@ def take_artifact(page: Page, ui: XftUi, path: Path) -> None:
 
 def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
     run_id = newest(ui, "compare")
-    link = ui.artifact(run_id, "mlflow-compare").partition("(")[2].rstrip(")")
-    page_path = link.partition("#")[2]
-    open_mlflow_comparison(page, f"{ui.mlflow}/#{page_path}")  # it was made when MLflow's pages were elsewhere, perhaps
+    link = ui.link(run_id, "mlflow-compare")
+    # MLflow's pages may have been elsewhere when the link was made.
+    page.goto(f"{ui.mlflow}/#{link.partition('#')[2]}")
+    expect(page.get_by_text(re.compile(r"Comparing \d+ Runs"))).to_be_visible(timeout=60_000)
     select_in_parallel_coordinates(page, PARAMETERS, METRICS)
     page.wait_for_timeout(2000)
     page.screenshot(path=path)

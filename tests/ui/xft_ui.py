@@ -135,10 +135,10 @@ class XftUi:
             if len(page) < 200:
                 return found
 
-    def artifact(self, run_id: str, key: str) -> str:
-        """What a run published under ``key``, as text."""
+    def link(self, run_id: str, key: str) -> str:
+        """Address of the link artifact that a run published under ``key``."""
         body = {"artifacts": {"flow_run_id": {"any_": [run_id]}, "key": {"any_": [key]}}, "sort": "CREATED_DESC"}
-        return str(self.api("/artifacts/filter", body)[0]["data"])
+        return str(self.api("/artifacts/filter", body)[0]["data"]).partition("](")[2].rstrip(")")
 
     def wait_for_checkpoints(self) -> Path:
         """The directory of SFT's checkpoints, once it holds the first one of a training that goes on."""
