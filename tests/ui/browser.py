@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 # The sandbox needs rights that root and containers lack; the rest keeps Chromium from calling home.
@@ -158,8 +158,7 @@ def open_mlflow_comparison(page: Page, link: str, runs: int) -> None:
 
 def show_columns(page: Page, names: list[str]) -> None:
     """Add parameters and metrics as columns to MLflow's table of runs, chosen by name."""
-    if (close := page.get_by_role("button", name="Close")).count():  # an assistant that takes the table's place
-        close.first.click()
+    close_assistant(page)
     for name in names:
         page.get_by_role("button", name="Columns").click()
         choice = page.get_by_role("dialog")
@@ -169,21 +168,11 @@ def show_columns(page: Page, names: list[str]) -> None:
         expect(page.get_by_role("columnheader").filter(has_text=name).first).to_be_attached()
 
 
-def select_in_parallel_coordinates(page: Page, parameters: list[str], metrics: list[str]) -> None:
-    """Choose what the plot of MLflow's compare page shows, by name."""
-    page.get_by_role("button", name="Clear All").click()
-    panel = page.get_by_role("tabpanel").filter(has_text="Parameters:")
-    for index, names in enumerate((parameters, metrics)):
-        picker = panel.locator('[class*="select-multiple"]').nth(index)
-        for name in names:
-            picker.locator('[class*="select-selector"]').click()
-            options = page.locator('[class*="select-dropdown"]:visible')
-            option = options.locator(f'[class*="select-item-option"][title="{name}"]')
-            for _ in range(30):  # only what is in view is drawn
-                if option.count():
-                    break
-                options.hover()
-                page.mouse.wheel(0, 120)
-                page.wait_for_timeout(100)
-            option.first.click()
-            page.keyboard.press("Escape")
+def close_assistant(page: Page) -> None:
+    """MLflow's assistant opens by itself, some time after the page, and takes a quarter of it."""
+    close = page.get_by_role("button", name="Close").first
+    try:
+        close.wait_for(timeout=15_000)
+    except TimeoutError:
+        return
+    close.click()

@@ -13,12 +13,10 @@ from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from tests.ui.browser import Form, RunPage, chromium, select_in_parallel_coordinates
+from tests.ui.browser import Form, RunPage, chromium, close_assistant
 from tests.ui.xft_ui import XftUi
 
 WINDOW: Any = {"width": 1280, "height": 800}
-PARAMETERS = ["upcycle.num_experts", "upcycle.normalization"]
-METRICS = ["merged/held_out_nll", "merged/plus_pass_at_1"]
 LIMIT_BYTES = 300_000
 
 
@@ -33,6 +31,7 @@ def main(home: Path, directory: Path) -> None:
             take_run(page, ui, directory / "run.png")
             take_artifact(page, ui, directory / "artifact.png")
             take_comparison(page, ui, directory / "comparison.png")
+            take_charts(page, ui, directory / "charts.png")
         ui.end()
     finally:
         ui.close()
@@ -68,19 +67,27 @@ def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
     # MLflow's pages may have been elsewhere when the link was made.
     page.goto(f"{ui.mlflow}/#{link.partition('#')[2]}")
     expect(page.get_by_text(re.compile(r"Comparing \d+ Runs"))).to_be_visible(timeout=60_000)
-    select_in_parallel_coordinates(page, PARAMETERS, METRICS)
+    close_assistant(page)
+    page.wait_for_timeout(2000)
+    page.screenshot(path=path)
+
+
+def take_charts(page: Page, ui: XftUi, path: Path) -> None:
+    page.goto(f"{ui.mlflow}/#{ui.link(newest(ui, 'compare'), 'mlflow-charts').partition('#')[2]}")
+    expect(page.get_by_text("merged/plus_pass_at_1").first).to_be_visible(timeout=60_000)
+    close_assistant(page)
     page.wait_for_timeout(2000)
     page.screenshot(path=path)
 
 
 def newest(ui: XftUi, flow: str) -> str:
-    """The last finished run of a flow; of ``xft run`` as well as of a deployment."""
-    completed = {"state": {"type": {"any_": ["COMPLETED"]}}}
-    found = ui.api("/flow_runs/filter", {
-        "sort": "END_TIME_DESC", "flows": {"name": {"any_": [flow]}}, "flow_runs": completed})
-    if not found:
-        sys.exit(f"{ui.home} holds no finished run of {flow}.")
-    return str(found[0]["id"])
+    """The last finished run of a flow; rather one that stands alone than a variant of a comparison."""
+    body = {"sort": "END_TIME_DESC", "flows": {"name": {"any_": [flow]}}}
+    for alone in ({"parent_task_run_id": {"is_null_": True}}, {}):
+        found = ui.api("/flow_runs/filter", body | {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}, **alone}})
+        if found:
+            return str(found[0]["id"])
+    sys.exit(f"{ui.home} holds no finished run of {flow}.")
 
 
 if __name__ == "__main__":
