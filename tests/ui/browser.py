@@ -122,6 +122,16 @@ class RunPage:
     def open_tab(self, name: str) -> None:
         self.page.locator(".p-tab").filter(has_text=re.compile(f"^{name}$")).click()
 
+    def open_artifacts(self) -> None:
+        """The tab, scrolled to the cards: the page draws only what is in view."""
+        self.open_tab("Artifacts")
+        cards = self.page.locator("#artifacts-content .p-virtual-scroller__bottom").last
+        expect(cards).to_be_attached()
+        for _ in range(5):
+            self.page.mouse.move(700, 700)
+            self.page.mouse.wheel(0, 400)
+            self.page.wait_for_timeout(200)
+
     def find_log_line(self, text: str) -> None:
         """Scroll through the log until the line is seen; the page draws only what is in view."""
         self.open_tab("Logs")

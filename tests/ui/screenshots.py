@@ -54,7 +54,7 @@ def take_run(page: Page, ui: XftUi, path: Path) -> None:
 
 def take_artifact(page: Page, ui: XftUi, path: Path) -> None:
     run = RunPage(page, ui.prefect, newest(ui, "pipeline"))
-    run.open_tab("Artifacts")
+    run.open_artifacts()
     page.get_by_text("comparison", exact=True).click()
     expect(page.locator("table").first).to_be_visible()
     page.wait_for_timeout(1000)
@@ -73,6 +73,7 @@ def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
 
 
 def take_charts(page: Page, ui: XftUi, path: Path) -> None:
+    page.set_viewport_size({"width": 1700, "height": 900})
     page.goto(f"{ui.mlflow}/#{ui.link(newest(ui, 'compare'), 'mlflow-charts').partition('#')[2]}")
     expect(page.get_by_text("merged/plus_pass_at_1").first).to_be_visible(timeout=60_000)
     close_assistant(page)

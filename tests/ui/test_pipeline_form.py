@@ -75,7 +75,7 @@ def finished_run_is_shown(run_id: str, form: Form, ui: XftUi, name: str) -> None
     run.expect_state("Completed", seconds=20)
     expect(page.locator(".page-heading").get_by_text(name)).to_be_visible()
     run.find_log_line("upcycle: done in")  # said by the stage's own process
-    run.open_tab("Artifacts")
+    run.open_artifacts()
     for key in ("comparison", "model-card"):
         expect(page.get_by_text(key, exact=True)).to_be_visible()
     page.get_by_text("comparison", exact=True).click()
