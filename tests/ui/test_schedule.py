@@ -1,6 +1,5 @@
 """A schedule fires: the first run of a recipe makes everything, the next one finds everything made."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ def scheduled(ui: XftUi, tmp_path: Path, write_recipe: Callable[..., Path]) -> I
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)], check=True,
-        cwd=REPOSITORY, env=os.environ | {"PREFECT_API_URL": f"{ui.prefect}/api", "PYTHONPATH": str(REPOSITORY)})
+        cwd=REPOSITORY, env=ui.environment() | {"PREFECT_API_URL": f"{ui.prefect}/api"})
     yield "often"
     httpx.delete(f"{ui.prefect}/api/deployments/{ui.deployment_id('often')}").raise_for_status()
 
@@ -40,7 +39,7 @@ def test_a_schedule_fires_and_the_second_run_does_no_work(ui: XftUi, scheduled: 
         # A start that comes while the last one still runs is turned away, as nightly's limit says.
         return [run["id"] for run in ui.runs(scheduled) if run["state_type"] == "COMPLETED"]
 
-    wait_for(lambda: len(completed()) >= 2, 300, "two scheduled runs did not complete")
+    wait_for(lambda: len(completed()) >= 2, 600, "two scheduled runs did not complete")
     first, second = completed()[:2]
     states = ui.task_states(first)
     assert states["sft-moe"] == states["merge"] == "Completed"

@@ -53,8 +53,9 @@ class XftUi:
         """What a person's shell and the Makefile give it."""
         names = [name for name in os.environ if name.startswith(("PREFECT_", "XFT_"))] + ["MLFLOW_TRACKING_URI"]
         kept = {name: value for name, value in os.environ.items() if name not in names}
+        python_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
         return kept | {
-            "XFT_HOME": str(self.home), "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1",
+            "XFT_HOME": str(self.home), "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
     def output(self) -> str:
