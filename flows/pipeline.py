@@ -11,11 +11,15 @@ from prefect import Task, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
+from prefect.states import Cancelled
 
 from tasks import pipeline_run, stages
 from tasks.inputs import base_model, check_inputs
+from tasks.launch import RunStopped
 from tasks.publish import PipelineResult, publish
 from tasks.references import PipelineRun
+from tasks.stage import stop_event
+from tasks.variants import variant_of
 from xft_core.config import (
     BaselineConfig,
     ChecksConfig,
@@ -42,18 +46,21 @@ class PipelineFailed(XftError):
 
 
 def run_name() -> str:
-    """A run is called by its recipe and by what tells variants apart: ``demo-4x3-xft-learned``."""
+    """A run is called by its recipe and by what tells it from others: ``demo-4x3-xft-learned``; a variant of a comparison
+    by what varies there: ``demo experts=4 norm=none seed=1``."""
     try:
         recipe = chosen_recipe(**flow_run.parameters)
     except XftError:  # the run itself says what is wrong
         return "refused"
+    if variant := variant_of(flow_run.tags or ()):
+        return f"{recipe.name} {variant.name}"
     moe = recipe.upcycle
     return f"{recipe.name}-{moe.num_experts}x{moe.num_experts_per_tok}-{moe.normalization}-{recipe.merge.method}"
 
 
 @flow(name="pipeline", persist_result=False, flow_run_name=run_name)
 def pipeline(
-    recipe_file: str | None = None,
+    recipe_file: str = "",  # not None: the form would show a choice of types instead of a line to type in
     overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
     name: RecipeName = DEFAULTS.name,
     seed: Seed = DEFAULTS.seed,
@@ -67,7 +74,7 @@ def pipeline(
     generate: GenerateConfig = DEFAULTS.generate,
     evaluate: EvaluateConfig = DEFAULTS.evaluate,
     checks: ChecksConfig = DEFAULTS.checks,
-) -> PipelineResult:
+) -> PipelineResult | State[Any]:
     """Turn a dense code model into a better one by way of a Mixture-of-Experts, and measure it against plain SFT.
 
     Every stage's result is kept in the store: the same recipe again does no work, a changed one only what it must.
@@ -96,15 +103,18 @@ def pipeline(
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
     check_inputs(recipe)
-    with pipeline_run.opened(recipe) as run:
-        futures = _submit(run)
-        futures["publish"] = publish.submit(run, dict(futures))  # type: ignore[arg-type]
-        _raise_for_failures(futures)
-        result: PipelineResult = futures["publish"].result()
-        return result
+    try:
+        with pipeline_run.opened(recipe) as run:
+            futures = _submit(run)
+            futures["publish"] = publish.submit(run, dict(futures))  # type: ignore[arg-type]
+            _raise_for_failures(run, futures)
+            result: PipelineResult = futures["publish"].result()
+            return result
+    except RunStopped as stopped:
+        return Cancelled(message=str(stopped))
 
 
-def chosen_recipe(recipe_file: str | None = None, overrides: list[str] | None = None, **fields: Any) -> Recipe:
+def chosen_recipe(recipe_file: str = "", overrides: list[str] | None = None, **fields: Any) -> Recipe:
     """The recipe that a run's parameters mean: the file if one is named, else ``fields``; then ``overrides`` on it.
 
     Raises RecipeError naming the file, or each wrong field.
@@ -142,10 +152,10 @@ def _submit(run: PipelineRun) -> dict[str, PrefectFuture[Any]]:
     return futures
 
 
-def _raise_for_failures(futures: dict[str, PrefectFuture[Any]]) -> None:
+def _raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]) -> None:
     """Wait for all; stages that do not depend on a failed one are let finish, so that their work is kept.
 
-    Raises PipelineFailed naming each failed stage with its reason.
+    Raises PipelineFailed naming each failed stage with its reason, RunStopped when the run was stopped.
     """
     reasons, kept = [], 0
     for role, future in futures.items():
@@ -154,13 +164,16 @@ def _raise_for_failures(futures: dict[str, PrefectFuture[Any]]) -> None:
         if state.is_completed():
             kept += 1
         elif state.is_final():
-            reasons.append(f"{role.replace('_', '-')}: {_reason(state)}")
+            reasons.append(f"{role.replace('_', '-')}: {reason_of(state)}")
+    if reasons and stop_event(run.flow_run_id).is_set():
+        raise RunStopped(f"Stopped. {kept} of {len(futures)} stages are finished and kept; the same run again goes on.")
     if reasons:
         failed = "\n".join(reasons)
         raise PipelineFailed(
             f"{failed}\n{kept} of {len(futures)} stages are finished and kept; the same command goes on from there.")
 
 
-def _reason(state: State[Any]) -> str:
+def reason_of(state: State[Any]) -> str:
+    """Why a run did not complete, as a person reads it."""
     error = state.result(raise_on_failure=False)
     return str(error) if isinstance(error, XftError) else str(state.message)

@@ -19,6 +19,7 @@ from tasks.stage import may_pass, stop_event
 from xft_core.config import Recipe
 
 MODELS = ("base", "sft", "moe", "merged")
+FIRST = "merged/plus_pass_at_1"
 
 
 class PipelineResult(BaseModel):
@@ -53,7 +54,7 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
         ("README.md", "model-card", f"Model card of {name}"),
     ):
         text = (report.path / file_name).read_text(encoding="utf-8")
-        create_markdown_artifact(_without_images(text), key=key, description=description)
+        create_markdown_artifact(without_images(text), key=key, description=description)
     return PipelineResult(
         report=report.path, merged_model=artifacts["merge"].path, mlflow_run_id=run.mlflow_run_id,
         reused_stages=sum(item.reused for item in artifacts.values()), stages=len(artifacts))
@@ -65,12 +66,15 @@ def headline(metrics: dict[str, float]) -> dict[str, float]:
     for name, value in metrics.items():
         model, _, rest = name.partition("_")
         named[f"{model}/{rest}" if model in MODELS else name] = value
-    return named
+    # MLflow's compare page begins with the metric that was logged first.
+    return dict(sorted(named.items(), key=lambda item: (not item[0].startswith(FIRST), "spread" in item[0])))
 
 
 def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> None:
     run_id, report, merged = run.mlflow_run_id, artifacts["report"], artifacts["merge"]
     tags = {f"xft.{role}.run_id": item.mlflow_run_id for role, item in artifacts.items() if item.mlflow_run_id}
+    reused = sum(item.reused for item in artifacts.values())
+    tags |= {"xft.report.key": report.key, "xft.stages": str(len(artifacts)), "xft.reused_stages": str(reused)}
     tags |= {"xft.merged_model.path": str(merged.path), "xft.merged_model.digest": merged.digest,
              "mlflow.note.content": (report.path / "comparison.md").read_text(encoding="utf-8")[:5000]}
     tracking.log_summary(run_id, headline(tracking.scalars(report.metrics)), tags)
@@ -92,6 +96,7 @@ def _yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _without_images(text: str) -> str:
+def without_images(text: str) -> str:
+    """Markdown without its pictures."""
     # Prefect shows Markdown without the files beside it: a picture would be a broken one. MLflow has them.
     return "\n".join(line for line in text.splitlines() if not line.startswith("![")) + "\n"

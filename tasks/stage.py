@@ -47,6 +47,11 @@ def stop_event(flow_run_id: str) -> threading.Event:
     return _stop_events[flow_run_id]
 
 
+def stop_with(flow_run_id: str, other: str) -> None:
+    """From now on the stop event of the flow run is that of the ``other`` one too: a comparison stops its variants."""
+    _stop_events[flow_run_id] = _stop_events[other]
+
+
 def may_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:
     """Whether a failed task may succeed unchanged. Prefect's ``retry_condition_fn``: it must be a plain function."""
     error = state.data

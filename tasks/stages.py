@@ -1,5 +1,6 @@
 """The stages as Prefect tasks. Each says what it is given and which stage of ``xft_core`` that is; nothing else."""
 
+from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -10,6 +11,7 @@ from tasks.stage import STAGE_TASK, carry_out
 from xft_core import checks
 from xft_core.config import SftConfig
 from xft_core.stages import (
+    CompareStage,
     EvaluateStage,
     GenerateStage,
     MergeStage,
@@ -90,6 +92,12 @@ def report(run: PipelineRun, role: str, artifacts: dict[str, ArtifactRef]) -> Ou
     """Comparison table, plots and model card from everything that the run has."""
     return carry_out(
         run, role, ReportStage, recipe=run.recipe, artifacts={name: item.path for name, item in artifacts.items()})
+
+
+@task(name="compare", **STAGE_TASK)
+def compare(run: PipelineRun, role: str, grid: list[str], reports: dict[str, Path]) -> Outcome:
+    """Table, plots and sentences from the reports of a comparison's variants, by their names."""
+    return carry_out(run, role, CompareStage, recipe=run.recipe, grid=grid, reports=reports)
 
 
 def model_name(model: Model) -> str:

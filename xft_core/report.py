@@ -5,10 +5,9 @@ artifacts give the same bytes: nothing here looks at a clock.
 """
 
 import json
-import re
 
 from xft_core.artifacts import Workspace
-from xft_core.reporting.comparison import Comparison, compare
+from xft_core.reporting.comparison import Comparison, compare, metric_ending
 from xft_core.reporting.evidence import Evidence
 from xft_core.reporting.findings import warnings
 from xft_core.reporting.markdown import comparison_markdown
@@ -44,19 +43,15 @@ def headline(comparison: Comparison) -> dict[str, float]:
         found[f"{row.model}_held_out_nll"] = row.held_out_nll
         found[f"{row.model}_parameters"] = row.parameters_total
         for score in row.scores:
-            ending = _ending(score.benchmark, first)
+            ending = metric_ending(score.benchmark, first)
             found[f"{row.model}_base_pass_at_1{ending}"] = score.base_pass_at_1
             found[f"{row.model}_plus_pass_at_1{ending}"] = score.plus_pass_at_1
             found[f"{row.model}_plus_standard_error{ending}"] = score.plus_standard_error
     for item in comparison.differences:
         if (item.model, item.against, item.tests) == ("merged", "sft", "plus"):
-            found[f"merged_over_sft_plus_pass_at_1{_ending(item.benchmark, first)}"] = item.difference
+            found[f"merged_over_sft_plus_pass_at_1{metric_ending(item.benchmark, first)}"] = item.difference
     if comparison.mixing:
         found["uniform_held_out_nll"] = comparison.mixing.held_out_nll_uniform
         found["mixing_movement_max"] = comparison.mixing.movement_max
     found["warnings"] = len(warnings(comparison))
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _ending(benchmark: str, first: str | None) -> str:
-    return "" if benchmark == first else "_" + re.sub(r"[^a-z0-9]+", "_", benchmark.lower()).strip("_")

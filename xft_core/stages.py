@@ -247,9 +247,31 @@ class ReportStage(StageConfig):
         return dict(self.artifacts)
 
 
+class CompareStage(StageConfig):
+    """Variants of a recipe side by side, from their reports alone."""
+
+    stage, version, implementation = "compare", 1, "xft_core.compare"
+    path_fields = frozenset({"reports"})
+
+    recipe: Recipe = Field(description="The recipe that all variants start from.")
+    grid: list[str] = Field(description="What varies: section.field=[value, value], see xft_core/grid.py.")
+    reports: dict[str, Path] = Field(description="Report of each variant by its name; one that failed is left out.")
+
+    def inputs(self) -> dict[str, Path]:
+        """Every variant's report."""
+        return dict(self.reports)
+
+    def settings(self) -> dict[str, Any]:
+        """All but the name of the MLflow experiment."""
+        settings = super().settings()
+        del settings["recipe"]["experiment"]
+        return settings
+
+
 STAGES: dict[str, type[StageConfig]] = {
     config.stage: config for config in (
-        PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, ReportStage)
+        PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, ReportStage,
+        CompareStage)
 }
 
 

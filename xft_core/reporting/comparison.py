@@ -1,6 +1,7 @@
 """The four models side by side, in numbers: the content of ``comparison.json``. Sentences are made in findings.py."""
 
 import math
+import re
 from statistics import fmean, pstdev, stdev
 
 from pydantic import BaseModel, ConfigDict
@@ -113,6 +114,11 @@ def compare(evidence: Evidence) -> Comparison:
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
         went_wrong=_went_wrong(evidence),
         data={name: value for name, value in sorted(prepare.metrics.items()) if type(value) is int} if prepare else {})
+
+
+def metric_ending(benchmark: str, first: str | None) -> str:
+    """What the names of a benchmark's metrics end in: nothing for the ``first`` one, its title for any other."""
+    return "" if benchmark == first else "_" + re.sub(r"[^a-z0-9]+", "_", benchmark.lower()).strip("_")
 
 
 def sign_test(better: int, worse: int) -> float:

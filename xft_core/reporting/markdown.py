@@ -33,8 +33,8 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence) -> str:
         sections.append("![pass@1 and held-out loss](plots/results.png)")
     noted = warnings(comparison)
     if noted:
-        sections += ["## Warnings", _bullets(noted)]
-    sections += ["## What it says", _bullets(findings(comparison) + _conditions(evidence))]
+        sections += ["## Warnings", bullets(noted)]
+    sections += ["## What it says", bullets(findings(comparison) + _conditions(evidence))]
     if comparison.mixing and comparison.mixing.layers:
         sections += ["## Mixing coefficients", _mixing_section(comparison.mixing)]
     if comparison.routing:
@@ -147,5 +147,6 @@ def _millions(parameters: int | None) -> str:
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
 
 
-def _bullets(sentences: list[str]) -> str:
+def bullets(sentences: list[str]) -> str:
+    """Sentences as a Markdown list."""
     return "\n".join(f"- {sentence}" for sentence in sentences)
