@@ -26,7 +26,7 @@ def serve(prefect_port: int, mlflow_port: int) -> int:
     current.home.mkdir(parents=True, exist_ok=True)
     for name, port in (("Prefect", prefect_port), ("MLflow", mlflow_port)):
         _check_free(name, port)
-    api = f"http://{HOST}:{prefect_port}/api"
+    api, mlflow_ui = f"http://{HOST}:{prefect_port}/api", f"http://{HOST}:{mlflow_port}"
     environment = os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PREFECT_SERVER_UI_API_URL": api}  # otherwise the pages ask port 4200, whatever the server's own is
@@ -38,14 +38,14 @@ def serve(prefect_port: int, mlflow_port: int) -> int:
             running.start("Prefect", prefect_command(prefect_port), environment)
             running.start("MLflow", mlflow_command(current, mlflow_port), environment)
             running.wait_until_up("Prefect", f"{api}/health")
-            running.wait_until_up("MLflow", f"http://{HOST}:{mlflow_port}/health")
+            running.wait_until_up("MLflow", f"{mlflow_ui}/health")
             (current.home / ADDRESS_FILE).write_text(api, encoding="utf-8")
-            print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   http://{HOST}:{mlflow_port}", flush=True)
+            print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   {mlflow_ui}", flush=True)
             os.environ["PREFECT_API_URL"] = api  # before Prefect is imported, by what follows
             provision(current.home)
             pool = pool_name()
             close_abandoned_runs(pool)
-            running.start("Worker", worker_command(pool), worker_environment(current, api))
+            running.start("Worker", worker_command(pool), worker_environment(current, api, mlflow_ui))
             print(f"  Worker   of pool {pool!r}; start runs in Prefect under Deployments (schedules are paused)\n"
                   f"Data: {current.home}. Ctrl-C stops all; a run that it cancels goes on when started again.", flush=True)
             try:
