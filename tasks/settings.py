@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 from xft_core.errors import XftError
 
 DEFAULT_HOME = ".xft"
-STORE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
+S3_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Settings:
     def artifacts(self) -> Path:
         """The store: ``<stage>/<key>/`` below it."""
         return self.home / "artifacts"
+
+    @property
+    def models(self) -> Path:
+        """Models that were fetched from S3 addresses."""
+        return self.home / "models"
 
     @property
     def runs(self) -> Path:
@@ -116,7 +121,7 @@ def _store() -> str | None:
     address = os.environ.get("XFT_STORE", "").strip()
     if not address:
         return None
-    if not STORE.fullmatch(address):
+    if not S3_ADDRESS.fullmatch(address):
         shown = "" if "@" in address else f"is {address[:200]!r} and "  # it may be a password that was put there
         raise XftError(
             f"XFT_STORE {shown}must be s3://bucket/prefix: letters, digits and ._=- in the prefix, no credentials. "

@@ -1,4 +1,4 @@
-"""MLflow: one parent run for a pipeline run, one child for each of its stages. The only module that imports mlflow.
+"""MLflow: one parent run for a pipeline run, one child for each of its stages. Only this module and mlflow_model.py import it.
 
 Runs are named by their ids throughout: MLflow's "active run" belongs to a thread, and stages run in several.
 """

@@ -27,8 +27,9 @@ class ModelConfig(Section):
     """The dense model to start from."""
 
     path: str = Field("demo:model", description=(
-        "Model directory (safetensors), a Hub name such as deepseek-ai/deepseek-coder-1.3b-base, or demo:model for the "
-        "small model that ships with the package."))
+        "Model directory (safetensors), a Hub name such as deepseek-ai/deepseek-coder-1.3b-base, an S3 address "
+        "s3://bucket/prefix of a model directory or of an artifact, or demo:model for the small model that ships with the "
+        "package."))
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit); only for a Hub name.")
 
 
@@ -194,6 +195,15 @@ class EvaluateConfig(Section):
     k: list[int] = Field([1], min_length=1, description="pass@k for these k; k above num_samples is left out.")
 
 
+class RegistryConfig(Section):
+    """The merged model in MLflow's model registry."""
+
+    enabled: bool = Field(True, description=(
+        "Register the merged model. The alias champion moves to it only if its held-out loss and pass@1 (plus, first "
+        "benchmark) are measured on the same data as the champion's and not worse."))
+    name: RecipeName | None = Field(None, description="Name of the registered model; empty: the recipe's name.")
+
+
 class Recipe(Section):
     """One run of the pipeline, complete."""
 
@@ -209,6 +219,7 @@ class Recipe(Section):
     merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Answers to the benchmark's problems.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmark and grading.")
+    registry: RegistryConfig = Field(RegistryConfig(), description="The merged model in MLflow's registry.")
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":

@@ -1,11 +1,12 @@
 """Prompt templates, the same for training and for evaluation."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal
 
 from xft_core.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 MAGICODER_SYSTEM = (
     "You are an exceptionally intelligent coding assistant that consistently delivers accurate and reliable responses to "
@@ -21,7 +22,7 @@ class PromptText:
     text: str
     has_special_tokens: bool
 
-    def token_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    def token_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """The prompt's tokens, with a begin token if the tokenizer uses one and never an end token."""
         ids = tokenizer(self.text, add_special_tokens=not self.has_special_tokens).input_ids
         return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not self.has_special_tokens else ids
@@ -32,13 +33,13 @@ def magicoder_prompt(instruction: str) -> str:
     return f"{MAGICODER_SYSTEM}\n\n@@ Instruction\n{instruction}\n\n@@ Response\n"
 
 
-def chat_prompt(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str:
+def chat_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> str:
     """The tokenizer's chat template up to where the assistant begins. Raises DataError when it has no template."""
     return _chat(tokenizer, messages, add_generation_prompt=True)
 
 
 def training_texts(
-    messages: list[Message], template: Literal["magicoder", "chat"], tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message], template: Literal["magicoder", "chat"], tokenizer: "PreTrainedTokenizerBase",
 ) -> tuple[PromptText, str, bool]:
     """Split a conversation into what is given and what is learned: its last message.
 
@@ -61,7 +62,7 @@ def training_texts(
     return PromptText(prompt, True), response, response.endswith(last["content"].rstrip())
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, messages: list[Message], **options: Any) -> str:
+def _chat(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str:
     if tokenizer.chat_template is None:
         raise DataError("the tokenizer has no chat template; use the template (or prompt style) magicoder")
     try:
