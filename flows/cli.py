@@ -77,7 +77,7 @@ def _show(result: "PipelineResult") -> None:
     print(f"done{reused}")
     print(f"  report   {result.report / 'comparison.md'}")
     print(f"  model    {result.merged_model}")
-    print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_uri}")
+    print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_shown}")
     if result.registered:
         print(f"  registry {result.registered}")
     print("  look     make ui  (or: xft ui)  shows Prefect and MLflow in the browser")

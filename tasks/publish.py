@@ -45,21 +45,21 @@ class PipelineResult(BaseModel):
 def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResult:
     """Show the run's results in MLflow's parent run and as Prefect artifacts. ``artifacts``: every stage's, by role."""
     report, logger = artifacts["report"], get_run_logger()
-    show_link("pipeline", run.experiment_id, run.mlflow_run_id, logger)
     for item in artifacts.values():  # those that the object store was away for
         remote.deliver(item.path, stop_event(run.flow_run_id))
     card = (report.path / "README.md").read_text(encoding="utf-8")
     registered = None
     try:
         whole = _to_mlflow(run, artifacts)
+        show_link("pipeline", tracking.experiment_of(run.mlflow_run_id), run.mlflow_run_id, logger)
         if run.recipe.registry.enabled:
             registered = registry.register(run, artifacts, card, whole, logger)
     except XftError:
         raise
     except Exception as error:
         raise tracking.TrackingUnavailable(
-            f"MLflow does not take the results: {error}. They are in {str(report.path)!r}; the same command delivers "
-            "them.") from error
+            f"MLflow does not take the results: {tracking.reason(error)} They are in {str(report.path)!r}; the same "
+            "command delivers them.") from error
     _to_prefect(run.recipe.name, report.path, card, registered, logger)
     return PipelineResult(
         report=report.path, merged_model=artifacts["merge"].path, mlflow_run_id=run.mlflow_run_id,

@@ -27,7 +27,8 @@ def publish_scores(run: PipelineRun, graded: dict[str, ArtifactRef]) -> Scores:
             log_directory(run.mlflow_run_id, graded[benchmark].path, f"verdicts/{label}")
     except Exception as error:
         raise tracking.TrackingUnavailable(
-            f"MLflow does not take the results: {error}. They are kept; the same run again delivers them.") from error
+            f"MLflow does not take the results: {tracking.reason(error)} They are kept; the same run again delivers "
+            "them.") from error
     create_table_artifact(
         [{"benchmark": benchmark, **numbers} for benchmark, numbers in scores.items()],
         key="scores", description=f"{run.recipe.model.path}: fractions of problems solved, 0 to 1")

@@ -19,7 +19,7 @@ from prefect.artifacts import (
 )
 
 from tasks.settings import settings
-from tasks.tracking import Logger
+from tasks.tracking import Logger, reason
 
 POLL_SECONDS = 2.0
 WAIT_AT_END_SECONDS = 10.0
@@ -107,6 +107,5 @@ def _tolerate(logger: Logger, call: Callable[[], object]) -> bool:
         call()
         return True
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        logger.warning("Prefect did not take something to show; the work goes on. %s", reason)
+        logger.warning("Prefect did not take something to show; the work goes on. %s", reason(error))
         return False

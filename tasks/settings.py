@@ -21,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 from xft_core.errors import XftError
 
 DEFAULT_HOME = ".xft"
+CREDENTIALS = re.compile(r"://[^/\s'\"]*@")
 S3_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
 
 
@@ -66,6 +67,11 @@ class Settings:
         return not self.tracking_uri.startswith(("http://", "https://", "databricks"))
 
     @property
+    def tracking_shown(self) -> str:
+        """``tracking_uri`` for messages."""
+        return without_credentials(self.tracking_uri)
+
+    @property
     def threads_per_slot(self) -> int:
         """Processor cores for each of the heavy stages that run at once."""
         return max(1, len(os.sched_getaffinity(0)) // self.compute_slots)
@@ -83,6 +89,11 @@ def settings() -> Settings:
         store=_store(),
         mlflow_ui=_mlflow_ui(tracking_uri),
     )
+
+
+def without_credentials(text: str) -> str:
+    """``text`` without the user name and password of any address in it."""
+    return CREDENTIALS.sub("://", text)
 
 
 def set_environment_defaults() -> None:

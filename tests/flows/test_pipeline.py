@@ -176,10 +176,10 @@ def test_the_same_recipe_again_does_no_work(finished: PipelineResult) -> None:
 
 
 def artifacts(flow_run_id: Any) -> dict[str, Any]:
-    """A flow run's artifacts in Prefect, by key."""
+    """A flow run's artifacts in Prefect, by key; the last of those with the same key."""
     with get_client(sync_client=True) as api:
         found = api.read_artifacts(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
-    return {item.key: item for item in found}
+    return {item.key: item for item in sorted(found, key=lambda item: item.created)}
 
 
 def test_prefect_shows_table_card_and_links(finished: PipelineResult, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from tasks import registry, tracking
+from tasks import registry, remote, store_admin, tracking
 from tasks.mlflow_model import log_model
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.registry import Registration
 from tasks.tracking import client
+from tests.tasks.mlflow_server import DESTINATION
+from tests.tasks.object_store import BUCKET, Proxy, raw_client
 from xft_core.artifacts import Workspace, publish, read_manifest
 from xft_core.config import Recipe
 from xft_core.demo import DEMO_DIR
@@ -96,9 +98,7 @@ def test_a_registered_model_generates_text(
     assert (found.version, found.champion) == (1, True)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking.settings().tracking_uri)
     directory = Path(mlflow.artifacts.download_artifacts(f"models:/{named.recipe.name}@champion", dst_path=str(tmp_path)))
-    inputs = load_tokenizer(directory)("def add(a, b):", return_tensors="pt")
-    tokens = load_model(directory, torch.float32).generate(**inputs, max_new_tokens=4, do_sample=False)
-    assert tokens.shape[1] == inputs.input_ids.shape[1] + 4
+    assert generates(directory)
     assert (directory / "README.md").read_text() == CARD
     pipeline = mlflow.transformers.load_model(f"models:/{named.recipe.name}@champion")
     assert len(pipeline("def add(a, b):", max_new_tokens=4)[0]["generated_text"]) > len("def add(a, b):")
@@ -261,6 +261,60 @@ def test_an_answer_that_is_lost_does_not_register_twice(
             register(named, artifacts)
     assert register(named, artifacts).version == 1
     assert len(client().search_model_versions(f"name = '{named.recipe.name}'")) == 1
+
+
+def generates(directory: Path) -> bool:
+    inputs = load_tokenizer(directory)("def add(a, b):", return_tensors="pt")
+    tokens = load_model(directory, torch.float32).generate(**inputs, max_new_tokens=4, do_sample=False)
+    return bool(tokens.shape[1] == inputs.input_ids.shape[1] + 4)
+
+
+def objects(s3: Proxy, prefix: str) -> set[str]:
+    found = raw_client(s3.target).list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", ())
+    return {item["Key"] for item in found}
+
+
+def collect_garbage() -> None:
+    """Remove all that gc finds, however young."""
+    bucket = store_admin.bucket_in_force()
+    for item in store_admin.garbage_remote(bucket, days=-1):
+        item.remove()
+
+
+@pytest.mark.parametrize("weights", ["through the server", "too large for it"])
+def test_a_server_with_its_files_in_s3(
+    s3: Proxy, mlflow_server: tuple[str, Path], tmp_path: Path, card: Path, monkeypatch: pytest.MonkeyPatch,
+    weights: str,
+) -> None:
+    """Weights above the limit are not sent again: the version points at the artifact in the object store."""
+    import mlflow
+
+    address, _ = mlflow_server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", s3.address)  # for MLflow's own download from an S3 address
+    if weights == "too large for it":
+        monkeypatch.setenv("XFT_MLFLOW_COPY_LIMIT_MB", "0")
+    name = f"server-{weights.replace(' ', '-')}"
+    run = tracking.open_run(Recipe(name=name, experiment=name), f"flow-of-{name}", name)
+    artifacts = made(tmp_path)
+    for item in artifacts.values():
+        remote.deliver(item.path, threading.Event())
+    whole = log_model(run, artifacts["merge"].path, card)
+    assert whole == (weights == "through the server")
+    for _ in range(2):
+        found = registry.register(run, artifacts, CARD, whole, logger)
+        assert (found.version, found.champion) == (1, True)
+    source = client().get_model_version(name, "1").source
+    assert source.startswith("mlflow-artifacts:/" if whole else f"s3://{BUCKET}/some/prefix/artifacts/merge/")
+    in_mlflow = objects(s3, DESTINATION.partition(f"{BUCKET}/")[2])
+    assert any(key.endswith("merged_model/model.safetensors") for key in in_mlflow) == whole
+    assert any(key.endswith("merged_model/MLmodel") for key in in_mlflow)
+    collect_garbage()
+    assert objects(s3, DESTINATION.partition(f"{BUCKET}/")[2]) == in_mlflow
+    left = objects(s3, "some/prefix/artifacts/")
+    assert {key.split("/")[3] for key in left} == (set() if whole else {"merge"})
+    directory = Path(mlflow.artifacts.download_artifacts(f"models:/{name}@champion", dst_path=str(tmp_path / "down")))
+    assert generates(directory)
 
 
 def test_measurements_are_plain_json(named: PipelineRun, tmp_path: Path) -> None:
