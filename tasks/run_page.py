@@ -48,6 +48,12 @@ def show_markdown(key: str, text: str, description: str, logger: Logger) -> None
     _tolerate(logger, lambda: create_markdown_artifact(shown, key=key, description=description))
 
 
+def percent(line: str) -> float | None:
+    """How much a line of a stage's log says is done, 0 to 100; None of a line that does not say."""
+    found = PROGRESS_LINE.match(line)
+    return 100 * min(1.0, int(found[1]) / max(int(found[2]), 1)) if found else None
+
+
 class Progress:
     """While its ``with`` block runs, a thread shows how far the stage's log says that it is. Nothing is shown of a stage
     that does not count its steps."""
@@ -64,9 +70,8 @@ class Progress:
 
     def line(self, text: str) -> None:
         """A line of the stage's log."""
-        if found := PROGRESS_LINE.match(text):
-            done, total = int(found[1]), int(found[2])
-            self._latest = 100 * min(1.0, done / max(total, 1)), text
+        if (done := percent(text)) is not None:
+            self._latest = done, text
 
     def __enter__(self) -> "Progress":
         self._thread.start()
