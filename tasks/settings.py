@@ -115,6 +115,8 @@ def set_environment_defaults() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         # What MLflow says while it makes its tables is of no use to a person.
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        # Links to runs, whose address may hold a password; what we show of it does not.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         # A tracking server that is away must not hold a stage up for minutes: we try again ourselves.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
