@@ -82,10 +82,11 @@ def register(run: PipelineRun, artifacts: dict[str, ArtifactRef], card: str, who
             _tag(name, number, "xft.held_out_nll", f"{measured.held_out_nll:.6f}")
             _tag(name, number, "xft.plus_pass_at_1", f"{measured.pass_at_1:.6f}")
         champion, why = _contend(name, number, measured_by)
-        _tag(name, number, "xft.champion", f"{'yes' if champion else 'no'}: {why}")
+        standing = f"{'yes' if champion else 'no'}: {why}"
+        _tag(name, number, "xft.champion", standing)
     registration = Registration(name, number, champion, why)
-    for tag, value in (("xft.registered_model", f"{name}/{number}"), ("xft.champion", f"{'yes' if champion else 'no'}: {why}")):
-        client().set_tag(run.mlflow_run_id, tag, value)
+    client().set_tag(run.mlflow_run_id, "xft.registered_model", f"{name}/{number}")
+    client().set_tag(run.mlflow_run_id, "xft.champion", standing)
     logger.info("Registered: %s", registration)
     return registration
 
@@ -179,6 +180,7 @@ def _contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
         best = _best_of_rivals(name, number, over, measured_by)
         if best != number:
             client().set_registered_model_alias(name, CHAMPION, str(best))
+        _correct_others(name, best)
     return False, "other runs moved the alias again and again; start this one again."
 
 
@@ -198,6 +200,13 @@ def _best_of_rivals(name: str, number: int, over: str, measured_by: str) -> int:
         if int(version.version) == number or abs(time.time() - float(version.tags["xft.champion_at"])) < RIVAL_SECONDS]
     contenders = sorted((_contender(version, measured_by) for version in rivals), key=lambda item: item.version)
     return reduce(lambda best, item: item if _why_not(best, item) is None else best, contenders).version
+
+
+def _correct_others(name: str, champion: int) -> None:
+    """Versions that were champion say so no more."""
+    for version in client().search_model_versions(f"name = '{name}'"):
+        if int(version.version) != champion and version.tags.get("xft.champion", "").startswith("yes"):
+            _tag(name, int(version.version), "xft.champion", f"no: version {champion} took its place.")
 
 
 def _why_not(champion: _Contender, mine: _Contender) -> str | None:

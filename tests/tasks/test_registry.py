@@ -166,6 +166,8 @@ def test_the_alias_moves_only_to_what_is_comparable_and_not_worse(
     assert why in found.why
     assert champion(name) == (2 if moves else 1)
     assert client().get_model_version(name, "2").tags["xft.champion"].endswith(found.why)
+    said = client().get_model_version(name, "1").tags["xft.champion"]
+    assert said == "no: version 2 took its place." if moves else said.startswith("yes: ")
 
 
 def test_of_two_equal_ones_the_later_stays_champion(named: PipelineRun, tmp_path: Path) -> None:
