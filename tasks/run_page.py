@@ -43,9 +43,13 @@ def show_table(key: str, rows: list[dict[str, Any]], description: str, logger: L
 
 
 def show_markdown(key: str, text: str, description: str, logger: Logger) -> None:
-    """Markdown, without its images: they are files beside it, which Prefect does not have."""
-    shown = "\n".join(line for line in text.splitlines() if not line.startswith("![")) + "\n"
-    _tolerate(logger, lambda: create_markdown_artifact(shown, key=key, description=description))
+    """Markdown, without its images."""
+    _tolerate(logger, lambda: create_markdown_artifact(without_images(text), key=key, description=description))
+
+
+def without_images(text: str) -> str:
+    """Markdown without its images: they are files beside it, which Prefect does not have. MLflow has them."""
+    return "\n".join(line for line in text.splitlines() if not line.startswith("![")) + "\n"
 
 
 def percent(line: str) -> float | None:
