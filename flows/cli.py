@@ -122,7 +122,9 @@ def _show(result: "PipelineResult") -> None:
     print(f"done{reused}")
     print(f"  report   {result.report / 'comparison.md'}")
     print(f"  model    {result.merged_model}")
-    print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_uri}")
+    print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_shown}")
+    if result.registered:
+        print(f"  registry {result.registered}")
     print("  look     make ui  (or: xft ui)  shows Prefect and MLflow in the browser")
 
 
@@ -131,7 +133,7 @@ def _show_comparison(result: "ComparisonResult", written: Path | None) -> None:
     reused = f" ({result.reused_stages} of {result.stages} stages reused)" if result.reused_stages else ""
     print(f"done: {result.variants} variants{reused}")
     print(f"  report   {written or result.report / 'comparison.md'}")
-    print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_uri}")
+    print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_shown}")
     print(f"  look     {result.charts_page or 'make ui  (or: xft ui)  shows Prefect and MLflow in the browser'}")
 
 

@@ -26,6 +26,7 @@ from xft_core.config import (
     ModelConfig,
     Recipe,
     RecipeName,
+    RegistryConfig,
     Seed,
     SftConfig,
     UpcycleConfig,
@@ -76,6 +77,7 @@ def compare(
     generate: GenerateConfig = DEFAULTS.generate,
     evaluate: EvaluateConfig = DEFAULTS.evaluate,
     checks: ChecksConfig = DEFAULTS.checks,
+    registry: RegistryConfig = DEFAULTS.registry,
 ) -> ComparisonResult:
     """Run variants of one recipe and put them side by side: by expert count, normalization, seed, or any other field.
 
@@ -105,10 +107,12 @@ def compare(
         generate: Answers of every model to the benchmarks' problems.
         evaluate: Benchmarks and grading.
         checks: What the runs look out for, and whether that stops them.
+        registry: The merged models in MLflow's registry, all under one name.
     """
     recipe = comparison_recipe(
         recipe_file, overrides, experiment, name=name, seed=seed, model=model, data=data, baseline=baseline,
-        upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks)
+        upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
+        registry=registry)
     variants = expand(recipe, grid)
     for variant in variants:
         check_inputs(variant.recipe)

@@ -14,7 +14,8 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from tasks import pipeline_run, stages
-from tasks.inputs import base_model, check_inputs
+from tasks.base_model import local_base_model
+from tasks.inputs import check_inputs
 from tasks.launch import RunStopped
 from tasks.publish import PipelineResult, publish
 from tasks.references import PipelineRun
@@ -31,6 +32,7 @@ from xft_core.config import (
     ModelConfig,
     Recipe,
     RecipeName,
+    RegistryConfig,
     Seed,
     SftConfig,
     UpcycleConfig,
@@ -74,6 +76,7 @@ def pipeline(
     generate: GenerateConfig = DEFAULTS.generate,
     evaluate: EvaluateConfig = DEFAULTS.evaluate,
     checks: ChecksConfig = DEFAULTS.checks,
+    registry: RegistryConfig = DEFAULTS.registry,
 ) -> PipelineResult | State[Any]:
     """Turn a dense code model into a better one by way of a Mixture-of-Experts, and measure it against plain SFT.
 
@@ -96,16 +99,18 @@ def pipeline(
         generate: Answers of every model to the benchmarks' problems.
         evaluate: Benchmarks and grading.
         checks: What the run looks out for, and whether that stops it.
+        registry: The merged model in MLflow's registry.
     """
     recipe = chosen_recipe(
         recipe_file, overrides, name=name, seed=seed, experiment=experiment, model=model, data=data, baseline=baseline,
-        upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks)
+        upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
+        registry=registry)
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
     check_inputs(recipe)
     try:
         with pipeline_run.opened(recipe) as run:
-            futures = _submit(run)
+            futures = _submit(run, local_base_model(run))
             futures["publish"] = publish.submit(run, dict(futures))  # type: ignore[arg-type]
             _raise_for_failures(run, futures)
             result: PipelineResult = futures["publish"].result()
@@ -124,9 +129,9 @@ def chosen_recipe(recipe_file: str = "", overrides: list[str] | None = None, **f
     return parse(Recipe, plain(fields), overrides)
 
 
-def _submit(run: PipelineRun) -> dict[str, PrefectFuture[Any]]:
+def _submit(run: PipelineRun, base: str) -> dict[str, PrefectFuture[Any]]:
     """Start every stage, each as soon as what it needs is there. Returns them by role."""
-    recipe, base = run.recipe, base_model(run.recipe)
+    recipe = run.recipe
     futures: dict[str, PrefectFuture[Any]] = {}
 
     def start(stage: Task[..., Any], role: str, *given: Any) -> Any:

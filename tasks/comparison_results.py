@@ -37,7 +37,8 @@ def collect(run: PipelineRun) -> dict[str, VariantResult]:
             f"tags.`mlflow.parentRunId` = '{run.mlflow_run_id}' and attributes.status = 'FINISHED'",
             order_by=["attributes.start_time ASC"])
     except Exception as error:
-        raise tracking.TrackingUnavailable(f"MLflow at {settings().tracking_uri} cannot be read: {error}") from error
+        raise tracking.TrackingUnavailable(
+            f"MLflow at {settings().tracking_shown} cannot be read: {tracking.reason(error)}") from error
     found = {}
     for child in children:
         tags = child.data.tags

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from tasks import remote_models
 from xft_core.config import Recipe
+from xft_core.errors import RecipeError
 from xft_core.locations import find_benchmark, find_file, find_model
 
 
@@ -16,7 +18,11 @@ def check_inputs(recipe: Recipe) -> None:
 
     What only the Hub knows is not asked for. Raises XftError for what is missing.
     """
-    if not _is_hub_name(recipe.model.path):
+    if remote_models.is_address(recipe.model.path):
+        if recipe.model.revision:
+            raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for an S3 address.")
+        remote_models.check(recipe.model.path)
+    elif not _is_hub_name(recipe.model.path):
         find_model(recipe.model.path)
     if not _is_hub_name(recipe.data.path):
         find_file(recipe.data.path)

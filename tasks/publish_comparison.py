@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from prefect import task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
 from tasks import comparison_view, tracking
 from tasks.comparison_results import VariantResult
-from tasks.publish import headline, without_images
+from tasks.publish import headline
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory, log_text
+from tasks.run_page import show_address, show_markdown, show_table
 from tasks.settings import settings
 from tasks.stage import may_pass
 from xft_core.reporting.variant_findings import best_group
@@ -57,21 +57,21 @@ def publish_comparison(
         _save_view(experiment_id, run, result, run_ids)
     except Exception as error:
         raise tracking.TrackingUnavailable(
-            f"MLflow does not take the comparison: {error}. It is in {str(compared.path)!r}; the same command delivers "
-            "it.") from error
+            f"MLflow does not take the comparison: {tracking.reason(error)} It is in {str(compared.path)!r}; the same "
+            "command delivers it.") from error
     ui = settings().mlflow_ui
     page = compare_page(ui, experiment_id, run_ids)
     charts = comparison_view.view_address(ui, experiment_id, run.mlflow_run_id) if ui else None
     name = run.recipe.name
-    create_table_artifact(_table(result), key="variants-table", description=f"Variants of {name}: mean ± spread over seeds")
-    create_markdown_artifact(without_images(text), key="variants", description=f"Comparison of variants of {name}")
-    for address, key, text, what in (
+    logger = get_run_logger()
+    show_table("variants-table", _table(result), f"Variants of {name}: mean ± spread over seeds", logger)
+    show_markdown("variants", text, f"Comparison of variants of {name}", logger)
+    for address, key, link_text, what in (
         (page, "mlflow-compare", "Compare the variants in MLflow", "Parameters and metrics side by side"),
         (charts, "mlflow-charts", "Charts of the variants in MLflow", "Table, parallel coordinates and bars"),
     ):
         if address:
-            create_link_artifact(
-                address, link_text=text, key=key, description=f"{what}: {len(run_ids)} variants of {name}")
+            show_address(key, address, link_text, f"{what}: {len(run_ids)} variants of {name}", logger)
     return ComparisonResult(
         report=compared.path, mlflow_run_id=run.mlflow_run_id, compare_page=page, charts_page=charts,
         variants=len(result.runs), failures=failures, stages=sum(item.stages for item in variants.values()),

@@ -21,7 +21,8 @@ from urllib.parse import urlsplit, urlunsplit
 from xft_core.errors import XftError
 
 DEFAULT_HOME = ".xft"
-STORE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
+CREDENTIALS = re.compile(r"://[^/\s'\"]*@")
+S3_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Settings:
     def artifacts(self) -> Path:
         """The store: ``<stage>/<key>/`` below it."""
         return self.home / "artifacts"
+
+    @property
+    def models(self) -> Path:
+        """Models that were fetched from S3 addresses."""
+        return self.home / "models"
 
     @property
     def runs(self) -> Path:
@@ -61,6 +67,11 @@ class Settings:
         return not self.tracking_uri.startswith(("http://", "https://", "databricks"))
 
     @property
+    def tracking_shown(self) -> str:
+        """``tracking_uri`` for messages."""
+        return without_credentials(self.tracking_uri)
+
+    @property
     def threads_per_slot(self) -> int:
         """Processor cores for each of the heavy stages that run at once."""
         return max(1, len(os.sched_getaffinity(0)) // self.compute_slots)
@@ -78,6 +89,11 @@ def settings() -> Settings:
         store=_store(),
         mlflow_ui=_mlflow_ui(tracking_uri),
     )
+
+
+def without_credentials(text: str) -> str:
+    """``text`` without the user name and password of any address in it."""
+    return CREDENTIALS.sub("://", text)
 
 
 def set_environment_defaults() -> None:
@@ -99,6 +115,8 @@ def set_environment_defaults() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         # What MLflow says while it makes its tables is of no use to a person.
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        # Links to runs, whose address may hold a password; what we show of it does not.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         # A tracking server that is away must not hold a stage up for minutes: we try again ourselves.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -116,7 +134,7 @@ def _store() -> str | None:
     address = os.environ.get("XFT_STORE", "").strip()
     if not address:
         return None
-    if not STORE.fullmatch(address):
+    if not S3_ADDRESS.fullmatch(address):
         shown = "" if "@" in address else f"is {address[:200]!r} and "  # it may be a password that was put there
         raise XftError(
             f"XFT_STORE {shown}must be s3://bucket/prefix: letters, digits and ._=- in the prefix, no credentials. "

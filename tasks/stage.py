@@ -23,6 +23,7 @@ from tasks import checkpoints, remote, run_log, run_records
 from tasks.curves import Follower
 from tasks.launch import RunStopped, run_in_child
 from tasks.references import ArtifactRef, PipelineRun
+from tasks.run_page import Progress, show_link
 from tasks.settings import settings
 from tasks.slots import compute_slot
 from tasks.storage import StoreUnavailable
@@ -87,6 +88,7 @@ def carry_out(
     """
     logger = get_run_logger()
     child = StageRun(run, stage.stage, role, logger, again=max(_count(task_run), _count(flow_run)) > 1)
+    show_link(role, run.experiment_id, child.id, logger)
     try:
         config, key = _placed(stage, run, child, **fields)
         stop = stop_event(run.flow_run_id)
@@ -94,7 +96,7 @@ def carry_out(
         manifest = find(config.output, key) or remote.fetch(config.output, key, stop)
         made_here = manifest is None
         if manifest is None:
-            manifest = _make(config, key, child, stop, logger)
+            manifest = _make(config, key, role, child, stop, logger)
         _deliver(config, stop, logger)
         # A retry that finds what its own first attempt published has reused nothing.
         reused = not made_here and manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
@@ -126,7 +128,9 @@ def _placed(
     return draft.model_copy(update={"output": output, "provenance": provenance}), key
 
 
-def _make(config: StageConfig, key: str, child: StageRun, stop: threading.Event, logger: Logger) -> Manifest:
+def _make(
+    config: StageConfig, key: str, role: str, child: StageRun, stop: threading.Event, logger: Logger,
+) -> Manifest:
     config.output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         threads = None
@@ -140,7 +144,13 @@ def _make(config: StageConfig, key: str, child: StageRun, stop: threading.Event,
         checkpoints.restore(config.output, key, stop, logger)
         stack.enter_context(checkpoints.Keeper(config.output, key, logger))
         stack.enter_context(Follower(Workspace(config.output).metrics_path, child.log_points))
-        run_in_child(config, lambda line: logger.info("%s", line), stop, threads)
+        progress = stack.enter_context(Progress(role, logger))
+
+        def take(line: str) -> None:
+            logger.info("%s", line)
+            progress.line(line)
+
+        run_in_child(config, take, stop, threads)
     manifest = find(config.output, key)
     if manifest is None:
         raise XftError(f"{config.stage} ended well but left no whole artifact in {str(config.output)!r}.")

@@ -1,4 +1,4 @@
-"""MLflow: one parent run for a pipeline run, one child for each of its stages. The only module that imports mlflow.
+"""MLflow: one parent run for a pipeline run, one child for each of its stages. Only this module and mlflow_model.py import it.
 
 Runs are named by their ids throughout: MLflow's "active run" belongs to a thread, and stages run in several.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.curves import Points
 from tasks.references import PipelineRun
-from tasks.settings import settings
+from tasks.settings import settings, without_credentials
 from tasks.variants import VariantOf
 from xft_core.artifacts import Manifest
 from xft_core.config import Recipe
@@ -95,13 +95,18 @@ def open_run(
     except XftError:
         raise
     except Exception as error:
-        raise TrackingUnavailable(f"MLflow at {settings().tracking_uri} cannot be used: {_reason(error)}") from error
+        raise TrackingUnavailable(f"MLflow at {settings().tracking_shown} cannot be used: {reason(error)}") from error
     return PipelineRun(recipe=recipe, flow_run_id=flow_run_id, experiment_id=stages_id, mlflow_run_id=run_id)
 
 
 def end_run(run_id: str, status: str) -> None:
     """Set a run's final status: FINISHED, FAILED or KILLED."""
     client().set_terminated(run_id, status)
+
+
+def experiment_of(run_id: str) -> str:
+    """The experiment that a run belongs to."""
+    return str(client().get_run(run_id).info.experiment_id)
 
 
 def close_abandoned_run(run_id: str) -> None:
@@ -176,7 +181,7 @@ class StageRun:
             conclude()
         except Exception as error:
             raise TrackingUnavailable(
-                f"MLflow at {settings().tracking_uri} does not take the results of {self._role}: {_reason(error)} "
+                f"MLflow at {settings().tracking_shown} does not take the results of {self._role}: {reason(error)} "
                 "The artifact itself is kept; the same command delivers them.") from error
 
     def end(self, status: str) -> None:
@@ -227,7 +232,7 @@ class StageRun:
         except Exception as error:
             if not self._warned:
                 self._logger.warning(
-                    "MLflow does not answer. The work goes on, its numbers are delivered later. %s", _reason(error))
+                    "MLflow does not answer. The work goes on, its numbers are delivered later. %s", reason(error))
                 self._warned = True
             return False
 
@@ -290,6 +295,7 @@ def _text(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+def reason(error: Exception) -> str:
+    """The first line of what went wrong; a server's address with a password in it may be a part of that."""
+    lines = without_credentials(str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -28,8 +28,9 @@ class ModelConfig(Section):
     """The dense model to start from."""
 
     path: str = Field("demo:model", description=(
-        "Model directory (safetensors), a Hub name such as deepseek-ai/deepseek-coder-1.3b-base, or demo:model for the "
-        "small model that ships with the package."))
+        "Model directory (safetensors), a Hub name such as deepseek-ai/deepseek-coder-1.3b-base, an S3 address "
+        "s3://bucket/prefix of a model directory or of an artifact, or demo:model for the small model that ships with the "
+        "package."))
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit); only for a Hub name.")
 
 
@@ -219,6 +220,15 @@ class ChecksConfig(Section):
         "The merged model has a higher held-out loss than the base model. report, or stop before answers are generated."))
 
 
+class RegistryConfig(Section):
+    """The merged model in MLflow's model registry."""
+
+    enabled: bool = Field(True, description=(
+        "Register the merged model. The alias champion moves to it only if its held-out loss and pass@1 (plus, first "
+        "benchmark) are measured on the same data as the champion's and not worse."))
+    name: RecipeName | None = Field(None, description="Name of the registered model; empty: the recipe's name.")
+
+
 class Recipe(Section):
     """One run of the pipeline, complete."""
 
@@ -235,6 +245,7 @@ class Recipe(Section):
     generate: GenerateConfig = Field(GenerateConfig(), description="Answers to the benchmark's problems.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmark and grading.")
     checks: ChecksConfig = Field(ChecksConfig(), description="What a run looks out for, and whether that stops it.")
+    registry: RegistryConfig = Field(RegistryConfig(), description="The merged model in MLflow's registry.")
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":

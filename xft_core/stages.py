@@ -246,6 +246,12 @@ class ReportStage(StageConfig):
         """Every artifact reported on."""
         return dict(self.artifacts)
 
+    def settings(self) -> dict[str, Any]:
+        """All but where the model is registered, which no report tells."""
+        settings = super().settings()
+        del settings["recipe"]["registry"]
+        return settings
+
 
 class CompareStage(StageConfig):
     """Variants of a recipe side by side, from their reports alone."""
