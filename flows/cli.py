@@ -170,7 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
     compare.add_argument("--report", type=Path, metavar="DIRECTORY", help="write the report with its plots there")
     compare.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: the recipe's name, -comparison)")
-    compare.add_argument("--at-once", type=int, default=2, metavar="N", help="variants at work at the same time (default 2)")
+    compare.add_argument(
+        "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
+        help="variants at work at the same time, 1 to 16 (default 2)")
     ui = commands.add_parser("ui", help="show runs in Prefect's and MLflow's web pages, until Ctrl-C")
     ui.add_argument("--prefect-port", type=int, default=4200)
     ui.add_argument("--mlflow-port", type=int, default=5000)
