@@ -19,7 +19,8 @@ from typing import IO, Any
 
 import xft_core
 from xft_core.benchmarks.evalplus.contained import channel
-from xft_core.benchmarks.evalplus.problems import Problem
+from xft_core.benchmarks.evalplus.problems import RELEASES, Problem
+from xft_core.benchmarks.jsonl import unpacked_digest
 from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError
@@ -64,7 +65,8 @@ class Limits:
 class EvalPlusGrader(Grader[Problem]):
     """Raises SandboxError when there is no sandbox, or when grading in it does not tell right from wrong."""
 
-    def __init__(self, config: EvaluateConfig) -> None:
+    def __init__(self, config: EvaluateConfig, benchmark: Path) -> None:
+        self._unpacked_digest = unpacked_digest(benchmark)
         self._limits = Limits(config.min_time_limit, config.time_limit_factor, config.memory_limit_mb)
         self._sandbox = open_sandbox(config.sandbox, mounts=[PACKAGE])
         check_canaries(self._sandbox, self._limits)
@@ -74,8 +76,9 @@ class EvalPlusGrader(Grader[Problem]):
         return grade(problem, samples, self._sandbox, self._limits)
 
     def facts(self) -> dict[str, Any]:
-        """See Grader."""
-        return {"evalplus_version": version("evalplus"), "sandbox": self._sandbox.mode, "limits": asdict(self._limits)}
+        """See Grader. ``release``: which of evalplus's files the benchmark is, bit by bit; None for any other."""
+        return {"release": RELEASES.get(self._unpacked_digest), "unpacked_sha256": self._unpacked_digest,
+                "evalplus_version": version("evalplus"), "sandbox": self._sandbox.mode, "limits": asdict(self._limits)}
 
     def stop(self) -> None:
         """See Grader."""

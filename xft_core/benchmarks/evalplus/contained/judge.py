@@ -115,7 +115,7 @@ class Examination:
         if self._one_answer and expected.digest is not None and answer.get("digest") == expected.digest:
             return
         self._send(("value",))
-        encoded = self._receive(call, COMPARE_SECONDS, values.MAX_BYTES)
+        encoded = self._receive(call, ANSWER_SECONDS, values.MAX_BYTES)
         if encoded == TOO_LARGE:
             raise Ended("fail", f"{call}: returned more than {values.MAX_BYTES // 2**20} MB that is not exactly "
                         f"{self._expected(index)}")
