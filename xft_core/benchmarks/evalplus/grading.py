@@ -180,7 +180,7 @@ class Judge:
             command = [str(python()), "-I", "-B", "-c", START.format(program), str(theirs.fileno())]
             with self._sandbox.start(
                 command, stdin=stdin, stderr=stderr, descriptors=[theirs.fileno()],
-                resources=Resources(memory_bytes=self._memory_bytes),
+                resources=Resources(memory_bytes=self._memory_bytes, resident_bytes=self._memory_bytes),
             ):
                 theirs.close()  # so that the end of the process ends the channel
                 yield ours
