@@ -69,7 +69,7 @@ def main() -> None:
             answer(judge, {"seconds": time.monotonic() - started, "raised": described(error)})
         else:
             took = time.monotonic() - started
-            answer(judge, {"seconds": took, "digest": values.digest(values.written(returned))})
+            answer(judge, {"seconds": took, "digest": values.digest(returned)[0]})
 
 
 def send_value(judge: socket.socket, value: Any) -> None:

@@ -49,8 +49,8 @@ def is_right(dataset: str, entry_point: str, arguments: list[Any], output: Any, 
     same = output == expected
     if dataset == "mbpp":
         if entry_point == "are_equivalent":
-            return True
-        if entry_point == "sum_div":
+            same = same or True
+        elif entry_point == "sum_div":
             same = same or output == 0
         elif entry_point == "surface_Area":
             same = same or abs(output - oracle._surface_Area(*arguments)) <= atol

@@ -19,11 +19,13 @@ import json
 import marshal
 import reprlib
 import sys
+from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 MAX_BYTES, MAX_DEPTH = 32 * 2**20, 150
+PIECE_ITEMS = 4096
 PLAIN_INT_BITS = 256  # above, decimal digits would cost time that grows with their square
 SEQUENCES: dict[str, Any] = {
     "list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque}
@@ -57,22 +59,23 @@ class Other:
         return f"<{self.name}>"
 
 
-def written(value: Any) -> bytes | None:
-    """A value as marshal writes it: the same bytes for the same types and contents throughout, at the speed of C.
+def digest(value: Any) -> tuple[str | None, int]:
+    """sha256 (hex) of a value, the same for the same types and contents throughout, and how many bytes it is of.
 
-    None where it cannot. Equal values may be written differently (1 and 1.0; a set filled in another order).
+    At the speed of C: it is that of what marshal writes, piece by piece. None where that cannot be. Equal values may
+    have different digests (1 and 1.0; a set filled in another order).
     """
     if type(value) not in WRITTEN_TYPES:  # marshal takes any buffer, a numpy array too, for bytes
-        return None
+        return None, 0
+    hashed, size = hashlib.sha256(), 0
     try:
-        return marshal.dumps(value, 2)
+        for piece in _pieces(value):
+            written = marshal.dumps(piece, 2)
+            hashed.update(written)
+            size += len(written)
     except ValueError:  # a type that is not built in, or nesting that does not end
-        return None
-
-
-def digest(value: bytes | None) -> str | None:
-    """sha256 (hex) of what ``written`` gave."""
-    return None if value is None else hashlib.sha256(value).hexdigest()
+        return None, 0
+    return hashed.hexdigest(), size
 
 
 def encode(value: Any) -> bytes:
@@ -108,6 +111,15 @@ def shown(value: Any) -> str:
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 100, 100, 60
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxfrozenset = _SHORT.maxdict = _SHORT.maxdeque = 12
+
+
+def _pieces(value: Any) -> Iterator[Any]:
+    if type(value) not in (list, tuple):
+        yield value
+        return
+    yield [type(value).__name__, len(value)]
+    for start in range(0, len(value), PIECE_ITEMS):
+        yield value[start:start + PIECE_ITEMS]
 
 
 class _Encoder:
