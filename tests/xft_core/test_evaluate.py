@@ -184,7 +184,7 @@ def test_a_killed_run_goes_on_with_what_was_graded(tmp_path: Path) -> None:
 @pytest.mark.skipif(not HUMANEVAL.is_file(), reason="the shared benchmarks are not here")
 def test_humaneval_plus_canonical_and_broken(tmp_path: Path) -> None:
     problems = EvalPlus().load_problems(HUMANEVAL)
-    chosen = [*problems[:20], problems[32]]
+    chosen = [*problems[:4], problems[32]]
     samples = write(tmp_path / "in.jsonl", [
         {"task_id": item.task_id, "solution": item.prompt + body}
         for item in chosen for body in (item.canonical_solution, "    return None\n")])
