@@ -171,10 +171,11 @@ class Sandbox:
         return None
 
 
-def open_sandbox(mode: SandboxMode, mounts: Sequence[Path] = ()) -> Sandbox:
+def open_sandbox(mode: SandboxMode, mounts: Sequence[Path] = (), hidden: Sequence[Path] = ()) -> Sandbox:
     """A sandbox that was just seen to run a program, to report one that fails, and to stop one that does not end.
 
     ``mounts``: directories and files beside /usr and this Python that programs may read, under their own paths.
+    ``hidden``: files that they must not, wherever these are.
     Raises SandboxError, saying what to install, when there is none.
     """
     if mode == "unsafe":
@@ -184,7 +185,7 @@ def open_sandbox(mode: SandboxMode, mounts: Sequence[Path] = ()) -> Sandbox:
     if executable is None:
         raise SandboxError(f"There is no 'bwrap' on the PATH of this machine. {REMEDY}")
     reasons = []
-    for sandbox in _candidates(executable, mounts):
+    for sandbox in _candidates(executable, mounts, hidden):
         reason = _broken_canary(sandbox)
         if reason is None:
             return sandbox
@@ -198,17 +199,20 @@ def python() -> Path:
     return Path(sys.prefix).resolve() / Path(sys.executable).relative_to(sys.prefix)
 
 
-def _candidates(executable: str, mounts: Sequence[Path]) -> list[Sandbox]:
+def _candidates(executable: str, mounts: Sequence[Path], hidden: Sequence[Path]) -> list[Sandbox]:
     """Ways to contain a program, the tightest first. Raises SandboxError for root where it cannot become another user."""
     paths = _readable(mounts)
-    system, below_work = _system(paths), _bind([path for path in paths if path.is_relative_to(WORK)])
+    system, last = _system(paths), _bind([path for path in paths if path.is_relative_to(WORK)])
+    for path in (file.resolve() for file in hidden):
+        if any(path.is_relative_to(seen) for seen in (Path("/usr"), *paths)):
+            last += ["--ro-bind", os.devnull, str(path)]
     alone = [executable, "--die-with-parent", "--new-session"]
     own_users = ["--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
 
     def private(work_bytes: int) -> list[str]:
         return ["--proc", "/proc", "--dev", "/dev",
                 "--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm",
-                "--perms", "1777", "--size", str(work_bytes), "--tmpfs", WORK, *below_work,
+                "--perms", "1777", "--size", str(work_bytes), "--tmpfs", WORK, *last,
                 "--remount-ro", "/", "--chdir", WORK, "--"]
 
     if os.geteuid() != 0:
@@ -234,8 +238,8 @@ def _candidates(executable: str, mounts: Sequence[Path]) -> list[Sandbox]:
 
 
 def _readable(mounts: Sequence[Path]) -> list[Path]:
-    """What programs may read beside /usr: this Python, its packages, the prelude's package, and ``mounts``."""
-    paths = [Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), PRELUDE.parent.resolve()]
+    """What programs may read beside /usr: this Python, its packages, and ``mounts``."""
+    paths = [Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve()]
     for mount in mounts:
         paths += [mount.resolve(), mount.absolute()]
     return [path for path in dict.fromkeys(paths) if not path.is_relative_to("/usr")]

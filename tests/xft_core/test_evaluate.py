@@ -15,7 +15,7 @@ import pytest
 
 from tests.factories import shared_data
 from xft_core.artifacts import Workspace, publish
-from xft_core.benchmarks.evalplus.grading import PACKAGE, Limits, grade
+from xft_core.benchmarks.evalplus.grading import MOUNTS, Limits, grade
 from xft_core.benchmarks.evalplus.kind import EvalPlus
 from xft_core.benchmarks.evalplus.problems import Problem
 from xft_core.benchmarks.kind import Verdict
@@ -139,7 +139,7 @@ class BrokenBwrap:
 @pytest.mark.parametrize("call", [1, 2], ids=["the judge's", "the sample's"])
 def test_a_sandbox_that_dies_is_tried_again(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bwrap = BrokenBwrap(tmp_path, monkeypatch, {call + 100})
-    sandbox = open_sandbox("bubblewrap", [PACKAGE])
+    sandbox = open_sandbox("bubblewrap", MOUNTS)
     one = Problem("Own/a", "def f(x):\n", "f", "    return x + 1\n", [[1]], [])
     bwrap.calls.write_text("x" * 100)
     assert grade(one, [RIGHT], sandbox, Limits(4, 4, 2048)) == [Verdict("pass", "pass")]

@@ -138,6 +138,8 @@ def test_what_is_mounted_is_read_only(bubblewrap: Sandbox, tmp_path: Path) -> No
     done = open_sandbox("bubblewrap", [tmp_path]).run(read, 30)
     assert done.stdout == b"its text" and done.status != 0
     assert (tmp_path / "tool").read_text() == "its text"
+    hiding = open_sandbox("bubblewrap", [tmp_path], [tmp_path / "tool"])
+    assert hiding.run(["sh", "-c", f"ls {tmp_path}; cat {tmp_path}/*"], 30).stdout == b"tool\n"
 
 
 LIMITED = {
