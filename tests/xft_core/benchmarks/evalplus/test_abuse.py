@@ -26,7 +26,8 @@ PROGRAMS = {path.stem: path for path in sorted(Path(__file__).with_name("abuse")
 # A few of every sort that are over at once; the slow test has all.
 QUICK = (
     "cheat_frame", "cheat_eq", "cheat_stat", "equal_number", "patched_digest", "verdict_to_every_descriptor",
-    "imports_the_grader", "hunts_objects", "hunts_benchmark", "os_exit", "fork_bomb", "memory_at_once", "writes_outside", "posix_system",
+    "imports_the_grader", "hunts_objects", "hunts_benchmark",
+    "os_exit", "fork_bomb", "memory_at_once", "writes_outside", "posix_system",
     "reads_secret", "connects", "orphans", "kills_everything", "large_output", "half_character")
 PACKAGE = Path(xft_core.__file__).parent
 RIGHT = "def f(x):\n    return x + 1\n"
