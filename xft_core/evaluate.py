@@ -1,8 +1,10 @@
 """The evaluate stage: verdicts and pass@k for a model's answers to a benchmark.
 
-results.json              benchmark (file, sha256, problems), evalplus version, sandbox, limits, processor; for every
-                          problem its samples' verdicts: pass, fail, timeout, infrastructure_error
+results.json              benchmark (file, sha256, release, problems), evalplus version, sandbox, limits, processor; for
+                          every problem its samples' verdicts (pass, fail, timeout, infrastructure_error) and why
 samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples
+
+Verdicts are on disk problem by problem as they are found: a run that was killed goes on with the problems it lacks.
 """
 
 import json
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.artifacts import MANIFEST, Workspace, read_manifest
-from xft_core.benchmarks.jsonl import read_jsonl
+from xft_core.benchmarks.jsonl import append, read_appended, read_jsonl
 from xft_core.benchmarks.kind import AnyProblem, Grader, Kind, Verdict
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.progress import Progress
@@ -43,7 +45,8 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
     kind = kind_of(benchmark)
     problems, solutions = read_samples(config.samples, kind, benchmark, benchmark_digest)
     grader = kind.open_grader(config.evaluate, benchmark)
-    verdicts = _grade_all(problems, solutions, grader, config.evaluate.workers or cores())
+    verdicts = grade_all(
+        problems, solutions, grader, config.evaluate.workers or cores(), workspace.checkpoints / "verdicts.jsonl")
 
     results = {
         "benchmark": {
@@ -85,6 +88,11 @@ def read_samples(
         task_id, solution = row.get("task_id"), row.get("solution")
         if not isinstance(task_id, str) or not isinstance(solution, str):
             raise DataError(f"{str(path)!r}, line {number}: a sample needs the texts task_id and solution.")
+        try:
+            solution.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{str(path)!r}, line {number}: the solution is no text ({error}). Remove the half of a character.") from None
         if task_id not in known:
             raise DataError(
                 f"{str(path)!r}, line {number}: the benchmark {str(benchmark)!r} has no problem {task_id!r}. "
@@ -134,18 +142,23 @@ def cores() -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
-def _grade_all(
-    problems: list[AnyProblem], solutions: dict[str, list[str]], grader: Grader[Any], workers: int,
+def grade_all(
+    problems: list[AnyProblem], solutions: dict[str, list[str]], grader: Grader[Any], workers: int, graded: Path,
 ) -> dict[str, list[Verdict]]:
-    progress = Progress(logger, "evaluate", len(problems))
-    verdicts: dict[str, list[Verdict]] = {}
+    """The verdicts on each problem's samples, by task_id. Those in the file ``graded`` are taken from there, the others
+    are added to it, but for problems with infrastructure errors: another start may do better."""
+    verdicts = {row["task_id"]: [Verdict(**verdict) for verdict in row["verdicts"]] for row in read_appended(graded)}
+    waiting = [problem for problem in problems if problem.task_id not in verdicts]
+    progress = Progress(logger, "evaluate", len(problems), len(problems) - len(waiting))
     pool = ThreadPoolExecutor(workers)
     try:
-        waiting = {
-            pool.submit(grader.grade, problem, solutions[problem.task_id]): problem.task_id
-            for problem in problems}
-        for future in as_completed(waiting):
-            verdicts[waiting[future]] = future.result()
+        futures = {
+            pool.submit(grader.grade, problem, solutions[problem.task_id]): problem.task_id for problem in waiting}
+        for future in as_completed(futures):
+            task_id = futures[future]
+            verdicts[task_id] = future.result()
+            if all(verdict.plus != "infrastructure_error" for verdict in verdicts[task_id]):
+                append(graded, {"task_id": task_id, "verdicts": list(map(asdict, verdicts[task_id]))})
             progress.advance(1)
     finally:
         grader.stop()  # after a fault or an interrupt, nobody waits for what is still being graded
