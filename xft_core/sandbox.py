@@ -5,22 +5,28 @@ and /dev/shm; own process ids, users and inter-process communication; no capabil
 bare environment; everything in it dies with the process that started it. Started by root, it runs as nobody, since the
 kernel lets root start any number of processes. ``unsafe`` is none of that: the same program as a plain child.
 
-What it does not stop: faults of the kernel, and use of processor and memory up to the limits the program sets itself.
+Every program runs under resource limits of its own and starts in an empty directory that is bounded in size.
+What this does not stop: faults of the kernel, and use of processor and memory up to the limits.
 """
 
+import json
 import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
 from xft_core.errors import SandboxError
+from xft_core.sandbox_canaries import CANARIES
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +39,9 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
 }
 NOBODY = "65534"
-TEMPORARY_BYTES, SHARED_MEMORY_BYTES = 256 * 2**20, 64 * 2**20
-PROBE_SECONDS, SECONDS_BETWEEN_LOOKS = 30, 0.5
+WORK_BYTES, SHARED_MEMORY_BYTES, OUTPUT_BYTES = 256 * 2**20, 64 * 2**20, 2**20
+SECONDS_BETWEEN_LOOKS = 0.5
+PRELUDE = Path(__file__).with_name("sandbox_prelude.py")
 REMEDY = (
     "Grading runs what a model wrote, so it needs bubblewrap: 'apt-get install bubblewrap' (version 0.8 or later), on "
     "a kernel that lets you make user namespaces. On a machine that may be lost, evaluate.sandbox: unsafe grades "
@@ -42,43 +49,112 @@ REMEDY = (
 
 
 @dataclass(frozen=True)
+class Resources:
+    """Hard limits of one contained program; None leaves one as it is.
+
+    memory_bytes   address space of each process. node, java, go and mono reserve far more than they use: limit those
+                   by None here and a flag of their own
+    file_bytes     size of each file it writes, its output included
+    processes      processes and threads, all together
+    open_files     of each process
+    work_bytes     size of its directory, /tmp (``unsafe``: not enforced)
+    """
+
+    memory_bytes: int | None = 2 * 2**30
+    file_bytes: int | None = 64 * 2**20
+    processes: int | None = 64
+    open_files: int | None = 256
+    work_bytes: int = WORK_BYTES
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a contained program ended. ``status``: its exit status (128 + n for signal n), None if it was ended: after
+    its time, or on ``stop``. ``stdout``, ``stderr``: the first megabyte of each."""
+
+    status: int | None
+    stdout: bytes
+    stderr: bytes
+
+
+@dataclass(frozen=True)
 class Sandbox:
     """A working way to contain programs; made by ``open_sandbox``. Once ``stop`` is set, what runs in it is ended."""
 
     mode: SandboxMode
-    prefix: tuple[str, ...] = ()
+    arguments: Callable[[int], list[str]] = field(default=lambda work_bytes: [], compare=False)
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
-    def command(self, program: str) -> list[str]:
-        """The command that runs Python source contained; it finds installed packages, but no other file."""
-        python = [str(_python()), "-P", "-s", "-B", "-c", program]
-        return python if self.mode == "unsafe" else [*self.prefix, "--", *python]
+    def run(
+        self, command: Sequence[str], seconds: float, *, files: Mapping[str, str] | None = None, stdin: bytes = b"",
+        resources: Resources | None = None, environment: Mapping[str, str] | None = None,
+    ) -> Finished:
+        """Run a command contained, in a directory that holds ``files`` (by relative path) and is gone afterwards.
 
-    def run(self, program: str, seconds: float, stdin: IO[bytes], stdout: IO[bytes], stderr: IO[bytes]) -> int | None:
-        """Run Python source contained; its exit status, None if it was ended: after ``seconds``, or on ``stop``.
-
-        The streams are files, not pipes: a flood of output then costs disk up to the program's own file size limit,
-        never this process's memory. Nothing of the program is left when this returns (``unsafe``: nothing that has
-        stayed in its process group).
+        It finds what is in /usr, this Python's packages and what ``open_sandbox`` was told to mount, and no other file.
+        ``environment`` is added to ENVIRONMENT. A command that is not there ends with status 127. Output goes to files,
+        not pipes: a flood of it costs disk up to the limit, never this process's memory. Nothing of the program is left
+        when this returns (``unsafe``: nothing that has stayed in its process group).
         """
-        process = subprocess.Popen(
-            self.command(program), stdin=stdin, stdout=stdout, stderr=stderr, env=ENVIRONMENT, cwd="/",
-            start_new_session=True)
+        with (tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as written,
+              tempfile.TemporaryFile() as complained):
+            given.write(stdin)
+            given.seek(0)
+            with self.start(
+                command, files=files, stdin=given, stdout=written, stderr=complained, resources=resources,
+                environment=environment,
+            ) as process:
+                status = self.wait(process, seconds)
+            for stream in (written, complained):
+                stream.seek(0)
+            return Finished(status, written.read(OUTPUT_BYTES), complained.read(OUTPUT_BYTES))
+
+    @contextmanager
+    def start(
+        self, command: Sequence[str], *, files: Mapping[str, str] | None = None, stdin: IO[bytes] | int | None = None,
+        stdout: IO[bytes] | int | None = None, stderr: IO[bytes] | int | None = None, descriptors: Sequence[int] = (),
+        resources: Resources | None = None, environment: Mapping[str, str] | None = None,
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a command as ``run`` does and go on; it and all it started are ended on leaving the context.
+
+        ``descriptors`` stay open in it under their own numbers; streams not given are empty or go nowhere.
+        """
+        resources = resources or Resources()
+        with tempfile.TemporaryDirectory(prefix="xft-unsafe-") if self.mode == "unsafe" else _nothing() as directory:
+            job = {"command": list(command), "files": dict(files or {}), "limits": asdict(resources),
+                   "directory": directory or "/tmp", "die_with_parent": self.mode == "unsafe"}
+            descriptor = os.memfd_create("job")
+            try:
+                os.write(descriptor, json.dumps(job).encode())
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                process = subprocess.Popen(
+                    [*self.arguments(resources.work_bytes), str(python()), "-I", "-S", "-B", "-c",
+                     PRELUDE.read_text(encoding="utf-8"), str(descriptor)],
+                    stdin=stdin or subprocess.DEVNULL, stdout=stdout or subprocess.DEVNULL,
+                    stderr=stderr or subprocess.DEVNULL, pass_fds=(descriptor, *descriptors),
+                    env=ENVIRONMENT | dict(environment or {}), cwd="/", start_new_session=True)
+            finally:
+                os.close(descriptor)
+            try:
+                yield process
+            finally:
+                _end_group(process)
+
+    def wait(self, process: subprocess.Popen[bytes], seconds: float) -> int | None:
+        """Exit status of a started program, None if it is still there after ``seconds`` or when ``stop`` is set."""
         deadline = time.monotonic() + seconds
-        try:
-            while not self.stop.is_set() and time.monotonic() < deadline:
-                try:
-                    return process.wait(timeout=min(seconds, SECONDS_BETWEEN_LOOKS))
-                except subprocess.TimeoutExpired:
-                    continue
-            return None
-        finally:
-            _end_group(process)
+        while not self.stop.is_set() and time.monotonic() < deadline:
+            try:
+                return process.wait(timeout=max(0, min(deadline - time.monotonic(), SECONDS_BETWEEN_LOOKS)))
+            except subprocess.TimeoutExpired:
+                continue
+        return None
 
 
-def open_sandbox(mode: SandboxMode, probe: str = "pass") -> Sandbox:
-    """A sandbox in which ``probe``, Python source, was seen to run just now.
+def open_sandbox(mode: SandboxMode, mounts: Sequence[Path] = ()) -> Sandbox:
+    """A sandbox that was just seen to run a program, to report one that fails, and to stop one that does not end.
 
+    ``mounts``: directories and files beside /usr and this Python that programs may read, under their own paths.
     Raises SandboxError, saying what to install, when there is none.
     """
     if mode == "unsafe":
@@ -88,8 +164,8 @@ def open_sandbox(mode: SandboxMode, probe: str = "pass") -> Sandbox:
     if executable is None:
         raise SandboxError(f"There is no 'bwrap' on the PATH of this machine. {REMEDY}")
     reasons = []
-    for sandbox in _candidates(executable):
-        reason = _probe(sandbox, probe)
+    for sandbox in _candidates(executable, mounts):
+        reason = _broken_canary(sandbox)
         if reason is None:
             return sandbox
         reasons.append(reason)
@@ -97,75 +173,84 @@ def open_sandbox(mode: SandboxMode, probe: str = "pass") -> Sandbox:
         f"bubblewrap ({executable}) cannot make a sandbox here: {'; '.join(dict.fromkeys(reasons))}. {REMEDY}")
 
 
-def _candidates(executable: str) -> list[Sandbox]:
+def python() -> Path:
+    """This interpreter below its environment's real directory, which is what is mounted: that may be known by a link."""
+    return Path(sys.prefix).resolve() / Path(sys.executable).relative_to(sys.prefix)
+
+
+def _candidates(executable: str, mounts: Sequence[Path]) -> list[Sandbox]:
     """Ways to contain a program, the tightest first."""
-    isolate = (
-        executable, "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL")
-    private = (
-        "--proc", "/proc", "--dev", "/dev",
-        "--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm",
-        "--perms", "1777", "--size", str(TEMPORARY_BYTES), "--tmpfs", "/tmp",
-        "--remount-ro", "/", "--chdir", "/tmp")
-    system = _system()
+    isolate = [executable, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    own_users = ["--unshare-user", "--disable-userns"]
+    system = _system(mounts)
+
+    def private(work_bytes: int) -> list[str]:
+        return ["--proc", "/proc", "--dev", "/dev",
+                "--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm",
+                "--perms", "1777", "--size", str(work_bytes), "--tmpfs", "/tmp",
+                "--remount-ro", "/", "--chdir", "/tmp", "--"]
+
     sandboxes = []
     if os.geteuid() == 0 and shutil.which("setpriv"):
         # Root is not bound by RLIMIT_NPROC, and cannot become another user inside a user namespace that maps only root.
         # So an outer bwrap, still root, mounts what nobody could not reach (a Python under /root), and the inner one is
         # started as nobody. The outer process namespace is what ends the inner one when this process is killed.
-        outer = (
+        outer = [
             executable, *system, "--bind", "/proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--unshare-pid",
             "--die-with-parent", "--cap-drop", "ALL", *(
-                part for name in ("SETUID", "SETGID", "SETPCAP") for part in ("--cap-add", f"CAP_{name}")))
-        become_nobody = (
+                part for name in ("SETUID", "SETGID", "SETPCAP") for part in ("--cap-add", f"CAP_{name}"))]
+        become_nobody = [
             "--", "setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--inh-caps=-all",
-            "--bounding-set=-all")
-        inner = (*isolate, "--unshare-user", "--disable-userns", "--ro-bind", "/", "/", *private)
-        sandboxes.append(Sandbox("bubblewrap", (*outer, *become_nobody, *inner)))
-    sandboxes.append(Sandbox("bubblewrap", (*isolate, "--unshare-user", "--disable-userns", *system, *private)))
-    sandboxes.append(Sandbox("bubblewrap", (*isolate, *system, *private)))
+            "--bounding-set=-all"]
+        inner = [*isolate, *own_users, "--ro-bind", "/", "/"]
+        sandboxes.append(Sandbox(
+            "bubblewrap", lambda work_bytes: [*outer, *become_nobody, *inner, *private(work_bytes)]))
+    sandboxes.append(Sandbox("bubblewrap", lambda work_bytes: [*isolate, *own_users, *system, *private(work_bytes)]))
     return sandboxes
 
 
-def _python() -> Path:
-    """This interpreter below its environment's real directory, which is what is mounted: that may be known by a link."""
-    return Path(sys.prefix).resolve() / Path(sys.executable).relative_to(sys.prefix)
-
-
-def _system() -> tuple[str, ...]:
-    """The mounts a Python program needs: /usr and what points into it, and this Python with its packages."""
-    mounts = ["--ro-bind", "/usr", "/usr"]
+def _system(mounts: Sequence[Path]) -> list[str]:
+    """What programs need: /usr and what points into it, this Python with its packages, and ``mounts``."""
+    arguments = ["--ro-bind", "/usr", "/usr"]
     for path in map(Path, ("/bin", "/lib", "/lib64", "/sbin")):
         if path.is_symlink():
-            mounts += ["--symlink", os.readlink(path), str(path)]
+            arguments += ["--symlink", os.readlink(path), str(path)]
         elif path.is_dir():
-            mounts += ["--ro-bind", str(path), str(path)]
+            arguments += ["--ro-bind", str(path), str(path)]
     for path in map(Path, ("/etc/ld.so.cache", "/etc/alternatives")):
-        mounts += ["--ro-bind-try", str(path), str(path)]
+        arguments += ["--ro-bind-try", str(path), str(path)]
     made: set[Path] = set()
-    for prefix in dict.fromkeys((Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve())):
-        if prefix.is_relative_to("/usr"):
+    wanted = [Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), PRELUDE.parent.resolve()]
+    for mount in mounts:
+        wanted += [mount.resolve(), mount.absolute()]
+    for path in dict.fromkeys(wanted):
+        if path.is_relative_to("/usr"):
             continue
         # bwrap makes missing parents for its own user alone.
-        for parent in reversed(prefix.parents[:-1]):
+        for parent in reversed(path.parents[:-1]):
             if parent not in made:
                 made.add(parent)
-                mounts += ["--perms", "0755", "--dir", str(parent)]
-        mounts += ["--ro-bind", str(prefix), str(prefix)]
-    return tuple(mounts)
+                arguments += ["--perms", "0755", "--dir", str(parent)]
+        arguments += ["--ro-bind", str(path), str(path)]
+    return arguments
 
 
-def _probe(sandbox: Sandbox, program: str) -> str | None:
-    """None if ``program`` runs in ``sandbox``, else the reason."""
-    try:
-        done = subprocess.run(
-            sandbox.command(program), env=ENVIRONMENT, cwd="/", stdin=subprocess.DEVNULL, capture_output=True,
-            timeout=PROBE_SECONDS)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    if done.returncode == 0:
-        return None
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else f"exit status {done.returncode}"
+def _broken_canary(sandbox: Sandbox) -> str | None:
+    """None if every canary ended as it must, else what was wrong with the first that did not."""
+    for canary in CANARIES:
+        try:
+            done = sandbox.run([str(python()), "-I", "-S", "-B", "-c", canary.program], canary.seconds)
+        except OSError as error:
+            return str(error)
+        if done.status != canary.status:
+            lines = done.stderr.decode(errors="replace").strip().splitlines()
+            return lines[-1] if lines else f"{canary.name}: exit status {done.status} instead of {canary.status}"
+    return None
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield None
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

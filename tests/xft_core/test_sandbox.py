@@ -5,7 +5,6 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from xft_core.errors import SandboxError
-from xft_core.sandbox import Sandbox, SandboxMode, open_sandbox
+from xft_core.sandbox import Sandbox, SandboxMode, open_sandbox, python
 
 EXPLORE = """
 import json, os, socket, subprocess, sys
@@ -48,19 +47,14 @@ print(json.dumps({
 
 
 def run(sandbox: Sandbox, program: str, stdin: Any = None, seconds: float = 30) -> tuple[int | None, bytes]:
-    with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as written, tempfile.TemporaryFile() as errors:
-        given.write(json.dumps(stdin).encode())
-        given.seek(0)
-        status = sandbox.run(program, seconds, given, written, errors)
-        written.seek(0)
-        errors.seek(0)
-        return status, written.read() + errors.read()
+    done = sandbox.run([str(python()), "-P", "-s", "-B", "-c", program], seconds, stdin=json.dumps(stdin).encode())
+    return done.status, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def bubblewrap() -> Sandbox:
     try:
-        return open_sandbox("bubblewrap", "import evalplus.eval")
+        return open_sandbox("bubblewrap")
     except SandboxError as error:
         pytest.skip(f"no sandbox on this machine: {error}")
 

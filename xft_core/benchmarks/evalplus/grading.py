@@ -1,7 +1,6 @@
 """Verdicts on samples: one contained process a problem runs ``grader_process.py``, with evalplus's own check."""
 
 import json
-import tempfile
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,16 +10,16 @@ from xft_core.benchmarks.evalplus.problems import Problem
 from xft_core.benchmarks.kind import NOT_GRADED, Grader, Verdict
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError
-from xft_core.sandbox import REMEDY, Sandbox, open_sandbox
+from xft_core.sandbox import REMEDY, Resources, Sandbox, open_sandbox, python
 
 PROGRAM = Path(__file__).with_name("grader_process.py")
-PROBE = "import evalplus.eval, evalplus.gen.util"
 
 # A last resort: evalplus ends each of the two checks of a sample after 62 s at most by itself, and the slowest
 # reference of HumanEval+ and MBPP+ takes 41 s.
 PROBLEM_SECONDS, SAMPLE_SECONDS = 120, 130
 MAX_PROCESSES = 64
 MESSAGE_BYTES = 4096
+OWN_LIMITS = Resources(memory_bytes=None, file_bytes=None, processes=None, open_files=None)  # the program sets them
 
 CANARY = Problem(
     task_id="canary", prompt="def add(a, b):\n", entry_point="add", canonical_solution="    return a + b\n",
@@ -43,7 +42,7 @@ class EvalPlusGrader(Grader[Problem]):
 
     def __init__(self, config: EvaluateConfig) -> None:
         self._limits = Limits(config.min_time_limit, config.time_limit_factor, config.memory_limit_mb)
-        self._sandbox = open_sandbox(config.sandbox, PROBE)
+        self._sandbox = open_sandbox(config.sandbox)
         check_canaries(self._sandbox, self._limits)
 
     def grade(self, problem: Problem, samples: list[str]) -> list[Verdict]:
@@ -93,14 +92,10 @@ def _attempt(
         "problem": asdict(problem), "samples": samples, "min_time_limit": limits.min_time_limit,
         "time_limit_factor": limits.time_limit_factor, "memory_bytes": limits.memory_limit_mb * 2**20,
         "max_processes": MAX_PROCESSES}
-    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
-        stdin.write(json.dumps(job).encode())
-        stdin.seek(0)
-        sandbox.run(
-            PROGRAM.read_text(encoding="utf-8"), PROBLEM_SECONDS + SAMPLE_SECONDS * len(samples), stdin, stdout, stderr)
-        stdout.seek(0)
-        stderr.seek(max(0, stderr.seek(0, 2) - MESSAGE_BYTES))
-        return _read(stdout.read().splitlines(), problem), stderr.read().decode(errors="replace").strip()
+    done = sandbox.run(
+        [str(python()), "-P", "-s", "-B", "-c", PROGRAM.read_text(encoding="utf-8")],
+        PROBLEM_SECONDS + SAMPLE_SECONDS * len(samples), stdin=json.dumps(job).encode(), resources=OWN_LIMITS)
+    return _read(done.stdout.splitlines(), problem), done.stderr[-MESSAGE_BYTES:].decode(errors="replace").strip()
 
 
 def _read(lines: list[bytes], problem: Problem) -> dict[int, Verdict]:

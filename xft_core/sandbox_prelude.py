@@ -1,0 +1,69 @@
+"""What becomes a contained program: it sets the limits, writes the program's files, and turns into the program.
+
+Argument: the number of an open descriptor that holds one JSON object, {"command", "files", "limits" (fields of
+sandbox.Resources), "directory", "die_with_parent"}. It is given to Python as text and imports nothing of this package.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+
+PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
+
+
+def main() -> None:
+    """Set up, and turn into the command. Exits with 127 where that is not there."""
+    with os.fdopen(int(sys.argv[1]), "rb") as stream:
+        job = json.load(stream)
+    if job["die_with_parent"]:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    os.chdir(job["directory"])
+    for name, text in job["files"].items():
+        assert not os.path.isabs(name) and ".." not in name.split("/"), name
+        os.makedirs(os.path.dirname(name) or ".", exist_ok=True)
+        with open(name, "w", encoding="utf-8", errors="replace", newline="") as file:
+            file.write(text)
+    limit(job["limits"])
+    try:
+        os.execvp(job["command"][0], job["command"])
+    except OSError as error:
+        print(f"{job['command'][0]}: {error.strerror}", file=sys.stderr, flush=True)
+        os._exit(127)
+
+
+def limit(limits: "dict[str, int | None]") -> None:
+    """Hard limits, for this process and all it starts."""
+    memory = limits["memory_bytes"]
+    for name, value in (
+        ("AS", memory), ("DATA", memory), ("FSIZE", limits["file_bytes"]), ("NOFILE", limits["open_files"]), ("CORE", 0),
+    ):
+        if value is not None:
+            number = getattr(resource, f"RLIMIT_{name}")
+            hard = resource.getrlimit(number)[1]
+            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            resource.setrlimit(number, (value, value))
+    if limits["processes"] is not None:
+        limit_processes(limits["processes"])
+
+
+def limit_processes(processes: int) -> None:
+    """Kernels before 5.14 count the processes of the user outside the sandbox too: then there may be no room for even
+    one under this limit, and it is left as it was."""
+    before = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (processes, before[1]))
+    try:
+        child = os.fork()
+    except BlockingIOError:
+        resource.setrlimit(resource.RLIMIT_NPROC, before)
+        return
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
+
+
+main()
