@@ -1,4 +1,4 @@
-"""``python -m xft_core STAGE CONFIG.yaml``: run one stage, or look at what one left behind.
+"""``python -m xft_core STAGE CONFIG.yaml``: run one stage, or look at what some left behind.
 
 Exit status: 0 done, 2 a mistake that the message explains, 75 a failure that may pass (start again), 1 a fault of ours.
 """
@@ -30,6 +30,11 @@ def main(arguments: list[str] | None = None) -> int:
             from xft_core.inspect import describe
 
             print(describe(options.directory))
+            return 0
+        if options.command == "diff":
+            from xft_core.reporting.diff import diff
+
+            print(diff(options.first, options.second, options.page))
             return 0
         if options.die_with_parent:
             _die_with_parent()
@@ -65,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     inspect = commands.add_parser("inspect", help="Describe a model directory or a published artifact.")
     inspect.add_argument("directory", type=Path)
+    diff = commands.add_parser("diff", help="Compare two evaluations of one benchmark, problem by problem.")
+    for name in ("first", "second"):
+        diff.add_argument(name, type=Path, help="directory that the evaluate stage made, or its results.json")
+    diff.add_argument("--page", type=Path, metavar="FILE.html", help="also write both side by side as a web page")
     return parser
 
 

@@ -21,6 +21,7 @@ from xft_core.artifacts import MANIFEST, Workspace, read_manifest
 from xft_core.benchmarks.jsonl import read_jsonl
 from xft_core.benchmarks.kind import AnyProblem, Grader, Kind, Verdict
 from xft_core.benchmarks.kinds import kind_of
+from xft_core.benchmarks.pass_at_k import pass_at_k
 from xft_core.benchmarks.progress import Progress
 from xft_core.errors import DataError, SandboxError
 from xft_core.fingerprint import file_digest
@@ -120,13 +121,6 @@ def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> dict[str
     error = math.sqrt(_mean([(rate - _mean(rates)) ** 2 for rate in rates]) / len(rates))
     return metrics | {
         "plus_standard_error": error, "problems": len(verdicts), "samples": samples, "infrastructure_errors": errors}
-
-
-def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of ``k`` samples passes, from ``samples`` of which ``passed`` did:
-    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, equation 1). Needs k <= samples."""
-    assert 1 <= k <= samples and 0 <= passed <= samples
-    return 1 - math.comb(samples - passed, k) / math.comb(samples, k)
 
 
 def cores() -> int:

@@ -217,16 +217,16 @@ def _system(mounts: Sequence[Path]) -> list[str]:
             arguments += ["--symlink", os.readlink(path), str(path)]
         elif path.is_dir():
             arguments += ["--ro-bind", str(path), str(path)]
+    arguments += ["--perms", "0755", "--dir", "/etc"]  # bwrap makes missing parents for its own user alone
     for path in map(Path, ("/etc/ld.so.cache", "/etc/alternatives")):
         arguments += ["--ro-bind-try", str(path), str(path)]
-    made: set[Path] = set()
+    made = {Path("/etc")}
     wanted = [Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), PRELUDE.parent.resolve()]
     for mount in mounts:
         wanted += [mount.resolve(), mount.absolute()]
     for path in dict.fromkeys(wanted):
         if path.is_relative_to("/usr"):
             continue
-        # bwrap makes missing parents for its own user alone.
         for parent in reversed(path.parents[:-1]):
             if parent not in made:
                 made.add(parent)

@@ -231,9 +231,9 @@ class EvaluateStage(StageConfig):
 
 
 class ReportStage(StageConfig):
-    """Comparison table, plots and model card, from the manifests of the stages alone."""
+    """Comparison table, plots, model card and a page of all answers, from what the other stages left."""
 
-    stage, version, implementation = "report", 1, "xft_core.report"
+    stage, version, implementation = "report", 2, "xft_core.report"
     path_fields = frozenset({"artifacts"})
 
     artifacts: dict[str, Path] = Field(description="Published stages by role, for example sft_moe, evaluate_merged_0.")

@@ -6,9 +6,10 @@ from typing import Any
 from xft_core.benchmarks.evalplus.kind import EvalPlus
 from xft_core.benchmarks.jsonl import read_jsonl
 from xft_core.benchmarks.kind import Kind
+from xft_core.benchmarks.multipl_e.kind import MultiPLE
 from xft_core.errors import DataError
 
-KINDS: tuple[Kind[Any], ...] = (EvalPlus(),)
+KINDS: tuple[Kind[Any], ...] = (EvalPlus(), MultiPLE())
 
 
 def kind_of(path: Path) -> Kind[Any]:
