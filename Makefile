@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo ui test test-slow check smollm2 demo-model sandbox clean
+.PHONY: demo ui test test-slow check ds1000 smollm2 demo-model sandbox clean
 
 demo: .venv/run sandbox      ## The whole pipeline on the model and data that ship with the package
 	@$(BIN)/xft run deployments/recipes/demo.yaml $(if $(shell command -v bwrap),,--set evaluate.sandbox=unsafe)
@@ -25,6 +25,9 @@ check: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+ds1000: .venv/run sandbox    ## The environment that DS-1000 is graded in (about 3 GB, in ~/.cache/xft)
+	$(BIN)/python -m xft_core ds1000-environment
 
 smollm2: .venv/run sandbox   ## A limited real run: SmolLM2-135M on 2 CPU cores
 	$(INSTALL) ".[gguf]"

@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from xft_core.benchmarks.ds1000.environment import LIBRARIES
 from xft_core.errors import XftError
 from xft_core.recipe import parse, read_yaml
 from xft_core.stages import STAGES, run_stage
@@ -35,6 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
             from xft_core.reporting.diff import diff
 
             print(diff(options.first, options.second, options.page))
+            return 0
+        if options.command == "ds1000-environment":
+            from xft_core.benchmarks.ds1000 import environment
+
+            made = environment.create((options.directory or environment.directory()).absolute(), options.libraries)
+            print(made.python.parent.parent)
             return 0
         if options.die_with_parent:
             _die_with_parent()
@@ -74,6 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("first", "second"):
         diff.add_argument(name, type=Path, help="directory that the evaluate stage made, or its results.json")
     diff.add_argument("--page", type=Path, metavar="FILE.html", help="also write both side by side as a web page")
+    environment = commands.add_parser(
+        "ds1000-environment", help="Make the environment with the libraries that DS-1000 is graded with.",
+        description="Install the pinned libraries that DS-1000 is graded with (about 3 GB) into an environment of their own.")
+    environment.add_argument(
+        "directory", type=Path, nargs="?",
+        help="default: XFT_DS1000_ENVIRONMENT, or ds1000 in XDG_CACHE_HOME/xft (~/.cache/xft); another one than the default "
+        "must be named in XFT_DS1000_ENVIRONMENT when grading")
+    environment.add_argument(
+        "--libraries", nargs="+", default=[], metavar="LIBRARY", choices=LIBRARIES,
+        help=f"only what problems of these need ({', '.join(LIBRARIES)}); problems of others then count as not graded")
     return parser
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from xft_core.errors import SandboxError
+from xft_core.fingerprint import digest_of
 from xft_core.sandbox import python
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ Choice = Literal["pinned", "current"]
 
 COMMAND = "python -m xft_core ds1000-environment"
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
-PYTHONS = ("3.11", "3.10")  # the pinned releases have wheels for these
+WHOLE = "xft-ds1000"
+PYTHON = "3.11"  # the pinned releases have wheels for it
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ WATCHED = (
     "numpy", "pandas", "scipy", "sklearn", "matplotlib", "seaborn", "PIL", "statsmodels", "xgboost", "gensim", "yaml", "torch",
     "tensorflow")
 
+NAMED = ("numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "torch", "tensorflow-cpu")
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -76,6 +80,11 @@ class Environment:
         """What is recorded with results."""
         return {"environment": self.choice, "python": self.python_version, "packages": self.packages}
 
+    def key(self) -> dict[str, str | None]:
+        """What tells this environment from another one in which answers may get other verdicts."""
+        named = {name: self.packages.get(name) for name in NAMED}
+        return {"environment": self.choice, "python": self.python_version, **named, "all_packages": digest_of(self.packages)[:16]}
+
 
 def directory() -> Path:
     """Where the pinned environment is, or would be."""
@@ -89,13 +98,46 @@ def find_environment(choice: Choice) -> Environment:
     if choice == "current":
         return Environment(
             "current", python(), (), _version(sys.version_info[:3]), _packages(*filter(None, sys.path)))
-    place = directory()
+    return _pinned(directory())
+
+
+def create(place: Path, libraries: list[str]) -> Environment:
+    """Make the pinned environment in ``place`` (see ``directory``), with what problems of ``libraries`` need; all if empty.
+
+    Raises SandboxError when there is no Python for it, or when pip fails.
+    """
+    if place.exists() and not (place / "pyvenv.cfg").is_file() and any(place.iterdir()):
+        raise SandboxError(f"{str(place)!r} holds something else than a Python environment. Name another directory.")
+    packages = sorted({package for name in libraries or LIBRARIES for package in LIBRARIES[name].packages})
+    logger.info("Installing into %s, some minutes: %s", place, ", ".join(packages))
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _run([_python_for_pins(), "-m", "venv", str(place)])
+    _run([str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--constraint", str(REQUIREMENTS), *packages])
+    # Made where it stays, since an environment cannot be moved; so what tells that it is whole is written last.
+    with (place / "pyvenv.cfg").open("a", encoding="utf-8") as stream:
+        stream.write(f"{WHOLE} = true\n")
+    return _pinned(place)
+
+
+def requirements() -> dict[str, str]:
+    """Version by package, as pinned."""
+    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
+    pairs = [line.partition("==")[::2] for line in lines if "==" in line and not line.startswith("#")]
+    return {_normal(name): version.strip() for name, version in pairs}
+
+
+def _pinned(place: Path) -> Environment:
     settings = _settings(place)
     if settings is None:
         raise SandboxError(
             f"DS-1000 needs libraries of its time, and there is no environment for it in {str(place)!r}. Make it with "
             f"'{COMMAND}' (about 3 GB), or name the directory of one in XFT_DS1000_ENVIRONMENT. evaluate.ds1000_environment: "
             "current grades with the libraries of this package; scores are then other ones.")
+    if place.resolve().is_relative_to("/tmp"):
+        raise SandboxError(
+            f"The environment for DS-1000 is in {str(place)!r}, but programs in the sandbox have a /tmp of their own and would "
+            f"not find it. Make it elsewhere with '{COMMAND}'.")
     version = settings["version"]
     packages = _packages(str(place / "lib" / f"python{version.rpartition('.')[0]}" / "site-packages"))
     pins = requirements()
@@ -109,36 +151,6 @@ def find_environment(choice: Choice) -> Environment:
     return Environment("pinned", place / "bin" / "python", (place, base), version, packages)
 
 
-def create(place: Path, libraries: list[str]) -> Environment:
-    """Make the pinned environment in ``place`` (see ``directory``), with what problems of ``libraries`` need; all if empty.
-
-    Raises SandboxError when there is no Python for it, or when pip fails.
-    """
-    chosen = libraries or list(LIBRARIES)
-    partial = place.with_name(f"{place.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    packages = sorted({package for name in chosen for package in LIBRARIES[name].packages})
-    logger.info("Installing into %s, some minutes: %s", place, ", ".join(packages))
-    # Made in place: an environment cannot be moved. Its mark of being whole, pyvenv.cfg, comes last.
-    shutil.rmtree(place, ignore_errors=True)
-    _run([_python_for_pins(), "-m", "venv", str(place)])
-    mark = place / "pyvenv.cfg"
-    settings = mark.read_text(encoding="utf-8")
-    pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--constraint", str(REQUIREMENTS)]
-    _run([*pip, *packages])
-    mark.write_text(settings + "ds1000 = whole\n", encoding="utf-8")
-    os.environ["XFT_DS1000_ENVIRONMENT"] = str(place)
-    return find_environment("pinned")
-
-
-def requirements() -> dict[str, str]:
-    """Version by package, as pinned."""
-    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
-    pairs = [line.partition("==")[::2] for line in lines if "==" in line and not line.startswith("#")]
-    return {_normal(name): version.strip() for name, version in pairs}
-
-
 def _settings(place: Path) -> dict[str, str] | None:
     """pyvenv.cfg of an environment that is whole; None where there is none."""
     mark = place / "pyvenv.cfg"
@@ -146,7 +158,7 @@ def _settings(place: Path) -> dict[str, str] | None:
         return None
     pairs = [line.partition("=")[::2] for line in mark.read_text(encoding="utf-8").splitlines()]
     settings = {name.strip(): value.strip() for name, value in pairs}
-    return settings if settings.get("ds1000") == "whole" else None
+    return settings if WHOLE in settings else None
 
 
 def _packages(*paths: str) -> dict[str, str]:
@@ -163,14 +175,14 @@ def _version(parts: tuple[int, ...]) -> str:
 
 
 def _python_for_pins() -> str:
-    if _version(sys.version_info[:2]) in PYTHONS:
+    if _version(sys.version_info[:2]) == PYTHON:
         return sys.executable
-    for version in PYTHONS:
-        if found := shutil.which(f"python{version}"):
-            return found
-    raise SandboxError(
-        f"The libraries that DS-1000 needs exist for Python {' and '.join(PYTHONS)}; this is {_version(sys.version_info[:2])}, "
-        f"and there is no python{PYTHONS[0]} on the PATH. Install one and start '{COMMAND}' again.")
+    found = shutil.which(f"python{PYTHON}")
+    if found is None:
+        raise SandboxError(
+            f"The libraries that DS-1000 needs exist for Python {PYTHON}; this is {_version(sys.version_info[:2])}, and there "
+            f"is no python{PYTHON} on the PATH. Install it and start '{COMMAND}' again.")
+    return found
 
 
 def _run(command: list[str]) -> None:

@@ -47,6 +47,7 @@ def main() -> None:
     settings = json.loads(sys.argv[1])
     LIBC.prctl(DUMPABLE, 0)  # a sample cannot look into this process or into its descriptors
     requests, verdicts = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    settings["private"] = [requests.fileno(), verdicts.fileno()]
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
         os.dup2(nowhere, descriptor)
@@ -77,7 +78,8 @@ def run(code_context: str, sample: str, seconds: float, settings: dict[str, Any]
     received, sent = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(received)
+        for descriptor in (received, *settings["private"]):
+            os.close(descriptor)
         test(code_context, sample, directory, word, sent)
     os.close(sent)
     message, ended = receive(received, child, time.monotonic() + seconds)
@@ -144,12 +146,12 @@ def test(code_context: str, sample: str, directory: str, word: bytes, verdict: i
         os.dup2(0, 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.chdir(directory)
-        random.seed(0)
-        if "numpy" in sys.modules:
-            sys.modules["numpy"].random.seed(0)
         tests: dict[str, Any] = {}
         tests["exec"] = lambda code, variables: guarded(code, variables, tests)
         exec(code_context, tests)
+        random.seed(0)
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(0)
         tests["test_execution"](sample)
         if "test_string" in tests:
             tests["test_string"](sample)

@@ -145,7 +145,10 @@ class Process:
                     return None
                 self._unread += part
         line, _, self._unread = self._unread.partition(b"\n")
-        event: dict[str, Any] = json.loads(line)
+        try:
+            event: dict[str, Any] = json.loads(line)
+        except ValueError:  # only where a sample, uncontained, got at the process
+            return None
         return event
 
     def end(self) -> None:
