@@ -57,6 +57,7 @@ def main() -> None:
     for name in settings["modules"]:
         with suppress(ImportError):
             importlib.import_module(name)
+    protected()
     answer(verdicts, {"ready": True})
     for line in requests:
         request = json.loads(line)
@@ -168,7 +169,7 @@ def test(code_context: str, sample: str, directory: str, word: bytes, verdict: i
 def guarded(code: str, variables: dict[str, Any], tests: dict[str, Any]) -> None:
     """What DS-1000's tests call to run a program: afterwards builtins, the libraries' comparisons and the tests' own names
     are what they were."""
-    spaces = [vars(sys.modules[name]) for name in PROTECTED if name in sys.modules] + [tests]
+    spaces = [*protected(), tests]
     before = [(space, dict(space)) for space in spaces]
     try:
         exec(code, variables)
@@ -177,6 +178,12 @@ def guarded(code: str, variables: dict[str, Any], tests: dict[str, Any]) -> None
             for name, value in names.items():
                 if space.get(name) is not value:
                     space[name] = value
+
+
+def protected() -> list[dict[str, Any]]:
+    """The namespaces of PROTECTED modules, of those libraries that are in use."""
+    names = [name for name in PROTECTED if name.partition(".")[0] in sys.modules]
+    return [vars(importlib.import_module(name)) for name in names]
 
 
 if __name__ == "__main__":
