@@ -242,7 +242,7 @@ class NllStage(StageConfig):
     model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")
     seed: int = Field(0, ge=0, description="Seed of the choice of rows (data.max_rows).")
     data: DataConfig = Field(DataConfig(), description="Instruction data, and how it becomes text for the model.")
-    precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as bf16.")
+    precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
 
     def inputs(self) -> dict[str, Path]:
         """The model, and the data file unless it is a Hub data set."""
@@ -268,7 +268,7 @@ class LmEvalStage(StageConfig):
         "Directory with the YAML files of tasks of one's own; data files named in them are relative to it."))
     limit: int | None = Field(None, ge=1, description="Only the first this many questions; empty for all.")
     batch_size: int = Field(16, ge=1, description="Questions answered at once.")
-    precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as bf16.")
+    precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
     seed: int = Field(0, ge=0, description="Seed of the choice of examples in the prompt, where a task has any.")
 
     def inputs(self) -> dict[str, Path]:
