@@ -51,7 +51,7 @@ sandbox:
 	@$(INSTALL) . && touch $@
 
 .venv/test: pyproject.toml constraints.txt .venv/run
-	@$(INSTALL) ".[test,check,gguf]" && touch $@
+	@$(INSTALL) ".[test,check,gguf,lm-eval]" && touch $@
 
 clean:
 	rm -rf .venv .xft .downloads

@@ -31,7 +31,7 @@ def evaluate_model(
     generate: GenerateConfig = DEFAULTS.generate,
     evaluate: EvaluateConfig = DEFAULTS.evaluate,
 ) -> Scores:
-    """Have one model answer benchmarks, and grade its answers.
+    """Have one model answer benchmarks, and grade its answers; measure its held-out loss and tasks of lm-eval if asked.
 
     Answers and verdicts are kept in the store: a model that was evaluated with the same settings is not asked again.
 
@@ -45,6 +45,7 @@ def evaluate_model(
     asked_one_way = generate.model_copy(update={"base_prompt_style": generate.prompt_style})
     recipe = parse(Recipe, {
         "name": short_name(model.path), "seed": seed, "experiment": experiment, "model": model,
+        "data": {"template": "chat" if generate.prompt_style == "chat" else "magicoder"},
         "generate": asked_one_way, "evaluate": evaluate})
     check_inputs(recipe)
     with pipeline_run.opened(recipe, kind="evaluate", sections=SECTIONS) as run:
@@ -53,6 +54,10 @@ def evaluate_model(
             # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
             samples: Any = stages.generate.submit(run, f"generate_{index}", base_model(recipe), benchmark)
             graded[benchmark] = stages.evaluate.submit(run, f"evaluate_{index}", samples, benchmark)
+        for index, path in enumerate(recipe.evaluate.held_out_data):
+            graded[path] = stages.nll.submit(run, f"nll_{index}", base_model(recipe), path)
+        for index, task in enumerate(recipe.evaluate.lm_eval_tasks):
+            graded[f"lm-eval/{task}"] = stages.lm_eval.submit(run, f"lm_eval_{index}", base_model(recipe), task)
         scores: Scores = publish_scores.submit(run, graded).result()
         return scores
 

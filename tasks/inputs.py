@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+from xft_core.benchmarks.kinds import kind_of
 from xft_core.config import Recipe
+from xft_core.errors import DataError
 from xft_core.locations import find_benchmark, find_file, find_model
+from xft_core.stages import lm_eval_version
 
 
 def base_model(recipe: Recipe) -> str:
@@ -12,7 +15,8 @@ def base_model(recipe: Recipe) -> str:
 
 
 def check_inputs(recipe: Recipe) -> None:
-    """Look for the files that the recipe names, so that a mistyped one costs seconds and not hours.
+    """Look for what the recipe names (files, the environment of DS-1000, lm-eval), so that a mistyped or forgotten one costs
+    seconds and not hours.
 
     What only the Hub knows is not asked for. Raises XftError for what is missing.
     """
@@ -21,7 +25,16 @@ def check_inputs(recipe: Recipe) -> None:
     if not _is_hub_name(recipe.data.path):
         find_file(recipe.data.path)
     for benchmark in recipe.evaluate.benchmarks:
-        find_benchmark(benchmark)
+        path = find_benchmark(benchmark)
+        kind_of(path).versions(path, recipe.evaluate)
+    for path in recipe.evaluate.held_out_data:
+        if not _is_hub_name(path):
+            find_file(path)
+    if recipe.evaluate.lm_eval_tasks:
+        lm_eval_version()
+    directory = recipe.evaluate.lm_eval_directory
+    if directory is not None and not Path(directory).is_dir():
+        raise DataError(f"evaluate.lm_eval_directory: there is no directory {directory!r}.")
 
 
 def _is_hub_name(name: str) -> bool:

@@ -86,6 +86,8 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> None:
         if item.stage in ("generate", "evaluate"):
             name = "samples" if item.stage == "generate" else "verdicts"
             log_directory(run_id, item.path, f"{name}/{role.partition('_')[2]}")
+        if item.stage in ("nll", "lm_eval"):
+            log_directory(run_id, item.path, f"measures/{role}")
 
 
 def _yaml(recipe: Recipe) -> str:

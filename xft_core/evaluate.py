@@ -38,7 +38,8 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
     Metrics: ``base_pass_at_{k}`` and ``plus_pass_at_{k}`` (fractions, 0 to 1; k = 1 always, and each asked for that
     every problem has samples enough for), ``plus_standard_error`` (of plus_pass_at_1, over problems), ``problems``,
     ``samples``, ``infrastructure_errors`` (samples without a verdict; they count for nothing), ``seconds``; where
-    problems are grouped (DS-1000), ``pass_at_1/{group}``. Of a benchmark that is skipped only ``skipped`` (1), ``problems``, ``samples`` and ``seconds``.
+    problems are grouped (DS-1000), ``pass_at_1/{group}``. Of a benchmark that is skipped only ``skipped`` (1),
+    ``problems``, ``samples`` and ``seconds``.
     Raises DataError for samples that do not answer the benchmark, SandboxError when nothing can be graded here.
     """
     started = time.monotonic()

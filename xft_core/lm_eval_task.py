@@ -61,7 +61,11 @@ def _evaluate(config: LmEvalStage, directory: Path | None) -> dict[str, Any]:
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
-    manager = TaskManager(include_path=str(directory) if directory else None)
+    # The harness reads some thousand files to know the tasks that it ships.
+    own_path = str(directory) if directory else None
+    manager = TaskManager(include_path=own_path, include_defaults=directory is None)
+    if directory and config.task not in manager.all_tasks:
+        manager = TaskManager(include_path=own_path)
     if config.task not in manager.all_tasks:
         own = f" or in {str(directory)!r}" if directory else ""
         raise DataError(f"lm-eval has no task {config.task!r}{own}. 'lm-eval ls tasks' lists those that it ships.")
@@ -91,7 +95,8 @@ def _task(found: dict[str, Any], name: str) -> dict[str, Any]:
         metrics[metric if answers == "none" else f"{metric}_{answers}"] = float(value)
     return {
         "version": found["versions"].get(name), "examples_in_prompt": found["n-shot"].get(name),
-        "questions": found["n-samples"].get(name, {}).get("effective"), "metrics": dict(sorted(metrics.items()))}
+        "questions": found["n-samples"].get(name, {}).get("effective"), "metrics": dict(sorted(metrics.items())),
+        "higher_is_better": found["higher_is_better"].get(name, {})}
 
 
 @contextlib.contextmanager

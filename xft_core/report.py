@@ -47,7 +47,8 @@ def headline(comparison: Comparison) -> dict[str, float]:
 
     The first benchmark has the plain names; those of any other end in its title (``merged_plus_pass_at_1_mbpp``).
     Averages over the languages of MultiPL-E: ``merged_multipl_e_pass_at_1``, and ``merged_multipl_e_paper_pass_at_1`` over
-    those of the paper's six that were graded; ``multipl_e_paper_languages`` says how many these are.
+    those of the paper's six that were graded; ``multipl_e_paper_languages`` says how many these are. Groups of problems:
+    ``merged_pass_at_1/pandas``. Other held-out data: ``merged_nll_on_other_jsonl``; lm-eval: ``merged_mmlu_acc``.
     """
     first = comparison.benchmarks[0]
     found: dict[str, float | None] = {}
@@ -60,6 +61,11 @@ def headline(comparison: Comparison) -> dict[str, float]:
                 found[f"{row.model}_{item.tests}_pass_at_{item.k}{ending}"] = item.rate.value
             rate = score.rate("plus")
             found[f"{row.model}_plus_standard_error{ending}"] = rate.standard_error if rate else None
+            for group in score.groups:
+                found[f"{row.model}_pass_at_1{ending}/{group.name.lower()}"] = group.rate.value
+        for measure in row.measures:
+            found[f"{row.model}_{_flat(measure.title)}"] = measure.value
+            found[f"{row.model}_{_flat(measure.title)}_standard_error"] = measure.standard_error
     for compared in comparison.differences:
         if (compared.model, compared.against, compared.tests) == ("merged", "sft", "plus"):
             found[f"merged_over_sft_plus_pass_at_1{_ending(compared.benchmark, first)}"] = compared.pair.difference
@@ -74,4 +80,8 @@ def headline(comparison: Comparison) -> dict[str, float]:
 
 
 def _ending(benchmark: str, first: str | None) -> str:
-    return "" if benchmark == first else "_" + re.sub(r"[^a-z0-9]+", "_", benchmark.lower()).strip("_")
+    return "" if benchmark == first else f"_{_flat(benchmark)}"
+
+
+def _flat(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")

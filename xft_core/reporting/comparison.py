@@ -1,5 +1,8 @@
 """The four models side by side, in numbers: the content of ``comparison.json``. Sentences are made in findings.py."""
 
+from pathlib import PurePath
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 from xft_core.reporting.evaluation import Pair, PassRate, counts, pair, pass_rate
@@ -23,6 +26,15 @@ class PassAtK(_Part):
     rate: PassRate
 
 
+class Group(_Part):
+    """pass@1 (with extended tests) on the problems of one group: of a ``library``, say."""
+
+    criterion: str
+    name: str
+    problems: int
+    rate: PassRate
+
+
 class Score(_Part):
     """One model on one benchmark. Without ``extended_tests``, "plus" says the same as "base". ``language``: of MultiPL-E."""
 
@@ -32,12 +44,22 @@ class Score(_Part):
     problems: int
     samples: int
     pass_at_k: list[PassAtK]
+    groups: list[Group]
     truncated: int | None
     infrastructure_errors: int
 
     def rate(self, tests: str, k: int = 1) -> PassRate | None:
         """pass@k on ``tests``, if it was measured."""
         return next((item.rate for item in self.pass_at_k if (item.tests, item.k) == (tests, k)), None)
+
+
+class Measure(_Part):
+    """A number beside pass@k: held-out loss on other data, or a metric of a task of lm-eval."""
+
+    title: str
+    value: float
+    standard_error: float | None
+    higher_is_better: bool | None
 
 
 class Row(_Part):
@@ -49,6 +71,7 @@ class Row(_Part):
     parameters_total: int | None
     parameters_active: int | None
     scores: list[Score]
+    measures: list[Measure]
 
 
 class Difference(_Part):
@@ -153,10 +176,11 @@ def _row(evidence: Evidence, model: str) -> Row | None:
         score for index, benchmark in enumerate(evidence.benchmarks())
         if (score := _score(evidence, model, index, benchmark))]
     nll = _held_out_nll(evidence, model)
-    if nll is None and not scores:
+    measures = _measures(evidence, model)
+    if nll is None and not scores and not measures:
         return None
     return Row(
-        model=model, name=evidence.model_name(model), held_out_nll=nll, scores=scores,
+        model=model, name=evidence.model_name(model), held_out_nll=nll, scores=scores, measures=measures,
         parameters_total=None if total is None else int(total),
         parameters_active=None if active is None else int(active))
 
@@ -187,9 +211,44 @@ def _score(evidence: Evidence, model: str, index: int, benchmark: str) -> Score 
     return Score(
         benchmark=benchmark, language=results.get("benchmark", {}).get("language"), extended_tests=extended,
         problems=int(evidence.metric(role, "problems") or 0),
-        samples=int(evidence.metric(role, "samples") or 0), pass_at_k=rates,
+        samples=int(evidence.metric(role, "samples") or 0), pass_at_k=rates, groups=_groups(results),
         truncated=None if truncated is None else int(truncated),
         infrastructure_errors=int(evidence.metric(role, "infrastructure_errors") or 0))
+
+
+def _groups(results: dict[str, Any]) -> list[Group]:
+    of_problems = counts(results, "plus")
+    members: dict[tuple[str, str], list[str]] = {}
+    for problem in results["problems"]:
+        for group in problem.get("groups", {}).items():
+            members.setdefault(group, []).append(problem["task_id"])
+    found = []
+    for (criterion, name), task_ids in sorted(members.items()):
+        graded = {task_id: of_problems[task_id] for task_id in task_ids if task_id in of_problems}
+        if rate := pass_rate(graded, 1):
+            found.append(Group(criterion=criterion, name=name, problems=len(graded), rate=rate))
+    return found
+
+
+def _measures(evidence: Evidence, model: str) -> list[Measure]:
+    found = []
+    for index, path in enumerate(evidence.recipe.evaluate.held_out_data):
+        role = f"nll_{model}_{index}"
+        value = evidence.metric(role, "nll")
+        if value is not None:
+            found.append(Measure(
+                title=f"NLL on {PurePath(path.removeprefix('demo:')).name}", value=value,
+                standard_error=evidence.metric(role, "nll_standard_error"), higher_is_better=False))
+    for index, name in enumerate(evidence.recipe.evaluate.lm_eval_tasks):
+        tasks = (evidence.file(f"lm_eval_{model}_{index}", "results.json") or {"tasks": {}})["tasks"]
+        # The aggregate of a group; where it has none, its parts.
+        for part, task in ({name: tasks[name]} if tasks.get(name, {}).get("metrics") else tasks).items():
+            metrics = task["metrics"]
+            found += [
+                Measure(title=f"{part} {metric}", value=value, standard_error=metrics.get(f"{metric}_standard_error"),
+                        higher_is_better=task["higher_is_better"].get(metric))
+                for metric, value in metrics.items() if not metric.endswith("_standard_error")]
+    return found
 
 
 def _skipped(evidence: Evidence) -> dict[str, str]:
