@@ -181,8 +181,9 @@ class EvaluateConfig(Section):
     """Which benchmark, and how its answers are graded."""
 
     benchmarks: list[str] = Field(["demo:benchmark.jsonl"], min_length=1, description=(
-        "Benchmarks: humaneval (HumanEval and HumanEval+ from evalplus's own cache), mbpp, the path of a .jsonl or "
-        ".jsonl.gz file in EvalPlus form, or demo:benchmark.jsonl."))
+        "Benchmarks: humaneval (HumanEval and HumanEval+ from evalplus's own cache), mbpp, multipl-e/js (and ts, java, cpp, "
+        "rs, go, php, rb, lua, pl, sh; files in the directory XFT_BENCHMARKS), the path of a .jsonl or .jsonl.gz file in "
+        "one of these forms, or demo:benchmark.jsonl."))
     max_problems: int | None = Field(None, ge=1, description="Only the first this many problems; empty for all.")
     min_time_limit: float = Field(4.0, gt=0, le=600, description="Shortest time limit for one test input, in seconds.")
     time_limit_factor: float = Field(4.0, ge=1, le=1000, description="Limit as a multiple of the reference's own time.")

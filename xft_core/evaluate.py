@@ -1,8 +1,10 @@
 """The evaluate stage: verdicts and pass@k for a model's answers to a benchmark.
 
-results.json              benchmark (file, sha256, problems), evalplus version, sandbox, limits, processor; for every
-                          problem its samples' verdicts: pass, fail, timeout, infrastructure_error
-samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples
+results.json              benchmark (file, sha256, kind, problems), versions, sandbox, limits, processor; for every
+                          problem its samples' verdicts: pass, fail, timeout, infrastructure_error. Or, where this
+                          machine lacks what the benchmark is graded with, "skipped": the reason, and no problems
+samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples. It is
+                          there for what was skipped too, to be graded elsewhere
 """
 
 import json
@@ -19,7 +21,7 @@ from typing import Any
 
 from xft_core.artifacts import MANIFEST, Workspace, read_manifest
 from xft_core.benchmarks.jsonl import read_jsonl
-from xft_core.benchmarks.kind import AnyProblem, Grader, Kind, Verdict
+from xft_core.benchmarks.kind import AnyProblem, Grader, Kind, NotGradable, Verdict
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.pass_at_k import pass_at_k
 from xft_core.benchmarks.progress import Progress
@@ -35,7 +37,8 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
 
     Metrics: ``base_pass_at_{k}`` and ``plus_pass_at_{k}`` (fractions, 0 to 1; k = 1 always, and each asked for that
     every problem has samples enough for), ``plus_standard_error`` (of plus_pass_at_1, over problems), ``problems``,
-    ``samples``, ``infrastructure_errors`` (samples without a verdict; they count for nothing), ``seconds``.
+    ``samples``, ``infrastructure_errors`` (samples without a verdict; they count for nothing), ``seconds``. Of a
+    benchmark that is skipped only ``skipped`` (1), ``problems``, ``samples`` and ``seconds``.
     Raises DataError for samples that do not answer the benchmark, SandboxError when nothing can be graded here.
     """
     started = time.monotonic()
@@ -43,25 +46,33 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
     benchmark_digest = file_digest(benchmark)
     kind = kind_of(benchmark)
     problems, solutions = read_samples(config.samples, kind, benchmark, benchmark_digest)
-    grader = kind.open_grader(config.evaluate, benchmark)
-    verdicts = _grade_all(problems, solutions, grader, config.evaluate.workers or cores())
-
-    results = {
-        "benchmark": {
-            "file": benchmark.name, "sha256": benchmark_digest, "kind": kind.name, "extended_tests": kind.extended_tests,
-            "problems": len(problems)},
-        **grader.facts(), "cpu": _processor(),
-        "problems": [
-            {"task_id": problem.task_id, "samples": [
-                asdict(verdict) | {"solution": solution}
-                for verdict, solution in zip(verdicts[problem.task_id], solutions[problem.task_id], strict=True)]}
-            for problem in problems]}
+    described = {
+        "file": benchmark.name, "sha256": benchmark_digest, "kind": kind.name, **kind.labels(problems),
+        "extended_tests": kind.extended_tests, "problems": len(problems)}
+    results: dict[str, Any]
+    try:
+        grader = kind.open_grader(config.evaluate, benchmark)
+    except NotGradable as reason:
+        logger.warning("%s is skipped: %s", benchmark.name, reason)
+        results = {"benchmark": described, "skipped": str(reason), "problems": []}
+        metrics: dict[str, float] = {
+            "skipped": 1, "problems": len(problems), "samples": sum(map(len, solutions.values()))}
+    else:
+        verdicts = _grade_all(problems, solutions, grader, config.evaluate.workers or cores())
+        results = {
+            "benchmark": described, **grader.facts(), "cpu": _processor(),
+            "problems": [
+                {"task_id": problem.task_id, "samples": [
+                    asdict(verdict) | {"solution": solution}
+                    for verdict, solution in zip(verdicts[problem.task_id], solutions[problem.task_id], strict=True)]}
+                for problem in problems]}
+        metrics = scores(list(verdicts.values()), config.evaluate.k)
     (workspace.output / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
     with (workspace.output / "samples_evalplus.jsonl").open("w", encoding="utf-8") as stream:
         for problem in problems:
             for solution in solutions[problem.task_id]:
                 stream.write(json.dumps({"task_id": problem.task_id, "solution": solution}, ensure_ascii=False) + "\n")
-    return scores(list(verdicts.values()), config.evaluate.k) | {"seconds": round(time.monotonic() - started, 3)}
+    return metrics | {"seconds": round(time.monotonic() - started, 3)}
 
 
 def read_samples(

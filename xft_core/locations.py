@@ -1,6 +1,7 @@
 """Names of things to local paths: directories and files, ``demo:`` for what the package ships, Hub names."""
 
 import os
+import re
 from pathlib import Path
 
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, XftError
@@ -10,6 +11,8 @@ EVALPLUS_FILES = {
     "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl"),
     "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl"),
 }
+
+MULTIPL_E = re.compile(r"multipl-e/(\w+)")
 
 
 def demo_path(name: str) -> Path | None:
@@ -73,10 +76,14 @@ def find_file(name: str) -> Path:
 
 
 def find_benchmark(name: str) -> Path:
-    """The file of a benchmark: a path, a shipped one, or one of evalplus's own cache by its name.
+    """The file of a benchmark: a path, a shipped one, one of evalplus's own cache by its name, or ``multipl-e/js``: the
+    file multipl-e/humaneval-js.jsonl (or .jsonl.gz) in the directory XFT_BENCHMARKS.
 
     Nothing is downloaded. Raises DataError when it is not there.
     """
+    multipl_e = MULTIPL_E.fullmatch(name)
+    if multipl_e:
+        return _multipl_e_file(name, multipl_e[1])
     if name not in EVALPLUS_FILES:
         return find_file(name)
     variable, file_name = EVALPLUS_FILES[name]
@@ -89,3 +96,18 @@ def find_benchmark(name: str) -> Path:
     raise DataError(
         f"Benchmark {name!r} is neither in evalplus's cache ({str(cache / file_name)!r}) nor named by {variable}. "
         "Put the released file there, or give its path as the benchmark.")
+
+
+def _multipl_e_file(name: str, language: str) -> Path:
+    directory = os.environ.get("XFT_BENCHMARKS")
+    if not directory:
+        raise DataError(
+            f"Benchmark {name!r} is looked for in the directory that XFT_BENCHMARKS names, which is not set. Set it to a "
+            f"directory that holds multipl-e/humaneval-{language}.jsonl, or give that file's path as the benchmark.")
+    file = Path(directory).expanduser() / "multipl-e" / f"humaneval-{language}.jsonl"
+    for candidate in (file, file.with_name(f"{file.name}.gz")):
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"Benchmark {name!r}: there is no file {str(file)!r} (XFT_BENCHMARKS is {directory!r}). Put MultiPL-E's file "
+        "there, or give its path as the benchmark.")

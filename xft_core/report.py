@@ -46,8 +46,10 @@ def headline(comparison: Comparison) -> dict[str, float]:
     """The numbers runs are compared by, flat: ``merged_plus_pass_at_1``, ``sft_held_out_nll`` and so on.
 
     The first benchmark has the plain names; those of any other end in its title (``merged_plus_pass_at_1_mbpp``).
+    Averages over the languages of MultiPL-E: ``merged_multipl_e_pass_at_1``, and ``merged_multipl_e_paper_pass_at_1`` over
+    those of the paper's six that were graded; ``multipl_e_paper_languages`` says how many these are.
     """
-    first = next((score.benchmark for row in comparison.rows for score in row.scores), None)
+    first = comparison.benchmarks[0]
     found: dict[str, float | None] = {}
     for row in comparison.rows:
         found[f"{row.model}_held_out_nll"] = row.held_out_nll
@@ -61,6 +63,9 @@ def headline(comparison: Comparison) -> dict[str, float]:
     for compared in comparison.differences:
         if (compared.model, compared.against, compared.tests) == ("merged", "sft", "plus"):
             found[f"merged_over_sft_plus_pass_at_1{_ending(compared.benchmark, first)}"] = compared.pair.difference
+    for average in comparison.multilingual:
+        found |= {f"{model}_{average.metric}_pass_at_1": value for model, value in average.pass_at_1.items()}
+        found[f"{average.metric}_languages"] = len(average.languages)
     if comparison.mixing:
         found["uniform_held_out_nll"] = comparison.mixing.held_out_nll_uniform
         found["mixing_movement_max"] = comparison.mixing.movement_max

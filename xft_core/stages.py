@@ -223,11 +223,16 @@ class EvaluateStage(StageConfig):
         return {"samples": self.samples, "benchmark": find_benchmark(self.benchmark)}
 
     def settings(self) -> dict[str, Any]:
-        """Neither the number of workers nor the list of benchmarks changes the verdicts on this one."""
+        """Neither the number of workers nor the list of benchmarks changes the verdicts on this one; the toolchain that a
+        kind of benchmark is graded with does, and so does that there is none."""
+        from xft_core.benchmarks.kinds import kind_of
+
         settings = super().settings()
         for name in ("workers", "benchmarks", "max_problems"):
             del settings["evaluate"][name]
-        return settings
+        benchmark = find_benchmark(self.benchmark)
+        versions = kind_of(benchmark).versions(benchmark)
+        return settings | ({"versions": versions} if versions else {})
 
 
 class ReportStage(StageConfig):

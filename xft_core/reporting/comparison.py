@@ -4,6 +4,7 @@ from pydantic import BaseModel, ConfigDict
 
 from xft_core.reporting.evaluation import Pair, PassRate, counts, pair, pass_rate
 from xft_core.reporting.evidence import MODELS, Evidence
+from xft_core.reporting.multilingual import Average, averages
 
 # Which model is compared with which: the question of the paper first.
 PAIRS = (("merged", "sft"), ("merged", "base"), ("merged", "moe"), ("moe", "sft"), ("sft", "base"))
@@ -23,9 +24,10 @@ class PassAtK(_Part):
 
 
 class Score(_Part):
-    """One model on one benchmark. Without ``extended_tests``, "plus" says the same as "base"."""
+    """One model on one benchmark. Without ``extended_tests``, "plus" says the same as "base". ``language``: of MultiPL-E."""
 
     benchmark: str
+    language: str | None
     extended_tests: bool
     problems: int
     samples: int
@@ -105,11 +107,15 @@ class Decontamination(_Part):
 
 
 class Comparison(_Part):
-    """Everything the report tells."""
+    """Everything the report tells. ``benchmarks``: their titles, in the recipe's order; ``skipped``: of those that could
+    not be graded where this ran, with the reason."""
 
     recipe: str
     seed: int
+    benchmarks: list[str]
+    skipped: dict[str, str]
     rows: list[Row]
+    multilingual: list[Average]
     differences: list[Difference]
     training_compute_ratio: float | None
     mixing: Mixing | None
@@ -127,7 +133,8 @@ def compare(evidence: Evidence) -> Comparison:
     prepare = evidence.manifests.get("prepare")
     rows = [row for model in MODELS if (row := _row(evidence, model))]
     return Comparison(
-        recipe=evidence.recipe.name, seed=evidence.recipe.seed, rows=rows, differences=_differences(evidence),
+        recipe=evidence.recipe.name, seed=evidence.recipe.seed, benchmarks=evidence.benchmarks(),
+        skipped=_skipped(evidence), rows=rows, multilingual=_multilingual(rows), differences=_differences(evidence),
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
         data={name: value for name, value in sorted(prepare.metrics.items()) if type(value) is int} if prepare else {},
         decontamination=_decontamination(evidence))
@@ -178,10 +185,29 @@ def _score(evidence: Evidence, model: str, index: int, benchmark: str) -> Score 
         rates += [
             PassAtK(tests=tests, k=k, rate=rate) for k in evidence.ks(role) if (rate := pass_rate(of_problems, k))]
     return Score(
-        benchmark=benchmark, extended_tests=extended, problems=int(evidence.metric(role, "problems") or 0),
+        benchmark=benchmark, language=results.get("benchmark", {}).get("language"), extended_tests=extended,
+        problems=int(evidence.metric(role, "problems") or 0),
         samples=int(evidence.metric(role, "samples") or 0), pass_at_k=rates,
         truncated=None if truncated is None else int(truncated),
         infrastructure_errors=int(evidence.metric(role, "infrastructure_errors") or 0))
+
+
+def _skipped(evidence: Evidence) -> dict[str, str]:
+    reasons = {}
+    for index, benchmark in enumerate(evidence.benchmarks()):
+        for model in MODELS:
+            results = evidence.file(f"evaluate_{model}_{index}", "results.json") or {}
+            if "skipped" in results:
+                reasons[benchmark] = results["skipped"]
+    return reasons
+
+
+def _multilingual(rows: list[Row]) -> list[Average]:
+    return averages({
+        row.model: {
+            score.language: (score.problems, rate.value)
+            for score in row.scores if score.language and (rate := score.rate("base"))}
+        for row in rows})
 
 
 def _differences(evidence: Evidence) -> list[Difference]:

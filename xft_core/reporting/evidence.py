@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -16,6 +17,7 @@ MODELS = ("base", "sft", "moe", "merged")
 BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP"}
 # The files that evalplus releases hold base and extended tests; their version is in the results.
 RELEASED = {"HumanEvalPlus-v": "HumanEval", "HumanEvalPlus-Mini-v": "HumanEval mini", "MbppPlus-v": "MBPP"}
+MULTIPL_E = re.compile(r"(?:.*/)?multipl-e/(?:humaneval-)?(\w+)(?:\.jsonl)?(?:\.gz)?")
 PASS_AT = "plus_pass_at_"
 
 
@@ -91,6 +93,9 @@ def benchmark_title(name: str) -> str:
     """What a person calls a benchmark of the recipe (a name, ``demo:`` or a path)."""
     if name in BENCHMARK_TITLES:
         return BENCHMARK_TITLES[name]
+    multipl_e = MULTIPL_E.fullmatch(name)
+    if multipl_e:
+        return f"MultiPL-E {multipl_e[1]}"
     stem = PurePath(name.removeprefix("demo:")).name.removesuffix(".gz").removesuffix(".jsonl")
     released = next((title for start, title in RELEASED.items() if stem.startswith(start)), stem)
     return f"demo {stem}" if name.startswith("demo:") else released

@@ -128,6 +128,8 @@ def _routing_warnings(comparison: Comparison) -> Iterator[str]:
 
 
 def _evaluation_warnings(comparison: Comparison) -> Iterator[str]:
+    for benchmark, reason in comparison.skipped.items():
+        yield f"{benchmark} was skipped: {reason}. It is no 0 and is in no average; the answers are kept."
     low, high = TELLING
     for benchmark in dict.fromkeys(score.benchmark for row in comparison.rows for score in row.scores):
         values = [

@@ -7,6 +7,7 @@ from xft_core.reporting.comparison import Comparison, Decontamination, Differenc
 from xft_core.reporting.evaluation import MCNEMAR, p_text, rate_text
 from xft_core.reporting.evidence import Evidence
 from xft_core.reporting.findings import findings, main_differences, model_name, test_name, warnings
+from xft_core.reporting.multilingual import PAPER_LANGUAGES, Average
 from xft_core.reporting.page import PAGE
 
 CAPTION = (
@@ -39,7 +40,7 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence) -> str:
     noted = warnings(comparison)
     if noted:
         sections += ["## Warnings", _bullets(noted)]
-    sections += ["## What it says", _bullets(findings(comparison) + _conditions(evidence))]
+    sections += ["## What it says", _bullets(findings(comparison) + _conditions(comparison, evidence))]
     if comparison.differences:
         sections += ["## Problem by problem", _differences_section(comparison)]
     if comparison.mixing and comparison.mixing.layers:
@@ -58,14 +59,21 @@ def results_table(comparison: Comparison) -> str:
     plain text."""
     rows = comparison.rows
     lines = [["NLL ↓", *("-" if row.held_out_nll is None else f"{row.held_out_nll:.4f}" for row in rows)]]
-    for benchmark in dict.fromkeys(score.benchmark for row in rows for score in row.scores):
+    for benchmark in comparison.benchmarks:
         of_models = [next((score for score in row.scores if score.benchmark == benchmark), None) for row in rows]
         there = [score for score in of_models if score]
+        if not there:
+            if benchmark in comparison.skipped:
+                lines.append([f"{benchmark} pass@1 % ↑", *("skipped" for _ in rows)])
+            continue
         for tests in ("base", "plus") if there[0].extended_tests else ("plus",):
             for k in sorted({rate.k for score in there for rate in score.pass_at_k}):
                 rates = [score.rate(tests, k) if score else None for score in of_models]
                 cells = [rate_text(rate) if rate else "-" for rate in rates]
                 lines.append([f"{test_name(comparison, benchmark, tests)} pass@{k} % ↑", *cells])
+    for average in comparison.multilingual:
+        values = [average.pass_at_1.get(row.model) for row in rows]
+        lines.append([f"{average.title} pass@1 % ↑", *("-" if value is None else f"{100 * value:.1f}" for value in values)])
     lines += [
         ["parameters", *(_millions(row.parameters_total) for row in rows)],
         ["active per token", *(_millions(row.parameters_active) for row in rows)]]
@@ -140,7 +148,7 @@ def _code(text: str) -> str:
     return f"`{text if len(text) <= 120 else text[:117] + '...'}`"
 
 
-def _conditions(evidence: Evidence) -> list[str]:
+def _conditions(comparison: Comparison, evidence: Evidence) -> list[str]:
     recipe = evidence.recipe
     generate = recipe.generate
     found = []
@@ -151,7 +159,15 @@ def _conditions(evidence: Evidence) -> list[str]:
     if recipe.evaluate.max_problems is not None:
         found.append(
             f"Only the first {recipe.evaluate.max_problems} problems of a benchmark were used: this is not its score.")
+    if comparison.multilingual:
+        found.append(_languages_sentence(comparison.multilingual))
     return found
+
+
+def _languages_sentence(multilingual: list[Average]) -> str:
+    parts = [f"{average.title}: {', '.join(average.languages)}" for average in multilingual]
+    return (f"Averages over languages weigh every problem the same. {'; '.join(parts)}. The paper's 6 are "
+            f"{', '.join(PAPER_LANGUAGES)}.")
 
 
 def _mixing_section(mixing: Mixing) -> str:

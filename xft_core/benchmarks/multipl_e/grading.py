@@ -12,7 +12,7 @@ from typing import Any
 from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
 from xft_core.benchmarks.multipl_e.languages import Language
 from xft_core.benchmarks.multipl_e.problems import Problem
-from xft_core.benchmarks.multipl_e.toolchains import Toolchain, find_toolchain
+from xft_core.benchmarks.multipl_e.toolchains import find_toolchain
 from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
 from xft_core.sandbox import Finished, Resources, open_sandbox
@@ -23,7 +23,8 @@ COMPILE_SECONDS, RUN_SECONDS, CLOCK_FACTOR = 30, 15, 3
 MAX_PROCESSES, MAX_OPEN_FILES, WORK_BYTES, FILE_BYTES = 192, 1024, 512 * 2**20, 128 * 2**20
 PROCESSOR_TIME_IS_UP = 128 + 24  # SIGXCPU
 DETAIL_CHARACTERS = 800
-NOISE = re.compile(r"^.*(?:Finished in |tests/s|Loaded suite|^Started$|^-+$|^=+$|^Node\.js v).*\n?", re.MULTILINE)
+NOISE = re.compile(
+    r"^(?:Finished in |.*tests/s,|Loaded suite|Started$|-+$|=+$|Node\.js v| +at .*node:internal).*\n?", re.MULTILINE)
 UNSTEADY = re.compile(r"\(\d+\.\d+s\)|\b\d+\.\d+ ?s(?:econds)?\b|(?<=thread 'main' )\(\d+\) ")
 
 
@@ -120,6 +121,8 @@ def _judged(done: Finished, said: list[str], language: Language, token: str) -> 
         limit = f" within {RUN_SECONDS if compiled else COMPILE_SECONDS} s" if late else ""
         reason = "" if compiled and not late else f"it does not {'end' if compiled else 'compile'}{limit}"
     message = _steady("\n".join(said[2 if compiled else 1:]).strip() or output.strip(), token)
+    if not reason and not message:
+        reason = f"a test failed (exit status {done.status})"
     return Verdict(status, status, ": ".join(filter(None, (reason, message))))
 
 
