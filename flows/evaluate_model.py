@@ -48,12 +48,13 @@ def evaluate_model(
         "generate": asked_one_way, "evaluate": evaluate})
     check_inputs(recipe)
     with pipeline_run.opened(recipe, kind="evaluate", sections=SECTIONS) as run:
+        answered: dict[str, Any] = {}
         graded: dict[str, Any] = {}
         for index, benchmark in enumerate(recipe.evaluate.benchmarks):
             # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
-            samples: Any = stages.generate.submit(run, f"generate_{index}", base_model(recipe), benchmark)
-            graded[benchmark] = stages.evaluate.submit(run, f"evaluate_{index}", samples, benchmark)
-        scores: Scores = publish_scores.submit(run, graded).result()
+            answered[benchmark] = stages.generate.submit(run, f"generate_{index}", base_model(recipe), benchmark)
+            graded[benchmark] = stages.evaluate.submit(run, f"evaluate_{index}", answered[benchmark], benchmark)
+        scores: Scores = publish_scores.submit(run, answered, graded).result()
         return scores
 
 
