@@ -22,11 +22,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Literal
 
 from xft_core.errors import SandboxError
 from xft_core.sandbox_canaries import CANARIES
+from xft_core.sandbox_memory import MemoryWatch
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +54,16 @@ REMEDY = (
 class Resources:
     """Hard limits of one contained program; None leaves one as it is.
 
-    memory_bytes   address space of each process. node, java, go and mono reserve far more than they use: limit those
-                   by None here and a flag of their own
-    file_bytes     size of each file it writes, its output included
-    processes      processes and threads, all together
-    open_files     of each process
-    work_bytes     size of its directory, /tmp (``unsafe``: not enforced)
+    memory_bytes     address space of each process. node, java, go and mono reserve far more than they use: None for these
+    resident_bytes   memory that all its processes together really use; looked at five times a second
+    file_bytes       size of each file it writes, its output included
+    processes        processes and threads, all together
+    open_files       of each process
+    work_bytes       size of its directory, /tmp (``unsafe``: not enforced)
     """
 
     memory_bytes: int | None = 2 * 2**30
+    resident_bytes: int | None = 2 * 2**30
     file_bytes: int | None = 64 * 2**20
     processes: int | None = 64
     open_files: int | None = 256
@@ -135,10 +138,14 @@ class Sandbox:
                     env=ENVIRONMENT | dict(environment or {}), cwd="/", start_new_session=True)
             finally:
                 os.close(descriptor)
+            watch = _nothing() if resources.resident_bytes is None else MemoryWatch(
+                process.pid, resources.resident_bytes, partial(_kill_group, process))
             try:
-                yield process
+                with watch:
+                    yield process
             finally:
-                _end_group(process)
+                _kill_group(process)
+                process.wait()
 
     def wait(self, process: subprocess.Popen[bytes], seconds: float) -> int | None:
         """Exit status of a started program, None if it is still there after ``seconds`` or when ``stop`` is set."""
@@ -217,10 +224,11 @@ def _system(mounts: Sequence[Path]) -> list[str]:
             arguments += ["--symlink", os.readlink(path), str(path)]
         elif path.is_dir():
             arguments += ["--ro-bind", str(path), str(path)]
-    arguments += ["--perms", "0755", "--dir", "/etc"]  # bwrap makes missing parents for its own user alone
+    # bwrap makes missing parents for its own user alone.
+    arguments += ["--perms", "0755", "--dir", "/etc"]
+    made = {Path("/etc")}
     for path in map(Path, ("/etc/ld.so.cache", "/etc/alternatives")):
         arguments += ["--ro-bind-try", str(path), str(path)]
-    made = {Path("/etc")}
     wanted = [Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), PRELUDE.parent.resolve()]
     for mount in mounts:
         wanted += [mount.resolve(), mount.absolute()]
@@ -253,9 +261,8 @@ def _nothing() -> Iterator[None]:
     yield None
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    process.wait()

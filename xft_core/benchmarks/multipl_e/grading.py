@@ -36,7 +36,8 @@ class MultiPLEGrader(Grader[Problem]):
         self._memory_mb = config.memory_limit_mb
         self._sandbox = open_sandbox(config.sandbox, self._toolchain.mounts)
         self._resources = Resources(
-            memory_bytes=config.memory_limit_mb * 2**20 if language.limit_memory else None, file_bytes=FILE_BYTES,
+            memory_bytes=config.memory_limit_mb * 2**20 if language.limit_memory else None,
+            resident_bytes=config.memory_limit_mb * 2**20, file_bytes=FILE_BYTES,
             processes=MAX_PROCESSES, open_files=MAX_OPEN_FILES, work_bytes=WORK_BYTES)
         self._check_canaries()
 
