@@ -7,6 +7,7 @@ then turns into the program. Nothing that could be killed or deceived is beside 
 import hashlib
 import re
 import shlex
+import signal
 from typing import Any
 
 from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
@@ -21,7 +22,7 @@ from xft_core.sandbox import Finished, Resources, open_sandbox
 # MultiPL-E's own limit is 15 s for a program and 30 s for what is compiled and run in one go.
 COMPILE_SECONDS, RUN_SECONDS, CLOCK_FACTOR = 30, 15, 3
 MAX_PROCESSES, MAX_OPEN_FILES, WORK_BYTES, FILE_BYTES = 192, 1024, 512 * 2**20, 128 * 2**20
-PROCESSOR_TIME_IS_UP = 128 + 24  # SIGXCPU
+PROCESSOR_TIME_IS_UP = (128 + signal.SIGXCPU, -signal.SIGXCPU)
 DETAIL_CHARACTERS = 800
 NOISE = re.compile(
     r"^(?:Finished in |.*tests/s,|Loaded suite|Started$|-+$|=+$|Node\.js v| +at .*node:internal).*\n?", re.MULTILINE)
@@ -114,7 +115,7 @@ def _judged(done: Finished, said: list[str], language: Language, token: str) -> 
     passed = done.status == 0 and compiled and re.search(language.done.replace("{token}", token), output, re.MULTILINE)
     if passed:
         return Verdict("pass", "pass")
-    late = done.status is None or done.status == PROCESSOR_TIME_IS_UP
+    late = done.status is None or done.status in PROCESSOR_TIME_IS_UP
     status: Status = "timeout" if late else "fail"
     if compiled and done.status == 0:
         reason = "the program ended before its tests were done"
