@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from tests.factories import shared_data
 from xft_core.artifacts import Workspace, publish
-from xft_core.benchmarks.evalplus.grading import PACKAGE, EvalPlusGrader, grade
+from xft_core.benchmarks.evalplus.grading import PACKAGE, Limits, grade
 from xft_core.benchmarks.evalplus.kind import EvalPlus
 from xft_core.benchmarks.evalplus.problems import Problem
 from xft_core.benchmarks.kind import Verdict
@@ -89,12 +90,16 @@ def test_unsafe_is_the_same_without_the_walls(tmp_path: Path) -> None:
     killer = """
 import glob, io, posix
 def f(x):
-    for path in glob.glob("/proc/[0-9]*/cmdline"):
-        with io.open(path, "rb") as stream:
-            if b"contained import judge" in stream.read() and b"%s" in io.open(path[:-7] + "environ", "rb").read():
-                posix.kill(int(path.split("/")[2]), 9)
+    for path in glob.glob("/proc/[0-9]*/environ"):
+        process = int(path.split("/")[2])
+        try:
+            with io.open(path, "rb") as stream:
+                if b"%s" in stream.read() and process != posix.getpid():
+                    posix.kill(process, 9)
+        except OSError:
+            pass
 """
-    # Judges of this test alone, not of a run beside it.
+    # Kills the judge of this test alone, not that of a run beside it.
     seed = str(os.getpid() + 10**6)
     killer = killer.replace("%s", f"PYTHONHASHSEED={seed}")
     with pytest.MonkeyPatch.context() as patch:
@@ -111,32 +116,39 @@ def f(x):
             evaluate(tmp_path / "all", [problem("Own/b")], [("Own/b", killer)], sandbox="unsafe")
 
 
-def broken_bwrap(directory: Path, monkeypatch: pytest.MonkeyPatch, word: str, times: int) -> Path:
-    """A bwrap that fails the first ``times`` times that ``word`` is in its command; returns the file that counts."""
-    count, real = directory / "count", shutil.which("bwrap")
-    (directory / "bwrap").write_text(
-        f"#!/bin/sh\ncase \"$*\" in *'{word}'*) echo x >> {count}\n"
-        f"if [ $(wc -l < {count}) -le {times} ]; then echo 'no space left' >&2; exit 1; fi;; esac\nexec {real} \"$@\"\n")
-    (directory / "bwrap").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
-    return count
+class BrokenBwrap:
+    """A bwrap on the PATH that fails when it is called for the n-th time, for every n in ``failing``."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, failing: Container[int]) -> None:
+        self.calls, path = directory / "calls", directory / "bwrap"
+        self.restart()
+        path.write_text(
+            f"#!{sys.executable}\nimport os, sys\nwith open({str(self.calls)!r}, 'a+') as calls:\n    calls.write('x')\n"
+            f"    calls.flush()\n    calls.seek(0)\n    if len(calls.read()) in {failing!r}: sys.exit('no space left')\n"
+            f"real = {shutil.which('bwrap')!r}\n"
+            "os.execv(real, [real, *(real if word == sys.argv[0] else word for word in sys.argv[1:])])\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+
+    def restart(self) -> None:
+        """Count from 1 again."""
+        self.calls.write_text("")
 
 
 @needs_sandbox
-def test_a_sandbox_that_dies_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    grader = EvalPlusGrader(EvaluateConfig(), write(tmp_path / "own.jsonl", [problem("Own/a")]))
-    for word in ("contained import judge", "contained import candidate"):
-        (tmp_path / word).mkdir()
-        count = broken_bwrap(tmp_path / word, monkeypatch, word, times=1)
-        sandbox = open_sandbox("bubblewrap", [PACKAGE])
-        one = Problem("Own/a", "def f(x):\n", "f", "    return x + 1\n", [[1]], [])
-        assert grade(one, [RIGHT, WRONG], sandbox, grader._limits)[0] == Verdict("pass", "pass")
-        assert len(count.read_text().split()) >= 2
+@pytest.mark.parametrize("call", [1, 2], ids=["the judge's", "the sample's"])
+def test_a_sandbox_that_dies_is_tried_again(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bwrap = BrokenBwrap(tmp_path, monkeypatch, {call + 100})
+    sandbox = open_sandbox("bubblewrap", [PACKAGE])
+    one = Problem("Own/a", "def f(x):\n", "f", "    return x + 1\n", [[1]], [])
+    bwrap.calls.write_text("x" * 100)
+    assert grade(one, [RIGHT], sandbox, Limits(4, 4, 2048)) == [Verdict("pass", "pass")]
+    assert len(bwrap.calls.read_text()) == 100 + call + 2
 
 
 @needs_sandbox
 def test_a_machine_that_cannot_grade_is_not_a_bad_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken_bwrap(tmp_path, monkeypatch, "contained import judge", times=99)
+    BrokenBwrap(tmp_path, monkeypatch, range(4, 99))  # the sandbox's own canaries get through
     with pytest.raises(SandboxError, match=r"(?s)a right program got 'infrastructure_error'.*no space left"):
         evaluate(tmp_path, [problem("Own/a")], [("Own/a", RIGHT)])
     assert not (tmp_path / "out").exists()
@@ -283,9 +295,11 @@ def test_killing_the_runner_leaves_no_process(tmp_path: Path) -> None:
             "evaluate": {"sandbox": mode, "min_time_limit": 30}}))
         runners.append(subprocess.Popen(
             [sys.executable, "-m", "xft_core", "evaluate", str(config)], stderr=subprocess.DEVNULL))
-    time.sleep(4)
     processes = []
     for runner in runners:
+        deadline = time.monotonic() + 60
+        while len(_descendants(runner.pid)) < 6 and time.monotonic() < deadline and runner.poll() is None:
+            time.sleep(0.2)  # a judge and a sample, bwrap twice around each
         assert runner.poll() is None and len(_descendants(runner.pid)) >= 2, "it should be grading by now"
         processes += _descendants(runner.pid)
         os.kill(runner.pid, signal.SIGKILL)

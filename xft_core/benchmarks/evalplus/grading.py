@@ -8,6 +8,7 @@ import json
 import os
 import select
 import socket
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from xft_core.benchmarks.jsonl import unpacked_digest
 from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError
-from xft_core.sandbox import REMEDY, Resources, Sandbox, open_sandbox, python
+from xft_core.sandbox import REMEDY, PythonProgram, Resources, Sandbox, open_sandbox
 
 # A last resort. The slowest reference of HumanEval+ and MBPP+ takes 41 s; a sample on one suite of inputs is given up
 # after 62 s of its own.
@@ -34,9 +35,10 @@ MESSAGE_BYTES, ANSWER_BYTES = 4096, 2**20
 SECONDS_BETWEEN_LOOKS = 0.5
 
 PACKAGE = Path(xft_core.__file__).parent
+PACKAGES = str(Path(sysconfig.get_path("purelib")).resolve())
 START = (
-    f"import sys; sys.path.append({str(PACKAGE.parent)!r}); from xft_core.benchmarks.evalplus.contained import {{0}}; "
-    "sys.path.pop(); {0}.main()")
+    f"import sys; sys.path += [{PACKAGES!r}, {str(PACKAGE.parent)!r}]; "
+    "from xft_core.benchmarks.evalplus.contained import {0}; sys.path.pop(); {0}.main()")
 
 CANARY = Problem(
     task_id="canary", prompt="def add(a, b):\n", entry_point="add", canonical_solution="    return a + b\n",
@@ -177,9 +179,9 @@ class Judge:
         with ours, theirs, tempfile.TemporaryFile() as stdin:
             stdin.write(json.dumps(job).encode())
             stdin.seek(0)
-            command = [str(python()), "-I", "-B", "-c", START.format(program), str(theirs.fileno())]
             with self._sandbox.start(
-                command, stdin=stdin, stderr=stderr, descriptors=[theirs.fileno()],
+                PythonProgram(START.format(program), (str(theirs.fileno()),)), stdin=stdin, stderr=stderr,
+                descriptors=[theirs.fileno()],
                 resources=Resources(memory_bytes=self._memory_bytes, resident_bytes=self._memory_bytes),
             ):
                 theirs.close()  # so that the end of the process ends the channel

@@ -119,18 +119,19 @@ class Examination:
         if encoded == TOO_LARGE:
             raise Ended("fail", f"{call}: returned more than {values.MAX_BYTES // 2**20} MB that is not exactly "
                         f"{self._expected(index)}")
+        reason = ""
         with alarm(COMPARE_SECONDS):
             try:
                 output = values.decode(encoded)
-                right = is_right(
-                    self._suite.dataset, self._suite.entry_point, arguments, output, self._suite.output(index), atol)
+                if is_right(
+                    self._suite.dataset, self._suite.entry_point, arguments, output, self._suite.output(index), atol,
+                ):
+                    return
             except values.Malformed:
                 raise Ended("fail", f"{call}: returned what cannot be read") from None
-            except (Exception, MemoryError) as error:  # compared as evalplus does, which takes this for a no
-                raise Ended("fail", f"{call}: returned what cannot be compared ({type(error).__name__}); "
-                            f"expected {self._expected(index)}") from None
-            if not right:
-                raise Ended("fail", f"{call}: returned {values.shown(output)}; expected {self._expected(index)}")
+            except (Exception, MemoryError) as error:  # evalplus takes it for a no
+                reason = f" (comparing: {type(error).__name__})"
+        raise Ended("fail", f"{call}: returned {values.shown(output)}; expected {self._expected(index)}{reason}")
 
     def _expected(self, index: int) -> str:
         if not self._one_answer:
