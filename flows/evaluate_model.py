@@ -49,16 +49,17 @@ def evaluate_model(
         "generate": asked_one_way, "evaluate": evaluate})
     check_inputs(recipe)
     with pipeline_run.opened(recipe, kind="evaluate", sections=SECTIONS) as run:
-        graded: dict[str, Any] = {}
+        answered: dict[str, Any] = {}
+        graded, measured = dict[str, Any](), dict[str, Any]()
         for index, benchmark in enumerate(recipe.evaluate.benchmarks):
             # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
-            samples: Any = stages.generate.submit(run, f"generate_{index}", base_model(recipe), benchmark)
-            graded[benchmark] = stages.evaluate.submit(run, f"evaluate_{index}", samples, benchmark)
+            answered[benchmark] = stages.generate.submit(run, f"generate_{index}", base_model(recipe), benchmark)
+            graded[benchmark] = stages.evaluate.submit(run, f"evaluate_{index}", answered[benchmark], benchmark)
         for index, path in enumerate(recipe.evaluate.held_out_data):
-            graded[path] = stages.nll.submit(run, f"nll_{index}", base_model(recipe), path)
+            measured[path] = stages.nll.submit(run, f"nll_{index}", base_model(recipe), path)
         for index, task in enumerate(recipe.evaluate.lm_eval_tasks):
-            graded[f"lm-eval/{task}"] = stages.lm_eval.submit(run, f"lm_eval_{index}", base_model(recipe), task)
-        scores: Scores = publish_scores.submit(run, graded).result()
+            measured[f"lm-eval/{task}"] = stages.lm_eval.submit(run, f"lm_eval_{index}", base_model(recipe), task)
+        scores: Scores = publish_scores.submit(run, answered, graded, measured).result()
         return scores
 
 

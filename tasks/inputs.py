@@ -27,9 +27,9 @@ def check_inputs(recipe: Recipe) -> None:
     for benchmark in recipe.evaluate.benchmarks:
         path = find_benchmark(benchmark)
         kind_of(path).versions(path, recipe.evaluate)
-    for path in recipe.evaluate.held_out_data:
-        if not _is_hub_name(path):
-            find_file(path)
+    for data in recipe.evaluate.held_out_data:
+        if not _is_hub_name(data):
+            find_file(data)
     if recipe.evaluate.lm_eval_tasks:
         lm_eval_version()
     directory = recipe.evaluate.lm_eval_directory

@@ -17,6 +17,7 @@ from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory, log_text
 from tasks.stage import may_pass, stop_event
 from xft_core.config import Recipe
+from xft_core.reporting.page import PAGE
 
 MODELS = ("base", "sft", "moe", "merged")
 
@@ -53,7 +54,7 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
         ("README.md", "model-card", f"Model card of {name}"),
     ):
         text = (report.path / file_name).read_text(encoding="utf-8")
-        create_markdown_artifact(_without_images(text), key=key, description=description)
+        create_markdown_artifact(_without_files(text), key=key, description=description)
     return PipelineResult(
         report=report.path, merged_model=artifacts["merge"].path, mlflow_run_id=run.mlflow_run_id,
         reused_stages=sum(item.reused for item in artifacts.values()), stages=len(artifacts))
@@ -82,6 +83,7 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> None:
     log_directory(run_id, report.path, "report")
     log_directory(run_id, merged.path, "merged_model")
     log_directory(run_id, artifacts["mix"].path, "mixing", suffixes=(".json",))
+    log_directory(run_id, data.path, "data", suffixes=("decontamination.json",))
     for role, item in artifacts.items():
         if item.stage in ("generate", "evaluate"):
             name = "samples" if item.stage == "generate" else "verdicts"
@@ -94,6 +96,7 @@ def _yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _without_images(text: str) -> str:
-    # Prefect shows Markdown without the files beside it: a picture would be a broken one. MLflow has them.
+def _without_files(text: str) -> str:
+    # Prefect shows Markdown without the files beside it: a picture or a link would be a broken one. MLflow has them.
+    text = text.replace(f"[{PAGE}]({PAGE})", f"`report/{PAGE}` of the run in MLflow")
     return "\n".join(line for line in text.splitlines() if not line.startswith("![")) + "\n"

@@ -32,6 +32,12 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+def shared_data(name: str) -> Path:
+    """A file of the data that lies beside the project, wherever in the tree this checkout is; it may not exist."""
+    found = [parent / "shared" / "data" / name for parent in Path(__file__).resolve().parents]
+    return next((path for path in found if path.is_file()), found[1])
+
+
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of 320 tokens that knows every byte; <s>, </s> and <pad> are 0, 1 and 2."""
     model = Tokenizer(models.BPE())

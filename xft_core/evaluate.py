@@ -1,10 +1,12 @@
 """The evaluate stage: verdicts and pass@k for a model's answers to a benchmark.
 
 results.json              benchmark (file, sha256, kind, problems), versions, sandbox, limits, processor; for every
-                          problem its samples' verdicts: pass, fail, timeout, infrastructure_error. Or, where this
-                          machine lacks what the benchmark is graded with, "skipped": the reason, and no problems
+                          problem its samples' verdicts (pass, fail, timeout, infrastructure_error) and why. Or, where
+                          this machine lacks what the benchmark is graded with, "skipped": the reason, and no problems
 samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples. It is
                           there for what was skipped too, to be graded elsewhere
+
+Verdicts are on disk problem by problem as they are found: a run that was killed goes on with the problems it lacks.
 """
 
 import json
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.artifacts import MANIFEST, Workspace, read_manifest
-from xft_core.benchmarks.jsonl import read_jsonl
+from xft_core.benchmarks.jsonl import append, read_appended, read_jsonl
 from xft_core.benchmarks.kind import AnyProblem, Grader, Kind, NotGradable, Verdict
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.pass_at_k import pass_at_k
@@ -59,7 +61,8 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
         metrics: dict[str, float] = {
             "skipped": 1, "problems": len(problems), "samples": sum(map(len, solutions.values()))}
     else:
-        verdicts = _grade_all(problems, solutions, grader, config.evaluate.workers or cores())
+        verdicts = grade_all(
+            problems, solutions, grader, config.evaluate.workers or cores(), workspace.checkpoints / "verdicts.jsonl")
         results = {
             "benchmark": described, **grader.facts(), "cpu": _processor(),
             "problems": [
@@ -103,6 +106,11 @@ def read_samples(
         task_id, solution = row.get("task_id"), row.get("solution")
         if not isinstance(task_id, str) or not isinstance(solution, str):
             raise DataError(f"{str(path)!r}, line {number}: a sample needs the texts task_id and solution.")
+        try:
+            solution.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{str(path)!r}, line {number}: the solution is no text ({error}). Remove the half of a character.") from None
         if task_id not in known:
             raise DataError(
                 f"{str(path)!r}, line {number}: the benchmark {str(benchmark)!r} has no problem {task_id!r}. "
@@ -162,18 +170,23 @@ def cores() -> int:
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
-def _grade_all(
-    problems: list[AnyProblem], solutions: dict[str, list[str]], grader: Grader[Any], workers: int,
+def grade_all(
+    problems: list[AnyProblem], solutions: dict[str, list[str]], grader: Grader[Any], workers: int, graded: Path,
 ) -> dict[str, list[Verdict]]:
-    progress = Progress(logger, "evaluate", len(problems))
-    verdicts: dict[str, list[Verdict]] = {}
+    """The verdicts on each problem's samples, by task_id. Those in the file ``graded`` are taken from there, the others
+    are added to it, but for problems with infrastructure errors: another start may do better."""
+    verdicts = {row["task_id"]: [Verdict(**verdict) for verdict in row["verdicts"]] for row in read_appended(graded)}
+    waiting = [problem for problem in problems if problem.task_id not in verdicts]
+    progress = Progress(logger, "evaluate", len(problems), len(problems) - len(waiting))
     pool = ThreadPoolExecutor(workers)
     try:
-        waiting = {
-            pool.submit(grader.grade, problem, solutions[problem.task_id]): problem.task_id
-            for problem in problems}
-        for future in as_completed(waiting):
-            verdicts[waiting[future]] = future.result()
+        futures = {
+            pool.submit(grader.grade, problem, solutions[problem.task_id]): problem.task_id for problem in waiting}
+        for future in as_completed(futures):
+            task_id = futures[future]
+            verdicts[task_id] = future.result()
+            if all(verdict.plus != "infrastructure_error" for verdict in verdicts[task_id]):
+                append(graded, {"task_id": task_id, "verdicts": list(map(asdict, verdicts[task_id]))})
             progress.advance(1)
     finally:
         grader.stop()  # after a fault or an interrupt, nobody waits for what is still being graded

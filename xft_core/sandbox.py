@@ -22,11 +22,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Literal
 
 from xft_core.errors import SandboxError
 from xft_core.sandbox_canaries import CANARIES
+from xft_core.sandbox_memory import MemoryWatch
 
 logger = logging.getLogger(__name__)
 
@@ -52,19 +54,31 @@ REMEDY = (
 class Resources:
     """Hard limits of one contained program; None leaves one as it is.
 
-    memory_bytes   address space of each process. node, java, go and mono reserve far more than they use: limit those
-                   by None here and a flag of their own
-    file_bytes     size of each file it writes, its output included
-    processes      processes and threads, all together
-    open_files     of each process
-    work_bytes     size of its directory, /tmp (``unsafe``: not enforced)
+    memory_bytes     address space of each process. node, java, go and mono reserve far more than they use: None for these
+    resident_bytes   memory that all its processes together really use; looked at five times a second
+    file_bytes       size of each file it writes, its output included
+    processes        processes and threads, all together
+    open_files       of each process
+    work_bytes       size of its directory, /tmp (``unsafe``: not enforced)
     """
 
     memory_bytes: int | None = 2 * 2**30
+    resident_bytes: int | None = 2 * 2**30
     file_bytes: int | None = 64 * 2**20
     processes: int | None = 64
     open_files: int | None = 256
     work_bytes: int = WORK_BYTES
+
+
+@dataclass(frozen=True)
+class PythonProgram:
+    """Python source as a command, with its arguments; it starts in half the time of a command that calls Python."""
+
+    source: str
+    arguments: tuple[str, ...] = ()
+
+
+Command = Sequence[str] | PythonProgram
 
 
 @dataclass(frozen=True)
@@ -86,12 +100,13 @@ class Sandbox:
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def run(
-        self, command: Sequence[str], seconds: float, *, files: Mapping[str, str] | None = None, stdin: bytes = b"",
+        self, command: Command, seconds: float, *, files: Mapping[str, str] | None = None, stdin: bytes = b"",
         resources: Resources | None = None, environment: Mapping[str, str] | None = None,
     ) -> Finished:
         """Run a command contained, in a directory that holds ``files`` (by relative path) and is gone afterwards.
 
         It finds what is in /usr, this Python's packages and what ``open_sandbox`` was told to mount, and no other file.
+        A PythonProgram has the standard library on its path, no packages.
         ``environment`` is added to ENVIRONMENT. A command that is not there ends with status 127. Output goes to files,
         not pipes: a flood of it costs disk up to the limit, never this process's memory. Nothing of the program is left
         when this returns (``unsafe``: nothing that has stayed in its process group).
@@ -111,7 +126,7 @@ class Sandbox:
 
     @contextmanager
     def start(
-        self, command: Sequence[str], *, files: Mapping[str, str] | None = None, stdin: IO[bytes] | int | None = None,
+        self, command: Command, *, files: Mapping[str, str] | None = None, stdin: IO[bytes] | int | None = None,
         stdout: IO[bytes] | int | None = None, stderr: IO[bytes] | int | None = None, descriptors: Sequence[int] = (),
         resources: Resources | None = None, environment: Mapping[str, str] | None = None,
     ) -> Iterator[subprocess.Popen[bytes]]:
@@ -121,8 +136,9 @@ class Sandbox:
         """
         resources = resources or Resources()
         with tempfile.TemporaryDirectory(prefix="xft-unsafe-") if self.mode == "unsafe" else _nothing() as directory:
-            job = {"command": list(command), "files": dict(files or {}), "limits": asdict(resources),
-                   "directory": directory or "/tmp", "die_with_parent": self.mode == "unsafe"}
+            job = {"command": asdict(command) if isinstance(command, PythonProgram) else list(command),
+                   "files": dict(files or {}), "limits": asdict(resources), "directory": directory or "/tmp",
+                   "die_with_parent": self.mode == "unsafe"}
             descriptor = os.memfd_create("job")
             try:
                 os.write(descriptor, json.dumps(job).encode())
@@ -135,10 +151,14 @@ class Sandbox:
                     env=ENVIRONMENT | dict(environment or {}), cwd="/", start_new_session=True)
             finally:
                 os.close(descriptor)
+            watch = _nothing() if resources.resident_bytes is None else MemoryWatch(
+                process.pid, resources.resident_bytes, partial(_kill_group, process))
             try:
-                yield process
+                with watch:
+                    yield process
             finally:
-                _end_group(process)
+                _kill_group(process)
+                process.wait()
 
     def wait(self, process: subprocess.Popen[bytes], seconds: float) -> int | None:
         """Exit status of a started program, None if it is still there after ``seconds`` or when ``stop`` is set."""
@@ -179,10 +199,10 @@ def python() -> Path:
 
 
 def _candidates(executable: str, mounts: Sequence[Path]) -> list[Sandbox]:
-    """Ways to contain a program, the tightest first."""
-    isolate = [executable, "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-    own_users = ["--unshare-user", "--disable-userns"]
+    """Ways to contain a program, the tightest first. Raises SandboxError for root where it cannot become another user."""
     system = _system(mounts)
+    alone = [executable, "--die-with-parent", "--new-session"]
+    own_users = ["--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
 
     def private(work_bytes: int) -> list[str]:
         return ["--proc", "/proc", "--dev", "/dev",
@@ -190,23 +210,26 @@ def _candidates(executable: str, mounts: Sequence[Path]) -> list[Sandbox]:
                 "--perms", "1777", "--size", str(work_bytes), "--tmpfs", "/tmp",
                 "--remount-ro", "/", "--chdir", "/tmp", "--"]
 
-    sandboxes = []
-    if os.geteuid() == 0 and shutil.which("setpriv"):
-        # Root is not bound by RLIMIT_NPROC, and cannot become another user inside a user namespace that maps only root.
-        # So an outer bwrap, still root, mounts what nobody could not reach (a Python under /root), and the inner one is
-        # started as nobody. The outer process namespace is what ends the inner one when this process is killed.
-        outer = [
-            executable, *system, "--bind", "/proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--unshare-pid",
-            "--die-with-parent", "--cap-drop", "ALL", *(
-                part for name in ("SETUID", "SETGID", "SETPCAP") for part in ("--cap-add", f"CAP_{name}"))]
-        become_nobody = [
-            "--", "setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--inh-caps=-all",
-            "--bounding-set=-all"]
-        inner = [*isolate, *own_users, "--ro-bind", "/", "/"]
-        sandboxes.append(Sandbox(
-            "bubblewrap", lambda work_bytes: [*outer, *become_nobody, *inner, *private(work_bytes)]))
-    sandboxes.append(Sandbox("bubblewrap", lambda work_bytes: [*isolate, *own_users, *system, *private(work_bytes)]))
-    return sandboxes
+    if os.geteuid() != 0:
+        return [Sandbox("bubblewrap", lambda work_bytes: [*alone, *own_users, *system, *private(work_bytes)])]
+    if shutil.which("setpriv") is None:
+        raise SandboxError("Started by root, a sandbox needs 'setpriv' to become another user: 'apt-get install util-linux'.")
+    # Root is not bound by RLIMIT_NPROC, and cannot become another user inside a user namespace that maps only root.
+    # So an outer bwrap, still root, mounts what nobody could not reach (a Python under /root), and the inner one is
+    # started as nobody. The outer process namespace is what ends the inner one when this process is killed.
+    capabilities = ["--cap-drop", "ALL", *(
+        part for name in ("SETUID", "SETGID", "SETPCAP") for part in ("--cap-add", f"CAP_{name}"))]
+    become_nobody = [
+        "setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
+    outer = [executable, *system, "--bind", "/proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--unshare-pid",
+             "--die-with-parent", *capabilities, "--", *become_nobody]
+    inner = [*alone, *own_users, "--ro-bind", "/", "/"]
+    # Where the kernel lets nobody make user namespaces, there is none to nest either, and root needs none.
+    spaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    return [
+        Sandbox("bubblewrap", lambda work_bytes: [*outer, *inner, *private(work_bytes)]),
+        Sandbox("bubblewrap", lambda work_bytes: [
+            *alone, *spaces, *capabilities, *system, *private(work_bytes), *become_nobody, "--no-new-privs"])]
 
 
 def _system(mounts: Sequence[Path]) -> list[str]:
@@ -217,10 +240,11 @@ def _system(mounts: Sequence[Path]) -> list[str]:
             arguments += ["--symlink", os.readlink(path), str(path)]
         elif path.is_dir():
             arguments += ["--ro-bind", str(path), str(path)]
-    arguments += ["--perms", "0755", "--dir", "/etc"]  # bwrap makes missing parents for its own user alone
+    # bwrap makes missing parents for its own user alone.
+    arguments += ["--perms", "0755", "--dir", "/etc"]
+    made = {Path("/etc")}
     for path in map(Path, ("/etc/ld.so.cache", "/etc/alternatives")):
         arguments += ["--ro-bind-try", str(path), str(path)]
-    made = {Path("/etc")}
     wanted = [Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), PRELUDE.parent.resolve()]
     for mount in mounts:
         wanted += [mount.resolve(), mount.absolute()]
@@ -239,7 +263,7 @@ def _broken_canary(sandbox: Sandbox) -> str | None:
     """None if every canary ended as it must, else what was wrong with the first that did not."""
     for canary in CANARIES:
         try:
-            done = sandbox.run([str(python()), "-I", "-S", "-B", "-c", canary.program], canary.seconds)
+            done = sandbox.run(PythonProgram(canary.program), canary.seconds)
         except OSError as error:
             return str(error)
         if done.status != canary.status:
@@ -253,9 +277,8 @@ def _nothing() -> Iterator[None]:
     yield None
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:
         pass
-    process.wait()

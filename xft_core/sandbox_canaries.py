@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 # Fails, naming the wall, where a wall is missing: so this program must pass.
 WALLS = """
-import os, socket, sys
+import ctypes, os, socket, sys
+NEW_USER_NAMESPACE = 0x10000000
 def missing(wall):
     sys.exit("the sandbox does not hold: " + wall)
 if os.getuid() == 0:
@@ -21,6 +22,8 @@ if sum(name.isdigit() for name in os.listdir("/proc")) > 8:
     missing("processes outside are seen")
 with open("file", "w") as stream:
     stream.write("x")
+if ctypes.CDLL(None).unshare(NEW_USER_NAMESPACE) == 0:
+    missing("a further user namespace can be made")
 """
 
 

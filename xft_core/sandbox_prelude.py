@@ -1,7 +1,8 @@
 """What becomes a contained program: it sets the limits, writes the program's files, and turns into the program.
 
 Argument: the number of an open descriptor that holds one JSON object, {"command", "files", "limits" (fields of
-sandbox.Resources), "directory", "die_with_parent"}. It is given to Python as text and imports nothing of this package.
+sandbox.Resources), "directory", "die_with_parent"}; a command is a list of
+texts, or {"source", "arguments"} of Python. It is given to Python as text and imports nothing of this package.
 """
 
 import json
@@ -28,6 +29,10 @@ def main() -> None:
         with open(name, "w", encoding="utf-8", errors="replace", newline="") as file:
             file.write(text)
     limit(job["limits"])
+    if isinstance(job["command"], dict):
+        sys.argv[1:] = job["command"]["arguments"]
+        exec(compile(job["command"]["source"], "<program>", "exec"), {"__name__": "__main__"})
+        return
     try:
         os.execvp(job["command"][0], job["command"])
     except OSError as error:

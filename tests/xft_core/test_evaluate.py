@@ -1,25 +1,31 @@
+import gzip
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.factories import shared_data
 from xft_core.artifacts import Workspace, publish
+from xft_core.benchmarks.evalplus.grading import PACKAGE, Limits, grade
 from xft_core.benchmarks.evalplus.kind import EvalPlus
+from xft_core.benchmarks.evalplus.problems import Problem
 from xft_core.benchmarks.kind import Verdict
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError, XftError
 from xft_core.evaluate import pass_at_k, scores
-from xft_core.sandbox import open_sandbox
+from xft_core.sandbox import ENVIRONMENT, open_sandbox
 from xft_core.stages import EvaluateStage, run_stage
 
-HUMANEVAL = Path(__file__).parents[3] / "shared" / "data" / "benchmarks" / "HumanEvalPlus-v0.1.10.jsonl.gz"
+HUMANEVAL = shared_data("benchmarks/HumanEvalPlus-v0.1.10.jsonl.gz")
 MBPP = HUMANEVAL.with_name("MbppPlus-v0.2.0.jsonl.gz")
 
 try:
@@ -80,73 +86,98 @@ def test_verdicts_pass_at_k_and_files(tmp_path: Path) -> None:
     assert (tmp_path / "again/out/results.json").read_bytes() == (tmp_path / "out/results.json").read_bytes()
 
 
-ABUSE = {
-    "endless loop": ("def f(x):\n    while True: pass\n", "fail"),
-    "endless loop while it is defined": ("while True: pass\n", "timeout"),
-    "sleep": ("import time\ndef f(x):\n    time.sleep(99)\n", "fail"),
-    "exit": ("import os\ndef f(x):\n    os._exit(0)\n", "timeout"),
-    "sys.exit": ("import sys\nsys.exit(0)\n", "fail"),
-    "segmentation fault": ("import ctypes\ndef f(x):\n    ctypes.string_at(0)\n", "timeout"),
-    "memory": ("def f(x):\n    return len([0] * 10**10)\n", "fail"),
-    "growing memory": ("def f(x):\n    a = []\n    while True: a.append('x' * 10**7)\n", "fail"),
-    "print flood": ("def f(x):\n    while True: print('x' * 10**6)\n", "fail"),
-    "output flood": ("import os\ndef f(x):\n    while True: os.write(1, b'x' * 10**6), os.write(2, b'y' * 10**6)\n",
-                     "fail"),
-    "forged verdict": ("import os\nfor n in range(1, 20):\n    try: os.write(n, b'{\"sample\": 0, \"base\": \"pass\", "
-                       "\"plus\": \"pass\"}\\n' * 99)\n    except OSError: pass\n", "fail"),
-    "processes": ("import posix, time\ndef f(x):\n    while True:\n        if posix.fork() == 0: time.sleep(60)\n",
-                  "fail"),
-    "kills the grader": ("import posix\ndef f(x):\n    posix.kill(posix.getppid(), 9)\n", "fail"),
-    "recursion": ("def f(x):\n    return f(x)\n", "fail"),
-}
+def test_unsafe_is_the_same_without_the_walls(tmp_path: Path) -> None:
+    killer = """
+import glob, io, posix
+def f(x):
+    for path in glob.glob("/proc/[0-9]*/environ"):
+        process = int(path.split("/")[2])
+        try:
+            with io.open(path, "rb") as stream:
+                if b"%s" in stream.read() and process != posix.getpid():
+                    posix.kill(process, 9)
+        except OSError:
+            pass
+"""
+    # Kills the judge of this test alone, not that of a run beside it.
+    seed = str(os.getpid() + 10**6)
+    killer = killer.replace("%s", f"PYTHONHASHSEED={seed}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ENVIRONMENT, "PYTHONHASHSEED", seed)
+        samples = [("Own/a", RIGHT), ("Own/a", killer), ("Own/a", WRONG), ("Own/a", RIGHT), ("Own/b", killer)]
+        metrics, verdicts = evaluate(
+            tmp_path, [problem("Own/a"), problem("Own/b")], samples, sandbox="unsafe", workers=1)
+        unknown = ("infrastructure_error", "infrastructure_error")
+        assert verdicts == {"Own/a": [("pass", "pass"), unknown, ("fail", "fail"), ("pass", "pass")], "Own/b": [unknown]}
+        assert metrics["infrastructure_errors"] == 2 and metrics["samples"] == 5
+        assert metrics["plus_pass_at_1"] == pytest.approx(2 / 3)  # of what could be graded
+        (tmp_path / "all").mkdir()
+        with pytest.raises(SandboxError, match="None of the 1 samples could be graded"):
+            evaluate(tmp_path / "all", [problem("Own/b")], [("Own/b", killer)], sandbox="unsafe")
+
+
+class BrokenBwrap:
+    """A bwrap on the PATH that fails when it is called for the n-th time, for every n in ``failing``."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, failing: Container[int]) -> None:
+        self.calls, path = directory / "calls", directory / "bwrap"
+        self.restart()
+        path.write_text(
+            f"#!{sys.executable}\nimport os, sys\nwith open({str(self.calls)!r}, 'a+') as calls:\n    calls.write('x')\n"
+            f"    calls.flush()\n    calls.seek(0)\n    if len(calls.read()) in {failing!r}: sys.exit('no space left')\n"
+            f"real = {shutil.which('bwrap')!r}\n"
+            "os.execv(real, [real, *(real if word == sys.argv[0] else word for word in sys.argv[1:])])\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+
+    def restart(self) -> None:
+        """Count from 1 again."""
+        self.calls.write_text("")
 
 
 @needs_sandbox
-def test_abuse_is_contained_and_the_rest_is_graded_right(tmp_path: Path) -> None:
-    """Two problems, each with half of the abuse between right and wrong programs."""
-    samples, expected = [], {}
-    for index, name in enumerate(("Own/0", "Own/1")):
-        half = list(ABUSE.values())[index::2]
-        programs = [(RIGHT, "pass"), *itertools.chain(*(((text, status), (RIGHT, "pass")) for text, status in half))]
-        samples += [(name, text) for text, _ in programs]
-        expected[name] = [(status, status) for _, status in programs]
-    metrics, verdicts = evaluate(tmp_path, [problem("Own/0"), problem("Own/1")], samples)
-    assert verdicts == expected
-    assert metrics["infrastructure_errors"] == 0
+@pytest.mark.parametrize("call", [1, 2], ids=["the judge's", "the sample's"])
+def test_a_sandbox_that_dies_is_tried_again(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bwrap = BrokenBwrap(tmp_path, monkeypatch, {call + 100})
+    sandbox = open_sandbox("bubblewrap", [PACKAGE])
+    one = Problem("Own/a", "def f(x):\n", "f", "    return x + 1\n", [[1]], [])
+    bwrap.calls.write_text("x" * 100)
+    assert grade(one, [RIGHT], sandbox, Limits(4, 4, 2048)) == [Verdict("pass", "pass")]
+    assert len(bwrap.calls.read_text()) == 100 + call + 2
 
 
-def test_unsafe_is_the_same_without_the_walls(tmp_path: Path) -> None:
-    killer = "import posix\ndef f(x):\n    posix.kill(posix.getppid(), 9)\n"
-    samples = [("Own/a", RIGHT), ("Own/a", killer), ("Own/a", WRONG), ("Own/a", RIGHT), ("Own/b", killer)]
-    metrics, verdicts = evaluate(tmp_path, [problem("Own/a"), problem("Own/b")], samples, sandbox="unsafe")
-    unknown = ("infrastructure_error", "infrastructure_error")
-    assert verdicts == {"Own/a": [("pass", "pass"), unknown, ("fail", "fail"), ("pass", "pass")], "Own/b": [unknown]}
-    assert metrics["infrastructure_errors"] == 2 and metrics["samples"] == 5
-    assert metrics["plus_pass_at_1"] == pytest.approx(2 / 3)  # of what could be graded
-    (tmp_path / "all").mkdir()
-    with pytest.raises(SandboxError, match="None of the 1 samples could be graded"):
-        evaluate(tmp_path / "all", [problem("Own/b")], [("Own/b", killer)], sandbox="unsafe")
-
-
+@needs_sandbox
 def test_a_machine_that_cannot_grade_is_not_a_bad_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_STACK)
-    # evalplus fails to set its limits above this one, and then calls every program a timeout.
-    script = ("import resource, sys; resource.setrlimit(resource.RLIMIT_STACK, (8 * 2**20,) * 2); "
-              "from xft_core.__main__ import main; sys.exit(main(sys.argv[1:]))")
-    config = {"output": str(tmp_path / "out"), "benchmark": str(write(tmp_path / "own.jsonl", [problem("Own/a")])),
-              "samples": str(write(tmp_path / "in.jsonl", [{"task_id": "Own/a", "solution": RIGHT}])),
-              "evaluate": {"sandbox": "unsafe"}}
-    (tmp_path / "c.json").write_text(json.dumps(config))
-    if before[0] == resource.RLIM_INFINITY:
-        pytest.skip("the stack of this process has no limit to lower")
-    done = subprocess.run(
-        [sys.executable, "-c", script, "evaluate", str(tmp_path / "c.json")], capture_output=True, text=True)
-    if os.geteuid() == 0 and done.returncode == 0:
-        pytest.skip("root may raise its limits again")
-    assert done.returncode == 2 and "Grading does not work on this machine" in done.stderr
+    BrokenBwrap(tmp_path, monkeypatch, range(4, 99))  # the sandbox's own canaries get through
+    with pytest.raises(SandboxError, match=r"(?s)a right program got 'infrastructure_error'.*no space left"):
+        evaluate(tmp_path, [problem("Own/a")], [("Own/a", RIGHT)])
     assert not (tmp_path / "out").exists()
+
+
+@needs_sandbox
+def test_a_killed_run_goes_on_with_what_was_graded(tmp_path: Path) -> None:
+    """Own/a is over at once, Own/b takes its time; the run is killed in between."""
+    problems = [problem("Own/a"), problem("Own/b")]
+    slow = "import time\ndef f(x):\n    time.sleep(2)\n    return x + 1\n"
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({
+        "output": str(tmp_path / "out"), "benchmark": str(write(tmp_path / "own.jsonl", problems)),
+        "samples": str(write(tmp_path / "in.jsonl", [
+            {"task_id": "Own/a", "solution": WRONG}, {"task_id": "Own/b", "solution": slow}])),
+        "evaluate": {"workers": 1}}))
+    command = [sys.executable, "-m", "xft_core", "evaluate", str(config)]
+    graded = tmp_path / "out.partial/checkpoints/verdicts.jsonl"
+    runner = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not (graded.is_file() and graded.read_bytes()):
+        assert runner.poll() is None
+        time.sleep(0.05)
+    runner.kill()
+    runner.wait()
+    (line,) = graded.read_text().splitlines()
+    # What is taken from the file is not graded again: it says something else than the sample would get.
+    graded.write_text(line.replace("fail", "pass") + "\n" + line[:20])
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert verdicts_in(tmp_path / "out") == {"Own/a": [("pass", "pass")], "Own/b": [("pass", "pass")]}
 
 
 @needs_sandbox
@@ -160,6 +191,10 @@ def test_humaneval_plus_canonical_and_broken(tmp_path: Path) -> None:
     stage = EvaluateStage(output=tmp_path / "out", samples=samples, benchmark=str(HUMANEVAL))
     metrics = run_stage(stage).manifest.metrics
     assert verdicts_in(stage.output) == {item.task_id: [("pass", "pass"), ("fail", "fail")] for item in chosen}
+    results = json.loads((stage.output / "results.json").read_text())
+    assert results["release"] == "HumanEval+ v0.1.10"
+    assert results["problems"][0]["samples"][1]["detail"] == (
+        "base: has_close_elements([1.0, 2.0, 3.9, 4.0, 5.0, 2.2], 0.3): returned None; expected True")
     assert metrics["plus_pass_at_1"] == 0.5 and metrics["plus_standard_error"] == 0
 
 
@@ -179,9 +214,35 @@ def test_mbpp_plus_has_its_types_and_rules(tmp_path: Path) -> None:
         assert (right, wrong) == (("pass", "pass"), ("fail", "fail")), task_id
 
 
+@needs_sandbox
+@pytest.mark.slow
+@pytest.mark.skipif(not HUMANEVAL.is_file(), reason="the shared benchmarks are not here")
+def test_evalplus_itself_accepts_the_exported_samples(tmp_path: Path) -> None:
+    """And comes to the same verdicts."""
+    with gzip.open(HUMANEVAL, "rt") as stream:
+        rows = [json.loads(line) for line in itertools.islice(stream, 4)]
+    samples = write(tmp_path / "in.jsonl", [
+        {"task_id": row["task_id"], "solution": row["prompt"] + body}
+        for row in rows for body in (row["canonical_solution"], "    return None\n")])
+    benchmark = write(tmp_path / "few.jsonl", rows)
+    stage = EvaluateStage(output=tmp_path / "out", samples=samples, benchmark=str(benchmark))
+    run_stage(stage)
+    shutil.copy(stage.output / "samples_evalplus.jsonl", tmp_path / "exported.jsonl")
+    program = (
+        "import os; from evalplus.evaluate import evaluate; "
+        f"evaluate(dataset='humaneval', samples={str(tmp_path / 'exported.jsonl')!r}, parallel=1); os._exit(0)")
+    subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True,
+        env=os.environ | {"HUMANEVAL_OVERRIDE_PATH": str(benchmark), "XDG_CACHE_HOME": str(tmp_path / "cache")})
+    stock = json.loads((tmp_path / "exported_eval_results.json").read_text())["eval"]
+    assert {name: [(sample["base_status"], sample["plus_status"]) for sample in found] for name, found in stock.items()
+            } == verdicts_in(stage.output)
+
+
 @pytest.mark.parametrize(("problems", "samples", "reason"), [
     ([problem("Own/a")], [{"task_id": "Own/z", "solution": RIGHT}], "line 1: the benchmark .* has no problem 'Own/z'"),
     ([problem("Own/a")], [{"task_id": "Own/a", "completion": RIGHT}], "line 1: a sample needs"),
+    ([problem("Own/a")], [{"task_id": "Own/a", "solution": "\ud800"}], "line 1: the solution is no text"),
     ([problem("Own/a")], [], "holds no samples"),
     ([problem("Own/a", canonical_solution="    return x / 0\n")], [{"task_id": "Own/a", "solution": RIGHT}],
      r"'Own/a': its own canonical_solution fails .*ZeroDivisionError"),
@@ -234,9 +295,11 @@ def test_killing_the_runner_leaves_no_process(tmp_path: Path) -> None:
             "evaluate": {"sandbox": mode, "min_time_limit": 30}}))
         runners.append(subprocess.Popen(
             [sys.executable, "-m", "xft_core", "evaluate", str(config)], stderr=subprocess.DEVNULL))
-    time.sleep(4)
     processes = []
     for runner in runners:
+        deadline = time.monotonic() + 60
+        while len(_descendants(runner.pid)) < 6 and time.monotonic() < deadline and runner.poll() is None:
+            time.sleep(0.2)  # a judge and a sample, bwrap twice around each
         assert runner.poll() is None and len(_descendants(runner.pid)) >= 2, "it should be grading by now"
         processes += _descendants(runner.pid)
         os.kill(runner.pid, signal.SIGKILL)

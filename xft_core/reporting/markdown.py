@@ -173,8 +173,8 @@ def _decontamination_section(found: Decontamination) -> str:
         f"{item.task_id} ({item.kind.replace('_', '-')}): {_code(item.excerpt)}, in the row {_code(item.row)}"
         for item in dropped[:SHOWN_ROWS]]
     return "\n\n".join([
-        text + f"{len(dropped)} were dropped; all of them are in comparison.json, whole in decontamination.json of the "
-        "prepare stage.",
+        text + f"{len(dropped)} were dropped; all of them are in comparison.json, and whole in "
+        "decontamination.json of the prepare stage (data/ in MLflow).",
         table(["benchmark", "substring", "n-gram", "problems concerned"], rows), _bullets(examples)])
 
 

@@ -83,7 +83,8 @@ class Environment:
     def key(self) -> dict[str, str | None]:
         """What tells this environment from another one in which answers may get other verdicts."""
         named = {name: self.packages.get(name) for name in NAMED}
-        return {"environment": self.choice, "python": self.python_version, **named, "all_packages": digest_of(self.packages)[:16]}
+        everything = digest_of(self.packages)[:16]
+        return {"environment": self.choice, "python": self.python_version, **named, "all_packages": everything}
 
 
 def directory() -> Path:

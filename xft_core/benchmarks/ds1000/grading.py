@@ -11,7 +11,7 @@ from typing import Any
 
 from xft_core.benchmarks.ds1000.environment import LIBRARIES, WATCHED, Environment, Library
 from xft_core.benchmarks.ds1000.problems import Problem
-from xft_core.benchmarks.kind import NOT_GRADED, Grader, Verdict
+from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
 from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
 from xft_core.sandbox import REMEDY, Resources, Sandbox, open_sandbox
@@ -157,5 +157,5 @@ class Process:
 
 
 def _verdict(event: dict[str, Any]) -> Verdict:
-    status = "infrastructure_error" if event["status"] == "missing" else event["status"]
+    status: Status = "infrastructure_error" if event["status"] == "missing" else event["status"]
     return Verdict(status, status, event["detail"])

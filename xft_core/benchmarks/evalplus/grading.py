@@ -1,30 +1,57 @@
-"""Verdicts on samples: one contained process a problem runs ``grader_process.py``, with evalplus's own check."""
+"""Verdicts on samples. See contained/: a judge in a sandbox for each problem, a process in another for each sample.
+
+The judge and a sample's process speak over a channel of their own, which is made here; what a sample sends is read by
+the judge alone.
+"""
 
 import json
-from dataclasses import asdict, dataclass
+import os
+import select
+import socket
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from xft_core.benchmarks.evalplus.problems import Problem
-from xft_core.benchmarks.kind import NOT_GRADED, Grader, Verdict
+import xft_core
+from xft_core.benchmarks.evalplus.contained import channel
+from xft_core.benchmarks.evalplus.problems import RELEASES, Problem
+from xft_core.benchmarks.jsonl import unpacked_digest
+from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError
-from xft_core.sandbox import REMEDY, Resources, Sandbox, open_sandbox, python
+from xft_core.sandbox import REMEDY, PythonProgram, Resources, Sandbox, open_sandbox
 
-PROGRAM = Path(__file__).with_name("grader_process.py")
+# A last resort. The slowest reference of HumanEval+ and MBPP+ takes 41 s; a sample on one suite of inputs is given up
+# after 62 s of its own.
+REFERENCE_SECONDS, SUITE_SECONDS, ANSWER_SECONDS = 600, 300, 30
+ATTEMPTS = 2
+MESSAGE_BYTES, ANSWER_BYTES = 4096, 2**20
+SECONDS_BETWEEN_LOOKS = 0.5
 
-# A last resort: evalplus ends each of the two checks of a sample after 62 s at most by itself, and the slowest
-# reference of HumanEval+ and MBPP+ takes 41 s.
-PROBLEM_SECONDS, SAMPLE_SECONDS = 120, 130
-MAX_PROCESSES = 64
-MESSAGE_BYTES = 4096
-OWN_LIMITS = Resources(memory_bytes=None, file_bytes=None, processes=None, open_files=None)  # the program sets them
+PACKAGE = Path(xft_core.__file__).parent
+PACKAGES = str(Path(sysconfig.get_path("purelib")).resolve())
+START = (
+    f"import sys; sys.path += [{PACKAGES!r}, {str(PACKAGE.parent)!r}]; "
+    "from xft_core.benchmarks.evalplus.contained import {0}; sys.path.pop(); {0}.main()")
 
 CANARY = Problem(
     task_id="canary", prompt="def add(a, b):\n", entry_point="add", canonical_solution="    return a + b\n",
     base_input=[[1, 2]], plus_input=[[-1, 5], [2.5, 0.25]])
-CANARY_SAMPLES = ["def add(a, b):\n    return b + a\n", "def add(a, b):\n    return a - b\n"]
+CANARIES: dict[str, tuple[str, Status]] = {
+    "a right": ("def add(a, b):\n    return b + a\n", "pass"),
+    "a wrong": ("def add(a, b):\n    return a - b\n", "fail"),
+    "an endless": ("def add(a, b):\n    while True: pass\n", "fail")}
+CANARY_SECONDS = 1.0
+
+
+class NoVerdict(Exception):
+    """The judge, or the sandbox of a sample, is gone; nothing is known of the sample."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +65,12 @@ class Limits:
 
 
 class EvalPlusGrader(Grader[Problem]):
-    """evalplus's check in a sandbox. Raises SandboxError when there is none, or when it does not tell right from wrong."""
+    """Raises SandboxError when there is no sandbox, or when grading in it does not tell right from wrong."""
 
-    def __init__(self, config: EvaluateConfig) -> None:
+    def __init__(self, config: EvaluateConfig, benchmark: Path) -> None:
+        self._unpacked_digest = unpacked_digest(benchmark)
         self._limits = Limits(config.min_time_limit, config.time_limit_factor, config.memory_limit_mb)
-        self._sandbox = open_sandbox(config.sandbox)
+        self._sandbox = open_sandbox(config.sandbox, mounts=[PACKAGE])
         check_canaries(self._sandbox, self._limits)
 
     def grade(self, problem: Problem, samples: list[str]) -> list[Verdict]:
@@ -50,8 +78,9 @@ class EvalPlusGrader(Grader[Problem]):
         return grade(problem, samples, self._sandbox, self._limits)
 
     def facts(self) -> dict[str, Any]:
-        """See Grader."""
-        return {"evalplus_version": version("evalplus"), "sandbox": self._sandbox.mode, "limits": asdict(self._limits)}
+        """See Grader. ``release``: which of evalplus's files the benchmark is, bit by bit; None for any other."""
+        return {"release": RELEASES.get(self._unpacked_digest), "unpacked_sha256": self._unpacked_digest,
+                "evalplus_version": version("evalplus"), "sandbox": self._sandbox.mode, "limits": asdict(self._limits)}
 
     def stop(self) -> None:
         """See Grader."""
@@ -61,54 +90,122 @@ class EvalPlusGrader(Grader[Problem]):
 def grade(problem: Problem, samples: list[str], sandbox: Sandbox, limits: Limits) -> list[Verdict]:
     """Verdicts on complete programs that answer ``problem``, in their order.
 
-    A sample without a verdict (the process died or had to be ended) is tried once more, alone, before it is given up as
-    an infrastructure error. Raises DataError when the problem's own canonical solution fails.
+    A sample without a verdict is tried once more, with a new judge, before it is given up as an infrastructure error.
+    Raises DataError when the problem's own canonical solution fails.
     """
-    verdicts, _ = _attempt(problem, samples, sandbox, limits)
-    for index, sample in enumerate(samples):
-        if index not in verdicts:
-            again, _ = _attempt(problem, [sample], sandbox, limits)
-            verdicts[index] = again.get(0, NOT_GRADED)
-    return [verdicts[index] for index in range(len(samples))]
+    verdicts = []
+    judge: Judge | None = None
+    try:
+        for sample in samples:
+            verdict = NOT_GRADED
+            for _ in range(ATTEMPTS):
+                try:
+                    judge = judge or Judge(problem, sandbox, limits)
+                    verdict = judge.verdict(sample)
+                    break
+                except NoVerdict as reason:
+                    verdict = replace(NOT_GRADED, detail=str(reason))
+                    if judge:
+                        judge.close()
+                    judge = None
+                if sandbox.stop.is_set():
+                    break
+            verdicts.append(verdict)
+    finally:
+        if judge:
+            judge.close()
+    return verdicts
 
 
 def check_canaries(sandbox: Sandbox, limits: Limits) -> None:
-    """Grade one program that is right and one that is wrong, so that a machine where nothing can be graded is not taken
-    for a bad model. Raises SandboxError when either gets the wrong verdict."""
-    verdicts, message = _attempt(CANARY, CANARY_SAMPLES, sandbox, limits)
-    if [verdicts.get(0), verdicts.get(1)] != [Verdict("pass", "pass"), Verdict("fail", "fail")]:
-        found = [verdicts.get(index, NOT_GRADED).plus for index in (0, 1)]
-        raise SandboxError(
-            f"Grading does not work on this machine: a right and a wrong program got {found[0]!r} and {found[1]!r} "
-            f"(sandbox {sandbox.mode}, memory limit {limits.memory_limit_mb} MB). The grading process said: "
-            f"{message or 'nothing'}. Is evalplus installed, and are the limits wide enough? {REMEDY}")
+    """Grade a program that is right, one that is wrong and one that does not end, so that a machine where nothing can be
+    graded is not taken for a bad model. Raises SandboxError when one gets the wrong verdict."""
+    limits = replace(limits, min_time_limit=CANARY_SECONDS)
+    verdicts = grade(CANARY, [program for program, _ in CANARIES.values()], sandbox, limits)
+    for (name, (_, status)), verdict in zip(CANARIES.items(), verdicts, strict=True):
+        if (verdict.base, verdict.plus) != (status, status):
+            raise SandboxError(
+                f"Grading does not work on this machine: {name} program got {verdict.plus!r} (sandbox {sandbox.mode}, "
+                f"memory limit {limits.memory_limit_mb} MB). The reason given: {verdict.detail or 'none'}. Is evalplus "
+                f"installed, and are the limits wide enough? {REMEDY}")
 
 
-def _attempt(
-    problem: Problem, samples: list[str], sandbox: Sandbox, limits: Limits,
-) -> tuple[dict[int, Verdict], str]:
-    """The verdicts that one process arrived at, by index, and the end of what it complained about."""
-    job = {
-        "problem": asdict(problem), "samples": samples, "min_time_limit": limits.min_time_limit,
-        "time_limit_factor": limits.time_limit_factor, "memory_bytes": limits.memory_limit_mb * 2**20,
-        "max_processes": MAX_PROCESSES}
-    done = sandbox.run(
-        [str(python()), "-P", "-s", "-B", "-c", PROGRAM.read_text(encoding="utf-8")],
-        PROBLEM_SECONDS + SAMPLE_SECONDS * len(samples), stdin=json.dumps(job).encode(), resources=OWN_LIMITS)
-    return _read(done.stdout.splitlines(), problem), done.stderr[-MESSAGE_BYTES:].decode(errors="replace").strip()
+class Judge:
+    """The judge of one problem, in a sandbox of its own. Raises NoVerdict, and DataError for a problem whose own
+    canonical solution fails."""
 
+    def __init__(self, problem: Problem, sandbox: Sandbox, limits: Limits) -> None:
+        self._problem, self._sandbox, self._memory_bytes = problem, sandbox, limits.memory_limit_mb * 2**20
+        self._stack = ExitStack()
+        with ExitStack() as opened:
+            self._complaints = opened.enter_context(tempfile.TemporaryFile())
+            self._control = opened.enter_context(self._start("judge", {}, self._complaints))
+            self._send({"problem": asdict(problem), "min_time_limit": limits.min_time_limit,
+                        "time_limit_factor": limits.time_limit_factor})
+            failure = self._receive(REFERENCE_SECONDS)["reference"]
+            if failure is not None:
+                raise DataError(
+                    f"Benchmark problem {problem.task_id!r}: its own canonical_solution fails on its inputs "
+                    f"({failure}). Mend or remove the problem.")
+            self._stack = opened.pop_all()
 
-def _read(lines: list[bytes], problem: Problem) -> dict[int, Verdict]:
-    verdicts = {}
-    for line in lines:
+    def verdict(self, sample: str) -> Verdict:
+        """The verdict on one program. The plus inputs are for those that pass the base inputs."""
+        base, detail = self._examine("base", sample)
+        if base != "pass" or not self._problem.plus_input:
+            return Verdict(base, base, detail)
+        plus, detail = self._examine("plus", sample)
+        return Verdict(base, plus, detail)
+
+    def close(self) -> None:
+        """End the judge."""
+        self._stack.close()
+
+    def _examine(self, suite: str, sample: str) -> tuple[Status, str]:
+        job = {"program": sample, "entry_point": self._problem.entry_point, "memory_bytes": self._memory_bytes}
+        with self._start("candidate", job, None) as candidate:
+            self._send({"suite": suite})
+            socket.send_fds(self._control, [b"-"], [candidate.fileno()])
+            candidate.close()
+            answer = self._receive(SUITE_SECONDS)
+        if answer["status"] is None:
+            raise NoVerdict(answer["detail"])
+        return answer["status"], f"{suite}: {answer['detail']}" if answer["detail"] else ""
+
+    @contextmanager
+    def _start(self, program: str, job: dict[str, Any], stderr: IO[bytes] | None) -> Iterator[socket.socket]:
+        """Start judge or candidate, with ``job`` to read; gives the channel to it."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs, tempfile.TemporaryFile() as stdin:
+            stdin.write(json.dumps(job).encode())
+            stdin.seek(0)
+            with self._sandbox.start(
+                PythonProgram(START.format(program), (str(theirs.fileno()),)), stdin=stdin, stderr=stderr,
+                descriptors=[theirs.fileno()],
+                resources=Resources(memory_bytes=self._memory_bytes, resident_bytes=self._memory_bytes),
+            ):
+                theirs.close()  # so that the end of the process ends the channel
+                yield ours
+
+    def _send(self, content: dict[str, Any]) -> None:
         try:
-            event = json.loads(line)
-        except ValueError:  # the last line of a process that died while writing it
-            break
-        if event.get("reference"):
-            raise DataError(
-                f"Benchmark problem {problem.task_id!r}: its own canonical_solution fails on its inputs "
-                f"({event['reference']}). Mend or remove the problem.")
-        if "sample" in event:
-            verdicts[event["sample"]] = Verdict(event["base"], event["plus"])
-    return verdicts
+            channel.send(self._control, json.dumps(content).encode(), REFERENCE_SECONDS)
+        except (channel.ChannelClosed, channel.ChannelTimeout):
+            raise NoVerdict(self._reason()) from None
+
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        deadline = time.monotonic() + seconds
+        while not self._sandbox.stop.is_set() and time.monotonic() < deadline:
+            if select.select([self._control], [], [], SECONDS_BETWEEN_LOOKS)[0]:
+                try:
+                    answer: dict[str, Any] = json.loads(
+                        channel.receive(self._control, ANSWER_BYTES, ANSWER_SECONDS))
+                    return answer
+                except (channel.ChannelClosed, channel.ChannelTimeout):
+                    break
+        raise NoVerdict(self._reason())
+
+    def _reason(self) -> str:
+        self._complaints.seek(max(0, self._complaints.seek(0, os.SEEK_END) - MESSAGE_BYTES))
+        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        return f"the judge ended without a verdict ({lines[-1] if lines else 'it left no message'})"

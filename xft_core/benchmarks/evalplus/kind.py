@@ -47,4 +47,4 @@ class EvalPlus(Kind[Problem]):
         """See Kind."""
         from xft_core.benchmarks.evalplus.grading import EvalPlusGrader
 
-        return EvalPlusGrader(config)
+        return EvalPlusGrader(config, benchmark)

@@ -7,12 +7,13 @@ then turns into the program. Nothing that could be killed or deceived is beside 
 import hashlib
 import re
 import shlex
+import signal
 from typing import Any
 
 from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
 from xft_core.benchmarks.multipl_e.languages import Language
 from xft_core.benchmarks.multipl_e.problems import Problem
-from xft_core.benchmarks.multipl_e.toolchains import Toolchain, find_toolchain
+from xft_core.benchmarks.multipl_e.toolchains import find_toolchain
 from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
 from xft_core.sandbox import Finished, Resources, open_sandbox
@@ -21,9 +22,10 @@ from xft_core.sandbox import Finished, Resources, open_sandbox
 # MultiPL-E's own limit is 15 s for a program and 30 s for what is compiled and run in one go.
 COMPILE_SECONDS, RUN_SECONDS, CLOCK_FACTOR = 30, 15, 3
 MAX_PROCESSES, MAX_OPEN_FILES, WORK_BYTES, FILE_BYTES = 192, 1024, 512 * 2**20, 128 * 2**20
-PROCESSOR_TIME_IS_UP = 128 + 24  # SIGXCPU
+PROCESSOR_TIME_IS_UP = (128 + signal.SIGXCPU, -signal.SIGXCPU)
 DETAIL_CHARACTERS = 800
-NOISE = re.compile(r"^.*(?:Finished in |tests/s|Loaded suite|^Started$|^-+$|^=+$|^Node\.js v).*\n?", re.MULTILINE)
+NOISE = re.compile(
+    r"^(?:Finished in |.*tests/s,|Loaded suite|Started$|-+$|=+$|Node\.js v| +at .*node:internal).*\n?", re.MULTILINE)
 UNSTEADY = re.compile(r"\(\d+\.\d+s\)|\b\d+\.\d+ ?s(?:econds)?\b|(?<=thread 'main' )\(\d+\) ")
 
 
@@ -35,7 +37,8 @@ class MultiPLEGrader(Grader[Problem]):
         self._memory_mb = config.memory_limit_mb
         self._sandbox = open_sandbox(config.sandbox, self._toolchain.mounts)
         self._resources = Resources(
-            memory_bytes=config.memory_limit_mb * 2**20 if language.limit_memory else None, file_bytes=FILE_BYTES,
+            memory_bytes=config.memory_limit_mb * 2**20 if language.limit_memory else None,
+            resident_bytes=config.memory_limit_mb * 2**20, file_bytes=FILE_BYTES,
             processes=MAX_PROCESSES, open_files=MAX_OPEN_FILES, work_bytes=WORK_BYTES)
         self._check_canaries()
 
@@ -112,7 +115,7 @@ def _judged(done: Finished, said: list[str], language: Language, token: str) -> 
     passed = done.status == 0 and compiled and re.search(language.done.replace("{token}", token), output, re.MULTILINE)
     if passed:
         return Verdict("pass", "pass")
-    late = done.status is None or done.status == PROCESSOR_TIME_IS_UP
+    late = done.status is None or done.status in PROCESSOR_TIME_IS_UP
     status: Status = "timeout" if late else "fail"
     if compiled and done.status == 0:
         reason = "the program ended before its tests were done"
@@ -120,6 +123,8 @@ def _judged(done: Finished, said: list[str], language: Language, token: str) -> 
         limit = f" within {RUN_SECONDS if compiled else COMPILE_SECONDS} s" if late else ""
         reason = "" if compiled and not late else f"it does not {'end' if compiled else 'compile'}{limit}"
     message = _steady("\n".join(said[2 if compiled else 1:]).strip() or output.strip(), token)
+    if not reason and not message:
+        reason = f"a test failed (exit status {done.status})"
     return Verdict(status, status, ": ".join(filter(None, (reason, message))))
 
 

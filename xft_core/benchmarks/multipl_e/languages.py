@@ -63,8 +63,8 @@ _JS_TEST = "const assert = require('node:assert');\nfunction test() {\n  assert.
 
 LANGUAGES: dict[str, Language] = {
     "js": Language(
-        name="js", fence="javascript", file="main.js", run=(*NODE, "main.js"), probes=(("node", "--version"),), packages="nodejs",
-        end='console.log("{token}");', limit_memory=False,
+        name="js", fence="javascript", file="main.js", run=(*NODE, "main.js"), probes=(("node", "--version"),),
+        packages="nodejs", end='console.log("{token}");', limit_memory=False,
         canary=Canary("function add(a, b){\n  {body}\n}\n\n" + _JS_TEST)),
     "ts": Language(
         name="ts", fence="typescript", file="main.ts", run=(*NODE, "main.js"),
@@ -90,7 +90,8 @@ LANGUAGES: dict[str, Language] = {
                       "    public static long add(long a, long b) {\n        {body}\n    }\n"
                       "    public static void main(String[] args) {\n    assert(add((1l), (2l)) == (3l));\n    }\n\n}\n")),
     "rs": Language(
-        name="rs", fence="rust", file="main.rs", run=("./main",), compile=("rustc", "--edition", "2021", "main.rs", "-o", "main"),
+        name="rs", fence="rust", file="main.rs", run=("./main",),
+        compile=("rustc", "--edition", "2021", "main.rs", "-o", "main"),
         probes=(("rustc", "--version"), ("cc", "--version")), packages="rustc", end='println!("{token}");', braces=1,
         closes=True,
         canary=Canary("fn add(a: isize, b: isize) -> isize {\n    {body}\n}\n\nfn main() {\n    let candidate = add;\n"
@@ -123,7 +124,8 @@ LANGUAGES: dict[str, Language] = {
                       "    lu.assertEquals(add(1, 2), 3)\nend\n\nos.exit(lu.LuaUnit.run())\n")),
     "pl": Language(
         name="pl", fence="perl", file="main.pl", run=("perl", "main.pl"),
-        probes=(("perl", "-e", "print $^V"), ("perl", "-MTest::Deep", "-e", "1")), packages="perl libtest-deep-perl", configuration=("/etc/perl",),
+        probes=(("perl", "-e", "print $^V"), ("perl", "-MTest::Deep", "-e", "1")),
+        packages="perl libtest-deep-perl", configuration=("/etc/perl",),
         end='print "{token}";',
         canary=Canary("sub add {\n    my($a, $b) = @_;\n    {body}\n}\n\nuse Test::Deep;\n\n"
                       "unless(eq_deeply(add(1, 2), 3)) {\n    exit 1;\n}\n",

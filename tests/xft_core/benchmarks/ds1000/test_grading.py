@@ -12,7 +12,6 @@ from xft_core.benchmarks.ds1000 import grading
 from xft_core.benchmarks.ds1000.environment import find_environment
 from xft_core.benchmarks.ds1000.grading import DS1000Grader
 from xft_core.benchmarks.ds1000.problems import Problem, parse_problem
-from xft_core.benchmarks.kind import Verdict
 from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
 from xft_core.sandbox import open_sandbox
@@ -94,14 +93,15 @@ def test_chance_is_the_same_every_time(grader: DS1000Grader) -> None:
     import numpy as np
 
     np.random.seed(0)
-    sample = f"import random\nassert np.random.rand() == {np.random.rand()!r}\nassert random.random() == 0.8444218515250481\n{RIGHT}"
+    drawn = f"import random\nassert (np.random.rand(), random.random()) == ({np.random.rand()!r}, 0.8444218515250481)\n"
+    sample = drawn + RIGHT
     assert statuses(grader, [sample, sample]) == ["pass", "pass"]
 
 
 def test_a_library_that_is_not_there_is_no_failure(grader: DS1000Grader) -> None:
     problem = parse_problem(row(3, library="Tensorflow", code_context="import tensorflow\n" + CONTEXT), "here")
     verdict = grader.grade(problem, [RIGHT])[0]
-    assert verdict == Verdict("infrastructure_error", "infrastructure_error", "ModuleNotFoundError: No module named 'tensorflow'")
+    assert verdict.base == "infrastructure_error" and "No module named 'tensorflow'" in verdict.detail
 
 
 def test_the_stage_counts_by_library_and_perturbation(tmp_path: Path) -> None:

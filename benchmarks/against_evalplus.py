@@ -1,0 +1,97 @@
+"""Compare our verdicts with stock evalplus's on programs of every sort.
+
+    python benchmarks/against_evalplus.py BENCHMARK.jsonl.gz [--problems 40] [--each 8] [--seed 0] [--workers 2]
+    python benchmarks/against_evalplus.py BENCHMARK.jsonl.gz --samples samples.jsonl
+
+Without --samples: of so many problems, drawn by the seed, ``each`` of the variants of variants.py. Stock evalplus
+(untrusted_check) runs inside a sandbox too, one problem at a time. Prints how many verdicts there are of each sort, and
+every difference.
+"""
+
+import argparse
+import collections
+import json
+import random
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.variants import variants
+from xft_core.benchmarks.evalplus.grading import PACKAGE, EvalPlusGrader
+from xft_core.benchmarks.evalplus.kind import EvalPlus
+from xft_core.benchmarks.evalplus.problems import Problem
+from xft_core.benchmarks.jsonl import read_jsonl
+from xft_core.config import EvaluateConfig
+from xft_core.sandbox import Resources, Sandbox, open_sandbox, python
+
+STOCK = Path(__file__).with_name("stock_check.py")
+CONFIG = EvaluateConfig(min_time_limit=1, time_limit_factor=4, memory_limit_mb=4096)  # evalplus's own defaults
+PROBLEM_SECONDS, SAMPLE_SECONDS = 300, 130
+
+
+def main() -> int:
+    """Compare, print, and say by the exit status whether all verdicts were the same."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("benchmark", type=Path)
+    parser.add_argument("--samples", type=Path, help="JSONL with task_id and solution")
+    parser.add_argument("--problems", type=int, default=40)
+    parser.add_argument("--each", type=int, default=8, help="variants of each problem")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    problems = EvalPlus().load_problems(arguments.benchmark)
+    if arguments.samples:
+        programs: dict[str, dict[str, str]] = collections.defaultdict(dict)
+        for number, row in read_jsonl(arguments.samples):
+            programs[row["task_id"]][f"sample, line {number}"] = row["solution"]
+    else:
+        generator = random.Random(arguments.seed)
+        programs = {}
+        for problem in generator.sample(problems, min(arguments.problems, len(problems))):
+            made = variants(problem, arguments.seed)
+            names = ["canonical", *generator.sample(sorted(set(made) - {"canonical"}), arguments.each - 1)]
+            programs[problem.task_id] = {name: made[name] for name in names}
+    grader, sandbox = EvalPlusGrader(CONFIG, arguments.benchmark), open_sandbox("bubblewrap", mounts=[PACKAGE])
+    started = time.monotonic()
+    asked = [problem for problem in problems if problem.task_id in programs]
+    with ThreadPoolExecutor(arguments.workers) as pool:
+        found = list(pool.map(lambda problem: compare(problem, programs[problem.task_id], grader, sandbox), asked))
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
+    differences = 0
+    for problem, rows in zip(asked, found, strict=True):
+        for name, ours, stock, detail in rows:
+            counts[stock] += 1
+            if ours != stock:
+                differences += 1
+                print(f"DIFFERENT {problem.task_id} [{name}]: stock {'/'.join(stock)}, ours {'/'.join(ours)} ({detail})")
+    for status, count in counts.most_common():
+        print(f"stock {'/'.join(status)}: {count}")
+    print(f"{sum(counts.values())} samples of {len(asked)} problems, {differences} different, "
+          f"{time.monotonic() - started:.0f} s")
+    return 1 if differences else 0
+
+
+def compare(
+    problem: Problem, programs: dict[str, str], grader: EvalPlusGrader, sandbox: Sandbox,
+) -> list[tuple[str, tuple[str, str], tuple[str, str], str]]:
+    """(what the program is, our verdict, stock's verdict, our reason) of each."""
+    ours = grader.grade(problem, list(programs.values()))
+    job = {"problem": asdict(problem), "samples": list(programs.values()), "min_time_limit": CONFIG.min_time_limit,
+           "time_limit_factor": CONFIG.time_limit_factor, "memory_bytes": CONFIG.memory_limit_mb * 2**20}
+    program = f"import sys; sys.path.append({str(PACKAGE.parent)!r})\n" + STOCK.read_text(encoding="utf-8") + "\nmain()"
+    done = sandbox.run(
+        [str(python()), "-I", "-B", "-c", program], PROBLEM_SECONDS + SAMPLE_SECONDS * len(programs),
+        stdin=json.dumps(job).encode(),
+        resources=Resources(memory_bytes=None, resident_bytes=None, open_files=None, processes=None))
+    if done.status != 0:
+        print(f"{problem.task_id}: stock evalplus failed: {done.stderr.decode(errors='replace')[-500:]}", file=sys.stderr)
+        return []
+    stock = json.loads(done.stdout.splitlines()[-1])
+    return [(name, (verdict.base, verdict.plus), tuple(statuses), verdict.detail)
+            for name, verdict, statuses in zip(programs, ours, stock, strict=True)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""Aborts, which would dump core."""
+import os
+
+
+def f(x):
+    os.abort()

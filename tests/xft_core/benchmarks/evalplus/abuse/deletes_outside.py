@@ -1,0 +1,7 @@
+"""Right only if it can delete a file outside."""
+import posix
+
+
+def f(x):
+    posix.unlink("@VICTIM@")
+    return x + 1

@@ -1,0 +1,4 @@
+"""A generator that never ends."""
+def f(x):
+    while True:
+        yield x + 1

@@ -1,0 +1,4 @@
+"""Never comes back."""
+def f(x):
+    while True:
+        pass

@@ -1,0 +1,3 @@
+"""Never comes to define its function."""
+while True:
+    pass

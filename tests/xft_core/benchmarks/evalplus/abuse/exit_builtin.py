@@ -1,0 +1,3 @@
+"""The interactive way out."""
+def f(x):
+    exit()

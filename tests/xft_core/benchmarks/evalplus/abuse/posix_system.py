@@ -1,0 +1,6 @@
+"""Right only if a command it runs can make a file outside."""
+import posix
+
+
+def f(x):
+    return x + 1 if posix.system("touch @VICTIM@.new") == 0 else None

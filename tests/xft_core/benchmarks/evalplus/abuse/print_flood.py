@@ -1,0 +1,4 @@
+"""Prints without end."""
+def f(x):
+    while True:
+        print("x" * 10 ** 6)

@@ -1,0 +1,3 @@
+"""Waits for somebody to type."""
+def f(x):
+    return int(input()) + 1

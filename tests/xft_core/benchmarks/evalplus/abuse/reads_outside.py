@@ -1,0 +1,7 @@
+"""Right only if it can read a file outside."""
+import io
+
+
+def f(x):
+    with io.open("@VICTIM@") as stream:
+        return x + 1 if stream.read() else None

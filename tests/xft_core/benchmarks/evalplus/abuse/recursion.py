@@ -1,0 +1,3 @@
+"""Recursion up to the interpreter's limit."""
+def f(x):
+    return f(x)

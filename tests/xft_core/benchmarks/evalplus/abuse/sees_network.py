@@ -1,0 +1,6 @@
+"""Right only if there is a network interface beside its own loopback."""
+import socket
+
+
+def f(x):
+    return x + 1 if len(socket.if_nameindex()) > 1 else None

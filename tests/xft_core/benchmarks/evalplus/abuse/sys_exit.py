@@ -1,0 +1,6 @@
+"""Asks the interpreter to end."""
+import sys
+
+
+def f(x):
+    sys.exit(0)

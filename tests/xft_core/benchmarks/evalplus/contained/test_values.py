@@ -1,0 +1,160 @@
+import collections
+import enum
+import json
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xft_core.benchmarks.evalplus.contained import values
+from xft_core.benchmarks.evalplus.contained.values import (
+    Malformed,
+    Other,
+    TooLarge,
+    decode,
+    digest,
+    encode,
+    is_whole,
+    shown,
+)
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary() | st.complex_numbers(
+    allow_nan=False)
+HASHABLE = st.recursive(SCALARS, lambda inner: st.tuples(inner, inner) | st.frozensets(inner, max_size=4), max_leaves=8)
+VALUES = st.recursive(
+    HASHABLE, lambda inner: st.lists(inner, max_size=5) | st.tuples(inner, inner) | st.sets(HASHABLE, max_size=5)
+    | st.dictionaries(HASHABLE, inner, max_size=5), max_leaves=20)
+
+
+def same(left: Any, right: Any) -> bool:
+    """Equal, with equal types throughout."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, dict):
+        return same(list(left.items()), list(right.items()))
+    return bool(left == right)
+
+
+@given(VALUES)
+def test_built_in_values_come_back_with_their_types(value: Any) -> None:
+    encoded = encode(value)
+    assert is_whole(encoded)
+    assert same(decode(encoded), value)
+
+
+@given(VALUES, VALUES)
+def test_equal_digests_mean_equal_values(left: Any, right: Any) -> None:
+    assert digest(left)[0] is not None
+    if digest(left) == digest(right):
+        assert same(left, right)
+    if isinstance(left, list):
+        assert digest(left) != digest(tuple(left))
+        assert digest(left) == digest(list(left))
+
+
+def test_digests_tell_apart_what_evalplus_tells_apart() -> None:
+    groups = [[1, 1.0, True], [[1], (1,)], [[[1, 2]], [[1], [2]]], ["1", b"1"], [[], ()], [0.0, -0.0]]
+    for group in groups:
+        assert len({digest(value)[0] for value in group}) == len(group), group
+    long = list(range(10_000))
+    assert digest(long) != digest(long[:-1]) and digest(long) != digest([*long[:-1], -1])
+    assert digest(object())[0] is None and digest(numpy.array([1]))[0] is None
+
+
+class Own(list[int]):
+    pass
+
+
+class Equal(int):
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = int.__hash__
+
+
+class Colour(enum.IntEnum):
+    RED = 1
+
+
+@pytest.mark.parametrize("value", [
+    10**500, -(10**500), math.inf, -math.inf, range(1, 9, 2), Fraction(1, 3), Decimal("1.50"), bytearray(b"ab"),
+    collections.deque([1, 2]), collections.OrderedDict(a=1), numpy.float64(0.1), numpy.int32(-3), numpy.bool_(True),
+    numpy.complex128(1j), {"a": {1, 2}}.keys(), {"a": 1}.items()])
+def test_other_types_that_compare_come_back(value: Any) -> None:
+    assert type(decode(encode(value))) is type(value) and decode(encode(value)) == value
+
+
+def test_what_compares_as_a_built_in_type_does_still_does() -> None:
+    point = collections.namedtuple("point", "x y")(1, 2)
+    for value, plain in [
+            (collections.Counter("aab"), {"a": 2, "b": 1}), (collections.defaultdict(list, a=[1]), {"a": [1]}),
+            (point, (1, 2)), (Own([1, 2]), [1, 2]), (Colour.RED, 1)]:
+        back = decode(encode(value))
+        assert back == plain and type(back) is not type(plain)
+    array = decode(encode(numpy.array([[1.5, 2], [3, 4]], dtype="f4")))
+    assert array.dtype == numpy.float32 and array.tolist() == [[1.5, 2], [3, 4]]
+    assert math.isnan(decode(encode(math.nan)))
+
+
+def test_what_is_not_carried_over_is_equal_to_nothing() -> None:
+    for value in (object(), Equal(1), (item for item in [1]), print, numpy.array([object()]), len):
+        encoded = encode(value)
+        assert not is_whole(encoded)
+        back = decode(encoded)
+        assert isinstance(back, Other)
+        assert back != decode(encoded)
+    assert is_whole(encode('["other", "x"]'))
+
+
+def test_what_has_no_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "MAX_BYTES", 10**5)
+    endless: list[Any] = []
+    endless.append(endless)
+    deep: list[Any] = []
+    for _ in range(10**5):
+        deep = [deep]
+    for value in (endless, deep):
+        assert digest(value)[0] is None and not is_whole(encode(value))
+        assert len(shown(decode(encode(value)))) < 300
+    doubling: list[Any] = [0]
+    for _ in range(40):
+        doubling = [doubling, doubling]
+    for value in (doubling, "x" * 10**5, 1 << 10**6):
+        with pytest.raises(TooLarge):
+            encode(value)
+
+
+@pytest.mark.parametrize("text", [
+    "", "{", "{}", "[]", "[1]", '["eval", "1"]', '["int", 5]', '["int", "zz"]', '["dict", 1]', '["dict", ["list"], 1]',
+    '["set", ["list"]]', '["numpy", "O", 1]', '["ndarray", "<f8", [3], 1.0]', '["ndarray", "<f8", [-1, 0]]',
+    '["like", "x", 1, 2]', '["like", "x", true]', '["like", "\\u0000", 1]', '["complex", "a", 1]', '["bytes", "0"]',
+    '["range", 1, 2, 0]', '["Fraction", 1, 0]', '["Decimal", "x"]', "[" * 10**6, "9" * 10**5,
+    '["range", 1.5]', '["dict_keys", ["list"]]', '["list", {"a": 1}]', '["numpy"]', '["numpy", 7, 1]'])
+def test_bytes_that_no_encoder_writes(text: str) -> None:
+    with pytest.raises(Malformed):
+        decode(text.encode())
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(
+        ["list", "tuple", "set", "dict", "int", "numpy", "ndarray", "<f8", "like", "other", "range", "bytes", "Decimal"]),
+    lambda inner: st.lists(inner, max_size=5), max_leaves=20))
+def test_decoding_never_fails_in_another_way(node: Any) -> None:
+    try:
+        shown(decode(json.dumps(node).encode()))
+    except Malformed:
+        pass
+
+
+def test_values_are_shown_short() -> None:
+    lists, texts = [["z" * 90] * 9] * 9, {index: "y" * 500 for index in range(100)}
+    for value in ("x" * 10**6, list(range(10**5)), 10**10_000, texts, lists):
+        assert 0 < len(shown(value)) <= 200
+    assert shown([1, "a", None]) == "[1, 'a', None]"
