@@ -242,6 +242,36 @@ def test_several_benchmarks_have_their_own_columns_and_metrics(tmp_path: Path) -
     assert result.manifest.metrics["merged_plus_pass_at_1_mbpp_small"] == 0.5
 
 
+def test_groups_of_problems_and_other_measures_are_shown(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path)
+    for model, solved in SOLVED.items():
+        results = results_of(model, solved)
+        for index, problem in enumerate(results["problems"]):
+            problem["groups"] = {"library": "Pandas" if index < 10 else "Numpy", "perturbation": "Origin"}
+        artifacts[f"evaluate_{model}_0"] = make_artifact(
+            tmp_path / f"grouped_{model}", "evaluate",
+            {"base_pass_at_1": 0.5, "plus_pass_at_1": solved / PROBLEMS, "problems": PROBLEMS, "samples": PROBLEMS},
+            {"results.json": results | {"benchmark": {"extended_tests": False}}})
+        artifacts[f"nll_{model}_0"] = make_artifact(
+            tmp_path / f"nll_{model}", "nll", {"nll": HELD_OUT[model], "nll_standard_error": 0.0125})
+        task = {"metrics": {"acc": 0.25, "acc_standard_error": 0.05}, "higher_is_better": {"acc": True}}
+        artifacts[f"lm_eval_{model}_0"] = make_artifact(
+            tmp_path / f"lm_eval_{model}", "lm_eval", {"acc": 0.25}, {"results.json": {"tasks": {"mmlu": task}}})
+    result, output = report(
+        tmp_path, artifacts, evaluate={"held_out_data": ["some/other.jsonl"], "lm_eval_tasks": ["mmlu"]})
+    text = (output / "comparison.md").read_text()
+    by_library = text.split("by library")[1].split("##")[0]
+    assert [line.split("|")[1].strip() for line in by_library.splitlines() if line.startswith("| ")][2:] == [
+        "Numpy (30)", "Pandas (10)"]
+    assert "80.0 [" in by_library and "by perturbation" in text  # the base model solves 8 of the first 10
+    assert "| NLL on other.jsonl ↓" in text and "0.5300 ± 0.0125" in text
+    assert "| mmlu acc ↑" in text and "0.2500 ± 0.0500" in text
+    metrics = result.manifest.metrics
+    assert metrics["base_pass_at_1/pandas"] == 0.8 and metrics["merged_pass_at_1/numpy"] == pytest.approx(1 / 3)
+    assert metrics["merged_nll_on_other_jsonl"] == 0.53 and metrics["merged_nll_on_other_jsonl_standard_error"] == 0.0125
+    assert metrics["sft_mmlu_acc"] == 0.25
+
+
 def test_other_k_and_benchmarks_without_extended_tests(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path)
     for model, solved in SOLVED.items():

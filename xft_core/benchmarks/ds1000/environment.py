@@ -27,6 +27,7 @@ Choice = Literal["pinned", "current"]
 
 COMMAND = "python -m xft_core ds1000-environment"
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+OWN_PLACES = ("/tmp", "/dev", "/proc")  # programs in the sandbox have these for themselves
 WHOLE = "xft-ds1000"
 PYTHON = "3.11"  # the pinned releases have wheels for it
 
@@ -90,7 +91,7 @@ class Environment:
 def directory() -> Path:
     """Where the pinned environment is, or would be."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("XFT_DS1000_ENVIRONMENT") or cache / "xft" / "ds1000").expanduser()
+    return Path(os.environ.get("XFT_DS1000_ENVIRONMENT") or cache / "xft" / "ds1000").expanduser().absolute()
 
 
 def find_environment(choice: Choice) -> Environment:
@@ -107,6 +108,7 @@ def create(place: Path, libraries: list[str]) -> Environment:
 
     Raises SandboxError when there is no Python for it, or when pip fails.
     """
+    _check_place(place)
     if place.exists() and not (place / "pyvenv.cfg").is_file() and any(place.iterdir()):
         raise SandboxError(f"{str(place)!r} holds something else than a Python environment. Name another directory.")
     packages = sorted({package for name in libraries or LIBRARIES for package in LIBRARIES[name].packages})
@@ -135,10 +137,7 @@ def _pinned(place: Path) -> Environment:
             f"DS-1000 needs libraries of its time, and there is no environment for it in {str(place)!r}. Make it with "
             f"'{COMMAND}' (about 3 GB), or name the directory of one in XFT_DS1000_ENVIRONMENT. evaluate.ds1000_environment: "
             "current grades with the libraries of this package; scores are then other ones.")
-    if place.resolve().is_relative_to("/tmp"):
-        raise SandboxError(
-            f"The environment for DS-1000 is in {str(place)!r}, but programs in the sandbox have a /tmp of their own and would "
-            f"not find it. Make it elsewhere with '{COMMAND}'.")
+    _check_place(place)
     version = settings["version"]
     packages = _packages(str(place / "lib" / f"python{version.rpartition('.')[0]}" / "site-packages"))
     pins = requirements()
@@ -150,6 +149,13 @@ def _pinned(place: Path) -> Environment:
             f"and make it anew with '{COMMAND}'.")
     base = Path(settings["home"]).resolve().parent
     return Environment("pinned", place / "bin" / "python", (place, base), version, packages)
+
+
+def _check_place(place: Path) -> None:
+    if any(place.resolve().is_relative_to(own) for own in OWN_PLACES):
+        raise SandboxError(
+            f"The environment for DS-1000 cannot be in {str(place)!r}: programs in the sandbox have a directory /{place.parts[1]} "
+            f"of their own and would not find it. Make it elsewhere: '{COMMAND} DIRECTORY'.")
 
 
 def _settings(place: Path) -> dict[str, str] | None:
