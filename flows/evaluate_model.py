@@ -46,7 +46,7 @@ def evaluate_model(
     recipe = parse(Recipe, {
         "name": short_name(model.path), "seed": seed, "experiment": experiment, "model": model,
         "generate": asked_one_way, "evaluate": evaluate})
-    check_inputs(recipe)
+    check_inputs(recipe, has_moe=False)
     with pipeline_run.opened(recipe, kind="evaluate", sections=SECTIONS) as run:
         answered: dict[str, Any] = {}
         graded: dict[str, Any] = {}

@@ -20,3 +20,6 @@ def test_a_model_is_evaluated_and_recorded() -> None:
     assert runs[0].info.status == "FINISHED"
     assert 0 <= runs[0].data.metrics["benchmark/plus_pass_at_1"] <= 1
     assert "upcycle.num_experts" not in runs[0].data.params
+    names = {item.path for name in ("report", "samples/benchmark", "verdicts/benchmark")
+             for item in client().list_artifacts(runs[0].info.run_id, name)}
+    assert {"report/problems.html", "samples/benchmark/samples.jsonl", "verdicts/benchmark/results.json"} <= names
