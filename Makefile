@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo ui test test-slow check ds1000 smollm2 demo-model sandbox clean
+.PHONY: demo ui test test-slow check ds1000 smollm2 demo-model sandbox toolchains clean
 
 demo: .venv/run sandbox      ## The whole pipeline on the model and data that ship with the package
 	@$(BIN)/xft run deployments/recipes/demo.yaml $(if $(shell command -v bwrap),,--set evaluate.sandbox=unsafe)
@@ -42,6 +42,11 @@ sandbox:
 	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		{ apt-get update -qq && apt-get install -y -qq bubblewrap; } >/dev/null 2>&1; } || \
 		echo "bubblewrap is not installed (Debian, Ubuntu: sudo apt-get install bubblewrap): grading is not contained."
+
+toolchains:                  ## Debian packages of the eleven languages of MultiPL-E (as root; what is missing is skipped)
+	apt-get update -qq && apt-get install -y --no-install-recommends nodejs node-typescript g++ libssl-dev \
+		default-jdk-headless libjavatuples-java rustc golang-go php-cli ruby ruby-test-unit lua5.4 lua-unit \
+		perl libtest-deep-perl
 
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv

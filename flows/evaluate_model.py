@@ -47,7 +47,7 @@ def evaluate_model(
         "name": short_name(model.path), "seed": seed, "experiment": experiment, "model": model,
         "data": {"template": "chat" if generate.prompt_style == "chat" else "magicoder"},
         "generate": asked_one_way, "evaluate": evaluate})
-    check_inputs(recipe)
+    check_inputs(recipe, has_moe=False)
     with pipeline_run.opened(recipe, kind="evaluate", sections=SECTIONS) as run:
         answered: dict[str, Any] = {}
         graded, measured = dict[str, Any](), dict[str, Any]()

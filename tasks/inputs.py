@@ -4,7 +4,7 @@ from pathlib import Path
 
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.config import Recipe
-from xft_core.errors import DataError
+from xft_core.errors import DataError, RecipeError
 from xft_core.locations import find_benchmark, find_file, find_model
 from xft_core.stages import lm_eval_version
 
@@ -14,12 +14,18 @@ def base_model(recipe: Recipe) -> str:
     return f"{recipe.model.path}@{recipe.model.revision}" if recipe.model.revision else recipe.model.path
 
 
-def check_inputs(recipe: Recipe) -> None:
+def check_inputs(recipe: Recipe, has_moe: bool = True) -> None:
     """Look for what the recipe names (files, the environment of DS-1000, lm-eval), so that a mistyped or forgotten one costs
     seconds and not hours.
 
-    What only the Hub knows is not asked for. Raises XftError for what is missing.
+    What only the Hub knows is not asked for. ``has_moe``: an upcycled model is among those that answer. Raises XftError
+    for what is missing, or cannot be.
     """
+    if has_moe and recipe.generate.backend == "vllm":
+        raise RecipeError(
+            "generate.backend is vllm, but a pipeline run also has the upcycled Mixture-of-Experts answer, whose "
+            "architecture vLLM does not know. Set generate.backend: transformers, and evaluate the base, tuned dense and "
+            "merged models with vllm by the flow evaluate.")
     if not _is_hub_name(recipe.model.path):
         find_model(recipe.model.path)
     if not _is_hub_name(recipe.data.path):

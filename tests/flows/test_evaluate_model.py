@@ -29,3 +29,6 @@ def test_a_model_is_evaluated_and_recorded(tmp_path: Path) -> None:
     assert runs[0].data.metrics["other/nll"] == scores[str(other)]["nll"] > 0
     assert runs[0].data.metrics["other/nll_standard_error"] > 0
     assert "upcycle.num_experts" not in runs[0].data.params
+    names = {item.path for name in ("report", "samples/benchmark", "verdicts/benchmark")
+             for item in client().list_artifacts(runs[0].info.run_id, name)}
+    assert {"report/problems.html", "samples/benchmark/samples.jsonl", "verdicts/benchmark/results.json"} <= names

@@ -153,6 +153,8 @@ def test_the_parent_compares(finished: PipelineResult) -> None:
     assert found.inputs.dataset_inputs[0].dataset.name.endswith("instruct.jsonl")
     listed = {item.path for item in client().list_artifacts(finished.mlflow_run_id)}
     assert {"recipe.yaml", "report", "merged_model", "samples", "verdicts"} <= listed
+    shown = {item.path for name in ("report", "data") for item in client().list_artifacts(finished.mlflow_run_id, name)}
+    assert {"report/problems.html", "report/comparison.md", "data/decontamination.json"} <= shown
     model = {item.path for item in client().list_artifacts(finished.mlflow_run_id, "merged_model")}
     assert {"merged_model/config.json", "merged_model/model.safetensors"} <= model
 
@@ -172,8 +174,11 @@ def test_the_same_recipe_again_does_no_work(finished: PipelineResult) -> None:
     assert again["sft_moe"].data.tags["xft.made_by_run_id"] == sft.info.run_id
     assert curve_steps(again["sft_moe"].info.run_id, "loss") == curve_steps(sft.info.run_id, "loss")
     with get_client(sync_client=True) as api:
-        keys = {item.key for item in api.read_artifacts()}
-    assert {"comparison", "model-card"} <= keys
+        found = {item.key: str(item.data) for item in api.read_artifacts()}
+    assert {"comparison", "model-card"} <= found.keys()
+    # Neither pictures nor links to files, which Prefect does not have.
+    assert "report/problems.html" in found["comparison"]
+    assert "](" not in found["comparison"]
 
 
 def test_another_lambda_rebuilds_only_what_follows(finished: PipelineResult) -> None:

@@ -69,16 +69,19 @@ def test_rows_come_by_the_hundred_thousand(benchmark: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
-def test_real_data_against_humaneval_plus() -> None:
-    benchmark = SHARED / "benchmarks" / "HumanEvalPlus-v0.1.10.jsonl.gz"
+@pytest.mark.parametrize("name", ["HumanEvalPlus-v0.1.10.jsonl.gz", "MbppPlus-v0.2.0.jsonl.gz"])
+def test_real_data_against_real_benchmarks(name: str) -> None:
+    benchmark = SHARED / "benchmarks" / name
     from xft_core.benchmarks.evalplus.kind import EvalPlus
 
     rows = [[row["instruction"], row["input"], row["output"]]
             for row in json.loads((SHARED / "instruct" / "codealpaca_4k.json").read_text())]
     assert len(find_contaminated(rows, [benchmark])) < 0.005 * len(rows)
-    leaked = [["Complete this", "```python\n" + problem.prompt + problem.canonical_solution + "```"]
-              for problem in EvalPlus().load_problems(benchmark)]
-    assert len(find_contaminated(leaked, [benchmark])) == len(leaked)
+    problems = EvalPlus().load_problems(benchmark)
+    leaked = [["Complete this", "```python\n" + problem.prompt + problem.canonical_solution + "```"] for problem in problems]
+    found = find_contaminated(leaked, [benchmark])
+    # "Write a function to multiply two integers." and return x * y: too short to be anyone's.
+    assert {problem.task_id for index, problem in enumerate(problems) if index not in found} <= {"Mbpp/127"}
 
 
 def multipl_e(directory: Path, language: str, prompts: dict[str, str]) -> Path:

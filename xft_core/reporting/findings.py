@@ -45,7 +45,9 @@ def difference_sentence(comparison: Comparison, item: Difference) -> str:
     else:
         text = f"{where}: {model} solves as many as {against}"
     text += f" (better on {_count(len(item.pair.better_on), 'problem')}, worse on {len(item.pair.worse_on)}"
-    return f"{text}; {item.pair.test}, p = {p_text(item.pair.p_value)}): {certainty(item.pair.p_value)}."
+    p_value = p_text(item.pair.p_value)
+    shown = f"p {p_value}" if p_value.startswith("<") else f"p = {p_value}"
+    return f"{text}; {item.pair.test}, {shown}): {certainty(item.pair.p_value)}."
 
 
 def test_name(comparison: Comparison, benchmark: str, tests: str) -> str:

@@ -154,8 +154,8 @@ def _pinned(place: Path) -> Environment:
 def _check_place(place: Path) -> None:
     if any(place.resolve().is_relative_to(own) for own in OWN_PLACES):
         raise SandboxError(
-            f"The environment for DS-1000 cannot be in {str(place)!r}: programs in the sandbox have a directory /{place.parts[1]} "
-            f"of their own and would not find it. Make it elsewhere: '{COMMAND} DIRECTORY'.")
+            f"The environment for DS-1000 cannot be in {str(place)!r}: programs in the sandbox have a directory "
+            f"/{place.parts[1]} of their own and would not find it. Make it elsewhere: '{COMMAND} DIRECTORY'.")
 
 
 def _settings(place: Path) -> dict[str, str] | None:

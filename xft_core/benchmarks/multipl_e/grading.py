@@ -8,6 +8,9 @@ import hashlib
 import re
 import shlex
 import signal
+import subprocess
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
@@ -16,7 +19,7 @@ from xft_core.benchmarks.multipl_e.problems import Problem
 from xft_core.benchmarks.multipl_e.toolchains import find_toolchain
 from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
-from xft_core.sandbox import Finished, Resources, open_sandbox
+from xft_core.sandbox import ENVIRONMENT, Finished, Resources, open_sandbox
 
 # Processor time, and three times as much on the clock: a machine that does other things too changes no verdict.
 # MultiPL-E's own limit is 15 s for a program and 30 s for what is compiled and run in one go.
@@ -24,6 +27,7 @@ COMPILE_SECONDS, RUN_SECONDS, CLOCK_FACTOR = 30, 15, 3
 MAX_PROCESSES, MAX_OPEN_FILES, WORK_BYTES, FILE_BYTES = 192, 1024, 512 * 2**20, 128 * 2**20
 PROCESSOR_TIME_IS_UP = (128 + signal.SIGXCPU, -signal.SIGXCPU)
 DETAIL_CHARACTERS = 800
+CACHE_SECONDS = 600  # Go from 1.20 on comes without compiled libraries
 NOISE = re.compile(
     r"^(?:Finished in |.*tests/s,|Loaded suite|Started$|-+$|=+$|Node\.js v| +at .*node:internal).*\n?", re.MULTILINE)
 UNSTEADY = re.compile(r"\(\d+\.\d+s\)|\b\d+\.\d+ ?s(?:econds)?\b|(?<=thread 'main' )\(\d+\) ")
@@ -35,7 +39,9 @@ class MultiPLEGrader(Grader[Problem]):
     def __init__(self, config: EvaluateConfig, language: Language) -> None:
         self._toolchain = find_toolchain(language)
         self._memory_mb = config.memory_limit_mb
-        self._sandbox = open_sandbox(config.sandbox, self._toolchain.mounts)
+        self._cache = self._filled_cache() if language.cache else None
+        mounts = [*self._toolchain.mounts, *([Path(self._cache.name)] if self._cache else [])]
+        self._sandbox = open_sandbox(config.sandbox, mounts)
         self._resources = Resources(
             memory_bytes=config.memory_limit_mb * 2**20 if language.limit_memory else None,
             resident_bytes=config.memory_limit_mb * 2**20, file_bytes=FILE_BYTES,
@@ -43,8 +49,9 @@ class MultiPLEGrader(Grader[Problem]):
         self._check_canaries()
 
     def grade(self, problem: Problem, samples: list[str]) -> list[Verdict]:
-        """See Grader."""
-        return [self._verdict(sample) for sample in samples]
+        """See Grader. Samples that are the same are run once."""
+        verdicts = {sample: self._verdict(sample) for sample in dict.fromkeys(samples)}
+        return [verdicts[sample] for sample in samples]
 
     def facts(self) -> dict[str, Any]:
         """See Grader."""
@@ -79,10 +86,27 @@ class MultiPLEGrader(Grader[Problem]):
         compile_command, run = (
             shlex.join(self._toolchain.command(words, self._memory_mb))
             for words in (self._toolchain.language.compile, self._toolchain.language.run))
+        name = self._toolchain.language.cache
+        cache = f"cp -r {shlex.quote(self._cache.name)} .cache\nexport {name}=$PWD/.cache\n" if self._cache else ""
         return (
-            f"echo {token} >&2\n" + (
+            f"echo {token} >&2\n{cache}" + (
                 f"(ulimit -S -t {COMPILE_SECONDS}; exec {compile_command}) >&2 || exit $?\n" if compile_command else "")
             + f"echo {token} >&2\nulimit -S -t {RUN_SECONDS}\nexec {run}\n")
+
+    def _filled_cache(self) -> tempfile.TemporaryDirectory[str]:
+        """A directory with the language's compiled libraries, made by compiling its canary (a program of ours)."""
+        language = self._toolchain.language
+        # Not below /tmp: the sandbox has one of its own.
+        cache = tempfile.TemporaryDirectory(prefix="xft-", dir="/var/tmp")
+        Path(cache.name).chmod(0o755)
+        with tempfile.TemporaryDirectory() as work:
+            program = language.canary.program.replace("{body}", language.canary.right)
+            (Path(work) / language.file).write_text(program, encoding="utf-8")
+            environment = ENVIRONMENT | dict(language.environment) | {language.cache: cache.name}
+            subprocess.run(
+                self._toolchain.command(language.compile, self._memory_mb), cwd=work, env=environment, check=False,
+                stdin=subprocess.DEVNULL, capture_output=True, timeout=CACHE_SECONDS)
+        return cache
 
     def _check_canaries(self) -> None:
         canary = self._toolchain.language.canary

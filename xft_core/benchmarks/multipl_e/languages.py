@@ -38,6 +38,8 @@ class Language:
                    braces. "" where the test tool prints by itself what ``done`` matches
     done           regular expression for what standard output holds only when all tests were run and passed
     limit_memory   whether address space can be limited: some reserve far more than they use, and get a flag for the heap
+    cache          environment variable that names a directory of compiled libraries: filled once, from the canary, and
+                   copied for each program; "" for none
     closes         whether ``tests`` begins with the brace that closes the function
     """
 
@@ -56,10 +58,15 @@ class Language:
     done: str = "{token}"
     limit_memory: bool = True
     closes: bool = False
+    cache: str = ""
     environment: tuple[tuple[str, str], ...] = ()
 
 
 _JS_TEST = "const assert = require('node:assert');\nfunction test() {\n  assert.deepEqual(add(1, 2), 3);\n}\n\ntest();\n"
+# What answers import, compiled into the cache with the canary.
+_GO_LIBRARIES = "".join(
+    f'    _ "{name}"\n' for name in ("bytes", "crypto/md5", "errors", "math", "os", "regexp", "sort", "strconv", "strings",
+                                   "time", "unicode", "unicode/utf8"))
 
 LANGUAGES: dict[str, Language] = {
     "js": Language(
@@ -101,8 +108,9 @@ LANGUAGES: dict[str, Language] = {
         # Compiled, and checked by go vet as for any test, by running none of its tests.
         compile=("go", "test", "-run", "^$", "-o", "main.test", "main_test.go"),
         run=("./main.test", "-test.paniconexit0"), probes=(("go", "version"),), packages="golang-go", done="^PASS$",
-        environment=(("GO111MODULE", "off"), ("GOCACHE", "/tmp/.go"), ("GOMAXPROCS", "2"), ("GOTOOLCHAIN", "local")),
-        canary=Canary('package add_test\n\nimport (\n    "testing"\n)\n\nfunc add(a int, b int) int {\n    {body}\n}\n\n'
+        environment=(("GO111MODULE", "off"), ("GOMAXPROCS", "2"), ("GOTOOLCHAIN", "local")), cache="GOCACHE",
+        canary=Canary(f'package add_test\n\nimport (\n    "testing"\n    _ "fmt"\n{_GO_LIBRARIES})\n'
+                      '\nfunc add(a int, b int) int {\n    {body}\n}\n\n'
                       "func TestAdd(t *testing.T) {\n    if add(1, 2) != 3 {\n        t.Errorf(\"wrong\")\n    }\n}\n")),
     "php": Language(
         name="php", fence="php", file="main.php", run=("php", "-d", "memory_limit={memory_mb}M", "main.php"),

@@ -8,20 +8,13 @@ from typing import Any
 
 import pytest
 
+from tests.xft_core.test_evaluate import NO_SANDBOX, needs_sandbox
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.multipl_e.kind import MultiPLE
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError
 from xft_core.locations import find_benchmark
-from xft_core.sandbox import open_sandbox
 from xft_core.stages import EvaluateStage, run_stage, stage_key
-
-try:
-    open_sandbox("bubblewrap")
-    NO_SANDBOX = ""
-except SandboxError as error:
-    NO_SANDBOX = str(error)
-needs_sandbox = pytest.mark.skipif(bool(NO_SANDBOX), reason=NO_SANDBOX or "-")
 
 
 def row(name: str, **changes: Any) -> dict[str, Any]:
