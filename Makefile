@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo ui test test-slow check screenshots smollm2 demo-model sandbox chromium clean
+.PHONY: demo ui test test-slow check screenshots ds1000 smollm2 demo-model sandbox chromium toolchains clean
 
 demo: .venv/run sandbox      ## The whole pipeline on the model and data that ship with the package
 	@$(BIN)/xft run deployments/recipes/demo.yaml $(if $(shell command -v bwrap),,--set evaluate.sandbox=unsafe)
@@ -29,6 +29,9 @@ check: .venv/test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+ds1000: .venv/run sandbox    ## The environment that DS-1000 is graded in (about 3 GB, in ~/.cache/xft)
+	$(BIN)/python -m xft_core ds1000-environment
+
 smollm2: .venv/run sandbox   ## A limited real run: SmolLM2-135M on 2 CPU cores
 	$(INSTALL) ".[gguf]"
 	$(BIN)/python deployments/fetch_smollm2.py .downloads
@@ -48,6 +51,11 @@ chromium:
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } || \
 		echo "chromium is not installed (Debian: sudo apt-get install chromium): the tests in a browser will fail."
 
+toolchains:                  ## Debian packages of the eleven languages of MultiPL-E (as root; what is missing is skipped)
+	apt-get update -qq && apt-get install -y --no-install-recommends nodejs node-typescript g++ libssl-dev \
+		default-jdk-headless libjavatuples-java rustc golang-go php-cli ruby ruby-test-unit lua5.4 lua-unit \
+		perl libtest-deep-perl
+
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
@@ -56,7 +64,7 @@ chromium:
 	@$(INSTALL) . && touch $@
 
 .venv/test: pyproject.toml constraints.txt .venv/run
-	@$(INSTALL) ".[test,check,gguf]" && touch $@
+	@$(INSTALL) ".[test,check,gguf,lm-eval]" && touch $@
 
 clean:
 	rm -rf .venv .xft .downloads

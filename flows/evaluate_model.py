@@ -32,7 +32,7 @@ def evaluate_model(
     generate: GenerateConfig = DEFAULTS.generate,
     evaluate: EvaluateConfig = DEFAULTS.evaluate,
 ) -> Scores:
-    """Have one model answer benchmarks, and grade its answers.
+    """Have one model answer benchmarks, and grade its answers; measure its held-out loss and tasks of lm-eval if asked.
 
     Answers and verdicts are kept in the store: a model that was evaluated with the same settings is not asked again.
 
@@ -47,16 +47,22 @@ def evaluate_model(
     asked_one_way = generate.model_copy(update={"base_prompt_style": generate.prompt_style})
     recipe = parse(Recipe, {
         "name": short_name(model.path), "seed": seed, "experiment": experiment, "model": model,
+        "data": {"template": "chat" if generate.prompt_style == "chat" else "magicoder"},
         "generate": asked_one_way, "evaluate": evaluate})
-    check_inputs(recipe)
+    check_inputs(recipe, has_moe=False)
     with pipeline_run.opened(recipe, kind="evaluate", sections=SECTIONS) as run:
         local = local_base_model(run)
-        graded: dict[str, Any] = {}
+        answered: dict[str, Any] = {}
+        graded, measured = dict[str, Any](), dict[str, Any]()
         for index, benchmark in enumerate(recipe.evaluate.benchmarks):
             # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
-            samples: Any = stages.generate.submit(run, f"generate_{index}", local, benchmark)
-            graded[benchmark] = stages.evaluate.submit(run, f"evaluate_{index}", samples, benchmark)
-        scores: Scores = publish_scores.submit(run, graded).result()
+            answered[benchmark] = stages.generate.submit(run, f"generate_{index}", local, benchmark)
+            graded[benchmark] = stages.evaluate.submit(run, f"evaluate_{index}", answered[benchmark], benchmark)
+        for index, path in enumerate(recipe.evaluate.held_out_data):
+            measured[path] = stages.nll.submit(run, f"nll_{index}", local, path)
+        for index, task in enumerate(recipe.evaluate.lm_eval_tasks):
+            measured[f"lm-eval/{task}"] = stages.lm_eval.submit(run, f"lm_eval_{index}", local, task)
+        scores: Scores = publish_scores.submit(run, answered, graded, measured).result()
         return scores
 
 

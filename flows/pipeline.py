@@ -2,6 +2,8 @@
 
     prepare ─┬─ sft (dense baseline) ──────────────┐
              └─ upcycle ─ sft (MoE) ─ mix ─ merge ─┴─ generate, evaluate: base, sft, moe, merged ─ report ─ publish
+
+Where the recipe asks for them, nll (other held-out data) and lm_eval (tasks of lm-eval) measure the same four models.
 """
 
 from pathlib import Path
@@ -152,6 +154,10 @@ def _submit(run: PipelineRun, base: str) -> dict[str, PrefectFuture[Any]]:
         for index, benchmark in enumerate(recipe.evaluate.benchmarks):
             samples = start(stages.generate, f"generate_{name}_{index}", model, benchmark)
             start(stages.evaluate, f"evaluate_{name}_{index}", samples, benchmark)
+        for index, path in enumerate(recipe.evaluate.held_out_data):
+            start(stages.nll, f"nll_{name}_{index}", model, path)
+        for index, task in enumerate(recipe.evaluate.lm_eval_tasks):
+            start(stages.lm_eval, f"lm_eval_{name}_{index}", model, task)
 
     start(stages.report, "report", dict(futures))
     return futures

@@ -21,6 +21,8 @@ from tasks.stage import may_pass, stop_event
 from tasks.tracking import Logger
 from xft_core.config import Recipe
 from xft_core.errors import XftError
+from xft_core.reporting.evaluation import rate_text
+from xft_core.reporting.variants import read_comparison
 
 MODELS = ("base", "sft", "moe", "merged")
 FIRST = "merged/plus_pass_at_1"
@@ -95,10 +97,13 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     log_directory(run_id, report.path, "report")
     whole = log_model(run, merged.path, report.path / "README.md")
     log_directory(run_id, artifacts["mix"].path, "mixing", suffixes=(".json",))
+    log_directory(run_id, data.path, "data", suffixes=("decontamination.json",))
     for role, item in artifacts.items():
         if item.stage in ("generate", "evaluate"):
             name = "samples" if item.stage == "generate" else "verdicts"
             log_directory(run_id, item.path, f"{name}/{role.partition('_')[2]}")
+        if item.stage in ("nll", "lm_eval"):
+            log_directory(run_id, item.path, f"measures/{role}")
     return whole
 
 
@@ -112,19 +117,19 @@ def _to_prefect(name: str, report: Path, card: str, registered: registry.Registr
 def _table(report: Path) -> list[dict[str, Any]]:
     """The rows of comparison.json, flat: percentages with one decimal, loss in nats per response token."""
     rows = []
-    for row in json.loads((report / "comparison.json").read_text(encoding="utf-8"))["rows"]:
-        shown: dict[str, Any] = {"model": row["name"], "held-out NLL": _rounded(row["held_out_nll"], 4)}
-        for score in row["scores"]:
-            for tests, plus in (("base", ""), ("plus", "+")):
-                error = score[f"{tests}_standard_error"]
-                shown[f"{score['benchmark']}{plus} pass@1 %"] = _rounded(score[f"{tests}_pass_at_1"], 1, 100)
-                shown[f"{score['benchmark']}{plus} standard error %"] = _rounded(error, 1, 100)
-        rows.append(shown | {"parameters": row["parameters_total"], "active per token": row["parameters_active"]})
+    for row in read_comparison(report).rows:
+        shown: dict[str, Any] = {"model": row.name, "held-out NLL": _rounded(row.held_out_nll, 4)}
+        for score in row.scores:
+            for tests, plus in (("base", ""), ("plus", "+")) if score.extended_tests else (("base", ""),):
+                rate = score.rate(tests)
+                shown[f"{score.benchmark}{plus} pass@1 %"] = rate and rate_text(rate)
+        shown |= {measure.title: _rounded(measure.value, 4) for measure in row.measures}
+        rows.append(shown | {"parameters": row.parameters_total, "active per token": row.parameters_active})
     return rows
 
 
-def _rounded(value: float | None, digits: int, factor: float = 1) -> float | None:
-    return None if value is None else round(factor * value, digits)
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def _yaml(recipe: Recipe) -> str:

@@ -20,6 +20,7 @@ from prefect.artifacts import (
 
 from tasks.settings import settings
 from tasks.tracking import Logger, reason
+from xft_core.reporting.page import PAGE
 
 POLL_SECONDS = 2.0
 WAIT_AT_END_SECONDS = 10.0
@@ -47,12 +48,13 @@ def show_table(key: str, rows: list[dict[str, Any]], description: str, logger: L
 
 
 def show_markdown(key: str, text: str, description: str, logger: Logger) -> None:
-    """Markdown, without its images."""
-    _tolerate(logger, lambda: create_markdown_artifact(without_images(text), key=key, description=description))
+    """Markdown, without what it has beside it."""
+    _tolerate(logger, lambda: create_markdown_artifact(without_files(text), key=key, description=description))
 
 
-def without_images(text: str) -> str:
-    """Markdown without its images: they are files beside it, which Prefect does not have. MLflow has them."""
+def without_files(text: str) -> str:
+    """Markdown without pictures and links to files beside it, which Prefect does not have. MLflow has them."""
+    text = text.replace(f"[{PAGE}]({PAGE})", f"`report/{PAGE}` of the run in MLflow")
     return "\n".join(line for line in text.splitlines() if not line.startswith("![")) + "\n"
 
 

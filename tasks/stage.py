@@ -36,7 +36,7 @@ from xft_core.stages import StageConfig, stage_key
 run_log.install()
 
 # Stages that want the whole machine. Evaluation counts: its time limits mean nothing on cores that train a model.
-HEAVY_STAGES = frozenset({"upcycle", "sft", "mix", "merge", "generate", "evaluate"})
+HEAVY_STAGES = frozenset({"upcycle", "sft", "mix", "merge", "generate", "evaluate", "nll", "lm_eval"})
 HOPELESS_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS})
 KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory: 128 bits
 

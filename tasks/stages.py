@@ -14,8 +14,10 @@ from xft_core.stages import (
     CompareStage,
     EvaluateStage,
     GenerateStage,
+    LmEvalStage,
     MergeStage,
     MixStage,
+    NllStage,
     PrepareStage,
     ReportStage,
     SftStage,
@@ -85,6 +87,25 @@ def evaluate(run: PipelineRun, role: str, samples: ArtifactRef, benchmark: str) 
     """Verdicts and pass@k for a model's answers."""
     return carry_out(
         run, role, EvaluateStage, samples=samples.path, benchmark=benchmark, evaluate=run.recipe.evaluate)
+
+
+@task(name="nll", **STAGE_TASK)
+def nll(run: PipelineRun, role: str, model: Model, data: str) -> Outcome:
+    """A model's held-out loss on other data, in the form of the recipe's own."""
+    recipe = run.recipe
+    return carry_out(
+        run, role, NllStage, model=model_name(model), seed=recipe.seed, precision=recipe.generate.precision,
+        data=recipe.data.model_copy(update={"path": data, "format": "auto", "max_rows": None}))
+
+
+@task(name="lm-eval", **STAGE_TASK)
+def lm_eval(run: PipelineRun, role: str, model: Model, name: str) -> Outcome:
+    """One task of lm-evaluation-harness."""
+    recipe = run.recipe
+    return carry_out(
+        run, role, LmEvalStage, model=model_name(model), task=name, directory=recipe.evaluate.lm_eval_directory,
+        limit=recipe.evaluate.lm_eval_limit, batch_size=recipe.generate.batch_size, precision=recipe.generate.precision,
+        seed=recipe.seed)
 
 
 @task(name="report", **STAGE_TASK)

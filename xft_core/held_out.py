@@ -25,6 +25,14 @@ class HeldOutLoss:
     router: list[LayerStatistics]
 
 
+@dataclass(frozen=True)
+class RowLoss:
+    """Of one row: nats, summed over its response, and the response's tokens."""
+
+    nll: float
+    tokens: int
+
+
 def device_for_work() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -82,6 +90,27 @@ def held_out_loss(model: PreTrainedModel, rows: Rows, max_rows: int | None = Non
             statistics.add(take_routings(model), batch["token_mask"].reshape(-1))
     model.train(was_training)
     return HeldOutLoss(total / tokens, tokens, statistics.layers() if statistics else [])
+
+
+@torch.no_grad()
+def row_losses(model: PreTrainedModel, rows: Rows) -> list[RowLoss]:
+    """The loss of every row by itself, in their order; ``model`` is used where it is and in its own dtype."""
+    check_rows_fit(model, [rows])
+    model.eval()
+    lengths = rows.lengths()
+    order = sorted(range(len(rows)), key=lambda index: -lengths[index])
+    packed = PackedRows(rows, max(lengths), packing=False)
+    losses: dict[int, RowLoss] = {}
+    while order:
+        number = max(1, TOKENS_PER_BATCH // lengths[order[0]])
+        chosen, order = order[:number], order[number:]
+        batch = {name: item.to(model.device) for name, item in packed.collate([[index] for index in chosen]).items()}
+        logits_BSV = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+        for place, index in enumerate(chosen):
+            labels_1S = batch["labels"][place:place + 1]
+            nll = float(response_nll(logits_BSV[place:place + 1], labels_1S))
+            losses[index] = RowLoss(nll, int((labels_1S[:, 1:] != IGNORED).sum()))
+    return [losses[index] for index in range(len(rows))]
 
 
 def check_rows_fit(model: PreTrainedModel, splits: list[Rows]) -> None:

@@ -35,6 +35,7 @@ def xft(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     ("data.path=/no/such/rows.jsonl", "/no/such/rows.jsonl"),
     ("model.path=/no/such/model", "/no/such/model"),
     ("evaluate.benchmarks=[/no/such.jsonl]", "/no/such.jsonl"),
+    ("generate.backend=vllm", "Set generate.backend: transformers"),
 ])
 def test_a_bad_recipe_is_told_at_once(recipe_file: RecipeFile, tmp_path: Path, override: str, message: str) -> None:
     started = time.monotonic()

@@ -155,6 +155,8 @@ def test_the_parent_compares(finished: PipelineResult) -> None:
     assert found.inputs.dataset_inputs[0].dataset.name.endswith("instruct.jsonl")
     listed = {item.path for item in client().list_artifacts(finished.mlflow_run_id)}
     assert {"recipe.yaml", "report", "merged_model", "samples", "verdicts"} <= listed
+    shown = {item.path for name in ("report", "data") for item in client().list_artifacts(finished.mlflow_run_id, name)}
+    assert {"report/problems.html", "report/comparison.md", "data/decontamination.json"} <= shown
     model = {item.path for item in client().list_artifacts(finished.mlflow_run_id, "merged_model")}
     assert {"merged_model/config.json", "merged_model/model.safetensors"} <= model
 
@@ -193,6 +195,8 @@ def test_prefect_shows_table_card_and_links(finished: PipelineResult, monkeypatc
     assert f"Registered in MLflow as {state.result().registered}" in shown["comparison"].description
     assert state.result().registered in shown["model-card"].data
     assert shown["report"].data.startswith("# tiny: comparison")
+    # Neither pictures nor links to files, which Prefect does not have.
+    assert "report/problems.html" in shown["report"].data and "](" not in shown["report"].data
     run_id = children(state.result().mlflow_run_id)["sft_moe"].info.run_id
     assert re.search(rf"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/{run_id}\b", shown["mlflow-sft-moe"].data)
     assert {"mlflow-pipeline", "mlflow-evaluate-merged-0"} <= shown.keys()

@@ -94,10 +94,11 @@ def _front_matter(evidence: Evidence, merged: Row | None) -> ModelCardData:
     fields["eval_results"] = [
         EvalResult(
             task_type="text-generation", dataset_type=score.benchmark.lower().replace(" ", "-"),
-            dataset_name=score.benchmark, metric_type="pass@1", metric_name=f"pass@1, {tests}",
-            metric_value=round(value, 4))
+            dataset_name=score.benchmark, metric_type="pass@1",
+            metric_name=f"pass@1, {name}" if score.extended_tests else "pass@1", metric_value=round(rate.value, 4))
         for score in scores
-        for tests, value in (("base tests", score.base_pass_at_1), ("base and extended tests", score.plus_pass_at_1))
+        for tests, name in (("base", "base tests"), ("plus", "base and extended tests"))
+        if (tests == "base" or score.extended_tests) and (rate := score.rate(tests))
     ] or None
     return ModelCardData(**fields)
 

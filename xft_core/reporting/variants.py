@@ -143,11 +143,10 @@ def _run(variant: Variant, comparison: Comparison) -> Run:
         if row.held_out_nll is not None:
             numbers[f"{model}/{NLL}"] = row.held_out_nll
         for score in row.scores:
-            for name in PASS:
-                key = f"{model}/{name}/{score.benchmark}"
-                numbers[key] = getattr(score, name)
-                if (error := getattr(score, name.replace("pass_at_1", "standard_error"))) is not None:
-                    errors[key] = error
+            for tests in ("base", "plus"):
+                if (rate := score.rate(tests)) is not None:
+                    key = f"{model}/{tests}_pass_at_1/{score.benchmark}"
+                    numbers[key], errors[key] = rate.value, rate.standard_error
     for key in [key for key in numbers if key.startswith("merged/")]:
         rest = key.removeprefix("merged/")
         if (control := numbers.get(f"sft/{rest}")) is not None:
