@@ -102,7 +102,7 @@ def test_with_room_the_worker_takes_them(api: SyncPrefectClient) -> None:
 
 
 def test_cancelling_the_comparison_cancels_its_variants(api: SyncPrefectClient) -> None:
-    long = VALUES["sft"] | {"max_steps": 2000, "epochs": 2000}  # type: ignore[operator]
+    long = VALUES["sft"] | {"max_steps": 1000, "epochs": 1000}  # type: ignore[operator]
     run = start(api, name="stopped", sft=long, grid=["sft.weight_decay=[0.1,0.2]"])
     deadline = time.monotonic() + 200
     while not any(item.state and item.state.is_running() for item in variants(api, run)):
@@ -113,4 +113,4 @@ def test_cancelling_the_comparison_cancels_its_variants(api: SyncPrefectClient) 
     assert wait(api, run, 60).state_name == "Cancelled"
     for variant in variants(api, run):
         assert wait(api, variant, 60).state_name == "Cancelled"
-    assert time.monotonic() - started < 45
+    assert time.monotonic() - started < 90  # the worker looks for cancelled runs every ten seconds, here twice
