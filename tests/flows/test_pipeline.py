@@ -209,7 +209,8 @@ def test_stages_at_work_show_their_progress(finished: PipelineResult) -> None:
     steps = RECIPE["sft"]["max_steps"]  # type: ignore[index]
     assert shown["progress-sft-moe"].data == 100
     assert f"sft {steps}/{steps}" in shown["progress-sft-moe"].description
-    assert "mix 2/2" in shown["progress-mix"].description
+    # With one routed expert mixing has nothing to learn, and upcycling never counts its steps.
+    assert not {"progress-mix", "progress-upcycle"} & shown.keys()
 
 
 def test_the_merged_model_is_registered_once(finished: PipelineResult) -> None:
