@@ -11,6 +11,7 @@ CHROMIUM = "/usr/bin/chromium"
 # The sandbox needs rights that root and containers lack; the rest keeps Chromium from calling home.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
+expect.set_options(timeout=20_000)  # a machine that trains meanwhile draws pages slowly
 WINDOW: Any = {"width": 1280, "height": 900}
 
 

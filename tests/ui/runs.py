@@ -21,4 +21,4 @@ def submitted(form: Form, ui: XftUi, deployment: str = "pipeline") -> str:
     """Submit the form; returns the id of the run that was made."""
     before = {run["id"] for run in ui.runs(deployment)}
     form.submit()
-    return str(wait_for(lambda: {run["id"] for run in ui.runs(deployment)} - before, 20, "no run was made").pop())
+    return str(wait_for(lambda: {run["id"] for run in ui.runs(deployment)} - before, 60, "no run was made").pop())

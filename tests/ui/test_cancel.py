@@ -11,7 +11,7 @@ from tests.ui.browser import RunPage
 from tests.ui.xft_ui import XftUi, wait_for
 
 pytestmark = pytest.mark.slow
-SECONDS = 15
+SECONDS = 20  # the stage has ten to write a checkpoint
 
 
 def test_cancel_ends_training_and_the_next_start_goes_on(page: Page, ui: XftUi, write_recipe: Callable[..., Path]) -> None:
