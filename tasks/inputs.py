@@ -25,8 +25,8 @@ def check_inputs(recipe: Recipe, has_moe: bool = True) -> None:
     if has_moe and recipe.generate.backend == "vllm":
         raise RecipeError(
             "generate.backend is vllm, but a pipeline run also has the upcycled Mixture-of-Experts answer, whose "
-            "architecture vLLM does not know. Set generate.backend: transformers, and evaluate the base, tuned dense and "
-            "merged models with vllm by the flow evaluate.")
+            "architecture vLLM does not know. Set generate.backend: transformers; docs/evaluation.md says how vLLM answers "
+            "for the base, the tuned dense and the merged model.")
     if remote_models.is_address(recipe.model.path):
         if recipe.model.revision:
             raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for an S3 address.")

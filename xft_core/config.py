@@ -177,8 +177,8 @@ class GenerateConfig(Section):
     batch_size: int = Field(16, ge=1, description="Problems answered at once.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Arithmetic while generating.")
     backend: Literal["transformers", "vllm"] = Field("transformers", description=(
-        "What computes the answers: transformers (any model) or vllm (faster on a GPU; needs the extra vllm; not for the "
-        "upcycled Mixture-of-Experts, so not in a pipeline run). With vllm let batch_size be some hundreds."))
+        "What computes the answers: transformers (any model) or vllm (faster on a GPU; needs an environment with vLLM, see "
+        "docs/evaluation.md; not for the upcycled Mixture-of-Experts, so not in a pipeline run)."))
 
     @model_validator(mode="after")
     def _samples_need_temperature(self) -> "GenerateConfig":

@@ -312,6 +312,8 @@ def test_what_was_dropped_as_contaminated_is_shown(tmp_path: Path, dropped: bool
     _, output = report(tmp_path, artifacts)
     section = (output / "comparison.md").read_text(encoding="utf-8").split("## Decontamination")[1]
     assert "88 rows were searched for the problems of he.jsonl, mbpp.jsonl" in section
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert f"problems of he.jsonl, mbpp.jsonl; of 88 rows {int(dropped)} held one and were dropped." in card
     if not dropped:
         assert "None had to be dropped." in section
         return
