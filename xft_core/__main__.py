@@ -12,7 +12,7 @@ from pathlib import Path
 
 from xft_core.errors import XftError
 from xft_core.recipe import parse, read_yaml
-from xft_core.stages import STAGES, run_stage
+from xft_core.stages import STAGES, ImportReferenceStage, StageConfig, run_stage
 
 EXIT_MISTAKE, EXIT_MAY_PASS = 2, 75
 
@@ -31,9 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(describe(options.directory))
             return 0
-        if options.die_with_parent:
+        if getattr(options, "die_with_parent", False):
             _die_with_parent()
-        config = parse(STAGES[options.command], read_yaml(options.config), options.set, where=str(options.config))
+        config = _stage_config(options)
         result = run_stage(config)
         print(json.dumps({"output": str(config.output), "reused": result.reused, "metrics": result.manifest.metrics}, indent=1))
         return 0
@@ -51,6 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def _stage_config(options: argparse.Namespace) -> StageConfig:
+    if options.command == "import-reference":
+        fields = {"model": str(options.directory), "output": options.output, "rope_base": options.rope_base}
+        return parse(ImportReferenceStage, fields, where="import-reference")
+    return parse(STAGES[options.command], read_yaml(options.config), options.set, where=str(options.config))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m xft_core", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
@@ -65,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     inspect = commands.add_parser("inspect", help="Describe a model directory or a published artifact.")
     inspect.add_argument("directory", type=Path)
+    reference = commands.add_parser(
+        "import-reference", help="Make a model that the XFT reference code tuned one of ours, to mix, merge and evaluate it.")
+    reference.add_argument("directory", metavar="DIR", help="the reference's model directory, in safetensors")
+    reference.add_argument("output", metavar="OUT", type=Path, help="directory to make")
+    rope_base = ImportReferenceStage.model_fields["rope_base"]
+    reference.add_argument("--rope-base", type=float, default=rope_base.default, metavar="BASE", help=rope_base.description)
     return parser
 
 

@@ -244,6 +244,21 @@ class ReportStage(StageConfig):
         return dict(self.artifacts)
 
 
+class ImportReferenceStage(StageConfig):
+    """A Mixture-of-Experts of the XFT reference code to one of ours. Not part of the pipeline: its model comes from outside."""
+
+    stage, version, implementation = "import-reference", 1, "xft_core.import_reference"
+
+    model: str = Field(description="Model directory that the reference code saved, in safetensors, or a Hub name.")
+    rope_base: float = Field(10000.0, gt=0, description=(
+        "RoPE base to run the model at. The reference runs at 10000, whatever its config says; a model that was trained "
+        "with that repaired needs the dense model's own (100000 for DeepSeek-Coder)."))
+
+    def inputs(self) -> dict[str, Path]:
+        """The reference's model."""
+        return {"model": find_model(self.model)}
+
+
 STAGES: dict[str, type[StageConfig]] = {
     config.stage: config for config in (
         PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, ReportStage)
