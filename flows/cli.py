@@ -1,5 +1,5 @@
 """The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft ui`` shows what there is,
-``xft store`` lists, verifies and cleans the store.
+``xft plan RECIPE.yaml`` what a run needs, ``xft store`` lists, verifies and cleans the store.
 
 Exit status: 0 done, 1 a stage failed, 2 a recipe or setting that cannot be meant, 130 interrupted.
 """
@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import store_command
+from tasks import plan_command, store_command
 from tasks.settings import settings
 from xft_core.errors import XftError
 from xft_core.recipe import load_recipe
@@ -33,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
             return serve(options.prefect_port, options.mlflow_port)
         if options.command == "store":
             return store_command.run(options)
+        if options.command == "plan":
+            return plan_command.run(options)
         recipe = load_recipe(options.recipe, options.set)
         return _run(recipe)
     except XftError as error:
@@ -45,9 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(recipe: "Recipe") -> int:
     from flows.embedded_api import use_prefect_api
-    from tasks.inputs import check_inputs
+    from tasks.fit import check_fit
+    from tasks.inputs import base_model, check_inputs
 
     check_inputs(recipe)
+    check_fit(recipe, base_model(recipe))
     logging.captureWarnings(True)  # what libraries warn of is for us, not for who runs a recipe
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     # Three slow starts at once: Prefect's server, and here Prefect and, in a thread, MLflow with its tables.
@@ -97,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the pipeline with a recipe; what is finished already is reused")
     run.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     run.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
+    plan_command.add_options(commands.add_parser("plan", help="memory, disk and time of every stage; refuses what cannot fit"))
     ui = commands.add_parser("ui", help="show runs in Prefect's and MLflow's web pages, until Ctrl-C")
     ui.add_argument("--prefect-port", type=int, default=4200)
     ui.add_argument("--mlflow-port", type=int, default=5000)
