@@ -7,35 +7,34 @@ the kernel may drop, do not count. All rows are as long as they may be and nearl
 """
 
 import json
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import peak_memory
 from xft_core.config import MergeConfig, SftConfig, UpcycleConfig
 from xft_core.planning import memory
 from xft_core.planning.shape import read_shape
 
-SEQUENCE = 512
+SEQUENCE = 256
 LLAMA = {
-    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 6, "num_attention_heads": 8,
-    "num_key_value_heads": 4, "vocab_size": 32000, "max_position_embeddings": 1024, "tie_word_embeddings": True}
+    "model_type": "llama", "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "vocab_size": 8000, "max_position_embeddings": 512, "tie_word_embeddings": True}
 MODELS: dict[str, dict[str, Any]] = {
-    "llama, 34 M": LLAMA,
+    "llama, 16 M": LLAMA,
     "qwen2, vocabulary 150 k": LLAMA | {
-        "model_type": "qwen2", "vocab_size": 150_000, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4},
-    "starcoder2, 60 M": LLAMA | {
+        "model_type": "qwen2", "vocab_size": 150_000, "hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 2},
+    "starcoder2, 31 M": LLAMA | {
         "model_type": "starcoder2", "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
-        "vocab_size": 16000},
+        "bos_token_id": 0, "eos_token_id": 0},
 }
 UPCYCLE = UpcycleConfig(num_experts=4, num_experts_per_tok=3, store_experts="all")
 SFT = SftConfig(
-    max_steps=2, batch_size=4, micro_batch_size=2, precision="fp32", optimizer="adamw", checkpoint_steps=1000)
-MERGE = MergeConfig(max_steps=2, batch_size=4, micro_batch_size=2, precision="fp32", calibration_rows=8)
+    max_steps=2, batch_size=16, micro_batch_size=8, precision="fp32", optimizer="adamw", checkpoint_steps=1000)
+MERGE = MergeConfig(max_steps=2, batch_size=16, micro_batch_size=8, precision="fp32", calibration_rows=16)
 
 
 @dataclass(frozen=True)
@@ -53,28 +52,28 @@ class Case:
 
 
 CASES = [
-    Case("llama, 34 M", "sft"),
-    Case("llama, 34 M", "sft", settings={"optimizer": "adafactor"}),
-    Case("llama, 34 M", "sft", settings={"precision": "bf16", "optimizer": "adafactor"}),
-    Case("llama, 34 M", "sft", settings={"precision": "bf16_mixed"}),
-    Case("llama, 34 M", "sft", settings={"gradient_checkpointing": True, "micro_batch_size": 4}),
-    Case("llama, 34 M", "sft", moe=True),
-    Case("llama, 34 M", "sft", moe=True, settings={"precision": "bf16", "optimizer": "adafactor"}),
-    Case("llama, 34 M", "sft", moe=True, settings={"precision": "bf16_mixed"}),
-    Case("llama, 34 M", "sft", moe=True, settings={"gradient_checkpointing": True}),
-    Case("llama, 34 M", "mix", moe=True),
-    Case("llama, 34 M", "mix", moe=True, settings={"method": "routing"}),
+    Case("llama, 16 M", "sft"),
+    Case("llama, 16 M", "sft", settings={"optimizer": "adafactor"}),
+    Case("llama, 16 M", "sft", settings={"precision": "bf16", "optimizer": "adafactor"}),
+    Case("llama, 16 M", "sft", settings={"precision": "bf16_mixed"}),
+    Case("llama, 16 M", "sft", settings={"gradient_checkpointing": True}),
+    Case("llama, 16 M", "sft", moe=True),
+    Case("llama, 16 M", "sft", moe=True, settings={"optimizer": "adafactor", "gradient_checkpointing": True}),
+    Case("llama, 16 M", "sft", moe=True, settings={"precision": "bf16_mixed", "micro_batch_size": 4}),
+    Case("llama, 16 M", "mix", moe=True),
+    Case("llama, 16 M", "mix", moe=True, settings={"method": "routing"}),
     Case("qwen2, vocabulary 150 k", "sft"),
     Case("qwen2, vocabulary 150 k", "mix", moe=True),
-    Case("starcoder2, 60 M", "sft", settings={"optimizer": "adafactor"}),
-    Case("starcoder2, 60 M", "sft", moe=True, settings={"gradient_checkpointing": True, "optimizer": "adafactor"}),
+    Case("starcoder2, 31 M", "sft", settings={"optimizer": "adafactor"}),
+    Case("starcoder2, 31 M", "sft", moe=True, settings={"optimizer": "adafactor"}),
 ]
 
 
 def main() -> None:
     """Run every case and print predicted and measured memory in MB."""
     chosen = [case for case in CASES if not sys.argv[1:] or any(word in str(case) for word in sys.argv[1:])]
-    process = _peak([sys.executable, "-c", "import xft_core.sft, xft_core.mixing, transformers.models.llama.modeling_llama"])
+    modules = "xft_core.sft, xft_core.mixing, transformers.models.llama.modeling_llama"
+    process = peak_memory([sys.executable, "-c", f"import {modules}"])
     print(f"A process with torch and transformers loaded: {process / 1e6:.0f} MB (assumed: {memory.PROCESS / 1e6:.0f} MB).\n")
     print("| model | stage | predicted MB | measured MB | predicted / measured |\n|---|---|---:|---:|---:|")
     ratios = []
@@ -99,31 +98,7 @@ def measure(case: Case, root: Path) -> tuple[float, float]:
         fields["merge"], predicted = merge.model_dump(), memory.mix_memory(shape, UPCYCLE, merge, SEQUENCE)
     config = root / "config.json"
     config.write_text(json.dumps(fields))
-    return predicted.total + memory.PROCESS, _peak([sys.executable, "-m", "xft_core", case.stage, str(config)])
-
-
-def _peak(command: list[str]) -> float:
-    """Largest RssAnon of a command while it ran, in bytes."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    peak = 0
-
-    def watch() -> None:
-        nonlocal peak
-        while process.poll() is None:
-            try:
-                lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-            except OSError:
-                return
-            peak = max([peak, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
-            time.sleep(0.005)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    _, errors = process.communicate()
-    watcher.join()
-    if process.returncode:
-        raise SystemExit(errors)
-    return peak * 1024.0
+    return predicted.total + memory.PROCESS, peak_memory([sys.executable, "-m", "xft_core", case.stage, str(config)])
 
 
 def _model(case: Case, root: Path) -> Path:

@@ -3,8 +3,8 @@
 The model of memory, checked against measured stages by ``benchmarks/planning.py`` (docs/sizing.md has the figures):
 
     training   weights + gradients + optimizer + max(activations + loss, one parameter's update)
-    loss       selected logits in the arithmetic's dtype, in fp32, and their log-softmax in fp32
-    held out   weights + loss of TOKENS_PER_BATCH tokens
+    loss       one block of logits twice in fp32, the head's gradient, hidden states and their gradient (response_loss.py)
+    held out   weights + loss or one layer's work, of TOKENS_PER_BATCH tokens
 
 ``certain`` is what is there whatever the data: weights, gradients where they are kept from one forward pass to the next,
 and the optimizer's state. A recipe is refused by that alone.
@@ -18,6 +18,7 @@ from xft_core.planning.shape import Shape
 WIDTH = {"fp32": 4, "bf16": 2, "bf16_mixed": 4}  # bytes of a weight in memory
 ARITHMETIC = {"fp32": 4, "bf16": 2, "bf16_mixed": 2}  # bytes of an activation
 HELD_OUT_TOKENS = 4096  # xft_core.held_out.TOKENS_PER_BATCH
+BLOCK_LOGITS, LEAST_BLOCK = 2**25, 256  # as in xft_core.response_loss
 PROMPT_TOKENS = 512  # assumed for a benchmark's prompts where their length plays a part
 PROCESS = 350e6  # a process with torch and transformers loaded, before any model: benchmarks/planning.py measures it
 
@@ -50,7 +51,8 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
         activations = tokens * shape.num_layers * shape.hidden_size * width + layer
     else:
         activations = shape.num_layers * layer
-    casts = 2 * (parameters - shape.embeddings) if sft.precision == "bf16_mixed" else 0
+    head = shape.vocabulary * shape.hidden_size
+    casts = 2 * (parameters - shape.embeddings + head) if sft.precision == "bf16_mixed" else 0
     # A gradient is made beside the one it is added to; those of stacked experts first one by one, then joined.
     new_gradient = largest * width * (2 if upcycle else 1)
     accumulates = sft.batch_size > sft.micro_batch_size
@@ -78,7 +80,7 @@ def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequenc
     gradients = shape.num_layers * shape.ffn * width
     tokens = merge.micro_batch_size * sequence
     activations = tokens * shape.num_layers * layer_activations(shape, None, merge.precision, sequence, all_trained=False)
-    step = max(activations + loss_memory(shape, tokens, merge.precision), 5 * matrix)
+    step = max(activations + loss_memory(shape, tokens, merge.precision, trains_head=False), 5 * matrix)
     return Memory(
         weights, gradients, working=max(step, held_out - gradients), certain=weights + gradients)
 
@@ -107,14 +109,20 @@ def generate_memory(shape: Shape, upcycle: UpcycleConfig | None, recipe: Recipe)
 
 
 def held_out_memory(shape: Shape, upcycle: UpcycleConfig | None, precision: str, sequence: int) -> float:
-    """The held-out loss: the loss of one batch, without gradients, and one layer's work."""
+    """The held-out loss: one batch without gradients, the loss or a layer's work, whichever is more."""
     tokens = max(1, HELD_OUT_TOKENS // sequence) * sequence
-    return loss_memory(shape, tokens, precision) + tokens * shape.hidden_size * WIDTH[precision]
+    layer = tokens * _inference_layer(shape, upcycle, WIDTH[precision])
+    return max(loss_memory(shape, tokens, precision, gradients=False), layer) + tokens * shape.hidden_size * WIDTH[precision]
 
 
-def loss_memory(shape: Shape, tokens: int, precision: str) -> float:
-    """Logits of ``tokens`` tokens and their log-softmax at the peak, for responses only (at most, all are responses)."""
-    return 12.0 * tokens * shape.vocabulary
+def loss_memory(shape: Shape, tokens: int, precision: str, gradients: bool = True, trains_head: bool = True) -> float:
+    """What the loss of ``tokens`` tokens takes at its peak, if all of them are response."""
+    if not shape.plain_head:  # all logits, those of responses once more in fp32, and their log-softmax
+        return 12.0 * tokens * shape.vocabulary
+    block = 8.0 * max(min(BLOCK_LOGITS, tokens * shape.vocabulary), min(LEAST_BLOCK, tokens) * shape.vocabulary)
+    hidden = tokens * shape.hidden_size * ARITHMETIC[precision] * (2 if gradients else 1)
+    head = shape.vocabulary * shape.hidden_size * (4 if precision == "fp32" else 6)
+    return block + hidden + (head if gradients and trains_head else 0)
 
 
 def layer_activations(
@@ -153,6 +161,6 @@ def _factored(shape: Shape, upcycle: UpcycleConfig | None) -> float:
 
 
 def _inference_layer(shape: Shape, upcycle: UpcycleConfig | None, width: int) -> float:
-    """Bytes of one layer's work without gradients, per token."""
+    """Bytes of one layer's work without gradients, per token: norms and attention, then the FFNs that are active."""
     experts = upcycle.num_experts_per_tok if upcycle else 1
-    return width * (6 * shape.hidden_size + 2 * shape.query_size + 3 * shape.ffn_size * min(experts, 2))
+    return width * (6 * shape.hidden_size + 2 * shape.query_size + 3 * shape.ffn_size * experts)

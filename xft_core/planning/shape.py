@@ -31,6 +31,7 @@ class Shape:
     key_size: int
     gated: bool
     tied: bool
+    plain_head: bool = True
     stored_bytes: int = 2
 
     @property
@@ -96,7 +97,8 @@ def shape_of_config(content: dict[str, Any], where: str = "config.json") -> Shap
         return Shape(
             hidden_size=hidden, ffn_size=int(content["intermediate_size"]), num_layers=int(content["num_hidden_layers"]),
             vocabulary=int(content["vocab_size"]), query_size=heads * head_size,
-            key_size=int(content.get("num_key_value_heads") or heads) * head_size, gated=family.gated,
+            key_size=int(content.get("num_key_value_heads") or heads) * head_size,
+            gated=family.gated, plain_head=family.plain_head,
             tied=bool(content.get("tie_word_embeddings", content["model_type"] in TIED)),
             stored_bytes=BYTES.get(str(content.get("dtype") or content.get("torch_dtype") or "float32"), 4))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
