@@ -82,13 +82,12 @@ class _HeadLoss(torch.autograd.Function):
         size = max(LEAST_BLOCK, BLOCK_LOGITS // len(weight_VD))
         for start in range(0, len(hidden_XD), size):
             x_XD, block_X = hidden_XD[start:start + size], label_X[start:start + size, None]
-            logits_XV = F.linear(x_XD, weight_VD, bias_V).to(wide)
-            normalizer_X1 = logits_XV.logsumexp(dim=-1, keepdim=True)
-            loss += (normalizer_X1 - logits_XV.gather(1, block_X)).sum()
+            log_chance_XV = F.log_softmax(F.linear(x_XD, weight_VD, bias_V), dim=-1, dtype=wide)
+            loss -= log_chance_XV.gather(1, block_X).sum()
             if not any((wants_hidden, wants_weight, wants_bias)):
                 continue
-            grad_XV = logits_XV.sub_(normalizer_X1).exp_()
-            grad_XV.scatter_add_(1, block_X, torch.full_like(normalizer_X1, -1.0))
+            grad_XV = log_chance_XV.exp_()
+            grad_XV.scatter_add_(1, block_X, grad_XV.new_full(block_X.shape, -1.0))
             if bias_grad_V is not None:
                 bias_grad_V += grad_XV.sum(0)
             grad_XV = grad_XV.to(hidden_XD.dtype)
