@@ -1,5 +1,6 @@
 """The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft compare`` runs variants of a recipe
-and puts them side by side, ``xft ui`` shows what there is, ``xft store`` lists, verifies and cleans the store.
+and puts them side by side, ``xft plan`` says what a run needs, ``xft ui`` shows what there is, ``xft store`` lists, verifies
+and cleans the store.
 
 Exit status: 0 done, 1 a stage failed, 2 a recipe or setting that cannot be meant, 130 interrupted.
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import store_command
+from tasks import plan_command, store_command
 from tasks.settings import settings
 from xft_core.errors import XftError
 from xft_core.recipe import load_recipe
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
             return store_command.run(options)
         if options.command == "compare":
             return _compare(options)
+        if options.command == "plan":
+            return plan_command.run(options)
         recipe = load_recipe(options.recipe, options.set)
         return _run(recipe)
     except XftError as error:
@@ -50,9 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(recipe: "Recipe") -> int:
-    from tasks.inputs import check_inputs
+    from tasks.fit import check_fit
+    from tasks.inputs import base_model, check_inputs
 
     check_inputs(recipe)
+    check_fit(recipe, base_model(recipe))
     wait_for_api = _start_services()
     from flows.pipeline import pipeline
 
@@ -173,6 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
         help="variants at work at the same time, 1 to 16 (default 2)")
+    plan_command.add_options(commands.add_parser("plan", help="memory, disk and time of every stage; refuses what cannot fit"))
     ui = commands.add_parser("ui", help="show runs in Prefect's and MLflow's web pages, until Ctrl-C")
     ui.add_argument("--prefect-port", type=int, default=4200)
     ui.add_argument("--mlflow-port", type=int, default=5000)

@@ -68,6 +68,7 @@ def compare(
     experiment: ExperimentName | None = None,
     name: RecipeName = DEFAULTS.name,
     seed: Seed = DEFAULTS.seed,
+    check_fit: bool = DEFAULTS.check_fit,
     model: ModelConfig = DEFAULTS.model,
     data: DataConfig = DEFAULTS.data,
     baseline: BaselineConfig = DEFAULTS.baseline,
@@ -98,6 +99,7 @@ def compare(
         experiment: MLflow experiment of the comparison; empty for the recipe's name with -comparison.
         name: Name of the recipe. Runs and models are called by it.
         seed: Seed of everything random, unless the grid varies it.
+        check_fit: Refuse, before any work, a recipe that surely needs more memory or disk than this machine has.
         model: The dense model that everything starts from.
         data: Instruction data and how it becomes training text, rows and held-out rows.
         baseline: The control: plain SFT of the dense model.
@@ -110,8 +112,8 @@ def compare(
         registry: The merged models in MLflow's registry, all under one name.
     """
     recipe = comparison_recipe(
-        recipe_file, overrides, experiment, name=name, seed=seed, model=model, data=data, baseline=baseline,
-        upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
+        recipe_file, overrides, experiment, name=name, seed=seed, check_fit=check_fit, model=model, data=data,
+        baseline=baseline, upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
         registry=registry)
     variants = expand(recipe, grid)
     for variant in variants:

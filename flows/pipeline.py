@@ -15,9 +15,9 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-from tasks import pipeline_run, stages
+from tasks import fit, pipeline_run, stages
 from tasks.base_model import local_base_model
-from tasks.inputs import check_inputs
+from tasks.inputs import base_model, check_inputs
 from tasks.launch import RunStopped
 from tasks.publish import PipelineResult, publish
 from tasks.references import PipelineRun
@@ -69,6 +69,7 @@ def pipeline(
     name: RecipeName = DEFAULTS.name,
     seed: Seed = DEFAULTS.seed,
     experiment: ExperimentName = DEFAULTS.experiment,
+    check_fit: bool = DEFAULTS.check_fit,
     model: ModelConfig = DEFAULTS.model,
     data: DataConfig = DEFAULTS.data,
     baseline: BaselineConfig = DEFAULTS.baseline,
@@ -92,6 +93,7 @@ def pipeline(
         name: Name of the recipe. Runs and models are called by it.
         seed: Seed of everything random: split, order, router, noise, samples.
         experiment: MLflow experiment the run belongs to.
+        check_fit: Refuse, before any work, a recipe that surely needs more memory or disk than this machine has.
         model: The dense model that everything starts from.
         data: Instruction data and how it becomes training text, rows and held-out rows.
         baseline: The control: plain SFT of the dense model.
@@ -104,12 +106,14 @@ def pipeline(
         registry: The merged model in MLflow's registry.
     """
     recipe = chosen_recipe(
-        recipe_file, overrides, name=name, seed=seed, experiment=experiment, model=model, data=data, baseline=baseline,
-        upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
+        recipe_file, overrides, name=name, seed=seed, experiment=experiment, check_fit=check_fit, model=model, data=data,
+        baseline=baseline, upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
         registry=registry)
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
     check_inputs(recipe)
+    if warning := fit.check_fit(recipe, base_model(recipe)):
+        get_run_logger().warning("%s", warning)
     try:
         with pipeline_run.opened(recipe) as run:
             futures = _submit(run, local_base_model(run))

@@ -252,6 +252,8 @@ class Recipe(Section):
         "Name of the recipe: letters, digits, dot, dash, underscore. Runs and models are called by it."))
     seed: Seed = Field(0, description="Seed of everything random: split, order, router, noise, samples.")
     experiment: ExperimentName = Field("xft", description="MLflow experiment the run belongs to.")
+    check_fit: bool = Field(True, description=(
+        "Refuse, before any work, a recipe that surely needs more memory or disk than this machine has (see xft plan)."))
     model: ModelConfig = Field(ModelConfig(), description="The dense model to start from.")
     data: DataConfig = Field(DataConfig(), description="Instruction data.")
     baseline: BaselineConfig = Field(BaselineConfig(), description="The control: plain SFT of the dense model.")

@@ -305,9 +305,10 @@ class ReportStage(StageConfig):
         return dict(self.artifacts)
 
     def settings(self) -> dict[str, Any]:
-        """All but where the model is registered, which no report tells."""
+        """All but what no report tells: where the model is registered, and whether the machine was asked for its size."""
         settings = super().settings()
-        del settings["recipe"]["registry"]
+        for name in ("registry", "check_fit"):
+            del settings["recipe"][name]
         return settings
 
 
@@ -326,10 +327,26 @@ class CompareStage(StageConfig):
         return dict(self.reports)
 
     def settings(self) -> dict[str, Any]:
-        """All but the name of the MLflow experiment."""
+        """All but what no report tells."""
         settings = super().settings()
-        del settings["recipe"]["experiment"]
+        for name in ("experiment", "registry", "check_fit"):
+            del settings["recipe"][name]
         return settings
+
+
+class ImportReferenceStage(StageConfig):
+    """A Mixture-of-Experts of the XFT reference code to one of ours. Not part of the pipeline: its model comes from outside."""
+
+    stage, version, implementation = "import-reference", 1, "xft_core.import_reference"
+
+    model: str = Field(description="Model directory that the reference code saved, in safetensors, or a Hub name.")
+    rope_base: float = Field(10000.0, gt=0, description=(
+        "RoPE base to run the model at. The reference runs at 10000, whatever its config says; a model that was trained "
+        "with that repaired needs the dense model's own (100000 for DeepSeek-Coder)."))
+
+    def inputs(self) -> dict[str, Path]:
+        """The reference's model."""
+        return {"model": find_model(self.model)}
 
 
 STAGES: dict[str, type[StageConfig]] = {

@@ -18,10 +18,11 @@ from xft_core.checks import TrainingWatch
 from xft_core.config import ChecksConfig, SftConfig
 from xft_core.data.packing import PackedRows
 from xft_core.errors import XftError
-from xft_core.held_out import response_nll, take_routings
+from xft_core.held_out import take_routings
 from xft_core.models import moe_blocks
 from xft_core.moe.balance import RouterStatistics, balance_loss
 from xft_core.progress import describe_progress, on_terminal
+from xft_core.response_loss import response_loss
 from xft_core.tracking import MetricsLog, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -64,8 +65,7 @@ class XftTrainer(Trainer):
         assert num_items_in_batch is not None and not return_outputs
         for block in self.blocks:
             block.keep_routing = True
-        logits = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False).logits
-        loss = response_nll(logits, inputs["labels"]) / num_items_in_batch
+        loss = response_loss(self.model, inputs, forward=model) / num_items_in_batch
         token_mask_T = inputs["token_mask"].reshape(-1)
         self.tokens_seen += int(token_mask_T.sum())
         if self.blocks:
