@@ -94,7 +94,8 @@ def _to_mlflow(
             "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])}
     if best := best_group(result):
         tags["xft.best_group"] = best.name  # whose means the metrics are
-    tags |= {f"xft.failed.{name}": reason[:5000] for name, reason in failures.items()}
+    if failures:
+        tags["xft.failed"] = "\n".join(f"{name}: {reason}" for name, reason in failures.items())[:5000]
     tracking.log_summary(run_id, headline(tracking.scalars(compared.metrics)), tags)
     log_text(run_id, _split(wide_rows(result)), TABLE)
     log_directory(run_id, compared.path, "report")

@@ -150,7 +150,7 @@ def test_a_failed_variant_does_not_lose_the_others(finished: ComparisonResult, t
     assert error.result is not None and error.result.variants == 1
     parent = client().get_run(error.result.mlflow_run_id)
     assert parent.info.status == "FAILED"
-    assert "prepare: " in parent.data.tags["xft.failed.path=rows.jsonl"]
+    assert parent.data.tags["xft.failed"].startswith("path=rows.jsonl: prepare: ")
     assert "**Missing: `path=rows.jsonl`**" in (error.result.report / "comparison.md").read_text(encoding="utf-8")
     assert {name: run.info.status for name, run in children(error.result).items()} == {
         "path=demo:instruct.jsonl": "FINISHED", "path=rows.jsonl": "FAILED"}
