@@ -28,7 +28,7 @@ def test_a_killed_one_leaves_nothing_and_its_run_goes_on_after_the_next_start(
     page: Page, own_ui: XftUi, write_recipe: Callable[..., Path],
 ) -> None:
     own_ui.start()
-    recipe = write_recipe(seed=41, max_steps=300, epochs=300, checkpoint_steps=10)
+    recipe = write_recipe(seed=41, max_steps=150, epochs=150, checkpoint_steps=10)
     run_id = own_ui.run_deployment("pipeline", recipe_file=str(recipe))
     checkpoints = own_ui.wait_for_checkpoints()
     assert own_ui.process is not None
@@ -58,7 +58,7 @@ def test_a_killed_one_leaves_nothing_and_its_run_goes_on_after_the_next_start(
 
 def test_an_impatient_interrupt_cancels_what_runs(own_ui: XftUi, write_recipe: Callable[..., Path]) -> None:
     own_ui.start()
-    recipe = write_recipe(seed=51, max_steps=300, epochs=300, checkpoint_steps=10)
+    recipe = write_recipe(seed=51, max_steps=150, epochs=150, checkpoint_steps=10)
     run_id = own_ui.run_deployment("pipeline", recipe_file=str(recipe))
     own_ui.wait_for_checkpoints()
     assert own_ui.end(signal.SIGINT, times=3) == 0
