@@ -90,8 +90,9 @@ def carry_out(run: PipelineRun, role: str, stage: type[StageConfig], **fields: A
         if manifest is None:
             manifest = _make(config, key, child, stop, logger)
         _deliver(config, stop, logger)
-        # A retry that finds what its own first attempt published has reused nothing.
-        reused = not made_here and manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
+        # A retry that finds what its own first attempt published has reused nothing; a run that waited while another made
+        # the same has.
+        reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
         child.finish(config.output, manifest, reused)
     except RunStopped as stopped:
         child.end("KILLED")
@@ -102,7 +103,7 @@ def carry_out(run: PipelineRun, role: str, stage: type[StageConfig], **fields: A
     reference = ArtifactRef(
         stage=stage.stage, role=role, key=key, digest=manifest.digest, path=config.output, metrics=manifest.metrics,
         reused=reused, mlflow_run_id=child.id)
-    if made_here:
+    if made_here and not reused:
         return reference
     return Completed(name="Cached", message=f"In the store since {manifest.created}.", data=reference)
 
