@@ -15,7 +15,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -39,8 +39,9 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
 
     Metrics: ``base_pass_at_{k}`` and ``plus_pass_at_{k}`` (fractions, 0 to 1; k = 1 always, and each asked for that
     every problem has samples enough for), ``plus_standard_error`` (of plus_pass_at_1, over problems), ``problems``,
-    ``samples``, ``infrastructure_errors`` (samples without a verdict; they count for nothing), ``seconds``. Of a
-    benchmark that is skipped only ``skipped`` (1), ``problems``, ``samples`` and ``seconds``.
+    ``samples``, ``infrastructure_errors`` (samples without a verdict; they count for nothing), ``seconds``; where
+    problems are grouped (DS-1000), ``pass_at_1/{group}``. Of a benchmark that is skipped only ``skipped`` (1),
+    ``problems``, ``samples`` and ``seconds``.
     Raises DataError for samples that do not answer the benchmark, SandboxError when nothing can be graded here.
     """
     started = time.monotonic()
@@ -65,11 +66,16 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
         results = {
             "benchmark": described, **grader.facts(), "cpu": _processor(),
             "problems": [
-                {"task_id": problem.task_id, "samples": [
+                {"task_id": problem.task_id, **_grouped(kind, problem), "samples": [
                     asdict(verdict) | {"solution": solution}
                     for verdict, solution in zip(verdicts[problem.task_id], solutions[problem.task_id], strict=True)]}
                 for problem in problems]}
+        groups = group_scores({problem.task_id: kind.groups(problem) for problem in problems}, verdicts)
+        if groups:
+            results["groups"] = groups
         metrics = scores(list(verdicts.values()), config.evaluate.k)
+        for of_criterion in groups.values():
+            metrics |= {f"pass_at_1/{name.lower()}": group["pass_at_1"] for name, group in of_criterion.items()}
     (workspace.output / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
     with (workspace.output / "samples_evalplus.jsonl").open("w", encoding="utf-8") as stream:
         for problem in problems:
@@ -142,6 +148,23 @@ def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> dict[str
         "plus_standard_error": error, "problems": len(verdicts), "samples": samples, "infrastructure_errors": errors}
 
 
+def group_scores(
+    groups: Mapping[str, Mapping[str, str]], verdicts: Mapping[str, Sequence[Verdict]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """``problems`` (of which there is a verdict) and ``pass_at_1`` of every group, by criterion and name.
+
+    ``groups``: by task_id, the group by criterion. A group of which nothing could be graded is left out.
+    """
+    rates: dict[str, dict[str, list[float]]] = {}
+    for task_id, of_problem in verdicts.items():
+        graded = [verdict.plus == "pass" for verdict in of_problem if verdict.plus != "infrastructure_error"]
+        for criterion, name in groups[task_id].items() if graded else ():
+            rates.setdefault(criterion, {}).setdefault(name, []).append(sum(graded) / len(graded))
+    return {
+        criterion: {name: {"problems": len(values), "pass_at_1": _mean(values)} for name, values in of_criterion.items()}
+        for criterion, of_criterion in rates.items()}
+
+
 def cores() -> int:
     """Processor cores this process is meant to use: OMP_NUM_THREADS, by which a flow shares a machine, or all it may."""
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
@@ -170,6 +193,11 @@ def grade_all(
         pool.shutdown(cancel_futures=True)
         progress.close()
     return {problem.task_id: verdicts[problem.task_id] for problem in problems}
+
+
+def _grouped(kind: Kind[Any], problem: AnyProblem) -> dict[str, Any]:
+    groups = kind.groups(problem)
+    return {"groups": groups} if groups else {}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,10 +5,9 @@ merged model's card), ``plots/*.png``. The same artifacts give the same bytes: n
 """
 
 import json
-import re
 
 from xft_core.artifacts import Workspace
-from xft_core.reporting.comparison import Comparison, compare
+from xft_core.reporting.comparison import Comparison, compare, flat_title, metric_ending
 from xft_core.reporting.evidence import MODELS, Evidence
 from xft_core.reporting.findings import warnings
 from xft_core.reporting.markdown import comparison_markdown
@@ -47,7 +46,8 @@ def headline(comparison: Comparison) -> dict[str, float]:
 
     The first benchmark has the plain names; those of any other end in its title (``merged_plus_pass_at_1_mbpp``).
     Averages over the languages of MultiPL-E: ``merged_multipl_e_pass_at_1``, and ``merged_multipl_e_paper_pass_at_1`` over
-    those of the paper's six that were graded; ``multipl_e_paper_languages`` says how many these are.
+    those of the paper's six that were graded; ``multipl_e_paper_languages`` says how many these are. Groups of problems:
+    ``merged_pass_at_1/pandas``. Other held-out data: ``merged_nll_on_other_jsonl``; lm-eval: ``merged_mmlu_acc``.
     """
     first = comparison.benchmarks[0]
     found: dict[str, float | None] = {}
@@ -55,14 +55,19 @@ def headline(comparison: Comparison) -> dict[str, float]:
         found[f"{row.model}_held_out_nll"] = row.held_out_nll
         found[f"{row.model}_parameters"] = row.parameters_total
         for score in row.scores:
-            ending = _ending(score.benchmark, first)
+            ending = metric_ending(score.benchmark, first)
             for item in score.pass_at_k:
                 found[f"{row.model}_{item.tests}_pass_at_{item.k}{ending}"] = item.rate.value
             rate = score.rate("plus")
             found[f"{row.model}_plus_standard_error{ending}"] = rate.standard_error if rate else None
+            for group in score.groups:
+                found[f"{row.model}_pass_at_1{ending}/{group.name.lower()}"] = group.rate.value
+        for measure in row.measures:
+            found[f"{row.model}_{flat_title(measure.title)}"] = measure.value
+            found[f"{row.model}_{flat_title(measure.title)}_standard_error"] = measure.standard_error
     for compared in comparison.differences:
         if (compared.model, compared.against, compared.tests) == ("merged", "sft", "plus"):
-            found[f"merged_over_sft_plus_pass_at_1{_ending(compared.benchmark, first)}"] = compared.pair.difference
+            found[f"merged_over_sft_plus_pass_at_1{metric_ending(compared.benchmark, first)}"] = compared.pair.difference
     for average in comparison.multilingual:
         found |= {f"{model}_{average.metric}_pass_at_1": value for model, value in average.pass_at_1.items()}
         found[f"{average.metric}_languages"] = len(average.languages)
@@ -71,7 +76,3 @@ def headline(comparison: Comparison) -> dict[str, float]:
         found["mixing_movement_max"] = comparison.mixing.movement_max
     found["warnings"] = len(warnings(comparison))
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _ending(benchmark: str, first: str | None) -> str:
-    return "" if benchmark == first else "_" + re.sub(r"[^a-z0-9]+", "_", benchmark.lower()).strip("_")

@@ -52,6 +52,7 @@ def results_of(model: str, solved: int) -> dict[str, Any]:
 
 def make_artifacts(
     root: Path, *, layers: int = 4, experts: int = 4, movement: float = 0.08, uniform: float = 0.54, dead: bool = False,
+    moe: dict[str, Any] | None = None,
     without: tuple[str, ...] = (), infrastructure_errors: int = 0, solved: dict[str, int] = SOLVED,
     held_out: dict[str, float] = HELD_OUT,
 ) -> dict[str, Path]:
@@ -91,7 +92,7 @@ def make_artifacts(
         "sft_baseline": {"metrics": sft("sft", held_out["base"]), "curve": curve(0.95, 0.5, 400)},
         "upcycle": {"metrics": {
             "parameters_dense": 3_412_224, "parameters_total": 8_131_000, "parameters_active": 6_558_000}},
-        "sft_moe": {"metrics": sft("moe", held_out["base"]), "curve": curve(0.95, 0.46, 400),
+        "sft_moe": {"metrics": sft("moe", held_out["base"]) | (moe or {}), "curve": curve(0.95, 0.46, 400),
                     "files": {"router.json": {"layers": router}}},
         "mix": {"metrics": {"held_out_nll_merged": held_out["merged"], "held_out_nll_uniform": uniform,
                             "movement_max": movement, "movement_mean": movement / 2},
@@ -192,6 +193,8 @@ def test_certainty_is_said_in_words(tmp_path: Path, solved: dict[str, int], expe
     ({"uniform": 0.529}, "Learned mixing is worse than uniform mixing"),
     ({"movement": 0.002}, "did not move"),
     ({"dead": True}, "1 routed expert with a load under 1% on held-out rows: layer 0 expert 1."),
+    ({"moe": {"diverged_at_step": 70}}, "the MoE: The training loss diverged: at step 70"),
+    ({"moe": {"dead_expert_steps": 100}}, "less than 1% of the tokens for 100 steps"),
     ({"infrastructure_errors": 2}, "2 answers could not be graded"),
     ({"solved": dict.fromkeys(SOLVED, 0)}, "demo benchmark is too hard to tell these models apart."),
     ({"solved": dict.fromkeys(SOLVED, 39)}, "demo benchmark is too easy to tell these models apart."),
@@ -242,6 +245,36 @@ def test_several_benchmarks_have_their_own_columns_and_metrics(tmp_path: Path) -
     assert result.manifest.metrics["merged_plus_pass_at_1_mbpp_small"] == 0.5
 
 
+def test_groups_of_problems_and_other_measures_are_shown(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path)
+    for model, solved in SOLVED.items():
+        results = results_of(model, solved)
+        for index, problem in enumerate(results["problems"]):
+            problem["groups"] = {"library": "Pandas" if index < 10 else "Numpy", "perturbation": "Origin"}
+        artifacts[f"evaluate_{model}_0"] = make_artifact(
+            tmp_path / f"grouped_{model}", "evaluate",
+            {"base_pass_at_1": 0.5, "plus_pass_at_1": solved / PROBLEMS, "problems": PROBLEMS, "samples": PROBLEMS},
+            {"results.json": results | {"benchmark": {"extended_tests": False}}})
+        artifacts[f"nll_{model}_0"] = make_artifact(
+            tmp_path / f"nll_{model}", "nll", {"nll": HELD_OUT[model], "nll_standard_error": 0.0125})
+        task = {"metrics": {"acc": 0.25, "acc_standard_error": 0.05}, "higher_is_better": {"acc": True}}
+        artifacts[f"lm_eval_{model}_0"] = make_artifact(
+            tmp_path / f"lm_eval_{model}", "lm_eval", {"acc": 0.25}, {"results.json": {"tasks": {"mmlu": task}}})
+    result, output = report(
+        tmp_path, artifacts, evaluate={"held_out_data": ["some/other.jsonl"], "lm_eval_tasks": ["mmlu"]})
+    text = (output / "comparison.md").read_text()
+    by_library = text.split("by library")[1].split("##")[0]
+    assert [line.split("|")[1].strip() for line in by_library.splitlines() if line.startswith("| ")][2:] == [
+        "Numpy (30)", "Pandas (10)"]
+    assert "80.0 [" in by_library and "by perturbation" in text  # the base model solves 8 of the first 10
+    assert "| NLL on other.jsonl ↓" in text and "0.5300 ± 0.0125" in text
+    assert "| mmlu acc ↑" in text and "0.2500 ± 0.0500" in text
+    metrics = result.manifest.metrics
+    assert metrics["base_pass_at_1/pandas"] == 0.8 and metrics["merged_pass_at_1/numpy"] == pytest.approx(1 / 3)
+    assert metrics["merged_nll_on_other_jsonl"] == 0.53 and metrics["merged_nll_on_other_jsonl_standard_error"] == 0.0125
+    assert metrics["sft_mmlu_acc"] == 0.25
+
+
 def test_other_k_and_benchmarks_without_extended_tests(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path)
     for model, solved in SOLVED.items():
@@ -279,6 +312,8 @@ def test_what_was_dropped_as_contaminated_is_shown(tmp_path: Path, dropped: bool
     _, output = report(tmp_path, artifacts)
     section = (output / "comparison.md").read_text(encoding="utf-8").split("## Decontamination")[1]
     assert "88 rows were searched for the problems of he.jsonl, mbpp.jsonl" in section
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert f"problems of he.jsonl, mbpp.jsonl; of 88 rows {int(dropped)} held one and were dropped." in card
     if not dropped:
         assert "None had to be dropped." in section
         return

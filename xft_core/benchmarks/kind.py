@@ -104,11 +104,16 @@ class Kind(ABC, Generic[P]):
         """A grader that works here and now. Raises SandboxError, saying what to install, when there is none, and
         NotGradable, saying the same, where a toolchain is missing that not everyone has."""
 
-    def versions(self, benchmark: Path) -> dict[str, str | None]:
+    def versions(self, benchmark: Path, config: EvaluateConfig) -> dict[str, str | None]:
         """What verdicts depend on that is installed beside this package, by name its version; None: it is not there.
 
         Part of the evaluate stage's key: what was skipped is graded once the toolchain is there. Nothing by default.
+        Raises SandboxError where something is missing that the benchmark is not to be skipped for.
         """
+        return {}
+
+    def groups(self, problem: P) -> dict[str, str]:
+        """What a problem is counted with: by criterion (``library``) the group's name. None by default."""
         return {}
 
     def labels(self, problems: Sequence[P]) -> dict[str, str]:

@@ -1,7 +1,12 @@
 """The four models side by side, in numbers: the content of ``comparison.json``. Sentences are made in findings.py."""
 
+import re
+from pathlib import PurePath
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
+from xft_core.checks import mixing_findings, training_findings
 from xft_core.reporting.evaluation import Pair, PassRate, counts, pair, pass_rate
 from xft_core.reporting.evidence import MODELS, Evidence
 from xft_core.reporting.multilingual import Average, averages
@@ -23,6 +28,15 @@ class PassAtK(_Part):
     rate: PassRate
 
 
+class Group(_Part):
+    """pass@1 (with extended tests) on the problems of one group: of a ``library``, say."""
+
+    criterion: str
+    name: str
+    problems: int
+    rate: PassRate
+
+
 class Score(_Part):
     """One model on one benchmark. Without ``extended_tests``, "plus" says the same as "base". ``language``: of MultiPL-E."""
 
@@ -32,12 +46,22 @@ class Score(_Part):
     problems: int
     samples: int
     pass_at_k: list[PassAtK]
+    groups: list[Group]
     truncated: int | None
     infrastructure_errors: int
 
     def rate(self, tests: str, k: int = 1) -> PassRate | None:
         """pass@k on ``tests``, if it was measured."""
         return next((item.rate for item in self.pass_at_k if (item.tests, item.k) == (tests, k)), None)
+
+
+class Measure(_Part):
+    """A number beside pass@k: held-out loss on other data, or a metric of a task of lm-eval."""
+
+    title: str
+    value: float
+    standard_error: float | None
+    higher_is_better: bool | None
 
 
 class Row(_Part):
@@ -49,6 +73,7 @@ class Row(_Part):
     parameters_total: int | None
     parameters_active: int | None
     scores: list[Score]
+    measures: list[Measure]
 
 
 class Difference(_Part):
@@ -108,7 +133,7 @@ class Decontamination(_Part):
 
 class Comparison(_Part):
     """Everything the report tells. ``benchmarks``: their titles, in the recipe's order; ``skipped``: of those that could
-    not be graded where this ran, with the reason."""
+    not be graded where this ran, with the reason; ``went_wrong``: what was noticed in training and mixing, by model."""
 
     recipe: str
     seed: int
@@ -120,6 +145,7 @@ class Comparison(_Part):
     training_compute_ratio: float | None
     mixing: Mixing | None
     routing: list[LayerRouting]
+    went_wrong: dict[str, list[str]]
     data: dict[str, int]
     decontamination: Decontamination | None
 
@@ -136,8 +162,19 @@ def compare(evidence: Evidence) -> Comparison:
         recipe=evidence.recipe.name, seed=evidence.recipe.seed, benchmarks=evidence.benchmarks(),
         skipped=_skipped(evidence), rows=rows, multilingual=_multilingual(rows), differences=_differences(evidence),
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
+        went_wrong=_went_wrong(evidence),
         data={name: value for name, value in sorted(prepare.metrics.items()) if type(value) is int} if prepare else {},
         decontamination=_decontamination(evidence))
+
+
+def metric_ending(benchmark: str, first: str | None) -> str:
+    """What the names of a benchmark's metrics end in: nothing for the ``first`` one, its title for any other."""
+    return "" if benchmark == first else f"_{flat_title(benchmark)}"
+
+
+def flat_title(title: str) -> str:
+    """A title as part of a metric's name: lower case letters, digits and underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
 
 
 def _row(evidence: Evidence, model: str) -> Row | None:
@@ -153,10 +190,11 @@ def _row(evidence: Evidence, model: str) -> Row | None:
         score for index, benchmark in enumerate(evidence.benchmarks())
         if (score := _score(evidence, model, index, benchmark))]
     nll = _held_out_nll(evidence, model)
-    if nll is None and not scores:
+    measures = _measures(evidence, model)
+    if nll is None and not scores and not measures:
         return None
     return Row(
-        model=model, name=evidence.model_name(model), held_out_nll=nll, scores=scores,
+        model=model, name=evidence.model_name(model), held_out_nll=nll, scores=scores, measures=measures,
         parameters_total=None if total is None else int(total),
         parameters_active=None if active is None else int(active))
 
@@ -164,9 +202,8 @@ def _row(evidence: Evidence, model: str) -> Row | None:
 def _held_out_nll(evidence: Evidence, model: str) -> float | None:
     if model == "base":
         before = evidence.metric("sft_baseline", "held_out_nll_before")
-        upcycle = evidence.recipe.upcycle
         # Without a baseline the untouched MoE stands for the base model, where upcycling is the identity.
-        if before is None and (upcycle.normalization != "none" or not upcycle.shared_expert):
+        if before is None and evidence.recipe.upcycle.is_identity:
             before = evidence.metric("sft_moe", "held_out_nll_before")
         return before
     return evidence.metric({"sft": "sft_baseline", "moe": "sft_moe", "merged": "merge"}[model], "held_out_nll")
@@ -187,9 +224,44 @@ def _score(evidence: Evidence, model: str, index: int, benchmark: str) -> Score 
     return Score(
         benchmark=benchmark, language=results.get("benchmark", {}).get("language"), extended_tests=extended,
         problems=int(evidence.metric(role, "problems") or 0),
-        samples=int(evidence.metric(role, "samples") or 0), pass_at_k=rates,
+        samples=int(evidence.metric(role, "samples") or 0), pass_at_k=rates, groups=_groups(results),
         truncated=None if truncated is None else int(truncated),
         infrastructure_errors=int(evidence.metric(role, "infrastructure_errors") or 0))
+
+
+def _groups(results: dict[str, Any]) -> list[Group]:
+    of_problems = counts(results, "plus")
+    members: dict[tuple[str, str], list[str]] = {}
+    for problem in results["problems"]:
+        for group in problem.get("groups", {}).items():
+            members.setdefault(group, []).append(problem["task_id"])
+    found = []
+    for (criterion, name), task_ids in sorted(members.items()):
+        graded = {task_id: of_problems[task_id] for task_id in task_ids if task_id in of_problems}
+        if rate := pass_rate(graded, 1):
+            found.append(Group(criterion=criterion, name=name, problems=len(graded), rate=rate))
+    return found
+
+
+def _measures(evidence: Evidence, model: str) -> list[Measure]:
+    found = []
+    for index, path in enumerate(evidence.recipe.evaluate.held_out_data):
+        role = f"nll_{model}_{index}"
+        value = evidence.metric(role, "nll")
+        if value is not None:
+            found.append(Measure(
+                title=f"NLL on {PurePath(path.removeprefix('demo:')).name}", value=value,
+                standard_error=evidence.metric(role, "nll_standard_error"), higher_is_better=False))
+    for index, name in enumerate(evidence.recipe.evaluate.lm_eval_tasks):
+        tasks = (evidence.file(f"lm_eval_{model}_{index}", "results.json") or {"tasks": {}})["tasks"]
+        # The aggregate of a group; where it has none, its parts.
+        for part, task in ({name: tasks[name]} if tasks.get(name, {}).get("metrics") else tasks).items():
+            metrics = task["metrics"]
+            found += [
+                Measure(title=f"{part} {metric}", value=value, standard_error=metrics.get(f"{metric}_standard_error"),
+                        higher_is_better=task["higher_is_better"].get(metric))
+                for metric, value in metrics.items() if not metric.endswith("_standard_error")]
+    return found
 
 
 def _skipped(evidence: Evidence) -> dict[str, str]:
@@ -247,6 +319,17 @@ def _mixing(evidence: Evidence) -> Mixing | None:
                 shared=layer["weights"][0] if first_routed else None, routed=layer["weights"][first_routed:],
                 movement=layer.get("movement"))
             for layer in content["layers"]])
+
+
+def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
+    """Sentences on each training and on mixing, by model, from the same limits that would have stopped the run."""
+    checks, found = evidence.recipe.checks, {}
+    for model, role in (("sft", "sft_baseline"), ("moe", "sft_moe")):
+        if role in evidence.manifests:
+            found[model] = training_findings(evidence.manifests[role].metrics, checks)
+    if "mix" in evidence.manifests:
+        found["merged"] = mixing_findings(evidence.manifests["mix"].metrics, evidence.recipe.merge.method, checks)
+    return found
 
 
 def _routing(evidence: Evidence) -> list[LayerRouting]:

@@ -14,7 +14,7 @@ from xft_core.errors import ArtifactError
 from xft_core.tracking import read_metrics
 
 MODELS = ("base", "sft", "moe", "merged")
-BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP"}
+BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP", "ds1000": "DS-1000"}
 # The files that evalplus releases hold base and extended tests; their version is in the results.
 RELEASED = {"HumanEvalPlus-v": "HumanEval", "HumanEvalPlus-Mini-v": "HumanEval mini", "MbppPlus-v": "MBPP"}
 MULTIPL_E = re.compile(r"(?:.*/)?multipl-e/(?:humaneval-)?(\w+)(?:\.jsonl)?(?:\.gz)?")

@@ -3,7 +3,7 @@
 import math
 
 from xft_core.data.decontaminate import NGRAM_WORDS
-from xft_core.reporting.comparison import Comparison, Decontamination, Difference, LayerMix, Mixing
+from xft_core.reporting.comparison import Comparison, Decontamination, Difference, LayerMix, Measure, Mixing
 from xft_core.reporting.evaluation import MCNEMAR, p_text, rate_text
 from xft_core.reporting.evidence import Evidence
 from xft_core.reporting.findings import findings, main_differences, model_name, test_name, warnings
@@ -13,7 +13,7 @@ from xft_core.reporting.page import PAGE
 CAPTION = (
     "↓ lower is better, ↑ higher is better. NLL: negative log-likelihood on held-out rows, nats per response token. "
     "pass@k: % of problems solved in k attempts, in brackets the 95% confidence interval over the problems; + with the "
-    "extended tests too.")
+    "extended tests too. ±: one standard error.")
 SHOWN_PROBLEMS, SHOWN_ROWS = 12, 5
 
 DATA_COUNTS = {
@@ -39,8 +39,9 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence) -> str:
         sections.append("![pass@1 and held-out loss](plots/results.png)")
     noted = warnings(comparison)
     if noted:
-        sections += ["## Warnings", _bullets(noted)]
-    sections += ["## What it says", _bullets(findings(comparison) + _conditions(comparison, evidence))]
+        sections += ["## Warnings", bullets(noted)]
+    sections += ["## What it says", bullets(findings(comparison) + _conditions(comparison, evidence))]
+    sections += groups_sections(comparison)
     if comparison.differences:
         sections += ["## Problem by problem", _differences_section(comparison)]
     if comparison.mixing and comparison.mixing.layers:
@@ -74,10 +75,45 @@ def results_table(comparison: Comparison) -> str:
     for average in comparison.multilingual:
         values = [average.pass_at_1.get(row.model) for row in rows]
         lines.append([f"{average.title} pass@1 % ↑", *("-" if value is None else f"{100 * value:.1f}" for value in values)])
+    lines += _measure_lines(comparison)
     lines += [
         ["parameters", *(_millions(row.parameters_total) for row in rows)],
         ["active per token", *(_millions(row.parameters_active) for row in rows)]]
     return table(["", *(row.name for row in rows)], lines)
+
+
+def _measure_lines(comparison: Comparison) -> list[list[str]]:
+    of_models = [{measure.title: measure for measure in row.measures} for row in comparison.rows]
+    lines = []
+    for title, measure in {title: item for found in of_models for title, item in found.items()}.items():
+        arrow = {True: " ↑", False: " ↓", None: ""}[measure.higher_is_better]
+        lines.append([title + arrow, *(_measure_text(found.get(title)) for found in of_models)])
+    return lines
+
+
+def _measure_text(measure: Measure | None) -> str:
+    if measure is None:
+        return "-"
+    error = measure.standard_error
+    return f"{measure.value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def groups_sections(comparison: Comparison) -> list[str]:
+    """A table for each benchmark and criterion that its problems are grouped by: DS-1000's libraries, say."""
+    sections = []
+    for benchmark in comparison.benchmarks:
+        scores = [next((score for score in row.scores if score.benchmark == benchmark), None) for row in comparison.rows]
+        groups = [{(group.criterion, group.name): group for group in score.groups} if score else {} for score in scores]
+        for criterion in dict.fromkeys(criterion for found in groups for criterion, _ in found):
+            names = dict.fromkeys(key for found in groups for key in found if key[0] == criterion)
+            lines = [
+                [f"{key[1]} ({max(found[key].problems for found in groups if key in found)})",
+                 *(rate_text(found[key].rate) if key in found else "-" for found in groups)]
+                for key in names]
+            sections += [
+                f"## {benchmark} by {criterion}", "pass@1 in %; in brackets behind a name, how many problems it has.",
+                table([criterion, *(row.name for row in comparison.rows)], lines)]
+    return sections
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -105,7 +141,7 @@ def _differences_section(comparison: Comparison) -> str:
         if item.pair.better_on or item.pair.worse_on]
     link = f"Every problem with its answers and verdicts, side by side: [{PAGE}]({PAGE})."
     header = ["benchmark", "model", "against", "difference", "better on", "worse on", "p"]
-    return "\n\n".join([note, table(header, rows), *([_bullets(lists)] if lists else []), link])
+    return "\n\n".join([note, table(header, rows), *([bullets(lists)] if lists else []), link])
 
 
 def _only_sentence(comparison: Comparison, item: Difference) -> str:
@@ -139,7 +175,7 @@ def _decontamination_section(found: Decontamination) -> str:
     return "\n\n".join([
         text + f"{len(dropped)} were dropped; all of them are in comparison.json, and whole in "
         "decontamination.json of the prepare stage (data/ in MLflow).",
-        table(["benchmark", "substring", "n-gram", "problems concerned"], rows), _bullets(examples)])
+        table(["benchmark", "substring", "n-gram", "problems concerned"], rows), bullets(examples)])
 
 
 def _code(text: str) -> str:
@@ -225,5 +261,6 @@ def _millions(parameters: int | None) -> str:
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
 
 
-def _bullets(sentences: list[str]) -> str:
+def bullets(sentences: list[str]) -> str:
+    """Sentences as a Markdown list."""
     return "\n".join(f"- {sentence}" for sentence in sentences)

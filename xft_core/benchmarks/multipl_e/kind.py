@@ -51,7 +51,7 @@ class MultiPLE(Kind[Problem]):
 
         return MultiPLEGrader(config, self._first(benchmark).language)
 
-    def versions(self, benchmark: Path) -> dict[str, str | None]:
+    def versions(self, benchmark: Path, config: EvaluateConfig) -> dict[str, str | None]:
         """See Kind."""
         try:
             return {"toolchain": find_toolchain(self._first(benchmark).language).version}
