@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo ui test test-slow check smollm2 demo-model sandbox clean
+.PHONY: demo ui test test-slow check screenshots ds1000 smollm2 demo-model sandbox chromium toolchains clean
 
 demo: .venv/run sandbox      ## The whole pipeline on the model and data that ship with the package
 	@$(BIN)/xft run deployments/recipes/demo.yaml $(if $(shell command -v bwrap),,--set evaluate.sandbox=unsafe)
@@ -18,13 +18,19 @@ ui: .venv/run                ## Prefect and MLflow in the browser
 test: .venv/test check       ## Lint, types, walls, and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: .venv/test        ## Everything that takes longer
+test-slow: .venv/test chromium  ## Everything that takes longer, among it Prefect's and MLflow's pages in a browser
 	$(BIN)/python -m pytest -m slow
+
+screenshots: .venv/test chromium  ## The pictures of the docs, from the newest run and comparison in XFT_HOME
+	$(BIN)/python -m tests.ui.screenshots $(XFT_HOME) docs/images
 
 check: .venv/test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+ds1000: .venv/run sandbox    ## The environment that DS-1000 is graded in (about 3 GB, in ~/.cache/xft)
+	$(BIN)/python -m xft_core ds1000-environment
 
 smollm2: .venv/run sandbox   ## A limited real run: SmolLM2-135M on 2 CPU cores
 	$(INSTALL) ".[gguf]"
@@ -40,6 +46,16 @@ sandbox:
 		{ apt-get update -qq && apt-get install -y -qq bubblewrap; } >/dev/null 2>&1; } || \
 		echo "bubblewrap is not installed (Debian, Ubuntu: sudo apt-get install bubblewrap): grading is not contained."
 
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } || \
+		echo "chromium is not installed (Debian: sudo apt-get install chromium): the tests in a browser will fail."
+
+toolchains:                  ## Debian packages of the eleven languages of MultiPL-E (as root; what is missing is skipped)
+	apt-get update -qq && apt-get install -y --no-install-recommends nodejs node-typescript g++ libssl-dev \
+		default-jdk-headless libjavatuples-java rustc golang-go php-cli ruby ruby-test-unit lua5.4 lua-unit \
+		perl libtest-deep-perl
+
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
@@ -48,7 +64,7 @@ sandbox:
 	@$(INSTALL) . && touch $@
 
 .venv/test: pyproject.toml constraints.txt .venv/run
-	@$(INSTALL) ".[test,check,gguf]" && touch $@
+	@$(INSTALL) ".[test,check,gguf,lm-eval]" && touch $@
 
 clean:
 	rm -rf .venv .xft .downloads

@@ -2,8 +2,12 @@
 
 from pathlib import Path
 
+from tasks import remote_models
+from xft_core.benchmarks.kinds import kind_of
 from xft_core.config import Recipe
+from xft_core.errors import DataError, RecipeError
 from xft_core.locations import find_benchmark, find_file, find_model
+from xft_core.stages import lm_eval_version
 
 
 def base_model(recipe: Recipe) -> str:
@@ -11,17 +15,37 @@ def base_model(recipe: Recipe) -> str:
     return f"{recipe.model.path}@{recipe.model.revision}" if recipe.model.revision else recipe.model.path
 
 
-def check_inputs(recipe: Recipe) -> None:
-    """Look for the files that the recipe names, so that a mistyped one costs seconds and not hours.
+def check_inputs(recipe: Recipe, has_moe: bool = True) -> None:
+    """Look for what the recipe names (files, the environment of DS-1000, lm-eval), so that a mistyped or forgotten one costs
+    seconds and not hours.
 
-    What only the Hub knows is not asked for. Raises XftError for what is missing.
+    What only the Hub knows is not asked for. ``has_moe``: an upcycled model is among those that answer. Raises XftError
+    for what is missing, or cannot be.
     """
-    if not _is_hub_name(recipe.model.path):
+    if has_moe and recipe.generate.backend == "vllm":
+        raise RecipeError(
+            "generate.backend is vllm, but a pipeline run also has the upcycled Mixture-of-Experts answer, whose "
+            "architecture vLLM does not know. Set generate.backend: transformers; docs/evaluation.md says how vLLM answers "
+            "for the base, the tuned dense and the merged model.")
+    if remote_models.is_address(recipe.model.path):
+        if recipe.model.revision:
+            raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for an S3 address.")
+        remote_models.check(recipe.model.path)
+    elif not _is_hub_name(recipe.model.path):
         find_model(recipe.model.path)
     if not _is_hub_name(recipe.data.path):
         find_file(recipe.data.path)
     for benchmark in recipe.evaluate.benchmarks:
-        find_benchmark(benchmark)
+        path = find_benchmark(benchmark)
+        kind_of(path).versions(path, recipe.evaluate)
+    for data in recipe.evaluate.held_out_data:
+        if not _is_hub_name(data):
+            find_file(data)
+    if recipe.evaluate.lm_eval_tasks:
+        lm_eval_version()
+    directory = recipe.evaluate.lm_eval_directory
+    if directory is not None and not Path(directory).is_dir():
+        raise DataError(f"evaluate.lm_eval_directory: there is no directory {directory!r}.")
 
 
 def _is_hub_name(name: str) -> bool:

@@ -1,15 +1,18 @@
-"""The end of an evaluation: its numbers in MLflow's parent run, and as a table in Prefect."""
+"""The end of an evaluation: its numbers and answers in MLflow's parent run, and a table in Prefect."""
 
+import tempfile
 from pathlib import Path
 
-from prefect import task
-from prefect.artifacts import create_table_artifact
+from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 
 from tasks import tracking
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory
+from tasks.run_page import show_link, show_table
 from tasks.stage import may_pass
+from xft_core.reporting.evidence import benchmark_title
+from xft_core.reporting.page import PAGE, Answers, write_page
 
 Scores = dict[str, dict[str, float]]
 
@@ -17,18 +20,40 @@ Scores = dict[str, dict[str, float]]
 @task(
     name="publish", task_run_name="publish", persist_result=False, retries=3,
     retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
-def publish_scores(run: PipelineRun, graded: dict[str, ArtifactRef]) -> Scores:
-    """Show pass@k of every benchmark. ``graded``: what the evaluate stage made, by benchmark. Returns the numbers."""
-    scores = {benchmark: tracking.scalars(item.metrics) for benchmark, item in graded.items()}
+def publish_scores(
+    run: PipelineRun, answered: dict[str, ArtifactRef], graded: dict[str, ArtifactRef], measured: dict[str, ArtifactRef],
+) -> Scores:
+    """Show pass@k of every benchmark, every answer with its verdict, and what else was measured.
+
+    ``answered`` and ``graded``: what the generate and the evaluate stage made, by benchmark; ``measured``: what nll and
+    lm_eval did, by data set and task. Returns the numbers.
+    """
+    scores = {name: tracking.scalars(item.metrics) for name, item in (graded | measured).items()}
     try:
         for benchmark, numbers in scores.items():
             label = Path(benchmark.rpartition(":")[2]).name.partition(".")[0]
             tracking.log_summary(run.mlflow_run_id, {f"{label}/{name}": value for name, value in numbers.items()}, {})
+            if benchmark in measured:
+                log_directory(run.mlflow_run_id, measured[benchmark].path, f"measures/{label}")
+                continue
+            log_directory(run.mlflow_run_id, answered[benchmark].path, f"samples/{label}")
             log_directory(run.mlflow_run_id, graded[benchmark].path, f"verdicts/{label}")
+        _log_page(run, answered, graded)
     except Exception as error:
         raise tracking.TrackingUnavailable(
-            f"MLflow does not take the results: {error}. They are kept; the same run again delivers them.") from error
-    create_table_artifact(
-        [{"benchmark": benchmark, **numbers} for benchmark, numbers in scores.items()],
-        key="scores", description=f"{run.recipe.model.path}: fractions of problems solved, 0 to 1")
+            f"MLflow does not take the results: {tracking.reason(error)} They are kept; the same run again delivers "
+            "them.") from error
+    show_link("evaluation", run.experiment_id, run.mlflow_run_id, get_run_logger())
+    show_table(
+        "scores", [{"benchmark": benchmark, **numbers} for benchmark, numbers in scores.items()],
+        f"{run.recipe.model.path}: fractions of problems solved, 0 to 1; nats per response token", get_run_logger())
     return scores
+
+
+def _log_page(run: PipelineRun, answered: dict[str, ArtifactRef], graded: dict[str, ArtifactRef]) -> None:
+    model = run.recipe.name
+    answers = [
+        Answers(model, benchmark_title(benchmark), item.path, answered[benchmark].path) for benchmark, item in graded.items()]
+    with tempfile.TemporaryDirectory() as directory:
+        write_page(f"{model}: answers and verdicts", answers, Path(directory) / PAGE)
+        log_directory(run.mlflow_run_id, Path(directory), "report")

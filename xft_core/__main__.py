@@ -1,4 +1,4 @@
-"""``python -m xft_core STAGE CONFIG.yaml``: run one stage, or look at what one left behind.
+"""``python -m xft_core STAGE CONFIG.yaml``: run one stage, or look at what some left behind.
 
 Exit status: 0 done, 2 a mistake that the message explains, 75 a failure that may pass (start again), 1 a fault of ours.
 """
@@ -10,9 +10,10 @@ import os
 import sys
 from pathlib import Path
 
+from xft_core.benchmarks.ds1000.environment import LIBRARIES
 from xft_core.errors import XftError
 from xft_core.recipe import parse, read_yaml
-from xft_core.stages import STAGES, run_stage
+from xft_core.stages import STAGES, ImportReferenceStage, StageConfig, run_stage
 
 EXIT_MISTAKE, EXIT_MAY_PASS = 2, 75
 
@@ -31,9 +32,20 @@ def main(arguments: list[str] | None = None) -> int:
 
             print(describe(options.directory))
             return 0
-        if options.die_with_parent:
+        if options.command == "diff":
+            from xft_core.reporting.diff import diff
+
+            print(diff(options.first, options.second, options.page))
+            return 0
+        if options.command == "ds1000-environment":
+            from xft_core.benchmarks.ds1000 import environment
+
+            made = environment.create((options.directory or environment.directory()).absolute(), options.libraries)
+            print(made.python.parent.parent)
+            return 0
+        if getattr(options, "die_with_parent", False):
             _die_with_parent()
-        config = parse(STAGES[options.command], read_yaml(options.config), options.set, where=str(options.config))
+        config = _stage_config(options)
         result = run_stage(config)
         print(json.dumps({"output": str(config.output), "reused": result.reused, "metrics": result.manifest.metrics}, indent=1))
         return 0
@@ -51,6 +63,13 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def _stage_config(options: argparse.Namespace) -> StageConfig:
+    if options.command == "import-reference":
+        fields = {"model": str(options.directory), "output": options.output, "rope_base": options.rope_base}
+        return parse(ImportReferenceStage, fields, where="import-reference")
+    return parse(STAGES[options.command], read_yaml(options.config), options.set, where=str(options.config))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m xft_core", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
@@ -65,6 +84,26 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     inspect = commands.add_parser("inspect", help="Describe a model directory or a published artifact.")
     inspect.add_argument("directory", type=Path)
+    diff = commands.add_parser("diff", help="Compare two evaluations of one benchmark, problem by problem.")
+    for name in ("first", "second"):
+        diff.add_argument(name, type=Path, help="directory that the evaluate stage made, or its results.json")
+    diff.add_argument("--page", type=Path, metavar="FILE.html", help="also write both side by side as a web page")
+    environment = commands.add_parser(
+        "ds1000-environment", help="Make the environment with the libraries that DS-1000 is graded with.",
+        description="Install the pinned libraries that DS-1000 is graded with (about 3 GB) into an environment of their own.")
+    environment.add_argument(
+        "directory", type=Path, nargs="?",
+        help="default: XFT_DS1000_ENVIRONMENT, or ds1000 in XDG_CACHE_HOME/xft (~/.cache/xft); another one than the default "
+        "must be named in XFT_DS1000_ENVIRONMENT when grading")
+    environment.add_argument(
+        "--libraries", nargs="+", default=[], metavar="LIBRARY", choices=LIBRARIES,
+        help=f"only what problems of these need ({', '.join(LIBRARIES)}); problems of others then count as not graded")
+    reference = commands.add_parser(
+        "import-reference", help="Make a model that the XFT reference code tuned one of ours, to mix, merge and evaluate it.")
+    reference.add_argument("directory", metavar="DIR", help="the reference's model directory, in safetensors")
+    reference.add_argument("output", metavar="OUT", type=Path, help="directory to make")
+    rope_base = ImportReferenceStage.model_fields["rope_base"]
+    reference.add_argument("--rope-base", type=float, default=rope_base.default, metavar="BASE", help=rope_base.description)
     return parser
 
 

@@ -1,8 +1,10 @@
 """The evaluate stage: verdicts and pass@k for a model's answers to a benchmark.
 
-results.json              benchmark (file, sha256, release, problems), evalplus version, sandbox, limits, processor; for
-                          every problem its samples' verdicts (pass, fail, timeout, infrastructure_error) and why
-samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples
+results.json              benchmark (file, sha256, kind, problems), versions, sandbox, limits, processor; for every
+                          problem its samples' verdicts (pass, fail, timeout, infrastructure_error) and why. Or, where
+                          this machine lacks what the benchmark is graded with, "skipped": the reason, and no problems
+samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples. It is
+                          there for what was skipped too, to be graded elsewhere
 
 Verdicts are on disk problem by problem as they are found: a run that was killed goes on with the problems it lacks.
 """
@@ -13,7 +15,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -21,8 +23,9 @@ from typing import Any
 
 from xft_core.artifacts import MANIFEST, Workspace, read_manifest
 from xft_core.benchmarks.jsonl import append, read_appended, read_jsonl
-from xft_core.benchmarks.kind import AnyProblem, Grader, Kind, Verdict
+from xft_core.benchmarks.kind import AnyProblem, Grader, Kind, NotGradable, Verdict
 from xft_core.benchmarks.kinds import kind_of
+from xft_core.benchmarks.pass_at_k import pass_at_k
 from xft_core.benchmarks.progress import Progress
 from xft_core.errors import DataError, SandboxError
 from xft_core.fingerprint import file_digest
@@ -36,7 +39,9 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
 
     Metrics: ``base_pass_at_{k}`` and ``plus_pass_at_{k}`` (fractions, 0 to 1; k = 1 always, and each asked for that
     every problem has samples enough for), ``plus_standard_error`` (of plus_pass_at_1, over problems), ``problems``,
-    ``samples``, ``infrastructure_errors`` (samples without a verdict; they count for nothing), ``seconds``.
+    ``samples``, ``infrastructure_errors`` (samples without a verdict; they count for nothing), ``seconds``; where
+    problems are grouped (DS-1000), ``pass_at_1/{group}``. Of a benchmark that is skipped only ``skipped`` (1),
+    ``problems``, ``samples`` and ``seconds``.
     Raises DataError for samples that do not answer the benchmark, SandboxError when nothing can be graded here.
     """
     started = time.monotonic()
@@ -44,26 +49,39 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
     benchmark_digest = file_digest(benchmark)
     kind = kind_of(benchmark)
     problems, solutions = read_samples(config.samples, kind, benchmark, benchmark_digest)
-    grader = kind.open_grader(config.evaluate, benchmark)
-    verdicts = grade_all(
-        problems, solutions, grader, config.evaluate.workers or cores(), workspace.checkpoints / "verdicts.jsonl")
-
-    results = {
-        "benchmark": {
-            "file": benchmark.name, "sha256": benchmark_digest, "kind": kind.name, "extended_tests": kind.extended_tests,
-            "problems": len(problems)},
-        **grader.facts(), "cpu": _processor(),
-        "problems": [
-            {"task_id": problem.task_id, "samples": [
-                asdict(verdict) | {"solution": solution}
-                for verdict, solution in zip(verdicts[problem.task_id], solutions[problem.task_id], strict=True)]}
-            for problem in problems]}
+    described = {
+        "file": benchmark.name, "sha256": benchmark_digest, "kind": kind.name, **kind.labels(problems),
+        "extended_tests": kind.extended_tests, "problems": len(problems)}
+    results: dict[str, Any]
+    try:
+        grader = kind.open_grader(config.evaluate, benchmark)
+    except NotGradable as reason:
+        logger.warning("%s is skipped: %s", benchmark.name, reason)
+        results = {"benchmark": described, "skipped": str(reason), "problems": []}
+        metrics: dict[str, float] = {
+            "skipped": 1, "problems": len(problems), "samples": sum(map(len, solutions.values()))}
+    else:
+        verdicts = grade_all(
+            problems, solutions, grader, config.evaluate.workers or cores(), workspace.checkpoints / "verdicts.jsonl")
+        results = {
+            "benchmark": described, **grader.facts(), "cpu": _processor(),
+            "problems": [
+                {"task_id": problem.task_id, **_grouped(kind, problem), "samples": [
+                    asdict(verdict) | {"solution": solution}
+                    for verdict, solution in zip(verdicts[problem.task_id], solutions[problem.task_id], strict=True)]}
+                for problem in problems]}
+        groups = group_scores({problem.task_id: kind.groups(problem) for problem in problems}, verdicts)
+        if groups:
+            results["groups"] = groups
+        metrics = scores(list(verdicts.values()), config.evaluate.k)
+        for of_criterion in groups.values():
+            metrics |= {f"pass_at_1/{name.lower()}": group["pass_at_1"] for name, group in of_criterion.items()}
     (workspace.output / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
     with (workspace.output / "samples_evalplus.jsonl").open("w", encoding="utf-8") as stream:
         for problem in problems:
             for solution in solutions[problem.task_id]:
                 stream.write(json.dumps({"task_id": problem.task_id, "solution": solution}, ensure_ascii=False) + "\n")
-    return scores(list(verdicts.values()), config.evaluate.k) | {"seconds": round(time.monotonic() - started, 3)}
+    return metrics | {"seconds": round(time.monotonic() - started, 3)}
 
 
 def read_samples(
@@ -130,11 +148,21 @@ def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> dict[str
         "plus_standard_error": error, "problems": len(verdicts), "samples": samples, "infrastructure_errors": errors}
 
 
-def pass_at_k(samples: int, passed: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of ``k`` samples passes, from ``samples`` of which ``passed`` did:
-    1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, equation 1). Needs k <= samples."""
-    assert 1 <= k <= samples and 0 <= passed <= samples
-    return 1 - math.comb(samples - passed, k) / math.comb(samples, k)
+def group_scores(
+    groups: Mapping[str, Mapping[str, str]], verdicts: Mapping[str, Sequence[Verdict]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """``problems`` (of which there is a verdict) and ``pass_at_1`` of every group, by criterion and name.
+
+    ``groups``: by task_id, the group by criterion. A group of which nothing could be graded is left out.
+    """
+    rates: dict[str, dict[str, list[float]]] = {}
+    for task_id, of_problem in verdicts.items():
+        graded = [verdict.plus == "pass" for verdict in of_problem if verdict.plus != "infrastructure_error"]
+        for criterion, name in groups[task_id].items() if graded else ():
+            rates.setdefault(criterion, {}).setdefault(name, []).append(sum(graded) / len(graded))
+    return {
+        criterion: {name: {"problems": len(values), "pass_at_1": _mean(values)} for name, values in of_criterion.items()}
+        for criterion, of_criterion in rates.items()}
 
 
 def cores() -> int:
@@ -165,6 +193,11 @@ def grade_all(
         pool.shutdown(cancel_futures=True)
         progress.close()
     return {problem.task_id: verdicts[problem.task_id] for problem in problems}
+
+
+def _grouped(kind: Kind[Any], problem: AnyProblem) -> dict[str, Any]:
+    groups = kind.groups(problem)
+    return {"groups": groups} if groups else {}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -22,11 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
 from xft_core.artifacts import Workspace
 from xft_core.benchmarks.completing import Completer
 from xft_core.benchmarks.kind import AnyProblem, Kind
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.progress import Progress
+from xft_core.benchmarks.transformers_completing import TransformersCompleter
+from xft_core.config import GenerateConfig
 from xft_core.fingerprint import canonical_json
 from xft_core.models import DTYPES, load_model, load_tokenizer
 from xft_core.stages import GenerateStage
@@ -57,7 +61,7 @@ def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
 
     Metrics: ``problems``, ``samples``, ``new_tokens``, ``truncated`` and ``prompt_too_long`` (samples with
     finish_reason length and prompt_too_long); ``seconds`` and ``problems_per_minute`` of this start.
-    Raises DataError, CheckpointError.
+    Raises DataError, CheckpointError; RecipeError for a back end that is not installed.
     """
     started = time.monotonic()
     inputs = config.inputs()
@@ -76,8 +80,8 @@ def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
     waiting = [batch for batch in batches if any(request.sample_id not in samples for request in batch)]
     problems_before = len(problems) - sum(map(len, waiting)) / config.generate.num_samples
     if waiting:
-        model = load_model(inputs["model"], DTYPES[config.generate.precision])
-        completer = Completer(model, tokenizer, config.generate, kind.stops(problems, config.prompt_style))
+        completer = open_completer(
+            inputs["model"], tokenizer, config.generate, kind.stops(problems, config.prompt_style))
         progress = Progress(logger, "generate", len(problems), problems_before)
         for batch in waiting:
             finished = answer(completer, kind, batch, config.prompt_style, config.seed)
@@ -95,6 +99,17 @@ def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
         "new_tokens": sum(sample["new_tokens"] for sample in ordered),
         "truncated": reasons.count("length"), "prompt_too_long": reasons.count("prompt_too_long"),
         "seconds": round(seconds, 3), "problems_per_minute": round(60 * (len(problems) - problems_before) / seconds, 3)}
+
+
+def open_completer(
+    model: Path, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig, stops: tuple[str, ...],
+) -> Completer:
+    """The model directory in the back end that is asked for. Raises CheckpointError, RecipeError."""
+    if config.backend == "vllm":
+        from xft_core.benchmarks.vllm_completing import VllmCompleter
+
+        return VllmCompleter(model, tokenizer, config, stops)
+    return TransformersCompleter(load_model(model, DTYPES[config.precision]), tokenizer, config, stops)
 
 
 def answer(completer: Completer, kind: Kind[Any], batch: list[Request], style: str, seed: int) -> list[Sample]:

@@ -1,6 +1,7 @@
 """Names of things to local paths: directories and files, ``demo:`` for what the package ships, Hub names."""
 
 import os
+import re
 from pathlib import Path
 
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, XftError
@@ -10,6 +11,8 @@ EVALPLUS_FILES = {
     "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl"),
     "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl"),
 }
+
+MULTIPL_E = re.compile(r"multipl-e/(\w+)")
 
 
 def demo_path(name: str) -> Path | None:
@@ -73,10 +76,17 @@ def find_file(name: str) -> Path:
 
 
 def find_benchmark(name: str) -> Path:
-    """The file of a benchmark: a path, a shipped one, or one of evalplus's own cache by its name.
+    """The file of a benchmark: a path, a shipped one, one of evalplus's own cache by its name, or one in the
+    directory XFT_BENCHMARKS: ``multipl-e/js`` (multipl-e/humaneval-js.jsonl, or .jsonl.gz) and ``ds1000``
+    (ds1000/ds1000.jsonl.gz).
 
     Nothing is downloaded. Raises DataError when it is not there.
     """
+    multipl_e = MULTIPL_E.fullmatch(name)
+    if multipl_e:
+        return _in_benchmarks(name, f"multipl-e/humaneval-{multipl_e[1]}.jsonl")
+    if name == "ds1000":
+        return _in_benchmarks(name, "ds1000/ds1000.jsonl")
     if name not in EVALPLUS_FILES:
         return find_file(name)
     variable, file_name = EVALPLUS_FILES[name]
@@ -89,3 +99,18 @@ def find_benchmark(name: str) -> Path:
     raise DataError(
         f"Benchmark {name!r} is neither in evalplus's cache ({str(cache / file_name)!r}) nor named by {variable}. "
         "Put the released file there, or give its path as the benchmark.")
+
+
+def _in_benchmarks(name: str, relative: str) -> Path:
+    directory = os.environ.get("XFT_BENCHMARKS")
+    if not directory:
+        raise DataError(
+            f"Benchmark {name!r} is looked for in the directory that XFT_BENCHMARKS names, which is not set. Set it to a "
+            f"directory that holds {relative} (or .gz), or give that file's path as the benchmark.")
+    file = Path(directory).expanduser() / relative
+    for candidate in (file, file.with_name(f"{file.name}.gz")):
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"Benchmark {name!r}: there is no file {str(file)!r} (XFT_BENCHMARKS is {directory!r}). Put the benchmark's "
+        "file there, or give its path as the benchmark.")

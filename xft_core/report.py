@@ -1,18 +1,18 @@
 """The report stage: comparison, plots and model card, from manifests and small JSON files alone.
 
-Written: ``comparison.json`` and ``comparison.md``, ``README.md`` (the merged model's card), ``plots/*.png``. The same
-artifacts give the same bytes: nothing here looks at a clock.
+Written: ``comparison.json`` and ``comparison.md``, ``problems.html`` (every answer with its verdict), ``README.md`` (the
+merged model's card), ``plots/*.png``. The same artifacts give the same bytes: nothing here looks at a clock.
 """
 
 import json
-import re
 
 from xft_core.artifacts import Workspace
-from xft_core.reporting.comparison import Comparison, compare
-from xft_core.reporting.evidence import Evidence
+from xft_core.reporting.comparison import Comparison, compare, flat_title, metric_ending
+from xft_core.reporting.evidence import MODELS, Evidence
 from xft_core.reporting.findings import warnings
 from xft_core.reporting.markdown import comparison_markdown
 from xft_core.reporting.model_card import model_card
+from xft_core.reporting.page import PAGE, Answers, write_page
 from xft_core.reporting.plots import draw_all
 from xft_core.stages import ReportStage
 
@@ -29,34 +29,50 @@ def run(config: ReportStage, workspace: Workspace) -> dict[str, float]:
     }
     for name, text in files.items():
         (workspace.output / name).write_text(text, encoding="utf-8")
+    write_page(f"{config.recipe.name}: answers and verdicts", _answers(evidence), workspace.output / PAGE)
     draw_all(comparison, evidence, workspace.output / "plots")
     return headline(comparison)
+
+
+def _answers(evidence: Evidence) -> list[Answers]:
+    return [
+        Answers(evidence.model_name(model), benchmark, evaluation, evidence.directories.get(f"generate_{model}_{index}"))
+        for index, benchmark in enumerate(evidence.benchmarks()) for model in MODELS
+        if (evaluation := evidence.directories.get(f"evaluate_{model}_{index}"))]
 
 
 def headline(comparison: Comparison) -> dict[str, float]:
     """The numbers runs are compared by, flat: ``merged_plus_pass_at_1``, ``sft_held_out_nll`` and so on.
 
     The first benchmark has the plain names; those of any other end in its title (``merged_plus_pass_at_1_mbpp``).
+    Averages over the languages of MultiPL-E: ``merged_multipl_e_pass_at_1``, and ``merged_multipl_e_paper_pass_at_1`` over
+    those of the paper's six that were graded; ``multipl_e_paper_languages`` says how many these are. Groups of problems:
+    ``merged_pass_at_1/pandas``. Other held-out data: ``merged_nll_on_other_jsonl``; lm-eval: ``merged_mmlu_acc``.
     """
-    first = next((score.benchmark for row in comparison.rows for score in row.scores), None)
+    first = comparison.benchmarks[0]
     found: dict[str, float | None] = {}
     for row in comparison.rows:
         found[f"{row.model}_held_out_nll"] = row.held_out_nll
         found[f"{row.model}_parameters"] = row.parameters_total
         for score in row.scores:
-            ending = _ending(score.benchmark, first)
-            found[f"{row.model}_base_pass_at_1{ending}"] = score.base_pass_at_1
-            found[f"{row.model}_plus_pass_at_1{ending}"] = score.plus_pass_at_1
-            found[f"{row.model}_plus_standard_error{ending}"] = score.plus_standard_error
-    for item in comparison.differences:
-        if (item.model, item.against, item.tests) == ("merged", "sft", "plus"):
-            found[f"merged_over_sft_plus_pass_at_1{_ending(item.benchmark, first)}"] = item.difference
+            ending = metric_ending(score.benchmark, first)
+            for item in score.pass_at_k:
+                found[f"{row.model}_{item.tests}_pass_at_{item.k}{ending}"] = item.rate.value
+            rate = score.rate("plus")
+            found[f"{row.model}_plus_standard_error{ending}"] = rate.standard_error if rate else None
+            for group in score.groups:
+                found[f"{row.model}_pass_at_1{ending}/{group.name.lower()}"] = group.rate.value
+        for measure in row.measures:
+            found[f"{row.model}_{flat_title(measure.title)}"] = measure.value
+            found[f"{row.model}_{flat_title(measure.title)}_standard_error"] = measure.standard_error
+    for compared in comparison.differences:
+        if (compared.model, compared.against, compared.tests) == ("merged", "sft", "plus"):
+            found[f"merged_over_sft_plus_pass_at_1{metric_ending(compared.benchmark, first)}"] = compared.pair.difference
+    for average in comparison.multilingual:
+        found |= {f"{model}_{average.metric}_pass_at_1": value for model, value in average.pass_at_1.items()}
+        found[f"{average.metric}_languages"] = len(average.languages)
     if comparison.mixing:
         found["uniform_held_out_nll"] = comparison.mixing.held_out_nll_uniform
         found["mixing_movement_max"] = comparison.mixing.movement_max
     found["warnings"] = len(warnings(comparison))
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _ending(benchmark: str, first: str | None) -> str:
-    return "" if benchmark == first else "_" + re.sub(r"[^a-z0-9]+", "_", benchmark.lower()).strip("_")

@@ -12,6 +12,7 @@ import shutil
 import time
 from abc import abstractmethod
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from pydantic import Field
 
 from xft_core.artifacts import Manifest, Workspace, check_output_is_free, disk_full_is_an_error, find, locked, publish
 from xft_core.config import (
+    ChecksConfig,
     DataConfig,
     EvaluateConfig,
     GenerateConfig,
@@ -29,11 +31,14 @@ from xft_core.config import (
     SftConfig,
     UpcycleConfig,
 )
+from xft_core.errors import DataError
 from xft_core.fingerprint import digest_of, directory_digest, input_digest
 from xft_core.locations import find_benchmark, find_file, find_model
 
 logger = logging.getLogger(__name__)
 
+# What of the section evaluate changes the verdicts on one benchmark (ds1000_environment does by the versions it means).
+GRADING = frozenset({"min_time_limit", "time_limit_factor", "memory_limit_mb", "sandbox", "k"})
 ARTIFACT_HELP = "Directory that an earlier stage published"
 
 
@@ -76,7 +81,7 @@ class PrepareStage(StageConfig):
     def inputs(self) -> dict[str, Path]:
         """The tokenizer's model directory, the data file unless it is a Hub data set, and the benchmarks."""
         found = {"tokenizer": find_model(self.model)}
-        if self.data_is_file():
+        if is_file(self.data):
             found["data"] = find_file(self.data.path)
         if self.data.decontaminate:
             found |= {f"benchmark_{index}": find_benchmark(name) for index, name in enumerate(self.benchmarks)}
@@ -94,14 +99,9 @@ class PrepareStage(StageConfig):
     def settings(self) -> dict[str, Any]:
         """A data file counts by its contents; a Hub data set by its name (pin it: owner/name@revision)."""
         settings = super().settings()
-        if self.data_is_file():
+        if is_file(self.data):
             del settings["data"]["path"]
         return settings
-
-    def data_is_file(self) -> bool:
-        """Whether the data is a local or shipped file rather than a Hub data set."""
-        name = self.data.path
-        return name.startswith("demo:") or Path(name).suffix in (".json", ".jsonl", ".parquet") or Path(name).exists()
 
 
 class UpcycleStage(StageConfig):
@@ -121,20 +121,22 @@ class UpcycleStage(StageConfig):
 class SftStage(StageConfig):
     """Supervised fine-tuning of a dense model or of an upcycled one."""
 
-    stage, version, implementation = "sft", 1, "xft_core.sft"
+    stage, version, implementation = "sft", 2, "xft_core.sft"
 
     model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
     seed: int = Field(0, ge=0, description="Seed of the order of the data and of the router's noise.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
+    checks: ChecksConfig = Field(ChecksConfig(), description="What stops the training.")
 
     def inputs(self) -> dict[str, Path]:
         """The model and the prepared data."""
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """All but what only changes how often progress is written down."""
+        """All but what only changes how often progress is written down, and what stops it."""
         settings = super().settings()
+        del settings["checks"]
         for name in ("checkpoint_steps", "log_steps"):
             del settings["sft"][name]
         return settings
@@ -223,17 +225,76 @@ class EvaluateStage(StageConfig):
         return {"samples": self.samples, "benchmark": find_benchmark(self.benchmark)}
 
     def settings(self) -> dict[str, Any]:
-        """Neither the number of workers nor the list of benchmarks changes the verdicts on this one."""
+        """Of the section, how this benchmark is graded; and the toolchain or the environment that it is graded with: also
+        that there is none."""
+        from xft_core.benchmarks.kinds import kind_of
+
         settings = super().settings()
-        for name in ("workers", "benchmarks", "max_problems"):
-            del settings["evaluate"][name]
+        settings["evaluate"] = {name: value for name, value in settings["evaluate"].items() if name in GRADING}
+        benchmark = find_benchmark(self.benchmark)
+        versions = kind_of(benchmark).versions(benchmark, self.evaluate)
+        return settings | ({"versions": versions} if versions else {})
+
+
+class NllStage(StageConfig):
+    """Negative log-likelihood per response token of a model on instruction data."""
+
+    stage, version, implementation = "nll", 1, "xft_core.nll"
+    path_fields = frozenset({"model"})
+
+    model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")
+    seed: int = Field(0, ge=0, description="Seed of the choice of rows (data.max_rows).")
+    data: DataConfig = Field(DataConfig(), description="Instruction data, and how it becomes text for the model.")
+    precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
+
+    def inputs(self) -> dict[str, Path]:
+        """The model, and the data file unless it is a Hub data set."""
+        return {"model": find_model(self.model)} | ({"data": find_file(self.data.path)} if is_file(self.data) else {})
+
+    def settings(self) -> dict[str, Any]:
+        """A data file counts by its contents; of the section, what makes rows of it."""
+        settings = super().settings()
+        for name in ("held_out_rows", "decontaminate", *(["path"] if is_file(self.data) else [])):
+            del settings["data"][name]
         return settings
 
 
-class ReportStage(StageConfig):
-    """Comparison table, plots and model card, from the manifests of the stages alone."""
+class LmEvalStage(StageConfig):
+    """One task of lm-evaluation-harness, for example MMLU."""
 
-    stage, version, implementation = "report", 1, "xft_core.report"
+    stage, version, implementation = "lm_eval", 1, "xft_core.lm_eval_task"
+    path_fields = frozenset({"model", "directory"})
+
+    model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")
+    task: str = Field(description="Name of a task or a group of tasks.")
+    directory: Path | None = Field(None, description=(
+        "Directory with the YAML files of tasks of one's own; data files named in them are relative to it."))
+    limit: int | None = Field(None, ge=1, description="Only the first this many questions; empty for all.")
+    batch_size: int = Field(16, ge=1, description="Questions answered at once.")
+    precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
+    seed: int = Field(0, ge=0, description="Seed of the choice of examples in the prompt, where a task has any.")
+
+    def inputs(self) -> dict[str, Path]:
+        """The model and, if given, the task directory."""
+        return {"model": find_model(self.model)} | ({"tasks": self.directory} if self.directory else {})
+
+    def input_digests(self) -> dict[str, str]:
+        """As for any stage, but of the task directory every file counts."""
+        digests = {"model": input_digest(self.inputs()["model"])}
+        if self.directory:
+            files = [path for path in self.directory.rglob("*") if path.is_file()]
+            digests["tasks"] = directory_digest(self.directory, files)
+        return digests
+
+    def settings(self) -> dict[str, Any]:
+        """Also the harness's version. Raises DataError when it is not installed."""
+        return super().settings() | {"lm_eval": lm_eval_version()}
+
+
+class ReportStage(StageConfig):
+    """Comparison table, plots, model card and a page of all answers, from what the other stages left."""
+
+    stage, version, implementation = "report", 2, "xft_core.report"
     path_fields = frozenset({"artifacts"})
 
     artifacts: dict[str, Path] = Field(description="Published stages by role, for example sft_moe, evaluate_merged_0.")
@@ -243,11 +304,72 @@ class ReportStage(StageConfig):
         """Every artifact reported on."""
         return dict(self.artifacts)
 
+    def settings(self) -> dict[str, Any]:
+        """All but what no report tells: where the model is registered, and whether the machine was asked for its size."""
+        settings = super().settings()
+        for name in ("registry", "check_fit"):
+            del settings["recipe"][name]
+        return settings
+
+
+class CompareStage(StageConfig):
+    """Variants of a recipe side by side, from their reports alone."""
+
+    stage, version, implementation = "compare", 1, "xft_core.compare"
+    path_fields = frozenset({"reports"})
+
+    recipe: Recipe = Field(description="The recipe that all variants start from.")
+    grid: list[str] = Field(description="What varies: section.field=[value, value], see xft_core/grid.py.")
+    reports: dict[str, Path] = Field(description="Report of each variant by its name; one that failed is left out.")
+
+    def inputs(self) -> dict[str, Path]:
+        """Every variant's report."""
+        return dict(self.reports)
+
+    def settings(self) -> dict[str, Any]:
+        """All but what no report tells."""
+        settings = super().settings()
+        for name in ("experiment", "registry", "check_fit"):
+            del settings["recipe"][name]
+        return settings
+
+
+class ImportReferenceStage(StageConfig):
+    """A Mixture-of-Experts of the XFT reference code to one of ours. Not part of the pipeline: its model comes from outside."""
+
+    stage, version, implementation = "import-reference", 1, "xft_core.import_reference"
+
+    model: str = Field(description="Model directory that the reference code saved, in safetensors, or a Hub name.")
+    rope_base: float = Field(10000.0, gt=0, description=(
+        "RoPE base to run the model at. The reference runs at 10000, whatever its config says; a model that was trained "
+        "with that repaired needs the dense model's own (100000 for DeepSeek-Coder)."))
+
+    def inputs(self) -> dict[str, Path]:
+        """The reference's model."""
+        return {"model": find_model(self.model)}
+
 
 STAGES: dict[str, type[StageConfig]] = {
     config.stage: config for config in (
-        PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, ReportStage)
+        PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, NllStage, LmEvalStage,
+        ReportStage, CompareStage)
 }
+
+
+def is_file(data: DataConfig) -> bool:
+    """Whether instruction data is a local or shipped file rather than a Hub data set."""
+    name = data.path
+    return name.startswith("demo:") or Path(name).suffix in (".json", ".jsonl", ".parquet") or Path(name).exists()
+
+
+def lm_eval_version() -> str:
+    """The installed version of lm-evaluation-harness. Raises DataError, saying what to install, without one."""
+    try:
+        return version("lm_eval")
+    except PackageNotFoundError:
+        raise DataError(
+            "Tasks of lm-eval need lm-evaluation-harness, which is not installed: pip install 'xft-pipeline[lm-eval]'."
+        ) from None
 
 
 @dataclass(frozen=True)

@@ -69,13 +69,57 @@ def test_rows_come_by_the_hundred_thousand(benchmark: Path) -> None:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here")
-def test_real_data_against_humaneval_plus() -> None:
-    benchmark = SHARED / "benchmarks" / "HumanEvalPlus-v0.1.10.jsonl.gz"
+@pytest.mark.parametrize("name", ["HumanEvalPlus-v0.1.10.jsonl.gz", "MbppPlus-v0.2.0.jsonl.gz"])
+def test_real_data_against_real_benchmarks(name: str) -> None:
+    benchmark = SHARED / "benchmarks" / name
     from xft_core.benchmarks.evalplus.kind import EvalPlus
 
     rows = [[row["instruction"], row["input"], row["output"]]
             for row in json.loads((SHARED / "instruct" / "codealpaca_4k.json").read_text())]
     assert len(find_contaminated(rows, [benchmark])) < 0.005 * len(rows)
-    leaked = [["Complete this", "```python\n" + problem.prompt + problem.canonical_solution + "```"]
-              for problem in EvalPlus().load_problems(benchmark)]
-    assert len(find_contaminated(leaked, [benchmark])) == len(leaked)
+    problems = EvalPlus().load_problems(benchmark)
+    leaked = [["Complete this", "```python\n" + problem.prompt + problem.canonical_solution + "```"] for problem in problems]
+    found = find_contaminated(leaked, [benchmark])
+    # "Write a function to multiply two integers." and return x * y: too short to be anyone's.
+    assert {problem.task_id for index, problem in enumerate(problems) if index not in found} <= {"Mbpp/127"}
+
+
+def multipl_e(directory: Path, language: str, prompts: dict[str, str]) -> Path:
+    path = directory / f"humaneval-{language}.jsonl"
+    path.write_text("".join(json.dumps({
+        "name": name, "language": language, "prompt": prompt, "tests": "test();", "stop_tokens": ["\nfunction "]}) + "\n"
+        for name, prompt in prompts.items()))
+    return path
+
+
+def test_one_problem_in_several_languages_is_one_problem(tmp_path: Path) -> None:
+    """What it has in common with itself in another file stays its own; what problems of one file share does not."""
+    imports = "import java.util.*;\nimport java.io.*;\nimport java.math.*;\nimport java.security.*;\nclass Problem {\n"
+    tail = "Numbers are given as they come and none of them is ever looked at more than once."
+    paths = [
+        multipl_e(tmp_path, "js", {"HumanEval_7_reach": f"//{WORDING}\n// >>> reach([1])\n// 3\nfunction reach(steps){{\n"}),
+        multipl_e(tmp_path, "java", {
+            "HumanEval_7_reach": f"{imports}    // {WORDING} {tail}\n    public static long reach(long[] steps) {{\n",
+            "HumanEval_8_sum": f"{imports}    // Sum.\n    public static long sum(long[] steps) {{\n"})]
+    python = tmp_path / "python.jsonl"
+    python.write_text(json.dumps(problem("HumanEval/7", PROMPT, SOLUTION)) + "\n")
+    rows = [
+        ["Solve", "Tell me: how do I return the largest number that can be reached from the start by steps?"],
+        ["Solve", f"/** {WORDING.upper()} */"],
+        ["Solve", f"Mind that {tail}"],
+        ["Imports", f"{imports}    public static void main(String[] arguments) {{}}\n}}"],
+    ]
+    found = find_contaminated(rows, [*paths, python])
+    assert {index: (overlap.kind, overlap.task_id) for index, overlap in found.items()} == {
+        0: ("n_gram", "HumanEval/7"), 1: ("substring", "HumanEval_7_reach"), 2: ("n_gram", "HumanEval_7_reach")}
+    assert found[1].benchmark == "humaneval-js.jsonl"
+
+
+@pytest.mark.skipif(not (SHARED / "benchmarks" / "multipl-e").is_dir(), reason="the shared data is not here")
+def test_real_multipl_e_beside_humaneval_plus() -> None:
+    from xft_core.benchmarks.multipl_e.kind import MultiPLE
+
+    files = [SHARED / "benchmarks" / "multipl-e" / f"humaneval-{language}.jsonl" for language in ("js", "java", "rs", "sh")]
+    leaked = [[problem.prompt] for path in files for problem in MultiPLE().load_problems(path)]
+    with_python = [*files, SHARED / "benchmarks" / "HumanEvalPlus-v0.1.10.jsonl.gz"]
+    assert len(find_contaminated(leaked, with_python)) == len(leaked) == 633

@@ -1,10 +1,13 @@
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,18 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from tests.factories import dense_model
-from xft_core.benchmarks.completing import Completer
+from xft_core.benchmarks import progress
+from xft_core.benchmarks.transformers_completing import TransformersCompleter
 from xft_core.config import GenerateConfig
+from xft_core.generate import Request, make_batches
 from xft_core.models import load_model, load_tokenizer
 from xft_core.stages import GenerateStage, run_stage
+
+
+@dataclass(frozen=True)
+class NamedProblem:
+    task_id: str
+
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14], [30, 31], [50, 51, 52, 53, 54], [7]]
 
@@ -50,8 +61,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return dense_model(tmp_path_factory.mktemp("model") / "llama")
 
 
-def completer(model: Path, stops: tuple[str, ...] = (), **settings: Any) -> Completer:
-    return Completer(load_model(model, torch.float32), load_tokenizer(model), GenerateConfig(**settings), stops)
+def completer(model: Path, stops: tuple[str, ...] = (), **settings: Any) -> TransformersCompleter:
+    return TransformersCompleter(load_model(model, torch.float32), load_tokenizer(model), GenerateConfig(**settings), stops)
 
 
 def greedy_tokens(model: Path, prompt: list[int], count: int) -> list[int]:
@@ -173,6 +184,75 @@ def test_no_padding_token_and_magicoder_style(tmp_path: Path) -> None:
     for sample in samples:
         assert "@@ Response\n```python\ndef f" in sample["prompt"] and sample["finish_reason"] != "prompt_too_long"
         assert sample["solution"].startswith(sample["prompt"].rpartition("```python\n")[2])
+
+
+def test_batches_are_of_about_equally_long_prompts_and_the_longest_come_first() -> None:
+    requests = [Request(NamedProblem(str(index)), 0, "", [7] * length) for index, length in enumerate((3, 50, 4, 49, 9))]
+    batches = [[len(request.token_ids) for request in batch] for batch in make_batches(requests, 2)]
+    assert batches == [[50, 49], [9, 4], [3]]
+
+
+def test_temperature_and_top_p_do_what_they_are_called(model: Path) -> None:
+    greedy = completer(model, max_new_tokens=8).complete(PROMPTS, seed=0)
+    # One token alone has the smallest set's probability: whatever the temperature, it is the greedy one.
+    assert completer(model, max_new_tokens=8, temperature=2.0, top_p=1e-6).complete(PROMPTS, seed=0) == greedy
+    assert completer(model, max_new_tokens=8, temperature=1e-4).complete(PROMPTS, seed=0) == greedy
+    hot = completer(model, max_new_tokens=1, temperature=5.0)
+    wide = {completion.text for seed in range(30) for completion in hot.complete([PROMPTS[1]] * 4, seed)}
+    narrow_sampler = completer(model, max_new_tokens=1, temperature=5.0, top_p=0.05)
+    narrow = {completion.text for seed in range(30) for completion in narrow_sampler.complete([PROMPTS[1]] * 4, seed)}
+    assert 1 < len(narrow) < len(wide) / 2
+
+
+def test_chat_style_is_the_tokenizers_template(model: Path, tmp_path: Path) -> None:
+    stage = GenerateStage(
+        output=tmp_path / "out", model=str(model), benchmark=str(benchmark(tmp_path / "own.jsonl", 1)), prompt_style="chat",
+        generate=GenerateConfig(max_new_tokens=4))
+    run_stage(stage)
+    (sample,) = samples_of(stage)
+    assert sample["prompt"].startswith("<|user|>\n") and sample["prompt"].endswith(
+        "</s>\n<|assistant|>\n```python\ndef f0(x):\n")
+
+
+def test_a_batch_is_on_disk_before_the_next_and_is_not_asked_for_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stage = GenerateStage(
+        output=tmp_path / "out", model=str(model), benchmark=str(benchmark(tmp_path / "own.jsonl")), seed=3,
+        prompt_style="completion", generate=GenerateConfig(max_new_tokens=6, batch_size=2, num_samples=2, temperature=1.0))
+    partial = tmp_path / "out.partial" / "checkpoints" / "samples.partial.jsonl"
+    write, contents = TransformersCompleter.write, []
+
+    def interrupted(self: TransformersCompleter, *given: Any) -> list[list[int]]:
+        contents.append(partial.read_bytes() if partial.is_file() else b"")
+        if len(contents) == 4:
+            raise KeyboardInterrupt
+        return write(self, *given)
+
+    monkeypatch.setattr(TransformersCompleter, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(stage)
+    assert [content.count(b"\n") for content in contents] == [0, 2, 4, 6]
+    assert all(after.startswith(before) for before, after in itertools.pairwise(contents)), "only ever added to"
+    contents.append(b"")
+    run_stage(stage)
+    assert len(contents) == 5 + 4, "7 problems, 2 samples each, in batches of 2: 4 of 7 were left"
+    assert contents[5] == contents[3]
+    assert len(samples_of(stage)) == 14
+
+
+def test_progress_says_how_long_it_will_take(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    stage = GenerateStage(
+        output=tmp_path / "out", model=str(model), benchmark=str(benchmark(tmp_path / "own.jsonl")),
+        prompt_style="completion", generate=GenerateConfig(max_new_tokens=2, batch_size=3))
+    with caplog.at_level("INFO"):
+        run_stage(stage)
+    lines = [message for message in caplog.messages if message.startswith("generate ")]
+    assert len(lines) == 2 and all(re.search(r"problems/min, about .+ left$", line) for line in lines)
+    assert lines[0].startswith("generate 3/7 problems") and lines[1].startswith("generate 6/7 problems")
 
 
 def test_killed_and_started_again_gives_the_same_samples(model: Path, tmp_path: Path) -> None:

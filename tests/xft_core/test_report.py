@@ -14,7 +14,6 @@ import pytest
 from xft_core.artifacts import Workspace, publish, verify
 from xft_core.config import Recipe
 from xft_core.errors import ArtifactError
-from xft_core.reporting.comparison import sign_test
 from xft_core.reporting.evidence import Evidence
 from xft_core.stages import ReportStage, StageResult, run_stage
 
@@ -25,16 +24,18 @@ HELD_OUT = {"base": 0.91, "sft": 0.55, "moe": 0.52, "merged": 0.53}
 
 def make_artifact(
     directory: Path, stage: str, metrics: dict[str, Any], files: dict[str, Any] | None = None,
-    curve: list[tuple[int, dict[str, float]]] | None = None,
+    curve: list[tuple[int, dict[str, float]]] | None = None, lines: dict[str, list[dict[str, Any]]] | None = None,
 ) -> Path:
-    """Publish an artifact with JSON files and a curve. Times in it are fixed."""
+    """Publish an artifact with JSON files, JSON lines and a curve. Times in it are fixed."""
     workspace = Workspace(directory)
     workspace.prepare()
     for name, content in (files or {"done.json": {"stage": stage}}).items():
         (workspace.output / name).write_text(json.dumps(content), encoding="utf-8")
+    for name, rows in (lines or {}).items():
+        (workspace.output / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if curve:
-        lines = [json.dumps({"step": step, "time": 1.0, "metrics": values}) for step, values in curve]
-        workspace.metrics_path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        points = [json.dumps({"step": step, "time": 1.0, "metrics": values}) for step, values in curve]
+        workspace.metrics_path.write_text("\n".join(points) + "\n", encoding="utf-8")
     publish(workspace, directory, stage=stage, stage_version=1, key=f"{stage}-key", parents={}, config={},
             metrics=metrics, provenance={}, seconds=1.0)
     return directory
@@ -51,6 +52,7 @@ def results_of(model: str, solved: int) -> dict[str, Any]:
 
 def make_artifacts(
     root: Path, *, layers: int = 4, experts: int = 4, movement: float = 0.08, uniform: float = 0.54, dead: bool = False,
+    moe: dict[str, Any] | None = None,
     without: tuple[str, ...] = (), infrastructure_errors: int = 0, solved: dict[str, int] = SOLVED,
     held_out: dict[str, float] = HELD_OUT,
 ) -> dict[str, Path]:
@@ -90,7 +92,7 @@ def make_artifacts(
         "sft_baseline": {"metrics": sft("sft", held_out["base"]), "curve": curve(0.95, 0.5, 400)},
         "upcycle": {"metrics": {
             "parameters_dense": 3_412_224, "parameters_total": 8_131_000, "parameters_active": 6_558_000}},
-        "sft_moe": {"metrics": sft("moe", held_out["base"]), "curve": curve(0.95, 0.46, 400),
+        "sft_moe": {"metrics": sft("moe", held_out["base"]) | (moe or {}), "curve": curve(0.95, 0.46, 400),
                     "files": {"router.json": {"layers": router}}},
         "mix": {"metrics": {"held_out_nll_merged": held_out["merged"], "held_out_nll_uniform": uniform,
                             "movement_max": movement, "movement_mean": movement / 2},
@@ -125,8 +127,8 @@ def comparison_of(directory: Path) -> dict[str, Any]:
 def test_everything_is_reported(tmp_path: Path) -> None:
     result, output = report(tmp_path, make_artifacts(tmp_path))
     written = {entry.path for entry in verify(output).files}
-    assert written == {"comparison.json", "comparison.md", "README.md", "plots/loss.png", "plots/expert_load.png",
-                       "plots/mixing.png", "plots/results.png"}
+    assert written == {"comparison.json", "comparison.md", "README.md", "problems.html", "plots/loss.png",
+                       "plots/expert_load.png", "plots/mixing.png", "plots/results.png"}
     metrics = result.manifest.metrics
     assert metrics["merged_plus_pass_at_1"] == 0.5
     assert metrics["sft_plus_pass_at_1"] == 0.45
@@ -146,34 +148,39 @@ def test_the_table_comes_first_and_says_what_is_better(tmp_path: Path) -> None:
     _, output = report(tmp_path, make_artifacts(tmp_path))
     text = (output / "comparison.md").read_text(encoding="utf-8")
     lines = text.splitlines()
-    table = [line for line in lines if line.startswith("|")][:6]
+    table = [line for line in lines if line.startswith("|")][:7]
     assert "lower is better" in lines[2] and "nats per response token" in lines[2]
-    assert "NLL ↓" in table[0] and "demo benchmark+ pass@1 % ↑" in table[0]
-    assert table[5].split("|")[1].strip() == "XFT merged (learned)" and "50.0 ± 7.9" in table[5]
+    assert "95% confidence interval" in lines[2]
+    assert table[0].split("|")[5].strip() == "XFT merged (learned)"
+    assert table[2].startswith("| NLL ↓ ") and table[4].startswith("| demo benchmark+ pass@1 % ↑ ")
+    assert table[4].split("|")[5].strip() == "50.0 [35.2, 64.8]"  # Wilson, 20 of 40
     assert len({len(line) for line in table}) == 1
-    assert "12" in next(line for line in lines if "contains a problem of the benchmark" in line)
+    assert "12" in next(line for line in lines if "contains a problem of a benchmark" in line)
 
 
 def test_differences_are_paired_over_problems(tmp_path: Path) -> None:
     _, output = report(tmp_path, make_artifacts(tmp_path))
     found = next(
         item for item in comparison_of(output)["differences"]
-        if (item["model"], item["against"], item["tests"]) == ("merged", "sft", "plus"))
+        if (item["model"], item["against"], item["tests"]) == ("merged", "sft", "plus"))["pair"]
     # Two of forty problems gained, none lost.
-    assert (found["better"], found["worse"]) == (2, 0)
+    assert (found["better_on"], found["worse_on"]) == (["Demo/18", "Demo/19"], [])
+    assert (found["both"], found["neither"], found["problems"]) == (18, 20, 40)
     assert found["difference"] == pytest.approx(0.05)
     assert found["standard_error"] == pytest.approx(math.sqrt(0.05 * 0.95 / 39))
-    assert found["sign_test"] == 0.5
+    assert (found["test"], found["p_value"]) == ("McNemar's exact test", 0.5)
     text = (output / "comparison.md").read_text(encoding="utf-8")
-    assert "XFT merged (learned) solves 5.0 points more than SFT (dense) (better on 2 problems, worse on 0" in text
-    assert "a hint and no more" in text
+    assert ("XFT merged (learned) solves 5.0 points more than SFT (dense) (better on 2 problems, worse on 0; McNemar's "
+            "exact test, p = 0.50): no difference can be claimed.") in text
+    assert "only XFT merged (learned) solves Demo/18, Demo/19." in text
+    assert "[problems.html](problems.html)" in text
 
 
 @pytest.mark.parametrize(("solved", "expected"), [
     ({"base": 8, "sft": 20, "moe": 20, "merged": 20}, "solve the same problems"),
-    ({"base": 8, "sft": 19, "moe": 20, "merged": 20}, "within one standard error"),
-    ({"base": 8, "sft": 15, "moe": 20, "merged": 20}, "too few problems differ to be sure"),
-    ({"base": 8, "sft": 10, "moe": 20, "merged": 20}, "more than two standard errors (sign test p = 0.002)"),
+    ({"base": 8, "sft": 19, "moe": 20, "merged": 20}, "p = 1.00): no difference can be claimed"),
+    ({"base": 8, "sft": 15, "moe": 20, "merged": 20}, "p = 0.062): a hint and no more"),
+    ({"base": 8, "sft": 10, "moe": 20, "merged": 20}, "p = 0.002): more than the choice of problems explains"),
 ])
 def test_certainty_is_said_in_words(tmp_path: Path, solved: dict[str, int], expected: str) -> None:
     _, output = report(tmp_path, make_artifacts(tmp_path, solved=solved))
@@ -182,16 +189,12 @@ def test_certainty_is_said_in_words(tmp_path: Path, solved: dict[str, int], expe
     assert expected in line
 
 
-@pytest.mark.parametrize(("better", "worse", "expected"), [
-    (0, 0, 1.0), (1, 0, 1.0), (5, 0, 0.0625), (3, 3, 1.0), (8, 1, 0.0390625)])
-def test_sign_test(better: int, worse: int, expected: float) -> None:
-    assert sign_test(better, worse) == sign_test(worse, better) == expected
-
-
 @pytest.mark.parametrize(("change", "expected"), [
     ({"uniform": 0.529}, "Learned mixing is worse than uniform mixing"),
     ({"movement": 0.002}, "did not move"),
     ({"dead": True}, "1 routed expert with a load under 1% on held-out rows: layer 0 expert 1."),
+    ({"moe": {"diverged_at_step": 70}}, "the MoE: The training loss diverged: at step 70"),
+    ({"moe": {"dead_expert_steps": 100}}, "less than 1% of the tokens for 100 steps"),
     ({"infrastructure_errors": 2}, "2 answers could not be graded"),
     ({"solved": dict.fromkeys(SOLVED, 0)}, "demo benchmark is too hard to tell these models apart."),
     ({"solved": dict.fromkeys(SOLVED, 39)}, "demo benchmark is too easy to tell these models apart."),
@@ -236,7 +239,97 @@ def test_several_benchmarks_have_their_own_columns_and_metrics(tmp_path: Path) -
     result, output = report(tmp_path, artifacts, evaluate={"benchmarks": benchmarks})
     text = (output / "comparison.md").read_text(encoding="utf-8")
     assert "HumanEval+ pass@1 % ↑" in text and "mbpp_small pass@1 % ↑" in text and "/somewhere" not in text
+    assert "HumanEval+: XFT merged" in text and "mbpp_small+: XFT merged" in text
+    widest = max(len(line) for line in text.splitlines() if line.startswith("|"))
+    assert widest <= 128
     assert result.manifest.metrics["merged_plus_pass_at_1_mbpp_small"] == 0.5
+
+
+def test_groups_of_problems_and_other_measures_are_shown(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path)
+    for model, solved in SOLVED.items():
+        results = results_of(model, solved)
+        for index, problem in enumerate(results["problems"]):
+            problem["groups"] = {"library": "Pandas" if index < 10 else "Numpy", "perturbation": "Origin"}
+        artifacts[f"evaluate_{model}_0"] = make_artifact(
+            tmp_path / f"grouped_{model}", "evaluate",
+            {"base_pass_at_1": 0.5, "plus_pass_at_1": solved / PROBLEMS, "problems": PROBLEMS, "samples": PROBLEMS},
+            {"results.json": results | {"benchmark": {"extended_tests": False}}})
+        artifacts[f"nll_{model}_0"] = make_artifact(
+            tmp_path / f"nll_{model}", "nll", {"nll": HELD_OUT[model], "nll_standard_error": 0.0125})
+        task = {"metrics": {"acc": 0.25, "acc_standard_error": 0.05}, "higher_is_better": {"acc": True}}
+        artifacts[f"lm_eval_{model}_0"] = make_artifact(
+            tmp_path / f"lm_eval_{model}", "lm_eval", {"acc": 0.25}, {"results.json": {"tasks": {"mmlu": task}}})
+    result, output = report(
+        tmp_path, artifacts, evaluate={"held_out_data": ["some/other.jsonl"], "lm_eval_tasks": ["mmlu"]})
+    text = (output / "comparison.md").read_text()
+    by_library = text.split("by library")[1].split("##")[0]
+    assert [line.split("|")[1].strip() for line in by_library.splitlines() if line.startswith("| ")][2:] == [
+        "Numpy (30)", "Pandas (10)"]
+    assert "80.0 [" in by_library and "by perturbation" in text  # the base model solves 8 of the first 10
+    assert "| NLL on other.jsonl ↓" in text and "0.5300 ± 0.0125" in text
+    assert "| mmlu acc ↑" in text and "0.2500 ± 0.0500" in text
+    metrics = result.manifest.metrics
+    assert metrics["base_pass_at_1/pandas"] == 0.8 and metrics["merged_pass_at_1/numpy"] == pytest.approx(1 / 3)
+    assert metrics["merged_nll_on_other_jsonl"] == 0.53 and metrics["merged_nll_on_other_jsonl_standard_error"] == 0.0125
+    assert metrics["sft_mmlu_acc"] == 0.25
+
+
+def test_other_k_and_benchmarks_without_extended_tests(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path)
+    for model, solved in SOLVED.items():
+        # Two samples a problem: the second fails where the first passes, so that pass@2 is 1 for every problem.
+        problems = [
+            {"task_id": f"js/{index}", "samples": [
+                {"base": status, "plus": status, "solution": "-"} for status in (("pass", "fail") if index < solved else
+                                                                                ("fail", "pass"))]}
+            for index in range(PROBLEMS)]
+        artifacts[f"evaluate_{model}_1"] = make_artifact(
+            tmp_path / f"js_{model}", "evaluate",
+            {f"{tests}_pass_at_{k}": value for tests in ("base", "plus") for k, value in ((1, 0.5), (2, 1.0))}
+            | {"problems": PROBLEMS, "samples": 2 * PROBLEMS, "infrastructure_errors": 0},
+            {"results.json": {"benchmark": {"extended_tests": False}, "problems": problems}})
+    result, output = report(tmp_path, artifacts, evaluate={"benchmarks": ["humaneval", "data/humaneval-js.jsonl"]})
+    rows = [line for line in (output / "comparison.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    labels = [row.split("|")[1].strip() for row in rows[:8]]
+    assert labels == ["", "-" * len(labels[1]), "NLL ↓", "HumanEval pass@1 % ↑", "HumanEval+ pass@1 % ↑",
+                      "humaneval-js pass@1 % ↑", "humaneval-js pass@2 % ↑", "parameters"]
+    # Every problem's rate is a half: the answers are counted one by one, 80 of them.
+    assert rows[5].split("|")[5].strip() == "50.0 [39.3, 60.7]"
+    assert rows[6].split("|")[5].strip() == "100.0 [91.2, 100.0]"
+    assert result.manifest.metrics["merged_plus_pass_at_2_humaneval_js"] == 1.0
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "humaneval-js+" not in card and "paired randomisation test" in (output / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+def test_what_was_dropped_as_contaminated_is_shown(tmp_path: Path, dropped: bool) -> None:
+    artifacts = make_artifacts(tmp_path, without=("prepare",))
+    item = {"task_id": "HumanEval/2", "benchmark": "he.jsonl", "kind": "n_gram", "excerpt": "thirteen `words`\n# or so",
+            "row": ["Write <b>it</b>", "def f(): " + "x" * 900]}
+    artifacts["prepare"] = make_artifact(tmp_path / "prepare", "prepare", {"rows_read": 90}, {"decontamination.json": {
+        "benchmarks": ["he.jsonl", "mbpp.jsonl"], "rows_checked": 88, "dropped": [item] if dropped else []}})
+    _, output = report(tmp_path, artifacts)
+    section = (output / "comparison.md").read_text(encoding="utf-8").split("## Decontamination")[1]
+    assert "88 rows were searched for the problems of he.jsonl, mbpp.jsonl" in section
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert f"problems of he.jsonl, mbpp.jsonl; of 88 rows {int(dropped)} held one and were dropped." in card
+    if not dropped:
+        assert "None had to be dropped." in section
+        return
+    assert "HumanEval/2 (n-gram): `thirteen 'words' # or so`" in section and "x" * 200 not in section
+    assert [line.split()[1:8:2] for line in section.splitlines() if line.startswith("| he.jsonl")] == [
+        ["he.jsonl", "0", "1", "1"]]
+    assert comparison_of(output)["decontamination"]["dropped"][0]["row"].startswith("Write <b>it</b>\ndef f()")
+
+
+def test_data_that_was_not_searched_is_warned_of(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path, without=("prepare",))
+    artifacts["prepare"] = make_artifact(tmp_path / "prepare", "prepare", {"rows_read": 90}, {"decontamination.json": {
+        "benchmarks": [], "rows_checked": 88, "dropped": []}})
+    _, output = report(tmp_path, artifacts)
+    assert any("data.decontaminate is off" in warning for warning in comparison_of(output)["warnings"])
+    assert "data.decontaminate is off" in (output / "README.md").read_text(encoding="utf-8")
 
 
 def test_model_card_is_one_for_the_hub(tmp_path: Path) -> None:
@@ -276,8 +369,9 @@ def test_answers_that_were_not_graded_count_for_nothing(tmp_path: Path) -> None:
             "samples": PROBLEMS, "infrastructure_errors": 1}, {"results.json": results})
     _, output = report(tmp_path, artifacts)
     found = comparison_of(output)["differences"][0]
-    assert (found["model"], found["against"], found["better"], found["worse"]) == ("merged", "sft", 2, 0)
-    assert found["difference"] == pytest.approx(2 / 39)
+    assert (found["model"], found["against"]) == ("merged", "sft")
+    assert (len(found["pair"]["better_on"]), len(found["pair"]["worse_on"]), found["pair"]["problems"]) == (2, 0, 39)
+    assert found["pair"]["difference"] == pytest.approx(2 / 39)
 
 
 def test_no_shared_expert(tmp_path: Path) -> None:

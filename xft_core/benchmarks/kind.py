@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Typ
 
 from xft_core.benchmarks.jsonl import read_jsonl
 from xft_core.config import EvaluateConfig
-from xft_core.errors import DataError
+from xft_core.errors import DataError, XftError
 
 if TYPE_CHECKING:  # grading needs no tokenizer, and these imports take seconds
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -30,6 +30,10 @@ class Verdict:
 
 
 NOT_GRADED = Verdict("infrastructure_error", "infrastructure_error")
+
+
+class NotGradable(XftError):
+    """This machine lacks what a benchmark is graded with. It is skipped, saying so: that is no failure of the model."""
 
 
 class AnyProblem(Protocol):
@@ -97,7 +101,24 @@ class Kind(ABC, Generic[P]):
 
     @abstractmethod
     def open_grader(self, config: EvaluateConfig, benchmark: Path) -> Grader[P]:
-        """A grader that works here and now. Raises SandboxError, saying what to install, when there is none."""
+        """A grader that works here and now. Raises SandboxError, saying what to install, when there is none, and
+        NotGradable, saying the same, where a toolchain is missing that not everyone has."""
+
+    def versions(self, benchmark: Path, config: EvaluateConfig) -> dict[str, str | None]:
+        """What verdicts depend on that is installed beside this package, by name its version; None: it is not there.
+
+        Part of the evaluate stage's key: what was skipped is graded once the toolchain is there. Nothing by default.
+        Raises SandboxError where something is missing that the benchmark is not to be skipped for.
+        """
+        return {}
+
+    def groups(self, problem: P) -> dict[str, str]:
+        """What a problem is counted with: by criterion (``library``) the group's name. None by default."""
+        return {}
+
+    def labels(self, problems: Sequence[P]) -> dict[str, str]:
+        """What reports group benchmarks of this kind by, for results.json. Nothing by default."""
+        return {}
 
     def load_problems(self, path: Path, max_problems: int | None = None) -> list[P]:
         """The problems of a benchmark file, in its order; only the first ``max_problems`` if given.

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+from xft_core.benchmarks.ds1000.kind import DS1000
 from xft_core.benchmarks.evalplus.kind import EvalPlus
 from xft_core.benchmarks.jsonl import read_jsonl
 from xft_core.benchmarks.kind import Kind
+from xft_core.benchmarks.multipl_e.kind import MultiPLE
 from xft_core.errors import DataError
 
-KINDS: tuple[Kind[Any], ...] = (EvalPlus(),)
+KINDS: tuple[Kind[Any], ...] = (EvalPlus(), MultiPLE(), DS1000())
 
 
 def kind_of(path: Path) -> Kind[Any]:

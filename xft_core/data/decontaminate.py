@@ -3,11 +3,12 @@
 Two texts are compared by their words (letters, digits and underscore, in lower case), so that indentation, line breaks,
 quotes and comment signs play no part. A row is contaminated when it holds
 
-    substring   a problem's docstring (its wording, without examples) or its canonical solution, whole. Of at least
+    substring   a problem's docstring or comment (its wording, without examples) or its canonical solution, whole. Of at least
                 MIN_WORDS words and MIN_CHARACTERS characters: shorter ones (``return a + b``) are anyone's.
                 For solutions every character but white space counts, not only the words.
     n_gram      NGRAM_WORDS consecutive words of a problem's prompt or solution. Runs that several problems of
                 the benchmarks share (imports, ``for i in range(len(``, stock phrases) are nobody's and do not count.
+                One problem in several files (HumanEval+, its mini version, MultiPL-E in eleven languages) is one problem.
 """
 
 import ast
@@ -28,6 +29,9 @@ MIN_WORDS, MIN_CHARACTERS = 8, 40
 Words = tuple[str, ...]
 _WORD = re.compile(r"\w+")
 _SPACE = re.compile(r"\s+")
+# The same problem is HumanEval/23 in one file and HumanEval_23_strlen in another.
+_NUMBERED = re.compile(r"(humaneval|mbpp)[/_](\d+)(?:_|$)", re.IGNORECASE)
+_COMMENT = re.compile(r"^\s*(?://+|--|#(?!!|include)|\*)(.*)$", re.MULTILINE)
 _EXAMPLES = re.compile(r">>>|\n\s*(?:for )?examples?\b|\n\s*assert |\bfor example\b", re.IGNORECASE)
 
 
@@ -115,16 +119,24 @@ def _own_ngrams(problems: list[_Problem]) -> dict[Words, tuple[str, str]]:
         for text in (problem.prompt, problem.solution):
             for run in _runs(_words(text), NGRAM_WORDS):
                 owners[run].add((problem.task_id, problem.benchmark))
-    # The same problem may be in two files (HumanEval+ and its mini version): it is still one problem.
-    return {run: min(of_run) for run, of_run in owners.items() if len({task_id for task_id, _ in of_run}) == 1}
+    return {
+        run: min(of_run) for run, of_run in owners.items() if len({_identity(task_id) for task_id, _ in of_run}) == 1}
+
+
+def _identity(task_id: str) -> str:
+    """One name for a problem in whatever file and language."""
+    numbered = _NUMBERED.match(task_id)
+    return f"{numbered[1].lower()}/{numbered[2]}" if numbered else task_id
 
 
 def _wording(prompt: str) -> str:
-    """The prose of a prompt's last docstring up to its examples; the whole prompt if it has none."""
+    """The prose of a prompt's last docstring, or of its comments where it is not Python, up to its examples; the whole
+    prompt if it has none."""
     try:
         tree = ast.parse(prompt.rstrip() + "\n")
     except SyntaxError:
-        return prompt
+        comments = "\n".join(_COMMENT.findall(prompt))
+        return _EXAMPLES.split(comments)[0] if comments.strip() else prompt
     documented = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     docstrings = [text for node in ast.walk(tree) if isinstance(node, documented) and (text := ast.get_docstring(node))]
     return _EXAMPLES.split(docstrings[-1])[0] if docstrings else prompt

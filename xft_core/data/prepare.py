@@ -44,7 +44,7 @@ def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
     counts["dropped_contaminated"] = len(unique) - len(clean)
     random.Random(config.seed).shuffle(clean)
     clean = clean[:config.data.max_rows]
-    rows, truncated = _tokenised(clean, config.data, load_tokenizer(inputs["tokenizer"]))
+    rows, truncated = tokenised(clean, config.data, load_tokenizer(inputs["tokenizer"]))
     counts["truncated"] = truncated
     fitting = [(conversation, row) for conversation, row in zip(clean, rows, strict=True) if row is not None]
     counts["dropped_no_room"] = len(clean) - len(fitting)
@@ -85,9 +85,10 @@ def tokenise(messages: list[Message], config: DataConfig, tokenizer: PreTrainedT
     return Row(prompt_ids + response_ids[:room], len(prompt_ids)), len(response_ids) > room
 
 
-def _tokenised(
+def tokenised(
     conversations: list[list[Message]], config: DataConfig, tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[list[Row | None], int]:
+    """Every conversation as ``tokenise`` has it, and how many were truncated. Raises DataError, naming the row."""
     rows: list[Row | None] = []
     truncated = 0
     for messages in conversations:

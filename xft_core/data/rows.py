@@ -42,11 +42,20 @@ class Rows:
 
 def save_rows(path: Path, rows: list[Row]) -> None:
     """Write rows to one safetensors file."""
+    save_file(_tensors(rows), path)
+
+
+def rows_of(rows: list[Row]) -> Rows:
+    """Rows that are in memory only."""
+    return Rows(**_tensors(rows))
+
+
+def _tensors(rows: list[Row]) -> dict[str, torch.Tensor]:
     lengths = torch.tensor([0] + [len(row.input_ids) for row in rows], dtype=torch.int64)
-    save_file({
+    return {
         "input_ids": torch.cat([torch.tensor(row.input_ids, dtype=torch.int32) for row in rows]),
         "offsets": lengths.cumsum(0),
-        "prompt_lengths": torch.tensor([row.prompt_length for row in rows], dtype=torch.int32)}, path)
+        "prompt_lengths": torch.tensor([row.prompt_length for row in rows], dtype=torch.int32)}
 
 
 def load_rows(directory: Path, split: str) -> Rows:

@@ -1,32 +1,67 @@
 """The four models side by side, in numbers: the content of ``comparison.json``. Sentences are made in findings.py."""
 
-import math
-from statistics import fmean, pstdev, stdev
+import re
+from pathlib import PurePath
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from xft_core.checks import mixing_findings, training_findings
+from xft_core.reporting.evaluation import Pair, PassRate, counts, pair, pass_rate
 from xft_core.reporting.evidence import MODELS, Evidence
+from xft_core.reporting.multilingual import Average, averages
 
 # Which model is compared with which: the question of the paper first.
 PAIRS = (("merged", "sft"), ("merged", "base"), ("merged", "moe"), ("moe", "sft"), ("sft", "base"))
+ROW_CHARACTERS = 200
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class PassAtK(_Part):
+    """pass@k on ``tests``: "base", or "plus" where base and extended tests pass."""
+
+    tests: str
+    k: int
+    rate: PassRate
+
+
+class Group(_Part):
+    """pass@1 (with extended tests) on the problems of one group: of a ``library``, say."""
+
+    criterion: str
+    name: str
+    problems: int
+    rate: PassRate
+
+
 class Score(_Part):
-    """pass@1 on one benchmark: fractions, standard errors over its problems. "plus": base and plus tests pass."""
+    """One model on one benchmark. Without ``extended_tests``, "plus" says the same as "base". ``language``: of MultiPL-E."""
 
     benchmark: str
+    language: str | None
+    extended_tests: bool
     problems: int
     samples: int
-    base_pass_at_1: float
-    base_standard_error: float | None
-    plus_pass_at_1: float
-    plus_standard_error: float | None
+    pass_at_k: list[PassAtK]
+    groups: list[Group]
     truncated: int | None
     infrastructure_errors: int
+
+    def rate(self, tests: str, k: int = 1) -> PassRate | None:
+        """pass@k on ``tests``, if it was measured."""
+        return next((item.rate for item in self.pass_at_k if (item.tests, item.k) == (tests, k)), None)
+
+
+class Measure(_Part):
+    """A number beside pass@k: held-out loss on other data, or a metric of a task of lm-eval."""
+
+    title: str
+    value: float
+    standard_error: float | None
+    higher_is_better: bool | None
 
 
 class Row(_Part):
@@ -38,24 +73,17 @@ class Row(_Part):
     parameters_total: int | None
     parameters_active: int | None
     scores: list[Score]
+    measures: list[Measure]
 
 
 class Difference(_Part):
-    """pass@1 of ``model`` minus that of ``against``, paired over the problems that both answered.
-
-    ``better`` and ``worse`` count problems; ``sign_test`` is the two-sided exact p-value of that split (McNemar's
-    exact test when there is one sample a problem).
-    """
+    """``model`` beside ``against`` on one benchmark's ``tests``, problem by problem."""
 
     benchmark: str
     tests: str
     model: str
     against: str
-    difference: float
-    standard_error: float | None
-    better: int
-    worse: int
-    sign_test: float
+    pair: Pair
 
 
 class LayerMix(_Part):
@@ -85,17 +113,41 @@ class LayerRouting(_Part):
     mean_shared_weight: float | None
 
 
+class DroppedRow(_Part):
+    """A training row that holds a benchmark's problem: by what (see data/decontaminate.py), and how the row begins."""
+
+    benchmark: str
+    task_id: str
+    kind: str
+    excerpt: str
+    row: str
+
+
+class Decontamination(_Part):
+    """What was looked for in the training data, and what was found and dropped."""
+
+    benchmarks: list[str]
+    rows_checked: int
+    dropped: list[DroppedRow]
+
+
 class Comparison(_Part):
-    """Everything the report tells."""
+    """Everything the report tells. ``benchmarks``: their titles, in the recipe's order; ``skipped``: of those that could
+    not be graded where this ran, with the reason; ``went_wrong``: what was noticed in training and mixing, by model."""
 
     recipe: str
     seed: int
+    benchmarks: list[str]
+    skipped: dict[str, str]
     rows: list[Row]
+    multilingual: list[Average]
     differences: list[Difference]
     training_compute_ratio: float | None
     mixing: Mixing | None
     routing: list[LayerRouting]
+    went_wrong: dict[str, list[str]]
     data: dict[str, int]
+    decontamination: Decontamination | None
 
     def row(self, model: str) -> Row | None:
         """The row of one of MODELS, if it is there."""
@@ -107,16 +159,22 @@ def compare(evidence: Evidence) -> Comparison:
     prepare = evidence.manifests.get("prepare")
     rows = [row for model in MODELS if (row := _row(evidence, model))]
     return Comparison(
-        recipe=evidence.recipe.name, seed=evidence.recipe.seed, rows=rows, differences=_differences(evidence),
+        recipe=evidence.recipe.name, seed=evidence.recipe.seed, benchmarks=evidence.benchmarks(),
+        skipped=_skipped(evidence), rows=rows, multilingual=_multilingual(rows), differences=_differences(evidence),
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
-        data={name: value for name, value in sorted(prepare.metrics.items()) if type(value) is int} if prepare else {})
+        went_wrong=_went_wrong(evidence),
+        data={name: value for name, value in sorted(prepare.metrics.items()) if type(value) is int} if prepare else {},
+        decontamination=_decontamination(evidence))
 
 
-def sign_test(better: int, worse: int) -> float:
-    """Two-sided exact p-value of ``better`` against ``worse`` when either is as likely."""
-    total = better + worse
-    tail = sum(math.comb(total, count) for count in range(min(better, worse) + 1))
-    return min(1.0, 2 * tail / 2**total)
+def metric_ending(benchmark: str, first: str | None) -> str:
+    """What the names of a benchmark's metrics end in: nothing for the ``first`` one, its title for any other."""
+    return "" if benchmark == first else f"_{flat_title(benchmark)}"
+
+
+def flat_title(title: str) -> str:
+    """A title as part of a metric's name: lower case letters, digits and underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
 
 
 def _row(evidence: Evidence, model: str) -> Row | None:
@@ -132,10 +190,11 @@ def _row(evidence: Evidence, model: str) -> Row | None:
         score for index, benchmark in enumerate(evidence.benchmarks())
         if (score := _score(evidence, model, index, benchmark))]
     nll = _held_out_nll(evidence, model)
-    if nll is None and not scores:
+    measures = _measures(evidence, model)
+    if nll is None and not scores and not measures:
         return None
     return Row(
-        model=model, name=evidence.model_name(model), held_out_nll=nll, scores=scores,
+        model=model, name=evidence.model_name(model), held_out_nll=nll, scores=scores, measures=measures,
         parameters_total=None if total is None else int(total),
         parameters_active=None if active is None else int(active))
 
@@ -143,9 +202,8 @@ def _row(evidence: Evidence, model: str) -> Row | None:
 def _held_out_nll(evidence: Evidence, model: str) -> float | None:
     if model == "base":
         before = evidence.metric("sft_baseline", "held_out_nll_before")
-        upcycle = evidence.recipe.upcycle
         # Without a baseline the untouched MoE stands for the base model, where upcycling is the identity.
-        if before is None and (upcycle.normalization != "none" or not upcycle.shared_expert):
+        if before is None and evidence.recipe.upcycle.is_identity:
             before = evidence.metric("sft_moe", "held_out_nll_before")
         return before
     return evidence.metric({"sft": "sft_baseline", "moe": "sft_moe", "merged": "merge"}[model], "held_out_nll")
@@ -153,47 +211,89 @@ def _held_out_nll(evidence: Evidence, model: str) -> float | None:
 
 def _score(evidence: Evidence, model: str, index: int, benchmark: str) -> Score | None:
     role = f"evaluate_{model}_{index}"
-    base, plus = evidence.metric(role, "base_pass_at_1"), evidence.metric(role, "plus_pass_at_1")
-    if base is None or plus is None:
+    results = evidence.file(role, "results.json")
+    if evidence.metric(role, "plus_pass_at_1") is None or results is None:
         return None
+    extended = results.get("benchmark", {}).get("extended_tests", True)
     truncated = evidence.metric(f"generate_{model}_{index}", "truncated")
-    base_rates = list(_pass_rates(evidence, role, "base").values())
+    rates = []
+    for tests in ("base", "plus"):
+        of_problems = counts(results, tests)
+        rates += [
+            PassAtK(tests=tests, k=k, rate=rate) for k in evidence.ks(role) if (rate := pass_rate(of_problems, k))]
     return Score(
-        benchmark=benchmark, problems=int(evidence.metric(role, "problems") or 0),
-        samples=int(evidence.metric(role, "samples") or 0),
-        base_pass_at_1=base,
-        # Of the population, as the evaluate stage has it for plus.
-        base_standard_error=pstdev(base_rates) / math.sqrt(len(base_rates)) if base_rates else None,
-        plus_pass_at_1=plus, plus_standard_error=evidence.metric(role, "plus_standard_error"),
+        benchmark=benchmark, language=results.get("benchmark", {}).get("language"), extended_tests=extended,
+        problems=int(evidence.metric(role, "problems") or 0),
+        samples=int(evidence.metric(role, "samples") or 0), pass_at_k=rates, groups=_groups(results),
         truncated=None if truncated is None else int(truncated),
         infrastructure_errors=int(evidence.metric(role, "infrastructure_errors") or 0))
 
 
-def _pass_rates(evidence: Evidence, role: str, tests: str) -> dict[str, float]:
-    """Fraction of passing samples of every problem in an evaluation's results.json, over those that were graded."""
-    rates = {}
-    for problem in (evidence.file(role, "results.json") or {"problems": []})["problems"]:
-        graded = [sample[tests] for sample in problem["samples"] if sample[tests] != "infrastructure_error"]
-        if graded:
-            rates[problem["task_id"]] = fmean(verdict == "pass" for verdict in graded)
-    return rates
+def _groups(results: dict[str, Any]) -> list[Group]:
+    of_problems = counts(results, "plus")
+    members: dict[tuple[str, str], list[str]] = {}
+    for problem in results["problems"]:
+        for group in problem.get("groups", {}).items():
+            members.setdefault(group, []).append(problem["task_id"])
+    found = []
+    for (criterion, name), task_ids in sorted(members.items()):
+        graded = {task_id: of_problems[task_id] for task_id in task_ids if task_id in of_problems}
+        if rate := pass_rate(graded, 1):
+            found.append(Group(criterion=criterion, name=name, problems=len(graded), rate=rate))
+    return found
+
+
+def _measures(evidence: Evidence, model: str) -> list[Measure]:
+    found = []
+    for index, path in enumerate(evidence.recipe.evaluate.held_out_data):
+        role = f"nll_{model}_{index}"
+        value = evidence.metric(role, "nll")
+        if value is not None:
+            found.append(Measure(
+                title=f"NLL on {PurePath(path.removeprefix('demo:')).name}", value=value,
+                standard_error=evidence.metric(role, "nll_standard_error"), higher_is_better=False))
+    for index, name in enumerate(evidence.recipe.evaluate.lm_eval_tasks):
+        tasks = (evidence.file(f"lm_eval_{model}_{index}", "results.json") or {"tasks": {}})["tasks"]
+        # The aggregate of a group; where it has none, its parts.
+        for part, task in ({name: tasks[name]} if tasks.get(name, {}).get("metrics") else tasks).items():
+            metrics = task["metrics"]
+            found += [
+                Measure(title=f"{part} {metric}", value=value, standard_error=metrics.get(f"{metric}_standard_error"),
+                        higher_is_better=task["higher_is_better"].get(metric))
+                for metric, value in metrics.items() if not metric.endswith("_standard_error")]
+    return found
+
+
+def _skipped(evidence: Evidence) -> dict[str, str]:
+    reasons = {}
+    for index, benchmark in enumerate(evidence.benchmarks()):
+        for model in MODELS:
+            results = evidence.file(f"evaluate_{model}_{index}", "results.json") or {}
+            if "skipped" in results:
+                reasons[benchmark] = results["skipped"]
+    return reasons
+
+
+def _multilingual(rows: list[Row]) -> list[Average]:
+    return averages({
+        row.model: {
+            score.language: (score.problems, rate.value)
+            for score in row.scores if score.language and (rate := score.rate("base"))}
+        for row in rows})
 
 
 def _differences(evidence: Evidence) -> list[Difference]:
     found = []
     for index, benchmark in enumerate(evidence.benchmarks()):
+        results = {
+            model: content for model in MODELS if (content := evidence.file(f"evaluate_{model}_{index}", "results.json"))}
         for tests in ("base", "plus"):
-            rates = {model: _pass_rates(evidence, f"evaluate_{model}_{index}", tests) for model in MODELS}
+            of_models = {model: counts(content, tests) for model, content in results.items()}
             for model, against in PAIRS:
-                common = sorted(rates[model].keys() & rates[against].keys())
-                if not common:
-                    continue
-                changes = [rates[model][problem] - rates[against][problem] for problem in common]
-                better, worse = sum(change > 0 for change in changes), sum(change < 0 for change in changes)
-                found.append(Difference(
-                    benchmark=benchmark, tests=tests, model=model, against=against, difference=fmean(changes),
-                    standard_error=stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else None,
-                    better=better, worse=worse, sign_test=sign_test(better, worse)))
+                compared = pair(of_models.get(model, {}), of_models.get(against, {}))
+                if compared:
+                    found.append(
+                        Difference(benchmark=benchmark, tests=tests, model=model, against=against, pair=compared))
     return found
 
 
@@ -221,8 +321,32 @@ def _mixing(evidence: Evidence) -> Mixing | None:
             for layer in content["layers"]])
 
 
+def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
+    """Sentences on each training and on mixing, by model, from the same limits that would have stopped the run."""
+    checks, found = evidence.recipe.checks, {}
+    for model, role in (("sft", "sft_baseline"), ("moe", "sft_moe")):
+        if role in evidence.manifests:
+            found[model] = training_findings(evidence.manifests[role].metrics, checks)
+    if "mix" in evidence.manifests:
+        found["merged"] = mixing_findings(evidence.manifests["mix"].metrics, evidence.recipe.merge.method, checks)
+    return found
+
+
 def _routing(evidence: Evidence) -> list[LayerRouting]:
     content = evidence.file("sft_moe", "router.json") or {"layers": []}
     return [
         LayerRouting(load=layer["load"], entropy=layer["entropy"], mean_shared_weight=layer["mean_shared_weight"])
         for layer in content["layers"]]
+
+
+def _decontamination(evidence: Evidence) -> Decontamination | None:
+    content = evidence.file("prepare", "decontamination.json")
+    if content is None:
+        return None
+    return Decontamination(
+        benchmarks=content["benchmarks"], rows_checked=content["rows_checked"],
+        dropped=[
+            DroppedRow(
+                benchmark=item["benchmark"], task_id=item["task_id"], kind=item["kind"], excerpt=item["excerpt"],
+                row="\n".join(item["row"])[:ROW_CHARACTERS])
+            for item in content["dropped"]])

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -13,7 +14,11 @@ from xft_core.errors import ArtifactError
 from xft_core.tracking import read_metrics
 
 MODELS = ("base", "sft", "moe", "merged")
-BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP"}
+BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP", "ds1000": "DS-1000"}
+# The files that evalplus releases hold base and extended tests; their version is in the results.
+RELEASED = {"HumanEvalPlus-v": "HumanEval", "HumanEvalPlus-Mini-v": "HumanEval mini", "MbppPlus-v": "MBPP"}
+MULTIPL_E = re.compile(r"(?:.*/)?multipl-e/(?:humaneval-)?(\w+)(?:\.jsonl)?(?:\.gz)?")
+PASS_AT = "plus_pass_at_"
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,12 @@ class Evidence:
         manifest = self.manifests.get(role)
         value = manifest.metrics.get(name) if manifest else None
         return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+    def ks(self, role: str) -> list[int]:
+        """The k of every pass@k in a role's metrics, ascending."""
+        manifest = self.manifests.get(role)
+        names = manifest.metrics if manifest else {}
+        return sorted(int(name.removeprefix(PASS_AT)) for name in names if name.startswith(PASS_AT))
 
     def file(self, role: str, name: str) -> Any | None:
         """The content of a JSON file of a role's artifact, None without one. Raises ArtifactError for a broken one."""
@@ -62,7 +73,7 @@ class Evidence:
 
     def benchmarks(self) -> list[str]:
         """A title for each benchmark of the recipe; two that would be called the same are numbered."""
-        titles = [_benchmark_title(name) for name in self.recipe.evaluate.benchmarks]
+        titles = [benchmark_title(name) for name in self.recipe.evaluate.benchmarks]
         return [
             f"{title} ({index + 1})" if titles.count(title) > 1 else title for index, title in enumerate(titles)]
 
@@ -78,8 +89,13 @@ class Evidence:
         }[model]
 
 
-def _benchmark_title(name: str) -> str:
+def benchmark_title(name: str) -> str:
+    """What a person calls a benchmark of the recipe (a name, ``demo:`` or a path)."""
     if name in BENCHMARK_TITLES:
         return BENCHMARK_TITLES[name]
+    multipl_e = MULTIPL_E.fullmatch(name)
+    if multipl_e:
+        return f"MultiPL-E {multipl_e[1]}"
     stem = PurePath(name.removeprefix("demo:")).name.removesuffix(".gz").removesuffix(".jsonl")
-    return f"demo {stem}" if name.startswith("demo:") else stem
+    released = next((title for start, title in RELEASED.items() if stem.startswith(start)), stem)
+    return f"demo {stem}" if name.startswith("demo:") else released

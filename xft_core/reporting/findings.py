@@ -2,17 +2,17 @@
 
 from collections.abc import Iterator
 
+from xft_core.checks import DEAD_LOAD, worse_than_base
 from xft_core.reporting.comparison import Comparison, Difference
+from xft_core.reporting.evaluation import certainty, p_text
 
-MOVED = 0.01
-DEAD_LOAD = 0.01
 MANY_TRUNCATED = 0.1
 TELLING = (0.05, 0.95)  # outside of these fractions a benchmark is too hard or too easy to tell models apart
 
 
 def findings(comparison: Comparison) -> list[str]:
     """One sentence or two for each thing a reader asks: solved problems, held-out loss, mixing, cost, certainty."""
-    found = [difference_sentence(comparison, item) for item in comparison.differences if item.tests == "plus"]
+    found = [difference_sentence(comparison, item) for item in main_differences(comparison)]
     found += _held_out_sentences(comparison)
     found += _mixing_sentences(comparison)
     if comparison.training_compute_ratio is not None:
@@ -20,45 +20,46 @@ def findings(comparison: Comparison) -> list[str]:
             f"Training the MoE took about {comparison.training_compute_ratio:.1f} times the computation of the dense "
             "SFT (steps times active parameters per token).")
     found.append(
-        f"One run with one seed ({comparison.seed}): the standard errors cover the choice of problems, not the chance "
-        "in training. Repeat with other seeds before a claim.")
+        f"One run with one seed ({comparison.seed}): intervals and tests cover the choice of problems, not the chance in "
+        "training, and no p-value is corrected for how many there are. Repeat with other seeds before a claim.")
     return found
+
+
+def main_differences(comparison: Comparison) -> list[Difference]:
+    """The merged model against plain SFT (the base model, where there was none), on every benchmark."""
+    return [
+        found[0] for benchmark in dict.fromkeys(item.benchmark for item in comparison.differences)
+        if (found := [item for item in comparison.differences if (item.benchmark, item.tests) == (benchmark, "plus")])]
 
 
 def difference_sentence(comparison: Comparison, item: Difference) -> str:
     """How two models differ on one benchmark, and whether the difference can be told from none."""
-    model, against = _name(comparison, item.model), _name(comparison, item.against)
-    where = f"{item.benchmark}{'+' if item.tests == 'plus' else ''}"
-    if item.better == item.worse == 0:
+    model, against = model_name(comparison, item.model), model_name(comparison, item.against)
+    where = test_name(comparison, item.benchmark, item.tests)
+    if not item.pair.better_on and not item.pair.worse_on:
         return f"{where}: {model} and {against} solve the same problems."
-    if item.difference:
-        size = f"{abs(item.difference):.1%}".replace("%", " points")
-        text = f"{where}: {model} solves {size} {'more' if item.difference > 0 else 'fewer'} than {against}"
+    if item.pair.difference:
+        size = f"{abs(item.pair.difference):.1%}".replace("%", " points")
+        text = f"{where}: {model} solves {size} {'more' if item.pair.difference > 0 else 'fewer'} than {against}"
     else:
         text = f"{where}: {model} solves as many as {against}"
-    text += f" (better on {_count(item.better, 'problem')}, worse on {item.worse}"
-    if item.standard_error is None:
-        return f"{text})."
-    certainty = _certainty(item, item.standard_error)
-    return f"{text}; paired standard error {100 * item.standard_error:.1f} points): {certainty}."
+    text += f" (better on {_count(len(item.pair.better_on), 'problem')}, worse on {len(item.pair.worse_on)}"
+    p_value = p_text(item.pair.p_value)
+    shown = f"p {p_value}" if p_value.startswith("<") else f"p = {p_value}"
+    return f"{text}; {item.pair.test}, {shown}): {certainty(item.pair.p_value)}."
+
+
+def test_name(comparison: Comparison, benchmark: str, tests: str) -> str:
+    """``HumanEval+`` for the extended tests of HumanEval; the plain name where a benchmark has no such tests."""
+    extended = any(
+        score.extended_tests for row in comparison.rows for score in row.scores if score.benchmark == benchmark)
+    return f"{benchmark}+" if tests == "plus" and extended else benchmark
 
 
 def warnings(comparison: Comparison) -> list[str]:
     """What a person must know before using the merged model."""
-    return [*_loss_warnings(comparison), *_mixing_warnings(comparison), *_routing_warnings(comparison),
-            *_evaluation_warnings(comparison)]
-
-
-def _certainty(item: Difference, standard_error: float) -> str:
-    ratio = abs(item.difference) / standard_error if standard_error else float("inf")
-    if ratio <= 1 + 1e-9:  # one problem of difference is exactly one standard error
-        return "within one standard error, no difference can be claimed"
-    if ratio <= 2:
-        return "between one and two standard errors, a hint and no more"
-    if item.sign_test > 0.05:
-        return ("more than two standard errors, but too few problems differ to be sure "
-                f"(sign test p = {item.sign_test:.2f})")
-    return f"more than two standard errors (sign test p = {item.sign_test:.2g})"
+    return [*_data_warnings(comparison), *_loss_warnings(comparison), *_went_wrong_warnings(comparison),
+            *_routing_warnings(comparison), *_evaluation_warnings(comparison)]
 
 
 def _held_out_sentences(comparison: Comparison) -> Iterator[str]:
@@ -67,10 +68,10 @@ def _held_out_sentences(comparison: Comparison) -> Iterator[str]:
         return
     against = [
         f"{abs(rows['merged'] - rows[model]):.4f} {'lower' if rows['merged'] <= rows[model] else 'higher'} than "
-        f"{_name(comparison, model)}"
+        f"{model_name(comparison, model)}"
         for model in ("sft", "moe", "base") if model in rows]
     if against:
-        yield (f"Held-out loss: {_name(comparison, 'merged')} has {rows['merged']:.4f} nats per response token, "
+        yield (f"Held-out loss: {model_name(comparison, 'merged')} has {rows['merged']:.4f} nats per response token, "
                f"{_join(against)}.")
 
 
@@ -88,26 +89,25 @@ def _mixing_sentences(comparison: Comparison) -> Iterator[str]:
         yield f"The mixing coefficients moved by {mean}{mixing.movement_max:.3f} at most (shares between 0 and 1)."
 
 
+def _data_warnings(comparison: Comparison) -> Iterator[str]:
+    if comparison.decontamination and not comparison.decontamination.benchmarks:
+        yield ("The training data was not searched for the benchmarks' problems (data.decontaminate is off): scores may "
+               "be of answers learned by heart.")
+
+
 def _loss_warnings(comparison: Comparison) -> Iterator[str]:
     row = comparison.row("base")
     base = row.held_out_nll if row else None
     for row in comparison.rows:
         if base is not None and row.held_out_nll is not None and row.held_out_nll > base:
-            yield (f"{row.name} is worse than the base model on held-out rows: {row.held_out_nll:.4f} against "
-                   f"{base:.4f} nats per response token.")
+            yield worse_than_base(row.name, row.held_out_nll, base)
 
 
-def _mixing_warnings(comparison: Comparison) -> Iterator[str]:
-    mixing = comparison.mixing
-    if mixing is None or mixing.method != "learned":
-        return
-    merged, uniform = mixing.held_out_nll_merged, mixing.held_out_nll_uniform
-    if merged is not None and uniform is not None and merged > uniform:
-        yield (f"Learned mixing is worse than uniform mixing on held-out rows ({merged:.4f} against {uniform:.4f}): "
-               "lower merge.learning_rate, or use merge.method=uniform.")
-    if mixing.movement_max is not None and mixing.movement_max < MOVED:
-        yield (f"The mixing coefficients did not move (largest change {mixing.movement_max:.4f}): this is uniform "
-               "mixing in all but name. Raise merge.learning_rate or merge.epochs.")
+def _went_wrong_warnings(comparison: Comparison) -> Iterator[str]:
+    for model, sentences in comparison.went_wrong.items():
+        # Learned mixing says what it is about; of two trainings, the sentence does not.
+        prefix = "" if model == "merged" else f"{model_name(comparison, model)}: "
+        yield from (f"{prefix}{sentence}" for sentence in sentences)
 
 
 def _routing_warnings(comparison: Comparison) -> Iterator[str]:
@@ -122,10 +122,15 @@ def _routing_warnings(comparison: Comparison) -> Iterator[str]:
 
 
 def _evaluation_warnings(comparison: Comparison) -> Iterator[str]:
+    for benchmark, reason in comparison.skipped.items():
+        yield f"{benchmark} was skipped: {reason}. It is no 0 and is in no average; the answers are kept."
     low, high = TELLING
     for benchmark in dict.fromkeys(score.benchmark for row in comparison.rows for score in row.scores):
         values = [
-            score.plus_pass_at_1 for row in comparison.rows for score in row.scores if score.benchmark == benchmark]
+            rate.value for row in comparison.rows for score in row.scores
+            if score.benchmark == benchmark and (rate := score.rate("plus"))]
+        if not values:
+            continue
         if max(values) < low or min(values) > high:
             yield f"{benchmark} is too {'hard' if max(values) < low else 'easy'} to tell these models apart."
     for row in comparison.rows:
@@ -138,7 +143,8 @@ def _evaluation_warnings(comparison: Comparison) -> Iterator[str]:
                        "generate.max_new_tokens.")
 
 
-def _name(comparison: Comparison, model: str) -> str:
+def model_name(comparison: Comparison, model: str) -> str:
+    """What a sentence calls a model."""
     row = comparison.row(model)
     return {"base": "the base model", "moe": "the MoE"}.get(model) or (row.name if row else model)
 

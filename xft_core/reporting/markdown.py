@@ -2,13 +2,19 @@
 
 import math
 
-from xft_core.reporting.comparison import Comparison, LayerMix, Mixing, Row
+from xft_core.data.decontaminate import NGRAM_WORDS
+from xft_core.reporting.comparison import Comparison, Decontamination, Difference, LayerMix, Measure, Mixing
+from xft_core.reporting.evaluation import MCNEMAR, p_text, rate_text
 from xft_core.reporting.evidence import Evidence
-from xft_core.reporting.findings import findings, warnings
+from xft_core.reporting.findings import findings, main_differences, model_name, test_name, warnings
+from xft_core.reporting.multilingual import PAPER_LANGUAGES, Average
+from xft_core.reporting.page import PAGE
 
 CAPTION = (
     "↓ lower is better, ↑ higher is better. NLL: negative log-likelihood on held-out rows, nats per response token. "
-    "pass@1: % of problems solved ± one standard error; + with the extended tests too.")
+    "pass@k: % of problems solved in k attempts, in brackets the 95% confidence interval over the problems; + with the "
+    "extended tests too. ±: one standard error.")
+SHOWN_PROBLEMS, SHOWN_ROWS = 12, 5
 
 DATA_COUNTS = {
     "rows_read": "rows read",
@@ -19,7 +25,7 @@ DATA_COUNTS = {
     "held_out_tokens": "tokens held out",
     "held_out_response_tokens": "of these, response tokens (the NLL counts these)",
     "truncated": "responses cut at data.max_length",
-    "dropped_contaminated": "dropped: contains a problem of the benchmark",
+    "dropped_contaminated": "dropped: contains a problem of a benchmark",
     "dropped_no_room": "dropped: the prompt leaves no room for a response",
     "dropped_duplicate": "dropped: duplicate of another row",
     "dropped_empty_response": "dropped: empty response",
@@ -33,30 +39,81 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence) -> str:
         sections.append("![pass@1 and held-out loss](plots/results.png)")
     noted = warnings(comparison)
     if noted:
-        sections += ["## Warnings", _bullets(noted)]
-    sections += ["## What it says", _bullets(findings(comparison) + _conditions(evidence))]
+        sections += ["## Warnings", bullets(noted)]
+    sections += ["## What it says", bullets(findings(comparison) + _conditions(comparison, evidence))]
+    sections += groups_sections(comparison)
+    if comparison.differences:
+        sections += ["## Problem by problem", _differences_section(comparison)]
     if comparison.mixing and comparison.mixing.layers:
         sections += ["## Mixing coefficients", _mixing_section(comparison.mixing)]
     if comparison.routing:
         sections += ["## Routed experts, on held-out rows", _routing_table(comparison)]
     if comparison.data:
         sections += ["## Data", _data_table(comparison)]
+    if comparison.decontamination and comparison.decontamination.benchmarks:
+        sections += ["## Decontamination", _decontamination_section(comparison.decontamination)]
     return "\n\n".join(sections) + "\n"
 
 
 def results_table(comparison: Comparison) -> str:
-    """Models by rows; aligned, so that it also reads well as plain text."""
-    benchmarks = list(dict.fromkeys(score.benchmark for row in comparison.rows for score in row.scores))
-    header = ["model", "NLL ↓"]
-    header += [f"{benchmark}{plus} pass@1 % ↑" for benchmark in benchmarks for plus in ("", "+")]
-    header += ["parameters", "active"]
+    """A column for each model, a row for each measure: as wide with ten benchmarks as with one. It also reads well as
+    plain text."""
+    rows = comparison.rows
+    lines = [["NLL ↓", *("-" if row.held_out_nll is None else f"{row.held_out_nll:.4f}" for row in rows)]]
+    for benchmark in comparison.benchmarks:
+        of_models = [next((score for score in row.scores if score.benchmark == benchmark), None) for row in rows]
+        there = [score for score in of_models if score]
+        if not there:
+            if benchmark in comparison.skipped:
+                lines.append([f"{benchmark} pass@1 % ↑", *("skipped" for _ in rows)])
+            continue
+        for tests in ("base", "plus") if there[0].extended_tests else ("plus",):
+            for k in sorted({rate.k for score in there for rate in score.pass_at_k}):
+                rates = [score.rate(tests, k) if score else None for score in of_models]
+                cells = [rate_text(rate) if rate else "-" for rate in rates]
+                lines.append([f"{test_name(comparison, benchmark, tests)} pass@{k} % ↑", *cells])
+    for average in comparison.multilingual:
+        values = [average.pass_at_1.get(row.model) for row in rows]
+        lines.append([f"{average.title} pass@1 % ↑", *("-" if value is None else f"{100 * value:.1f}" for value in values)])
+    lines += _measure_lines(comparison)
+    lines += [
+        ["parameters", *(_millions(row.parameters_total) for row in rows)],
+        ["active per token", *(_millions(row.parameters_active) for row in rows)]]
+    return table(["", *(row.name for row in rows)], lines)
+
+
+def _measure_lines(comparison: Comparison) -> list[list[str]]:
+    of_models = [{measure.title: measure for measure in row.measures} for row in comparison.rows]
     lines = []
-    for row in comparison.rows:
-        cells = [row.name, "-" if row.held_out_nll is None else f"{row.held_out_nll:.4f}"]
-        for benchmark in benchmarks:
-            cells += _score_cells(row, benchmark)
-        lines.append([*cells, _millions(row.parameters_total), _millions(row.parameters_active)])
-    return table(header, lines)
+    for title, measure in {title: item for found in of_models for title, item in found.items()}.items():
+        arrow = {True: " ↑", False: " ↓", None: ""}[measure.higher_is_better]
+        lines.append([title + arrow, *(_measure_text(found.get(title)) for found in of_models)])
+    return lines
+
+
+def _measure_text(measure: Measure | None) -> str:
+    if measure is None:
+        return "-"
+    error = measure.standard_error
+    return f"{measure.value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def groups_sections(comparison: Comparison) -> list[str]:
+    """A table for each benchmark and criterion that its problems are grouped by: DS-1000's libraries, say."""
+    sections = []
+    for benchmark in comparison.benchmarks:
+        scores = [next((score for score in row.scores if score.benchmark == benchmark), None) for row in comparison.rows]
+        groups = [{(group.criterion, group.name): group for group in score.groups} if score else {} for score in scores]
+        for criterion in dict.fromkeys(criterion for found in groups for criterion, _ in found):
+            names = dict.fromkeys(key for found in groups for key in found if key[0] == criterion)
+            lines = [
+                [f"{key[1]} ({max(found[key].problems for found in groups if key in found)})",
+                 *(rate_text(found[key].rate) if key in found else "-" for found in groups)]
+                for key in names]
+            sections += [
+                f"## {benchmark} by {criterion}", "pass@1 in %; in brackets behind a name, how many problems it has.",
+                table([criterion, *(row.name for row in comparison.rows)], lines)]
+    return sections
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -69,16 +126,65 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in aligned)
 
 
-def _score_cells(row: Row, benchmark: str) -> list[str]:
-    score = next((score for score in row.scores if score.benchmark == benchmark), None)
-    if score is None:
-        return ["-", "-"]
-    pairs = ((score.base_pass_at_1, score.base_standard_error), (score.plus_pass_at_1, score.plus_standard_error))
-    return [
-        f"{100 * value:.1f}" + ("" if error is None else f" ± {100 * error:.1f}") for value, error in pairs]
+def _differences_section(comparison: Comparison) -> str:
+    shown = [item for item in comparison.differences if item.tests == "plus"]
+    rows = [
+        [test_name(comparison, item.benchmark, item.tests), model_name(comparison, item.model),
+         model_name(comparison, item.against), f"{100 * item.pair.difference:+.1f}", str(len(item.pair.better_on)),
+         str(len(item.pair.worse_on)), p_text(item.pair.p_value)]
+        for item in shown]
+    tests = " and ".join(dict.fromkeys(item.pair.test for item in shown))
+    note = (f"pass@1 of one model minus that of another, in points, over the same problems; on how many problems it does "
+            f"better and worse; two-sided p of {tests}.")
+    lists = [
+        _only_sentence(comparison, item) for item in main_differences(comparison)
+        if item.pair.better_on or item.pair.worse_on]
+    link = f"Every problem with its answers and verdicts, side by side: [{PAGE}]({PAGE})."
+    header = ["benchmark", "model", "against", "difference", "better on", "worse on", "p"]
+    return "\n\n".join([note, table(header, rows), *([bullets(lists)] if lists else []), link])
 
 
-def _conditions(evidence: Evidence) -> list[str]:
+def _only_sentence(comparison: Comparison, item: Difference) -> str:
+    """The problems that one sample of only one model solves; with several, those that one solves more often."""
+    template = "only {} solves {}" if item.pair.test == MCNEMAR else "{} solves more often {}"
+    parts = [
+        template.format(model_name(comparison, model), _some(problems))
+        for model, problems in ((item.model, item.pair.better_on), (item.against, item.pair.worse_on)) if problems]
+    return f"{test_name(comparison, item.benchmark, item.tests)}: {'; '.join(parts)}."
+
+
+def _some(problems: list[str]) -> str:
+    more = len(problems) - SHOWN_PROBLEMS
+    return ", ".join(problems[:SHOWN_PROBLEMS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _decontamination_section(found: Decontamination) -> str:
+    dropped = found.dropped
+    text = (f"{found.rows_checked:,} rows were searched for the problems of {', '.join(found.benchmarks)}: for a whole "
+            f"wording or solution (substring), and for {NGRAM_WORDS} words in a row that are one problem's alone (n-gram). ")
+    if not dropped:
+        return text + "None had to be dropped."
+    rows = [
+        [benchmark, *(str(sum((item.benchmark, item.kind) == (benchmark, kind) for item in dropped))
+                      for kind in ("substring", "n_gram")),
+         str(len({item.task_id for item in dropped if item.benchmark == benchmark}))]
+        for benchmark in found.benchmarks]
+    examples = [
+        f"{item.task_id} ({item.kind.replace('_', '-')}): {_code(item.excerpt)}, in the row {_code(item.row)}"
+        for item in dropped[:SHOWN_ROWS]]
+    return "\n\n".join([
+        text + f"{len(dropped)} were dropped; all of them are in comparison.json, and whole in "
+        "decontamination.json of the prepare stage (data/ in MLflow).",
+        table(["benchmark", "substring", "n-gram", "problems concerned"], rows), bullets(examples)])
+
+
+def _code(text: str) -> str:
+    """Text of unknown origin as inline code."""
+    text = " ".join(text.split()).replace("`", "'")
+    return f"`{text if len(text) <= 120 else text[:117] + '...'}`"
+
+
+def _conditions(comparison: Comparison, evidence: Evidence) -> list[str]:
     recipe = evidence.recipe
     generate = recipe.generate
     found = []
@@ -89,7 +195,15 @@ def _conditions(evidence: Evidence) -> list[str]:
     if recipe.evaluate.max_problems is not None:
         found.append(
             f"Only the first {recipe.evaluate.max_problems} problems of a benchmark were used: this is not its score.")
+    if comparison.multilingual:
+        found.append(_languages_sentence(comparison.multilingual))
     return found
+
+
+def _languages_sentence(multilingual: list[Average]) -> str:
+    parts = [f"{average.title}: {', '.join(average.languages)}" for average in multilingual]
+    return (f"Averages over languages weigh every problem the same. {'; '.join(parts)}. The paper's 6 are "
+            f"{', '.join(PAPER_LANGUAGES)}.")
 
 
 def _mixing_section(mixing: Mixing) -> str:
@@ -147,5 +261,6 @@ def _millions(parameters: int | None) -> str:
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
 
 
-def _bullets(sentences: list[str]) -> str:
+def bullets(sentences: list[str]) -> str:
+    """Sentences as a Markdown list."""
     return "\n".join(f"- {sentence}" for sentence in sentences)

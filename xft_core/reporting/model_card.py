@@ -62,11 +62,19 @@ def model_card(comparison: Comparison, evidence: Evidence) -> str:
         "## Method", _method(evidence),
         "## Choices", _choices(evidence),
         "## Lineage", _lineage(evidence),
-        "## Limits", "Measured only as shown above. The model writes code that may be wrong or unsafe: review and test "
-        "it. The licences of the base model and of the instruction data apply.",
+        "## Limits", f"Measured only as shown above.{_decontamination(comparison)} The model writes code that may be wrong "
+        "or unsafe: review and test it. The licences of the base model and of the instruction data apply.",
     ]
     card = ModelCard(f"---\n{_front_matter(evidence, merged).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
     return str(card)
+
+
+def _decontamination(comparison: Comparison) -> str:
+    found = comparison.decontamination
+    if found is None or not found.benchmarks:
+        return ""
+    return (f" The training data was searched for the problems of {', '.join(found.benchmarks)}; of {found.rows_checked:,} "
+            f"rows {len(found.dropped):,} held one and were dropped.")
 
 
 def display_name(path: str) -> str:
@@ -94,10 +102,11 @@ def _front_matter(evidence: Evidence, merged: Row | None) -> ModelCardData:
     fields["eval_results"] = [
         EvalResult(
             task_type="text-generation", dataset_type=score.benchmark.lower().replace(" ", "-"),
-            dataset_name=score.benchmark, metric_type="pass@1", metric_name=f"pass@1, {tests}",
-            metric_value=round(value, 4))
+            dataset_name=score.benchmark, metric_type="pass@1",
+            metric_name=f"pass@1, {name}" if score.extended_tests else "pass@1", metric_value=round(rate.value, 4))
         for score in scores
-        for tests, value in (("base tests", score.base_pass_at_1), ("base and extended tests", score.plus_pass_at_1))
+        for tests, name in (("base", "base tests"), ("plus", "base and extended tests"))
+        if (tests == "base" or score.extended_tests) and (rate := score.rate(tests))
     ] or None
     return ModelCardData(**fields)
 

@@ -1,5 +1,6 @@
 """The four plots, drawn with matplotlib's own PNG writer: no display, no date, the same bytes for the same numbers."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ STYLE: dict[str, Any] = {
     "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": 0.8, "legend.frameon": False,
 }
 MOST_ANNOTATED_CELLS = 200
+MOST_COLUMNS = 3
 
 
 def draw_all(comparison: Comparison, evidence: Evidence, directory: Path) -> None:
@@ -41,28 +43,24 @@ def draw_all(comparison: Comparison, evidence: Evidence, directory: Path) -> Non
 
 
 def results(comparison: Comparison) -> Figure | None:
-    """pass@1 per benchmark with standard errors, and held-out loss: one bar a model."""
+    """pass@1 per benchmark with 95% intervals, and held-out loss: one bar a model, at most three panels side by side."""
     rows = comparison.rows
     benchmarks = list(dict.fromkeys(score.benchmark for row in rows for score in row.scores))
     has_loss = any(row.held_out_nll is not None for row in rows)
     panels = len(benchmarks) + has_loss
     if not panels:
         return None
-    figure = Figure(figsize=(2.2 + 3.9 * panels, 1.5 + 0.75 * len(rows)))
-    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
+    columns = min(panels, MOST_COLUMNS) if panels != 4 else 2
+    lines = math.ceil(panels / columns)
+    figure = Figure(figsize=(2.2 + 3.9 * columns, (1.5 + 0.75 * len(rows)) * lines))
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    axes = list(grid.flat)
+    for ax in axes[panels:]:
+        ax.set_visible(False)
     for ax, benchmark in zip(axes, benchmarks, strict=False):
         _pass_bars(ax, comparison, benchmark)
     if has_loss:
-        ax = axes[-1]
-        for place, row in enumerate(rows):
-            if row.held_out_nll is not None:
-                ax.barh(place, row.held_out_nll, height=0.6, color=COLORS[row.model])
-                _label(ax, f"{row.held_out_nll:.4f}", row.held_out_nll, place)
-        ax.set_title("Held-out loss (lower is better)")
-        ax.set_xlabel("negative log-likelihood, nats per response token")
-        ax.margins(x=0.2)
-        ax.set_xlim(left=0)
-        ax.grid(axis="x")
+        _held_out_bars(axes[panels - 1], comparison)
     axes[0].set_yticks(range(len(rows)), [row.name for row in rows])
     axes[0].set_ylim(len(rows) - 0.45, -0.55)
     for ax in axes:
@@ -132,25 +130,42 @@ def mixing(comparison: Comparison) -> Figure | None:
 
 
 def _pass_bars(ax: Axes, comparison: Comparison, benchmark: str) -> None:
-    problems = 0
+    problems, highest = 0, 0.0
     for place, row in enumerate(comparison.rows):
         score = next((score for score in row.scores if score.benchmark == benchmark), None)
         if score is None:
             continue
         problems = score.problems
-        bars = (
-            (-0.19, score.base_pass_at_1, score.base_standard_error, _light(COLORS[row.model]), "base tests"),
-            (0.19, score.plus_pass_at_1, score.plus_standard_error, to_rgb(COLORS[row.model]), "plus tests"))
-        for shift, value, error, color, tests in bars:
-            ax.barh(place + shift, 100 * value, height=0.36, color=color)
-            whisker = 100 * (error or 0)
-            ax.errorbar(100 * value, place + shift, xerr=whisker, color="#222222", capsize=2.5, linewidth=1.1)
-            _label(ax, f"{100 * value:.1f}  {tests}", 100 * value + whisker, place + shift)
+        bars: list[tuple[float, float, str, tuple[float, ...], str]] = [
+            (0.0, 0.6, "plus", to_rgb(COLORS[row.model]), "")]
+        if score.extended_tests:
+            bars = [(-0.19, 0.36, "base", _light(COLORS[row.model]), "  base tests"),
+                    (0.19, 0.36, "plus", to_rgb(COLORS[row.model]), "  plus tests")]
+        for shift, height, tests, color, label in bars:
+            rate = score.rate(tests)
+            if rate is None:
+                continue
+            ax.barh(place + shift, 100 * rate.value, height=height, color=color)
+            whisker = [[100 * (rate.value - rate.low)], [100 * (rate.high - rate.value)]]
+            ax.errorbar(100 * rate.value, place + shift, xerr=whisker, color="#222222", capsize=2.5, linewidth=1.1)
+            _label(ax, f"{100 * rate.value:.1f}{label}", 100 * rate.high, place + shift)
+            highest = max(highest, 100 * rate.high)
     ax.set_title(f"{benchmark} pass@1 (higher is better)")
-    ax.set_xlabel(f"% of {problems} problems, ± one standard error")
-    ax.margins(x=0.42)
+    ax.set_xlabel(f"% of {problems} problems, with 95% intervals")
+    ax.set_xlim(0, max(1.0, 1.45 * highest))
+    ax.set_xticks([tick for tick in ax.get_xticks() if 0 <= tick <= 100])
+    ax.grid(axis="x")
+
+
+def _held_out_bars(ax: Axes, comparison: Comparison) -> None:
+    for place, row in enumerate(comparison.rows):
+        if row.held_out_nll is not None:
+            ax.barh(place, row.held_out_nll, height=0.6, color=COLORS[row.model])
+            _label(ax, f"{row.held_out_nll:.4f}", row.held_out_nll, place)
+    ax.set_title("Held-out loss (lower is better)")
+    ax.set_xlabel("negative log-likelihood, nats per response token")
+    ax.margins(x=0.2)
     ax.set_xlim(left=0)
-    ax.set_xticks([tick for tick in ax.get_xticks() if tick <= 100])
     ax.grid(axis="x")
 
 

@@ -1,0 +1,190 @@
+"""The program that runs DS-1000's tests. It runs contained, in the environment for DS-1000, imports nothing of this package,
+and stays: what takes long, importing a library, is done once, and each sample runs in a fork.
+
+Argument: a JSON object, {"modules": names imported before the first fork, "watched": modules whose absence is not a sample's
+fault, "contained": whether all processes and files of this place are its own}.
+stdin, one JSON object a line: {"code_context": text, "samples": [text, ...], "seconds": float}
+stdout, one JSON object a line:
+    {"ready": true}                                          once, after the imports
+    {"started": 0}                                           before each sample
+    {"sample": 0, "status": "pass", "detail": ""}            after it: pass, fail, timeout, missing (a watched module)
+
+A sample passes when its fork, after the tests came to their end, hands over a word that was drawn for this one fork. A
+program that ends the process before, by whatever call, has not passed. While a sample runs, its output goes nowhere;
+afterwards every process and file that it left is gone, so that none can reach the next sample.
+"""
+
+import ctypes
+import importlib
+import importlib.util
+import json
+import os
+import random
+import resource
+import secrets
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from typing import Any
+
+PARENT_DEATH_SIGNAL, DUMPABLE = 1, 4  # PR_SET_PDEATHSIG and PR_SET_DUMPABLE in <linux/prctl.h>
+DETAIL_CHARACTERS = 400
+
+# Where tests look for their comparisons. What a program rebinds in them is put back before its result is compared.
+PROTECTED = (
+    "builtins", "numpy", "numpy.testing", "pandas", "pandas.testing", "pandas._testing", "torch", "torch.testing",
+    "tensorflow", "PIL.Image")
+
+LIBC = ctypes.CDLL(None)
+
+
+def main() -> None:
+    """Serve until stdin ends."""
+    settings = json.loads(sys.argv[1])
+    LIBC.prctl(DUMPABLE, 0)  # a sample cannot look into this process or into its descriptors
+    requests, verdicts = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    settings["private"] = [requests.fileno(), verdicts.fileno()]
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1):
+        os.dup2(nowhere, descriptor)
+    os.environ |= {
+        "MPLBACKEND": "Agg", "MPLCONFIGDIR": tempfile.mkdtemp(), "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    for name in settings["modules"]:
+        with suppress(ImportError):
+            importlib.import_module(name)
+    protected()
+    answer(verdicts, {"ready": True})
+    for line in requests:
+        request = json.loads(line)
+        for index, sample in enumerate(request["samples"]):
+            answer(verdicts, {"started": index})
+            status, detail = run(request["code_context"], sample, request["seconds"], settings)
+            answer(verdicts, {"sample": index, "status": status, "detail": detail})
+
+
+def answer(verdicts: Any, event: dict[str, Any]) -> None:
+    """One line, at once."""
+    print(json.dumps(event), file=verdicts, flush=True)
+
+
+def run(code_context: str, sample: str, seconds: float, settings: dict[str, Any]) -> tuple[str, str]:
+    """Status and detail of one sample, in a fork with a directory of its own."""
+    directory = tempfile.mkdtemp()
+    word = secrets.token_bytes(16)
+    received, sent = os.pipe()
+    child = os.fork()
+    if child == 0:
+        for descriptor in (received, *settings["private"]):
+            os.close(descriptor)
+        test(code_context, sample, directory, word, sent)
+    os.close(sent)
+    message, ended = receive(received, child, time.monotonic() + seconds)
+    os.close(received)
+    clean_up(child, directory, settings["contained"])
+    if not ended:
+        return "timeout", f"not done after {seconds:g} s"
+    if message == word:
+        return "pass", ""
+    detail = message.decode(errors="replace")[:DETAIL_CHARACTERS]
+    for name in settings["watched"]:
+        if f"No module named '{name}" in detail and importlib.util.find_spec(name) is None:
+            return "missing", detail
+    return "fail", detail or "the process ended before the tests did"
+
+
+def receive(descriptor: int, child: int, deadline: float) -> tuple[bytes, bool]:
+    """What the fork wrote, and whether it came to an end by itself in time."""
+    message = b""
+    while len(message) < 4 * DETAIL_CHARACTERS:
+        if not select.select([descriptor], [], [], max(0.0, min(0.5, deadline - time.monotonic())))[0]:
+            if time.monotonic() >= deadline:
+                return message, False
+            if os.waitpid(child, os.WNOHANG)[0] == child:  # a process that it left behind may hold the pipe open
+                return message, True
+            continue
+        part = os.read(descriptor, 4096)
+        if not part:
+            break
+        message += part
+    return message, True
+
+
+def clean_up(child: int, directory: str, contained: bool) -> None:
+    """End whatever the sample left: processes, and files where no one else's can be."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+    if contained:
+        with suppress(ProcessLookupError):
+            os.kill(-1, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, 0 if contained else os.WNOHANG)[0]:
+            pass
+    shutil.rmtree(directory, ignore_errors=True)
+    for place in ("/tmp", "/dev/shm") if contained else ():
+        for name in os.listdir(place):
+            path = os.path.join(place, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    os.unlink(path)
+
+
+def test(code_context: str, sample: str, directory: str, word: bytes, verdict: int) -> None:
+    """In the fork: run the tests on the sample, hand over the word or what went wrong, and end."""
+    message = b""
+    try:
+        os.setsid()
+        LIBC.prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        LIBC.prctl(DUMPABLE, 1)  # or the sample could not read its own /proc/self
+        os.dup2(0, 2)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.chdir(directory)
+        tests: dict[str, Any] = {}
+        tests["exec"] = lambda code, variables: guarded(code, variables, tests)
+        exec(code_context, tests)
+        random.seed(0)
+        if "numpy" in sys.modules:
+            sys.modules["numpy"].random.seed(0)
+        tests["test_execution"](sample)
+        if "test_string" in tests:
+            tests["test_string"](sample)
+        message = word
+    except BaseException as error:
+        with suppress(BaseException):
+            message = f"{type(error).__name__}: {error}".encode(errors="replace")[:4 * DETAIL_CHARACTERS - 1]
+    finally:
+        with suppress(BaseException):
+            os.write(verdict, message)
+        os._exit(0)
+
+
+def guarded(code: str, variables: dict[str, Any], tests: dict[str, Any]) -> None:
+    """What DS-1000's tests call to run a program: afterwards builtins, the libraries' comparisons and the tests' own names
+    are what they were."""
+    spaces = [*protected(), tests]
+    before = [(space, dict(space)) for space in spaces]
+    try:
+        exec(code, variables)
+    finally:
+        for space, names in before:  # calls nothing that the program may have changed
+            for name, value in names.items():
+                if space.get(name) is not value:
+                    space[name] = value
+
+
+def protected() -> list[dict[str, Any]]:
+    """The namespaces of PROTECTED modules, of those libraries that are in use."""
+    names = [name for name in PROTECTED if name.partition(".")[0] in sys.modules]
+    return [vars(importlib.import_module(name)) for name in names]
+
+
+if __name__ == "__main__":
+    main()

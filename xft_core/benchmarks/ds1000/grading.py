@@ -1,0 +1,161 @@
+"""Verdicts on samples of DS-1000: contained processes, one library each, that run ``grader_process.py``."""
+
+import json
+import select
+import subprocess
+import threading
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from xft_core.benchmarks.ds1000.environment import LIBRARIES, WATCHED, Environment, Library
+from xft_core.benchmarks.ds1000.problems import Problem
+from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
+from xft_core.config import EvaluateConfig
+from xft_core.errors import SandboxError
+from xft_core.sandbox import REMEDY, Resources, Sandbox, open_sandbox
+
+PROGRAM = Path(__file__).with_name("grader_process.py")
+
+SAMPLE_SECONDS = 120.0  # DS-1000's own limit
+START_SECONDS, SPARE_SECONDS = 180.0, 30.0  # to import a library; to clean up after a sample
+CANARY_SECONDS = 2.0
+PROCESSES, OPEN_FILES = 256, 1024
+
+CANARY = Problem(
+    task_id="canary", prompt="", reference_code="", library="", perturbation="", code_context=(
+        'def test_execution(solution):\n    test_env = {"test_input": 2}\n'
+        '    code = "[insert]".replace("[insert]", solution)\n    exec(code, test_env)\n'
+        '    assert test_env["result"] == 3\n'))
+CANARIES = (("result = test_input + 1", "pass"), ("result = test_input", "fail"), ("while True: pass", "timeout"))
+
+
+class DS1000Grader(Grader[Problem]):
+    """DS-1000's tests in a sandbox. Raises SandboxError when there is none, or when it does not tell right from wrong."""
+
+    def __init__(self, config: EvaluateConfig, environment: Environment) -> None:
+        self._environment, self._memory_limit_mb = environment, config.memory_limit_mb
+        self._sandbox = open_sandbox(config.sandbox, mounts=environment.mounts)
+        self._lock, self._idle = threading.Lock(), list[Process]()
+        found = [verdict.base for verdict in self._grade(CANARY, [text for text, _ in CANARIES], CANARY_SECONDS)]
+        if found != [status for _, status in CANARIES]:
+            self.stop()
+            raise SandboxError(
+                f"Grading DS-1000 does not work on this machine: a right, a wrong and an endless program got "
+                f"{', '.join(found)} (sandbox {config.sandbox}, memory limit {config.memory_limit_mb} MB). {REMEDY}")
+
+    def grade(self, problem: Problem, samples: list[str]) -> list[Verdict]:
+        """See Grader."""
+        return self._grade(problem, samples, SAMPLE_SECONDS)
+
+    def facts(self) -> dict[str, Any]:
+        """See Grader."""
+        return {"ds1000": self._environment.facts(), "sandbox": self._sandbox.mode,
+                "limits": {"seconds": SAMPLE_SECONDS, "memory_limit_mb": self._memory_limit_mb}}
+
+    def stop(self) -> None:
+        """See Grader."""
+        self._sandbox.stop.set()
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for process in idle:
+            process.end()
+
+    def _grade(self, problem: Problem, samples: list[str], seconds: float) -> list[Verdict]:
+        verdicts, _ = self._attempt(problem, samples, seconds)
+        for index in range(len(samples)):
+            if index not in verdicts:
+                again, started = self._attempt(problem, [samples[index]], seconds)
+                # A second time, alone: what ends its grader whenever it runs has ended it itself.
+                ended = Verdict("fail", "fail", "the program ended the process that graded it")
+                verdicts[index] = again.get(0, ended if started and not self._sandbox.stop.is_set() else NOT_GRADED)
+        return [verdicts[index] for index in range(len(samples))]
+
+    def _attempt(self, problem: Problem, samples: list[str], seconds: float) -> tuple[dict[int, Verdict], bool]:
+        """The verdicts that one process arrived at, by index, and whether it had begun with one that it did not finish."""
+        verdicts: dict[int, Verdict] = {}
+        started = False
+        process = self._take(problem.library)
+        try:
+            process.send({"code_context": problem.code_context, "samples": samples, "seconds": seconds})
+            while len(verdicts) < len(samples):
+                event = process.receive(seconds + SPARE_SECONDS)
+                if event is None:
+                    process.end()
+                    return verdicts, started
+                started = "started" in event
+                if "sample" in event:
+                    verdicts[event["sample"]] = _verdict(event)
+        except BaseException:
+            process.end()
+            raise
+        with self._lock:
+            self._idle.append(process)
+        return verdicts, False
+
+    def _take(self, library: str) -> "Process":
+        """A process that waits for work on this library. Those of other libraries, which hold memory, are ended."""
+        with self._lock:
+            mine = next((process for process in self._idle if process.library == library), None)
+            if mine:
+                self._idle.remove(mine)
+                return mine
+            others, self._idle = self._idle, []
+        for process in others:
+            process.end()
+        return Process(library, self._environment, self._sandbox, self._memory_limit_mb)
+
+
+class Process:
+    """One process of ``grader_process.py``; starting it imports the library, which takes seconds."""
+
+    def __init__(self, library: str, environment: Environment, sandbox: Sandbox, memory_limit_mb: int) -> None:
+        self.library, self._sandbox, self._stack = library, sandbox, ExitStack()
+        settings = {
+            "modules": LIBRARIES.get(library, Library((), ())).modules, "watched": WATCHED,
+            "contained": sandbox.mode != "unsafe"}
+        command = [str(environment.python), "-P", "-s", "-B", "-c", PROGRAM.read_text(encoding="utf-8"), json.dumps(settings)]
+        self._process = self._stack.enter_context(sandbox.start(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, resources=Resources(
+                memory_bytes=memory_limit_mb * 2**20, processes=PROCESSES, open_files=OPEN_FILES)))
+        self._unread = b""
+        self.receive(START_SECONDS)
+
+    def send(self, request: dict[str, Any]) -> None:
+        """Give it work. That it is gone shows in ``receive``."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    def receive(self, seconds: float) -> dict[str, Any] | None:
+        """What it says next; None when it is gone, says nothing for so long, or ``stop`` is set."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._unread:
+            left = deadline - time.monotonic()
+            if left <= 0 or self._sandbox.stop.is_set():
+                return None
+            if select.select([self._process.stdout], [], [], min(left, 0.5))[0]:
+                part = self._process.stdout.read1(65536)  # type: ignore[attr-defined]
+                if not part:
+                    return None
+                self._unread += part
+        line, _, self._unread = self._unread.partition(b"\n")
+        try:
+            event: dict[str, Any] = json.loads(line)
+        except ValueError:  # only where a sample, uncontained, got at the process
+            return None
+        return event
+
+    def end(self) -> None:
+        """End it and all it started."""
+        self._stack.close()
+
+
+def _verdict(event: dict[str, Any]) -> Verdict:
+    status: Status = "infrastructure_error" if event["status"] == "missing" else event["status"]
+    return Verdict(status, status, event["detail"])

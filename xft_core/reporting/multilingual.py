@@ -1,0 +1,47 @@
+"""MultiPL-E over several languages: one number a model, for all languages measured and for those of the XFT paper."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+# The languages of the paper's multilingual average. Swift is not graded here: Debian has no toolchain for it.
+PAPER_LANGUAGES = ("cpp", "php", "rs", "swift", "js", "java")
+
+
+class Average(BaseModel):
+    """Fraction of problems solved (pass@1) by model over the problems of ``languages`` together: each problem weighs the
+    same, as in the paper. No standard error: the languages' problems are the same ones, so they are not independent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    metric: str
+    languages: list[str]
+    pass_at_1: dict[str, float]
+
+
+def averages(results: Mapping[str, Mapping[str, tuple[int, float]]]) -> list[Average]:
+    """The averages that can be had of ``results``: by model and language the number of problems and pass@1.
+
+    Only languages that every model was graded in count, and an average is over two at least: that over all, and that
+    over those of the paper's six, which its title says how many there are of.
+    """
+    results = {model: languages for model, languages in results.items() if languages}
+    if not results:
+        return []
+    first, *others = results.values()
+    common = [language for language in first if all(language in other for other in others)]
+    paper = [language for language in common if language in PAPER_LANGUAGES]
+    found = []
+    for languages, title, metric in (
+        (common, f"MultiPL-E, {len(common)} languages", "multipl_e"),
+        (paper, f"MultiPL-E, {len(paper)} of the paper's 6", "multipl_e_paper"),
+    ):
+        if len(languages) > 1:
+            found.append(Average(title=title, metric=metric, languages=languages, pass_at_1={
+                model: _mean([of_model[language] for language in languages]) for model, of_model in results.items()}))
+    return found
+
+
+def _mean(scores: list[tuple[int, float]]) -> float:
+    return sum(problems * value for problems, value in scores) / sum(problems for problems, _ in scores)

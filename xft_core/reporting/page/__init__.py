@@ -1,0 +1,157 @@
+"""``problems.html``: every problem with the models' answers and verdicts side by side, in one file that asks for nothing.
+
+What a model wrote is hostile text. It gets into the page as JSON that holds no ``<``, and on the screen by
+``textContent`` alone; and the page's policy lets only the one script run whose hash it names.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from xft_core.benchmarks.jsonl import read_jsonl
+from xft_core.errors import ArtifactError
+from xft_core.reporting.evaluation import Counts, counts, p_text, pair, pass_rate, rate_text
+
+PAGE = "problems.html"
+PARTS = Path(__file__).parent
+
+# What is shown of very much: the first samples of a problem, and the beginning of a text.
+SHOWN_SAMPLES, SHOWN_CHARACTERS = 10, 20_000
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One model's evaluation on one benchmark. ``evaluation``: what the evaluate stage made; ``samples``: what the
+    generate stage made, None where only the graded programs are known."""
+
+    model: str
+    benchmark: str
+    evaluation: Path
+    samples: Path | None = None
+
+
+def write_page(title: str, answers: Sequence[Answers], target: Path) -> None:
+    """Write the page. The same answers give the same bytes. Raises ArtifactError for results that cannot be read."""
+    texts = _Texts()
+    content = {
+        "title": title,
+        "benchmarks": [
+            _benchmark(benchmark, [item for item in answers if item.benchmark == benchmark], texts)
+            for benchmark in dict.fromkeys(item.benchmark for item in answers)],
+        "texts": texts.all}
+    script = (PARTS / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    # No "<" is left in the data, so that nothing in it can end the element it stands in.
+    data = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    parts = {
+        "TITLE": escape(title), "HASH": digest, "STYLE": (PARTS / "page.css").read_text(encoding="utf-8"),
+        "SCRIPT": script, "DATA": data}
+    page = re.sub("@@([A-Z]+)@@", lambda name: parts[name[1]], (PARTS / "page.html").read_text(encoding="utf-8"))
+    target.write_text(page, encoding="utf-8", errors="replace")  # half of a surrogate pair is no text
+
+
+class _Texts:
+    """Every text once: three models are given the same prompt, and often write the same program."""
+
+    def __init__(self) -> None:
+        self.all: list[str] = []
+        self._places: dict[str, int] = {}
+
+    def place(self, text: str | None) -> int | None:
+        """The number of a text, shortened if it is very long; None for none."""
+        if not text:
+            return None
+        if len(text) > SHOWN_CHARACTERS:
+            text = f"{text[:SHOWN_CHARACTERS]}\n… and {len(text) - SHOWN_CHARACTERS:,} characters more"
+        if text not in self._places:
+            self._places[text] = len(self.all)
+            self.all.append(text)
+        return self._places[text]
+
+
+def _benchmark(title: str, answers: list[Answers], texts: _Texts) -> dict[str, Any]:
+    results = {item.model: read_results(item.evaluation) for item in answers}
+    of_models = {model: counts(content, "plus") for model, content in results.items()}
+    written = {item.model: _written(item.samples) for item in answers}
+    by_id = {
+        model: {problem["task_id"]: problem["samples"] for problem in content["problems"]}
+        for model, content in results.items()}
+    task_ids = dict.fromkeys(task_id for of_model in by_id.values() for task_id in of_model)
+    facts = next(iter(results.values()))
+    return {
+        "title": title, "extended": facts.get("benchmark", {}).get("extended_tests", True),
+        "models": [
+            {"name": model, "base": _rate(counts(content, "base")), "plus": _rate(of_models[model])}
+            for model, content in results.items()],
+        "pairs": [
+            {"first": list(results).index(first), "second": list(results).index(second)} | asdict(found)
+            | {"difference": f"{100 * found.difference:+.1f}", "p": p_text(found.p_value)}
+            for first, second in combinations(reversed(results), 2)
+            if (found := pair(of_models[first], of_models[second]))],
+        "problems": [
+            {"id": task_id, "answers": [
+                _answer(by_id[model].get(task_id), of_models[model].get(task_id), written[model].get(task_id, []), texts)
+                for model in results]}
+            for task_id in task_ids]}
+
+
+def _rate(of_problems: Counts) -> str:
+    rate = pass_rate(of_problems, 1)
+    return rate_text(rate) if rate else "-"
+
+
+def _answer(
+    graded: list[dict[str, Any]] | None, count: tuple[int, int] | None, written: list[dict[str, Any]], texts: _Texts,
+) -> dict[str, Any] | None:
+    """One model's samples for one problem; None where it was not asked."""
+    if graded is None:
+        return None
+    if len(written) != len(graded):
+        written = [{}] * len(graded)
+    return {
+        "passed": count[0] if count else 0, "graded": count[1] if count else 0, "all": len(graded),
+        "samples": [
+            {"base": verdict["base"], "plus": verdict["plus"], "detail": texts.place(verdict.get("detail")),
+             "program": texts.place(verdict.get("solution")), "completion": texts.place(sample.get("completion")),
+             "prompt": texts.place(sample.get("prompt")), "finish": sample.get("finish_reason"),
+             "tokens": sample.get("new_tokens")}
+            for verdict, sample in zip(graded[:SHOWN_SAMPLES], written, strict=False)]}
+
+
+def read_results(evaluation: Path) -> dict[str, Any]:
+    """results.json of an evaluation: a directory that the evaluate stage made, or the file itself.
+
+    Raises ArtifactError for what is not there or is something else.
+    """
+    path = evaluation / "results.json" if evaluation.is_dir() else evaluation
+    try:
+        content = json.loads(path.read_bytes())
+        if not all({"task_id", "samples"} <= problem.keys() for problem in content["problems"]):
+            raise TypeError
+    except OSError:
+        raise ArtifactError(
+            f"There is no evaluation in {str(evaluation)!r}. Give a directory that the evaluate stage made, or its "
+            "results.json.") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ArtifactError(f"{str(path)!r} is not the results.json of an evaluation.") from None
+    return content
+
+
+def _written(samples: Path | None) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in _rows(samples):
+        found.setdefault(str(row.get("task_id")), []).append(row)
+    return found
+
+
+def _rows(samples: Path | None) -> Iterable[dict[str, Any]]:
+    path = samples / "samples.jsonl" if samples else None
+    return (row for _, row in read_jsonl(path)) if path and path.is_file() else ()

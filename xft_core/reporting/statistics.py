@@ -1,0 +1,60 @@
+"""How sure a score is, and a difference between two. All of it is over the choice of problems: what another seed of
+training or sampling would change is not in here."""
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from statistics import NormalDist, fmean, pvariance
+
+import numpy as np
+
+Z_95 = NormalDist().inv_cdf(0.975)
+
+# Steps into which a problem's pass rate is divided at most. Only answers that could not be graded ever need more.
+FINEST = 10_000
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Of the mean of ``values``, one for each problem; the population's, as the evaluate stage has it."""
+    return math.sqrt(pvariance(values) / len(values))
+
+
+def interval_95(values: Sequence[float], samples: int) -> tuple[float, float]:
+    """95% confidence interval of the mean of ``values`` (0 to 1, one for each problem; ``samples`` answers in all).
+
+    With one answer a problem it is Wilson's score interval. The usual mean ± 1.96 standard errors is not used: it ends
+    at 0 ± 0 for a model that solves nothing, and leaves the range from 0 to 1 near its ends.
+
+    With several answers a problem, a problem counts as the one draw that it is, not its answers, which resemble each
+    other: Wilson's interval for the number of independent answers that would have the same standard error
+    (effective sample size, n = p (1 - p) / se²: Kish 1965; for Wilson's interval, Dean and Pagano 2015). It has no
+    random numbers in it and stays right near 0 and 1, where a bootstrap over problems would have nothing to draw from.
+    n is the number of problems at least, and of answers at most.
+    """
+    mean = fmean(values)
+    variance, spread = mean * (1 - mean), standard_error(values) ** 2
+    effective = variance / spread if spread else math.inf if variance else len(values)
+    effective = min(max(effective, len(values)), max(samples, len(values)))
+    scale = 1 + Z_95**2 / effective
+    middle = (mean + Z_95**2 / (2 * effective)) / scale
+    half = Z_95 / scale * math.sqrt(max(0.0, variance) / effective + Z_95**2 / (4 * effective**2))
+    return max(0.0, min(middle - half, mean)), min(1.0, max(middle + half, mean))
+
+
+def paired_test(changes: Sequence[Fraction]) -> float:
+    """Two-sided exact p-value of the changes (one for each problem: rate of one model minus that of another) against
+    the hypothesis that each might as well have had the other sign (Fisher's randomisation test for pairs).
+
+    With one answer a problem every change is -1, 0 or 1, and this is McNemar's exact test. With several it also counts
+    by how much a problem changed, as the mean does; the sign test would not.
+    """
+    unit = min(math.lcm(*(change.denominator for change in changes)), FINEST)
+    steps = [abs(round(change * unit)) for change in changes]
+    observed = abs(sum(round(change * unit) for change in changes))
+    total = sum(steps)
+    chance = np.zeros(2 * total + 1)  # of every sum from -total to total
+    chance[total] = 1.0
+    for step in steps:
+        if step:
+            chance = (np.roll(chance, step) + np.roll(chance, -step)) / 2  # what is rolled around the ends is 0
+    return float(min(1.0, chance[:total - observed + 1].sum() + chance[total + observed:].sum())) if observed else 1.0
