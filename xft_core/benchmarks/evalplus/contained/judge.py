@@ -23,7 +23,8 @@ from xft_core.benchmarks.evalplus.contained import channel, values
 from xft_core.benchmarks.evalplus.contained.comparison import FLOAT_ATOL, has_many_answers, is_right
 from xft_core.benchmarks.evalplus.contained.reference import ReferenceFailed, Suite
 
-# evalplus gives all inputs of a suite together at most so long, and then two seconds to come back.
+# evalplus gives all inputs of a suite together at most so long, and then two seconds to come back. Here it is more where
+# the reference itself takes long (Mbpp/599: 23 s and more), so that no machine is too slow or too busy for it.
 SUITE_SECONDS, RETURN_SECONDS = 60, 2
 START_SECONDS = 60  # for a sandbox to come up on a machine that is busy
 ANSWER_SECONDS = 10  # beyond an input's limit, for large outputs
@@ -76,8 +77,12 @@ class Examination:
         self._suite, self._candidate = suite, candidate
         self._limits = [max(min_time_limit, time_limit_factor * expected.seconds) for expected in suite.expected]
         self._one_answer = not has_many_answers(suite.dataset, suite.entry_point)
-        # Of the time the sample's process has for all inputs; the judge's own work does not count.
-        self._seconds = self._left = min(SUITE_SECONDS, sum(self._limits)) + RETURN_SECONDS
+        # Saying what was returned takes time as well, and much for an output of a gigabyte.
+        self._answer_seconds = [time_limit_factor * expected.digest_seconds for expected in suite.expected]
+        reference_seconds = time_limit_factor * sum(expected.seconds for expected in suite.expected)
+        # What is left of the time the sample's process has for all inputs; the judge's own work does not count.
+        self._seconds = self._left = (
+            max(min(SUITE_SECONDS, sum(self._limits)), reference_seconds) + sum(self._answer_seconds) + RETURN_SECONDS)
 
     def run(self) -> Ended:
         """The verdict."""
@@ -107,7 +112,7 @@ class Examination:
         arguments, limit, expected = self._suite.inputs[index], self._limits[index], self._suite.expected[index]
         call = f"{self._suite.entry_point}({', '.join(map(values.shown, arguments))})"
         self._send(("call", arguments, limit))
-        answer = self._answer(call, limit + ANSWER_SECONDS)
+        answer = self._answer(call, limit + self._answer_seconds[index] + ANSWER_SECONDS)
         if answer.get("late"):
             raise Ended("fail", f"{call}: timed out after {limit:.3g} s")
         if "raised" in answer:

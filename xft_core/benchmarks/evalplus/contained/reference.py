@@ -22,10 +22,12 @@ class ReferenceFailed(Exception):
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of one output. ``digest`` is None where outputs must be compared as values."""
+    """What is known of one output. ``digest`` is None where outputs must be compared as values; it took
+    ``digest_seconds``, the call itself ``seconds``."""
 
     digest: str | None
     seconds: float
+    digest_seconds: float
     floats: bool
     kept: tuple[Any, ...]
 
@@ -62,9 +64,11 @@ class Suite:
         seconds = time.time() - started
         if wants_not_none(self.dataset, self.entry_point):
             output = output is not None
+        started = time.time()
         digest, size = values.digest(output)
+        digest_seconds = time.time() - started
         if digest is None and not values.is_whole(values.encode(output)):
             raise TypeError(f"it returns {values.shown(output)}, which cannot be compared")
         kept = (output,) if size <= self._room else ()
         self._room -= size if kept else 0
-        return Expected(digest, seconds, are_floats(output), kept)
+        return Expected(digest, seconds, digest_seconds, are_floats(output), kept)
