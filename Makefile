@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo ui test test-slow check ds1000 smollm2 demo-model sandbox toolchains clean
+.PHONY: demo ui test test-slow check screenshots ds1000 smollm2 demo-model sandbox chromium toolchains clean
 
 demo: .venv/run sandbox      ## The whole pipeline on the model and data that ship with the package
 	@$(BIN)/xft run deployments/recipes/demo.yaml $(if $(shell command -v bwrap),,--set evaluate.sandbox=unsafe)
@@ -18,8 +18,11 @@ ui: .venv/run                ## Prefect and MLflow in the browser
 test: .venv/test check       ## Lint, types, walls, and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: .venv/test        ## Everything that takes longer
+test-slow: .venv/test chromium  ## Everything that takes longer, among it Prefect's and MLflow's pages in a browser
 	$(BIN)/python -m pytest -m slow
+
+screenshots: .venv/test chromium  ## The pictures of the docs, from the newest run and comparison in XFT_HOME
+	$(BIN)/python -m tests.ui.screenshots $(XFT_HOME) docs/images
 
 check: .venv/test
 	$(BIN)/ruff check .
@@ -42,6 +45,11 @@ sandbox:
 	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		{ apt-get update -qq && apt-get install -y -qq bubblewrap; } >/dev/null 2>&1; } || \
 		echo "bubblewrap is not installed (Debian, Ubuntu: sudo apt-get install bubblewrap): grading is not contained."
+
+chromium:
+	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } || \
+		echo "chromium is not installed (Debian: sudo apt-get install chromium): the tests in a browser will fail."
 
 toolchains:                  ## Debian packages of the eleven languages of MultiPL-E (as root; what is missing is skipped)
 	apt-get update -qq && apt-get install -y --no-install-recommends nodejs node-typescript g++ libssl-dev \

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.variants import variants
-from xft_core.benchmarks.evalplus.grading import PACKAGE, EvalPlusGrader
+from xft_core.benchmarks.evalplus.grading import MOUNTS, PACKAGE, EvalPlusGrader
 from xft_core.benchmarks.evalplus.kind import EvalPlus
 from xft_core.benchmarks.evalplus.problems import Problem
 from xft_core.benchmarks.jsonl import read_jsonl
@@ -53,7 +53,7 @@ def main() -> int:
             made = variants(problem, arguments.seed)
             names = ["canonical", *generator.sample(sorted(set(made) - {"canonical"}), arguments.each - 1)]
             programs[problem.task_id] = {name: made[name] for name in names}
-    grader, sandbox = EvalPlusGrader(CONFIG, arguments.benchmark), open_sandbox("bubblewrap", mounts=[PACKAGE])
+    grader, sandbox = EvalPlusGrader(CONFIG, arguments.benchmark), open_sandbox("bubblewrap", MOUNTS)
     started = time.monotonic()
     asked = [problem for problem in problems if problem.task_id in programs]
     with ThreadPoolExecutor(arguments.workers) as pool:

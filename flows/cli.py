@@ -1,25 +1,30 @@
-"""The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft ui`` shows what there is,
-``xft store`` lists, verifies and cleans the store.
+"""The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft compare`` runs variants of a recipe
+and puts them side by side, ``xft plan`` says what a run needs, ``xft ui`` shows what there is, ``xft store`` lists, verifies
+and cleans the store.
 
 Exit status: 0 done, 1 a stage failed, 2 a recipe or setting that cannot be meant, 130 interrupted.
 """
 
 import argparse
 import logging
+import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import store_command
+from tasks import plan_command, store_command
 from tasks.settings import settings
 from xft_core.errors import XftError
 from xft_core.recipe import load_recipe
 
 if TYPE_CHECKING:
     from tasks.publish import PipelineResult
+    from tasks.publish_comparison import ComparisonResult
     from xft_core.config import Recipe
 
+TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(task_run_name)s - %(message)s"
 EXIT_DONE, EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -33,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
             return serve(options.prefect_port, options.mlflow_port)
         if options.command == "store":
             return store_command.run(options)
+        if options.command == "compare":
+            return _compare(options)
+        if options.command == "plan":
+            return plan_command.run(options)
         recipe = load_recipe(options.recipe, options.set)
         return _run(recipe)
     except XftError as error:
@@ -44,41 +53,101 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(recipe: "Recipe") -> int:
-    from flows.embedded_api import use_prefect_api
-    from tasks.inputs import check_inputs
+    from tasks.fit import check_fit
+    from tasks.inputs import base_model, check_inputs
 
     check_inputs(recipe)
-    logging.captureWarnings(True)  # what libraries warn of is for us, not for who runs a recipe
-    logging.getLogger("py.warnings").setLevel(logging.ERROR)
-    # Three slow starts at once: Prefect's server, and here Prefect and, in a thread, MLflow with its tables.
-    wait_for_api = use_prefect_api(settings().home)
-    warm_up = threading.Thread(target=_warm_up_tracking, daemon=True)
-    warm_up.start()
+    check_fit(recipe, base_model(recipe))
+    wait_for_api = _start_services()
     from flows.pipeline import pipeline
 
     wait_for_api()
-    warm_up.join()
-    fields: dict[str, Any] = {name: getattr(recipe, name) for name in type(recipe).model_fields}
-    state: Any = pipeline(**fields, return_state=True)
+    state: Any = pipeline(**_fields(recipe), return_state=True)
     if state.is_completed():
         _show(state.result())
         return EXIT_DONE
-    error = state.result(raise_on_failure=False)
+    return _failed(state.result(raise_on_failure=False), state)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from tasks.inputs import check_inputs
+    from xft_core.grid import expand
+
+    recipe = load_recipe(options.recipe, options.set)
+    for variant in expand(recipe, options.grid):
+        check_inputs(variant.recipe)
+    # Several variants are at work at once: each line says whose it is.
+    os.environ.setdefault("PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT", TASK_LINE)
+    wait_for_api = _start_services()
+    from flows.compare import ComparisonIncomplete, compare, comparison_recipe, save_report
+
+    fields = _fields(comparison_recipe(str(options.recipe), options.set, options.experiment))
+    wait_for_api()
+    state: Any = compare(**fields, grid=options.grid, at_once=options.at_once, return_state=True)
+    outcome = state.result(raise_on_failure=False)
+    result: ComparisonResult | None = outcome.result if isinstance(outcome, ComparisonIncomplete) else outcome
+    if not (state.is_completed() or isinstance(outcome, ComparisonIncomplete)) or result is None:
+        return _failed(outcome, state)
+    _show_comparison(result, save_report(result.report, options.report) if options.report else None)
+    return EXIT_DONE if state.is_completed() else _failed(outcome, state)
+
+
+def _start_services() -> Callable[[], None]:
+    """Begin the three slow starts at once: Prefect's server, and here Prefect and, in a thread, MLflow with its tables.
+
+    Returns a function that waits until they are there.
+    """
+    from flows.embedded_api import use_prefect_api
+
+    logging.captureWarnings(True)  # what libraries warn of is for us, not for who runs a recipe
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+    wait_for_api = use_prefect_api(settings().home)
+    warm_up = threading.Thread(target=_warm_up_tracking, daemon=True)
+    warm_up.start()
+
+    def wait() -> None:
+        wait_for_api()
+        warm_up.join()
+
+    return wait
+
+
+def _fields(recipe: "Recipe") -> dict[str, Any]:
+    return {name: getattr(recipe, name) for name in type(recipe).model_fields}
+
+
+def _failed(error: Any, state: Any) -> int:
     print(f"\nerror: {error if isinstance(error, XftError) else state.message}", file=sys.stderr)
     return EXIT_FAILED
 
 
 def _show(result: "PipelineResult") -> None:
-    first, *sections = (result.report / "comparison.md").read_text(encoding="utf-8").split("\n## ")
-    shown = [first, *("## " + section for section in sections if section.startswith("Warnings"))]
-    lines = [line for line in "\n".join(shown).splitlines() if not line.startswith("![")]
-    print("\n" + "\n".join(lines).strip() + "\n")
+    _print_report(result.report, "Warnings")
     reused = f" ({result.reused_stages} of {result.stages} stages reused)" if result.reused_stages else ""
     print(f"done{reused}")
     print(f"  report   {result.report / 'comparison.md'}")
     print(f"  model    {result.merged_model}")
-    print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_uri}")
+    print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_shown}")
+    if result.registered:
+        print(f"  registry {result.registered}")
     print("  look     make ui  (or: xft ui)  shows Prefect and MLflow in the browser")
+
+
+def _show_comparison(result: "ComparisonResult", written: Path | None) -> None:
+    _print_report(result.report, "What it says", "What may be claimed")
+    reused = f" ({result.reused_stages} of {result.stages} stages reused)" if result.reused_stages else ""
+    print(f"done: {result.variants} variants{reused}")
+    print(f"  report   {written or result.report / 'comparison.md'}")
+    print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_shown}")
+    print(f"  look     {result.charts_page or 'make ui  (or: xft ui)  shows Prefect and MLflow in the browser'}")
+
+
+def _print_report(report: Path, *wanted: str) -> None:
+    """Print what stands above the first section of comparison.md, and the sections ``wanted``."""
+    first, *sections = (report / "comparison.md").read_text(encoding="utf-8").split("\n## ")
+    shown = [first, *("## " + section for section in sections if section.startswith(wanted))]
+    lines = [line for line in "\n".join(shown).splitlines() if not line.startswith("![")]
+    print("\n" + "\n".join(lines).strip() + "\n")
 
 
 def _warm_up_tracking() -> None:
@@ -97,6 +166,19 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the pipeline with a recipe; what is finished already is reused")
     run.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
     run.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
+    compare = commands.add_parser(
+        "compare", help="run variants of a recipe and put them side by side; what is finished already is reused")
+    compare.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    compare.add_argument(
+        "--grid", action="append", default=[], metavar="SECTION.FIELD=[VALUE,...]",
+        help="what varies, for example seed=[0,1]; again for each field; fields that change together: a.b,a.c=[[1,2],[3,4]]")
+    compare.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
+    compare.add_argument("--report", type=Path, metavar="DIRECTORY", help="write the report with its plots there")
+    compare.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: the recipe's name, -comparison)")
+    compare.add_argument(
+        "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
+        help="variants at work at the same time, 1 to 16 (default 2)")
+    plan_command.add_options(commands.add_parser("plan", help="memory, disk and time of every stage; refuses what cannot fit"))
     ui = commands.add_parser("ui", help="show runs in Prefect's and MLflow's web pages, until Ctrl-C")
     ui.add_argument("--prefect-port", type=int, default=4200)
     ui.add_argument("--mlflow-port", type=int, default=5000)

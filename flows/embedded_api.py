@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.ui import HOST, running_api
+from flows.ui import HOST, running_api, running_mlflow
 from tasks import run_log
 from xft_core.errors import XftError
 
@@ -35,6 +35,8 @@ def use_prefect_api(home: Path) -> Callable[[], None]:
         return lambda: None
     if address := running_api(home):
         os.environ["PREFECT_API_URL"] = address
+        if pages := running_mlflow(home):
+            os.environ.setdefault("XFT_MLFLOW_UI_URL", pages)
         return lambda: None
     for name in ("logs", "locks"):
         (home / name).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Evaluation of one model, whatever it is: a directory, a Hub name, a model that a pipeline run published."""
+"""Evaluation of one model, whatever it is: a directory, an S3 address, a Hub name, what a pipeline run published."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,8 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from tasks import pipeline_run, stages
-from tasks.inputs import base_model, check_inputs
+from tasks.base_model import local_base_model
+from tasks.inputs import check_inputs
 from tasks.publish_scores import Scores, publish_scores
 from xft_core.config import EvaluateConfig, ExperimentName, GenerateConfig, ModelConfig, Recipe, Seed
 from xft_core.recipe import parse
@@ -36,7 +37,8 @@ def evaluate_model(
     Answers and verdicts are kept in the store: a model that was evaluated with the same settings is not asked again.
 
     Args:
-        model: Any model; its path may also be a directory that a pipeline run published (upcycle, sft, merge).
+        model: Any model; its path may also be a directory or S3 address that a pipeline run published (upcycle, sft,
+            merge).
         seed: Seed of sampling.
         experiment: MLflow experiment the run belongs to.
         generate: How the model is asked. Here prompt_style decides for every model, and base_prompt_style plays no part.
@@ -49,16 +51,17 @@ def evaluate_model(
         "generate": asked_one_way, "evaluate": evaluate})
     check_inputs(recipe, has_moe=False)
     with pipeline_run.opened(recipe, kind="evaluate", sections=SECTIONS) as run:
+        local = local_base_model(run)
         answered: dict[str, Any] = {}
         graded, measured = dict[str, Any](), dict[str, Any]()
         for index, benchmark in enumerate(recipe.evaluate.benchmarks):
             # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
-            answered[benchmark] = stages.generate.submit(run, f"generate_{index}", base_model(recipe), benchmark)
+            answered[benchmark] = stages.generate.submit(run, f"generate_{index}", local, benchmark)
             graded[benchmark] = stages.evaluate.submit(run, f"evaluate_{index}", answered[benchmark], benchmark)
         for index, path in enumerate(recipe.evaluate.held_out_data):
-            measured[path] = stages.nll.submit(run, f"nll_{index}", base_model(recipe), path)
+            measured[path] = stages.nll.submit(run, f"nll_{index}", local, path)
         for index, task in enumerate(recipe.evaluate.lm_eval_tasks):
-            measured[f"lm-eval/{task}"] = stages.lm_eval.submit(run, f"lm_eval_{index}", base_model(recipe), task)
+            measured[f"lm-eval/{task}"] = stages.lm_eval.submit(run, f"lm_eval_{index}", local, task)
         scores: Scores = publish_scores.submit(run, answered, graded, measured).result()
         return scores
 

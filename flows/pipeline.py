@@ -13,13 +13,19 @@ from prefect import Task, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
+from prefect.states import Cancelled
 
-from tasks import pipeline_run, stages
+from tasks import fit, pipeline_run, stages
+from tasks.base_model import local_base_model
 from tasks.inputs import base_model, check_inputs
+from tasks.launch import RunStopped
 from tasks.publish import PipelineResult, publish
 from tasks.references import PipelineRun
+from tasks.stage import stop_event
+from tasks.variants import variant_of
 from xft_core.config import (
     BaselineConfig,
+    ChecksConfig,
     DataConfig,
     EvaluateConfig,
     ExperimentName,
@@ -28,6 +34,7 @@ from xft_core.config import (
     ModelConfig,
     Recipe,
     RecipeName,
+    RegistryConfig,
     Seed,
     SftConfig,
     UpcycleConfig,
@@ -43,22 +50,26 @@ class PipelineFailed(XftError):
 
 
 def run_name() -> str:
-    """A run is called by its recipe and by what tells variants apart: ``demo-4x3-xft-learned``."""
+    """A run is called by its recipe and by what tells it from others: ``demo-4x3-xft-learned``; a variant of a comparison
+    by what varies there: ``demo experts=4 norm=none seed=1``."""
     try:
         recipe = chosen_recipe(**flow_run.parameters)
     except XftError:  # the run itself says what is wrong
         return "refused"
+    if variant := variant_of(flow_run.tags or ()):
+        return f"{recipe.name} {variant.name}"
     moe = recipe.upcycle
     return f"{recipe.name}-{moe.num_experts}x{moe.num_experts_per_tok}-{moe.normalization}-{recipe.merge.method}"
 
 
 @flow(name="pipeline", persist_result=False, flow_run_name=run_name)
 def pipeline(
-    recipe_file: str | None = None,
+    recipe_file: str = "",  # not None: the form would show a choice of types instead of a line to type in
     overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
     name: RecipeName = DEFAULTS.name,
     seed: Seed = DEFAULTS.seed,
     experiment: ExperimentName = DEFAULTS.experiment,
+    check_fit: bool = DEFAULTS.check_fit,
     model: ModelConfig = DEFAULTS.model,
     data: DataConfig = DEFAULTS.data,
     baseline: BaselineConfig = DEFAULTS.baseline,
@@ -67,7 +78,9 @@ def pipeline(
     merge: MergeConfig = DEFAULTS.merge,
     generate: GenerateConfig = DEFAULTS.generate,
     evaluate: EvaluateConfig = DEFAULTS.evaluate,
-) -> PipelineResult:
+    checks: ChecksConfig = DEFAULTS.checks,
+    registry: RegistryConfig = DEFAULTS.registry,
+) -> PipelineResult | State[Any]:
     """Turn a dense code model into a better one by way of a Mixture-of-Experts, and measure it against plain SFT.
 
     Every stage's result is kept in the store: the same recipe again does no work, a changed one only what it must.
@@ -80,6 +93,7 @@ def pipeline(
         name: Name of the recipe. Runs and models are called by it.
         seed: Seed of everything random: split, order, router, noise, samples.
         experiment: MLflow experiment the run belongs to.
+        check_fit: Refuse, before any work, a recipe that surely needs more memory or disk than this machine has.
         model: The dense model that everything starts from.
         data: Instruction data and how it becomes training text, rows and held-out rows.
         baseline: The control: plain SFT of the dense model.
@@ -88,22 +102,30 @@ def pipeline(
         merge: From the experts to one dense model.
         generate: Answers of every model to the benchmarks' problems.
         evaluate: Benchmarks and grading.
+        checks: What the run looks out for, and whether that stops it.
+        registry: The merged model in MLflow's registry.
     """
     recipe = chosen_recipe(
-        recipe_file, overrides, name=name, seed=seed, experiment=experiment, model=model, data=data, baseline=baseline,
-        upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate)
+        recipe_file, overrides, name=name, seed=seed, experiment=experiment, check_fit=check_fit, model=model, data=data,
+        baseline=baseline, upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
+        registry=registry)
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
     check_inputs(recipe)
-    with pipeline_run.opened(recipe) as run:
-        futures = _submit(run)
-        futures["publish"] = publish.submit(run, dict(futures))  # type: ignore[arg-type]
-        _raise_for_failures(futures)
-        result: PipelineResult = futures["publish"].result()
-        return result
+    if warning := fit.check_fit(recipe, base_model(recipe)):
+        get_run_logger().warning("%s", warning)
+    try:
+        with pipeline_run.opened(recipe) as run:
+            futures = _submit(run, local_base_model(run))
+            futures["publish"] = publish.submit(run, dict(futures))  # type: ignore[arg-type]
+            _raise_for_failures(run, futures)
+            result: PipelineResult = futures["publish"].result()
+            return result
+    except RunStopped as stopped:
+        return Cancelled(message=str(stopped))
 
 
-def chosen_recipe(recipe_file: str | None = None, overrides: list[str] | None = None, **fields: Any) -> Recipe:
+def chosen_recipe(recipe_file: str = "", overrides: list[str] | None = None, **fields: Any) -> Recipe:
     """The recipe that a run's parameters mean: the file if one is named, else ``fields``; then ``overrides`` on it.
 
     Raises RecipeError naming the file, or each wrong field.
@@ -113,9 +135,9 @@ def chosen_recipe(recipe_file: str | None = None, overrides: list[str] | None = 
     return parse(Recipe, plain(fields), overrides)
 
 
-def _submit(run: PipelineRun) -> dict[str, PrefectFuture[Any]]:
+def _submit(run: PipelineRun, base: str) -> dict[str, PrefectFuture[Any]]:
     """Start every stage, each as soon as what it needs is there. Returns them by role."""
-    recipe, base = run.recipe, base_model(run.recipe)
+    recipe = run.recipe
     futures: dict[str, PrefectFuture[Any]] = {}
 
     def start(stage: Task[..., Any], role: str, *given: Any) -> Any:
@@ -145,10 +167,10 @@ def _submit(run: PipelineRun) -> dict[str, PrefectFuture[Any]]:
     return futures
 
 
-def _raise_for_failures(futures: dict[str, PrefectFuture[Any]]) -> None:
+def _raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]) -> None:
     """Wait for all; stages that do not depend on a failed one are let finish, so that their work is kept.
 
-    Raises PipelineFailed naming each failed stage with its reason.
+    Raises PipelineFailed naming each failed stage with its reason, RunStopped when the run was stopped.
     """
     reasons, kept = [], 0
     for role, future in futures.items():
@@ -157,13 +179,16 @@ def _raise_for_failures(futures: dict[str, PrefectFuture[Any]]) -> None:
         if state.is_completed():
             kept += 1
         elif state.is_final():
-            reasons.append(f"{role.replace('_', '-')}: {_reason(state)}")
+            reasons.append(f"{role.replace('_', '-')}: {reason_of(state)}")
+    if reasons and stop_event(run.flow_run_id).is_set():
+        raise RunStopped(f"Stopped. {kept} of {len(futures)} stages are finished and kept; the same run again goes on.")
     if reasons:
         failed = "\n".join(reasons)
         raise PipelineFailed(
             f"{failed}\n{kept} of {len(futures)} stages are finished and kept; the same command goes on from there.")
 
 
-def _reason(state: State[Any]) -> str:
+def reason_of(state: State[Any]) -> str:
+    """Why a run did not complete, as a person reads it."""
     error = state.result(raise_on_failure=False)
     return str(error) if isinstance(error, XftError) else str(state.message)

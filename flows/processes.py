@@ -1,34 +1,46 @@
-"""Processes that ``xft ui`` runs beside it: started together, waited for, stopped in order with all that they started."""
+"""Processes that ``xft ui`` runs beside it: started together, waited for, ended in order with all that they started.
 
-import os
+A guard (``flows/guard.py``) ends them, so that they end also when ``xft ui`` is killed.
+"""
+
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows import guard
 from xft_core.errors import XftError
 
 START_SECONDS = 180
-GRACE_SECONDS = 20
 POLL_SECONDS = 0.3
 
 
 class Processes:
-    """Processes by name, each with its log ``<name>.log``. The last one started is stopped first."""
+    """Processes by name, each with its log ``<name>.log``. The last one started is ended first."""
 
-    def __init__(self, logs: Path) -> None:
+    def __init__(self, logs: Path, keep_open: tuple[int, ...] = ()) -> None:
+        """``keep_open``: file descriptors, locks for example, that stay open until all has ended."""
         self._logs = logs
+        self._owner = uuid.uuid4().hex
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        with self._log("Guard").open("wb") as log:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", guard.__file__, self._owner], stdin=subprocess.PIPE, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True, pass_fds=keep_open, text=True)
 
     def start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        """Start ``command`` in a process group of its own."""
+        """Start ``command`` in a session of its own: Ctrl-C in the terminal is for ``xft ui`` alone."""
+        assert self._guard.stdin is not None
+        print(name, file=self._guard.stdin, flush=True)
         with self._log(name).open("wb") as log:
             self._running[name] = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True)
+                command, env=environment | {guard.MARK: guard.mark(self._owner, name)}, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def wait_until_up(self, name: str, address: str) -> None:
         """Wait until ``address`` answers. Raises XftError when the process ends before, or it takes too long."""
@@ -50,14 +62,11 @@ class Processes:
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """End all: SIGTERM, and SIGKILL after a while, to each and what it started."""
-        for process in reversed(self._running.values()):
-            groups = _groups(process.pid)
-            _signal(groups, signal.SIGTERM)
-            deadline = time.monotonic() + GRACE_SECONDS
-            while time.monotonic() < deadline and (process.poll() is None or any(map(_is_alive, groups))):
-                time.sleep(0.1)
-            _signal(groups, signal.SIGKILL)
+        """End all, and what they started."""
+        assert self._guard.stdin is not None
+        self._guard.stdin.close()
+        self._guard.wait()
+        for process in self._running.values():
             process.wait()
 
     def _log(self, name: str) -> Path:
@@ -65,10 +74,10 @@ class Processes:
 
 
 @contextmanager
-def processes(logs: Path) -> Iterator[Processes]:
-    """Processes that are all stopped when the block ends, however it ends."""
+def processes(logs: Path, keep_open: tuple[int, ...] = ()) -> Iterator[Processes]:
+    """Processes that have all ended when the block has, however that ends."""
     logs.mkdir(parents=True, exist_ok=True)
-    found = Processes(logs)
+    found = Processes(logs, keep_open)
     try:
         yield found
     finally:
@@ -77,37 +86,6 @@ def processes(logs: Path) -> Iterator[Processes]:
 
 
 def ignore_interrupts() -> None:
-    """From now on, Ctrl-C changes nothing: a second one must not leave half of the processes behind."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """From now on, Ctrl-C changes nothing: what is being ended must be ended whole."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _groups(pid: int) -> list[int]:
-    """The process group of ``pid`` and those of its descendants: a worker starts each run in a group of its own."""
-    parents: dict[int, tuple[int, int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(path.parent.name)] = (int(fields[1]), int(fields[2]))
-    family = {pid}
-    while more := {child for child, (parent, _) in parents.items() if parent in family} - family:
-        family |= more
-    return sorted({parents[member][1] for member in family if member in parents} | {pid})
-
-
-def _signal(groups: list[int], number: signal.Signals) -> None:
-    for group in groups:
-        try:
-            os.killpg(group, number)
-        except ProcessLookupError:
-            pass
-
-
-def _is_alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -1,10 +1,14 @@
 """``xft ui``: Prefect's and MLflow's servers and a worker on this machine, over the files of XFT_HOME, until Ctrl-C."""
 
+import fcntl
 import os
 import signal
 import socket
 import sys
+import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flows.processes import ignore_interrupts, processes
@@ -14,38 +18,50 @@ from tasks.settings import Settings, settings
 from xft_core.errors import XftError
 
 HOST = "127.0.0.1"
-ADDRESS_FILE = "prefect-api"
+ADDRESS_FILE, MLFLOW_FILE = "prefect-api", "mlflow-ui"
+ENDING_SECONDS = 90
 
 
 def serve(prefect_port: int, mlflow_port: int) -> int:
     """Start both servers, apply prefect.yaml, start a worker for its pool, wait. Returns the exit status.
 
-    Raises XftError when a port is taken, a deployment is refused, or one of the processes ends.
+    Raises XftError when another one serves the same home, a port is taken, a deployment is refused, or one of the
+    processes ends.
     """
     current = settings()
-    current.home.mkdir(parents=True, exist_ok=True)
-    for name, port in (("Prefect", prefect_port), ("MLflow", mlflow_port)):
-        _check_free(name, port)
-    api = f"http://{HOST}:{prefect_port}/api"
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _as_interrupt)
+    try:
+        with _alone(current.home) as lock:
+            for name, port in (("Prefect", prefect_port), ("MLflow", mlflow_port)):
+                _check_free(name, port)
+            _serve(current, prefect_port, mlflow_port, lock)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int) -> None:
+    api, mlflow_ui = f"http://{HOST}:{prefect_port}/api", f"http://{HOST}:{mlflow_port}"
     environment = os.environ | {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PREFECT_SERVER_UI_API_URL": api}  # otherwise the pages ask port 4200, whatever the server's own is
     environment.pop("PREFECT_API_URL", None)
-    signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        with processes(current.home / "logs") as running:
+        with processes(current.home / "logs", keep_open=(lock,)) as running:
             print("Starting Prefect and MLflow ...", flush=True)
             running.start("Prefect", prefect_command(prefect_port), environment)
             running.start("MLflow", mlflow_command(current, mlflow_port), environment)
             running.wait_until_up("Prefect", f"{api}/health")
-            running.wait_until_up("MLflow", f"http://{HOST}:{mlflow_port}/health")
+            running.wait_until_up("MLflow", f"{mlflow_ui}/health")
             (current.home / ADDRESS_FILE).write_text(api, encoding="utf-8")
-            print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   http://{HOST}:{mlflow_port}", flush=True)
+            (current.home / MLFLOW_FILE).write_text(mlflow_ui, encoding="utf-8")
+            print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   {mlflow_ui}", flush=True)
             os.environ["PREFECT_API_URL"] = api  # before Prefect is imported, by what follows
             provision(current.home)
             pool = pool_name()
             close_abandoned_runs(pool)
-            running.start("Worker", worker_command(pool), worker_environment(current, api))
+            running.start("Worker", worker_command(pool), worker_environment(current, api, mlflow_ui))
             print(f"  Worker   of pool {pool!r}; start runs in Prefect under Deployments (schedules are paused)\n"
                   f"Data: {current.home}. Ctrl-C stops all; a run that it cancels goes on when started again.", flush=True)
             try:
@@ -55,17 +71,57 @@ def serve(prefect_port: int, mlflow_port: int) -> int:
                 ignore_interrupts()
                 cancel_runs(pool)
                 raise
-    except KeyboardInterrupt:
-        return 0
     finally:
-        (current.home / ADDRESS_FILE).unlink(missing_ok=True)
-    return 0
+        for name in (ADDRESS_FILE, MLFLOW_FILE):
+            (current.home / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[int]:
+    """The lock of ``home``, which names the process that holds it. Waits for one that was killed to be cleared away.
+
+    Raises XftError when another ``xft ui`` serves this home.
+    """
+    (home / "locks").mkdir(parents=True, exist_ok=True)
+    with (home / "locks" / "ui.lock").open("a+") as lock:
+        deadline, said = time.monotonic() + ENDING_SECONDS, False
+        while not _locked(lock.fileno()):
+            lock.seek(0)
+            owner = lock.read().strip()
+            if (owner.isdecimal() and Path(f"/proc/{owner}").exists()) or time.monotonic() > deadline:
+                where = running_api(home)
+                raise XftError(f"`xft ui` runs already over {str(home)!r}"
+                               + (f": {where.removesuffix('/api')}." if where else f" (process {owner})."))
+            if not said:
+                print("Waiting for what the last `xft ui` left to end ...", flush=True)
+            said = True
+            time.sleep(0.2)
+        lock.truncate(0)
+        print(os.getpid(), file=lock, flush=True)
+        yield lock.fileno()
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def running_api(home: Path) -> str | None:
     """Address of the Prefect API that ``xft ui`` runs for this home, None when there is none."""
+    return _answering(home / ADDRESS_FILE)
+
+
+def running_mlflow(home: Path) -> str | None:
+    """Address of the MLflow pages that ``xft ui`` shows for this home, None when there are none."""
+    return _answering(home / MLFLOW_FILE)
+
+
+def _answering(file: Path) -> str | None:
     try:
-        address = (home / ADDRESS_FILE).read_text(encoding="utf-8").strip()
+        address = file.read_text(encoding="utf-8").strip()
         with urllib.request.urlopen(f"{address}/health", timeout=2):
             return address
     except (OSError, ValueError):

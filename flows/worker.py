@@ -20,14 +20,15 @@ def worker_command(pool: str) -> list[str]:
         "--name", "xft-ui", "--install-policy", "never"]
 
 
-def worker_environment(current: Settings, api: str) -> dict[str, str]:
-    """What the worker's runs are told: the same places that ``xft run`` uses here.
+def worker_environment(current: Settings, api: str, mlflow_ui: str) -> dict[str, str]:
+    """What the worker's runs are told: the same places that ``xft run`` uses here, and where MLflow's pages are.
 
     MLflow's database rather than its server: an experiment made through the server keeps its files behind the server's
     address, where ``xft run`` without one could not add to it, and models would be copied instead of linked.
     """
     return os.environ | {
-        "PREFECT_API_URL": api, "XFT_HOME": str(current.home), "MLFLOW_TRACKING_URI": current.tracking_uri}
+        "PREFECT_API_URL": api, "XFT_HOME": str(current.home), "MLFLOW_TRACKING_URI": current.tracking_uri,
+        "XFT_MLFLOW_UI_URL": current.mlflow_ui or mlflow_ui}
 
 
 def cancel_runs(pool: str) -> int:

@@ -30,7 +30,12 @@ def manifest_name(place: str) -> str:
 
 def content_place(place: str, files: list[FileEntry]) -> str:
     """Where the files themselves are."""
-    return f"{place}/{digest_of([[entry.path, entry.sha256] for entry in files])[:DIGEST_LENGTH]}"
+    return f"{place}/{content_name(files)}"
+
+
+def content_name(files: list[FileEntry]) -> str:
+    """Name of the directory of the files, below their place."""
+    return digest_of([[entry.path, entry.sha256] for entry in files])[:DIGEST_LENGTH]
 
 
 def send(
@@ -54,11 +59,15 @@ def send(
 
 
 def receive(bucket: Bucket, place: str, files: list[FileEntry], directory: Path, stop: threading.Event) -> None:
-    """Download the files of a manifest into ``directory`` and verify each by size and sha256.
+    """Download the files of the manifest of ``place`` into ``directory``, see ``receive_from``."""
+    receive_from(bucket, content_place(place, files), files, directory, stop)
+
+
+def receive_from(bucket: Bucket, content: str, files: list[FileEntry], directory: Path, stop: threading.Event) -> None:
+    """Download ``files``, which are below ``content``, into ``directory`` and verify each by size and sha256.
 
     Raises ArtifactError naming the first that is not what the manifest says, also at a second look: the set is damaged.
     """
-    content = content_place(place, files)
     wrong = list(files)
     for _ in range(2):
         bucket.download({f"{content}/{safe_name(entry.path)}": directory / entry.path for entry in wrong}, stop)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tasks import remote_models
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.config import Recipe
 from xft_core.errors import DataError, RecipeError
@@ -24,9 +25,13 @@ def check_inputs(recipe: Recipe, has_moe: bool = True) -> None:
     if has_moe and recipe.generate.backend == "vllm":
         raise RecipeError(
             "generate.backend is vllm, but a pipeline run also has the upcycled Mixture-of-Experts answer, whose "
-            "architecture vLLM does not know. Set generate.backend: transformers, and evaluate the base, tuned dense and "
-            "merged models with vllm by the flow evaluate.")
-    if not _is_hub_name(recipe.model.path):
+            "architecture vLLM does not know. Set generate.backend: transformers; docs/evaluation.md says how vLLM answers "
+            "for the base, the tuned dense and the merged model.")
+    if remote_models.is_address(recipe.model.path):
+        if recipe.model.revision:
+            raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for an S3 address.")
+        remote_models.check(recipe.model.path)
+    elif not _is_hub_name(recipe.model.path):
         find_model(recipe.model.path)
     if not _is_hub_name(recipe.data.path):
         find_file(recipe.data.path)

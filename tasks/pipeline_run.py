@@ -7,10 +7,12 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks import ownership, run_log, run_records, tracking
+from tasks.launch import RunStopped
 from tasks.references import PipelineRun
 from tasks.settings import settings
-from tasks.stage import stop_event
+from tasks.stage import stop_event, stop_with
 from tasks.storage import store
+from tasks.variants import variant_of
 from xft_core.config import Recipe
 from xft_core.errors import XftError
 
@@ -18,19 +20,25 @@ run_log.install()
 
 
 @contextmanager
-def opened(recipe: Recipe, kind: str = "pipeline", sections: frozenset[str] | None = None) -> Iterator[PipelineRun]:
+def opened(
+    recipe: Recipe, kind: str = "pipeline", sections: frozenset[str] | None = None, without: frozenset[str] = frozenset(),
+) -> Iterator[PipelineRun]:
     """The MLflow parent run of the flow run in course, of this ``kind``, with the recipe's ``sections`` (all unless
-    given) as parameters; ends as FINISHED, FAILED, or KILLED when it is cancelled.
+    given) as parameters, ``without`` some fields; ends as FINISHED, FAILED, or KILLED when it is cancelled.
 
     An object store that refuses (credentials, no such bucket) ends it before any work. Cancelling also ends the stages
-    at work, whose child processes would go on otherwise.
+    at work, whose child processes would go on otherwise. Raises RunStopped when it belongs to a comparison that was.
     """
     if (bucket := store()) is not None:
         bucket.check()
     owners = settings().locks / "runs"
     flow_run_id = str(flow_run.id)
     ownership.close_abandoned(owners, tracking.close_abandoned_run)
-    run = tracking.open_run(recipe, flow_run_id, str(flow_run.name), kind=kind, sections=sections)
+    variant = variant_of(flow_run.tags or ()) if kind == "pipeline" else None
+    if variant:
+        stop_with(flow_run_id, variant.comparison)
+    name = variant.name if variant else str(flow_run.name)
+    run = tracking.open_run(recipe, flow_run_id, name, kind, sections, without, variant)
     get_run_logger().info("MLflow run %s in experiment %r", run.mlflow_run_id, recipe.experiment)
     status = "FAILED"
     with ownership.owned(owners, run.mlflow_run_id):
@@ -38,6 +46,9 @@ def opened(recipe: Recipe, kind: str = "pipeline", sections: frozenset[str] | No
             run_records.note(run)
             yield run
             status = "FINISHED"
+        except RunStopped:
+            status = "KILLED"
+            raise
         except Exception:
             raise
         except BaseException:

@@ -5,31 +5,39 @@ Done for every run, also for one that reused all: a reused stage leaves nothing 
 
 import json
 from pathlib import Path
+from typing import Any
 
 import yaml
-from prefect import task
-from prefect.artifacts import create_markdown_artifact
+from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
-from tasks import remote, tracking
+from tasks import registry, remote, tracking
+from tasks.mlflow_model import log_model
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory, log_text
+from tasks.run_page import show_link, show_markdown, show_table
 from tasks.stage import may_pass, stop_event
+from tasks.tracking import Logger
 from xft_core.config import Recipe
-from xft_core.reporting.page import PAGE
+from xft_core.errors import XftError
+from xft_core.reporting.evaluation import rate_text
+from xft_core.reporting.variants import read_comparison
 
 MODELS = ("base", "sft", "moe", "merged")
+FIRST = "merged/plus_pass_at_1"
 
 
 class PipelineResult(BaseModel):
-    """What a finished run leaves: directories of report and merged model, and the run in MLflow."""
+    """What a finished run leaves: directories of report and merged model, the run in MLflow, and in words its version
+    in the registry."""
 
     model_config = ConfigDict(frozen=True)
 
     report: Path
     merged_model: Path
     mlflow_run_id: str
+    registered: str | None
     reused_stages: int
     stages: int
 
@@ -39,24 +47,26 @@ class PipelineResult(BaseModel):
     retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
 def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResult:
     """Show the run's results in MLflow's parent run and as Prefect artifacts. ``artifacts``: every stage's, by role."""
-    report = artifacts["report"]
+    report, logger = artifacts["report"], get_run_logger()
     for item in artifacts.values():  # those that the object store was away for
         remote.deliver(item.path, stop_event(run.flow_run_id))
+    card = (report.path / "README.md").read_text(encoding="utf-8")
+    registered = None
     try:
-        _to_mlflow(run, artifacts)
+        whole = _to_mlflow(run, artifacts)
+        show_link("pipeline", tracking.experiment_of(run.mlflow_run_id), run.mlflow_run_id, logger)
+        if run.recipe.registry.enabled:
+            registered = registry.register(run, artifacts, card, whole, logger)
+    except XftError:
+        raise
     except Exception as error:
         raise tracking.TrackingUnavailable(
-            f"MLflow does not take the results: {error}. They are in {str(report.path)!r}; the same command delivers "
-            "them.") from error
-    name = run.recipe.name
-    for file_name, key, description in (
-        ("comparison.md", "comparison", f"Base, SFT, MoE and merged model of {name}"),
-        ("README.md", "model-card", f"Model card of {name}"),
-    ):
-        text = (report.path / file_name).read_text(encoding="utf-8")
-        create_markdown_artifact(_without_files(text), key=key, description=description)
+            f"MLflow does not take the results: {tracking.reason(error)} They are in {str(report.path)!r}; the same "
+            "command delivers them.") from error
+    _to_prefect(run.recipe.name, report.path, card, registered, logger)
     return PipelineResult(
         report=report.path, merged_model=artifacts["merge"].path, mlflow_run_id=run.mlflow_run_id,
+        registered=str(registered) if registered else None,
         reused_stages=sum(item.reused for item in artifacts.values()), stages=len(artifacts))
 
 
@@ -66,12 +76,16 @@ def headline(metrics: dict[str, float]) -> dict[str, float]:
     for name, value in metrics.items():
         model, _, rest = name.partition("_")
         named[f"{model}/{rest}" if model in MODELS else name] = value
-    return named
+    # MLflow's compare page begins with the metric that was logged first.
+    return dict(sorted(named.items(), key=lambda item: (not item[0].startswith(FIRST), "spread" in item[0])))
 
 
-def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> None:
+def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
+    """Returns whether the merged model's weights are there too."""
     run_id, report, merged = run.mlflow_run_id, artifacts["report"], artifacts["merge"]
     tags = {f"xft.{role}.run_id": item.mlflow_run_id for role, item in artifacts.items() if item.mlflow_run_id}
+    reused = sum(item.reused for item in artifacts.values())
+    tags |= {"xft.report.key": report.key, "xft.stages": str(len(artifacts)), "xft.reused_stages": str(reused)}
     tags |= {"xft.merged_model.path": str(merged.path), "xft.merged_model.digest": merged.digest,
              "mlflow.note.content": (report.path / "comparison.md").read_text(encoding="utf-8")[:5000]}
     tracking.log_summary(run_id, headline(tracking.scalars(report.metrics)), tags)
@@ -81,7 +95,7 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> None:
         source=json.dumps({"uri": run.recipe.data.path}), profile=json.dumps(tracking.scalars(data.metrics)))
     log_text(run_id, _yaml(run.recipe), "recipe.yaml")
     log_directory(run_id, report.path, "report")
-    log_directory(run_id, merged.path, "merged_model")
+    whole = log_model(run, merged.path, report.path / "README.md")
     log_directory(run_id, artifacts["mix"].path, "mixing", suffixes=(".json",))
     log_directory(run_id, data.path, "data", suffixes=("decontamination.json",))
     for role, item in artifacts.items():
@@ -90,13 +104,33 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> None:
             log_directory(run_id, item.path, f"{name}/{role.partition('_')[2]}")
         if item.stage in ("nll", "lm_eval"):
             log_directory(run_id, item.path, f"measures/{role}")
+    return whole
+
+
+def _to_prefect(name: str, report: Path, card: str, registered: registry.Registration | None, logger: Logger) -> None:
+    standing = f"Registered in MLflow as {registered}" if registered else "Not registered (registry.enabled is false)."
+    show_table("comparison", _table(report), f"Base, SFT, MoE and merged model of {name}. {standing}", logger)
+    show_markdown("report", (report / "comparison.md").read_text(encoding="utf-8"), f"What the numbers of {name} say", logger)
+    show_markdown("model-card", f"{card}\n> {standing}\n", f"Model card of {name}", logger)
+
+
+def _table(report: Path) -> list[dict[str, Any]]:
+    """The rows of comparison.json, flat: percentages with one decimal, loss in nats per response token."""
+    rows = []
+    for row in read_comparison(report).rows:
+        shown: dict[str, Any] = {"model": row.name, "held-out NLL": _rounded(row.held_out_nll, 4)}
+        for score in row.scores:
+            for tests, plus in (("base", ""), ("plus", "+")) if score.extended_tests else (("base", ""),):
+                rate = score.rate(tests)
+                shown[f"{score.benchmark}{plus} pass@1 %"] = rate and rate_text(rate)
+        shown |= {measure.title: _rounded(measure.value, 4) for measure in row.measures}
+        rows.append(shown | {"parameters": row.parameters_total, "active per token": row.parameters_active})
+    return rows
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def _yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _without_files(text: str) -> str:
-    # Prefect shows Markdown without the files beside it: a picture or a link would be a broken one. MLflow has them.
-    text = text.replace(f"[{PAGE}]({PAGE})", f"`report/{PAGE}` of the run in MLflow")
-    return "\n".join(line for line in text.splitlines() if not line.startswith("![")) + "\n"

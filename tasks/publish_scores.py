@@ -3,13 +3,13 @@
 import tempfile
 from pathlib import Path
 
-from prefect import task
-from prefect.artifacts import create_table_artifact
+from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 
 from tasks import tracking
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory
+from tasks.run_page import show_link, show_table
 from tasks.stage import may_pass
 from xft_core.reporting.evidence import benchmark_title
 from xft_core.reporting.page import PAGE, Answers, write_page
@@ -41,10 +41,12 @@ def publish_scores(
         _log_page(run, answered, graded)
     except Exception as error:
         raise tracking.TrackingUnavailable(
-            f"MLflow does not take the results: {error}. They are kept; the same run again delivers them.") from error
-    create_table_artifact(
-        [{"benchmark": benchmark, **numbers} for benchmark, numbers in scores.items()],
-        key="scores", description=f"{run.recipe.model.path}: fractions of problems solved, 0 to 1; nats per response token")
+            f"MLflow does not take the results: {tracking.reason(error)} They are kept; the same run again delivers "
+            "them.") from error
+    show_link("evaluation", run.experiment_id, run.mlflow_run_id, get_run_logger())
+    show_table(
+        "scores", [{"benchmark": benchmark, **numbers} for benchmark, numbers in scores.items()],
+        f"{run.recipe.model.path}: fractions of problems solved, 0 to 1; nats per response token", get_run_logger())
     return scores
 
 

@@ -9,7 +9,8 @@ from xft_core.config import Recipe
 
 
 class PipelineRun(BaseModel):
-    """What every task is told about the run that it is part of."""
+    """What every task is told about the run that it is part of. ``experiment_id``: where its stages are shown, which for
+    a comparison and its variants is an experiment beside theirs."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,6 +1,7 @@
 """Artifacts in the object store: the local store stays where stages work, this is where other machines find them.
 
     <prefix>/artifacts/<stage>/<key>/manifest.json    the artifact's own manifest; the files beside it: tasks/file_sets.py
+    <prefix>/kept/<stage>/<key>                       says that something outside refers to the artifact: gc leaves it
 """
 
 import fcntl
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 ARTIFACTS = "artifacts"
 CHECKPOINTS = "checkpoints"
+KEPT = "kept"
 
 
 def place_of(output: Path, kind: str = ARTIFACTS) -> str:
@@ -45,7 +47,7 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
             return None
         directory = file_sets.beside(output)
         try:
-            manifest = _parse(content, key, f"{bucket.address}/{place}")
+            manifest = parse_manifest(content, f"{bucket.address}/{place}", key)
             file_sets.receive(bucket, place, manifest.files, directory, stop)
             (directory / MANIFEST).write_bytes(content)
             verify(directory)
@@ -79,12 +81,23 @@ def deliver(output: Path, stop: threading.Event) -> bool:
     return sent
 
 
+def keep(output: Path) -> str | None:
+    """The address of the files of the delivered artifact ``output``, which gc leaves alone from now on; None without an
+    object store. Raises ArtifactError when it is not there, StoreUnavailable, StoreRefused."""
+    bucket = store()
+    if bucket is None:
+        return None
+    place = place_of(output)
+    bucket.put(place_of(output, KEPT), b"")
+    return f"{bucket.address}/{file_sets.content_place(place, read_manifest(bucket, place).files)}"
+
+
 def read_manifest(bucket: Bucket, place: str) -> Manifest:
     """The manifest of an artifact in the object store. Raises ArtifactError when it is missing or damaged."""
     content = bucket.get(file_sets.manifest_name(place))
     if content is None:
         raise ArtifactError(f"{bucket.address}/{place} has no {MANIFEST}: it was never finished, or is being removed.")
-    return _parse(content, None, f"{bucket.address}/{place}")
+    return parse_manifest(content, f"{bucket.address}/{place}")
 
 
 @contextmanager
@@ -101,7 +114,9 @@ def free(output: Path) -> Iterator[bool]:
         yield True
 
 
-def _parse(content: bytes, key: str | None, where: str) -> Manifest:
+def parse_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:
+    """The manifest in ``content``, every path in it safe. Raises ArtifactError, naming ``where``, for a damaged one, or
+    one of another ``key``."""
     try:
         manifest = Manifest.model_validate_json(content)
         for entry in manifest.files:

@@ -16,21 +16,27 @@ from tasks.tracking import client
 WEIGHTS = ".safetensors"
 
 
-def log_directory(run_id: str, directory: Path, name: str, suffixes: tuple[str, ...] | None = None) -> None:
-    """Show the files of ``directory`` (those with ``suffixes`` only, if given) as ``name`` in the run's artifacts."""
+def log_directory(
+    run_id: str, directory: Path, name: str, suffixes: tuple[str, ...] | None = None, without: tuple[str, ...] = (),
+) -> bool:
+    """Show the files of ``directory`` (those with ``suffixes`` only, if given; none called as one of ``without``) as
+    ``name`` in the run's artifacts. Returns whether all are there, weights too."""
     files = [path for path in sorted(directory.rglob("*"))
-             if path.is_file() and (suffixes is None or path.name.endswith(suffixes))]
+             if path.is_file() and path.name not in without and (suffixes is None or path.name.endswith(suffixes))]
     root = _local_root(run_id)
     if root is not None:
         for path in files:
             _link(path, root / name / path.relative_to(directory))
-        return
+        return True
+    whole = True
     if sum(path.stat().st_size for path in files) > settings().copy_limit_mb * 1_000_000:
+        whole = not any(path.name.endswith(WEIGHTS) for path in files)
         files = [path for path in files if not path.name.endswith(WEIGHTS)]
         client().set_tag(run_id, f"xft.{name}.path", str(directory))
     for path in files:
         inside = (Path(name) / path.relative_to(directory)).parent.as_posix()
         client().log_artifact(run_id, str(path), None if inside == "." else inside)
+    return whole
 
 
 def log_text(run_id: str, text: str, name: str) -> None:

@@ -6,6 +6,8 @@
     XFT_COMPUTE_SLOTS        heavy stages at once on this machine; they share its cores evenly. Default 1 with a GPU (one
                              GPU, one job), 2 without: a tuned model and its baseline train side by side
     XFT_STORE                s3://bucket/prefix: artifacts and checkpoints are kept there too (tasks/storage.py); default: none
+    XFT_MLFLOW_UI_URL        address of MLflow's web pages, for links to runs; default: MLFLOW_TRACKING_URI where that is a
+                             server, else none. `xft ui` tells its worker
     XFT_MLFLOW_COPY_LIMIT_MB largest model, in MB, that is copied into an artifact store that is not this machine's disk
 """
 
@@ -14,27 +16,35 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from xft_core.errors import XftError
 
 DEFAULT_HOME = ".xft"
-STORE = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
+CREDENTIALS = re.compile(r"://[^/\s'\"]*@")
+S3_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings in force."""
+    """The settings in force. ``mlflow_ui``: address of MLflow's pages without a closing slash; None when unknown."""
 
     home: Path
     tracking_uri: str
     compute_slots: int
     copy_limit_mb: int
     store: str | None = None
+    mlflow_ui: str | None = None
 
     @property
     def artifacts(self) -> Path:
         """The store: ``<stage>/<key>/`` below it."""
         return self.home / "artifacts"
+
+    @property
+    def models(self) -> Path:
+        """Models that were fetched from S3 addresses."""
+        return self.home / "models"
 
     @property
     def runs(self) -> Path:
@@ -57,6 +67,11 @@ class Settings:
         return not self.tracking_uri.startswith(("http://", "https://", "databricks"))
 
     @property
+    def tracking_shown(self) -> str:
+        """``tracking_uri`` for messages."""
+        return without_credentials(self.tracking_uri)
+
+    @property
     def threads_per_slot(self) -> int:
         """Processor cores for each of the heavy stages that run at once."""
         return max(1, len(os.sched_getaffinity(0)) // self.compute_slots)
@@ -65,13 +80,20 @@ class Settings:
 def settings() -> Settings:
     """The settings as the environment has them now. Raises XftError for a value that cannot be meant."""
     home = Path(os.environ.get("XFT_HOME") or DEFAULT_HOME).expanduser().absolute()
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
     return Settings(
         home=home,
-        tracking_uri=os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}",
+        tracking_uri=tracking_uri,
         compute_slots=_whole_number("XFT_COMPUTE_SLOTS", _default_slots(), least=1),
         copy_limit_mb=_whole_number("XFT_MLFLOW_COPY_LIMIT_MB", 1024, least=0),
         store=_store(),
+        mlflow_ui=_mlflow_ui(tracking_uri),
     )
+
+
+def without_credentials(text: str) -> str:
+    """``text`` without the user name and password of any address in it."""
+    return CREDENTIALS.sub("://", text)
 
 
 def set_environment_defaults() -> None:
@@ -93,6 +115,8 @@ def set_environment_defaults() -> None:
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
         # What MLflow says while it makes its tables is of no use to a person.
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        # Links to runs, whose address may hold a password; what we show of it does not.
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         # A tracking server that is away must not hold a stage up for minutes: we try again ourselves.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
@@ -110,12 +134,24 @@ def _store() -> str | None:
     address = os.environ.get("XFT_STORE", "").strip()
     if not address:
         return None
-    if not STORE.fullmatch(address):
+    if not S3_ADDRESS.fullmatch(address):
         shown = "" if "@" in address else f"is {address[:200]!r} and "  # it may be a password that was put there
         raise XftError(
             f"XFT_STORE {shown}must be s3://bucket/prefix: letters, digits and ._=- in the prefix, no credentials. "
             "Those belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in AWS_PROFILE.")
     return address.rstrip("/")
+
+
+def _mlflow_ui(tracking_uri: str) -> str | None:
+    given = os.environ.get("XFT_MLFLOW_UI_URL", "").strip()
+    address = given or tracking_uri
+    if not address.startswith(("http://", "https://")):
+        if given:
+            raise XftError(f"XFT_MLFLOW_UI_URL is {given!r}. Give the address of MLflow's pages: http://host:port.")
+        return None
+    parts = urlsplit(address)
+    # A link is shown to everyone: no credentials in it.
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
 def _whole_number(name: str, default: int, least: int) -> int:

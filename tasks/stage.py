@@ -9,6 +9,7 @@ altered is noticed here, whatever a database remembers.
 import errno
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,10 +23,12 @@ from tasks import checkpoints, remote, run_log, run_records
 from tasks.curves import Follower
 from tasks.launch import RunStopped, run_in_child
 from tasks.references import ArtifactRef, PipelineRun
+from tasks.run_page import Progress, show_link
 from tasks.settings import settings
 from tasks.slots import compute_slot
 from tasks.storage import StoreUnavailable
 from tasks.tracking import Logger, StageRun
+from xft_core import checks
 from xft_core.artifacts import Manifest, Workspace, find
 from xft_core.errors import XftError
 from xft_core.stages import StageConfig, stage_key
@@ -43,6 +46,11 @@ _stop_events: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 def stop_event(flow_run_id: str) -> threading.Event:
     """Set it to end the stages of that flow run which are at work in this process."""
     return _stop_events[flow_run_id]
+
+
+def stop_with(flow_run_id: str, other: str) -> None:
+    """From now on the stop event of the flow run is that of the ``other`` one too: a comparison stops its variants."""
+    _stop_events[flow_run_id] = _stop_events[other]
 
 
 def may_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:
@@ -69,13 +77,18 @@ STAGE_TASK: dict[str, Any] = {
 }
 
 
-def carry_out(run: PipelineRun, role: str, stage: type[StageConfig], **fields: Any) -> ArtifactRef | State[Any]:
+def carry_out(
+    run: PipelineRun, role: str, stage: type[StageConfig], went_wrong: Callable[[dict[str, Any]], list[str]] = lambda _: [],
+    **fields: Any,
+) -> ArtifactRef | State[Any]:
     """Have the artifact of ``stage`` with these ``fields``: from the store (the task ends as Cached), or by making it.
 
-    Raises XftError; ends as Cancelled when the run was stopped.
+    ``went_wrong``: what of the artifact's metrics must stop the run; asked of a reused one too. Raises XftError; ends as
+    Cancelled when the run was stopped.
     """
     logger = get_run_logger()
     child = StageRun(run, stage.stage, role, logger, again=max(_count(task_run), _count(flow_run)) > 1)
+    show_link(role, run.experiment_id, child.id, logger)
     try:
         config, key = _placed(stage, run, child, **fields)
         stop = stop_event(run.flow_run_id)
@@ -83,11 +96,12 @@ def carry_out(run: PipelineRun, role: str, stage: type[StageConfig], **fields: A
         manifest = find(config.output, key) or remote.fetch(config.output, key, stop)
         made_here = manifest is None
         if manifest is None:
-            manifest = _make(config, key, child, stop, logger)
+            manifest = _make(config, key, role, child, stop, logger)
         _deliver(config, stop, logger)
         # A retry that finds what its own first attempt published has reused nothing.
         reused = not made_here and manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
         child.finish(config.output, manifest, reused)
+        checks.raise_for(went_wrong(manifest.metrics))
     except RunStopped as stopped:
         child.end("KILLED")
         return Cancelled(message=str(stopped))
@@ -114,7 +128,9 @@ def _placed(
     return draft.model_copy(update={"output": output, "provenance": provenance}), key
 
 
-def _make(config: StageConfig, key: str, child: StageRun, stop: threading.Event, logger: Logger) -> Manifest:
+def _make(
+    config: StageConfig, key: str, role: str, child: StageRun, stop: threading.Event, logger: Logger,
+) -> Manifest:
     config.output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         threads = None
@@ -128,7 +144,13 @@ def _make(config: StageConfig, key: str, child: StageRun, stop: threading.Event,
         checkpoints.restore(config.output, key, stop, logger)
         stack.enter_context(checkpoints.Keeper(config.output, key, logger))
         stack.enter_context(Follower(Workspace(config.output).metrics_path, child.log_points))
-        run_in_child(config, lambda line: logger.info("%s", line), stop, threads)
+        progress = stack.enter_context(Progress(role, logger))
+
+        def take(line: str) -> None:
+            logger.info("%s", line)
+            progress.line(line)
+
+        run_in_child(config, take, stop, threads)
     manifest = find(config.output, key)
     if manifest is None:
         raise XftError(f"{config.stage} ended well but left no whole artifact in {str(config.output)!r}.")

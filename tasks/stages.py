@@ -1,5 +1,6 @@
 """The stages as Prefect tasks. Each says what it is given and which stage of ``xft_core`` that is; nothing else."""
 
+from pathlib import Path
 from typing import Any
 
 from prefect import task
@@ -7,8 +8,10 @@ from prefect.client.schemas.objects import State
 
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.stage import STAGE_TASK, carry_out
+from xft_core import checks
 from xft_core.config import SftConfig
 from xft_core.stages import (
+    CompareStage,
     EvaluateStage,
     GenerateStage,
     LmEvalStage,
@@ -42,7 +45,10 @@ def upcycle(run: PipelineRun, role: str, model: str) -> Outcome:
 @task(name="sft", **STAGE_TASK)
 def sft(run: PipelineRun, role: str, model: Model, data: ArtifactRef, config: SftConfig) -> Outcome:
     """Supervised fine-tuning of a dense model or of a Mixture-of-Experts."""
-    return carry_out(run, role, SftStage, model=model_name(model), data=data.path, seed=run.recipe.seed, sft=config)
+    recipe = run.recipe
+    return carry_out(
+        run, role, SftStage, lambda metrics: checks.training_findings(metrics, recipe.checks, only_stop=True),
+        model=model_name(model), data=data.path, seed=recipe.seed, sft=config, checks=recipe.checks)
 
 
 @task(name="mix", **STAGE_TASK)
@@ -50,15 +56,20 @@ def mix(run: PipelineRun, role: str, model: ArtifactRef, data: ArtifactRef) -> O
     """Mixing coefficients of the tuned Mixture-of-Experts."""
     recipe = run.recipe
     return carry_out(
-        run, role, MixStage, model=model_name(model), data=data.path, seed=recipe.seed, merge=recipe.merge)
+        run, role, MixStage,
+        lambda metrics: checks.mixing_findings(metrics, recipe.merge.method, recipe.checks, only_stop=True),
+        model=model_name(model), data=data.path, seed=recipe.seed, merge=recipe.merge)
 
 
 @task(name="merge", **STAGE_TASK)
 def merge(run: PipelineRun, role: str, model: ArtifactRef, coefficients: ArtifactRef, data: ArtifactRef) -> Outcome:
     """Experts to one dense model; ``data`` is there to measure its held-out loss."""
+    recipe = run.recipe
+    # The untouched Mixture-of-Experts stands for the base model where upcycling is the identity.
+    base = model.metrics.get("held_out_nll_before") if recipe.upcycle.is_identity else None
     return carry_out(
-        run, role, MergeStage, model=model_name(model), coefficients=coefficients.path, data=data.path,
-        precision=run.recipe.sft.precision)
+        run, role, MergeStage, lambda metrics: checks.merge_findings(metrics, base, recipe.checks),
+        model=model_name(model), coefficients=coefficients.path, data=data.path, precision=recipe.sft.precision)
 
 
 @task(name="generate", **STAGE_TASK)
@@ -102,6 +113,12 @@ def report(run: PipelineRun, role: str, artifacts: dict[str, ArtifactRef]) -> Ou
     """Comparison table, plots and model card from everything that the run has."""
     return carry_out(
         run, role, ReportStage, recipe=run.recipe, artifacts={name: item.path for name, item in artifacts.items()})
+
+
+@task(name="compare", **STAGE_TASK)
+def compare(run: PipelineRun, role: str, grid: list[str], reports: dict[str, Path]) -> Outcome:
+    """Table, plots and sentences from the reports of a comparison's variants, by their names."""
+    return carry_out(run, role, CompareStage, recipe=run.recipe, grid=grid, reports=reports)
 
 
 def model_name(model: Model) -> str:

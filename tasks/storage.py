@@ -1,4 +1,4 @@
-"""The object store: files by name below one prefix of an S3 bucket. The only module that imports boto3.
+"""Object stores: files by name below one prefix of an S3 bucket. The only module that imports boto3.
 
     XFT_STORE            s3://bucket/prefix; unset: nothing is kept but under XFT_HOME
     XFT_S3_ENDPOINT_URL  another S3 than Amazon's (or the standard AWS_ENDPOINT_URL_S3); addressed by path, not host name
@@ -46,29 +46,34 @@ class StoreUnavailable(XftError):
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object: name below the prefix, size in bytes, when it was written (seconds since 1970)."""
+    """One object: name below the prefix, size in bytes, when it was written (seconds since 1970), and the server's tag
+    of its content, which changes with it."""
 
     name: str
     size: int
     modified: float
+    etag: str
 
 
 def store() -> "Bucket | None":
     """The object store in force, or None when there is only the local one. Raises XftError for a setting that cannot be."""
     address = settings().store
-    if address is None:
-        return None
+    return None if address is None else bucket_at(address)
+
+
+def bucket_at(address: str, named_by: str = "XFT_STORE") -> "Bucket":
+    """What is below ``address`` (s3://bucket/prefix). ``named_by``: the setting or field to correct if it is wrong."""
     environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(("AWS_", "XFT_S3_"))))
     with _making:
-        return _bucket(address, environment)
+        return _bucket(address, named_by, environment)
 
 
 _making = threading.Lock()  # making a client reads files and is not safe in threads; using one is
 
 
-@lru_cache(maxsize=4)
-def _bucket(address: str, environment: tuple[tuple[str, str], ...]) -> "Bucket":
-    return Bucket(address)
+@lru_cache(maxsize=8)
+def _bucket(address: str, named_by: str, environment: tuple[tuple[str, str], ...]) -> "Bucket":
+    return Bucket(address, named_by)
 
 
 def safe_name(name: str) -> str:
@@ -86,8 +91,8 @@ def safe_name(name: str) -> str:
 class Bucket:
     """Objects below one prefix. Names never contain the prefix; every call raises StoreRefused or StoreUnavailable."""
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(self, address: str, named_by: str) -> None:
+        self.address, self._named_by = address, named_by
         parts = urlsplit(address)
         self._bucket, self._prefix = parts.netloc, parts.path.strip("/")
         with self._explained():
@@ -127,7 +132,8 @@ class Bucket:
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._key(prefix))
             for page in pages:
                 for item in page.get("Contents", ()):
-                    yield StoredObject(self._name(item["Key"]), item["Size"], item["LastModified"].timestamp())
+                    yield StoredObject(
+                        self._name(item["Key"]), item["Size"], item["LastModified"].timestamp(), item.get("ETag", ""))
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove these objects; one that is not there is no error."""
@@ -219,12 +225,13 @@ class Bucket:
         if isinstance(error, known.ClientError):
             code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
             if code == "NoSuchBucket":
-                return StoreRefused(f"There is no bucket {self._bucket!r}. Create it, or correct XFT_STORE ({self.address}).")
+                return StoreRefused(f"There is no bucket {self._bucket!r}. Create it, or correct {self._named_by} "
+                                    f"({self.address}).")
             if status < 500 and status != 429 and code not in PASSING_CODES:
                 return StoreRefused(
                     f"{self.address} refuses: {code}: {error.response.get('Error', {}).get('Message', '')} Check the "
                     "credentials (AWS_ACCESS_KEY_ID and its companions, or AWS_PROFILE), whether they are still valid, "
-                    "and their rights to list, read, write and delete there.")
+                    "and their rights there (docs/storage.md).")
             return self._away(f"{code} ({status})")
         if isinstance(error, known.NoCredentialsError | known.PartialCredentialsError):
             return StoreRefused(

@@ -87,7 +87,8 @@ def verify_remote(bucket: Bucket) -> Iterator[tuple[str, str | None]]:
 
 
 def garbage_local(days: float) -> list[Removal]:
-    """What no run of the last ``days`` refers to and is older than that: artifacts, work in progress, run records."""
+    """What no run of the last ``days`` refers to and is older than that: artifacts, work in progress, models
+    fetched from addresses, run records."""
     before = time.time() - days * DAY_SECONDS
     records = run_records.local_records()
     used = _in_use(list(records.values()), before)
@@ -98,6 +99,9 @@ def garbage_local(days: float) -> list[Removal]:
             continue
         why = "no run refers to it" if path.suffix == "" else "left behind"
         found.append(Removal(f"{path.parent.name}/{path.name}", _size(path), why, partial(_remove, path)))
+    for path in sorted(settings().models.glob("*")):
+        if path.is_dir() and path.lstat().st_mtime < before:
+            found.append(Removal(f"models/{path.name}", _size(path), "fetched, not used since", partial(_remove, path)))
     for path, record in records.items():
         if record.updated < before:
             unlink = partial(path.unlink, missing_ok=True)
@@ -109,7 +113,8 @@ def garbage_remote(bucket: Bucket, days: float) -> list[Removal]:
     """As ``garbage_local``, in the object store; also the parts of multipart uploads whose process was killed."""
     before = time.time() - days * DAY_SECONDS
     records = run_records.records_in(bucket)
-    used = _in_use(list(records.values()), before)
+    used = _in_use(list(records.values()), before) | {
+        item.name.removeprefix(f"{remote.KEPT}/") for item in bucket.objects(f"{remote.KEPT}/")}
     found = []
     for kind in (remote.ARTIFACTS, remote.CHECKPOINTS):
         for place, objects in _grouped(bucket.objects(f"{kind}/")).items():

@@ -1,4 +1,4 @@
-"""MLflow: one parent run for a pipeline run, one child for each of its stages. The only module that imports mlflow.
+"""MLflow: one parent run for a pipeline run, one child for each of its stages. Only this module and mlflow_model.py import it.
 
 Runs are named by their ids throughout: MLflow's "active run" belongs to a thread, and stages run in several.
 """
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.curves import Points
 from tasks.references import PipelineRun
-from tasks.settings import settings
+from tasks.settings import settings, without_credentials
+from tasks.variants import VariantOf
 from xft_core.artifacts import Manifest
 from xft_core.config import Recipe
 from xft_core.errors import XftError
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
+# Stages of a comparison's variants are kept out of its own experiment: the table there compares variants.
+STAGES_EXPERIMENT = "/stages"
 METRICS_PER_CALL = 1000
 DELIVERY_ATTEMPTS = 4
 FIRST_DELAY_SECONDS = 1.0
@@ -62,35 +65,38 @@ def _new_client(uri: str) -> "MlflowClient":
 
 
 def open_run(
-    recipe: Recipe, flow_run_id: str, name: str, tags: dict[str, str] | None = None, kind: str = "pipeline",
-    sections: frozenset[str] | None = None,
+    recipe: Recipe, flow_run_id: str, name: str, kind: str = "pipeline", sections: frozenset[str] | None = None,
+    without: frozenset[str] = frozenset(), variant: VariantOf | None = None,
 ) -> PipelineRun:
     """The parent run of a pipeline run: new, or the one that an earlier attempt of the same flow run opened.
 
-    ``kind``: the tag that tells it from runs of another flow. ``sections``: parts of the recipe that play a role in it.
+    ``kind``: the tag that tells it from runs of another flow. ``sections``: parts of the recipe that play a role in it;
+    ``without``: fields that have no one value. A ``variant`` is a child of its comparison's run.
 
     Raises TrackingUnavailable when MLflow cannot be reached, XftError when the experiment was deleted in it.
     """
     try:
-        experiment_id = _experiment_id(recipe.experiment)
-        found = client().search_runs(
-            [experiment_id], f"tags.`prefect.flow_run_id` = '{flow_run_id}' and tags.`xft.kind` = '{kind}'",
-            max_results=1)
-        if found:
-            run_id = found[0].info.run_id
+        experiment_id = stages_id = _experiment_id(recipe.experiment)
+        if variant or kind == "comparison":
+            stages_id = _experiment_id(recipe.experiment + STAGES_EXPERIMENT)
+        run_id = _find_run(experiment_id, flow_run_id, kind)
+        if run_id:
             client().update_run(run_id, status="RUNNING")
         else:
-            run_id = client().create_run(experiment_id, run_name=name, tags={
-                "xft.kind": kind, "xft.recipe": recipe.name, "prefect.flow_run_id": flow_run_id, **(tags or {}),
-            }).info.run_id
+            tags = {"xft.kind": kind, "xft.recipe": recipe.name, "prefect.flow_run_id": flow_run_id}
+            if variant:
+                tags |= {"xft.variant": variant.name, "xft.group": variant.group}
+                if parent := _find_run(experiment_id, variant.comparison, "comparison"):
+                    tags["mlflow.parentRunId"] = parent
+            run_id = str(client().create_run(experiment_id, run_name=name, tags=tags).info.run_id)
             _log(run_id, params={
                 field: value for field, value in flatten(recipe).items()
-                if sections is None or field.partition(".")[0] in sections})
+                if field not in without and (sections is None or field.partition(".")[0] in sections)})
     except XftError:
         raise
     except Exception as error:
-        raise TrackingUnavailable(f"MLflow at {settings().tracking_uri} cannot be used: {_reason(error)}") from error
-    return PipelineRun(recipe=recipe, flow_run_id=flow_run_id, experiment_id=experiment_id, mlflow_run_id=run_id)
+        raise TrackingUnavailable(f"MLflow at {settings().tracking_shown} cannot be used: {reason(error)}") from error
+    return PipelineRun(recipe=recipe, flow_run_id=flow_run_id, experiment_id=stages_id, mlflow_run_id=run_id)
 
 
 def end_run(run_id: str, status: str) -> None:
@@ -98,10 +104,19 @@ def end_run(run_id: str, status: str) -> None:
     client().set_terminated(run_id, status)
 
 
+def experiment_of(run_id: str) -> str:
+    """The experiment that a run belongs to."""
+    return str(client().get_run(run_id).info.experiment_id)
+
+
 def close_abandoned_run(run_id: str) -> None:
     """Set a run whose process died, and those of its stages, from RUNNING to KILLED."""
     parent = client().get_run(run_id)
-    stages = client().search_runs([parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'")
+    experiment = client().get_experiment(parent.info.experiment_id)
+    beside = client().get_experiment_by_name(experiment.name + STAGES_EXPERIMENT)
+    stages = client().search_runs(
+        [item.experiment_id for item in (experiment, beside) if item],
+        f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`xft.kind` = 'stage'")
     for run in [*stages, parent]:
         if run.info.status == "RUNNING":
             end_run(run.info.run_id, "KILLED")
@@ -166,7 +181,7 @@ class StageRun:
             conclude()
         except Exception as error:
             raise TrackingUnavailable(
-                f"MLflow at {settings().tracking_uri} does not take the results of {self._role}: {_reason(error)} "
+                f"MLflow at {settings().tracking_shown} does not take the results of {self._role}: {reason(error)} "
                 "The artifact itself is kept; the same command delivers them.") from error
 
     def end(self, status: str) -> None:
@@ -217,7 +232,7 @@ class StageRun:
         except Exception as error:
             if not self._warned:
                 self._logger.warning(
-                    "MLflow does not answer. The work goes on, its numbers are delivered later. %s", _reason(error))
+                    "MLflow does not answer. The work goes on, its numbers are delivered later. %s", reason(error))
                 self._warned = True
             return False
 
@@ -227,6 +242,12 @@ def scalars(values: dict[str, Any]) -> dict[str, float]:
     return {
         name: float(value) for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and not math.isinf(value)}
+
+
+def _find_run(experiment_id: str, flow_run_id: str, kind: str) -> str | None:
+    found = client().search_runs(
+        [experiment_id], f"tags.`prefect.flow_run_id` = '{flow_run_id}' and tags.`xft.kind` = '{kind}'", max_results=1)
+    return str(found[0].info.run_id) if found else None
 
 
 def _experiment_id(name: str) -> str:
@@ -274,6 +295,7 @@ def _text(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+def reason(error: Exception) -> str:
+    """The first line of what went wrong; a server's address with a password in it may be a part of that."""
+    lines = without_credentials(str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__

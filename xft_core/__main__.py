@@ -13,7 +13,7 @@ from pathlib import Path
 from xft_core.benchmarks.ds1000.environment import LIBRARIES
 from xft_core.errors import XftError
 from xft_core.recipe import parse, read_yaml
-from xft_core.stages import STAGES, run_stage
+from xft_core.stages import STAGES, ImportReferenceStage, StageConfig, run_stage
 
 EXIT_MISTAKE, EXIT_MAY_PASS = 2, 75
 
@@ -43,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
             made = environment.create((options.directory or environment.directory()).absolute(), options.libraries)
             print(made.python.parent.parent)
             return 0
-        if options.die_with_parent:
+        if getattr(options, "die_with_parent", False):
             _die_with_parent()
-        config = parse(STAGES[options.command], read_yaml(options.config), options.set, where=str(options.config))
+        config = _stage_config(options)
         result = run_stage(config)
         print(json.dumps({"output": str(config.output), "reused": result.reused, "metrics": result.manifest.metrics}, indent=1))
         return 0
@@ -61,6 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted. Start the same command again to go on from the last checkpoint.", file=sys.stderr)
         return 130
+
+
+def _stage_config(options: argparse.Namespace) -> StageConfig:
+    if options.command == "import-reference":
+        fields = {"model": str(options.directory), "output": options.output, "rope_base": options.rope_base}
+        return parse(ImportReferenceStage, fields, where="import-reference")
+    return parse(STAGES[options.command], read_yaml(options.config), options.set, where=str(options.config))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,6 +98,12 @@ def _parser() -> argparse.ArgumentParser:
     environment.add_argument(
         "--libraries", nargs="+", default=[], metavar="LIBRARY", choices=LIBRARIES,
         help=f"only what problems of these need ({', '.join(LIBRARIES)}); problems of others then count as not graded")
+    reference = commands.add_parser(
+        "import-reference", help="Make a model that the XFT reference code tuned one of ours, to mix, merge and evaluate it.")
+    reference.add_argument("directory", metavar="DIR", help="the reference's model directory, in safetensors")
+    reference.add_argument("output", metavar="OUT", type=Path, help="directory to make")
+    rope_base = ImportReferenceStage.model_fields["rope_base"]
+    reference.add_argument("--rope-base", type=float, default=rope_base.default, metavar="BASE", help=rope_base.description)
     return parser
 
 

@@ -100,12 +100,20 @@ def is_artifact(directory: Path) -> bool:
     Other tools call their files manifest.json too; what holds such a one is not ours.
     """
     try:
-        content = json.loads((directory / MANIFEST).read_bytes())
+        return is_artifact_manifest((directory / MANIFEST).read_bytes())
     except FileNotFoundError:
         return False
-    except (OSError, ValueError):
+    except OSError:
         return True
-    return isinstance(content, dict) and {"stage", "key", "digest"} <= content.keys()
+
+
+def is_artifact_manifest(content: bytes) -> bool:
+    """Whether the content of a file called manifest.json is that of an artifact, also one that cannot be read."""
+    try:
+        fields = json.loads(content)
+    except ValueError:
+        return True
+    return isinstance(fields, dict) and {"stage", "key", "digest"} <= fields.keys()
 
 
 def verify(directory: Path) -> Manifest:

@@ -12,6 +12,7 @@ Normalization = Literal["xft", "renormalize", "none"]
 MergeMethod = Literal["learned", "uniform", "routing", "ewa", "shared_only"]
 Precision = Literal["fp32", "bf16", "bf16_mixed"]
 PromptStyle = Literal["magicoder", "chat", "completion"]
+Reaction = Literal["report", "stop"]
 RecipeName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ExperimentName = Annotated[str, Field(min_length=1, max_length=200)]
@@ -27,8 +28,9 @@ class ModelConfig(Section):
     """The dense model to start from."""
 
     path: str = Field("demo:model", description=(
-        "Model directory (safetensors), a Hub name such as deepseek-ai/deepseek-coder-1.3b-base, or demo:model for the "
-        "small model that ships with the package."))
+        "Model directory (safetensors), a Hub name such as deepseek-ai/deepseek-coder-1.3b-base, an S3 address "
+        "s3://bucket/prefix of a model directory or of an artifact, or demo:model for the small model that ships with the "
+        "package."))
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit); only for a Hub name.")
 
 
@@ -66,6 +68,11 @@ class UpcycleConfig(Section):
     router_noise: bool = Field(True, description="Noisy top-k while training: learned noise on the router's logits.")
     store_experts: Literal["once", "all"] = Field("once", description=(
         "once: the identical experts are stored once and expanded while loading; all: every expert is written out."))
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the untouched Mixture-of-Experts is the dense model: its routing weights sum to one."""
+        return self.normalization != "none" or not self.shared_expert
 
     @model_validator(mode="after")
     def _experts_fit(self) -> "UpcycleConfig":
@@ -170,8 +177,8 @@ class GenerateConfig(Section):
     batch_size: int = Field(16, ge=1, description="Problems answered at once.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Arithmetic while generating.")
     backend: Literal["transformers", "vllm"] = Field("transformers", description=(
-        "What computes the answers: transformers (any model) or vllm (faster on a GPU; needs the extra vllm; not for the "
-        "upcycled Mixture-of-Experts, so not in a pipeline run). With vllm let batch_size be some hundreds."))
+        "What computes the answers: transformers (any model) or vllm (faster on a GPU; needs an environment with vLLM, see "
+        "docs/evaluation.md; not for the upcycled Mixture-of-Experts, so not in a pipeline run)."))
 
     @model_validator(mode="after")
     def _samples_need_temperature(self) -> "GenerateConfig":
@@ -210,6 +217,34 @@ class EvaluateConfig(Section):
     lm_eval_limit: int | None = Field(None, ge=1, description="Only the first this many questions of a task; empty for all.")
 
 
+class ChecksConfig(Section):
+    """What a run looks out for. The report names whatever went wrong; each may also stop the run there and then, with
+    everything finished kept. A loss that is no number always stops it."""
+
+    diverging_loss: Reaction = Field("report", description=(
+        "The training loss has risen far above its lowest point: by 30% of it, and by 0.3 nats at least, in the mean of "
+        "five points of the curve. report: go on and say so; stop: end the training there."))
+    dead_experts: Reaction = Field("report", description=(
+        "In some layer a routed expert got less than 1% of the tokens for dead_expert_steps steps on end. report or stop."))
+    dead_expert_steps: int = Field(100, ge=1, description="Optimizer steps after which an unused expert counts as dead.")
+    unmoved_coefficients: Reaction = Field("report", description=(
+        "Learned mixing coefficients moved by less than 0.01 anywhere: uniform mixing in all but name. report, or stop "
+        "before merging."))
+    worse_than_uniform: Reaction = Field("report", description=(
+        "Learned mixing has a higher held-out loss than uniform mixing. report, or stop before merging."))
+    worse_than_base: Reaction = Field("report", description=(
+        "The merged model has a higher held-out loss than the base model. report, or stop before answers are generated."))
+
+
+class RegistryConfig(Section):
+    """The merged model in MLflow's model registry."""
+
+    enabled: bool = Field(True, description=(
+        "Register the merged model. The alias champion moves to it only if its held-out loss and pass@1 (plus, first "
+        "benchmark) are measured on the same data as the champion's and not worse."))
+    name: RecipeName | None = Field(None, description="Name of the registered model; empty: the recipe's name.")
+
+
 class Recipe(Section):
     """One run of the pipeline, complete."""
 
@@ -217,6 +252,8 @@ class Recipe(Section):
         "Name of the recipe: letters, digits, dot, dash, underscore. Runs and models are called by it."))
     seed: Seed = Field(0, description="Seed of everything random: split, order, router, noise, samples.")
     experiment: ExperimentName = Field("xft", description="MLflow experiment the run belongs to.")
+    check_fit: bool = Field(True, description=(
+        "Refuse, before any work, a recipe that surely needs more memory or disk than this machine has (see xft plan)."))
     model: ModelConfig = Field(ModelConfig(), description="The dense model to start from.")
     data: DataConfig = Field(DataConfig(), description="Instruction data.")
     baseline: BaselineConfig = Field(BaselineConfig(), description="The control: plain SFT of the dense model.")
@@ -225,6 +262,8 @@ class Recipe(Section):
     merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Answers to the benchmark's problems.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmark and grading.")
+    checks: ChecksConfig = Field(ChecksConfig(), description="What a run looks out for, and whether that stops it.")
+    registry: RegistryConfig = Field(RegistryConfig(), description="The merged model in MLflow's registry.")
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":

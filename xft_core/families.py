@@ -12,7 +12,10 @@ from xft_core.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Family:
-    """One family's FFN. ``up`` names the layers into the FFN (gate before up; one name when fused or not gated)."""
+    """One family's FFN. ``up`` names the layers into the FFN (gate before up; one name when fused or not gated).
+
+    ``plain_head``: the logits are what the head gives; False where the family changes them afterwards (soft-capping).
+    """
 
     up: tuple[str, ...] = ("gate_proj", "up_proj")
     down: str = "down_proj"
@@ -21,6 +24,7 @@ class Family:
     layers: str = "model.layers"
     mlp: str = "mlp"
     renamed: tuple[tuple[str, str], ...] = ()
+    plain_head: bool = True
 
     def stored_name(self, name: str) -> str:
         """A tensor's name in checkpoint files, where transformers calls it otherwise in memory (``renamed``)."""
@@ -53,8 +57,8 @@ FAMILIES: dict[str, Family] = {
     "mistral": Family(),
     "qwen2": Family(),
     "qwen3": Family(),
-    "gemma2": Family(),
-    "gemma3_text": Family(),
+    "gemma2": Family(plain_head=False),
+    "gemma3_text": Family(plain_head=False),
     "stablelm": Family(),
     "olmo2": Family(),
     "phi3": Family(up=("gate_up_proj",), activation="activation_fn"),

@@ -1,9 +1,8 @@
-"""Negative log-likelihood per response token: the measure beside pass@1, and the loss of training itself."""
+"""Negative log-likelihood per response token of held-out rows: the measure beside pass@1."""
 
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from xft_core.data.packing import IGNORED, PackedRows
@@ -12,6 +11,7 @@ from xft_core.errors import DataError
 from xft_core.models import moe_blocks
 from xft_core.moe.balance import LayerStatistics, RouterStatistics
 from xft_core.moe.router import Routing
+from xft_core.response_loss import response_loss, response_nll
 
 TOKENS_PER_BATCH = 4096
 
@@ -36,15 +36,6 @@ class RowLoss:
 def device_for_work() -> torch.device:
     """The accelerator if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def response_nll(logits_BSV: torch.Tensor, labels_BS: torch.Tensor) -> torch.Tensor:
-    """Sum of -log p over the labelled tokens, in fp32 (fp64 for fp64 logits); labels are shifted here."""
-    counts_BS = labels_BS[:, 1:] != IGNORED
-    logits_XV = logits_BSV[:, :-1][counts_BS]
-    if logits_XV.dtype != torch.float64:
-        logits_XV = logits_XV.float()
-    return F.cross_entropy(logits_XV, labels_BS[:, 1:][counts_BS], reduction="sum")
 
 
 def take_routings(model: torch.nn.Module) -> list[Routing]:
@@ -83,8 +74,7 @@ def held_out_loss(model: PreTrainedModel, rows: Rows, max_rows: int | None = Non
         batch = {name: item.to(model.device) for name, item in on_host.items()}
         for block in blocks:
             block.keep_routing = True
-        logits = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-        total += float(response_nll(logits, batch["labels"]))
+        total += float(response_loss(model, batch))
         tokens += int((batch["labels"][:, 1:] != IGNORED).sum())
         if statistics:
             statistics.add(take_routings(model), batch["token_mask"].reshape(-1))

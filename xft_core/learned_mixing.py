@@ -18,10 +18,10 @@ from transformers.initialization import no_init_weights
 from xft_core.config import MergeConfig
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import Rows
-from xft_core.held_out import response_nll
 from xft_core.mixing_weights import ExpertTensor, MixtureReader, mixing_weights
 from xft_core.models import transformers_config
 from xft_core.progress import describe_progress
+from xft_core.response_loss import response_loss
 from xft_core.tracking import MetricsLog
 
 logger = logging.getLogger(__name__)
@@ -120,9 +120,7 @@ def _collect_gradient(mixed: MixedModel, data: PackedRows, batch: list[int], mic
     mixed.want_gradient()
     total = 0.0
     for item in micro:
-        logits = mixed.model(
-            input_ids=item["input_ids"].to(device), position_ids=item["position_ids"].to(device), use_cache=False).logits
-        loss = response_nll(logits, item["labels"].to(device)) / tokens
+        loss = response_loss(mixed.model, {name: tensor.to(device) for name, tensor in item.items()}) / tokens
         loss.backward()
         total += float(loss.detach())
     return total

@@ -5,10 +5,9 @@ merged model's card), ``plots/*.png``. The same artifacts give the same bytes: n
 """
 
 import json
-import re
 
 from xft_core.artifacts import Workspace
-from xft_core.reporting.comparison import Comparison, compare
+from xft_core.reporting.comparison import Comparison, compare, flat_title, metric_ending
 from xft_core.reporting.evidence import MODELS, Evidence
 from xft_core.reporting.findings import warnings
 from xft_core.reporting.markdown import comparison_markdown
@@ -56,7 +55,7 @@ def headline(comparison: Comparison) -> dict[str, float]:
         found[f"{row.model}_held_out_nll"] = row.held_out_nll
         found[f"{row.model}_parameters"] = row.parameters_total
         for score in row.scores:
-            ending = _ending(score.benchmark, first)
+            ending = metric_ending(score.benchmark, first)
             for item in score.pass_at_k:
                 found[f"{row.model}_{item.tests}_pass_at_{item.k}{ending}"] = item.rate.value
             rate = score.rate("plus")
@@ -64,11 +63,11 @@ def headline(comparison: Comparison) -> dict[str, float]:
             for group in score.groups:
                 found[f"{row.model}_pass_at_1{ending}/{group.name.lower()}"] = group.rate.value
         for measure in row.measures:
-            found[f"{row.model}_{_flat(measure.title)}"] = measure.value
-            found[f"{row.model}_{_flat(measure.title)}_standard_error"] = measure.standard_error
+            found[f"{row.model}_{flat_title(measure.title)}"] = measure.value
+            found[f"{row.model}_{flat_title(measure.title)}_standard_error"] = measure.standard_error
     for compared in comparison.differences:
         if (compared.model, compared.against, compared.tests) == ("merged", "sft", "plus"):
-            found[f"merged_over_sft_plus_pass_at_1{_ending(compared.benchmark, first)}"] = compared.pair.difference
+            found[f"merged_over_sft_plus_pass_at_1{metric_ending(compared.benchmark, first)}"] = compared.pair.difference
     for average in comparison.multilingual:
         found |= {f"{model}_{average.metric}_pass_at_1": value for model, value in average.pass_at_1.items()}
         found[f"{average.metric}_languages"] = len(average.languages)
@@ -77,11 +76,3 @@ def headline(comparison: Comparison) -> dict[str, float]:
         found["mixing_movement_max"] = comparison.mixing.movement_max
     found["warnings"] = len(warnings(comparison))
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _ending(benchmark: str, first: str | None) -> str:
-    return "" if benchmark == first else f"_{_flat(benchmark)}"
-
-
-def _flat(title: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")

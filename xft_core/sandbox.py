@@ -40,7 +40,7 @@ ENVIRONMENT = {
     "PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
 }
-NOBODY = "65534"
+NOBODY, WORK = "65534", "/tmp"
 WORK_BYTES, SHARED_MEMORY_BYTES, OUTPUT_BYTES = 256 * 2**20, 64 * 2**20, 2**20
 SECONDS_BETWEEN_LOOKS = 0.5
 PRELUDE = Path(__file__).with_name("sandbox_prelude.py")
@@ -137,7 +137,7 @@ class Sandbox:
         resources = resources or Resources()
         with tempfile.TemporaryDirectory(prefix="xft-unsafe-") if self.mode == "unsafe" else _nothing() as directory:
             job = {"command": asdict(command) if isinstance(command, PythonProgram) else list(command),
-                   "files": dict(files or {}), "limits": asdict(resources), "directory": directory or "/tmp",
+                   "files": dict(files or {}), "limits": asdict(resources), "directory": directory or WORK,
                    "die_with_parent": self.mode == "unsafe"}
             descriptor = os.memfd_create("job")
             try:
@@ -171,10 +171,11 @@ class Sandbox:
         return None
 
 
-def open_sandbox(mode: SandboxMode, mounts: Sequence[Path] = ()) -> Sandbox:
+def open_sandbox(mode: SandboxMode, mounts: Sequence[Path] = (), hidden: Sequence[Path] = ()) -> Sandbox:
     """A sandbox that was just seen to run a program, to report one that fails, and to stop one that does not end.
 
     ``mounts``: directories and files beside /usr and this Python that programs may read, under their own paths.
+    ``hidden``: files that they must not, wherever these are.
     Raises SandboxError, saying what to install, when there is none.
     """
     if mode == "unsafe":
@@ -184,7 +185,7 @@ def open_sandbox(mode: SandboxMode, mounts: Sequence[Path] = ()) -> Sandbox:
     if executable is None:
         raise SandboxError(f"There is no 'bwrap' on the PATH of this machine. {REMEDY}")
     reasons = []
-    for sandbox in _candidates(executable, mounts):
+    for sandbox in _candidates(executable, mounts, hidden):
         reason = _broken_canary(sandbox)
         if reason is None:
             return sandbox
@@ -198,17 +199,21 @@ def python() -> Path:
     return Path(sys.prefix).resolve() / Path(sys.executable).relative_to(sys.prefix)
 
 
-def _candidates(executable: str, mounts: Sequence[Path]) -> list[Sandbox]:
+def _candidates(executable: str, mounts: Sequence[Path], hidden: Sequence[Path]) -> list[Sandbox]:
     """Ways to contain a program, the tightest first. Raises SandboxError for root where it cannot become another user."""
-    system = _system(mounts)
+    paths = _readable(mounts)
+    system, last = _system(paths), _bind([path for path in paths if path.is_relative_to(WORK)])
+    for path in (file.resolve() for file in hidden):
+        if any(path.is_relative_to(seen) for seen in (Path("/usr"), *paths)):
+            last += ["--ro-bind", os.devnull, str(path)]
     alone = [executable, "--die-with-parent", "--new-session"]
     own_users = ["--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
 
     def private(work_bytes: int) -> list[str]:
         return ["--proc", "/proc", "--dev", "/dev",
                 "--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm",
-                "--perms", "1777", "--size", str(work_bytes), "--tmpfs", "/tmp",
-                "--remount-ro", "/", "--chdir", "/tmp", "--"]
+                "--perms", "1777", "--size", str(work_bytes), "--tmpfs", WORK, *last,
+                "--remount-ro", "/", "--chdir", WORK, "--"]
 
     if os.geteuid() != 0:
         return [Sandbox("bubblewrap", lambda work_bytes: [*alone, *own_users, *system, *private(work_bytes)])]
@@ -221,7 +226,7 @@ def _candidates(executable: str, mounts: Sequence[Path]) -> list[Sandbox]:
         part for name in ("SETUID", "SETGID", "SETPCAP") for part in ("--cap-add", f"CAP_{name}"))]
     become_nobody = [
         "setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
-    outer = [executable, *system, "--bind", "/proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--unshare-pid",
+    outer = [executable, "--tmpfs", WORK, *system, "--bind", "/proc", "/proc", "--dev", "/dev", "--unshare-pid",
              "--die-with-parent", *capabilities, "--", *become_nobody]
     inner = [*alone, *own_users, "--ro-bind", "/", "/"]
     # Where the kernel lets nobody make user namespaces, there is none to nest either, and root needs none.
@@ -232,29 +237,36 @@ def _candidates(executable: str, mounts: Sequence[Path]) -> list[Sandbox]:
             *alone, *spaces, *capabilities, *system, *private(work_bytes), *become_nobody, "--no-new-privs"])]
 
 
-def _system(mounts: Sequence[Path]) -> list[str]:
-    """What programs need: /usr and what points into it, this Python with its packages, and ``mounts``."""
+def _readable(mounts: Sequence[Path]) -> list[Path]:
+    """What programs may read beside /usr: this Python, its packages, and ``mounts``."""
+    paths = [Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve()]
+    for mount in mounts:
+        paths += [mount.resolve(), mount.absolute()]
+    return [path for path in dict.fromkeys(paths) if not path.is_relative_to("/usr")]
+
+
+def _system(paths: Sequence[Path]) -> list[str]:
+    """The mounts of a sandbox's file system: /usr and what points into it, and ``paths``."""
     arguments = ["--ro-bind", "/usr", "/usr"]
     for path in map(Path, ("/bin", "/lib", "/lib64", "/sbin")):
         if path.is_symlink():
             arguments += ["--symlink", os.readlink(path), str(path)]
         elif path.is_dir():
             arguments += ["--ro-bind", str(path), str(path)]
-    # bwrap makes missing parents for its own user alone.
     arguments += ["--perms", "0755", "--dir", "/etc"]
-    made = {Path("/etc")}
     for path in map(Path, ("/etc/ld.so.cache", "/etc/alternatives")):
         arguments += ["--ro-bind-try", str(path), str(path)]
-    wanted = [Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), PRELUDE.parent.resolve()]
-    for mount in mounts:
-        wanted += [mount.resolve(), mount.absolute()]
-    for path in dict.fromkeys(wanted):
-        if path.is_relative_to("/usr"):
-            continue
-        for parent in reversed(path.parents[:-1]):
-            if parent not in made:
-                made.add(parent)
-                arguments += ["--perms", "0755", "--dir", str(parent)]
+    return arguments + _bind(paths)
+
+
+def _bind(paths: Sequence[Path]) -> list[str]:
+    """Read-only mounts under their own paths, whose parents everyone may pass: bwrap makes them for its user alone."""
+    arguments = []
+    parents = dict.fromkeys(parent for path in paths for parent in reversed(path.parents[:-1]))
+    for parent in parents:
+        if str(parent) not in ("/etc", WORK):
+            arguments += ["--perms", "0755", "--dir", str(parent)]
+    for path in paths:
         arguments += ["--ro-bind", str(path), str(path)]
     return arguments
 

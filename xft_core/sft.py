@@ -34,7 +34,8 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     """Tune, measure the held-out loss before and after, and write the tuned model (for a MoE also router.json).
 
     Metrics: held_out_nll_before, held_out_nll (nats per response token), train_loss, steps, tokens_per_second,
-    peak_memory_mb, and for a MoE router_entropy, mean_shared_weight, expert_load_min and expert_load_max.
+    peak_memory_mb, dead_expert_steps and, where the loss diverged, diverged_at_step (see checks.py), and for a MoE
+    router_entropy, mean_shared_weight, expert_load_min and expert_load_max.
     """
     source = find_model(config.model)
     training_rows, held_out_rows = load_rows(config.data, "train"), load_rows(config.data, "held_out")
@@ -52,7 +53,7 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
         before_path.with_suffix(".tmp").replace(before_path)
     logger.info("sft: held-out loss %.4f before", before)
     data = PackedRows(training_rows, longest, config.sft.packing)
-    metrics = train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log)
+    metrics = train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log, config.checks)
     after = held_out_loss(model, held_out_rows)
     metrics_log.set(int(metrics["steps"]), {"held_out_nll": after.nll})
     logger.info("sft: held-out loss %.4f after %d steps", after.nll, metrics["steps"])

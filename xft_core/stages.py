@@ -20,6 +20,7 @@ from pydantic import Field
 
 from xft_core.artifacts import Manifest, Workspace, check_output_is_free, disk_full_is_an_error, find, locked, publish
 from xft_core.config import (
+    ChecksConfig,
     DataConfig,
     EvaluateConfig,
     GenerateConfig,
@@ -120,20 +121,22 @@ class UpcycleStage(StageConfig):
 class SftStage(StageConfig):
     """Supervised fine-tuning of a dense model or of an upcycled one."""
 
-    stage, version, implementation = "sft", 1, "xft_core.sft"
+    stage, version, implementation = "sft", 2, "xft_core.sft"
 
     model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
     seed: int = Field(0, ge=0, description="Seed of the order of the data and of the router's noise.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
+    checks: ChecksConfig = Field(ChecksConfig(), description="What stops the training.")
 
     def inputs(self) -> dict[str, Path]:
         """The model and the prepared data."""
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """All but what only changes how often progress is written down."""
+        """All but what only changes how often progress is written down, and what stops it."""
         settings = super().settings()
+        del settings["checks"]
         for name in ("checkpoint_steps", "log_steps"):
             del settings["sft"][name]
         return settings
@@ -301,11 +304,55 @@ class ReportStage(StageConfig):
         """Every artifact reported on."""
         return dict(self.artifacts)
 
+    def settings(self) -> dict[str, Any]:
+        """All but what no report tells: where the model is registered, and whether the machine was asked for its size."""
+        settings = super().settings()
+        for name in ("registry", "check_fit"):
+            del settings["recipe"][name]
+        return settings
+
+
+class CompareStage(StageConfig):
+    """Variants of a recipe side by side, from their reports alone."""
+
+    stage, version, implementation = "compare", 1, "xft_core.compare"
+    path_fields = frozenset({"reports"})
+
+    recipe: Recipe = Field(description="The recipe that all variants start from.")
+    grid: list[str] = Field(description="What varies: section.field=[value, value], see xft_core/grid.py.")
+    reports: dict[str, Path] = Field(description="Report of each variant by its name; one that failed is left out.")
+
+    def inputs(self) -> dict[str, Path]:
+        """Every variant's report."""
+        return dict(self.reports)
+
+    def settings(self) -> dict[str, Any]:
+        """All but what no report tells."""
+        settings = super().settings()
+        for name in ("experiment", "registry", "check_fit"):
+            del settings["recipe"][name]
+        return settings
+
+
+class ImportReferenceStage(StageConfig):
+    """A Mixture-of-Experts of the XFT reference code to one of ours. Not part of the pipeline: its model comes from outside."""
+
+    stage, version, implementation = "import-reference", 1, "xft_core.import_reference"
+
+    model: str = Field(description="Model directory that the reference code saved, in safetensors, or a Hub name.")
+    rope_base: float = Field(10000.0, gt=0, description=(
+        "RoPE base to run the model at. The reference runs at 10000, whatever its config says; a model that was trained "
+        "with that repaired needs the dense model's own (100000 for DeepSeek-Coder)."))
+
+    def inputs(self) -> dict[str, Path]:
+        """The reference's model."""
+        return {"model": find_model(self.model)}
+
 
 STAGES: dict[str, type[StageConfig]] = {
     config.stage: config for config in (
         PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, NllStage, LmEvalStage,
-        ReportStage)
+        ReportStage, CompareStage)
 }
 
 

@@ -14,13 +14,15 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from xft_core.config import SftConfig
+from xft_core.checks import TrainingWatch
+from xft_core.config import ChecksConfig, SftConfig
 from xft_core.data.packing import PackedRows
 from xft_core.errors import XftError
-from xft_core.held_out import response_nll, take_routings
+from xft_core.held_out import take_routings
 from xft_core.models import moe_blocks
 from xft_core.moe.balance import RouterStatistics, balance_loss
 from xft_core.progress import describe_progress, on_terminal
+from xft_core.response_loss import response_loss
 from xft_core.tracking import MetricsLog, read_metrics
 
 logger = logging.getLogger(__name__)
@@ -38,8 +40,9 @@ class XftTrainer(Trainer):
     """One code path for dense models and for the MoE; only the latter has routers to balance."""
 
     def __init__(self, model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path,
-                 metrics: MetricsLog) -> None:
-        self.sft, self.metrics, self.directory = sft, metrics, directory
+                 metrics: MetricsLog, checks: ChecksConfig) -> None:
+        self.sft, self.metrics, self.directory, self.checks = sft, metrics, directory, checks
+        self.watch = TrainingWatch(read_metrics(metrics.path))
         self.blocks = moe_blocks(model)
         self.tokens_seen = 0
         self._tokens_at_log, self._time_at_log = 0, time.monotonic()
@@ -62,8 +65,7 @@ class XftTrainer(Trainer):
         assert num_items_in_batch is not None and not return_outputs
         for block in self.blocks:
             block.keep_routing = True
-        logits = model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"], use_cache=False).logits
-        loss = response_nll(logits, inputs["labels"]) / num_items_in_batch
+        loss = response_loss(self.model, inputs, forward=model) / num_items_in_batch
         token_mask_T = inputs["token_mask"].reshape(-1)
         self.tokens_seen += int(token_mask_T.sum())
         if self.blocks:
@@ -87,6 +89,8 @@ class XftTrainer(Trainer):
             self._statistics = None
             point |= {"tokens_per_second": self._speed(), "epoch": float(self.state.epoch or 0)}
             self.metrics.log(self.state.global_step, point)
+            self.watch.add(self.state.global_step, point)
+            self.watch.stop_for(self.checks)
             self._show(f"loss {point['loss']:.4f}, {point['tokens_per_second']:.0f} tokens/s")
         super().log(logs, start_time)
 
@@ -184,18 +188,20 @@ def last_whole_checkpoint(directory: Path) -> Path | None:
 
 def train(
     model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path, metrics: MetricsLog,
+    checks: ChecksConfig,
 ) -> dict[str, float]:
     """Train ``model`` in place, going on from the last checkpoint in ``directory`` if there is one.
 
-    Returns steps, tokens per second in the mean over the curve's points, and the loss of the last log interval.
-    Raises TrainingFailed when the loss is no number any more.
+    Returns steps, tokens per second in the mean over the curve's points, the loss of the last log interval, and what
+    was noticed on the way (see checks.TrainingWatch).
+    Raises TrainingFailed when the loss is no number any more, RunWentWrong for what ``checks`` says to stop for.
     """
     checkpoint = last_whole_checkpoint(directory)
     step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     metrics.forget_after(step)
     if checkpoint:
         logger.info("sft: going on from step %d", step)
-    trainer = XftTrainer(model, data, sft, seed, directory, metrics)
+    trainer = XftTrainer(model, data, sft, seed, directory, metrics, checks)
     if checkpoint and step >= trainer.args.max_steps:  # killed after the last step: the Trainer would do one more
         trainer._load_from_checkpoint(str(checkpoint))
     else:
@@ -205,4 +211,5 @@ def train(
     points = [point["metrics"] for point in read_metrics(metrics.path) if "loss" in point["metrics"]]
     return {
         "steps": trainer.args.max_steps, "train_loss": points[-1]["loss"],
-        "tokens_per_second": sum(point["tokens_per_second"] for point in points) / len(points)}
+        "tokens_per_second": sum(point["tokens_per_second"] for point in points) / len(points),
+        **trainer.watch.metrics()}

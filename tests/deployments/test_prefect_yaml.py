@@ -1,5 +1,6 @@
-"""prefect.yaml: Prefect ignores a key that it does not know, so every key is checked here, and every value by Prefect."""
+"""prefect.yaml by Prefect's own models, which drop a key that they do not know: what they read must be all that there is."""
 
+import copy
 import importlib
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,8 @@ REPOSITORY = Path(__file__).parents[2]
 CONTENT: dict[str, Any] = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text())
 DEPLOYMENTS: list[dict[str, Any]] = CONTENT["deployments"]
 
-FILE_KEYS = {"name", "prefect-version", "definitions", "build", "push", "pull", "deployments"}
 DEPLOYMENT_KEYS = {
     "name", "description", "tags", "entrypoint", "parameters", "enforce_parameter_schema", "concurrency_limit", "work_pool"}
-OPTIONAL_KEYS = {"schedules"}
 
 
 def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
@@ -29,18 +28,30 @@ def flow_of(deployment: dict[str, Any]) -> Flow[..., Any]:
     return found
 
 
-def test_prefect_reads_the_file() -> None:
-    assert CONTENT.keys() <= FILE_KEYS
-    assert len(PrefectYamlModel.model_validate(CONTENT).deployments) == len(DEPLOYMENTS)
-    assert {"pipeline", "evaluate", "nightly"} <= {item["name"] for item in DEPLOYMENTS}
+def read_by_prefect(content: dict[str, Any]) -> dict[str, Any]:
+    return PrefectYamlModel.model_validate(content).model_dump(by_alias=True, exclude_unset=True)
+
+
+def test_prefect_reads_all_of_the_file() -> None:
+    given = {name: value for name, value in CONTENT.items() if name != "definitions"}  # anchors, as its documentation has it
+    assert read_by_prefect(given) == given
+    assert {"pipeline", "compare", "evaluate", "nightly"} <= {item["name"] for item in DEPLOYMENTS}
+
+
+@pytest.mark.parametrize("place", [(), (0,), (0, "work_pool"), (0, "concurrency_limit")])
+def test_a_key_that_prefect_does_not_know_is_noticed(place: tuple[Any, ...]) -> None:
+    content = copy.deepcopy({name: value for name, value in CONTENT.items() if name != "definitions"})
+    changed: Any = content["deployments"] if place else content
+    for step in place:
+        changed = changed[step]
+    changed["conurrency"] = 1
+    assert read_by_prefect(content) != content
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda item: str(item["name"]))
 def test_a_deployment_is_whole_and_its_parameters_fit_the_flow(deployment: dict[str, Any]) -> None:
     assert deployment.keys() >= DEPLOYMENT_KEYS
-    assert deployment.keys() <= DEPLOYMENT_KEYS | OPTIONAL_KEYS
     assert deployment["concurrency_limit"].keys() == {"limit", "collision_strategy"}
-    assert deployment["work_pool"].keys() == {"name"}
     flow = flow_of(deployment)
     schema = parameter_schema(flow).model_dump()
     is_valid_schema(schema)  # raises if it is not
@@ -57,6 +68,20 @@ def test_a_recipe_file_that_is_named_can_be_used(deployment: dict[str, Any], mon
     if deployment["entrypoint"] == "flows.pipeline.pipeline":
         expected = "demo" if "recipe_file" in deployment["parameters"] else deployment["parameters"]["name"]
         assert chosen_recipe(**deployment["parameters"]).name == expected
+
+
+def test_the_comparison_that_is_offered_is_the_demo_by_experts_normalization_and_seed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from flows.compare import comparison_recipe
+    from xft_core.grid import expand
+
+    monkeypatch.chdir(REPOSITORY)
+    parameters = next(item["parameters"] for item in DEPLOYMENTS if item["name"] == "compare")
+    variants = expand(comparison_recipe(parameters["recipe_file"]), parameters["grid"])
+    assert len(variants) == 12
+    assert {variant.recipe.experiment for variant in variants} == {"demo-comparison"}
+    assert {variant.recipe.upcycle.num_experts for variant in variants} == {2, 4, 8}
 
 
 def test_schedules_have_a_time_zone_and_a_name() -> None:

@@ -1,4 +1,5 @@
-"""Base job templates: Prefect's own for the type, with our variables; every placeholder has its variable."""
+"""Base job templates: Prefect's own for the type, with our variables; taken by Prefect's server and filled in as a worker
+fills them in."""
 
 import json
 import re
@@ -7,8 +8,10 @@ from typing import Any
 
 import prefect
 import pytest
-import yaml
-from prefect.workers.process import ProcessWorker
+from prefect.server.schemas.actions import WorkPoolCreate
+from prefect.utilities.schema_tools import is_valid_schema, validate
+from prefect.utilities.templating import apply_values, find_placeholders
+from prefect.workers.process import ProcessJobConfiguration, ProcessWorker
 
 DEPLOYMENTS = Path(__file__).parents[2] / "deployments"
 COLLECTIONS = Path(prefect.__file__).parent / "server/api/collections_data/views/aggregate-worker-metadata.json"
@@ -33,15 +36,20 @@ def test_a_template_is_prefects_own_with_our_variables(kind: str) -> None:
         assert variables["env"]["default"].keys() == {"XFT_HOME", "MLFLOW_TRACKING_URI"}
 
 
-def test_the_compose_file_names_what_it_uses() -> None:
-    content = yaml.safe_load((DEPLOYMENTS / "docker" / "compose.yaml").read_text())
-    services = content["services"]
-    assert services.keys() == {"postgres", "objects", "prefect", "mlflow", "worker"}
-    for service in services.values():
-        assert service.get("image") or service.get("build")
-        assert set(service.get("depends_on", {})) <= services.keys()
-        named = {item.partition(":")[0] for item in service.get("volumes", []) if not item.startswith(("/", "."))}
-        assert named <= content["volumes"].keys()
-        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
-    context = DEPLOYMENTS / "docker" / services["worker"]["build"]["context"]
-    assert (context / services["worker"]["build"]["dockerfile"]).is_file()
+@pytest.mark.parametrize("kind", ["process", "docker", "kubernetes"])
+def test_prefect_takes_it_and_fills_it_in(kind: str) -> None:
+    template = json.loads((DEPLOYMENTS / "work_pools" / f"{kind}.json").read_text())
+    WorkPoolCreate(name="xft", type=kind, base_job_template=template)
+    is_valid_schema(template["variables"])  # raises if it is not
+    defaults = {
+        name: field["default"] for name, field in template["variables"]["properties"].items()
+        if field.get("default") is not None}
+    assert not validate(defaults, template["variables"])
+    job = apply_values(template["job_configuration"], defaults)
+    assert not find_placeholders(job)
+    if kind == "process":
+        ProcessJobConfiguration.model_validate(job)
+    if kind == "kubernetes":
+        pod = job["job_manifest"]["spec"]["template"]["spec"]
+        assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "xft"
+        assert pod["containers"][0]["image"] == "xft-pipeline:latest"

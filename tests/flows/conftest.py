@@ -9,6 +9,7 @@ import yaml
 
 from flows.embedded_api import use_prefect_api
 from tasks.settings import settings
+from tests.tasks.mlflow_server import mlflow_server  # noqa: F401  (fixture)
 from tests.tasks.object_store import s3, s3_server  # noqa: F401  (fixtures)
 
 REPOSITORY = Path(__file__).parents[2]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.ui import running_mlflow
 from tests.flows.conftest import REPOSITORY
 
 RecipeFile = Callable[..., Path]
@@ -45,6 +46,19 @@ def test_a_bad_recipe_is_told_at_once(recipe_file: RecipeFile, tmp_path: Path, o
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "mlflow.db").exists()  # nothing was started
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(("grid", "message"), [
+    ("upcycle.num_expert=[4]", "did you mean 'upcycle.num_experts'?"),
+    ("upcycle.num_experts=[2,1]", "Variant 'experts=1' cannot be used"),
+    ("seed=3", "for example seed=[3]"),
+    ("model.path=['demo:model',/no/such/model]", "/no/such/model")])
+def test_a_bad_grid_is_told_at_once(recipe_file: RecipeFile, tmp_path: Path, grid: str, message: str) -> None:
+    done = xft("compare", str(recipe_file()), "--grid", grid, home=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
@@ -87,6 +101,7 @@ def test_ui_serves_both_and_stops_cleanly(tmp_path: Path) -> None:
             assert line, text
             text += line
         assert f"http://127.0.0.1:{prefect_port}" in text
+        assert running_mlflow(tmp_path) == f"http://127.0.0.1:{mlflow_port}"  # for links of what is started beside it
         for port in (prefect_port, mlflow_port):
             with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10) as page:
                 assert b"<html" in page.read().lower()

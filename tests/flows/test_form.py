@@ -9,13 +9,14 @@ import yaml
 from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools import validate
 
+from flows.compare import compare
 from flows.evaluate_model import evaluate_model, short_name
 from flows.pipeline import chosen_recipe, pipeline
 from xft_core.config import MergeConfig, Recipe, UpcycleConfig
 from xft_core.errors import RecipeError
 from xft_core.recipe import flatten
 
-FLOWS = [pipeline, evaluate_model]
+FLOWS = [pipeline, evaluate_model, compare]
 SCHEMA: dict[str, Any] = parameter_schema(pipeline).model_dump()
 
 
@@ -53,9 +54,9 @@ def test_a_wrong_value_is_refused_by_the_form(parameters: dict[str, Any], field:
 
 
 def test_the_fields_of_the_form_are_the_recipe_and_overrides_apply() -> None:
-    found = chosen_recipe(None, ["merge.method=uniform"], upcycle=UpcycleConfig(num_experts=4, num_experts_per_tok=3))
+    found = chosen_recipe("", ["merge.method=uniform"], upcycle=UpcycleConfig(num_experts=4, num_experts_per_tok=3))
     assert (found.upcycle.num_experts, found.upcycle.num_experts_per_tok, found.merge.method) == (4, 3, "uniform")
-    same = chosen_recipe(None, ["merge.epochs=2"], merge=MergeConfig(shared_expert_weight=0.5))
+    same = chosen_recipe("", ["merge.epochs=2"], merge=MergeConfig(shared_expert_weight=0.5))
     assert (same.merge.shared_expert_weight, same.merge.epochs) == (0.5, 2)
 
 
@@ -69,7 +70,7 @@ def test_a_recipe_file_wins_over_the_form(tmp_path: Path) -> None:
 
 def test_what_is_wrong_in_overrides_or_file_is_named() -> None:
     with pytest.raises(RecipeError, match="did you mean 'method'"):
-        chosen_recipe(None, ["merge.metod=uniform"])
+        chosen_recipe("", ["merge.metod=uniform"])
     with pytest.raises(RecipeError, match=r"none\.yaml"):
         chosen_recipe("none.yaml")
 

@@ -3,7 +3,9 @@
 The tests run in order and share one store: each starts from what the one before left.
 """
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -173,12 +175,55 @@ def test_the_same_recipe_again_does_no_work(finished: PipelineResult) -> None:
     sft = children(finished.mlflow_run_id)["sft_moe"]
     assert again["sft_moe"].data.tags["xft.made_by_run_id"] == sft.info.run_id
     assert curve_steps(again["sft_moe"].info.run_id, "loss") == curve_steps(sft.info.run_id, "loss")
+
+
+def artifacts(flow_run_id: Any) -> dict[str, Any]:
+    """A flow run's artifacts in Prefect, by key; the last of those with the same key."""
     with get_client(sync_client=True) as api:
-        found = {item.key: str(item.data) for item in api.read_artifacts()}
-    assert {"comparison", "model-card"} <= found.keys()
+        found = api.read_artifacts(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
+    return {item.key: item for item in sorted(found, key=lambda item: item.created)}
+
+
+def test_prefect_shows_table_card_and_links(finished: PipelineResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that reused all, too; without progress, as nothing was at work."""
+    monkeypatch.setenv("XFT_MLFLOW_UI_URL", "http://127.0.0.1:5000")
+    state, _ = run_pipeline()
+    shown = artifacts(state.state_details.flow_run_id)
+    rows = json.loads(shown["comparison"].data)
+    assert [row["model"] for row in rows] == ["base", "MoE, 2 experts, 2 active", "XFT merged (learned)"]
+    assert all(0 <= row["demo benchmark+ pass@1 %"] <= 100 and row["held-out NLL"] > 0 for row in rows)
+    assert f"Registered in MLflow as {state.result().registered}" in shown["comparison"].description
+    assert state.result().registered in shown["model-card"].data
+    assert shown["report"].data.startswith("# tiny: comparison")
     # Neither pictures nor links to files, which Prefect does not have.
-    assert "report/problems.html" in found["comparison"]
-    assert "](" not in found["comparison"]
+    assert "report/problems.html" in shown["report"].data and "](" not in shown["report"].data
+    run_id = children(state.result().mlflow_run_id)["sft_moe"].info.run_id
+    assert re.search(rf"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/{run_id}\b", shown["mlflow-sft-moe"].data)
+    assert {"mlflow-pipeline", "mlflow-evaluate-merged-0"} <= shown.keys()
+    assert not [key for key in shown if key.startswith("progress-")]
+
+
+def test_stages_at_work_show_their_progress(finished: PipelineResult) -> None:
+    parent = client().get_run(finished.mlflow_run_id)
+    shown = artifacts(parent.data.tags["prefect.flow_run_id"])
+    steps = RECIPE["sft"]["max_steps"]  # type: ignore[index]
+    assert shown["progress-sft-moe"].data == 100
+    assert f"sft {steps}/{steps}" in shown["progress-sft-moe"].description
+    # With one routed expert mixing has nothing to learn, and upcycling never counts its steps.
+    assert not {"progress-mix", "progress-upcycle"} & shown.keys()
+
+
+def test_the_merged_model_is_registered_once(finished: PipelineResult) -> None:
+    state, _ = run_pipeline()
+    assert state.result().registered.startswith("tiny version 1, champion")
+    version = client().get_model_version("tiny", "1")
+    assert version.tags["xft.digest"] == read_manifest(finished.merged_model).digest
+    assert version.run_id == finished.mlflow_run_id
+
+
+def test_a_recipe_may_leave_the_registry_alone(finished: PipelineResult) -> None:
+    state, states = run_pipeline(registry={"enabled": False})
+    assert (state.result().registered, rebuilt(states)) == (None, set())
 
 
 def test_another_lambda_rebuilds_only_what_follows(finished: PipelineResult) -> None:
@@ -258,6 +303,12 @@ def test_a_mistake_is_not_retried_and_finished_work_is_kept(
     assert children(parents[0].info.run_id)["prepare"].info.status == "FAILED"
     assert not any("Retry" in message or "AwaitingRetry" in message for message in caplog.messages)
     assert not any(record.exc_info for record in caplog.records if record.name.startswith("prefect."))
+
+
+def test_a_check_that_says_stop_ends_the_run_also_on_reused_work(finished: PipelineResult) -> None:
+    state, states = run_pipeline(checks={"unmoved_coefficients": "stop"})  # of two experts, the only routed one has all
+    assert "mix: The mixing coefficients did not move" in str(state.result(raise_on_failure=False))
+    assert states["sft-moe"] == "Cached" and states["mix"] == "Failed" and states["merge"] == "NotReady"
 
 
 def test_a_file_that_is_missing_is_named_before_anything_starts(finished: PipelineResult) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from tasks import tracking
 from tasks.references import PipelineRun
+from tests.tasks.mlflow_server import mlflow_server  # noqa: F401  (fixture)
 from tests.tasks.object_store import s3, s3_server  # noqa: F401  (fixtures)
 from xft_core.config import Recipe
 

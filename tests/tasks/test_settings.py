@@ -33,6 +33,23 @@ def test_cores_are_shared_among_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings().threads_per_slot == 2
 
 
+@pytest.mark.parametrize(("given", "tracking", "expected"), [
+    ("", "", None),
+    ("http://127.0.0.1:5000/", "", "http://127.0.0.1:5000"),
+    ("", "https://user:secret@mlflow.example/base/", "https://mlflow.example/base"),
+    ("http://seen.example", "http://internal:5000", "http://seen.example")])
+def test_where_mlflow_is_seen(monkeypatch: pytest.MonkeyPatch, given: str, tracking: str, expected: str | None) -> None:
+    monkeypatch.setenv("XFT_MLFLOW_UI_URL", given)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracking)
+    assert settings().mlflow_ui == expected
+
+
+def test_an_address_of_pages_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XFT_MLFLOW_UI_URL", "localhost:5000")
+    with pytest.raises(XftError, match="XFT_MLFLOW_UI_URL is 'localhost:5000'"):
+        settings()
+
+
 def _after_import(tmp_path: Path, code: str, **environment: str) -> str:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "XFT", "MLFLOW"))}
     clean |= environment | {"PYTHONPATH": str(Path(__file__).parents[2])}

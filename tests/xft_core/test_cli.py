@@ -24,7 +24,7 @@ def write(path: Path, **fields: object) -> Path:
 
 def test_help_names_every_stage_and_every_field() -> None:
     text = xft_core("--help").stdout
-    assert all(stage in text for stage in [*STAGES, "inspect"])
+    assert all(stage in text for stage in [*STAGES, "inspect", "import-reference"])
     assert all(field in xft_core("sft", "--help").stdout for field in ("model", "data", "seed", "output"))
 
 

@@ -19,10 +19,11 @@ from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import load_rows
 from xft_core.errors import RecipeError
 from xft_core.families import FAMILIES
-from xft_core.held_out import held_out_loss, response_nll
+from xft_core.held_out import held_out_loss
 from xft_core.learned_mixing import MixedModel
 from xft_core.mixing_weights import MixtureReader, mixing_weights
 from xft_core.models import load_model
+from xft_core.response_loss import response_nll
 from xft_core.stages import MixStage, PrepareStage, run_stage
 from xft_core.tracking import read_metrics
 from xft_core.upcycle import upcycle

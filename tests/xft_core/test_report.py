@@ -52,6 +52,7 @@ def results_of(model: str, solved: int) -> dict[str, Any]:
 
 def make_artifacts(
     root: Path, *, layers: int = 4, experts: int = 4, movement: float = 0.08, uniform: float = 0.54, dead: bool = False,
+    moe: dict[str, Any] | None = None,
     without: tuple[str, ...] = (), infrastructure_errors: int = 0, solved: dict[str, int] = SOLVED,
     held_out: dict[str, float] = HELD_OUT,
 ) -> dict[str, Path]:
@@ -91,7 +92,7 @@ def make_artifacts(
         "sft_baseline": {"metrics": sft("sft", held_out["base"]), "curve": curve(0.95, 0.5, 400)},
         "upcycle": {"metrics": {
             "parameters_dense": 3_412_224, "parameters_total": 8_131_000, "parameters_active": 6_558_000}},
-        "sft_moe": {"metrics": sft("moe", held_out["base"]), "curve": curve(0.95, 0.46, 400),
+        "sft_moe": {"metrics": sft("moe", held_out["base"]) | (moe or {}), "curve": curve(0.95, 0.46, 400),
                     "files": {"router.json": {"layers": router}}},
         "mix": {"metrics": {"held_out_nll_merged": held_out["merged"], "held_out_nll_uniform": uniform,
                             "movement_max": movement, "movement_mean": movement / 2},
@@ -192,6 +193,8 @@ def test_certainty_is_said_in_words(tmp_path: Path, solved: dict[str, int], expe
     ({"uniform": 0.529}, "Learned mixing is worse than uniform mixing"),
     ({"movement": 0.002}, "did not move"),
     ({"dead": True}, "1 routed expert with a load under 1% on held-out rows: layer 0 expert 1."),
+    ({"moe": {"diverged_at_step": 70}}, "the MoE: The training loss diverged: at step 70"),
+    ({"moe": {"dead_expert_steps": 100}}, "less than 1% of the tokens for 100 steps"),
     ({"infrastructure_errors": 2}, "2 answers could not be graded"),
     ({"solved": dict.fromkeys(SOLVED, 0)}, "demo benchmark is too hard to tell these models apart."),
     ({"solved": dict.fromkeys(SOLVED, 39)}, "demo benchmark is too easy to tell these models apart."),
@@ -309,6 +312,8 @@ def test_what_was_dropped_as_contaminated_is_shown(tmp_path: Path, dropped: bool
     _, output = report(tmp_path, artifacts)
     section = (output / "comparison.md").read_text(encoding="utf-8").split("## Decontamination")[1]
     assert "88 rows were searched for the problems of he.jsonl, mbpp.jsonl" in section
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert f"problems of he.jsonl, mbpp.jsonl; of 88 rows {int(dropped)} held one and were dropped." in card
     if not dropped:
         assert "None had to be dropped." in section
         return

@@ -7,13 +7,23 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from xft_core.errors import SandboxError
-from xft_core.sandbox import Sandbox, SandboxMode, open_sandbox, python
+from xft_core.sandbox import (
+    OUTPUT_BYTES,
+    Finished,
+    PythonProgram,
+    Resources,
+    Sandbox,
+    SandboxMode,
+    open_sandbox,
+    python,
+)
 
 EXPLORE = """
 import json, os, socket, subprocess, sys
@@ -104,6 +114,96 @@ print(started)
     status, output = run(bubblewrap, bomb)
     assert status == 0 and int(output) < 20
     assert time.monotonic() - started < 10  # it did not wait for the children, which ended with it
+
+
+@pytest.mark.parametrize("mode", ["bubblewrap", "unsafe"])
+def test_a_command_has_its_files_and_its_status(mode: SandboxMode, request: pytest.FixtureRequest) -> None:
+    sandbox = request.getfixturevalue("bubblewrap") if mode == "bubblewrap" else open_sandbox("unsafe")
+    done = sandbox.run(
+        ["sh", "-c", "cat source/a.txt; cat; echo $GREETING >&2; echo made > new && exit 5"], 30, stdin=b"typed ",
+        files={"source/a.txt": "given "}, environment={"GREETING": "hello"})
+    assert done == Finished(5, b"given typed ", b"hello\n")
+    assert sandbox.run(["sh", "-c", "ls; kill -9 $$"], 30).stdout == b""  # a new directory each time
+    missing = sandbox.run(["no-such-compiler"], 30)
+    assert missing.status == 127 and b"no-such-compiler: No such file" in missing.stderr
+    assert sandbox.run(PythonProgram("import sys; print(sys.argv[1:])", ("a", "b")), 30).stdout == b"['a', 'b']\n"
+
+
+def test_what_is_mounted_is_read_only(bubblewrap: Sandbox, tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    (tmp_path / "tool").write_text("its text")
+    (tmp_path / "tool").chmod(0o666)
+    read = ["sh", "-c", f"cat {tmp_path}/tool; echo more >> {tmp_path}/tool"]
+    assert bubblewrap.run(read, 30).stdout == b""
+    done = open_sandbox("bubblewrap", [tmp_path]).run(read, 30)
+    assert done.stdout == b"its text" and done.status != 0
+    assert (tmp_path / "tool").read_text() == "its text"
+    hiding = open_sandbox("bubblewrap", [tmp_path], [tmp_path / "tool"])
+    assert hiding.run(["sh", "-c", f"ls {tmp_path}; cat {tmp_path}/*"], 30).stdout == b"tool\n"
+
+
+LIMITED = {
+    "memory_bytes": (10**8, "len(bytearray(2 * 10**8))"),
+    "file_bytes": (10**6, "open('file', 'wb').write(bytes(2 * 10**6))"),
+    "open_files": (20, "[open('/dev/null') for _ in range(30)]"),
+    "processes": (5, "import threading, time\n"
+                     "for _ in range(10): threading.Thread(target=time.sleep, args=(1,), daemon=True).start()"),
+    "work_bytes": (10**6, "[open(f'file{n}', 'wb').write(bytes(500_000)) for n in range(4)]"),
+    "resident_bytes": (10**8, "import os, time\n"
+                              "for _ in range(4):\n    if os.fork() == 0: break\n"
+                              "a = bytearray(os.urandom(4096) * 10**4); time.sleep(20)"),
+}
+
+
+@pytest.mark.parametrize("name", LIMITED)
+def test_resources_are_limited(name: str, bubblewrap: Sandbox) -> None:
+    limit, program = LIMITED[name]
+    free = Resources() if name != "resident_bytes" else Resources(resident_bytes=None)
+    started = time.monotonic()
+    done = bubblewrap.run(PythonProgram(program), 10, resources=replace(Resources(), **{name: limit}))
+    assert done.status != 0 and time.monotonic() - started < 9
+    assert bubblewrap.run(PythonProgram(program), 2, resources=free).status in (0, None)  # it is the limit's doing
+
+
+def test_output_is_bounded_here_too(bubblewrap: Sandbox) -> None:
+    done = bubblewrap.run(PythonProgram("while True: print('x' * 10**6)"), 30)
+    assert done.status != 0 and len(done.stdout) == OUTPUT_BYTES
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="these tests run unprivileged anyway")
+@pytest.mark.parametrize("tests", [
+    ["tests/xft_core/test_sandbox.py", "-k", "contained or files or number_of_processes"],
+    pytest.param(["tests/xft_core/benchmarks/evalplus/test_abuse.py"], marks=pytest.mark.slow)], ids=["walls", "abuse"])
+def test_the_same_holds_unprivileged(tests: list[str]) -> None:
+    """Started by the user nobody."""
+    if shutil.which("bwrap") is None or shutil.which("setpriv") is None:
+        pytest.skip("bubblewrap or setpriv is not installed")
+    root, base = Path(__file__).parents[2], Path(sys.base_prefix).resolve()
+    parents = [part for path in reversed(base.parents[:-1]) for part in ("--perms", "0755", "--dir", str(path))]
+    # Python may lie where nobody may look, so it is shown below a directory that takes the place of root's home.
+    command = [
+        "bwrap", "--bind", "/", "/", "--dev-bind", "/dev", "/dev", "--bind", "/proc", "/proc", "--perms", "0755", "--tmpfs",
+        "/root", *parents, "--ro-bind", str(base), str(base), "--perms", "1777", "--tmpfs", "/tmp", "--chdir", str(root),
+        "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all",
+        sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"HOME": "/tmp", "PYTHONPATH": str(root)})
+    assert done.returncode == 0 and "skipped" not in done.stdout.splitlines()[-1], done.stdout + done.stderr
+
+
+def test_a_wall_that_is_missing_is_noticed(
+    bubblewrap: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a bwrap that leaves one out: the network's."""
+    real = shutil.which("bwrap")
+    wrapper = tmp_path / "bwrap"
+    wrapper.write_text(
+        f"#!{sys.executable}\nimport os, sys\nwords = [{real!r} if w == sys.argv[0] else w for w in sys.argv[1:]]\n"
+        "if '--unshare-all' in words: words.insert(words.index('--unshare-all') + 1, '--share-net')\n"
+        f"os.execv({real!r}, ['bwrap', *words])\n")
+    wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(SandboxError, match="there is a network"):
+        open_sandbox("bubblewrap")
 
 
 @pytest.mark.parametrize("mode", ["bubblewrap", "unsafe"])

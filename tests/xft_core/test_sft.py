@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.factories import dense_model
-from xft_core.config import DataConfig, SftConfig, UpcycleConfig
+from xft_core.checks import RunWentWrong
+from xft_core.config import ChecksConfig, DataConfig, SftConfig, UpcycleConfig
 from xft_core.data.packing import PackedRows
 from xft_core.data.rows import load_rows
 from xft_core.errors import CheckpointError, DataError
@@ -181,8 +182,21 @@ def test_no_activations_outlive_a_step_with_gradient_checkpointing(ready: Path, 
     model = load_model(ready / "moe", torch.float32)
     data = PackedRows(load_rows(ready / "data", "train"), 160, packing=True)
     (tmp_path / "checkpoints").mkdir()
-    train(model, data, config, 0, tmp_path / "checkpoints", MetricsLog(tmp_path / "metrics.jsonl"))
+    train(model, data, config, 0, tmp_path / "checkpoints", MetricsLog(tmp_path / "metrics.jsonl"), ChecksConfig())
     assert all(block.routing is None for block in moe_blocks(model))
+
+
+def test_a_training_that_diverges_is_named_or_stops_and_goes_on_when_told_to(ready: Path, tmp_path: Path) -> None:
+    wild = changed(learning_rate=0.5, epochs=2, optimizer="adafactor", schedule="constant")
+    metrics = sft(ready, tmp_path / "reported", "moe", wild)
+    assert 0 < metrics["diverged_at_step"] < metrics["steps"]
+    stopping = SftStage(output=tmp_path / "stopped", model=str(ready / "moe"), data=ready / "data", sft=wild,
+                        checks=ChecksConfig(diverging_loss="stop"))
+    with pytest.raises(RunWentWrong, match=f"diverged: at step {metrics['diverged_at_step']}"):
+        run_stage(stopping)
+    assert not stopping.output.exists()
+    resumed = run_stage(stopping.model_copy(update={"checks": ChecksConfig()}))  # same key: its checkpoints are used
+    assert resumed.manifest.metrics["held_out_nll"] == metrics["held_out_nll"]
 
 
 @pytest.mark.skipif(

@@ -30,8 +30,8 @@ def check_vllm(model: Path) -> None:
             "the base, the tuned dense and the merged model may use vLLM.")
     if find_spec("vllm") is None:
         raise RecipeError(
-            f"generate.backend is vllm, which is not installed here. {REMEDY}, or install the extra: "
-            "pip install 'xft-pipeline[vllm]'.")
+            f"generate.backend is vllm, which is not installed here. {REMEDY}, or run this stage in an environment that "
+            "has vLLM: docs/evaluation.md says how.")
 
 
 class VllmCompleter(Completer):

@@ -1,10 +1,12 @@
 """The four models side by side, in numbers: the content of ``comparison.json``. Sentences are made in findings.py."""
 
+import re
 from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from xft_core.checks import mixing_findings, training_findings
 from xft_core.reporting.evaluation import Pair, PassRate, counts, pair, pass_rate
 from xft_core.reporting.evidence import MODELS, Evidence
 from xft_core.reporting.multilingual import Average, averages
@@ -131,7 +133,7 @@ class Decontamination(_Part):
 
 class Comparison(_Part):
     """Everything the report tells. ``benchmarks``: their titles, in the recipe's order; ``skipped``: of those that could
-    not be graded where this ran, with the reason."""
+    not be graded where this ran, with the reason; ``went_wrong``: what was noticed in training and mixing, by model."""
 
     recipe: str
     seed: int
@@ -143,6 +145,7 @@ class Comparison(_Part):
     training_compute_ratio: float | None
     mixing: Mixing | None
     routing: list[LayerRouting]
+    went_wrong: dict[str, list[str]]
     data: dict[str, int]
     decontamination: Decontamination | None
 
@@ -159,8 +162,19 @@ def compare(evidence: Evidence) -> Comparison:
         recipe=evidence.recipe.name, seed=evidence.recipe.seed, benchmarks=evidence.benchmarks(),
         skipped=_skipped(evidence), rows=rows, multilingual=_multilingual(rows), differences=_differences(evidence),
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
+        went_wrong=_went_wrong(evidence),
         data={name: value for name, value in sorted(prepare.metrics.items()) if type(value) is int} if prepare else {},
         decontamination=_decontamination(evidence))
+
+
+def metric_ending(benchmark: str, first: str | None) -> str:
+    """What the names of a benchmark's metrics end in: nothing for the ``first`` one, its title for any other."""
+    return "" if benchmark == first else f"_{flat_title(benchmark)}"
+
+
+def flat_title(title: str) -> str:
+    """A title as part of a metric's name: lower case letters, digits and underscores."""
+    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
 
 
 def _row(evidence: Evidence, model: str) -> Row | None:
@@ -188,9 +202,8 @@ def _row(evidence: Evidence, model: str) -> Row | None:
 def _held_out_nll(evidence: Evidence, model: str) -> float | None:
     if model == "base":
         before = evidence.metric("sft_baseline", "held_out_nll_before")
-        upcycle = evidence.recipe.upcycle
         # Without a baseline the untouched MoE stands for the base model, where upcycling is the identity.
-        if before is None and (upcycle.normalization != "none" or not upcycle.shared_expert):
+        if before is None and evidence.recipe.upcycle.is_identity:
             before = evidence.metric("sft_moe", "held_out_nll_before")
         return before
     return evidence.metric({"sft": "sft_baseline", "moe": "sft_moe", "merged": "merge"}[model], "held_out_nll")
@@ -306,6 +319,17 @@ def _mixing(evidence: Evidence) -> Mixing | None:
                 shared=layer["weights"][0] if first_routed else None, routed=layer["weights"][first_routed:],
                 movement=layer.get("movement"))
             for layer in content["layers"]])
+
+
+def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
+    """Sentences on each training and on mixing, by model, from the same limits that would have stopped the run."""
+    checks, found = evidence.recipe.checks, {}
+    for model, role in (("sft", "sft_baseline"), ("moe", "sft_moe")):
+        if role in evidence.manifests:
+            found[model] = training_findings(evidence.manifests[role].metrics, checks)
+    if "mix" in evidence.manifests:
+        found["merged"] = mixing_findings(evidence.manifests["mix"].metrics, evidence.recipe.merge.method, checks)
+    return found
 
 
 def _routing(evidence: Evidence) -> list[LayerRouting]:

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
+from xft_core.checks import DEAD_LOAD, worse_than_base
 from xft_core.reporting.comparison import Comparison, Difference
 from xft_core.reporting.evaluation import certainty, p_text
 
-MOVED = 0.01
-DEAD_LOAD = 0.01
 MANY_TRUNCATED = 0.1
 TELLING = (0.05, 0.95)  # outside of these fractions a benchmark is too hard or too easy to tell models apart
 
@@ -59,7 +58,7 @@ def test_name(comparison: Comparison, benchmark: str, tests: str) -> str:
 
 def warnings(comparison: Comparison) -> list[str]:
     """What a person must know before using the merged model."""
-    return [*_data_warnings(comparison), *_loss_warnings(comparison), *_mixing_warnings(comparison),
+    return [*_data_warnings(comparison), *_loss_warnings(comparison), *_went_wrong_warnings(comparison),
             *_routing_warnings(comparison), *_evaluation_warnings(comparison)]
 
 
@@ -101,21 +100,14 @@ def _loss_warnings(comparison: Comparison) -> Iterator[str]:
     base = row.held_out_nll if row else None
     for row in comparison.rows:
         if base is not None and row.held_out_nll is not None and row.held_out_nll > base:
-            yield (f"{row.name} is worse than the base model on held-out rows: {row.held_out_nll:.4f} against "
-                   f"{base:.4f} nats per response token.")
+            yield worse_than_base(row.name, row.held_out_nll, base)
 
 
-def _mixing_warnings(comparison: Comparison) -> Iterator[str]:
-    mixing = comparison.mixing
-    if mixing is None or mixing.method != "learned":
-        return
-    merged, uniform = mixing.held_out_nll_merged, mixing.held_out_nll_uniform
-    if merged is not None and uniform is not None and merged > uniform:
-        yield (f"Learned mixing is worse than uniform mixing on held-out rows ({merged:.4f} against {uniform:.4f}): "
-               "lower merge.learning_rate, or use merge.method=uniform.")
-    if mixing.movement_max is not None and mixing.movement_max < MOVED:
-        yield (f"The mixing coefficients did not move (largest change {mixing.movement_max:.4f}): this is uniform "
-               "mixing in all but name. Raise merge.learning_rate or merge.epochs.")
+def _went_wrong_warnings(comparison: Comparison) -> Iterator[str]:
+    for model, sentences in comparison.went_wrong.items():
+        # Learned mixing says what it is about; of two trainings, the sentence does not.
+        prefix = "" if model == "merged" else f"{model_name(comparison, model)}: "
+        yield from (f"{prefix}{sentence}" for sentence in sentences)
 
 
 def _routing_warnings(comparison: Comparison) -> Iterator[str]:

@@ -39,8 +39,8 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence) -> str:
         sections.append("![pass@1 and held-out loss](plots/results.png)")
     noted = warnings(comparison)
     if noted:
-        sections += ["## Warnings", _bullets(noted)]
-    sections += ["## What it says", _bullets(findings(comparison) + _conditions(comparison, evidence))]
+        sections += ["## Warnings", bullets(noted)]
+    sections += ["## What it says", bullets(findings(comparison) + _conditions(comparison, evidence))]
     sections += groups_sections(comparison)
     if comparison.differences:
         sections += ["## Problem by problem", _differences_section(comparison)]
@@ -141,7 +141,7 @@ def _differences_section(comparison: Comparison) -> str:
         if item.pair.better_on or item.pair.worse_on]
     link = f"Every problem with its answers and verdicts, side by side: [{PAGE}]({PAGE})."
     header = ["benchmark", "model", "against", "difference", "better on", "worse on", "p"]
-    return "\n\n".join([note, table(header, rows), *([_bullets(lists)] if lists else []), link])
+    return "\n\n".join([note, table(header, rows), *([bullets(lists)] if lists else []), link])
 
 
 def _only_sentence(comparison: Comparison, item: Difference) -> str:
@@ -175,7 +175,7 @@ def _decontamination_section(found: Decontamination) -> str:
     return "\n\n".join([
         text + f"{len(dropped)} were dropped; all of them are in comparison.json, and whole in "
         "decontamination.json of the prepare stage (data/ in MLflow).",
-        table(["benchmark", "substring", "n-gram", "problems concerned"], rows), _bullets(examples)])
+        table(["benchmark", "substring", "n-gram", "problems concerned"], rows), bullets(examples)])
 
 
 def _code(text: str) -> str:
@@ -261,5 +261,6 @@ def _millions(parameters: int | None) -> str:
     return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
 
 
-def _bullets(sentences: list[str]) -> str:
+def bullets(sentences: list[str]) -> str:
+    """Sentences as a Markdown list."""
     return "\n".join(f"- {sentence}" for sentence in sentences)

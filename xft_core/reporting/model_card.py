@@ -62,11 +62,19 @@ def model_card(comparison: Comparison, evidence: Evidence) -> str:
         "## Method", _method(evidence),
         "## Choices", _choices(evidence),
         "## Lineage", _lineage(evidence),
-        "## Limits", "Measured only as shown above. The model writes code that may be wrong or unsafe: review and test "
-        "it. The licences of the base model and of the instruction data apply.",
+        "## Limits", f"Measured only as shown above.{_decontamination(comparison)} The model writes code that may be wrong "
+        "or unsafe: review and test it. The licences of the base model and of the instruction data apply.",
     ]
     card = ModelCard(f"---\n{_front_matter(evidence, merged).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
     return str(card)
+
+
+def _decontamination(comparison: Comparison) -> str:
+    found = comparison.decontamination
+    if found is None or not found.benchmarks:
+        return ""
+    return (f" The training data was searched for the problems of {', '.join(found.benchmarks)}; of {found.rows_checked:,} "
+            f"rows {len(found.dropped):,} held one and were dropped.")
 
 
 def display_name(path: str) -> str:

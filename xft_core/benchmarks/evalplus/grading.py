@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import xft_core
+from xft_core.benchmarks.evalplus import contained
 from xft_core.benchmarks.evalplus.contained import channel
 from xft_core.benchmarks.evalplus.problems import RELEASES, Problem
 from xft_core.benchmarks.jsonl import unpacked_digest
@@ -34,7 +35,10 @@ ATTEMPTS = 2
 MESSAGE_BYTES, ANSWER_BYTES = 4096, 2**20
 SECONDS_BETWEEN_LOOKS = 0.5
 
+# All that a sandbox is shown of this package: the rest of it is no business of a sample's.
 PACKAGE = Path(xft_core.__file__).parent
+CONTAINED = Path(contained.__file__).parent
+MOUNTS = [CONTAINED, *(path / "__init__.py" for path in CONTAINED.parents if path.is_relative_to(PACKAGE))]
 PACKAGES = str(Path(sysconfig.get_path("purelib")).resolve())
 START = (
     f"import sys; sys.path += [{PACKAGES!r}, {str(PACKAGE.parent)!r}]; "
@@ -70,7 +74,7 @@ class EvalPlusGrader(Grader[Problem]):
     def __init__(self, config: EvaluateConfig, benchmark: Path) -> None:
         self._unpacked_digest = unpacked_digest(benchmark)
         self._limits = Limits(config.min_time_limit, config.time_limit_factor, config.memory_limit_mb)
-        self._sandbox = open_sandbox(config.sandbox, mounts=[PACKAGE])
+        self._sandbox = open_sandbox(config.sandbox, MOUNTS, hidden=[benchmark])
         check_canaries(self._sandbox, self._limits)
 
     def grade(self, problem: Problem, samples: list[str]) -> list[Verdict]:

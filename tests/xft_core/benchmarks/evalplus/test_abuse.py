@@ -19,13 +19,15 @@ from xft_core.benchmarks.evalplus.grading import EvalPlusGrader
 from xft_core.benchmarks.evalplus.problems import Problem
 from xft_core.benchmarks.kind import Verdict
 from xft_core.config import EvaluateConfig
+from xft_core.demo import DEMO_DIR
 from xft_core.errors import SandboxError
 
 PROGRAMS = {path.stem: path for path in sorted(Path(__file__).with_name("abuse").glob("*.py"))}
 # A few of every sort that are over at once; the slow test has all.
 QUICK = (
     "cheat_frame", "cheat_eq", "cheat_stat", "equal_number", "patched_digest", "verdict_to_every_descriptor",
-    "imports_the_grader", "hunts_objects", "os_exit", "fork_bomb", "memory_at_once", "writes_outside", "posix_system",
+    "imports_the_grader", "hunts_objects", "hunts_benchmark",
+    "os_exit", "fork_bomb", "memory_at_once", "writes_outside", "posix_system",
     "reads_secret", "connects", "orphans", "kills_everything", "large_output", "half_character")
 PACKAGE = Path(xft_core.__file__).parent
 RIGHT = "def f(x):\n    return x + 1\n"
@@ -35,7 +37,7 @@ OTHER_RIGHT = "def g(a):\n    return sorted(a)\n"
 
 
 def test_there_are_enough_and_each_says_what_it_does() -> None:
-    assert len(PROGRAMS) >= 40 and set(QUICK) <= set(PROGRAMS)
+    assert len(PROGRAMS) >= 90 and set(QUICK) <= set(PROGRAMS)
     for path in PROGRAMS.values():
         assert ast.get_docstring(ast.parse(path.read_text())), path
 
@@ -103,11 +105,10 @@ def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Outside
 
 
 @pytest.fixture
-def grader(outside: Outside, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EvalPlusGrader]:
-    benchmark = tmp_path_factory.mktemp("benchmark") / "own.jsonl"
-    benchmark.write_text("{}")
+def grader(outside: Outside) -> Iterator[EvalPlusGrader]:
+    config = EvaluateConfig(min_time_limit=1, memory_limit_mb=2048)
     try:
-        found = EvalPlusGrader(EvaluateConfig(min_time_limit=1, memory_limit_mb=2048), benchmark)
+        found = EvalPlusGrader(config, DEMO_DIR / "benchmark.jsonl")
     except SandboxError as error:
         pytest.skip(f"no sandbox on this machine: {error}")
     yield found

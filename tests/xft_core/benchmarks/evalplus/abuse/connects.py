@@ -3,5 +3,5 @@ import socket
 
 
 def f(x):
-    socket.create_connection(("127.0.0.1", @PORT@), timeout=1)
+    socket.create_connection(("127.0.0.1", int("@PORT@")), timeout=1)
     return x + 1

@@ -3,6 +3,6 @@ import posix
 
 
 def f(x):
-    posix.kill(@PID@, 0)
+    posix.kill(int("@PID@"), 0)
     with __import__("io").open("/proc/@PID@/cmdline") as stream:
         return x + 1 if "pytest" in stream.read() else None

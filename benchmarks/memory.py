@@ -1,0 +1,33 @@
+"""Peak memory of a command, for the benchmarks."""
+
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+
+def peak_memory(command: list[str]) -> float:
+    """Largest anonymous memory (RssAnon) of a command while it ran, in bytes, read every 5 ms.
+
+    Mapped files, which the kernel may drop, do not count. Exits with the command's own message when it fails.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    peak = 0
+
+    def watch() -> None:
+        nonlocal peak
+        while process.poll() is None:
+            try:
+                lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
+            except OSError:
+                return
+            peak = max([peak, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    _, errors = process.communicate()
+    watcher.join()
+    if process.returncode:
+        raise SystemExit(errors)
+    return peak * 1024.0

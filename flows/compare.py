@@ -1,0 +1,173 @@
+"""A comparison: variants of one recipe by a grid of its fields, side by side in MLflow and in one report.
+
+    each variant: the pipeline, stages that variants share made once ─ compare (table, plots, findings) ─ publish
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from prefect import flow, get_run_logger
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.pipeline import chosen_recipe
+from flows.variant_runs import run_by_deployment, run_here
+from tasks import comparison_results, pipeline_run, stages
+from tasks.inputs import check_inputs
+from tasks.publish_comparison import ComparisonResult, publish_comparison
+from xft_core.config import (
+    BaselineConfig,
+    ChecksConfig,
+    DataConfig,
+    EvaluateConfig,
+    ExperimentName,
+    GenerateConfig,
+    MergeConfig,
+    ModelConfig,
+    Recipe,
+    RecipeName,
+    RegistryConfig,
+    Seed,
+    SftConfig,
+    UpcycleConfig,
+)
+from xft_core.errors import XftError
+from xft_core.grid import expand, field_labels
+
+DEFAULTS = Recipe()
+DEFAULT_GRID = ["upcycle.normalization=[xft,none]", "seed=[0,1]"]
+
+
+class ComparisonIncomplete(XftError):
+    """Some variants failed. ``result`` is what the others gave, None when there is nothing."""
+
+    def __init__(self, message: str, result: ComparisonResult | None = None) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+def run_name() -> str:
+    """A run is called by its recipe and the fields that vary: ``demo by experts, norm, seed``."""
+    given = dict(flow_run.parameters)
+    try:
+        grid = given.pop("grid")
+        for name in ("run_in", "at_once"):
+            given.pop(name)
+        return f"{comparison_recipe(**given).name} by {', '.join(field_labels(grid).values())}"
+    except XftError:  # the run itself says what is wrong
+        return "refused"
+
+
+@flow(name="compare", persist_result=False, flow_run_name=run_name)
+def compare(
+    recipe_file: str = "",
+    overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
+    grid: list[str] = DEFAULT_GRID,
+    run_in: Literal["this_process", "deployment"] = "this_process",
+    at_once: Annotated[int, Field(ge=1, le=16)] = 2,
+    experiment: ExperimentName | None = None,
+    name: RecipeName = DEFAULTS.name,
+    seed: Seed = DEFAULTS.seed,
+    check_fit: bool = DEFAULTS.check_fit,
+    model: ModelConfig = DEFAULTS.model,
+    data: DataConfig = DEFAULTS.data,
+    baseline: BaselineConfig = DEFAULTS.baseline,
+    upcycle: UpcycleConfig = DEFAULTS.upcycle,
+    sft: SftConfig = DEFAULTS.sft,
+    merge: MergeConfig = DEFAULTS.merge,
+    generate: GenerateConfig = DEFAULTS.generate,
+    evaluate: EvaluateConfig = DEFAULTS.evaluate,
+    checks: ChecksConfig = DEFAULTS.checks,
+    registry: RegistryConfig = DEFAULTS.registry,
+) -> ComparisonResult:
+    """Run variants of one recipe and put them side by side: by expert count, normalization, seed, or any other field.
+
+    What variants share is computed once; a variant that fails does not lose the others; the same comparison again does
+    no work. MLflow has one run for the comparison with a child for each variant.
+
+    Args:
+        recipe_file: A recipe file (YAML) to use instead of all fields from name on, which are then not looked at; change
+            it with overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields count.
+        overrides: Single fields, set for all variants, on the recipe file or on the fields below: section.field=value,
+            for example sft.epochs=2.
+        grid: What varies: section.field=[value, value]; every combination is a variant. Fields that change together are
+            given together: upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3],[8,3]]. With seed=[0,1,2] means
+            and spreads over seeds are shown.
+        run_in: this_process runs the variants here; deployment hands them out as runs of pipeline/pipeline, so that other
+            workers and machines take part.
+        at_once: Variants at work at the same time in this process. Heavy stages share the machine's compute slots anyhow.
+        experiment: MLflow experiment of the comparison; empty for the recipe's name with -comparison.
+        name: Name of the recipe. Runs and models are called by it.
+        seed: Seed of everything random, unless the grid varies it.
+        check_fit: Refuse, before any work, a recipe that surely needs more memory or disk than this machine has.
+        model: The dense model that everything starts from.
+        data: Instruction data and how it becomes training text, rows and held-out rows.
+        baseline: The control: plain SFT of the dense model.
+        upcycle: From the dense model to a Mixture-of-Experts.
+        sft: Supervised fine-tuning of the Mixture-of-Experts, and of the baseline where that says nothing else.
+        merge: From the experts to one dense model.
+        generate: Answers of every model to the benchmarks' problems.
+        evaluate: Benchmarks and grading.
+        checks: What the runs look out for, and whether that stops them.
+        registry: The merged models in MLflow's registry, all under one name.
+    """
+    recipe = comparison_recipe(
+        recipe_file, overrides, experiment, name=name, seed=seed, check_fit=check_fit, model=model, data=data,
+        baseline=baseline, upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
+        registry=registry)
+    variants = expand(recipe, grid)
+    for variant in variants:
+        check_inputs(variant.recipe)
+    get_run_logger().info("%d variants in experiment %r", len(variants), recipe.experiment)
+    with pipeline_run.opened(recipe, kind="comparison", without=frozenset(variants[0].settings)) as run:
+        failures = run_here(variants, at_once) if run_in == "this_process" else run_by_deployment(variants)
+        found = comparison_results.collect(run)
+        failures |= {
+            variant.name: "its results are not in MLflow" for variant in variants
+            if variant.name not in found and variant.name not in failures}
+        found = {variant.name: found[variant.name] for variant in variants if variant.name not in failures}
+        result = None
+        if found:
+            reports = {variant: item.report for variant, item in found.items()}
+            compared: Any = stages.compare.submit(run, "compare", grid, reports)
+            result = publish_comparison.submit(run, compared, found, failures).result()
+        if failures:
+            raise ComparisonIncomplete(_failed(failures, len(variants)), result)
+        assert result is not None
+        return result
+
+
+def comparison_recipe(
+    recipe_file: str = "", overrides: list[str] | None = None, experiment: str | None = None, **fields: Any,
+) -> Recipe:
+    """The recipe that all variants start from; its experiment is the one given here or in ``overrides``, else named after
+    the recipe. Raises RecipeError as ``chosen_recipe`` does."""
+    recipe = chosen_recipe(recipe_file, overrides, **fields)
+    if any(item.partition("=")[0].strip() == "experiment" for item in overrides or ()) and not experiment:
+        return recipe
+    return recipe.model_copy(update={"experiment": experiment or f"{recipe.name}-comparison"})
+
+
+def save_report(report: Path, directory: Path) -> Path:
+    """Copy the Markdown and the plots of a comparison to ``directory``; returns the Markdown's path.
+
+    Raises XftError when it cannot be written.
+    """
+    target = directory / "comparison.md"
+    try:
+        (directory / "plots").mkdir(parents=True, exist_ok=True)
+        for path in sorted((report / "plots").glob("*.png")):
+            (directory / "plots" / path.name).write_bytes(path.read_bytes())
+        target.write_bytes((report / "comparison.md").read_bytes())
+    except OSError as error:
+        raise XftError(f"The report cannot be written to {str(directory)!r}: {error.strerror}. It is in {str(report)!r}."
+                       ) from None
+    return target
+
+
+def _failed(failures: dict[str, str], planned: int) -> str:
+    lines = [f"{len(failures)} of {planned} variants failed; the others are compared. The same comparison again goes on."]
+    if len(failures) == planned:
+        lines = [f"All {planned} variants failed."]
+    lines += [f"{name}: {reason}" for name, reason in failures.items()]
+    return "\n".join(lines)

@@ -1,0 +1,65 @@
+"""Ends what ``xft ui`` started once ``xft ui`` is gone, however it went: Ctrl-C, an error, SIGKILL.
+
+Run as a process of its own, by path and with nothing but the standard library. It reads names of processes, one a line,
+until its standard input closes, which the kernel sees to; then it ends them, the last one first, each with all that it
+started. What belongs to a name is found by a mark in the environment, which is inherited: a worker starts every run in a
+process group of its own, and a worker that was killed is no longer its runs' parent.
+"""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+MARK = "XFT_UI_PROCESS"
+GRACE_SECONDS = 20
+POLL_SECONDS = 0.1
+
+
+def main(owner: str) -> None:
+    """End what carries the marks of ``owner`` when standard input closes."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    for name in reversed([line.strip() for line in sys.stdin]):
+        end(mark(owner, name))
+
+
+def mark(owner: str, name: str) -> str:
+    """Value of the environment variable MARK of process ``name`` and of all that it starts."""
+    return f"{owner}:{name}"
+
+
+def end(value: str) -> None:
+    """SIGTERM to each process with that mark, and SIGKILL to what is left after a while."""
+    _signal(value, signal.SIGTERM)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while marked(value):
+        if time.monotonic() > deadline:
+            _signal(value, signal.SIGKILL)
+        time.sleep(POLL_SECONDS)
+
+
+def marked(value: str) -> list[int]:
+    """Ids of the processes with that mark. One that has ended and waits for its parent has no environment any more."""
+    wanted = f"{MARK}={value}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if wanted in (path / "environ").read_bytes().split(b"\0"):
+                found.append(int(path.name))
+        except OSError:  # ended meanwhile, or another user's
+            continue
+    return found
+
+
+def _signal(value: str, number: signal.Signals) -> None:
+    for pid in marked(value):
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,209 @@
+"""The variants of a comparison as pipeline runs: in this process, or as runs of a deployment that any worker may take."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from contextvars import copy_context
+from typing import Any
+
+from prefect import get_run_logger, tags
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_engine import run_flow
+from prefect.runtime import flow_run
+from prefect.states import Cancelling, Pending
+
+from flows.pipeline import pipeline, reason_of
+from tasks.stage import stop_event
+from tasks.variants import VariantOf, variant_of
+from xft_core.errors import XftError
+from xft_core.grid import Variant
+
+DEPLOYMENT = "pipeline/pipeline"
+POLL_SECONDS = 2.0
+# A worker looks for runs every ten seconds or so. Who waited this long for one waits in vain: perhaps the only worker has
+# one place, and this comparison is what fills it.
+PATIENCE_SECONDS = 60.0
+CANCEL_SECONDS = 20.0
+RUNS_PER_REQUEST = 200
+ELSEWHERE = "Flow run encountered an exception: "  # how Prefect begins the message of a failed run
+
+Failures = dict[str, str]
+
+
+def run_here(variants: list[Variant], at_once: int) -> Failures:
+    """Run the variants as flow runs of this process, ``at_once`` at a time. Returns the reasons of those that failed.
+
+    Interrupting or cancelling it stops the stages of all, and waits until they ended.
+    """
+    comparison, own_tags = str(flow_run.id), list(flow_run.tags or ())
+
+    def run(variant: Variant) -> State[Any]:
+        with tags(*own_tags, *_identity(variant, comparison).tags()):
+            state: Any = pipeline(**_parameters(variant), return_state=True)
+            return state  # type: ignore[no-any-return]
+
+    failures = {}
+    with ThreadPoolExecutor(at_once, thread_name_prefix="variant") as pool:
+        futures = {pool.submit(copy_context().run, run, variant): variant for variant in variants}
+        try:
+            for future in as_completed(futures):
+                name = futures[future].name
+                try:
+                    if not future.result().is_completed():
+                        failures[name] = reason_of(future.result())
+                except Exception as error:  # of Prefect's, around the flow; the other variants go on
+                    failures[name] = f"{type(error).__name__}: {error}"
+        except BaseException:
+            stop_event(comparison).set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    return failures
+
+
+def run_by_deployment(variants: list[Variant]) -> Failures:
+    """Run the variants as runs of the pipeline's deployment, and wait. Returns the reasons of those that failed.
+
+    Those that an earlier attempt of this comparison started are taken on. When no worker takes one for a minute while
+    none is at work, this process carries it out itself: a comparison never waits for the place that it fills.
+    Interrupting or cancelling it cancels all of them. Raises XftError when there is no such deployment.
+    """
+    comparison = str(flow_run.id)
+    with get_client(sync_client=True) as api:
+        try:
+            known = _started_before(api, comparison)
+            runs = {variant.name: known.get(variant.name) or _start(variant, comparison) for variant in variants}
+            return _follow(api, runs)
+        except BaseException:
+            stop_event(comparison).set()
+            _cancel(api, comparison)
+            raise
+
+
+def _follow(api: SyncPrefectClient, runs: dict[str, FlowRun]) -> Failures:
+    patience = Patience(PATIENCE_SECONDS)
+    while True:
+        runs = _read(api, runs)
+        states = {name: run.state for name, run in runs.items()}
+        waiting = [run for run in runs.values() if run.state_type == StateType.SCHEDULED]
+        if all(state and state.is_final() for state in states.values()):
+            return {name: _told(state) for name, state in states.items() if state and not state.is_completed()}
+        if waiting and patience.is_over([str(run.state_type) for run in runs.values()]):
+            if _claim(api, waiting[0]):
+                _carry_out(api, waiting[0])
+            else:  # a worker was faster, or the deployment's limit is reached by other runs
+                patience = Patience(PATIENCE_SECONDS)
+        else:
+            time.sleep(POLL_SECONDS)
+
+
+class Patience:
+    """Whether a worker can still be hoped for: over once nothing was at work and nothing moved for ``seconds``."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock = seconds, clock
+        self._before: list[str] = []
+        self._since = clock()
+        self._lost = False
+
+    def is_over(self, states: list[str]) -> bool:
+        """To be asked at every look with the types of all states, in one order."""
+        at_work = any(state.endswith(("PENDING", "RUNNING", "CANCELLING")) for state in states)
+        if at_work:
+            self._lost = False  # someone else has begun to take them
+        if at_work or (states != self._before and not self._lost):
+            self._since = self._clock()
+        self._before = states
+        self._lost = self._lost or self._clock() - self._since >= self._seconds
+        return self._lost
+
+
+def _told(state: State[Any]) -> str:
+    """Why a run elsewhere did not complete: its exception stays there, its message says the same."""
+    return (state.message or str(state.name)).removeprefix(ELSEWHERE)
+
+
+def _claim(api: SyncPrefectClient, run: FlowRun) -> bool:
+    """Take a scheduled run as a worker does: whoever may set it to Pending has it."""
+    answer: OrchestrationResult[Any] = api.set_flow_run_state(run.id, Pending(message="Taken by its comparison."))
+    return answer.status == SetStateStatus.ACCEPT and bool(answer.state and answer.state.is_pending())
+
+
+def _carry_out(api: SyncPrefectClient, run: FlowRun) -> None:
+    get_run_logger().info("No worker takes a variant; %s is carried out here.", run.name)
+    run = api.read_flow_run(run.id)
+    run_flow(pipeline, flow_run=run, parameters=pipeline.validate_parameters(run.parameters), return_type="state")
+
+
+def _start(variant: Variant, comparison: str) -> FlowRun:
+    try:
+        started: Any = run_deployment(
+            DEPLOYMENT, parameters=_parameters(variant, as_json=True), timeout=0,
+            tags=[*(flow_run.tags or ()), *_identity(variant, comparison).tags()])
+    except ObjectNotFound:
+        raise XftError(
+            f"This Prefect server has no deployment {DEPLOYMENT!r}: apply prefect.yaml (`prefect deploy --all`), or choose "
+            "run_in: this_process.") from None
+    return started  # type: ignore[no-any-return]
+
+
+def _started_before(api: SyncPrefectClient, comparison: str) -> dict[str, FlowRun]:
+    """The runs of an earlier attempt that are finished or still go on, by variant."""
+    found = {}
+    for run in _of(api, comparison):
+        variant = variant_of(run.tags)
+        if variant and run.state and (run.state.is_completed() or not run.state.is_final()):
+            found[variant.name] = run
+    return found
+
+
+def _of(api: SyncPrefectClient, comparison: str) -> list[FlowRun]:
+    tag = VariantOf(comparison=comparison, name="", group="").tags()[0]
+    found: list[FlowRun] = []
+    while True:
+        page = api.read_flow_runs(
+            flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])), limit=RUNS_PER_REQUEST, offset=len(found))
+        found += page
+        if len(page) < RUNS_PER_REQUEST:
+            return found
+
+
+def _read(api: SyncPrefectClient, runs: dict[str, FlowRun]) -> dict[str, FlowRun]:
+    ids = [run.id for run in runs.values()]
+    found: dict[Any, FlowRun] = {}
+    for start in range(0, len(ids), RUNS_PER_REQUEST):
+        part = FlowRunFilter(id=FlowRunFilterId(any_=ids[start:start + RUNS_PER_REQUEST]))
+        found |= {run.id: run for run in api.read_flow_runs(flow_run_filter=part, limit=RUNS_PER_REQUEST)}
+    return {name: found.get(run.id, run) for name, run in runs.items()}
+
+
+def _cancel(api: SyncPrefectClient, comparison: str) -> None:
+    """Cancel what goes on, and wait a while until it ended."""
+    deadline = time.monotonic() + CANCEL_SECONDS
+    asked: set[Any] = set()
+    while time.monotonic() < deadline:
+        open_runs = [run for run in _of(api, comparison) if not (run.state and run.state.is_final())]
+        if not open_runs:
+            return
+        for run in open_runs:
+            if run.id not in asked:
+                with suppress(Exception):  # ended meanwhile
+                    api.set_flow_run_state(run.id, Cancelling(message="Its comparison was cancelled."))
+                asked.add(run.id)
+        time.sleep(0.5)
+
+
+def _identity(variant: Variant, comparison: str) -> VariantOf:
+    return VariantOf(comparison=comparison, name=variant.name, group=variant.group)
+
+
+def _parameters(variant: Variant, as_json: bool = False) -> dict[str, Any]:
+    """The variant's recipe as parameters of the pipeline."""
+    if as_json:
+        return {"recipe_file": "", "overrides": [], **variant.recipe.model_dump(mode="json")}
+    return {name: getattr(variant.recipe, name) for name in type(variant.recipe).model_fields}

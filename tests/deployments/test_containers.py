@@ -1,0 +1,69 @@
+"""Container files, by the parsers of those who run them: Compose's own for compose.yaml, hadolint's for the Dockerfile.
+
+No image is built and nothing is started: that needs a Docker engine.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DOCKER = Path(__file__).parents[2] / "deployments" / "docker"
+SCRIPTS = Path(sys.executable).parent
+PASSWORDS = {"POSTGRES_PASSWORD": "secret1", "OBJECTS_PASSWORD": "secret22"}
+
+
+def compose(*arguments: str, **passwords: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in PASSWORDS} | passwords
+    return subprocess.run(
+        [SCRIPTS / "docker-compose", "-f", DOCKER / "compose.yaml", *arguments], env=environment, capture_output=True,
+        text=True)
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    """The file as Compose understands it: anchors merged, variables filled in."""
+    done = compose("config", "--format", "json", **PASSWORDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # a warning: a variable without a value, an element that is obsolete
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_compose_takes_the_file(project: dict[str, Any]) -> None:
+    assert project["services"].keys() == {"postgres", "objects", "prefect", "mlflow", "worker"}
+    used = {volume["source"] for service in project["services"].values() for volume in service.get("volumes", [])}
+    assert used == project["volumes"].keys()
+
+
+def test_ports_are_on_loopback_only(project: dict[str, Any]) -> None:
+    ports = [port for service in project["services"].values() for port in service.get("ports", [])]
+    assert {port["target"] for port in ports} == {4200, 5000}
+    assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
+
+
+def test_the_build_finds_its_files(project: dict[str, Any]) -> None:
+    build = project["services"]["worker"]["build"]
+    context = Path(build["context"])
+    assert (context / build["dockerfile"]).samefile(DOCKER / "Dockerfile")
+    for line in re.findall(r"^COPY (.+)$", (DOCKER / "Dockerfile").read_text(), flags=re.MULTILINE):
+        *sources, _ = line.split()
+        assert [name for name in sources if not (context / name).exists()] == []
+
+
+def test_without_passwords_it_says_which_one_is_missing() -> None:
+    done = compose("config", "--quiet", POSTGRES_PASSWORD="secret1")
+    assert done.returncode != 0
+    assert "required variable OBJECTS_PASSWORD is missing a value: set it to a password" in done.stderr
+
+
+def test_hadolint_takes_the_dockerfile() -> None:
+    # DL3008 wants Debian's packages pinned to versions, which its archive drops with every update.
+    command = [SCRIPTS / "hadolint", "--no-color", "--ignore", "DL3008", DOCKER / "Dockerfile"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -1,0 +1,18 @@
+"""Prefect's server makes runs of a schedule: with some versions of its libraries it fails to, and only its log says so."""
+
+from datetime import timedelta
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import IntervalSchedule
+
+
+def test_a_schedule_makes_runs(prefect_api: str) -> None:
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name("scheduled")
+        schedule = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(hours=1)), active=True)
+        deployment_id = client.create_deployment(flow_id, "hourly", schedules=[schedule])
+    httpx.post(f"{prefect_api}/deployments/{deployment_id}/schedule", json={}).raise_for_status()
+    query = {"deployments": {"id": {"any_": [str(deployment_id)]}}}
+    assert httpx.post(f"{prefect_api}/flow_runs/count", json=query).json() > 0

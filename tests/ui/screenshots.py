@@ -1,0 +1,95 @@
+"""Pictures for the README and docs: Prefect's form, a finished run, its artifacts, MLflow's compare page.
+
+    python -m tests.ui.screenshots HOME DIRECTORY
+
+HOME is an XFT_HOME that holds a finished run of the pipeline and a finished comparison (`xft run`, `xft compare`); the newest
+are shown, by an ``xft ui`` that is started for it and ended again.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, expect
+
+from tests.ui.browser import Form, RunPage, chromium, close_assistant
+from tests.ui.xft_ui import XftUi
+
+WINDOW: Any = {"width": 1280, "height": 800}
+LIMIT_BYTES = 300_000
+
+
+def main(home: Path, directory: Path) -> None:
+    """Serve ``home`` and write the pictures to ``directory``."""
+    ui = XftUi(home)
+    try:
+        ui.start()
+        with chromium() as browser:
+            page = browser.new_page(viewport=WINDOW)
+            take_form(page, ui, directory / "form.png")
+            take_run(page, ui, directory / "run.png")
+            take_artifact(page, ui, directory / "artifact.png")
+            take_comparison(page, ui, directory / "comparison.png")
+            take_charts(page, ui, directory / "charts.png")
+        ui.end()
+    finally:
+        ui.close()
+    for path in sorted(directory.glob("*.png")):
+        assert path.stat().st_size < LIMIT_BYTES, f"{path} is {path.stat().st_size} bytes"
+
+
+def take_form(page: Page, ui: XftUi, path: Path) -> None:
+    form = Form(page, ui.prefect, ui.deployment_id("pipeline"))
+    form.top("upcycle").evaluate("element => element.scrollIntoView()")
+    page.wait_for_timeout(500)
+    page.screenshot(path=path)
+
+
+def take_run(page: Page, ui: XftUi, path: Path) -> None:
+    RunPage(page, ui.prefect, newest(ui, "pipeline")).expect_state("Completed", seconds=30)
+    page.wait_for_timeout(4000)  # the graph arranges itself
+    page.screenshot(path=path)
+
+
+def take_artifact(page: Page, ui: XftUi, path: Path) -> None:
+    run = RunPage(page, ui.prefect, newest(ui, "pipeline"))
+    run.open_artifacts()
+    page.get_by_text("comparison", exact=True).click()
+    expect(page.locator("table").first).to_be_visible()
+    page.wait_for_timeout(1000)
+    page.screenshot(path=path)
+
+
+def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
+    run_id = newest(ui, "compare")
+    link = ui.link(run_id, "mlflow-compare")
+    # MLflow's pages may have been elsewhere when the link was made.
+    page.goto(f"{ui.mlflow}/#{link.partition('#')[2]}")
+    expect(page.get_by_text(re.compile(r"Comparing \d+ Runs"))).to_be_visible(timeout=60_000)
+    close_assistant(page)
+    page.wait_for_timeout(2000)
+    page.screenshot(path=path)
+
+
+def take_charts(page: Page, ui: XftUi, path: Path) -> None:
+    page.set_viewport_size({"width": 1700, "height": 900})
+    page.goto(f"{ui.mlflow}/#{ui.link(newest(ui, 'compare'), 'mlflow-charts').partition('#')[2]}")
+    expect(page.get_by_text("merged/plus_pass_at_1").first).to_be_visible(timeout=60_000)
+    close_assistant(page)
+    page.wait_for_timeout(2000)
+    page.screenshot(path=path)
+
+
+def newest(ui: XftUi, flow: str) -> str:
+    """The last finished run of a flow; rather one that stands alone than a variant of a comparison."""
+    body = {"sort": "END_TIME_DESC", "flows": {"name": {"any_": [flow]}}}
+    for alone in ({"parent_task_run_id": {"is_null_": True}}, {}):
+        found = ui.api("/flow_runs/filter", body | {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}, **alone}})
+        if found:
+            return str(found[0]["id"])
+    sys.exit(f"{ui.home} holds no finished run of {flow}.")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).absolute(), Path(sys.argv[2]))

@@ -1,0 +1,85 @@
+"""A comparison started in Prefect's pages, and MLflow's own pages of it: parameters and metrics are found by name."""
+
+import re
+from dataclasses import dataclass
+
+import pytest
+from mlflow.entities import Run
+from playwright.sync_api import Browser, Page, expect
+
+from tests.ui.browser import Form, RunPage, open_mlflow_comparison, open_mlflow_runs, show_columns
+from tests.ui.runs import OVERRIDES, submitted
+from tests.ui.xft_ui import XftUi
+
+pytestmark = pytest.mark.slow
+GRID = ["upcycle.num_experts=[2,3]", "upcycle.normalization=[xft,none]"]
+NAMES = ["upcycle.num_experts", "upcycle.normalization", "merged/plus_pass_at_1", "merged/held_out_nll"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    run_id: str
+    experiment_id: str
+    variants: list[Run]
+
+
+@pytest.fixture(scope="module")
+def comparison(ui: XftUi, browser: Browser) -> Comparison:
+    """The demo recipe, made short, by expert count and normalization: started in the form of deployment ``compare``."""
+    page = browser.new_page()
+    form = Form(page, ui.prefect, ui.deployment_id("compare"))
+    form.fill(None, "recipe_file", "deployments/recipes/demo.yaml")
+    for override in OVERRIDES:
+        form.add_item("overrides", override)
+    form.change_items("grid", GRID)
+    run_id = submitted(form, ui, "compare")
+    page.close()
+    ui.wait_for_state(run_id, "COMPLETED")
+    parent = ui.tracking_run(run_id)
+    found = ui.tracking().search_runs(
+        [parent.info.experiment_id], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`xft.kind` = 'pipeline'")
+    assert len(found) == 4
+    return Comparison(run_id, parent.info.experiment_id, found)
+
+
+def test_its_run_shows_the_report_and_leads_to_mlflow(page: Page, ui: XftUi, comparison: Comparison) -> None:
+    run = RunPage(page, ui.prefect, comparison.run_id)
+    run.expect_state("Completed", seconds=20)
+    run.open_artifacts()
+    for key in ("variants", "variants-table", "mlflow-compare", "mlflow-charts"):
+        expect(page.get_by_text(key, exact=True)).to_be_visible()
+    page.get_by_text("mlflow-compare", exact=True).click()
+    link = page.get_by_role("link", name="Compare the variants in MLflow").get_attribute("href")
+    assert link is not None and link.startswith(ui.mlflow)
+    open_mlflow_comparison(page, link, len(comparison.variants))
+    for name in NAMES:
+        expect(page.get_by_text(name, exact=True).first).to_be_attached()
+    experts = page.locator("tr").filter(has=page.get_by_text("upcycle.num_experts", exact=True)).first
+    expect(experts).to_contain_text(re.compile(r"2.*3|3.*2"))
+    for variant in comparison.variants:
+        expect(page.get_by_text(variant.info.run_name).first).to_be_attached()
+        loss = f"{round(variant.data.metrics['merged/held_out_nll'], 3):g}"
+        expect(page.get_by_text(loss, exact=True).first).to_be_attached()
+
+
+def test_the_charts_page_shows_the_varying_fields(page: Page, ui: XftUi, comparison: Comparison) -> None:
+    page.goto(ui.link(comparison.run_id, "mlflow-charts"))
+    for name in ("merged/plus_pass_at_1", "merged/held_out_nll"):
+        expect(page.get_by_text(name).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Parallel Coordinates")).to_be_visible()
+    for variant in comparison.variants:
+        expect(page.get_by_text(variant.info.run_name, exact=True).first).to_be_visible()
+
+
+def test_mlflows_table_of_variants_has_columns_by_name(page: Page, ui: XftUi, comparison: Comparison) -> None:
+    open_mlflow_runs(page, ui.mlflow, comparison.experiment_id)
+    show_columns(page, ["upcycle.num_experts", "merged/held_out_nll"])
+
+
+def test_all_variants_carry_the_same_names(comparison: Comparison) -> None:
+    for variant in comparison.variants:
+        assert {"upcycle.num_experts", "upcycle.normalization"} <= variant.data.params.keys()
+        assert {"merged/plus_pass_at_1", "merged/held_out_nll", "moe/held_out_nll"} <= variant.data.metrics.keys()
+    numbers = {(run.data.params["upcycle.num_experts"], run.data.params["upcycle.normalization"])
+               for run in comparison.variants}
+    assert numbers == {("2", "xft"), ("2", "none"), ("3", "xft"), ("3", "none")}

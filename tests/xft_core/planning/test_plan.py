@@ -1,0 +1,134 @@
+"""A plan's certain part is exact; what surely cannot fit is refused, what may fit is not, and the advice is true."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xft_core.config import Recipe
+from xft_core.planning import memory
+from xft_core.planning.machine import Machine, store_size, this_machine
+from xft_core.planning.plan import DataSize, DoesNotFit, Rates, StagePlan, check_fits, make_plan, training_steps
+from xft_core.planning.shape import Shape
+from xft_core.planning.text import duration, summary, table
+from xft_core.recipe import parse
+
+DEEPSEEK_1_3B = Shape(2048, 5504, 24, 32256, 2048, 2048, gated=True, tied=False)
+LARGE = Machine(memory=1e12, device_memory=None, disk=1e13)
+
+
+def recipe(*overrides: str) -> Recipe:
+    return parse(Recipe, {}, list(overrides))
+
+
+def by_role(chosen: Recipe, **given: Any) -> dict[str, StagePlan]:
+    return {stage.role: stage for stage in make_plan(chosen, DEEPSEEK_1_3B, **given)}
+
+
+@pytest.mark.parametrize(("precision", "optimizer", "per_parameter"), [
+    ("bf16", "adafactor", 4), ("bf16", "adamw", 8), ("fp32", "adafactor", 8), ("fp32", "adamw", 16),
+    ("bf16_mixed", "adamw", 16)])
+def test_what_is_certain_is_bytes_per_parameter(precision: str, optimizer: str, per_parameter: int) -> None:
+    stages = by_role(recipe(f"sft.precision={precision}", f"sft.optimizer={optimizer}"))
+    chosen = Recipe().upcycle
+    for role, parameters in (
+            ("sft_moe", DEEPSEEK_1_3B.moe_parameters(chosen)), ("sft_baseline", DEEPSEEK_1_3B.parameters)):
+        certain = stages[role].memory.certain
+        assert certain == pytest.approx(parameters * per_parameter, rel=0.01 if optimizer == "adafactor" else 1e-9)
+        assert stages[role].memory.total > certain
+
+
+def test_each_setting_that_saves_memory_saves_some() -> None:
+    def peak(*overrides: str) -> float:
+        return by_role(recipe(*overrides))["sft_moe"].memory.total
+
+    base = peak()
+    assert peak("sft.gradient_checkpointing=true") < base
+    assert peak("sft.micro_batch_size=1") < base
+    assert peak("data.max_length=512") < base
+    assert peak("upcycle.num_experts_per_tok=3") < base
+    assert peak("sft.optimizer=adamw") > base
+    assert peak("sft.precision=fp32") > base
+    assert by_role(recipe("merge.method=routing"))["mix"].memory.weights > by_role(recipe())["mix"].memory.weights
+
+
+def test_a_recipe_that_cannot_fit_is_refused_and_the_advice_makes_it_fit() -> None:
+    machine = replace(LARGE, memory=64e9)
+    chosen = recipe("sft.precision=fp32", "sft.optimizer=adamw")
+    with pytest.raises(DoesNotFit, match=r"sft_moe cannot fit: .* 112\.5 GB of memory, this machine has 64\.0 GB") as error:
+        check_fits(chosen, DEEPSEEK_1_3B, machine)
+    assert "check_fit: false" in str(error.value)
+    advice = re.search(r"What makes it fit: (.*) \(then", str(error.value))
+    assert advice
+    repaired = parse(Recipe, chosen.model_dump(), advice[1].split())
+    check_fits(repaired, DEEPSEEK_1_3B, machine)
+    assert max(stage.memory.total for stage in make_plan(repaired, DEEPSEEK_1_3B)) + memory.PROCESS <= machine.memory
+    changes = advice[1].split()
+    for change in changes:  # each is needed
+        fewer = [item for item in changes if item != change]
+        plan = make_plan(parse(Recipe, chosen.model_dump(), fewer), DEEPSEEK_1_3B)
+        assert max(stage.memory.total for stage in plan) + memory.PROCESS > machine.memory
+
+
+def test_no_advice_where_nothing_helps() -> None:
+    with pytest.raises(DoesNotFit, match="take a larger machine or a smaller model"):
+        check_fits(recipe(), DEEPSEEK_1_3B, replace(LARGE, memory=4e9))
+
+
+def test_only_what_is_certain_refuses() -> None:
+    certain = by_role(recipe())["sft_moe"].memory.certain
+    check_fits(recipe(), DEEPSEEK_1_3B, replace(LARGE, memory=certain))
+    with pytest.raises(DoesNotFit):
+        check_fits(recipe(), DEEPSEEK_1_3B, replace(LARGE, memory=certain - 1))
+
+
+def test_an_accelerators_memory_counts_where_there_is_one() -> None:
+    check_fits(recipe(), DEEPSEEK_1_3B, replace(LARGE, memory=8e9, device_memory=80e9))
+    with pytest.raises(DoesNotFit, match="of accelerator memory, this machine has 24"):
+        check_fits(recipe(), DEEPSEEK_1_3B, replace(LARGE, device_memory=24e9))
+
+
+def test_a_disk_that_is_too_small_is_refused_unless_the_store_has_the_files() -> None:
+    small = replace(LARGE, disk=20e9)
+    with pytest.raises(DoesNotFit, match=r"writes 36\.\d GB and 20\.0 GB are free"):
+        check_fits(recipe(), DEEPSEEK_1_3B, small)
+    check_fits(recipe(), DEEPSEEK_1_3B, small, in_store=20e9)
+
+
+def test_steps_follow_data_epochs_and_limits() -> None:
+    data = DataSize(1000, 100, 256.0)
+    assert training_steps(recipe("sft.epochs=2").sft, 1024, data) == (2 * 4, 1024.0)  # 250 sequences in batches of 64
+    assert training_steps(recipe("sft.epochs=2", "sft.packing=false").sft, 1024, data) == (2 * 16, 256.0)
+    assert training_steps(recipe("sft.epochs=2", "sft.max_steps=3").sft, 1024, data)[0] == 3
+
+
+def test_work_grows_with_the_data_and_is_unknown_without() -> None:
+    rates = Rates(flops=1e12, bandwidth=1e10, disk=1e9)
+    stages = by_role(recipe(), data=DataSize(6400, 100, 1024.0), problems=10)
+    tokens = 4 * 6400 * 1024
+    held_out = 2 * 100 * 1024
+    per_token = DEEPSEEK_1_3B.forward_flops(1024, Recipe().upcycle)
+    assert stages["sft_moe"].flops == pytest.approx((3 * tokens + held_out) * per_token)
+    checkpointed = by_role(recipe("sft.gradient_checkpointing=true"), data=DataSize(6400, 100, 1024.0))["sft_moe"]
+    assert checkpointed.flops == pytest.approx((4 * tokens + held_out) * per_token)
+    assert stages["sft_moe"].seconds(rates) > stages["sft_baseline"].seconds(rates) > stages["mix"].seconds(rates) > 0
+    assert stages["generate_moe"].seconds(rates) == pytest.approx(512 * stages["generate_moe"].memory.weights / 1e10, rel=0.5)
+    unknown = by_role(recipe())
+    assert unknown["sft_moe"].seconds(rates) is None and unknown["upcycle"].seconds(rates) is not None
+
+
+def test_the_table_has_every_stage_and_says_what_is_not_known() -> None:
+    plan, rates = make_plan(recipe(), DEEPSEEK_1_3B), Rates(1e12, 1e10, 1e9)
+    text = table(plan, rates)
+    assert all(stage.role in text for stage in plan)
+    assert "?" in text and "stages with ?" in "\n".join(summary(plan, LARGE, rates))
+    assert [duration(value) for value in (0.2, 5, 90, 7300, 300000)] == ["<1 s", "5 s", "2 min", "2.0 h", "3.5 d"]
+
+
+def test_this_machine_has_memory_and_disk(tmp_path: Path) -> None:
+    machine = this_machine(tmp_path / "not" / "there" / "yet")
+    assert machine.memory > 1e9 and machine.disk > 0 and machine.for_models > 1e9
+    (tmp_path / "a").write_bytes(bytes(1000))
+    assert (store_size(tmp_path), store_size(tmp_path / "absent")) == (1000, 0)

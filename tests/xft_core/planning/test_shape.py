@@ -1,0 +1,82 @@
+"""Parameters and sizes from config.json alone are those of the model that transformers builds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.factories import FAMILY_CONFIGS
+from xft_core.config import UpcycleConfig
+from xft_core.errors import CheckpointError
+from xft_core.models import empty_moe
+from xft_core.planning.shape import find_config, read_shape, shape_of_config
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 3, "num_attention_heads": 16,
+    "num_key_value_heads": 4, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+UPCYCLE = UpcycleConfig(num_experts=5, num_experts_per_tok=3)
+
+
+def config_of(family: str, directory: Path) -> dict[str, Any]:
+    changes = {name: value for name, value in FAMILY_CONFIGS[family].items() if name not in ("head_dim", "sliding_window")}
+    sizes = SIZES if family != "gpt_neox" else {name: value for name, value in SIZES.items() if name != "num_key_value_heads"}
+    AutoConfig.for_model(family, **(sizes | changes)).save_pretrained(directory)
+    content: dict[str, Any] = json.loads((directory / "config.json").read_text())
+    return content
+
+
+@pytest.mark.parametrize("family", FAMILY_CONFIGS)
+def test_parameters_are_those_of_the_model(family: str, tmp_path: Path) -> None:
+    content = config_of(family, tmp_path)
+    shape = read_shape(tmp_path / "config.json")
+    with torch.device("meta"):
+        dense = AutoModelForCausalLM.from_config(AutoConfig.for_model(**content))
+        moe = empty_moe(content, UPCYCLE, torch.float32)
+    for predicted, model in ((shape.parameters, dense), (shape.moe_parameters(UPCYCLE), moe)):
+        exact = sum(parameter.numel() for parameter in model.parameters())
+        assert 0.998 * exact <= predicted <= exact
+    largest = max(parameter.numel() for parameter in moe.parameters())
+    assert shape.largest_matrix(UPCYCLE) == largest
+
+
+@pytest.mark.parametrize("family", FAMILY_CONFIGS)
+def test_fields_that_a_config_leaves_out_have_the_familys_defaults(family: str, tmp_path: Path) -> None:
+    content = config_of(family, tmp_path)
+    full = shape_of_config(content)
+    for name in ("head_dim", "tie_word_embeddings"):
+        without = {key: value for key, value in content.items() if key != name}
+        default = AutoConfig.for_model(**without)
+        if getattr(default, name, None) == content.get(name):
+            assert shape_of_config(without) == full, name
+
+
+def test_forward_flops_are_two_for_each_parameter_of_a_token_and_attention() -> None:
+    shape = shape_of_config(SIZES | {"model_type": "llama"})
+    without_attention = 2 * (shape.parameters - SIZES["vocab_size"] * SIZES["hidden_size"])
+    assert shape.forward_flops(0) == without_attention
+    assert shape.forward_flops(512) - without_attention == 3 * 2 * 2 * 512 * 1024
+    more = shape.forward_flops(0, UPCYCLE) - without_attention
+    assert more == 2 * 3 * (2 * shape.ffn + shape.router(UPCYCLE))
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ({"model_type": "bloom"}, "'bloom' is not known"), ({"model_type": "llama"}, "no sizes to plan with"),
+    (SIZES | {"model_type": "llama", "num_attention_heads": 0}, "no sizes to plan with"),
+    ({"model_type": "xft_moe", "upcycle": {}}, "A plan starts from the dense model")])
+def test_a_config_without_sizes_is_refused(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        shape_of_config(content)
+
+
+def test_where_a_config_is_looked_for(tmp_path: Path) -> None:
+    assert find_config("demo:model") is not None
+    (tmp_path / "config.json").write_text("{")
+    assert find_config(str(tmp_path)) == find_config(str(tmp_path / "config.json")) == tmp_path / "config.json"
+    assert find_config("owner/model-that-is-not-in-the-cache") is None
+    with pytest.raises(CheckpointError, match=r"no config\.json in"):
+        find_config(str(tmp_path / "absent"))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_shape(tmp_path / "config.json")

@@ -1,0 +1,52 @@
+"""How much data a recipe has: rows of its file and tokens of a sample, problems of its benchmarks."""
+
+import gzip
+import random
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+from xft_core.config import Recipe
+from xft_core.errors import XftError
+from xft_core.locations import find_benchmark, find_file
+from xft_core.planning.plan import DataSize
+
+SAMPLE = 200  # rows that are tokenised
+
+
+def data_size(recipe: Recipe, model: Path) -> DataSize | None:
+    """Rows of the data file, and the mean tokens of a sample with the tokenizer in ``model``; None for what is only on the
+    Hub. Rows that preparing drops (duplicates, contaminated ones) are counted: an upper bound."""
+    from xft_core.data.formats import read_conversations
+    from xft_core.data.prepare import tokenise
+    from xft_core.models import load_tokenizer
+
+    try:
+        path, tokenizer = find_file(recipe.data.path), load_tokenizer(model)
+    except XftError:
+        return None
+    conversations = [item for item in read_conversations(recipe.data, path) if item[-1]["content"].strip()]
+    sample = random.Random(recipe.seed).sample(conversations, min(SAMPLE, len(conversations)))
+    rows = [row for row, _ in (tokenise(messages, recipe.data, tokenizer) for messages in sample) if row]
+    if not rows:
+        return None
+    total = min(len(conversations), recipe.data.max_rows or len(conversations))
+    held_out = max(1, min(recipe.data.held_out_rows, total // 5))
+    return DataSize(total - held_out, held_out, sum(len(row.input_ids) for row in rows) / len(rows))
+
+
+def problem_count(recipe: Recipe) -> int | None:
+    """Problems of all benchmarks together; None when one of them is not a file of lines here."""
+    total = 0
+    for name in recipe.evaluate.benchmarks:
+        try:
+            path = find_benchmark(name)
+        except XftError:
+            return None
+        if not path.name.endswith((".jsonl", ".jsonl.gz")):
+            return None
+        opened: Callable[..., object] = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8") as stream:  # type: ignore[attr-defined]
+            lines = sum(1 for line in islice(stream, recipe.evaluate.max_problems) if line.strip())
+        total += lines
+    return total

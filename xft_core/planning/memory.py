@@ -1,0 +1,166 @@
+"""Memory of every stage at its peak, in bytes: weights, gradients, optimizer, and what a step needs besides.
+
+The model of memory, checked against measured stages by ``benchmarks/planning.py`` (docs/sizing.md has the figures):
+
+    training   weights + gradients + optimizer + max(activations + loss, one parameter's update)
+    loss       one block of logits twice in fp32, the head's gradient, hidden states and their gradient (response_loss.py)
+    held out   weights + loss or one layer's work, of TOKENS_PER_BATCH tokens
+
+``certain`` is what is there whatever the data: weights, gradients where they are kept from one forward pass to the next,
+and the optimizer's state. A recipe is refused by that alone.
+"""
+
+from dataclasses import dataclass
+
+from xft_core.config import MergeConfig, Recipe, SftConfig, UpcycleConfig
+from xft_core.planning.shape import Shape
+
+WIDTH = {"fp32": 4, "bf16": 2, "bf16_mixed": 4}  # bytes of a weight in memory
+ARITHMETIC = {"fp32": 4, "bf16": 2, "bf16_mixed": 2}  # bytes of an activation
+HELD_OUT_TOKENS = 4096  # xft_core.held_out.TOKENS_PER_BATCH
+BLOCK_LOGITS, LEAST_BLOCK = 2**25, 256  # as in xft_core.response_loss
+PROMPT_TOKENS = 512  # assumed for a benchmark's prompts where their length plays a part
+PROCESS = 350e6  # a process with torch and transformers loaded, before any model: benchmarks/planning.py measures it
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of a stage in bytes. ``working``: activations, loss and temporaries at the worst moment."""
+
+    weights: float
+    gradients: float = 0.0
+    optimizer: float = 0.0
+    working: float = 0.0
+    certain: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """All of it, without the process itself."""
+        return self.weights + self.gradients + self.optimizer + self.working
+
+
+def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig, sequence: int) -> Memory:
+    """SFT of the dense model (``upcycle`` None) or of the Mixture-of-Experts, with sequences of ``sequence`` tokens."""
+    parameters = shape.moe_parameters(upcycle) if upcycle else shape.parameters
+    largest = shape.largest_matrix(upcycle)
+    width, tokens = WIDTH[sft.precision], sft.micro_batch_size * sequence
+    weights, gradients = parameters * width, parameters * width
+    optimizer = 2 * weights if sft.optimizer == "adamw" else _factored(shape, upcycle) * 4.0
+    layer = tokens * layer_activations(shape, upcycle, sft.precision, sequence)
+    if sft.gradient_checkpointing:
+        activations = tokens * shape.num_layers * shape.hidden_size * width + layer
+    else:
+        activations = shape.num_layers * layer
+    head = shape.vocabulary * shape.hidden_size
+    casts = 2 * (parameters - shape.embeddings + head) if sft.precision == "bf16_mixed" else 0
+    # A gradient is made beside the one it is added to; those of stacked experts first one by one, then joined.
+    new_gradient = largest * width * (2 if upcycle else 1)
+    accumulates = sft.batch_size > sft.micro_batch_size
+    forward = activations + casts + max(loss_memory(shape, tokens, sft.precision), new_gradient)
+    update = largest * 4 * (4 if sft.precision == "bf16" else 3)
+    held_out = held_out_memory(shape, upcycle, sft.precision, sequence)
+    kept = gradients if accumulates else 0.0
+    peak = max(kept + forward, gradients + update, held_out - optimizer)
+    return Memory(
+        weights, gradients, optimizer, max(peak - gradients, 0.0), certain=weights + gradients + optimizer)
+
+
+def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequence: int) -> Memory:
+    """The mix stage: one dense model, gradients of its FFNs where the coefficients are learned, the MoE itself where
+    they come from its routing."""
+    width = WIDTH[merge.precision]
+    weights = shape.parameters * width
+    matrix = shape.hidden_size * shape.ffn_size * 4.0
+    held_out = max(held_out_memory(shape, None, merge.precision, sequence), 4 * matrix)
+    if merge.method == "routing":
+        weights += shape.moe_parameters(upcycle) * width
+        held_out = max(held_out, held_out_memory(shape, upcycle, merge.precision, sequence))
+    if merge.method != "learned":
+        return Memory(weights, working=held_out, certain=weights)
+    gradients = shape.num_layers * shape.ffn * width
+    tokens = merge.micro_batch_size * sequence
+    activations = tokens * shape.num_layers * layer_activations(shape, None, merge.precision, sequence, all_trained=False)
+    step = max(activations + loss_memory(shape, tokens, merge.precision, trains_head=False), 5 * matrix)
+    return Memory(
+        weights, gradients, working=max(step, held_out - gradients), certain=weights + gradients)
+
+
+def merge_memory(shape: Shape, upcycle: UpcycleConfig, precision: str, sequence: int) -> Memory:
+    """The merge stage: a few matrices, then the merged model to be measured."""
+    weights = shape.parameters * WIDTH[precision]
+    return Memory(weights, working=held_out_memory(shape, None, precision, sequence), certain=weights)
+
+
+def upcycle_memory(shape: Shape, upcycle: UpcycleConfig) -> Memory:
+    """The upcycle stage: one tensor as it is written, and the one it is made of."""
+    largest = shape.largest_matrix(upcycle if upcycle.store_experts == "all" else None)
+    return Memory(0.0, working=2.0 * largest * shape.stored_bytes)
+
+
+def generate_memory(shape: Shape, upcycle: UpcycleConfig | None, recipe: Recipe) -> Memory:
+    """The generate stage: weights, keys and values of a whole batch at its longest, and the prompts' forward pass."""
+    config = recipe.generate
+    width = WIDTH[config.precision]
+    weights = float((shape.moe_parameters(upcycle) if upcycle else shape.parameters) * width)
+    length = PROMPT_TOKENS + config.max_new_tokens
+    cache = config.batch_size * length * shape.num_layers * 2 * shape.key_size * width
+    prompts = config.batch_size * PROMPT_TOKENS * _inference_layer(shape, upcycle, width)
+    return Memory(weights, working=cache + max(prompts, 3.0 * config.batch_size * shape.vocabulary * 4), certain=weights)
+
+
+def held_out_memory(shape: Shape, upcycle: UpcycleConfig | None, precision: str, sequence: int) -> float:
+    """The held-out loss: one batch without gradients, the loss or a layer's work, whichever is more."""
+    tokens = max(1, HELD_OUT_TOKENS // sequence) * sequence
+    layer = tokens * _inference_layer(shape, upcycle, WIDTH[precision])
+    return max(loss_memory(shape, tokens, precision, gradients=False), layer) + tokens * shape.hidden_size * WIDTH[precision]
+
+
+def loss_memory(shape: Shape, tokens: int, precision: str, gradients: bool = True, trains_head: bool = True) -> float:
+    """What the loss of ``tokens`` tokens takes at its peak, if all of them are response."""
+    if not shape.plain_head:  # all logits, those of responses once more in fp32, and their log-softmax
+        return 12.0 * tokens * shape.vocabulary
+    block = 8.0 * max(min(BLOCK_LOGITS, tokens * shape.vocabulary), min(LEAST_BLOCK, tokens) * shape.vocabulary)
+    hidden = tokens * shape.hidden_size * ARITHMETIC[precision] * (2 if gradients else 1)
+    head = shape.vocabulary * shape.hidden_size * (4 if precision == "fp32" else 6)
+    return block + hidden + (head if gradients and trains_head else 0)
+
+
+def layer_activations(
+    shape: Shape, upcycle: UpcycleConfig | None, precision: str, sequence: int, all_trained: bool = True,
+) -> float:
+    """Bytes that one layer keeps for its backward pass, per token.
+
+    A norm keeps its input and its result in fp32, and what the next matrices are given. Attention keeps queries, keys,
+    values and output, of every query head (keys and values are repeated), the output once more in another order, and the
+    mask. An FFN keeps gate, its activation, up and their product. A routed expert also keeps its input and output.
+    ``all_trained`` False: attention and norms are fixed, which then keep less.
+    """
+    hidden, query, a = shape.hidden_size, shape.query_size, ARITHMETIC[precision]
+    ffn = (4 if shape.gated else 2) * shape.ffn_size * a
+    if precision == "bf16_mixed":  # every matrix casts its own input
+        norms = 2 * 8 * hidden + 5 * a * hidden
+    elif all_trained:
+        norms = 2 * hidden * (4 + 2 * a)
+    else:
+        norms = hidden * (8 + a)
+    attention = (5 if all_trained else 4) * query * a + sequence * a
+    if upcycle is None:
+        return norms + attention + ffn
+    routed = upcycle.num_experts_per_tok - int(upcycle.shared_expert)
+    experts = routed * (ffn + 2 * hidden * a) + (ffn + hidden * a if upcycle.shared_expert else 0)
+    return norms + attention + experts
+
+
+def _factored(shape: Shape, upcycle: UpcycleConfig | None) -> float:
+    """Numbers that Adafactor keeps: a row and a column for every matrix."""
+    matrices = shape.embeddings / shape.vocabulary / shape.hidden_size * (shape.vocabulary + shape.hidden_size)
+    experts = upcycle.num_experts if upcycle else 1
+    of_layer = 2 * (2 * shape.hidden_size + shape.query_size + shape.key_size)
+    of_layer += experts * shape.ffn_matrices * (shape.hidden_size + shape.ffn_size)
+    return matrices + shape.num_layers * of_layer
+
+
+def _inference_layer(shape: Shape, upcycle: UpcycleConfig | None, width: int) -> float:
+    """Bytes of one layer's work without gradients, per token: norms and attention, then the FFNs that are active."""
+    experts = upcycle.num_experts_per_tok if upcycle else 1
+    return width * (6 * shape.hidden_size + 2 * shape.query_size + 3 * shape.ffn_size * experts)

@@ -1,0 +1,199 @@
+"""The plan of a recipe: memory, disk and work of every stage that a model runs in, and whether a machine has that much."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from xft_core.config import Recipe, SftConfig, UpcycleConfig
+from xft_core.errors import XftError
+from xft_core.planning import memory
+from xft_core.planning.machine import Machine
+from xft_core.planning.memory import Memory
+from xft_core.planning.shape import Shape
+from xft_core.recipe import parse
+
+# Changes that make a recipe smaller, in the order in which they cost least. Each is tried on top of those before it.
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"sft.micro_batch_size": 1}, {"merge.micro_batch_size": 1}, {"sft.gradient_checkpointing": True},
+    {"sft.optimizer": "adafactor"}, {"sft.precision": "bf16"}, {"merge.precision": "bf16"}, {"generate.precision": "bf16"},
+    {"generate.batch_size": 1}, {"upcycle.num_experts_per_tok": 3, "upcycle.num_experts": 4})
+
+
+class DoesNotFit(XftError):
+    """A recipe that surely needs more memory or disk than the machine has."""
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """Training rows, held-out rows, and tokens of a row in the mean."""
+
+    train_rows: int
+    held_out_rows: int
+    tokens_per_row: float
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a machine does in a second: floating-point operations, bytes moved in memory, bytes written to disk."""
+
+    flops: float
+    bandwidth: float
+    disk: float
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage. ``kept`` and ``scratch``: bytes on disk afterwards, and more while it runs. ``flops`` (arithmetic) and
+    ``memory_read`` (bytes of weights) are None where they depend on data that is not known; ``written``: bytes to disk."""
+
+    role: str
+    memory: Memory
+    kept: float = 0.0
+    scratch: float = 0.0
+    flops: float | None = 0.0
+    memory_read: float | None = 0.0
+    written: float = 0.0
+
+    def seconds(self, rates: Rates) -> float | None:
+        """Time at these rates, None where it cannot be known: the slower of arithmetic and reading weights, and writing."""
+        if self.flops is None or self.memory_read is None:
+            return None
+        return max(self.flops / rates.flops, self.memory_read / rates.bandwidth) + self.written / rates.disk
+
+
+def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, problems: int | None = None) -> list[StagePlan]:
+    """The stages of a recipe on a model of this shape; without ``data`` and ``problems`` no work that depends on them."""
+    moe, sequence = recipe.upcycle, recipe.data.max_length
+    width = memory.WIDTH[recipe.sft.precision]
+    upcycled = (shape.parameters if moe.store_experts == "once" else shape.moe_parameters(moe)) * float(shape.stored_bytes)
+    stages = [
+        StagePlan("upcycle", memory.upcycle_memory(shape, moe), kept=upcycled, written=upcycled),
+        _training("sft_moe", shape, moe, recipe.sft, sequence, data)]
+    if recipe.baseline.enabled:
+        sft = recipe.baseline.applied_to(recipe.sft)
+        stages.append(_training("sft_baseline", shape, None, sft, sequence, data))
+    merged = float(shape.parameters * width)
+    held_out = _held_out_flops(shape, None, data)
+    stages += [
+        StagePlan("mix", memory.mix_memory(shape, moe, recipe.merge, sequence), flops=_mix_flops(recipe, shape, data)),
+        StagePlan("merge", memory.merge_memory(shape, moe, recipe.sft.precision, sequence), kept=merged, written=merged,
+                  flops=held_out)]
+    dense = ["base", "merged", *(["sft"] if recipe.baseline.enabled else [])]
+    stages += [
+        _generation(f"generate_{name}", shape, moe if name == "moe" else None, recipe, problems) for name in [*dense, "moe"]]
+    return stages
+
+
+def training_steps(sft: SftConfig, sequence: int, data: DataSize) -> tuple[float, float]:
+    """Optimizer steps, and tokens of a sequence in the mean (packed sequences count as full)."""
+    length = float(sequence) if sft.packing else min(data.tokens_per_row, sequence)
+    sequences = data.train_rows * data.tokens_per_row / length if sft.packing else data.train_rows
+    steps = max(1.0, math.ceil(sequences / sft.batch_size) * sft.epochs)
+    return min(steps, sft.max_steps or steps), length
+
+
+def check_fits(recipe: Recipe, shape: Shape, machine: Machine, in_store: float = 0.0) -> None:
+    """Raise DoesNotFit for a recipe of which what is certain exceeds the machine: weights, kept gradients and optimizer
+    state of a stage, or the files of all stages. ``in_store``: bytes already stored, which may be this recipe's own."""
+    plan = make_plan(recipe, shape)
+    too_large = [stage for stage in plan if stage.memory.certain > machine.for_models]
+    if too_large:
+        worst = max(too_large, key=lambda stage: stage.memory.certain)
+        kind = "memory" if machine.device_memory is None else "accelerator memory"
+        raise DoesNotFit(
+            f"{worst.role} cannot fit: its weights, gradients and optimizer state take "
+            f"{gigabytes(worst.memory.certain)} of {kind}, this machine has {gigabytes(machine.for_models)}. "
+            f"{advice(recipe, shape, machine)} To go on all the same (for example where that stage is in the store already): "
+            "check_fit: false.")
+    needed = sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
+    if needed > machine.disk + in_store:
+        raise DoesNotFit(
+            f"The recipe writes {gigabytes(needed)} and {gigabytes(machine.disk + in_store)} are free or in the store already. "
+            "Free some, put XFT_HOME on a larger disk, choose sft.precision=bf16 or upcycle.num_experts=4, or go on all the "
+            "same with check_fit: false.")
+
+
+def advice(recipe: Recipe, shape: Shape, machine: Machine) -> str:
+    """Which changes bring every stage's predicted peak under the machine's memory: the first of the list that do, without
+    those that turn out not to be needed. Empty where nothing needs to change."""
+    values = recipe.model_dump()
+
+    def peak(changes: list[str]) -> float:
+        return max(stage.memory.total for stage in make_plan(parse(Recipe, values, changes), shape)) + memory.PROCESS
+
+    made: list[str] = []
+    for change in CHANGES:
+        if peak(made) <= machine.for_models:
+            break
+        made += [f"{name}={str(value).lower()}" for name, value in change.items() if _is_smaller(values, name, value)]
+    if peak(made) > machine.for_models:
+        return f"Even with {' '.join(made)} it takes {gigabytes(peak(made))}: take a larger machine or a smaller model."
+    for item in list(made):
+        fewer = [other for other in made if other != item]
+        if not item.startswith("upcycle.") and peak(fewer) <= machine.for_models:
+            made = fewer
+    return f"What makes it fit: {' '.join(made)} (then at most {gigabytes(peak(made))} at once)." if made else ""
+
+
+def _is_smaller(values: dict[str, Any], name: str, value: Any) -> bool:
+    section, field = name.split(".")
+    now = values[section][field]
+    return bool(value < now if isinstance(value, int) and not isinstance(value, bool) else value != now)
+
+
+def gigabytes(value: float) -> str:
+    """Bytes for people: GB of 10^9."""
+    return f"{value / 1e9:.1f} GB" if value >= 1e8 else f"{value / 1e9:.2f} GB"
+
+
+def _training(
+    role: str, shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig, sequence: int, data: DataSize | None,
+) -> StagePlan:
+    needed = memory.training_memory(shape, upcycle, sft, sequence)
+    flops = None
+    if data:
+        steps, length = training_steps(sft, sequence, data)
+        passes = 4 if sft.gradient_checkpointing else 3
+        flops = steps * sft.batch_size * length * shape.forward_flops(length, upcycle) * passes
+        flops += 2 * (_held_out_flops(shape, upcycle, data) or 0.0)
+    checkpoint = needed.weights + needed.optimizer
+    return StagePlan(
+        role, needed, kept=needed.weights, scratch=checkpoint, flops=flops, written=needed.weights + checkpoint)
+
+
+def _mix_flops(recipe: Recipe, shape: Shape, data: DataSize | None) -> float | None:
+    """Forward, gradients of activations everywhere and of the FFNs' weights; reading the experts comes on top."""
+    if data is None:
+        return None
+    held_out = 2 * (_held_out_flops(shape, None, data) or 0.0)
+    merge, sequence = recipe.merge, recipe.data.max_length
+    if merge.method == "routing":
+        rows = min(merge.calibration_rows, data.train_rows)
+        return held_out + rows * data.tokens_per_row * shape.forward_flops(sequence, recipe.upcycle)
+    if merge.method != "learned":
+        return held_out
+    sequences = data.train_rows * data.tokens_per_row / sequence * merge.epochs
+    if merge.max_steps:
+        sequences = min(sequences, merge.max_steps * merge.batch_size)
+    per_token = 2 * shape.forward_flops(sequence) + 2 * shape.num_layers * shape.ffn
+    return held_out + sequences * sequence * per_token
+
+
+def _held_out_flops(shape: Shape, upcycle: UpcycleConfig | None, data: DataSize | None) -> float | None:
+    if data is None:
+        return None
+    return data.held_out_rows * data.tokens_per_row * shape.forward_flops(data.tokens_per_row, upcycle)
+
+
+def _generation(role: str, shape: Shape, upcycle: UpcycleConfig | None, recipe: Recipe, problems: int | None) -> StagePlan:
+    """Answers of the greatest length, one token of a whole batch at a time, every weight read for each."""
+    needed = memory.generate_memory(shape, upcycle, recipe)
+    if problems is None:
+        return StagePlan(role, needed, flops=None, memory_read=None)
+    config = recipe.generate
+    samples = problems * config.num_samples
+    batches = math.ceil(samples / config.batch_size)
+    length = memory.PROMPT_TOKENS + config.max_new_tokens
+    return StagePlan(
+        role, needed, flops=samples * length * shape.forward_flops(length, upcycle),
+        memory_read=batches * config.max_new_tokens * needed.weights)

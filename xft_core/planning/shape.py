@@ -1,0 +1,133 @@
+"""Parameters and floating-point work of a model, from its config.json alone.
+
+Matrices only: biases, norms and positions, some tenths of a per cent, are left out.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xft_core.config import UpcycleConfig
+from xft_core.errors import CheckpointError
+from xft_core.families import family_of
+from xft_core.locations import demo_path
+
+# Values of the family's configuration class, where config.json leaves the field out.
+HEAD_DIM = {"gemma2": 256, "gemma3_text": 256, "qwen3": 128}
+TIED = frozenset({"gemma2", "gemma3_text", "starcoder2"})
+BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A dense decoder's sizes: D hidden, F FFN, L layers, V vocabulary; heads times head size for queries and for keys."""
+
+    hidden_size: int
+    ffn_size: int
+    num_layers: int
+    vocabulary: int
+    query_size: int
+    key_size: int
+    gated: bool
+    tied: bool
+    plain_head: bool = True
+    stored_bytes: int = 2
+
+    @property
+    def ffn(self) -> int:
+        """Parameters of one layer's FFN."""
+        return self.ffn_matrices * self.hidden_size * self.ffn_size
+
+    @property
+    def ffn_matrices(self) -> int:
+        """Matrices of an FFN: gate, up and down, or without the gate."""
+        return 3 if self.gated else 2
+
+    @property
+    def attention(self) -> int:
+        """Parameters of one layer's attention: queries and output, keys and values."""
+        return 2 * self.hidden_size * (self.query_size + self.key_size)
+
+    @property
+    def embeddings(self) -> int:
+        """Parameters of embeddings and head."""
+        return self.vocabulary * self.hidden_size * (1 if self.tied else 2)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the dense model."""
+        return self.embeddings + self.num_layers * (self.attention + self.ffn)
+
+    def router(self, upcycle: UpcycleConfig) -> int:
+        """Parameters of one layer's router."""
+        routed = upcycle.num_experts - int(upcycle.shared_expert)
+        return routed * (self.hidden_size * (2 if upcycle.router_noise else 1) + routed)
+
+    def moe_parameters(self, upcycle: UpcycleConfig) -> int:
+        """Parameters of the upcycled model, every expert counted."""
+        more = (upcycle.num_experts - 1) * self.ffn + self.router(upcycle)
+        return self.parameters + self.num_layers * more
+
+    def largest_matrix(self, upcycle: UpcycleConfig | None) -> int:
+        """Parameters of the largest single tensor; the routed experts of a layer are stacked, gate and up together."""
+        candidates = [self.vocabulary * self.hidden_size, self.hidden_size * self.ffn_size]
+        if upcycle:
+            routed = upcycle.num_experts - int(upcycle.shared_expert)
+            candidates.append(routed * (self.ffn_matrices - 1) * self.hidden_size * self.ffn_size)
+        return max(candidates)
+
+    def forward_flops(self, sequence: float, upcycle: UpcycleConfig | None = None) -> float:
+        """Floating-point operations of a forward pass, per token of a sequence of ``sequence`` tokens (attention over all
+        of it, as the kernels with a mask do it)."""
+        ffn = self.ffn * (upcycle.num_experts_per_tok if upcycle else 1) + (self.router(upcycle) if upcycle else 0)
+        layer = 2 * (self.attention + ffn) + 4 * sequence * self.query_size
+        return self.num_layers * layer + 2 * self.vocabulary * self.hidden_size
+
+
+def shape_of_config(content: dict[str, Any], where: str = "config.json") -> Shape:
+    """The shape that a dense model's config.json describes. Raises CheckpointError for an unknown family, and for sizes
+    that are missing or no numbers."""
+    if "upcycle" in content:
+        raise CheckpointError(f"{where} is that of an upcycled model. A plan starts from the dense model.")
+    family = family_of(str(content.get("model_type")))
+    try:
+        hidden, heads = int(content["hidden_size"]), int(content["num_attention_heads"])
+        head_size = int(content.get("head_dim") or HEAD_DIM.get(content["model_type"]) or hidden // heads)
+        return Shape(
+            hidden_size=hidden, ffn_size=int(content["intermediate_size"]), num_layers=int(content["num_hidden_layers"]),
+            vocabulary=int(content["vocab_size"]), query_size=heads * head_size,
+            key_size=int(content.get("num_key_value_heads") or heads) * head_size,
+            gated=family.gated, plain_head=family.plain_head,
+            tied=bool(content.get("tie_word_embeddings", content["model_type"] in TIED)),
+            stored_bytes=BYTES.get(str(content.get("dtype") or content.get("torch_dtype") or "float32"), 4))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"{where} gives no sizes to plan with: {type(error).__name__}: {error}") from None
+
+
+def find_config(name: str) -> Path | None:
+    """The config.json of a model directory, of demo:model, or of a Hub name (``owner/model@revision``) in the Hub's cache;
+    None for a Hub name that is not there. Nothing is downloaded."""
+    path = demo_path(name) or Path(name).expanduser()
+    if path.is_file():
+        return path
+    if (path / "config.json").is_file():
+        return path / "config.json"
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")):
+        raise CheckpointError(f"There is no config.json in {name!r}. Give a model directory or a Hub name (owner/model).")
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = name.partition("@")
+    found = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+    return Path(found) if isinstance(found, str) else None
+
+
+def read_shape(path: Path) -> Shape:
+    """The shape in a config.json. Raises CheckpointError when it cannot be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{str(path)!r} holds a {type(content).__name__} instead of a model's fields.")
+    return shape_of_config(content, str(path))
