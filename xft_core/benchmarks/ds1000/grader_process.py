@@ -18,6 +18,7 @@ import ctypes
 import importlib
 import importlib.util
 import json
+import math
 import os
 import random
 import resource
@@ -33,6 +34,8 @@ from typing import Any
 
 PARENT_DEATH_SIGNAL, DUMPABLE = 1, 4  # PR_SET_PDEATHSIG and PR_SET_DUMPABLE in <linux/prctl.h>
 DETAIL_CHARACTERS = 400
+WALL_FACTOR = 3  # the limit is of processor time: other work on the machine changes no verdict
+TOO_LONG = -1
 
 # Where tests look for their comparisons. What a program rebinds in them is put back before its result is compared.
 PROTECTED = (
@@ -81,13 +84,13 @@ def run(code_context: str, sample: str, seconds: float, settings: dict[str, Any]
     if child == 0:
         for descriptor in (received, *settings["private"]):
             os.close(descriptor)
-        test(code_context, sample, directory, word, sent)
+        test(code_context, sample, seconds, directory, word, sent)
     os.close(sent)
-    message, ended = receive(received, child, time.monotonic() + seconds)
+    message, signal_number = receive(received, child, time.monotonic() + WALL_FACTOR * seconds)
     os.close(received)
-    clean_up(child, directory, settings["contained"])
-    if not ended:
-        return "timeout", f"not done after {seconds:g} s"
+    clean_up(directory, child, settings["contained"])
+    if signal_number in (TOO_LONG, signal.SIGXCPU):
+        return "timeout", f"not done after {seconds:g} s of processor time, or {WALL_FACTOR} times that on the clock"
     if message == word:
         return "pass", ""
     detail = message.decode(errors="replace")[:DETAIL_CHARACTERS]
@@ -97,29 +100,27 @@ def run(code_context: str, sample: str, seconds: float, settings: dict[str, Any]
     return "fail", detail or "the process ended before the tests did"
 
 
-def receive(descriptor: int, child: int, deadline: float) -> tuple[bytes, bool]:
-    """What the fork wrote, and whether it came to an end by itself in time."""
-    message = b""
-    while len(message) < 4 * DETAIL_CHARACTERS:
-        if not select.select([descriptor], [], [], max(0.0, min(0.5, deadline - time.monotonic())))[0]:
-            if time.monotonic() >= deadline:
-                return message, False
-            if os.waitpid(child, os.WNOHANG)[0] == child:  # a process that it left behind may hold the pipe open
-                return message, True
+def receive(descriptor: int, child: int, deadline: float) -> tuple[bytes, int]:
+    """What the fork wrote, and the signal that ended it: 0 for none, TOO_LONG where it has not ended by ``deadline``."""
+    message, is_open = b"", True
+    while time.monotonic() < deadline:
+        if is_open and select.select([descriptor], [], [], 0.1)[0]:
+            part = os.read(descriptor, 4096)
+            message += part[:4 * DETAIL_CHARACTERS - len(message)]
+            is_open = bool(part)
             continue
-        part = os.read(descriptor, 4096)
-        if not part:
-            break
-        message += part
-    return message, True
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:  # a process that it left behind may hold the pipe open for ever
+            return message, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if not is_open:
+            time.sleep(0.005)
+    return message, TOO_LONG
 
 
-def clean_up(child: int, directory: str, contained: bool) -> None:
+def clean_up(directory: str, child: int, contained: bool) -> None:
     """End whatever the sample left: processes, and files where no one else's can be."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
-    with suppress(ProcessLookupError):
-        os.kill(child, signal.SIGKILL)
     if contained:
         with suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)
@@ -137,7 +138,7 @@ def clean_up(child: int, directory: str, contained: bool) -> None:
                     os.unlink(path)
 
 
-def test(code_context: str, sample: str, directory: str, word: bytes, verdict: int) -> None:
+def test(code_context: str, sample: str, seconds: float, directory: str, word: bytes, verdict: int) -> None:
     """In the fork: run the tests on the sample, hand over the word or what went wrong, and end."""
     message = b""
     try:
@@ -146,6 +147,7 @@ def test(code_context: str, sample: str, directory: str, word: bytes, verdict: i
         LIBC.prctl(DUMPABLE, 1)  # or the sample could not read its own /proc/self
         os.dup2(0, 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 1))
         os.chdir(directory)
         tests: dict[str, Any] = {}
         tests["exec"] = lambda code, variables: guarded(code, variables, tests)

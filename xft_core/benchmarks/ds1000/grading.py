@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.benchmarks.ds1000.environment import LIBRARIES, WATCHED, Environment, Library
+from xft_core.benchmarks.ds1000.grader_process import WALL_FACTOR
 from xft_core.benchmarks.ds1000.problems import Problem
 from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
 from xft_core.config import EvaluateConfig
@@ -18,7 +19,7 @@ from xft_core.sandbox import REMEDY, Resources, Sandbox, open_sandbox
 
 PROGRAM = Path(__file__).with_name("grader_process.py")
 
-SAMPLE_SECONDS = 120.0  # DS-1000's own limit
+SAMPLE_SECONDS = 120.0  # DS-1000's own limit, here of processor time
 START_SECONDS, SPARE_SECONDS = 180.0, 30.0  # to import a library; to clean up after a sample
 CANARY_SECONDS = 2.0
 PROCESSES, OPEN_FILES = 256, 1024
@@ -80,7 +81,7 @@ class DS1000Grader(Grader[Problem]):
         try:
             process.send({"code_context": problem.code_context, "samples": samples, "seconds": seconds})
             while len(verdicts) < len(samples):
-                event = process.receive(seconds + SPARE_SECONDS)
+                event = process.receive(WALL_FACTOR * seconds + SPARE_SECONDS)
                 if event is None:
                     process.end()
                     return verdicts, started
