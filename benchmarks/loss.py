@@ -1,9 +1,11 @@
 """The loss made block by block in the head (xft_core/response_loss.py) against the loss of all logits, in one run.
 
-    python -m benchmarks.loss          # a Markdown table; about two minutes on 2 CPU cores
+    python -m benchmarks.loss          # a Markdown table; about a minute of one CPU core
+    python -m benchmarks.loss 0 2      # only these of CASES
 
-A training step (forward, backward) of one decoder layer and its head, so that the loss is most of it. Time: the best of
-REPEATS steps of each, one after the other in turns, in one process. Memory: growth of anonymous memory in a process each.
+A training step (forward, backward) of one decoder layer and its head, so that the loss is most of it. Time: processor seconds
+of one thread (other work on the machine does not count), the best of REPEATS steps of each, in turns, in one process.
+Memory: growth of anonymous memory over a process that only has the model.
 """
 
 import sys
@@ -17,34 +19,36 @@ from benchmarks.memory import peak_memory
 from xft_core.data.packing import IGNORED
 from xft_core.response_loss import response_loss, response_nll
 
-REPEATS = 7
-TOKENS = (4, 512)
+REPEATS = 3
+TOKENS = (4, 256)
 # vocabulary, hidden size, precision, share of response tokens
 CASES = [
-    (32_256, 512, "fp32", 0.6), (32_256, 512, "fp32", 1.0), (151_936, 512, "fp32", 0.6), (151_936, 512, "fp32", 1.0),
-    (32_256, 512, "bf16", 0.6), (32_256, 512, "mixed", 0.6)]
+    (32_256, 512, "fp32", 0.6), (32_256, 512, "fp32", 1.0), (151_936, 256, "fp32", 0.6), (151_936, 256, "fp32", 1.0),
+    (32_256, 256, "bf16", 0.6), (32_256, 256, "mixed", 0.6)]
 
 
 def main() -> None:
-    """Print the table; with arguments, be one of the processes whose memory is measured."""
-    if sys.argv[1:]:
-        way, number = sys.argv[1], int(sys.argv[2])
+    """Print the table, or be one of the processes whose memory is measured."""
+    torch.set_num_threads(1)
+    if "--measure" in sys.argv:
+        way, number = sys.argv[2], int(sys.argv[3])
         model, inputs, autocast = _prepared(*CASES[number])
         if way != "none":
             _step(way, model, inputs, autocast)
         return
     print("| vocabulary | hidden size | precision | responses | step: all logits | blocks | memory: all logits | blocks |")
     print("|---:|---:|---|---:|---:|---:|---:|---:|", flush=True)
-    for number, (vocabulary, hidden, precision, share) in enumerate(CASES):
+    for number in map(int, sys.argv[1:] or range(len(CASES))):
+        vocabulary, hidden, precision, share = CASES[number]
         model, inputs, autocast = _prepared(vocabulary, hidden, precision, share)
         best = {"all": float("inf"), "blocks": float("inf")}
         for _ in range(REPEATS):
             for way in best:
-                started = time.perf_counter()
+                started = time.process_time()
                 _step(way, model, inputs, autocast)
-                best[way] = min(best[way], time.perf_counter() - started)
+                best[way] = min(best[way], time.process_time() - started)
         del model
-        command = [sys.executable, "-m", "benchmarks.loss"]
+        command = [sys.executable, "-m", "benchmarks.loss", "--measure"]
         empty, everything, blocks = (peak_memory([*command, way, str(number)]) for way in ("none", "all", "blocks"))
         print(f"| {vocabulary:,} | {hidden} | {precision} | {share:.0%} | {best['all']:.2f} s | {best['blocks']:.2f} s | "
               f"{(everything - empty) / 1e6:.0f} MB | {(blocks - empty) / 1e6:.0f} MB |", flush=True)

@@ -1,6 +1,7 @@
 """What ``xft plan`` predicts against what stages take: peak memory of real stages on models of random weights.
 
-    python -m benchmarks.planning          # prints a Markdown table; some minutes on 2 CPU cores
+    python -m benchmarks.planning                              # prints a Markdown table; some minutes on 2 CPU cores
+    python -m benchmarks.planning "llama, 16 M | sft, dense"   # only this case
 
 Measured is anonymous memory (RssAnon, read from /proc every 5 ms): what the process holds. Mapped checkpoint files, which
 the kernel may drop, do not count. All rows are as long as they may be and nearly all response, as the plan assumes.
@@ -19,7 +20,7 @@ from xft_core.config import MergeConfig, SftConfig, UpcycleConfig
 from xft_core.planning import memory
 from xft_core.planning.shape import read_shape
 
-SEQUENCE = 256
+SEQUENCE = 128
 LLAMA = {
     "model_type": "llama", "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 4, "num_attention_heads": 8,
     "num_key_value_heads": 4, "vocab_size": 8000, "max_position_embeddings": 512, "tie_word_embeddings": True}
@@ -71,7 +72,7 @@ CASES = [
 
 def main() -> None:
     """Run every case and print predicted and measured memory in MB."""
-    chosen = [case for case in CASES if not sys.argv[1:] or any(word in str(case) for word in sys.argv[1:])]
+    chosen = [case for case in CASES if str(case) in (sys.argv[1:] or map(str, CASES))]
     modules = "xft_core.sft, xft_core.mixing, transformers.models.llama.modeling_llama"
     process = peak_memory([sys.executable, "-c", f"import {modules}"])
     print(f"A process with torch and transformers loaded: {process / 1e6:.0f} MB (assumed: {memory.PROCESS / 1e6:.0f} MB).\n")

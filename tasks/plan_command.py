@@ -48,7 +48,7 @@ def run(options: Namespace) -> int:
           f"Mixture-of-Experts of {recipe.upcycle.num_experts} experts\n")
     print(text.table(plan, rates))
     print("\n" + "\n".join(text.summary(plan, machine, rates)))
-    print("Times are lower bounds: no step is faster than a matrix product alone. Answers are taken to be as long as allowed.")
+    print("Training times are lower bounds: no step is faster than a matrix product alone. Answers are as long as allowed.")
     sys.stdout.flush()
     if recipe.check_fit:
         check_fits(recipe, shape, machine, store_size(settings().artifacts))

@@ -82,7 +82,7 @@ def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequenc
     activations = tokens * shape.num_layers * layer_activations(shape, None, merge.precision, sequence, all_trained=False)
     step = max(activations + loss_memory(shape, tokens, merge.precision, trains_head=False), 5 * matrix)
     return Memory(
-        weights, gradients, working=max(step, held_out - gradients), certain=weights + gradients)
+        weights, gradients, working=max(step, held_out - gradients), certain=weights)
 
 
 def merge_memory(shape: Shape, upcycle: UpcycleConfig, precision: str, sequence: int) -> Memory:

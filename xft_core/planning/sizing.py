@@ -3,6 +3,7 @@
 With FILE, what stands between its two ``sizing`` comments is replaced; without, the tables are printed.
 """
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def _by_variant(shapes: dict[str, Shape]) -> str:
 
 def _by_time(shapes: dict[str, Shape]) -> str:
     roles = ["sft_baseline", "sft_moe", "mix"]
-    rates = Rates(flops=RATE, bandwidth=1e12, disk=1e10)
+    rates = Rates(flops=RATE, bandwidth=math.inf, disk=math.inf)
     lines = [["one epoch of 100 M tokens", *(f"{role} {unit}" for role in roles for unit in ("EFLOP", "time"))]]
     for name, shape in shapes.items():
         data = DataSize(round(TOKENS / 1024), 1, 1024.0)
