@@ -161,8 +161,7 @@ def _contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
     """Move the alias to version ``number`` if it belongs there. Returns whether it is there now, and why.
 
     MLflow cannot move an alias only if it still is where it was. So a run first notes on its version over whom it
-    promotes, moves the alias, and then looks whether others noted the same: among those it puts the best in place. The
-    last of them to look sees all notes.
+    promotes, and only then moves the alias (see ``_place_best``).
     """
     for _ in range(PATIENCE):
         champion = _champion(name)
@@ -176,11 +175,7 @@ def _contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
         over = str(champion.version) if champion else "none"
         _tag(name, number, "xft.champion_at", f"{time.time():.3f}")
         _tag(name, number, "xft.champion_over", over)
-        client().set_registered_model_alias(name, CHAMPION, str(number))
-        best = _best_of_rivals(name, number, over, measured_by)
-        if best != number:
-            client().set_registered_model_alias(name, CHAMPION, str(best))
-        _correct_others(name, best)
+        _place_best(name, number, over, measured_by)
     return False, "other runs moved the alias again and again; start this one again."
 
 
@@ -192,6 +187,19 @@ def _champion(name: str) -> "ModelVersion | None":
 def _contender(version: "ModelVersion", measured_by: str) -> _Contender:
     text = version.tags.get(MEASURED + measured_by)
     return _Contender(int(version.version), None if text is None else Measurement.model_validate_json(text))
+
+
+def _place_best(name: str, number: int, over: str, measured_by: str) -> None:
+    """Move the alias to the best of those that promote over the same champion.
+
+    A run looks again after each of its own moves, and leaves off only when the best is where it put the alias. Whichever
+    run moves it last has then seen every note: a later note would have been followed by a later move.
+    """
+    best, placed = number, None
+    while best != placed:
+        client().set_registered_model_alias(name, CHAMPION, str(best))
+        placed, best = best, _best_of_rivals(name, number, over, measured_by)
+    _correct_others(name, best)
 
 
 def _best_of_rivals(name: str, number: int, over: str, measured_by: str) -> int:

@@ -15,6 +15,8 @@ class Family:
     """One family's FFN. ``up`` names the layers into the FFN (gate before up; one name when fused or not gated).
 
     ``plain_head``: the logits are what the head gives; False where the family changes them afterwards (soft-capping).
+    ``head_size`` and ``tied``: what the family's configuration class has for head_dim and tie_word_embeddings where a
+    config.json leaves them out (None: hidden size over heads).
     """
 
     up: tuple[str, ...] = ("gate_proj", "up_proj")
@@ -25,6 +27,8 @@ class Family:
     mlp: str = "mlp"
     renamed: tuple[tuple[str, str], ...] = ()
     plain_head: bool = True
+    head_size: int | None = None
+    tied: bool = False
 
     def stored_name(self, name: str) -> str:
         """A tensor's name in checkpoint files, where transformers calls it otherwise in memory (``renamed``)."""
@@ -56,13 +60,13 @@ FAMILIES: dict[str, Family] = {
     "llama": Family(),
     "mistral": Family(),
     "qwen2": Family(),
-    "qwen3": Family(),
-    "gemma2": Family(plain_head=False),
-    "gemma3_text": Family(plain_head=False),
+    "qwen3": Family(head_size=128),
+    "gemma2": Family(plain_head=False, head_size=256, tied=True),
+    "gemma3_text": Family(plain_head=False, head_size=256, tied=True),
     "stablelm": Family(),
     "olmo2": Family(),
     "phi3": Family(up=("gate_up_proj",), activation="activation_fn"),
-    "starcoder2": Family(up=("c_fc",), down="c_proj", gated=False, activation="act"),
+    "starcoder2": Family(up=("c_fc",), down="c_proj", gated=False, activation="act", tied=True),
     "gpt_neox": Family(
         up=("dense_h_to_4h",), down="dense_4h_to_h", gated=False, activation="act", layers="gpt_neox.layers",
         renamed=(("lm_head", "embed_out"),)),

@@ -191,7 +191,8 @@ def test_prefect_shows_table_card_and_links(finished: PipelineResult, monkeypatc
     shown = artifacts(state.state_details.flow_run_id)
     rows = json.loads(shown["comparison"].data)
     assert [row["model"] for row in rows] == ["base", "MoE, 2 experts, 2 active", "XFT merged (learned)"]
-    assert all(0 <= row["demo benchmark+ pass@1 %"] <= 100 and row["held-out NLL"] > 0 for row in rows)
+    for row in rows:
+        assert row["held-out NLL"] > 0 and re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\]", row["demo benchmark+ pass@1 %"])
     assert f"Registered in MLflow as {state.result().registered}" in shown["comparison"].description
     assert state.result().registered in shown["model-card"].data
     assert shown["report"].data.startswith("# tiny: comparison")
@@ -308,7 +309,8 @@ def test_a_mistake_is_not_retried_and_finished_work_is_kept(
 def test_a_check_that_says_stop_ends_the_run_also_on_reused_work(finished: PipelineResult) -> None:
     state, states = run_pipeline(checks={"unmoved_coefficients": "stop"})  # of two experts, the only routed one has all
     assert "mix: The mixing coefficients did not move" in str(state.result(raise_on_failure=False))
-    assert states["sft-moe"] == "Cached" and states["mix"] == "Failed" and states["merge"] == "NotReady"
+    assert states["sft-moe"] == "Cached" and states["mix"] == "Failed"
+    assert states.get("merge", "NotReady") == "NotReady"  # Prefect does not record every task that never began
 
 
 def test_a_file_that_is_missing_is_named_before_anything_starts(finished: PipelineResult) -> None:

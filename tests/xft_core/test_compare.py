@@ -29,20 +29,25 @@ def numbers(variant: Variant) -> tuple[float, float]:
 
 def write_report(directory: Path, variant: Variant, solved: float, nll: float, benchmarks: tuple[str, ...] = ("HumanEval",),
                  with_sft: bool = True) -> Path:
+    def pass_at_1(tests: str, solved: float, error: float) -> dict[str, Any]:
+        rate = {"value": solved / 40, "standard_error": error, "low": solved / 40 - 0.1, "high": solved / 40 + 0.1}
+        return {"tests": tests, "k": 1, "rate": rate}
+
     def row(model: str, solved: float, nll: float) -> dict[str, Any]:
         return {
             "model": model, "name": model, "held_out_nll": nll, "parameters_total": 100, "parameters_active": 100,
-            "scores": [{
-                "benchmark": benchmark, "problems": 40, "samples": 40, "base_pass_at_1": (solved + 1) / 40,
-                "base_standard_error": 0.07, "plus_pass_at_1": solved / 40, "plus_standard_error": 0.08, "truncated": 0,
-                "infrastructure_errors": 0} for benchmark in benchmarks]}
+            "measures": [], "scores": [{
+                "benchmark": benchmark, "language": None, "extended_tests": True, "problems": 40, "samples": 40,
+                "pass_at_k": [pass_at_1("base", solved + 1, 0.07), pass_at_1("plus", solved, 0.08)], "groups": [],
+                "truncated": 0, "infrastructure_errors": 0} for benchmark in benchmarks]}
 
     seed = variant.recipe.seed
     rows = [row("base", 8, 0.9), *([row("sft", 18 + seed, 0.552)] if with_sft else []), row("moe", solved + 1, nll - 0.001),
             row("merged", solved, nll)]
     comparison = Comparison.model_validate({
-        "recipe": "demo", "seed": seed, "rows": rows, "differences": [], "training_compute_ratio": None, "mixing": None,
-        "routing": [], "data": {}})
+        "recipe": "demo", "seed": seed, "benchmarks": list(benchmarks), "skipped": {}, "rows": rows, "multilingual": [],
+        "differences": [], "training_compute_ratio": None, "mixing": None, "routing": [], "went_wrong": {}, "data": {},
+        "decontamination": None})
     directory.mkdir(parents=True)
     content = comparison.model_dump() | {"warnings": ["none of the stage's business"]}
     (directory / "comparison.json").write_text(json.dumps(content), encoding="utf-8")

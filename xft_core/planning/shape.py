@@ -13,9 +13,6 @@ from xft_core.errors import CheckpointError
 from xft_core.families import family_of
 from xft_core.locations import demo_path
 
-# Values of the family's configuration class, where config.json leaves the field out.
-HEAD_DIM = {"gemma2": 256, "gemma3_text": 256, "qwen3": 128}
-TIED = frozenset({"gemma2", "gemma3_text", "starcoder2"})
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -93,13 +90,13 @@ def shape_of_config(content: dict[str, Any], where: str = "config.json") -> Shap
     family = family_of(str(content.get("model_type")))
     try:
         hidden, heads = int(content["hidden_size"]), int(content["num_attention_heads"])
-        head_size = int(content.get("head_dim") or HEAD_DIM.get(content["model_type"]) or hidden // heads)
+        head_size = int(content.get("head_dim") or family.head_size or hidden // heads)
         return Shape(
             hidden_size=hidden, ffn_size=int(content["intermediate_size"]), num_layers=int(content["num_hidden_layers"]),
             vocabulary=int(content["vocab_size"]), query_size=heads * head_size,
             key_size=int(content.get("num_key_value_heads") or heads) * head_size,
             gated=family.gated, plain_head=family.plain_head,
-            tied=bool(content.get("tie_word_embeddings", content["model_type"] in TIED)),
+            tied=bool(content.get("tie_word_embeddings", family.tied)),
             stored_bytes=BYTES.get(str(content.get("dtype") or content.get("torch_dtype") or "float32"), 4))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"{where} gives no sizes to plan with: {type(error).__name__}: {error}") from None
