@@ -49,7 +49,7 @@ def test_the_core_runs_where_orchestrator_tracker_and_store_are_not_installed(tm
 def test_only_models_and_the_family_table_name_a_family() -> None:
     from xft_core.families import FAMILIES
 
-    allowed = {"families.py"}
+    allowed = {"families.py", "sizing.py"}  # the latter: config.json of models that the sizing tables are about
     for path in (ROOT / "xft_core").rglob("*.py"):
         if path.name in allowed or "demo" in path.parts:
             continue
