@@ -10,6 +10,7 @@ as a run of the deployment. After every kill and at the end, see checks.py.
 """
 
 import json
+import logging
 import os
 import random
 import signal
@@ -226,6 +227,8 @@ def main() -> int:
         if name.startswith(("PREFECT_", "XFT_", "MLFLOW_TRACKING")):
             del os.environ[name]
     from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
     s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     s3.start()
