@@ -101,8 +101,9 @@ def carry_out(
         if manifest is None:
             manifest = _make(config, key, role, child, stop, logger)
         _deliver(config, stop, logger)
-        # A retry that finds what its own first attempt published has reused nothing.
-        reused = not made_here and manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
+        # A retry that finds what its own first attempt published has reused nothing; one whose child waited for another
+        # run at the same work has.
+        reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
         recorded = _record(child, config, manifest, reused, logger)
         checks.raise_for(went_wrong(manifest.metrics))
     except RunStopped as stopped:
@@ -114,7 +115,7 @@ def carry_out(
     reference = ArtifactRef(
         stage=stage.stage, role=role, key=key, digest=manifest.digest, path=config.output, metrics=manifest.metrics,
         reused=reused, mlflow_run_id=child.id, recorded=recorded)
-    if made_here:
+    if made_here and not reused:
         return reference
     return Completed(name="Cached", message=f"In the store since {manifest.created}.", data=reference)
 
