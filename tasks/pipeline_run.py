@@ -7,11 +7,13 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks import ownership, run_log, run_records, tracking
+from tasks.delivery import insist
 from tasks.launch import RunStopped
 from tasks.references import PipelineRun
 from tasks.settings import settings
 from tasks.stage import stop_event, stop_with
 from tasks.storage import store
+from tasks.tracking import Logger
 from tasks.variants import variant_of
 from xft_core.config import Recipe
 from xft_core.errors import XftError
@@ -60,9 +62,20 @@ def opened(
                 with suppress(XftError, OSError):  # what the run itself has to say matters more
                     run_records.note(run)
             try:
-                tracking.close_runs(flow_run_id, status)
+                _close(flow_run_id, status, logger)
             except Exception as error:
                 owner.told = status
                 if run is not None:
                     logger.warning("MLflow does not answer; the next run here ends this one there as %s. %s",
                                    status, tracking.reason(error))
+
+
+def _close(flow_run_id: str, status: str, logger: Logger) -> None:
+    def close() -> None:
+        with tracking.explained():
+            tracking.close_runs(flow_run_id, status)
+
+    if status == "FINISHED":
+        insist(close, stop_event(flow_run_id), logger)
+    else:
+        close()

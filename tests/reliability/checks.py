@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow import MlflowClient
 
 from tests.flows.conftest import RECIPE, REPOSITORY
-from tests.reliability.services import Services
+from tests.reliability.services import MLFLOW, Services
 from tests.tasks.object_store import BUCKET
 from xft_core.artifacts import Manifest, read_manifest, verify
 from xft_core.fingerprint import digest_of
@@ -67,6 +67,7 @@ def round_is_right(done: "Round", expected: dict[str, str]) -> None:
 
 def tracked(done: "Round") -> None:
     """One parent run for each attempt that got so far, all ended; the last one's curves without gaps or doubles."""
+    done.services.wait_until_up(MLFLOW)
     client = MlflowClient(tracking_uri=done.services.mlflow)
     experiment = client.get_experiment_by_name(f"kills-{done.number}")
     assert experiment is not None

@@ -17,7 +17,7 @@ from xft_core.artifacts import verify
 from xft_core.config import DataConfig, GenerateConfig, MergeConfig, SftConfig, UpcycleConfig
 from xft_core.errors import DiskFullError
 from xft_core.stages import (
-    EvaluateStage, GenerateStage, MergeStage, MixStage, PrepareStage, SftStage, UpcycleStage, run_stage)
+    GenerateStage, MergeStage, MixStage, PrepareStage, SftStage, UpcycleStage, run_stage)
 
 root = Path(sys.argv[1])
 disk, whole = root / "disk", root / "whole"
@@ -32,8 +32,8 @@ made = {
     "mix": MixStage(output=whole / "mix", model=str(whole / "sft"), data=whole / "prepare", merge=MergeConfig(
         max_steps=30, epochs=50, batch_size=4, micro_batch_size=4, precision="fp32")),
     "merge": MergeStage(output=whole / "merge", model=str(whole / "sft"), coefficients=whole / "mix"),
-    "generate": GenerateStage(output=whole / "generate", max_problems=3, generate=GenerateConfig(
-        max_new_tokens=8, precision="fp32", batch_size=1)),
+    "generate": GenerateStage(output=whole / "generate", model="demo:model", max_problems=3,
+        generate=GenerateConfig(max_new_tokens=8, precision="fp32", batch_size=1)),
 }
 for stage, config in made.items():
     expected = run_stage(config).manifest
