@@ -35,3 +35,5 @@ def install() -> None:
         logger = logging.getLogger(name)
         if not any(isinstance(item, Readable) for item in logger.filters):
             logger.addFilter(Readable())
+    # A server that is away costs one line of ours, not one of urllib3's for every attempt.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

@@ -5,6 +5,7 @@ Runs are named by their ids throughout: MLflow's "active run" belongs to a threa
 
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,7 @@ Logger = logging.Logger | logging.LoggerAdapter[Any]
 # Stages of a comparison's variants are kept out of its own experiment: the table there compares variants.
 STAGES_EXPERIMENT = "/stages"
 METRICS_PER_CALL = 1000
+CAUSE = re.compile(r"Caused by \w+\(.*: (.*?)['\")]*$")  # what requests puts at the end of a long line
 EXPERIMENTS = 1000  # that are searched for a run
 
 
@@ -307,4 +309,7 @@ def _text(value: Any) -> str:
 def reason(error: Exception) -> str:
     """The first line of what went wrong; a server's address with a password in it may be a part of that."""
     lines = without_credentials(str(error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    cause = CAUSE.search(lines[0])
+    return f"{cause[1]}." if cause else lines[0]
