@@ -19,6 +19,7 @@ import sys
 import time
 from argparse import ArgumentParser
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -200,9 +201,9 @@ class Round:
         raise AssertionError("Prefect's server did not come back")
 
 
-def plan(number: int, generator: random.Random) -> list[Kill]:
+def plan(number: int, generator: random.Random, targets: Sequence[str] = TARGETS) -> list[Kill]:
     """``number`` kills: every target at every moment before any comes again."""
-    pairs = [(target, moment) for target in TARGETS for moment in MOMENTS if target != CHILD or moment in STAGES]
+    pairs = [(target, moment) for target in targets for moment in MOMENTS if target != CHILD or moment in STAGES]
     found: list[Kill] = []
     while len(found) < number:
         generator.shuffle(pairs)
@@ -215,6 +216,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, required=True, help="a directory for everything; it must be empty")
     parser.add_argument("--kills", type=int, default=53)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
     parser.add_argument("--figures", type=Path)
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
@@ -263,7 +265,7 @@ def _run(services: Services, options: Any) -> int:
           f"stage {({name: round(value, 1) for name, value in durations.items()})}", flush=True)
     rounds = [undisturbed]
     done: list[dict[str, Any]] = []
-    left = plan(options.kills, generator)
+    left = plan(options.kills, generator, options.targets)
     while left:
         kills, left = left[:KILLS_PER_ROUND], left[KILLS_PER_ROUND:]
         print(f"round {len(rounds)}: {len(kills)} kills, {len(left)} later", flush=True)
