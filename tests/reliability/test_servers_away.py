@@ -3,8 +3,6 @@
 Training goes on, what belongs to the servers waits on disk, and is there afterwards in order and once.
 """
 
-from tests.flows.conftest import RECIPE, REPOSITORY  # noqa: I001  (first: it decides where everything is kept)
-
 import logging
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.reliability import checks
 from tests.reliability.gate import Gate
 from tests.reliability.services import MLFLOW, PREFECT, Services

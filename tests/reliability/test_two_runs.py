@@ -1,7 +1,5 @@
 """Runs of one recipe at once: all are right; on one machine the work is done once, and a dead owner loses it at once."""
 
-from tests.flows.conftest import RECIPE, REPOSITORY  # noqa: I001  (first: it decides where everything is kept)
-
 import os
 import subprocess
 import sys
@@ -12,6 +10,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.reliability import checks
 from tests.tasks.object_store import Proxy
 from tests.ui.xft_ui import wait_for
