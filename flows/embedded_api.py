@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from xft_core.errors import XftError
 
 START_SECONDS = 180
 STOP_SECONDS = 5
+KEEP_SECONDS = 1
 
 
 def use_prefect_api(home: Path) -> Callable[[], None]:
@@ -40,23 +42,65 @@ def use_prefect_api(home: Path) -> Callable[[], None]:
         return lambda: None
     for name in ("logs", "locks"):
         (home / name).mkdir(parents=True, exist_ok=True)
-    log_path = home / "logs" / "prefect-api.log"
     lock = (home / "locks" / "prefect-api-start.lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would both make the tables
-    port = _free_port()
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.embedded_api", str(port)], stdin=subprocess.DEVNULL, stdout=log,
-            stderr=subprocess.STDOUT, start_new_session=True, env=_environment())
-    atexit.register(_stop, process)
-    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+    server = _Server(_free_port(), home / "logs" / "prefect-api.log")
+    atexit.register(server.stop)
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{server.port}/api"
     run_log.leave_out("View at ")  # an address without web pages behind it, gone when the run ends
 
     def wait() -> None:
         with lock:
-            _wait_until_up(process, port, log_path)
+            server.wait_until_up()
+        server.keep()
 
     return wait
+
+
+class _Server:
+    """The server process. Once it is up it is kept: one that is killed is started again, so that the run goes on."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.port, self._log = port, log
+        log.unlink(missing_ok=True)
+        self._ending = threading.Event()
+        self._process = self._start()
+
+    def wait_until_up(self) -> None:
+        """Raises XftError when it ends before, or takes too long."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://{HOST}:{self.port}/api/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.05)
+        raise XftError(f"Prefect's API did not start; {str(self._log)!r} says why.")
+
+    def keep(self) -> None:
+        """From now on start it again whenever it ends by itself."""
+        threading.Thread(target=self._keep, name="Prefect's API", daemon=True).start()
+
+    def stop(self) -> None:
+        """End it for good."""
+        self._ending.set()
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _keep(self) -> None:
+        while not self._ending.wait(KEEP_SECONDS):
+            if self._process.poll() is not None:
+                self._process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "flows.embedded_api", str(self.port)], stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=_environment())
 
 
 def _environment() -> dict[str, str]:
@@ -65,26 +109,6 @@ def _environment() -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
         # As Prefect sets them for its own embedded server: no web pages, settings as they are now.
         "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-
-
-def _wait_until_up(process: subprocess.Popen[bytes], port: int, log_path: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/api/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.05)
-    raise XftError(f"Prefect's API did not start; {str(log_path)!r} says why.")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _free_port() -> int:

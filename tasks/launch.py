@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import IO
 
 import xft_core
-from xft_core.errors import StageInterrupted, XftError
+from xft_core.errors import StageInterrupted, StageKilled, XftError
+from xft_core.out_of_memory import what_to_change
 from xft_core.stages import StageConfig
 
 EXIT_DONE, EXIT_MISTAKE, EXIT_MAY_PASS, EXIT_INTERRUPTED = 0, 2, 75, 130
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
 PROGRESS_BAR = re.compile(r"\d+%\|")
+PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
+OUT_OF_MEMORY_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 class RunStopped(Exception):
@@ -42,8 +45,8 @@ def run_in_child(
     ``threads``: processor cores it may use (OMP_NUM_THREADS) unless the environment says already. When ``stop`` is set
     or anything is raised here, the process and all it started get SIGTERM, and SIGKILL ten seconds later.
 
-    Raises XftError with the stage's own message for a mistake, StageInterrupted for what may pass, StageFault for a
-    fault of the program, RunStopped when ``stop`` was set.
+    Raises XftError with the stage's own message for a mistake, StageInterrupted for what may pass (StageKilled, with the
+    memory it had taken, for SIGKILL), StageFault for a fault of the program, RunStopped when ``stop`` was set.
     """
     with tempfile.TemporaryDirectory(prefix="xft-stage-") as directory:
         config_path = Path(directory) / "config.json"
@@ -53,16 +56,16 @@ def run_in_child(
                 _command(config, config_path), stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE,
                 start_new_session=True, env=_environment(threads))
         assert process.stderr is not None
-        lines = _Lines(log)
+        lines, memory = _Lines(log), _Memory(process.pid)
         try:
-            _wait(process, process.stderr, lines, stop)
+            _wait(process, process.stderr, lines, memory, stop)
         finally:
             _end(process)
             lines.finish(process.stderr.read() or b"")
             process.stderr.close()
     if stop.is_set() and process.returncode != EXIT_DONE:
         raise RunStopped(f"{config.stage} was stopped. Starting the same run again goes on from its last checkpoint.")
-    _raise_for_exit(config.stage, process.returncode, lines)
+    _raise_for_exit(config.stage, process.returncode, lines, memory)
 
 
 def _command(config: StageConfig, config_path: Path) -> list[str]:
@@ -81,11 +84,14 @@ def _environment(threads: int | None) -> dict[str, str]:
     return environment
 
 
-def _wait(process: subprocess.Popen[bytes], stderr: IO[bytes], lines: "_Lines", stop: threading.Event) -> None:
+def _wait(
+    process: subprocess.Popen[bytes], stderr: IO[bytes], lines: "_Lines", memory: "_Memory", stop: threading.Event,
+) -> None:
     os.set_blocking(stderr.fileno(), False)
     with selectors.DefaultSelector() as selector:
         selector.register(stderr, selectors.EVENT_READ)
         while process.poll() is None and not stop.is_set():
+            memory.look()
             if selector.select(POLL_SECONDS):
                 chunk = stderr.read()
                 if chunk == b"":  # closed by the child, which may still be working
@@ -112,16 +118,15 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
         pass
 
 
-def _raise_for_exit(stage: str, status: int, lines: "_Lines") -> None:
+def _raise_for_exit(stage: str, status: int, lines: "_Lines", memory: "_Memory") -> None:
     if status == EXIT_DONE:
         return
     message = lines.error_message()
     if status < 0:
-        name = signal.Signals(-status).name
-        hint = (
-            " The usual reason is too little memory: lower micro_batch_size or batch_size of its section, or turn on "
-            "sft.gradient_checkpointing." if -status == signal.SIGKILL else "")
-        raise StageInterrupted(f"{stage}: its process was ended from outside ({name}).{hint}")
+        ended = f"{stage}: its process was ended from outside ({signal.Signals(-status).name})."
+        if -status == signal.SIGKILL:
+            raise StageKilled(f"{ended} {memory.told()} {what_to_change(stage)}")
+        raise StageInterrupted(ended)
     if status in (EXIT_MAY_PASS, EXIT_INTERRUPTED):
         raise StageInterrupted(message or f"{stage}: interrupted (exit status {status}).")
     if status == EXIT_MISTAKE and message:
@@ -129,6 +134,39 @@ def _raise_for_exit(stage: str, status: int, lines: "_Lines") -> None:
     raise StageFault(
         f"{stage}: a fault of the program (exit status {status}): {lines.last or 'it said nothing'} "
         "The lines before it are in the log.")
+
+
+class _Memory:
+    """What a process took of the machine's memory at most, and whether the kernel ended processes for want of it."""
+
+    def __init__(self, pid: int) -> None:
+        self._status = Path(f"/proc/{pid}/status")
+        self._kills = _kills_for_memory()
+        self._peak = 0  # kB
+
+    def look(self) -> None:
+        """Note the peak so far: of a process that has ended nothing can be asked any more."""
+        try:
+            found = PEAK.search(self._status.read_text(encoding="utf-8"))
+        except OSError:
+            return
+        self._peak = max(self._peak, int(found[1]) if found else 0)
+
+    def told(self) -> str:
+        """Both, as sentences."""
+        peak = f"It had taken up to {self._peak * 1024 / 1e9:.2f} GB of memory."
+        if _kills_for_memory() > self._kills:
+            return f"The kernel ended it: the memory was full. {peak}"
+        return f"The usual reason is too little memory. {peak}"
+
+
+def _kills_for_memory() -> int:
+    """Processes that the kernel has ended since it started because the memory, or that of a container, was full."""
+    try:
+        found = OUT_OF_MEMORY_KILLS.search(Path("/proc/vmstat").read_text(encoding="utf-8"))
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 class _Lines:

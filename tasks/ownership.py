@@ -1,36 +1,52 @@
-"""Who is at work on an MLflow run: a locked file per open run, so that runs whose process died can be closed.
+"""Who is at work on a run: a locked file for each, so that what a process that died left open in MLflow can be closed.
 
 A process that is killed cannot end its runs. The lock it held is free then, and the next run that starts with the same
-XFT_HOME sets those runs to KILLED.
+XFT_HOME ends them there. So it does for a run that could not say how it ended, because MLflow was away.
 """
 
 import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 
+@dataclass
+class Owner:
+    """``told``: how the run ended, if nobody could be told; who comes next tells it."""
+
+    told: str = ""
+
+
 @contextmanager
-def owned(directory: Path, name: str) -> Iterator[None]:
-    """Hold ``name`` while the block runs; nothing is left of it afterwards unless the process is killed."""
+def owned(directory: Path, name: str) -> Iterator[Owner]:
+    """Hold ``name`` while the block runs; nothing is left of it afterwards unless the process is killed, or ``told`` is
+    set."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / name
+    owner = Owner()
     with path.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         try:
-            yield
+            yield owner
         finally:
-            path.unlink(missing_ok=True)
+            if owner.told:
+                stream.write(owner.told)
+                stream.flush()
+            else:
+                path.unlink(missing_ok=True)
 
 
-def close_abandoned(directory: Path, close: Callable[[str], None]) -> None:
-    """Call ``close`` with every name whose owner is dead. One that ``close`` fails for is let go."""
-    for path in directory.glob("*") if directory.is_dir() else ():
-        with suppress(OSError), path.open("r+") as stream:
+def close_abandoned(directory: Path, close: Callable[[str, str], None]) -> None:
+    """Call ``close`` with every name whose owner is dead or gone, and how it ended: KILLED unless the owner left word.
+
+    What ``close`` raises ends it; the names left are closed another time.
+    """
+    for path in sorted(directory.glob("*")) if directory.is_dir() else ():
+        with suppress(FileNotFoundError), path.open("r+") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            with suppress(Exception):  # another tracking server's run, or one deleted there: not ours to close
-                close(path.name)
+            close(path.name, stream.read().strip() or "KILLED")
             path.unlink(missing_ok=True)

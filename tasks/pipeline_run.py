@@ -7,11 +7,13 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from tasks import ownership, run_log, run_records, tracking
+from tasks.delivery import insist
 from tasks.launch import RunStopped
 from tasks.references import PipelineRun
 from tasks.settings import settings
 from tasks.stage import stop_event, stop_with
 from tasks.storage import store
+from tasks.tracking import Logger
 from tasks.variants import variant_of
 from xft_core.config import Recipe
 from xft_core.errors import XftError
@@ -31,18 +33,18 @@ def opened(
     """
     if (bucket := store()) is not None:
         bucket.check()
-    owners = settings().locks / "runs"
-    flow_run_id = str(flow_run.id)
-    ownership.close_abandoned(owners, tracking.close_abandoned_run)
+    owners, flow_run_id, logger = settings().locks / "runs", str(flow_run.id), get_run_logger()
     variant = variant_of(flow_run.tags or ()) if kind == "pipeline" else None
     if variant:
         stop_with(flow_run_id, variant.comparison)
     name = variant.name if variant else str(flow_run.name)
-    run = tracking.open_run(recipe, flow_run_id, name, kind, sections, without, variant)
-    get_run_logger().info("MLflow run %s in experiment %r", run.mlflow_run_id, recipe.experiment)
-    status = "FAILED"
-    with ownership.owned(owners, run.mlflow_run_id):
+    with suppress(Exception):  # MLflow is away, which the next line says; they are closed another time
+        ownership.close_abandoned(owners, tracking.close_runs)
+    status, run = "FAILED", None
+    with ownership.owned(owners, flow_run_id) as owner:  # before anything is open in MLflow: a kill may come at any time
         try:
+            run = tracking.open_run(recipe, flow_run_id, name, kind, sections, without, variant)
+            logger.info("MLflow run %s in experiment %r", run.mlflow_run_id, recipe.experiment)
             run_records.note(run)
             yield run
             status = "FINISHED"
@@ -56,6 +58,24 @@ def opened(
             stop_event(flow_run_id).set()
             raise
         finally:
-            with suppress(XftError, OSError):  # what the run itself has to say matters more
-                run_records.note(run)
-            tracking.end_run(run.mlflow_run_id, status)
+            if run is not None:
+                with suppress(XftError, OSError):  # what the run itself has to say matters more
+                    run_records.note(run)
+            try:
+                _close(flow_run_id, status, logger)
+            except Exception as error:
+                owner.told = status
+                if run is not None:
+                    logger.warning("MLflow does not answer; the next run here ends this one there as %s. %s",
+                                   status, tracking.reason(error))
+
+
+def _close(flow_run_id: str, status: str, logger: Logger) -> None:
+    def close() -> None:
+        with tracking.explained():
+            tracking.close_runs(flow_run_id, status)
+
+    if status == "FINISHED":
+        insist(close, stop_event(flow_run_id), logger)
+    else:
+        close()

@@ -12,7 +12,8 @@ from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
-from tasks import registry, remote, tracking
+from tasks import registry, tracking
+from tasks.delivery import deliver_rest, insist
 from tasks.mlflow_model import log_model
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory, log_text
@@ -20,7 +21,6 @@ from tasks.run_page import show_link, show_markdown, show_table
 from tasks.stage import may_pass, stop_event
 from tasks.tracking import Logger
 from xft_core.config import Recipe
-from xft_core.errors import XftError
 from xft_core.reporting.evaluation import rate_text
 from xft_core.reporting.variants import read_comparison
 
@@ -47,22 +47,17 @@ class PipelineResult(BaseModel):
     retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
 def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResult:
     """Show the run's results in MLflow's parent run and as Prefect artifacts. ``artifacts``: every stage's, by role."""
-    report, logger = artifacts["report"], get_run_logger()
-    for item in artifacts.values():  # those that the object store was away for
-        remote.deliver(item.path, stop_event(run.flow_run_id))
+    report, logger, stop = artifacts["report"], get_run_logger(), stop_event(run.flow_run_id)
+    deliver_rest(run, artifacts.values(), stop, logger)
     card = (report.path / "README.md").read_text(encoding="utf-8")
-    registered = None
-    try:
-        whole = _to_mlflow(run, artifacts)
-        show_link("pipeline", tracking.experiment_of(run.mlflow_run_id), run.mlflow_run_id, logger)
-        if run.recipe.registry.enabled:
-            registered = registry.register(run, artifacts, card, whole, logger)
-    except XftError:
-        raise
-    except Exception as error:
-        raise tracking.TrackingUnavailable(
-            f"MLflow does not take the results: {tracking.reason(error)} They are in {str(report.path)!r}; the same "
-            "command delivers them.") from error
+
+    def to_mlflow() -> registry.Registration | None:
+        with tracking.explained(report.path):
+            whole = _to_mlflow(run, artifacts)
+            show_link("pipeline", tracking.experiment_of(run.mlflow_run_id), run.mlflow_run_id, logger)
+            return registry.register(run, artifacts, card, whole, logger) if run.recipe.registry.enabled else None
+
+    registered = insist(to_mlflow, stop, logger)
     _to_prefect(run.recipe.name, report.path, card, registered, logger)
     return PipelineResult(
         report=report.path, merged_model=artifacts["merge"].path, mlflow_run_id=run.mlflow_run_id,

@@ -12,12 +12,13 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks import comparison_view, tracking
 from tasks.comparison_results import VariantResult
+from tasks.delivery import deliver_rest, insist
 from tasks.publish import headline
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory, log_text
 from tasks.run_page import show_address, show_markdown, show_table
 from tasks.settings import settings
-from tasks.stage import may_pass
+from tasks.stage import may_pass, stop_event
 from xft_core.reporting.variant_findings import best_group
 from xft_core.reporting.variant_markdown import cell, wide_rows
 from xft_core.reporting.variants import Variants
@@ -51,19 +52,21 @@ def publish_comparison(
     result = Variants.model_validate_json((compared.path / "comparison.json").read_bytes())
     text = (compared.path / "comparison.md").read_text(encoding="utf-8")
     run_ids = [variants[item.name].mlflow_run_id for item in result.runs]
-    try:
-        experiment_id = tracking.client().get_run(run.mlflow_run_id).info.experiment_id
-        _to_mlflow(run, compared, result, text, failures)
-        _save_view(experiment_id, run, result, run_ids)
-    except Exception as error:
-        raise tracking.TrackingUnavailable(
-            f"MLflow does not take the comparison: {tracking.reason(error)} It is in {str(compared.path)!r}; the same "
-            "command delivers it.") from error
+    logger, stop = get_run_logger(), stop_event(run.flow_run_id)
+    deliver_rest(run, [compared], stop, logger)
+
+    def to_mlflow() -> str:
+        with tracking.explained(compared.path):
+            experiment_id = tracking.experiment_of(run.mlflow_run_id)
+            _to_mlflow(run, compared, result, text, failures)
+            _save_view(experiment_id, run, result, run_ids)
+            return experiment_id
+
+    experiment_id = insist(to_mlflow, stop, logger)
     ui = settings().mlflow_ui
     page = compare_page(ui, experiment_id, run_ids)
     charts = comparison_view.view_address(ui, experiment_id, run.mlflow_run_id) if ui else None
     name = run.recipe.name
-    logger = get_run_logger()
     show_table("variants-table", _table(result), f"Variants of {name}: mean ± spread over seeds", logger)
     show_markdown("variants", text, f"Comparison of variants of {name}", logger)
     for address, key, link_text, what in (

@@ -7,10 +7,11 @@ from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 
 from tasks import tracking
+from tasks.delivery import deliver_rest, insist
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory
 from tasks.run_page import show_link, show_table
-from tasks.stage import may_pass
+from tasks.stage import may_pass, stop_event
 from xft_core.reporting.evidence import benchmark_title
 from xft_core.reporting.page import PAGE, Answers, write_page
 
@@ -29,24 +30,26 @@ def publish_scores(
     lm_eval did, by data set and task. Returns the numbers.
     """
     scores = {name: tracking.scalars(item.metrics) for name, item in (graded | measured).items()}
-    try:
-        for benchmark, numbers in scores.items():
-            label = Path(benchmark.rpartition(":")[2]).name.partition(".")[0]
-            tracking.log_summary(run.mlflow_run_id, {f"{label}/{name}": value for name, value in numbers.items()}, {})
-            if benchmark in measured:
-                log_directory(run.mlflow_run_id, measured[benchmark].path, f"measures/{label}")
-                continue
-            log_directory(run.mlflow_run_id, answered[benchmark].path, f"samples/{label}")
-            log_directory(run.mlflow_run_id, graded[benchmark].path, f"verdicts/{label}")
-        _log_page(run, answered, graded)
-    except Exception as error:
-        raise tracking.TrackingUnavailable(
-            f"MLflow does not take the results: {tracking.reason(error)} They are kept; the same run again delivers "
-            "them.") from error
-    show_link("evaluation", run.experiment_id, run.mlflow_run_id, get_run_logger())
+    logger, stop = get_run_logger(), stop_event(run.flow_run_id)
+    deliver_rest(run, [*answered.values(), *graded.values(), *measured.values()], stop, logger)
+
+    def to_mlflow() -> None:
+        with tracking.explained():
+            for benchmark, numbers in scores.items():
+                label = Path(benchmark.rpartition(":")[2]).name.partition(".")[0]
+                tracking.log_summary(run.mlflow_run_id, {f"{label}/{name}": value for name, value in numbers.items()}, {})
+                if benchmark in measured:
+                    log_directory(run.mlflow_run_id, measured[benchmark].path, f"measures/{label}")
+                    continue
+                log_directory(run.mlflow_run_id, answered[benchmark].path, f"samples/{label}")
+                log_directory(run.mlflow_run_id, graded[benchmark].path, f"verdicts/{label}")
+            _log_page(run, answered, graded)
+
+    insist(to_mlflow, stop, logger)
+    show_link("evaluation", run.experiment_id, run.mlflow_run_id, logger)
     show_table(
         "scores", [{"benchmark": benchmark, **numbers} for benchmark, numbers in scores.items()],
-        f"{run.recipe.model.path}: fractions of problems solved, 0 to 1; nats per response token", get_run_logger())
+        f"{run.recipe.model.path}: fractions of problems solved, 0 to 1; nats per response token", logger)
     return scores
 
 

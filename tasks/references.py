@@ -24,7 +24,7 @@ class ArtifactRef(BaseModel):
     """A published artifact: where it is, what it is, and the numbers measured while it was made.
 
     ``role`` says which part it plays in the run (``sft_moe``, ``evaluate_merged_0``); ``mlflow_run_id`` is the run that
-    shows it within this pipeline run.
+    shows it within this pipeline run; ``recorded``: whether all of it is there yet.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -37,3 +37,4 @@ class ArtifactRef(BaseModel):
     metrics: dict[str, Any]
     reused: bool
     mlflow_run_id: str | None
+    recorded: bool = True

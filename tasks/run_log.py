@@ -1,6 +1,9 @@
-"""Prefect's log, readable: what a message explains is shown without a stack trace, and once."""
+"""Prefect's log, readable: what a message explains is shown without a stack trace, and once; and no condition of the run."""
 
 import logging
+import os
+
+from rich.console import Console
 
 from xft_core.errors import XftError
 
@@ -29,9 +32,20 @@ class Readable(logging.Filter):
         return True
 
 
+def _go_on_unread(console: Console) -> None:
+    """Whoever read the log is dead, a worker for example. Rich would end the process, and with it hours of work."""
+    console.quiet = True
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, console.file.fileno())
+    os.close(nowhere)
+
+
 def install() -> None:
     """Apply to what Prefect says about flow and task runs. Calling it again changes nothing."""
     for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)
         if not any(isinstance(item, Readable) for item in logger.filters):
             logger.addFilter(Readable())
+    Console.on_broken_pipe = _go_on_unread  # type: ignore[method-assign]
+    # A server that is away costs one line of ours, not one of urllib3's for every attempt.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

@@ -8,6 +8,8 @@
     XFT_STORE                s3://bucket/prefix: artifacts and checkpoints are kept there too (tasks/storage.py); default: none
     XFT_MLFLOW_UI_URL        address of MLflow's web pages, for links to runs; default: MLFLOW_TRACKING_URI where that is a
                              server, else none. `xft ui` tells its worker
+    XFT_DELIVERY_SECONDS     how long a run insists on a server that is away (MLflow, the object store) before it gives up:
+                             at its end, and before a stage whose result the object store may have; default: 600
     XFT_MLFLOW_COPY_LIMIT_MB largest model, in MB, that is copied into an artifact store that is not this machine's disk
 """
 
@@ -33,6 +35,7 @@ class Settings:
     tracking_uri: str
     compute_slots: int
     copy_limit_mb: int
+    delivery_seconds: int = 600
     store: str | None = None
     mlflow_ui: str | None = None
 
@@ -86,6 +89,7 @@ def settings() -> Settings:
         tracking_uri=tracking_uri,
         compute_slots=_whole_number("XFT_COMPUTE_SLOTS", _default_slots(), least=1),
         copy_limit_mb=_whole_number("XFT_MLFLOW_COPY_LIMIT_MB", 1024, least=0),
+        delivery_seconds=_whole_number("XFT_DELIVERY_SECONDS", 600, least=0),
         store=_store(),
         mlflow_ui=_mlflow_ui(tracking_uri),
     )
@@ -120,6 +124,8 @@ def set_environment_defaults() -> None:
         # A tracking server that is away must not hold a stage up for minutes: we try again ourselves.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+        # A Prefect server that is being started again: a request is tried for about eight minutes instead of one.
+        "PREFECT_CLIENT_MAX_RETRIES": "8",
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

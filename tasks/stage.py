@@ -21,16 +21,17 @@ from prefect.tasks import exponential_backoff
 
 from tasks import checkpoints, remote, run_log, run_records
 from tasks.curves import Follower
+from tasks.delivery import insist
 from tasks.launch import RunStopped, run_in_child
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_page import Progress, show_link
 from tasks.settings import settings
 from tasks.slots import compute_slot
 from tasks.storage import StoreUnavailable
-from tasks.tracking import Logger, StageRun
+from tasks.tracking import Logger, StageRun, TrackingUnavailable
 from xft_core import checks
 from xft_core.artifacts import Manifest, Workspace, find
-from xft_core.errors import XftError
+from xft_core.errors import StageKilled, XftError
 from xft_core.stages import StageConfig, stage_key
 
 run_log.install()
@@ -56,6 +57,8 @@ def stop_with(flow_run_id: str, other: str) -> None:
 def may_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:
     """Whether a failed task may succeed unchanged. Prefect's ``retry_condition_fn``: it must be a plain function."""
     error = state.data
+    if isinstance(error, StageKilled):
+        return run.run_count <= 1  # too little memory is that the second time too
     if isinstance(error, XftError):
         return error.may_pass
     return isinstance(error, OSError) and error.errno not in HOPELESS_ERRNOS
@@ -93,15 +96,15 @@ def carry_out(
         config, key = _placed(stage, run, child, **fields)
         stop = stop_event(run.flow_run_id)
         run_records.note(run, f"{stage.stage}/{config.output.name}")
-        manifest = find(config.output, key) or remote.fetch(config.output, key, stop)
+        manifest = find(config.output, key) or insist(lambda: remote.fetch(config.output, key, stop), stop, logger)
         made_here = manifest is None
         if manifest is None:
             manifest = _make(config, key, role, child, stop, logger)
         _deliver(config, stop, logger)
-        # A retry that finds what its own first attempt published has reused nothing; a run that waited while another made
-        # the same has.
+        # A retry that finds what its own first attempt published has reused nothing; one whose child waited for another
+        # run at the same work has.
         reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
-        child.finish(config.output, manifest, reused)
+        recorded = _record(child, config, manifest, reused, logger)
         checks.raise_for(went_wrong(manifest.metrics))
     except RunStopped as stopped:
         child.end("KILLED")
@@ -111,7 +114,7 @@ def carry_out(
         raise
     reference = ArtifactRef(
         stage=stage.stage, role=role, key=key, digest=manifest.digest, path=config.output, metrics=manifest.metrics,
-        reused=reused, mlflow_run_id=child.id)
+        reused=reused, mlflow_run_id=child.id, recorded=recorded)
     if made_here and not reused:
         return reference
     return Completed(name="Cached", message=f"In the store since {manifest.created}.", data=reference)
@@ -142,7 +145,7 @@ def _make(
             threads = settings().threads_per_slot
             if found := find(config.output, key):  # made by another run while this one waited
                 return found
-        checkpoints.restore(config.output, key, stop, logger)
+        insist(lambda: checkpoints.restore(config.output, key, stop, logger), stop, logger)
         stack.enter_context(checkpoints.Keeper(config.output, key, logger))
         stack.enter_context(Follower(Workspace(config.output).metrics_path, child.log_points))
         progress = stack.enter_context(Progress(role, logger))
@@ -164,6 +167,16 @@ def _deliver(config: StageConfig, stop: threading.Event, logger: Logger) -> None
         remote.deliver(config.output, stop)
     except StoreUnavailable as error:
         logger.warning("Not sent to the store yet, the work goes on. %s", error)
+
+
+def _record(child: StageRun, config: StageConfig, manifest: Manifest, reused: bool, logger: Logger) -> bool:
+    """Have all of it in MLflow. One that is away holds no stage up either; returns whether it took it."""
+    try:
+        child.finish(config.output, manifest, reused)
+    except TrackingUnavailable as error:
+        logger.warning("Not recorded yet, the work goes on. %s", error)
+        return False
+    return True
 
 
 def _count(runtime: Any) -> int:

@@ -5,9 +5,11 @@ Runs are named by their ids throughout: MLflow's "active run" belongs to a threa
 
 import logging
 import math
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +32,8 @@ Logger = logging.Logger | logging.LoggerAdapter[Any]
 # Stages of a comparison's variants are kept out of its own experiment: the table there compares variants.
 STAGES_EXPERIMENT = "/stages"
 METRICS_PER_CALL = 1000
-DELIVERY_ATTEMPTS = 4
-FIRST_DELAY_SECONDS = 1.0
+CAUSE = re.compile(r"Caused by \w+\(.*: (.*?)['\")]*$")  # what requests puts at the end of a long line
+EXPERIMENTS = 1000  # that are searched for a run
 
 
 class TrackingUnavailable(XftError):
@@ -62,6 +64,20 @@ def _new_client(uri: str) -> "MlflowClient":
     made = MlflowClient(tracking_uri=uri)
     made.search_experiments(max_results=1)  # a local database gets its tables now, under the lock
     return made
+
+
+@contextmanager
+def explained(place: Path | None = None) -> Iterator[None]:
+    """Whatever MLflow raises as TrackingUnavailable. ``place``: where the results are that it does not take."""
+    try:
+        yield
+    except XftError:
+        raise
+    except Exception as error:
+        kept = f"They are in {str(place)!r}" if place else "They are kept"
+        raise TrackingUnavailable(
+            f"MLflow at {settings().tracking_shown} does not take the results: {reason(error)} {kept}; the same run again "
+            "delivers them.") from error
 
 
 def open_run(
@@ -109,17 +125,16 @@ def experiment_of(run_id: str) -> str:
     return str(client().get_run(run_id).info.experiment_id)
 
 
-def close_abandoned_run(run_id: str) -> None:
-    """Set a run whose process died, and those of its stages, from RUNNING to KILLED."""
-    parent = client().get_run(run_id)
-    experiment = client().get_experiment(parent.info.experiment_id)
-    beside = client().get_experiment_by_name(experiment.name + STAGES_EXPERIMENT)
-    stages = client().search_runs(
-        [item.experiment_id for item in (experiment, beside) if item],
-        f"tags.`mlflow.parentRunId` = '{run_id}' and tags.`xft.kind` = 'stage'")
-    for run in [*stages, parent]:
-        if run.info.status == "RUNNING":
-            end_run(run.info.run_id, "KILLED")
+def close_runs(flow_run_id: str, status: str) -> None:
+    """Set the run of a flow run, and those of its stages, from RUNNING to ``status``: FINISHED, FAILED or KILLED.
+
+    One that this tracking server does not know is no error.
+    """
+    experiments = [item.experiment_id for item in client().search_experiments(max_results=EXPERIMENTS)]
+    found = client().search_runs(
+        experiments, f"tags.`prefect.flow_run_id` = '{flow_run_id}' and attributes.status = 'RUNNING'")
+    for run in sorted(found, key=lambda run: run.data.tags.get("xft.kind") != "stage"):  # the parent last
+        end_run(run.info.run_id, status)
 
 
 def log_summary(run_id: str, metrics: dict[str, float], tags: dict[str, str]) -> None:
@@ -138,7 +153,7 @@ def log_data_set(run_id: str, name: str, digest: str, source: str, profile: str)
 
 class StageRun:
     """The child run of one stage. Nothing here raises while the stage works: what MLflow does not take is kept, and
-    given again; only ``finish`` insists.
+    given again.
 
     ``again``: an earlier attempt within the same pipeline run may have opened it already.
     """
@@ -160,29 +175,25 @@ class StageRun:
 
         Raises TrackingUnavailable when MLflow does not take them.
         """
-        def conclude() -> None:
-            self._deliver(read_metrics(directory / "metrics.jsonl"))
-            run_id = self._open()
-            now = int(time.time() * 1000)
-            tags = {"xft.reused": str(reused).lower(), "xft.key": manifest.key, "xft.digest": manifest.digest,
-                    "xft.path": str(directory)}
-            if (maker := manifest.provenance.get("mlflow_run_id")) and maker != run_id:
-                tags["xft.made_by_run_id"] = maker
-            final = scalars(manifest.metrics) | {"stage_seconds": manifest.seconds}
-            _log(run_id, params=_flat(manifest.config), metrics=[
-                (f"final/{name}", value, now, 0) for name, value in final.items()], tags=tags)
-            end_run(run_id, "FINISHED")
-
-        for delay in [FIRST_DELAY_SECONDS * 2 ** attempt for attempt in range(DELIVERY_ATTEMPTS - 1)]:
-            if self._tolerate(conclude):
-                return
-            time.sleep(delay)
         try:
-            conclude()
+            self._deliver(read_metrics(directory / "metrics.jsonl"))
+            self._conclude(directory, manifest, reused)
         except Exception as error:
             raise TrackingUnavailable(
                 f"MLflow at {settings().tracking_shown} does not take the results of {self._role}: {reason(error)} "
                 "The artifact itself is kept; the same command delivers them.") from error
+
+    def _conclude(self, directory: Path, manifest: Manifest, reused: bool) -> None:
+        run_id = self._open()
+        now = int(time.time() * 1000)
+        tags = {"xft.reused": str(reused).lower(), "xft.key": manifest.key, "xft.digest": manifest.digest,
+                "xft.path": str(directory)}
+        if (maker := manifest.provenance.get("mlflow_run_id")) and maker != run_id:
+            tags["xft.made_by_run_id"] = maker
+        final = scalars(manifest.metrics) | {"stage_seconds": manifest.seconds}
+        _log(run_id, params=_flat(manifest.config), metrics=[
+            (f"final/{name}", value, now, 0) for name, value in final.items()], tags=tags)
+        end_run(run_id, "FINISHED")
 
     def end(self, status: str) -> None:
         """End the run as FAILED or KILLED, if MLflow can be reached."""
@@ -298,4 +309,7 @@ def _text(value: Any) -> str:
 def reason(error: Exception) -> str:
     """The first line of what went wrong; a server's address with a password in it may be a part of that."""
     lines = without_credentials(str(error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    cause = CAUSE.search(lines[0])
+    return f"{cause[1]}." if cause else lines[0]

@@ -52,12 +52,6 @@ def main(arguments: list[str] | None = None) -> int:
     except XftError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MAY_PASS if error.may_pass else EXIT_MISTAKE
-    except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's own, not imported here
-            raise
-        print(f"error: {options.command}: the accelerator's memory is too small: {str(error).splitlines()[0]} Lower "
-              "micro_batch_size (or generate.batch_size), or turn on sft.gradient_checkpointing.", file=sys.stderr)
-        return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("error: interrupted. Start the same command again to go on from the last checkpoint.", file=sys.stderr)
         return 130

@@ -44,7 +44,15 @@ class DiskFullError(XftError):
     """No space left while writing. What was finished is kept; the same command goes on from there."""
 
 
+class OutOfMemory(XftError):
+    """The memory of the machine or of its accelerator is too small for a stage as it is configured."""
+
+
 class StageInterrupted(XftError):
     """A stage's process ended from outside: a kill, a lost machine, too little memory. Starting again resumes it."""
 
     may_pass = True
+
+
+class StageKilled(StageInterrupted):
+    """A stage's process got SIGKILL, mostly for want of memory. Once more is worth a try, unchanged; twice is not."""

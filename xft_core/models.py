@@ -81,6 +81,8 @@ def transformers_config(dense_config: dict[str, Any]) -> PreTrainedConfig:
         with torch.device("meta"), no_init_weights():
             AutoModelForCausalLM.from_config(config)
         return config
+    except MemoryError:
+        raise
     except Exception as error:  # each family checks, or does not check, in its own way
         reason = (str(error).strip().splitlines() or [""])[-1].strip()
         raise CheckpointError(

@@ -34,6 +34,7 @@ from xft_core.config import (
 from xft_core.errors import DataError
 from xft_core.fingerprint import digest_of, directory_digest, input_digest
 from xft_core.locations import find_benchmark, find_file, find_model
+from xft_core.out_of_memory import out_of_memory_is_an_error
 
 logger = logging.getLogger(__name__)
 
@@ -391,7 +392,7 @@ def run_stage(config: StageConfig) -> StageResult:
     """Make ``config.output``, or find it made already. Raises XftError; a kill leaves what the next start resumes."""
     digests = config.input_digests()
     key = stage_key(config, digests)
-    with locked(config.output), disk_full_is_an_error(config.output):
+    with locked(config.output), disk_full_is_an_error(config.output), out_of_memory_is_an_error(config.stage):
         found = find(config.output, key)
         if found:
             logger.info("%s: reused %s", config.stage, config.output)

@@ -321,14 +321,19 @@ def test_a_file_that_is_missing_is_named_before_anything_starts(finished: Pipeli
 
 
 def test_what_may_pass() -> None:
+    from prefect.client.schemas.objects import TaskRun
     from prefect.states import Failed
 
-    from xft_core.errors import DiskFullError, RecipeError, StageInterrupted
+    from xft_core.errors import DiskFullError, OutOfMemory, RecipeError, StageInterrupted, StageKilled
 
-    def retried(error: Exception) -> bool:
-        return stage.may_pass(None, None, Failed(data=error))  # type: ignore[arg-type]
+    def retried(error: Exception, run_count: int = 1) -> bool:
+        run = TaskRun(task_key="sft", dynamic_key="0", run_count=run_count)
+        return stage.may_pass(None, run, Failed(data=error))
 
-    assert retried(StageInterrupted("killed"))
+    assert retried(StageInterrupted("ended"), run_count=3)
+    assert retried(StageKilled("killed"), run_count=1)
+    assert not retried(StageKilled("killed"), run_count=2)
+    assert not retried(OutOfMemory("too small"))
     assert retried(ConnectionResetError())
     assert retried(OSError(5, "input/output error"))
     assert not retried(OSError(28, "no space left"))

@@ -4,14 +4,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tasks import launch
 from tasks.launch import RunStopped, StageFault, run_in_child
-from xft_core.errors import StageInterrupted, XftError
+from xft_core.errors import StageInterrupted, StageKilled, XftError
 from xft_core.stages import UpcycleStage
 
 Script = Callable[[str], None]
@@ -77,7 +77,8 @@ def test_a_mistake_is_raised_with_the_stages_own_words(config: UpcycleStage) -> 
 @pytest.mark.parametrize(("text", "kind", "message"), [
     ("import sys; print('error: memory is short\\nlower it', file=sys.stderr); sys.exit(75)", StageInterrupted,
      "memory is short\nlower it"),
-    ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", StageInterrupted, "SIGKILL.*too little memory"),
+    ("import os, signal, time; x = bytearray(300_000_000); time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)", StageKilled,
+     r"SIGKILL\). The usual reason is too little memory. It had taken up to 0.3\d GB.*To need less, lower upcycle.num_experts"),
     ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", StageInterrupted, "SIGSEGV"),
     ("raise ValueError('broken')", StageFault, r"exit status 1\): ValueError: broken"),
     ("import sys; sys.exit(2)", StageFault, "said nothing"),
@@ -86,7 +87,7 @@ def test_other_ends(script: Script, config: UpcycleStage, text: str, kind: type[
     script(text)
     with pytest.raises(kind, match=message) as caught:
         run(config)
-    assert caught.value.may_pass == (kind is StageInterrupted)
+    assert caught.value.may_pass == issubclass(kind, StageInterrupted)
 
 
 STUBBORN = """
@@ -155,3 +156,52 @@ def test_a_file_in_the_current_directory_shadows_nothing(
     assert os.getcwd() == str(tmp_path)
     with pytest.raises(XftError, match="There is no model directory"):
         run(config)
+
+
+CGROUP = Path("/sys/fs/cgroup/memory")
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Path]:
+    """A control group of 200 MB: what takes more in it, the kernel ends with SIGKILL."""
+    group = CGROUP / f"xft-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("200M")
+    except OSError:
+        pytest.skip("no memory control groups (version 1) to write to here")
+    yield group
+    group.rmdir()
+
+
+def test_the_kernel_ending_it_for_want_of_memory_is_said_so(script: Script, config: UpcycleStage, small_memory: Path) -> None:
+    script(f"""
+import os, time
+open({str(small_memory / "cgroup.procs")!r}, "w").write(str(os.getpid()))
+taken = []
+while True:
+    taken.append(bytearray(b"x") * 10_000_000)
+    time.sleep(0.05)
+""")
+    with pytest.raises(StageKilled, match=r"The kernel ended it: the memory was full. It had taken up to 0\.\d\d GB") as caught:
+        run(config)
+    assert "0.00 GB" not in str(caught.value)
+
+
+TOO_MUCH = """
+import sys, torch
+from xft_core import upcycle
+from xft_core.__main__ import main
+upcycle.run = lambda config, workspace: {ask}
+sys.exit(main(["upcycle", sys.argv[1]]))
+"""
+
+
+@pytest.mark.parametrize("ask", ["torch.empty(1 << 50)", "bytearray(1 << 60)"])
+def test_an_allocation_that_fails_is_a_message(script: Script, config: UpcycleStage, ask: str) -> None:
+    """Real ones, of torch and of Python itself."""
+    script(TOO_MUCH.format(ask=ask))
+    with pytest.raises(XftError, match=r"upcycle: the memory is too small.*To need less, lower upcycle\.num_experts") as caught:
+        run(config.model_copy(update={"model": "demo:model"}))
+    assert type(caught.value) is XftError and not caught.value.may_pass
+    assert "Traceback" not in str(caught.value)

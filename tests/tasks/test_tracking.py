@@ -109,7 +109,6 @@ def test_a_server_that_is_away_stops_nothing_and_gets_all_later(
     run: PipelineRun, logger: logging.Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(tracking, "FIRST_DELAY_SECONDS", 0.01)
     with monkeypatch.context() as away:
         away.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
         away.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -140,7 +139,8 @@ def test_a_deleted_experiment_is_named(run: PipelineRun) -> None:
 def test_abandoned_runs_are_closed_with_their_stages(run: PipelineRun, logger: logging.Logger, tmp_path: Path) -> None:
     done, open_child = StageRun(run, "upcycle", "upcycle", logger), StageRun(run, "sft", "sft_moe", logger)
     done.finish(tmp_path, manifest(), reused=False)
-    tracking.close_abandoned_run(run.mlflow_run_id)
+    tracking.close_runs(run.flow_run_id, "KILLED")
+    tracking.close_runs("a flow run that is not known here", "KILLED")
     statuses = [client().get_run(str(item)).info.status for item in (run.mlflow_run_id, open_child.id, done.id)]
     assert statuses == ["KILLED", "KILLED", "FINISHED"]
 

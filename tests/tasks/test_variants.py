@@ -34,10 +34,10 @@ def test_a_variant_is_a_child_of_its_comparison(request: pytest.FixtureRequest, 
     assert client().get_experiment(beside).name == f"{recipe.experiment}/stages"
 
     # The comparison's process was killed: its variants may go on elsewhere.
-    tracking.close_abandoned_run(comparison.mlflow_run_id)
+    tracking.close_runs("flow-1", "KILLED")
     assert client().get_run(comparison.mlflow_run_id).info.status == "KILLED"
     assert client().get_run(variant.mlflow_run_id).info.status == "RUNNING"
-    tracking.close_abandoned_run(variant.mlflow_run_id)
+    tracking.close_runs("flow-2", "KILLED")
     assert [client().get_run(run).info.status for run in (variant.mlflow_run_id, stage.id)] == ["KILLED", "KILLED"]
 
 

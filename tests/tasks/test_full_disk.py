@@ -1,0 +1,42 @@
+"""A disk that fills while an artifact is fetched from the object store: a real small disk, a real S3 server."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tasks import remote
+from tests.tasks.object_store import Proxy
+from tests.tasks.test_remote import KEY, NEVER, make
+
+ON_A_SMALL_DISK = """
+import subprocess, sys, threading
+from pathlib import Path
+from tasks import remote
+from xft_core.artifacts import verify
+from xft_core.errors import DiskFullError
+
+disk, key = Path(sys.argv[1]), sys.argv[2]
+output = disk / "artifacts" / "sft" / key[:32]
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(disk)], check=True)
+try:
+    remote.fetch(output, key, threading.Event())
+    raise SystemExit("it was fetched")
+except DiskFullError as error:
+    assert "No space left while writing" in str(error) and not error.may_pass
+assert not output.exists() and not list(output.parent.glob("*.transfer-*")), "something is left behind"
+subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
+assert remote.fetch(output, key, threading.Event()) == verify(output)
+"""
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode != 0, reason="no user namespaces here")
+def test_a_download_is_a_message_and_goes_on_with_more_room(s3: Proxy, tmp_path: Path) -> None:
+    remote.deliver(make(tmp_path / "first"), NEVER)  # 70 KB
+    (tmp_path / "disk").mkdir()
+    result = subprocess.run(
+        ["unshare", "-Urm", sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path / "disk"), KEY],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200)
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -1,0 +1,33 @@
+"""The log is no condition of the run: a process whose log nobody reads any more goes on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+TALKATIVE = """
+import sys
+from pathlib import Path
+from rich.console import Console
+from tasks import run_log
+run_log.install()
+console = Console(file=sys.stderr)
+console.print("ready")
+sys.stdin.readline()
+for number in range(100):
+    console.print("line", number, "x" * 1000)
+Path(sys.argv[1]).write_text("went on")
+"""
+
+
+def test_a_process_goes_on_when_who_read_its_log_was_killed(tmp_path: Path) -> None:
+    with subprocess.Popen(
+            [sys.executable, "-c", TALKATIVE, str(tmp_path / "said")], cwd=REPOSITORY, stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None and process.stdin is not None
+        assert process.stderr.readline() == "ready\n"
+        process.stderr.close()
+        process.stdin.write("go on\n")
+        process.stdin.close()
+        assert process.wait(60) == 0
+    assert (tmp_path / "said").read_text() == "went on"
