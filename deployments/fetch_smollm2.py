@@ -40,7 +40,7 @@ def convert(gguf: Path, target: Path) -> None:
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     model = AutoModelForCausalLM.from_pretrained(
         **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True))
-    del model.config.quantization_config
+    vars(model.config).pop("quantization_config", None)  # some versions of transformers leave it there
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(**where).save_pretrained(target)
 
