@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo ui test test-slow check screenshots ds1000 smollm2 demo-model sandbox chromium toolchains clean
+.PHONY: demo ui test test-slow check screenshots ds1000 smollm2 demo-model bench bench-gpu sandbox chromium toolchains clean
 
 demo: .venv/run sandbox      ## The whole pipeline on the model and data that ship with the package
 	@$(BIN)/xft run deployments/recipes/demo.yaml $(if $(shell command -v bwrap),,--set evaluate.sandbox=unsafe)
@@ -39,6 +39,20 @@ smollm2: .venv/run sandbox   ## A limited real run: SmolLM2-135M on 2 CPU cores
 
 demo-model: .venv/run        ## Build the shipped demo model, data and benchmark again
 	$(BIN)/python -m xft_core.demo.build
+
+# Where mergekit is to be measured too: MERGEKIT=the bin directory of an environment that has it.
+bench: .venv/run             ## Every figure of docs/performance.md (needs XFT_BENCH_DATA and XFT_BENCH_PROBLEMS, see there)
+	$(BIN)/python -m benchmarks.upcycle $(if $(MERGEKIT),--mergekit $(MERGEKIT))
+	$(BIN)/python -m benchmarks.merge $(if $(MERGEKIT),--mergekit $(MERGEKIT))
+	$(BIN)/python -m benchmarks.mixing_step
+	$(BIN)/python -m benchmarks.moe_step
+	$(if $(XFT_BENCH_DATA),$(BIN)/python -m benchmarks.sft $(XFT_BENCH_DATA))
+	$(if $(XFT_BENCH_PROBLEMS),$(BIN)/python -m benchmarks.generation $(XFT_BENCH_PROBLEMS))
+	$(BIN)/python -m benchmarks.starting
+
+bench-gpu: .venv/run         ## Training steps and their memory on an accelerator, in two shapes
+	$(BIN)/python -m benchmarks.gpu --shape 135M
+	$(BIN)/python -m benchmarks.gpu --shape 1.3B
 
 # Grading runs what a model wrote; bubblewrap contains it. Without it only the demo goes on, and says so.
 sandbox:

@@ -1,0 +1,72 @@
+"""For the benchmarks: ways of doing one thing, measured side by side in one run, and what is said of the machine."""
+
+import gc
+import os
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Medians over the repeats: ``seconds`` by the clock, ``cpu_seconds`` of this process and its children, all threads.
+
+    On a busy machine the second is the one to compare.
+    """
+
+    seconds: float
+    cpu_seconds: float
+
+
+def side_by_side(
+    ways: dict[str, Callable[[], object]], repeats: int, warm_up: bool = True, between: Callable[[], object] = gc.collect,
+) -> dict[str, Taken]:
+    """Do every way in turns, ``repeats`` times, so that what else the machine does falls on all alike.
+
+    ``between`` comes before each and is not timed; with ``warm_up`` a first turn is not counted.
+    """
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for turn in range(repeats + int(warm_up)):
+        for name, way in ways.items():
+            between()
+            seconds, cpu_seconds = time.perf_counter(), _cpu_seconds()
+            way()
+            seconds, cpu_seconds = time.perf_counter() - seconds, _cpu_seconds() - cpu_seconds
+            if turn or not warm_up:
+                found[name].append((seconds, cpu_seconds))
+    return {name: Taken(*map(statistics.median, zip(*values, strict=True))) for name, values in found.items()}
+
+
+def print_heading(title: str) -> None:
+    """What is measured, when, on which machine, and how busy that is (1 minute's load average)."""
+    model = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    print(f"{title}\n\n{now}, {model}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}\n", flush=True)
+
+
+def print_table(columns: list[str], rows: list[list[object]]) -> None:
+    """A Markdown table; floats with two decimals."""
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
+    print(flush=True)
+
+
+def run_command(command: list[str]) -> None:
+    """Run a command to its end. Exits with what it said when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command[:3])} failed: {(done.stderr or done.stdout)[-1500:]}")
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
