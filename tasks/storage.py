@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from tasks.launch import RunStopped
 from tasks.settings import settings
+from xft_core.artifacts import relative_path
 from xft_core.errors import XftError
 
 PART_BYTES = 32 * 1024 * 1024  # objects above this go in parts of this size; at most 10,000 parts: 320 GB
@@ -77,15 +78,11 @@ def _bucket(address: str, named_by: str, environment: tuple[tuple[str, str], ...
 
 
 def safe_name(name: str) -> str:
-    """``name`` if it is a plain relative path, so that an object stays below the prefix and a file in its directory.
-
-    Raises StoreRefused otherwise: absolute, ``..``, empty parts, backslashes, control characters, over 900 bytes.
-    """
-    parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or len(name.encode("utf-8", "replace")) > 900 or not all(
-            character.isprintable() and character != "\\" for character in name):
-        raise StoreRefused(f"{name[:100]!r} is no name for a file in the store. Nothing was read or written there.")
-    return name
+    """``name`` if it is a plain relative path (see ``artifacts.relative_path``). Raises StoreRefused otherwise."""
+    try:
+        return relative_path(name)
+    except ValueError as error:
+        raise StoreRefused(f"{error}, so no name for a file in the store. Nothing was read or written there.") from None
 
 
 class Bucket:

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from xft_core.artifacts import relative_path
 from xft_core.errors import CheckpointError
+from xft_core.plain_text import parse_json
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -125,10 +127,12 @@ def read_config(directory: Path) -> dict[str, Any]:
     """A model directory's config.json. Raises CheckpointError when it is missing or not JSON."""
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{str(directory)!r} is not a model directory: it has no config.json.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
         raise CheckpointError(f"{str(path)!r} is not JSON: {error}") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{str(path)!r} names no model_type: it is not a transformers configuration.")
@@ -156,12 +160,12 @@ def _shards(directory: Path) -> dict[str, str]:
     index_path = directory / INDEX_NAME
     if index_path.is_file():
         try:
-            weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+            weight_map = parse_json(index_path.read_bytes())["weight_map"]
+        except (OSError, ValueError, KeyError, TypeError):
             weight_map = None
-        if not isinstance(weight_map, dict) or not all(
-                isinstance(shard, str) and shard == Path(shard).name for shard in weight_map.values()):
-            raise CheckpointError(f"{str(index_path)!r} is not a checkpoint index.")
+        if not isinstance(weight_map, dict) or not all(map(_is_shard_name, weight_map.values())):
+            raise CheckpointError(
+                f"{str(index_path)!r} is not a checkpoint index: it must name a .safetensors file beside it for every tensor.")
         return weight_map
     path = directory / SINGLE_NAME
     if not path.is_file():
@@ -170,6 +174,14 @@ def _shards(directory: Path) -> dict[str, str]:
         raise CheckpointError(f"{str(directory)!r} has neither {SINGLE_NAME} nor {INDEX_NAME}.{hint}")
     with _open_shard(path) as handle:
         return {name: SINGLE_NAME for name in handle.keys()}
+
+
+def _is_shard_name(name: Any) -> bool:
+    """Whether an index may name it: a safetensors file in the same directory, nowhere else."""
+    try:
+        return isinstance(name, str) and "/" not in relative_path(name) and name.endswith(".safetensors")
+    except ValueError:
+        return False
 
 
 def _open_shard(path: Path) -> Any:

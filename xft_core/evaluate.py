@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.artifacts import MANIFEST, Workspace, read_manifest
-from xft_core.benchmarks.jsonl import append, read_appended, read_jsonl
+from xft_core.benchmarks.jsonl import read_jsonl
 from xft_core.benchmarks.kind import AnyProblem, Grader, Kind, NotGradable, Verdict
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.pass_at_k import pass_at_k
 from xft_core.benchmarks.progress import Progress
+from xft_core.checked_lines import append, read_appended
 from xft_core.errors import DataError, SandboxError
 from xft_core.fingerprint import file_digest
 from xft_core.stages import EvaluateStage

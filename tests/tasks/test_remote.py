@@ -153,7 +153,7 @@ def progress(home: Path, step: int) -> Path:
     workspace = Workspace(output)
     workspace.checkpoints.mkdir(parents=True, exist_ok=True)
     (workspace.root / "key").write_text(KEY)
-    (workspace.checkpoints / "held_out_before.json").write_text("1.5")
+    (workspace.checkpoints / "held_out_before.jsonl").write_text("1.5")
     (workspace.checkpoints / "empty.json").touch()
     workspace.metrics_path.write_text("".join(f'{{"step": {i}}}\n' for i in range(step)))
     checkpoint = workspace.checkpoints / f"checkpoint-{step}"
@@ -201,7 +201,7 @@ def test_checkpoints_follow_to_another_machine(s3: Proxy, tmp_path: Path) -> Non
     workspace = Workspace(elsewhere(tmp_path))
     found = sorted(path.relative_to(workspace.root).as_posix() for path in workspace.root.rglob("*") if path.is_file())
     assert found == ["checkpoints/checkpoint-12/model.safetensors", "checkpoints/checkpoint-12/whole",
-                     "checkpoints/held_out_before.json", "key", "metrics.jsonl"]
+                     "checkpoints/held_out_before.jsonl", "key", "metrics.jsonl"]
     assert (workspace.checkpoints / "checkpoint-12" / "model.safetensors").read_bytes() == bytes([12]) * 1000
     assert (workspace.root / "key").read_text() == KEY
     assert not checkpoints.restore(elsewhere(tmp_path), KEY, NEVER, logger)  # own progress goes first

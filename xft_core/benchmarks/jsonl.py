@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,26 +26,6 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(
             f"{str(path)!r} cannot be unpacked after line {number}: {error}. It is cut short or not gzip: "
             "fetch it again.") from None
-
-
-def append(path: Path, *rows: dict[str, Any]) -> None:
-    """Add lines to a file; they are on disk when this returns."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def read_appended(path: Path) -> list[dict[str, Any]]:
-    """What ``append`` has left, nothing where there is no file. A last line that a kill cut short is taken off the file."""
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = content[:content.rfind(b"\n") + 1]
-    if whole != content:
-        with path.open("r+b") as stream:
-            stream.truncate(len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def unpacked_digest(path: Path) -> str:

@@ -133,7 +133,7 @@ def read_results(evaluation: Path) -> dict[str, Any]:
     """
     path = evaluation / "results.json" if evaluation.is_dir() else evaluation
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         if not all({"task_id", "samples"} <= problem.keys() for problem in content["problems"]):
             raise TypeError
     except OSError:
