@@ -175,7 +175,8 @@ def is_artifact_manifest(content: bytes) -> bool:
         fields = parse_json(content)
     except ValueError:
         return True
-    return isinstance(fields, dict) and 2 * len(fields.keys() & Manifest.model_fields.keys()) > len(Manifest.model_fields)
+    ours = Manifest.model_fields.keys()
+    return isinstance(fields, dict) and 2 * len(fields.keys() & ours) > len(ours)
 
 
 def verify(directory: Path) -> Manifest:
@@ -185,9 +186,9 @@ def verify(directory: Path) -> Manifest:
     Raises ArtifactError naming the first file that is gone, altered or foreign.
     """
     manifest = read_manifest(directory)
-    expected = {entry.path: entry for entry in manifest.files}
+    expected = {MANIFEST, *(entry.path for entry in manifest.files)}
     for name in _files(directory):
-        if name not in expected and name != MANIFEST and name.endswith((*MODEL_FILE_SUFFIXES, ".jsonl")) and not name.startswith("."):
+        if name not in expected and name.endswith((*MODEL_FILE_SUFFIXES, ".jsonl")) and not name.startswith("."):
             raise ArtifactError(f"{str(directory / name)!r} is not part of the artifact. Remove it.")
     for entry in manifest.files:
         check_file(directory, entry)

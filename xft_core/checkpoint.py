@@ -156,17 +156,21 @@ def _write_shard(path: Path, plans: list[TensorPlan]) -> None:
             stream.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
+def read_index(path: Path) -> dict[str, str]:
+    """Tensor name to shard of an index file. Raises CheckpointError unless it names safetensors files beside it."""
+    try:
+        weight_map = parse_json(path.read_bytes())["weight_map"]
+    except (OSError, ValueError, KeyError, TypeError):
+        weight_map = None
+    if not isinstance(weight_map, dict) or not all(map(_is_shard_name, weight_map.values())):
+        raise CheckpointError(
+            f"{str(path)!r} is not a checkpoint index: it must name a .safetensors file beside it for every tensor.")
+    return weight_map
+
+
 def _shards(directory: Path) -> dict[str, str]:
-    index_path = directory / INDEX_NAME
-    if index_path.is_file():
-        try:
-            weight_map = parse_json(index_path.read_bytes())["weight_map"]
-        except (OSError, ValueError, KeyError, TypeError):
-            weight_map = None
-        if not isinstance(weight_map, dict) or not all(map(_is_shard_name, weight_map.values())):
-            raise CheckpointError(
-                f"{str(index_path)!r} is not a checkpoint index: it must name a .safetensors file beside it for every tensor.")
-        return weight_map
+    if (directory / INDEX_NAME).is_file():
+        return read_index(directory / INDEX_NAME)
     path = directory / SINGLE_NAME
     if not path.is_file():
         found = ", ".join(sorted(item.name for item in directory.glob("*.bin"))[:3])

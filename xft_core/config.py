@@ -228,7 +228,8 @@ class EvaluateConfig(Section):
     ds1000_environment: Literal["pinned", "current"] = Field("pinned", description=(
         "Libraries DS-1000 is graded with: pinned (those of its authors, made by python -m xft_core ds1000-environment) or "
         "current (those of this package; other scores, not to be compared with published ones)."))
-    k: list[Annotated[int, Field(ge=1)]] = Field([1], min_length=1, description="pass@k for these k; k above num_samples is left out.")
+    k: list[Annotated[int, Field(ge=1)]] = Field([1], min_length=1, description=(
+        "pass@k for these k; k above num_samples is left out."))
     held_out_data: list[str] = Field([], description=(
         "Instruction data (.json, .jsonl or .parquet files, Hub data sets) to measure every model's negative log-likelihood "
         "per response token on, in the form of the section data (template, max_length, split)."))

@@ -297,7 +297,7 @@ def test_a_run_notes_what_it_uses_also_for_other_machines(s3: Proxy, run: Pipeli
     run_records.note(run)
     run_records.note(run, "sft/abc")
     run_records.note(run, "mix/def")
-    record, = run_records.records_in(_bucket()).values()
+    (_, record), = run_records.records_in(_bucket()).values()
     assert record == next(iter(run_records.local_records().values()))
     assert (record.recipe, record.artifacts) == ("tiny", ["mix/def", "sft/abc"])
 

@@ -3,7 +3,6 @@
 Matrices only: biases, norms and positions, some tenths of a per cent, are left out.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 from xft_core.config import UpcycleConfig
 from xft_core.errors import CheckpointError
 from xft_core.families import family_of
-from xft_core.locations import demo_path
+from xft_core.locations import local_path
+from xft_core.plain_text import parse_json
 
 # Values of the family's configuration class, where config.json leaves the field out.
 HEAD_DIM = {"gemma2": 256, "gemma3_text": 256, "qwen3": 128}

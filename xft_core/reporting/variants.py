@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xft_core.errors import ArtifactError
 from xft_core.grid import SEED, Axis, Variant
+from xft_core.plain_text import parse_json
 from xft_core.reporting.comparison import Comparison
 from xft_core.reporting.evidence import MODELS
 from xft_core.reporting.idle_fields import plays_no_part
