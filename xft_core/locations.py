@@ -114,7 +114,7 @@ def find_benchmark(name: str) -> Path:
     candidates = [Path(os.environ[variable])] if os.environ.get(variable) else []
     candidates += [cache / file_name, cache / f"{file_name}.gz"]
     for candidate in candidates:
-        if candidate.is_file():
+        if local_path(str(candidate)).is_file():
             return candidate
     raise DataError(
         f"Benchmark {name!r} is neither in evalplus's cache ({str(cache / file_name)!r}) nor named by {variable}. "
@@ -127,7 +127,7 @@ def _in_benchmarks(name: str, relative: str) -> Path:
         raise DataError(
             f"Benchmark {name!r} is looked for in the directory that XFT_BENCHMARKS names, which is not set. Set it to a "
             f"directory that holds {relative} (or .gz), or give that file's path as the benchmark.")
-    file = Path(directory).expanduser() / relative
+    file = local_path(directory) / relative
     for candidate in (file, file.with_name(f"{file.name}.gz")):
         if candidate.is_file():
             return candidate
