@@ -24,7 +24,7 @@ LARGEST_NUMBER, LONGEST_TEXT = 10**12, 100_000  # of any field: nothing that is 
 
 class Section(BaseModel):
     """Base of all sections: immutable, and a field that does not exist is an error rather than ignored. No number is
-    infinite or none at all, no text holds a NUL."""
+    infinite or none at all, no text holds a NUL or what is not Unicode."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False, allow_inf_nan=False)
 
@@ -38,6 +38,8 @@ class Section(BaseModel):
 def _check_can_be_meant(value: Any) -> None:
     if isinstance(value, str | Path) and "\0" in str(value):
         raise ValueError("it holds a NUL character")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value[:LONGEST_TEXT]):
+        raise ValueError("it holds half of a surrogate pair, which is not Unicode")
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
         raise ValueError(f"it has {len(value):,} characters, more than {LONGEST_TEXT:,}")
     if isinstance(value, int) and abs(value) > LARGEST_NUMBER:

@@ -61,10 +61,11 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for number, name in enumerate(names):
-            if name in names[:number]:
+        seen: set[str] = set()
+        for name in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if name in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{name[:100]!r} is given twice", node.start_mark)
+            seen.add(name)
         return super().construct_mapping(node, deep)
 
     def number(self, node: yaml.ScalarNode) -> Any:

@@ -32,7 +32,7 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     dense_model(root / "dense")
     rows = [{"instruction": f"Add {i}", "response": f"x + {i}"} for i in range(30)]
     (root / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    data = DataConfig(path=str(root / "data.jsonl"), max_length=96, held_out_rows=4)
+    data = DataConfig(path=str(root / "data.jsonl"), max_length=160, held_out_rows=4)
     run_stage(PrepareStage(output=root / "data", model=str(root / "dense"), data=data))
     run_stage(UpcycleStage(output=root / "moe", model=str(root / "dense"), upcycle=UpcycleConfig(
         num_experts=3, num_experts_per_tok=2)))
