@@ -72,7 +72,7 @@ def receive_from(bucket: Bucket, content: str, files: list[FileEntry], directory
     there = {item.name: item.size for item in bucket.objects(content + "/")}
     for entry in files:
         if there.get(f"{content}/{entry.path}") not in (None, entry.size):  # before it fills a disk
-            raise ArtifactError(f"{bucket.address}/{content}/{entry.path} is cut short or altered.")
+            raise ArtifactError(f"{bucket.address}/{content}/{entry.path} is gone, cut short or altered.")
     for _ in range(2):
         bucket.download({f"{content}/{safe_name(entry.path)}": directory / entry.path for entry in wrong}, stop)
         wrong = [entry for entry in wrong if not _is_whole(directory, entry)]

@@ -109,15 +109,15 @@ class Workspace:
         Raises ArtifactError when the directory holds something that no stage left.
         """
         marker = self.root / KEY_MARKER
-        if self.root.is_symlink() or (self.root.exists() and not marker.is_file() and not (
-                self.root.is_dir() and not any(self.root.iterdir()))):
+        temporary = marker.with_suffix(".tmp")
+        foreign = self.root.is_symlink() or (self.root.exists() and not self.root.is_dir())
+        if foreign or (self.root.exists() and not marker.is_file() and set(self.root.iterdir()) - {temporary}):
             raise ArtifactError(
                 f"{str(self.root)!r} is where work in progress is kept, and holds something that no stage left there. Nothing "
                 "was changed. Choose another output, or move it away.")
         if marker.is_file() and marker.read_bytes() != key.encode():
             shutil.rmtree(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
-        temporary = marker.with_suffix(".tmp")
         temporary.write_text(key, encoding="utf-8")
         temporary.replace(marker)
 

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from xft_core.artifacts import relative_path
 from xft_core.errors import CheckpointError
 from xft_core.plain_text import parse_json
+from xft_core.shard_index import INDEX_NAME, read_index
 
-INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -156,18 +155,6 @@ def _write_shard(path: Path, plans: list[TensorPlan]) -> None:
             stream.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
-def read_index(path: Path) -> dict[str, str]:
-    """Tensor name to shard of an index file. Raises CheckpointError unless it names safetensors files beside it."""
-    try:
-        weight_map = parse_json(path.read_bytes())["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError):
-        weight_map = None
-    if not isinstance(weight_map, dict) or not all(map(_is_shard_name, weight_map.values())):
-        raise CheckpointError(
-            f"{str(path)!r} is not a checkpoint index: it must name a .safetensors file beside it for every tensor.")
-    return weight_map
-
-
 def _shards(directory: Path) -> dict[str, str]:
     if (directory / INDEX_NAME).is_file():
         return read_index(directory / INDEX_NAME)
@@ -178,14 +165,6 @@ def _shards(directory: Path) -> dict[str, str]:
         raise CheckpointError(f"{str(directory)!r} has neither {SINGLE_NAME} nor {INDEX_NAME}.{hint}")
     with _open_shard(path) as handle:
         return {name: SINGLE_NAME for name in handle.keys()}
-
-
-def _is_shard_name(name: Any) -> bool:
-    """Whether an index may name it: a safetensors file in the same directory, nowhere else."""
-    try:
-        return isinstance(name, str) and "/" not in relative_path(name) and name.endswith(".safetensors")
-    except ValueError:
-        return False
 
 
 def _open_shard(path: Path) -> Any:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.artifacts import MANIFEST, Manifest, read_manifest, verify
-from xft_core.checkpoint import INDEX_NAME, read_index
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.plain_text import parse_json
+from xft_core.shard_index import INDEX_NAME, read_index
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 LARGEST_HEADER = 100_000_000  # the limit of the safetensors format

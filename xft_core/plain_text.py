@@ -9,6 +9,8 @@ import re
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 DEEPEST_YAML, LONGEST_YAML, LONGEST_NUMBER = 20, 1_000_000, 100
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
@@ -49,10 +51,10 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            raise yaml.composer.ComposerError(
+            raise ComposerError(
                 None, None, f"aliases (*{event.anchor}) are not read: write the value out", event.start_mark)
         if self.depth == DEEPEST_YAML:
-            raise yaml.composer.ComposerError(None, None, "it is nested too deeply", self.peek_event().start_mark)
+            raise ComposerError(None, None, "it is nested too deeply", self.peek_event().start_mark)
         self.depth += 1
         try:
             node: yaml.Node | None = super().compose_node(parent, index)
@@ -64,14 +66,14 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for name in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if name in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{name[:100]!r} is given twice", node.start_mark)
+                raise ConstructorError(None, None, f"{name[:100]!r} is given twice", node.start_mark)
             seen.add(name)
         return super().construct_mapping(node, deep)
 
     def number(self, node: yaml.ScalarNode) -> Any:
         """An int or a float, of a length at which reading it takes no time."""
         if len(self.construct_scalar(node)) > LONGEST_NUMBER:
-            raise yaml.constructor.ConstructorError(None, None, "a number is too long", node.start_mark)
+            raise ConstructorError(None, None, "a number is too long", node.start_mark)
         return self.construct_yaml_float(node) if node.tag.endswith("float") else self.construct_yaml_int(node)
 
 
