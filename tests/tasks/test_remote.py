@@ -14,6 +14,7 @@ from tasks.references import PipelineRun
 from tasks.storage import StoreRefused, StoreUnavailable, store
 from tests.tasks.object_store import BUCKET, Proxy, fail_first, raw_client
 from xft_core.artifacts import Workspace, publish, verify
+from xft_core.errors import ArtifactError
 from xft_core.stages import UpcycleStage
 
 KEY = "0123456789abcdef" * 4
@@ -308,3 +309,19 @@ def _bucket() -> Any:
     return found
 
 
+def test_a_damaged_record_keeps_gc_from_removing_anything(
+        tmp_path: Path, run: PipelineRun, s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XFT_HOME", str(tmp_path / "home"))
+    run_records.note(run, "sft/a1")
+    path, = run_records.local_records()
+    whole = path.read_bytes()
+    assert store_admin.garbage_local(0.001) == []
+    path.write_bytes(whole.replace(b"sft/a1", b"sft/a0"))
+    assert run_records.local_records() == {path: None}
+    with pytest.raises(ArtifactError, match=r"run record .*damaged.*nothing is removed"):
+        store_admin.garbage_local(1)
+    name, = run_records.records_in(_bucket())
+    _bucket().put(name, b"[")
+    with pytest.raises(ArtifactError, match=r"run record .*damaged"):
+        store_admin.garbage_remote(_bucket(), 1)
+    path.unlink()

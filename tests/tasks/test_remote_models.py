@@ -72,6 +72,16 @@ def test_a_copy_that_was_cut_short_is_fetched_anew(s3: Proxy, model: str) -> Non
     assert (directory / "model.safetensors").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "whole"])
+def test_a_bit_that_flipped_in_a_fetched_model_is_found(name: str, s3: Proxy, model: str, tmp_path: Path) -> None:
+    directory = fetch()
+    whole = (directory / name).read_bytes()
+    (directory / name).write_bytes(whole[:-2] + bytes([whole[-2] ^ 4]) + whole[-1:])
+    assert fetch() == directory
+    assert key_of(directory, tmp_path) == key_of(DEMO_DIR / "model", tmp_path)
+    assert (directory / name).read_bytes() == whole
+
+
 def published(home: Path) -> Path:
     """A merge artifact whose files are the demo model's, delivered to the object store."""
     output = home / "artifacts" / "merge" / ("a1" * 16)
