@@ -47,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     except XftError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISTAKE
+    except OSError as error:
+        print(f"error: {error.strerror or error}: {str(error.filename)[:200]!r}", file=sys.stderr)
+        return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from what is finished.", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -18,13 +18,13 @@ from tasks.launch import RunStopped
 from tasks.remote import CHECKPOINTS, free, place_of
 from tasks.storage import Bucket, store
 from tasks.tracking import Logger
-from xft_core.artifacts import FileEntry, Workspace, disk_full_is_an_error
+from xft_core.artifacts import KEY_MARKER, FileEntry, Workspace, disk_full_is_an_error, entries
 from xft_core.errors import ArtifactError, XftError
+from xft_core.seals import PREFIX, SEAL, step_of
 
 POLL_SECONDS = 2.0
 BETWEEN_UPLOADS_SECONDS = 30.0  # at most this much work is lost beyond the stage's own interval of checkpoints
 WAIT_AT_END_SECONDS = 10.0
-WHOLE_MARKER = "whole"  # xft_core.training writes it last into a checkpoint directory
 
 
 class Snapshot(BaseModel):
@@ -58,7 +58,7 @@ def restore(output: Path, key: str, stop: threading.Event, logger: Logger) -> bo
             for entry in snapshot.files:
                 file_sets.safe_name(entry.path)
             file_sets.receive(bucket, place, snapshot.files, directory, stop)
-            (directory / "key").write_text(key, encoding="utf-8")
+            (directory / KEY_MARKER).write_text(key, encoding="utf-8")
             shutil.rmtree(workspace.root, ignore_errors=True)
             directory.rename(workspace.root)
         except (ArtifactError, ValidationError) as error:
@@ -119,7 +119,7 @@ class Keeper:
         directory = file_sets.beside(self._output)
         try:
             _copy(self._workspace, directory)
-            files = file_sets.entries(directory)
+            files = entries(directory)
             before = _read(bucket, self._place)
             content = Snapshot(key=self._key, files=files).model_dump_json().encode()
             file_sets.send(bucket, self._place, directory, files, content, self._done, only_new=False)
@@ -132,14 +132,15 @@ class Keeper:
 
 
 def _has_progress(workspace: Workspace, key: str) -> bool:
-    marker = workspace.root / "key"
+    marker = workspace.root / KEY_MARKER
     is_own = marker.is_file() and marker.read_text(encoding="utf-8") == key
     return is_own and workspace.checkpoints.is_dir() and any(workspace.checkpoints.iterdir())
 
 
 def _newest(workspace: Workspace) -> Path | None:
-    whole = [path.parent for path in workspace.checkpoints.glob(f"checkpoint-*/{WHOLE_MARKER}")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    """The newest checkpoint with a seal; whoever goes on from it checks it."""
+    sealed = [path.parent for path in workspace.checkpoints.glob(f"{PREFIX}*/{SEAL}")]
+    return max(sealed, key=step_of, default=None)
 
 
 def _loose_files(workspace: Workspace) -> list[Path]:

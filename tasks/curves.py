@@ -4,12 +4,13 @@ The file may be replaced by a shorter one when a stage resumes: points after its
 Which of the points are new is the receiver's knowledge (see ``StageRun.log_points``); this module only never loses one.
 """
 
-import json
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from xft_core.tracking import parse_point
 
 Points = list[dict[str, Any]]
 POLL_SECONDS = 2.0
@@ -36,7 +37,7 @@ class CurveFile:
             return []
         whole = text[:text.rfind(b"\n") + 1]  # the last line may still be on its way
         self._offset += len(whole)
-        return list(filter(None, map(_parse, whole.splitlines())))
+        return list(filter(None, map(parse_point, whole.splitlines())))
 
 
 class Follower:
@@ -70,11 +71,3 @@ class Follower:
         self._pending += self._file.new_points()
         if self._pending and self._deliver(self._pending):
             self._pending = []
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        point = json.loads(line)
-    except ValueError:
-        return None
-    return point if isinstance(point, dict) and {"step", "time", "metrics"} <= point.keys() else None

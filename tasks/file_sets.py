@@ -14,9 +14,9 @@ import uuid
 from pathlib import Path
 
 from tasks.storage import Bucket, StoreRefused, StoreUnavailable, safe_name
-from xft_core.artifacts import MANIFEST, FileEntry
+from xft_core.artifacts import MANIFEST, FileEntry, check_file
 from xft_core.errors import ArtifactError
-from xft_core.fingerprint import digest_of, file_digest
+from xft_core.fingerprint import digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -69,9 +69,13 @@ def receive_from(bucket: Bucket, content: str, files: list[FileEntry], directory
     Raises ArtifactError naming the first that is not what the manifest says, also at a second look: the set is damaged.
     """
     wrong = list(files)
+    there = {item.name: item.size for item in bucket.objects(content + "/")}
+    for entry in files:
+        if there.get(f"{content}/{entry.path}") not in (None, entry.size):  # before it fills a disk
+            raise ArtifactError(f"{bucket.address}/{content}/{entry.path} is gone, cut short or altered.")
     for _ in range(2):
         bucket.download({f"{content}/{safe_name(entry.path)}": directory / entry.path for entry in wrong}, stop)
-        wrong = [entry for entry in wrong if not _is_whole(directory / entry.path, entry)]
+        wrong = [entry for entry in wrong if not _is_whole(directory, entry)]
         if not wrong:
             return
     raise ArtifactError(f"{bucket.address}/{content}/{wrong[0].path} is gone, cut short or altered.")
@@ -91,13 +95,6 @@ def discard(bucket: Bucket, place: str) -> None:
         logger.warning("The damaged files below %s/%s could not be removed: %s", bucket.address, place, error)
 
 
-def entries(directory: Path) -> list[FileEntry]:
-    """Every file below ``directory``, hashed."""
-    return [
-        FileEntry(path=path.relative_to(directory).as_posix(), size=path.stat().st_size, sha256=file_digest(path))
-        for path in sorted(directory.rglob("*")) if path.is_file()]
-
-
 def beside(output: Path) -> Path:
     """A new directory on the same disk as ``output``, to be renamed or removed."""
     directory = output.with_name(f"{output.name}.transfer-{uuid.uuid4().hex[:8]}")  # tempfile's are for this user only
@@ -110,5 +107,9 @@ def remove(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def _is_whole(path: Path, entry: FileEntry) -> bool:
-    return path.is_file() and path.stat().st_size == entry.size and file_digest(path) == entry.sha256
+def _is_whole(directory: Path, entry: FileEntry) -> bool:
+    try:
+        check_file(directory, entry)
+    except ArtifactError:
+        return False
+    return True

@@ -6,7 +6,7 @@ from tasks import remote_models
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.config import Recipe
 from xft_core.errors import DataError, RecipeError
-from xft_core.locations import find_benchmark, find_file, find_model
+from xft_core.locations import find_benchmark, find_file, find_model, is_there, local_path
 from xft_core.stages import lm_eval_version
 
 
@@ -44,10 +44,10 @@ def check_inputs(recipe: Recipe, has_moe: bool = True) -> None:
     if recipe.evaluate.lm_eval_tasks:
         lm_eval_version()
     directory = recipe.evaluate.lm_eval_directory
-    if directory is not None and not Path(directory).is_dir():
+    if directory is not None and not local_path(directory).is_dir():
         raise DataError(f"evaluate.lm_eval_directory: there is no directory {directory!r}.")
 
 
 def _is_hub_name(name: str) -> bool:
     is_local = name.startswith(("/", ".", "~", "demo:")) or Path(name).suffix in (".json", ".jsonl", ".parquet")
-    return not is_local and name.count("/") <= 1 and not Path(name).exists()
+    return not is_local and name.count("/") <= 1 and not is_there(name)

@@ -12,7 +12,7 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from tasks import remote
 from tasks.mlflow_model import MODEL_NAME
@@ -37,8 +37,8 @@ class Measurement(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    held_out_nll: float
-    pass_at_1: float
+    held_out_nll: FiniteFloat
+    pass_at_1: FiniteFloat
     benchmark: str
     problems: int
 
@@ -186,7 +186,11 @@ def _champion(name: str) -> "ModelVersion | None":
 
 def _contender(version: "ModelVersion", measured_by: str) -> _Contender:
     text = version.tags.get(MEASURED + measured_by)
-    return _Contender(int(version.version), None if text is None else Measurement.model_validate_json(text))
+    try:
+        measured = None if text is None else Measurement.model_validate_json(text)
+    except ValidationError:  # a tag that someone else wrote: nothing to compare with
+        measured = None
+    return _Contender(int(version.version), measured)
 
 
 def _place_best(name: str, number: int, over: str, measured_by: str) -> None:
@@ -205,9 +209,16 @@ def _place_best(name: str, number: int, over: str, measured_by: str) -> None:
 def _best_of_rivals(name: str, number: int, over: str, measured_by: str) -> int:
     rivals = [
         version for version in _search(name, "xft.champion_over", over)
-        if int(version.version) == number or abs(time.time() - float(version.tags["xft.champion_at"])) < RIVAL_SECONDS]
+        if int(version.version) == number or abs(time.time() - _seconds(version.tags.get("xft.champion_at"))) < RIVAL_SECONDS]
     contenders = sorted((_contender(version, measured_by) for version in rivals), key=lambda item: item.version)
     return reduce(lambda best, item: item if _why_not(best, item) is None else best, contenders).version
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
 
 
 def _correct_others(name: str, champion: int) -> None:

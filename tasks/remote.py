@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tasks import file_sets
-from tasks.storage import Bucket, StoreRefused, store
+from tasks.storage import Bucket, store
+from xft_core import artifacts
 from xft_core.artifacts import MANIFEST, Manifest, disk_full_is_an_error, verify
 from xft_core.errors import ArtifactError
 
@@ -71,7 +70,7 @@ def deliver(output: Path, stop: threading.Event) -> bool:
         return False
     place = place_of(output)
     content = (output / MANIFEST).read_bytes()
-    manifest = Manifest.model_validate_json(content)
+    manifest = parse_manifest(content, repr(str(output)))
     if bucket.get(file_sets.manifest_name(place)) is not None:
         return False
     sent = file_sets.send(bucket, place, output, manifest.files, content, stop, only_new=True)
@@ -117,13 +116,7 @@ def free(output: Path) -> Iterator[bool]:
 def parse_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:
     """The manifest in ``content``, every path in it safe. Raises ArtifactError, naming ``where``, for a damaged one, or
     one of another ``key``."""
-    try:
-        manifest = Manifest.model_validate_json(content)
-        for entry in manifest.files:
-            if file_sets.safe_name(entry.path) == MANIFEST:
-                raise ArtifactError(f"The manifest of {where} names itself.")
-    except (ValidationError, StoreRefused) as error:
-        raise ArtifactError(f"The manifest of {where} is damaged: {str(error).splitlines()[0]}.") from None
+    manifest = artifacts.parse_manifest(content, f"The manifest of {where}")
     if key is not None and manifest.key != key:
         raise ArtifactError(f"{where} holds another artifact (key {manifest.key[:12]}).")
     return manifest

@@ -2,7 +2,7 @@
 
     s3://bucket/prefix                                        a model directory: its files directly below the prefix
     s3://bucket/prefix/artifacts/<stage>/<key>                an artifact that a run delivered (docs/storage.md)
-    <XFT_HOME>/models/<digest of what is at the address>/     where it is fetched to
+    <XFT_HOME>/models/<digest of what is at the address>/     where it is fetched to, with the sha256 of every file
 
 Only the kinds of files that make a model are fetched: safetensors, JSON, tokenizer. Nothing that is code, no pickles.
 Neither Prefect nor MLflow here.
@@ -18,8 +18,9 @@ from tasks import file_sets, remote
 from tasks.settings import S3_ADDRESS, settings
 from tasks.storage import Bucket, StoredObject, StoreUnavailable, bucket_at
 from tasks.tracking import Logger
+from xft_core import seals
 from xft_core.artifacts import MANIFEST, Manifest, disk_full_is_an_error, find, is_artifact_manifest, locked
-from xft_core.errors import CheckpointError
+from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.fingerprint import MODEL_FILE_SUFFIXES, digest_of
 
 SCHEME = "s3://"
@@ -59,7 +60,7 @@ def fetch(address: str, stop: threading.Event, logger: Logger) -> Path:
     offer = _offer(bucket)
     directory = settings().models / offer.name
     with locked(directory), disk_full_is_an_error(directory):
-        if not _is_here(directory, offer):
+        if not _is_here(directory, offer, logger):
             arriving = file_sets.beside(directory)
             try:
                 _receive(bucket, offer, arriving, stop)
@@ -111,14 +112,16 @@ def _check_is_model(names: list[str], bucket: Bucket) -> None:
             "fetched: save the model with save_pretrained first.")
 
 
-def _is_here(directory: Path, offer: _Offer) -> bool:
+def _is_here(directory: Path, offer: _Offer, logger: Logger) -> bool:
     if offer.manifest is not None:
         return find(directory, offer.manifest.key) is not None
     if directory.is_dir():
-        if {path.name: path.stat().st_size for path in directory.iterdir()} == {
-                name: item.size for name, item in offer.files.items()}:
+        try:
+            seals.check(directory)
             return True
-        shutil.rmtree(directory)
+        except ArtifactError as error:
+            logger.warning("%s The model is fetched again.", error)
+            shutil.rmtree(directory)
     return False
 
 
@@ -128,5 +131,8 @@ def _receive(bucket: Bucket, offer: _Offer, directory: Path, stop: threading.Eve
         (directory / MANIFEST).write_bytes(offer.text)
         return
     bucket.download({name: directory / name for name in offer.files}, stop)
-    if _offer(bucket).name != offer.name or not _is_here(directory, offer):
+    arrived = {path.name: path.stat().st_size for path in directory.iterdir()}
+    if _offer(bucket).name == offer.name and arrived == {name: item.size for name, item in offer.files.items()}:
+        seals.seal(directory)
+    else:
         raise StoreUnavailable(f"{bucket.address} changed while it was fetched, or did not give all of it. Try again.")

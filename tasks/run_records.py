@@ -7,12 +7,15 @@ import os
 import threading
 import time
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from tasks.references import PipelineRun
 from tasks.settings import settings
 from tasks.storage import Bucket, StoreUnavailable, safe_name, store
+from xft_core.artifacts import relative_path
+from xft_core.fingerprint import digest_of
 
 RUNS = "runs"
 
@@ -20,13 +23,18 @@ _lock = threading.Lock()  # stages of one run note theirs from several threads
 
 
 class RunRecord(BaseModel):
-    """One pipeline run: ``artifacts`` as <stage>/<key>; ``updated`` in seconds since 1970."""
+    """One pipeline run: ``artifacts`` as <stage>/<key>; ``updated`` in seconds since 1970; ``sha256`` of all this."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     flow_run_id: str
     recipe: str
     updated: float
-    artifacts: list[str]
+    artifacts: list[Annotated[str, AfterValidator(relative_path)]]
+    sha256: str = ""
+
+    def fields_digest(self) -> str:
+        """sha256 (hex) of the other fields."""
+        return digest_of(self.model_dump(exclude={"sha256"}))
 
 
 def note(run: PipelineRun, artifact: str | None = None) -> None:
@@ -35,11 +43,12 @@ def note(run: PipelineRun, artifact: str | None = None) -> None:
     name = safe_name(f"{run.flow_run_id}.json")
     with _lock:
         path = settings().runs / name
-        before = _read(path)
+        before = _parse(path.read_bytes()) if path.is_file() else None
         known = before.artifacts if before else []
         record = RunRecord(
             flow_run_id=run.flow_run_id, recipe=run.recipe.name, updated=round(time.time(), 3),
             artifacts=sorted({*known, artifact} if artifact else known))
+        record = record.model_copy(update={"sha256": record.fields_digest()})
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(".tmp")
         temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8")
@@ -51,29 +60,23 @@ def note(run: PipelineRun, artifact: str | None = None) -> None:
                 return
 
 
-def local_records() -> dict[Path, RunRecord]:
-    """The readable records of this machine, by file."""
-    return {path: record for path in sorted(settings().runs.glob("*.json")) if (record := _read(path))}
+def local_records() -> dict[Path, RunRecord | None]:
+    """The records of this machine, by file; None for a damaged one."""
+    return {path: _parse(path.read_bytes()) for path in sorted(settings().runs.glob("*.json")) if path.is_file()}
 
 
-def records_in(bucket: Bucket) -> dict[str, RunRecord]:
-    """The readable records in the object store, by name."""
+def records_in(bucket: Bucket) -> dict[str, tuple[float, RunRecord | None]]:
+    """The records in the object store, by name, with the time when each was written; None for a damaged one."""
     found = {}
     for item in bucket.objects(f"{RUNS}/"):
-        if record := _parse(bucket.get(item.name)):
-            found[item.name] = record
+        if (content := bucket.get(item.name)) is not None:
+            found[item.name] = (item.modified, _parse(content))
     return found
 
 
-def _read(path: Path) -> RunRecord | None:
+def _parse(content: bytes) -> RunRecord | None:
     try:
-        return _parse(path.read_bytes())
-    except FileNotFoundError:
-        return None
-
-
-def _parse(content: bytes | None) -> RunRecord | None:
-    try:
-        return RunRecord.model_validate_json(content) if content else None
-    except ValidationError:
+        record = RunRecord.model_validate_json(content)
+        return record if record.sha256 == record.fields_digest() else None
+    except (ValidationError, ValueError):
         return None

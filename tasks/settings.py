@@ -82,14 +82,14 @@ class Settings:
 
 def settings() -> Settings:
     """The settings as the environment has them now. Raises XftError for a value that cannot be meant."""
-    home = Path(os.environ.get("XFT_HOME") or DEFAULT_HOME).expanduser().absolute()
+    home = _home()
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
     return Settings(
         home=home,
         tracking_uri=tracking_uri,
-        compute_slots=_whole_number("XFT_COMPUTE_SLOTS", _default_slots(), least=1),
-        copy_limit_mb=_whole_number("XFT_MLFLOW_COPY_LIMIT_MB", 1024, least=0),
-        delivery_seconds=_whole_number("XFT_DELIVERY_SECONDS", 600, least=0),
+        compute_slots=_whole_number("XFT_COMPUTE_SLOTS", _default_slots(), least=1, most=1024),
+        copy_limit_mb=_whole_number("XFT_MLFLOW_COPY_LIMIT_MB", 1024, least=0, most=10**8),
+        delivery_seconds=_whole_number("XFT_DELIVERY_SECONDS", 600, least=0, most=10**6),
         store=_store(),
         mlflow_ui=_mlflow_ui(tracking_uri),
     )
@@ -136,6 +136,19 @@ def _default_slots() -> int:
     return 1 if has_gpu else min(2, len(os.sched_getaffinity(0)))
 
 
+def _home() -> Path:
+    name = os.environ.get("XFT_HOME") or DEFAULT_HOME
+    try:
+        home = Path(name).expanduser().absolute()
+        home.exists()
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise XftError(f"XFT_HOME is {name[:200]!r}, which cannot be a directory: {reason}.") from None
+    if home.exists() and not home.is_dir():
+        raise XftError(f"XFT_HOME is {name[:200]!r}, which is a file. Give a directory.")
+    return home
+
+
 def _store() -> str | None:
     address = os.environ.get("XFT_STORE", "").strip()
     if not address:
@@ -155,15 +168,20 @@ def _mlflow_ui(tracking_uri: str) -> str | None:
         if given:
             raise XftError(f"XFT_MLFLOW_UI_URL is {given!r}. Give the address of MLflow's pages: http://host:port.")
         return None
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        name = "XFT_MLFLOW_UI_URL" if given else "MLFLOW_TRACKING_URI"
+        raise XftError(f"{name} is no address ({error}). Give the address of MLflow's pages: http://host:port.") from None
     # A link is shown to everyone: no credentials in it.
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 
 
-def _whole_number(name: str, default: int, least: int) -> int:
+def _whole_number(name: str, default: int, least: int, most: int) -> int:
     text = os.environ.get(name, "").strip()
     if not text:
         return default
-    if not text.isdecimal() or int(text) < least:
-        raise XftError(f"{name} is {text!r}. Give a whole number, {least} or more, or leave it unset for {default}.")
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most):
+        raise XftError(
+            f"{name} is {text[:100]!r}. Give a whole number, {least} to {most}, or leave it unset for {default}.")
     return int(text)

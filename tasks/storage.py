@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 from tasks.launch import RunStopped
 from tasks.settings import settings
+from xft_core.artifacts import relative_path
 from xft_core.errors import XftError
 
 PART_BYTES = 32 * 1024 * 1024  # objects above this go in parts of this size; at most 10,000 parts: 320 GB
@@ -27,6 +28,7 @@ POLL_SECONDS = 0.05
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 ATTEMPTS = 6  # of every request, the first included, by boto3 itself with growing pauses
 DELETE_AT_ONCE = 1000
+MOST_BYTES_AT_ONCE = 64 * 2**20  # of an object that is read into memory: manifests and records
 
 # Refusals that another attempt may not meet: a slow body, a checksum that the network spoiled.
 PASSING_CODES = frozenset({"RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
@@ -77,15 +79,11 @@ def _bucket(address: str, named_by: str, environment: tuple[tuple[str, str], ...
 
 
 def safe_name(name: str) -> str:
-    """``name`` if it is a plain relative path, so that an object stays below the prefix and a file in its directory.
-
-    Raises StoreRefused otherwise: absolute, ``..``, empty parts, backslashes, control characters, over 900 bytes.
-    """
-    parts = name.split("/")
-    if any(part in ("", ".", "..") for part in parts) or len(name.encode("utf-8", "replace")) > 900 or not all(
-            character.isprintable() and character != "\\" for character in name):
-        raise StoreRefused(f"{name[:100]!r} is no name for a file in the store. Nothing was read or written there.")
-    return name
+    """``name`` if it is a plain relative path (see ``artifacts.relative_path``). Raises StoreRefused otherwise."""
+    try:
+        return relative_path(name)
+    except ValueError as error:
+        raise StoreRefused(f"{error}, so no name for a file in the store. Nothing was read or written there.") from None
 
 
 class Bucket:
@@ -106,7 +104,12 @@ class Bucket:
     def get(self, name: str) -> bytes | None:
         """A small object's content, None when there is no such object."""
         with self._explained(absent_is_fine=True):
-            return bytes(self._client.get_object(Bucket=self._bucket, Key=self._key(name))["Body"].read())
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._key(name))
+            if answer["ContentLength"] > MOST_BYTES_AT_ONCE:
+                raise StoreRefused(
+                    f"{self.address}/{name} has {answer['ContentLength']:,} bytes, and should be a small file. Look what put "
+                    "it there, and remove it.")
+            return bytes(answer["Body"].read())
         return None
 
     def put(self, name: str, content: bytes, only_new: bool = False) -> bool:
@@ -268,7 +271,11 @@ def _client() -> Any:
 def _endpoint() -> str | None:
     for name in ("XFT_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         if value := os.environ.get(name, "").strip():
-            parts = urlsplit(value)
+            try:
+                parts = urlsplit(value)
+                _ = parts.port
+            except ValueError:
+                parts = urlsplit("")
             if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
                 raise XftError(f"{name} must be http://host:port or https://host, without user name or password.")
             return value

@@ -6,7 +6,7 @@ import threading
 import time
 from calendar import timegm
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,9 +89,11 @@ def verify_remote(bucket: Bucket) -> Iterator[tuple[str, str | None]]:
 def garbage_local(days: float) -> list[Removal]:
     """What no run of the last ``days`` refers to and is older than that: artifacts, work in progress, models
     fetched from addresses, run records."""
-    before = time.time() - days * DAY_SECONDS
-    records = run_records.local_records()
-    used = _in_use(list(records.values()), before)
+    before = _before(days)
+    records = {
+        str(path): (path.stat().st_mtime, record, path.stat().st_size, partial(path.unlink, missing_ok=True))
+        for path, record in run_records.local_records().items()}
+    used = _in_use({name: (written, record) for name, (written, record, _, _) in records.items()}, before)
     found = []
     for path in sorted(settings().artifacts.glob("*/*")):
         name, changed = f"{path.parent.name}/{path.name.partition('.')[0]}", path.lstat().st_mtime
@@ -102,18 +104,17 @@ def garbage_local(days: float) -> list[Removal]:
     for path in sorted(settings().models.glob("*")):
         if path.is_dir() and path.lstat().st_mtime < before:
             found.append(Removal(f"models/{path.name}", _size(path), "fetched, not used since", partial(_remove, path)))
-    for path, record in records.items():
-        if record.updated < before:
-            unlink = partial(path.unlink, missing_ok=True)
-            found.append(Removal(f"runs/{path.name}", path.stat().st_size, "old", unlink))
+    for name, (written, record, size, unlink) in records.items():
+        if (record.updated if record else written) < before:
+            found.append(Removal(f"runs/{Path(name).name}", size, "old", unlink))
     return found
 
 
 def garbage_remote(bucket: Bucket, days: float) -> list[Removal]:
     """As ``garbage_local``, in the object store; also the parts of multipart uploads whose process was killed."""
-    before = time.time() - days * DAY_SECONDS
+    before = _before(days)
     records = run_records.records_in(bucket)
-    used = _in_use(list(records.values()), before) | {
+    used = _in_use(records, before) | {
         item.name.removeprefix(f"{remote.KEPT}/") for item in bucket.objects(f"{remote.KEPT}/")}
     found = []
     for kind in (remote.ARTIFACTS, remote.CHECKPOINTS):
@@ -122,12 +123,18 @@ def garbage_remote(bucket: Bucket, days: float) -> list[Removal]:
                 continue
             size = sum(item.size for item in objects)
             found.append(Removal(place, size, "no run refers to it", partial(file_sets.remove_from, bucket, place)))
-    for name, record in records.items():
-        if record.updated < before:
+    for name, (written, record) in records.items():
+        if (record.updated if record else written) < before:
             found.append(Removal(name, 0, "old", partial(bucket.delete, [name])))
     for name, upload_id in bucket.abandoned_uploads(before):
         found.append(Removal(name, 0, "upload never ended", partial(bucket.abort_upload, name, upload_id)))
     return found
+
+
+def _before(days: float) -> float:
+    if not days >= 0:
+        raise XftError(f"--days is {days}. Give a number, 0 or more.")
+    return time.time() - days * DAY_SECONDS
 
 
 def _local_places() -> list[Path]:
@@ -154,8 +161,18 @@ def _stored(manifest: Manifest, stage: str, key: str) -> Stored:
         timegm(time.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ")), manifest.provenance.get("recipe", "-"))
 
 
-def _in_use(records: list[run_records.RunRecord], since: float) -> set[str]:
-    return {name for record in records if record.updated >= since for name in record.artifacts}
+def _in_use(records: Mapping[str, tuple[float, run_records.RunRecord | None]], since: float) -> set[str]:
+    """Artifacts that runs refer to. Raises ArtifactError for a recent record that is damaged: what it refers to is not
+    known, so nothing may be removed."""
+    used: set[str] = set()
+    for name, (written, record) in records.items():
+        if record is None and written >= since:
+            raise ArtifactError(
+                f"The run record {name!r} is damaged: what its run refers to is not known, and nothing is removed. Delete "
+                "it if that run need not be gone on with, and start again.")
+        if record is not None and record.updated >= since:
+            used.update(record.artifacts)
+    return used
 
 
 def _download(bucket: Bucket, place: str) -> None:

@@ -52,6 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     except XftError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MAY_PASS if error.may_pass else EXIT_MISTAKE
+    except OSError as error:
+        print(f"error: {options.command}: {error.strerror or error}: {str(error.filename)[:200]!r}", file=sys.stderr)
+        return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("error: interrupted. Start the same command again to go on from the last checkpoint.", file=sys.stderr)
         return 130

@@ -5,7 +5,7 @@
         metrics.jsonl            curve points, see tracking.py
         output/                  becomes <output> by one rename, after its manifest is written
     <output>.lock                held (flock) by the one process that works on this output
-    <output>/manifest.json       stage, key, files with sizes and sha256, parents, metrics, versions
+    <output>/manifest.json       stage, key, files with sizes and sha256, parents, metrics, versions, and its own sha256
 """
 
 import errno
@@ -21,17 +21,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
 from xft_core.errors import ArtifactError, DiskFullError
 from xft_core.fingerprint import MODEL_FILE_SUFFIXES, digest_of, file_digest
+from xft_core.plain_text import parse_json
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+KEY_MARKER = "key"  # first file of a workspace: which work the progress is of
 RECORDED_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evalplus", "tokenizers", "safetensors")
 
 
@@ -39,20 +41,33 @@ class OtherArtifact(ArtifactError):
     """A place that holds the artifact of another key."""
 
 
+def relative_path(path: str) -> str:
+    """``path`` if it is a plain relative path, so that a file stays below its directory and an object below its prefix.
+
+    Raises ValueError otherwise: absolute, ``..``, empty parts, backslashes, control characters, over 900 bytes.
+    """
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts) or len(path.encode("utf-8", "replace")) > 900 or not all(
+            character.isprintable() and character != "\\" for character in path):
+        raise ValueError(f"{path[:100]!r} is no plain relative path")
+    return path
+
+
 class FileEntry(BaseModel):
     """One file of an artifact: path relative to the artifact, size in bytes, sha256 in hex."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    path: str
-    size: int
+    path: Annotated[str, AfterValidator(relative_path)]
+    size: int = Field(ge=0)
     sha256: str
 
 
 class Manifest(BaseModel):
-    """What an artifact is, how it came about, and how to tell that it is whole."""
+    """What an artifact is, how it came about, and how to tell that it is whole. ``sha256``: of all the other fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
+    sha256: str = ""
     stage: str
     stage_version: int
     key: str
@@ -63,8 +78,20 @@ class Manifest(BaseModel):
     metrics: dict[str, Any]
     versions: dict[str, str]
     provenance: dict[str, str]
-    created: str
+    created: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
     seconds: float
+
+    def sealed(self) -> "Manifest":
+        """The same with its ``sha256``."""
+        return self.model_copy(update={"sha256": self._fields_digest()})
+
+    def is_unaltered(self) -> bool:
+        """Whether ``sha256`` is that of the other fields, ``digest`` that of the files."""
+        return self.sha256 == self._fields_digest() and self.digest == _digest(self.files)
+
+    def _fields_digest(self) -> str:
+        # Through JSON text, as it is read back: a number is then written as it was.
+        return digest_of(json.loads(self.model_dump_json(exclude={"sha256"})))
 
 
 class Workspace:
@@ -76,6 +103,24 @@ class Workspace:
         self.metrics_path = self.root / "metrics.jsonl"
         self.output = self.root / "output"
 
+    def keep_only_progress_of(self, key: str) -> None:
+        """Make the directory, and empty it if its progress is that of other work: it must not be resumed.
+
+        Raises ArtifactError when the directory holds something that no stage left.
+        """
+        marker = self.root / KEY_MARKER
+        temporary = marker.with_suffix(".tmp")
+        foreign = self.root.is_symlink() or (self.root.exists() and not self.root.is_dir())
+        if foreign or (self.root.exists() and not marker.is_file() and set(self.root.iterdir()) - {temporary}):
+            raise ArtifactError(
+                f"{str(self.root)!r} is where work in progress is kept, and holds something that no stage left there. Nothing "
+                "was changed. Choose another output, or move it away.")
+        if marker.is_file() and marker.read_bytes() != key.encode():
+            shutil.rmtree(self.root)
+        self.root.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(key, encoding="utf-8")
+        temporary.replace(marker)
+
     def prepare(self) -> None:
         """Make the directories. Half-written output of an earlier attempt goes, its checkpoints stay."""
         shutil.rmtree(self.output, ignore_errors=True)
@@ -84,18 +129,32 @@ class Workspace:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a published artifact. Raises ArtifactError when it is missing or unreadable."""
+    """The manifest of a published artifact. Raises ArtifactError when it is missing, unreadable or altered."""
     path = directory / MANIFEST
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return parse_manifest(path.read_bytes(), repr(str(path)))
     except FileNotFoundError:
         raise ArtifactError(f"{str(directory)!r} is not an artifact: it has no {MANIFEST}.") from None
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{str(path)!r} is damaged: {str(error).splitlines()[0]}. Delete it to rebuild.") from None
+    except OSError as error:
+        raise ArtifactError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """The manifest in ``content``. Raises ArtifactError, naming ``where``, for one that is unreadable or altered."""
+    try:
+        manifest = Manifest.model_validate_json(content)
+        altered = not manifest.is_unaltered()
+    except ValueError as error:  # pydantic's, and JSON's own for numbers that it cannot hold
+        raise ArtifactError(f"{where} is damaged: {_first_line(error)}. Delete the artifact to rebuild it.") from None
+    if altered:
+        raise ArtifactError(f"{where} was altered: its sha256 is not that of its content. Delete the artifact to rebuild it.")
+    if any(entry.path == MANIFEST for entry in manifest.files):
+        raise ArtifactError(f"{where} is damaged: it names itself. Delete the artifact to rebuild it.")
+    return manifest
 
 
 def is_artifact(directory: Path) -> bool:
-    """Whether a directory was published here, whole or damaged: its manifest names a stage and a key, or cannot be read.
+    """Whether a directory was published here, whole or damaged: its manifest has our fields, or cannot be read.
 
     Other tools call their files manifest.json too; what holds such a one is not ours.
     """
@@ -108,12 +167,16 @@ def is_artifact(directory: Path) -> bool:
 
 
 def is_artifact_manifest(content: bytes) -> bool:
-    """Whether the content of a file called manifest.json is that of an artifact, also one that cannot be read."""
+    """Whether the content of a file called manifest.json is that of an artifact, also one that cannot be read.
+
+    Half of our fields are enough: in a damaged one a name may be spoiled.
+    """
     try:
-        fields = json.loads(content)
+        fields = parse_json(content)
     except ValueError:
         return True
-    return isinstance(fields, dict) and {"stage", "key", "digest"} <= fields.keys()
+    ours = Manifest.model_fields.keys()
+    return isinstance(fields, dict) and 2 * len(fields.keys() & ours) > len(ours)
 
 
 def verify(directory: Path) -> Manifest:
@@ -123,21 +186,31 @@ def verify(directory: Path) -> Manifest:
     Raises ArtifactError naming the first file that is gone, altered or foreign.
     """
     manifest = read_manifest(directory)
-    if manifest.digest != _digest(manifest.files):
-        raise ArtifactError(f"The manifest of {str(directory)!r} was altered: its digest does not match its files.")
-    expected = {entry.path: entry for entry in manifest.files}
+    expected = {MANIFEST, *(entry.path for entry in manifest.files)}
     for name in _files(directory):
         if name not in expected and name.endswith((*MODEL_FILE_SUFFIXES, ".jsonl")) and not name.startswith("."):
             raise ArtifactError(f"{str(directory / name)!r} is not part of the artifact. Remove it.")
     for entry in manifest.files:
-        path = directory / entry.path
-        if not path.is_file():
-            raise ArtifactError(f"{str(path)!r} is gone.")
-        if path.stat().st_size != entry.size:
-            raise ArtifactError(f"{str(path)!r} has {path.stat().st_size} bytes instead of {entry.size}.")
-        if file_digest(path) != entry.sha256:
-            raise ArtifactError(f"{str(path)!r} was altered: its sha256 is not the manifest's.")
+        check_file(directory, entry)
     return manifest
+
+
+def entries(directory: Path, without: str = "") -> list[FileEntry]:
+    """Every file below ``directory``, hashed, but for the one called ``without``."""
+    return [
+        FileEntry(path=path, size=(directory / path).stat().st_size, sha256=file_digest(directory / path))
+        for path in _files(directory) if path != without]
+
+
+def check_file(directory: Path, entry: FileEntry) -> None:
+    """Raise ArtifactError, saying what is wrong, unless the file below ``directory`` is what ``entry`` says."""
+    path = directory / entry.path
+    if not path.is_file():
+        raise ArtifactError(f"{str(path)!r} is gone.")
+    if path.stat().st_size != entry.size:
+        raise ArtifactError(f"{str(path)!r} has {path.stat().st_size} bytes instead of {entry.size}.")
+    if file_digest(path) != entry.sha256:
+        raise ArtifactError(f"{str(path)!r} was altered: its sha256 is not the one that was noted.")
 
 
 def find(directory: Path, key: str) -> Manifest | None:
@@ -171,8 +244,8 @@ def _free_name(directory: Path, suffix: str) -> Path:
 
 
 def check_output_is_free(directory: Path) -> None:
-    """Raise ArtifactError if ``directory`` exists and holds anything."""
-    if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
+    """Raise ArtifactError if ``directory`` exists and is anything but an empty directory."""
+    if directory.is_symlink() or (directory.exists() and not (directory.is_dir() and not any(directory.iterdir()))):
         raise ArtifactError(
             f"Output {str(directory)!r} already holds something that is not an artifact of this stage. "
             "Nothing was changed. Choose another output or empty it."
@@ -186,17 +259,14 @@ def publish(
     """Hash what the stage wrote, put the manifest beside it, and move it to ``directory`` in one rename."""
     if workspace.metrics_path.is_file():
         shutil.copyfile(workspace.metrics_path, workspace.output / workspace.metrics_path.name)
-    files = [
-        FileEntry(path=path, size=(workspace.output / path).stat().st_size, sha256=file_digest(workspace.output / path))
-        for path in _files(workspace.output)
-    ]
+    files = entries(workspace.output, without=MANIFEST)
     manifest = Manifest(
         stage=stage, stage_version=stage_version, key=key, digest=_digest(files), files=files, parents=parents,
         config=config, metrics=metrics, versions=_versions(), provenance=provenance,
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), seconds=round(seconds, 3),
-    )
-    for path in _files(workspace.output):
-        _sync(workspace.output / path)
+    ).sealed()
+    for entry in files:
+        _sync(workspace.output / entry.path)
     manifest_path = workspace.output / MANIFEST
     manifest_path.write_text(json.dumps(manifest.model_dump(), indent=1, ensure_ascii=False), encoding="utf-8")
     _sync(manifest_path)
@@ -215,11 +285,12 @@ def locked(directory: Path) -> Iterator[None]:
     directory = directory.absolute()
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        stream = directory.with_name(directory.name + ".lock").open("w")
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        stream = directory.with_name(directory.name + ".lock").open("a")  # not "w": a file of that name may be someone's
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or no name at all
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise ArtifactError(f"{str(directory)!r} cannot be written: {error.strerror}. Choose another output.") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ArtifactError(f"{str(directory)[:200]!r} cannot be written: {reason}. Choose another output.") from None
     with stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
@@ -230,8 +301,8 @@ def disk_full_is_an_error(where: Path) -> Iterator[None]:
     """Turn 'no space left', in whatever form a library raises it, into a DiskFullError that names the place."""
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        if not _means_disk_full(error, where):
+    except (OSError, SafetensorError) as error:
+        if not _means_disk_full(error):
             raise
         raise DiskFullError(
             f"No space left while writing to {str(where)!r}. Nothing that was finished is lost: free some space and "
@@ -239,18 +310,22 @@ def disk_full_is_an_error(where: Path) -> Iterator[None]:
         ) from error
 
 
-def _means_disk_full(error: BaseException, where: Path) -> bool:
+def _means_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    # safetensors gives the system's text; torch.save only says that its archive is not as long as it should be.
-    return "os error 28" in str(error) or ("inline_container" in str(error) and shutil.disk_usage(where.parent).free < 2**20)
+    return "os error 28" in str(error)  # safetensors gives the system's text
 
 
 def _files(directory: Path) -> list[str]:
-    return sorted(
-        path.relative_to(directory).as_posix()
-        for path in directory.rglob("*") if path.is_file() and path.relative_to(directory).as_posix() != MANIFEST
-    )
+    return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+
+
+def _first_line(error: Exception) -> str:
+    """What a person needs of an error: of pydantic's, the field and the message."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")[:300]
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 def _digest(files: list[FileEntry]) -> str:

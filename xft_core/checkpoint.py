@@ -16,8 +16,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from xft_core.errors import CheckpointError
+from xft_core.plain_text import parse_json
+from xft_core.shard_index import INDEX_NAME, read_index
 
-INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -125,10 +126,12 @@ def read_config(directory: Path) -> dict[str, Any]:
     """A model directory's config.json. Raises CheckpointError when it is missing or not JSON."""
     path = directory / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{str(directory)!r} is not a model directory: it has no config.json.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
         raise CheckpointError(f"{str(path)!r} is not JSON: {error}") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise CheckpointError(f"{str(path)!r} names no model_type: it is not a transformers configuration.")
@@ -156,16 +159,8 @@ def _write_shard(path: Path, plans: list[TensorPlan]) -> None:
 
 
 def _shards(directory: Path) -> dict[str, str]:
-    index_path = directory / INDEX_NAME
-    if index_path.is_file():
-        try:
-            weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-            weight_map = None
-        if not isinstance(weight_map, dict) or not all(
-                isinstance(shard, str) and shard == Path(shard).name for shard in weight_map.values()):
-            raise CheckpointError(f"{str(index_path)!r} is not a checkpoint index.")
-        return weight_map
+    if (directory / INDEX_NAME).is_file():
+        return read_index(directory / INDEX_NAME)
     path = directory / SINGLE_NAME
     if not path.is_file():
         found = ", ".join(sorted(item.name for item in directory.glob("*.bin"))[:3])

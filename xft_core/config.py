@@ -4,9 +4,10 @@ Frozen pydantic models, unknown fields refused. No torch here: flows, forms and 
 Defaults are those of the XFT paper's reference run (arXiv 2404.15247, DeepSeek-Coder-1.3B) unless a help text says why not.
 """
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Normalization = Literal["xft", "renormalize", "none"]
 MergeMethod = Literal["learned", "uniform", "routing", "ewa", "shared_only"]
@@ -18,10 +19,34 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ExperimentName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class Section(BaseModel):
-    """Base of all sections: immutable, and a field that does not exist is an error rather than ignored."""
+LARGEST_NUMBER, LONGEST_TEXT = 10**12, 100_000  # of any field: nothing that is meant comes near
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False)
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and a field that does not exist is an error rather than ignored. No number is
+    infinite or none at all, no text holds a NUL or what is not Unicode."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_meant(cls, value: Any) -> Any:
+        _check_can_be_meant(value)
+        return value
+
+
+def _check_can_be_meant(value: Any) -> None:
+    if isinstance(value, str | Path) and "\0" in str(value):
+        raise ValueError("it holds a NUL character")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value[:LONGEST_TEXT]):
+        raise ValueError("it holds half of a surrogate pair, which is not Unicode")
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise ValueError(f"it has {len(value):,} characters, more than {LONGEST_TEXT:,}")
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise ValueError(f"it is beyond {LARGEST_NUMBER:,}")
+    if isinstance(value, dict | list):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_can_be_meant(item)
 
 
 class ModelConfig(Section):
@@ -171,7 +196,7 @@ class GenerateConfig(Section):
     base_prompt_style: PromptStyle = Field("completion", description=(
         "Prompt for the untuned base model, which must be measured in the form it knows."))
     max_new_tokens: int = Field(512, ge=1, description="Longest answer, in tokens.")
-    num_samples: int = Field(1, ge=1, description="Answers per problem; more than one needs a temperature.")
+    num_samples: int = Field(1, ge=1, le=10_000, description="Answers per problem; more than one needs a temperature.")
     temperature: float = Field(0.0, ge=0, le=5, description="0 for greedy decoding, else the sampling temperature.")
     top_p: float = Field(1.0, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
     batch_size: int = Field(16, ge=1, description="Problems answered at once.")
@@ -197,15 +222,16 @@ class EvaluateConfig(Section):
     max_problems: int | None = Field(None, ge=1, description="Only the first this many problems; empty for all.")
     min_time_limit: float = Field(4.0, gt=0, le=600, description="Shortest time limit for one test input, in seconds.")
     time_limit_factor: float = Field(4.0, ge=1, le=1000, description="Limit as a multiple of the reference's own time.")
-    memory_limit_mb: int = Field(6144, ge=256, description="Memory one graded program may reserve, in MB.")
-    workers: int | None = Field(None, ge=1, description="Programs graded at once; empty: one per processor core.")
+    memory_limit_mb: int = Field(6144, ge=256, le=2**24, description="Memory one graded program may reserve, in MB.")
+    workers: int | None = Field(None, ge=1, le=1024, description="Programs graded at once; empty: one per processor core.")
     sandbox: Literal["bubblewrap", "unsafe"] = Field("bubblewrap", description=(
         "Grading runs what a model wrote. bubblewrap contains it; unsafe runs it with nothing around it but evalplus's "
         "own guard, which does not stop network, files or processes."))
     ds1000_environment: Literal["pinned", "current"] = Field("pinned", description=(
         "Libraries DS-1000 is graded with: pinned (those of its authors, made by python -m xft_core ds1000-environment) or "
         "current (those of this package; other scores, not to be compared with published ones)."))
-    k: list[int] = Field([1], min_length=1, description="pass@k for these k; k above num_samples is left out.")
+    k: list[Annotated[int, Field(ge=1)]] = Field([1], min_length=1, description=(
+        "pass@k for these k; k above num_samples is left out."))
     held_out_data: list[str] = Field([], description=(
         "Instruction data (.json, .jsonl or .parquet files, Hub data sets) to measure every model's negative log-likelihood "
         "per response token on, in the form of the section data (template, max_length, split)."))

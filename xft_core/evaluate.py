@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.artifacts import MANIFEST, Workspace, read_manifest
-from xft_core.benchmarks.jsonl import append, read_appended, read_jsonl
+from xft_core.benchmarks.jsonl import read_jsonl
 from xft_core.benchmarks.kind import AnyProblem, Grader, Kind, NotGradable, Verdict
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.pass_at_k import pass_at_k
 from xft_core.benchmarks.progress import Progress
+from xft_core.checked_lines import append, read_appended
 from xft_core.errors import DataError, SandboxError
 from xft_core.fingerprint import file_digest
 from xft_core.stages import EvaluateStage
@@ -167,7 +168,9 @@ def group_scores(
 
 def cores() -> int:
     """Processor cores this process is meant to use: OMP_NUM_THREADS, by which a flow shares a machine, or all it may."""
-    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP allows one for each level: 4,2
+    is_number = threads.isascii() and threads.isdecimal() and len(threads) < 5
+    return max(1, int(threads)) if is_number else len(os.sched_getaffinity(0))
 
 
 def grade_all(

@@ -16,7 +16,6 @@ a run that was killed loses one batch at most, and its second start gives what a
 import hashlib
 import json
 import logging
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from xft_core.benchmarks.kind import AnyProblem, Kind
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.progress import Progress
 from xft_core.benchmarks.transformers_completing import TransformersCompleter
+from xft_core.checked_lines import append, read_appended
 from xft_core.config import GenerateConfig
 from xft_core.fingerprint import canonical_json
 from xft_core.models import DTYPES, load_model, load_tokenizer
@@ -76,7 +76,7 @@ def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
     ], config.generate.batch_size)
 
     partial = workspace.checkpoints / "samples.partial.jsonl"
-    samples = read_finished(partial)
+    samples = {_sample_id(sample): sample for sample in read_appended(partial)}
     waiting = [batch for batch in batches if any(request.sample_id not in samples for request in batch)]
     problems_before = len(problems) - sum(map(len, waiting)) / config.generate.num_samples
     if waiting:
@@ -85,7 +85,7 @@ def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
         progress = Progress(logger, "generate", len(problems), problems_before)
         for batch in waiting:
             finished = answer(completer, kind, batch, config.prompt_style, config.seed)
-            append(partial, finished)
+            append(partial, *finished)
             samples |= {_sample_id(sample): sample for sample in finished}
             progress.advance(len(batch) / config.generate.num_samples)
         progress.close()
@@ -133,26 +133,6 @@ def batch_seed(seed: int, batch: list[Request]) -> int:
     """The seed of one batch, from the stage's and what is in the batch: it does not matter what was answered before."""
     content = canonical_json([seed, [request.sample_id for request in batch]])
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") >> 1
-
-
-def read_finished(partial: Path) -> dict[SampleId, Sample]:
-    """The samples an earlier start has left. A last line that a kill cut short is taken off the file."""
-    if not partial.is_file():
-        return {}
-    content = partial.read_bytes()
-    whole = content[:content.rfind(b"\n") + 1]
-    if whole != content:
-        with partial.open("r+b") as stream:
-            stream.truncate(len(whole))
-    return {_sample_id(sample): sample for sample in map(json.loads, whole.splitlines())}
-
-
-def append(partial: Path, samples: list[Sample]) -> None:
-    """Add one batch to the file; it is on disk when this returns."""
-    with partial.open("a", encoding="utf-8") as stream:
-        stream.write("".join(map(_line, samples)))
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def _line(sample: Sample) -> str:

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-import yaml
-
 from xft_core.config import Recipe
 from xft_core.errors import RecipeError
+from xft_core.plain_text import parse_yaml
 from xft_core.recipe import flatten, parse
 
 MOST_VARIANTS = 500
@@ -105,8 +104,8 @@ def _axis(entry: str) -> Axis:
     for field in fields:
         _check_known(field)
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError:
+        values = parse_yaml(text)
+    except ValueError:
         raise RecipeError(f"Grid entry {entry!r}: the values are not YAML. Give a list: {names}=[value, value].") from None
     if not isinstance(values, list):
         raise RecipeError(f"Grid entry {entry!r}: the values must be a list, for example {names}=[{text.strip() or 'value'}].")

@@ -3,15 +3,15 @@
 No weight is read, so this is quick for a model of any size; only verifying an artifact reads its files once.
 """
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from xft_core.artifacts import MANIFEST, Manifest, read_manifest, verify
 from xft_core.errors import ArtifactError, CheckpointError
+from xft_core.plain_text import parse_json
+from xft_core.shard_index import INDEX_NAME, read_index
 
-INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 
@@ -63,6 +63,8 @@ def _model_lines(directory: Path) -> dict[str, str]:
     dense = config.get("dense_config", config)
     # Models with images beside text keep the language model's fields in a section of their own.
     text = dense.get("text_config", dense)
+    if not all(isinstance(section, dict) for section in (dense, text, config.get("upcycle", {}))):
+        raise CheckpointError(f"config.json of {str(directory)!r} is not that of a model: a section of it has no fields.")
     tensors = _tensors(directory)
     lines = {"family": str(dense.get("model_type", "unknown"))}
     if "upcycle" in config:
@@ -107,8 +109,8 @@ def _tensor_lines(tensors: dict[str, dict[str, Any]], stored_once: bool) -> dict
 
 def _tensors(directory: Path) -> dict[str, dict[str, Any]]:
     """Name to dtype, shape and offsets of every tensor, from the headers of the shards."""
-    if (directory / INDEX).is_file():
-        shards = sorted(set(_read_json(directory / INDEX).get("weight_map", {}).values()))
+    if (directory / INDEX_NAME).is_file():
+        shards = sorted(set(read_index(directory / INDEX_NAME).values()))
     else:
         shards = sorted(path.name for path in directory.glob("*.safetensors"))
     tensors: dict[str, dict[str, Any]] = {}
@@ -120,15 +122,17 @@ def _tensors(directory: Path) -> dict[str, dict[str, Any]]:
 def _header(path: Path) -> dict[str, dict[str, Any]]:
     """A safetensors file's header: 8 bytes of length (little-endian), then JSON. Checks that the data is all there."""
     if not path.is_file():
-        raise CheckpointError(f"{str(path)!r} is missing, but {INDEX} names it. Copy or download it again.")
+        raise CheckpointError(f"{str(path)!r} is missing, but {INDEX_NAME} names it. Copy or download it again.")
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         try:
-            header = json.loads(stream.read(length) if length <= LARGEST_HEADER else b"")
-        except ValueError:
+            header = parse_json(stream.read(length) if length <= LARGEST_HEADER else b"")
+            header.pop("__metadata__", None)
+            expected = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
+            for tensor in header.values():
+                math.prod(map(int, tensor["shape"])), tensor["dtype"].isalnum()
+        except (ValueError, TypeError, KeyError, LookupError, AttributeError, ArithmeticError):
             raise CheckpointError(f"{str(path)!r} is not a safetensors file: its header cannot be read.") from None
-    header.pop("__metadata__", None)
-    expected = 8 + length + max((tensor["data_offsets"][1] for tensor in header.values()), default=0)
     if path.stat().st_size < expected:
         raise CheckpointError(
             f"{str(path)!r} is truncated: {path.stat().st_size:,} bytes instead of {expected:,}. "
@@ -138,7 +142,7 @@ def _header(path: Path) -> dict[str, dict[str, Any]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except ValueError as error:
         raise CheckpointError(f"{str(path)!r} is not JSON: {error}.") from None
     if not isinstance(content, dict):

@@ -7,10 +7,10 @@ where it is learned) has optimizer state. Shape suffixes: L layers, N experts (s
 
 import logging
 import math
-import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
@@ -18,16 +18,19 @@ from transformers.initialization import no_init_weights
 from xft_core.config import MergeConfig
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import Rows
+from xft_core.errors import CheckpointError
 from xft_core.mixing_weights import ExpertTensor, MixtureReader, mixing_weights
 from xft_core.models import transformers_config
 from xft_core.progress import describe_progress
 from xft_core.response_loss import response_loss
+from xft_core.seals import PREFIX, keep_newest, newest_whole, seal, step_of
 from xft_core.tracking import MetricsLog
 
 logger = logging.getLogger(__name__)
 
 STEPS_BETWEEN_CHECKPOINTS = 25
 STEPS_BETWEEN_POINTS = 5
+FILE_NAME = "mixing.safetensors"
 
 
 class MixedModel:
@@ -88,7 +91,7 @@ def learn(
         logger.info("mix: one routed expert and a fixed shared_expert_weight leave nothing to learn")
         return _weights(parameters, mixed.mixture, merge).detach(), 0
     optimizer = torch.optim.Adam(list(parameters.values()), lr=merge.learning_rate)
-    done = _resume(checkpoints, parameters, optimizer)
+    done = _resume(checkpoints, parameters, optimizer, metrics)
     metrics.forget_after(done)
     warmup = min(merge.warmup_steps, len(batches) // 10)
     for step in range(done + 1, len(batches) + 1):
@@ -106,7 +109,7 @@ def learn(
             metrics.log(step, {"loss": loss, "learning_rate": merge.learning_rate * rate})
             logger.info(describe_progress("mix", step, len(batches), f"loss {loss:.4f}"))
         if step % STEPS_BETWEEN_CHECKPOINTS == 0:
-            _save(checkpoints, step, parameters, optimizer)
+            _save(checkpoints, step, parameters, optimizer, metrics)
     return _weights(parameters, mixed.mixture, merge).detach(), len(batches)
 
 
@@ -155,26 +158,41 @@ def _weights(parameters: dict[str, torch.Tensor], mixture: MixtureReader, merge:
     return mixing_weights(parameters["alpha"], fixed)
 
 
-def _save(checkpoints: Path, step: int, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Adam) -> None:
-    tensors = {"step": torch.tensor(step)}
+def _save(
+    checkpoints: Path, step: int, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Adam, metrics: MetricsLog,
+) -> None:
+    tensors = {}
     for name, parameter in parameters.items():
         state = optimizer.state[parameter]
         tensors |= {
             name: parameter.detach(), f"{name}.exp_avg": state["exp_avg"], f"{name}.exp_avg_sq": state["exp_avg_sq"],
             f"{name}.step": state["step"]}
-    save_file(tensors, checkpoints / "mixing.tmp")
-    os.replace(checkpoints / "mixing.tmp", checkpoints / "mixing.safetensors")
+    directory = checkpoints / f"{PREFIX}{step}"
+    directory.mkdir(exist_ok=True)
+    save_file(tensors, directory / FILE_NAME)
+    metrics.copy_to(directory)
+    seal(directory)
+    keep_newest(checkpoints, 2)
 
 
-def _resume(checkpoints: Path, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Adam) -> int:
-    """Put the last checkpoint's values into parameters and optimizer; returns its step, 0 without one."""
-    path = checkpoints / "mixing.safetensors"
-    if not path.is_file():
+def _resume(
+    checkpoints: Path, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Adam, metrics: MetricsLog,
+) -> int:
+    """Put the last checkpoint's values into parameters and optimizer; returns its step, 0 without one.
+
+    Raises CheckpointError for one that is whole but not of this work."""
+    directory = newest_whole(checkpoints)
+    if directory is None:
         return 0
-    tensors = load_file(path)
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[name])
-            optimizer.state[parameter] = {
-                key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-    return int(tensors["step"])
+    try:
+        tensors = load_file(directory / FILE_NAME)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors[name])
+                optimizer.state[parameter] = {
+                    key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+    except (OSError, SafetensorError, KeyError, RuntimeError):
+        raise CheckpointError(f"{str(directory)!r} holds no coefficients of this work. Remove it to start anew.") from None
+    metrics.restore_from(directory)
+    logger.info("mix: going on from step %d", step_of(directory))
+    return step_of(directory)

@@ -19,9 +19,29 @@ def demo_path(name: str) -> Path | None:
     """The shipped file or directory of a ``demo:`` name, None for any other name."""
     if not name.startswith("demo:"):
         return None
+    from xft_core.artifacts import relative_path
     from xft_core.demo import DEMO_DIR
 
-    return DEMO_DIR / name.removeprefix("demo:")
+    try:
+        return DEMO_DIR / relative_path(name.removeprefix("demo:"))
+    except ValueError:
+        raise DataError(f"{name[:200]!r} is nothing that ships with the package.") from None
+
+
+def local_path(name: str, kind: type[XftError] = DataError) -> Path:
+    """The path that a name means, whether or not something is there. Raises ``kind`` for what no path can be."""
+    try:
+        path = demo_path(name) or Path(name).expanduser()
+        path.exists()  # raises for a name that is too long, a link to itself, a directory that may not be entered
+        return path
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise kind(f"{name[:200]!r} cannot be used as a path: {reason}.") from None
+
+
+def is_there(name: str) -> bool:
+    """Whether a name is the path of something here."""
+    return local_path(name).exists()
 
 
 def find_model(name: str) -> Path:
@@ -29,11 +49,11 @@ def find_model(name: str) -> Path:
 
     A Hub name may carry a revision: ``owner/model@revision``. Raises CheckpointError when there is no such model.
     """
-    path = demo_path(name) or Path(name).expanduser()
+    path = local_path(name, CheckpointError)
     if path.is_dir():
         return path
     if path.exists() or name.startswith(("/", ".", "~", "demo:")) or name.count("/") != 1:
-        raise CheckpointError(f"There is no model directory {name!r}. Give a directory or a Hub name (owner/model).")
+        raise CheckpointError(f"There is no model directory {name[:200]!r}. Give a directory or a Hub name (owner/model).")
     from huggingface_hub import snapshot_download
 
     from xft_core.fingerprint import MODEL_FILE_SUFFIXES
@@ -69,9 +89,9 @@ def hub_error(name: str, error: Exception, lasting: type[XftError]) -> XftError:
 
 def find_file(name: str) -> Path:
     """A local or shipped file. Raises DataError when it does not exist."""
-    path = demo_path(name) or Path(name).expanduser()
+    path = local_path(name)
     if not path.is_file():
-        raise DataError(f"There is no file {name!r}. Give the path of an existing file (or demo:… for a shipped one).")
+        raise DataError(f"There is no file {name[:200]!r}. Give the path of an existing file (or demo:… for a shipped one).")
     return path
 
 
@@ -94,7 +114,7 @@ def find_benchmark(name: str) -> Path:
     candidates = [Path(os.environ[variable])] if os.environ.get(variable) else []
     candidates += [cache / file_name, cache / f"{file_name}.gz"]
     for candidate in candidates:
-        if candidate.is_file():
+        if local_path(str(candidate)).is_file():
             return candidate
     raise DataError(
         f"Benchmark {name!r} is neither in evalplus's cache ({str(cache / file_name)!r}) nor named by {variable}. "
@@ -107,7 +127,7 @@ def _in_benchmarks(name: str, relative: str) -> Path:
         raise DataError(
             f"Benchmark {name!r} is looked for in the directory that XFT_BENCHMARKS names, which is not set. Set it to a "
             f"directory that holds {relative} (or .gz), or give that file's path as the benchmark.")
-    file = Path(directory).expanduser() / relative
+    file = local_path(directory) / relative
     for candidate in (file, file.with_name(f"{file.name}.gz")):
         if candidate.is_file():
             return candidate

@@ -16,7 +16,7 @@ from xft_core.held_out import device_for_work, held_out_loss
 from xft_core.locations import find_model
 from xft_core.mixing import load_coefficients
 from xft_core.mixing_weights import ExpertTensor, MixtureReader
-from xft_core.models import DTYPES, copy_beside_weights, load_model
+from xft_core.models import DTYPES, NAMES_OF_CODE, copy_beside_weights, load_model
 from xft_core.stages import MergeStage
 
 
@@ -63,7 +63,8 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
         write_checkpoint(target, plans)
         dense_config = mixture.dense_config
     dtype = str(plans[0].dtype).removeprefix("torch.")
-    content = {name: value for name, value in dense_config.items() if name != "torch_dtype"} | {"dtype": dtype}
+    left_out = NAMES_OF_CODE | {"torch_dtype"}  # the merged model is transformers' own, and comes with no code
+    content = {name: value for name, value in dense_config.items() if name not in left_out} | {"dtype": dtype}
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     copy_beside_weights(source, target)
     return sum(math.prod(plan.shape) for plan in plans)

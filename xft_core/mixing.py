@@ -20,6 +20,7 @@ from xft_core.learned_mixing import MixedModel, learn
 from xft_core.locations import find_model
 from xft_core.mixing_weights import MixtureReader, mixing_weights
 from xft_core.models import DTYPES, load_model
+from xft_core.plain_text import parse_json
 from xft_core.stages import MixStage
 from xft_core.tracking import MetricsLog
 
@@ -45,6 +46,7 @@ def run(config: MixStage, workspace: Workspace) -> dict[str, Any]:
         mixed = MixedModel(mixture, DTYPES[merge.precision], device_for_work())
         mixed.apply(uniform_LN)
         metrics: dict[str, Any] = {"held_out_nll_uniform": held_out_loss(mixed.model, held_out_rows).nll}
+        metrics_log.begin()
         metrics_log.set(0, {"held_out_nll": metrics["held_out_nll_uniform"]})
         if merge.method == "learned":
             weight_LN, metrics["steps"] = learn(
@@ -104,7 +106,10 @@ def routing_means(directory: Path, rows: Rows, merge: MergeConfig) -> torch.Tens
 def load_coefficients(directory: Path) -> torch.Tensor:
     """The shares of a mix artifact, fp64 L,N. Raises ArtifactError for a directory that is none."""
     try:
-        content = json.loads((directory / "coefficients.json").read_text(encoding="utf-8"))
-        return torch.tensor([layer["weights"] for layer in content["layers"]], dtype=torch.float64)
-    except (OSError, ValueError, KeyError, TypeError):
+        content = parse_json((directory / "coefficients.json").read_bytes())
+        weight_LN = torch.tensor([layer["weights"] for layer in content["layers"]], dtype=torch.float64)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
         raise ArtifactError(f"{str(directory)!r} holds no mixing coefficients. Give the directory that mix made.") from None
+    if weight_LN.dim() != 2 or not torch.allclose(weight_LN.sum(1), torch.ones(len(weight_LN), dtype=torch.float64)):
+        raise ArtifactError(f"The mixing coefficients in {str(directory)!r} are no shares: in each layer they must sum to one.")
+    return weight_LN

@@ -14,7 +14,7 @@ import torch
 
 from xft_core.checkpoint import CheckpointReader
 from xft_core.families import Family, family_of
-from xft_core.models import dense_config_of, transformers_config, upcycle_config_of
+from xft_core.models import check_tensors, dense_config_of, transformers_config, upcycle_config_of
 
 BLOCK_ELEMENTS = 2**17  # of one expert, worked on at once on a CPU: 0.5 MiB in fp32
 
@@ -28,6 +28,7 @@ class MixtureReader:
         self.family: Family = family_of(self.dense_config["model_type"])
         self.num_layers = int(transformers_config(self.dense_config).num_hidden_layers)
         self.reader = CheckpointReader(directory)
+        check_tensors(self.reader, self.dense_config, self.upcycle)
 
     def __enter__(self) -> "MixtureReader":
         return self

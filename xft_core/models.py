@@ -38,6 +38,9 @@ from xft_core.moe.experts import MoeBlock
 disable_progress_bar()
 
 MOE_MODEL_TYPE = "xft_moe"
+# Fields of a config.json that name code or kernels to load: nothing of them is used, the code is always transformers' own.
+NAMES_OF_CODE = frozenset({"auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"})
+MOST_LAYERS = 1000  # more is no model: building them, even without memory, would take for ever
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16_mixed": torch.float32}
 
 
@@ -76,8 +79,13 @@ def transformers_config(dense_config: dict[str, Any]) -> PreTrainedConfig:
     Raises CheckpointError for an unknown family and for values that make no model.
     """
     family_of(dense_config["model_type"])
+    layers = dense_config.get("num_hidden_layers", 1)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise CheckpointError(f"num_hidden_layers is {layers:,} in config.json: that is no model.")
+    if dense_config.get("quantization_config") is not None:
+        raise CheckpointError("config.json has a quantization_config: the model is quantised. Convert it to BF16 or F32 first.")
     try:
-        config = AutoConfig.for_model(**dense_config)
+        config = AutoConfig.for_model(**{name: value for name, value in dense_config.items() if name not in NAMES_OF_CODE})
         with torch.device("meta"), no_init_weights():
             AutoModelForCausalLM.from_config(config)
         return config
@@ -91,23 +99,29 @@ def transformers_config(dense_config: dict[str, Any]) -> PreTrainedConfig:
 
 def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     """A dense or upcycled model in evaluation mode on the CPU. Raises CheckpointError when it is not whole."""
+    if (directory / "adapter_config.json").is_file():
+        raise CheckpointError(f"{str(directory)!r} is an adapter (adapter_config.json). Merge it into its model first.")
     with CheckpointReader(directory) as reader:
         if not is_moe(directory):
             return _load_dense(directory, dtype)
-        model = empty_moe(dense_config_of(directory), upcycle_config_of(directory), dtype)
+        dense_config, upcycle = dense_config_of(directory), upcycle_config_of(directory)
+        check_tensors(reader, dense_config, upcycle)
+        model = empty_moe(dense_config, upcycle, dtype)
         _fill(model, reader)
     if (directory / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(directory)
+        try:
+            model.generation_config = GenerationConfig.from_pretrained(directory)
+        except Exception as error:  # as for the tokenizer
+            raise CheckpointError(f"generation_config.json of {str(directory)!r} cannot be used: {_reason(error)}") from None
     return model.eval()
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory. Raises CheckpointError when it has none."""
     try:
-        return AutoTokenizer.from_pretrained(directory)
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except Exception as error:  # transformers raises a different kind for every way in which files can be missing
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{str(directory)!r} has no tokenizer that can be loaded: {reason}") from None
+        raise CheckpointError(f"{str(directory)!r} has no tokenizer that can be loaded: {_reason(error)}") from None
 
 
 def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -180,11 +194,12 @@ def _identity(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _load_dense(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    transformers_config(read_config(directory))
+    config = transformers_config(read_config(directory))
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{str(directory)!r} cannot be loaded: {(str(error).splitlines() or [''])[0]}") from None
+        model, report = AutoModelForCausalLM.from_pretrained(
+            directory, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
+    except Exception as error:  # as for the tokenizer
+        raise CheckpointError(f"{str(directory)!r} cannot be loaded: {_reason(error)}") from None
     if report["mismatched_keys"]:
         raise CheckpointError(f"{str(directory)!r} has tensors of other shapes than its config says.")
     missing = sorted(report["missing_keys"])
@@ -193,6 +208,37 @@ def _load_dense(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
             f"{str(directory)!r} lacks {len(missing)} tensors, {missing[0]!r} among them: it is not the checkpoint of its "
             "config.")
     return model.eval()
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def check_tensors(reader: CheckpointReader, dense_config: dict[str, Any], upcycle: UpcycleConfig) -> None:
+    """Raise CheckpointError unless an upcycled checkpoint has every tensor of its config, in the shape that this says.
+    No memory is used for it."""
+    with torch.device("meta"):
+        model = empty_moe(dense_config, upcycle, torch.float32)
+    family, seen = family_of(model.config.model_type), set()
+    for name, parameter in model.state_dict(keep_vars=True).items():
+        if id(parameter) in seen:
+            continue  # tied: stored under its first name
+        seen.add(id(parameter))
+        shape, found = list(parameter.shape), _stored_shape(reader, family, name)
+        if found not in (shape, shape[1:] if ".experts." in name else shape):
+            raise CheckpointError(f"Tensor {family.stored_name(name)!r} has shape {found}, the config says {shape}.")
+
+
+def _stored_shape(reader: CheckpointReader, family: Family, name: str) -> list[int]:
+    stored = family.stored_name(name)
+    mlp, _, inner = name.rpartition(f".{family.mlp}.")
+    if stored not in reader and inner.startswith("experts."):
+        sources = family.expert_sources(has_bias=True)[inner.removeprefix("experts.")]
+        shapes = [reader.shape(f"{mlp}.{family.mlp}.{source}") for source in sources]
+        return [sum(shape[0] for shape in shapes), *shapes[0][1:]] if all(shapes) else []
+    if stored not in reader and inner.startswith("shared_expert."):
+        return reader.shape(f"{mlp}.{family.mlp}.{inner.removeprefix('shared_expert.')}")
+    return reader.shape(stored)
 
 
 @torch.no_grad()
@@ -213,8 +259,5 @@ def _fill(model: PreTrainedModel, reader: CheckpointReader) -> None:
             source = reader.get(f"{mlp}.{family.mlp}.{inner.removeprefix('shared_expert.')}")
         else:
             source = reader.get(stored)  # which raises, and says what is missing
-        shape = list(parameter.shape)
-        if list(source.shape) not in (shape, shape[1:] if inner.startswith("experts.") else shape):
-            raise CheckpointError(f"Tensor {stored!r} has shape {list(source.shape)}, the config says {shape}.")
         parameter.copy_(source)  # an expanded tensor is broadcast over the experts
         filled.add(parameter.data_ptr())

@@ -5,11 +5,11 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from xft_core.config import Recipe
 from xft_core.errors import RecipeError
+from xft_core.plain_text import LONGEST_YAML, parse_yaml
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -22,11 +22,16 @@ def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML file's mapping. Raises RecipeError when it is missing, not YAML or not a mapping."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise RecipeError(f"There is no file {str(path)!r}. Give the path of a YAML file.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+        if not path.is_file():
+            raise FileNotFoundError
+        with path.open(encoding="utf-8") as stream:
+            content = parse_yaml(stream.read(LONGEST_YAML + 1))
+    except FileNotFoundError:
+        raise RecipeError(f"There is no file {_short(str(path))}. Give the path of a YAML file.") from None
+    except OSError as error:
+        raise RecipeError(f"The file {_short(str(path))} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise RecipeError(f"{_short(str(path))} is not YAML that can be used: {error}.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -50,7 +55,7 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
     for item in overrides:
         name, separator, text = item.partition("=")
         if not separator or not name.strip():
-            raise RecipeError(f"Override {item!r} is not of the form section.field=value.")
+            raise RecipeError(f"Override {_short(item)} is not of the form section.field=value.")
         *sections, field = name.strip().split(".")
         place = result
         for section in sections:
@@ -58,9 +63,9 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
             place[section] = dict(inner) if isinstance(inner, dict) else {}
             place = place[section]
         try:
-            place[field] = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise RecipeError(f"Override {item!r}: the value is not YAML.") from None
+            place[field] = parse_yaml(text)
+        except ValueError as error:
+            raise RecipeError(f"Override {_short(item)}: the value is not YAML that can be used: {error}.") from None
     return result
 
 
@@ -82,7 +87,7 @@ def flatten(model: BaseModel) -> dict[str, Any]:
 
 
 def _explain(model: type[BaseModel], error: dict[str, Any]) -> str:
-    place = ".".join(str(part) for part in error["loc"])
+    place = ".".join(str(part)[:100] for part in error["loc"])
     if error["type"] == "extra_forbidden":
         known = _fields_at(model, error["loc"][:-1])
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.4)
@@ -91,8 +96,13 @@ def _explain(model: type[BaseModel], error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{place}: this field must be given."
     message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(error.get("input"), dict) else f" (it is {error.get('input')!r})"
+    shown = "" if isinstance(error.get("input"), dict) else f" (it is {_short(error.get('input'))})"
     return f"{place}: {message}{shown}" if place else message
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from xft_core.artifacts import Workspace
+from xft_core.checked_lines import append, read_appended
 from xft_core.data.packing import PackedRows
 from xft_core.data.rows import load_rows
 from xft_core.held_out import HeldOutLoss, check_rows_fit, device_for_work, held_out_loss
@@ -43,14 +44,13 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     model = load_model(source, DTYPES[config.sft.precision]).to(device_for_work())
     check_rows_fit(model, [training_rows, held_out_rows])
     metrics_log = MetricsLog(workspace.metrics_path)
-    before_path = workspace.checkpoints / "held_out_before.json"
-    if before_path.is_file():
-        before = json.loads(before_path.read_text(encoding="utf-8"))
-    else:
-        before = held_out_loss(model, held_out_rows).nll
-        metrics_log.set(0, {"held_out_nll": before})
-        before_path.with_suffix(".tmp").write_text(json.dumps(before), encoding="utf-8")
-        before_path.with_suffix(".tmp").replace(before_path)
+    metrics_log.begin()
+    before_path = workspace.checkpoints / "held_out_before.jsonl"
+    found = read_appended(before_path)
+    before = found[0]["nll"] if found else held_out_loss(model, held_out_rows).nll
+    if not found:
+        append(before_path, {"nll": before})
+    metrics_log.set(0, {"held_out_nll": before})
     logger.info("sft: held-out loss %.4f before", before)
     data = PackedRows(training_rows, longest, config.sft.packing)
     metrics = train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log, config.checks)

@@ -28,12 +28,13 @@ from xft_core.config import (
     Precision,
     Recipe,
     Section,
+    Seed,
     SftConfig,
     UpcycleConfig,
 )
 from xft_core.errors import DataError
 from xft_core.fingerprint import digest_of, directory_digest, input_digest
-from xft_core.locations import find_benchmark, find_file, find_model
+from xft_core.locations import find_benchmark, find_file, find_model, is_there
 from xft_core.out_of_memory import out_of_memory_is_an_error
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class PrepareStage(StageConfig):
     path_fields = frozenset({"model", "benchmarks"})
 
     model: str = Field("demo:model", description="Model whose tokenizer and chat template are used.")
-    seed: int = Field(0, ge=0, description="Seed of the choice of rows and of the held-out split.")
+    seed: Seed = Field(0, description="Seed of the choice of rows and of the held-out split.")
     data: DataConfig = Field(DataConfig(), description="Instruction data.")
     benchmarks: list[str] = Field([], description="Benchmarks whose problems must not be in the data.")
 
@@ -111,7 +112,7 @@ class UpcycleStage(StageConfig):
     stage, version, implementation = "upcycle", 1, "xft_core.upcycle"
 
     model: str = Field("demo:model", description="Dense model: directory, Hub name or demo:model.")
-    seed: int = Field(0, ge=0, description="Seed of the router's weights.")
+    seed: Seed = Field(0, description="Seed of the router's weights.")
     upcycle: UpcycleConfig = Field(UpcycleConfig(), description="Dense model to Mixture-of-Experts.")
 
     def inputs(self) -> dict[str, Path]:
@@ -126,7 +127,7 @@ class SftStage(StageConfig):
 
     model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
-    seed: int = Field(0, ge=0, description="Seed of the order of the data and of the router's noise.")
+    seed: Seed = Field(0, description="Seed of the order of the data and of the router's noise.")
     sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
     checks: ChecksConfig = Field(ChecksConfig(), description="What stops the training.")
 
@@ -150,7 +151,7 @@ class MixStage(StageConfig):
 
     model: str = Field(description="The tuned Mixture-of-Experts.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
-    seed: int = Field(0, ge=0, description="Seed of the order of the data.")
+    seed: Seed = Field(0, description="Seed of the order of the data.")
     merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
 
     def inputs(self) -> dict[str, Path]:
@@ -196,7 +197,7 @@ class GenerateStage(StageConfig):
     model: str = Field(description="Any model: dense, upcycled, tuned or merged.")
     benchmark: str = Field("demo:benchmark.jsonl", description="Benchmark: a name, a file, or demo:benchmark.jsonl.")
     max_problems: int | None = Field(None, ge=1, description="Only the first this many problems; empty for all.")
-    seed: int = Field(0, ge=0, description="Seed of sampling.")
+    seed: Seed = Field(0, description="Seed of sampling.")
     prompt_style: str = Field("magicoder", description="magicoder, chat or completion.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Answers to the benchmark's problems.")
 
@@ -244,7 +245,7 @@ class NllStage(StageConfig):
     path_fields = frozenset({"model"})
 
     model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")
-    seed: int = Field(0, ge=0, description="Seed of the choice of rows (data.max_rows).")
+    seed: Seed = Field(0, description="Seed of the choice of rows (data.max_rows).")
     data: DataConfig = Field(DataConfig(), description="Instruction data, and how it becomes text for the model.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
 
@@ -273,7 +274,7 @@ class LmEvalStage(StageConfig):
     limit: int | None = Field(None, ge=1, description="Only the first this many questions; empty for all.")
     batch_size: int = Field(16, ge=1, description="Questions answered at once.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
-    seed: int = Field(0, ge=0, description="Seed of the choice of examples in the prompt, where a task has any.")
+    seed: Seed = Field(0, description="Seed of the choice of examples in the prompt, where a task has any.")
 
     def inputs(self) -> dict[str, Path]:
         """The model and, if given, the task directory."""
@@ -360,7 +361,7 @@ STAGES: dict[str, type[StageConfig]] = {
 def is_file(data: DataConfig) -> bool:
     """Whether instruction data is a local or shipped file rather than a Hub data set."""
     name = data.path
-    return name.startswith("demo:") or Path(name).suffix in (".json", ".jsonl", ".parquet") or Path(name).exists()
+    return name.startswith("demo:") or Path(name).suffix in (".json", ".jsonl", ".parquet") or is_there(name)
 
 
 def lm_eval_version() -> str:
@@ -400,7 +401,7 @@ def run_stage(config: StageConfig) -> StageResult:
             return StageResult(found, reused=True)
         check_output_is_free(config.output)
         workspace = Workspace(config.output)
-        _keep_only_own_progress(workspace, key)
+        workspace.keep_only_progress_of(key)
         workspace.prepare()
         started = time.monotonic()
         metrics = importlib.import_module(config.implementation).run(config, workspace)
@@ -409,12 +410,3 @@ def run_stage(config: StageConfig) -> StageResult:
             config=config.settings(), metrics=metrics, provenance=config.provenance, seconds=time.monotonic() - started)
     logger.info("%s: done in %.1f s, %s", config.stage, manifest.seconds, config.output)
     return StageResult(manifest, reused=False)
-
-
-def _keep_only_own_progress(workspace: Workspace, key: str) -> None:
-    """Progress of another recipe under the same output is of no use and must not be resumed."""
-    marker = workspace.root / "key"
-    if workspace.root.is_dir() and not (marker.is_file() and marker.read_text(encoding="utf-8") == key):
-        shutil.rmtree(workspace.root)
-    workspace.root.mkdir(parents=True, exist_ok=True)
-    marker.write_text(key, encoding="utf-8")

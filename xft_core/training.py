@@ -2,11 +2,14 @@
 
 import logging
 import math
-import shutil
+import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_model as load_weights
 from safetensors.torch import save_model as save_weights
@@ -17,19 +20,20 @@ from transformers.trainer_callback import PrinterCallback
 from xft_core.checks import TrainingWatch
 from xft_core.config import ChecksConfig, SftConfig
 from xft_core.data.packing import PackedRows
-from xft_core.errors import XftError
+from xft_core.errors import CheckpointError, XftError
 from xft_core.held_out import take_routings
 from xft_core.models import moe_blocks
 from xft_core.moe.balance import RouterStatistics, balance_loss
 from xft_core.progress import describe_progress, on_terminal
 from xft_core.response_loss import response_loss
+from xft_core.seals import newest_whole, seal, step_of
+from xft_core.state_files import load_state, save_state
 from xft_core.tracking import MetricsLog, read_metrics
 
 logger = logging.getLogger(__name__)
 
 WEIGHTS_NAME = "model.safetensors"
 CURVES = ["loss", "learning_rate", "grad_norm"]
-WHOLE_MARKER = "whole"  # the last file of a checkpoint: without it, a kill came in between
 
 
 class TrainingFailed(XftError):
@@ -50,7 +54,7 @@ class XftTrainer(Trainer):
         self._statistics: RouterStatistics | None = None
         super().__init__(
             model=model, args=training_arguments(sft, seed, directory, len(data)), train_dataset=data,
-            data_collator=data.collate, callbacks=[_Checkpoints()])
+            data_collator=data.collate, callbacks=[_Checkpoints(metrics)])
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
         self.bar = tqdm(unit="step", desc="sft") if on_terminal() else None
@@ -126,14 +130,74 @@ class XftTrainer(Trainer):
         save_weights(self.model, str(directory / WEIGHTS_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        load_weights(model or self.model, str(Path(resume_from_checkpoint) / WEIGHTS_NAME))
+        with _fits(resume_from_checkpoint):
+            load_weights(model or self.model, str(Path(resume_from_checkpoint) / WEIGHTS_NAME))
+
+    # The Trainer would write these as pickles, and read them back as such: see state_files.py.
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.args.should_save:
+            save_state(Path(output_dir), "optimizer", self.optimizer.state_dict())
+            save_state(Path(output_dir), "scheduler", self.lr_scheduler.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with _fits(checkpoint):
+                self.optimizer.load_state_dict(load_state(Path(checkpoint), "optimizer"))
+                self.lr_scheduler.load_state_dict(load_state(Path(checkpoint), "scheduler"))
+
+    def _save_scaler(self, output_dir: str) -> None:
+        assert getattr(self.accelerator, "scaler", None) is None, "no precision of ours needs a gradient scaler"
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        assert getattr(self.accelerator, "scaler", None) is None, "no precision of ours needs a gradient scaler"
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        name, keys, *rest = np.random.get_state()
+        state = {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "cpu": torch.random.get_rng_state()}
+        if torch.cuda.is_available():
+            state["cuda"] = torch.cuda.random.get_rng_state()
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_state(Path(output_dir), self._random_name(), state)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        with _fits(checkpoint):
+            state = load_state(Path(checkpoint), self._random_name())
+            name, keys, *rest = state["numpy"]
+            random.setstate(state["python"])
+            np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+            torch.random.set_rng_state(state["cpu"])
+            if torch.cuda.is_available() and "cuda" in state:
+                torch.cuda.random.set_rng_state(state["cuda"])
+
+    def _random_name(self) -> str:
+        return "random" if self.args.world_size <= 1 else f"random_{self.args.process_index}"
+
+
+@contextmanager
+def _fits(checkpoint: str) -> Iterator[None]:
+    """Turn what torch raises for state of another model or optimizer into a CheckpointError."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{checkpoint!r} cannot be gone on from: it is not of this work ({reason}). Remove it to start from the one "
+            "before, or from the beginning.") from None
 
 
 class _Checkpoints(TrainerCallback):
-    """Marks a checkpoint as whole once all of it is written."""
+    """Puts the curves so far into a checkpoint, and seals it once all of it is written."""
+
+    def __init__(self, metrics: MetricsLog) -> None:
+        self.metrics = metrics
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE_MARKER).touch()
+        directory = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self.metrics.copy_to(directory)
+        seal(directory)
 
 
 class _Bar(TrainerCallback):
@@ -175,17 +239,6 @@ def training_arguments(sft: SftConfig, seed: int, directory: Path, num_sequences
     return arguments
 
 
-def last_whole_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed."""
-    whole = []
-    for path in directory.glob("checkpoint-*"):
-        if (path / WHOLE_MARKER).is_file():
-            whole.append(path)
-        else:
-            shutil.rmtree(path)
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
-
-
 def train(
     model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path, metrics: MetricsLog,
     checks: ChecksConfig,
@@ -196,11 +249,12 @@ def train(
     was noticed on the way (see checks.TrainingWatch).
     Raises TrainingFailed when the loss is no number any more, RunWentWrong for what ``checks`` says to stop for.
     """
-    checkpoint = last_whole_checkpoint(directory)
-    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    metrics.forget_after(step)
+    checkpoint = newest_whole(directory)
+    step = step_of(checkpoint) if checkpoint else 0
     if checkpoint:
         logger.info("sft: going on from step %d", step)
+        metrics.restore_from(checkpoint)
+    metrics.forget_after(step)
     trainer = XftTrainer(model, data, sft, seed, directory, metrics, checks)
     if checkpoint and step >= trainer.args.max_steps:  # killed after the last step: the Trainer would do one more
         trainer._load_from_checkpoint(str(checkpoint))

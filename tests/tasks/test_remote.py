@@ -14,6 +14,7 @@ from tasks.references import PipelineRun
 from tasks.storage import StoreRefused, StoreUnavailable, store
 from tests.tasks.object_store import BUCKET, Proxy, fail_first, raw_client
 from xft_core.artifacts import Workspace, publish, verify
+from xft_core.errors import ArtifactError
 from xft_core.stages import UpcycleStage
 
 KEY = "0123456789abcdef" * 4
@@ -153,7 +154,7 @@ def progress(home: Path, step: int) -> Path:
     workspace = Workspace(output)
     workspace.checkpoints.mkdir(parents=True, exist_ok=True)
     (workspace.root / "key").write_text(KEY)
-    (workspace.checkpoints / "held_out_before.json").write_text("1.5")
+    (workspace.checkpoints / "held_out_before.jsonl").write_text("1.5")
     (workspace.checkpoints / "empty.json").touch()
     workspace.metrics_path.write_text("".join(f'{{"step": {i}}}\n' for i in range(step)))
     checkpoint = workspace.checkpoints / f"checkpoint-{step}"
@@ -201,7 +202,7 @@ def test_checkpoints_follow_to_another_machine(s3: Proxy, tmp_path: Path) -> Non
     workspace = Workspace(elsewhere(tmp_path))
     found = sorted(path.relative_to(workspace.root).as_posix() for path in workspace.root.rglob("*") if path.is_file())
     assert found == ["checkpoints/checkpoint-12/model.safetensors", "checkpoints/checkpoint-12/whole",
-                     "checkpoints/held_out_before.json", "key", "metrics.jsonl"]
+                     "checkpoints/held_out_before.jsonl", "key", "metrics.jsonl"]
     assert (workspace.checkpoints / "checkpoint-12" / "model.safetensors").read_bytes() == bytes([12]) * 1000
     assert (workspace.root / "key").read_text() == KEY
     assert not checkpoints.restore(elsewhere(tmp_path), KEY, NEVER, logger)  # own progress goes first
@@ -297,7 +298,7 @@ def test_a_run_notes_what_it_uses_also_for_other_machines(s3: Proxy, run: Pipeli
     run_records.note(run)
     run_records.note(run, "sft/abc")
     run_records.note(run, "mix/def")
-    record, = run_records.records_in(_bucket()).values()
+    (_, record), = run_records.records_in(_bucket()).values()
     assert record == next(iter(run_records.local_records().values()))
     assert (record.recipe, record.artifacts) == ("tiny", ["mix/def", "sft/abc"])
 
@@ -308,3 +309,19 @@ def _bucket() -> Any:
     return found
 
 
+def test_a_damaged_record_keeps_gc_from_removing_anything(
+        tmp_path: Path, run: PipelineRun, s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XFT_HOME", str(tmp_path / "home"))
+    run_records.note(run, "sft/a1")
+    path, = run_records.local_records()
+    whole = path.read_bytes()
+    assert store_admin.garbage_local(0.001) == []
+    path.write_bytes(whole.replace(b"sft/a1", b"sft/a0"))
+    assert run_records.local_records() == {path: None}
+    with pytest.raises(ArtifactError, match=r"run record .*damaged.*nothing is removed"):
+        store_admin.garbage_local(1)
+    name, = run_records.records_in(_bucket())
+    _bucket().put(name, b"[")
+    with pytest.raises(ArtifactError, match=r"run record .*damaged"):
+        store_admin.garbage_remote(_bucket(), 1)
+    path.unlink()

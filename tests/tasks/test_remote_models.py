@@ -48,7 +48,7 @@ def key_of(model: Path, tmp_path: Path) -> str:
 def test_only_what_makes_a_model_is_fetched_and_only_once(s3: Proxy, model: str, tmp_path: Path) -> None:
     directory = fetch()
     assert directory.parent == settings().models
-    assert {path.name for path in directory.iterdir()} == {path.name for path in (DEMO_DIR / "model").iterdir()}
+    assert {path.name for path in directory.iterdir()} == {path.name for path in (DEMO_DIR / "model").iterdir()} | {"whole"}
     asked = s3.count("GET", "safetensors")
     assert fetch(ADDRESS + "/") == directory
     assert s3.count("GET", "safetensors") == asked
@@ -70,6 +70,16 @@ def test_a_copy_that_was_cut_short_is_fetched_anew(s3: Proxy, model: str) -> Non
     (directory / "model.safetensors").write_bytes(b"")
     assert fetch() == directory
     assert (directory / "model.safetensors").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "whole"])
+def test_a_bit_that_flipped_in_a_fetched_model_is_found(name: str, s3: Proxy, model: str, tmp_path: Path) -> None:
+    directory = fetch()
+    whole = (directory / name).read_bytes()
+    (directory / name).write_bytes(whole[:-2] + bytes([whole[-2] ^ 4]) + whole[-1:])
+    assert fetch() == directory
+    assert key_of(directory, tmp_path) == key_of(DEMO_DIR / "model", tmp_path)
+    assert (directory / name).read_bytes() == whole
 
 
 def published(home: Path) -> Path:

@@ -242,3 +242,43 @@ def test_disks_of_every_size_are_full_at_every_moment(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert 5 <= int(result.stdout.split()[-1]) < 39
+
+
+def test_work_in_progress_that_no_stage_left_is_not_emptied(tmp_path: Path) -> None:
+    notes = tmp_path / "a.partial" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with pytest.raises(ArtifactError, match=r"a\.partial' is where work in progress is kept, and holds something"):
+        run_stage(CountingStage(output=tmp_path / "a"))
+    assert notes.read_text() == "mine" and runs == []
+    notes.unlink()
+    (notes.parent / "key.tmp").touch()  # of a kill before the first file was whole
+    run_stage(CountingStage(output=tmp_path / "a"))
+
+
+def test_a_file_that_is_called_as_a_lock_keeps_its_content(tmp_path: Path) -> None:
+    (tmp_path / "a.lock").write_text("mine")
+    run_stage(CountingStage(output=tmp_path / "a"))
+    assert (tmp_path / "a.lock").read_text() == "mine"
+
+
+@pytest.mark.parametrize("target", ["elsewhere", "empty"])
+def test_nothing_is_written_through_a_link(target: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a").symlink_to(tmp_path / target)
+    with pytest.raises(ArtifactError, match="already holds something"):
+        run_stage(CountingStage(output=tmp_path / "a"))
+    assert runs == [] and not (tmp_path / "elsewhere").exists() and not any((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize("name", [
+    "../x", "/etc/passwd", "a/../b", "a//b", "a\\b", "a\0b", "a\nb", "", ".", "x" * 901, "a/", "./a"])
+def test_no_path_of_a_manifest_leads_out_of_its_artifact(name: str) -> None:
+    with pytest.raises(ValueError, match="plain relative path"):
+        artifacts.FileEntry(path=name, size=1, sha256="0")
+
+
+@pytest.mark.parametrize("output", ["/", "x\0", "y" * 4000])
+def test_an_output_that_cannot_be_is_a_message(output: str, tmp_path: Path) -> None:
+    with pytest.raises((ArtifactError, ValueError), match=r"cannot be written|NUL"):
+        run_stage(CountingStage(output=Path(output) if output == "/" else tmp_path / output))

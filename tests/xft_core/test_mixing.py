@@ -173,7 +173,7 @@ def test_a_killed_mix_resumes_to_the_same_coefficients(ready: Path, tmp_path: Pa
     process = subprocess.Popen(
         [sys.executable, "-m", "xft_core", "mix", str(tmp_path / "killed.json")],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    checkpoint = tmp_path / "killed.partial" / "checkpoints" / "mixing.safetensors"
+    checkpoint = tmp_path / "killed.partial" / "checkpoints" / "checkpoint-25" / "whole"
     deadline = time.monotonic() + 120
     while not checkpoint.exists():
         assert process.poll() is None and time.monotonic() < deadline

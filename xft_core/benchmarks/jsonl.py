@@ -3,13 +3,15 @@
 import gzip
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from xft_core.errors import DataError
+from xft_core.plain_text import parse_json
+
+LONGEST_LINE, LARGEST_FILE = 200_000_000, 4_000_000_000  # bytes; a packed file of a few MB can hold any number of them
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -20,33 +22,25 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
+            unpacked = 0
+            while line := stream.readline(LONGEST_LINE + 1):
+                number, unpacked = number + 1, unpacked + len(line)
+                if len(line) > LONGEST_LINE or unpacked > LARGEST_FILE:
+                    raise DataError(
+                        f"{str(path)!r}, line {number}: a line has more than {LONGEST_LINE // 10**6} MB, or the file more than "
+                        f"{LARGEST_FILE // 10**9} GB unpacked. That is no benchmark: fetch it again.")
                 if line.strip():
                     yield number, _object(line, where=f"{str(path)!r}, line {number}")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except OSError as error:
+        if isinstance(error, gzip.BadGzipFile):
+            raise DataError(
+                f"{str(path)!r} cannot be unpacked after line {number}: {error}. It is cut short or not gzip: "
+                "fetch it again.") from None
+        raise DataError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from None
+    except (EOFError, zlib.error) as error:
         raise DataError(
             f"{str(path)!r} cannot be unpacked after line {number}: {error}. It is cut short or not gzip: "
             "fetch it again.") from None
-
-
-def append(path: Path, *rows: dict[str, Any]) -> None:
-    """Add lines to a file; they are on disk when this returns."""
-    with path.open("a", encoding="utf-8") as stream:
-        stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def read_appended(path: Path) -> list[dict[str, Any]]:
-    """What ``append`` has left, nothing where there is no file. A last line that a kill cut short is taken off the file."""
-    if not path.is_file():
-        return []
-    content = path.read_bytes()
-    whole = content[:content.rfind(b"\n") + 1]
-    if whole != content:
-        with path.open("r+b") as stream:
-            stream.truncate(len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def unpacked_digest(path: Path) -> str:
@@ -57,11 +51,11 @@ def unpacked_digest(path: Path) -> str:
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{where}: this is not JSON ({error.msg} at character {error.pos + 1}). Mend or remove the line.") from None
-    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+    except ValueError as error:
         raise DataError(f"{where}: this cannot be read ({error}). Mend or remove the line.") from None
     if not isinstance(value, dict):
         raise DataError(f"{where}: this is a JSON {type(value).__name__} instead of an object {{...}}. Mend the line.")

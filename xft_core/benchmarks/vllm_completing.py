@@ -50,8 +50,9 @@ class VllmCompleter(Completer):
         self._sampling_params = vllm.SamplingParams
         # generation_config: "vllm" leaves the checkpoint's own defaults (a temperature, a penalty) out.
         self._engine: Any = vllm.LLM(
-            model=str(model), dtype=DTYPES[config.precision], generation_config="vllm", seed=0)
-        checkpoint = AutoConfig.from_pretrained(model).get_text_config()
+            model=str(model), dtype=DTYPES[config.precision], generation_config="vllm", seed=0, trust_remote_code=False,
+            load_format="safetensors")
+        checkpoint = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
         self.context_length = self._engine.llm_engine.model_config.max_model_len
         named = [checkpoint]
         if (model / "generation_config.json").is_file():

@@ -1,7 +1,6 @@
 """Rows of instruction data to conversations: four forms, recognised by their fields, with errors that name the row."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +9,9 @@ from xft_core.config import DataConfig
 from xft_core.data.templates import Message
 from xft_core.errors import DataError
 from xft_core.locations import hub_error
+from xft_core.plain_text import parse_json
 
 Form = Literal["instruction", "alpaca", "problem", "messages"]
-
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 # Fields a row of each form must have. The order is that in which "auto" tries them.
 FORM_FIELDS: dict[Form, tuple[str, ...]] = {
@@ -37,8 +35,6 @@ def read_conversations(config: DataConfig, path: Path | None) -> Iterator[list[M
             raise DataError(f"{place}: a row must be an object with fields, this is a {type(row).__name__}.")
         form = form or _recognise(place, row)
         messages = _conversation(place, row, form)
-        if any(SURROGATE.search(message["content"]) for message in messages):
-            raise DataError(f"{place}: the text holds half of a surrogate pair (\\ud800 to \\udfff): it is not Unicode.")
         yield messages
 
 
@@ -93,20 +89,26 @@ def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r} is not UTF-8 text (byte {error.start}).") from None
+    except OSError as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     if text.lstrip().startswith("["):
         try:
-            rows = json.loads(text)
+            rows = parse_json(text)
         except json.JSONDecodeError as error:
             raise DataError(f"{str(path)!r}, line {error.lineno}: not JSON: {error.msg}.") from None
+        except ValueError as error:
+            raise DataError(f"{str(path)!r} cannot be read: {error}.") from None
         yield from ((f"{str(path)!r}, row {number}", row) for number, row in enumerate(rows, start=1))
         return
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: JSON text may hold U+2028 as it is
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{str(path)!r}, line {number}: not JSON: {error.msg}.") from None
+        except ValueError as error:
+            raise DataError(f"{str(path)!r}, line {number}: {error}.") from None
         yield f"{str(path)!r}, line {number}", row
 
 
@@ -121,7 +123,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
             for row in batch.to_pylist():
                 number += 1
                 yield f"{str(path)!r}, row {number}", row
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, ArithmeticError, TypeError, LookupError) as error:
         raise DataError(f"{str(path)!r} is not Parquet: {(str(error).splitlines() or [''])[0]}") from None
 
 

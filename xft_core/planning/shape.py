@@ -3,7 +3,6 @@
 Matrices only: biases, norms and positions, some tenths of a per cent, are left out.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 from xft_core.config import UpcycleConfig
 from xft_core.errors import CheckpointError
 from xft_core.families import family_of
-from xft_core.locations import demo_path
+from xft_core.locations import local_path
+from xft_core.plain_text import parse_json
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -98,14 +98,14 @@ def shape_of_config(content: dict[str, Any], where: str = "config.json") -> Shap
             gated=family.gated, plain_head=family.plain_head,
             tied=bool(content.get("tie_word_embeddings", family.tied)),
             stored_bytes=BYTES.get(str(content.get("dtype") or content.get("torch_dtype") or "float32"), 4))
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{where} gives no sizes to plan with: {type(error).__name__}: {error}") from None
 
 
 def find_config(name: str) -> Path | None:
     """The config.json of a model directory, of demo:model, or of a Hub name (``owner/model@revision``) in the Hub's cache;
     None for a Hub name that is not there. Nothing is downloaded."""
-    path = demo_path(name) or Path(name).expanduser()
+    path = local_path(name, CheckpointError)
     if path.is_file():
         return path
     if (path / "config.json").is_file():
@@ -122,7 +122,7 @@ def find_config(name: str) -> Path | None:
 def read_shape(path: Path) -> Shape:
     """The shape in a config.json. Raises CheckpointError when it cannot be read."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from None
     if not isinstance(content, dict):

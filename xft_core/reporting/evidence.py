@@ -1,6 +1,5 @@
 """What the artifacts of one run hold, by role: manifests and small JSON files, nothing else and nothing of torch."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 from xft_core.artifacts import Manifest, read_manifest
 from xft_core.config import Recipe
 from xft_core.errors import ArtifactError
+from xft_core.plain_text import parse_json
 from xft_core.tracking import read_metrics
 
 MODELS = ("base", "sft", "moe", "merged")
@@ -53,7 +53,7 @@ class Evidence:
         if path is None or not path.is_file():
             return None
         try:
-            return json.loads(path.read_bytes())
+            return parse_json(path.read_bytes())
         except ValueError as error:
             raise ArtifactError(f"{str(path)!r} is not JSON: {error}. Delete its directory to rebuild it.") from None
 

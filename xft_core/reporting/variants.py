@@ -1,7 +1,6 @@
 """The variants of a comparison in numbers: every run, groups of runs that differ in the seed alone, and what each
 varying field changes. The content of the compare stage's ``comparison.json``."""
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xft_core.errors import ArtifactError
 from xft_core.grid import SEED, Axis, Variant
+from xft_core.plain_text import parse_json
 from xft_core.reporting.comparison import Comparison
 from xft_core.reporting.evidence import MODELS
 from xft_core.reporting.idle_fields import plays_no_part
@@ -115,7 +115,7 @@ def read_comparison(report: Path) -> Comparison:
     """The numbers of one run's report. Raises ArtifactError when they are missing or damaged."""
     path = report / "comparison.json"
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         content.pop("warnings", None)  # sentences, made again where they are wanted
         return Comparison.model_validate(content)
     except FileNotFoundError:

@@ -17,6 +17,7 @@ from typing import Any
 
 from xft_core.benchmarks.jsonl import read_jsonl
 from xft_core.errors import ArtifactError
+from xft_core.plain_text import parse_json
 from xft_core.reporting.evaluation import Counts, counts, p_text, pair, pass_rate, rate_text
 
 PAGE = "problems.html"
@@ -133,8 +134,8 @@ def read_results(evaluation: Path) -> dict[str, Any]:
     """
     path = evaluation / "results.json" if evaluation.is_dir() else evaluation
     try:
-        content = json.loads(path.read_bytes())
-        if not all({"task_id", "samples"} <= problem.keys() for problem in content["problems"]):
+        content = parse_json(path.read_bytes())
+        if not all(map(_is_graded, content["problems"])) or not isinstance(content.get("benchmark", {}), dict):
             raise TypeError
     except OSError:
         raise ArtifactError(
@@ -143,6 +144,13 @@ def read_results(evaluation: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, AttributeError):
         raise ArtifactError(f"{str(path)!r} is not the results.json of an evaluation.") from None
     return content
+
+
+def _is_graded(problem: dict[str, Any]) -> bool:
+    return isinstance(problem["task_id"], str) and all(
+        {"base", "plus"} <= sample.keys() and all(
+            isinstance(sample.get(name, ""), str) for name in ("base", "plus", "detail", "solution"))
+        for sample in problem["samples"])
 
 
 def _written(samples: Path | None) -> dict[str, list[dict[str, Any]]]:

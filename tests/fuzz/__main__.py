@@ -1,0 +1,62 @@
+"""``python -m tests.fuzz [--seconds 60] [--seed 0] [TARGET ...]``: hostile input for every reader, until the time is up.
+
+Prints how many inputs each target was given and how many of them it took. What is neither taken nor answered with a
+message for people ends the run with status 1, the seed and number that make it again, and the trace.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+from tests.fuzz.targets import TARGETS, attempt
+
+SLOWEST_SECONDS = 20.0  # no input may hold a reader up longer, on a busy machine
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=60, help="for all targets together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--number", type=int, help="only the input of this number")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
+    options = parser.parse_args()
+    failures = 0
+    names = options.targets or list(TARGETS)
+    for name in names:
+        failures += fuzz(name, options.seed, options.seconds / len(names), options.number)
+    return 1 if failures else 0
+
+
+def fuzz(name: str, seed: int, seconds: float, number: int | None = None, most: int = 10**9) -> int:
+    """Feed inputs to one target for so many seconds, ``most`` at most; returns how many it failed on."""
+    deadline, count, taken = time.monotonic() + seconds, 0, 0
+    failed: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as place:
+        for index in [number] if number is not None else range(most):
+            if time.monotonic() > deadline and number is None:
+                break
+            directory, started = Path(place) / str(index), time.monotonic()
+            directory.mkdir()
+            try:
+                taken += attempt(name, random.Random(f"{name} {seed} {index}"), directory)
+                assert time.monotonic() - started < SLOWEST_SECONDS, "that took too long"
+            except Exception:
+                lines = traceback.format_exc().splitlines()
+                ours = [line for line in lines if "File " in line and ("xft_core" in line or "tasks" in line)]
+                way = f"{ours[-1:]} {lines[-1][:60]}"
+                if way not in failed:
+                    print(*(line[:300] for line in lines[-14:]), sep="\n")
+                    print(f"again: python -m tests.fuzz --seed {seed} --number {index} {name}", flush=True)
+                failed[way] = failed.get(way, 0) + 1
+            count += 1
+    print(f"{name}: {count} inputs, {taken} taken, {sum(failed.values())} failed in {len(failed)} ways", flush=True)
+    return sum(failed.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

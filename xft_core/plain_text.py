@@ -1,0 +1,81 @@
+"""JSON and YAML as they come from outside: whatever the text is, a value or a ValueError of one line, soon and cheaply.
+
+The libraries' own readers also raise RecursionError for deep nesting and let through what breaks later: half of a
+surrogate pair, a key that is given twice, aliases that unfold to more than any memory holds.
+"""
+
+import json
+import re
+from typing import Any
+
+import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
+
+DEEPEST_YAML, LONGEST_YAML, LONGEST_NUMBER = 20, 1_000_000, 100
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(content: bytes | str) -> Any:
+    """The value of a JSON text. Raises ValueError (json.JSONDecodeError, with its place, for a mistake of syntax)."""
+    text = content if isinstance(content, str) else content.decode("utf-8-sig")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if _HALF_PAIR.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text in it holds half of a surrogate pair (\\ud800 to \\udfff): it is not Unicode") from None
+    return value
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text: plain values, lists and mappings. Raises ValueError, also for what a recipe has no use
+    for: aliases, keys given twice, texts of more than a million characters."""
+    if len(text) > LONGEST_YAML:
+        raise ValueError(f"it has {len(text):,} characters, more than {LONGEST_YAML:,}")
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())[:500]) from None
+    except (ValueError, ArithmeticError, TypeError, AttributeError, LookupError) as error:
+        # Of a date in the 13th month, or a value that is not what its tag says.
+        raise ValueError(f"it holds a value that cannot be meant ({str(error)[:100]})") from None
+
+
+class _Loader(yaml.SafeLoader):
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise ComposerError(
+                None, None, f"aliases (*{event.anchor}) are not read: write the value out", event.start_mark)
+        if self.depth == DEEPEST_YAML:
+            raise ComposerError(None, None, "it is nested too deeply", self.peek_event().start_mark)
+        self.depth += 1
+        try:
+            node: yaml.Node | None = super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for name in (key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if name in seen:
+                raise ConstructorError(None, None, f"{name[:100]!r} is given twice", node.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+    def number(self, node: yaml.ScalarNode) -> Any:
+        """An int or a float, of a length at which reading it takes no time."""
+        if len(self.construct_scalar(node)) > LONGEST_NUMBER:
+            raise ConstructorError(None, None, "a number is too long", node.start_mark)
+        return self.construct_yaml_float(node) if node.tag.endswith("float") else self.construct_yaml_int(node)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number)
