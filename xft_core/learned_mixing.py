@@ -161,7 +161,7 @@ def _weights(parameters: dict[str, torch.Tensor], mixture: MixtureReader, merge:
 def _save(
     checkpoints: Path, step: int, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Adam, metrics: MetricsLog,
 ) -> None:
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
         state = optimizer.state[parameter]
         tensors |= {

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -153,7 +153,7 @@ class XftTrainer(Trainer):
         assert getattr(self.accelerator, "scaler", None) is None, "no precision of ours needs a gradient scaler"
 
     def _save_rng_state(self, output_dir: str) -> None:
-        name, keys, *rest = np.random.get_state()
+        name, keys, *rest = cast(tuple[Any, ...], np.random.get_state(legacy=True))
         state = {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "cpu": torch.random.get_rng_state()}
         if torch.cuda.is_available():
             state["cuda"] = torch.cuda.random.get_rng_state()
