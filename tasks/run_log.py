@@ -46,6 +46,6 @@ def install() -> None:
         logger = logging.getLogger(name)
         if not any(isinstance(item, Readable) for item in logger.filters):
             logger.addFilter(Readable())
-    Console.on_broken_pipe = _go_on_unread  # type: ignore[method-assign]
+    Console.on_broken_pipe = _go_on_unread  # type: ignore[method-assign, assignment]
     # A server that is away costs one line of ours, not one of urllib3's for every attempt.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
