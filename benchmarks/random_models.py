@@ -8,6 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from xft_core.checkpoint import TensorPlan, write_checkpoint
+from xft_core.demo import DEMO_DIR
+from xft_core.models import copy_beside_weights
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048, "rms_norm_eps": 1e-6,
@@ -31,7 +33,7 @@ def shape(name: str, **changes: Any) -> dict[str, Any]:
 
 
 def write_random(directory: Path, config: dict[str, Any], seed: int = 0, max_shard_bytes: int = 1_000_000_000) -> int:
-    """A dense checkpoint of random bf16 weights, sharded. Returns its bytes."""
+    """A dense checkpoint of random bf16 weights, sharded, with the demo's tokenizer. Returns the bytes of its weights."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
     generator = torch.Generator().manual_seed(seed)
@@ -44,4 +46,5 @@ def write_random(directory: Path, config: dict[str, Any], seed: int = 0, max_sha
     total = write_checkpoint(
         directory, [plan(name, list(item.shape)) for name, item in model.named_parameters()], max_shard_bytes)
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    copy_beside_weights(DEMO_DIR / "model", directory)
     return total

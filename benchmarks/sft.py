@@ -89,7 +89,8 @@ def train_padded(model: Path, rows: Rows) -> None:
         arguments = TrainingArguments(
             output_dir=scratch, num_train_epochs=1, per_device_train_batch_size=ROWS_OF_TRAINER, report_to="none",
             learning_rate=SFT.learning_rate, optim="adamw_torch", max_grad_norm=SFT.max_grad_norm, disable_tqdm=True,
-            logging_steps=1000, save_strategy="steps", save_steps=10**6, seed=0, use_cpu=not torch.cuda.is_available())
+            logging_steps=1000, save_strategy="steps", save_steps=10**6, seed=0, remove_unused_columns=False,
+            use_cpu=not torch.cuda.is_available())
         Trainer(
             model=load_model(model, torch.float32), args=arguments, train_dataset=[rows[index] for index in range(len(rows))],
             data_collator=_padded).train()
