@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 MEASURED = "xft.measured."
 DESCRIPTION_LENGTH = 5000  # MLflow's column has no more
-RIVAL_SECONDS = 120.0  # two runs that promote over the same champion within this time may have done so at once
+RIVAL_SECONDS = 120.0  # two runs that promote theirs within this time may have done so at once
 PATIENCE = 20
 
 
@@ -160,8 +160,8 @@ def _tag(name: str, version: int, tag: str, value: str) -> None:
 def _contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
     """Move the alias to version ``number`` if it belongs there. Returns whether it is there now, and why.
 
-    MLflow cannot move an alias only if it still is where it was. So a run first notes on its version over whom it
-    promotes, and only then moves the alias (see ``_place_best``).
+    MLflow cannot move an alias only if it still is where it was. So a run first notes on its version that it promotes
+    it, and only then moves the alias (see ``_place_best``).
     """
     for _ in range(PATIENCE):
         champion = _champion(name)
@@ -172,10 +172,9 @@ def _contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
             return True, _standing(client().get_model_version(name, str(number)), mine.measured)
         if champion is not None and (reason := _why_not(_contender(champion, measured_by), mine)):
             return False, reason
-        over = str(champion.version) if champion else "none"
+        _tag(name, number, "xft.champion_over", str(champion.version) if champion else "none")
         _tag(name, number, "xft.champion_at", f"{time.time():.3f}")
-        _tag(name, number, "xft.champion_over", over)
-        _place_best(name, number, over, measured_by)
+        _place_best(name, number, measured_by)
     return False, "other runs moved the alias again and again; start this one again."
 
 
@@ -193,8 +192,8 @@ def _contender(version: "ModelVersion", measured_by: str) -> _Contender:
     return _Contender(int(version.version), measured)
 
 
-def _place_best(name: str, number: int, over: str, measured_by: str) -> None:
-    """Move the alias to the best of those that promote over the same champion.
+def _place_best(name: str, number: int, measured_by: str) -> None:
+    """Move the alias to the best of those that are promoted at this time.
 
     A run looks again after each of its own moves, and leaves off only when the best is where it put the alias. Whichever
     run moves it last has then seen every note: a later note would have been followed by a later move.
@@ -202,15 +201,16 @@ def _place_best(name: str, number: int, over: str, measured_by: str) -> None:
     best, placed = number, None
     while best != placed:
         client().set_registered_model_alias(name, CHAMPION, str(best))
-        placed, best = best, _best_of_rivals(name, number, over, measured_by)
+        placed, best = best, _best_of_rivals(name, number, measured_by)
     _correct_others(name, best)
 
 
-def _best_of_rivals(name: str, number: int, over: str, measured_by: str) -> int:
+def _best_of_rivals(name: str, number: int, measured_by: str) -> int:
     rivals = [
-        version for version in _search(name, "xft.champion_over", over)
+        version for version in client().search_model_versions(f"name = '{name}'")
         if int(version.version) == number or abs(time.time() - _seconds(version.tags.get("xft.champion_at"))) < RIVAL_SECONDS]
-    contenders = sorted((_contender(version, measured_by) for version in rivals), key=lambda item: item.version)
+    contenders = sorted(
+        (item for version in rivals if (item := _contender(version, measured_by)).measured), key=lambda item: item.version)
     return reduce(lambda best, item: item if _why_not(best, item) is None else best, contenders).version
 
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import resource
 from dataclasses import asdict
 from typing import Any
@@ -48,7 +49,7 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     before_path = workspace.checkpoints / "held_out_before.jsonl"
     found = read_appended(before_path)
     before = found[0]["nll"] if found else held_out_loss(model, held_out_rows).nll
-    if not found:
+    if not found and math.isfinite(before):  # training itself says what is wrong with a model that gives no numbers
         append(before_path, {"nll": before})
     metrics_log.set(0, {"held_out_nll": before})
     logger.info("sft: held-out loss %.4f before", before)

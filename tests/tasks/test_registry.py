@@ -279,7 +279,7 @@ def objects(s3: Proxy, prefix: str) -> set[str]:
 def collect_garbage() -> None:
     """Remove all that gc finds, however young."""
     bucket = store_admin.bucket_in_force()
-    for item in store_admin.garbage_remote(bucket, days=-1):
+    for item in store_admin.garbage_remote(bucket, days=0):
         item.remove()
 
 

@@ -21,7 +21,8 @@ from xft_core.tracking import MetricsLog
 def manifest(**changes: object) -> Manifest:
     fields: dict[str, object] = {
         "stage": "sft", "stage_version": 1, "key": "k" * 64, "digest": "d" * 64, "files": [], "parents": {},
-        "config": {"seed": 0, "sft": {"epochs": 1.0, "max_steps": None}}, "versions": {}, "created": "", "seconds": 2.5,
+        "config": {"seed": 0, "sft": {"epochs": 1.0, "max_steps": None}}, "versions": {},
+        "created": "2026-11-25T12:00:00Z", "seconds": 2.5,
         "metrics": {"held_out_nll": 0.5, "note": "text", "layers": [1, 2]}, "provenance": {}}
     return Manifest.model_validate(fields | changes)
 

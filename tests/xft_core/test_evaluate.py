@@ -19,6 +19,7 @@ from xft_core.benchmarks.evalplus.grading import MOUNTS, Limits, grade
 from xft_core.benchmarks.evalplus.kind import EvalPlus
 from xft_core.benchmarks.evalplus.problems import Problem
 from xft_core.benchmarks.kind import Verdict
+from xft_core.checked_lines import append, read_appended
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError, XftError
 from xft_core.evaluate import pass_at_k, scores
@@ -173,9 +174,11 @@ def test_a_killed_run_goes_on_with_what_was_graded(tmp_path: Path) -> None:
         time.sleep(0.05)
     runner.kill()
     runner.wait()
-    (line,) = graded.read_text().splitlines()
+    (row,) = read_appended(graded)
     # What is taken from the file is not graded again: it says something else than the sample would get.
-    graded.write_text(line.replace("fail", "pass") + "\n" + line[:20])
+    graded.unlink()
+    append(graded, json.loads(json.dumps(row).replace("fail", "pass")))
+    graded.write_bytes(graded.read_bytes() + graded.read_bytes()[:20])
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert verdicts_in(tmp_path / "out") == {"Own/a": [("pass", "pass")], "Own/b": [("pass", "pass")]}
 
@@ -242,7 +245,8 @@ def test_evalplus_itself_accepts_the_exported_samples(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("problems", "samples", "reason"), [
     ([problem("Own/a")], [{"task_id": "Own/z", "solution": RIGHT}], "line 1: the benchmark .* has no problem 'Own/z'"),
     ([problem("Own/a")], [{"task_id": "Own/a", "completion": RIGHT}], "line 1: a sample needs"),
-    ([problem("Own/a")], [{"task_id": "Own/a", "solution": "\ud800"}], "line 1: the solution is no text"),
+    ([problem("Own/a")], [{"task_id": "Own/a", "solution": "\ud800"}],
+     "line 1: this cannot be read .a text in it holds half of a surrogate"),
     ([problem("Own/a")], [], "holds no samples"),
     ([problem("Own/a", canonical_solution="    return x / 0\n")], [{"task_id": "Own/a", "solution": RIGHT}],
      r"'Own/a': its own canonical_solution fails .*ZeroDivisionError"),

@@ -116,6 +116,8 @@ def read_comparison(report: Path) -> Comparison:
     path = report / "comparison.json"
     try:
         content = parse_json(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
         content.pop("warnings", None)  # sentences, made again where they are wanted
         return Comparison.model_validate(content)
     except FileNotFoundError:

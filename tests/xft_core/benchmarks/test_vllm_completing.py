@@ -43,7 +43,11 @@ class SamplingParams:
 class LLM:
     """vllm.LLM as far as it is used: stops and ends are its own business, one request after the other."""
 
-    def __init__(self, model: str, dtype: str = "auto", generation_config: str = "auto", seed: int = 0) -> None:
+    def __init__(
+        self, model: str, dtype: str = "auto", generation_config: str = "auto", seed: int = 0, trust_remote_code: bool = True,
+        load_format: str = "auto",
+    ) -> None:
+        assert load_format == "safetensors" and not trust_remote_code
         assert generation_config == "vllm", "the checkpoint's own decoding defaults would leak in"
         self.model = load_model(Path(model), getattr(torch, dtype))
         self.tokenizer = load_tokenizer(Path(model))

@@ -141,7 +141,7 @@ def test_the_seed_decides_the_split(tmp_path: Path, model: Path) -> None:
     ('{"text": "a"}\n', "line 1: fields text are of no known form"),
     ('{"messages": [{"role": "user", "content": "a"}]}\n', "line 1: the conversation has no response"),
     ('[1, 2]', "row 1: a row must be an object"),
-    ('{"instruction": "a", "response": "\\ud83d"}\n', "line 1: the text holds half of a surrogate pair"),
+    ('{"instruction": "a", "response": "\\ud83d"}\n', "line 1: a text in it holds half of a surrogate pair"),
     ('{"instruction": "a", "response": 5}\n', "line 1: field 'response' must be text, it is 5"),
     ('{"instruction": "a", "response": "b"}\n', "1 are left; at least 2"),
 ])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from xft_core.errors import ArtifactError
 from xft_core.reporting.page import SHOWN_CHARACTERS, SHOWN_SAMPLES, Answers, write_page
 
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -107,9 +108,10 @@ def test_what_a_model_wrote_is_no_markup_and_nothing_is_asked_for(tmp_path: Path
     assert "http" not in re.sub("http-equiv", "", (tmp_path / "page.html").read_text(encoding="utf-8"))
 
 
-def test_half_of_a_surrogate_pair_does_no_harm(tmp_path: Path) -> None:
-    write_page("title", [evaluation(tmp_path, "odd", {"a": ["fail"]}, completion="\ud83d")], tmp_path / "page.html")
-    assert data_of(tmp_path / "page.html")["benchmarks"][0]["problems"][0]["id"] == "a"
+def test_half_of_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"is not the results\.json of an evaluation"):
+        write_page("title", [evaluation(tmp_path, "odd", {"a": ["fail"]}, completion="\ud83d")], tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
