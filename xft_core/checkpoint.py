@@ -149,7 +149,10 @@ def _write_shard(path: Path, plans: list[TensorPlan]) -> None:
         for plan in plans:
             tensor = plan.make()
             assert list(tensor.shape) == plan.shape and tensor.dtype == plan.dtype, f"{plan.name} is not as planned"
-            stream.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            # One copy repeated for every expert is written so many times, and never held so many times.
+            copies = tensor if tensor.dim() and tensor.stride(0) == 0 else [tensor]
+            for part in copies:
+                stream.write(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _shards(directory: Path) -> dict[str, str]:

@@ -16,6 +16,8 @@ from xft_core.checkpoint import CheckpointReader
 from xft_core.families import Family, family_of
 from xft_core.models import dense_config_of, transformers_config, upcycle_config_of
 
+BLOCK_ELEMENTS = 2**17  # of one expert, worked on at once on a CPU: 0.5 MiB in fp32
+
 
 class MixtureReader:
     """The FFN tensors of an upcycled checkpoint, expert by expert, under their dense names. A context manager."""
@@ -60,22 +62,28 @@ class MixtureReader:
 
     def mixed(self, tensor: "ExpertTensor", weight_N: torch.Tensor, device: torch.device) -> torch.Tensor:
         """sum_i weight_i W_i on ``device`` in fp32 (fp64 if the experts are): W_0 + sum_i weight_i (W_i - W_0)."""
-        first = _wide(tensor.of_expert(0).to(device))
-        total = first.clone()
-        for expert, weight in enumerate(weight_N.tolist()):
-            if expert and weight:
-                total.add_(_wide(tensor.of_expert(expert).to(device)) - first, alpha=weight)
+        first, *others = (tensor.of_expert(expert) for expert in range(self.num_experts))
+        total = torch.empty(first.shape, dtype=_wide_dtype(first), device=device)
+        for rows in _blocks(first, device):
+            first_rows, total_rows = first[rows].to(total), total[rows]
+            total_rows.copy_(first_rows)
+            for other, weight in zip(others, weight_N.tolist()[1:], strict=True):
+                if weight:
+                    total_rows.add_(torch.sub(other[rows].to(device), first_rows), alpha=weight)
         return total
 
     def gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor) -> torch.Tensor:
         """<dL/dW, W_i - W_0> for every expert, fp64, shape N, where the gradient is: dL/dc_i up to what is the same for
         all i."""
-        wide = _wide(gradient)
-        first = tensor.of_expert(0).to(wide)
-        products = [torch.zeros((), dtype=torch.float64, device=wide.device)]
-        for expert in range(1, self.num_experts):
-            products.append(torch.sum(wide * (tensor.of_expert(expert).to(wide) - first), dtype=torch.float64))
-        return torch.stack(products)
+        first, *others = (tensor.of_expert(expert) for expert in range(self.num_experts))
+        product_N = torch.zeros(self.num_experts, dtype=torch.float64, device=gradient.device)
+        for rows in _blocks(first, gradient.device):
+            gradient_rows = gradient[rows].to(_wide_dtype(gradient))
+            first_rows = first[rows].to(gradient_rows)
+            for expert, other in enumerate(others, start=1):
+                difference = torch.sub(other[rows].to(gradient.device), first_rows)
+                product_N[expert] += torch.sum(difference.mul_(gradient_rows), dtype=torch.float64)
+        return product_N
 
 
 class ExpertTensor:
@@ -103,5 +111,12 @@ def mixing_weights(alpha_LR: torch.Tensor, shared_weight_L: torch.Tensor | None)
     return torch.cat([shared_weight_L[:, None], (1 - shared_weight_L)[:, None] * routed_LR], dim=1)
 
 
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+def _wide_dtype(tensor: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _blocks(tensor: torch.Tensor, device: torch.device) -> list[slice]:
+    """Rows to work on at once: on a CPU as many as its cache holds while all experts pass by, elsewhere all."""
+    num_rows = len(tensor)
+    size = num_rows if device.type != "cpu" else max(1, BLOCK_ELEMENTS * num_rows // tensor.numel())
+    return [slice(start, start + size) for start in range(0, num_rows, size)]

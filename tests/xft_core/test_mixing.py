@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import xft_core.mixing_weights as mixing_weights_module
 from tests.factories import dense_model
 from xft_core.config import DataConfig, MergeConfig, UpcycleConfig
 from xft_core.data.packing import IGNORED, PackedRows
@@ -98,6 +99,23 @@ def test_the_projected_gradient_is_that_of_autograd_through_all_experts(
     for found, wanted in zip(projected, expected, strict=True):
         assert wanted.abs().max() > 1e-3
         assert (found - wanted).abs().max() <= 1e-6 * max(1.0, float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("block_elements", [1, 100, 2**20])
+def test_blocks_of_any_size_give_the_mixture_and_its_gradient(
+        block_elements: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the equations in fp64: a row at a time, a few, with the last block smaller, and all at once."""
+    monkeypatch.setattr(mixing_weights_module, "BLOCK_ELEMENTS", block_elements)
+    generator = torch.Generator().manual_seed(3)
+    weight_N = torch.tensor([0.5, 0.2, 0.0, 0.3], dtype=torch.float64)
+    with MixtureReader(grown_apart(tmp_path)) as mixture:
+        for _, shape, _, tensor in mixture.expert_tensors(1):
+            experts = torch.stack([tensor.of_expert(expert).double() for expert in range(4)])
+            gradient = torch.randn(shape, generator=generator)
+            mixed = mixture.mixed(tensor, weight_N, torch.device("cpu"))
+            assert torch.allclose(mixed.double(), torch.tensordot(weight_N, experts, 1), rtol=0, atol=1e-6)
+            wanted_N = ((experts - experts[0]) * gradient.double()).flatten(1).sum(1)
+            assert torch.allclose(mixture.gradient(tensor, gradient), wanted_N, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("method", "weight", "expected"), [

@@ -78,7 +78,7 @@ class RoutedExperts(nn.Module):
             h = F.linear(x_TD.index_select(0, token), up_E[expert], up_bias_E[expert])
             h = self._apply_gate(h) if self.has_gate else self.act_fn(h)
             h = F.linear(h, down_E[expert], down_bias_E[expert])
-            y_TD = y_TD.index_add(0, token, (h * weight_TK.reshape(-1)[slots_of_expert, None]).to(y_TD.dtype))
+            y_TD.index_add_(0, token, (h * weight_TK.reshape(-1)[slots_of_expert, None]).to(y_TD.dtype))
         return y_TD.to(x_TD.dtype)
 
     def _apply_gate(self, gate_up: torch.Tensor) -> torch.Tensor:
