@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from benchmarks.memory import peak_memory
-from benchmarks.random_models import shape, write_random
+from benchmarks.random_models import checkpoint_parser, shape, write_random
 from benchmarks.side_by_side import print_heading, print_table, run_command, side_by_side
 from xft_core.config import UpcycleConfig
 from xft_core.merge import merge
@@ -30,12 +30,7 @@ EXPERTS = 8
 
 def main() -> None:
     """Measure and print; with --only, be the process whose memory is measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="1.3B")
-    parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--directory", type=Path, help="where to write (default: the temporary directory)")
-    parser.add_argument("--mergekit", type=Path, help="bin directory of an environment with mergekit")
+    parser = checkpoint_parser(__doc__)
     parser.add_argument("--only", nargs=2, type=Path, metavar=("MOE", "TARGET"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:

@@ -1,5 +1,6 @@
 """Checkpoints of random weights in the shapes that the benchmarks use, written a tensor at a time."""
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -48,3 +49,14 @@ def write_random(directory: Path, config: dict[str, Any], seed: int = 0, max_sha
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     copy_beside_weights(DEMO_DIR / "model", directory)
     return total
+
+
+def checkpoint_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark that writes checkpoints."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="1.3B")
+    parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--directory", type=Path, help="where to write (default: the temporary directory)")
+    parser.add_argument("--mergekit", type=Path, help="bin directory of an environment with mergekit")
+    return parser

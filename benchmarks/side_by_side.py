@@ -3,6 +3,7 @@
 import gc
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import time
@@ -69,4 +70,5 @@ def run_command(command: list[str]) -> None:
 
 
 def _cpu_seconds() -> float:
-    return sum(os.times()[:4])
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(item.ru_utime + item.ru_stime for item in used)

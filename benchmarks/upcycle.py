@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.memory import peak_memory
-from benchmarks.random_models import shape, write_random
+from benchmarks.random_models import checkpoint_parser, shape, write_random
 from benchmarks.side_by_side import print_heading, print_table, run_command, side_by_side
 from xft_core.config import UpcycleConfig
 from xft_core.upcycle import upcycle
@@ -27,12 +27,7 @@ from xft_core.upcycle import upcycle
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", default="1.3B")
-    parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--directory", type=Path, help="where to write (default: the temporary directory)")
-    parser.add_argument("--mergekit", type=Path, help="bin directory of an environment with mergekit")
+    parser = checkpoint_parser(__doc__)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as scratch:
         measure(options, Path(scratch))

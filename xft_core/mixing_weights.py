@@ -16,7 +16,7 @@ from xft_core.checkpoint import CheckpointReader
 from xft_core.families import Family, family_of
 from xft_core.models import check_tensors, dense_config_of, transformers_config, upcycle_config_of
 
-BLOCK_ELEMENTS = 2**17  # of one expert, worked on at once on a CPU: 0.5 MiB in fp32
+BLOCK_ELEMENTS = 2**15  # of one expert, worked on at once on a CPU: 128 KiB in fp32
 
 
 class MixtureReader:
