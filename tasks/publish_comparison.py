@@ -70,8 +70,8 @@ def publish_comparison(
     show_table("variants-table", _table(result), f"Variants of {name}: mean ± spread over seeds", logger)
     show_markdown("variants", text, f"Comparison of variants of {name}", logger)
     for address, key, link_text, what in (
-        (page, "mlflow-compare", "Compare the variants in MLflow", "Parameters and metrics side by side"),
-        (charts, "mlflow-charts", "Charts of the variants in MLflow", "Table, parallel coordinates and bars"),
+        (page, "compare-in-mlflow", "Compare the variants in MLflow", "Parameters and metrics side by side"),
+        (charts, "charts-in-mlflow", "Charts of the variants in MLflow", "Table, parallel coordinates and bars"),
     ):
         if address:
             show_address(key, address, link_text, f"{what}: {len(run_ids)} variants of {name}", logger)

@@ -89,7 +89,7 @@ def test_a_comparison_that_fills_the_only_place_carries_its_variants_out_itself(
     assert all(run.state and run.state.is_completed() for run in found)
     assert all(run.infrastructure_pid is None for run in found)  # no process was started for them
     links = {item.key: str(item.data) for item in api.read_artifacts()}
-    assert "/#/compare-runs?runs=" in links["mlflow-compare"]
+    assert "/#/compare-runs?runs=" in links["compare-in-mlflow"]
 
 
 def test_with_room_the_worker_takes_them(api: SyncPrefectClient) -> None:

@@ -46,9 +46,9 @@ def test_its_run_shows_the_report_and_leads_to_mlflow(page: Page, ui: XftUi, com
     run = RunPage(page, ui.prefect, comparison.run_id)
     run.expect_state("Completed", seconds=20)
     run.open_artifacts()
-    for key in ("variants", "variants-table", "mlflow-compare", "mlflow-charts"):
+    for key in ("variants", "variants-table", "compare-in-mlflow", "charts-in-mlflow"):
         expect(page.get_by_text(key, exact=True)).to_be_visible()
-    page.get_by_text("mlflow-compare", exact=True).click()
+    page.get_by_text("compare-in-mlflow", exact=True).click()
     link = page.get_by_role("link", name="Compare the variants in MLflow").get_attribute("href")
     assert link is not None and link.startswith(ui.mlflow)
     open_mlflow_comparison(page, link, len(comparison.variants))
@@ -63,7 +63,7 @@ def test_its_run_shows_the_report_and_leads_to_mlflow(page: Page, ui: XftUi, com
 
 
 def test_the_charts_page_shows_the_varying_fields(page: Page, ui: XftUi, comparison: Comparison) -> None:
-    page.goto(ui.link(comparison.run_id, "mlflow-charts"))
+    page.goto(ui.link(comparison.run_id, "charts-in-mlflow"))
     for name in ("merged/plus_pass_at_1", "merged/held_out_nll"):
         expect(page.get_by_text(name).first).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Parallel Coordinates")).to_be_visible()
