@@ -192,7 +192,7 @@ class MergeStage(StageConfig):
 class GenerateStage(StageConfig):
     """A model's answers to the problems of one benchmark."""
 
-    stage, version, implementation = "generate", 1, "xft_core.generate"
+    stage, version, implementation = "generate", 2, "xft_core.generate"
 
     model: str = Field(description="Any model: dense, upcycled, tuned or merged.")
     benchmark: str = Field("demo:benchmark.jsonl", description="Benchmark: a name, a file, or demo:benchmark.jsonl.")
@@ -370,7 +370,8 @@ def lm_eval_version() -> str:
         return version("lm_eval")
     except PackageNotFoundError:
         raise DataError(
-            "Tasks of lm-eval need lm-evaluation-harness, which is not installed: pip install 'xft-pipeline[lm-eval]'."
+            "Tasks of lm-eval need lm-evaluation-harness, which is not installed: pip install -c constraints.txt "
+            "-e '.[lm-eval]'."
         ) from None
 
 
