@@ -13,7 +13,8 @@ from pathlib import Path
 from xft_core.benchmarks.ds1000.environment import LIBRARIES
 from xft_core.errors import XftError
 from xft_core.recipe import parse, read_yaml
-from xft_core.stages import STAGES, ImportReferenceStage, StageConfig, run_stage
+from xft_core.stage import StageConfig, run_stage
+from xft_core.stages import STAGES, ImportReferenceStage
 
 EXIT_MISTAKE, EXIT_MAY_PASS = 2, 75
 
