@@ -48,3 +48,12 @@ class StageInterrupted(XftError):
     """A stage's process ended from outside: a kill, a lost machine, too little memory. Starting again resumes it."""
 
     may_pass = True
+
+
+def explained(error: Exception, stage: str) -> XftError | None:
+    """A library's error that is the machine's doing in words for people; None for a fault of the program."""
+    if type(error).__name__ != "OutOfMemoryError":  # torch's own, not imported here
+        return None
+    return XftError(
+        f"{stage}: the accelerator's memory is too small: {str(error).splitlines()[0]} Lower micro_batch_size (or "
+        "generate.batch_size), or turn on sft.gradient_checkpointing.")

@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 
 from xft_core.artifacts import Workspace
 from xft_core.data.packing import PackedRows
-from xft_core.data.rows import load_rows
+from xft_core.data.rows import Rows, load_rows
+from xft_core.distributed.group import is_first, number_of_processes, wait_for_all
+from xft_core.distributed.sharding import put_weights, whole_weights
 from xft_core.held_out import HeldOutLoss, check_rows_fit, device_for_work, held_out_loss
 from xft_core.locations import find_model
 from xft_core.models import (
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     """Tune, measure the held-out loss before and after, and write the tuned model (for a MoE also router.json).
 
+    Of several processes the first does all but the tuning alone, with the whole model; the others return nothing.
+
     Metrics: held_out_nll_before, held_out_nll (nats per response token), train_loss, steps, tokens_per_second,
     peak_memory_mb, dead_expert_steps and, where the loss diverged, diverged_at_step (see checks.py), and for a MoE
     router_entropy, mean_shared_weight, expert_load_min and expert_load_max.
@@ -40,20 +44,24 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     source = find_model(config.model)
     training_rows, held_out_rows = load_rows(config.data, "train"), load_rows(config.data, "held_out")
     longest = max(*training_rows.lengths(), *held_out_rows.lengths())
-    model = load_model(source, DTYPES[config.sft.precision]).to(device_for_work())
+    model = load_model(source, DTYPES[config.sft.precision])
+    if number_of_processes() == 1:
+        model.to(device_for_work())
     check_rows_fit(model, [training_rows, held_out_rows])
     metrics_log = MetricsLog(workspace.metrics_path)
-    before_path = workspace.checkpoints / "held_out_before.json"
-    if before_path.is_file():
-        before = json.loads(before_path.read_text(encoding="utf-8"))
-    else:
-        before = held_out_loss(model, held_out_rows).nll
-        metrics_log.set(0, {"held_out_nll": before})
-        before_path.with_suffix(".tmp").write_text(json.dumps(before), encoding="utf-8")
-        before_path.with_suffix(".tmp").replace(before_path)
-    logger.info("sft: held-out loss %.4f before", before)
+    before = _loss_before(model, held_out_rows, workspace, metrics_log) if is_first() else None
+    wait_for_all()
     data = PackedRows(training_rows, longest, config.sft.packing)
-    metrics = train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log, config.checks)
+    metrics: dict[str, Any] = {
+        **train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log, config.checks)}
+    if number_of_processes() > 1:
+        weights = whole_weights(model)
+        del model
+        if not is_first():
+            return {}
+        model = load_model(source, DTYPES[config.sft.precision])
+        put_weights(model, weights)
+        model.to(device_for_work())
     after = held_out_loss(model, held_out_rows)
     metrics_log.set(int(metrics["steps"]), {"held_out_nll": after.nll})
     logger.info("sft: held-out loss %.4f after %d steps", after.nll, metrics["steps"])
@@ -64,6 +72,22 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     return metrics | {
         "held_out_nll_before": before, "held_out_nll": after.nll, "held_out_tokens": after.tokens, "peak_memory_mb": peak,
     } | _router_metrics(after)
+
+
+def _loss_before(model: PreTrainedModel, rows: Rows, workspace: Workspace, metrics_log: MetricsLog) -> float:
+    """The held-out loss before training, measured once. Leaves the model where it is: on the CPU, if it is to be sharded."""
+    path = workspace.checkpoints / "held_out_before.json"
+    if path.is_file():
+        before: float = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        place = model.device
+        before = held_out_loss(model.to(device_for_work()), rows).nll
+        model.to(place)
+        metrics_log.set(0, {"held_out_nll": before})
+        path.with_suffix(".tmp").write_text(json.dumps(before), encoding="utf-8")
+        path.with_suffix(".tmp").replace(path)
+    logger.info("sft: held-out loss %.4f before", before)
+    return before
 
 
 def _save(model: PreTrainedModel, source: Any, config: SftStage, workspace: Workspace, after: HeldOutLoss) -> None:
