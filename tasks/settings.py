@@ -8,6 +8,8 @@
     XFT_STORE                s3://bucket/prefix: artifacts and checkpoints are kept there too (tasks/storage.py); default: none
     XFT_MLFLOW_UI_URL        address of MLflow's web pages, for links to runs; default: MLFLOW_TRACKING_URI where that is a
                              server, else none. `xft ui` tells its worker
+    XFT_RENDEZVOUS           host:port of this machine for sft.num_nodes (docs/scale.md; read where it is used, in
+                             xft_core/distributed/launch.py)
     XFT_MLFLOW_COPY_LIMIT_MB largest model, in MB, that is copied into an artifact store that is not this machine's disk
 """
 

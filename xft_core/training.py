@@ -78,9 +78,9 @@ class XftTrainer(Trainer):
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: PreTrainedModel | None = None) -> tuple[Any, Any]:
-        """As the Trainer's, with an Adafactor whose parameters may be sharded."""
+        """As the Trainer's; of several processes with an Adafactor for sharded parameters."""
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        return (ShardedAdafactor if kind is Adafactor else kind), options
+        return (ShardedAdafactor if kind is Adafactor and number_of_processes() > 1 else kind), options
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of one forward pass, of which accelerate deals out every n-th to each of n processes."""

@@ -11,10 +11,17 @@ TIMEOUT = timedelta(hours=12)
 
 
 def join_group() -> None:
-    """Become one of the processes that torchrun's environment tells of; on the accelerator of one's own, if there is one."""
+    """Become one of the processes that torchrun's environment tells of: on the accelerator of one's own, if there is one,
+    and with one's share of the cores that one process would have had."""
+    torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+
+
+def leave_group() -> None:
+    """Be done with the others."""
+    dist.destroy_process_group()
 
 
 def number_of_processes() -> int:

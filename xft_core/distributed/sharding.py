@@ -12,7 +12,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from xft_core.distributed.adafactor import placement
+from xft_core.distributed.adafactor import placements
 from xft_core.distributed.group import is_first
 from xft_core.errors import CheckpointError
 from xft_core.families import family_of
@@ -78,7 +78,7 @@ def _placed(value: Any, parameter: torch.Tensor, name: str) -> Any:
     value = value.to(parameter.device)
     if not isinstance(parameter, DTensor):
         return value
-    return distribute_tensor(value, parameter.device_mesh, placement(parameter, name), src_data_rank=None)
+    return distribute_tensor(value, parameter.device_mesh, placements(parameter, name), src_data_rank=None)
 
 
 def _tied_names(model: nn.Module) -> set[str]:

@@ -24,9 +24,12 @@ def main() -> int:
     job = json.loads((directory / "job.json").read_text(encoding="utf-8"))
     config = STAGES[job["stage"]].model_validate(job["config"])
     try:
-        _share_cores()
+        from xft_core.distributed.group import join_group, leave_group
+
+        join_group()
         with disk_full_is_an_error(config.output):
             metrics = importlib.import_module(config.implementation).run(config, Workspace(config.output))
+            leave_group()
             if number == 0:
                 (directory / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
         return 0
@@ -39,16 +42,6 @@ def main() -> int:
         temporary.write_text(json.dumps(failure), encoding="utf-8")
         temporary.replace(directory / f"failure-{number}.json")
         return EXIT_EXPLAINED
-
-
-def _share_cores() -> None:
-    """Join the other processes, and take only one's share of the cores that one process would have had."""
-    import torch
-
-    from xft_core.distributed.group import join_group
-
-    torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
-    join_group()
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def wait_for(happened: Any, seconds: float = 300) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("victim", "number", "message"), [
-    (1, signal.SIGKILL, r"process 1 of 2 \(from 0\) was ended from outside \(SIGKILL\)\. The usual reason is too little memory"),
+    (1, signal.SIGKILL, r"process 1 of 2 \(from 0\) was ended from outside \(SIGKILL\)\. .* too little memory"),
     (0, signal.SIGKILL, r"process 0 of 2"), (None, signal.SIGTERM, r"sft: ended from outside \(SIGTERM\)"),
     (None, signal.SIGKILL, "")])
 def test_what_one_process_left_another_number_goes_on_with(
@@ -175,7 +175,7 @@ def test_what_one_process_left_another_number_goes_on_with(
 
 @pytest.mark.slow
 def test_a_mistake_in_one_process_is_told_in_its_words(ready: Path, tmp_path: Path) -> None:
-    with pytest.raises(XftError, match="not prepared data: it has no whole train.safetensors"):
+    with pytest.raises(XftError, match=r"not prepared data: it has no whole train\.safetensors"):
         run_stage(stage(ready, tmp_path / "out", "dense", num_processes=2).model_copy(update={"data": ready / "dense"}))
 
 
