@@ -59,6 +59,7 @@ class XftTrainer(Trainer):
         self.blocks = moe_blocks(model)
         self.processes = number_of_processes()
         self.order = SeededOrder(len(data), seed, sft.micro_batch_size * self.processes)
+        self.steps_of_epoch = math.ceil(len(data) / sft.batch_size)
         self._tokens, self._time_at_log = 0, time.monotonic()
         self._pass, self._passes_of_step = 0, 0
         self._balance_sum, self._balance_count = 0.0, 0
@@ -67,7 +68,7 @@ class XftTrainer(Trainer):
             shard(model)
         super().__init__(
             model=model, args=training_arguments(sft, seed, directory, len(data)), train_dataset=data,
-            data_collator=data.collate, callbacks=[_Epochs(self.order), _Checkpoints()])
+            data_collator=data.collate, callbacks=[_Epochs(self.order, self.steps_of_epoch), _Checkpoints()])
         self.loss_is_scaled_for_ga = True
         # Placed and sharded already: accelerate is to add autocast and no more.
         self.is_distributed_loading_by_transformers = self.processes > 1
@@ -144,7 +145,7 @@ class XftTrainer(Trainer):
                 self._statistics.sum_over_processes()
                 if self._statistics.tokens:
                     point |= self._statistics.summary()
-            point |= {"tokens_per_second": self._speed(tokens), "epoch": float(self.state.epoch or 0)}
+            point |= {"tokens_per_second": self._speed(tokens), "epoch": self.state.global_step / self.steps_of_epoch}
             self._tokens, self._balance_sum, self._balance_count = 0, 0.0, 0
             self._statistics = self._no_statistics()
             if is_first():
@@ -226,11 +227,11 @@ class XftTrainer(Trainer):
 class _Epochs(TrainerCallback):
     """Tells the order of the data which epoch it is, also after a restart."""
 
-    def __init__(self, order: SeededOrder) -> None:
-        self.order = order
+    def __init__(self, order: SeededOrder, steps_of_epoch: int) -> None:
+        self.order, self.steps_of_epoch = order, steps_of_epoch
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.order.epoch = int(state.epoch or 0)
+        self.order.epoch = state.global_step // self.steps_of_epoch
 
 
 class _Checkpoints(TrainerCallback):

@@ -91,7 +91,9 @@ def _launch(directory: Path, job: dict[str, Any], node: int) -> None:
     silent = {rank: Std.ALL for rank in range(number) if node or rank}
     several = {"rdzv_backend": "static", "rdzv_endpoint": job["address"], "rdzv_configs": {"rank": node}}
     alone = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what it has to say is said below
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # what they have to say is said below
     launch = LaunchConfig(
         min_nodes=job["num_nodes"], max_nodes=job["num_nodes"], nproc_per_node=number, run_id=job["id"], max_restarts=0,
         logs_specs=DefaultLogsSpecs(str(directory / "logs" / str(node)), redirects=silent), shutdown_timeout=GRACE_SECONDS,
