@@ -60,7 +60,10 @@ def run_in_processes(config: "StageConfig", workspace: Workspace) -> dict[str, A
     if address:
         logger.info("%s: waits for %d more machines: python -m xft_core join %s --node 1 (2, ...)", config.stage,
                     num_nodes - 1, directory)
-    _launch(directory, job, node=0)
+    try:
+        _launch(directory, job, node=0)
+    finally:
+        (directory / "job.json").unlink()  # nobody is to join what has ended
     metrics: dict[str, Any] = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
     shutil.rmtree(directory)
     return metrics
