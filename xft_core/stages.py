@@ -32,6 +32,7 @@ from xft_core.config import (
     SftConfig,
     UpcycleConfig,
 )
+from xft_core.distributed.launch import run_in_processes
 from xft_core.errors import DataError
 from xft_core.fingerprint import digest_of, directory_digest, input_digest
 from xft_core.locations import find_benchmark, find_file, find_model, is_there
@@ -53,6 +54,10 @@ class StageConfig(Section):
 
     output: Path = Field(description="Directory to make. Work in progress is kept beside it as <output>.partial.")
     provenance: dict[str, str] = Field({}, description="Noted in the manifest as it is (run ids and the like).")
+
+    def processes(self) -> tuple[int, int]:
+        """Processes on each machine that do the work together, and machines. They change no result but for rounding."""
+        return 1, 1
 
     @abstractmethod
     def inputs(self) -> dict[str, Path]:
@@ -123,7 +128,7 @@ class UpcycleStage(StageConfig):
 class SftStage(StageConfig):
     """Supervised fine-tuning of a dense model or of an upcycled one."""
 
-    stage, version, implementation = "sft", 2, "xft_core.sft"
+    stage, version, implementation = "sft", 3, "xft_core.sft"
 
     model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
@@ -136,12 +141,16 @@ class SftStage(StageConfig):
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """All but what only changes how often progress is written down, and what stops it."""
+        """All but what only changes how often progress is written down, what stops it, and how many work on it."""
         settings = super().settings()
         del settings["checks"]
-        for name in ("checkpoint_steps", "log_steps"):
+        for name in ("checkpoint_steps", "log_steps", "num_processes", "num_nodes"):
             del settings["sft"][name]
         return settings
+
+    def processes(self) -> tuple[int, int]:
+        """Those of the section."""
+        return self.sft.num_processes, self.sft.num_nodes
 
 
 class MixStage(StageConfig):
@@ -153,6 +162,12 @@ class MixStage(StageConfig):
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
     seed: Seed = Field(0, description="Seed of the order of the data.")
     merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
+    num_processes: int = Field(1, ge=1, le=64, description="Processes on each machine that learn them together.")
+    num_nodes: int = Field(1, ge=1, le=64, description="Machines that learn them together: docs/scale.md.")
+
+    def processes(self) -> tuple[int, int]:
+        """Those of the fields where there is something to learn."""
+        return (self.num_processes, self.num_nodes) if self.merge.method == "learned" else (1, 1)
 
     def inputs(self) -> dict[str, Path]:
         """The tuned Mixture-of-Experts and the prepared data."""
@@ -162,6 +177,7 @@ class MixStage(StageConfig):
         """Only the fields that play a part in the chosen method (lambda in all: uniform mixing is what each is compared
         with)."""
         settings = super().settings()
+        del settings["num_processes"], settings["num_nodes"]
         method = self.merge.method
         used = {"method", "precision", "micro_batch_size", "shared_expert_weight"}
         if method == "learned":
@@ -404,7 +420,10 @@ def run_stage(config: StageConfig) -> StageResult:
         workspace.keep_only_progress_of(key)
         workspace.prepare()
         started = time.monotonic()
-        metrics = importlib.import_module(config.implementation).run(config, workspace)
+        if config.processes() != (1, 1):
+            metrics = run_in_processes(config, workspace)
+        else:
+            metrics = importlib.import_module(config.implementation).run(config, workspace)
         manifest = publish(
             workspace, config.output, stage=config.stage, stage_version=config.version, key=key, parents=digests,
             config=config.settings(), metrics=metrics, provenance=config.provenance, seconds=time.monotonic() - started)
