@@ -19,6 +19,7 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ExperimentName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+PROCESS_FIELDS = ("num_processes", "num_nodes")  # of the section sft; they change no result
 LARGEST_NUMBER, LONGEST_TEXT = 10**12, 100_000  # of any field: nothing that is meant comes near
 
 

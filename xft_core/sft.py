@@ -1,5 +1,6 @@
 """The sft stage: supervised fine-tuning of a dense model or of a Mixture-of-Experts, by one code path."""
 
+import gc
 import json
 import logging
 import math
@@ -57,6 +58,7 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
         **train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log, config.checks)}
     if together:
         del model
+        gc.collect()  # the training's objects refer to each other, and keep its memory
         if not leave_others():
             return {}
         model = load_model(source, DTYPES[config.sft.precision])

@@ -20,6 +20,7 @@ from pydantic import Field
 
 from xft_core.artifacts import Manifest, Workspace, check_output_is_free, disk_full_is_an_error, find, locked, publish
 from xft_core.config import (
+    PROCESS_FIELDS,
     ChecksConfig,
     DataConfig,
     EvaluateConfig,
@@ -144,7 +145,7 @@ class SftStage(StageConfig):
         """All but what only changes how often progress is written down, what stops it, and how many work on it."""
         settings = super().settings()
         del settings["checks"]
-        for name in ("checkpoint_steps", "log_steps", "num_processes", "num_nodes"):
+        for name in ("checkpoint_steps", "log_steps", *PROCESS_FIELDS):
             del settings["sft"][name]
         return settings
 
@@ -177,7 +178,8 @@ class MixStage(StageConfig):
         """Only the fields that play a part in the chosen method (lambda in all: uniform mixing is what each is compared
         with)."""
         settings = super().settings()
-        del settings["num_processes"], settings["num_nodes"]
+        for name in PROCESS_FIELDS:
+            del settings[name]
         method = self.merge.method
         used = {"method", "precision", "micro_batch_size", "shared_expert_weight"}
         if method == "learned":
@@ -323,10 +325,13 @@ class ReportStage(StageConfig):
         return dict(self.artifacts)
 
     def settings(self) -> dict[str, Any]:
-        """All but what no report tells: where the model is registered, and whether the machine was asked for its size."""
+        """All but what no report tells: where the model is registered, whether the machine was asked for its size, and how
+        many processes trained."""
         settings = super().settings()
         for name in ("registry", "check_fit"):
             del settings["recipe"][name]
+        for name in PROCESS_FIELDS:
+            del settings["recipe"]["sft"][name]
         return settings
 
 
@@ -349,6 +354,8 @@ class CompareStage(StageConfig):
         settings = super().settings()
         for name in ("experiment", "registry", "check_fit"):
             del settings["recipe"][name]
+        for name in PROCESS_FIELDS:
+            del settings["recipe"]["sft"][name]
         return settings
 
 

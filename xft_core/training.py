@@ -302,7 +302,7 @@ def training_arguments(sft: SftConfig, seed: int, directory: Path, num_sequences
         logging_steps=sft.log_steps, logging_first_step=True, save_strategy="steps",
         # A resumed run then begins a log interval where the undisturbed one does: their curves are equal.
         save_steps=math.ceil(sft.checkpoint_steps / sft.log_steps) * sft.log_steps,
-        save_total_limit=2, seed=seed, data_seed=seed, report_to="none", disable_tqdm=True,
+        save_total_limit=2, seed=seed, report_to="none", disable_tqdm=True,
         remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(), logging_nan_inf_filter=False,
         use_cpu=not torch.cuda.is_available())
     arguments._n_gpu = min(1, arguments.n_gpu)  # several visible GPUs must not become DataParallel: torchrun is for those

@@ -83,6 +83,7 @@ def join(directory: Path, node: int) -> None:
 
 
 def _launch(directory: Path, job: dict[str, Any], node: int) -> None:
+    from torch.distributed import DistError
     from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException, Std
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -108,33 +109,33 @@ def _launch(directory: Path, job: dict[str, Any], node: int) -> None:
         if stopped.sigval is signal.SIGINT:
             raise KeyboardInterrupt from None
         raise StageInterrupted(f"{job['stage']}: ended from outside ({stopped.sigval.name}).") from None
+    except DistError as error:
+        reason = str(error).splitlines()[0]
+        raise StageInterrupted(
+            f"{job['stage']}: its {job['num_nodes']} machines did not come together at {job['address']}: {reason}") from None
     except ChildFailedError as failed:
         raise _explained(failed, directory, job) from None
 
 
 def _explained(failed: "ChildFailedError", directory: Path, job: dict[str, Any]) -> Exception:
-    """The failure that the others followed from: one with a message for people, else a kill, else a fault, else a lost
-    connection, whose cause is then on another machine."""
-    told = sorted(
-        (json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("failure-*.json")), key=lambda it: it["time"])
-    of_kind = {failure["kind"]: failure for failure in reversed(told)}  # the earliest of each
-    if "explained" in of_kind:
-        failure = of_kind["explained"]
-        return (StageInterrupted if failure["may_pass"] else XftError)(failure["message"])
+    """The failure that the others followed from: one with a message for people, else SIGKILL, else a fault, else another
+    signal, else a lost connection, whose cause is then on another machine."""
+    failures = [json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("failure-*.json")]
+    told = {failure["kind"]: failure for failure in sorted(failures, key=lambda failure: -failure["time"])}  # first of each
+    ended = {number: signal.Signals(-item.exitcode) for number, item in failed.failures.items() if item.exitcode < 0}
     total = job["num_processes"] * job["num_nodes"]
-    for number, item in failed.failures.items():
-        if item.exitcode < 0:
-            message = (f"{job['stage']}: process {number} of {total} (from 0) was ended from outside "
-                       f"({signal.Signals(-item.exitcode).name}).")
-            if -item.exitcode == signal.SIGKILL:
-                return StageKilled(f"{message} The usual reason is too little memory. {what_to_change(job['stage'])}")
-            return StageInterrupted(message)
-    if "fault" in of_kind:
-        print(of_kind["fault"]["message"], file=sys.stderr)
-        return RuntimeError(of_kind["fault"]["message"].splitlines()[-1])
-    if "lost" in of_kind:
-        return StageInterrupted(
-            f"{job['stage']}: the connection to another of its {total} processes was lost: {of_kind['lost']['message']}")
+    if "explained" in told:
+        return (StageInterrupted if told["explained"]["may_pass"] else XftError)(told["explained"]["message"])
+    if "fault" in told and signal.SIGKILL not in ended.values():
+        print(told["fault"]["message"], file=sys.stderr)
+        return RuntimeError(told["fault"]["message"].splitlines()[-1])
+    for number, how in ended.items():
+        message = f"{job['stage']}: process {number} of {total} (from 0) was ended from outside ({how.name})."
+        if how is signal.SIGKILL:
+            return StageKilled(f"{message} The usual reason is too little memory. {what_to_change(job['stage'])}")
+        return StageInterrupted(message)
+    if "lost" in told:
+        return StageInterrupted(f"{job['stage']}: another of its {total} processes is gone ({told['lost']['message']}).")
     number, first = failed.get_first_failure()
     return RuntimeError(
         f"process {number} of {total} (from 0) ended with status {first.exitcode}; what it said is in {directory / 'logs'}")

@@ -38,6 +38,12 @@ def summary(plan: list[StagePlan], machine: Machine, rates: Rates | None) -> lis
         f"{kind:12} {gigabytes(largest.peak(machine))} at most ({largest.role}), this machine has "
         f"{gigabytes(machine.for_models)}",
         f"{'disk':12} {gigabytes(disk)} for all, {gigabytes(machine.disk)} free"]
+    together = [stage for stage in plan if stage.processes * stage.nodes > 1]
+    if together:
+        of_each = "each has its own accelerator" if machine.device_memory else "they share the memory"
+        lines.append(
+            f"{'processes':12} {together[0].processes} on each of {together[0].nodes} machines in "
+            f"{', '.join(stage.role for stage in together)}: the table has the memory of one, {of_each}")
     if rates:
         times = [stage.seconds(rates) for stage in plan]
         known = sum(time for time in times if time is not None)

@@ -25,6 +25,6 @@ def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = DataConfig(path=str(root / "data.jsonl"), max_length=160, held_out_rows=3)
     run_stage(PrepareStage(output=root / "data", model=str(root / "dense"), data=data))
-    upcycle = UpcycleConfig(num_experts=17, num_experts_per_tok=2)
+    upcycle = UpcycleConfig(num_experts=64, num_experts_per_tok=2)
     run_stage(UpcycleStage(output=root / "moe", model=str(root / "dense"), upcycle=upcycle))
     return root

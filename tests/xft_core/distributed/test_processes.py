@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
 
+from tests.xft_core.interrupted import interrupted_after
 from xft_core.config import MergeConfig, Recipe, SftConfig
 from xft_core.data.packing import PackedRows
 from xft_core.data.rows import load_rows
@@ -23,9 +27,8 @@ from xft_core.mixing import load_coefficients
 from xft_core.mixing_weights import MixtureReader
 from xft_core.recipe import parse
 from xft_core.response_loss import response_loss
-from xft_core.stages import MixStage, SftStage, run_stage, stage_key
+from xft_core.stages import CompareStage, MixStage, ReportStage, SftStage, run_stage, stage_key
 from xft_core.tracking import read_metrics
-from xft_core.training import XftTrainer
 
 # 21 rows, 2 in a forward pass, 4 in a step: 6 steps in an epoch, of which the last has one pass of one row.
 SFT = SftConfig(
@@ -48,21 +51,6 @@ def assert_same_curve(found: Path, expected: Path, tolerance: float = 1e-4) -> N
     assert list(points) == list(wanted) == list(range(1, len(wanted) + 1))
     for name in set(wanted[1]) - {"tokens_per_second"}:
         assert [points[step][name] for step in wanted] == pytest.approx([wanted[step][name] for step in wanted], abs=tolerance)
-
-
-def interrupted_after(step: int, config: SftStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run ``config`` in this process, to its end after ``step``."""
-    log = XftTrainer.log
-
-    def stop(self: XftTrainer, *arguments: Any) -> None:
-        log(self, *arguments)
-        if self.state.global_step == step:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(XftTrainer, "log", stop)
-        with pytest.raises(KeyboardInterrupt):
-            run_stage(config)
 
 
 def test_two_processes_go_on_where_one_stopped_with_the_same_curve(
@@ -126,10 +114,16 @@ def test_several_machines_need_an_address(ready: Path, tmp_path: Path, monkeypat
         run_stage(stage(ready, tmp_path / "out", "dense", num_nodes=2))
 
 
-def test_the_number_of_processes_is_no_part_of_the_key(ready: Path, tmp_path: Path) -> None:
-    keys = {stage_key(stage(ready, tmp_path / "out", "dense", **changes))
-            for changes in ({}, {"num_processes": 2}, {"num_nodes": 2}, {"checkpoint_steps": 5})}
-    assert len(keys) == 1
+def test_the_number_of_processes_is_no_part_of_any_key(ready: Path, tmp_path: Path) -> None:
+    place = {"output": tmp_path / "out"}
+    keys, of_mixing, of_reports, of_comparisons = set(), set(), set(), set()
+    for changes in ({}, {"num_processes": 2}, {"num_nodes": 2}):
+        keys.add(stage_key(stage(ready, tmp_path / "out", "dense", **changes)))
+        of_mixing.add(stage_key(MixStage(**place, model=str(ready / "moe"), data=ready / "data", **changes)))
+        recipe = parse(Recipe, {}, [f"sft.{name}={value}" for name, value in changes.items()])
+        of_reports.add(stage_key(ReportStage(**place, artifacts={}, recipe=recipe)))
+        of_comparisons.add(stage_key(CompareStage(**place, reports={}, recipe=recipe, grid=[])))
+    assert [len(found) for found in (keys, of_mixing, of_reports, of_comparisons)] == [1, 1, 1, 1]
 
 
 @pytest.mark.slow
@@ -171,14 +165,10 @@ def wait_for(happened: Any, seconds: float = 300) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("victim", "number", "message"), [
-    (1, signal.SIGKILL, r"process 1 of 2 \(from 0\) was ended from outside \(SIGKILL\)\. .* too little memory"),
-    (0, signal.SIGKILL, r"process 0 of 2"), (None, signal.SIGTERM, r"sft: ended from outside \(SIGTERM\)"),
-    (None, signal.SIGKILL, "")])
-def test_what_one_process_left_another_number_goes_on_with(
-        victim: int | None, number: signal.Signals, message: str, ready: Path, tmp_path: Path) -> None:
-    """A process killed, or what started them: nothing hangs or is left, and one process alone goes on with the curve."""
+def killed_and_gone_on_with(
+        ready: Path, tmp_path: Path, victim: int | None, number: signal.Signals, status: int, message: str) -> None:
+    """Of two processes kill one, or (None) what started them: nothing hangs or is left, no stack trace is shown, and one
+    process alone goes on with the curve."""
     config = stage(ready, tmp_path / "killed", "moe", max_steps=None, epochs=40)
     process = started(config.model_copy(update={"sft": config.sft.model_copy(update={"num_processes": 2})}))
     checkpoints = tmp_path / "killed.partial" / "checkpoints"
@@ -186,10 +176,10 @@ def test_what_one_process_left_another_number_goes_on_with(
     workers = workers_of(tmp_path / "killed.partial")
     assert len(workers) == 2
     os.kill(process.pid if victim is None else workers[victim], number)
-    _, said = process.communicate(timeout=60)
-    if message:
-        assert process.returncode == 75 and re.search(message, said), said
-    wait_for(lambda: not workers_of(tmp_path / "killed.partial"), seconds=30)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == status and re.search(message, said), said
+    assert "Traceback" not in said
+    wait_for(lambda: not workers_of(tmp_path / "killed.partial"))
     left = max(int(path.parent.name.split("-")[1]) for path in checkpoints.glob("*/whole"))
     # The same key only with the same steps: go on for one more and stop there.
     expected = stage(ready, tmp_path / "alone", "moe", max_steps=None, epochs=40)
@@ -199,6 +189,24 @@ def test_what_one_process_left_another_number_goes_on_with(
     assert_same_curve(tmp_path / "killed", tmp_path / "alone")
 
 
+def test_where_one_of_two_was_killed_one_alone_goes_on(ready: Path, tmp_path: Path) -> None:
+    killed_and_gone_on_with(
+        ready, tmp_path, 1, signal.SIGKILL, 137,
+        r"error: sft: process 1 of 2 \(from 0\) was ended from outside \(SIGKILL\)\. .* lower sft\.micro_batch_size")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "number", "status", "message"), [
+    (0, signal.SIGKILL, 137, r"error: sft: process 0 of 2"),
+    (1, signal.SIGTERM, 75, r"error: sft: process 1 of 2 \(from 0\) was ended from outside \(SIGTERM\)\.$"),
+    (None, signal.SIGTERM, 75, r"error: sft: ended from outside \(SIGTERM\)"),
+    (None, signal.SIGINT, 130, "error: interrupted"),
+    (None, signal.SIGKILL, -signal.SIGKILL, "")], ids=str)
+def test_whichever_is_ended_and_however(
+        victim: int | None, number: signal.Signals, status: int, message: str, ready: Path, tmp_path: Path) -> None:
+    killed_and_gone_on_with(ready, tmp_path, victim, number, status, message)
+
+
 @pytest.mark.slow
 def test_a_mistake_in_one_process_is_told_in_its_words(ready: Path, tmp_path: Path) -> None:
     with pytest.raises(XftError, match=r"not prepared data: it has no whole train\.safetensors"):
@@ -206,17 +214,38 @@ def test_a_mistake_in_one_process_is_told_in_its_words(ready: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_fault_in_one_process_is_shown_once(ready: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(ready / "moe", tmp_path / "broken")
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    weights["model.layers.0.mlp.router.output.weight"][:] = torch.nan
+    save_file(weights, tmp_path / "broken" / "model.safetensors")
+    with pytest.raises(RuntimeError, match="the router's logits hold NaN"):
+        run_stage(stage(ready, tmp_path / "out", "dense", num_processes=2).model_copy(update={"model": str(tmp_path / "broken")}))
+    assert capfd.readouterr().err.count("Traceback") == 1
+
+
+@pytest.mark.slow
 def test_two_machines(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both of them this one: a process each, the second by ``join``."""
-    monkeypatch.setenv(launch.RENDEZVOUS, "localhost:29761")
-    config = stage(ready, tmp_path / "both", "moe", num_nodes=2)
-    process = started(config)
-    joined = subprocess.run(
-        [sys.executable, "-m", "xft_core", "join", str(tmp_path / "both.partial" / "processes"), "--node", "1"],
-        capture_output=True, text=True, timeout=300)
-    _, said = process.communicate(timeout=300)
-    assert (process.returncode, joined.returncode) == (0, 0), said + joined.stderr
-    assert "sft 8/8" in said and "sft 8/8" not in joined.stderr
+    """Both of them this one: a process each, the second by ``join``. Then the same, and the second is lost."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        monkeypatch.setenv(launch.RENDEZVOUS, f"localhost:{free.getsockname()[1]}")
+    process = started(stage(ready, tmp_path / "both", "moe", num_nodes=2))
+    joined = join(tmp_path / "both.partial")
+    (_, said), (_, told) = process.communicate(timeout=300), joined.communicate(timeout=300)
+    assert (process.returncode, joined.returncode) == (0, 0), said + told
+    assert "sft 8/8" in said and "sft 8/8" not in told
     run_stage(stage(ready, tmp_path / "alone", "moe"))
     assert_same_curve(tmp_path / "both", tmp_path / "alone")
+    process = started(stage(ready, tmp_path / "lost", "moe", num_nodes=2, max_steps=None, epochs=40))
+    joined = join(tmp_path / "lost.partial")
+    wait_for(lambda: (tmp_path / "lost.partial" / "checkpoints" / "checkpoint-2" / "whole").is_file())
+    joined.kill()
+    (_, said), _ = process.communicate(timeout=300), joined.communicate()
+    assert process.returncode == 75 and "error: sft: another of its 2 processes is gone" in said and "Traceback" not in said
+    wait_for(lambda: not workers_of(tmp_path / "lost.partial"))
 
+
+def join(workspace: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "xft_core", "join", str(workspace / "processes"), "--node", "1"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
