@@ -8,6 +8,7 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -26,6 +27,7 @@ EXIT_FAILED = 1
 def main() -> int:
     """Take part in the work; returns the exit status."""
     die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interruption needs no stack trace: who started it says what it means
     directory, number = Path(sys.argv[1]), int(os.environ["RANK"])
     quiet_libraries()
     logging.basicConfig(level=logging.INFO if number == 0 else logging.ERROR, format="%(message)s", stream=sys.stderr)

@@ -216,11 +216,13 @@ def test_a_mistake_in_one_process_is_told_in_its_words(ready: Path, tmp_path: Pa
 @pytest.mark.slow
 def test_a_fault_in_one_process_is_shown_once(ready: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(ready / "moe", tmp_path / "broken")
+    (tmp_path / "broken" / "manifest.json").unlink()
     weights = load_file(tmp_path / "broken" / "model.safetensors")
     weights["model.layers.0.mlp.router.output.weight"][:] = torch.nan
     save_file(weights, tmp_path / "broken" / "model.safetensors")
+    config = stage(ready, tmp_path / "out", "moe", num_processes=2)
     with pytest.raises(RuntimeError, match="the router's logits hold NaN"):
-        run_stage(stage(ready, tmp_path / "out", "dense", num_processes=2).model_copy(update={"model": str(tmp_path / "broken")}))
+        run_stage(config.model_copy(update={"model": str(tmp_path / "broken")}))
     assert capfd.readouterr().err.count("Traceback") == 1
 
 
