@@ -19,6 +19,7 @@ from pydantic import Field
 
 from xft_core.artifacts import Manifest, Workspace, check_output_is_free, disk_full_is_an_error, find, locked, publish
 from xft_core.config import Section
+from xft_core.distributed.launch import run_in_processes
 from xft_core.fingerprint import digest_of, input_digest
 from xft_core.out_of_memory import out_of_memory_is_an_error
 
@@ -34,6 +35,10 @@ class StageConfig(Section):
 
     output: Path = Field(description="Directory to make. Work in progress is kept beside it as <output>.partial.")
     provenance: dict[str, str] = Field({}, description="Noted in the manifest as it is (run ids and the like).")
+
+    def processes(self) -> tuple[int, int]:
+        """Processes on each machine that do the work together, and machines. They change no result but for rounding."""
+        return 1, 1
 
     @abstractmethod
     def inputs(self) -> dict[str, Path]:
@@ -80,7 +85,10 @@ def run_stage(config: StageConfig) -> StageResult:
         workspace.keep_only_progress_of(key)
         workspace.prepare()
         started = time.monotonic()
-        metrics = importlib.import_module(config.implementation).run(config, workspace)
+        if config.processes() != (1, 1):
+            metrics = run_in_processes(config, workspace)
+        else:
+            metrics = importlib.import_module(config.implementation).run(config, workspace)
         manifest = publish(
             workspace, config.output, stage=config.stage, stage_version=config.version, key=key, parents=digests,
             config=config.settings(), metrics=metrics, provenance=config.provenance, seconds=time.monotonic() - started)

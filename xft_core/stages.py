@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from xft_core.config import (
+    PROCESS_FIELDS,
     ChecksConfig,
     DataConfig,
     EvaluateConfig,
@@ -82,7 +83,7 @@ class UpcycleStage(StageConfig):
 class SftStage(StageConfig):
     """Supervised fine-tuning of a dense model or of an upcycled one."""
 
-    stage, version, implementation = "sft", 2, "xft_core.sft"
+    stage, version, implementation = "sft", 3, "xft_core.sft"
 
     model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
@@ -95,12 +96,16 @@ class SftStage(StageConfig):
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """All but what only changes how often progress is written down, and what stops it."""
+        """All but what only changes how often progress is written down, what stops it, and how many work on it."""
         settings = super().settings()
         del settings["checks"]
-        for name in ("checkpoint_steps", "log_steps"):
+        for name in ("checkpoint_steps", "log_steps", *PROCESS_FIELDS):
             del settings["sft"][name]
         return settings
+
+    def processes(self) -> tuple[int, int]:
+        """Those of the section."""
+        return self.sft.num_processes, self.sft.num_nodes
 
 
 class MixStage(StageConfig):
@@ -112,6 +117,12 @@ class MixStage(StageConfig):
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
     seed: Seed = Field(0, description="Seed of the order of the data.")
     merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
+    num_processes: int = Field(1, ge=1, le=64, description="Processes on each machine that learn them together.")
+    num_nodes: int = Field(1, ge=1, le=64, description="Machines that learn them together: docs/scale.md.")
+
+    def processes(self) -> tuple[int, int]:
+        """Those of the fields where there is something to learn."""
+        return (self.num_processes, self.num_nodes) if self.merge.method == "learned" else (1, 1)
 
     def inputs(self) -> dict[str, Path]:
         """The tuned Mixture-of-Experts and the prepared data."""
@@ -121,6 +132,8 @@ class MixStage(StageConfig):
         """Only the fields that play a part in the chosen method (lambda in all: uniform mixing is what each is compared
         with)."""
         settings = super().settings()
+        for name in PROCESS_FIELDS:
+            del settings[name]
         method = self.merge.method
         used = {"method", "precision", "micro_batch_size", "shared_expert_weight"}
         if method == "learned":
@@ -266,10 +279,13 @@ class ReportStage(StageConfig):
         return dict(self.artifacts)
 
     def settings(self) -> dict[str, Any]:
-        """All but what no report tells: where the model is registered, and whether the machine was asked for its size."""
+        """All but what no report tells: where the model is registered, whether the machine was asked for its size, and how
+        many processes trained."""
         settings = super().settings()
         for name in ("registry", "check_fit"):
             del settings["recipe"][name]
+        for name in PROCESS_FIELDS:
+            del settings["recipe"]["sft"][name]
         return settings
 
 
@@ -292,6 +308,8 @@ class CompareStage(StageConfig):
         settings = super().settings()
         for name in ("experiment", "registry", "check_fit"):
             del settings["recipe"][name]
+        for name in PROCESS_FIELDS:
+            del settings["recipe"]["sft"][name]
         return settings
 
 

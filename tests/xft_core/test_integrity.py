@@ -91,7 +91,7 @@ def test_a_flipped_bit_in_work_in_progress_of_sft_never_reaches_the_model(
     expected = run_stage(stage).manifest
     stage = stage.model_copy(update={"output": tmp_path / "out"})
     partial = killed(stage, monkeypatch, "xft_core.sft._save")
-    names = ["model.safetensors", "optimizer.safetensors", "optimizer.json", "random.json", "scheduler.json", "whole", "key",
+    names = ["model.safetensors", "optimizer.safetensors", "optimizer.json", "scheduler.json", "whole", "key",
              "trainer_state.json", "metrics.jsonl", "held_out_before.jsonl"]
     assert not [path for path in partial.rglob("*") if path.suffix in (".pt", ".pth", ".bin", ".pkl")]
     spoiled_everywhere(stage, partial, expected, names, monkeypatch)
