@@ -22,6 +22,7 @@ from xft_core.shard_index import INDEX_NAME, read_index
 
 SINGLE_NAME = "model.safetensors"
 MAX_SHARD_BYTES = 5_000_000_000
+WRITE_BYTES = 2**18  # at once: from a mapped file the kernel copies larger ones more slowly, and smaller ones anywhere
 
 _DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -168,11 +169,12 @@ def _write_header(path: Path, plans: list[TensorPlan]) -> list[tuple[TensorPlan,
 
 
 def _write_tensor(path: Path, plan: TensorPlan, start: int) -> None:
-    with path.open("r+b") as stream:
+    with path.open("r+b", buffering=WRITE_BYTES // 2) as stream:
         stream.seek(start)
         for part in plan.parts():
             assert part.dtype == plan.dtype, f"{plan.name} is not as planned"
-            stream.write(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            for piece in part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).split(WRITE_BYTES):
+                stream.write(piece.numpy().data)
         assert stream.tell() == start + plan.num_bytes, f"{plan.name} is not as planned"
 
 

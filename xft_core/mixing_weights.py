@@ -18,7 +18,7 @@ from xft_core.checkpoint import CheckpointReader
 from xft_core.families import Family, family_of
 from xft_core.models import check_tensors, dense_config_of, transformers_config, upcycle_config_of
 
-BLOCK_ELEMENTS = 2**17  # of all experts, worked on at once on a CPU: 512 KiB in fp32, which a core's cache holds
+BLOCK_ELEMENTS = 2**18  # of all experts, worked on at once on a CPU: 1 MiB in fp32, which a core's cache holds
 ACCELERATOR_BLOCK_ELEMENTS = 2**25  # the same elsewhere: 128 MiB in fp32
 
 
