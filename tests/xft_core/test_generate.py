@@ -87,6 +87,18 @@ def test_a_padded_batch_gives_what_each_prompt_gives_alone(model: Path) -> None:
         assert completion.text == tokenizer.decode(expected, skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gpt_neox"])
+def test_rows_go_on_alike_when_others_have_ended(family: str, tmp_path: Path) -> None:
+    """The batch is made smaller on the way, with what the cache holds, windows of attention among it."""
+    directory = dense_model(tmp_path / "model", family)
+    tested = completer(directory, max_new_tokens=30)
+    tested.end_tokens = []
+    prompts = [[5 + row + place for place in range(3 * row + 1)] for row in range(6)]
+    rooms = [30, 3, 9, 20, 4, 21]
+    for prompt, room, tokens in zip(prompts, rooms, tested.write(prompts, rooms, seed=0), strict=True):
+        assert tokens == greedy_tokens(directory, prompt, room)
+
+
 def test_each_row_stops_at_its_own_stop(model: Path) -> None:
     free = completer(model, max_new_tokens=24).complete(PROMPTS, seed=0)
     assert {completion.finish_reason for completion in free} == {"length"}
