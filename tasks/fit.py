@@ -4,7 +4,6 @@ from tasks.settings import settings
 from xft_core.config import Recipe
 from xft_core.errors import CheckpointError
 from xft_core.planning.machine import Machine, store_size, this_machine
-from xft_core.planning.memory import PROCESS
 from xft_core.planning.plan import advice, check_fits, gigabytes, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 
@@ -31,9 +30,9 @@ def check_fit(recipe: Recipe, model: str) -> str | None:
 
 def warning(recipe: Recipe, shape: Shape, machine: Machine) -> str | None:
     """What to tell of a recipe whose predicted peak exceeds the machine's memory; None where it does not."""
-    largest = max(make_plan(recipe, shape), key=lambda stage: stage.memory.total)
-    if largest.memory.total + PROCESS <= machine.for_models:
+    largest = max(make_plan(recipe, shape), key=lambda stage: stage.peak(machine))
+    if largest.peak(machine) <= machine.for_models:
         return None
     return (
-        f"{largest.role} may not fit: it is expected to take {gigabytes(largest.memory.total + PROCESS)} with rows of "
+        f"{largest.role} may not fit: it is expected to take {gigabytes(largest.peak(machine))} with rows of "
         f"data.max_length tokens, this machine has {gigabytes(machine.for_models)}. {advice(recipe, shape, machine)}")

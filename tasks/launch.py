@@ -19,9 +19,9 @@ from typing import IO
 import xft_core
 from xft_core.errors import StageInterrupted, StageKilled, XftError
 from xft_core.out_of_memory import what_to_change
-from xft_core.stages import StageConfig
+from xft_core.stage import StageConfig
 
-EXIT_DONE, EXIT_MISTAKE, EXIT_MAY_PASS, EXIT_INTERRUPTED = 0, 2, 75, 130
+EXIT_DONE, EXIT_MISTAKE, EXIT_MAY_PASS, EXIT_INTERRUPTED, EXIT_KILLED = 0, 2, 75, 130, 137
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
 PROGRESS_BAR = re.compile(r"\d+%\|")
@@ -127,6 +127,8 @@ def _raise_for_exit(stage: str, status: int, lines: "_Lines", memory: "_Memory")
         if -status == signal.SIGKILL:
             raise StageKilled(f"{ended} {memory.told()} {what_to_change(stage)}")
         raise StageInterrupted(ended)
+    if status == EXIT_KILLED:  # one of several processes (sft.num_processes)
+        raise StageKilled(message)
     if status in (EXIT_MAY_PASS, EXIT_INTERRUPTED):
         raise StageInterrupted(message or f"{stage}: interrupted (exit status {status}).")
     if status == EXIT_MISTAKE and message:

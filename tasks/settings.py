@@ -10,6 +10,8 @@
                              server, else none. `xft ui` tells its worker
     XFT_DELIVERY_SECONDS     how long a run insists on a server that is away (MLflow, the object store) before it gives up:
                              at its end, and before a stage whose result the object store may have; default: 600
+    XFT_RENDEZVOUS           host:port of this machine for sft.num_nodes (docs/scale.md; read where it is used, in
+                             xft_core/distributed/launch.py)
     XFT_MLFLOW_COPY_LIMIT_MB largest model, in MB, that is copied into an artifact store that is not this machine's disk
 """
 

@@ -58,7 +58,8 @@ def mix(run: PipelineRun, role: str, model: ArtifactRef, data: ArtifactRef) -> O
     return carry_out(
         run, role, MixStage,
         lambda metrics: checks.mixing_findings(metrics, recipe.merge.method, recipe.checks, only_stop=True),
-        model=model_name(model), data=data.path, seed=recipe.seed, merge=recipe.merge)
+        model=model_name(model), data=data.path, seed=recipe.seed, merge=recipe.merge,
+        num_processes=recipe.sft.num_processes, num_nodes=recipe.sft.num_nodes)
 
 
 @task(name="merge", **STAGE_TASK)

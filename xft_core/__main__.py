@@ -1,31 +1,30 @@
 """``python -m xft_core STAGE CONFIG.yaml``: run one stage, or look at what some left behind.
 
-Exit status: 0 done, 2 a mistake that the message explains, 75 a failure that may pass (start again), 1 a fault of ours.
+Exit status: 0 done, 2 a mistake that the message explains, 75 a failure that may pass (start again), 137 one of a stage's
+processes was killed, 1 a fault of ours.
 """
 
 import argparse
 import json
 import logging
-import os
 import sys
 from pathlib import Path
 
 from xft_core.benchmarks.ds1000.environment import LIBRARIES
-from xft_core.errors import XftError
+from xft_core.errors import StageKilled, XftError
+from xft_core.process import EXIT_KILLED, EXIT_MAY_PASS, die_with_parent, quiet_libraries
 from xft_core.recipe import parse, read_yaml
-from xft_core.stages import STAGES, ImportReferenceStage, StageConfig, run_stage
+from xft_core.stage import StageConfig, run_stage
+from xft_core.stages import STAGES, ImportReferenceStage
 
-EXIT_MISTAKE, EXIT_MAY_PASS = 2, 75
+EXIT_MISTAKE = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet_libraries()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "datasets", "filelock", "matplotlib"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         if options.command == "inspect":
             from xft_core.inspect import describe
@@ -44,13 +43,20 @@ def main(arguments: list[str] | None = None) -> int:
             print(made.python.parent.parent)
             return 0
         if getattr(options, "die_with_parent", False):
-            _die_with_parent()
+            die_with_parent()
+        if options.command == "join":
+            from xft_core.distributed.launch import join
+
+            join(options.directory, options.node)
+            return 0
         config = _stage_config(options)
         result = run_stage(config)
         print(json.dumps({"output": str(config.output), "reused": result.reused, "metrics": result.manifest.metrics}, indent=1))
         return 0
     except XftError as error:
         print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, StageKilled):
+            return EXIT_KILLED
         return EXIT_MAY_PASS if error.may_pass else EXIT_MISTAKE
     except OSError as error:
         print(f"error: {options.command}: {error.strerror or error}: {str(error.filename)[:200]!r}", file=sys.stderr)
@@ -99,20 +105,13 @@ def _parser() -> argparse.ArgumentParser:
         "import-reference", help="Make a model that the XFT reference code tuned one of ours, to mix, merge and evaluate it.")
     reference.add_argument("directory", metavar="DIR", help="the reference's model directory, in safetensors")
     reference.add_argument("output", metavar="OUT", type=Path, help="directory to make")
+    joining = commands.add_parser(
+        "join", help="Be one of the machines of an sft or mix that another machine started (sft.num_nodes): docs/scale.md.")
+    joining.add_argument("directory", metavar="DIR", type=Path, help="<output>.partial/processes of that stage")
+    joining.add_argument("--node", type=int, required=True, metavar="N", help="number of this machine, from 1")
     rope_base = ImportReferenceStage.model_fields["rope_base"]
     reference.add_argument("--rope-base", type=float, default=rope_base.default, metavar="BASE", help=rope_base.description)
     return parser
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the process that started this one is gone: no orphan goes on training."""
-    import ctypes
-    import signal
-
-    parent_death_signal = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
-    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
-    if os.getppid() == 1:
-        sys.exit(EXIT_MAY_PASS)
 
 
 if __name__ == "__main__":

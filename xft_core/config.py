@@ -19,6 +19,7 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ExperimentName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
+PROCESS_FIELDS = ("num_processes", "num_nodes")  # of the section sft; they change no result
 LARGEST_NUMBER, LONGEST_TEXT = 10**12, 100_000  # of any field: nothing that is meant comes near
 
 
@@ -118,7 +119,8 @@ class SftConfig(Section):
     batch_size: int = Field(64, ge=1, description="Sequences per optimizer step (packed sequences when packing).")
     micro_batch_size: int = Field(8, ge=1, description=(
         "Sequences per forward pass. Must divide batch_size; lower it when memory is short. (The balance loss and the "
-        "router's noise are per forward pass: for a Mixture-of-Experts the result differs a little.)"))
+        "router's noise are per forward pass: for a Mixture-of-Experts the result differs a little. Not by the number of "
+        "processes: each draws the noise that one process would have drawn for the same sequences.)"))
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
     warmup_steps: int = Field(500, ge=0, description="Optimizer steps of linear warm-up (at most a tenth of all steps).")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning rate after warm-up.")
@@ -135,11 +137,27 @@ class SftConfig(Section):
         "Balance loss over layers: sum (the reference's; grows with depth) or mean."))
     checkpoint_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints to resume from.")
     log_steps: int = Field(10, ge=1, description="Optimizer steps between two points of the training curves.")
+    num_processes: int = Field(1, ge=1, le=64, description=(
+        "Processes on each machine that train together, and learn the mixing coefficients: one for each accelerator (or "
+        "share of the cores). They split batch_size, so micro_batch_size times all processes must divide it; weights, "
+        "gradients and optimizer state are split too. The result is that of one process but for rounding."))
+    num_nodes: int = Field(1, ge=1, le=64, description=(
+        "Machines that train together; more than one needs a common file system and the setting XFT_RENDEZVOUS, see "
+        "docs/scale.md."))
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "SftConfig":
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})")
+        processes = self.num_processes * self.num_nodes
+        if self.batch_size % (self.micro_batch_size * processes):
+            fitting = [size for size in range(1, self.micro_batch_size) if self.batch_size % (size * processes) == 0]
+            advice = (
+                f"a micro_batch_size of {fitting[-1]} does" if fitting
+                else f"take a batch_size that is a multiple of {processes}, or fewer processes")
+            raise ValueError(
+                f"micro_batch_size ({self.micro_batch_size}) times {processes} processes does not divide batch_size "
+                f"({self.batch_size}): {advice}")
         return self
 
 

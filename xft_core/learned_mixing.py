@@ -3,6 +3,9 @@
 W is built once per optimizer step, the dense model runs forward and backward, and since dL/dc_i = <dL/dW, W_i> the
 gradient is projected on the experts afterwards, one tensor of one layer at a time, from disk. Only alpha (and lambda,
 where it is learned) has optimizer state. Shape suffixes: L layers, N experts (shared one first), R routed.
+
+Several processes share the micro batches of a step out. Each projects its own dL/dW, since that is linear, so that a few
+numbers for each layer are all that is summed over them.
 """
 
 import logging
@@ -18,12 +21,14 @@ from transformers.initialization import no_init_weights
 from xft_core.config import MergeConfig
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import Rows
+from xft_core.distributed.group import is_first, number_of_processes, process_number, summed
 from xft_core.errors import CheckpointError
 from xft_core.mixing_weights import ExpertTensor, MixtureReader, mixing_weights
 from xft_core.models import transformers_config
 from xft_core.progress import describe_progress
 from xft_core.response_loss import response_loss
-from xft_core.seals import PREFIX, keep_newest, newest_whole, seal, step_of
+from xft_core.resume import step_to_go_on_from
+from xft_core.seals import PREFIX, keep_newest, seal
 from xft_core.tracking import MetricsLog
 
 logger = logging.getLogger(__name__)
@@ -70,11 +75,11 @@ class MixedModel:
 
     def weight_gradient(self) -> torch.Tensor:
         """dL/dc from the collected dL/dW, fp64 L,N, up to what is equal for all experts of a layer."""
+        nothing_N = torch.zeros(self.mixture.num_experts, dtype=torch.float64)
         return torch.stack([
-            torch.stack([
-                self.mixture.gradient(tensor, parameter.grad)
-                for parameter, tensor in tensors if parameter.grad is not None]).sum(0)
-            for tensors in self._mixed]).cpu()
+            sum((self.mixture.gradient(tensor, parameter.grad).cpu()
+                 for parameter, tensor in tensors if parameter.grad is not None), start=nothing_N)
+            for tensors in self._mixed])
 
 
 def learn(
@@ -83,7 +88,8 @@ def learn(
 ) -> tuple[torch.Tensor, int]:
     """Learn alpha (and lambda if merge.shared_expert_weight is None) on ``rows`` by Adam with linear decay.
 
-    Goes on from the last checkpoint in ``checkpoints``. Returns the shares, fp64 L,N, and the number of steps.
+    Goes on from the last checkpoint in ``checkpoints``. Of several processes, all must call it.
+    Returns the shares, fp64 L,N, and the number of steps.
     """
     data = PackedRows(rows, max(rows.lengths()), packing=True)
     batches = _batches(len(data), merge, seed)
@@ -93,7 +99,6 @@ def learn(
         return _weights(parameters, mixed.mixture, merge).detach(), 0
     optimizer = torch.optim.Adam(list(parameters.values()), lr=merge.learning_rate)
     done = _resume(checkpoints, parameters, optimizer, metrics)
-    metrics.forget_after(done)
     warmup = min(merge.warmup_steps, len(batches) // 10)
     for step in range(done + 1, len(batches) + 1):
         with torch.enable_grad():
@@ -101,11 +106,13 @@ def learn(
         mixed.apply(weight_LN.detach())
         loss = _collect_gradient(mixed, data, batches[step - 1], merge.micro_batch_size)
         optimizer.zero_grad()
-        weight_LN.backward(mixed.weight_gradient())
+        weight_LN.backward(summed(mixed.weight_gradient()))
         rate = min(step / (warmup + 1), (len(batches) - step + 1) / max(1, len(batches) - warmup), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = merge.learning_rate * rate
         optimizer.step()
+        if not is_first():
+            continue
         if step % STEPS_BETWEEN_POINTS == 0 or step in (1, len(batches)):
             metrics.log(step, {"loss": loss, "learning_rate": merge.learning_rate * rate})
             logger.info(describe_progress("mix", step, len(batches), f"loss {loss:.4f}"))
@@ -115,19 +122,21 @@ def learn(
 
 
 def _collect_gradient(mixed: MixedModel, data: PackedRows, batch: list[int], micro_batch_size: int) -> float:
-    """Backward passes of the mean response loss over one batch of sequences; returns that loss."""
+    """Backward passes of the mean response loss over one batch of sequences, this process's part of them; returns the loss
+    of the whole batch."""
     device = mixed.model.device
+    first, step = process_number() * micro_batch_size, number_of_processes() * micro_batch_size
     micro = [
         data.collate([data[index] for index in batch[start:start + micro_batch_size]])
-        for start in range(0, len(batch), micro_batch_size)]
-    tokens = sum(int((item["labels"][:, 1:] != IGNORED).sum()) for item in micro)
+        for start in range(first, len(batch), step)]
+    tokens = int(summed(torch.tensor(sum(int((item["labels"][:, 1:] != IGNORED).sum()) for item in micro))))
     mixed.want_gradient()
     total = 0.0
     for item in micro:
         loss = response_loss(mixed.model, {name: tensor.to(device) for name, tensor in item.items()}) / tokens
         loss.backward()
         total += float(loss.detach())
-    return total
+    return float(summed(torch.tensor(total, dtype=torch.float64)))
 
 
 def _batches(num_sequences: int, merge: MergeConfig, seed: int) -> list[list[int]]:
@@ -182,9 +191,10 @@ def _resume(
     """Put the last checkpoint's values into parameters and optimizer; returns its step, 0 without one.
 
     Raises CheckpointError for one that is whole but not of this work."""
-    directory = newest_whole(checkpoints)
-    if directory is None:
+    step = step_to_go_on_from(checkpoints, metrics, "mix")
+    if not step:
         return 0
+    directory = checkpoints / f"{PREFIX}{step}"
     try:
         tensors = load_file(directory / FILE_NAME)
         with torch.no_grad():
@@ -194,6 +204,4 @@ def _resume(
                     key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
     except (OSError, SafetensorError, KeyError, RuntimeError):
         raise CheckpointError(f"{str(directory)!r} holds no coefficients of this work. Remove it to start anew.") from None
-    metrics.restore_from(directory)
-    logger.info("mix: going on from step %d", step_of(directory))
-    return step_of(directory)
+    return step

@@ -14,6 +14,7 @@ import torch
 from xft_core.artifacts import Workspace
 from xft_core.config import MergeConfig
 from xft_core.data.rows import Rows, load_rows
+from xft_core.distributed.group import is_first, leave_others
 from xft_core.errors import ArtifactError, RecipeError
 from xft_core.held_out import device_for_work, held_out_loss
 from xft_core.learned_mixing import MixedModel, learn
@@ -32,6 +33,8 @@ START_OF_LEARNED_SHARED_WEIGHT = 0.75  # the paper's lambda, where it is learned
 def run(config: MixStage, workspace: Workspace) -> dict[str, Any]:
     """Choose the coefficients by config.merge.method, and measure them beside uniform ones.
 
+    Of several processes the first does all but the learning alone; the others return nothing.
+
     Metrics: held_out_nll_merged and held_out_nll_uniform (nats per response token), movement_max and movement_mean over
     layers, shared_expert_weight_mean, and steps for the method learned.
     """
@@ -45,9 +48,11 @@ def run(config: MixStage, workspace: Workspace) -> dict[str, Any]:
         uniform_LN = uniform_weights(merge, mixture)
         mixed = MixedModel(mixture, DTYPES[merge.precision], device_for_work())
         mixed.apply(uniform_LN)
-        metrics: dict[str, Any] = {"held_out_nll_uniform": held_out_loss(mixed.model, held_out_rows).nll}
-        metrics_log.begin()
-        metrics_log.set(0, {"held_out_nll": metrics["held_out_nll_uniform"]})
+        metrics: dict[str, Any] = {}
+        if is_first():
+            metrics["held_out_nll_uniform"] = held_out_loss(mixed.model, held_out_rows).nll
+            metrics_log.begin()
+            metrics_log.set(0, {"held_out_nll": metrics["held_out_nll_uniform"]})
         if merge.method == "learned":
             weight_LN, metrics["steps"] = learn(
                 mixed, load_rows(config.data, "train"), merge, config.seed, workspace.checkpoints, metrics_log,
@@ -56,6 +61,8 @@ def run(config: MixStage, workspace: Workspace) -> dict[str, Any]:
             weight_LN = routing_means(directory, load_rows(config.data, "train"), merge)
         else:
             weight_LN = fixed_weights(merge, uniform_LN)
+        if not leave_others():
+            return {}
         mixed.apply(weight_LN)
         metrics["held_out_nll_merged"] = held_out_loss(mixed.model, held_out_rows).nll
     if merge.method == "learned":

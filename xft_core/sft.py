@@ -1,5 +1,6 @@
 """The sft stage: supervised fine-tuning of a dense model or of a Mixture-of-Experts, by one code path."""
 
+import gc
 import json
 import logging
 import math
@@ -13,7 +14,8 @@ from transformers import PreTrainedModel
 from xft_core.artifacts import Workspace
 from xft_core.checked_lines import append, read_appended
 from xft_core.data.packing import PackedRows
-from xft_core.data.rows import load_rows
+from xft_core.data.rows import Rows, load_rows
+from xft_core.distributed.group import is_first, leave_others, number_of_processes
 from xft_core.held_out import HeldOutLoss, check_rows_fit, device_for_work, held_out_loss
 from xft_core.locations import find_model
 from xft_core.models import (
@@ -25,15 +27,18 @@ from xft_core.models import (
     save_moe,
     upcycle_config_of,
 )
+from xft_core.seals import PREFIX
 from xft_core.stages import SftStage
 from xft_core.tracking import MetricsLog
-from xft_core.training import train
+from xft_core.training import put_weights, train
 
 logger = logging.getLogger(__name__)
 
 
 def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     """Tune, measure the held-out loss before and after, and write the tuned model (for a MoE also router.json).
+
+    Of several processes the first does all but the tuning alone, with the whole model; the others return nothing.
 
     Metrics: held_out_nll_before, held_out_nll (nats per response token), train_loss, steps, tokens_per_second,
     peak_memory_mb, dead_expert_steps and, where the loss diverged, diverged_at_step (see checks.py), and for a MoE
@@ -42,19 +47,23 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     source = find_model(config.model)
     training_rows, held_out_rows = load_rows(config.data, "train"), load_rows(config.data, "held_out")
     longest = max(*training_rows.lengths(), *held_out_rows.lengths())
-    model = load_model(source, DTYPES[config.sft.precision]).to(device_for_work())
+    model = load_model(source, DTYPES[config.sft.precision])
     check_rows_fit(model, [training_rows, held_out_rows])
     metrics_log = MetricsLog(workspace.metrics_path)
-    metrics_log.begin()
-    before_path = workspace.checkpoints / "held_out_before.jsonl"
-    found = read_appended(before_path)
-    before = found[0]["nll"] if found else held_out_loss(model, held_out_rows).nll
-    if not found and math.isfinite(before):  # training itself says what is wrong with a model that gives no numbers
-        append(before_path, {"nll": before})
-    metrics_log.set(0, {"held_out_nll": before})
-    logger.info("sft: held-out loss %.4f before", before)
+    before = _loss_before(model, held_out_rows, workspace, metrics_log) if is_first() else math.nan
+    together = number_of_processes() > 1
+    model.to("cpu" if together else device_for_work())  # what is sharded goes from the host to each its part
     data = PackedRows(training_rows, longest, config.sft.packing)
-    metrics = train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log, config.checks)
+    metrics: dict[str, Any] = {
+        **train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log, config.checks)}
+    if together:
+        del model
+        gc.collect()  # the training's objects refer to each other, and keep its memory
+        if not leave_others():
+            return {}
+        model = load_model(source, DTYPES[config.sft.precision])
+        put_weights(model, workspace.checkpoints / f"{PREFIX}{metrics['steps']}")
+        model.to(device_for_work())
     after = held_out_loss(model, held_out_rows)
     metrics_log.set(int(metrics["steps"]), {"held_out_nll": after.nll})
     logger.info("sft: held-out loss %.4f after %d steps", after.nll, metrics["steps"])
@@ -65,6 +74,19 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     return metrics | {
         "held_out_nll_before": before, "held_out_nll": after.nll, "held_out_tokens": after.tokens, "peak_memory_mb": peak,
     } | _router_metrics(after)
+
+
+def _loss_before(model: PreTrainedModel, rows: Rows, workspace: Workspace, metrics_log: MetricsLog) -> float:
+    """The held-out loss before training, measured once whatever interrupts it; the first point of the curves."""
+    metrics_log.begin()
+    path = workspace.checkpoints / "held_out_before.jsonl"
+    found = read_appended(path)
+    before: float = found[0]["nll"] if found else held_out_loss(model.to(device_for_work()), rows).nll
+    if not found and math.isfinite(before):  # training itself says what is wrong with a model that gives no numbers
+        append(path, {"nll": before})
+    metrics_log.set(0, {"held_out_nll": before})
+    logger.info("sft: held-out loss %.4f before", before)
+    return before
 
 
 def _save(model: PreTrainedModel, source: Any, config: SftStage, workspace: Workspace, after: HeldOutLoss) -> None:

@@ -1,25 +1,13 @@
-"""The stages: what each is given, what its key is made of, and how one is run. No torch here.
+"""The stages: what each is given, and what of that changes its result. What all have in common is in stage.py."""
 
-    stage key = sha256(stage, stage version, settings, digests of the inputs)
-
-``settings`` is the part of a configuration that changes the result; paths never count, contents do. Raise a stage's
-``version`` when its code changes what it writes: everything it made before is then rebuilt.
-"""
-
-import importlib
-import logging
-import shutil
-import time
-from abc import abstractmethod
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 
-from xft_core.artifacts import Manifest, Workspace, check_output_is_free, disk_full_is_an_error, find, locked, publish
 from xft_core.config import (
+    PROCESS_FIELDS,
     ChecksConfig,
     DataConfig,
     EvaluateConfig,
@@ -27,46 +15,18 @@ from xft_core.config import (
     MergeConfig,
     Precision,
     Recipe,
-    Section,
     Seed,
     SftConfig,
     UpcycleConfig,
 )
 from xft_core.errors import DataError
-from xft_core.fingerprint import digest_of, directory_digest, input_digest
+from xft_core.fingerprint import directory_digest, input_digest
 from xft_core.locations import find_benchmark, find_file, find_model, is_there
-from xft_core.out_of_memory import out_of_memory_is_an_error
-
-logger = logging.getLogger(__name__)
+from xft_core.stage import StageConfig
 
 # What of the section evaluate changes the verdicts on one benchmark (ds1000_environment does by the versions it means).
 GRADING = frozenset({"min_time_limit", "time_limit_factor", "memory_limit_mb", "sandbox", "k"})
 ARTIFACT_HELP = "Directory that an earlier stage published"
-
-
-class StageConfig(Section):
-    """What every stage is given beside its own fields."""
-
-    stage: ClassVar[str]
-    version: ClassVar[int]
-    implementation: ClassVar[str]
-
-    output: Path = Field(description="Directory to make. Work in progress is kept beside it as <output>.partial.")
-    provenance: dict[str, str] = Field({}, description="Noted in the manifest as it is (run ids and the like).")
-
-    @abstractmethod
-    def inputs(self) -> dict[str, Path]:
-        """Local path of every input, by name. Raises XftError for what does not exist."""
-
-    def input_digests(self) -> dict[str, str]:
-        """Digest of every input, by name."""
-        return {name: input_digest(path) for name, path in self.inputs().items()}
-
-    def settings(self) -> dict[str, Any]:
-        """The fields that change the result."""
-        return self.model_dump(mode="json", exclude={"output", "provenance", *self.path_fields})
-
-    path_fields: ClassVar[frozenset[str]] = frozenset({"model", "data", "samples", "benchmark"})
 
 
 class PrepareStage(StageConfig):
@@ -123,7 +83,7 @@ class UpcycleStage(StageConfig):
 class SftStage(StageConfig):
     """Supervised fine-tuning of a dense model or of an upcycled one."""
 
-    stage, version, implementation = "sft", 2, "xft_core.sft"
+    stage, version, implementation = "sft", 3, "xft_core.sft"
 
     model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
@@ -136,12 +96,16 @@ class SftStage(StageConfig):
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """All but what only changes how often progress is written down, and what stops it."""
+        """All but what only changes how often progress is written down, what stops it, and how many work on it."""
         settings = super().settings()
         del settings["checks"]
-        for name in ("checkpoint_steps", "log_steps"):
+        for name in ("checkpoint_steps", "log_steps", *PROCESS_FIELDS):
             del settings["sft"][name]
         return settings
+
+    def processes(self) -> tuple[int, int]:
+        """Those of the section."""
+        return self.sft.num_processes, self.sft.num_nodes
 
 
 class MixStage(StageConfig):
@@ -153,6 +117,12 @@ class MixStage(StageConfig):
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
     seed: Seed = Field(0, description="Seed of the order of the data.")
     merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
+    num_processes: int = Field(1, ge=1, le=64, description="Processes on each machine that learn them together.")
+    num_nodes: int = Field(1, ge=1, le=64, description="Machines that learn them together: docs/scale.md.")
+
+    def processes(self) -> tuple[int, int]:
+        """Those of the fields where there is something to learn."""
+        return (self.num_processes, self.num_nodes) if self.merge.method == "learned" else (1, 1)
 
     def inputs(self) -> dict[str, Path]:
         """The tuned Mixture-of-Experts and the prepared data."""
@@ -162,6 +132,8 @@ class MixStage(StageConfig):
         """Only the fields that play a part in the chosen method (lambda in all: uniform mixing is what each is compared
         with)."""
         settings = super().settings()
+        for name in PROCESS_FIELDS:
+            del settings[name]
         method = self.merge.method
         used = {"method", "precision", "micro_batch_size", "shared_expert_weight"}
         if method == "learned":
@@ -192,7 +164,7 @@ class MergeStage(StageConfig):
 class GenerateStage(StageConfig):
     """A model's answers to the problems of one benchmark."""
 
-    stage, version, implementation = "generate", 1, "xft_core.generate"
+    stage, version, implementation = "generate", 2, "xft_core.generate"
 
     model: str = Field(description="Any model: dense, upcycled, tuned or merged.")
     benchmark: str = Field("demo:benchmark.jsonl", description="Benchmark: a name, a file, or demo:benchmark.jsonl.")
@@ -307,10 +279,13 @@ class ReportStage(StageConfig):
         return dict(self.artifacts)
 
     def settings(self) -> dict[str, Any]:
-        """All but what no report tells: where the model is registered, and whether the machine was asked for its size."""
+        """All but what no report tells: where the model is registered, whether the machine was asked for its size, and how
+        many processes trained."""
         settings = super().settings()
         for name in ("registry", "check_fit"):
             del settings["recipe"][name]
+        for name in PROCESS_FIELDS:
+            del settings["recipe"]["sft"][name]
         return settings
 
 
@@ -333,6 +308,8 @@ class CompareStage(StageConfig):
         settings = super().settings()
         for name in ("experiment", "registry", "check_fit"):
             del settings["recipe"][name]
+        for name in PROCESS_FIELDS:
+            del settings["recipe"]["sft"][name]
         return settings
 
 
@@ -370,43 +347,6 @@ def lm_eval_version() -> str:
         return version("lm_eval")
     except PackageNotFoundError:
         raise DataError(
-            "Tasks of lm-eval need lm-evaluation-harness, which is not installed: pip install 'xft-pipeline[lm-eval]'."
+            "Tasks of lm-eval need lm-evaluation-harness, which is not installed: pip install -c constraints.txt "
+            "-e '.[lm-eval]'."
         ) from None
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """The manifest of a stage's artifact, and whether it was there already."""
-
-    manifest: Manifest
-    reused: bool
-
-
-def stage_key(config: StageConfig, input_digests: dict[str, str] | None = None) -> str:
-    """The key (sha256, hex) of what ``config`` describes; reads and hashes the inputs unless their digests are given."""
-    digests = config.input_digests() if input_digests is None else input_digests
-    return digest_of({
-        "stage": config.stage, "version": config.version, "settings": config.settings(), "inputs": digests})
-
-
-def run_stage(config: StageConfig) -> StageResult:
-    """Make ``config.output``, or find it made already. Raises XftError; a kill leaves what the next start resumes."""
-    digests = config.input_digests()
-    key = stage_key(config, digests)
-    with locked(config.output), disk_full_is_an_error(config.output), out_of_memory_is_an_error(config.stage):
-        found = find(config.output, key)
-        if found:
-            logger.info("%s: reused %s", config.stage, config.output)
-            shutil.rmtree(Workspace(config.output).root, ignore_errors=True)  # of a kill just after publishing
-            return StageResult(found, reused=True)
-        check_output_is_free(config.output)
-        workspace = Workspace(config.output)
-        workspace.keep_only_progress_of(key)
-        workspace.prepare()
-        started = time.monotonic()
-        metrics = importlib.import_module(config.implementation).run(config, workspace)
-        manifest = publish(
-            workspace, config.output, stage=config.stage, stage_version=config.version, key=key, parents=digests,
-            config=config.settings(), metrics=metrics, provenance=config.provenance, seconds=time.monotonic() - started)
-    logger.info("%s: done in %.1f s, %s", config.stage, manifest.seconds, config.output)
-    return StageResult(manifest, reused=False)

@@ -1,4 +1,4 @@
-"""State of optimizers, schedulers and random generators on disk: tensors as safetensors, the rest as JSON.
+"""State of optimizers and schedulers on disk: tensors as safetensors, the rest as JSON.
 
 Such state is dictionaries, lists, tuples, numbers and tensors within each other. torch.save would pickle it, and a
 pickle can run code when it is read; checkpoints come back from an object store that others may write to.

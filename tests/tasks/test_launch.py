@@ -79,6 +79,7 @@ def test_a_mistake_is_raised_with_the_stages_own_words(config: UpcycleStage) -> 
      "memory is short\nlower it"),
     ("import os, signal, time; x = bytearray(300_000_000); time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)", StageKilled,
      r"SIGKILL\). The usual reason is too little memory. It had taken up to 0.3\d GB.*To need less, lower upcycle.num_experts"),
+    ("import sys; print('error: process 1 of 2 was killed', file=sys.stderr); sys.exit(137)", StageKilled, "process 1 of 2"),
     ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", StageInterrupted, "SIGSEGV"),
     ("raise ValueError('broken')", StageFault, r"exit status 1\): ValueError: broken"),
     ("import sys; sys.exit(2)", StageFault, "said nothing"),

@@ -22,7 +22,8 @@ from xft_core.benchmarks.transformers_completing import TransformersCompleter
 from xft_core.config import GenerateConfig
 from xft_core.generate import Request, make_batches
 from xft_core.models import load_model, load_tokenizer
-from xft_core.stages import GenerateStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import GenerateStage
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from xft_core.learned_mixing import MixedModel
 from xft_core.mixing_weights import MixtureReader, mixing_weights
 from xft_core.models import load_model
 from xft_core.response_loss import response_nll
-from xft_core.stages import MixStage, PrepareStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import MixStage, PrepareStage
 from xft_core.tracking import read_metrics
 from xft_core.upcycle import upcycle
 

@@ -11,6 +11,7 @@ import torch
 from xft_core.data.rows import Rows
 
 IGNORED = -100  # label of a token that does not count in the loss
+NOTHING = -1  # number of a sequence without rows
 
 
 def pack(lengths: list[int], max_length: int) -> list[list[int]]:
@@ -46,14 +47,16 @@ class PackedRows(torch.utils.data.Dataset[list[int]]):
         return len(self.sequences)
 
     def __getitem__(self, index: int) -> list[int]:
-        return self.sequences[index]
+        return self.sequences[index] if index != NOTHING else []
 
     def collate(self, sequences: list[list[int]]) -> dict[str, torch.Tensor]:
         """A batch: input_ids, position_ids, labels (all int64, B,S) and token_mask (bool, B,S; False for padding).
 
         Labels are -100 for prompts and padding; the model shifts them. Padding has position 0, one example a token.
+        Sequences without rows are left out; of nothing else, a batch is padding.
         """
-        longest = max(sum(len(self.rows[row][0]) for row in sequence) for sequence in sequences)
+        sequences = [sequence for sequence in sequences if sequence] or [[]]
+        longest = max(2, *(sum(len(self.rows[row][0]) for row in sequence) for sequence in sequences))
         shape = (len(sequences), longest)
         input_ids_BS, position_ids_BS = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
         labels_BS, token_mask_BS = torch.full(shape, IGNORED), torch.zeros(shape, dtype=torch.bool)

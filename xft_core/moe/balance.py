@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 
+from xft_core.distributed.group import summed
 from xft_core.moe.router import Routing
 
 
@@ -93,6 +94,11 @@ class RouterStatistics:
                 routing.weight_TK[token_mask_T].reshape(-1).double().cpu())
             log_TR = torch.log_softmax(routing.logits_TR[token_mask_T], dim=-1)
             self._entropy[layer] += -(log_TR.exp() * log_TR).sum().double().cpu()
+
+    def sum_over_processes(self) -> None:
+        """Count what every process has counted. All must call it, once."""
+        self.tokens = int(summed(torch.tensor(self.tokens)))
+        self._load, self._weights, self._entropy = map(summed, (self._load, self._weights, self._entropy))
 
     def layers(self) -> list[LayerStatistics]:
         """The means so far, layer by layer. Needs at least one token."""

@@ -5,11 +5,14 @@ The model of memory, checked against measured stages by ``benchmarks/planning.py
     training   weights + gradients + optimizer + max(activations + loss, one parameter's update)
     loss       one block of logits twice in fp32, the head's gradient, hidden states and their gradient (response_loss.py)
     held out   weights + loss or one layer's work, of TOKENS_PER_BATCH tokens
+    processes  of several, each has its part of weights, gradients and optimizer, and whole for a while one layer, the
+               embeddings and the head, with their gradients (FSDP2); the first also the whole model, to measure it
 
 ``certain`` is what is there whatever the data: weights, gradients where they are kept from one forward pass to the next,
 and the optimizer's state. A recipe is refused by that alone.
 """
 
+import math
 from dataclasses import dataclass
 
 from xft_core.config import MergeConfig, Recipe, SftConfig, UpcycleConfig
@@ -40,7 +43,11 @@ class Memory:
 
 
 def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig, sequence: int) -> Memory:
-    """SFT of the dense model (``upcycle`` None) or of the Mixture-of-Experts, with sequences of ``sequence`` tokens."""
+    """SFT of the dense model (``upcycle`` None) or of the Mixture-of-Experts, with sequences of ``sequence`` tokens: of one
+    process, if there are several."""
+    processes = sft.num_processes * sft.num_nodes
+    if processes > 1:
+        return _sharded(shape, upcycle, sft, sequence, processes)
     parameters = shape.moe_parameters(upcycle) if upcycle else shape.parameters
     largest = shape.largest_matrix(upcycle)
     width, tokens = WIDTH[sft.precision], sft.micro_batch_size * sequence
@@ -63,6 +70,31 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
     peak = max(kept + forward, gradients + update, held_out - optimizer)
     return Memory(
         weights, gradients, optimizer, max(peak - gradients, 0.0), certain=weights + gradients + optimizer)
+
+
+def _sharded(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig, sequence: int, processes: int) -> Memory:
+    """Training memory of the process with the largest part."""
+    alone = training_memory(shape, upcycle, sft.model_copy(update={"num_processes": 1, "num_nodes": 1}), sequence)
+    width = WIDTH[sft.precision]
+    whole = shape.moe_parameters(upcycle) if upcycle else shape.parameters
+    part = largest_part(shape, upcycle, processes) / whole
+    gathered = 2.0 * width * (shape.embeddings + (whole - shape.embeddings) / shape.num_layers)
+    held_out = alone.weights + held_out_memory(shape, upcycle, sft.precision, sequence)
+    weights, gradients, optimizer = (part * kind for kind in (alone.weights, alone.gradients, alone.optimizer))
+    certain = weights + gradients + optimizer
+    working = max(alone.working + gathered, held_out - certain)
+    return Memory(weights, gradients, optimizer, working, certain=certain)
+
+
+def largest_part(shape: Shape, upcycle: UpcycleConfig | None, processes: int) -> float:
+    """Parameters that the first of several processes keeps. Tensors are cut along their first dimension: stacked experts
+    between experts, so that 7 of them in 4 parts make one of 2."""
+    whole = shape.moe_parameters(upcycle) if upcycle else shape.parameters
+    if upcycle is None:
+        return whole / processes
+    routed = upcycle.num_experts - int(upcycle.shared_expert)
+    stacked = shape.num_layers * routed * shape.ffn
+    return (whole - stacked) / processes + stacked * math.ceil(routed / processes) / routed
 
 
 def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequence: int) -> Memory:

@@ -34,17 +34,22 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine does in a second: floating-point operations, bytes moved in memory, bytes written to disk."""
+    """What a machine does in a second: floating-point operations, bytes moved in memory, bytes written to disk.
+
+    ``accelerated``: the first two are of one accelerator, and every process has its own.
+    """
 
     flops: float
     bandwidth: float
     disk: float
+    accelerated: bool = False
 
 
 @dataclass(frozen=True)
 class StagePlan:
     """One stage. ``kept`` and ``scratch``: bytes on disk afterwards, and more while it runs. ``flops`` (arithmetic) and
-    ``memory_read`` (bytes of weights) are None where they depend on data that is not known; ``written``: bytes to disk."""
+    ``memory_read`` (bytes of weights) are None where they depend on data that is not known; ``written``: bytes to disk.
+    ``memory`` is that of one process, of ``processes`` on each of ``nodes`` machines; all else is of all of them."""
 
     role: str
     memory: Memory
@@ -53,12 +58,26 @@ class StagePlan:
     flops: float | None = 0.0
     memory_read: float | None = 0.0
     written: float = 0.0
+    processes: int = 1
+    nodes: int = 1
+
+    def certain(self, machine: Machine) -> float:
+        """Bytes of what is certain, in the memory that processes have to themselves or share."""
+        return self.memory.certain * self._sharing(machine)
+
+    def peak(self, machine: Machine) -> float:
+        """Bytes at the peak, likewise, with the processes themselves."""
+        return (self.memory.total + memory.PROCESS) * self._sharing(machine)
+
+    def _sharing(self, machine: Machine) -> int:
+        return self.processes if machine.device_memory is None else 1
 
     def seconds(self, rates: Rates) -> float | None:
         """Time at these rates, None where it cannot be known: the slower of arithmetic and reading weights, and writing."""
         if self.flops is None or self.memory_read is None:
             return None
-        return max(self.flops / rates.flops, self.memory_read / rates.bandwidth) + self.written / rates.disk
+        workers = self.nodes * (self.processes if rates.accelerated else 1)
+        return max(self.flops / rates.flops, self.memory_read / rates.bandwidth) / workers + self.written / rates.disk
 
 
 def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, problems: int | None = None) -> list[StagePlan]:
@@ -75,7 +94,8 @@ def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, proble
     merged = float(shape.parameters * width)
     held_out = _held_out_flops(shape, None, data)
     stages += [
-        StagePlan("mix", memory.mix_memory(shape, moe, recipe.merge, sequence), flops=_mix_flops(recipe, shape, data)),
+        StagePlan("mix", memory.mix_memory(shape, moe, recipe.merge, sequence), flops=_mix_flops(recipe, shape, data),
+                  **(_processes(recipe.sft) if recipe.merge.method == "learned" else {})),
         StagePlan("merge", memory.merge_memory(shape, moe, recipe.sft.precision, sequence), kept=merged, written=merged,
                   flops=held_out)]
     dense = ["base", "merged", *(["sft"] if recipe.baseline.enabled else [])]
@@ -96,13 +116,13 @@ def check_fits(recipe: Recipe, shape: Shape, machine: Machine, in_store: float =
     """Raise DoesNotFit for a recipe of which what is certain exceeds the machine: weights, kept gradients and optimizer
     state of a stage, or the files of all stages. ``in_store``: bytes already stored, which may be this recipe's own."""
     plan = make_plan(recipe, shape)
-    too_large = [stage for stage in plan if stage.memory.certain > machine.for_models]
+    too_large = [stage for stage in plan if stage.certain(machine) > machine.for_models]
     if too_large:
-        worst = max(too_large, key=lambda stage: stage.memory.certain)
+        worst = max(too_large, key=lambda stage: stage.certain(machine))
         kind = "memory" if machine.device_memory is None else "accelerator memory"
         raise DoesNotFit(
             f"{worst.role} cannot fit: its weights, gradients and optimizer state take "
-            f"{gigabytes(worst.memory.certain)} of {kind}, this machine has {gigabytes(machine.for_models)}. "
+            f"{gigabytes(worst.certain(machine))} of {kind}, this machine has {gigabytes(machine.for_models)}. "
             f"{advice(recipe, shape, machine)} To go on all the same (for example where that stage is in the store already): "
             "check_fit: false.")
     needed = sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
@@ -119,7 +139,7 @@ def advice(recipe: Recipe, shape: Shape, machine: Machine) -> str:
     values = recipe.model_dump()
 
     def peak(changes: list[str]) -> float:
-        return max(stage.memory.total for stage in make_plan(parse(Recipe, values, changes), shape)) + memory.PROCESS
+        return max(stage.peak(machine) for stage in make_plan(parse(Recipe, values, changes), shape))
 
     made: list[str] = []
     for change in CHANGES:
@@ -156,9 +176,14 @@ def _training(
         passes = 4 if sft.gradient_checkpointing else 3
         flops = steps * sft.batch_size * length * shape.forward_flops(length, upcycle) * passes
         flops += 2 * (_held_out_flops(shape, upcycle, data) or 0.0)
-    checkpoint = needed.weights + needed.optimizer
+    alone = memory.training_memory(shape, upcycle, sft.model_copy(update={"num_processes": 1, "num_nodes": 1}), sequence)
+    weights, checkpoint = alone.weights, alone.weights + alone.optimizer
     return StagePlan(
-        role, needed, kept=needed.weights, scratch=checkpoint, flops=flops, written=needed.weights + checkpoint)
+        role, needed, kept=weights, scratch=checkpoint, flops=flops, written=weights + checkpoint, **_processes(sft))
+
+
+def _processes(sft: SftConfig) -> dict[str, int]:
+    return {"processes": sft.num_processes, "nodes": sft.num_nodes}
 
 
 def _mix_flops(recipe: Recipe, shape: Shape, data: DataSize | None) -> float | None:

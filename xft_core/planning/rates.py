@@ -37,7 +37,8 @@ def measured_rates(shape: Shape, tokens: int, precision: str, store: Path) -> Ra
     products = _per_second(lambda: synchronized(lambda: left @ right))
     copies = _per_second(lambda: synchronized(lambda: copy.copy_(block)))
     return Rates(
-        flops=products * 2.0 * rows * shape.hidden_size * shape.ffn_size, bandwidth=copies * 2.0 * COPIED, disk=_disk(store))
+        flops=products * 2.0 * rows * shape.hidden_size * shape.ffn_size, bandwidth=copies * 2.0 * COPIED, disk=_disk(store),
+        accelerated=device.type == "cuda")
 
 
 def _per_second(work: Callable[[], None]) -> float:

@@ -8,7 +8,7 @@ HEADER = ("stage", "memory", "weights", "gradients", "optimizer", "working", "di
 
 
 def rows(plan: list[StagePlan], rates: Rates | None) -> list[tuple[str, ...]]:
-    """One line for each stage, in the columns of HEADER."""
+    """One line for each stage, in the columns of HEADER; memory is that of one process."""
     found = []
     for stage in plan:
         needed = stage.memory
@@ -31,13 +31,19 @@ def table(plan: list[StagePlan], rates: Rates | None) -> str:
 
 def summary(plan: list[StagePlan], machine: Machine, rates: Rates | None) -> list[str]:
     """What the machine has, the largest stage beside it, and the time of all stages."""
-    largest = max(plan, key=lambda stage: stage.memory.total)
+    largest = max(plan, key=lambda stage: stage.peak(machine))
     disk = sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
     kind = "memory" if machine.device_memory is None else "accelerator memory"
     lines = [
-        f"{kind:12} {gigabytes(largest.memory.total + PROCESS)} at most ({largest.role}), this machine has "
+        f"{kind:12} {gigabytes(largest.peak(machine))} at most ({largest.role}), this machine has "
         f"{gigabytes(machine.for_models)}",
         f"{'disk':12} {gigabytes(disk)} for all, {gigabytes(machine.disk)} free"]
+    together = [stage for stage in plan if stage.processes * stage.nodes > 1]
+    if together:
+        of_each = "each has its own accelerator" if machine.device_memory else "they share the memory"
+        lines.append(
+            f"{'processes':12} {together[0].processes} on each of {together[0].nodes} machines in "
+            f"{', '.join(stage.role for stage in together)}: the table has the memory of one, {of_each}")
     if rates:
         times = [stage.seconds(rates) for stage in plan]
         known = sum(time for time in times if time is not None)

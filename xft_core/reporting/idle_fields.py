@@ -1,6 +1,6 @@
 """What the equations say of a recipe before anything is measured: fields that change nothing, an expert that is not tuned."""
 
-from xft_core.config import Recipe
+from xft_core.config import PROCESS_FIELDS, Recipe
 
 _LEARNED_ONLY = frozenset(f"merge.{name}" for name in ("learning_rate", "epochs", "max_steps", "batch_size", "warmup_steps"))
 
@@ -25,6 +25,8 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
         return f"method {merge.method} averages over no rows"
     if field == "generate.top_p" and recipe.generate.temperature == 0:
         return "greedy decoding draws no samples"
+    if field in [f"sft.{name}" for name in PROCESS_FIELDS]:
+        return "the result is that of one process but for rounding"
     return None
 
 

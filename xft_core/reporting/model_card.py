@@ -4,6 +4,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from xft_core.config import PROCESS_FIELDS
 from xft_core.data.templates import magicoder_prompt
 from xft_core.recipe import flatten
 from xft_core.reporting.comparison import Comparison, Row
@@ -142,6 +143,8 @@ def _method(evidence: Evidence) -> str:
 
 def _choices(evidence: Evidence) -> str:
     flat = flatten(evidence.recipe)
+    for name in PROCESS_FIELDS:
+        del flat[f"sft.{name}"]
     rows = [
         [f"`{name}`", display_name(str(value)) if name in ("model.path", "data.path") else _shown(value)]
         for name, value in flat.items() if name.startswith(TRAINING_SECTIONS)]

@@ -84,6 +84,28 @@ def test_only_what_is_certain_refuses() -> None:
         check_fits(recipe(), DEEPSEEK_1_3B, replace(LARGE, memory=certain - 1))
 
 
+def test_processes_share_the_training_state_and_where_there_is_no_accelerator_the_memory() -> None:
+    one, four = (by_role(recipe(*changes), data=DataSize(6400, 100, 1024.0))["sft_moe"]
+                 for changes in ((), ("sft.num_processes=4",)))
+    # A quarter, but for the seven routed experts: two of them.
+    routed = DEEPSEEK_1_3B.num_layers * 7 * DEEPSEEK_1_3B.ffn
+    rest = DEEPSEEK_1_3B.moe_parameters(Recipe().upcycle) - routed
+    assert four.memory.weights == pytest.approx(2 * (rest / 4 + routed * 2 / 7))
+    assert four.memory.total < one.memory.total
+    card = replace(LARGE, device_memory=80e9)
+    assert four.peak(card) == four.memory.total + memory.PROCESS
+    assert four.peak(LARGE) == 4 * four.peak(card) > one.peak(LARGE)
+    assert "4 on each of 1 machines in sft_moe: the table has the memory of one, they share" in summary([four], LARGE, None)[-1]
+    assert "processes" not in "".join(summary([one], LARGE, None))
+    assert (four.kept, four.scratch, four.flops) == (one.kept, one.scratch, one.flops)
+    rates = Rates(flops=1e12, bandwidth=1e10, disk=1e30)
+    assert four.seconds(replace(rates, accelerated=True)) == pytest.approx(one.seconds(rates) / 4)
+    assert four.seconds(rates) == one.seconds(rates)
+    with pytest.raises(DoesNotFit, match="sft_moe cannot fit"):
+        check_fits(recipe("sft.optimizer=adamw"), DEEPSEEK_1_3B, replace(LARGE, device_memory=40e9))
+    check_fits(recipe("sft.optimizer=adamw", "sft.num_processes=4"), DEEPSEEK_1_3B, replace(LARGE, device_memory=40e9))
+
+
 def test_an_accelerators_memory_counts_where_there_is_one() -> None:
     check_fits(recipe(), DEEPSEEK_1_3B, replace(LARGE, memory=8e9, device_memory=80e9))
     with pytest.raises(DoesNotFit, match="of accelerator memory, this machine has 24"):

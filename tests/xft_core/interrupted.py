@@ -1,0 +1,24 @@
+"""A training that ends in the middle, as if its process had been killed."""
+
+from typing import Any
+
+import pytest
+
+from xft_core.stage import run_stage
+from xft_core.stages import SftStage
+from xft_core.training import XftTrainer
+
+
+def interrupted_after(step: int, config: SftStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run ``config`` in this process, to its end after ``step``."""
+    log = XftTrainer.log
+
+    def stop(self: XftTrainer, *arguments: Any) -> None:
+        log(self, *arguments)
+        if self.state.global_step == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(XftTrainer, "log", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_stage(config)
