@@ -50,6 +50,7 @@ def measure(options: argparse.Namespace, root: Path) -> None:
         taken = side_by_side(
             {"cp": partial(_copy, copied, target), "upcycle": partial(upcycle, dense, target, settings, 0)},
             options.repeats, between=partial(_empty, target), warm_up=False)
+        _empty(target)
         memory = peak_memory(_stage_command(root, dense, settings))
         shutil.rmtree(root / "stage")
         rows.append([

@@ -173,8 +173,9 @@ def _write_tensor(path: Path, plan: TensorPlan, start: int) -> None:
         stream.seek(start)
         for part in plan.parts():
             assert part.dtype == plan.dtype, f"{plan.name} is not as planned"
-            for piece in part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).split(WRITE_BYTES):
-                stream.write(piece.numpy().data)
+            data = part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            for first in range(0, len(data), WRITE_BYTES):
+                stream.write(data[first:first + WRITE_BYTES])
         assert stream.tell() == start + plan.num_bytes, f"{plan.name} is not as planned"
 
 
