@@ -19,7 +19,8 @@ import psutil
 
 from xft_core.benchmarks.evalplus.kind import EvalPlus
 from xft_core.config import EvaluateConfig
-from xft_core.stages import EvaluateStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import EvaluateStage
 
 SECONDS_BETWEEN_READINGS = 0.1
 

@@ -37,15 +37,18 @@ def write_random(directory: Path, config: dict[str, Any], seed: int = 0, max_sha
     """A dense checkpoint of random bf16 weights, sharded, with the demo's tokenizer. Returns the bytes of its weights."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-    generator = torch.Generator().manual_seed(seed)
 
-    def plan(name: str, size: list[int]) -> TensorPlan:
-        return TensorPlan(
-            name, size, torch.bfloat16, lambda: torch.randn(size, generator=generator).mul_(0.02).to(torch.bfloat16))
+    def plan(number: int, name: str, size: list[int]) -> TensorPlan:
+        def parts() -> list[torch.Tensor]:
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+            return [torch.randn(size, generator=generator).mul_(0.02).to(torch.bfloat16)]
+
+        return TensorPlan(name, size, torch.bfloat16, parts)
 
     directory.mkdir(parents=True)
     total = write_checkpoint(
-        directory, [plan(name, list(item.shape)) for name, item in model.named_parameters()], max_shard_bytes)
+        directory,
+        [plan(number, name, list(item.shape)) for number, (name, item) in enumerate(model.named_parameters())], max_shard_bytes)
     (directory / "config.json").write_text(json.dumps(config), encoding="utf-8")
     copy_beside_weights(DEMO_DIR / "model", directory)
     return total

@@ -19,7 +19,7 @@ from typing import IO
 import xft_core
 from xft_core.errors import StageInterrupted, StageKilled, XftError
 from xft_core.out_of_memory import what_to_change
-from xft_core.stages import StageConfig
+from xft_core.stage import StageConfig
 
 EXIT_DONE, EXIT_MISTAKE, EXIT_MAY_PASS, EXIT_INTERRUPTED, EXIT_KILLED = 0, 2, 75, 130, 137
 POLL_SECONDS = 0.2

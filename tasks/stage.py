@@ -32,7 +32,7 @@ from tasks.tracking import Logger, StageRun, TrackingUnavailable
 from xft_core import checks
 from xft_core.artifacts import Manifest, Workspace, find
 from xft_core.errors import StageKilled, XftError
-from xft_core.stages import StageConfig, stage_key
+from xft_core.stage import StageConfig, stage_key
 
 run_log.install()
 

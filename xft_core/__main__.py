@@ -14,7 +14,8 @@ from xft_core.benchmarks.ds1000.environment import LIBRARIES
 from xft_core.errors import StageKilled, XftError
 from xft_core.process import EXIT_KILLED, EXIT_MAY_PASS, die_with_parent, quiet_libraries
 from xft_core.recipe import parse, read_yaml
-from xft_core.stages import STAGES, ImportReferenceStage, StageConfig, run_stage
+from xft_core.stage import StageConfig, run_stage
+from xft_core.stages import STAGES, ImportReferenceStage
 
 EXIT_MISTAKE = 2
 

@@ -1,12 +1,13 @@
 """Checkpoints read and written tensor by tensor, so that memory stays at a few tensors whatever the model's size.
 
 Reading is lazy (safetensors, memory-mapped). Writing streams: shards are planned from shapes first, then every tensor
-goes to its place as it comes, and the Hugging Face index is written last.
+goes to its place part by part, several at a time, and the Hugging Face index is written last.
 """
 
 import json
 import struct
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from xft_core.shard_index import INDEX_NAME, read_index
 
 SINGLE_NAME = "model.safetensors"
 MAX_SHARD_BYTES = 5_000_000_000
+WRITE_BYTES = 2**18  # at once: from a mapped file the kernel copies larger ones more slowly, and smaller ones anywhere
 
 _DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -58,12 +60,8 @@ class CheckpointReader:
         return sorted(self._shard_of)
 
     def get(self, name: str) -> torch.Tensor:
-        """One tensor. Raises CheckpointError when there is none of that name."""
+        """One tensor, a view of the mapped file. Raises CheckpointError when there is none of that name."""
         return self._handle(name).get_tensor(name)
-
-    def row(self, name: str, index: int, rows: slice) -> torch.Tensor:
-        """``tensor[index, rows]`` without reading the rest of the tensor."""
-        return self._handle(name).get_slice(name)[index, rows]
 
     def shape(self, name: str) -> list[int]:
         """A tensor's shape, without reading it."""
@@ -77,6 +75,10 @@ class CheckpointReader:
             raise CheckpointError(f"{name!r} in {str(self.directory)!r} is of dtype {found}; convert it to BF16 or F32 first.")
         return dtype
 
+    def copy_plan(self, name: str, new_name: str | None = None) -> "TensorPlan":
+        """To write a tensor as it is."""
+        return TensorPlan(new_name or name, self.shape(name), self.dtype(name), lambda: [self.get(name)])
+
     def _handle(self, name: str) -> Any:
         if name not in self._shard_of:
             raise CheckpointError(f"{str(self.directory)!r} has no tensor {name!r}: it is not the checkpoint of its config.")
@@ -88,12 +90,13 @@ class CheckpointReader:
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """A tensor to be written: its name, shape, dtype, and how to make it when its turn comes."""
+    """A tensor to be written: its name, shape, dtype, and how to make its parts when its turn comes: tensors of any shapes
+    whose elements follow each other. It may be called in any thread."""
 
     name: str
     shape: list[int]
     dtype: torch.dtype
-    make: Callable[[], torch.Tensor]
+    parts: Callable[[], Iterable[torch.Tensor]]
 
     @property
     def num_bytes(self) -> int:
@@ -102,7 +105,10 @@ class TensorPlan:
 
 
 def write_checkpoint(directory: Path, plans: Iterable[TensorPlan], max_shard_bytes: int = MAX_SHARD_BYTES) -> int:
-    """Write tensors in order into Hugging Face shards, holding one at a time. Returns the bytes of all tensors."""
+    """Write tensors into Hugging Face shards, as many at a time as torch uses threads, holding one part of each.
+
+    Returns the bytes of all tensors.
+    """
     shards: list[list[TensorPlan]] = [[]]
     for plan in plans:
         if shards[-1] and sum(item.num_bytes for item in shards[-1]) + plan.num_bytes > max_shard_bytes:
@@ -110,13 +116,11 @@ def write_checkpoint(directory: Path, plans: Iterable[TensorPlan], max_shard_byt
         shards[-1].append(plan)
     total = sum(plan.num_bytes for shard in shards for plan in shard)
     if len(shards) == 1:
-        _write_shard(directory / SINGLE_NAME, shards[0])
+        _write_shards({directory / SINGLE_NAME: shards[0]})
         return total
-    weight_map: dict[str, str] = {}
-    for number, shard in enumerate(shards, start=1):
-        name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        _write_shard(directory / name, shard)
-        weight_map |= {plan.name: name for plan in shard}
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    _write_shards({directory / name: shard for name, shard in zip(names, shards, strict=True)})
+    weight_map = {plan.name: name for name, shard in zip(names, shards, strict=True) for plan in shard}
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     (directory / INDEX_NAME).write_text(json.dumps(index, indent=1, sort_keys=True), encoding="utf-8")
     return total
@@ -138,7 +142,20 @@ def read_config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def _write_shard(path: Path, plans: list[TensorPlan]) -> None:
+def _write_shards(shards: dict[Path, list[TensorPlan]]) -> None:
+    """Every worker writes another tensor, and computes with one thread: tensors come in many parts, each too small for more."""
+    places = [(path, *place) for path, plans in shards.items() for place in _write_header(path, plans)]
+    num_threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for _ in pool.map(_write_tensor, *zip(*places, strict=True)):
+                pass
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _write_header(path: Path, plans: list[TensorPlan]) -> list[tuple[TensorPlan, int]]:
+    """Begin a shard; returns where in it every tensor begins."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for plan in plans:
@@ -147,15 +164,18 @@ def _write_shard(path: Path, plans: list[TensorPlan]) -> None:
         offset += plan.num_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as stream:
-        stream.write(struct.pack("<Q", len(text)) + text)
-        for plan in plans:
-            tensor = plan.make()
-            assert list(tensor.shape) == plan.shape and tensor.dtype == plan.dtype, f"{plan.name} is not as planned"
-            # One copy repeated for every expert is written so many times, and never held so many times.
-            copies = tensor if tensor.dim() and tensor.stride(0) == 0 else [tensor]
-            for part in copies:
-                stream.write(part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    start = path.write_bytes(struct.pack("<Q", len(text)) + text)
+    return [(plan, start + header[plan.name]["data_offsets"][0]) for plan in plans]
+
+
+def _write_tensor(path: Path, plan: TensorPlan, start: int) -> None:
+    with path.open("r+b", buffering=WRITE_BYTES // 2) as stream:
+        stream.seek(start)
+        for part in plan.parts():
+            assert part.dtype == plan.dtype, f"{plan.name} is not as planned"
+            for piece in part.detach().cpu().contiguous().reshape(-1).view(torch.uint8).split(WRITE_BYTES):
+                stream.write(piece.numpy().data)
+        assert stream.tell() == start + plan.num_bytes, f"{plan.name} is not as planned"
 
 
 def _shards(directory: Path) -> dict[str, str]:

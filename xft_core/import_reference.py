@@ -7,7 +7,6 @@ Shape suffixes: D hidden size, F FFN size, R routed experts.
 """
 
 import logging
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,16 +175,7 @@ def _plan(reader: CheckpointReader, name: str, shape: list[int], sources: list[s
         raise CheckpointError(
             f"{name!r} would be made of tensors of several dtypes ({', '.join(sorted(map(str, dtypes)))}). Convert the "
             "checkpoint to one of them first.")
-    return TensorPlan(name, shape, dtypes.pop(), partial(_joined, reader, shape, sources))
-
-
-def _joined(reader: CheckpointReader, shape: list[int], sources: list[str]) -> torch.Tensor:
-    if len(sources) == 1:
-        return reader.get(sources[0]).reshape(shape)
-    joined = torch.empty(shape, dtype=reader.dtype(sources[0]))
-    for rows, source in zip(joined.view(len(sources), -1, shape[-1]), sources, strict=True):
-        rows.copy_(reader.get(source))
-    return joined
+    return TensorPlan(name, shape, dtypes.pop(), lambda: [reader.get(source) for source in sources])
 
 
 def _check_weights_are_safetensors(source: Path) -> None:

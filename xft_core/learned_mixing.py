@@ -63,7 +63,8 @@ class MixedModel:
         """Set every FFN to the mixture of its layer's experts with shares ``weight_LN`` (rows sum to one)."""
         for layer, tensors in enumerate(self._mixed):
             for parameter, tensor in tensors:
-                parameter.copy_(self.mixture.mixed(tensor, weight_LN[layer], parameter.device))
+                for rows, block in self.mixture.mixed(tensor, weight_LN[layer], parameter.device):
+                    parameter[rows].copy_(block)
 
     def want_gradient(self) -> None:
         """Make the FFNs collect dL/dW in the backward passes that follow, from zero."""

@@ -2,7 +2,6 @@
 
 import json
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,7 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
         assert torch.allclose(weight_LN.sum(1), torch.ones(len(weight_LN), dtype=weight_LN.dtype))
         mlps = tuple(f"{mixture.family.mlp_name(layer)}." for layer in range(mixture.num_layers))
         reader = mixture.reader
-        plans = [
-            TensorPlan(name, reader.shape(name), reader.dtype(name), partial(reader.get, name))
-            for name in reader.names() if not name.startswith(mlps)]
+        plans = [reader.copy_plan(name) for name in reader.names() if not name.startswith(mlps)]
         for layer in range(mixture.num_layers):
             plans += [
                 TensorPlan(name, shape, dtype, _mixed(mixture, tensor, weight_LN[layer], dtype))
@@ -71,4 +68,4 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
 
 
 def _mixed(mixture: MixtureReader, tensor: ExpertTensor, weight_N: torch.Tensor, dtype: torch.dtype) -> Any:
-    return lambda: mixture.mixed(tensor, weight_N, torch.device("cpu")).to(dtype)
+    return lambda: (block.to(dtype) for _, block in mixture.mixed(tensor, weight_N, torch.device("cpu")))

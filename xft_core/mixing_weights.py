@@ -2,10 +2,12 @@
 
     W = lambda W_0 + (1 - lambda) sum_{i=1}^{N-1} softmax(alpha)_i W_i         (arXiv 2404.15247, eq. 4)
 
-computed as W_0 + sum_i c_i (W_i - W_0), which is the same since the c_i sum to one, and exact for equal experts.
-Experts are read one tensor of one layer at a time. Shape suffixes: L layers, N experts (the shared one first), R routed.
+summed in a dtype twice as wide as the experts' and rounded once: equal experts give themselves, bit for bit. Experts are
+read a block of rows of one tensor at a time.
+Shape suffixes: L layers, N experts (the shared one first), n some of them, R routed, B elements of a block.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +18,8 @@ from xft_core.checkpoint import CheckpointReader
 from xft_core.families import Family, family_of
 from xft_core.models import check_tensors, dense_config_of, transformers_config, upcycle_config_of
 
-BLOCK_ELEMENTS = 2**15  # of one expert, worked on at once on a CPU: 128 KiB in fp32
+BLOCK_ELEMENTS = 2**18  # of all experts, worked on at once on a CPU: 1 MiB in fp32, which a core's cache holds
+ACCELERATOR_BLOCK_ELEMENTS = 2**25  # the same elsewhere: 128 MiB in fp32
 
 
 class MixtureReader:
@@ -61,29 +64,27 @@ class MixtureReader:
                     start += num_rows
                 yield name, shape, dtype, ExpertTensor(self, mlp, source, stacked, rows)
 
-    def mixed(self, tensor: "ExpertTensor", weight_N: torch.Tensor, device: torch.device) -> torch.Tensor:
-        """sum_i weight_i W_i on ``device`` in fp32 (fp64 if the experts are): W_0 + sum_i weight_i (W_i - W_0)."""
-        first, *others = (tensor.of_expert(expert) for expert in range(self.num_experts))
-        total = torch.empty(first.shape, dtype=_wide_dtype(first), device=device)
-        for rows in _blocks(first, device):
-            first_rows, total_rows = first[rows].to(total), total[rows]
-            total_rows.copy_(first_rows)
-            for other, weight in zip(others, weight_N.tolist()[1:], strict=True):
-                if weight:
-                    total_rows.add_(torch.sub(other[rows].to(device), first_rows), alpha=weight)
-        return total
+    def mixed(
+        self, tensor: "ExpertTensor", weight_N: torch.Tensor, device: torch.device,
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        """sum_i weight_i W_i on ``device``, as ``(rows, block of these rows)``, in fp32 (fp64 if the experts are fp32)."""
+        stacks = tensor.stacks()
+        used = [
+            (stack, weight_n) for stack, weight_n in zip(stacks, weight_N.split([len(stack) for stack in stacks]), strict=True)
+            if weight_n.any()]
+        wide = torch.float32 if stacks[0].dtype.itemsize < 4 else torch.float64
+        weight_n = torch.cat([weight_n for _, weight_n in used]).to(device, wide)
+        for rows, experts_nB in _blocks([stack for stack, _ in used], wide, device):
+            yield rows, torch.mv(experts_nB.t(), weight_n).view(-1, *stacks[0].shape[2:])
 
     def gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor) -> torch.Tensor:
         """<dL/dW, W_i - W_0> for every expert, fp64, shape N, where the gradient is: dL/dc_i up to what is the same for
         all i."""
-        first, *others = (tensor.of_expert(expert) for expert in range(self.num_experts))
+        wide = torch.promote_types(gradient.dtype, torch.float32)
         product_N = torch.zeros(self.num_experts, dtype=torch.float64, device=gradient.device)
-        for rows in _blocks(first, gradient.device):
-            gradient_rows = gradient[rows].to(_wide_dtype(gradient))
-            first_rows = first[rows].to(gradient_rows)
-            for expert, other in enumerate(others, start=1):
-                difference = torch.sub(other[rows].to(gradient.device), first_rows)
-                product_N[expert] += torch.sum(difference.mul_(gradient_rows), dtype=torch.float64)
+        for rows, experts_NB in _blocks(tensor.stacks(), wide, gradient.device):
+            experts_NB[1:] -= experts_NB[0]
+            product_N[1:] += torch.mv(experts_NB[1:], gradient[rows].flatten().to(wide))
         return product_N
 
 
@@ -93,14 +94,20 @@ class ExpertTensor:
     def __init__(self, mixture: MixtureReader, mlp: str, source: str, stacked: str, rows: tuple[int, int] | None) -> None:
         self._mixture, self._mlp, self._source, self._stacked, self._rows = mixture, mlp, source, stacked, rows
 
+    def stacks(self) -> list[torch.Tensor]:
+        """Views of the mapped checkpoint that together hold the tensor of every expert, the shared one first: shapes n,..."""
+        reader = self._mixture.reader
+        if self._rows is None:
+            single = reader.get(f"{self._mlp}.{self._source}")
+            return [single.expand(self._mixture.num_experts, *single.shape)]
+        routed = reader.get(f"{self._mlp}.experts.{self._stacked}")[:, slice(*self._rows)]
+        if self._mixture.upcycle.shared_expert:
+            return [reader.get(f"{self._mlp}.shared_expert.{self._source}")[None], routed]
+        return [routed]
+
     def of_expert(self, expert: int) -> torch.Tensor:
         """The tensor of expert ``expert``; with a shared expert that is number 0."""
-        reader, shared = self._mixture.reader, self._mixture.upcycle.shared_expert
-        if self._rows is None:
-            return reader.get(f"{self._mlp}.{self._source}")
-        if shared and expert == 0:
-            return reader.get(f"{self._mlp}.shared_expert.{self._source}")
-        return reader.row(f"{self._mlp}.experts.{self._stacked}", expert - int(shared), slice(*self._rows))
+        return [single for stack in self.stacks() for single in stack][expert]
 
 
 def mixing_weights(alpha_LR: torch.Tensor, shared_weight_L: torch.Tensor | None) -> torch.Tensor:
@@ -112,12 +119,18 @@ def mixing_weights(alpha_LR: torch.Tensor, shared_weight_L: torch.Tensor | None)
     return torch.cat([shared_weight_L[:, None], (1 - shared_weight_L)[:, None] * routed_LR], dim=1)
 
 
-def _wide_dtype(tensor: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _blocks(tensor: torch.Tensor, device: torch.device) -> list[slice]:
-    """Rows to work on at once: on a CPU as many as its cache holds while all experts pass by, elsewhere all."""
-    num_rows = len(tensor)
-    size = num_rows if device.type != "cpu" else max(1, BLOCK_ELEMENTS * num_rows // tensor.numel())
-    return [slice(start, start + size) for start in range(0, num_rows, size)]
+def _blocks(
+    stacks: list[torch.Tensor], dtype: torch.dtype, device: torch.device,
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """``(rows, their elements in every expert)``, the latter on ``device`` in ``dtype``, of shape N,B and overwritten by
+    the next: all experts pass by while a block is in the cache."""
+    num_experts, (num_rows, *row) = sum(map(len, stacks)), stacks[0].shape[1:]
+    elements = BLOCK_ELEMENTS if device.type == "cpu" else ACCELERATOR_BLOCK_ELEMENTS
+    size = max(1, elements // (num_experts * math.prod(row)))
+    buffer_NB = torch.empty(num_experts, min(size, num_rows) * math.prod(row), dtype=dtype, device=device)
+    for start in range(0, num_rows, size):
+        rows = slice(start, min(start + size, num_rows))
+        block_NB = buffer_NB[:, :(rows.stop - start) * math.prod(row)]
+        for part_nB, stack in zip(block_NB.split([len(stack) for stack in stacks]), stacks, strict=True):
+            part_nB.copy_(stack[:, rows].flatten(1).to(device))
+        yield rows, block_NB

@@ -170,7 +170,7 @@ def save_moe(model: PreTrainedModel, directory: Path, dense_config: dict[str, An
     plans = []
     for name, tensor in model.state_dict().items():
         if seen.setdefault(tensor.data_ptr(), name) == name:  # tied weights are stored once
-            plans.append(TensorPlan(family.stored_name(name), list(tensor.shape), tensor.dtype, partial(_identity, tensor)))
+            plans.append(TensorPlan(family.stored_name(name), list(tensor.shape), tensor.dtype, partial(list, [tensor])))
     write_checkpoint(directory, plans)
     save_moe_config(directory, dense_config, upcycle.model_copy(update={"store_experts": "all"}))
 
@@ -187,10 +187,6 @@ def expanded(reader: CheckpointReader, family: Family, mlp: str, name: str) -> t
     """One stacked expert tensor's single copy, made from the dense FFN's own tensors (experts stored once)."""
     sources = family.expert_sources(has_bias=True)[name]
     return torch.cat([reader.get(f"{mlp}.{source}") for source in sources], dim=0)
-
-
-def _identity(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor
 
 
 def _load_dense(directory: Path, dtype: torch.dtype) -> PreTrainedModel:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from xft_core.data.packing import IGNORED
 from xft_core.families import family_of
+from xft_core.packed_attention import attend_by_example
 
 BLOCK_LOGITS = 2**25  # logits held at once: 128 MiB in fp32
 LEAST_BLOCK = 256  # tokens; smaller blocks would leave the matrix product waiting for memory
@@ -36,6 +37,7 @@ def response_loss(
         batch: as PackedRows.collate makes it, on the model's device.
         forward: what to call in place of the model: the same model, wrapped by whoever trains it.
     """
+    attend_by_example(model)
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     call = forward or model
     if not family_of(model.config.model_type).plain_head:

@@ -4,7 +4,6 @@ With routing weights that sum to one the upcycled model computes what the dense 
 """
 
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from xft_core.models import (
     MOE_MODEL_TYPE,
     check_layers,
     copy_beside_weights,
-    expanded,
     save_moe_config,
     transformers_config,
 )
@@ -52,7 +50,7 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> dic
             plans += _expert_plans(reader, family, mlp, config) if config.store_experts == "all" else []
             plans += _router_plans(reader, family, mlp, config, seed, layer)
         dense = [name for name in reader.names() if config.store_experts == "once" or name not in of_ffn]
-        write_checkpoint(target, [_copy_plan(reader, name) for name in dense] + plans)
+        write_checkpoint(target, [reader.copy_plan(name) for name in dense] + plans)
         num_parameters = {name: math.prod(reader.shape(name)) for name in reader.names()}
     save_moe_config(target, dense_config, config)
     copy_beside_weights(source, target)
@@ -65,10 +63,6 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> dic
     }
 
 
-def _copy_plan(reader: CheckpointReader, name: str, new_name: str | None = None) -> TensorPlan:
-    return TensorPlan(new_name or name, reader.shape(name), reader.dtype(name), partial(reader.get, name))
-
-
 def _expert_plans(reader: CheckpointReader, family: Family, mlp: str, config: UpcycleConfig) -> list[TensorPlan]:
     """The shared expert under the dense names, the routed ones stacked."""
     has_bias = f"{mlp}.{family.down}.bias" in reader
@@ -76,17 +70,16 @@ def _expert_plans(reader: CheckpointReader, family: Family, mlp: str, config: Up
     plans = []
     if config.shared_expert:
         plans += [
-            _copy_plan(reader, f"{mlp}.{name}", f"{mlp}.shared_expert.{name}") for names in sources.values() for name in names]
+            reader.copy_plan(f"{mlp}.{name}", f"{mlp}.shared_expert.{name}") for names in sources.values() for name in names]
     num_routed = config.num_experts - int(config.shared_expert)
     for stacked, names in sources.items():
         rows = sum(reader.shape(f"{mlp}.{name}")[0] for name in names)
         shape = [num_routed, rows, *reader.shape(f"{mlp}.{names[0]}")[1:]]
 
-        def make(stacked: str = stacked) -> torch.Tensor:
-            single = expanded(reader, family, mlp, stacked)
-            return single.unsqueeze(0).expand(num_routed, *single.shape)
+        def parts(names: tuple[str, ...] = names) -> list[torch.Tensor]:
+            return [reader.get(f"{mlp}.{name}") for name in names] * num_routed
 
-        plans.append(TensorPlan(f"{mlp}.experts.{stacked}", shape, reader.dtype(f"{mlp}.{names[0]}"), make))
+        plans.append(TensorPlan(f"{mlp}.experts.{stacked}", shape, reader.dtype(f"{mlp}.{names[0]}"), parts))
     return plans
 
 
@@ -98,10 +91,10 @@ def _router_plans(
     hidden_size, dtype = reader.shape(down)[0], reader.dtype(down)
     num_routed = config.num_experts - int(config.shared_expert)
 
-    def linear(offset: int, in_features: int) -> torch.Tensor:
+    def linear(offset: int, in_features: int) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + layer) * 2 + offset)
         bound = 1 / math.sqrt(in_features)
-        return torch.empty(num_routed, in_features).uniform_(-bound, bound, generator=generator).to(dtype)
+        return [torch.empty(num_routed, in_features).uniform_(-bound, bound, generator=generator).to(dtype)]
 
     plans = [
         TensorPlan(f"{mlp}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size)),
@@ -109,5 +102,5 @@ def _router_plans(
     if config.router_noise:
         plans.append(TensorPlan(
             f"{mlp}.router.noise.weight", [num_routed, hidden_size], dtype,
-            lambda: torch.zeros(num_routed, hidden_size, dtype=dtype)))
+            lambda: [torch.zeros(num_routed, hidden_size, dtype=dtype)]))
     return plans

@@ -95,7 +95,8 @@ def grid(rng: random.Random, directory: Path) -> None:
 def stage_config(rng: random.Random, directory: Path) -> None:
     """The configuration of a stage, and the key made of it."""
     from xft_core.recipe import parse, read_yaml
-    from xft_core.stages import STAGES, stage_key
+    from xft_core.stage import stage_key
+    from xft_core.stages import STAGES
 
     stage = STAGES[rng.choice(["prepare", "upcycle", "sft", "mix", "merge", "generate", "evaluate", "nll"])]
     content = {name: field.get_default(call_default_factory=True) for name, field in stage.model_fields.items()

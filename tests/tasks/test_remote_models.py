@@ -16,7 +16,8 @@ from xft_core.artifacts import Workspace, publish, verify
 from xft_core.config import ModelConfig, Recipe
 from xft_core.demo import DEMO_DIR
 from xft_core.errors import CheckpointError, RecipeError
-from xft_core.stages import GenerateStage, stage_key
+from xft_core.stage import stage_key
+from xft_core.stages import GenerateStage
 
 ADDRESS = f"s3://{BUCKET}/models/mine"
 NEVER = threading.Event()

@@ -13,7 +13,8 @@ from tasks.storage import store
 from tests.tasks.object_store import Proxy
 from xft_core.artifacts import Workspace, read_manifest, verify
 from xft_core.config import DataConfig, SftConfig
-from xft_core.stages import PrepareStage, SftStage, stage_key
+from xft_core.stage import stage_key
+from xft_core.stages import PrepareStage, SftStage
 
 logger = logging.getLogger("tests.resume")
 SFT = SftConfig(

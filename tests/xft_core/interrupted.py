@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from xft_core.stages import SftStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import SftStage
 from xft_core.training import XftTrainer
 
 

@@ -14,7 +14,7 @@ from xft_core import artifacts
 from xft_core.artifacts import Workspace, find, read_manifest, verify
 from xft_core.errors import ArtifactError, DiskFullError
 from xft_core.fingerprint import input_digest
-from xft_core.stages import StageConfig, run_stage, stage_key
+from xft_core.stage import StageConfig, run_stage, stage_key
 
 
 class CountingStage(StageConfig):
@@ -211,7 +211,7 @@ sys.path.insert(0, {root!r})
 from tests.xft_core.test_artifacts import CountingStage
 from xft_core.artifacts import verify
 from xft_core.errors import DiskFullError
-from xft_core.stages import run_stage
+from xft_core.stage import run_stage
 
 disk = Path({disk!r})
 failed = 0

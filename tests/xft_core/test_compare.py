@@ -14,7 +14,8 @@ from xft_core.errors import ArtifactError, RecipeError
 from xft_core.grid import Variant, expand
 from xft_core.reporting.comparison import Comparison
 from xft_core.reporting.variants import interval_factor
-from xft_core.stages import CompareStage, StageResult, run_stage
+from xft_core.stage import StageResult, run_stage
+from xft_core.stages import CompareStage
 
 GRID = ["upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3],[8,3]]", "upcycle.normalization=[xft,none]", "seed=[0,1]"]
 EXPERTS = {2: 0, 4: 4, 8: 6}

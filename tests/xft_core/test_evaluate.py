@@ -24,7 +24,8 @@ from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError, XftError
 from xft_core.evaluate import pass_at_k, scores
 from xft_core.sandbox import ENVIRONMENT, open_sandbox
-from xft_core.stages import EvaluateStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import EvaluateStage
 
 HUMANEVAL = shared_data("benchmarks/HumanEvalPlus-v0.1.10.jsonl.gz")
 MBPP = HUMANEVAL.with_name("MbppPlus-v0.2.0.jsonl.gz")

@@ -22,7 +22,8 @@ from xft_core.benchmarks.transformers_completing import TransformersCompleter
 from xft_core.config import GenerateConfig
 from xft_core.generate import Request, make_batches
 from xft_core.models import load_model, load_tokenizer
-from xft_core.stages import GenerateStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import GenerateStage
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,18 @@ def test_a_padded_batch_gives_what_each_prompt_gives_alone(model: Path) -> None:
             expected = expected[:expected.index(1) + 1]
         assert completion.new_tokens == len(expected)
         assert completion.text == tokenizer.decode(expected, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gpt_neox"])
+def test_rows_go_on_alike_when_others_have_ended(family: str, tmp_path: Path) -> None:
+    """The batch is made smaller on the way, with what the cache holds, windows of attention among it."""
+    directory = dense_model(tmp_path / "model", family)
+    tested = completer(directory, max_new_tokens=30)
+    tested.end_tokens = []
+    prompts = [[5 + row + place for place in range(3 * row + 1)] for row in range(6)]
+    rooms = [30, 3, 9, 20, 4, 21]
+    for prompt, room, tokens in zip(prompts, rooms, tested.write(prompts, rooms, seed=0), strict=True):
+        assert tokens == greedy_tokens(directory, prompt, room)
 
 
 def test_each_row_stops_at_its_own_stop(model: Path) -> None:

@@ -18,7 +18,8 @@ from xft_core.config import DataConfig, GenerateConfig, MergeConfig
 from xft_core.errors import CheckpointError
 from xft_core.mixing_weights import MixtureReader
 from xft_core.models import load_model, upcycle_config_of
-from xft_core.stages import GenerateStage, ImportReferenceStage, MergeStage, MixStage, PrepareStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import GenerateStage, ImportReferenceStage, MergeStage, MixStage, PrepareStage
 
 IDS_BS = torch.randint(3, VOCABULARY, (2, 40), generator=torch.Generator().manual_seed(1))
 GATES = {

@@ -14,7 +14,8 @@ from xft_core import seals
 from xft_core.artifacts import Manifest, find, read_manifest, verify
 from xft_core.config import DataConfig, MergeConfig, SftConfig, UpcycleConfig
 from xft_core.errors import ArtifactError, CheckpointError
-from xft_core.stages import MixStage, PrepareStage, SftStage, StageConfig, UpcycleStage, run_stage, stage_key
+from xft_core.stage import StageConfig, run_stage, stage_key
+from xft_core.stages import MixStage, PrepareStage, SftStage, UpcycleStage
 from xft_core.state_files import load_state, save_state
 from xft_core.tracking import read_metrics
 

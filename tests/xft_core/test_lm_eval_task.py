@@ -9,7 +9,8 @@ import pytest
 
 from xft_core.config import UpcycleConfig
 from xft_core.errors import DataError
-from xft_core.stages import LmEvalStage, UpcycleStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import LmEvalStage, UpcycleStage
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.factories import dense_model
@@ -38,6 +39,20 @@ def test_an_untouched_upcycle_merges_back_to_the_dense_weights_exactly(
     with CheckpointReader(source) as dense, CheckpointReader(tmp_path / "merged") as merged:
         assert dense.names() == merged.names()
         assert all(torch.equal(dense.get(name), merged.get(name)) for name in dense.names())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_equal_experts_merge_to_themselves_in_any_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    """Of a size at which sums are not exact by chance."""
+    source = dense_model(tmp_path / "dense", intermediate_size=1200)
+    weights = {name: tensor.to(dtype) for name, tensor in load_file(source / "model.safetensors").items()}
+    save_file(weights, source / "model.safetensors", {"format": "pt"})
+    for name in ("moe", "merged"):
+        (tmp_path / name).mkdir()
+    upcycle(source, tmp_path / "moe", UpcycleConfig(num_experts=8, num_experts_per_tok=3, store_experts="all"), seed=0)
+    merge(tmp_path / "moe", tmp_path / "merged", random_shares(2, 8))
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert all(tensor.dtype == dtype and torch.equal(tensor, weights[name]) for name, tensor in merged.items())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -25,7 +25,8 @@ from xft_core.learned_mixing import MixedModel
 from xft_core.mixing_weights import MixtureReader, mixing_weights
 from xft_core.models import load_model
 from xft_core.response_loss import response_nll
-from xft_core.stages import MixStage, PrepareStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import MixStage, PrepareStage
 from xft_core.tracking import read_metrics
 from xft_core.upcycle import upcycle
 
@@ -112,8 +113,11 @@ def test_blocks_of_any_size_give_the_mixture_and_its_gradient(
         for _, shape, _, tensor in mixture.expert_tensors(1):
             experts = torch.stack([tensor.of_expert(expert).double() for expert in range(4)])
             gradient = torch.randn(shape, generator=generator)
-            mixed = mixture.mixed(tensor, weight_N, torch.device("cpu"))
-            assert torch.allclose(mixed.double(), torch.tensordot(weight_N, experts, 1), rtol=0, atol=1e-6)
+            blocks = list(mixture.mixed(tensor, weight_N, torch.device("cpu")))
+            assert [row for rows, _ in blocks for row in range(rows.start, rows.stop)] == list(range(shape[0]))
+            mixed = torch.cat([block for _, block in blocks])
+            assert list(mixed.shape) == shape and mixed.dtype == torch.float64
+            assert torch.allclose(mixed, torch.tensordot(weight_N, experts, 1), rtol=0, atol=1e-12)
             wanted_N = ((experts - experts[0]) * gradient.double()).flatten(1).sum(1)
             assert torch.allclose(mixture.gradient(tensor, gradient), wanted_N, rtol=0, atol=1e-4)
 

@@ -14,7 +14,8 @@ from xft_core.held_out import held_out_loss
 from xft_core.locations import find_model
 from xft_core.models import load_model, load_tokenizer
 from xft_core.nll import ratio, read_rows
-from xft_core.stages import NllStage, UpcycleStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import NllStage, UpcycleStage
 
 ROWS = [
     {"instruction": "Add two numbers.", "response": "def add(a, b):\n    return a + b\n"},

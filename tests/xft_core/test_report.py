@@ -15,7 +15,8 @@ from xft_core.artifacts import Workspace, publish, verify
 from xft_core.config import Recipe
 from xft_core.errors import ArtifactError
 from xft_core.reporting.evidence import Evidence
-from xft_core.stages import ReportStage, StageResult, run_stage
+from xft_core.stage import StageResult, run_stage
+from xft_core.stages import ReportStage
 
 PROBLEMS = 40
 SOLVED = {"base": 8, "sft": 18, "moe": 22, "merged": 20}

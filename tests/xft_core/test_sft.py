@@ -24,7 +24,8 @@ from xft_core.errors import CheckpointError, DataError
 from xft_core.fingerprint import file_digest
 from xft_core.held_out import held_out_loss
 from xft_core.models import load_model, moe_blocks
-from xft_core.stages import PrepareStage, SftStage, UpcycleStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import PrepareStage, SftStage, UpcycleStage
 from xft_core.tracking import MetricsLog, read_metrics
 from xft_core.training import TrainingFailed, train
 

@@ -1,7 +1,6 @@
 """How a model is asked for code, and where its answer ends: what all kinds of benchmark share.
 
-Every style ends its prompt with the problem's own code, so that the model goes on with the function's body, and the
-program to grade is that code plus the completion up to the stop.
+The program to grade is the problem's own code plus the completion up to the stop.
 """
 
 from typing import TYPE_CHECKING
@@ -18,21 +17,22 @@ STYLES = ("magicoder", "chat", "completion")
 
 
 def code_prompt(
-    statement: str, code: str, language: str, style: str, tokenizer: "PreTrainedTokenizerBase",
+    instruction: str, code: str, language: str, style: str, tokenizer: "PreTrainedTokenizerBase",
 ) -> PromptText:
     """The prompt in a style: magicoder, chat (the tokenizer's template) or completion (plain code).
 
-    ``statement`` is shown in the instruction; ``code`` is what the answer begins with. ``language``: as in a Markdown
-    fence. Raises DataError for a style that does not exist, or chat where the tokenizer has no template.
+    ``code`` is what the answer begins with; it should end where the model's first token begins, so mostly without a newline.
+    Empty: the answer begins with the fence alone. ``language``: as in a Markdown fence. Raises DataError for a style that
+    does not exist, or chat where the tokenizer has no template.
     """
-    instruction = INSTRUCTION.format(language=language, statement=statement)
+    begun = f"{FENCE}{language}\n{code}" if code else f"{FENCE}{language}"
     if style == "completion":
         return PromptText(code, has_special_tokens=False)
     if style == "magicoder":
-        return PromptText(f"{magicoder_prompt(instruction)}{FENCE}{language}\n{code}", has_special_tokens=False)
+        return PromptText(magicoder_prompt(instruction) + begun, has_special_tokens=False)
     if style == "chat":
         asked = chat_prompt(tokenizer, [{"role": "user", "content": instruction}])
-        return PromptText(f"{asked}{FENCE}{language}\n{code}", has_special_tokens=True)
+        return PromptText(asked + begun, has_special_tokens=True)
     raise DataError(f"There is no prompt style {style!r}. Choose one of: {', '.join(STYLES)}.")
 
 

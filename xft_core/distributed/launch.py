@@ -28,7 +28,7 @@ from xft_core.out_of_memory import what_to_change
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from xft_core.stages import StageConfig
+    from xft_core.stage import StageConfig
 
 RENDEZVOUS = "XFT_RENDEZVOUS"  # host:port of the first machine, where there are several
 GRACE_SECONDS = 5  # less than tasks/launch.py gives the process that starts them

@@ -14,7 +14,8 @@ from xft_core.benchmarks.transformers_completing import TransformersCompleter
 from xft_core.config import GenerateConfig, UpcycleConfig
 from xft_core.generate import Request
 from xft_core.models import load_model, load_tokenizer
-from xft_core.stages import UpcycleStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import UpcycleStage
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from xft_core.config import GenerateConfig, UpcycleConfig
 from xft_core.errors import CheckpointError, RecipeError
 from xft_core.locations import find_benchmark, find_model
 from xft_core.models import load_model, load_tokenizer
-from xft_core.stages import GenerateStage, UpcycleStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import GenerateStage, UpcycleStage
 
 
 @dataclass

@@ -13,6 +13,7 @@ from xft_core.data.rows import Row, load_rows, save_rows
 from xft_core.families import FAMILIES
 from xft_core.held_out import held_out_loss
 from xft_core.models import load_model
+from xft_core.packed_attention import attend_by_example
 
 LENGTHS = [9, 5, 12, 3, 7]
 
@@ -38,10 +39,16 @@ def rows(tmp_path: Path, seed: int = 0) -> PackedRows:
     return PackedRows(load_rows(tmp_path, "train"), 24, packing=True)
 
 
+@pytest.mark.parametrize("by_example", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_packed_logits_are_those_of_each_example_alone(family: str, tmp_path: Path) -> None:
+def test_packed_logits_are_those_of_each_example_alone(
+        family: str, by_example: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xft_core.packed_attention.LEAST_BLOCK", 6)  # so that some examples share a block, others do not
     model = load_model(dense_model(tmp_path / "model", family), torch.float32)
+    if by_example:
+        attend_by_example(model)
+        assert model.config._attn_implementation == ("sdpa_by_example" if family != "gemma2" else "eager")
     data = rows(tmp_path)
     batch = data.collate([data[index] for index in range(len(data))])
     packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits

@@ -15,7 +15,8 @@ from xft_core.data.prepare import tokenise
 from xft_core.data.rows import load_rows
 from xft_core.data.templates import MAGICODER_SYSTEM
 from xft_core.errors import DataError
-from xft_core.stages import PrepareStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import PrepareStage
 
 ANSWER = "def f(x):\n    return x + 1"
 FORMS: dict[str, dict[str, Any]] = {

@@ -8,7 +8,8 @@ import pytest
 from tests.factories import dense_model
 from tests.xft_core.test_mixing import grown_apart
 from xft_core.config import DataConfig, UpcycleConfig
-from xft_core.stages import PrepareStage, UpcycleStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import PrepareStage, UpcycleStage
 
 
 @pytest.fixture(scope="session")

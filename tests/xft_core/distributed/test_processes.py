@@ -27,7 +27,8 @@ from xft_core.mixing import load_coefficients
 from xft_core.mixing_weights import MixtureReader
 from xft_core.recipe import parse
 from xft_core.response_loss import response_loss
-from xft_core.stages import CompareStage, MixStage, ReportStage, SftStage, run_stage, stage_key
+from xft_core.stage import run_stage, stage_key
+from xft_core.stages import CompareStage, MixStage, ReportStage, SftStage
 from xft_core.tracking import read_metrics
 
 # 21 rows, 2 in a forward pass, 4 in a step: 6 steps in an epoch, of which the last has one pass of one row.

@@ -45,9 +45,10 @@ def answer(completion: str) -> str:
 
 
 def _function_head(problem: Problem) -> str:
-    """The lines of the function whose body is asked for, "" where the answer is not a body."""
+    """The lines of the function whose body is asked for, "" where the answer is not a body. Without a newline at the end:
+    see ``problem_code`` of EvalPlus's prompts."""
     if not problem.prompt.rstrip().endswith(FUNCTION_BODY):
         return ""
     lines = problem.prompt.rstrip().splitlines()[:-1]
     first = max(index for index, line in enumerate(lines) if line.startswith("def "))
-    return "\n".join(lines[first:]) + "\n"
+    return "\n".join(lines[first:])

@@ -1,9 +1,14 @@
-"""Prompts and stops of problems in EvalPlus form."""
+"""Prompts and stops of problems in EvalPlus form.
+
+HumanEval's problems are the head of a function: every style ends with it, and the model goes on with the body. MBPP's are
+told in a docstring and nothing else. For these magicoder and chat ask in words, as Magicoder and the XFT paper did, for an
+answer that is a whole program; completion goes on below the docstring.
+"""
 
 from typing import TYPE_CHECKING
 
 from xft_core.benchmarks.evalplus.problems import Problem
-from xft_core.benchmarks.prompts import FENCE, code_prompt
+from xft_core.benchmarks.prompts import FENCE, INSTRUCTION, code_prompt
 from xft_core.data.templates import PromptText
 
 if TYPE_CHECKING:
@@ -16,12 +21,36 @@ NEXT_STATEMENT = (
 
 STOPS: dict[str, tuple[str, ...]] = {"magicoder": (FENCE,), "chat": (FENCE,), "completion": NEXT_STATEMENT}
 
+QUOTES = '"""'
+INSTRUCTION_IN_WORDS = "{words} Your code should satisfy the following assertion:\n```python\n{assertion}\n```"
+
 
 def build_prompt(problem: Problem, style: str, tokenizer: "PreTrainedTokenizerBase") -> PromptText:
     """The prompt of one problem; see ``code_prompt``."""
-    return code_prompt(problem.prompt.strip(), problem_code(problem), "python", style, tokenizer)
+    code = problem_code(problem)
+    in_words = _in_words(problem)
+    if in_words is None or style == "completion":
+        instruction = INSTRUCTION.format(language="python", statement=problem.prompt.strip())
+        return code_prompt(instruction, code, "python", style, tokenizer)
+    return code_prompt(in_words, "", "python", style, tokenizer)
 
 
 def problem_code(problem: Problem) -> str:
-    """The problem's prompt as code that goes on in the next line: no blank lines around it, one newline at its end."""
-    return problem.prompt.strip() + "\n"
+    """The problem's prompt as code to go on from: no blank lines around it. A newline ends it only where the next line is
+    not indented.
+
+    Most tokenizers take a newline and the indentation after it as one token. After a newline alone they have hardly ever
+    seen an indented line: a model then closes the fence or begins the next function.
+    """
+    code = problem.prompt.strip()
+    return code if code.splitlines()[-1][:1].isspace() else f"{code}\n"
+
+
+def _in_words(problem: Problem) -> str | None:
+    """What a problem that is a docstring alone asks for, None where the prompt is code."""
+    text = problem.prompt.strip()
+    if not (text.startswith(QUOTES) and text.endswith(QUOTES) and text.count(QUOTES) == 2):
+        return None
+    words, found, assertion = text.strip('"').partition("\nassert ")
+    words = words.strip() if words.strip().endswith(".") else f"{words.strip()}."
+    return INSTRUCTION_IN_WORDS.format(words=words, assertion=f"assert {assertion.strip()}") if found else words

@@ -9,7 +9,7 @@ from xft_core.benchmarks.kind import Grader, Kind, NotGradable
 from xft_core.benchmarks.multipl_e import programs
 from xft_core.benchmarks.multipl_e.problems import FIELDS, Problem, parse_problem
 from xft_core.benchmarks.multipl_e.toolchains import find_toolchain
-from xft_core.benchmarks.prompts import code_prompt
+from xft_core.benchmarks.prompts import INSTRUCTION, code_prompt
 from xft_core.config import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -30,8 +30,10 @@ class MultiPLE(Kind[Problem]):
         return parse_problem(row, where)
 
     def build_prompt(self, problem: Problem, style: str, tokenizer: "PreTrainedTokenizerBase") -> "PromptText":
-        """See Kind."""
-        return code_prompt(problem.prompt.strip(), problem.prompt, problem.language.fence, style, tokenizer)
+        """See Kind. Without white space at its end, as MultiPL-E's own harness asks."""
+        code, language = problem.prompt.rstrip(), problem.language.fence
+        return code_prompt(
+            INSTRUCTION.format(language=language, statement=code.strip()), code, language, style, tokenizer)
 
     def stops(self, problems: Sequence[Problem], style: str) -> tuple[str, ...]:
         """See Kind."""

@@ -13,7 +13,8 @@ from xft_core.benchmarks.ds1000.kind import DS1000
 from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
 from xft_core.evaluate import grade_all
-from xft_core.stages import EvaluateStage, stage_key
+from xft_core.stage import stage_key
+from xft_core.stages import EvaluateStage
 
 ROOT = Path(__file__).parents[4]
 FILE = ROOT.parent / "shared" / "data" / "benchmarks" / "ds1000" / "ds1000.jsonl.gz"

@@ -15,7 +15,8 @@ from xft_core.benchmarks.ds1000.problems import Problem, parse_problem
 from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
 from xft_core.sandbox import open_sandbox
-from xft_core.stages import EvaluateStage, run_stage
+from xft_core.stage import run_stage
+from xft_core.stages import EvaluateStage
 
 try:
     open_sandbox("bubblewrap")

@@ -36,7 +36,7 @@ def test_magicoder_asks_as_the_paper_did(tokenizer: Any) -> None:
 def test_a_functions_body_begins_below_its_head(tokenizer: Any) -> None:
     asked = KIND.build_prompt(problem(BODY_PROMPT), "magicoder", tokenizer).text
     assert asked.endswith("@@ Response\n```python\ndef f(a=example_a):\n    # return the solution in this function\n"
-                          "    # result = f(a)\n")
+                          "    # result = f(a)")
 
 
 def test_no_such_style(tokenizer: Any) -> None:

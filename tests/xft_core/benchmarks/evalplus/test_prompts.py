@@ -8,20 +8,40 @@ from xft_core.errors import DataError
 
 PROBLEM = Problem(
     "Own/0", '\n\ndef double(x):\n    """ Twice x. """\n\n  ', "double", "    return 2 * x\n", [[1]], [])
-CODE = 'def double(x):\n    """ Twice x. """\n'
-INSTRUCTION = f"Write a solution to the following problem:\n```python\n{CODE.rstrip()}\n```"
+CODE = 'def double(x):\n    """ Twice x. """'
+INSTRUCTION = f"Write a solution to the following problem:\n```python\n{CODE}\n```"
+IN_WORDS = Problem(
+    "Own/1", '"""\nWrite a function to double a number\nassert double(2) == 4\n"""\n', "double", "", [[1]], [])
+TEMPLATE = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}")
 
 
-def test_every_style_ends_with_the_problems_code() -> None:
+def test_every_style_ends_with_the_functions_head_and_no_newline() -> None:
     words = tokenizer()
-    words.chat_template = (
-        "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
-        "{% if add_generation_prompt %}<assistant>{% endif %}")
+    words.chat_template = TEMPLATE
     completion, magicoder, chat = (build_prompt(PROBLEM, style, words) for style in ("completion", "magicoder", "chat"))
     assert completion.text == problem_code(PROBLEM) == CODE
     assert magicoder.text.endswith(f"@@ Instruction\n{INSTRUCTION}\n\n@@ Response\n```python\n{CODE}")
     assert chat.text == f"<user>{INSTRUCTION}\n<assistant>```python\n{CODE}"
     assert [prompt.has_special_tokens for prompt in (completion, magicoder, chat)] == [False, False, True]
+
+
+def test_a_problem_told_in_a_docstring_is_asked_in_words() -> None:
+    words = tokenizer()
+    words.chat_template = TEMPLATE
+    completion, magicoder, chat = (build_prompt(IN_WORDS, style, words) for style in ("completion", "magicoder", "chat"))
+    asked = (
+        "Write a function to double a number. Your code should satisfy the following assertion:\n"
+        "```python\nassert double(2) == 4\n```")
+    assert completion.text == problem_code(IN_WORDS) == IN_WORDS.prompt
+    assert magicoder.text.endswith(f"@@ Instruction\n{asked}\n\n@@ Response\n```python")
+    assert chat.text == f"<user>{asked}\n<assistant>```python"
+
+
+def test_words_without_an_assertion() -> None:
+    problem = Problem("Own/2", '"""Double a number."""', "double", "", [[1]], [])
+    asked = build_prompt(problem, "magicoder", tokenizer()).text
+    assert asked.endswith("@@ Instruction\nDouble a number.\n\n@@ Response\n```python")
 
 
 def test_styles_that_cannot_be() -> None:

@@ -14,7 +14,8 @@ from xft_core.benchmarks.multipl_e.kind import MultiPLE
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError
 from xft_core.locations import find_benchmark
-from xft_core.stages import EvaluateStage, run_stage, stage_key
+from xft_core.stage import run_stage, stage_key
+from xft_core.stages import EvaluateStage
 
 
 def row(name: str, **changes: Any) -> dict[str, Any]:
