@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def peak_memory(command: list[str]) -> float:
-    """Largest anonymous memory (RssAnon) of a command while it ran, in bytes, read every 5 ms.
+    """Largest anonymous memory (RssAnon) of a command, or of one process that it started, in bytes, read every 5 ms.
 
     Mapped files, which the kernel may drop, do not count. Exits with the command's own message when it fails.
     """
@@ -18,10 +18,12 @@ def peak_memory(command: list[str]) -> float:
         nonlocal peak
         while process.poll() is None:
             try:
-                lines = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8").splitlines()
-            except OSError:
-                return
-            peak = max([peak, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
+                started = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii").split()
+                for number in [process.pid, *started]:
+                    lines = Path(f"/proc/{number}/status").read_text(encoding="utf-8").splitlines()
+                    peak = max([peak, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
+            except OSError:  # one of them has just ended
+                pass
             time.sleep(0.005)
 
     watcher = threading.Thread(target=watch)

@@ -61,6 +61,7 @@ CASES = [
     Case("llama, 16 M", "sft", moe=True),
     Case("llama, 16 M", "sft", moe=True, settings={"optimizer": "adafactor", "gradient_checkpointing": True}),
     Case("llama, 16 M", "sft", moe=True, settings={"precision": "bf16_mixed", "micro_batch_size": 4}),
+    Case("llama, 16 M", "sft", moe=True, settings={"num_processes": 2}),
     Case("llama, 16 M", "mix", moe=True),
     Case("llama, 16 M", "mix", moe=True, settings={"method": "routing"}),
     Case("qwen2, vocabulary 150 k", "sft"),

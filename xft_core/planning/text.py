@@ -40,10 +40,11 @@ def summary(plan: list[StagePlan], machine: Machine, rates: Rates | None) -> lis
         f"{'disk':12} {gigabytes(disk)} for all, {gigabytes(machine.disk)} free"]
     together = [stage for stage in plan if stage.processes * stage.nodes > 1]
     if together:
-        of_each = "each has its own accelerator" if machine.device_memory else "they share the memory"
-        lines.append(
-            f"{'processes':12} {together[0].processes} on each of {together[0].nodes} machines in "
-            f"{', '.join(stage.role for stage in together)}: the table has the memory of one, {of_each}")
+        number, nodes = together[0].processes, together[0].nodes
+        of_all = f"{number} on each of {nodes} machines" if nodes > 1 else str(number)
+        share = "each has its own accelerator" if machine.device_memory else "they share the memory"
+        lines.append(f"{'processes':12} {of_all} in {', '.join(stage.role for stage in together)}: the table has the memory of "
+                     f"one, {share}")
     if rates:
         times = [stage.seconds(rates) for stage in plan]
         known = sum(time for time in times if time is not None)
