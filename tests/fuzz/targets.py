@@ -10,34 +10,17 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tests.fuzz.target import target
 from tests.fuzz.values import JSON, NAMES, YAML, changed, json_text, spoiled, value
 from xft_core.demo import DEMO_DIR
-from xft_core.errors import XftError
-
-Target = Callable[[random.Random, Path], None]
-TARGETS: dict[str, Target] = {}
-
-
-def target(function: Target) -> Target:
-    """Have a function among TARGETS."""
-    TARGETS[function.__name__] = function
-    return function
-
-
-def attempt(name: str, rng: random.Random, directory: Path) -> bool:
-    """Feed one input to a target; returns whether it was taken. Raises whatever is not a message for people."""
-    try:
-        TARGETS[name](rng, directory)
-    except XftError as error:
-        assert str(error).strip() and len(str(error)) < 20_000, "a message must say something, and not everything"
-        return False
-    return True
+from xft_core.errors import DataError, XftError
 
 
 def _texts(rng: random.Random, content: dict[str, Any]) -> bytes:
@@ -129,13 +112,16 @@ def environment(rng: random.Random, directory: Path) -> None:
         cores()
         from xft_core.locations import find_benchmark
 
-        find_benchmark(rng.choice(["humaneval", "multipl-e/js", "ds1000"]))
+        try:
+            find_benchmark(rng.choice(["humaneval", "multipl-e/js", "ds1000"]))
+        except DataError:  # it is not there, wherever that is
+            pass
     finally:
         os.environ.clear()
         os.environ.update(before)
 
 
-def _artifact(directory: Path, files: dict[str, bytes], stage: str = "mix") -> Path:
+def artifact(directory: Path, files: dict[str, bytes], stage: str = "mix") -> Path:
     from xft_core.artifacts import Workspace, publish
 
     output = directory / "artifact"
@@ -157,7 +143,7 @@ def manifest(rng: random.Random, directory: Path) -> None:
     from xft_core.fingerprint import input_digest
     from xft_core.inspect import describe
 
-    output = _artifact(directory, {"coefficients.json": b"{}"})
+    output = artifact(directory, {"coefficients.json": b"{}"})
     path = output / "manifest.json"
     path.write_bytes(json_text(rng, json.loads(path.read_bytes())))
     copy = shutil.copytree(output, directory / "copy", dirs_exist_ok=True)
@@ -183,7 +169,7 @@ def manifest_that_agrees(rng: random.Random, directory: Path) -> None:
     from tasks.store_admin import _stored
     from xft_core import artifacts
 
-    content = json.loads((_artifact(directory, {"coefficients.json": b"{}"}) / "manifest.json").read_bytes())
+    content = json.loads((artifact(directory, {"coefficients.json": b"{}"}) / "manifest.json").read_bytes())
     try:
         forged = artifacts.Manifest.model_validate(changed(rng, content))
         forged = forged.model_copy(update={"digest": artifacts._digest(forged.files)}).sealed()
@@ -291,6 +277,110 @@ def shard_index(rng: random.Random, directory: Path) -> None:
     (path / "model.safetensors.index.json").write_bytes(json_text(rng, index))
     _read_model(path)
     assert "secret" not in shard or shard not in (path / "model.safetensors.index.json").read_text(errors="replace")
+
+
+@lru_cache(maxsize=1)
+def _made_once() -> tuple[tempfile.TemporaryDirectory[str], Path]:
+    """A place with ``moe``, an upcycled model of the smallest size, and ``data``, prepared rows."""
+    from tests.factories import dense_model
+    from xft_core.config import UpcycleConfig
+    from xft_core.data.rows import Row, save_rows
+    from xft_core.stages import UpcycleStage, run_stage
+
+    place = tempfile.TemporaryDirectory()
+    root = Path(place.name)
+    dense_model(root / "dense")
+    run_stage(UpcycleStage(output=root / "moe", model=str(root / "dense"), upcycle=UpcycleConfig(
+        num_experts=3, num_experts_per_tok=2)))
+    (root / "data").mkdir()
+    save_rows(root / "data" / "train.safetensors", [Row([1, 2, 3, 4], 2), Row([5, 6, 7], 1)])
+    return place, root
+
+
+def _spoil_tensors(rng: random.Random, path: Path) -> None:
+    """Other names, types, shapes and offsets in a safetensors file, or other bytes."""
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    if rng.random() < 0.7:
+        header = json_text(rng, json.loads(whole[8:8 + length]))
+        path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + length:])
+    else:
+        path.write_bytes(spoiled(rng, whole))
+
+
+@target
+def moe_model(rng: random.Random, directory: Path) -> None:
+    """An upcycled model: its config.json and its tensors, as SFT, mix and merge read them."""
+    import torch
+
+    from xft_core.inspect import describe
+    from xft_core.mixing_weights import MixtureReader
+    from xft_core.models import load_model
+
+    path = Path(shutil.copytree(_made_once()[1] / "moe", directory / "moe"))
+    (path / "manifest.json").unlink()
+    if rng.random() < 0.6:
+        (path / "config.json").write_bytes(json_text(rng, json.loads((path / "config.json").read_bytes())))
+    else:
+        _spoil_tensors(rng, path / "model.safetensors")
+    try:
+        describe(path)
+    except XftError:
+        pass
+    if rng.random() < 0.5:
+        load_model(path, torch.float32)
+        return
+    with MixtureReader(path) as mixture:
+        for layer in range(mixture.num_layers):
+            for _, _, _, tensor in mixture.expert_tensors(layer):
+                mixture.mixed(tensor, torch.ones(mixture.num_experts), torch.device("cpu"))
+
+
+@target
+def prepared_rows(rng: random.Random, directory: Path) -> None:
+    """Tokenised rows of the prepare stage, down to the batches of a training."""
+    from xft_core.data.packing import PackedRows
+    from xft_core.data.rows import load_rows
+
+    path = Path(shutil.copytree(_made_once()[1] / "data", directory / "data"))
+    if rng.random() < 0.5:
+        _spoil_tensors(rng, path / "train.safetensors")
+    else:
+        _forge_rows(rng, path / "train.safetensors")
+    rows = load_rows(path, "train")
+    data = PackedRows(rows, max(rows.lengths()), packing=rng.random() < 0.5)
+    for index in range(len(data)):
+        batch = data.collate([data[index]])
+        assert batch["input_ids"].shape == batch["labels"].shape
+
+
+def _forge_rows(rng: random.Random, path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    name = rng.choice(list(tensors))
+    other = rng.choice([
+        torch.tensor([rng.choice([-5, -1, 0, 1, 2, 3, 7, 2**31 - 1]) for _ in range(rng.randrange(5))], dtype=torch.int64),
+        tensors[name].flip(0), tensors[name][:-1], tensors[name][None], tensors[name].float(), torch.tensor(3)])
+    save_file(tensors | {name: other.contiguous()}, path)
+
+
+@target
+def optimizer_state(rng: random.Random, directory: Path) -> None:
+    """What a checkpoint holds beside the weights."""
+    import torch
+
+    from xft_core.state_files import load_state, save_state
+
+    moments = {"step": torch.tensor(3.0), "moment": torch.ones(2, 2)}
+    save_state(directory, "optimizer", {"state": {0: moments}, "param_groups": [{"lr": 0.1, "betas": (0.9, 1)}]})
+    path = directory / "optimizer.json"
+    if rng.random() < 0.7:
+        path.write_bytes(json_text(rng, json.loads(path.read_bytes())))
+    else:
+        _spoil_tensors(rng, directory / "optimizer.safetensors")
+    load_state(directory, "optimizer")
 
 
 @target

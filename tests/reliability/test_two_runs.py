@@ -26,7 +26,7 @@ def start(home: Path, recipe: Path, **more: str) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=900)
+    output, _ = process.communicate(timeout=3600)
     assert process.returncode == 0, output
     return output
 
@@ -42,7 +42,7 @@ def test_three_at_once_on_one_machine_and_one_of_them_killed(tmp_path: Path, rec
     home = tmp_path / "home"
     runs = [start(home, recipe) for _ in range(3)]
     try:
-        wait_for(lambda: list(home.glob("artifacts/sft/*.partial/checkpoints/checkpoint-*/whole")), 600, "nothing was trained")
+        wait_for(lambda: list(home.glob("artifacts/sft/*.partial/checkpoints/checkpoint-*/whole")), 3600, "nothing was trained")
         killed = next(run for run in runs if run.pid == parent_of(owner_of_work(home)))
         killed.kill()
         for run in runs:
