@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from tests.fuzz.target import target
-from tests.fuzz.values import JSON, NAMES, YAML, changed, json_text, spoiled, value
+from tests.fuzz.values import NAMES, YAML, changed, json_text, spoiled, value
 from xft_core.demo import DEMO_DIR
 from xft_core.errors import DataError, XftError
 
@@ -69,8 +69,15 @@ def grid(rng: random.Random, directory: Path) -> None:
     from xft_core.grid import expand
     from xft_core.recipe import flatten
 
-    fields = ",".join(rng.choice(list(flatten(Recipe()))) for _ in range(rng.choice([1, 1, 2])))
-    text = rng.choice([*YAML, json.dumps([value(rng) for _ in range(rng.randrange(4))]), f"[{rng.choice(NAMES)}]", "[1,2]"])
+    known = flatten(Recipe())
+    chosen = [rng.choice(list(known)) for _ in range(rng.choice([1, 1, 2]))]
+    fields = ",".join(chosen)
+    if rng.random() < 0.4:  # nearly what a person would write
+        now = [known[field] for field in chosen]
+        steps = [now[0], 1] if len(chosen) == 1 else [now, [1, 2]]
+        text = json.dumps(changed(rng, steps), default=str)
+    else:
+        text = rng.choice([*YAML, json.dumps([value(rng) for _ in range(rng.randrange(4))]), f"[{rng.choice(NAMES)}]", "[1,2]"])
     expand(Recipe(), [f"{fields}={text}"] * rng.choice([1, 1, 2]))
 
 
@@ -84,8 +91,8 @@ def stage_config(rng: random.Random, directory: Path) -> None:
     content = {name: field.get_default(call_default_factory=True) for name, field in stage.model_fields.items()
                if not field.is_required()}
     content = {name: item.model_dump() if hasattr(item, "model_dump") else item for name, item in content.items()}
-    content |= dict.fromkeys(("data", "coefficients", "samples"), str(directory)) | {"output": str(directory / "out")}
-    content = {name: item for name, item in content.items() if name in stage.model_fields}
+    content |= {name: str(directory) for name, field in stage.model_fields.items() if field.is_required()}
+    content["output"] = str(directory / "out")
     path = directory / "stage.json"
     path.write_bytes(_texts(rng, content))
     stage_key(parse(stage, read_yaml(path)))
@@ -251,14 +258,12 @@ def model_config(rng: random.Random, directory: Path) -> None:
 def safetensors_file(rng: random.Random, directory: Path) -> None:
     """A weights file whose header or data is spoiled: lengths, offsets, dtypes, shapes."""
     path = _model(directory) / "model.safetensors"
-    whole = path.read_bytes()
-    length = int.from_bytes(whole[:8], "little")
-    if rng.random() < 0.5:
-        header = json_text(rng, json.loads(whole[8:8 + length]))
-        size = rng.choice([len(header), len(header), len(header) + 1, 2**62, 0, 2**64 - 1])
-        path.write_bytes(size.to_bytes(8, "little") + header + whole[8 + length:])
+    if rng.random() < 0.8:
+        _spoil_tensors(rng, path)
     else:
-        path.write_bytes(spoiled(rng, whole[:8 + length]) + whole[8 + length:])
+        whole = path.read_bytes()
+        size = rng.choice([int.from_bytes(whole[:8], "little") + 1, 2**62, 0, 2**64 - 1])
+        path.write_bytes(size.to_bytes(8, "little") + whole[8:])
     _read_model(path.parent)
 
 
@@ -272,7 +277,7 @@ def shard_index(rng: random.Random, directory: Path) -> None:
     with safe_open(path / "model.safetensors", framework="pt") as handle:
         names = list(handle.keys())
     elsewhere = ["../secret.safetensors", str(directory / "secret.safetensors")]
-    shard = rng.choice(["model.safetensors", "gone.safetensors", *elsewhere])
+    shard = rng.choice([*["model.safetensors"] * 6, "gone.safetensors", *elsewhere])
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "model.safetensors") | {names[0]: shard}}
     (path / "model.safetensors.index.json").write_bytes(json_text(rng, index))
     _read_model(path)
@@ -389,7 +394,7 @@ def tokenizer(rng: random.Random, directory: Path) -> None:
     from xft_core.data.templates import chat_prompt
     from xft_core.models import load_tokenizer
 
-    path = _model(directory)
+    path = Path(shutil.copytree(_made_once()[1] / "dense", directory / "model"))
     name = rng.choice([item.name for item in path.iterdir() if "token" in item.name or item.suffix == ".jinja"])
     content = (path / name).read_bytes()
     (path / name).write_bytes(
@@ -431,8 +436,8 @@ def data_rows(rng: random.Random, directory: Path) -> None:
     else:
         path.write_bytes(json_text(rng, row) + b"\n" + json.dumps(row).encode() + b"\n")
     if not _TOKENIZER:
-        _TOKENIZER["demo"] = load_tokenizer(DEMO_DIR / "model")
-    tokenizer = _TOKENIZER["demo"]
+        _TOKENIZER["tiny"] = load_tokenizer(_made_once()[1] / "dense")
+    tokenizer = _TOKENIZER["tiny"]
     config = DataConfig(path=str(path), template=rng.choice(["magicoder", "chat"]))
     for messages in read_conversations(config, path):
         training_texts(messages, config.template, tokenizer)[0].token_ids(tokenizer)
@@ -508,12 +513,22 @@ def coefficients(rng: random.Random, directory: Path) -> None:
 
 @target
 def report_files(rng: random.Random, directory: Path) -> None:
-    """comparison.json of a report."""
-    from xft_core.reporting.variants import read_comparison
+    """comparison.json of a run's report, and what a comparison of variants makes of it."""
+    from tests.xft_core.test_compare import write_report
+    from xft_core.compare import headline
+    from xft_core.config import Recipe
+    from xft_core.grid import expand, field_labels, parse_grid
+    from xft_core.reporting.variant_markdown import variants_markdown
+    from xft_core.reporting.variants import put_together
 
-    content = rng.choice([json_text(rng, {"recipe": "x", "rows": []}), rng.choice(JSON).encode()])
-    (directory / "comparison.json").write_bytes(content)
-    read_comparison(directory)
+    grid = ["seed=[0,1]"]
+    variants = expand(Recipe(), grid)
+    reports = {variant.name: write_report(directory / variant.name, variant, 20, 0.5) for variant in variants}
+    path = reports[variants[0].name] / "comparison.json"
+    path.write_bytes(json_text(rng, json.loads(path.read_bytes())))
+    result = put_together("demo", parse_grid(grid), variants, reports)
+    variants_markdown(result, field_labels(grid), variants, {})
+    headline(result)
 
 
 @target

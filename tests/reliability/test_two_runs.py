@@ -12,23 +12,11 @@ from mlflow import MlflowClient
 
 from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.reliability import checks
+from tests.reliability.runs import finished, start
 from tests.tasks.object_store import Proxy
 from tests.ui.xft_ui import wait_for
 
 pytestmark = pytest.mark.slow
-
-
-def start(home: Path, recipe: Path, **more: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", str(recipe)], cwd=REPOSITORY, stdin=subprocess.DEVNULL,
-        env=environment | {"XFT_HOME": str(home), **more}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finished(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=3600)
-    assert process.returncode == 0, output
-    return output
 
 
 @pytest.fixture
