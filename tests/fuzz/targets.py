@@ -128,19 +128,25 @@ def environment(rng: random.Random, directory: Path) -> None:
         os.environ.update(before)
 
 
-def artifact(directory: Path, files: dict[str, bytes], stage: str = "mix") -> Path:
+def artifact(directory: Path, files: dict[str, bytes]) -> Path:
+    """A copy of an artifact of mix with these files."""
+    return Path(shutil.copytree(_published(tuple(files.items()))[1], directory / "artifact"))
+
+
+@lru_cache(maxsize=4)
+def _published(files: tuple[tuple[str, bytes], ...]) -> tuple[tempfile.TemporaryDirectory[str], Path]:
     from xft_core.artifacts import Workspace, publish
 
-    output = directory / "artifact"
-    shutil.rmtree(output, ignore_errors=True)
+    place = tempfile.TemporaryDirectory()
+    output = Path(place.name) / "artifact"
     workspace = Workspace(output)
     workspace.keep_only_progress_of("k" * 64)
     workspace.prepare()
-    for name, content in files.items():
+    for name, content in files:
         (workspace.output / name).write_bytes(content)
-    publish(workspace, output, stage=stage, stage_version=1, key="k" * 64, parents={"benchmark": "0"}, config={"a": [1, 2.5]},
+    publish(workspace, output, stage="mix", stage_version=1, key="k" * 64, parents={"benchmark": "0"}, config={"a": [1, 2.5]},
             metrics={"held_out_nll": 1.25}, provenance={"recipe": "demo"}, seconds=1.5)
-    return output
+    return place, output
 
 
 @target

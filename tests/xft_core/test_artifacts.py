@@ -172,6 +172,12 @@ def test_an_altered_input_is_noticed(tmp_path: Path) -> None:
     assert input_digest(tmp_path / "model") != digest
 
 
+@pytest.mark.parametrize("name", ["gone", "a" * 4000, "../gone", "/gone", "a\0b"])
+def test_an_input_that_is_no_path_is_said_so(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"^Input '.{1,300} (does not exist|cannot be used as a path: File name too long)\."):
+        input_digest(tmp_path / name)
+
+
 def test_a_full_disk_is_said_so_and_progress_is_kept(tmp_path: Path) -> None:
     with pytest.raises(DiskFullError, match=r"No space left while writing.*start the same command again"):
         run_stage(CountingStage(output=tmp_path / "a", text="fail"))
