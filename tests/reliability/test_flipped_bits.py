@@ -17,7 +17,7 @@ from tests.tasks.object_store import BUCKET, Proxy, raw_client
 from tests.xft_core.test_integrity import flip
 
 pytestmark = pytest.mark.slow
-STAGES = 15
+STAGES = 15  # of which two may have one artifact: models that give the same answers are evaluated once
 
 
 @pytest.fixture
@@ -25,6 +25,13 @@ def recipe(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(RECIPE | {"baseline": {"enabled": True}}))
     return path
+
+
+def reused(output: str) -> int:
+    """How many stages the run found made already."""
+    found = re.search(rf"^done(?: \((\d+) of {STAGES} stages reused\))?$", output, re.MULTILINE)
+    assert found, output
+    return int(found[1] or 0)
 
 
 def made_of_bits(home: Path) -> dict[str, str]:
@@ -50,14 +57,13 @@ def test_in_every_kind_of_file_of_the_local_store(tmp_path: Path, recipe: Path) 
     home, rng = tmp_path / "home", random.Random(0)
     finished(start(home, recipe))
     expected, known = made_of_bits(home), set[str]()
-    assert len(checks.artifacts(home)) == STAGES
     while chosen := one_of_each_kind(home, known, rng):
         before = {path: path.read_bytes() for path in chosen}
         for path in chosen:
             flip(path, rng)
         spoiled = {path: path.read_bytes() for path in chosen}
         output = finished(start(home, recipe))
-        assert f"done ({STAGES - len(chosen)} of {STAGES} stages reused)" in output, [str(path) for path in chosen]
+        assert reused(output) <= STAGES - len(chosen), [str(path) for path in chosen]
         assert made_of_bits(home) == expected
         for path in chosen:
             artifact = next(parent for parent in path.parents if parent.parent.parent == home / "artifacts")
@@ -71,7 +77,7 @@ def test_in_every_kind_of_file_of_the_local_store(tmp_path: Path, recipe: Path) 
             "comparison.md"} <= names
     record = next((home / "runs").glob("*.json"))
     flip(record, rng)
-    assert f"done ({STAGES} of {STAGES} stages reused)" in finished(start(home, recipe))
+    assert reused(finished(start(home, recipe))) == STAGES
 
 
 def test_in_the_object_store(s3: Proxy, tmp_path: Path, recipe: Path) -> None:
@@ -88,8 +94,7 @@ def test_in_the_object_store(s3: Proxy, tmp_path: Path, recipe: Path) -> None:
                 flip(file, rng)
                 client.put_object(Bucket=BUCKET, Key=item["Key"], Body=file.read_bytes())
         assert len(damaged) > STAGES // 2
-        output = finished(start(home, recipe))
-        assert f"done ({STAGES - len(damaged)} of {STAGES} stages reused)" in output or len(damaged) == STAGES
+        assert reused(finished(start(home, recipe))) <= STAGES - len(damaged)
         assert made_of_bits(home) == expected
         verified = subprocess.run(
             [sys.executable, "-m", "flows.cli", "store", "verify", "--s3"], cwd=REPOSITORY, capture_output=True, text=True)

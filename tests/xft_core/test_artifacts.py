@@ -174,7 +174,7 @@ def test_an_altered_input_is_noticed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gone", "a" * 4000, "../gone", "/gone", "a\0b"])
 def test_an_input_that_is_no_path_is_said_so(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"^Input '.{1,300} (does not exist|cannot be used as a path: File name too long)\."):
+    with pytest.raises(ArtifactError, match=r"^Input '.{1,300} (does not exist|cannot be used as a path: .+)\."):
         input_digest(tmp_path / name)
 
 
