@@ -26,7 +26,7 @@ def xft(home: Path, tracking_uri: str, *arguments: str) -> str:
                     "MLFLOW_LOGGING_LEVEL": "DEBUG"}
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments], env=environment, cwd=REPOSITORY, capture_output=True, text=True,
-        timeout=600)
+        timeout=3600)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -19,8 +19,11 @@ def start(home: Path, recipe: Path, **more: str) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    """What it printed, once it has ended well."""
-    output, _ = process.communicate(timeout=LONGEST_SECONDS)
+    """What it printed, once it has ended well. Nothing of it goes on when the test ends otherwise."""
+    try:
+        output, _ = process.communicate(timeout=LONGEST_SECONDS)
+    finally:
+        process.kill()
     assert process.returncode == 0, output
     assert "Traceback" not in output, output
     return output
