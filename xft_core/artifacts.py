@@ -44,6 +44,10 @@ class OtherArtifact(ArtifactError):
     """A place that holds the artifact of another key."""
 
 
+class OtherVersion(ArtifactError):
+    """An artifact whose manifest is written as another version of this tool writes it."""
+
+
 def relative_path(path: str) -> str:
     """``path`` if it is a plain relative path, so that a file stays below its directory and an object below its prefix.
 
@@ -155,8 +159,8 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         altered = not manifest.is_unaltered()
     except ValueError as error:  # pydantic's, and JSON's own for numbers that it cannot hold
         if other := _other_schema(content):
-            raise ArtifactError(f"{where} was written by another version of this tool (schema {other}, here "
-                                f"{SCHEMA}). {REBUILD}") from None
+            raise OtherVersion(
+                f"{where} was written by another version of this tool (schema {other}, here {SCHEMA}). {REBUILD}") from None
         raise ArtifactError(f"{where} is damaged: {first_line(error)}. {REBUILD}") from None
     if altered:
         raise ArtifactError(f"{where} was altered: its sha256 is not that of its content. {REBUILD}")
@@ -255,9 +259,13 @@ def find(directory: Path, key: str) -> Manifest | None:
     except ArtifactError as error:
         damaged = _free_name(directory, "damaged")
         directory.rename(damaged)
-        reason = str(error).removesuffix(f" {REBUILD}")
-        logger.warning("%s It is rebuilt; what was there is kept as %s.", reason, damaged.name)
+        logger.warning("%s It is rebuilt; what was there is kept as %s.", without_advice(error), damaged.name)
         return None
+
+
+def without_advice(error: ArtifactError) -> str:
+    """What is wrong, for where the artifact is rebuilt without anyone's help."""
+    return str(error).removesuffix(f" {REBUILD}")
 
 
 def _free_name(directory: Path, suffix: str) -> Path:
