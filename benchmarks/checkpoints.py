@@ -3,12 +3,11 @@
     python -m benchmarks.checkpoints [--shape 135M] [--repeats 5]
 
 A model of random weights in fp32 trains one step of a few tokens by each optimizer, so that the optimizer has its state.
-Then its checkpoint is written and sealed, checked and loaded, in turns. Files come from the page cache.
+Then its checkpoint is written (over the one before) and sealed, checked and loaded, in turns. Files come from the page cache.
 """
 
 import argparse
 import logging
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from benchmarks.random_models import SHAPES, shape
-from benchmarks.side_by_side import print_heading, print_table, side_by_side
+from benchmarks.side_by_side import Taken, print_heading, print_table, side_by_side
 from xft_core import seals
 from xft_core.config import ChecksConfig, SftConfig
 from xft_core.data.packing import PackedRows
@@ -24,7 +23,7 @@ from xft_core.data.rows import Row, rows_of
 from xft_core.tracking import MetricsLog
 from xft_core.training import XftTrainer
 
-COLUMNS = ["optimizer", "MB", "write s", "seal s", "seal of saving %", "check s", "load s", "check of going on %"]
+COLUMNS = ["optimizer", "MB", "what", "seconds", "sums", "share %", "CPU seconds", "sums", "share %"]
 
 
 def main() -> None:
@@ -36,15 +35,15 @@ def main() -> None:
     options = parser.parse_args()
     logging.disable(logging.INFO)
     print_heading(f"A checkpoint of a dense {options.shape} model in fp32, medians of {options.repeats}")
-    rows = []
+    rows: list[list[object]] = []
     for optimizer in ("adafactor", "adamw"):
         with tempfile.TemporaryDirectory(dir=options.directory) as directory:
-            rows.append([optimizer, *measure(options.shape, optimizer, options.repeats, Path(directory))])
+            rows += measure(options.shape, optimizer, options.repeats, Path(directory))
     print_table(COLUMNS, rows)
 
 
-def measure(name: str, optimizer: str, repeats: int, directory: Path) -> list[object]:
-    """The rest of a row of the table."""
+def measure(name: str, optimizer: str, repeats: int, directory: Path) -> list[list[object]]:
+    """Rows of the table."""
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape(name)), dtype=torch.float32)
     sft = SftConfig(optimizer=optimizer, max_steps=1, batch_size=1, micro_batch_size=1, precision="fp32", epochs=1,
                     checkpoint_steps=1000, log_steps=1)
@@ -53,25 +52,25 @@ def measure(name: str, optimizer: str, repeats: int, directory: Path) -> list[ob
     trainer.train()
     checkpoint = directory / "checkpoint-1"
 
-    def write() -> None:
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        trainer._save_checkpoint(trainer.model, None)
-
     def load() -> None:
         trainer._load_from_checkpoint(str(checkpoint), trainer.model)
         trainer._load_optimizer_and_scheduler(str(checkpoint))
         trainer._load_rng_state(str(checkpoint))
 
-    taken = side_by_side({"write": write, "seal": lambda: seals.seal(checkpoint), "check": lambda: seals.check(checkpoint),
-                          "load": load}, repeats)
-    size = sum(path.stat().st_size for path in checkpoint.iterdir()) / 1e6
-    seconds = {way: item.seconds for way, item in taken.items()}
-    return [round(size), seconds["write"], seconds["seal"], _share(seconds["seal"], seconds["write"]), seconds["check"],
-            seconds["load"], _share(seconds["check"], seconds["load"])]
+    taken = side_by_side({
+        "write": lambda: trainer._save_checkpoint(trainer.model, None), "seal": lambda: seals.seal(checkpoint),
+        "check": lambda: seals.check(checkpoint), "load": load}, repeats)
+    size = round(sum(path.stat().st_size for path in checkpoint.iterdir()) / 1e6)
+    return [[optimizer, size, "saving", *_parts(taken["write"], taken["seal"])],
+            [optimizer, size, "going on", *_parts(taken["load"], taken["check"])]]
 
 
-def _share(part: float, rest: float) -> int:
-    return round(100 * part / (part + rest))
+def _parts(work: Taken, sums: Taken) -> list[object]:
+    """Of both together: seconds, those of the sums and their share, by the clock and of the processor."""
+    found: list[object] = []
+    for rest, part in ((work.seconds, sums.seconds), (work.cpu_seconds, sums.cpu_seconds)):
+        found += [rest + part, part, round(100 * part / (rest + part))]
+    return found
 
 
 if __name__ == "__main__":

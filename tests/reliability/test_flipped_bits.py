@@ -15,6 +15,7 @@ from tests.reliability import checks
 from tests.reliability.runs import finished, start
 from tests.tasks.object_store import BUCKET, Proxy, raw_client
 from tests.xft_core.test_integrity import flip
+from xft_core.artifacts import verify
 
 pytestmark = pytest.mark.slow
 STAGES = 15  # of which two may have one artifact: models that give the same answers are evaluated once
@@ -34,16 +35,20 @@ def reused(output: str) -> int:
     return int(found[1] or 0)
 
 
+def artifacts(home: Path) -> list[Path]:
+    """Those that count, without what was set aside."""
+    return [path for path in checks.artifacts(home) if ".damaged" not in path.name]
+
+
 def made_of_bits(home: Path) -> dict[str, str]:
-    """Digest of every artifact but the report, which tells times."""
-    return {place: digest for place, digest in checks.digests(home).items()
-            if not place.startswith("report/") and ".damaged" not in place}
+    """Digest of every artifact but the report, which tells times; all its files are verified."""
+    return {f"{path.parent.name}/{path.name}": verify(path).digest for path in artifacts(home) if path.parent.name != "report"}
 
 
 def one_of_each_kind(home: Path, known: set[str], rng: random.Random) -> list[Path]:
     """At most one file of each artifact, each of a kind (its name, in its stage) that is not in ``known``, which grows."""
     chosen = []
-    for artifact in [path for path in checks.artifacts(home) if ".damaged" not in path.name]:
+    for artifact in artifacts(home):
         files = {f"{artifact.parent.name}/{path.relative_to(artifact)}": path
                  for path in sorted(artifact.rglob("*")) if path.is_file() and path.stat().st_size}
         if fresh := sorted(files.keys() - known):
