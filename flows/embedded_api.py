@@ -22,7 +22,7 @@ from flows.ui import HOST, running_api, running_mlflow
 from tasks import run_log
 from xft_core.errors import XftError
 
-START_SECONDS = 180
+START_SECONDS = 600  # it takes five; a machine with far too much to do was seen to need more than 180
 STOP_SECONDS = 5
 KEEP_SECONDS = 1
 FULL_BYTES = 2**20  # less room than this, and its database cannot be made
@@ -78,7 +78,8 @@ class _Server:
             except OSError:
                 time.sleep(0.05)
         full = " The disk is full." if shutil.disk_usage(self._log.parent).free < FULL_BYTES else ""
-        raise XftError(f"Prefect's API did not start; {str(self._log)!r} says why.{full}")
+        late = "" if self._process.poll() is not None else f" within {START_SECONDS} s"
+        raise XftError(f"Prefect's API did not start{late}; {str(self._log)!r} may say why.{full}")
 
     def keep(self) -> None:
         """From now on start it again whenever it ends by itself."""
