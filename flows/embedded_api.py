@@ -7,6 +7,7 @@ the server's own start. Started here as a process beside it, both happen at once
 import atexit
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,9 +22,10 @@ from flows.ui import HOST, running_api, running_mlflow
 from tasks import run_log
 from xft_core.errors import XftError
 
-START_SECONDS = 180
+START_SECONDS = 600  # it takes five; a machine with far too much to do was seen to need more than 180
 STOP_SECONDS = 5
 KEEP_SECONDS = 1
+FULL_BYTES = 2**20  # less room than this, and its database cannot be made
 
 
 def use_prefect_api(home: Path) -> Callable[[], None]:
@@ -75,7 +77,9 @@ class _Server:
                     return
             except OSError:
                 time.sleep(0.05)
-        raise XftError(f"Prefect's API did not start; {str(self._log)!r} says why.")
+        full = " The disk is full." if shutil.disk_usage(self._log.parent).free < FULL_BYTES else ""
+        late = "" if self._process.poll() is not None else f" within {START_SECONDS} s"
+        raise XftError(f"Prefect's API did not start{late}; {str(self._log)!r} may say why.{full}")
 
     def keep(self) -> None:
         """From now on start it again whenever it ends by itself."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from flows import guard
 from xft_core.errors import XftError
 
-START_SECONDS = 180
+START_SECONDS = 600  # as in embedded_api.py
 POLL_SECONDS = 0.3
 
 

@@ -18,7 +18,7 @@ from tasks.launch import RunStopped
 from tasks.remote import CHECKPOINTS, free, place_of
 from tasks.storage import Bucket, store
 from tasks.tracking import Logger
-from xft_core.artifacts import KEY_MARKER, FileEntry, Workspace, disk_full_is_an_error, entries
+from xft_core.artifacts import KEY_MARKER, FileEntry, Workspace, disk_full_is_an_error, entries, first_line
 from xft_core.errors import ArtifactError, XftError
 from xft_core.seals import PREFIX, SEAL, step_of
 
@@ -52,7 +52,7 @@ def restore(output: Path, key: str, stop: threading.Event, logger: Logger) -> bo
             return False
         directory = file_sets.beside(output)
         try:
-            snapshot = Snapshot.model_validate_json(content)
+            snapshot = _parse(content, f"{bucket.address}/{place}")
             if snapshot.key != key:
                 raise ArtifactError(f"{bucket.address}/{place} is of other work (key {snapshot.key[:12]}).")
             for entry in snapshot.files:
@@ -61,9 +61,8 @@ def restore(output: Path, key: str, stop: threading.Event, logger: Logger) -> bo
             (directory / KEY_MARKER).write_text(key, encoding="utf-8")
             shutil.rmtree(workspace.root, ignore_errors=True)
             directory.rename(workspace.root)
-        except (ArtifactError, ValidationError) as error:
-            logger.warning("The checkpoint in the store is of no use: %s The stage starts from its beginning.",
-                           str(error).splitlines()[0])
+        except ArtifactError as error:
+            logger.warning("The checkpoint in the store is of no use: %s The stage starts from its beginning.", error)
             file_sets.discard(bucket, place)
             return False
         finally:
@@ -180,6 +179,13 @@ def _link(source: str, target: str) -> None:
 def _read(bucket: Bucket, place: str) -> Snapshot | None:
     content = bucket.get(file_sets.manifest_name(place))
     try:
-        return None if content is None else Snapshot.model_validate_json(content)
-    except ValidationError:
+        return None if content is None else _parse(content, place)
+    except ArtifactError:
         return None
+
+
+def _parse(content: bytes, where: str) -> Snapshot:
+    try:
+        return Snapshot.model_validate_json(content)
+    except ValidationError as error:
+        raise ArtifactError(f"{where} does not say what is in it ({first_line(error)}).") from None

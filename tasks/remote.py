@@ -14,7 +14,7 @@ from pathlib import Path
 from tasks import file_sets
 from tasks.storage import Bucket, store
 from xft_core import artifacts
-from xft_core.artifacts import MANIFEST, Manifest, disk_full_is_an_error, verify
+from xft_core.artifacts import MANIFEST, Manifest, OtherVersion, disk_full_is_an_error, verify, without_advice
 from xft_core.errors import ArtifactError
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,8 @@ def place_of(output: Path, kind: str = ARTIFACTS) -> str:
 def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
     """Bring the artifact of ``key`` from the object store to ``output``; None when it is not there, or not whole.
 
-    A damaged one is removed there, so that it is rebuilt. Raises StoreUnavailable, StoreRefused, RunStopped.
+    A damaged one is removed there, so that it is rebuilt; one that another version of this tool wrote is left alone.
+    Raises StoreUnavailable, StoreRefused, RunStopped.
     """
     bucket = store()
     if bucket is None:
@@ -51,8 +52,11 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
             (directory / MANIFEST).write_bytes(content)
             verify(directory)
             directory.rename(output)
+        except OtherVersion as error:  # which may be at work on other machines
+            logger.warning("%s It is left there, and made again here.", without_advice(error))
+            return None
         except ArtifactError as error:
-            logger.warning("%s It is removed there and rebuilt.", error)
+            logger.warning("%s It is removed there and rebuilt.", without_advice(error))
             file_sets.discard(bucket, place)
             return None
         finally:

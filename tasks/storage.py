@@ -86,6 +86,13 @@ def safe_name(name: str) -> str:
         raise StoreRefused(f"{error}, so no name for a file in the store. Nothing was read or written there.") from None
 
 
+def _is_plain(name: str) -> bool:
+    try:
+        return name == "" or bool(relative_path(name.removesuffix("/")))  # a slash at the end: what consoles call a folder
+    except ValueError:
+        return False
+
+
 class Bucket:
     """Objects below one prefix. Names never contain the prefix; every call raises StoreRefused or StoreUnavailable."""
 
@@ -130,13 +137,15 @@ class Bucket:
         return True
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:
-        """Every object whose name begins with ``prefix``, in order of names."""
+        """Every object whose name begins with ``prefix``, in order of names. What is called as nothing of ours can be (see
+        ``safe_name``) is left out: it is not read, and not removed."""
         with self._explained():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._key(prefix))
             for page in pages:
                 for item in page.get("Contents", ()):
-                    yield StoredObject(
-                        self._name(item["Key"]), item["Size"], item["LastModified"].timestamp(), item.get("ETag", ""))
+                    if _is_plain(name := self._name(item["Key"])):
+                        yield StoredObject(
+                            name, item["Size"], item["LastModified"].timestamp(), item.get("ETag", ""))
 
     def delete(self, names: Iterable[str]) -> None:
         """Remove these objects; one that is not there is no error."""
@@ -193,8 +202,8 @@ class Bucket:
         with self._explained():
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._key(""))
-            return [(self._name(item["Key"]), item["UploadId"]) for page in pages for item in page.get("Uploads", ())
-                    if item["Initiated"].timestamp() < before]
+            return [(name, item["UploadId"]) for page in pages for item in page.get("Uploads", ())
+                    if _is_plain(name := self._name(item["Key"])) and item["Initiated"].timestamp() < before]
 
     def abort_upload(self, name: str, upload_id: str) -> None:
         """Forget the parts of a multipart upload."""

@@ -158,7 +158,7 @@ def _grouped(objects: Iterator[StoredObject]) -> dict[str, list[StoredObject]]:
 def _stored(manifest: Manifest, stage: str, key: str) -> Stored:
     return Stored(
         stage, key, sum(entry.size for entry in manifest.files),
-        timegm(time.strptime(manifest.created, "%Y-%m-%dT%H:%M:%SZ")), manifest.provenance.get("recipe", "-"))
+        timegm(time.strptime(manifest.created, artifacts.TIME)), manifest.provenance.get("recipe", "-"))
 
 
 def _in_use(records: Mapping[str, tuple[float, run_records.RunRecord | None]], since: float) -> set[str]:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -33,12 +33,19 @@ from xft_core.plain_text import parse_json
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+SCHEMA: Final = 2  # of manifests
+TIME = "%Y-%m-%dT%H:%M:%SZ"
+REBUILD = "Delete the artifact to rebuild it."
 KEY_MARKER = "key"  # first file of a workspace: which work the progress is of
 RECORDED_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evalplus", "tokenizers", "safetensors")
 
 
 class OtherArtifact(ArtifactError):
     """A place that holds the artifact of another key."""
+
+
+class OtherVersion(ArtifactError):
+    """An artifact whose manifest is written as another version of this tool writes it."""
 
 
 def relative_path(path: str) -> str:
@@ -51,6 +58,12 @@ def relative_path(path: str) -> str:
             character.isprintable() and character != "\\" for character in path):
         raise ValueError(f"{path[:100]!r} is no plain relative path")
     return path
+
+
+def _time(text: str) -> str:
+    if time.strftime(TIME, time.strptime(text, TIME)) != text:  # which raises ValueError for what is no time at all
+        raise ValueError(f"{text[:40]!r} is not written as times are here")
+    return text
 
 
 class FileEntry(BaseModel):
@@ -66,7 +79,7 @@ class Manifest(BaseModel):
     """What an artifact is, how it came about, and how to tell that it is whole. ``sha256``: of all the other fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2] = SCHEMA
     sha256: str = ""
     stage: str
     stage_version: int
@@ -78,7 +91,7 @@ class Manifest(BaseModel):
     metrics: dict[str, Any]
     versions: dict[str, str]
     provenance: dict[str, str]
-    created: str = Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")
+    created: Annotated[str, AfterValidator(_time)]
     seconds: float
 
     def sealed(self) -> "Manifest":
@@ -145,12 +158,25 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
         manifest = Manifest.model_validate_json(content)
         altered = not manifest.is_unaltered()
     except ValueError as error:  # pydantic's, and JSON's own for numbers that it cannot hold
-        raise ArtifactError(f"{where} is damaged: {_first_line(error)}. Delete the artifact to rebuild it.") from None
+        if other := _other_schema(content):
+            raise OtherVersion(
+                f"{where} was written by another version of this tool (schema {other}, here {SCHEMA}). {REBUILD}") from None
+        raise ArtifactError(f"{where} is damaged: {first_line(error)}. {REBUILD}") from None
     if altered:
-        raise ArtifactError(f"{where} was altered: its sha256 is not that of its content. Delete the artifact to rebuild it.")
+        raise ArtifactError(f"{where} was altered: its sha256 is not that of its content. {REBUILD}")
     if any(entry.path == MANIFEST for entry in manifest.files):
-        raise ArtifactError(f"{where} is damaged: it names itself. Delete the artifact to rebuild it.")
+        raise ArtifactError(f"{where} is damaged: it names itself. {REBUILD}")
     return manifest
+
+
+def _other_schema(content: bytes) -> int | None:
+    """The schema of a manifest that is whole, as far as can be seen, but for being another version's; else None."""
+    try:
+        fields = parse_json(content)
+    except ValueError:
+        return None
+    found = fields.get("schema_version") if isinstance(fields, dict) and is_artifact_manifest(content) else None
+    return found if isinstance(found, int) and found != SCHEMA and 0 < found < 100 else None
 
 
 def is_artifact(directory: Path) -> bool:
@@ -233,8 +259,13 @@ def find(directory: Path, key: str) -> Manifest | None:
     except ArtifactError as error:
         damaged = _free_name(directory, "damaged")
         directory.rename(damaged)
-        logger.warning("%s It is rebuilt; the damaged copy is %s.", error, damaged.name)
+        logger.warning("%s It is rebuilt; what was there is kept as %s.", without_advice(error), damaged.name)
         return None
+
+
+def without_advice(error: ArtifactError) -> str:
+    """What is wrong, for where the artifact is rebuilt without anyone's help."""
+    return str(error).removesuffix(f" {REBUILD}")
 
 
 def _free_name(directory: Path, suffix: str) -> Path:
@@ -263,7 +294,7 @@ def publish(
     manifest = Manifest(
         stage=stage, stage_version=stage_version, key=key, digest=_digest(files), files=files, parents=parents,
         config=config, metrics=metrics, versions=_versions(), provenance=provenance,
-        created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), seconds=round(seconds, 3),
+        created=time.strftime(TIME, time.gmtime()), seconds=round(seconds, 3),
     ).sealed()
     for entry in files:
         _sync(workspace.output / entry.path)
@@ -320,7 +351,7 @@ def _files(directory: Path) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """What a person needs of an error: of pydantic's, the field and the message."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]

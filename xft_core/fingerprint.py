@@ -47,12 +47,16 @@ def input_digest(path: Path) -> str:
 
     Raises ArtifactError where there is nothing to digest, or an artifact is damaged.
     """
-    if path.is_file():
+    try:
+        is_file, is_directory = path.is_file(), path.is_dir()
+    except OSError as error:  # a name that is too long, a directory that may not be entered
+        raise ArtifactError(f"Input {str(path)[:200]!r} cannot be used as a path: {error.strerror}.") from None
+    if is_file:
         return file_digest(path)
-    if path.is_dir():
+    if is_directory:
         from xft_core.artifacts import is_artifact, verify
 
         if is_artifact(path):
             return verify(path).digest
         return directory_digest(path)
-    raise ArtifactError(f"Input {str(path)!r} does not exist. Give an existing file, model directory or artifact.")
+    raise ArtifactError(f"Input {str(path)[:200]!r} does not exist. Give an existing file, model directory or artifact.")

@@ -117,9 +117,11 @@ def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model directory. Raises CheckpointError when it has none."""
+    """The tokenizer of a model directory. Raises CheckpointError when it has none, or one that does not work."""
     try:
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer("x")  # some values in its files only show when it is used
+        return tokenizer
     except Exception as error:  # transformers raises a different kind for every way in which files can be missing
         raise CheckpointError(f"{str(directory)!r} has no tokenizer that can be loaded: {_reason(error)}") from None
 

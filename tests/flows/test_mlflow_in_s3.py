@@ -26,7 +26,7 @@ def xft(home: Path, tracking_uri: str, *arguments: str) -> str:
                     "MLFLOW_LOGGING_LEVEL": "DEBUG"}
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments], env=environment, cwd=REPOSITORY, capture_output=True, text=True,
-        timeout=600)
+        timeout=3600)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -68,7 +68,7 @@ def test_reports_and_models_are_in_the_bucket_and_secrets_nowhere(
     for ending in ("report/comparison.md", "report/plots/results.png", "merged_model/model.safetensors",
                    "merged_model/MLmodel", "merged_model/README.md"):
         assert sum(key.endswith(ending) for key in arrived) == 1, ending
-    said += xft(home, with_password, "store", "gc", "--s3", "--yes", "--days", "-1")
+    said += xft(home, with_password, "store", "gc", "--s3", "--yes", "--days", "0")
     assert "Removed" in said
     assert objects(s3, PREFIX) == arrived
     assert not objects(s3, "some/prefix/artifacts")

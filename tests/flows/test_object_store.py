@@ -22,7 +22,7 @@ def xft(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment.pop("MLFLOW_TRACKING_URI", None)
     done = subprocess.run(
         [sys.executable, "-m", "flows.cli", *arguments], env=environment, cwd=REPOSITORY, capture_output=True, text=True,
-        timeout=600)
+        timeout=3600)
     home.mkdir(exist_ok=True)
     with (home / "said.log").open("a") as stream:
         stream.write(done.stdout + done.stderr)

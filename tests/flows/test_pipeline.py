@@ -59,7 +59,7 @@ def rebuilt(states: dict[str, str]) -> set[str]:
     return {name for name, state in states.items() if state != "Cached"} - {"publish"}
 
 
-def wait_for_checkpoint(number: int, seconds: float = 120) -> Path:
+def wait_for_checkpoint(number: int, seconds: float = 1800) -> Path:
     """The work-in-progress directory of the SFT stage once it holds checkpoint ``number`` or a later one."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -4,17 +4,22 @@ Prints how many inputs each target was given and how many of them it took. What 
 message for people ends the run with status 1, the seed and number that make it again, and the trace.
 """
 
+from tests import conftest  # noqa: F401, I001  (first: no name is looked up in a network)
+
 import argparse
+import logging
 import random
+import shutil
 import sys
 import tempfile
 import time
 import traceback
 from pathlib import Path
 
-from tests.fuzz.targets import TARGETS, attempt
+from tests.fuzz import object_store, targets  # noqa: F401  (they register themselves)
+from tests.fuzz.target import TARGETS, attempt
 
-SLOWEST_SECONDS = 20.0  # no input may hold a reader up longer, on a busy machine
+SLOWEST_SECONDS = 20.0  # of processor time: no input may hold a reader up longer
 
 
 def main() -> int:
@@ -25,6 +30,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, help="only the input of this number")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     options = parser.parse_args()
+    logging.disable(logging.WARNING)  # readers say what they leave out, thousands of times
     failures = 0
     names = options.targets or list(TARGETS)
     for name in names:
@@ -33,18 +39,21 @@ def main() -> int:
 
 
 def fuzz(name: str, seed: int, seconds: float, number: int | None = None, most: int = 10**9) -> int:
-    """Feed inputs to one target for so many seconds, ``most`` at most; returns how many it failed on."""
-    deadline, count, taken = time.monotonic() + seconds, 0, 0
+    """Feed inputs to one target for so many seconds, ``most`` at most; returns how many it failed on.
+
+    The time counts from the end of the first input: what that one imports takes longer than a thousand others.
+    """
+    deadline, count, taken = float("inf"), 0, 0
     failed: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as place:
         for index in [number] if number is not None else range(most):
-            if time.monotonic() > deadline and number is None:
+            if time.monotonic() > deadline:
                 break
-            directory, started = Path(place) / str(index), time.monotonic()
+            directory, started = Path(place) / str(index), time.process_time()
             directory.mkdir()
             try:
                 taken += attempt(name, random.Random(f"{name} {seed} {index}"), directory)
-                assert time.monotonic() - started < SLOWEST_SECONDS, "that took too long"
+                assert time.process_time() - started < SLOWEST_SECONDS, "that took too long"
             except Exception:
                 lines = traceback.format_exc().splitlines()
                 ours = [line for line in lines if "File " in line and ("xft_core" in line or "tasks" in line)]
@@ -53,7 +62,9 @@ def fuzz(name: str, seed: int, seconds: float, number: int | None = None, most: 
                     print(*(line[:300] for line in lines[-14:]), sep="\n")
                     print(f"again: python -m tests.fuzz --seed {seed} --number {index} {name}", flush=True)
                 failed[way] = failed.get(way, 0) + 1
+            shutil.rmtree(directory)
             count += 1
+            deadline = min(deadline, time.monotonic() + seconds)
     print(f"{name}: {count} inputs, {taken} taken, {sum(failed.values())} failed in {len(failed)} ways", flush=True)
     return sum(failed.values())
 

@@ -10,34 +10,17 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from tests.fuzz.values import JSON, NAMES, YAML, changed, json_text, spoiled, value
+from tests.fuzz.target import target
+from tests.fuzz.values import NAMES, YAML, changed, json_text, spoiled, value
 from xft_core.demo import DEMO_DIR
-from xft_core.errors import XftError
-
-Target = Callable[[random.Random, Path], None]
-TARGETS: dict[str, Target] = {}
-
-
-def target(function: Target) -> Target:
-    """Have a function among TARGETS."""
-    TARGETS[function.__name__] = function
-    return function
-
-
-def attempt(name: str, rng: random.Random, directory: Path) -> bool:
-    """Feed one input to a target; returns whether it was taken. Raises whatever is not a message for people."""
-    try:
-        TARGETS[name](rng, directory)
-    except XftError as error:
-        assert str(error).strip() and len(str(error)) < 20_000, "a message must say something, and not everything"
-        return False
-    return True
+from xft_core.errors import DataError, XftError
 
 
 def _texts(rng: random.Random, content: dict[str, Any]) -> bytes:
@@ -86,8 +69,15 @@ def grid(rng: random.Random, directory: Path) -> None:
     from xft_core.grid import expand
     from xft_core.recipe import flatten
 
-    fields = ",".join(rng.choice(list(flatten(Recipe()))) for _ in range(rng.choice([1, 1, 2])))
-    text = rng.choice([*YAML, json.dumps([value(rng) for _ in range(rng.randrange(4))]), f"[{rng.choice(NAMES)}]", "[1,2]"])
+    known = flatten(Recipe())
+    chosen = [rng.choice(list(known)) for _ in range(rng.choice([1, 1, 2]))]
+    fields = ",".join(chosen)
+    if rng.random() < 0.4:  # nearly what a person would write
+        now = [known[field] for field in chosen]
+        steps = [now[0], 1] if len(chosen) == 1 else [now, [1, 2]]
+        text = json.dumps(changed(rng, steps), default=str)
+    else:
+        text = rng.choice([*YAML, json.dumps([value(rng) for _ in range(rng.randrange(4))]), f"[{rng.choice(NAMES)}]", "[1,2]"])
     expand(Recipe(), [f"{fields}={text}"] * rng.choice([1, 1, 2]))
 
 
@@ -102,8 +92,8 @@ def stage_config(rng: random.Random, directory: Path) -> None:
     content = {name: field.get_default(call_default_factory=True) for name, field in stage.model_fields.items()
                if not field.is_required()}
     content = {name: item.model_dump() if hasattr(item, "model_dump") else item for name, item in content.items()}
-    content |= dict.fromkeys(("data", "coefficients", "samples"), str(directory)) | {"output": str(directory / "out")}
-    content = {name: item for name, item in content.items() if name in stage.model_fields}
+    content |= {name: str(directory) for name, field in stage.model_fields.items() if field.is_required()}
+    content["output"] = str(directory / "out")
     path = directory / "stage.json"
     path.write_bytes(_texts(rng, content))
     stage_key(parse(stage, read_yaml(path)))
@@ -130,25 +120,34 @@ def environment(rng: random.Random, directory: Path) -> None:
         cores()
         from xft_core.locations import find_benchmark
 
-        find_benchmark(rng.choice(["humaneval", "multipl-e/js", "ds1000"]))
+        try:
+            find_benchmark(rng.choice(["humaneval", "multipl-e/js", "ds1000"]))
+        except DataError:  # it is not there, wherever that is
+            pass
     finally:
         os.environ.clear()
         os.environ.update(before)
 
 
-def _artifact(directory: Path, files: dict[str, bytes], stage: str = "mix") -> Path:
+def artifact(directory: Path, files: dict[str, bytes]) -> Path:
+    """A copy of an artifact of mix with these files."""
+    return Path(shutil.copytree(_published(tuple(files.items()))[1], directory / "artifact"))
+
+
+@lru_cache(maxsize=4)
+def _published(files: tuple[tuple[str, bytes], ...]) -> tuple[tempfile.TemporaryDirectory[str], Path]:
     from xft_core.artifacts import Workspace, publish
 
-    output = directory / "artifact"
-    shutil.rmtree(output, ignore_errors=True)
+    place = tempfile.TemporaryDirectory()
+    output = Path(place.name) / "artifact"
     workspace = Workspace(output)
     workspace.keep_only_progress_of("k" * 64)
     workspace.prepare()
-    for name, content in files.items():
+    for name, content in files:
         (workspace.output / name).write_bytes(content)
-    publish(workspace, output, stage=stage, stage_version=1, key="k" * 64, parents={"benchmark": "0"}, config={"a": [1, 2.5]},
+    publish(workspace, output, stage="mix", stage_version=1, key="k" * 64, parents={"benchmark": "0"}, config={"a": [1, 2.5]},
             metrics={"held_out_nll": 1.25}, provenance={"recipe": "demo"}, seconds=1.5)
-    return output
+    return place, output
 
 
 @target
@@ -158,7 +157,7 @@ def manifest(rng: random.Random, directory: Path) -> None:
     from xft_core.fingerprint import input_digest
     from xft_core.inspect import describe
 
-    output = _artifact(directory, {"coefficients.json": b"{}"})
+    output = artifact(directory, {"coefficients.json": b"{}"})
     path = output / "manifest.json"
     path.write_bytes(json_text(rng, json.loads(path.read_bytes())))
     copy = shutil.copytree(output, directory / "copy", dirs_exist_ok=True)
@@ -184,7 +183,7 @@ def manifest_that_agrees(rng: random.Random, directory: Path) -> None:
     from tasks.store_admin import _stored
     from xft_core import artifacts
 
-    content = json.loads((_artifact(directory, {"coefficients.json": b"{}"}) / "manifest.json").read_bytes())
+    content = json.loads((artifact(directory, {"coefficients.json": b"{}"}) / "manifest.json").read_bytes())
     try:
         forged = artifacts.Manifest.model_validate(changed(rng, content))
         forged = forged.model_copy(update={"digest": artifacts._digest(forged.files)}).sealed()
@@ -266,14 +265,12 @@ def model_config(rng: random.Random, directory: Path) -> None:
 def safetensors_file(rng: random.Random, directory: Path) -> None:
     """A weights file whose header or data is spoiled: lengths, offsets, dtypes, shapes."""
     path = _model(directory) / "model.safetensors"
-    whole = path.read_bytes()
-    length = int.from_bytes(whole[:8], "little")
-    if rng.random() < 0.5:
-        header = json_text(rng, json.loads(whole[8:8 + length]))
-        size = rng.choice([len(header), len(header), len(header) + 1, 2**62, 0, 2**64 - 1])
-        path.write_bytes(size.to_bytes(8, "little") + header + whole[8 + length:])
+    if rng.random() < 0.8:
+        _spoil_tensors(rng, path)
     else:
-        path.write_bytes(spoiled(rng, whole[:8 + length]) + whole[8 + length:])
+        whole = path.read_bytes()
+        size = rng.choice([int.from_bytes(whole[:8], "little") + 1, 2**62, 0, 2**64 - 1])
+        path.write_bytes(size.to_bytes(8, "little") + whole[8:])
     _read_model(path.parent)
 
 
@@ -287,11 +284,115 @@ def shard_index(rng: random.Random, directory: Path) -> None:
     with safe_open(path / "model.safetensors", framework="pt") as handle:
         names = list(handle.keys())
     elsewhere = ["../secret.safetensors", str(directory / "secret.safetensors")]
-    shard = rng.choice(["model.safetensors", "gone.safetensors", *elsewhere])
+    shard = rng.choice([*["model.safetensors"] * 6, "gone.safetensors", *elsewhere])
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(names, "model.safetensors") | {names[0]: shard}}
     (path / "model.safetensors.index.json").write_bytes(json_text(rng, index))
     _read_model(path)
     assert "secret" not in shard or shard not in (path / "model.safetensors.index.json").read_text(errors="replace")
+
+
+@lru_cache(maxsize=1)
+def _made_once() -> tuple[tempfile.TemporaryDirectory[str], Path]:
+    """A place with ``moe``, an upcycled model of the smallest size, and ``data``, prepared rows."""
+    from tests.factories import dense_model
+    from xft_core.config import UpcycleConfig
+    from xft_core.data.rows import Row, save_rows
+    from xft_core.stages import UpcycleStage, run_stage
+
+    place = tempfile.TemporaryDirectory()
+    root = Path(place.name)
+    dense_model(root / "dense")
+    run_stage(UpcycleStage(output=root / "moe", model=str(root / "dense"), upcycle=UpcycleConfig(
+        num_experts=3, num_experts_per_tok=2)))
+    (root / "data").mkdir()
+    save_rows(root / "data" / "train.safetensors", [Row([1, 2, 3, 4], 2), Row([5, 6, 7], 1)])
+    return place, root
+
+
+def _spoil_tensors(rng: random.Random, path: Path) -> None:
+    """Other names, types, shapes and offsets in a safetensors file, or other bytes."""
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    if rng.random() < 0.7:
+        header = json_text(rng, json.loads(whole[8:8 + length]))
+        path.write_bytes(len(header).to_bytes(8, "little") + header + whole[8 + length:])
+    else:
+        path.write_bytes(spoiled(rng, whole))
+
+
+@target
+def moe_model(rng: random.Random, directory: Path) -> None:
+    """An upcycled model: its config.json and its tensors, as SFT, mix and merge read them."""
+    import torch
+
+    from xft_core.inspect import describe
+    from xft_core.mixing_weights import MixtureReader
+    from xft_core.models import load_model
+
+    path = Path(shutil.copytree(_made_once()[1] / "moe", directory / "moe"))
+    (path / "manifest.json").unlink()
+    if rng.random() < 0.6:
+        (path / "config.json").write_bytes(json_text(rng, json.loads((path / "config.json").read_bytes())))
+    else:
+        _spoil_tensors(rng, path / "model.safetensors")
+    try:
+        describe(path)
+    except XftError:
+        pass
+    if rng.random() < 0.5:
+        load_model(path, torch.float32)
+        return
+    with MixtureReader(path) as mixture:
+        for layer in range(mixture.num_layers):
+            for _, _, _, tensor in mixture.expert_tensors(layer):
+                mixture.mixed(tensor, torch.ones(mixture.num_experts), torch.device("cpu"))
+
+
+@target
+def prepared_rows(rng: random.Random, directory: Path) -> None:
+    """Tokenised rows of the prepare stage, down to the batches of a training."""
+    from xft_core.data.packing import PackedRows
+    from xft_core.data.rows import load_rows
+
+    path = Path(shutil.copytree(_made_once()[1] / "data", directory / "data"))
+    if rng.random() < 0.5:
+        _spoil_tensors(rng, path / "train.safetensors")
+    else:
+        _forge_rows(rng, path / "train.safetensors")
+    rows = load_rows(path, "train")
+    data = PackedRows(rows, max(rows.lengths()), packing=rng.random() < 0.5)
+    for index in range(len(data)):
+        batch = data.collate([data[index]])
+        assert batch["input_ids"].shape == batch["labels"].shape
+
+
+def _forge_rows(rng: random.Random, path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    name = rng.choice(list(tensors))
+    other = rng.choice([
+        torch.tensor([rng.choice([-5, -1, 0, 1, 2, 3, 7, 2**31 - 1]) for _ in range(rng.randrange(5))], dtype=torch.int64),
+        tensors[name].flip(0), tensors[name][:-1], tensors[name][None], tensors[name].float(), torch.tensor(3)])
+    save_file(tensors | {name: other.contiguous()}, path)
+
+
+@target
+def optimizer_state(rng: random.Random, directory: Path) -> None:
+    """What a checkpoint holds beside the weights."""
+    import torch
+
+    from xft_core.state_files import load_state, save_state
+
+    moments = {"step": torch.tensor(3.0), "moment": torch.ones(2, 2)}
+    save_state(directory, "optimizer", {"state": {0: moments}, "param_groups": [{"lr": 0.1, "betas": (0.9, 1)}]})
+    path = directory / "optimizer.json"
+    if rng.random() < 0.7:
+        path.write_bytes(json_text(rng, json.loads(path.read_bytes())))
+    else:
+        _spoil_tensors(rng, directory / "optimizer.safetensors")
+    load_state(directory, "optimizer")
 
 
 @target
@@ -300,7 +401,7 @@ def tokenizer(rng: random.Random, directory: Path) -> None:
     from xft_core.data.templates import chat_prompt
     from xft_core.models import load_tokenizer
 
-    path = _model(directory)
+    path = Path(shutil.copytree(_made_once()[1] / "dense", directory / "model"))
     name = rng.choice([item.name for item in path.iterdir() if "token" in item.name or item.suffix == ".jinja"])
     content = (path / name).read_bytes()
     (path / name).write_bytes(
@@ -342,8 +443,8 @@ def data_rows(rng: random.Random, directory: Path) -> None:
     else:
         path.write_bytes(json_text(rng, row) + b"\n" + json.dumps(row).encode() + b"\n")
     if not _TOKENIZER:
-        _TOKENIZER["demo"] = load_tokenizer(DEMO_DIR / "model")
-    tokenizer = _TOKENIZER["demo"]
+        _TOKENIZER["tiny"] = load_tokenizer(_made_once()[1] / "dense")
+    tokenizer = _TOKENIZER["tiny"]
     config = DataConfig(path=str(path), template=rng.choice(["magicoder", "chat"]))
     for messages in read_conversations(config, path):
         training_texts(messages, config.template, tokenizer)[0].token_ids(tokenizer)
@@ -419,12 +520,22 @@ def coefficients(rng: random.Random, directory: Path) -> None:
 
 @target
 def report_files(rng: random.Random, directory: Path) -> None:
-    """comparison.json of a report."""
-    from xft_core.reporting.variants import read_comparison
+    """comparison.json of a run's report, and what a comparison of variants makes of it."""
+    from tests.xft_core.test_compare import write_report
+    from xft_core.compare import headline
+    from xft_core.config import Recipe
+    from xft_core.grid import expand, field_labels, parse_grid
+    from xft_core.reporting.variant_markdown import variants_markdown
+    from xft_core.reporting.variants import put_together
 
-    content = rng.choice([json_text(rng, {"recipe": "x", "rows": []}), rng.choice(JSON).encode()])
-    (directory / "comparison.json").write_bytes(content)
-    read_comparison(directory)
+    grid = ["seed=[0,1]"]
+    variants = expand(Recipe(), grid)
+    reports = {variant.name: write_report(directory / variant.name, variant, 20, 0.5) for variant in variants}
+    path = reports[variants[0].name] / "comparison.json"
+    path.write_bytes(json_text(rng, json.loads(path.read_bytes())))
+    result = put_together("demo", parse_grid(grid), variants, reports)
+    variants_markdown(result, field_labels(grid), variants, {})
+    headline(result)
 
 
 @target

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.fuzz.__main__ import fuzz
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.target import TARGETS
 
 # Those that build a model or a tokenizer for every input, or look through all fields of a recipe.
 SLOW = {"model_config", "tokenizer", "recipe", "manifest"}

@@ -14,7 +14,7 @@ from tests.tasks.object_store import ACCESS_KEY, SECRET_KEY
 from tests.ui.xft_ui import free_ports
 
 PREFECT, MLFLOW, WORKER = "Prefect server", "MLflow server", "worker"
-START_SECONDS = 180
+START_SECONDS = 900
 
 
 class Services:

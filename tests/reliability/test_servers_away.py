@@ -92,7 +92,7 @@ def test_training_goes_on_and_all_is_there_afterwards(site: Site, tmp_path: Path
     home = home_with_recipe(tmp_path, "away")
     process = site.run(home)
     try:
-        wait_for(lambda: last_checkpoint(home) or process.poll() is not None, 600, "no checkpoint was written")
+        wait_for(lambda: last_checkpoint(home) or process.poll() is not None, 3600, "no checkpoint was written")
         for gate in site.gates:
             gate.shut()
         before = last_checkpoint(home)
@@ -100,7 +100,7 @@ def test_training_goes_on_and_all_is_there_afterwards(site: Site, tmp_path: Path
         during = last_checkpoint(home) or STEPS
         for gate in site.gates:
             gate.open()
-        output, _ = process.communicate(timeout=900)
+        output, _ = process.communicate(timeout=3600)
     finally:
         process.kill()
     assert process.returncode == 0, output
@@ -119,9 +119,9 @@ def test_what_stays_away_costs_a_message_and_the_same_command_delivers(site: Sit
     gate = site.mlflow_gate if which == "mlflow" else site.store_gate
     process = site.run(home, XFT_DELIVERY_SECONDS="3")
     try:
-        wait_for(lambda: last_checkpoint(home) or process.poll() is not None, 600, "no checkpoint was written")
+        wait_for(lambda: last_checkpoint(home) or process.poll() is not None, 3600, "no checkpoint was written")
         gate.shut()
-        output, _ = process.communicate(timeout=900)
+        output, _ = process.communicate(timeout=3600)
     finally:
         process.kill()
         gate.open()
@@ -131,7 +131,7 @@ def test_what_stays_away_costs_a_message_and_the_same_command_delivers(site: Sit
     assert ("MLflow at" if which == "mlflow" else f"s3://{BUCKET}/gone-store") in error and "the same command" in error
     assert (home / "artifacts" / "sft").is_dir() and not list((home / "artifacts" / "sft").glob("*.partial"))
     again = site.run(home)
-    output, _ = again.communicate(timeout=900)
+    output, _ = again.communicate(timeout=3600)
     assert again.returncode == 0, output
     assert site.losses(f"gone-{which}")["FINISHED"] == list(range(1, STEPS + 1))
     assert set(site.losses(f"gone-{which}")) == {"FINISHED", "FAILED"}

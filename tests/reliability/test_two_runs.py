@@ -12,23 +12,11 @@ from mlflow import MlflowClient
 
 from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.reliability import checks
+from tests.reliability.runs import finished, start
 from tests.tasks.object_store import Proxy
 from tests.ui.xft_ui import wait_for
 
 pytestmark = pytest.mark.slow
-
-
-def start(home: Path, recipe: Path, **more: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "run", str(recipe)], cwd=REPOSITORY, stdin=subprocess.DEVNULL,
-        env=environment | {"XFT_HOME": str(home), **more}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finished(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, output
-    return output
 
 
 @pytest.fixture
@@ -42,7 +30,7 @@ def test_three_at_once_on_one_machine_and_one_of_them_killed(tmp_path: Path, rec
     home = tmp_path / "home"
     runs = [start(home, recipe) for _ in range(3)]
     try:
-        wait_for(lambda: list(home.glob("artifacts/sft/*.partial/checkpoints/checkpoint-*/whole")), 600, "nothing was trained")
+        wait_for(lambda: list(home.glob("artifacts/sft/*.partial/checkpoints/checkpoint-*/whole")), 3600, "nothing was trained")
         killed = next(run for run in runs if run.pid == parent_of(owner_of_work(home)))
         killed.kill()
         for run in runs:

@@ -38,5 +38,5 @@ def test_a_download_is_a_message_and_goes_on_with_more_room(s3: Proxy, tmp_path:
     (tmp_path / "disk").mkdir()
     result = subprocess.run(
         ["unshare", "-Urm", sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path / "disk"), KEY],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200)
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=1800)
     assert result.returncode == 0, result.stdout + result.stderr

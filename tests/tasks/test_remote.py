@@ -294,6 +294,39 @@ def test_list_verify_and_clean(
     assert status == 1 and "damaged  merge/" in text
 
 
+def test_what_another_version_sent_is_left_there(s3: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    output = make(tmp_path / "first")
+    manifest = output / "manifest.json"
+    whole = manifest.read_bytes()
+    remote.deliver(output, NEVER)
+    other = json.dumps(json.loads(whole) | {"schema_version": 3}).encode()
+    raw_client(s3.target).put_object(Bucket=BUCKET, Key=object_of(s3, "manifest.json"), Body=other)
+    there = objects(s3)
+    assert remote.fetch(elsewhere(tmp_path), KEY, NEVER) is None
+    assert "(schema 3, here 2). It is left there, and made again here." in caplog.text
+    assert not remote.deliver(output, NEVER)
+    assert objects(s3) == there
+
+
+def test_objects_that_others_put_there_stop_no_command_and_are_left_alone(s3: Proxy, tmp_path: Path) -> None:
+    remote.deliver(make(tmp_path / "first"), NEVER)
+    names = {"artifacts/sft/../../outside/manifest.json", "artifacts/sft/\x01/manifest.json", "runs/../x.json", "runs//x.json",
+             "checkpoints/sft/../../outside/x", "artifacts/sft/a\\..\\b/manifest.json"}
+    client = raw_client(s3.target)
+    for name in names:
+        client.put_object(Bucket=BUCKET, Key=f"some/prefix/{name}", Body=b"{}")
+    there = objects(s3).keys()
+    strange = {name for name in there if name in names}
+    assert strange, "this server takes no such keys"
+    bucket = _bucket()
+    assert len(store_admin.remote_artifacts(bucket)) == 1
+    assert [problem for _, problem in store_admin.verify_remote(bucket)] == [None]
+    time.sleep(1.1)  # S3 counts whole seconds
+    for item in store_admin.garbage_remote(bucket, 0):
+        item.remove()
+    assert objects(s3).keys() == strange
+
+
 def test_a_run_notes_what_it_uses_also_for_other_machines(s3: Proxy, run: PipelineRun) -> None:
     run_records.note(run)
     run_records.note(run, "sft/abc")

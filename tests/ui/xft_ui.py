@@ -34,7 +34,7 @@ class XftUi:
         """Start it and wait until both pages and the worker are up."""
         self.launch()
         assert self.process is not None
-        wait_for(lambda: READY in self.output() or self.process.poll() is not None, 180, "xft ui did not get ready")
+        wait_for(lambda: READY in self.output() or self.process.poll() is not None, 900, "xft ui did not get ready")
         assert self.process.poll() is None, self.output()
 
     def launch(self) -> None:

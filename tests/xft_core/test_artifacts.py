@@ -119,6 +119,27 @@ def test_notes_and_hidden_files_do_no_harm(tmp_path: Path) -> None:
     assert run_stage(CountingStage(output=tmp_path / "a")).reused
 
 
+def test_an_artifact_of_another_version_is_rebuilt_and_called_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = run_stage(CountingStage(output=tmp_path / "a")).manifest
+    path = tmp_path / "a" / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 1}))
+    with pytest.raises(ArtifactError, match=r"another version of this tool \(schema 1, here 2\). Delete the artifact to"):
+        read_manifest(tmp_path / "a")
+    assert run_stage(CountingStage(output=tmp_path / "a")).manifest.digest == whole.digest
+    assert "(schema 1, here 2). It is rebuilt; what was there is kept as a.damaged." in caplog.text
+    path.write_text(json.dumps({"schema_version": 1, "name": "of another tool"}))
+    with pytest.raises(ArtifactError, match="is damaged: schema_version: "):
+        read_manifest(tmp_path / "a")
+
+
+@pytest.mark.parametrize("created", ["2026-13-01T00:00:00Z", "2026-01-01T25:00:00Z", "٢٠٢٦-01-01T00:00:00Z", "now"])
+def test_a_manifest_whose_time_is_none_is_damaged(created: str, tmp_path: Path) -> None:
+    manifest = run_stage(CountingStage(output=tmp_path / "a")).manifest.model_copy(update={"created": created}).sealed()
+    (tmp_path / "a" / "manifest.json").write_text(manifest.model_dump_json())
+    with pytest.raises(ArtifactError, match="is damaged: created: "):
+        read_manifest(tmp_path / "a")
+
+
 def test_every_damaged_copy_is_kept(tmp_path: Path) -> None:
     for _ in range(3):
         run_stage(CountingStage(output=tmp_path / "a"))
@@ -149,6 +170,12 @@ def test_an_altered_input_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "model" / "config.json").write_text("{}")
     (tmp_path / "model" / "manifest.json").write_text('{"name": "not ours"}')
     assert input_digest(tmp_path / "model") != digest
+
+
+@pytest.mark.parametrize("name", ["gone", "a" * 4000, "../gone", "/gone", "a\0b"])
+def test_an_input_that_is_no_path_is_said_so(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"^Input '.{1,300} (does not exist|cannot be used as a path: .+)\."):
+        input_digest(tmp_path / name)
 
 
 def test_a_full_disk_is_said_so_and_progress_is_kept(tmp_path: Path) -> None:

@@ -61,6 +61,6 @@ for stage, config in made.items():
 
 def test_every_stage_is_a_message_and_goes_on_with_more_room(tmp_path: Path) -> None:
     command = ["unshare", "-Urm", sys.executable, "-c", ON_SMALL_DISKS, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=3600)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("failed and was resumed") == 6

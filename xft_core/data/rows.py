@@ -59,10 +59,26 @@ def _tensors(rows: list[Row]) -> dict[str, torch.Tensor]:
 
 
 def load_rows(directory: Path, split: str) -> Rows:
-    """The rows of ``split`` (train or held_out) of prepared data. Raises DataError when there are none."""
+    """The rows of ``split`` (train or held_out) of prepared data. Raises DataError when there are none, or no rows that
+    ``save_rows`` could have written."""
     path = directory / f"{split}.safetensors"
     try:
         tensors = load_file(path)
-        return Rows(tensors["input_ids"], tensors["offsets"], tensors["prompt_lengths"])
+        found = tensors["input_ids"], tensors["offsets"], tensors["prompt_lengths"]
     except (FileNotFoundError, SafetensorError, KeyError):
         raise DataError(f"{str(directory)!r} is not prepared data: it has no whole {path.name}. Run prepare first.") from None
+    if not _are_rows(*found):
+        raise DataError(f"{str(path)!r} holds no rows: its tensors do not fit each other. Run prepare again.")
+    return Rows(*found)
+
+
+def _are_rows(input_ids: torch.Tensor, offsets: torch.Tensor, prompt_lengths: torch.Tensor) -> bool:
+    """Whether the offsets cut all tokens into rows, each with a prompt in it, and some with a response."""
+    tensors = (input_ids, offsets, prompt_lengths)
+    if any(item.ndim != 1 or item.dtype not in (torch.int32, torch.int64) or not len(item) for item in tensors) or (
+            len(offsets) != len(prompt_lengths) + 1):
+        return False
+    lengths = offsets.diff()
+    return bool(
+        offsets[0] == 0 and offsets[-1] == len(input_ids) and (lengths > 0).all() and input_ids.min() >= 0
+        and (prompt_lengths >= 0).all() and (prompt_lengths <= lengths).all() and (prompt_lengths < lengths).any())

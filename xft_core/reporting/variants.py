@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from xft_core.artifacts import first_line
 from xft_core.errors import ArtifactError
 from xft_core.grid import SEED, Axis, Variant
 from xft_core.plain_text import parse_json
@@ -123,7 +124,7 @@ def read_comparison(report: Path) -> Comparison:
     except FileNotFoundError:
         raise ArtifactError(f"{str(report)!r} is not a report: it has no comparison.json.") from None
     except (ValueError, AttributeError, ValidationError) as error:
-        raise ArtifactError(f"{str(path)!r} cannot be read: {str(error).splitlines()[0]}") from None
+        raise ArtifactError(f"{str(path)!r} cannot be read: {first_line(error)}") from None
 
 
 def interval_factor(pairs: int) -> float:

@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from tests.factories import VOCABULARY, dense_model
 from xft_core.data.packing import IGNORED, PackedRows, pack
 from xft_core.data.rows import Row, load_rows, save_rows
+from xft_core.errors import DataError
 from xft_core.families import FAMILIES
 from xft_core.held_out import held_out_loss
 from xft_core.models import load_model
@@ -60,6 +62,20 @@ def test_packed_logits_are_those_of_each_example_alone(
             alone = model(input_ids=tokens[None], use_cache=False).logits[0]
             assert (packed[number, start:start + len(tokens)] - alone).abs().max() <= 1e-5
             start += len(tokens)
+
+
+@pytest.mark.parametrize("change", [
+    {"offsets": torch.tensor(3)}, {"offsets": torch.tensor([0, 9, 2, 36])}, {"offsets": torch.tensor([0, 9, 14, 99])},
+    {"prompt_lengths": torch.tensor([2, 2])}, {"prompt_lengths": torch.tensor([2, 2, 2, 2, -1])},
+    {"prompt_lengths": torch.tensor([9, 5, 12, 3, 8])}, {"prompt_lengths": torch.tensor(LENGTHS)},
+    {"prompt_lengths": torch.full((5,), 2.0)}, {"input_ids": torch.full((36,), -1)},
+    {"input_ids": torch.ones(36, 1, dtype=torch.int32)}, {"input_ids": torch.zeros(0, dtype=torch.int32)}])
+def test_tensors_that_are_no_rows_are_refused(change: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    rows(tmp_path)
+    path = tmp_path / "train.safetensors"
+    save_file(load_file(path) | change, path)
+    with pytest.raises(DataError, match="its tensors do not fit each other"):
+        load_rows(tmp_path, "train")
 
 
 def test_a_batch_counts_every_token_once(tmp_path: Path) -> None:
