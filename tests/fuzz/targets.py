@@ -297,7 +297,8 @@ def _made_once() -> tuple[tempfile.TemporaryDirectory[str], Path]:
     from tests.factories import dense_model
     from xft_core.config import UpcycleConfig
     from xft_core.data.rows import Row, save_rows
-    from xft_core.stages import UpcycleStage, run_stage
+    from xft_core.stage import run_stage
+    from xft_core.stages import UpcycleStage
 
     place = tempfile.TemporaryDirectory()
     root = Path(place.name)
