@@ -123,12 +123,6 @@ def merge_memory(shape: Shape, upcycle: UpcycleConfig, precision: str, sequence:
     return Memory(weights, working=held_out_memory(shape, None, precision, sequence), certain=weights)
 
 
-def upcycle_memory(shape: Shape, upcycle: UpcycleConfig) -> Memory:
-    """The upcycle stage: one tensor as it is written, and the one it is made of."""
-    largest = shape.largest_matrix(upcycle if upcycle.store_experts == "all" else None)
-    return Memory(0.0, working=2.0 * largest * shape.stored_bytes)
-
-
 def generate_memory(shape: Shape, upcycle: UpcycleConfig | None, recipe: Recipe) -> Memory:
     """The generate stage: weights, keys and values of a whole batch at its longest, and the prompts' forward pass."""
     config = recipe.generate

@@ -86,7 +86,7 @@ def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, proble
     width = memory.WIDTH[recipe.sft.precision]
     upcycled = (shape.parameters if moe.store_experts == "once" else shape.moe_parameters(moe)) * float(shape.stored_bytes)
     stages = [
-        StagePlan("upcycle", memory.upcycle_memory(shape, moe), kept=upcycled, written=upcycled),
+        StagePlan("upcycle", memory.Memory(0.0), kept=upcycled, written=upcycled),  # copies from file to file
         _training("sft_moe", shape, moe, recipe.sft, sequence, data)]
     if recipe.baseline.enabled:
         sft = recipe.baseline.applied_to(recipe.sft)
