@@ -15,6 +15,7 @@ from tasks.stage import stop_event, stop_with
 from tasks.storage import store
 from tasks.tracking import Logger
 from tasks.variants import variant_of
+from xft_core.artifacts import disk_full_is_an_error
 from xft_core.config import Recipe
 from xft_core.errors import XftError
 
@@ -41,7 +42,8 @@ def opened(
     with suppress(Exception):  # MLflow is away, which the next line says; they are closed another time
         ownership.close_abandoned(owners, tracking.close_runs)
     status, run = "FAILED", None
-    with ownership.owned(owners, flow_run_id) as owner:  # before anything is open in MLflow: a kill may come at any time
+    # Owned before anything is open in MLflow: a kill may come at any time.
+    with disk_full_is_an_error(settings().home), ownership.owned(owners, flow_run_id) as owner:
         try:
             run = tracking.open_run(recipe, flow_run_id, name, kind, sections, without, variant)
             logger.info("MLflow run %s in experiment %r", run.mlflow_run_id, recipe.experiment)

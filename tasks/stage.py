@@ -30,7 +30,7 @@ from tasks.slots import compute_slot
 from tasks.storage import StoreUnavailable
 from tasks.tracking import Logger, StageRun, TrackingUnavailable
 from xft_core import checks
-from xft_core.artifacts import Manifest, Workspace, find
+from xft_core.artifacts import Manifest, Workspace, disk_full_is_an_error, find
 from xft_core.errors import StageKilled, XftError
 from xft_core.stage import StageConfig, stage_key
 
@@ -93,18 +93,19 @@ def carry_out(
     child = StageRun(run, stage.stage, role, logger, again=max(_count(task_run), _count(flow_run)) > 1)
     show_link(role, run.experiment_id, child.id, logger)
     try:
-        config, key = _placed(stage, run, child, **fields)
-        stop = stop_event(run.flow_run_id)
-        run_records.note(run, f"{stage.stage}/{config.output.name}")
-        manifest = find(config.output, key) or insist(lambda: remote.fetch(config.output, key, stop), stop, logger)
-        made_here = manifest is None
-        if manifest is None:
-            manifest = _make(config, key, role, child, stop, logger)
-        _deliver(config, stop, logger)
-        # A retry that finds what its own first attempt published has reused nothing; one whose child waited for another
-        # run at the same work has.
-        reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
-        recorded = _record(child, config, manifest, reused, logger)
+        with disk_full_is_an_error(settings().home):
+            config, key = _placed(stage, run, child, **fields)
+            stop = stop_event(run.flow_run_id)
+            run_records.note(run, f"{stage.stage}/{config.output.name}")
+            manifest = find(config.output, key) or insist(lambda: remote.fetch(config.output, key, stop), stop, logger)
+            made_here = manifest is None
+            if manifest is None:
+                manifest = _make(config, key, role, child, stop, logger)
+            _deliver(config, stop, logger)
+            # A retry that finds what its own first attempt published has reused nothing; one whose child waited for
+            # another run at the same work has.
+            reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
+            recorded = _record(child, config, manifest, reused, logger)
         checks.raise_for(went_wrong(manifest.metrics))
     except RunStopped as stopped:
         child.end("KILLED")

@@ -1,5 +1,6 @@
-"""A disk that fills while an artifact is fetched from the object store: a real small disk, a real S3 server."""
+"""Real small disks: one that fills while an artifact is fetched from a real S3 server, one that is full when a run begins."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,13 +31,48 @@ subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
 assert remote.fetch(output, key, threading.Event()) == verify(output)
 """
 
+ON_A_FULL_DISK = """
+import subprocess, sys
+from pathlib import Path
 
-@pytest.mark.skipif(
+disk = Path(sys.argv[1])
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], check=True)
+(disk / "rest").write_bytes(bytes(16384))
+from tasks import pipeline_run  # first: it sets how long Prefect's server may take to start
+from prefect import flow
+from xft_core.config import Recipe
+from xft_core.errors import DiskFullError
+
+@flow(name="full")
+def full():
+    with pipeline_run.opened(Recipe()):
+        pass
+
+error = full(return_state=True).result(raise_on_failure=False)
+assert isinstance(error, DiskFullError), error
+assert f"No space left while writing to {str(disk / 'home')!r}" in str(error)
+"""
+
+pytestmark = pytest.mark.skipif(
     subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode != 0, reason="no user namespaces here")
+
+
 def test_a_download_is_a_message_and_goes_on_with_more_room(s3: Proxy, tmp_path: Path) -> None:
     remote.deliver(make(tmp_path / "first"), NEVER)  # 70 KB
     (tmp_path / "disk").mkdir()
     result = subprocess.run(
         ["unshare", "-Urm", sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path / "disk"), KEY],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=1800)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_finds_its_disk_full_is_a_message(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "XFT_"))}
+    environment |= {"XFT_HOME": str(tmp_path / "disk" / "home"), "PREFECT_HOME": str(tmp_path / "prefect"),
+                    "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"}
+    result = subprocess.run(
+        ["unshare", "-Urm", sys.executable, "-c", ON_A_FULL_DISK, str(tmp_path / "disk")], env=environment,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=3600)
     assert result.returncode == 0, result.stdout + result.stderr
