@@ -118,7 +118,7 @@ def set_environment_defaults() -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # Two cores that are busy need more than Prefect's 20 s for the first start of its embedded API.
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",
         # What MLflow says while it makes its tables is of no use to a person.
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         # Links to runs, whose address may hold a password; what we show of it does not.
