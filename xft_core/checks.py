@@ -82,7 +82,8 @@ def mixing_findings(metrics: Mapping[str, Any], method: str, checks: ChecksConfi
     if method != "learned":
         return found
     merged, uniform = metrics.get("held_out_nll_merged"), metrics.get("held_out_nll_uniform")
-    if merged is not None and uniform is not None and merged > uniform and _wanted(checks.worse_than_uniform, only_stop):
+    worse = merged is not None and uniform is not None and round(merged, 4) > round(uniform, 4)  # as far as it is told
+    if worse and _wanted(checks.worse_than_uniform, only_stop):
         found.append(
             f"Learned mixing is worse than uniform mixing on held-out rows ({merged:.4f} against {uniform:.4f}): "
             "lower merge.learning_rate, or use merge.method=uniform.")

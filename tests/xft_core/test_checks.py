@@ -58,6 +58,8 @@ def test_a_report_names_what_only_stop_stops_for() -> None:
     assert len(mixing_findings(mixing, "learned", ChecksConfig())) == 2
     assert mixing_findings(mixing, "learned", ChecksConfig(), only_stop=True) == []
     assert len(mixing_findings(mixing, "learned", STOP_ALL, only_stop=True)) == 2
+    even = {"held_out_nll_merged": 0.90004, "held_out_nll_uniform": 0.90001, "movement_max": 0.1}
+    assert mixing_findings(even, "learned", STOP_ALL) == []  # no difference that could be seen
     assert mixing_findings(mixing, "routing", STOP_ALL) == []  # nothing was learned that could have failed
 
 
