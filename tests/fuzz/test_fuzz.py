@@ -5,8 +5,8 @@ import pytest
 from tests.fuzz.__main__ import fuzz
 from tests.fuzz.target import TARGETS
 
-# Those that build a model or a tokenizer for every input, or look through all fields of a recipe.
-SLOW = {"model_config", "tokenizer", "recipe", "manifest"}
+# Those that build a model or a tokenizer for every input, look through all fields of a recipe, or ask a server.
+SLOW = {"model_config", "moe_model", "tokenizer", "recipe", "object_store"}
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
