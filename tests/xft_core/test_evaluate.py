@@ -11,6 +11,7 @@ from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.factories import shared_data
@@ -317,10 +318,10 @@ def test_killing_the_runner_leaves_no_process(tmp_path: Path) -> None:
 
 
 def _descendants(pid: int) -> list[int]:
-    children: list[int] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        children += map(int, (task / "children").read_text().split())
-    return children + [further for child in children for further in _descendants(child)]
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _is_alive(pid: int) -> bool:
