@@ -10,6 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, St
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.benchmarks.completing import Completer, end_tokens
+from xft_core.benchmarks.growing_cache import growing_cache
 from xft_core.config import GenerateConfig
 
 
@@ -46,7 +47,7 @@ class TransformersCompleter(Completer):
             max_length=longest + max(rooms), eos_token_id=self.end_tokens or None, pad_token_id=self.padding,
             return_dict_in_generate=True, **self.decoding)
         written: list[list[int]] = [[] for _ in prompts]
-        rows, cache = list(range(len(prompts))), None
+        rows, cache = list(range(len(prompts))), growing_cache(self.model)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             while rows:  # every time with the rows that have not ended, from where they are
