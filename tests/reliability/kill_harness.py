@@ -158,8 +158,8 @@ class Round:
             self.services.start(kill.target)
         else:
             victims = processes.flows(found) if kill.target == FLOW else [kill.pid] if kill.pid in found else []
-            if not victims:
-                kill.due = kill.pid = None
+            if not victims:  # it had ended: this machine is faster now than in the undisturbed run
+                kill.due, kill.pid, kill.part = None, None, kill.part / 2
                 return False
             for pid in victims:
                 try:
