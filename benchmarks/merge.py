@@ -1,13 +1,14 @@
 """Merging an 8-expert model to dense against reading every expert once, and against mergekit's linear merge if given.
 
-    python -m benchmarks.merge [--shape 1.3B] [--layers 24] [--repeats 3] [--directory DIR] [--mergekit VENV/bin]
+    python -m benchmarks.merge [--shape 1.3B] [--layers 24] [--repeats 3] [--directory DIR] [--mergekit VENV/bin] [--cold]
 
 In turns: all experts' bytes read into memory once; the merge, result written. The files are in the kernel's cache if they
-fit there. mergekit merges eight dense models of the same size (one, under eight names). Memory is anonymous memory of a
-whole process (benchmarks/memory.py). Everything is removed at the end.
+fit there, or with --cold never: they come from the disk. mergekit merges eight dense models of the same size (one, under
+eight names). Memory is anonymous memory of a whole process (benchmarks/memory.py). Everything is removed at the end.
 """
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
@@ -32,6 +33,7 @@ def main() -> None:
     """Measure and print; with --only, be the process whose memory is measured."""
     parser = checkpoint_parser(__doc__)
     parser.add_argument("--only", nargs=2, type=Path, metavar=("MOE", "TARGET"), help=argparse.SUPPRESS)
+    parser.add_argument("--cold", action="store_true", help="drop the experts from the kernel's cache before every turn")
     options = parser.parse_args()
     if options.only:
         merge_into(*options.only)
@@ -59,7 +61,15 @@ def measure(options: argparse.Namespace, root: Path) -> None:
         }), encoding="utf-8")
         command = [str(options.mergekit / "mergekit-yaml"), str(linear), str(target), "--quiet"]
         ways["mergekit linear"] = partial(run_command, command)
-    taken = side_by_side(ways, options.repeats, warm_up=False, between=partial(shutil.rmtree, target, ignore_errors=True))
+    else:
+        shutil.rmtree(root / "dense")
+
+    def between() -> None:
+        shutil.rmtree(target, ignore_errors=True)
+        if options.cold:
+            drop_from_cache(moe)
+
+    taken = side_by_side(ways, options.repeats, warm_up=False, between=between)
     shutil.rmtree(target, ignore_errors=True)
     memory = {"merge": peak_memory([sys.executable, "-m", "benchmarks.merge", "--only", str(moe), str(target)])}
     if options.mergekit:
@@ -75,12 +85,20 @@ def measure(options: argparse.Namespace, root: Path) -> None:
     print(f"A tensor of one expert is {largest / 1e6:.0f} MB; the process with its imports alone {process / 1e6:.0f} MB.")
 
 
+def drop_from_cache(directory: Path) -> None:
+    """Let the kernel forget the files of a directory, after writing down what it has not yet written."""
+    for path in directory.iterdir():
+        with path.open("rb") as stream:
+            os.fsync(stream.fileno())
+            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def read_experts(moe: Path) -> None:
     """Every expert's bytes, into one buffer."""
     with MixtureReader(moe) as mixture:
         for layer in range(mixture.num_layers):
-            for _, size, dtype, tensor in mixture.expert_tensors(layer):
-                buffer = torch.empty(size, dtype=dtype)
+            for tensor in mixture.expert_tensors(layer):
+                buffer = torch.empty(tensor.shape, dtype=tensor.dtype)
                 for expert in range(EXPERTS):
                     buffer.copy_(tensor.of_expert(expert))
 

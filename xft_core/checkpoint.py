@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from xft_core.errors import CheckpointError
 from xft_core.plain_text import parse_json
-from xft_core.shard_index import INDEX_NAME, read_index
+from xft_core.shard_index import INDEX_NAME, read_header, read_index
 
 SINGLE_NAME = "model.safetensors"
 MAX_SHARD_BYTES = 5_000_000_000
@@ -39,6 +39,7 @@ class CheckpointReader:
         self.directory = directory
         self._shard_of = _shards(directory)
         self._open: dict[str, Any] = {}
+        self._mapped: dict[str, tuple[torch.Tensor, dict[str, int]]] = {}
         for shard in sorted(set(self._shard_of.values())):
             self._open[shard] = _open_shard(directory / shard)
         missing = [name for name, shard in self._shard_of.items() if name not in self._names(shard)]
@@ -74,6 +75,17 @@ class CheckpointReader:
         if dtype is None:
             raise CheckpointError(f"{name!r} in {str(self.directory)!r} is of dtype {found}; convert it to BF16 or F32 first.")
         return dtype
+
+    def place(self, name: str) -> tuple[torch.Tensor, int]:
+        """The bytes of the shard that holds a tensor, mapped, and where in them it begins: for work across tensors."""
+        shard = self._shard_of[name]
+        if shard not in self._mapped:
+            path = self.directory / shard
+            header, data = read_header(path)
+            content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+            self._mapped[shard] = content, {item: data + place["data_offsets"][0] for item, place in header.items()}
+        content, starts = self._mapped[shard]
+        return content, starts[name]
 
     def copy_plan(self, name: str, new_name: str | None = None) -> "TensorPlan":
         """To write a tensor as it is."""

@@ -10,10 +10,9 @@ from typing import Any
 from xft_core.artifacts import MANIFEST, Manifest, read_manifest, verify
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.plain_text import parse_json
-from xft_core.shard_index import INDEX_NAME, read_index
+from xft_core.shard_index import INDEX_NAME, read_header, read_index
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 
 
 def describe(directory: Path) -> str:
@@ -115,29 +114,8 @@ def _tensors(directory: Path) -> dict[str, dict[str, Any]]:
         shards = sorted(path.name for path in directory.glob("*.safetensors"))
     tensors: dict[str, dict[str, Any]] = {}
     for shard in shards:
-        tensors |= _header(directory / shard)
+        tensors |= read_header(directory / shard)[0]
     return tensors
-
-
-def _header(path: Path) -> dict[str, dict[str, Any]]:
-    """A safetensors file's header: 8 bytes of length (little-endian), then JSON. Checks that the data is all there."""
-    if not path.is_file():
-        raise CheckpointError(f"{str(path)!r} is missing, but {INDEX_NAME} names it. Copy or download it again.")
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        try:
-            header = parse_json(stream.read(length) if length <= LARGEST_HEADER else b"")
-            header.pop("__metadata__", None)
-            expected = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in header.values()), default=0)
-            for tensor in header.values():
-                math.prod(map(int, tensor["shape"])), tensor["dtype"].isalnum()
-        except (ValueError, TypeError, KeyError, LookupError, AttributeError, ArithmeticError):
-            raise CheckpointError(f"{str(path)!r} is not a safetensors file: its header cannot be read.") from None
-    if path.stat().st_size < expected:
-        raise CheckpointError(
-            f"{str(path)!r} is truncated: {path.stat().st_size:,} bytes instead of {expected:,}. "
-            "Copy or download it again.")
-    return header
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class MixedModel:
         self.model.requires_grad_(False)
         parameters = dict(self.model.named_parameters())
         self._mixed: list[list[tuple[torch.nn.Parameter, ExpertTensor]]] = [
-            [(parameters.pop(name), tensor) for name, _, _, tensor in mixture.expert_tensors(layer)]
+            [(parameters.pop(tensor.name), tensor) for tensor in mixture.expert_tensors(layer)]
             for layer in range(mixture.num_layers)]
         buffers = {name: item for name, item in self.model.named_buffers() if name in mixture.reader}
         with torch.no_grad():
@@ -63,7 +63,7 @@ class MixedModel:
         """Set every FFN to the mixture of its layer's experts with shares ``weight_LN`` (rows sum to one)."""
         for layer, tensors in enumerate(self._mixed):
             for parameter, tensor in tensors:
-                for rows, block in self.mixture.mixed(tensor, weight_LN[layer], parameter.device):
+                for rows, block in self.mixture.mixed(tensor, weight_LN[layer], parameter.dtype, parameter.device):
                     parameter[rows].copy_(block)
 
     def want_gradient(self) -> None:

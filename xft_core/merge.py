@@ -55,8 +55,9 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
         plans = [reader.copy_plan(name) for name in reader.names() if not name.startswith(mlps)]
         for layer in range(mixture.num_layers):
             plans += [
-                TensorPlan(name, shape, dtype, _mixed(mixture, tensor, weight_LN[layer], dtype))
-                for name, shape, dtype, tensor in mixture.expert_tensors(layer)]
+                TensorPlan(tensor.name, tensor.shape, tensor.dtype, _mixed(mixture, tensor, weight_LN[layer]))
+                for tensor in mixture.expert_tensors(layer)]
+        plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
         write_checkpoint(target, plans)
         dense_config = mixture.dense_config
     dtype = str(plans[0].dtype).removeprefix("torch.")
@@ -67,5 +68,5 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
     return sum(math.prod(plan.shape) for plan in plans)
 
 
-def _mixed(mixture: MixtureReader, tensor: ExpertTensor, weight_N: torch.Tensor, dtype: torch.dtype) -> Any:
-    return lambda: (block.to(dtype) for _, block in mixture.mixed(tensor, weight_N, torch.device("cpu")))
+def _mixed(mixture: MixtureReader, tensor: ExpertTensor, weight_N: torch.Tensor) -> Any:
+    return lambda: (block for _, block in mixture.mixed(tensor, weight_N, tensor.dtype, torch.device("cpu")))

@@ -3,7 +3,7 @@
     W = lambda W_0 + (1 - lambda) sum_{i=1}^{N-1} softmax(alpha)_i W_i         (arXiv 2404.15247, eq. 4)
 
 summed in a dtype twice as wide as the experts' and rounded once: equal experts give themselves, bit for bit. Experts are
-read a block of rows of one tensor at a time.
+read a block of rows of one tensor at a time; on a CPU those of 16 bits are summed where they are mapped (expert_rows.py).
 Shape suffixes: L layers, N experts (the shared one first), n some of them, R routed, B elements of a block.
 """
 
@@ -15,6 +15,7 @@ from types import TracebackType
 import torch
 
 from xft_core.checkpoint import CheckpointReader
+from xft_core.expert_rows import ExpertRows
 from xft_core.families import Family, family_of
 from xft_core.models import check_tensors, dense_config_of, transformers_config, upcycle_config_of
 
@@ -44,38 +45,39 @@ class MixtureReader:
         """N, the shared expert included."""
         return self.upcycle.num_experts
 
-    def expert_tensors(self, layer: int) -> Iterator[tuple[str, list[int], torch.dtype, "ExpertTensor"]]:
-        """``(dense name, shape, dtype, tensor by expert)`` of one layer's FFN, in the dense checkpoint's names."""
+    def expert_tensors(self, layer: int) -> Iterator["ExpertTensor"]:
+        """The tensors of one layer's FFN, in the dense checkpoint's names."""
         mlp = self.family.mlp_name(layer)
         stored_once = f"{mlp}.{self.family.down}.weight" in self.reader
         bias_name = f"{mlp}.{self.family.down}.bias" if stored_once else f"{mlp}.experts.down_proj_bias"
         for stacked, sources in self.family.expert_sources(bias_name in self.reader).items():
-            start = 0
-            for source in sources:
+            for number, source in enumerate(sources):
                 name = f"{mlp}.{source}"
                 if stored_once:
-                    shape, dtype = self.reader.shape(name), self.reader.dtype(name)
-                    rows = None
-                else:
-                    stack = f"{mlp}.experts.{stacked}"
-                    whole, dtype = self.reader.shape(stack)[1:], self.reader.dtype(stack)
-                    num_rows = whole[0] // len(sources)
-                    shape, rows = [num_rows, *whole[1:]], (start, start + num_rows)
-                    start += num_rows
-                yield name, shape, dtype, ExpertTensor(self, mlp, source, stacked, rows)
+                    yield ExpertTensor(self, name, [name], self.reader.shape(name), None)
+                    continue
+                stack = f"{mlp}.experts.{stacked}"
+                _, num_rows, *row = self.reader.shape(stack)
+                num_rows //= len(sources)
+                shared = [f"{mlp}.shared_expert.{source}"] if self.upcycle.shared_expert else []
+                yield ExpertTensor(self, name, [*shared, stack], [num_rows, *row], number * num_rows)
 
     def mixed(
-        self, tensor: "ExpertTensor", weight_N: torch.Tensor, device: torch.device,
+        self, tensor: "ExpertTensor", weight_N: torch.Tensor, dtype: torch.dtype, device: torch.device,
     ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """sum_i weight_i W_i on ``device``, as ``(rows, block of these rows)``, in fp32 (fp64 if the experts are fp32)."""
+        """sum_i weight_i W_i for fp64 weights, in ``dtype`` on ``device``, as ``(rows, block of these rows)``."""
+        rows = tensor.rows() if device.type == "cpu" and dtype == tensor.dtype else None
+        if rows:
+            yield from rows.weighted_sums(weight_N)
+            return
         stacks = tensor.stacks()
         used = [
             (stack, weight_n) for stack, weight_n in zip(stacks, weight_N.split([len(stack) for stack in stacks]), strict=True)
             if weight_n.any()]
-        wide = torch.float32 if stacks[0].dtype.itemsize < 4 else torch.float64
+        wide = torch.float32 if tensor.dtype.itemsize < 4 else torch.float64
         weight_n = torch.cat([weight_n for _, weight_n in used]).to(device, wide)
-        for rows, experts_nB in _blocks([stack for stack, _ in used], wide, device):
-            yield rows, torch.mv(experts_nB.t(), weight_n).view(-1, *stacks[0].shape[2:])
+        for block, experts_nB in _blocks([stack for stack, _ in used], wide, device):
+            yield block, torch.mv(experts_nB.t(), weight_n).view(-1, *tensor.shape[1:]).to(dtype)
 
     def gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor) -> torch.Tensor:
         """<dL/dW, W_i - W_0> for every expert, fp64, shape N, where the gradient is: dL/dc_i up to what is the same for
@@ -89,21 +91,32 @@ class MixtureReader:
 
 
 class ExpertTensor:
-    """One dense FFN tensor of one layer, for any expert."""
+    """One dense FFN tensor of one layer, for any expert: its ``name``, ``shape`` and ``dtype`` are the dense model's."""
 
-    def __init__(self, mixture: MixtureReader, mlp: str, source: str, stacked: str, rows: tuple[int, int] | None) -> None:
-        self._mixture, self._mlp, self._source, self._stacked, self._rows = mixture, mlp, source, stacked, rows
+    def __init__(
+        self, mixture: MixtureReader, name: str, stored: list[str], shape: list[int], first_row: int | None,
+    ) -> None:
+        self.name, self.shape, self.dtype = name, shape, mixture.reader.dtype(stored[-1])
+        self._mixture, self._stored, self._first_row = mixture, stored, first_row
 
     def stacks(self) -> list[torch.Tensor]:
         """Views of the mapped checkpoint that together hold the tensor of every expert, the shared one first: shapes n,..."""
-        reader = self._mixture.reader
-        if self._rows is None:
-            single = reader.get(f"{self._mlp}.{self._source}")
-            return [single.expand(self._mixture.num_experts, *single.shape)]
-        routed = reader.get(f"{self._mlp}.experts.{self._stacked}")[:, slice(*self._rows)]
-        if self._mixture.upcycle.shared_expert:
-            return [reader.get(f"{self._mlp}.shared_expert.{self._source}")[None], routed]
-        return [routed]
+        *shared, last = map(self._mixture.reader.get, self._stored)
+        if self._first_row is None:
+            return [last.expand(self._mixture.num_experts, *last.shape)]
+        return [single[None] for single in shared] + [last[:, self._first_row:self._first_row + self.shape[0]]]
+
+    def rows(self) -> ExpertRows | None:
+        """All experts as rows of one table, if they have 16 bits and lie in one shard."""
+        reader, shards, starts = self._mixture.reader, [], []
+        for name, stack in zip(self._stored, self.stacks(), strict=True):
+            shard, start = reader.place(name)
+            shards.append(shard)
+            starts += [start + single.data_ptr() - reader.get(name).data_ptr() for single in stack]
+        in_one = all(shard is shards[0] for shard in shards) and {reader.dtype(name) for name in self._stored} == {self.dtype}
+        if not in_one or self.dtype.itemsize != 2 or any(start % 2 for start in starts):
+            return None
+        return ExpertRows(shards[0], starts, self.shape, self.dtype)
 
     def of_expert(self, expert: int) -> torch.Tensor:
         """The tensor of expert ``expert``; with a shared expert that is number 0."""

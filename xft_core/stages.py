@@ -111,7 +111,7 @@ class SftStage(StageConfig):
 class MixStage(StageConfig):
     """Mixing coefficients: how much of each expert goes into the merged model, layer by layer."""
 
-    stage, version, implementation = "mix", 1, "xft_core.mixing"
+    stage, version, implementation = "mix", 2, "xft_core.mixing"
 
     model: str = Field(description="The tuned Mixture-of-Experts.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
@@ -147,7 +147,7 @@ class MixStage(StageConfig):
 class MergeStage(StageConfig):
     """Mixture-of-Experts and mixing coefficients to a stock dense checkpoint."""
 
-    stage, version, implementation = "merge", 1, "xft_core.merge"
+    stage, version, implementation = "merge", 2, "xft_core.merge"
     path_fields = frozenset({"model", "coefficients", "data"})
 
     model: str = Field(description="The tuned Mixture-of-Experts.")

@@ -345,8 +345,9 @@ def moe_model(rng: random.Random, directory: Path) -> None:
         return
     with MixtureReader(path) as mixture:
         for layer in range(mixture.num_layers):
-            for _, _, _, tensor in mixture.expert_tensors(layer):
-                mixture.mixed(tensor, torch.ones(mixture.num_experts), torch.device("cpu"))
+            for tensor in mixture.expert_tensors(layer):
+                list(mixture.mixed(
+                    tensor, torch.ones(mixture.num_experts, dtype=torch.float64), tensor.dtype, torch.device("cpu")))
 
 
 @target

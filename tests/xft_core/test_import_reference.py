@@ -79,9 +79,9 @@ def test_expert_0_is_the_shared_one_and_the_order_is_kept(tmp_path: Path) -> Non
     names = {"gate_proj": "weight_gate", "up_proj": "weight_up", "down_proj": "weight_down"}
     with MixtureReader(imported(source)) as mixture:
         for layer in range(2):
-            for name, _, _, tensor in mixture.expert_tensors(layer):
+            for tensor in mixture.expert_tensors(layer):
                 for expert in range(4):
-                    stem = f"model.layers.{layer}.mlp.calculator.experts.{names[name.split('.')[-2]]}"
+                    stem = f"model.layers.{layer}.mlp.calculator.experts.{names[tensor.name.split('.')[-2]]}"
                     assert torch.equal(tensor.of_expert(expert), weights[f"{stem}.{expert}.weight"])
 
 

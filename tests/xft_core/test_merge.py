@@ -67,10 +67,10 @@ def test_the_merged_weights_are_the_mixture(family: str, tmp_path: Path) -> None
     state = model.state_dict()
     with MixtureReader(directory) as mixture:
         for layer in range(2):
-            for name, shape, _, tensor in mixture.expert_tensors(layer):
+            for tensor in mixture.expert_tensors(layer):
                 expected = sum(float(shares[layer, e]) * tensor.of_expert(e).double() for e in range(4))
-                assert list(state[name].shape) == shape
-                assert (state[name].double() - expected).abs().max() <= 1e-6
+                assert list(state[tensor.name].shape) == tensor.shape
+                assert (state[tensor.name].double() - expected).abs().max() <= 1e-6
                 assert (tensor.of_expert(0) - tensor.of_expert(1)).abs().max() > 1e-2
     tokens = AutoTokenizer.from_pretrained(tmp_path / "merged")
     batch = tokens("def f(x):", return_tensors="pt", return_token_type_ids=False)

@@ -93,8 +93,8 @@ def test_the_projected_gradient_is_that_of_autograd_through_all_experts(
         weights = shares()
         tensors = {}
         for layer in range(mixture.num_layers):
-            for name, _, _, tensor in mixture.expert_tensors(layer):
-                tensors[name] = sum(weights[layer, e] * tensor.of_expert(e).double() for e in range(4))
+            for tensor in mixture.expert_tensors(layer):
+                tensors[tensor.name] = sum(weights[layer, e] * tensor.of_expert(e).double() for e in range(4))
         logits = torch.func.functional_call(mixed.model, tensors, kwargs=inputs).logits
         expected = torch.autograd.grad(response_nll(logits, batch["labels"]), leaves)
     for found, wanted in zip(projected, expected, strict=True):
@@ -110,13 +110,13 @@ def test_blocks_of_any_size_give_the_mixture_and_its_gradient(
     generator = torch.Generator().manual_seed(3)
     weight_N = torch.tensor([0.5, 0.2, 0.0, 0.3], dtype=torch.float64)
     with MixtureReader(grown_apart(tmp_path)) as mixture:
-        for _, shape, _, tensor in mixture.expert_tensors(1):
+        for tensor in mixture.expert_tensors(1):
             experts = torch.stack([tensor.of_expert(expert).double() for expert in range(4)])
-            gradient = torch.randn(shape, generator=generator)
-            blocks = list(mixture.mixed(tensor, weight_N, torch.device("cpu")))
-            assert [row for rows, _ in blocks for row in range(rows.start, rows.stop)] == list(range(shape[0]))
+            gradient = torch.randn(tensor.shape, generator=generator)
+            blocks = list(mixture.mixed(tensor, weight_N, torch.float64, torch.device("cpu")))
+            assert [row for rows, _ in blocks for row in range(rows.start, rows.stop)] == list(range(tensor.shape[0]))
             mixed = torch.cat([block for _, block in blocks])
-            assert list(mixed.shape) == shape and mixed.dtype == torch.float64
+            assert list(mixed.shape) == tensor.shape and mixed.dtype == torch.float64
             assert torch.allclose(mixed, torch.tensordot(weight_N, experts, 1), rtol=0, atol=1e-12)
             wanted_N = ((experts - experts[0]) * gradient.double()).flatten(1).sum(1)
             assert torch.allclose(mixture.gradient(tensor, gradient), wanted_N, rtol=0, atol=1e-4)
