@@ -3,7 +3,7 @@
     python -m benchmarks.upcycle [--shape 1.3B] [--layers 24] [--repeats 3] [--directory DIR] [--mergekit VENV/bin]
 
 Time is until the last byte is written, as ``cp`` means it (the kernel may still hold it), in turns. Memory is anonymous
-memory of the whole process (benchmarks/memory.py). Needs 14 times the dense model's bytes of free disk; all is removed
+memory of the whole process (benchmarks/memory.py). Needs 12 times the dense model's bytes of free disk; all is removed
 at the end.
 """
 

@@ -83,7 +83,7 @@ class UpcycleStage(StageConfig):
 class SftStage(StageConfig):
     """Supervised fine-tuning of a dense model or of an upcycled one."""
 
-    stage, version, implementation = "sft", 3, "xft_core.sft"
+    stage, version, implementation = "sft", 4, "xft_core.sft"
 
     model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")

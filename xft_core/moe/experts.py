@@ -66,6 +66,8 @@ class RoutedExperts(nn.Module):
             **{name: parameter.to(dtype) for name, parameter in self.named_parameters(recurse=False)})
 
     def _loop_forward(self, x_TD: torch.Tensor, expert_index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
+        # Products of 16 bits are compiled for every number of rows (oneDNN): some rows more, for few of such numbers.
+        in_16_bits = x_TD.dtype.itemsize == 2 or torch.is_autocast_enabled(x_TD.device.type)
         slots = torch.sort(expert_index_TK.reshape(-1), stable=True).indices
         counts = torch.bincount(expert_index_TK.reshape(-1), minlength=self.num_experts).tolist()
         # unbind, not indexing: its backward stacks the experts' gradients once instead of adding E zero-filled copies.
@@ -75,9 +77,10 @@ class RoutedExperts(nn.Module):
         y_TD = torch.zeros(x_TD.shape, dtype=torch.promote_types(x_TD.dtype, weight_TK.dtype), device=x_TD.device)
         for expert, slots_of_expert in enumerate(slots.split(counts)):
             token = slots_of_expert // expert_index_TK.shape[1]
-            h = F.linear(x_TD.index_select(0, token), up_E[expert], up_bias_E[expert])
+            rows = F.pad(token, (0, _round_up(len(token)) - len(token))) if in_16_bits else token
+            h = F.linear(x_TD.index_select(0, rows), up_E[expert], up_bias_E[expert])
             h = self._apply_gate(h) if self.has_gate else self.act_fn(h)
-            h = F.linear(h, down_E[expert], down_bias_E[expert])
+            h = F.linear(h, down_E[expert], down_bias_E[expert])[:len(token)]
             y_TD.index_add_(0, token, (h * weight_TK.reshape(-1)[slots_of_expert, None]).to(y_TD.dtype))
         return y_TD.to(x_TD.dtype)
 
@@ -120,3 +123,9 @@ class MoeBlock(nn.Module):
             shared_TD = self.shared_expert(x_TD)
             y_TD = (y_TD + shared_TD * routing.weight_TK[:, -1:]).to(x_TD.dtype)
         return y_TD.reshape(hidden_states_BSD.shape)
+
+
+def _round_up(count: int) -> int:
+    """At most a sixteenth more, so that there are 16 numbers between a power of two and the next."""
+    bits = max(0, count.bit_length() - 5)
+    return -(-count >> bits) << bits

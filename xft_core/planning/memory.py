@@ -2,8 +2,9 @@
 
 The model of memory, checked against measured stages by ``benchmarks/planning.py`` (docs/sizing.md has the figures):
 
-    training   weights + gradients + optimizer + max(activations + loss, one parameter's update)
+    training   weights + gradients + optimizer + max(activations + loss, one parameter's update) + freed memory
     loss       one block of logits twice in fp32, the head's gradient, hidden states and their gradient (response_loss.py)
+    mixing     weights + gradients of FFNs + activations + loss, or one block of experts, + freed memory
     held out   weights + loss or one layer's work, of TOKENS_PER_BATCH tokens
     processes  of several, each has its part of weights, gradients and optimizer, and whole for a while one layer, the
                embeddings and the head, with their gradients (FSDP2); the first also the whole model, to measure it
@@ -23,6 +24,8 @@ ARITHMETIC = {"fp32": 4, "bf16": 2, "bf16_mixed": 2}  # bytes of an activation
 HELD_OUT_TOKENS = 4096  # xft_core.held_out.TOKENS_PER_BATCH
 BLOCK_LOGITS, LEAST_BLOCK = 2**25, 256  # as in xft_core.response_loss
 PROMPT_TOKENS = 512  # assumed for a benchmark's prompts where their length plays a part
+FREED = 100e6  # memory that was freed and that the allocator keeps: benchmarks/planning.py shows it
+BLOCK_OF_EXPERTS = 2.0**28  # the most that mixing works on at once, on an accelerator (xft_core.mixing_weights)
 PROCESS = 350e6  # a process with torch and transformers loaded, before any model: benchmarks/planning.py measures it
 
 
@@ -69,7 +72,7 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
     kept = gradients if accumulates else 0.0
     peak = max(kept + forward, gradients + update, held_out - optimizer)
     return Memory(
-        weights, gradients, optimizer, max(peak - gradients, 0.0), certain=weights + gradients + optimizer)
+        weights, gradients, optimizer, max(peak - gradients, 0.0) + FREED, certain=weights + gradients + optimizer)
 
 
 def _sharded(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig, sequence: int, processes: int) -> Memory:
@@ -102,19 +105,19 @@ def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequenc
     they come from its routing."""
     width = WIDTH[merge.precision]
     weights = shape.parameters * width
-    matrix = shape.hidden_size * shape.ffn_size * 4.0
-    held_out = max(held_out_memory(shape, None, merge.precision, sequence), 4 * matrix)
+    matrix = float(shape.hidden_size * shape.ffn_size * width)
+    block = min(4 * matrix, BLOCK_OF_EXPERTS)
+    held_out = max(held_out_memory(shape, None, merge.precision, sequence), block)
     if merge.method == "routing":
         weights += shape.moe_parameters(upcycle) * width
         held_out = max(held_out, held_out_memory(shape, upcycle, merge.precision, sequence))
     if merge.method != "learned":
-        return Memory(weights, working=held_out, certain=weights)
+        return Memory(weights, working=held_out + FREED, certain=weights)
     gradients = shape.num_layers * shape.ffn * width
     tokens = merge.micro_batch_size * sequence
     activations = tokens * shape.num_layers * layer_activations(shape, None, merge.precision, sequence, all_trained=False)
-    step = max(activations + loss_memory(shape, tokens, merge.precision, trains_head=False), 5 * matrix)
-    return Memory(
-        weights, gradients, working=max(step, held_out - gradients), certain=weights)
+    step = max(activations + max(loss_memory(shape, tokens, merge.precision, trains_head=False), matrix), block)
+    return Memory(weights, gradients, working=max(step, held_out - gradients) + FREED, certain=weights)
 
 
 def merge_memory(shape: Shape, upcycle: UpcycleConfig, precision: str, sequence: int) -> Memory:
