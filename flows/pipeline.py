@@ -172,20 +172,20 @@ def _raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]
 
     Raises PipelineFailed naming each failed stage with its reason, RunStopped when the run was stopped.
     """
-    reasons, kept = [], 0
+    reasons, finished = [], 0
     for role, future in futures.items():
         future.wait()
         state = future.state
         if state.is_completed():
-            kept += 1
+            finished += 1
         elif state.is_final():
             reasons.append(f"{role.replace('_', '-')}: {reason_of(state)}")
     if reasons and stop_event(run.flow_run_id).is_set():
-        raise RunStopped(f"Stopped. {kept} of {len(futures)} stages are finished and kept; the same run again goes on.")
+        raise RunStopped(f"Stopped. {finished} of {len(futures)} stages are finished; the same run again goes on.")
     if reasons:
         failed = "\n".join(reasons)
         raise PipelineFailed(
-            f"{failed}\n{kept} of {len(futures)} stages are finished and kept; the same command goes on from there.")
+            f"{failed}\n{finished} of {len(futures)} stages are finished; the same command goes on from there.")
 
 
 def reason_of(state: State[Any]) -> str:

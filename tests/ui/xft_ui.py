@@ -91,8 +91,12 @@ class XftUi:
         return found
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Ask Prefect's API as its pages do."""
-        answer = httpx.post(f"{self.prefect}/api{path}", json=body or {}, timeout=30)
+        """Ask Prefect's API as its pages do; again where it asks to be asked again (SQLite in the middle of other work)."""
+        for wait in (1, 2, 4, 8, 0):
+            answer = httpx.post(f"{self.prefect}/api{path}", json=body or {}, timeout=30)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(wait)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
