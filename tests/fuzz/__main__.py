@@ -16,7 +16,7 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.fuzz import object_store, targets  # noqa: F401  (they register themselves)
+from tests.fuzz import targets  # noqa: F401  (they register themselves)
 from tests.fuzz.target import TARGETS, attempt
 
 SLOWEST_SECONDS = 20.0  # of processor time: no input may hold a reader up longer

@@ -46,7 +46,7 @@ def _server() -> tuple[str, int]:
 @target
 def object_store(rng: random.Random, directory: Path) -> None:
     """What is in the object store, as every command finds it there."""
-    from tests.fuzz.targets import artifact
+    from tests.fuzz.targets.artifacts import artifact
 
     client, prefix = raw_client(_server()), "fuzz"
     outside = {f"{prefix}/outside/manifest.json", f"{prefix}/inside-not", f"{prefix}/x.json"}
