@@ -83,7 +83,8 @@ class CheckpointReader:
             path = self.directory / shard
             header, data = read_header(path)
             content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
-            self._mapped[shard] = content, {item: data + place["data_offsets"][0] for item, place in header.items()}
+            starts = {item: data + place["data_offsets"][0] for item, place in header.items()}
+            self._mapped.setdefault(shard, (content, starts))  # of several threads the first one's: one object for a shard
         content, starts = self._mapped[shard]
         return content, starts[name]
 

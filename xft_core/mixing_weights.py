@@ -112,7 +112,8 @@ class ExpertTensor:
         for name, stack in zip(self._stored, self.stacks(), strict=True):
             shard, start = reader.place(name)
             shards.append(shard)
-            starts += [start + single.data_ptr() - reader.get(name).data_ptr() for single in stack]
+            before = reader.get(name).storage_offset()
+            starts += [start + (single.storage_offset() - before) * self.dtype.itemsize for single in stack]
         in_one = all(shard is shards[0] for shard in shards) and {reader.dtype(name) for name in self._stored} == {self.dtype}
         if not in_one or self.dtype.itemsize != 2 or any(start % 2 for start in starts):
             return None
