@@ -16,8 +16,8 @@ from pathlib import Path
 from xft_core.artifacts import verify
 from xft_core.config import DataConfig, GenerateConfig, MergeConfig, SftConfig, UpcycleConfig
 from xft_core.errors import DiskFullError
-from xft_core.stages import (
-    GenerateStage, MergeStage, MixStage, PrepareStage, SftStage, UpcycleStage, run_stage)
+from xft_core.stage import run_stage
+from xft_core.stages import GenerateStage, MergeStage, MixStage, PrepareStage, SftStage, UpcycleStage
 
 root = Path(sys.argv[1])
 disk, whole = root / "disk", root / "whole"
