@@ -35,7 +35,9 @@ ATTACKS = {
     "sh uses the network": ("sh", "(echo x > /dev/tcp/127.0.0.1/{port}) && echo 3"),
     "sh kills the runner": ("sh", "kill -9 {pid} && echo 3"),
     "sh kills all": ("sh", "kill -9 -1; sleep 1; echo 3"),
-    "sh is a fork bomb": ("sh", "bomb() {{ bomb | bomb & }}; bomb; for i in $(seq 400); do /bin/true || exit 1; done; echo 3"),
+    # It looks without a process of its own: bash tries again and again where it may not start one.
+    "sh is a fork bomb": (
+        "sh", "bomb() {{ bomb | bomb & }}; bomb; n=0; until [ $n -gt 400 ]; do set -- /proc/[0-9]*; n=$#; done; echo 3"),
     "sh fills the disk": ("sh", "head -c 2000000000 /dev/zero > big && echo 3"),
     "sh writes to the home directory": ("sh", "touch {home}/xft_test && echo 3"),
     "pl removes a file": ("pl", "return unlink('{secret}') ? 3 : 0;"),
