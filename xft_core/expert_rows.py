@@ -5,7 +5,7 @@ row of the sum is a bag: this row of every expert. Bags of 16 bits are summed in
 their weights in the table's dtype: a weight is given as three numbers that add up to its 24 bits, each with the row again,
 which is then in the cache. ``python -m benchmarks.merge`` measures it.
 
-Shape suffixes: n experts, B rows of a block, D elements of a row.
+Shape suffixes: n experts, P parts of a weight, b = n * P members of a bag, B rows of a block, D elements of a row.
 """
 
 import math
@@ -30,7 +30,7 @@ class ExpertRows:
 
     def __init__(self, shard: torch.Tensor, starts: list[int], shape: list[int], dtype: torch.dtype) -> None:
         assert dtype.itemsize == 2
-        self.num_rows, self.row = shape[0], math.prod(shape[1:])
+        self.shape, self.row = shape, math.prod(shape[1:])
         first = min(starts)
         self._start_n = torch.tensor(starts).sub(first) // 2
         self._step = math.gcd(self.row, *self._start_n.tolist())
@@ -38,18 +38,19 @@ class ExpertRows:
         self._table = elements.as_strided([(len(elements) - self.row) // self._step + 1, self.row], [self._step, 1])
 
     def weighted_sums(self, weight_n: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
-        """sum_i weight_i W_i for fp64 weights, as ``(rows, their sum, B,D)`` in the tensor's dtype."""
+        """sum_i weight_i W_i for fp64 weights, as ``(rows, B of them summed)`` in the tensor's dtype and shape."""
         used_n = weight_n != 0
         parts_nP, rest_n = [], weight_n[used_n]
         for _ in range(PARTS):
             parts_nP.append(rest_n.to(self._table.dtype))
             rest_n = rest_n - parts_nP[-1].to(rest_n.dtype)
-        size = min(self.num_rows, max(1, BLOCK_ELEMENTS // self.row))
+        num_rows, *row = self.shape
+        size = min(num_rows, max(1, BLOCK_ELEMENTS // self.row))
         weight_Bb = torch.stack(parts_nP, dim=1).flatten().repeat(size, 1)
         bag_b = self._start_n[used_n].repeat_interleave(PARTS)
         index_Bb = (bag_b + torch.arange(size)[:, None] * self.row) // self._step
-        for start in range(0, self.num_rows, size):
-            count = min(size, self.num_rows - start)
+        for start in range(0, num_rows, size):
+            count = min(size, num_rows - start)
             row_Bb = index_Bb[:count] + start * self.row // self._step
             sum_BD = embedding_bag(row_Bb, self._table, mode="sum", per_sample_weights=weight_Bb[:count])
-            yield slice(start, start + count), sum_BD
+            yield slice(start, start + count), sum_BD.view(count, *row)

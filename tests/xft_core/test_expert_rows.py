@@ -14,8 +14,11 @@ from tests.xft_core.test_mixing import grown_apart
 from xft_core import expert_rows
 from xft_core.checkpoint import INDEX_NAME
 from xft_core.expert_rows import ExpertRows
+from xft_core.families import FAMILIES
+from xft_core.learned_mixing import MixedModel
 from xft_core.merge import merge
 from xft_core.mixing_weights import MixtureReader
+from xft_core.models import load_model
 
 BITS = {torch.bfloat16: 8, torch.float16: 11}  # of a number, the first included
 
@@ -50,9 +53,9 @@ def test_any_places_in_a_shard_give_the_sum_rounded_once(
     finally:
         expert_rows.BLOCK_ELEMENTS = before
     assert [row for part, _ in found for row in range(part.start, part.stop)] == list(range(shape[0]))
-    mixed = torch.cat([part for _, part in found]).flatten()
-    assert mixed.dtype == dtype
-    assert rounded_once(mixed, weight_n @ experts, weight_n @ experts.abs())
+    mixed = torch.cat([part for _, part in found])
+    assert mixed.dtype == dtype and list(mixed.shape) == shape
+    assert rounded_once(mixed.flatten(), weight_n @ experts, weight_n @ experts.abs())
 
 
 def lengthen_header(path: Path, more: int) -> None:
@@ -67,6 +70,22 @@ def test_an_expert_of_share_zero_is_not_read() -> None:
     rows = ExpertRows(content.view(torch.uint8), [0, 4], [2], torch.bfloat16)
     [(_, found)] = rows.weighted_sums(torch.tensor([0.5, 0.0], dtype=torch.float64))
     assert found.flatten().tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_mixing_in_16_bits_sets_the_same_weights_as_merging(family: str, tmp_path: Path) -> None:
+    """Matrices and biases of every family."""
+    directory = grown_apart(tmp_path, family)
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(directory / "model.safetensors").items()}
+    save_file(weights, directory / "model.safetensors", {"format": "pt"})
+    (tmp_path / "merged").mkdir()
+    share_LN = torch.softmax(torch.randn(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64), dim=1)
+    merge(directory, tmp_path / "merged", share_LN)
+    merged = load_model(tmp_path / "merged", torch.bfloat16).state_dict()
+    with MixtureReader(directory) as mixture:
+        mixed = MixedModel(mixture, torch.bfloat16, torch.device("cpu"))
+        mixed.apply(share_LN)
+    assert all(torch.equal(tensor, merged[name]) for name, tensor in mixed.model.state_dict().items())
 
 
 @pytest.mark.parametrize("shared_expert", [True, False])
