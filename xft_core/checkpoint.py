@@ -18,9 +18,8 @@ from safetensors import SafetensorError, safe_open
 
 from xft_core.errors import CheckpointError
 from xft_core.plain_text import parse_json
-from xft_core.shard_index import INDEX_NAME, read_header, read_index
+from xft_core.shard_index import INDEX_NAME, SINGLE_NAME, read_header, read_index, weight_files
 
-SINGLE_NAME = "model.safetensors"
 MAX_SHARD_BYTES = 5_000_000_000
 WRITE_BYTES = 2**18  # at once: from a mapped file the kernel copies larger ones more slowly, and smaller ones anywhere
 
@@ -32,19 +31,24 @@ _DTYPE_NAMES = {
 class CheckpointReader:
     """The tensors of a model directory by name, whatever the shards. Use it as a context manager.
 
-    Raises CheckpointError when a shard is missing, truncated or not safetensors, before any tensor is read.
+    Raises CheckpointError when a shard is missing, truncated or not safetensors, and when two shards hold the same tensor,
+    before any tensor is read.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._shard_of = _shards(directory)
-        self._open: dict[str, Any] = {}
+        self._open: dict[str, Any] = {name: _open_shard(directory / name) for name in weight_files(directory)}
         self._mapped: dict[str, tuple[torch.Tensor, dict[str, int]]] = {}
-        for shard in sorted(set(self._shard_of.values())):
-            self._open[shard] = _open_shard(directory / shard)
-        missing = [name for name, shard in self._shard_of.items() if name not in self._names(shard)]
-        if missing:
-            raise CheckpointError(f"{str(directory)!r} lacks tensor {missing[0]!r}, which its index lists.")
+        # Name to shard and name in it. All that is in the shards counts, as in transformers, also what the index leaves out.
+        self._place_of: dict[str, tuple[str, str]] = {}
+        for shard, handle in self._open.items():
+            for name in handle.keys():
+                if name in self._place_of:
+                    raise CheckpointError(
+                        f"{str(directory)!r} holds {name!r} twice, in {self._place_of[name][0]} and in {shard}. Programs "
+                        "differ in which one they read: save the model again.")
+                self._place_of[name] = shard, name
+        self._check_index()
 
     def __enter__(self) -> "CheckpointReader":
         return self
@@ -54,23 +58,32 @@ class CheckpointReader:
             handle.__exit__(kind, error, trace)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._shard_of
+        return name in self._place_of
 
     def names(self) -> list[str]:
         """Every tensor's name, sorted."""
-        return sorted(self._shard_of)
+        return sorted(self._place_of)
+
+    def rename(self, names: dict[str, str]) -> None:
+        """Call tensors by other names from now on; ``names`` says the new one of each that gets one."""
+        renamed = {names.get(name, name): place for name, place in self._place_of.items()}
+        assert len(renamed) == len(self._place_of), "two tensors of one name"
+        self._place_of = renamed
 
     def get(self, name: str) -> torch.Tensor:
         """One tensor, a view of the mapped file. Raises CheckpointError when there is none of that name."""
-        return self._handle(name).get_tensor(name)
+        handle, stored = self._handle(name)
+        return handle.get_tensor(stored)
 
     def shape(self, name: str) -> list[int]:
         """A tensor's shape, without reading it."""
-        return list(self._handle(name).get_slice(name).get_shape())
+        handle, stored = self._handle(name)
+        return list(handle.get_slice(stored).get_shape())
 
     def dtype(self, name: str) -> torch.dtype:
         """A tensor's dtype, without reading it."""
-        found = self._handle(name).get_slice(name).get_dtype()
+        handle, stored = self._handle(name)
+        found = handle.get_slice(stored).get_dtype()
         dtype = next((dtype for dtype, text in _DTYPE_NAMES.items() if text == found), None)
         if dtype is None:
             raise CheckpointError(f"{name!r} in {str(self.directory)!r} is of dtype {found}; convert it to BF16 or F32 first.")
@@ -78,7 +91,7 @@ class CheckpointReader:
 
     def place(self, name: str) -> tuple[torch.Tensor, int]:
         """The bytes of the shard that holds a tensor, mapped, and where in them it begins: for work across tensors."""
-        shard = self._shard_of[name]
+        shard, stored = self._place_of[name]
         if shard not in self._mapped:
             path = self.directory / shard
             header, data = read_header(path)
@@ -86,19 +99,27 @@ class CheckpointReader:
             starts = {item: data + place["data_offsets"][0] for item, place in header.items()}
             self._mapped.setdefault(shard, (content, starts))  # of several threads the first one's: one object for a shard
         content, starts = self._mapped[shard]
-        return content, starts[name]
+        return content, starts[stored]
 
     def copy_plan(self, name: str, new_name: str | None = None) -> "TensorPlan":
         """To write a tensor as it is."""
         return TensorPlan(new_name or name, self.shape(name), self.dtype(name), lambda: [self.get(name)])
 
-    def _handle(self, name: str) -> Any:
-        if name not in self._shard_of:
+    def _handle(self, name: str) -> tuple[Any, str]:
+        if name not in self._place_of:
             raise CheckpointError(f"{str(self.directory)!r} has no tensor {name!r}: it is not the checkpoint of its config.")
-        return self._open[self._shard_of[name]]
+        shard, stored = self._place_of[name]
+        return self._open[shard], stored
 
-    def _names(self, shard: str) -> set[str]:
-        return set(self._open[shard].keys())
+    def _check_index(self) -> None:
+        path = self.directory / INDEX_NAME
+        for name, shard in (read_index(path) if path.is_file() else {}).items():
+            if name not in self._place_of:
+                raise CheckpointError(f"{str(self.directory)!r} lacks tensor {name!r}, which its index lists.")
+            if self._place_of[name][0] != shard:
+                raise CheckpointError(
+                    f"Tensor {name!r} is in {self._place_of[name][0]}, not in {shard} as {str(path)!r} says: the index is not "
+                    "that of these shards.")
 
 
 @dataclass(frozen=True)
@@ -190,18 +211,6 @@ def _write_tensor(path: Path, plan: TensorPlan, start: int) -> None:
             for first in range(0, len(data), WRITE_BYTES):
                 stream.write(data[first:first + WRITE_BYTES])
         assert stream.tell() == start + plan.num_bytes, f"{plan.name} is not as planned"
-
-
-def _shards(directory: Path) -> dict[str, str]:
-    if (directory / INDEX_NAME).is_file():
-        return read_index(directory / INDEX_NAME)
-    path = directory / SINGLE_NAME
-    if not path.is_file():
-        found = ", ".join(sorted(item.name for item in directory.glob("*.bin"))[:3])
-        hint = f" It has {found}: pickled weights are not read, convert them to safetensors first." if found else ""
-        raise CheckpointError(f"{str(directory)!r} has neither {SINGLE_NAME} nor {INDEX_NAME}.{hint}")
-    with _open_shard(path) as handle:
-        return {name: SINGLE_NAME for name in handle.keys()}
 
 
 def _open_shard(path: Path) -> Any:

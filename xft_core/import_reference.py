@@ -19,13 +19,15 @@ from xft_core.config import UpcycleConfig
 from xft_core.errors import CheckpointError
 from xft_core.families import FAMILIES
 from xft_core.locations import find_model
-from xft_core.models import copy_beside_weights, empty_moe, save_moe_config
+from xft_core.models import copy_beside_weights, empty_moe, save_moe_config, transformers_config
 from xft_core.stages import ImportReferenceStage
+from xft_core.stored_form import is_tied, shape_only, with_tying
 
 logger = logging.getLogger(__name__)
 
 REFERENCE_MODEL_TYPE = "llama_moe_upscaling"
 FAMILY = FAMILIES["llama"]
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 NAMES_OF_FFN = {"gate_proj.weight": "weight_gate", "up_proj.weight": "weight_up", "down_proj.weight": "weight_down"}
 
 # What a gate type is here.
@@ -70,11 +72,12 @@ def import_reference(source: Path, target: Path, rope_base: float) -> int:
             f"({REFERENCE_MODEL_TYPE}). Dense models are upcycled, not imported; upcycled ones are ours already.")
     _check_weights_are_safetensors(source)
     dense_config, upcycle = dense_config_of_reference(content, rope_base), upcycle_config_of_reference(content)
-    with torch.device("meta"):
-        expected = empty_moe(dense_config, upcycle, torch.float32).state_dict()
-    if dense_config["tie_word_embeddings"]:
-        del expected["lm_head.weight"]
     with CheckpointReader(source) as reader:
+        dense_config = _with_tying(reader, dense_config)
+        with torch.device("meta"):
+            expected = empty_moe(dense_config, upcycle, torch.float32).state_dict()
+        if dense_config["tie_word_embeddings"]:
+            del expected[HEAD]
         sources = {name: _sources(name, upcycle) for name in expected}
         _check_names(reader, {name for names in sources.values() for name in names})
         plans = [_plan(reader, name, list(tensor.shape), sources[name]) for name, tensor in expected.items()]
@@ -131,6 +134,14 @@ def upcycle_config_of_reference(content: dict[str, Any]) -> UpcycleConfig:
         raise CheckpointError(f"The reference's config.json cannot be meant: {place} {first['msg']}") from None
 
 
+def _with_tying(reader: CheckpointReader, dense_config: dict[str, Any]) -> dict[str, Any]:
+    """The config with tie_word_embeddings as the tensors have it; a tied head that is stored alone becomes the embedding."""
+    model = shape_only(transformers_config(dense_config))
+    if dense_config["tie_word_embeddings"] and HEAD in reader and EMBEDDING not in reader:
+        reader.rename({HEAD: EMBEDDING})
+    return with_tying(dense_config, model, is_tied(reader, model))
+
+
 def _sources(name: str, upcycle: UpcycleConfig) -> list[str]:
     """The reference's tensors that make one of ours: one, or for stacked experts gate and up of each, or down of each."""
     layer, separator, inner = name.partition(f".{FAMILY.mlp}.")
@@ -153,6 +164,8 @@ def _sources(name: str, upcycle: UpcycleConfig) -> list[str]:
 def _check_names(reader: CheckpointReader, needed: set[str]) -> None:
     # Older versions of transformers stored what follows from the RoPE base.
     found = {name for name in reader.names() if not name.endswith(".rotary_emb.inv_freq")}
+    if HEAD not in needed:  # tied: stored once more, it is the embedding
+        found.discard(HEAD)
     if missing := sorted(needed - found):
         raise CheckpointError(
             f"{str(reader.directory)!r} lacks {len(missing)} tensors that its config asks for, {missing[0]!r} among them: it "

@@ -10,7 +10,7 @@ from typing import Any
 from xft_core.artifacts import MANIFEST, Manifest, read_manifest, verify
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.plain_text import parse_json
-from xft_core.shard_index import INDEX_NAME, read_header, read_index
+from xft_core.shard_index import read_header, weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -108,10 +108,12 @@ def _tensor_lines(tensors: dict[str, dict[str, Any]], stored_once: bool) -> dict
 
 def _tensors(directory: Path) -> dict[str, dict[str, Any]]:
     """Name to dtype, shape and offsets of every tensor, from the headers of the shards."""
-    if (directory / INDEX_NAME).is_file():
-        shards = sorted(set(read_index(directory / INDEX_NAME).values()))
-    else:
-        shards = sorted(path.name for path in directory.glob("*.safetensors"))
+    try:
+        shards = weight_files(directory)
+    except CheckpointError:
+        if any(directory.glob("*.safetensors")):
+            raise
+        return {}  # a model directory without weights
     tensors: dict[str, dict[str, Any]] = {}
     for shard in shards:
         tensors |= read_header(directory / shard)[0]

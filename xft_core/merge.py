@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
         plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
         write_checkpoint(target, plans)
         dense_config = mixture.dense_config
-    dtype = str(plans[0].dtype).removeprefix("torch.")
+    # Plain transformers loads all of a model in the dtype of its config: the one that holds every tensor without rounding.
+    dtype = str(reduce(torch.promote_types, {plan.dtype for plan in plans})).removeprefix("torch.")
     left_out = NAMES_OF_CODE | {"torch_dtype"}  # the merged model is transformers' own, and comes with no code
     content = {name: value for name, value in dense_config.items() if name not in left_out} | {"dtype": dtype}
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")

@@ -28,10 +28,10 @@ class MixtureReader:
 
     def __init__(self, directory: Path) -> None:
         self.upcycle = upcycle_config_of(directory)
-        self.dense_config = dense_config_of(directory)
+        self.reader = CheckpointReader(directory)
+        self.dense_config = dense_config_of(self.reader)
         self.family: Family = family_of(self.dense_config["model_type"])
         self.num_layers = int(transformers_config(self.dense_config).num_hidden_layers)
-        self.reader = CheckpointReader(directory)
         check_tensors(self.reader, self.dense_config, self.upcycle)
 
     def __enter__(self) -> "MixtureReader":

@@ -34,6 +34,7 @@ from xft_core.errors import CheckpointError
 from xft_core.families import Family, family_of
 from xft_core.fingerprint import model_files
 from xft_core.moe.experts import MoeBlock
+from xft_core.stored_form import check_dense, is_tied, shape_only, use_names_of_model, with_tying
 
 disable_progress_bar()
 
@@ -41,6 +42,8 @@ MOE_MODEL_TYPE = "xft_moe"
 # Fields of a config.json that name code or kernels to load: nothing of them is used, the code is always transformers' own.
 NAMES_OF_CODE = frozenset({"auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"})
 MOST_LAYERS = 1000  # more is no model: building them, even without memory, would take for ever
+# Not for another model's directory. params.json: a Mistral model's own configuration, which vLLM prefers to config.json.
+NOT_BESIDE_WEIGHTS = frozenset({"config.json", "manifest.json", "router.json", "params.json"})
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16_mixed": torch.float32}
 
 
@@ -64,8 +67,23 @@ def upcycle_config_of(directory: Path) -> UpcycleConfig:
             f"{reason['msg']}.") from None
 
 
-def dense_config_of(directory: Path) -> dict[str, Any]:
-    """The dense architecture's config.json of any model directory."""
+def dense_config_of(reader: CheckpointReader) -> dict[str, Any]:
+    """The dense architecture's config.json of any model directory, with tie_word_embeddings as the tensors have it.
+
+    The tensors of a dense model get the names of its family from here on, whatever the files call them. Raises
+    CheckpointError for a dense model that is not the checkpoint of its config.
+    """
+    dense_config = _dense_config(reader.directory)
+    config = transformers_config(dense_config)
+    model = shape_only(config)
+    if not is_moe(reader.directory):
+        use_names_of_model(reader, model)
+        check_layers(reader, family_of(config.model_type), int(config.num_hidden_layers))
+        check_dense(reader, model)
+    return with_tying(dense_config, model, is_tied(reader, model))
+
+
+def _dense_config(directory: Path) -> dict[str, Any]:
     config = read_config(directory)
     dense_config = config.get("dense_config") if config["model_type"] == MOE_MODEL_TYPE else config
     if not isinstance(dense_config, dict) or not isinstance(dense_config.get("model_type"), str):
@@ -99,12 +117,11 @@ def transformers_config(dense_config: dict[str, Any]) -> PreTrainedConfig:
 
 def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     """A dense or upcycled model in evaluation mode on the CPU. Raises CheckpointError when it is not whole."""
-    if (directory / "adapter_config.json").is_file():
-        raise CheckpointError(f"{str(directory)!r} is an adapter (adapter_config.json). Merge it into its model first.")
     with CheckpointReader(directory) as reader:
+        dense_config = dense_config_of(reader)
         if not is_moe(directory):
-            return _load_dense(directory, dtype)
-        dense_config, upcycle = dense_config_of(directory), upcycle_config_of(directory)
+            return _load_dense(directory, dense_config, dtype)
+        upcycle = upcycle_config_of(directory)
         check_tensors(reader, dense_config, upcycle)
         model = empty_moe(dense_config, upcycle, dtype)
         _fill(model, reader)
@@ -149,11 +166,12 @@ def moe_blocks(model: nn.Module) -> list[MoeBlock]:
 
 
 def check_layers(reader: CheckpointReader, family: Family, num_layers: int) -> None:
-    """Raise CheckpointError when the tensors are those of fewer or more layers than the config says."""
+    """Raise CheckpointError when the tensors are those of fewer or more layers than the config says. Where no layer is
+    found at all, its names are others (``check_dense`` has the reason)."""
     stored = {
         int(name.removeprefix(f"{family.layers}.").split(".")[0])
         for name in reader.names() if name.startswith(f"{family.layers}.")}
-    if stored != set(range(num_layers)):
+    if stored and stored != set(range(num_layers)):
         raise CheckpointError(
             f"{str(reader.directory)!r} holds the tensors of {len(stored)} layers, its config says {num_layers}: it is not "
             "the checkpoint of its config.")
@@ -166,7 +184,8 @@ def save_moe_config(directory: Path, dense_config: dict[str, Any], upcycle: Upcy
 
 
 def save_moe(model: PreTrainedModel, directory: Path, dense_config: dict[str, Any], upcycle: UpcycleConfig) -> None:
-    """Write an upcycled model's weights and configuration, with every expert written out."""
+    """Write an upcycled model's weights and configuration, with every expert written out. ``dense_config`` is the one that
+    the model was made of."""
     family = family_of(dense_config["model_type"])
     seen: dict[int, str] = {}
     plans = []
@@ -180,8 +199,8 @@ def save_moe(model: PreTrainedModel, directory: Path, dense_config: dict[str, An
 def copy_beside_weights(source: Path, target: Path) -> None:
     """Copy a model directory's other files: tokenizer, chat template, generation defaults, but no weights, no config."""
     for path in model_files(source):
-        is_weights = path.suffix == ".safetensors" or path.name.endswith(".safetensors.index.json")
-        if not is_weights and path.name not in ("config.json", "manifest.json", "router.json"):
+        is_weights = path.suffix == ".safetensors" or path.name.endswith(".index.json")
+        if not is_weights and path.name not in NOT_BESIDE_WEIGHTS:
             shutil.copyfile(path, target / path.name)
 
 
@@ -191,8 +210,8 @@ def expanded(reader: CheckpointReader, family: Family, mlp: str, name: str) -> t
     return torch.cat([reader.get(f"{mlp}.{source}") for source in sources], dim=0)
 
 
-def _load_dense(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    config = transformers_config(read_config(directory))
+def _load_dense(directory: Path, dense_config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
+    config = transformers_config(dense_config)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             directory, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True)

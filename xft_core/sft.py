@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from xft_core.artifacts import Workspace
 from xft_core.checked_lines import append, read_appended
+from xft_core.checkpoint import CheckpointReader
 from xft_core.data.packing import PackedRows
 from xft_core.data.rows import Rows, load_rows
 from xft_core.distributed.group import is_first, leave_others, number_of_processes
@@ -91,7 +92,9 @@ def _loss_before(model: PreTrainedModel, rows: Rows, workspace: Workspace, metri
 
 def _save(model: PreTrainedModel, source: Any, config: SftStage, workspace: Workspace, after: HeldOutLoss) -> None:
     if is_moe(source):
-        save_moe(model, workspace.output, dense_config_of(source), upcycle_config_of(source))
+        with CheckpointReader(source) as reader:
+            dense_config = dense_config_of(reader)
+        save_moe(model, workspace.output, dense_config, upcycle_config_of(source))
         layers = {"layers": [asdict(layer) for layer in after.router]}
         (workspace.output / "router.json").write_text(json.dumps(layers, indent=1), encoding="utf-8")
     else:

@@ -1,6 +1,12 @@
-"""Where the tensors of a checkpoint are: the index of its shards and the header of each. No torch here."""
+"""Where the tensors of a checkpoint are: the files that hold its weights, the index of its shards, the header of each.
+No torch here.
+
+Every reader takes the files that ``weight_files`` names, and it refuses a directory in which other tools (transformers, vLLM)
+could take different ones.
+"""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +14,56 @@ from xft_core.artifacts import relative_path
 from xft_core.errors import CheckpointError
 from xft_core.plain_text import parse_json
 
+SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+DISTRIBUTED_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
+
+
+def weight_files(directory: Path) -> list[str]:
+    """Names of the files that hold a model's weights, sorted: model.safetensors, or the shards of its index.
+
+    Other weights beside them (variants such as model.fp16.safetensors, consolidated.safetensors, pytorch_model.bin) are
+    never read. Raises CheckpointError where there are none, and where it is ambiguous which ones count.
+    """
+    _check_unambiguous(directory)
+    has_single, has_index = ((directory / name).is_file() for name in (SINGLE_NAME, INDEX_NAME))
+    shards = sorted(set(read_index(directory / INDEX_NAME).values())) if has_index else []
+    if has_single and has_index and shards != [SINGLE_NAME]:
+        raise CheckpointError(
+            f"{str(directory)!r} holds two models: {SINGLE_NAME}, and {INDEX_NAME} with {len(shards)} shards "
+            f"({', '.join(shards[:2])}{', ...' if len(shards) > 2 else ''}). Some programs read the one, some the other. "
+            f"Delete {SINGLE_NAME} to keep the shards, or {INDEX_NAME} and the shards to keep {SINGLE_NAME}.")
+    if has_single or has_index:
+        return [SINGLE_NAME] if has_single else shards
+    others = sorted(path.name for path in directory.iterdir() if path.suffix in (".safetensors", ".bin", ".pt", ".pth"))
+    found = ", ".join(others[:3])
+    if any(name.endswith(".safetensors") for name in others):
+        hint = f" It has {found}, which no program reads by itself: rename or convert the one that is meant."
+    else:
+        hint = f" It has {found}: pickled weights are not read, convert them to safetensors first." if found else ""
+    raise CheckpointError(f"{str(directory)!r} has neither {SINGLE_NAME} nor {INDEX_NAME}.{hint}")
+
+
+def _check_unambiguous(directory: Path) -> None:
+    """What makes transformers read something else than the weights of these names, or change them after reading."""
+    if (directory / "adapter_config.json").is_file():
+        raise CheckpointError(
+            f"{str(directory)!r} is an adapter (adapter_config.json). Merge it into its model first, or delete "
+            "adapter_config.json to use the model without it.")
+    if parts := sorted(path.name for path in directory.iterdir() if DISTRIBUTED_SHARD.fullmatch(path.name)):
+        raise CheckpointError(
+            f"{str(directory)!r} holds a distributed checkpoint ({parts[0]}), which transformers reads in place of "
+            f"{SINGLE_NAME}. Save the model again with save_pretrained, or delete those files.")
+    try:
+        config = parse_json((directory / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return  # whoever reads the config says so
+    named = config.get("transformers_weights") if isinstance(config, dict) else None
+    if named is not None:
+        raise CheckpointError(
+            f"config.json of {str(directory)!r} names other weights (transformers_weights: {named!r}), which only transformers "
+            f"reads. Name that file {SINGLE_NAME} and remove the field.")
 
 
 def read_index(path: Path) -> dict[str, str]:

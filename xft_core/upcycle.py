@@ -10,19 +10,27 @@ from typing import Any
 import torch
 
 from xft_core.artifacts import Workspace
-from xft_core.checkpoint import CheckpointReader, TensorPlan, read_config, write_checkpoint
+from xft_core.checkpoint import CheckpointReader, TensorPlan, write_checkpoint
 from xft_core.config import UpcycleConfig
 from xft_core.errors import CheckpointError
 from xft_core.families import Family, family_of
 from xft_core.locations import find_model
 from xft_core.models import (
-    MOE_MODEL_TYPE,
-    check_layers,
+    check_tensors,
     copy_beside_weights,
+    dense_config_of,
+    is_moe,
+    load_model,
     save_moe_config,
     transformers_config,
 )
 from xft_core.stages import UpcycleStage
+from xft_core.stored_form import head_and_embedding, shape_only
+
+# Of a model up to this size the logits are compared, too: two loads and two short passes, under a second, 400 MB in fp32.
+MOST_PARAMETERS_TO_RUN = 50_000_000
+TOKENS_TO_RUN = 16
+LARGEST_ROUNDING = 1e-3  # of the largest logit; deep models in fp32 stay below 1e-4, another head or expert is far above
 
 
 def run(config: UpcycleStage, workspace: Workspace) -> dict[str, Any]:
@@ -33,15 +41,18 @@ def run(config: UpcycleStage, workspace: Workspace) -> dict[str, Any]:
 def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> dict[str, Any]:
     """Write the upcycled model of the dense directory ``source`` into ``target``, a few tensors in memory at a time.
 
-    Raises CheckpointError for an unknown family, a model that is upcycled already, or a checkpoint that is not whole.
+    What was written is checked: its tensors always, its logits for a small model. Raises CheckpointError for an unknown
+    family, a model that is upcycled already, or a checkpoint that is not whole.
     """
-    dense_config = read_config(source)
-    if dense_config["model_type"] == MOE_MODEL_TYPE:
+    if is_moe(source):
         raise CheckpointError(f"{str(source)!r} is upcycled already. Give the dense model.")
-    family = family_of(dense_config["model_type"])
-    num_layers = int(transformers_config(dense_config).num_hidden_layers)
     with CheckpointReader(source) as reader:
-        check_layers(reader, family, num_layers)
+        dense_config = dense_config_of(reader)
+        family, model = family_of(dense_config["model_type"]), shape_only(transformers_config(dense_config))
+        head, embedding = head_and_embedding(model)
+        if embedding not in reader:  # tied, and stored as the head alone: upcycled models store it as the embedding
+            reader.rename({head: embedding})
+        num_layers = int(model.config.num_hidden_layers)
         plans: list[TensorPlan] = []
         of_ffn = set()
         for layer in range(num_layers):
@@ -54,13 +65,33 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> dic
         num_parameters = {name: math.prod(reader.shape(name)) for name in reader.names()}
     save_moe_config(target, dense_config, config)
     copy_beside_weights(source, target)
+    with CheckpointReader(target) as written:
+        check_tensors(written, dense_config, config)
     total, ffn = sum(num_parameters.values()), sum(num_parameters[name] for name in of_ffn)
     router = sum(math.prod(plan.shape) for plan in plans if ".router." in plan.name)
+    parameters_total = total + (config.num_experts - 1) * ffn + router
+    if parameters_total <= MOST_PARAMETERS_TO_RUN and (config.normalization != "none" or not config.shared_expert):
+        _check_identity(source, target)
     return {
         "parameters_dense": total,
-        "parameters_total": total + (config.num_experts - 1) * ffn + router,
+        "parameters_total": parameters_total,
         "parameters_active": total + (config.num_experts_per_tok - 1) * ffn + router,
     }
+
+
+@torch.no_grad()
+def _check_identity(source: Path, target: Path) -> None:
+    """Raise CheckpointError unless the upcycled model gives the dense one's logits for a few tokens, but for rounding."""
+    dense, upcycled = (load_model(directory, torch.float32) for directory in (source, target))
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = dense.get_input_embeddings().num_embeddings
+    input_ids = torch.randint(vocabulary, (1, TOKENS_TO_RUN), generator=generator)
+    expected, found = (model(input_ids=input_ids, use_cache=False).logits for model in (dense, upcycled))
+    difference, scale = float((found - expected).abs().max()), float(expected.abs().max())
+    if difference > LARGEST_ROUNDING * scale:  # not so where the dense model gives no numbers: training says that
+        raise CheckpointError(
+            f"The upcycled model does not compute what {str(source)!r} does: their logits, up to {scale:.3g}, differ by "
+            f"{difference:.3g}. Nothing was kept. Please report it, with the config.json and the names of the tensors.")
 
 
 def _expert_plans(reader: CheckpointReader, family: Family, mlp: str, config: UpcycleConfig) -> list[TensorPlan]:

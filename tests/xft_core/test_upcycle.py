@@ -170,10 +170,11 @@ def test_tensors_of_other_shapes_than_the_config_says_are_refused(changes: dict[
     source = dense_model(tmp_path / "dense")
     config = json.loads((source / "config.json").read_text())
     (source / "config.json").write_text(json.dumps(config | changes))
-    upcycle(source, _made(tmp_path / "moe"), UpcycleConfig(num_experts=4, num_experts_per_tok=3), seed=0)
-    for directory in (source, tmp_path / "moe"):
-        with pytest.raises(CheckpointError, match=r"shape|cannot be loaded"):
-            load_model(directory, torch.float32)
+    with pytest.raises(CheckpointError, match="other shapes than its config says"):
+        upcycle(source, _made(tmp_path / "moe"), UpcycleConfig(), seed=0)
+    with pytest.raises(CheckpointError, match="other shapes than its config says"):
+        load_model(source, torch.float32)
+    assert not any((tmp_path / "moe").iterdir())
 
 
 @pytest.mark.parametrize("index", ["[]", "{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": "../b.safetensors"}}', "{"])
