@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.artifacts import Workspace
+from xft_core.benchmarks.completing import end_tokens
 from xft_core.errors import DataError
 from xft_core.held_out import device_for_work
 from xft_core.models import DTYPES, load_model, load_tokenizer
@@ -71,7 +72,18 @@ def _evaluate(config: LmEvalStage, directory: Path | None) -> dict[str, Any]:
         raise DataError(f"lm-eval has no task {config.task!r}{own}. 'lm-eval ls tasks' lists those that it ships.")
     inputs = config.inputs()
     model = load_model(inputs["model"], DTYPES[config.precision]).to(device_for_work())  # type: ignore[arg-type]
-    harness_model = HFLM(pretrained=model, tokenizer=load_tokenizer(inputs["model"]), batch_size=config.batch_size)
+    tokenizer = load_tokenizer(inputs["model"])
+    ends = set(end_tokens(tokenizer, model.generation_config, model.config.get_text_config()))
+
+    class WithoutEndTokens(HFLM):  # type: ignore[misc]
+        """The harness knows the tokenizer's end token only; transformers stops at all of them, and leaves them in."""
+
+        def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+            whole = [tokens] if isinstance(tokens, int) else list(tokens)
+            kept = [token for token in whole if int(token) not in ends] if skip_special_tokens else whole
+            return str(super().tok_decode(kept, skip_special_tokens=skip_special_tokens))
+
+    harness_model = WithoutEndTokens(pretrained=model, tokenizer=tokenizer, batch_size=config.batch_size)
     try:
         found = simple_evaluate(
             model=harness_model, tasks=[config.task], task_manager=manager, limit=config.limit, bootstrap_iters=1000,

@@ -34,7 +34,7 @@ from xft_core.errors import CheckpointError
 from xft_core.families import Family, family_of
 from xft_core.fingerprint import model_files
 from xft_core.moe.experts import MoeBlock
-from xft_core.stored_form import check_dense, is_tied, shape_only, use_names_of_model, with_tying
+from xft_core.stored_form import check_dense, head_and_embedding, is_tied, shape_only, use_names_of_model, with_tying
 
 disable_progress_bar()
 
@@ -80,6 +80,9 @@ def dense_config_of(reader: CheckpointReader) -> dict[str, Any]:
         use_names_of_model(reader, model)
         check_layers(reader, family_of(config.model_type), int(config.num_hidden_layers))
         check_dense(reader, model)
+    head, embedding = head_and_embedding(model)
+    if embedding not in reader and head in reader:  # tied, and stored as the head alone
+        reader.rename({head: embedding})
     return with_tying(dense_config, model, is_tied(reader, model))
 
 

@@ -15,8 +15,10 @@ from xft_core.artifacts import Workspace
 from xft_core.checked_lines import append, read_appended
 from xft_core.checkpoint import CheckpointReader
 from xft_core.data.packing import PackedRows
+from xft_core.data.response_end import load_response_ends
 from xft_core.data.rows import Rows, load_rows
 from xft_core.distributed.group import is_first, leave_others, number_of_processes
+from xft_core.generation_defaults import add_end_tokens
 from xft_core.held_out import HeldOutLoss, check_rows_fit, device_for_work, held_out_loss
 from xft_core.locations import find_model
 from xft_core.models import (
@@ -37,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
-    """Tune, measure the held-out loss before and after, and write the tuned model (for a MoE also router.json).
+    """Tune, measure the held-out loss before and after, and write the tuned model (for a MoE also router.json). The tokens
+    that end the responses of the data end its answers: its generation_config.json names them.
 
     Of several processes the first does all but the tuning alone, with the whole model; the others return nothing.
 
@@ -101,6 +104,11 @@ def _save(model: PreTrainedModel, source: Any, config: SftStage, workspace: Work
         model.config.use_cache = True
         model.save_pretrained(workspace.output)
     copy_beside_weights(source, workspace.output)
+    ends = load_response_ends(config.data)
+    if ends is None:
+        logger.warning("sft: %r does not say what ends a response (an earlier version prepared it): the tuned model stops "
+                       "where the base does", str(config.data))
+    add_end_tokens(workspace.output, model, ends or [])
 
 
 def _router_metrics(after: HeldOutLoss) -> dict[str, float]:

@@ -32,7 +32,7 @@ ARTIFACT_HELP = "Directory that an earlier stage published"
 class PrepareStage(StageConfig):
     """Instruction data to token sequences: training rows and held-out rows."""
 
-    stage, version, implementation = "prepare", 1, "xft_core.data.prepare"
+    stage, version, implementation = "prepare", 2, "xft_core.data.prepare"
     path_fields = frozenset({"model", "benchmarks"})
 
     model: str = Field("demo:model", description="Model whose tokenizer and chat template are used.")
@@ -83,7 +83,7 @@ class UpcycleStage(StageConfig):
 class SftStage(StageConfig):
     """Supervised fine-tuning of a dense model or of an upcycled one."""
 
-    stage, version, implementation = "sft", 4, "xft_core.sft"
+    stage, version, implementation = "sft", 5, "xft_core.sft"
 
     model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
@@ -147,7 +147,7 @@ class MixStage(StageConfig):
 class MergeStage(StageConfig):
     """Mixture-of-Experts and mixing coefficients to a stock dense checkpoint."""
 
-    stage, version, implementation = "merge", 2, "xft_core.merge"
+    stage, version, implementation = "merge", 3, "xft_core.merge"
     path_fields = frozenset({"model", "coefficients", "data"})
 
     model: str = Field(description="The tuned Mixture-of-Experts.")
@@ -164,7 +164,7 @@ class MergeStage(StageConfig):
 class GenerateStage(StageConfig):
     """A model's answers to the problems of one benchmark."""
 
-    stage, version, implementation = "generate", 2, "xft_core.generate"
+    stage, version, implementation = "generate", 3, "xft_core.generate"
 
     model: str = Field(description="Any model: dense, upcycled, tuned or merged.")
     benchmark: str = Field("demo:benchmark.jsonl", description="Benchmark: a name, a file, or demo:benchmark.jsonl.")
@@ -213,7 +213,7 @@ class EvaluateStage(StageConfig):
 class NllStage(StageConfig):
     """Negative log-likelihood per response token of a model on instruction data."""
 
-    stage, version, implementation = "nll", 1, "xft_core.nll"
+    stage, version, implementation = "nll", 2, "xft_core.nll"
     path_fields = frozenset({"model"})
 
     model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")
@@ -236,7 +236,7 @@ class NllStage(StageConfig):
 class LmEvalStage(StageConfig):
     """One task of lm-evaluation-harness, for example MMLU."""
 
-    stage, version, implementation = "lm_eval", 1, "xft_core.lm_eval_task"
+    stage, version, implementation = "lm_eval", 2, "xft_core.lm_eval_task"
     path_fields = frozenset({"model", "directory"})
 
     model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")

@@ -25,7 +25,6 @@ from xft_core.models import (
     transformers_config,
 )
 from xft_core.stages import UpcycleStage
-from xft_core.stored_form import head_and_embedding, shape_only
 
 # Of a model up to this size the logits are compared, too: two loads and two short passes, under a second, 400 MB in fp32.
 MOST_PARAMETERS_TO_RUN = 50_000_000
@@ -48,11 +47,8 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> dic
         raise CheckpointError(f"{str(source)!r} is upcycled already. Give the dense model.")
     with CheckpointReader(source) as reader:
         dense_config = dense_config_of(reader)
-        family, model = family_of(dense_config["model_type"]), shape_only(transformers_config(dense_config))
-        head, embedding = head_and_embedding(model)
-        if embedding not in reader:  # tied, and stored as the head alone: upcycled models store it as the embedding
-            reader.rename({head: embedding})
-        num_layers = int(model.config.num_hidden_layers)
+        family = family_of(dense_config["model_type"])
+        num_layers = int(transformers_config(dense_config).num_hidden_layers)
         plans: list[TensorPlan] = []
         of_ffn = set()
         for layer in range(num_layers):

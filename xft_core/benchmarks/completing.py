@@ -17,8 +17,8 @@ LEAD_TOKENS = 8
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after a prompt, the stop and what came with it included. ``new_tokens`` counts its tokens, an
-    end token among them."""
+    """What a model wrote after a prompt: the stop and what came with it included, an end token not. ``new_tokens`` counts
+    its tokens, an end token among them."""
 
     text: str
     finish_reason: FinishReason
@@ -51,8 +51,9 @@ class Completer(ABC):
         if open_rows:
             written = self.write([prompts[row] for row in open_rows], [rooms[row] for row in open_rows], seed)
             for row, tokens in zip(open_rows, written, strict=True):
-                text = self._text(prompts[row], tokens)
-                stopped = tokens[-1] in self.end_tokens or any(stop in text for stop in self.stops)
+                ended = tokens[-1] in self.end_tokens
+                text = self._text(prompts[row], tokens[:-1] if ended else tokens)  # it need not be a special token
+                stopped = ended or any(stop in text for stop in self.stops)
                 completions[row] = Completion(text, "stop" if stopped else "length", len(tokens))
         return completions
 

@@ -14,9 +14,11 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.benchmarks.completing import Completer, end_tokens
+from xft_core.checkpoint import CheckpointReader
 from xft_core.config import GenerateConfig
 from xft_core.errors import CheckpointError, RecipeError
-from xft_core.models import is_moe
+from xft_core.models import dense_config_of, is_moe
+from xft_core.shard_index import INDEX_NAME, weight_files
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 REMEDY = "Set generate.backend: transformers"
@@ -28,10 +30,24 @@ def check_vllm(model: Path) -> None:
         raise CheckpointError(
             f"{str(model)!r} is an upcycled Mixture-of-Experts, and vLLM does not know this architecture. {REMEDY} for it; "
             "the base, the tuned dense and the merged model may use vLLM.")
+    _check_weights(model)
     if find_spec("vllm") is None:
         raise RecipeError(
             f"generate.backend is vllm, which is not installed here. {REMEDY}, or run this stage in an environment that "
             "has vLLM: docs/evaluation.md says how.")
+
+
+def _check_weights(model: Path) -> None:
+    """Raise CheckpointError where vLLM would read other weights than every other reader: without an index it takes all that
+    lie in the directory."""
+    with CheckpointReader(model) as reader:
+        dense_config_of(reader)
+    read = weight_files(model)
+    others = sorted(path.name for path in model.glob("*.safetensors") if path.name not in read)
+    if others and not (model / INDEX_NAME).is_file():
+        raise CheckpointError(
+            f"{str(model)!r} holds {', '.join(others[:3])} beside {', '.join(read)}, and vLLM would read both. {REMEDY}, or "
+            "move what does not belong to the model elsewhere.")
 
 
 class VllmCompleter(Completer):

@@ -1,7 +1,8 @@
 """The prepare stage: instruction data to token sequences for training and for the held-out loss.
 
 Leaves train.safetensors and held_out.safetensors (see rows.py), the same as text for people (train.jsonl,
-held_out.jsonl), and decontamination.json: what was dropped because a benchmark has it, and why.
+held_out.jsonl), response_end.json (what ends a response), and decontamination.json: what was dropped because a benchmark
+has it, and why.
 """
 
 import json
@@ -16,6 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from xft_core.artifacts import Workspace
 from xft_core.config import DataConfig
 from xft_core.data.formats import read_conversations
+from xft_core.data.response_end import response_ends, save_response_ends
 from xft_core.data.rows import Row, save_rows
 from xft_core.data.templates import Message, training_texts
 from xft_core.errors import DataError
@@ -44,7 +46,8 @@ def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
     counts["dropped_contaminated"] = len(unique) - len(clean)
     random.Random(config.seed).shuffle(clean)
     clean = clean[:config.data.max_rows]
-    rows, truncated = tokenised(clean, config.data, load_tokenizer(inputs["tokenizer"]))
+    tokenizer = load_tokenizer(inputs["tokenizer"])
+    rows, truncated = tokenised(clean, config.data, tokenizer)
     counts["truncated"] = truncated
     fitting = [(conversation, row) for conversation, row in zip(clean, rows, strict=True) if row is not None]
     counts["dropped_no_room"] = len(clean) - len(fitting)
@@ -52,6 +55,7 @@ def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
         raise DataError(
             f"Of {len(conversations)} rows of {config.data.path!r}, {len(fitting)} are left; at least 2 are needed, one to "
             f"train on and one to hold out. Dropped: {counts}.")
+    _save_ends(fitting, config.data, tokenizer, workspace.output)
     num_held_out = max(1, min(config.data.held_out_rows, len(fitting) // 5))
     splits = {"held_out": fitting[:num_held_out], "train": fitting[num_held_out:]}
     for name, split in splits.items():
@@ -67,6 +71,22 @@ def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
         "prepare: %d rows read, %d dropped, %d to train on (%d tokens), %d held out", counts["rows_read"], dropped,
         counts["train_rows"], counts["train_tokens"], counts["held_out_rows"])
     return counts
+
+
+def _save_ends(
+    fitting: list[tuple[list[Message], Row]], config: DataConfig, tokenizer: PreTrainedTokenizerBase, output: Path,
+) -> None:
+    """Leave response_end.json, and say where a tuned model will not stop as its template has it."""
+    ends = response_ends((row for _, row in fitting), config.max_length, tokenizer)
+    save_response_ends(output, ends, tokenizer)
+    if not ends:
+        logger.warning(
+            "prepare: every response is cut off at data.max_length (%d): a model that is tuned on them does not learn to stop",
+            config.max_length)
+    if config.template == "chat" and training_texts(fitting[0][0], config.template, tokenizer)[2]:
+        logger.warning(
+            "prepare: the chat template ends a response with no token of its own. The end-of-sequence token (%s) is put after "
+            "it, so that a tuned model can stop", tokenizer.eos_token)
 
 
 def tokenise(messages: list[Message], config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[Row | None, bool]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from xft_core.data.response_end import ends_with_control_token
 from xft_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def training_texts(
     """Split a conversation into what is given and what is learned: its last message.
 
     Returns ``(prompt, response, needs_end_token)``; the last is False when the chat template ends the response with a
-    token of its own, which is then part of ``response``. Raises DataError when the template cannot hold the conversation.
+    token that generation can stop at, which is then part of ``response``. Raises DataError when the template cannot hold
+    the conversation.
     """
     *given, last = messages
     if template == "magicoder":
@@ -59,7 +61,8 @@ def training_texts(
         raise DataError("the tokenizer's chat template writes a conversation otherwise with its answer than without")
     # What follows the end token (a line break, mostly) belongs to the next turn.
     response = whole.removeprefix(prompt).rstrip()
-    return PromptText(prompt, True), response, response.endswith(last["content"].rstrip())
+    after_content = response.rpartition(last["content"].strip())[2]  # all of it where the template changed the content
+    return PromptText(prompt, True), response, not ends_with_control_token(after_content, tokenizer)
 
 
 def _chat(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str:

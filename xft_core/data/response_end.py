@@ -1,0 +1,63 @@
+"""What ends a response in prepared data, so that generation is told to stop where training taught the model to.
+
+    response_end.json    {"token_ids": [..], "tokens": [..]}: every token that ends a whole response; none where all are cut
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xft_core.errors import ArtifactError
+from xft_core.plain_text import parse_json
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+    from xft_core.data.rows import Row
+
+FILE_NAME = "response_end.json"
+
+
+def ends_with_control_token(text: str, tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the text's last token is one that generation can stop at: the end-of-sequence token, or one that was added to
+    the vocabulary. A word or a bracket is none: responses hold these, too."""
+    ids = tokenizer(text, add_special_tokens=False).input_ids if text else []
+    return bool(ids) and _is_control(ids[-1], tokenizer)
+
+
+def response_ends(rows: "Iterable[Row]", max_length: int, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens that end the responses of ``rows``, sorted. A row of ``max_length`` tokens may have been cut: it says
+    nothing."""
+    last = {int(row.input_ids[-1]) for row in rows if len(row.input_ids) < max_length}
+    return sorted(token for token in last if _is_control(token, tokenizer))
+
+
+def save_response_ends(directory: Path, token_ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Write response_end.json."""
+    content = {"token_ids": token_ids, "tokens": tokenizer.convert_ids_to_tokens(token_ids)}
+    (directory / FILE_NAME).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def load_response_ends(directory: Path) -> list[int] | None:
+    """The tokens that end a response in the data that prepare left in ``directory``; None for data of an earlier version.
+
+    Raises ArtifactError for a file that cannot be read.
+    """
+    path = directory / FILE_NAME
+    try:
+        content = parse_json(path.read_bytes())["token_ids"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError):
+        content = None
+    if not isinstance(content, list) or not all(isinstance(token, int) for token in content):
+        raise ArtifactError(f"{str(path)!r} does not say what ends a response. Prepare the data again.")
+    return content
+
+
+def _is_control(token: int, tokenizer: "PreTrainedTokenizerBase") -> bool:
+    if token == tokenizer.eos_token_id:
+        return True
+    added = tokenizer.added_tokens_decoder.get(token)
+    return added is not None and (added.special or bool(added.content.strip()))  # runs of spaces are added by some
