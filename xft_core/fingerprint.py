@@ -35,7 +35,11 @@ def directory_digest(directory: Path, files: Iterable[Path] | None = None) -> st
 
 
 def model_files(directory: Path) -> list[Path]:
-    """The files that make a model directory, sorted: weights, configuration, tokenizer (top level only)."""
+    """The files that make a model directory, sorted: weights, configuration, tokenizer (top level only).
+
+    Also weights that no reader takes (shard_index.weight_files). Too many files in a digest cost a rebuild, one too few
+    would be another model under the same key.
+    """
     return sorted(
         path for path in directory.iterdir()
         if path.is_file() and path.suffix in MODEL_FILE_SUFFIXES and not path.name.startswith((".", "manifest.json"))

@@ -10,7 +10,7 @@ from typing import Any
 from xft_core.artifacts import MANIFEST, Manifest, read_manifest, verify
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.plain_text import parse_json
-from xft_core.shard_index import read_header, weight_files
+from xft_core.shard_index import EMBEDDINGS, HEADS, read_header, weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -75,8 +75,10 @@ def _model_lines(directory: Path) -> dict[str, str]:
     lines["layers"] = _number(text.get("num_hidden_layers"))
     lines["hidden size"] = _number(text.get("hidden_size"))
     lines["vocabulary"] = _number(text.get("vocab_size"))
-    has_head = any(name.endswith(("lm_head.weight", "embed_out.weight")) for name in tensors)
+    has_head, has_embedding = (any(name.endswith(endings) for name in tensors) for endings in (HEADS, EMBEDDINGS))
     lines["tied embeddings"] = "yes" if text.get("tie_word_embeddings", not has_head) else "no"
+    if lines["tied embeddings"] == "yes" and has_head and has_embedding:
+        lines["tied embeddings"] += " in config.json, with a head of its own stored: no, where it differs from the embedding"
     found = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
     lines["tokenizer"] = ", ".join(found) or "none"
     return lines

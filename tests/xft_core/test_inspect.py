@@ -63,6 +63,13 @@ def test_sharded_model_whose_config_does_not_say_whether_it_is_tied(tmp_path: Pa
         describe(model)
 
 
+def test_a_tied_config_beside_a_head_is_said(tmp_path: Path) -> None:
+    model = make_model(tmp_path / "model")
+    write_shard(model / "model.safetensors", {
+        "model.embed_tokens.weight": ("F32", [16, 8]), "lm_head.weight": ("F32", [16, 8])})
+    assert "yes in config.json, with a head of its own stored: no, where it differs" in describe(model)
+
+
 @pytest.mark.parametrize(("upcycle", "expected"), [
     ({"shared_expert": True}, "4 per layer, 3 active per token, one of them shared (always on)"),
     ({"shared_expert": False}, "4 per layer, 3 active per token, none shared"),

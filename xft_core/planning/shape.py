@@ -1,9 +1,12 @@
-"""Parameters and floating-point work of a model, from its config.json alone.
+"""Parameters and floating-point work of a model, from its config.json; where its weights are beside it, what their headers
+say counts for dtype and tying.
 
 Matrices only: biases, norms and positions, some tenths of a per cent, are left out.
 """
 
-from dataclasses import dataclass
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,10 @@ from xft_core.errors import CheckpointError
 from xft_core.families import family_of
 from xft_core.locations import local_path
 from xft_core.plain_text import parse_json
+from xft_core.shard_index import EMBEDDINGS, HEADS, read_header, weight_files
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True)
@@ -127,4 +132,20 @@ def read_shape(path: Path) -> Shape:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{str(path)!r} holds a {type(content).__name__} instead of a model's fields.")
-    return shape_of_config(content, str(path))
+    return _as_stored(shape_of_config(content, str(path)), path.parent)
+
+
+def _as_stored(shape: Shape, directory: Path) -> Shape:
+    """The shape with the bytes per parameter of the weights in ``directory``, and with a head of its own where one is stored
+    beside the embedding (an upper bound: a tied one may be stored twice)."""
+    try:
+        headers = [read_header(directory / name)[0] for name in weight_files(directory)]
+    except CheckpointError:
+        return shape  # no weights here, or none that can be used: the stage that reads them says so
+    tensors = {name: tensor for header in headers for name, tensor in header.items()}
+    sizes = Counter[int]()
+    for tensor in tensors.values():
+        sizes[STORED_BYTES.get(tensor["dtype"], shape.stored_bytes)] += math.prod(tensor["shape"])
+    stored = [any(name.endswith(endings) for name in tensors) for endings in (HEADS, EMBEDDINGS)]
+    return replace(shape, stored_bytes=sizes.most_common(1)[0][0] if sizes else shape.stored_bytes,
+                   tied=shape.tied and not all(stored))

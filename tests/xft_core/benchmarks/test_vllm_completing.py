@@ -17,7 +17,7 @@ from tests.xft_core.test_generate import PROMPTS, benchmark
 from xft_core.benchmarks import vllm_completing
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.transformers_completing import TransformersCompleter
-from xft_core.benchmarks.vllm_completing import VllmCompleter
+from xft_core.benchmarks.vllm_completing import VllmCompleter, check_vllm
 from xft_core.config import GenerateConfig, UpcycleConfig
 from xft_core.errors import CheckpointError, RecipeError
 from xft_core.locations import find_benchmark, find_model
@@ -114,6 +114,17 @@ def check_same_as_transformers(directory: Path) -> None:
 @pytest.mark.usefixtures("stand_in")
 def test_same_answers_as_transformers(dense: Path) -> None:
     check_same_as_transformers(dense)
+
+
+def test_weights_that_vllm_alone_would_read_are_refused(dense: Path, tmp_path: Path) -> None:
+    """Without an index vLLM reads every safetensors file of a directory."""
+    directory = dense_model(tmp_path / "model")
+    (directory / "model.fp16.safetensors").write_bytes((directory / "model.safetensors").read_bytes())
+    with pytest.raises(CheckpointError, match=r"model\.fp16\.safetensors beside model\.safetensors, and vLLM would read both"):
+        check_vllm(directory)
+    (directory / "model.fp16.safetensors").unlink()
+    with pytest.raises(RecipeError, match="not installed"):
+        check_vllm(directory)
 
 
 @pytest.mark.slow

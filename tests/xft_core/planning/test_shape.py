@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.factories import FAMILY_CONFIGS
+from tests.factories import FAMILY_CONFIGS, dense_model
 from xft_core.config import UpcycleConfig
 from xft_core.errors import CheckpointError
-from xft_core.models import empty_moe
+from xft_core.models import empty_moe, load_model
 from xft_core.planning.shape import find_config, read_shape, shape_of_config
 
 SIZES: dict[str, Any] = {
@@ -80,3 +81,18 @@ def test_where_a_config_is_looked_for(tmp_path: Path) -> None:
         find_config(str(tmp_path / "absent"))
     with pytest.raises(CheckpointError, match="cannot be read"):
         read_shape(tmp_path / "config.json")
+
+
+def test_weights_beside_the_config_say_what_is_stored(tmp_path: Path) -> None:
+    """The config says float32 and tied; the tensors are BF16, with a head of their own."""
+    source = dense_model(tmp_path / "model", "qwen2", dtype="float32")
+    assert read_shape(source / "config.json").tied and read_shape(source / "config.json").stored_bytes == 4
+    weights = {name: item.to(torch.bfloat16) for name, item in load_file(source / "model.safetensors").items()}
+    head = torch.randn_like(weights["model.embed_tokens.weight"])
+    save_file(weights | {"lm_head.weight": head}, source / "model.safetensors", {"format": "pt"})
+    shape = read_shape(source / "config.json")
+    assert not shape.tied and shape.stored_bytes == 2
+    exact = sum(item.numel() for item in load_model(source, torch.bfloat16).parameters())
+    assert 0.98 * exact <= shape.parameters <= exact
+    (source / "model.safetensors").unlink()
+    assert read_shape(source / "config.json").tied
