@@ -216,9 +216,9 @@ class MergeConfig(Section):
 class GenerateConfig(Section):
     """How the models answer the benchmark's problems."""
 
-    prompt_style: PromptStyle | None = Field(None, description=(
-        "Prompt for tuned models: magicoder (the paper's), chat (tokenizer's template) or completion (plain code). Empty: the "
-        "form they were tuned in (data.template). Another one than that is warned of."))
+    prompt_style: Literal["auto", "magicoder", "chat", "completion"] = Field("auto", description=(
+        "Prompt for tuned models: auto (the form they were tuned in: data.template), magicoder (the paper's), chat (the "
+        "tokenizer's template) or completion (plain code). A form that they were not tuned in is warned of."))
     base_prompt_style: PromptStyle = Field("completion", description=(
         "Prompt for the untuned base model, which must be measured in the form it knows."))
     max_new_tokens: int = Field(512, ge=1, description="Longest answer, in tokens.")
@@ -322,7 +322,7 @@ class Recipe(Section):
     @property
     def prompt_style(self) -> PromptStyle:
         """The form in which tuned models are asked: that of generate, or the one they were tuned in."""
-        return self.generate.prompt_style or self.data.template
+        return self.data.template if self.generate.prompt_style == "auto" else self.generate.prompt_style
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":

@@ -91,8 +91,8 @@ def find_file(name: str) -> Path:
     """A local or shipped file. Raises DataError when it does not exist."""
     if "://" in name:
         raise DataError(
-            f"{name[:200]!r} is an address, and files are not downloaded. Fetch it yourself, for example with curl -LO, and give "
-            "the path of the file, or the name of a Hub data set (owner/name) without its https://huggingface.co/datasets/.")
+            f"{name[:200]!r} is an address, and files are not downloaded. Fetch it yourself, for example with curl -LO, and "
+            "give the path of the file; of a Hub data set give the name alone (owner/name).")
     path = local_path(name)
     if path.is_dir():
         raise DataError(f"{name[:200]!r} is a directory. Give the path of a file in it.")

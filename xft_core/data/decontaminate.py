@@ -87,7 +87,8 @@ class Contamination:
         # those are looked up, and almost every row ends there.
         self._begun, self._inner = (
             {part for run in runs for part in _runs(list(run), (len(run) + 1) // 2)} for runs in (self._wholes, self._ngrams))
-        self._overlap = max((len(_SPACE.sub("", whole.text)) for of_run in self._wholes.values() for whole in of_run), default=0)
+        wholes = [whole for of_run in self._wholes.values() for whole in of_run]
+        self._overlap = max((len(_SPACE.sub("", whole.text)) for whole in wholes), default=0)
 
     def find(self, texts: list[str]) -> Overlap | None:
         """What a row of these texts has in common with a problem, None for nothing.

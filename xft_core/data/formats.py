@@ -246,9 +246,9 @@ def _refuse_other_formats(path: Path) -> None:
     suffix = path.suffix.lower()
     if suffix in (".csv", ".tsv") or (suffix not in (".json", ".jsonl") and _looks_like_a_table(head)):
         raise DataError(
-            f"{str(path)!r} is a table of {'tabs' if suffix == '.tsv' else 'comma-separated values (CSV)'}, not JSON, JSON lines "
-            "or Parquet. Convert it: python -c \"import pandas; pandas.read_csv('IN.csv').to_json('OUT.jsonl', orient='records', "
-            "lines=True)\" (with sep='\\t' for tabs).")
+            f"{str(path)!r} is a table of {'tabs' if suffix == '.tsv' else 'comma-separated values (CSV)'}, not JSON, JSON "
+            "lines or Parquet. Convert it: python -c \"import pandas; pandas.read_csv('IN.csv').to_json('OUT.jsonl', "
+            "orient='records', lines=True)\" (with sep='\\t' for tabs).")
 
 
 def _looks_like_a_table(head: bytes) -> bool:

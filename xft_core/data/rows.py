@@ -70,8 +70,9 @@ class RowsWriter:
         offsets = np.concatenate([[0], np.cumsum(lengths[start:end])]).astype(np.int64)
         first, count = int(lengths[:start].sum()), int(offsets[-1])
         header, place = {}, 0
-        for name, kind, size, width in (
-                ("offsets", "I64", end - start + 1, 8), ("input_ids", "I32", count, 4), ("prompt_lengths", "I32", end - start, 4)):
+        tensors = (
+            ("offsets", "I64", end - start + 1, 8), ("input_ids", "I32", count, 4), ("prompt_lengths", "I32", end - start, 4))
+        for name, kind, size, width in tensors:
             header[name] = {"dtype": kind, "shape": [size], "data_offsets": [place, place + width * size]}
             place += width * size
         text = json.dumps(header, separators=(",", ":")).encode()

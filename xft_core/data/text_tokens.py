@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Span = tuple[int, int]
 CHARACTERS_PER_TOKEN, SPARE_CHARACTERS = 16, 4096  # of a text that is tokenised whole, for each token that is kept
 STRIPPED = 64  # characters at most that a tokenizer drops where a response begins
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # Texts that a response may be tokenised behind, to have it without the space that begins a text.
 ANCHORS = ("\n", ":", "a", ")", " ")
 
@@ -117,7 +118,7 @@ class TextTokens:
             if self._private is None:
                 self._private = _with_other_spellings(self._content, self._controls)  # type: ignore[arg-type]
             whole, spellings = self._private
-            written, asked = _respelled(text, spellings, self._controls)
+            written, asked = _respelled(text, spellings)
         return self._cut(whole, text, written, asked, _head(whole, written, limit), limit)
 
     def _cut(
@@ -192,8 +193,11 @@ def _loaded(content: dict[str, Any]) -> "Tokenizer":
 
 def _with_other_spellings(content: dict[str, Any], controls: set[str]) -> tuple["Tokenizer", dict[str, str]]:
     """The tokenizer with spellings of its control tokens that no data can know, and each one's new spelling."""
-    spellings = {control: f"\ue000{secrets.token_hex(8)}\ue001" for control in controls}
+    spellings = {
+        control: f"\ue000{secrets.token_hex(8)}\ue001" for control in sorted(controls) if not _BYTE.fullmatch(control)}
     content = json.loads(json.dumps(content))
+    # Bytes keep their names, by which the model writes what it has no token for; no template means them.
+    content["added_tokens"] = [token for token in content["added_tokens"] if not _BYTE.fullmatch(token["content"])]
     for token in content["added_tokens"]:
         token["content"] = spellings.get(token["content"], token["content"])
     model = content["model"]
@@ -206,9 +210,9 @@ def _with_other_spellings(content: dict[str, Any], controls: set[str]) -> tuple[
     return _loaded(content), spellings
 
 
-def _respelled(text: PromptText, spellings: dict[str, str], controls: set[str]) -> tuple[str, int | None]:
+def _respelled(text: PromptText, spellings: dict[str, str]) -> tuple[str, int | None]:
     """The text as the tokenizer with other spellings is to be given it, and where its prompt ends there."""
-    pattern = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))))
+    pattern = re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
     written, end, asked = "", 0, text.asked
     for start, stop in (*(text.control or ()), (len(text.text), len(text.text))):
         for piece, is_control in ((text.text[end:start], False), (text.text[start:stop], True)):
@@ -237,8 +241,8 @@ def _boundary(encoding: "Encoding", asked: int, length: int) -> int | None:
         token = encoding.char_to_token(place)
         if token is None:
             continue  # a space that the tokenizer drops
-        before = encoding.token_to_chars(token - 1)[1] if token else 0
-        return token if encoding.token_to_chars(token)[0] >= asked >= before else None
+        span, before = encoding.token_to_chars(token), encoding.token_to_chars(token - 1) if token else None
+        return token if span and span[0] >= asked and (before is None or before[1] <= asked) else None
     return None
 
 
