@@ -41,13 +41,15 @@ def evaluate_model(
             merge).
         seed: Seed of sampling.
         experiment: MLflow experiment the run belongs to.
-        generate: How the model is asked. Here prompt_style decides for every model, and base_prompt_style plays no part.
+        generate: How the model is asked. Here prompt_style decides for every model (auto: magicoder), and base_prompt_style
+            plays no part.
         evaluate: Benchmarks and grading.
     """
-    asked_one_way = generate.model_copy(update={"base_prompt_style": generate.prompt_style})
+    style = "magicoder" if generate.prompt_style == "auto" else generate.prompt_style
+    asked_one_way = generate.model_copy(update={"prompt_style": style, "base_prompt_style": style})
     recipe = parse(Recipe, {
         "name": short_name(model.path), "seed": seed, "experiment": experiment, "model": model,
-        "data": {"template": "chat" if generate.prompt_style == "chat" else "magicoder"},
+        "data": {"template": "chat" if style == "chat" else "magicoder"},
         "generate": asked_one_way, "evaluate": evaluate})
     check_inputs(recipe, has_moe=False)
     with pipeline_run.opened(recipe, kind="evaluate", sections=SECTIONS) as run:

@@ -23,6 +23,7 @@ from tasks.publish import PipelineResult, publish
 from tasks.references import PipelineRun
 from tasks.stage import stop_event
 from tasks.variants import variant_of
+from xft_core.checks import recipe_findings
 from xft_core.config import (
     BaselineConfig,
     ChecksConfig,
@@ -91,7 +92,7 @@ def pipeline(
         overrides: Single fields, set last, on the recipe file or on the fields below: section.field=value, for example
             merge.shared_expert_weight=0.5.
         name: Name of the recipe. Runs and models are called by it.
-        seed: Seed of everything random: split, order, router, noise, samples.
+        seed: Seed of everything random in training and sampling: order, router, noise, samples. Rows have data.split_seed.
         experiment: MLflow experiment the run belongs to.
         check_fit: Refuse, before any work, a recipe that surely needs more memory or disk than this machine has.
         model: The dense model that everything starts from.
@@ -112,7 +113,8 @@ def pipeline(
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
     check_inputs(recipe)
-    if warning := fit.check_fit(recipe, base_model(recipe)):
+    fitting = fit.check_fit(recipe, base_model(recipe))
+    for warning in [*recipe_findings(recipe), *([fitting] if fitting else [])]:
         get_run_logger().warning("%s", warning)
     try:
         with pipeline_run.opened(recipe) as run:

@@ -33,8 +33,9 @@ def check_inputs(recipe: Recipe, has_moe: bool = True) -> None:
         remote_models.check(recipe.model.path)
     elif not _is_hub_name(recipe.model.path):
         find_model(recipe.model.path)
-    if not _is_hub_name(recipe.data.path):
-        find_file(recipe.data.path)
+    for rows in (recipe.data.path, recipe.data.held_out_path):
+        if rows is not None and not _is_hub_name(rows):
+            find_file(rows)
     for benchmark in recipe.evaluate.benchmarks:
         path = find_benchmark(benchmark)
         kind_of(path).versions(path, recipe.evaluate)

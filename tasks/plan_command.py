@@ -8,6 +8,7 @@ from pathlib import Path
 from tasks.fit import warning
 from tasks.inputs import base_model
 from tasks.settings import settings
+from xft_core.checks import recipe_findings
 from xft_core.config import Recipe
 from xft_core.errors import CheckpointError
 from xft_core.planning import text
@@ -52,7 +53,8 @@ def run(options: Namespace) -> int:
     sys.stdout.flush()
     if recipe.check_fit:
         check_fits(recipe, shape, machine, store_size(settings().artifacts))
-    if found := warning(recipe, shape, machine):
+    fit = warning(recipe, shape, machine)
+    for found in [*recipe_findings(recipe), *([fit] if fit else [])]:
         print(f"\nwarning: {found}")
     return EXIT_DONE
 

@@ -33,7 +33,7 @@ def prepare(run: PipelineRun, role: str, model: str) -> Outcome:
     """Instruction data to token sequences, with the tokenizer of ``model``."""
     recipe = run.recipe
     return carry_out(
-        run, role, PrepareStage, model=model, seed=recipe.seed, data=recipe.data, benchmarks=recipe.evaluate.benchmarks)
+        run, role, PrepareStage, model=model, data=recipe.data, benchmarks=recipe.evaluate.benchmarks)
 
 
 @task(name="upcycle", **STAGE_TASK)
@@ -77,7 +77,7 @@ def merge(run: PipelineRun, role: str, model: ArtifactRef, coefficients: Artifac
 def generate(run: PipelineRun, role: str, model: Model, benchmark: str) -> Outcome:
     """A model's answers to one benchmark. The base model, given by its name, is asked in the form it knows."""
     recipe = run.recipe
-    style = recipe.generate.prompt_style if isinstance(model, ArtifactRef) else recipe.generate.base_prompt_style
+    style = recipe.prompt_style if isinstance(model, ArtifactRef) else recipe.generate.base_prompt_style
     return carry_out(
         run, role, GenerateStage, model=model_name(model), benchmark=benchmark, seed=recipe.seed,
         max_problems=recipe.evaluate.max_problems, prompt_style=style, generate=recipe.generate)
@@ -95,8 +95,9 @@ def nll(run: PipelineRun, role: str, model: Model, data: str) -> Outcome:
     """A model's held-out loss on other data, in the form of the recipe's own."""
     recipe = run.recipe
     return carry_out(
-        run, role, NllStage, model=model_name(model), seed=recipe.seed, precision=recipe.generate.precision,
-        data=recipe.data.model_copy(update={"path": data, "format": "auto", "max_rows": None}))
+        run, role, NllStage, model=model_name(model), precision=recipe.generate.precision,
+        data=recipe.data.model_copy(update={
+            "path": data, "format": "auto", "max_rows": None, "held_out_path": None}))
 
 
 @task(name="lm-eval", **STAGE_TASK)

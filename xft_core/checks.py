@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean
 from typing import Any
 
-from xft_core.config import ChecksConfig
+from xft_core.config import ChecksConfig, Recipe
 from xft_core.errors import XftError
 
 POINTS = 5  # of the training curve, in the mean: one high point is no divergence
@@ -59,6 +59,15 @@ class TrainingWatch:
     def stop_for(self, checks: ChecksConfig) -> None:
         """Raise RunWentWrong for what ``checks`` says training must stop for."""
         raise_for(training_findings(self.metrics(), checks, only_stop=True))
+
+
+def recipe_findings(recipe: Recipe) -> list[str]:
+    """Sentences on choices of a recipe that do not fit each other, though it can be run."""
+    if recipe.prompt_style == recipe.data.template:
+        return []
+    return [
+        f"The tuned models are asked in the form {recipe.prompt_style} (generate.prompt_style) and were tuned in the form "
+        f"{recipe.data.template} (data.template): they answer in a form they never saw. Set generate.prompt_style to auto."]
 
 
 def training_findings(metrics: Mapping[str, Any], checks: ChecksConfig, only_stop: bool = False) -> list[str]:

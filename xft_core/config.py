@@ -73,9 +73,16 @@ class DataConfig(Section):
         "Prompt template for training: magicoder (the paper's) or chat (the tokenizer's own chat template)."))
     max_length: int = Field(1024, ge=16, le=1_048_576, description=(
         "Longest example, in tokens. A longer response is cut; a prompt that leaves no room for one is dropped."))
-    max_rows: int | None = Field(None, ge=2, description="Use only this many rows, drawn by the seed; empty for all.")
+    max_rows: int | None = Field(None, ge=2, description=(
+        "Use only this many rows, drawn by split_seed; empty for all."))
     held_out_rows: int = Field(200, ge=1, description=(
         "Rows kept out of training, to measure the negative log-likelihood per response token (at most a fifth of all)."))
+    held_out_path: str | None = Field(None, description=(
+        "Rows to hold out instead: a file or Hub data set in one of the forms above, all of whose rows are used. Rows that "
+        "are also in it are not trained on. Empty: held_out_rows of the data."))
+    split_seed: Seed = Field(0, description=(
+        "Seed of the choice of rows and of those held out. It is not the recipe's seed, so that runs with other seeds train "
+        "and are measured on the same rows: their spread is that of training alone."))
     decontaminate: bool = Field(True, description="Drop rows that contain a problem of the benchmarks chosen below.")
 
 
@@ -209,8 +216,9 @@ class MergeConfig(Section):
 class GenerateConfig(Section):
     """How the models answer the benchmark's problems."""
 
-    prompt_style: PromptStyle = Field("magicoder", description=(
-        "Prompt for tuned models: magicoder (the paper's), chat (tokenizer's template) or completion (plain code)."))
+    prompt_style: Literal["auto", "magicoder", "chat", "completion"] = Field("auto", description=(
+        "Prompt for tuned models: auto (the form they were tuned in: data.template), magicoder (the paper's), chat (the "
+        "tokenizer's template) or completion (plain code). A form that they were not tuned in is warned of."))
     base_prompt_style: PromptStyle = Field("completion", description=(
         "Prompt for the untuned base model, which must be measured in the form it knows."))
     max_new_tokens: int = Field(512, ge=1, description="Longest answer, in tokens.")
@@ -294,7 +302,9 @@ class Recipe(Section):
 
     name: RecipeName = Field("demo", description=(
         "Name of the recipe: letters, digits, dot, dash, underscore. Runs and models are called by it."))
-    seed: Seed = Field(0, description="Seed of everything random: split, order, router, noise, samples.")
+    seed: Seed = Field(0, description=(
+        "Seed of everything random in training and sampling: order, router, noise, samples. (The choice of rows has a seed of "
+        "its own: data.split_seed.)"))
     experiment: ExperimentName = Field("xft", description="MLflow experiment the run belongs to.")
     check_fit: bool = Field(True, description=(
         "Refuse, before any work, a recipe that surely needs more memory or disk than this machine has (see xft plan)."))
@@ -308,6 +318,11 @@ class Recipe(Section):
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmark and grading.")
     checks: ChecksConfig = Field(ChecksConfig(), description="What a run looks out for, and whether that stops it.")
     registry: RegistryConfig = Field(RegistryConfig(), description="The merged model in MLflow's registry.")
+
+    @property
+    def prompt_style(self) -> PromptStyle:
+        """The form in which tuned models are asked: that of generate, or the one they were tuned in."""
+        return self.data.template if self.generate.prompt_style == "auto" else self.generate.prompt_style
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":

@@ -89,7 +89,13 @@ def hub_error(name: str, error: Exception, lasting: type[XftError]) -> XftError:
 
 def find_file(name: str) -> Path:
     """A local or shipped file. Raises DataError when it does not exist."""
+    if "://" in name:
+        raise DataError(
+            f"{name[:200]!r} is an address, and files are not downloaded. Fetch it yourself, for example with curl -LO, and "
+            "give the path of the file; of a Hub data set give the name alone (owner/name).")
     path = local_path(name)
+    if path.is_dir():
+        raise DataError(f"{name[:200]!r} is a directory. Give the path of a file in it.")
     if not path.is_file():
         raise DataError(f"There is no file {name[:200]!r}. Give the path of an existing file (or demo:… for a shipped one).")
     return path

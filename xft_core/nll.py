@@ -42,7 +42,7 @@ def read_rows(config: NllStage, tokenizer: Any) -> tuple[Rows, dict[str, int]]:
     """The data as token sequences, and how many rows were truncated and dropped."""
     conversations = list(read_conversations(config.data, config.inputs().get("data")))
     if config.data.max_rows is not None:
-        random.Random(config.seed).shuffle(conversations)
+        random.Random(config.data.split_seed).shuffle(conversations)
         conversations = conversations[:config.data.max_rows]
     answered = [item for item in conversations if item[-1]["content"].strip()]
     rows, truncated = tokenised(answered, config.data, tokenizer)

@@ -36,15 +36,15 @@ class PrepareStage(StageConfig):
     path_fields = frozenset({"model", "benchmarks"})
 
     model: str = Field("demo:model", description="Model whose tokenizer and chat template are used.")
-    seed: Seed = Field(0, description="Seed of the choice of rows and of the held-out split.")
     data: DataConfig = Field(DataConfig(), description="Instruction data.")
     benchmarks: list[str] = Field([], description="Benchmarks whose problems must not be in the data.")
 
     def inputs(self) -> dict[str, Path]:
-        """The tokenizer's model directory, the data file unless it is a Hub data set, and the benchmarks."""
+        """The tokenizer's model directory, the data files unless they are Hub data sets, and the benchmarks."""
         found = {"tokenizer": find_model(self.model)}
-        if is_file(self.data):
-            found["data"] = find_file(self.data.path)
+        for name, path in (("data", self.data.path), ("held_out", self.data.held_out_path)):
+            if path is not None and is_file(path):
+                found[name] = find_file(path)
         if self.data.decontaminate:
             found |= {f"benchmark_{index}": find_benchmark(name) for index, name in enumerate(self.benchmarks)}
         return found
@@ -61,8 +61,10 @@ class PrepareStage(StageConfig):
     def settings(self) -> dict[str, Any]:
         """A data file counts by its contents; a Hub data set by its name (pin it: owner/name@revision)."""
         settings = super().settings()
-        if is_file(self.data):
-            del settings["data"]["path"]
+        for name in ("path", "held_out_path"):
+            path = settings["data"][name]
+            if path is not None and is_file(path):
+                del settings["data"][name]
         return settings
 
 
@@ -217,18 +219,20 @@ class NllStage(StageConfig):
     path_fields = frozenset({"model"})
 
     model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")
-    seed: Seed = Field(0, description="Seed of the choice of rows (data.max_rows).")
     data: DataConfig = Field(DataConfig(), description="Instruction data, and how it becomes text for the model.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
 
     def inputs(self) -> dict[str, Path]:
         """The model, and the data file unless it is a Hub data set."""
-        return {"model": find_model(self.model)} | ({"data": find_file(self.data.path)} if is_file(self.data) else {})
+        return {"model": find_model(self.model)} | ({"data": find_file(self.data.path)} if is_file(self.data.path) else {})
 
     def settings(self) -> dict[str, Any]:
         """A data file counts by its contents; of the section, what makes rows of it."""
         settings = super().settings()
-        for name in ("held_out_rows", "decontaminate", *(["path"] if is_file(self.data) else [])):
+        unused = ["held_out_rows", "held_out_path", "decontaminate"]
+        unused += ["path"] if is_file(self.data.path) else []
+        unused += ["split_seed"] if self.data.max_rows is None else []
+        for name in unused:
             del settings["data"][name]
         return settings
 
@@ -335,10 +339,9 @@ STAGES: dict[str, type[StageConfig]] = {
 }
 
 
-def is_file(data: DataConfig) -> bool:
+def is_file(name: str) -> bool:
     """Whether instruction data is a local or shipped file rather than a Hub data set."""
-    name = data.path
-    return name.startswith("demo:") or Path(name).suffix in (".json", ".jsonl", ".parquet") or is_there(name)
+    return "://" in name or name.startswith("demo:") or Path(name).suffix in (".json", ".jsonl", ".parquet") or is_there(name)
 
 
 def lm_eval_version() -> str:

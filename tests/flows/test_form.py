@@ -38,7 +38,7 @@ def test_every_field_has_help_and_a_default_and_can_be_shown(flow: Any) -> None:
 
 @pytest.mark.parametrize(("name", "number"), [
     ("UpcycleConfig.normalization", 3), ("MergeConfig.method", 5), ("SftConfig.precision", 3), ("SftConfig.optimizer", 2),
-    ("DataConfig.format", 5), ("DataConfig.template", 2), ("EvaluateConfig.sandbox", 2), ("GenerateConfig.prompt_style", 3),
+    ("DataConfig.format", 5), ("DataConfig.template", 2), ("EvaluateConfig.sandbox", 2), ("GenerateConfig.prompt_style", 4),
     ("GenerateConfig.backend", 2)])
 def test_choices_are_pick_lists(name: str, number: int) -> None:
     assert len(dict(fields(SCHEMA))[name]["enum"]) == number

@@ -140,7 +140,7 @@ def test_templates_that_end_a_turn_with_no_token_are_a_warning(tmp_path: Path, c
         with caplog.at_level(logging.WARNING):
             caplog.clear()
             prepared(path, base(path / "model", end))
-        warned = "ends a response with no token of its own" in caplog.text
+        warned = "ends with no token of its own" in caplog.text
         assert warned == (kind in ("text", "none", "text after")), kind
 
 

@@ -13,7 +13,7 @@ from xft_core.errors import DataError, XftError
 if TYPE_CHECKING:  # grading needs no tokenizer, and these imports take seconds
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from xft_core.data.templates import PromptText
+    from xft_core.data.text_tokens import PromptText
 
 Status = Literal["pass", "fail", "timeout", "infrastructure_error"]
 

@@ -5,7 +5,8 @@ The program to grade is the problem's own code plus the completion up to the sto
 
 from typing import TYPE_CHECKING
 
-from xft_core.data.templates import PromptText, chat_prompt, magicoder_prompt
+from xft_core.data.templates import chat_prompt, magicoder_prompt
+from xft_core.data.text_tokens import PromptText
 from xft_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -29,10 +30,9 @@ def code_prompt(
     if style == "completion":
         return PromptText(code, has_special_tokens=False)
     if style == "magicoder":
-        return PromptText(magicoder_prompt(instruction) + begun, has_special_tokens=False)
+        return PromptText(magicoder_prompt(instruction), has_special_tokens=False).begin(begun)
     if style == "chat":
-        asked = chat_prompt(tokenizer, [{"role": "user", "content": instruction}])
-        return PromptText(asked + begun, has_special_tokens=True)
+        return chat_prompt(tokenizer, [{"role": "user", "content": instruction}]).begin(begun)
     raise DataError(f"There is no prompt style {style!r}. Choose one of: {', '.join(STYLES)}.")
 
 

@@ -16,6 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -25,9 +26,11 @@ from xft_core.benchmarks.kinds import kind_of
 # of reach of any length.
 NGRAM_WORDS = 13
 MIN_WORDS, MIN_CHARACTERS = 8, 40
+PORTION = 2**20  # characters of a row that are searched at a time
 
 Words = tuple[str, ...]
 _WORD = re.compile(r"\w+")
+_WORD_START = re.compile(r"\b\w")
 _SPACE = re.compile(r"\s+")
 # The same problem is HumanEval/23 in one file and HumanEval_23_strlen in another.
 _NUMBERED = re.compile(r"(humaneval|mbpp)[/_](\d+)(?:_|$)", re.IGNORECASE)
@@ -70,34 +73,47 @@ class _Whole:
         return f" {' '.join(_words(self.text))} " in f" {' '.join(_words(row))} "
 
 
+class Contamination:
+    """What the benchmark files' problems are found by in rows. Raises DataError for a file that cannot be used."""
+
+    def __init__(self, benchmarks: list[Path]) -> None:
+        problems = [problem for path in benchmarks for problem in _problems(path)]
+        self._wholes: dict[Words, list[_Whole]] = defaultdict(list)
+        for problem in problems:
+            for whole in _wholes(problem):
+                self._wholes[tuple(_words(whole.text)[:MIN_WORDS])].append(whole)
+        self._ngrams = _own_ngrams(problems)
+        # Every run of n words holds a run of (n + 1) / 2 words that begins at a multiple of that many words: of a row only
+        # those are looked up, and almost every row ends there.
+        self._begun, self._inner = (
+            {part for run in runs for part in _runs(list(run), (len(run) + 1) // 2)} for runs in (self._wholes, self._ngrams))
+        wholes = [whole for of_run in self._wholes.values() for whole in of_run]
+        self._overlap = max((len(_SPACE.sub("", whole.text)) for whole in wholes), default=0)
+
+    def find(self, texts: list[str]) -> Overlap | None:
+        """What a row of these texts has in common with a problem, None for nothing.
+
+        Cost: one pass over the words of the row, whatever the number of problems; memory for a part of a long row only.
+        """
+        n_gram = None
+        for portion in _portions("\n".join(texts), max(self._overlap, NGRAM_WORDS)):
+            words = _words(portion)
+            if not self._begun.isdisjoint(_aligned(words, (MIN_WORDS + 1) // 2)):
+                starts = (whole for run in _runs(words, MIN_WORDS) for whole in self._wholes.get(run, ()))
+                hit = next((whole for whole in starts if whole.is_in(portion)), None)
+                if hit:
+                    return Overlap(hit.task_id, hit.benchmark, "substring", _shortened(hit.text))
+            if n_gram is None and not self._inner.isdisjoint(_aligned(words, (NGRAM_WORDS + 1) // 2)):
+                run = next((run for run in _runs(words, NGRAM_WORDS) if run in self._ngrams), None)
+                n_gram = None if run is None else Overlap(*self._ngrams[run], "n_gram", " ".join(run))
+        return n_gram
+
+
 def find_contaminated(rows: list[list[str]], benchmarks: list[Path]) -> dict[int, Overlap]:
     """The rows (each a list of its texts) that contain a problem of the benchmark files, by index, with the reason.
-
-    Cost: one pass over the words of the rows, whatever the number of problems. Raises DataError for a benchmark file
-    that cannot be used.
-    """
-    problems = [problem for path in benchmarks for problem in _problems(path)]
-    wholes: dict[Words, list[_Whole]] = defaultdict(list)
-    for problem in problems:
-        for whole in _wholes(problem):
-            wholes[tuple(_words(whole.text)[:MIN_WORDS])].append(whole)
-    ngrams = _own_ngrams(problems)
-
-    found: dict[int, Overlap] = {}
-    for index, texts in enumerate(rows):
-        text = "\n".join(texts)
-        words = _words(text)
-        # Almost every row ends here, without a loop in Python over its words.
-        if not wholes.keys().isdisjoint(_runs(words, MIN_WORDS)):
-            starts = (whole for run in _runs(words, MIN_WORDS) for whole in wholes.get(run, ()))
-            hit = next((whole for whole in starts if whole.is_in(text)), None)
-            if hit:
-                found[index] = Overlap(hit.task_id, hit.benchmark, "substring", _shortened(hit.text))
-                continue
-        if not ngrams.keys().isdisjoint(_runs(words, NGRAM_WORDS)):
-            run = next(run for run in _runs(words, NGRAM_WORDS) if run in ngrams)
-            found[index] = Overlap(*ngrams[run], "n_gram", " ".join(run))
-    return found
+    Raises DataError for a benchmark file that cannot be used."""
+    contamination = Contamination(benchmarks)
+    return {index: found for index, texts in enumerate(rows) if (found := contamination.find(texts))}
 
 
 def _problems(path: Path) -> Iterator[_Problem]:
@@ -149,6 +165,25 @@ def _words(text: str) -> list[str]:
 def _runs(words: list[str], length: int) -> Iterator[Words]:
     """Every run of ``length`` consecutive words."""
     return zip(*(words[start:] for start in range(length)))  # noqa: B905 (the shortest one ends it)
+
+
+def _aligned(words: list[str], length: int) -> Iterator[Words]:
+    """The runs of ``length`` words that begin at a multiple of ``length``."""
+    return zip(*[iter(words)] * length)  # noqa: B905 (what is left over is no run)
+
+
+def _portions(text: str, overlap: int) -> Iterator[str]:
+    """A text in parts of about PORTION characters, cut between words; ``overlap`` words of each are in the next one too."""
+    start = 0
+    while len(text) - start > PORTION:
+        begins = _WORD_START.search(text, start + PORTION)
+        cut = begins.start() if begins else len(text)
+        end = cut
+        for word in islice(_WORD.finditer(text, cut), overlap + 1):
+            end = word.start()
+        yield text[start:end if end > cut else len(text)]
+        start = cut
+    yield text[start:]
 
 
 def _shortened(text: str) -> str:

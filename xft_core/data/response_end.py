@@ -14,23 +14,20 @@ from xft_core.plain_text import parse_json
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from xft_core.data.rows import Row
-
 FILE_NAME = "response_end.json"
 
 
-def ends_with_control_token(text: str, tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether the text's last token is one that generation can stop at: the end-of-sequence token, or one that was added to
-    the vocabulary. A word or a bracket is none: responses hold these, too."""
-    ids = tokenizer(text, add_special_tokens=False).input_ids if text else []
-    return bool(ids) and _is_control(ids[-1], tokenizer)
+def response_ends(last_tokens: Iterable[int], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The tokens that end responses, sorted, of the ``last_tokens`` of responses that were not cut."""
+    return sorted(token for token in set(last_tokens) if is_control_token(token, tokenizer))
 
 
-def response_ends(rows: "Iterable[Row]", max_length: int, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The tokens that end the responses of ``rows``, sorted. A row of ``max_length`` tokens may have been cut: it says
-    nothing."""
-    last = {int(row.input_ids[-1]) for row in rows if len(row.input_ids) < max_length}
-    return sorted(token for token in last if _is_control(token, tokenizer))
+def is_control_token(token: int, tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether generation can stop at a token: the end-of-sequence token, or one that was added to the vocabulary."""
+    if token == tokenizer.eos_token_id:
+        return True
+    added = tokenizer.added_tokens_decoder.get(token)
+    return added is not None and (added.special or bool(added.content.strip()))  # runs of spaces are added by some
 
 
 def save_response_ends(directory: Path, token_ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -55,9 +52,3 @@ def load_response_ends(directory: Path) -> list[int] | None:
         raise ArtifactError(f"{str(path)!r} does not say what ends a response. Prepare the data again.")
     return content
 
-
-def _is_control(token: int, tokenizer: "PreTrainedTokenizerBase") -> bool:
-    if token == tokenizer.eos_token_id:
-        return True
-    added = tokenizer.added_tokens_decoder.get(token)
-    return added is not None and (added.special or bool(added.content.strip()))  # runs of spaces are added by some

@@ -1,9 +1,9 @@
 """Prompt templates, the same for training and for evaluation."""
 
-from dataclasses import dataclass
+import secrets
 from typing import TYPE_CHECKING, Any, Literal
 
-from xft_core.data.response_end import ends_with_control_token
+from xft_core.data.text_tokens import PromptText, Span, text_tokens
 from xft_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -16,37 +16,24 @@ MAGICODER_SYSTEM = (
 Message = dict[str, str]
 
 
-@dataclass(frozen=True)
-class PromptText:
-    """What the model is given. A chat template writes its special tokens itself; else the tokenizer adds its own."""
-
-    text: str
-    has_special_tokens: bool
-
-    def token_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-        """The prompt's tokens, with a begin token if the tokenizer uses one and never an end token."""
-        ids = tokenizer(self.text, add_special_tokens=not self.has_special_tokens).input_ids
-        return ids[:-1] if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and not self.has_special_tokens else ids
-
-
 def magicoder_prompt(instruction: str) -> str:
     """The paper's prompt: a system sentence, the instruction, and the place where the response begins."""
     return f"{MAGICODER_SYSTEM}\n\n@@ Instruction\n{instruction}\n\n@@ Response\n"
 
 
-def chat_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> str:
+def chat_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> PromptText:
     """The tokenizer's chat template up to where the assistant begins. Raises DataError when it has no template."""
-    return _chat(tokenizer, messages, add_generation_prompt=True)
+    text, control = _chat(tokenizer, messages, add_generation_prompt=True)
+    return PromptText(text, True, control=control)
 
 
-def training_texts(
+def training_text(
     messages: list[Message], template: Literal["magicoder", "chat"], tokenizer: "PreTrainedTokenizerBase",
-) -> tuple[PromptText, str, bool]:
-    """Split a conversation into what is given and what is learned: its last message.
+) -> tuple[PromptText, bool]:
+    """A conversation as what is given and, after that, what is learned: its last message.
 
-    Returns ``(prompt, response, needs_end_token)``; the last is False when the chat template ends the response with a
-    token that generation can stop at, which is then part of ``response``. Raises DataError when the template cannot hold
-    the conversation.
+    Returns ``(text, needs_end_token)``; the last is False when the chat template ends the response with a token that
+    generation can stop at, which is then part of it. Raises DataError when the template cannot hold the conversation.
     """
     *given, last = messages
     if template == "magicoder":
@@ -54,21 +41,60 @@ def training_texts(
             raise DataError(
                 f"a conversation of {len(messages)} messages does not fit the template magicoder (one instruction, one "
                 "response); use data.template: chat")
-        return PromptText(magicoder_prompt(given[0]["content"]), False), last["content"], True
-    prompt = chat_prompt(tokenizer, given)
-    whole = _chat(tokenizer, messages, add_generation_prompt=False)
+        return PromptText(magicoder_prompt(given[0]["content"]), False).begin(last["content"]), True
+    prompt, _ = _chat(tokenizer, given, add_generation_prompt=True)
+    whole, control = _chat(tokenizer, messages, add_generation_prompt=False)
     if not whole.startswith(prompt):
         raise DataError("the tokenizer's chat template writes a conversation otherwise with its answer than without")
     # What follows the end token (a line break, mostly) belongs to the next turn.
     response = whole.removeprefix(prompt).rstrip()
+    text = PromptText(prompt + response, True, len(prompt), control)
     after_content = response.rpartition(last["content"].strip())[2]  # all of it where the template changed the content
-    return PromptText(prompt, True), response, not ends_with_control_token(after_content, tokenizer)
+    return text, not text_tokens(tokenizer).ends_with_control_token(after_content)
 
 
-def _chat(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str:
+def turn_marker(tokenizer: "PreTrainedTokenizerBase") -> str | None:
+    """What the chat template writes where the assistant begins, if that is text which data can spell: no control token."""
+    message = [{"role": "user", "content": "a"}]
+    without, _ = _chat(tokenizer, message, add_generation_prompt=False)
+    marker = _chat(tokenizer, message, add_generation_prompt=True)[0].removeprefix(without).strip()
+    return None if not marker or text_tokens(tokenizer).spells_control(marker) else marker
+
+
+def _chat(
+    tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any,
+) -> tuple[str, tuple[Span, ...] | None]:
+    """The conversation as the chat template writes it, and which spans of that are the template's own. None: all of it,
+    since nothing in the messages spells a control token."""
+    text = _render(tokenizer, messages, **options)
+    contents = [message["content"] for message in messages]
+    if not any(map(text_tokens(tokenizer).spells_control, contents)):
+        return text, None
+    names = [f"\ue000{secrets.token_hex(8)}\ue001" for _ in messages]
+    frame = _render(
+        tokenizer, [message | {"content": name} for message, name in zip(messages, names, strict=True)], **options)
+    for used in (contents, [content.strip() for content in contents]):  # many templates strip them
+        control, written, end = [], "", 0
+        for name, content in zip(names, used, strict=True):
+            place = frame.find(name, end)
+            if place < 0:
+                continue  # a message that the template leaves out
+            control.append((len(written), len(written) + place - end))
+            written += frame[end:place] + content
+            end = place + len(name)
+        control.append((len(written), len(written) + len(frame) - end))
+        if written + frame[end:] == text:
+            return text, tuple(control)
+    raise DataError(
+        "a message spells a control token of the tokenizer, and its chat template does not write messages as they are, so "
+        "that it cannot be kept text. Remove that token's text from the row")
+
+
+def _render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str:
     if tokenizer.chat_template is None:
         raise DataError("the tokenizer has no chat template; use the template (or prompt style) magicoder")
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
     except Exception as error:  # templates are programs that raise what they like
         raise DataError(f"the tokenizer's chat template refuses the conversation: {error}") from None
+    return text

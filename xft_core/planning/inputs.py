@@ -26,7 +26,7 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
     except XftError:
         return None
     conversations = [item for item in read_conversations(recipe.data, path) if item[-1]["content"].strip()]
-    sample = random.Random(recipe.seed).sample(conversations, min(SAMPLE, len(conversations)))
+    sample = random.Random(recipe.data.split_seed).sample(conversations, min(SAMPLE, len(conversations)))
     rows = [row for row, _ in (tokenise(messages, recipe.data, tokenizer) for messages in sample) if row]
     if not rows:
         return None

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from xft_core.checks import mixing_findings, training_findings
+from xft_core.checks import mixing_findings, recipe_findings, training_findings
 from xft_core.reporting.evaluation import Pair, PassRate, counts, pair, pass_rate
 from xft_core.reporting.evidence import MODELS, Evidence
 from xft_core.reporting.multilingual import Average, averages
@@ -133,7 +133,8 @@ class Decontamination(_Part):
 
 class Comparison(_Part):
     """Everything the report tells. ``benchmarks``: their titles, in the recipe's order; ``skipped``: of those that could
-    not be graded where this ran, with the reason; ``went_wrong``: what was noticed in training and mixing, by model."""
+    not be graded where this ran, with the reason; ``choices``: what in the recipe does not fit; ``went_wrong``: what was
+    noticed in training and mixing, by model."""
 
     recipe: str
     seed: int
@@ -145,6 +146,7 @@ class Comparison(_Part):
     training_compute_ratio: float | None
     mixing: Mixing | None
     routing: list[LayerRouting]
+    choices: list[str] = []
     went_wrong: dict[str, list[str]]
     data: dict[str, int]
     decontamination: Decontamination | None
@@ -162,7 +164,7 @@ def compare(evidence: Evidence) -> Comparison:
         recipe=evidence.recipe.name, seed=evidence.recipe.seed, benchmarks=evidence.benchmarks(),
         skipped=_skipped(evidence), rows=rows, multilingual=_multilingual(rows), differences=_differences(evidence),
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
-        went_wrong=_went_wrong(evidence),
+        choices=recipe_findings(evidence.recipe), went_wrong=_went_wrong(evidence),
         data={name: value for name, value in sorted(prepare.metrics.items()) if type(value) is int} if prepare else {},
         decontamination=_decontamination(evidence))
 

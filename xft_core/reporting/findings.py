@@ -7,6 +7,17 @@ from xft_core.reporting.comparison import Comparison, Difference
 from xft_core.reporting.evaluation import certainty, p_text
 
 MANY_TRUNCATED = 0.1
+DATA_WARNINGS = {
+    "earlier_turns_unused": (
+        "conversations have earlier answers of the assistant, which are given and not learned: only the last of each is."),
+    "control_tokens_from_text": (
+        "rows have text that spells a control token and became one: this tokenizer cannot prevent it."),
+    "turn_marker_text": (
+        "rows have text that spells what the chat template begins an answer with, so a model cannot tell it from a turn."),
+    "boundary_forced": (
+        "rows have no token boundary where the response begins: prompt and response were tokenised apart, as they are when "
+        "models are asked."),
+}
 TELLING = (0.05, 0.95)  # outside of these fractions a benchmark is too hard or too easy to tell models apart
 
 
@@ -58,7 +69,7 @@ def test_name(comparison: Comparison, benchmark: str, tests: str) -> str:
 
 def warnings(comparison: Comparison) -> list[str]:
     """What a person must know before using the merged model."""
-    return [*_data_warnings(comparison), *_loss_warnings(comparison), *_went_wrong_warnings(comparison),
+    return [*comparison.choices, *_data_warnings(comparison), *_loss_warnings(comparison), *_went_wrong_warnings(comparison),
             *_routing_warnings(comparison), *_evaluation_warnings(comparison)]
 
 
@@ -93,6 +104,11 @@ def _data_warnings(comparison: Comparison) -> Iterator[str]:
     if comparison.decontamination and not comparison.decontamination.benchmarks:
         yield ("The training data was not searched for the benchmarks' problems (data.decontaminate is off): scores may "
                "be of answers learned by heart.")
+
+
+    for name, sentence in DATA_WARNINGS.items():
+        if comparison.data.get(name):
+            yield f"Data: {comparison.data[name]:,} {sentence}"
 
 
 def _loss_warnings(comparison: Comparison) -> Iterator[str]:

@@ -18,6 +18,12 @@ SHOWN_PROBLEMS, SHOWN_ROWS = 12, 5
 
 DATA_COUNTS = {
     "rows_read": "rows read",
+    "dropped_empty_response": "dropped: empty response",
+    "dropped_duplicate": "dropped: duplicate of another row",
+    "dropped_contaminated": "dropped: contains a problem of a benchmark",
+    "dropped_held_out": "dropped: also in data.held_out_path",
+    "dropped_no_room": "dropped: the prompt leaves no room for a response",
+    "not_used": "not used (data.max_rows)",
     "train_rows": "rows to train on",
     "train_tokens": "tokens to train on",
     "train_response_tokens": "of these, response tokens (the loss counts these)",
@@ -25,10 +31,16 @@ DATA_COUNTS = {
     "held_out_tokens": "tokens held out",
     "held_out_response_tokens": "of these, response tokens (the NLL counts these)",
     "truncated": "responses cut at data.max_length",
-    "dropped_contaminated": "dropped: contains a problem of a benchmark",
-    "dropped_no_room": "dropped: the prompt leaves no room for a response",
-    "dropped_duplicate": "dropped: duplicate of another row",
-    "dropped_empty_response": "dropped: empty response",
+    "control_token_text": "rows with text that spells a control token (it stays text)",
+    "earlier_turns_unused": "conversations with earlier answers, which are not learned",
+    "control_tokens_from_text": "rows in which text became a control token",
+    "turn_marker_text": "rows with text that spells the chat template's mark of an answer",
+    "boundary_forced": "rows with prompt and response tokenised apart",
+    "held_out_rows_read": "rows read of data.held_out_path",
+    "held_out_dropped_empty_response": "of data.held_out_path dropped: empty response",
+    "held_out_dropped_duplicate": "of data.held_out_path dropped: duplicate of another row",
+    "held_out_dropped_contaminated": "of data.held_out_path dropped: contains a problem of a benchmark",
+    "held_out_dropped_no_room": "of data.held_out_path dropped: the prompt leaves no room for a response",
 }
 
 
@@ -186,12 +198,13 @@ def _code(text: str) -> str:
 
 def _conditions(comparison: Comparison, evidence: Evidence) -> list[str]:
     recipe = evidence.recipe
-    generate = recipe.generate
+    base_style, style = recipe.generate.base_prompt_style, recipe.prompt_style
+    theirs = "theirs" if style == recipe.data.template else "another than theirs"
     found = []
-    if generate.base_prompt_style != generate.prompt_style:
+    if base_style != style:
         found.append(
-            f"The base model is asked in the form it knows ({generate.base_prompt_style} prompt), the tuned ones in "
-            f"theirs ({generate.prompt_style} prompt).")
+            f"The base model is asked in the form it knows ({base_style} prompt), the tuned ones in "
+            f"{theirs} ({style} prompt).")
     if recipe.evaluate.max_problems is not None:
         found.append(
             f"Only the first {recipe.evaluate.max_problems} problems of a benchmark were used: this is not its score.")

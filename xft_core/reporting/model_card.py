@@ -119,7 +119,7 @@ def _loading(evidence: Evidence) -> str:
         inputs = f'prompt = """{magicoder_prompt(EXAMPLE)}"""\ninputs = tokenizer(prompt, return_tensors="pt")'
     return LOADING.format(
         inputs=inputs, max_new_tokens=recipe.generate.max_new_tokens, template=recipe.data.template,
-        style=recipe.generate.prompt_style)
+        style=recipe.prompt_style)
 
 
 def _method(evidence: Evidence) -> str:

@@ -22,7 +22,7 @@ def data_rows(rng: random.Random, directory: Path) -> None:
     """Instruction data in every form, as lines, as a list, and as Parquet; down to the tokens."""
     from xft_core.config import DataConfig
     from xft_core.data.formats import read_conversations
-    from xft_core.data.templates import training_texts
+    from xft_core.data.templates import training_text
     from xft_core.models import load_tokenizer
 
     row = rng.choice(ROWS)
@@ -47,7 +47,7 @@ def data_rows(rng: random.Random, directory: Path) -> None:
     tokenizer = _TOKENIZER["tiny"]
     config = DataConfig(path=str(path), template=rng.choice(["magicoder", "chat"]))
     for messages in read_conversations(config, path):
-        training_texts(messages, config.template, tokenizer)[0].token_ids(tokenizer)
+        training_text(messages, config.template, tokenizer)[0].token_ids(tokenizer)
 
 
 _TOKENIZER: dict[str, Any] = {}

@@ -119,12 +119,14 @@ def test_line_separators_inside_texts_and_a_byte_order_mark_are_fine(tmp_path: P
     assert prepare(tmp_path, model, tmp_path / "d.jsonl")["rows_read"] == 3
 
 
-def test_the_seed_decides_the_split(tmp_path: Path, model: Path) -> None:
+def test_the_split_seed_alone_decides_the_split(tmp_path: Path, model: Path) -> None:
     data = write(tmp_path / "d.jsonl", [{"instruction": f"Add {i}", "response": f"x + {i}"} for i in range(20)])
     config = DataConfig(path=str(data), max_length=256, held_out_rows=3, max_rows=12)
+    assert "seed" not in PrepareStage.model_fields  # so runs of all seeds share one stage, and one key
 
     def held_out(name: str, seed: int) -> str:
-        run_stage(PrepareStage(output=tmp_path / name, model=str(model), data=config, seed=seed))
+        run_stage(PrepareStage(
+            output=tmp_path / name, model=str(model), data=config.model_copy(update={"split_seed": seed})))
         return (tmp_path / name / "held_out.jsonl").read_text()
 
     assert held_out("a", 0) == held_out("b", 0) != held_out("c", 1)
@@ -137,13 +139,26 @@ def test_the_seed_decides_the_split(tmp_path: Path, model: Path) -> None:
     ("", "holds no rows"),
     ('{"instruction": "a", "response": "b"}\n{"instruction": "a"\n', "line 2: not JSON"),
     ('{"instruction": "a", "response": "b"}\n{"instruction": "a"}\n', "line 2: .*needs the field 'response'"),
-    ('{"instruction": "a", "response": null}\n', "line 1: .*needs the field 'response'"),
+    ('{"instruction": "a", "response": null}\n', "line 1: field 'response' is null"),
+    ('{"instruction": "a", "response": ["b"]}\n', "line 1: field 'response' must be text, it is a list. Text in parts"),
+    ('{"instruction": "a", "input": 3, "output": "b"}\n', "line 1: field 'input' must be text, it is a number: 3"),
+    ('{"messages": null}\n', "line 1: field 'messages' is null"),
+    ('{"messages": "hi"}\n', "line 1: field 'messages' must be a list of role and content, it is text"),
+    ('{"messages": ["hi"]}\n', "line 1: message 1 must be an object of role and content, it is text"),
+    ('{"messages": [{"role": "user"}]}\n', "line 1: message 1 has no 'content', only role"),
+    ('{"messages": [{"role": "user", "content": null}]}\n', "line 1: 'content' of message 1 is null"),
+    ('{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}\n', "'content' of message 1 .* is a list"),
+    ('{"messages": [{"role": "<s>", "content": "a"}]}\n', "the role of message 1 is '<s>'"),
+    ('[{"instruction": "a", "response": "b"},\n {"instruction": "a",, }]', "line 2: not JSON"),
+    ('[{"instruction": "a", "response": "b"}', "line 1: not JSON: Expecting ',' delimiter"),
+    ('[{"instruction": "a", "response": "b"}]\n x', "line 2: not JSON: Extra data"),
+    ('instruction,response\na,b\n', "not JSON"),
     ('{"instruction": "a", "response": "b"}\n{"problem": "a", "solution": "b"}\n', "line 2: .*form instruction.*problem"),
     ('{"text": "a"}\n', "line 1: fields text are of no known form"),
     ('{"messages": [{"role": "user", "content": "a"}]}\n', "line 1: the conversation has no response"),
     ('[1, 2]', "row 1: a row must be an object"),
     ('{"instruction": "a", "response": "\\ud83d"}\n', "line 1: a text in it holds half of a surrogate pair"),
-    ('{"instruction": "a", "response": 5}\n', "line 1: field 'response' must be text, it is 5"),
+    ('{"instruction": "a", "response": 5}\n', "line 1: field 'response' must be text, it is a number: 5"),
     ('{"instruction": "a", "response": "b"}\n', "1 are left; at least 2"),
 ])
 def test_data_that_cannot_be_used_says_where_and_why(content: str, message: str, tmp_path: Path, model: Path) -> None:
@@ -156,8 +171,22 @@ def test_data_that_cannot_be_used_says_where_and_why(content: str, message: str,
 def test_files_that_are_not_there_or_not_text(tmp_path: Path, model: Path) -> None:
     with pytest.raises(DataError, match="no file"):
         prepare(tmp_path, model, tmp_path / "absent.jsonl")
-    (tmp_path / "d.jsonl").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(DataError, match="not UTF-8"):
+    with pytest.raises(DataError, match="is an address, and files are not downloaded"):
+        PrepareStage(output=tmp_path, model=str(model), data=DataConfig(path="https://a.b/d.jsonl")).inputs()
+    with pytest.raises(DataError, match="is a directory"):
+        prepare(tmp_path, model, tmp_path)
+    for name, content, message in (
+            ("d.csv", b"instruction,response\na,b\n", "is a table of comma-separated values"),
+            ("d.txt", b"instruction,response\na,b\n", "is a table of comma-separated values"),
+            ("d.tsv", b"instruction\tresponse\n", "is a table of tabs"),
+            ("d.jsonl.gz", b"\x1f\x8b\x08\x00", "compressed by gzip"), ("d.json", b"\x28\xb5\x2f\xfd", "Zstandard"),
+            ("d.zip", b"PK\x03\x04", "ZIP archive"), ("d.data", b"PAR1", "Parquet under another name"),
+            ("d.jsonl", b"\xff\xfea\x00", "UTF-16"), ("d.json", b"<!DOCTYPE html>", "a web page")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            prepare(tmp_path, model, tmp_path / name)
+    (tmp_path / "d.jsonl").write_bytes(b'{"a": "\xff\xfe"}')
+    with pytest.raises(DataError, match=r"not UTF-8 text .byte 7"):
         prepare(tmp_path, model, tmp_path / "d.jsonl")
     (tmp_path / "d.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match="not Parquet"):

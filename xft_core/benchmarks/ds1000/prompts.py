@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from xft_core.benchmarks.ds1000.problems import Problem
 from xft_core.benchmarks.prompts import FENCE, STYLES, cut
-from xft_core.data.templates import PromptText, chat_prompt, magicoder_prompt
+from xft_core.data.templates import chat_prompt, magicoder_prompt
+from xft_core.data.text_tokens import PromptText
 from xft_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,10 +33,9 @@ def build_prompt(problem: Problem, style: str, tokenizer: "PreTrainedTokenizerBa
     instruction = f"{question}\n\n{REQUEST}"
     start = f"{FENCE}python\n{_function_head(problem)}"
     if style == "magicoder":
-        return PromptText(magicoder_prompt(instruction) + start, has_special_tokens=False)
+        return PromptText(magicoder_prompt(instruction), has_special_tokens=False).begin(start)
     if style == "chat":
-        return PromptText(
-            chat_prompt(tokenizer, [{"role": "user", "content": instruction}]) + start, has_special_tokens=True)
+        return chat_prompt(tokenizer, [{"role": "user", "content": instruction}]).begin(start)
     raise DataError(f"There is no prompt style {style!r}. Choose one of: {', '.join(STYLES)}.")
 
 

@@ -1,0 +1,290 @@
+"""Text to tokens, the same in training and in generation: where a response begins, and which text may be a control token.
+
+A prompt and what follows it are tokenised as one text, so that no tokenizer puts a space between them, and cut where the
+response begins. Text of the data that spells a control token (``<s>``, ``<|im_end|>``) stays text: such a text goes through a
+copy of the tokenizer whose control tokens have other spellings, which only the parts that a chat template wrote are given.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from xft_core.data.response_end import is_control_token
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+Span = tuple[int, int]
+CHARACTERS_PER_TOKEN, SPARE_CHARACTERS = 16, 4096  # of a text that is tokenised whole, for each token that is kept
+STRIPPED = 64  # characters at most that a tokenizer drops where a response begins
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+# Texts that a response may be tokenised behind, to have it without the space that begins a text.
+ANCHORS = ("\n", ":", "a", ")", " ")
+
+
+@dataclass(frozen=True)
+class PromptText:
+    """A text for a model, of which the first ``asked`` characters are the prompt (None: all of it).
+
+    A chat template writes its special tokens itself (``has_special_tokens``); else the tokenizer adds its own.
+    ``control``: the spans in which the spelling of a control token is one; None: everywhere, in a text with
+    ``has_special_tokens``, and nowhere in another.
+    """
+
+    text: str
+    has_special_tokens: bool
+    asked: int | None = None
+    control: tuple[Span, ...] | None = None
+
+    def begin(self, answer: str) -> "PromptText":
+        """The prompt with the first text of an answer after it."""
+        control = self.control
+        if control is None and self.has_special_tokens:
+            control = ((0, len(self.text)),)
+        return PromptText(self.text + answer, self.has_special_tokens, len(self.text), control)
+
+    def token_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+        """The prompt's tokens, with a begin token if the tokenizer uses one and never an end token."""
+        return text_tokens(tokenizer).encode([self])[0].ids
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of a text, the first ``prompt_length`` of them of its prompt.
+
+    ``forced``: no token ends where the prompt does, so prompt and answer were tokenised apart. ``parsed``: text of the data
+    became a control token, which this tokenizer cannot prevent.
+    """
+
+    ids: list[int]
+    prompt_length: int
+    forced: bool = False
+    parsed: bool = False
+
+
+def text_tokens(tokenizer: "PreTrainedTokenizerBase") -> "TextTokens":
+    """What makes tokens of texts with ``tokenizer``; made once for each."""
+    made = _MADE.get(tokenizer)
+    if made is None or made.size != len(tokenizer):
+        made = _MADE[tokenizer] = TextTokens(tokenizer)
+    return made
+
+
+class TextTokens:
+    """A tokenizer for texts that consist of a template's parts and of data."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self.size = len(tokenizer)
+        self._tokenizer = tokenizer
+        content = _content(tokenizer)
+        controls = set(tokenizer.all_special_tokens)
+        if content:
+            controls |= {token["content"] for token in content["added_tokens"] if token["special"]}
+        self._spelling = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or r"(?!)", re.IGNORECASE)
+        self._content, self._controls = content, controls
+        self._ends: dict[str, bool] = {}
+        self._private: tuple[Tokenizer, dict[str, str]] | None = None
+        self._whole = _loaded(content) if content else None
+        self._before = self._begin_tokens()
+
+    def spells_control(self, text: str) -> bool:
+        """Whether a text holds the spelling of a control token, in any case."""
+        return self._spelling.search(text) is not None
+
+    def ends_with_control_token(self, text: str) -> bool:
+        """Whether the text's last token is one that generation can stop at. A word or a bracket is none: responses hold
+        these, too."""
+        known = self._ends.get(text)
+        if known is None:
+            ids = self._tokenizer(text, add_special_tokens=False).input_ids if text else []
+            known = bool(ids) and is_control_token(ids[-1], self._tokenizer)
+            if len(text) < SPARE_CHARACTERS and len(self._ends) < SPARE_CHARACTERS:  # a template ends all turns alike
+                self._ends[text] = known
+        return known
+
+    def encode(self, texts: Sequence[PromptText], limit: int | None = None) -> list[Tokens]:
+        """Tokens of each text. ``limit``: of a text with more tokens only that many, and one more, need be right."""
+        if self._whole is None:
+            return [self._slow(text) for text in texts]
+        found: list[Tokens | None] = [None] * len(texts)
+        plain: list[int] = []
+        for index, text in enumerate(texts):
+            data_spells = self.spells_control(_of_the_data(text))
+            if data_spells or (limit is not None and len(text.text) > _longest(limit)):
+                found[index] = self._one(text, limit, data_spells)
+            else:
+                plain.append(index)
+        encodings = self._whole.encode_batch([texts[index].text for index in plain], add_special_tokens=False)
+        for index, encoding in zip(plain, encodings, strict=True):
+            found[index] = self._cut(self._whole, texts[index], texts[index].text, texts[index].asked, encoding, limit)
+        return found  # type: ignore[return-value]
+
+    def _one(self, text: PromptText, limit: int | None, data_spells: bool) -> Tokens:
+        whole = self._whole
+        assert whole is not None
+        written, asked = text.text, text.asked
+        if data_spells:
+            if self._private is None:
+                self._private = _with_other_spellings(self._content, self._controls)  # type: ignore[arg-type]
+            whole, spellings = self._private
+            written, asked = _respelled(text, spellings)
+        return self._cut(whole, text, written, asked, _head(whole, written, limit), limit)
+
+    def _cut(
+        self, whole: "Tokenizer", text: PromptText, written: str, asked: int | None, encoding: "Encoding", limit: int | None,
+    ) -> Tokens:
+        before = [] if text.has_special_tokens else self._before
+        ids = encoding.ids
+        if asked is None or asked >= len(written):
+            return Tokens(before + ids, len(before) + len(ids))
+        place = _boundary(encoding, asked, len(written))
+        if place is not None:
+            return Tokens(before + ids, len(before) + place)
+        prompt = _head(whole, written[:asked], limit).ids
+        return Tokens(before + prompt + _continued(whole, written[asked:], limit), len(before) + len(prompt), forced=True)
+
+    def _slow(self, text: PromptText) -> Tokens:
+        """With a tokenizer that tells no places: the prompt by itself, and the response as the rest of the whole text."""
+        options: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": not text.has_special_tokens}
+        parsed = text.has_special_tokens and self.spells_control(_of_the_data(text))
+        before = [] if text.has_special_tokens else self._before
+        ids = list(self._tokenizer(text.text, **options).input_ids)
+        if text.asked is None or text.asked >= len(text.text):
+            return Tokens(before + ids, len(before) + len(ids), parsed=parsed)
+        prompt = list(self._tokenizer(text.text[:text.asked], **options).input_ids)
+        if ids[:len(prompt)] == prompt:
+            return Tokens(before + ids, len(before) + len(prompt), parsed=parsed)
+        response = text.text[text.asked:]
+        for anchor in ANCHORS:
+            alone = list(self._tokenizer(anchor, **options).input_ids)
+            behind = list(self._tokenizer(anchor + response, **options).input_ids)
+            if behind[:len(alone)] == alone:
+                rest = behind[len(alone):]
+                break
+        else:
+            rest = list(self._tokenizer(response, **options).input_ids)
+        return Tokens(before + prompt + rest, len(before) + len(prompt), forced=True, parsed=parsed)
+
+    def _begin_tokens(self) -> list[int]:
+        """What the tokenizer puts in front of every text: a begin token, mostly, or nothing."""
+        with_all, without = (
+            list(self._tokenizer("a", add_special_tokens=added).input_ids) for added in (True, False))
+        for length in range(len(with_all) - len(without) + 1):
+            if with_all[length:length + len(without)] == without:
+                return with_all[:length]
+        return []
+
+
+_MADE: "WeakKeyDictionary[PreTrainedTokenizerBase, TextTokens]" = WeakKeyDictionary()
+
+
+def _content(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any] | None:
+    """The tokenizer.json of a fast tokenizer, None of a slow one or one with parts written in Python."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    try:
+        content: dict[str, Any] = json.loads(backend.to_str())  # type: ignore[union-attr]
+    except Exception:  # the library's own, for what cannot be written down
+        return None
+    content["truncation"] = content["padding"] = None
+    return content
+
+
+def _loaded(content: dict[str, Any]) -> "Tokenizer":
+    """A tokenizer whose offsets cover every character of its text, spaces too."""
+    from tokenizers import Tokenizer
+
+    processor = content.get("post_processor") or {}
+    for part in (processor, *processor.get("processors", ())):
+        if "trim_offsets" in part:
+            part["trim_offsets"] = False
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def _with_other_spellings(content: dict[str, Any], controls: set[str]) -> tuple["Tokenizer", dict[str, str]]:
+    """The tokenizer with spellings of its control tokens that no data can know, and each one's new spelling."""
+    spellings = {
+        control: f"\ue000{secrets.token_hex(8)}\ue001" for control in sorted(controls) if not _BYTE.fullmatch(control)}
+    content = json.loads(json.dumps(content))
+    # Bytes keep their names, by which the model writes what it has no token for; no template means them.
+    content["added_tokens"] = [token for token in content["added_tokens"] if not _BYTE.fullmatch(token["content"])]
+    for token in content["added_tokens"]:
+        token["content"] = spellings.get(token["content"], token["content"])
+    model = content["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {spellings.get(name, name): number for name, number in model["vocab"].items()}
+    else:
+        model["vocab"] = [[spellings.get(name, name), score] for name, score in model["vocab"]]
+    if isinstance(model.get("unk_token"), str):
+        model["unk_token"] = spellings.get(model["unk_token"], model["unk_token"])
+    return _loaded(content), spellings
+
+
+def _respelled(text: PromptText, spellings: dict[str, str]) -> tuple[str, int | None]:
+    """The text as the tokenizer with other spellings is to be given it, and where its prompt ends there."""
+    pattern = re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
+    written, end, asked = "", 0, text.asked
+    for start, stop in (*(text.control or ()), (len(text.text), len(text.text))):
+        for piece, is_control in ((text.text[end:start], False), (text.text[start:stop], True)):
+            if text.asked is not None and end <= text.asked <= end + len(piece):
+                head = piece[:text.asked - end]
+                asked = len(written) + len(pattern.sub(lambda found: spellings[found[0]], head) if is_control else head)
+            written += pattern.sub(lambda found: spellings[found[0]], piece) if is_control else piece
+            end += len(piece)
+    return written, asked
+
+
+def _of_the_data(text: PromptText) -> str:
+    """The parts of a text in which the spelling of a control token is not one."""
+    if text.control is None:
+        return "" if text.has_special_tokens else text.text
+    pieces, end = [], 0
+    for start, stop in (*text.control, (len(text.text), len(text.text))):
+        pieces.append(text.text[end:start])
+        end = stop
+    return "\n".join(pieces)
+
+
+def _boundary(encoding: "Encoding", asked: int, length: int) -> int | None:
+    """The first token of the text from character ``asked`` on; None where a token holds characters of both sides."""
+    for place in range(asked, min(length, asked + STRIPPED)):
+        token = encoding.char_to_token(place)
+        if token is None:
+            continue  # a space that the tokenizer drops
+        span, before = encoding.token_to_chars(token), encoding.token_to_chars(token - 1) if token else None
+        return token if span and span[0] >= asked and (before is None or before[1] <= asked) else None
+    return None
+
+
+def _continued(whole: "Tokenizer", response: str, limit: int | None) -> list[int]:
+    """Tokens of a response that follows something."""
+    for anchor in ANCHORS:
+        encoding = _head(whole, anchor + response, limit)
+        place = _boundary(encoding, len(anchor), len(anchor) + len(response))
+        if place is not None:
+            ids: list[int] = encoding.ids[place:]
+            return ids
+    ids = _head(whole, response, limit).ids
+    return ids
+
+
+def _longest(limit: int) -> int:
+    return CHARACTERS_PER_TOKEN * limit + SPARE_CHARACTERS
+
+
+def _head(whole: "Tokenizer", text: str, limit: int | None) -> "Encoding":
+    """A text's tokens; where ``limit`` is far less than there are, those of its first part, as long as need be: until twice
+    as much text begins with the same tokens."""
+    if limit is not None:
+        size, known = _longest(limit), None
+        while size < len(text):
+            encoding = whole.encode(text[:size], add_special_tokens=False)
+            first = encoding.ids[:limit + 1]
+            if len(first) > limit and first == known:
+                return encoding
+            size, known = 2 * size, first
+    return whole.encode(text, add_special_tokens=False)
