@@ -212,12 +212,13 @@ def _candidates(executable: str, mounts: Sequence[Path], hidden: Sequence[Path])
     alone = [executable, "--die-with-parent", "--new-session"]
     own_users = ["--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
 
-    # /proc/keys names the keys of the grader's session; /dev is a file system of its own, as large as half the memory.
+    # /proc/keys names the keys of the grader's session. /dev is a file system of its own, as large as half the memory.
+    # Mapped and shared, /dev/zero is memory that escapes being counted; /dev/full reads the same and cannot be mapped.
     hide_keys = [part for name in ("keys", "key-users") for part in ("--ro-bind", os.devnull, f"/proc/{name}")
                  if os.path.exists(f"/proc/{name}")]
 
     def private(work_bytes: int, filter_descriptor: int) -> list[str]:
-        return ["--proc", "/proc", *hide_keys, "--dev", "/dev",
+        return ["--proc", "/proc", *hide_keys, "--dev", "/dev", "--dev-bind", "/dev/full", "/dev/zero",
                 "--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev",
                 "--perms", "1777", "--size", str(work_bytes), "--tmpfs", WORK, *last,
                 "--remount-ro", "/", "--chdir", WORK, "--seccomp", str(filter_descriptor), "--"]

@@ -61,7 +61,7 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
 NEWEST = 456  # futex_requeue; what came later is refused too, and so is x32 (x86_64 with 0x40000000 added)
 CONDITIONAL: dict[str, tuple[int, int]] = {
     "socket": (41, 198), "socketpair": (53, 199), "clone": (56, 220), "fcntl": (72, 25), "prctl": (157, 167),
-    "setsockopt": (54, 208), "ioctl": (16, 29)}
+    "setsockopt": (54, 208), "ioctl": (16, 29), "mmap": (9, 222)}
 # Linux's number for each architecture, as the kernel tells it to a filter, and the column above.
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
@@ -72,17 +72,25 @@ F_SETPIPE_SZ = 1031
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_MM = 4, 22, 35
 SOL_SOCKET, BUFFER_SIZES = 1, (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF and their FORCE
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+MAP_SHARED_BIT, MAP_ANONYMOUS = 0x01, 0x20
+# The largest anonymous shared mapping. Its pages stay as long as any of it is mapped, so it counts as a whole.
+SHARED_MAPPING_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class Test:
-    """Of one argument (its lower 32 bits, which is all the kernel looks at in the calls above): whether it is among
-    ``values``, or with ``negated`` is not; with ``bits``, whether it has any of these."""
+    """Of one argument (its lower 32 bits, or with ``upper`` the others): whether it is among ``values``, or with
+    ``negated`` is not; or whether it has any of ``bits``; or is above ``above``."""
 
     argument: int
     values: tuple[int, ...] = ()
     negated: bool = False
     bits: int = 0
+    above: int = 0
+    upper: bool = False
+
+
+_SHARED_ANONYMOUS = Test(3, bits=MAP_SHARED_BIT), Test(3, bits=MAP_ANONYMOUS)
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,8 @@ RULES = (
     # Programs that ask for larger buffers go on with those they have; the kernel itself does so above its own bound.
     Rule("setsockopt", 0, (Test(1, (SOL_SOCKET,)), Test(2, BUFFER_SIZES))),
     Rule("ioctl", errno.EPERM, (Test(1, (TIOCSTI, TIOCLINUX)),)),
+    Rule("mmap", errno.ENOMEM, (*_SHARED_ANONYMOUS, Test(1, above=SHARED_MAPPING_BYTES))),
+    Rule("mmap", errno.ENOMEM, (*_SHARED_ANONYMOUS, Test(1, above=0, upper=True))),
 )
 
 # <linux/bpf_common.h>, <linux/filter.h>, <linux/seccomp.h>
@@ -153,8 +163,9 @@ def _rule_body(rule: Rule) -> Iterator[bytes]:
     """Return the rule's error if its tests hold; else go on behind it, with the call's number loaded again."""
     sizes = [1 + max(1, len(test.values)) for test in rule.tests]
     for index, test in enumerate(rule.tests):
-        yield _instruction(LOAD_WORD, ARGUMENTS_AT + 8 * test.argument)
-        operation, operands = (JUMP_ANY_BIT, (test.bits,)) if test.bits else (JUMP_EQUAL, test.values)
+        yield _instruction(LOAD_WORD, ARGUMENTS_AT + 8 * test.argument + 4 * test.upper)
+        operation, operands = (JUMP_EQUAL, test.values) if test.values else (
+            (JUMP_ANY_BIT, (test.bits,)) if test.bits else (JUMP_GREATER, (test.above,)))
         # From the instruction behind this test: the next one is at 0, that behind the return at ``otherwise``.
         otherwise = sum(sizes[index + 1:]) + 1
         found, not_found = (otherwise, 0) if test.negated else (0, otherwise)
