@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tasks.fit import warning
-from tasks.inputs import base_model
+from tasks.inputs import base_model, check_inputs, preconditions
 from tasks.settings import settings
 from xft_core.config import Recipe
 from xft_core.errors import CheckpointError
@@ -15,6 +15,7 @@ from xft_core.planning.inputs import data_size, problem_count
 from xft_core.planning.machine import Machine, store_size, this_machine
 from xft_core.planning.plan import DataSize, Rates, check_fits, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
+from xft_core.preconditions import listed, unmet
 from xft_core.recipe import load_recipe
 
 EXIT_DONE = 0
@@ -36,7 +37,11 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Print the plan; returns the exit status. Raises XftError, DoesNotFit above all."""
     recipe = load_recipe(options.recipe, options.set)
-    path = options.model_config or find_config(base_model(recipe))
+    try:
+        path = options.model_config or find_config(base_model(recipe))
+    except CheckpointError:
+        check_inputs(recipe)  # names what else is missing
+        raise
     if path is None:
         raise CheckpointError(
             f"{recipe.model.path!r} is not in the Hub's cache, and a plan downloads nothing. Give its config.json with "
@@ -54,6 +59,8 @@ def run(options: Namespace) -> int:
         check_fits(recipe, shape, machine, store_size(settings().artifacts))
     if found := warning(recipe, shape, machine):
         print(f"\nwarning: {found}")
+    if lacking := unmet(preconditions([recipe])):
+        print(f"\nwarning: {listed(lacking)}")
     return EXIT_DONE
 
 

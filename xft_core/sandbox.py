@@ -2,8 +2,9 @@
 
 ``bubblewrap``: no network; the system and this Python read-only, nothing else of the file system; small private /tmp
 and /dev/shm; own process ids, users and inter-process communication; no capabilities, no further user namespaces; a
-bare environment; everything in it dies with the process that started it; system calls that no graded program needs fail
-(sandbox_filter.py). Started by root, it runs as nobody, since the kernel lets root start any number of processes. ``unsafe`` is none of that: the same program as a plain child.
+bare environment; system calls that no graded program needs fail (sandbox_filter.py); everything in it dies with the
+process that started it. Started by root, it runs as nobody, since the kernel lets root start any number of processes.
+``unsafe`` is none of that: the same program as a plain child.
 
 Every program runs under resource limits of its own and starts in an empty directory that is bounded in size.
 What this does not stop: faults of the kernel, and use of processor and memory up to the limits.
