@@ -80,15 +80,23 @@ def check_data(data: DataConfig, is_file: bool) -> None:
         raise hub_error(repository, error, DataError) from None
 
 
-def check_grading(benchmark: str, config: EvaluateConfig) -> None:
-    """This machine can grade a benchmark, or it is one to be skipped here. Raises DataError where the benchmark is not
-    there, SandboxError."""
+def grading_versions(benchmark: str, config: EvaluateConfig) -> dict[str, str | None]:
+    """What a benchmark is graded with here, see Kind.versions. Raises DataError where the benchmark is not there,
+    SandboxError where what it needs is not."""
     from xft_core.benchmarks.kinds import kind_of
 
     path = find_benchmark(benchmark)
-    versions = kind_of(path).versions(path, config)
-    if None not in versions.values():  # else its toolchain is missing, and it is skipped, saying so
-        _check_sandbox(config.sandbox)
+    return kind_of(path).versions(path, config)
+
+
+def check_sandbox(benchmark: str, config: EvaluateConfig) -> None:
+    """The sandbox works, unless the benchmark is one to be skipped here for want of a toolchain. Raises SandboxError."""
+    try:
+        skipped = None in grading_versions(benchmark, config).values()
+    except XftError:  # another check's business
+        skipped = False
+    if not skipped:
+        _open_sandbox(config.sandbox)
 
 
 def check_directory(field: str, directory: Path) -> None:
@@ -98,7 +106,7 @@ def check_directory(field: str, directory: Path) -> None:
 
 
 @lru_cache
-def _check_sandbox(mode: str) -> None:
+def _open_sandbox(mode: str) -> None:
     from xft_core.sandbox import open_sandbox
 
     if mode == "bubblewrap":

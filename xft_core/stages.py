@@ -24,7 +24,7 @@ from xft_core.config import (
 from xft_core.errors import DataError
 from xft_core.fingerprint import directory_digest, input_digest
 from xft_core.locations import find_benchmark, find_file, find_model, is_there
-from xft_core.preconditions import Preconditions, check_data, check_directory, check_grading, check_model
+from xft_core.preconditions import Preconditions, check_data, check_directory, check_model, check_sandbox, grading_versions
 from xft_core.stage import StageConfig
 
 # What of the section evaluate changes the verdicts on one benchmark (ds1000_environment does by the versions it means).
@@ -215,7 +215,8 @@ class EvaluateStage(StageConfig):
     def preconditions(self) -> Preconditions:
         """The benchmark, what it is graded with, and a sandbox that works."""
         return {f"benchmark {self.benchmark}": partial(find_benchmark, self.benchmark),
-                f"grading {self.benchmark}": partial(check_grading, self.benchmark, self.evaluate)}
+                f"grading {self.benchmark}": partial(grading_versions, self.benchmark, self.evaluate),
+                f"sandbox for {self.benchmark}": partial(check_sandbox, self.benchmark, self.evaluate)}
 
     def inputs(self) -> dict[str, Path]:
         """The samples and the benchmark."""
@@ -224,12 +225,9 @@ class EvaluateStage(StageConfig):
     def settings(self) -> dict[str, Any]:
         """Of the section, how this benchmark is graded; and the toolchain or the environment that it is graded with: also
         that there is none."""
-        from xft_core.benchmarks.kinds import kind_of
-
         settings = super().settings()
         settings["evaluate"] = {name: value for name, value in settings["evaluate"].items() if name in GRADING}
-        benchmark = find_benchmark(self.benchmark)
-        versions = kind_of(benchmark).versions(benchmark, self.evaluate)
+        versions = grading_versions(self.benchmark, self.evaluate)
         return settings | ({"versions": versions} if versions else {})
 
 

@@ -13,7 +13,7 @@ import pytest
 from tasks.inputs import check_inputs
 from xft_core.config import EvaluateConfig, Recipe
 from xft_core.errors import NotReady, SandboxError, XftError
-from xft_core.preconditions import _check_sandbox
+from xft_core.preconditions import _open_sandbox
 from xft_core.recipe import parse
 from xft_core.stages import EvaluateStage, GenerateStage, NllStage, PrepareStage, UpcycleStage
 
@@ -27,7 +27,7 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
-    _check_sandbox.cache_clear()
+    _open_sandbox.cache_clear()
 
 
 def recipe(*changes: str) -> Recipe:
@@ -51,7 +51,7 @@ def test_a_sandbox_that_cannot_work_is_found_first() -> None:
 def test_all_that_is_missing_is_one_message() -> None:
     lacking = recipe(
         "model.path=./no-model", "data.path=no-data.jsonl",
-        "evaluate.benchmarks=[humaneval,mbpp,multipl-e/lua,none.jsonl,demo:benchmark.jsonl]",
+        "evaluate.benchmarks=[humaneval,mbpp,multipl-e/lua,none.jsonl]",
         "evaluate.held_out_data=[held.jsonl]", "evaluate.lm_eval_directory=./no-tasks", "evaluate.lm_eval_tasks=[one]")
     with pytest.raises(NotReady) as error:
         check_inputs(lacking)
@@ -101,7 +101,7 @@ def test_every_stage_that_takes_something_from_outside_says_what() -> None:
         "prepare": [f"benchmark {benchmark}", f"data {data.path}", f"model {model}"],
         "upcycle": [f"model {model}"],
         "generate": [f"benchmark {benchmark}", f"model {model}"],
-        "evaluate": [f"benchmark {benchmark}", f"grading {benchmark}"],
+        "evaluate": [f"benchmark {benchmark}", f"grading {benchmark}", f"sandbox for {benchmark}"],
         "nll": [f"data {data.path}", f"model {model}"]}
 
 

@@ -130,7 +130,7 @@ def test_advice_on_a_disk_only_lowers(changes: tuple[str, ...], share: float) ->
 
     chosen = recipe(*changes)
     room = written(chosen) * share
-    with pytest.raises(DoesNotFit, match="XFT_HOME on a larger disk.*check_fit: false") as error:
+    with pytest.raises(DoesNotFit, match=r"XFT_HOME on a larger disk.*check_fit: false") as error:
         check_fits(chosen, DEEPSEEK_1_3B, replace(LARGE, disk=room))
     advice = re.search(r"(or choose|even with) (.*?) (?:\(then|it is)", str(error.value))
     if advice is None:
