@@ -15,6 +15,7 @@ import platform
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from xft_core.errors import SandboxError
 
@@ -124,6 +125,7 @@ ALLOW, KILL_PROCESS, ERROR = 0x7FFF0000, 0x80000000, 0x00050000
 NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16
 
 
+@cache
 def build_filter(machine: str | None = None) -> bytes:
     """The filter for ``machine`` (this one): an array of struct sock_filter. Raises SandboxError where there is none."""
     machine = machine or platform.machine()

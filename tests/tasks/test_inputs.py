@@ -65,7 +65,7 @@ def test_all_that_is_missing_is_one_message() -> None:
 def test_an_environment_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from tests.factories import shared_data
 
-    file = shared_data("benchmarks/ds1000.jsonl.gz")
+    file = shared_data("benchmarks/ds1000/ds1000.jsonl.gz")
     if not file.is_file():
         pytest.skip("the shared benchmarks are not here")
     monkeypatch.setenv("XFT_DS1000_ENVIRONMENT", str(tmp_path / "none"))
