@@ -173,7 +173,9 @@ def test_output_is_bounded_here_too(bubblewrap: Sandbox) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="these tests run unprivileged anyway")
 @pytest.mark.parametrize("tests", [
     ["tests/xft_core/test_sandbox.py", "-k", "contained or files or number_of_processes"],
-    pytest.param(["tests/xft_core/benchmarks/evalplus/test_abuse.py"], marks=pytest.mark.slow)], ids=["walls", "abuse"])
+    pytest.param(["tests/xft_core/test_sandbox_memory.py", "tests/xft_core/test_sandbox_filter.py"], marks=pytest.mark.slow),
+    pytest.param(["tests/xft_core/benchmarks/evalplus/test_abuse.py"], marks=pytest.mark.slow)],
+    ids=["walls", "memory", "abuse"])
 def test_the_same_holds_unprivileged(tests: list[str]) -> None:
     """Started by the user nobody."""
     if shutil.which("bwrap") is None or shutil.which("setpriv") is None:
