@@ -77,8 +77,7 @@ def _compare(options: argparse.Namespace) -> int:
     from xft_core.grid import expand
 
     recipe = load_recipe(options.recipe, options.set)
-    for variant in expand(recipe, options.grid):
-        check_inputs(variant.recipe)
+    check_inputs(*(variant.recipe for variant in expand(recipe, options.grid)))
     # Several variants are at work at once: each line says whose it is.
     os.environ.setdefault("PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT", TASK_LINE)
     wait_for_api = _start_services()

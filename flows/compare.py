@@ -116,8 +116,7 @@ def compare(
         baseline=baseline, upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
         registry=registry)
     variants = expand(recipe, grid)
-    for variant in variants:
-        check_inputs(variant.recipe)
+    check_inputs(*(variant.recipe for variant in variants))
     get_run_logger().info("%d variants in experiment %r", len(variants), recipe.experiment)
     with pipeline_run.opened(recipe, kind="comparison", without=frozenset(variants[0].settings)) as run:
         failures = run_here(variants, at_once) if run_in == "this_process" else run_by_deployment(variants)
@@ -169,5 +168,6 @@ def _failed(failures: dict[str, str], planned: int) -> str:
     lines = [f"{len(failures)} of {planned} variants failed; the others are compared. The same comparison again goes on."]
     if len(failures) == planned:
         lines = [f"All {planned} variants failed."]
-    lines += [f"{name}: {reason}" for name, reason in failures.items()]
+    for reason in dict.fromkeys(failures.values()):
+        lines.append(f"{', '.join(name for name, own in failures.items() if own == reason)}: {reason}")
     return "\n".join(lines)

@@ -174,18 +174,18 @@ def _raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]
 
     Raises PipelineFailed naming each failed stage with its reason, RunStopped when the run was stopped.
     """
-    reasons, finished = [], 0
+    reasons, finished = dict[str, list[str]](), 0
     for role, future in futures.items():
         future.wait()
         state = future.state
         if state.is_completed():
             finished += 1
         elif state.is_final():
-            reasons.append(f"{role.replace('_', '-')}: {reason_of(state)}")
+            reasons.setdefault(reason_of(state), []).append(role.replace("_", "-"))
     if reasons and stop_event(run.flow_run_id).is_set():
         raise RunStopped(f"Stopped. {finished} of {len(futures)} stages are finished; the same run again goes on.")
     if reasons:
-        failed = "\n".join(reasons)
+        failed = "\n".join(f"{', '.join(roles)}: {reason}" for reason, roles in reasons.items())
         raise PipelineFailed(
             f"{failed}\n{finished} of {len(futures)} stages are finished; the same command goes on from there.")
 

@@ -1,13 +1,17 @@
-"""What a recipe names, looked for before anything starts. Neither Prefect nor MLflow here."""
+"""What the stages of a run need, looked for before anything starts. Neither Prefect nor MLflow here."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from tasks import remote_models
-from xft_core.benchmarks.kinds import kind_of
 from xft_core.config import Recipe
-from xft_core.errors import DataError, RecipeError
-from xft_core.locations import find_benchmark, find_file, find_model, is_there, local_path
-from xft_core.stages import lm_eval_version
+from xft_core.errors import RecipeError
+from xft_core.preconditions import raise_if_unmet
+from xft_core.stage import StageConfig
+from xft_core.stages import EvaluateStage, GenerateStage, LmEvalStage, NllStage, PrepareStage, UpcycleStage
+
+NOT_YET = Path("/")  # in the place of what another stage makes
 
 
 def base_model(recipe: Recipe) -> str:
@@ -15,40 +19,54 @@ def base_model(recipe: Recipe) -> str:
     return f"{recipe.model.path}@{recipe.model.revision}" if recipe.model.revision else recipe.model.path
 
 
-def check_inputs(recipe: Recipe, has_moe: bool = True) -> None:
-    """Look for what the recipe names (files, the environment of DS-1000, lm-eval), so that a mistyped or forgotten one costs
-    seconds and not hours.
+def check_inputs(*recipes: Recipe, has_moe: bool = True) -> None:
+    """Look for all that the stages of these recipes need before they can work (models, data, benchmarks, what these are
+    graded with, a sandbox that works), so that what is missing costs seconds and not hours.
 
-    What only the Hub knows is not asked for. ``has_moe``: an upcycled model is among those that answer. Raises XftError
-    for what is missing, or cannot be.
+    ``has_moe``: they run the whole pipeline; else only one model is evaluated. Raises RecipeError for a recipe that cannot
+    be, the XftError of what is missing, and NotReady, which names everything, where several things are.
     """
+    raise_if_unmet(preconditions(recipes, has_moe))
+
+
+def preconditions(recipes: Sequence[Recipe], has_moe: bool = True) -> dict[str, Callable[[], object]]:
+    """The checks of the recipes' stages, each by what it looks for. Raises RecipeError for a recipe that cannot be."""
+    found: dict[str, Callable[[], object]] = {}
+    for recipe in recipes:
+        _check_recipe(recipe, has_moe)
+        for stage in _first_stages(recipe, has_moe):
+            found |= stage.preconditions()
+        if remote_models.is_address(recipe.model.path):  # stages are given the directory that it is fetched to
+            found[f"model {recipe.model.path}"] = partial(remote_models.check, recipe.model.path)
+    return found
+
+
+def _check_recipe(recipe: Recipe, has_moe: bool) -> None:
     if has_moe and recipe.generate.backend == "vllm":
         raise RecipeError(
             "generate.backend is vllm, but a pipeline run also has the upcycled Mixture-of-Experts answer, whose "
             "architecture vLLM does not know. Set generate.backend: transformers; docs/evaluation.md says how vLLM answers "
             "for the base, the tuned dense and the merged model.")
-    if remote_models.is_address(recipe.model.path):
-        if recipe.model.revision:
-            raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for an S3 address.")
-        remote_models.check(recipe.model.path)
-    elif not _is_hub_name(recipe.model.path):
-        find_model(recipe.model.path)
-    for rows in (recipe.data.path, recipe.data.held_out_path):
-        if rows is not None and not _is_hub_name(rows):
-            find_file(rows)
-    for benchmark in recipe.evaluate.benchmarks:
-        path = find_benchmark(benchmark)
-        kind_of(path).versions(path, recipe.evaluate)
-    for data in recipe.evaluate.held_out_data:
-        if not _is_hub_name(data):
-            find_file(data)
-    if recipe.evaluate.lm_eval_tasks:
-        lm_eval_version()
-    directory = recipe.evaluate.lm_eval_directory
-    if directory is not None and not local_path(directory).is_dir():
-        raise DataError(f"evaluate.lm_eval_directory: there is no directory {directory!r}.")
+    if remote_models.is_address(recipe.model.path) and recipe.model.revision:
+        raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for an S3 address.")
 
 
-def _is_hub_name(name: str) -> bool:
-    is_local = name.startswith(("/", ".", "~", "demo:")) or Path(name).suffix in (".json", ".jsonl", ".parquet")
-    return not is_local and name.count("/") <= 1 and not is_there(name)
+def _first_stages(recipe: Recipe, has_moe: bool) -> list[StageConfig]:
+    """The stages that are given something from outside. The others (sft, mix, merge, report) are given what these and the
+    others make, and the base model, which is here already."""
+    model, evaluate = base_model(recipe), recipe.evaluate
+    stages: list[StageConfig] = []
+    if has_moe:
+        stages += [
+            PrepareStage(output=NOT_YET, model=model, data=recipe.data, benchmarks=evaluate.benchmarks),
+            UpcycleStage(output=NOT_YET, model=model)]
+    for benchmark in evaluate.benchmarks:
+        stages += [
+            GenerateStage(output=NOT_YET, model=model, benchmark=benchmark),
+            EvaluateStage(output=NOT_YET, samples=NOT_YET, benchmark=benchmark, evaluate=evaluate)]
+    for path in evaluate.held_out_data:
+        stages.append(NllStage(output=NOT_YET, model=model, data=recipe.data.model_copy(update={"path": path})))
+    directory = Path(evaluate.lm_eval_directory) if evaluate.lm_eval_directory is not None else None
+    for task in evaluate.lm_eval_tasks:
+        stages.append(LmEvalStage(output=NOT_YET, model=model, task=task, directory=directory))
+    return stages

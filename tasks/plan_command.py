@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tasks.fit import warning
-from tasks.inputs import base_model
+from tasks.inputs import base_model, check_inputs, preconditions
 from tasks.settings import settings
 from xft_core.checks import recipe_findings
 from xft_core.config import Recipe
@@ -16,6 +16,7 @@ from xft_core.planning.inputs import data_size, problem_count
 from xft_core.planning.machine import Machine, store_size, this_machine
 from xft_core.planning.plan import DataSize, Rates, check_fits, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
+from xft_core.preconditions import listed, unmet
 from xft_core.recipe import load_recipe
 
 EXIT_DONE = 0
@@ -37,7 +38,11 @@ def add_options(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Print the plan; returns the exit status. Raises XftError, DoesNotFit above all."""
     recipe = load_recipe(options.recipe, options.set)
-    path = options.model_config or find_config(base_model(recipe))
+    try:
+        path = options.model_config or find_config(base_model(recipe))
+    except CheckpointError:
+        check_inputs(recipe)  # names what else is missing
+        raise
     if path is None:
         raise CheckpointError(
             f"{recipe.model.path!r} is not in the Hub's cache, and a plan downloads nothing. Give its config.json with "
@@ -56,6 +61,8 @@ def run(options: Namespace) -> int:
     fit = warning(recipe, shape, machine)
     for found in [*recipe_findings(recipe), *([fit] if fit else [])]:
         print(f"\nwarning: {found}")
+    if lacking := unmet(preconditions([recipe])):
+        print(f"\nwarning: {listed(lacking)}")
     return EXIT_DONE
 
 

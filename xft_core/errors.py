@@ -32,6 +32,10 @@ class HubUnavailable(XftError):
     may_pass = True
 
 
+class NotReady(XftError):
+    """Several things that a run needs are not there; the message has a line for each."""
+
+
 class ArtifactError(XftError):
     """A stage's output that is not whole, or a place where it cannot be put."""
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, XftError
 
-# Benchmarks that evalplus 0.3 knows: its override variable and the file's name in its cache directory.
+# Benchmarks that evalplus 0.3 knows: its override variable, the file's name in its cache directory, and the function of
+# evalplus.data that downloads it.
 EVALPLUS_FILES = {
-    "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl"),
-    "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl"),
+    "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl", "get_human_eval_plus"),
+    "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl", "get_mbpp_plus"),
 }
 
 MULTIPL_E = re.compile(r"multipl-e/(\w+)")
@@ -52,7 +53,7 @@ def find_model(name: str) -> Path:
     path = local_path(name, CheckpointError)
     if path.is_dir():
         return path
-    if path.exists() or name.startswith(("/", ".", "~", "demo:")) or name.count("/") != 1:
+    if not is_hub_model(name):
         raise CheckpointError(f"There is no model directory {name[:200]!r}. Give a directory or a Hub name (owner/model).")
     from huggingface_hub import snapshot_download
 
@@ -66,25 +67,49 @@ def find_model(name: str) -> Path:
         raise hub_error(repository, error, CheckpointError) from None
 
 
+def is_hub_model(name: str) -> bool:
+    """Whether a model's name is one to ask the Hub for: ``owner/model``, and nothing here is called so."""
+    is_local = local_path(name, CheckpointError).exists() or name.startswith(("/", ".", "~", "demo:"))
+    return not is_local and name.count("/") == 1
+
+
 def hub_error(name: str, error: Exception, lasting: type[XftError]) -> XftError:
-    """What to tell a person whose Hub name did not work: ``lasting`` where trying again cannot help, else
+    """What to tell a person whose Hub name did not work, and what to do: ``lasting`` where trying again cannot help, else
     HubUnavailable."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         HFValidationError,
+        LocalEntryNotFoundError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    message = f"There is nothing local called {name!r}, and the Hub did not give it: {reason}"
+    reason = _without_request_id(str(error)) or type(error).__name__
+    if isinstance(error, GatedRepoError):
+        reason = (
+            f"access to it is restricted. Ask for it on https://huggingface.co/{name}, then set HF_TOKEN to a token of "
+            "that account (https://huggingface.co/settings/tokens), or run 'hf auth login'")
+    elif isinstance(error, RepositoryNotFoundError):
+        reason = (
+            "it has none of that name, or a private one. Check the name; for a private one set HF_TOKEN to a token of an "
+            "account that may read it (https://huggingface.co/settings/tokens), or run 'hf auth login'")
+    message = f"There is nothing local called {name!r}, and the Hub did not give it: {reason.rstrip('.')}."
     hopeless: tuple[type[Exception], ...] = (
         RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, OfflineModeIsEnabled, HFValidationError,
         EntryNotFoundError, ValueError)
     offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+    if isinstance(error, LocalEntryNotFoundError) and not offline:  # the Hub was not reached, and its cache has nothing
+        return HubUnavailable(message)
     return lasting(message) if offline or isinstance(error, hopeless) else HubUnavailable(message)
+
+
+def _without_request_id(message: str) -> str:
+    """The Hub's sentences in one line, without the one that only its own people can use."""
+    lines = [line.strip() for line in message.splitlines()]
+    told = [line for line in lines if line and "Request ID" not in line and not line.startswith("For more information")]
+    return " ".join(told or lines)
 
 
 def find_file(name: str) -> Path:
@@ -115,7 +140,7 @@ def find_benchmark(name: str) -> Path:
         return _in_benchmarks(name, "ds1000/ds1000.jsonl")
     if name not in EVALPLUS_FILES:
         return find_file(name)
-    variable, file_name = EVALPLUS_FILES[name]
+    variable, file_name, function = EVALPLUS_FILES[name]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalplus"
     candidates = [Path(os.environ[variable])] if os.environ.get(variable) else []
     candidates += [cache / file_name, cache / f"{file_name}.gz"]
@@ -124,7 +149,8 @@ def find_benchmark(name: str) -> Path:
             return candidate
     raise DataError(
         f"Benchmark {name!r} is neither in evalplus's cache ({str(cache / file_name)!r}) nor named by {variable}. "
-        "Put the released file there, or give its path as the benchmark.")
+        f"Get it with: python -c 'from evalplus.data import {function}; {function}()'. Or put the released file there, or "
+        "give its path as the benchmark.")
 
 
 def _in_benchmarks(name: str, relative: str) -> Path:

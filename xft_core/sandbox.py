@@ -2,8 +2,9 @@
 
 ``bubblewrap``: no network; the system and this Python read-only, nothing else of the file system; small private /tmp
 and /dev/shm; own process ids, users and inter-process communication; no capabilities, no further user namespaces; a
-bare environment; everything in it dies with the process that started it. Started by root, it runs as nobody, since the
-kernel lets root start any number of processes. ``unsafe`` is none of that: the same program as a plain child.
+bare environment; system calls that no graded program needs fail (sandbox_filter.py); everything in it dies with the
+process that started it. Started by root, it runs as nobody, since the kernel lets root start any number of processes.
+``unsafe`` is none of that: the same program as a plain child.
 
 Every program runs under resource limits of its own and starts in an empty directory that is bounded in size.
 What this does not stop: faults of the kernel, and use of processor and memory up to the limits.
@@ -20,14 +21,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import IO, Literal
 
 from xft_core.errors import SandboxError
-from xft_core.sandbox_canaries import CANARIES
+from xft_core.sandbox_canaries import canaries
+from xft_core.sandbox_filter import build_filter
 from xft_core.sandbox_memory import MemoryWatch
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,8 @@ class Resources:
     """Hard limits of one contained program; None leaves one as it is.
 
     memory_bytes     address space of each process. node, java, go and mono reserve far more than they use: None for these
-    resident_bytes   memory that all its processes together really use; looked at five times a second
+    resident_bytes   memory that all its processes together really use, and what the kernel holds for them (see
+                     sandbox_memory.py); looked at five times a second
     file_bytes       size of each file it writes, its output included
     processes        processes and threads, all together
     open_files       of each process
@@ -93,10 +96,13 @@ class Finished:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A working way to contain programs; made by ``open_sandbox``. Once ``stop`` is set, what runs in it is ended."""
+    """A working way to contain programs; made by ``open_sandbox``. Once ``stop`` is set, what runs in it is ended.
+
+    ``arguments``: the command line before the program, from the bytes of its directory and the filter's descriptor.
+    """
 
     mode: SandboxMode
-    arguments: Callable[[int], list[str]] = field(default=lambda work_bytes: [], compare=False)
+    arguments: Callable[[int, int], list[str]] = field(default=lambda *given: [], compare=False)
     stop: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def run(
@@ -135,23 +141,20 @@ class Sandbox:
         ``descriptors`` stay open in it under their own numbers; streams not given are empty or go nowhere.
         """
         resources = resources or Resources()
-        with tempfile.TemporaryDirectory(prefix="xft-unsafe-") if self.mode == "unsafe" else _nothing() as directory:
+        with tempfile.TemporaryDirectory(prefix="xft-unsafe-") if self.mode == "unsafe" else nullcontext() as directory:
             job = {"command": asdict(command) if isinstance(command, PythonProgram) else list(command),
                    "files": dict(files or {}), "limits": asdict(resources), "directory": directory or WORK,
                    "die_with_parent": self.mode == "unsafe"}
-            descriptor = os.memfd_create("job")
-            try:
-                os.write(descriptor, json.dumps(job).encode())
-                os.lseek(descriptor, 0, os.SEEK_SET)
+            with _in_memory(json.dumps(job).encode()) as job_descriptor, (
+                    _in_memory(build_filter()) if self.mode == "bubblewrap" else nullcontext(-1)) as filter_descriptor:
                 process = subprocess.Popen(
-                    [*self.arguments(resources.work_bytes), str(python()), "-I", "-S", "-B", "-c",
-                     PRELUDE.read_text(encoding="utf-8"), str(descriptor)],
+                    [*self.arguments(resources.work_bytes, filter_descriptor), str(python()), "-I", "-S", "-B", "-c",
+                     PRELUDE.read_text(encoding="utf-8"), str(job_descriptor)],
                     stdin=stdin or subprocess.DEVNULL, stdout=stdout or subprocess.DEVNULL,
-                    stderr=stderr or subprocess.DEVNULL, pass_fds=(descriptor, *descriptors),
-                    env=ENVIRONMENT | dict(environment or {}), cwd="/", start_new_session=True)
-            finally:
-                os.close(descriptor)
-            watch = _nothing() if resources.resident_bytes is None else MemoryWatch(
+                    stderr=stderr or subprocess.DEVNULL, env=ENVIRONMENT | dict(environment or {}), cwd="/",
+                    pass_fds=[number for number in (job_descriptor, filter_descriptor, *descriptors) if number >= 0],
+                    start_new_session=True)
+            watch = nullcontext() if resources.resident_bytes is None else MemoryWatch(
                 process.pid, resources.resident_bytes, partial(_kill_group, process))
             try:
                 with watch:
@@ -181,6 +184,7 @@ def open_sandbox(mode: SandboxMode, mounts: Sequence[Path] = (), hidden: Sequenc
     if mode == "unsafe":
         logger.warning("evaluate.sandbox is unsafe: what a model wrote gets this user's files and network")
         return Sandbox("unsafe")
+    build_filter()
     executable = shutil.which("bwrap")
     if executable is None:
         raise SandboxError(f"There is no 'bwrap' on the PATH of this machine. {REMEDY}")
@@ -209,14 +213,19 @@ def _candidates(executable: str, mounts: Sequence[Path], hidden: Sequence[Path])
     alone = [executable, "--die-with-parent", "--new-session"]
     own_users = ["--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
 
-    def private(work_bytes: int) -> list[str]:
-        return ["--proc", "/proc", "--dev", "/dev",
-                "--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm",
+    # /proc/keys names the keys of the grader's session. /dev is a file system of its own, as large as half the memory.
+    # Mapped and shared, /dev/zero is memory that escapes being counted; /dev/full reads the same and cannot be mapped.
+    hide_keys = [part for name in ("keys", "key-users") for part in ("--ro-bind", os.devnull, f"/proc/{name}")
+                 if os.path.exists(f"/proc/{name}")]
+
+    def private(work_bytes: int, filter_descriptor: int) -> list[str]:
+        return ["--proc", "/proc", *hide_keys, "--dev", "/dev", "--dev-bind", "/dev/full", "/dev/zero",
+                "--perms", "1777", "--size", str(SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev",
                 "--perms", "1777", "--size", str(work_bytes), "--tmpfs", WORK, *last,
-                "--remount-ro", "/", "--chdir", WORK, "--"]
+                "--remount-ro", "/", "--chdir", WORK, "--seccomp", str(filter_descriptor), "--"]
 
     if os.geteuid() != 0:
-        return [Sandbox("bubblewrap", lambda work_bytes: [*alone, *own_users, *system, *private(work_bytes)])]
+        return [Sandbox("bubblewrap", lambda *given: [*alone, *own_users, *system, *private(*given)])]
     if shutil.which("setpriv") is None:
         raise SandboxError("Started by root, a sandbox needs 'setpriv' to become another user: 'apt-get install util-linux'.")
     # Root is not bound by RLIMIT_NPROC, and cannot become another user inside a user namespace that maps only root.
@@ -232,9 +241,9 @@ def _candidates(executable: str, mounts: Sequence[Path], hidden: Sequence[Path])
     # Where the kernel lets nobody make user namespaces, there is none to nest either, and root needs none.
     spaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     return [
-        Sandbox("bubblewrap", lambda work_bytes: [*outer, *inner, *private(work_bytes)]),
-        Sandbox("bubblewrap", lambda work_bytes: [
-            *alone, *spaces, *capabilities, *system, *private(work_bytes), *become_nobody, "--no-new-privs"])]
+        Sandbox("bubblewrap", lambda *given: [*outer, *inner, *private(*given)]),
+        Sandbox("bubblewrap", lambda *given: [
+            *alone, *spaces, *capabilities, *system, *private(*given), *become_nobody, "--no-new-privs"])]
 
 
 def _readable(mounts: Sequence[Path]) -> list[Path]:
@@ -273,7 +282,7 @@ def _bind(paths: Sequence[Path]) -> list[str]:
 
 def _broken_canary(sandbox: Sandbox) -> str | None:
     """None if every canary ended as it must, else what was wrong with the first that did not."""
-    for canary in CANARIES:
+    for canary in canaries():
         try:
             done = sandbox.run(PythonProgram(canary.program), canary.seconds)
         except OSError as error:
@@ -285,8 +294,15 @@ def _broken_canary(sandbox: Sandbox) -> str | None:
 
 
 @contextmanager
-def _nothing() -> Iterator[None]:
-    yield None
+def _in_memory(content: bytes) -> Iterator[int]:
+    """A descriptor of a file in memory, to be read from its beginning by one process."""
+    descriptor = os.memfd_create("sandbox")
+    try:
+        os.write(descriptor, content)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

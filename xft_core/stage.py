@@ -22,6 +22,7 @@ from xft_core.config import Section
 from xft_core.distributed.launch import run_in_processes
 from xft_core.fingerprint import digest_of, input_digest
 from xft_core.out_of_memory import out_of_memory_is_an_error
+from xft_core.preconditions import Preconditions
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,11 @@ class StageConfig(Section):
     def processes(self) -> tuple[int, int]:
         """Processes on each machine that do the work together, and machines. They change no result but for rounding."""
         return 1, 1
+
+    def preconditions(self) -> Preconditions:
+        """What must be there before the stage can do its work, other than what earlier stages make: a check by what it
+        looks for. Nothing by default."""
+        return {}
 
     @abstractmethod
     def inputs(self) -> dict[str, Path]:

@@ -1,5 +1,7 @@
 """The stages: what each is given, and what of that changes its result. What all have in common is in stage.py."""
 
+from collections.abc import Callable
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from xft_core.config import (
 from xft_core.errors import DataError
 from xft_core.fingerprint import directory_digest, input_digest
 from xft_core.locations import find_benchmark, find_file, find_model, is_there
+from xft_core.preconditions import Preconditions, check_data, check_directory, check_model, check_sandbox, grading_versions
 from xft_core.stage import StageConfig
 
 # What of the section evaluate changes the verdicts on one benchmark (ds1000_environment does by the versions it means).
@@ -38,6 +41,13 @@ class PrepareStage(StageConfig):
     model: str = Field("demo:model", description="Model whose tokenizer and chat template are used.")
     data: DataConfig = Field(DataConfig(), description="Instruction data.")
     benchmarks: list[str] = Field([], description="Benchmarks whose problems must not be in the data.")
+
+    def preconditions(self) -> Preconditions:
+        """The model, for its tokenizer, the data and the benchmarks."""
+        found = {**_model(self.model), **_data(self.data.path, self.data.held_out_path)}
+        if self.data.decontaminate:
+            found |= {f"benchmark {name}": partial(find_benchmark, name) for name in self.benchmarks}
+        return found
 
     def inputs(self) -> dict[str, Path]:
         """The tokenizer's model directory, the data files unless they are Hub data sets, and the benchmarks."""
@@ -76,6 +86,10 @@ class UpcycleStage(StageConfig):
     model: str = Field("demo:model", description="Dense model: directory, Hub name or demo:model.")
     seed: Seed = Field(0, description="Seed of the router's weights.")
     upcycle: UpcycleConfig = Field(UpcycleConfig(), description="Dense model to Mixture-of-Experts.")
+
+    def preconditions(self) -> Preconditions:
+        """The dense model."""
+        return _model(self.model)
 
     def inputs(self) -> dict[str, Path]:
         """The dense model."""
@@ -175,6 +189,10 @@ class GenerateStage(StageConfig):
     prompt_style: str = Field("magicoder", description="magicoder, chat or completion.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Answers to the benchmark's problems.")
 
+    def preconditions(self) -> Preconditions:
+        """The model and the benchmark."""
+        return {**_model(self.model), f"benchmark {self.benchmark}": partial(find_benchmark, self.benchmark)}
+
     def inputs(self) -> dict[str, Path]:
         """The model and the benchmark."""
         return {"model": find_model(self.model), "benchmark": find_benchmark(self.benchmark)}
@@ -190,11 +208,17 @@ class GenerateStage(StageConfig):
 class EvaluateStage(StageConfig):
     """Verdicts and pass@k for a model's answers."""
 
-    stage, version, implementation = "evaluate", 3, "xft_core.evaluate"
+    stage, version, implementation = "evaluate", 4, "xft_core.evaluate"
 
     samples: Path = Field(description=f"{ARTIFACT_HELP}: generate.")
     benchmark: str = Field("demo:benchmark.jsonl", description="The benchmark the samples answer.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmark and grading.")
+
+    def preconditions(self) -> Preconditions:
+        """The benchmark, what it is graded with, and a sandbox that works."""
+        return {f"benchmark {self.benchmark}": partial(find_benchmark, self.benchmark),
+                f"grading {self.benchmark}": partial(grading_versions, self.benchmark, self.evaluate),
+                f"sandbox for {self.benchmark}": partial(check_sandbox, self.benchmark, self.evaluate)}
 
     def inputs(self) -> dict[str, Path]:
         """The samples and the benchmark."""
@@ -203,12 +227,9 @@ class EvaluateStage(StageConfig):
     def settings(self) -> dict[str, Any]:
         """Of the section, how this benchmark is graded; and the toolchain or the environment that it is graded with: also
         that there is none."""
-        from xft_core.benchmarks.kinds import kind_of
-
         settings = super().settings()
         settings["evaluate"] = {name: value for name, value in settings["evaluate"].items() if name in GRADING}
-        benchmark = find_benchmark(self.benchmark)
-        versions = kind_of(benchmark).versions(benchmark, self.evaluate)
+        versions = grading_versions(self.benchmark, self.evaluate)
         return settings | ({"versions": versions} if versions else {})
 
 
@@ -221,6 +242,10 @@ class NllStage(StageConfig):
     model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")
     data: DataConfig = Field(DataConfig(), description="Instruction data, and how it becomes text for the model.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
+
+    def preconditions(self) -> Preconditions:
+        """The model and the data."""
+        return {**_model(self.model), **_data(self.data.path)}
 
     def inputs(self) -> dict[str, Path]:
         """The model, and the data file unless it is a Hub data set."""
@@ -251,6 +276,13 @@ class LmEvalStage(StageConfig):
     batch_size: int = Field(16, ge=1, description="Questions answered at once.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
     seed: Seed = Field(0, description="Seed of the choice of examples in the prompt, where a task has any.")
+
+    def preconditions(self) -> Preconditions:
+        """The model, the harness and the directory of tasks."""
+        found = {**_model(self.model), "lm-eval": lm_eval_version}
+        if self.directory:
+            found["lm_eval_directory"] = partial(check_directory, "evaluate.lm_eval_directory", self.directory)
+        return found
 
     def inputs(self) -> dict[str, Path]:
         """The model and, if given, the task directory."""
@@ -341,7 +373,16 @@ STAGES: dict[str, type[StageConfig]] = {
 
 def is_file(name: str) -> bool:
     """Whether instruction data is a local or shipped file rather than a Hub data set."""
-    return "://" in name or name.startswith("demo:") or Path(name).suffix in (".json", ".jsonl", ".parquet") or is_there(name)
+    is_path = "://" in name or name.startswith(("/", ".", "~", "demo:")) or name.count("/") > 1
+    return is_path or Path(name).suffix in (".json", ".jsonl", ".parquet") or is_there(name)
+
+
+def _model(name: str) -> dict[str, Callable[[], object]]:
+    return {f"model {name}": partial(check_model, name)}
+
+
+def _data(*paths: str | None) -> dict[str, Callable[[], object]]:
+    return {f"data {path}": partial(check_data, path, is_file(path)) for path in paths if path is not None}
 
 
 def lm_eval_version() -> str:

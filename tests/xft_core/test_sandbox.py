@@ -173,7 +173,9 @@ def test_output_is_bounded_here_too(bubblewrap: Sandbox) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="these tests run unprivileged anyway")
 @pytest.mark.parametrize("tests", [
     ["tests/xft_core/test_sandbox.py", "-k", "contained or files or number_of_processes"],
-    pytest.param(["tests/xft_core/benchmarks/evalplus/test_abuse.py"], marks=pytest.mark.slow)], ids=["walls", "abuse"])
+    pytest.param(["tests/xft_core/test_sandbox_memory.py", "tests/xft_core/test_sandbox_filter.py"], marks=pytest.mark.slow),
+    pytest.param(["tests/xft_core/benchmarks/evalplus/test_abuse.py"], marks=pytest.mark.slow)],
+    ids=["walls", "memory", "abuse"])
 def test_the_same_holds_unprivileged(tests: list[str]) -> None:
     """Started by the user nobody."""
     if shutil.which("bwrap") is None or shutil.which("setpriv") is None:
@@ -190,19 +192,33 @@ def test_the_same_holds_unprivileged(tests: list[str]) -> None:
     assert done.returncode == 0 and "skipped" not in done.stdout.splitlines()[-1], done.stdout + done.stderr
 
 
+WITHOUT = {
+    "there is a network": (
+        "if '--unshare-all' in words: words.insert(words.index('--unshare-all') + 1, '--share-net')\n"
+        "words = [word for word in words if word != '--unshare-net']\n"),
+    "the system call filter is missing": (
+        "if '--seccomp' in words: del words[words.index('--seccomp'):words.index('--seccomp') + 2]\n"),
+    # A filter that allows everything: one instruction, return SECCOMP_RET_ALLOW.
+    "the system call memfd_create is let through": (
+        "if '--seccomp' in words:\n"
+        "    fd = os.memfd_create('all', 0); os.write(fd, bytes.fromhex('060000000000ff7f')); os.lseek(fd, 0, 0)\n"
+        "    words[words.index('--seccomp') + 1] = str(fd)\n"),
+}
+
+
+@pytest.mark.parametrize("wall", WITHOUT)
 def test_a_wall_that_is_missing_is_noticed(
-    bubblewrap: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    wall: str, bubblewrap: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By a bwrap that leaves one out: the network's."""
+    """By a bwrap that leaves one out."""
     real = shutil.which("bwrap")
     wrapper = tmp_path / "bwrap"
     wrapper.write_text(
         f"#!{sys.executable}\nimport os, sys\nwords = [{real!r} if w == sys.argv[0] else w for w in sys.argv[1:]]\n"
-        "if '--unshare-all' in words: words.insert(words.index('--unshare-all') + 1, '--share-net')\n"
-        f"os.execv({real!r}, ['bwrap', *words])\n")
+        f"{WITHOUT[wall]}os.execv({real!r}, ['bwrap', *words])\n")
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(SandboxError, match="there is a network"):
+    with pytest.raises(SandboxError, match=wall):
         open_sandbox("bubblewrap")
 
 

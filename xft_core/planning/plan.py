@@ -18,6 +18,10 @@ CHANGES: tuple[dict[str, Any], ...] = (
     {"sft.optimizer": "adafactor"}, {"sft.precision": "bf16"}, {"merge.precision": "bf16"}, {"generate.precision": "bf16"},
     {"generate.batch_size": 1}, {"upcycle.num_experts_per_tok": 3, "upcycle.num_experts": 4})
 
+DISK_CHANGES: tuple[dict[str, Any], ...] = (
+    {"upcycle.store_experts": "once"}, {"sft.precision": "bf16"}, {"sft.optimizer": "adafactor"},
+    {"upcycle.num_experts_per_tok": 3, "upcycle.num_experts": 4}, {"upcycle.num_experts_per_tok": 2, "upcycle.num_experts": 2})
+
 
 class DoesNotFit(XftError):
     """A recipe that surely needs more memory or disk than the machine has."""
@@ -125,12 +129,11 @@ def check_fits(recipe: Recipe, shape: Shape, machine: Machine, in_store: float =
             f"{gigabytes(worst.certain(machine))} of {kind}, this machine has {gigabytes(machine.for_models)}. "
             f"{advice(recipe, shape, machine)} To go on all the same (for example where that stage is in the store already): "
             "check_fit: false.")
-    needed = sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
-    if needed > machine.disk + in_store:
+    needed, room = _written(plan), machine.disk + in_store
+    if needed > room:
         raise DoesNotFit(
-            f"The recipe writes {gigabytes(needed)} and {gigabytes(machine.disk + in_store)} are free or in the store already. "
-            "Free some, put XFT_HOME on a larger disk, choose sft.precision=bf16 or upcycle.num_experts=4, or go on all the "
-            "same with check_fit: false.")
+            f"The recipe writes {gigabytes(needed)} and {gigabytes(room)} are free or in the store already. "
+            f"{_disk_advice(recipe, shape, room)} To go on all the same: check_fit: false.")
 
 
 def advice(recipe: Recipe, shape: Shape, machine: Machine) -> str:
@@ -153,6 +156,37 @@ def advice(recipe: Recipe, shape: Shape, machine: Machine) -> str:
         if not item.startswith("upcycle.") and peak(fewer) <= machine.for_models:
             made = fewer
     return f"What makes it fit: {' '.join(made)} (then at most {gigabytes(peak(made))} at once)." if made else ""
+
+
+def _disk_advice(recipe: Recipe, shape: Shape, room: float) -> str:
+    """Which changes bring what is written under ``room`` bytes. Only such as make it less than it is."""
+    values = recipe.model_dump()
+
+    def written(changes: dict[str, Any]) -> float:
+        return _written(make_plan(parse(Recipe, values, _assignments(changes)), shape))
+
+    made: dict[str, Any] = {}
+    for change in DISK_CHANGES:
+        if written(made) <= room:
+            break
+        more = made | {name: value for name, value in change.items() if _is_smaller(values, name, value)}
+        if written(more) < written(made):
+            made = more
+    shown, free = " ".join(_assignments(made)), "Free some, or put XFT_HOME on a larger disk"
+    if not made:
+        return f"{free}: no setting makes it less."
+    if written(made) > room:
+        return f"{free}: even with {shown} it is {gigabytes(written(made))}."
+    return f"{free}, or choose {shown} (then {gigabytes(written(made))})."
+
+
+def _assignments(changes: dict[str, Any]) -> list[str]:
+    return [f"{name}={value}" for name, value in changes.items()]
+
+
+def _written(plan: list[StagePlan]) -> float:
+    """Bytes on disk when all stages are done, with the most that one has beside its result."""
+    return sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
 
 
 def _is_smaller(values: dict[str, Any], name: str, value: Any) -> bool:

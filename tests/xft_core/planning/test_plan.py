@@ -119,6 +119,29 @@ def test_a_disk_that_is_too_small_is_refused_unless_the_store_has_the_files() ->
     check_fits(recipe(), DEEPSEEK_1_3B, small, in_store=20e9)
 
 
+@pytest.mark.parametrize("changes", [
+    (), ("upcycle.num_experts=3", "upcycle.num_experts_per_tok=2"), ("upcycle.store_experts=all",), ("sft.precision=bf16",),
+    ("upcycle.num_experts=2", "upcycle.num_experts_per_tok=2", "sft.precision=bf16", "sft.optimizer=adafactor")])
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.95])
+def test_advice_on_a_disk_only_lowers(changes: tuple[str, ...], share: float) -> None:
+    def written(of: Recipe) -> float:
+        plan = make_plan(of, DEEPSEEK_1_3B)
+        return sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
+
+    chosen = recipe(*changes)
+    room = written(chosen) * share
+    with pytest.raises(DoesNotFit, match=r"XFT_HOME on a larger disk.*check_fit: false") as error:
+        check_fits(chosen, DEEPSEEK_1_3B, replace(LARGE, disk=room))
+    advice = re.search(r"(or choose|even with) (.*?) (?:\(then|it is)", str(error.value))
+    if advice is None:
+        assert "no setting makes it less" in str(error.value)
+        return
+    repaired = parse(Recipe, chosen.model_dump(), advice[2].split())
+    assert written(repaired) < written(chosen)
+    assert repaired.upcycle.num_experts <= chosen.upcycle.num_experts
+    assert (written(repaired) <= room) == (advice[1] == "or choose")
+
+
 def test_steps_follow_data_epochs_and_limits() -> None:
     data = DataSize(1000, 100, 256.0)
     assert training_steps(recipe("sft.epochs=2").sft, 1024, data) == (2 * 4, 1024.0)  # 250 sequences in batches of 64

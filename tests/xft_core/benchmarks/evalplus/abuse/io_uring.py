@@ -1,0 +1,6 @@
+"""Right only if it can make a ring for io_uring."""
+import ctypes
+
+
+def f(x):
+    return x + 1 if ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(120)) >= 0 else None

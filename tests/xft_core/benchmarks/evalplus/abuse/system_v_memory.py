@@ -1,0 +1,6 @@
+"""Right only if it can make a System V memory segment."""
+import ctypes
+
+
+def f(x):
+    return x + 1 if ctypes.CDLL(None).shmget(0, 10 ** 6, 0o1600) >= 0 else None
