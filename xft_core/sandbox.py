@@ -29,6 +29,7 @@ from typing import IO, Literal
 from xft_core.errors import SandboxError
 from xft_core.sandbox_canaries import CANARIES
 from xft_core.sandbox_memory import MemoryWatch
+from xft_core.temporary import temporary_directory
 
 logger = logging.getLogger(__name__)
 
@@ -135,9 +136,10 @@ class Sandbox:
         ``descriptors`` stay open in it under their own numbers; streams not given are empty or go nowhere.
         """
         resources = resources or Resources()
-        with tempfile.TemporaryDirectory(prefix="xft-unsafe-") if self.mode == "unsafe" else _nothing() as directory:
+        with temporary_directory("unsafe") if self.mode == "unsafe" else _nothing() as directory:
+            place = str(directory or WORK)
             job = {"command": asdict(command) if isinstance(command, PythonProgram) else list(command),
-                   "files": dict(files or {}), "limits": asdict(resources), "directory": directory or WORK,
+                   "files": dict(files or {}), "limits": asdict(resources), "directory": place,
                    "die_with_parent": self.mode == "unsafe"}
             descriptor = os.memfd_create("job")
             try:
@@ -148,7 +150,8 @@ class Sandbox:
                      PRELUDE.read_text(encoding="utf-8"), str(descriptor)],
                     stdin=stdin or subprocess.DEVNULL, stdout=stdout or subprocess.DEVNULL,
                     stderr=stderr or subprocess.DEVNULL, pass_fds=(descriptor, *descriptors),
-                    env=ENVIRONMENT | dict(environment or {}), cwd="/", start_new_session=True)
+                    env=ENVIRONMENT | {"TMPDIR": place} | dict(environment or {}), cwd="/",
+                    start_new_session=True)
             finally:
                 os.close(descriptor)
             watch = _nothing() if resources.resident_bytes is None else MemoryWatch(

@@ -30,7 +30,7 @@ ARTIFACT_HELP = "Directory that an earlier stage published"
 
 
 class PrepareStage(StageConfig):
-    """Instruction data to token sequences: training rows and held-out rows."""
+    summary = "Instruction data to token sequences: training rows and held-out rows."
 
     stage, version, implementation = "prepare", 1, "xft_core.data.prepare"
     path_fields = frozenset({"model", "benchmarks"})
@@ -67,7 +67,7 @@ class PrepareStage(StageConfig):
 
 
 class UpcycleStage(StageConfig):
-    """Dense model to Mixture-of-Experts."""
+    summary = "Dense model to Mixture-of-Experts."
 
     stage, version, implementation = "upcycle", 1, "xft_core.upcycle"
 
@@ -81,7 +81,7 @@ class UpcycleStage(StageConfig):
 
 
 class SftStage(StageConfig):
-    """Supervised fine-tuning of a dense model or of an upcycled one."""
+    summary = "Supervised fine-tuning of a dense model or of an upcycled one."
 
     stage, version, implementation = "sft", 4, "xft_core.sft"
 
@@ -109,7 +109,7 @@ class SftStage(StageConfig):
 
 
 class MixStage(StageConfig):
-    """Mixing coefficients: how much of each expert goes into the merged model, layer by layer."""
+    summary = "Mixing coefficients: how much of each expert goes into the merged model, layer by layer."
 
     stage, version, implementation = "mix", 2, "xft_core.mixing"
 
@@ -145,7 +145,7 @@ class MixStage(StageConfig):
 
 
 class MergeStage(StageConfig):
-    """Mixture-of-Experts and mixing coefficients to a stock dense checkpoint."""
+    summary = "Mixture-of-Experts and mixing coefficients to a stock dense checkpoint."
 
     stage, version, implementation = "merge", 2, "xft_core.merge"
     path_fields = frozenset({"model", "coefficients", "data"})
@@ -162,7 +162,7 @@ class MergeStage(StageConfig):
 
 
 class GenerateStage(StageConfig):
-    """A model's answers to the problems of one benchmark."""
+    summary = "A model's answers to the problems of one benchmark."
 
     stage, version, implementation = "generate", 2, "xft_core.generate"
 
@@ -186,7 +186,7 @@ class GenerateStage(StageConfig):
 
 
 class EvaluateStage(StageConfig):
-    """Verdicts and pass@k for a model's answers."""
+    summary = "Verdicts and pass@k for a model's answers."
 
     stage, version, implementation = "evaluate", 3, "xft_core.evaluate"
 
@@ -211,7 +211,7 @@ class EvaluateStage(StageConfig):
 
 
 class NllStage(StageConfig):
-    """Negative log-likelihood per response token of a model on instruction data."""
+    summary = "Negative log-likelihood per response token of a model on instruction data."
 
     stage, version, implementation = "nll", 1, "xft_core.nll"
     path_fields = frozenset({"model"})
@@ -234,7 +234,7 @@ class NllStage(StageConfig):
 
 
 class LmEvalStage(StageConfig):
-    """One task of lm-evaluation-harness, for example MMLU."""
+    summary = "One task of lm-evaluation-harness, for example MMLU."
 
     stage, version, implementation = "lm_eval", 1, "xft_core.lm_eval_task"
     path_fields = frozenset({"model", "directory"})
@@ -266,7 +266,7 @@ class LmEvalStage(StageConfig):
 
 
 class ReportStage(StageConfig):
-    """Comparison table, plots, model card and a page of all answers, from what the other stages left."""
+    summary = "Comparison table, plots, model card and a page of all answers, from what the other stages left."
 
     stage, version, implementation = "report", 2, "xft_core.report"
     path_fields = frozenset({"artifacts"})
@@ -290,7 +290,7 @@ class ReportStage(StageConfig):
 
 
 class CompareStage(StageConfig):
-    """Variants of a recipe side by side, from their reports alone."""
+    summary = "Variants of a recipe side by side, from their reports alone."
 
     stage, version, implementation = "compare", 1, "xft_core.compare"
     path_fields = frozenset({"reports"})
@@ -314,7 +314,8 @@ class CompareStage(StageConfig):
 
 
 class ImportReferenceStage(StageConfig):
-    """A Mixture-of-Experts of the XFT reference code to one of ours. Not part of the pipeline: its model comes from outside."""
+    # Not part of the pipeline: its model comes from outside.
+    summary = "A Mixture-of-Experts of the XFT reference code to one of ours."
 
     stage, version, implementation = "import-reference", 1, "xft_core.import_reference"
 
