@@ -18,7 +18,7 @@ from tasks import plan_command, relocate_command, store_command
 from tasks.home import check_place, open_home
 from tasks.settings import settings
 from xft_core.errors import XftError
-from xft_core.process import command
+from xft_core.process import command, told
 from xft_core.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(f"error: {error.strerror or error}: {str(error.filename)[:200]!r}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from what is finished.", file=sys.stderr)

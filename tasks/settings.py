@@ -23,9 +23,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.request import getproxies
 
 from xft_core.environment import path_setting, rendezvous
 from xft_core.errors import XftError
@@ -119,6 +122,7 @@ def settings() -> Settings:
     read(rendezvous, None)
     for name in ("XFT_BENCHMARKS", "XFT_DS1000_ENVIRONMENT", "XDG_CACHE_HOME"):
         read(partial(path_setting, name), None)
+    read(_check_proxies, None)
     if problems:
         raise XftError("\n".join(dict.fromkeys(problems)))
     return found
@@ -196,6 +200,24 @@ def _except_loopback_from_proxies() -> None:
     names = [name.strip() for name in given.split(",") if name.strip()]
     value = ",".join([*names, *(name for name in LOOPBACK if name not in names)])
     os.environ |= {"no_proxy": value, "NO_PROXY": value}
+
+
+def is_loopback(address: str) -> bool:
+    """Whether the host of an address is this machine, as far as its name says."""
+    host = urlsplit(address).hostname or ""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _check_proxies() -> None:
+    """httpx, which Prefect and the Hub's client use, fails where a SOCKS proxy is set and it cannot use one."""
+    if find_spec("socksio") is None:
+        for kind, address in getproxies().items():
+            if kind in ("http", "https", "all") and address.startswith("socks"):
+                raise XftError(
+                    f"{kind}_proxy names a SOCKS proxy, which needs the package socksio. Install it (pip install socksio), or "
+                    "unset the variable.")
 
 
 def _default_slots() -> int:

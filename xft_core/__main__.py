@@ -20,6 +20,7 @@ from xft_core.process import (
     die_with_parent,
     drop_launcher_variables,
     quiet_libraries,
+    told,
 )
 from xft_core.recipe import parse, read_yaml
 from xft_core.stage import StageConfig, run_stage
@@ -72,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        print(f"error: {options.command}: {error.strerror or error}: {str(error.filename)[:200]!r}", file=sys.stderr)
+        print(f"error: {options.command}: {told(error)}", file=sys.stderr)
         return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("error: interrupted. Start the same command again to go on from the last checkpoint.", file=sys.stderr)

@@ -3,17 +3,20 @@
 import ctypes
 import logging
 import os
+import re
 import select
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from functools import wraps
+from itertools import takewhile
 
 EXIT_MISTAKE = 2
 EXIT_MAY_PASS = 75
 EXIT_KILLED = 128 + signal.SIGKILL  # as a shell says it
 EXIT_CLOSED_PIPE = 128 + signal.SIGPIPE
+OPTIMIZE = re.compile(r"-[A-Za-z]*O[A-Za-z]*")  # -OO, also among other letters
 OUTPUT, ERRORS = 1, 2  # file descriptors
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
 
@@ -56,12 +59,16 @@ def die_with_parent() -> None:
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
-    """Decorator of a command's ``main``: SIGINT interrupts it, and it ends quietly when nobody reads its output any more.
+    """Decorator of a command's ``main``: SIGINT interrupts it, it ends quietly when nobody reads its output any more, and
+    Python keeps docstrings.
 
-    A shell starts what a script runs in the background with SIGINT ignored, and Python leaves it so.
+    A shell starts what a script runs in the background with SIGINT ignored, and Python leaves it so. transformers reads
+    docstrings at its import and fails under PYTHONOPTIMIZE=2.
     """
     @wraps(main)
     def run(arguments: list[str] | None = None) -> int:
+        if arguments is None:
+            _keep_docstrings()
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -73,11 +80,29 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
         except OSError as error:
             if _drop_closed_pipes():
                 return EXIT_CLOSED_PIPE
-            print(f"error: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+            print(f"error: the output cannot be written: {told(error)}", file=sys.stderr)
             _write_nowhere(OUTPUT)
             return EXIT_MISTAKE
 
     return run
+
+
+def told(error: OSError) -> str:
+    """What the system refused, and on which file, if it was about one."""
+    file = f": {str(error.filename)[:200]!r}" if error.filename is not None else ""
+    return f"{error.strerror or error}{file}"
+
+
+def _keep_docstrings() -> None:
+    """Start this process again, as the same one, if Python was told to leave docstrings out."""
+    if sys.flags.optimize < 2:
+        return
+    first, *given = sys.orig_argv
+    options = list(takewhile(lambda item: item.startswith("-") and item != "-m", given))
+    kept = [item.replace("O", "") if OPTIMIZE.fullmatch(item) else item for item in options]
+    set_by_variable = os.environ.pop("PYTHONOPTIMIZE", None) is not None
+    if set_by_variable or kept != options:
+        os.execv(sys.executable, [first, *(item for item in kept if item != "-"), *given[len(options):]])
 
 
 def _drop_closed_pipes() -> bool:
