@@ -16,9 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, get_args
 
-# What we make, so what may be removed: others, too, may call theirs xft-something.
+# What we make, and by what name: so nothing else is removed that is called xft-something.
 Kind = Literal["cache", "mlflow", "page", "report", "stage", "transfer", "unsafe", "verify", "work"]
-NAME = re.compile(rf"(?:.+\.)?xft-(?:{'|'.join(get_args(Kind))})-\w+")
+DIGITS = 12
+NAME = re.compile(rf"(?:.+\.)?xft-(?:{'|'.join(get_args(Kind))})-[0-9a-f]{{{DIGITS}}}")
 # Not /tmp: programs in the sandbox have a /tmp of their own, so what they are shown is kept here.
 SHOWN_TO_SANDBOX = Path("/var/tmp")
 
@@ -33,7 +34,7 @@ class TemporaryDirectory:
     def __init__(self, kind: Kind, place: Path | None = None, *, output: Path | None = None) -> None:
         place = output.parent if output else place or Path(tempfile.gettempdir())
         while True:
-            name = f"xft-{kind}-{uuid.uuid4().hex[:12]}"
+            name = f"xft-{kind}-{uuid.uuid4().hex[:DIGITS]}"
             self.path = place / (f"{output.name}.{name}" if output else name)
             self.path.mkdir(mode=0o777 if output else 0o700)
             self._lock = _opened(self.path)
