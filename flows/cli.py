@@ -1,8 +1,8 @@
 """The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft compare`` runs variants of a recipe
 and puts them side by side, ``xft plan`` says what a run needs, ``xft ui`` shows what there is, ``xft store`` lists, verifies
-and cleans the store.
+and cleans the store, ``xft relocate`` puts a home right that was moved or copied.
 
-Exit status: 0 done, 1 a stage failed, 2 a recipe or setting that cannot be meant, 130 interrupted.
+Exit status: 0 done, 1 a stage failed, 2 a recipe or setting that cannot be meant, 130 interrupted, 141 nobody reads the output.
 """
 
 import argparse
@@ -14,9 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import plan_command, store_command
+from tasks import plan_command, relocate_command, store_command
+from tasks.home import check_place, open_home
 from tasks.settings import settings
 from xft_core.errors import XftError
+from xft_core.process import command, told
 from xft_core.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -28,10 +30,16 @@ TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(ta
 EXIT_DONE, EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
+        current = open_home(lambda line: print(line, file=sys.stderr))
+        if options.command == "relocate":
+            return relocate_command.run(current)
+        if options.command in ("run", "compare", "ui"):
+            check_place(current)
         if options.command == "ui":
             from flows.ui import serve
 
@@ -47,8 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
     except XftError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_MISTAKE
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        print(f"error: {error.strerror or error}: {str(error.filename)[:200]!r}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from what is finished.", file=sys.stderr)
@@ -185,6 +195,7 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--prefect-port", type=int, default=4200)
     ui.add_argument("--mlflow-port", type=int, default=5000)
     store_command.add_options(commands.add_parser("store", help="what the store holds: list, verify, drop what is unused"))
+    commands.add_parser("relocate", help="put a home (XFT_HOME) right that was moved or copied: its addresses lead to it again")
     return parser
 
 

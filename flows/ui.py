@@ -109,6 +109,18 @@ def _locked(lock: int) -> bool:
     return True
 
 
+def _is_served(home: Path) -> bool:
+    """Whether an ``xft ui`` holds the lock of this home."""
+    try:
+        with (home / "locks" / "ui.lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none
+        return False
+    return False
+
+
 def running_api(home: Path) -> str | None:
     """Address of the Prefect API that ``xft ui`` runs for this home, None when there is none."""
     return _answering(home / ADDRESS_FILE)
@@ -120,6 +132,8 @@ def running_mlflow(home: Path) -> str | None:
 
 
 def _answering(file: Path) -> str | None:
+    if not _is_served(file.parent):  # the file may be a copy, and its server that of the home it was copied from
+        return None
     try:
         address = file.read_text(encoding="utf-8").strip()
         with urllib.request.urlopen(f"{address}/health", timeout=2):

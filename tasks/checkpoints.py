@@ -50,23 +50,21 @@ def restore(output: Path, key: str, stop: threading.Event, logger: Logger) -> bo
         content = bucket.get(file_sets.manifest_name(place))
         if content is None:
             return False
-        directory = file_sets.beside(output)
         try:
             snapshot = _parse(content, f"{bucket.address}/{place}")
             if snapshot.key != key:
                 raise ArtifactError(f"{bucket.address}/{place} is of other work (key {snapshot.key[:12]}).")
             for entry in snapshot.files:
                 file_sets.safe_name(entry.path)
-            file_sets.receive(bucket, place, snapshot.files, directory, stop)
-            (directory / KEY_MARKER).write_text(key, encoding="utf-8")
-            shutil.rmtree(workspace.root, ignore_errors=True)
-            directory.rename(workspace.root)
+            with file_sets.beside(output) as directory:
+                file_sets.receive(bucket, place, snapshot.files, directory, stop)
+                (directory / KEY_MARKER).write_text(key, encoding="utf-8")
+                shutil.rmtree(workspace.root, ignore_errors=True)
+                directory.rename(workspace.root)
         except ArtifactError as error:
             logger.warning("The checkpoint in the store is of no use: %s The stage starts from its beginning.", error)
             file_sets.discard(bucket, place)
             return False
-        finally:
-            file_sets.remove(directory)
     logger.info("Goes on from the checkpoint in %s", bucket.address)
     return True
 
@@ -115,8 +113,7 @@ class Keeper:
             last = time.monotonic()
 
     def _send(self, bucket: Bucket) -> None:
-        directory = file_sets.beside(self._output)
-        try:
+        with file_sets.beside(self._output) as directory:
             _copy(self._workspace, directory)
             files = entries(directory)
             before = _read(bucket, self._place)
@@ -126,8 +123,6 @@ class Keeper:
                 old = file_sets.content_place(self._place, before.files)
                 if old != file_sets.content_place(self._place, files):
                     bucket.delete_below(old + "/")
-        finally:
-            file_sets.remove(directory)
 
 
 def _has_progress(workspace: Workspace, key: str) -> bool:

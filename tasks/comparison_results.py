@@ -1,6 +1,5 @@
 """What the variants of a comparison left, wherever they ran: found in MLflow, their reports brought into the local store."""
 
-import tempfile
 import threading
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from tasks.settings import settings
 from tasks.stage import KEY_LENGTH, stop_event
 from xft_core.artifacts import find, locked
 from xft_core.errors import ArtifactError
+from xft_core.temporary import temporary_directory
 
 
 class VariantResult(BaseModel):
@@ -55,9 +55,9 @@ def _report(key: str, run_id: str, stop: threading.Event) -> Path:
     if find(output, key) or remote.fetch(output, key, stop):
         return output
     output.parent.mkdir(parents=True, exist_ok=True)
-    with locked(output), tempfile.TemporaryDirectory(dir=output.parent, prefix=f"{output.name}.mlflow-") as directory:
+    with locked(output), temporary_directory("report", output=output) as directory:
         if not find(output, key):
-            copy = Path(tracking.client().download_artifacts(run_id, "report", directory))
+            copy = Path(tracking.client().download_artifacts(run_id, "report", str(directory)))
             if not find(copy, key):
                 raise ArtifactError(f"The report of MLflow run {run_id} is not whole, neither here nor in MLflow.")
             copy.rename(output)

@@ -8,15 +8,16 @@ own: the manifest that stands always speaks of files that nobody else writes to.
 """
 
 import logging
-import shutil
 import threading
-import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.storage import Bucket, StoreRefused, StoreUnavailable, safe_name
 from xft_core.artifacts import MANIFEST, FileEntry, check_file
 from xft_core.errors import ArtifactError
 from xft_core.fingerprint import digest_of
+from xft_core.temporary import temporary_directory
 
 logger = logging.getLogger(__name__)
 
@@ -95,16 +96,12 @@ def discard(bucket: Bucket, place: str) -> None:
         logger.warning("The damaged files below %s/%s could not be removed: %s", bucket.address, place, error)
 
 
-def beside(output: Path) -> Path:
-    """A new directory on the same disk as ``output``, to be renamed or removed."""
-    directory = output.with_name(f"{output.name}.transfer-{uuid.uuid4().hex[:8]}")  # tempfile's are for this user only
-    directory.mkdir(parents=True)
-    return directory
-
-
-def remove(directory: Path) -> None:
-    """Remove a directory made by ``beside``, if it is still there."""
-    shutil.rmtree(directory, ignore_errors=True)
+@contextmanager
+def beside(output: Path) -> Iterator[Path]:
+    """A new directory on the same disk as ``output``, to be renamed; gone when the block ends if it was not."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_directory("transfer", output=output) as directory:
+        yield directory
 
 
 def _is_whole(directory: Path, entry: FileEntry) -> bool:

@@ -9,7 +9,6 @@ import selectors
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ import xft_core
 from xft_core.errors import StageInterrupted, StageKilled, XftError
 from xft_core.out_of_memory import what_to_change
 from xft_core.stage import StageConfig
+from xft_core.temporary import temporary_directory
 
 EXIT_DONE, EXIT_MISTAKE, EXIT_MAY_PASS, EXIT_INTERRUPTED, EXIT_KILLED = 0, 2, 75, 130, 137
 POLL_SECONDS = 0.2
@@ -48,10 +48,10 @@ def run_in_child(
     Raises XftError with the stage's own message for a mistake, StageInterrupted for what may pass (StageKilled, with the
     memory it had taken, for SIGKILL), StageFault for a fault of the program, RunStopped when ``stop`` was set.
     """
-    with tempfile.TemporaryDirectory(prefix="xft-stage-") as directory:
-        config_path = Path(directory) / "config.json"
+    with temporary_directory("stage") as directory:
+        config_path = directory / "config.json"
         config_path.write_text(config.model_dump_json(), encoding="utf-8")
-        with (Path(directory) / "stdout").open("wb") as stdout:
+        with (directory / "stdout").open("wb") as stdout:
             process = subprocess.Popen(
                 _command(config, config_path), stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE,
                 start_new_session=True, env=_environment(threads))

@@ -14,7 +14,6 @@ import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.references import PipelineRun
@@ -22,6 +21,7 @@ from tasks.run_files import log_directory
 from tasks.tracking import client
 from xft_core.artifacts import MANIFEST
 from xft_core.config import Recipe
+from xft_core.temporary import temporary_directory
 
 MODEL_NAME = "merged_model"
 EXAMPLE = "Write a Python function that returns the n-th Fibonacci number."
@@ -33,11 +33,10 @@ def log_model(run: PipelineRun, model: Path, card: Path) -> bool:
 
     Returns False if its weights are not there, because they are larger than XFT_MLFLOW_COPY_LIMIT_MB.
     """
-    with TemporaryDirectory(prefix="xft-mlflow-") as name:
-        directory = Path(name)
+    with temporary_directory("mlflow") as directory:
         write_beside(directory, run, model)
         shutil.copyfile(card, directory / "README.md")
-        client().log_artifacts(run.mlflow_run_id, name, MODEL_NAME)
+        client().log_artifacts(run.mlflow_run_id, str(directory), MODEL_NAME)
     # Not the manifest: it does not list the files added here, and a directory that has one is taken for what it lists.
     return log_directory(run.mlflow_run_id, model, MODEL_NAME, without=(MANIFEST,))
 

@@ -8,9 +8,9 @@ from prefect.runtime import flow_run
 
 from tasks import ownership, run_log, run_records, tracking
 from tasks.delivery import insist
+from tasks.home import check_place, open_home
 from tasks.launch import RunStopped
 from tasks.references import PipelineRun
-from tasks.settings import settings
 from tasks.stage import stop_event, stop_with
 from tasks.storage import store
 from tasks.tracking import Logger
@@ -32,9 +32,12 @@ def opened(
     An object store that refuses (credentials, no such bucket) ends it before any work. Cancelling also ends the stages
     at work, whose child processes would go on otherwise. Raises RunStopped when it belongs to a comparison that was.
     """
+    logger = get_run_logger()
+    current = open_home(logger.warning)
+    check_place(current)
     if (bucket := store()) is not None:
         bucket.check()
-    owners, flow_run_id, logger = settings().locks / "runs", str(flow_run.id), get_run_logger()
+    owners, flow_run_id = current.locks / "runs", str(flow_run.id)
     variant = variant_of(flow_run.tags or ()) if kind == "pipeline" else None
     if variant:
         stop_with(flow_run_id, variant.comparison)
@@ -43,7 +46,7 @@ def opened(
         ownership.close_abandoned(owners, tracking.close_runs)
     status, run = "FAILED", None
     # Owned before anything is open in MLflow: a kill may come at any time.
-    with disk_full_is_an_error(settings().home), ownership.owned(owners, flow_run_id) as owner:
+    with disk_full_is_an_error(current.home), ownership.owned(owners, flow_run_id) as owner:
         try:
             run = tracking.open_run(recipe, flow_run_id, name, kind, sections, without, variant)
             logger.info("MLflow run %s in experiment %r", run.mlflow_run_id, recipe.experiment)

@@ -1,6 +1,5 @@
 """The end of an evaluation: its numbers and answers in MLflow's parent run, and a table in Prefect."""
 
-import tempfile
 from pathlib import Path
 
 from prefect import get_run_logger, task
@@ -14,6 +13,7 @@ from tasks.run_page import show_link, show_table
 from tasks.stage import may_pass, stop_event
 from xft_core.reporting.evidence import benchmark_title
 from xft_core.reporting.page import PAGE, Answers, write_page
+from xft_core.temporary import temporary_directory
 
 Scores = dict[str, dict[str, float]]
 
@@ -57,6 +57,6 @@ def _log_page(run: PipelineRun, answered: dict[str, ArtifactRef], graded: dict[s
     model = run.recipe.name
     answers = [
         Answers(model, benchmark_title(benchmark), item.path, answered[benchmark].path) for benchmark, item in graded.items()]
-    with tempfile.TemporaryDirectory() as directory:
-        write_page(f"{model}: answers and verdicts", answers, Path(directory) / PAGE)
-        log_directory(run.mlflow_run_id, Path(directory), "report")
+    with temporary_directory("page") as directory:
+        write_page(f"{model}: answers and verdicts", answers, directory / PAGE)
+        log_directory(run.mlflow_run_id, directory, "report")

@@ -45,13 +45,13 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
         content = bucket.get(file_sets.manifest_name(place))
         if content is None:
             return None
-        directory = file_sets.beside(output)
         try:
             manifest = parse_manifest(content, f"{bucket.address}/{place}", key)
-            file_sets.receive(bucket, place, manifest.files, directory, stop)
-            (directory / MANIFEST).write_bytes(content)
-            verify(directory)
-            directory.rename(output)
+            with file_sets.beside(output) as directory:
+                file_sets.receive(bucket, place, manifest.files, directory, stop)
+                (directory / MANIFEST).write_bytes(content)
+                verify(directory)
+                directory.rename(output)
         except OtherVersion as error:  # which may be at work on other machines
             logger.warning("%s It is left there, and made again here.", without_advice(error))
             return None
@@ -59,8 +59,6 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
             logger.warning("%s It is removed there and rebuilt.", without_advice(error))
             file_sets.discard(bucket, place)
             return None
-        finally:
-            file_sets.remove(directory)
     return manifest
 
 

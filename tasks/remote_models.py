@@ -61,12 +61,9 @@ def fetch(address: str, stop: threading.Event, logger: Logger) -> Path:
     directory = settings().models / offer.name
     with locked(directory), disk_full_is_an_error(directory):
         if not _is_here(directory, offer, logger):
-            arriving = file_sets.beside(directory)
-            try:
+            with file_sets.beside(directory) as arriving:
                 _receive(bucket, offer, arriving, stop)
                 arriving.rename(directory)
-            finally:
-                file_sets.remove(arriving)
             size = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
             logger.info("Fetched %s, %.1f MB, to %s", address, size / 1e6, directory)
         os.utime(directory)  # gc counts from the last use

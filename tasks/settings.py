@@ -10,23 +10,36 @@
                              server, else none. `xft ui` tells its worker
     XFT_DELIVERY_SECONDS     how long a run insists on a server that is away (MLflow, the object store) before it gives up:
                              at its end, and before a stage whose result the object store may have; default: 600
-    XFT_RENDEZVOUS           host:port of this machine for sft.num_nodes (docs/scale.md; read where it is used, in
-                             xft_core/distributed/launch.py)
+    XFT_S3_ENDPOINT_URL      another S3 than Amazon's (or the standard AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL)
     XFT_MLFLOW_COPY_LIMIT_MB largest model, in MB, that is copied into an artifact store that is not this machine's disk
+
+What stages read themselves (XFT_RENDEZVOUS, XFT_BENCHMARKS, XFT_DS1000_ENVIRONMENT) is in xft_core/environment.py, and
+checked here with the rest, before any work.
 """
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from typing import TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.request import getproxies
 
+from xft_core.environment import path_setting, rendezvous
 from xft_core.errors import XftError
 
 DEFAULT_HOME = ".xft"
 CREDENTIALS = re.compile(r"://[^/\s'\"]*@")
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 S3_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Settings:
     delivery_seconds: int = 600
     store: str | None = None
     mlflow_ui: str | None = None
+    s3_endpoint: str | None = None
 
     @property
     def artifacts(self) -> Path:
@@ -83,18 +97,43 @@ class Settings:
 
 
 def settings() -> Settings:
-    """The settings as the environment has them now. Raises XftError for a value that cannot be meant."""
-    home = _home()
-    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
-    return Settings(
+    """The settings as the environment has them now. Raises XftError naming every value that cannot be meant."""
+    problems: list[str] = []
+
+    def read(setting: Callable[[], T], instead: T) -> T:
+        try:
+            return setting()
+        except XftError as error:
+            problems.append(str(error))
+            return instead
+
+    home = read(_home, Path())
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or sqlite_url(home / "mlflow.db")
+    found = Settings(
         home=home,
         tracking_uri=tracking_uri,
-        compute_slots=_whole_number("XFT_COMPUTE_SLOTS", _default_slots(), least=1, most=1024),
-        copy_limit_mb=_whole_number("XFT_MLFLOW_COPY_LIMIT_MB", 1024, least=0, most=10**8),
-        delivery_seconds=_whole_number("XFT_DELIVERY_SECONDS", 600, least=0, most=10**6),
-        store=_store(),
-        mlflow_ui=_mlflow_ui(tracking_uri),
+        compute_slots=read(lambda: _whole_number("XFT_COMPUTE_SLOTS", _default_slots(), least=1, most=1024), 1),
+        copy_limit_mb=read(lambda: _whole_number("XFT_MLFLOW_COPY_LIMIT_MB", 1024, least=0, most=10**8), 0),
+        delivery_seconds=read(lambda: _whole_number("XFT_DELIVERY_SECONDS", 600, least=0, most=10**6), 0),
+        store=read(_store, None),
+        mlflow_ui=read(lambda: _mlflow_ui(tracking_uri), None),
+        s3_endpoint=read(_s3_endpoint, None),
     )
+    read(rendezvous, None)
+    for name in ("XFT_BENCHMARKS", "XFT_DS1000_ENVIRONMENT", "XDG_CACHE_HOME"):
+        read(partial(path_setting, name), None)
+    read(_check_proxies, None)
+    if problems:
+        raise XftError("\n".join(dict.fromkeys(problems)))
+    return found
+
+
+def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
+    """The URL of a SQLite database as SQLAlchemy takes it. A path with ``?`` would end there: such a one is given to SQLite
+    as a URI (and with the driver named, since MLflow makes the parents of what it takes for a plain path)."""
+    if "?" in str(path):
+        return f"sqlite+{driver}:///file:{quote(str(path))}?uri=true"
+    return f"sqlite{'' if driver == 'pysqlite' else f'+{driver}'}:///{path}"
 
 
 def without_credentials(text: str) -> str:
@@ -103,16 +142,18 @@ def without_credentials(text: str) -> str:
 
 
 def set_environment_defaults() -> None:
-    """Fix XFT_HOME as an absolute path, put Prefect's files under it, and keep every library from phoning home.
+    """Fix XFT_HOME as an absolute path, put Prefect's files under it, keep every library from phoning home, and our own
+    servers from being asked through a proxy.
 
-    Only what is not set already is set. Has an effect on Prefect only before Prefect is imported.
+    Only what is not set already is set. Has an effect on Prefect only before Prefect is imported. It raises nothing: this
+    happens at an import, and what is wrong with a setting is said by ``settings`` where a command or a run begins.
     """
-    home = settings().home
-    os.environ["XFT_HOME"] = str(home)
-    if not os.environ.get("PREFECT_API_URL") and not os.environ.get("PREFECT_HOME"):
-        os.environ["PREFECT_HOME"] = str(home / "prefect")
-        with suppress(OSError):  # Prefect says so itself when it cannot use it; it makes no parents, though
-            (home / "prefect").mkdir(parents=True, exist_ok=True)
+    with suppress(XftError):
+        home = _home()
+        os.environ["XFT_HOME"] = str(home)
+        if not os.environ.get("PREFECT_API_URL"):
+            _place_prefect(home)
+    _except_loopback_from_proxies()
     defaults = {
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -133,21 +174,60 @@ def set_environment_defaults() -> None:
         os.environ.setdefault(name, value)
 
 
+def _place_prefect(home: Path) -> None:
+    if not os.environ.get("PREFECT_HOME"):
+        os.environ["PREFECT_HOME"] = str(home / "prefect")
+        with suppress(OSError):  # said by open_home; Prefect makes no parents
+            make_private(home)
+            (home / "prefect").mkdir(exist_ok=True)
+    given = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+    if "?" in os.environ["PREFECT_HOME"] and not any(os.environ.get(name) for name in given):
+        os.environ[given[1]] = sqlite_url(Path(os.environ["PREFECT_HOME"]) / "prefect.db", "aiosqlite")
+
+
+def make_private(directory: Path) -> None:
+    """Make a directory for this user only, unless it is there."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700, exist_ok=True)
+
+
+def _except_loopback_from_proxies() -> None:
+    """Add this machine's own addresses to what is asked without a proxy. Programs read either spelling, most of them the
+    lower case first: both get what either has."""
+    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if given.strip() == "*":  # nothing goes through a proxy, and a longer list would no longer say so
+        return
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    value = ",".join([*names, *(name for name in LOOPBACK if name not in names)])
+    os.environ |= {"no_proxy": value, "NO_PROXY": value}
+
+
+def is_loopback(address: str) -> bool:
+    """Whether the host of an address is this machine, as far as its name says."""
+    host = urlsplit(address).hostname or ""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost" or host.endswith(".localhost")
+
+
+def _check_proxies() -> None:
+    """httpx, which Prefect and the Hub's client use, fails where a SOCKS proxy is set and it cannot use one."""
+    if find_spec("socksio") is None:
+        for kind, address in getproxies().items():
+            if kind in ("http", "https", "all") and address.startswith("socks"):
+                raise XftError(
+                    f"{kind}_proxy names a SOCKS proxy, which needs the package socksio. Install it (pip install socksio), or "
+                    "unset the variable.")
+
+
 def _default_slots() -> int:
     has_gpu = Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists()  # torch would know, but takes seconds to ask
     return 1 if has_gpu else min(2, len(os.sched_getaffinity(0)))
 
 
 def _home() -> Path:
-    name = os.environ.get("XFT_HOME") or DEFAULT_HOME
-    try:
-        home = Path(name).expanduser().absolute()
-        home.exists()
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise XftError(f"XFT_HOME is {name[:200]!r}, which cannot be a directory: {reason}.") from None
-    if home.exists() and not home.is_dir():
-        raise XftError(f"XFT_HOME is {name[:200]!r}, which is a file. Give a directory.")
+    home = path_setting("XFT_HOME", DEFAULT_HOME)
+    assert home is not None
     return home
 
 
@@ -187,3 +267,17 @@ def _whole_number(name: str, default: int, least: int, most: int) -> int:
         raise XftError(
             f"{name} is {text[:100]!r}. Give a whole number, {least} to {most}, or leave it unset for {default}.")
     return int(text)
+
+
+def _s3_endpoint() -> str | None:
+    for name in ("XFT_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if value := os.environ.get(name, "").strip():
+            try:
+                parts = urlsplit(value)
+                _ = parts.port
+            except ValueError:
+                parts = urlsplit("")
+            if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+                raise XftError(f"{name} must be http://host:port or https://host, without user name or password.")
+            return value
+    return None

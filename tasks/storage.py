@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tasks.launch import RunStopped
-from tasks.settings import settings
+from tasks.settings import is_loopback, settings
 from xft_core.artifacts import relative_path
 from xft_core.errors import XftError
 
@@ -269,23 +269,10 @@ def _client() -> Any:
     import boto3.session
     from botocore.config import Config
 
-    endpoint = _endpoint()
+    endpoint = settings().s3_endpoint
     config = Config(
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        proxies={} if endpoint and is_loopback(endpoint) else None,  # none: boto3 asks the environment
         connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, tcp_keepalive=True,
         max_pool_connections=2 * REQUESTS_AT_ONCE, s3={"addressing_style": "path"} if endpoint else None)
     return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
-
-
-def _endpoint() -> str | None:
-    for name in ("XFT_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
-        if value := os.environ.get(name, "").strip():
-            try:
-                parts = urlsplit(value)
-                _ = parts.port
-            except ValueError:
-                parts = urlsplit("")
-            if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-                raise XftError(f"{name} must be http://host:port or https://host, without user name or password.")
-            return value
-    return None

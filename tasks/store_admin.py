@@ -1,7 +1,6 @@
 """What is in the store (local, or the object store), whether it is whole, and what no run refers to any more."""
 
 import shutil
-import tempfile
 import threading
 import time
 from calendar import timegm
@@ -17,6 +16,7 @@ from tasks.storage import Bucket, StoredObject, store
 from xft_core import artifacts
 from xft_core.artifacts import MANIFEST, Manifest
 from xft_core.errors import ArtifactError, XftError
+from xft_core.temporary import temporary_directory
 
 DAY_SECONDS = 86400
 
@@ -177,8 +177,10 @@ def _in_use(records: Mapping[str, tuple[float, run_records.RunRecord | None]], s
 
 def _download(bucket: Bucket, place: str) -> None:
     manifest = remote.read_manifest(bucket, place)
-    with tempfile.TemporaryDirectory(prefix="xft-verify-", dir=_temporary_root()) as directory:
-        file_sets.receive(bucket, place, manifest.files, Path(directory), threading.Event())
+    home = settings().home  # the disk that artifacts are on; /tmp may be small
+    home.mkdir(parents=True, exist_ok=True)
+    with temporary_directory("verify", home) as directory:
+        file_sets.receive(bucket, place, manifest.files, directory, threading.Event())
 
 
 def _problem(check: Callable[[], object]) -> str | None:
@@ -200,8 +202,3 @@ def _remove(path: Path) -> None:
 
 def _size(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
-
-
-def _temporary_root() -> Path:
-    settings().home.mkdir(parents=True, exist_ok=True)
-    return settings().home  # the disk that artifacts are on; /tmp may be small

@@ -12,17 +12,28 @@ from pathlib import Path
 
 from xft_core.benchmarks.ds1000.environment import LIBRARIES
 from xft_core.errors import StageKilled, XftError
-from xft_core.process import EXIT_KILLED, EXIT_MAY_PASS, die_with_parent, quiet_libraries
+from xft_core.process import (
+    EXIT_KILLED,
+    EXIT_MAY_PASS,
+    EXIT_MISTAKE,
+    command,
+    die_with_parent,
+    drop_launcher_variables,
+    quiet_libraries,
+    told,
+)
 from xft_core.recipe import parse, read_yaml
 from xft_core.stage import StageConfig, run_stage
 from xft_core.stages import STAGES, ImportReferenceStage
 
-EXIT_MISTAKE = 2
+DESCRIPTION = "Run one stage, or look at what some left behind."
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = _parser().parse_args(arguments)
+    drop_launcher_variables()
     quiet_libraries()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -38,8 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if options.command == "ds1000-environment":
             from xft_core.benchmarks.ds1000 import environment
+            from xft_core.environment import ds1000_directory
 
-            made = environment.create((options.directory or environment.directory()).absolute(), options.libraries)
+            made = environment.create((options.directory or ds1000_directory()).absolute(), options.libraries)
             print(made.python.parent.parent)
             return 0
         if getattr(options, "die_with_parent", False):
@@ -58,8 +70,10 @@ def main(arguments: list[str] | None = None) -> int:
         if isinstance(error, StageKilled):
             return EXIT_KILLED
         return EXIT_MAY_PASS if error.may_pass else EXIT_MISTAKE
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        print(f"error: {options.command}: {error.strerror or error}: {str(error.filename)[:200]!r}", file=sys.stderr)
+        print(f"error: {options.command}: {told(error)}", file=sys.stderr)
         return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("error: interrupted. Start the same command again to go on from the last checkpoint.", file=sys.stderr)
@@ -74,10 +88,10 @@ def _stage_config(options: argparse.Namespace) -> StageConfig:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m xft_core", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m xft_core", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
     for name, config in STAGES.items():
-        summary = (config.__doc__ or "").splitlines()[0]
+        summary = config.summary
         fields = [f"  {field}: {info.description}" for field, info in config.model_fields.items()]
         command = commands.add_parser(
             name, help=summary, description=summary + "\n\nfields of CONFIG:\n" + "\n".join(fields).replace("%", "%%"),

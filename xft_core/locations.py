@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from xft_core.environment import benchmarks_directory, cache_directory
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, XftError
 
 # Benchmarks that evalplus 0.3 knows: its override variable, the file's name in its cache directory, and the function of
@@ -141,7 +142,7 @@ def find_benchmark(name: str) -> Path:
     if name not in EVALPLUS_FILES:
         return find_file(name)
     variable, file_name, function = EVALPLUS_FILES[name]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "evalplus"
+    cache = cache_directory() / "evalplus"
     candidates = [Path(os.environ[variable])] if os.environ.get(variable) else []
     candidates += [cache / file_name, cache / f"{file_name}.gz"]
     for candidate in candidates:
@@ -154,15 +155,15 @@ def find_benchmark(name: str) -> Path:
 
 
 def _in_benchmarks(name: str, relative: str) -> Path:
-    directory = os.environ.get("XFT_BENCHMARKS")
-    if not directory:
+    directory = benchmarks_directory()
+    if directory is None:
         raise DataError(
             f"Benchmark {name!r} is looked for in the directory that XFT_BENCHMARKS names, which is not set. Set it to a "
             f"directory that holds {relative} (or .gz), or give that file's path as the benchmark.")
-    file = local_path(directory) / relative
+    file = directory / relative
     for candidate in (file, file.with_name(f"{file.name}.gz")):
         if candidate.is_file():
             return candidate
     raise DataError(
-        f"Benchmark {name!r}: there is no file {str(file)!r} (XFT_BENCHMARKS is {directory!r}). Put the benchmark's "
+        f"Benchmark {name!r}: there is no file {str(file)!r} (XFT_BENCHMARKS is {str(directory)!r}). Put the benchmark's "
         "file there, or give its path as the benchmark.")

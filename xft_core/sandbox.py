@@ -31,6 +31,7 @@ from xft_core.errors import SandboxError
 from xft_core.sandbox_canaries import canaries
 from xft_core.sandbox_filter import build_filter
 from xft_core.sandbox_memory import MemoryWatch
+from xft_core.temporary import temporary_directory
 
 logger = logging.getLogger(__name__)
 
@@ -141,9 +142,10 @@ class Sandbox:
         ``descriptors`` stay open in it under their own numbers; streams not given are empty or go nowhere.
         """
         resources = resources or Resources()
-        with tempfile.TemporaryDirectory(prefix="xft-unsafe-") if self.mode == "unsafe" else nullcontext() as directory:
+        with temporary_directory("unsafe") if self.mode == "unsafe" else nullcontext() as directory:
+            place = str(directory or WORK)
             job = {"command": asdict(command) if isinstance(command, PythonProgram) else list(command),
-                   "files": dict(files or {}), "limits": asdict(resources), "directory": directory or WORK,
+                   "files": dict(files or {}), "limits": asdict(resources), "directory": place,
                    "die_with_parent": self.mode == "unsafe"}
             with _in_memory(json.dumps(job).encode()) as job_descriptor, (
                     _in_memory(build_filter()) if self.mode == "bubblewrap" else nullcontext(-1)) as filter_descriptor:
@@ -151,7 +153,8 @@ class Sandbox:
                     [*self.arguments(resources.work_bytes, filter_descriptor), str(python()), "-I", "-S", "-B", "-c",
                      PRELUDE.read_text(encoding="utf-8"), str(job_descriptor)],
                     stdin=stdin or subprocess.DEVNULL, stdout=stdout or subprocess.DEVNULL,
-                    stderr=stderr or subprocess.DEVNULL, env=ENVIRONMENT | dict(environment or {}), cwd="/",
+                    stderr=stderr or subprocess.DEVNULL, cwd="/",
+                    env=ENVIRONMENT | {"TMPDIR": place} | dict(environment or {}),
                     pass_fds=[number for number in (job_descriptor, filter_descriptor, *descriptors) if number >= 0],
                     start_new_session=True)
             watch = nullcontext() if resources.resident_bytes is None else MemoryWatch(

@@ -31,6 +31,7 @@ class StageConfig(Section):
     """What every stage is given beside its own fields."""
 
     stage: ClassVar[str]
+    summary: ClassVar[str]  # one sentence, for people; a docstring is gone under PYTHONOPTIMIZE=2
     version: ClassVar[int]
     implementation: ClassVar[str]
 

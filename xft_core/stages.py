@@ -33,7 +33,7 @@ ARTIFACT_HELP = "Directory that an earlier stage published"
 
 
 class PrepareStage(StageConfig):
-    """Instruction data to token sequences: training rows and held-out rows."""
+    summary = "Instruction data to token sequences: training rows and held-out rows."
 
     stage, version, implementation = "prepare", 2, "xft_core.data.prepare"
     path_fields = frozenset({"model", "benchmarks"})
@@ -79,7 +79,7 @@ class PrepareStage(StageConfig):
 
 
 class UpcycleStage(StageConfig):
-    """Dense model to Mixture-of-Experts."""
+    summary = "Dense model to Mixture-of-Experts."
 
     stage, version, implementation = "upcycle", 1, "xft_core.upcycle"
 
@@ -97,7 +97,7 @@ class UpcycleStage(StageConfig):
 
 
 class SftStage(StageConfig):
-    """Supervised fine-tuning of a dense model or of an upcycled one."""
+    summary = "Supervised fine-tuning of a dense model or of an upcycled one."
 
     stage, version, implementation = "sft", 5, "xft_core.sft"
 
@@ -125,7 +125,7 @@ class SftStage(StageConfig):
 
 
 class MixStage(StageConfig):
-    """Mixing coefficients: how much of each expert goes into the merged model, layer by layer."""
+    summary = "Mixing coefficients: how much of each expert goes into the merged model, layer by layer."
 
     stage, version, implementation = "mix", 2, "xft_core.mixing"
 
@@ -161,7 +161,7 @@ class MixStage(StageConfig):
 
 
 class MergeStage(StageConfig):
-    """Mixture-of-Experts and mixing coefficients to a stock dense checkpoint."""
+    summary = "Mixture-of-Experts and mixing coefficients to a stock dense checkpoint."
 
     stage, version, implementation = "merge", 3, "xft_core.merge"
     path_fields = frozenset({"model", "coefficients", "data"})
@@ -178,7 +178,7 @@ class MergeStage(StageConfig):
 
 
 class GenerateStage(StageConfig):
-    """A model's answers to the problems of one benchmark."""
+    summary = "A model's answers to the problems of one benchmark."
 
     stage, version, implementation = "generate", 3, "xft_core.generate"
 
@@ -206,7 +206,7 @@ class GenerateStage(StageConfig):
 
 
 class EvaluateStage(StageConfig):
-    """Verdicts and pass@k for a model's answers."""
+    summary = "Verdicts and pass@k for a model's answers."
 
     stage, version, implementation = "evaluate", 4, "xft_core.evaluate"
 
@@ -234,7 +234,7 @@ class EvaluateStage(StageConfig):
 
 
 class NllStage(StageConfig):
-    """Negative log-likelihood per response token of a model on instruction data."""
+    summary = "Negative log-likelihood per response token of a model on instruction data."
 
     stage, version, implementation = "nll", 2, "xft_core.nll"
     path_fields = frozenset({"model"})
@@ -263,7 +263,7 @@ class NllStage(StageConfig):
 
 
 class LmEvalStage(StageConfig):
-    """One task of lm-evaluation-harness, for example MMLU."""
+    summary = "One task of lm-evaluation-harness, for example MMLU."
 
     stage, version, implementation = "lm_eval", 2, "xft_core.lm_eval_task"
     path_fields = frozenset({"model", "directory"})
@@ -302,7 +302,7 @@ class LmEvalStage(StageConfig):
 
 
 class ReportStage(StageConfig):
-    """Comparison table, plots, model card and a page of all answers, from what the other stages left."""
+    summary = "Comparison table, plots, model card and a page of all answers, from what the other stages left."
 
     stage, version, implementation = "report", 2, "xft_core.report"
     path_fields = frozenset({"artifacts"})
@@ -326,7 +326,7 @@ class ReportStage(StageConfig):
 
 
 class CompareStage(StageConfig):
-    """Variants of a recipe side by side, from their reports alone."""
+    summary = "Variants of a recipe side by side, from their reports alone."
 
     stage, version, implementation = "compare", 1, "xft_core.compare"
     path_fields = frozenset({"reports"})
@@ -350,7 +350,8 @@ class CompareStage(StageConfig):
 
 
 class ImportReferenceStage(StageConfig):
-    """A Mixture-of-Experts of the XFT reference code to one of ours. Not part of the pipeline: its model comes from outside."""
+    # Not part of the pipeline: its model comes from outside.
+    summary = "A Mixture-of-Experts of the XFT reference code to one of ours."
 
     stage, version, implementation = "import-reference", 1, "xft_core.import_reference"
 

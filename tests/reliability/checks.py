@@ -25,7 +25,7 @@ STEPS = list(range(1, int(RECIPE["sft"]["max_steps"]) + 1))  # type: ignore[inde
 def artifacts(home: Path) -> list[Path]:
     """Every directory of the local store that a reader could take for an artifact."""
     return [path for path in sorted((home / "artifacts").glob("*/*"))
-            if path.is_dir() and not path.name.endswith(IN_PROGRESS) and ".transfer-" not in path.name]
+            if path.is_dir() and not path.name.endswith(IN_PROGRESS) and ".xft-transfer-" not in path.name]
 
 
 def digests(home: Path) -> dict[str, str]:

@@ -26,7 +26,7 @@ try:
     raise SystemExit("it was fetched")
 except DiskFullError as error:
     assert "No space left while writing" in str(error) and not error.may_pass
-assert not output.exists() and not list(output.parent.glob("*.transfer-*")), "something is left behind"
+assert not output.exists() and not list(output.parent.glob("*.xft-transfer-*")), "something is left behind"
 subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
 assert remote.fetch(output, key, threading.Event()) == verify(output)
 """

@@ -206,7 +206,7 @@ def test_checkpoints_follow_to_another_machine(s3: Proxy, tmp_path: Path) -> Non
     assert (workspace.checkpoints / "checkpoint-12" / "model.safetensors").read_bytes() == bytes([12]) * 1000
     assert (workspace.root / "key").read_text() == KEY
     assert not checkpoints.restore(elsewhere(tmp_path), KEY, NEVER, logger)  # own progress goes first
-    assert not list(tmp_path.rglob("*.transfer-*"))
+    assert not list(tmp_path.rglob("*.xft-transfer-*"))
     remote.deliver(make(tmp_path / "third"), NEVER)
     assert not [name for name in objects(s3) if name.startswith("checkpoints/")]
 

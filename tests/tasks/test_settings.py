@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
-from tasks.settings import settings
+from tasks.settings import settings, sqlite_url
 from xft_core.errors import XftError
 
 
@@ -48,6 +49,63 @@ def test_an_address_of_pages_that_is_none_is_named(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("XFT_MLFLOW_UI_URL", "localhost:5000")
     with pytest.raises(XftError, match="XFT_MLFLOW_UI_URL is 'localhost:5000'"):
         settings()
+
+
+WRONG = {"XFT_HOME": "/etc/passwd", "XFT_COMPUTE_SLOTS": "abc", "XFT_STORE": "nowhere", "XFT_RENDEZVOUS": "host:99999",
+         "XFT_DS1000_ENVIRONMENT": "~no-such-user/x", "XFT_BENCHMARKS": "/etc/passwd", "XFT_S3_ENDPOINT_URL": "ftp://x"}
+
+
+def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in WRONG.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(XftError) as caught:
+        settings()
+    assert [line.split()[0] for line in str(caught.value).splitlines()] == [
+        "XFT_HOME", "XFT_COMPUTE_SLOTS", "XFT_STORE", "XFT_S3_ENDPOINT_URL", "XFT_RENDEZVOUS", "XFT_BENCHMARKS",
+        "XFT_DS1000_ENVIRONMENT"]
+
+
+@pytest.mark.parametrize("value", ["host", "host:", "host:0", "host:65536", "host:x", ":123", "a b:1"])
+def test_a_wrong_rendezvous_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("XFT_RENDEZVOUS", value)
+    with pytest.raises(XftError, match="XFT_RENDEZVOUS is"):
+        settings()
+
+
+def test_a_socks_proxy_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.settings.find_spec", lambda _: None)
+    monkeypatch.setenv("all_proxy", "socks5h://user:secret@127.0.0.1:1080")
+    with pytest.raises(XftError, match="all_proxy names a SOCKS proxy") as caught:
+        settings()
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a b", "what now?", "100%41", "a#b", "数据", "x&y=z;w", "q?uri=true"])
+def test_a_database_is_made_below_any_home(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name
+    directory.mkdir()
+    engine = sqlalchemy.create_engine(sqlite_url(directory / "mlflow.db"))
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE TABLE made (x)"))
+    engine.dispose()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [directory / "mlflow.db"]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_setting_raises_nothing_at_import(tmp_path: Path, wrong: str) -> None:
+    assert _after_import(tmp_path, "import flows.pipeline, flows.compare, flows.evaluate_model; print('fine')",
+                         PREFECT_HOME=str(tmp_path / "p"), **{wrong: WRONG[wrong]}) == "fine"
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    ({}, "127.0.0.1,localhost,::1"),
+    ({"NO_PROXY": "corp.example,.inside"}, "corp.example,.inside,127.0.0.1,localhost,::1"),
+    ({"no_proxy": "localhost", "NO_PROXY": "other"}, "localhost,127.0.0.1,::1"),
+    ({"no_proxy": "*"}, "*")])
+def test_loopback_goes_through_no_proxy(tmp_path: Path, given: dict[str, str], expected: str) -> None:
+    code = "import tasks, os; print(os.environ['no_proxy'], os.environ.get('NO_PROXY', os.environ['no_proxy']))"
+    cleared = {"http_proxy": "http://127.0.0.1:9", "no_proxy": "", "NO_PROXY": ""} | given
+    assert _after_import(tmp_path, code, **cleared).split()[0] == expected
 
 
 def _after_import(tmp_path: Path, code: str, **environment: str) -> str:

@@ -10,7 +10,6 @@ The process that starts them holds the lock, publishes, and takes no part in the
 
 import json
 import logging
-import os
 import shutil
 import signal
 import sys
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xft_core.artifacts import Workspace
+from xft_core.environment import rendezvous
 from xft_core.errors import RecipeError, StageInterrupted, StageKilled, XftError
 from xft_core.out_of_memory import what_to_change
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from xft_core.stage import StageConfig
 
-RENDEZVOUS = "XFT_RENDEZVOUS"  # host:port of the first machine, where there are several
 GRACE_SECONDS = 5  # less than tasks/launch.py gives the process that starts them
 POLL_SECONDS = 1.0
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # by torchrun's launcher
@@ -142,12 +141,11 @@ def _explained(failed: "ChildFailedError", directory: Path, job: dict[str, Any])
 
 
 def _address() -> str:
-    address = os.environ.get(RENDEZVOUS, "").strip()
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    address = rendezvous()
+    if address is None:
         raise RecipeError(
-            f"sft.num_nodes is more than 1, and {RENDEZVOUS} is {address!r}: set it to host:port of this machine, as the "
-            "others can reach it, with a free port.")
+            "sft.num_nodes is more than 1, and XFT_RENDEZVOUS is not set: set it to host:port of this machine, as the others "
+            "can reach it, with a free port.")
     return address
 
 

@@ -20,7 +20,6 @@ from tests.xft_core.interrupted import interrupted_after
 from xft_core.config import MergeConfig, Recipe, SftConfig
 from xft_core.data.packing import PackedRows
 from xft_core.data.rows import load_rows
-from xft_core.distributed import launch
 from xft_core.errors import RecipeError, XftError
 from xft_core.learned_mixing import MixedModel
 from xft_core.mixing import load_coefficients
@@ -110,7 +109,7 @@ def test_a_batch_that_processes_cannot_share_is_refused() -> None:
 
 
 def test_several_machines_need_an_address(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(launch.RENDEZVOUS, "nowhere")
+    monkeypatch.setenv("XFT_RENDEZVOUS", "nowhere")
     with pytest.raises(RecipeError, match="XFT_RENDEZVOUS is 'nowhere': set it to host:port"):
         run_stage(stage(ready, tmp_path / "out", "dense", num_nodes=2))
 
@@ -232,7 +231,7 @@ def test_two_machines(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Both of them this one: a process each, the second by ``join``. Then the same, and the second is lost."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        monkeypatch.setenv(launch.RENDEZVOUS, f"localhost:{free.getsockname()[1]}")
+        monkeypatch.setenv("XFT_RENDEZVOUS", f"localhost:{free.getsockname()[1]}")
     process = started(stage(ready, tmp_path / "both", "moe", num_nodes=2))
     joined = join(tmp_path / "both.partial")
     (_, said), (_, told) = process.communicate(timeout=300), joined.communicate(timeout=300)

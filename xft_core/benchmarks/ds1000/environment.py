@@ -7,7 +7,6 @@
 """
 
 import logging
-import os
 import re
 import shutil
 import subprocess
@@ -17,6 +16,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Literal
 
+from xft_core.environment import ds1000_directory
 from xft_core.errors import SandboxError
 from xft_core.fingerprint import digest_of
 from xft_core.sandbox import python
@@ -88,23 +88,17 @@ class Environment:
         return {"environment": self.choice, "python": self.python_version, **named, "all_packages": everything}
 
 
-def directory() -> Path:
-    """Where the pinned environment is, or would be."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(os.environ.get("XFT_DS1000_ENVIRONMENT") or cache / "xft" / "ds1000").expanduser().absolute()
-
-
 def find_environment(choice: Choice) -> Environment:
     """The environment that is asked for. Raises SandboxError, with the command that makes it, when it is not there or is
     not what requirements.txt says."""
     if choice == "current":
         return Environment(
             "current", python(), (), _version(sys.version_info[:3]), _packages(*filter(None, sys.path)))
-    return _pinned(directory())
+    return _pinned(ds1000_directory())
 
 
 def create(place: Path, libraries: list[str]) -> Environment:
-    """Make the pinned environment in ``place`` (see ``directory``), with what problems of ``libraries`` need; all if empty.
+    """Make the pinned environment in ``place``, with what problems of ``libraries`` need; all if empty.
 
     Raises SandboxError when there is no Python for it, or when pip fails.
     """

@@ -9,8 +9,6 @@ import re
 import shlex
 import signal
 import subprocess
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
@@ -20,6 +18,7 @@ from xft_core.benchmarks.multipl_e.toolchains import find_toolchain
 from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
 from xft_core.sandbox import ENVIRONMENT, Finished, Resources, open_sandbox
+from xft_core.temporary import SHOWN_TO_SANDBOX, TemporaryDirectory, temporary_directory
 
 # Processor time, and three times as much on the clock: a machine that does other things too changes no verdict.
 # MultiPL-E's own limit is 15 s for a program and 30 s for what is compiled and run in one go.
@@ -40,7 +39,7 @@ class MultiPLEGrader(Grader[Problem]):
         self._toolchain = find_toolchain(language)
         self._memory_mb = config.memory_limit_mb
         self._cache = self._filled_cache() if language.cache else None
-        mounts = [*self._toolchain.mounts, *([Path(self._cache.name)] if self._cache else [])]
+        mounts = [*self._toolchain.mounts, *([self._cache.path] if self._cache else [])]
         self._sandbox = open_sandbox(config.sandbox, mounts)
         self._resources = Resources(
             memory_bytes=config.memory_limit_mb * 2**20 if language.limit_memory else None,
@@ -87,22 +86,21 @@ class MultiPLEGrader(Grader[Problem]):
             shlex.join(self._toolchain.command(words, self._memory_mb))
             for words in (self._toolchain.language.compile, self._toolchain.language.run))
         name = self._toolchain.language.cache
-        cache = f"cp -r {shlex.quote(self._cache.name)} .cache\nexport {name}=$PWD/.cache\n" if self._cache else ""
+        cache = f"cp -r {shlex.quote(str(self._cache.path))} .cache\nexport {name}=$PWD/.cache\n" if self._cache else ""
         return (
             f"echo {token} >&2\n{cache}" + (
                 f"(ulimit -S -t {COMPILE_SECONDS}; exec {compile_command}) >&2 || exit $?\n" if compile_command else "")
             + f"echo {token} >&2\nulimit -S -t {RUN_SECONDS}\nexec {run}\n")
 
-    def _filled_cache(self) -> tempfile.TemporaryDirectory[str]:
+    def _filled_cache(self) -> TemporaryDirectory:
         """A directory with the language's compiled libraries, made by compiling its canary (a program of ours)."""
         language = self._toolchain.language
-        # Not below /tmp: the sandbox has one of its own.
-        cache = tempfile.TemporaryDirectory(prefix="xft-", dir="/var/tmp")
-        Path(cache.name).chmod(0o755)
-        with tempfile.TemporaryDirectory() as work:
+        cache = TemporaryDirectory("cache", SHOWN_TO_SANDBOX)
+        cache.path.chmod(0o755)
+        with temporary_directory("work") as work:
             program = language.canary.program.replace("{body}", language.canary.right)
-            (Path(work) / language.file).write_text(program, encoding="utf-8")
-            environment = ENVIRONMENT | dict(language.environment) | {language.cache: cache.name}
+            (work / language.file).write_text(program, encoding="utf-8")
+            environment = ENVIRONMENT | dict(language.environment) | {language.cache: str(cache.path)}
             subprocess.run(
                 self._toolchain.command(language.compile, self._memory_mb), cwd=work, env=environment, check=False,
                 stdin=subprocess.DEVNULL, capture_output=True, timeout=CACHE_SECONDS)

@@ -1,0 +1,168 @@
+"""XFT_HOME at the start of a command or a run: made, for this user only, free of what dead processes left, and in its place.
+
+MLflow keeps absolute addresses of files. In a home that was moved or copied they are those of the old one, and a run
+would write there: such a home is refused until ``xft relocate`` has put its addresses right.
+"""
+
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from tasks.settings import Settings, make_private, settings
+from xft_core.errors import XftError
+from xft_core.temporary import NAME as TEMPORARY
+from xft_core.temporary import sweep
+
+# What XFT, Prefect and MLflow put there. A directory that holds anything else is not XFT's alone.
+OURS = frozenset({
+    "artifacts", "locks", "logs", "mlflow-artifacts", "mlflow-ui", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm",
+    "mlflow.db-wal", "models", "prefect", "prefect-api", "prefect-storage", "prefect.yaml", "runs", "server-auth"})
+NOT_MINE = stat.S_IRWXG | stat.S_IRWXO
+# Columns of MLflow's database that hold addresses of files; tags do where their key says so.
+ADDRESSES = (
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "source"), ("model_versions", "storage_location"), ("tags", "value"), ("trace_tags", "value"),
+    ("model_version_tags", "value"), ("logged_model_tags", "tag_value"))
+
+
+def open_home(say: Callable[[str], object]) -> Settings:
+    """The settings in force, all checked, and their home: there, private, swept. ``say`` takes what a person should know.
+
+    Raises XftError for a setting that cannot be meant, or a home that cannot be made or used.
+    """
+    current = settings()
+    try:
+        make_private(current.home)
+        if not os.access(current.home, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(0, "it may not be read and written")
+    except OSError as error:
+        raise XftError(f"XFT_HOME is {str(current.home)!r}, which cannot be used: {error.strerror}. Name another directory."
+                       ) from None
+    _tighten(current.home, say)
+    with suppress(OSError):
+        sweep(current.home, current.models, *current.artifacts.glob("*"))
+    return current
+
+
+def check_place(current: Settings) -> None:
+    """Raise XftError if the MLflow database has addresses of another home, which this one was moved or copied from."""
+    for old in old_places(current):
+        how = "copied" if old.exists() else "moved"
+        raise XftError(
+            f"{str(current.home)!r} was {how} from {str(old)!r}: MLflow's addresses there still lead to the old place, and a "
+            "run would write into it. `xft relocate` puts them right; it changes nothing but this home.")
+
+
+def old_places(current: Settings) -> list[Path]:
+    """Homes, other than this one, that MLflow's addresses of this one's files lead to."""
+    database = _database(current)
+    if database is None:
+        return []
+    found = []
+    with suppress(sqlite3.Error), _read(database) as connection:
+        for (location,) in connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall():
+            old = _home_of(location)
+            if old is None or _same(old, current.home):
+                continue
+            runs = [run for (run,) in connection.execute(
+                "SELECT run_uuid FROM runs JOIN experiments USING (experiment_id) WHERE artifact_location = ?", (location,))]
+            if _are_here(current, database, old, runs):
+                found.append(old)
+    return found
+
+
+def relocate(current: Settings) -> int:
+    """Make all addresses in MLflow's database lead to this home, at once or not at all; returns how many were changed.
+
+    Raises XftError when the database cannot be written now.
+    """
+    database, changed = _database(current), 0
+    if database is None:
+        return 0
+    try:
+        with closing(sqlite3.connect(database, timeout=10)) as connection, connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for old in old_places(current):
+                for before, after in ((old.as_uri(), current.home.as_uri()), (str(old), str(current.home))):
+                    changed += sum(_replace(connection, *place, before, after) for place in ADDRESSES)
+    except sqlite3.Error as error:
+        raise XftError(f"{str(database)!r} cannot be changed: {error}. Is a run or `xft ui` at work in this home? Stop it, and "
+                       "start again.") from None
+    return changed
+
+
+def _tighten(home: Path, say: Callable[[str], object]) -> None:
+    """Leave group and others no rights to the home. One that a group shares on purpose is told by its setgid bit; one that
+    is another user's, or holds other things too, is left as it is."""
+    found = home.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    shared = mode & stat.S_ISGID
+    wanted = mode & ~(stat.S_IRWXO if shared else NOT_MINE)
+    if found.st_uid != os.geteuid() or mode == wanted:
+        return
+    strangers = [path for path in home.iterdir() if path.name not in OURS and not TEMPORARY.fullmatch(path.name)]
+    if mode & stat.S_ISVTX or strangers:
+        say(f"Others can read {str(home)!r}, which is left as it is, since not all in it is XFT's. Name a directory of its "
+            "own in XFT_HOME, or change this one: chmod 700.")
+        return
+    home.chmod(wanted)
+    say(f"{str(home)!r} was open to other users and is now closed to them (mode {wanted:o}). To share it with a group: "
+        "chmod 2770.")
+
+
+def _are_here(current: Settings, database: Path, old: Path, runs: list[str]) -> bool:
+    """Whether addresses in ``old`` are of files that are here, or of none. They are not where another home uses this
+    database too, and has the files of these ``runs``."""
+    if any((current.mlflow_artifacts / run).exists() for run in runs):
+        return True
+    return database.parent == current.home and not any((old / "mlflow-artifacts" / run).exists() for run in runs)
+
+
+def _replace(connection: sqlite3.Connection, table: str, column: str, before: str, after: str) -> int:
+    right = f"{after}/" if after.startswith(f"{before}/") else None  # a home within the old one: what is right stays
+    known = {row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')}
+    if column not in known:  # another release of MLflow
+        return 0
+    done = connection.execute(
+        f'UPDATE "{table}" SET "{column}" = ? || substr("{column}", ?) '
+        f'WHERE ("{column}" = ? OR substr("{column}", 1, ?) = ?) AND NOT coalesce(substr("{column}", 1, ?) = ?, 0)',
+        (after, len(before) + 1, before, len(before) + 1, f"{before}/", len(right or ""), right))
+    return done.rowcount
+
+
+def _home_of(location: str | None) -> Path | None:
+    """The home that an experiment's address is below, as tracking.py makes them; None for any other address."""
+    parts = urlsplit(location or "")
+    path = Path(unquote(parts.path))
+    if parts.scheme not in ("", "file") or path.name != "mlflow-artifacts" or not path.is_absolute():
+        return None
+    return path.parent
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:
+        return one == other
+
+
+def _database(current: Settings) -> Path | None:
+    """The file of MLflow's database, where that is SQLite and there."""
+    scheme, _, rest = current.tracking_uri.partition(":///")
+    if scheme.partition("+")[0] != "sqlite":
+        return None
+    name, _, query = rest.partition("?")
+    if "true" in parse_qs(query).get("uri", []):
+        name = unquote(name.removeprefix("file:"))
+    path = Path(name).absolute()
+    return path if path.is_file() else None
+
+
+@contextmanager
+def _read(database: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+        yield connection
