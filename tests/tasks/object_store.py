@@ -157,13 +157,11 @@ def raw_client(address: tuple[str, int]) -> Any:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[tuple[str, int]]:
-    """A real S3 server over HTTP for the test session."""
-    from moto.server import ThreadedMotoServer
+    """A real S3 server over HTTP for the test session: moto. The tests of ``tasks`` run against Ceph too (conftest.py)."""
+    from tests.tasks.s3_servers import moto
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()
-    server.stop()
+    with moto() as address:
+        yield address
 
 
 @pytest.fixture
