@@ -21,6 +21,12 @@ def s3_server(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
 
 
 @pytest.fixture
+def s3_name(request: pytest.FixtureRequest) -> str:
+    """Which of the servers it is."""
+    return str(request.node.callspec.params["s3_server"])
+
+
+@pytest.fixture
 def run(request: pytest.FixtureRequest) -> Iterator[PipelineRun]:
     """A pipeline run in the session's real SQLite MLflow, in an experiment of its own."""
     recipe = Recipe(name="tiny", experiment=request.node.name[:100])

@@ -17,6 +17,7 @@ from tests.tasks.object_store import ACCESS_KEY, SECRET_KEY
 
 CEPH_PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 CEPH_PACKAGES = "radosgw ceph-mon ceph-osd ceph-common"
+OTHER_ACCESS_KEY, POOR_ACCESS_KEY = "AKIAIOSFODNN7ANOTHER", "AKIAIOSFODNN7NOQUOTA"  # of further users; one secret for all
 START_SECONDS = 300
 
 # One monitor, one storage daemon that keeps everything in memory, pools of one copy, and no statistics (no manager).
@@ -104,8 +105,11 @@ def ceph() -> Iterator[tuple[str, int]]:
         run("ceph", "osd", "new", storage)  # waits for the monitor
         run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", storage)
         start("ceph-osd", "-i", "0")
-        run("radosgw-admin", "user", "create", "--uid=xft", "--display-name=xft", f"--access-key={ACCESS_KEY}",
-            f"--secret-key={SECRET_KEY}")
+        for user, key in (("xft", ACCESS_KEY), ("another", OTHER_ACCESS_KEY), ("poor", POOR_ACCESS_KEY)):
+            run("radosgw-admin", "user", "create", f"--uid={user}", f"--display-name={user}", f"--access-key={key}",
+                f"--secret-key={SECRET_KEY}")
+        run("radosgw-admin", "quota", "set", "--uid=poor", "--quota-scope=user", "--max-objects=0")
+        run("radosgw-admin", "quota", "enable", "--uid=poor", "--quota-scope=user")
         _wait_until_up(start("radosgw", "-n", "client.admin"), gateway, root)
         yield "127.0.0.1", gateway
 
