@@ -47,7 +47,7 @@ def _of_parts(digests: list[str]) -> str:
 
 def _md5(path: Path, part_bytes: int, stop: threading.Event) -> list[str]:
     """The MD5 of each part of the file; of an empty file, that of nothing."""
-    digests = []
+    digests: list[str] = []
     with path.open("rb") as stream:
         while True:
             digest = hashlib.md5(usedforsecurity=False)

@@ -5,15 +5,17 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
 
+from tasks.durations import remembered, threads_of_a_stage
 from tasks.fit import warning
 from tasks.inputs import base_model
 from tasks.settings import settings
 from xft_core.config import Recipe
 from xft_core.errors import CheckpointError
 from xft_core.planning import text
+from xft_core.planning.estimate import Estimate, estimate
 from xft_core.planning.inputs import data_size, problem_count
 from xft_core.planning.machine import Machine, store_size, this_machine
-from xft_core.planning.plan import DataSize, Rates, check_fits, make_plan
+from xft_core.planning.plan import DataSize, Rates, StagePlan, check_fits, count, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe import load_recipe
 
@@ -43,12 +45,13 @@ def run(options: Namespace) -> int:
             "--model-config FILE, or download the model first.")
     shape, machine = read_shape(path), _machine(options)
     plan = make_plan(recipe, shape, _data(recipe, path, options), problem_count(recipe))
-    rates = _rates(recipe, shape, options)
-    print(f"{recipe.name}: {shape.parameters / 1e9:.2f} G parameters, {shape.moe_parameters(recipe.upcycle) / 1e9:.2f} G as a "
+    times = _times(plan, recipe, shape, options)
+    print(f"{recipe.name}: {count(shape.parameters)} parameters, {count(shape.moe_parameters(recipe.upcycle))} as a "
           f"Mixture-of-Experts of {recipe.upcycle.num_experts} experts\n")
-    print(text.table(plan, rates))
-    print("\n" + "\n".join(text.summary(plan, machine, rates)))
-    print("Training times are lower bounds: no step is faster than a matrix product alone. Answers are as long as allowed.")
+    print(text.table(plan, times))
+    print("\n" + "\n".join(text.summary(plan, machine, times)))
+    print("Times are ranges (by: what they rest on): most stages end within theirs, some do not. Preparing, grading and the "
+          "report are left out.")
     sys.stdout.flush()
     if recipe.check_fit:
         check_fits(recipe, shape, machine, store_size(settings().artifacts))
@@ -77,9 +80,12 @@ def _data(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None:
     return DataSize(rows, size.held_out_rows if size else recipe.data.held_out_rows, tokens)
 
 
-def _rates(recipe: Recipe, shape: Shape, options: Namespace) -> Rates:
+def _times(plan: list[StagePlan], recipe: Recipe, shape: Shape, options: Namespace) -> dict[str, Estimate | None]:
     from xft_core.planning.rates import measured_rates
 
-    measured = measured_rates(
-        shape, recipe.sft.micro_batch_size * recipe.data.max_length, recipe.sft.precision, settings().artifacts)
-    return replace(measured, flops=options.flops * 1e12) if options.flops else measured
+    measured = measured_rates(shape, recipe, threads_of_a_stage(), settings().artifacts)
+    earlier = remembered(recipe, shape)
+    if options.flops:
+        measured = Rates(options.flops * 1e12, measured.bandwidth, measured.disk, measured.accelerated)
+    return {
+        stage.role: estimate(stage, measured, earlier.get(stage.role, ()), given=bool(options.flops)) for stage in plan}

@@ -5,6 +5,7 @@ _UNKNOWN_KEY = "it does not know the access key. Correct AWS_ACCESS_KEY_ID or AW
 _NO_RIGHT = ("the credentials are known but have no right to do this there. Ask for the rights that docs/storage.md lists, or "
              "correct the address")
 _TOKEN = "the session token is wrong or has expired. Log in again, or unset AWS_SESSION_TOKEN if the keys are permanent"
+_CLOCK = "the clocks of this machine and of the store differ by more than 15 minutes. Set this machine's clock"
 _REGION = "the bucket is in another region. Set AWS_DEFAULT_REGION to the bucket's region"
 _FULL = "the quota of the user or the bucket is used up. Free some (xft store gc --s3) or raise it"
 _NOT_OFFERED = "this server does not offer what was asked for"
@@ -22,8 +23,8 @@ MEANINGS = {
     "ExpiredToken": _TOKEN,
     "InvalidToken": _TOKEN,
     "TokenRefreshRequired": _TOKEN,
-    "RequestTimeTooSkewed": "the clocks of this machine and of the store differ by more than 15 minutes. Set this machine's clock",
-    "RequestExpired": "the clocks of this machine and of the store differ too much. Set this machine's clock",
+    "RequestTimeTooSkewed": _CLOCK,
+    "RequestExpired": _CLOCK,
     "AuthorizationHeaderMalformed": _REGION,
     "PermanentRedirect": _REGION,
     "301": _REGION,

@@ -144,7 +144,7 @@ class Bucket:
         if answer.get("ETag", "").strip('"') != etags.of(content) and self.get(name) != content:
             if only_new:
                 self.delete([name])
-            raise StoreUnavailable(f"{self.address} took {name!r} and has something else: it was altered on the way. Try again.")
+            raise StoreUnavailable(f"{self.address} took {name!r} and has something else: altered on the way. Try again.")
         return True
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:

@@ -210,8 +210,8 @@ def test_a_clock_that_is_wrong_is_explained(bucket: Bucket, monkeypatch: pytest.
     from botocore import auth
 
     now = auth.get_current_datetime
-    monkeypatch.setattr(auth, "get_current_datetime", lambda *given, **named: now(*given, **named) - timedelta(hours=2))
-    with pytest.raises(StoreRefused, match=r"RequestTimeTooSkewed: the clocks .* differ by more than 15 minutes"):
+    with monkeypatch.context() as late, pytest.raises(StoreRefused, match=r"RequestTimeTooSkewed: the clocks .* differ by more than 15 minutes"):
+        late.setattr(auth, "get_current_datetime", lambda *given, **named: now(*given, **named) - timedelta(hours=2))
         bucket.check()
 
 
@@ -266,8 +266,8 @@ def test_objects_go_over_https_too(s3: Proxy, tmp_path: Path, monkeypatch: pytes
     """boto3 sends requests of another form there; Ceph 16 refused them all with MissingContentLength."""
     certificate = tmp_path / "server.pem"
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", certificate, "-out", tmp_path / "ca.pem", "-days",
-         "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", certificate, "-out", tmp_path / "ca.pem",
+         "-days", "2", "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
     with certificate.open("ab") as stream:
         stream.write((tmp_path / "ca.pem").read_bytes())
     proxy = Proxy(s3.target, certificate=certificate)
