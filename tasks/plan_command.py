@@ -44,8 +44,8 @@ def run(options: Namespace) -> int:
             f"{recipe.model.path!r} is not in the Hub's cache, and a plan downloads nothing. Give its config.json with "
             "--model-config FILE, or download the model first.")
     shape, machine = read_shape(path), _machine(options)
-    plan = make_plan(recipe, shape, _data(recipe, path, options), problem_count(recipe))
-    times = _times(plan, recipe, shape, options)
+    plan = make_plan(recipe, shape, data_of(recipe, path, options), problem_count(recipe))
+    times = times_of(plan, recipe, shape, options)
     print(f"{recipe.name}: {count(shape.parameters)} parameters, {count(shape.moe_parameters(recipe.upcycle))} as a "
           f"Mixture-of-Experts of {recipe.upcycle.num_experts} experts\n")
     print(text.table(plan, times))
@@ -69,7 +69,8 @@ def _machine(options: Namespace) -> Machine:
     return machine if options.disk is None else replace(machine, disk=options.disk * 1e9)
 
 
-def _data(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None:
+def data_of(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None:
+    """The size of the recipe's data, or what the options say of it."""
     size = data_size(recipe, config.parent)
     if options.rows is None and options.tokens_per_row is None:
         return size
@@ -80,7 +81,8 @@ def _data(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None:
     return DataSize(rows, size.held_out_rows if size else recipe.data.held_out_rows, tokens)
 
 
-def _times(plan: list[StagePlan], recipe: Recipe, shape: Shape, options: Namespace) -> dict[str, Estimate | None]:
+def times_of(plan: list[StagePlan], recipe: Recipe, shape: Shape, options: Namespace) -> dict[str, Estimate | None]:
+    """The range of every stage's time, by role: from earlier runs here where there were any, else from probes."""
     from xft_core.planning.rates import measured_rates
 
     measured = measured_rates(shape, recipe, threads_of_a_stage(), settings().artifacts)

@@ -210,7 +210,8 @@ def test_a_clock_that_is_wrong_is_explained(bucket: Bucket, monkeypatch: pytest.
     from botocore import auth
 
     now = auth.get_current_datetime
-    with monkeypatch.context() as late, pytest.raises(StoreRefused, match=r"RequestTimeTooSkewed: the clocks .* differ by more than 15 minutes"):
+    message = r"RequestTimeTooSkewed: the clocks .* differ by more than 15 minutes"
+    with monkeypatch.context() as late, pytest.raises(StoreRefused, match=message):
         late.setattr(auth, "get_current_datetime", lambda *given, **named: now(*given, **named) - timedelta(hours=2))
         bucket.check()
 

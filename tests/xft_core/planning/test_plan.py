@@ -9,6 +9,7 @@ import pytest
 
 from xft_core.config import Recipe
 from xft_core.planning import memory
+from xft_core.planning.estimate import estimate
 from xft_core.planning.machine import Machine, store_size, this_machine
 from xft_core.planning.plan import DataSize, DoesNotFit, Rates, StagePlan, check_fits, make_plan, training_steps
 from xft_core.planning.shape import Shape
@@ -95,8 +96,8 @@ def test_processes_share_the_training_state_and_where_there_is_no_accelerator_th
     card = replace(LARGE, device_memory=80e9)
     assert four.peak(card) == four.memory.total + memory.PROCESS
     assert four.peak(LARGE) == 4 * four.peak(card) > one.peak(LARGE)
-    assert "4 in sft_moe: the table has the memory of one, they share" in summary([four], LARGE, None)[-1]
-    assert "processes" not in "".join(summary([one], LARGE, None))
+    assert "4 in sft_moe: the table has the memory of one, they share" in summary([four], LARGE, {})[-1]
+    assert "processes" not in "".join(summary([one], LARGE, {}))
     assert (four.kept, four.scratch, four.flops) == (one.kept, one.scratch, one.flops)
     rates = Rates(flops=1e12, bandwidth=1e10, disk=1e30)
     assert four.seconds(replace(rates, accelerated=True)) == pytest.approx(one.seconds(rates) / 4)
@@ -143,9 +144,10 @@ def test_work_grows_with_the_data_and_is_unknown_without() -> None:
 
 def test_the_table_has_every_stage_and_says_what_is_not_known() -> None:
     plan, rates = make_plan(recipe(), DEEPSEEK_1_3B), Rates(1e12, 1e10, 1e9)
-    text = table(plan, rates)
+    times = {stage.role: estimate(stage, rates) for stage in plan}
+    text = table(plan, times)
     assert all(stage.role in text for stage in plan)
-    assert "?" in text and "stages with ?" in "\n".join(summary(plan, LARGE, rates))
+    assert "?" in text and "probe" in text and "stages with ?" in "\n".join(summary(plan, LARGE, times))
     assert [duration(value) for value in (0.2, 5, 90, 7300, 300000)] == ["<1 s", "5 s", "2 min", "2.0 h", "3.5 d"]
 
 
