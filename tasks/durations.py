@@ -41,7 +41,7 @@ def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, log
             history.remember(_path(), Timing(
                 likeness=likeness(planned, recipe, shape, machine_name(), threads_of_a_stage()), work=work,
                 seconds=max(manifest.seconds, 0.001), ended=history.now()))
-    except (XftError, OSError, ValueError) as error:
+    except (XftError, OSError, ValueError, KeyError) as error:  # KeyError: of a stage that tells no such metric
         logger.warning("How long the stage took could not be noted for later plans: %s", error)
 
 

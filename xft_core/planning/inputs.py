@@ -11,7 +11,8 @@ from xft_core.errors import XftError
 from xft_core.locations import find_benchmark, find_file
 from xft_core.planning.plan import DataSize
 
-SAMPLE = 200  # rows that are tokenised
+SAMPLE = 500  # rows that are tokenised
+PACKED = 5000  # rows of their lengths that are packed: the more, the better sequences fill up
 
 
 def data_size(recipe: Recipe, model: Path) -> DataSize | None:
@@ -36,11 +37,13 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
     total = min(len(conversations), recipe.data.max_rows or len(conversations))
     held_out = max(1, min(recipe.data.held_out_rows, total // 5))
     lengths = [len(row.input_ids) for row in rows]
+    train_rows = total - held_out
+    packed = lengths if train_rows <= len(lengths) else random.Random(0).choices(lengths, k=min(train_rows, PACKED))
     size = recipe.sft.micro_batch_size
     batches = [lengths[start:start + size] for start in range(0, len(lengths), size)]
     return DataSize(
-        total - held_out, held_out, sum(lengths) / len(lengths),
-        sequences_per_row=len(pack(lengths, max(lengths))) / len(lengths),
+        train_rows, held_out, sum(lengths) / len(lengths),
+        sequences_per_row=len(pack(packed, max(lengths))) / len(packed),
         padded_row=sum(map(max, batches)) / len(batches))
 
 
