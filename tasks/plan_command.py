@@ -1,7 +1,9 @@
 """``xft plan RECIPE.yaml``: memory, disk and time of every stage, and whether this machine has them. Runs nothing."""
 
+import math
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from xft_core.planning import text
 from xft_core.planning.estimate import Estimate, estimate
 from xft_core.planning.inputs import data_size, problem_count
 from xft_core.planning.machine import Machine, store_size, this_machine
-from xft_core.planning.plan import DataSize, Rates, StagePlan, check_fits, count, make_plan
+from xft_core.planning.plan import DataSize, StagePlan, check_fits, count, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe import load_recipe
 
@@ -30,9 +32,20 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--memory", type=float, metavar="GB", help="plan for this much memory (default: this machine's)")
     parser.add_argument("--device-memory", type=float, metavar="GB", help="accelerator memory; 0 for none (default: as here)")
     parser.add_argument("--disk", type=float, metavar="GB", help="free disk (default: this machine's)")
-    parser.add_argument("--flops", type=float, metavar="TFLOP/s", help="sustained rate (default: a matrix product, measured)")
-    parser.add_argument("--rows", type=int, metavar="N", help="training rows, where the data is not here")
-    parser.add_argument("--tokens-per-row", type=float, metavar="N", help="tokens of a row in the mean")
+    parser.add_argument("--flops", type=_positive(float), metavar="TFLOP/s", help="sustained rate (default: probed here)")
+    parser.add_argument("--rows", type=_positive(int), metavar="N", help="training rows, where the data is not here")
+    parser.add_argument("--tokens-per-row", type=_positive(float), metavar="N", help="tokens of a row in the mean")
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError
+        return value
+
+    parse.__name__ = "number above 0"  # argparse says: invalid ... value
+    return parse
 
 
 def run(options: Namespace) -> int:
@@ -83,11 +96,11 @@ def data_of(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None
 
 def times_of(plan: list[StagePlan], recipe: Recipe, shape: Shape, options: Namespace) -> dict[str, Estimate | None]:
     """The range of every stage's time, by role: from earlier runs here where there were any, else from probes."""
-    from xft_core.planning.rates import measured_rates
+    from xft_core.planning.rates import given_rates, measured_rates
 
-    measured = measured_rates(shape, recipe, threads_of_a_stage(), settings().artifacts)
-    earlier = remembered(recipe, shape)
     if options.flops:
-        measured = Rates(options.flops * 1e12, measured.bandwidth, measured.disk, measured.accelerated)
-    return {
-        stage.role: estimate(stage, measured, earlier.get(stage.role, ()), given=bool(options.flops)) for stage in plan}
+        rates = given_rates(options.flops * 1e12, settings().artifacts)
+        return {stage.role: estimate(stage, rates, given=True) for stage in plan}
+    rates = measured_rates(shape, recipe, threads_of_a_stage(), settings().artifacts)
+    earlier = remembered(recipe, shape)
+    return {stage.role: estimate(stage, rates, earlier[stage.role]) for stage in plan}

@@ -16,7 +16,7 @@ EARLIER, PROBE, GIVEN = "earlier run", "probe", "--flops"
 SPREAD = 1.6  # of one stage's time, run again on the same machine
 FAR_SPREAD = 2.5  # where the work is FAR times more or less than what was measured
 FAR = 4.0
-PROBE_FASTER, PROBE_SLOWER = 2.0, 3.0
+PROBE_FASTER, PROBE_SLOWER = 2.0, 2.5
 ANSWERS_END_EARLY = 8.0  # answers may be as long as allowed, and mostly end long before
 
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +21,48 @@ from xft_core.planning.shape import Shape
 
 SECONDS, LEAST_REPEATS = 1.5, 5  # of each probe
 COPIED = 64 * 2**20
+LARGEST = 1e9  # bytes of a layer's experts in fp32 that are made for a probe
 PROBE_FLOPS = 4e10  # of a forward pass: some seconds of a slow core for a step
 START = "import time; begun = time.perf_counter(); import transformers.models.llama.modeling_llama; import torch; " \
         "print(time.perf_counter() - begun)"
 
 
 def measured_rates(shape: Shape, recipe: Recipe, threads: int, store: Path) -> Rates:
-    """Floating-point operations per second of training, dense and MoE; seconds of an answer's token; copies in memory and
-    files beside ``store``; seconds to start a stage. ``threads``: processor cores that a stage gets."""
+    """The rates of training and answering, dense and MoE; of copies in memory and files beside ``store``; the time that a
+    stage takes to start. ``threads``: processor cores that a stage gets.
+
+    Of a Mixture-of-Experts with layers of more than LARGEST bytes the experts are not probed: the dense layer's rate counts.
+    """
     import torch
 
     torch.set_num_threads(threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    sft, generate = recipe.sft, recipe.generate
+    sft, generate, moe = recipe.sft, recipe.generate, recipe.upcycle
     sequence = recipe.data.max_length
-    probe = _Probe(shape, device)
+    probe = _Probe(shape, _device())
     tokens = sft.micro_batch_size * sequence
     dense, busy = probe.training(tokens, sequence, sft.precision, None)
-    moe, _ = probe.training(tokens, sequence, sft.precision, recipe.upcycle)
-    decode = probe.decoding(generate.batch_size, generate.precision, None)
-    moe_decode = probe.decoding(generate.batch_size, generate.precision, recipe.upcycle)
+    token = probe.decoding(generate.batch_size, generate.precision, None)
+    is_small = 4.0 * moe.num_experts * shape.ffn < LARGEST
+    return replace(
+        given_rates(dense, store), start=_start(), busy=busy, token=token,
+        moe_flops=probe.training(tokens, sequence, sft.precision, moe)[0] if is_small else dense,
+        moe_token=probe.decoding(generate.batch_size, generate.precision, moe) if is_small else token * moe.num_experts_per_tok)
+
+
+def given_rates(flops: float, store: Path) -> Rates:
+    """The rates where that of arithmetic is known: copies in memory and files beside ``store`` are measured."""
+    import torch
+
+    device = _device()
     block, copy = torch.zeros(2, COPIED, dtype=torch.uint8, device=device)
     copying, _ = _seconds(lambda: copy.copy_(block), device)
-    return Rates(
-        flops=dense, bandwidth=2.0 * COPIED / copying, disk=_disk(store), accelerated=device.type == "cuda", moe_flops=moe,
-        token=decode, moe_token=moe_decode, start=_start(), busy=busy)
+    return Rates(flops, bandwidth=2.0 * COPIED / copying, disk=_disk(store), accelerated=device.type == "cuda")
+
+
+def _device() -> Any:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class _Probe:
