@@ -28,8 +28,8 @@ from xft_core.recipe import load_recipe
 REPOSITORY = Path(__file__).parents[1]
 DEMO = REPOSITORY / "deployments" / "recipes" / "demo.yaml"
 RUNS = 2
-# Of SmolLM2-135M's width, with 4 of its 30 layers and the demo's vocabulary.
-SMOLLM2 = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 4,
+# Of SmolLM2-135M's width, with 2 of its 30 layers and the demo's vocabulary.
+SMOLLM2 = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 2,
            "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True, "max_position_embeddings": 1024}
 
 
@@ -84,10 +84,11 @@ def _narrow_recipe(root: Path) -> Path:
     tokenizer.save_pretrained(model)
     content = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
     content["name"], content["model"] = "smollm2-width", {"path": str(model)}
-    content["sft"] |= {"max_steps": 20}
-    content["merge"] |= {"max_steps": 10}
+    content["sft"] |= {"max_steps": 6}
+    content["merge"] |= {"max_steps": 4}
     content["generate"] |= {"max_new_tokens": 32}
-    content["evaluate"] |= {"max_problems": 16}
+    content["data"] |= {"max_rows": 200, "held_out_rows": 20}
+    content["evaluate"] |= {"max_problems": 8}
     recipe = root / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
     return recipe

@@ -11,7 +11,7 @@ from xft_core.config import Recipe
 from xft_core.errors import XftError
 from xft_core.planning import history
 from xft_core.planning.history import Timing, likeness
-from xft_core.planning.machine import machine_name
+from xft_core.planning.machine import machine_name, slowdown
 from xft_core.planning.plan import DataSize, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.stage import StageConfig
@@ -40,7 +40,7 @@ def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, log
         if work:
             history.remember(_path(), Timing(
                 likeness=likeness(planned, recipe, shape, machine_name(), threads_of_a_stage()), work=work,
-                seconds=max(manifest.seconds, 0.001), ended=history.now()))
+                seconds=max(manifest.seconds, 0.001), slowdown=slowdown(over_seconds=manifest.seconds), ended=history.now()))
     except (XftError, OSError, ValueError, KeyError) as error:  # KeyError: of a stage that tells no such metric
         logger.warning("How long the stage took could not be noted for later plans: %s", error)
 

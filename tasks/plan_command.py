@@ -16,7 +16,7 @@ from xft_core.errors import CheckpointError
 from xft_core.planning import text
 from xft_core.planning.estimate import Estimate, estimate
 from xft_core.planning.inputs import data_size, problem_count
-from xft_core.planning.machine import Machine, store_size, this_machine
+from xft_core.planning.machine import Machine, slowdown, store_size, this_machine
 from xft_core.planning.plan import DataSize, StagePlan, check_fits, count, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe import load_recipe
@@ -101,6 +101,7 @@ def times_of(plan: list[StagePlan], recipe: Recipe, shape: Shape, options: Names
     if options.flops:
         rates = given_rates(options.flops * 1e12, settings().artifacts)
         return {stage.role: estimate(stage, rates, given=True) for stage in plan}
+    now = slowdown(more=threads_of_a_stage())  # before the probes, which are a load themselves
     rates = measured_rates(shape, recipe, threads_of_a_stage(), settings().artifacts)
     earlier = remembered(recipe, shape)
-    return {stage.role: estimate(stage, rates, earlier[stage.role]) for stage in plan}
+    return {stage.role: estimate(stage, rates, earlier[stage.role], slowdown=now) for stage in plan}

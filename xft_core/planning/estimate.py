@@ -1,6 +1,7 @@
 """How long a stage takes, as a range: from what alike stages took here, else from probes of the machine.
 
-    earlier run   the fastest and the slowest of the remembered times, scaled to the work of now, each widened by SPREAD
+    earlier run   the remembered times, scaled to the work of now: the fastest as if nothing else ran, the slowest at the
+                  load of then or of now, each widened by SPREAD
     probe         the work at the probed rates: as fast as if nothing else ran, as slow as the probe was, widened by more
 
 How wide is measured: ``python -m benchmarks.planning durations`` (docs/sizing.md).
@@ -33,15 +34,17 @@ class Estimate:
         return self.low <= seconds <= self.high
 
 
-def estimate(stage: StagePlan, rates: Rates, earlier: Sequence[Timing] = (), given: bool = False) -> Estimate | None:
+def estimate(
+    stage: StagePlan, rates: Rates, earlier: Sequence[Timing] = (), given: bool = False, slowdown: float = 1.0,
+) -> Estimate | None:
     """The range of a stage's time; None where its work is not known and nothing alike was run.
 
     ``earlier``: times of alike stages; ``given``: the rate was given by the user, for another machine maybe, so that what
-    was run here says nothing.
+    was run here says nothing; ``slowdown``: by the load of now, 1 on a machine of one's own.
     """
     work = stage.work
     if earlier and work is not None and not given:
-        return _from_earlier(work, rates.start, earlier)
+        return _from_earlier(work, rates.start, earlier, slowdown)
     seconds = stage.seconds(rates)
     if seconds is None:
         return None
@@ -52,16 +55,17 @@ def estimate(stage: StagePlan, rates: Rates, earlier: Sequence[Timing] = (), giv
         basis=GIVEN if given else PROBE)
 
 
-def _from_earlier(work: float, start: float, earlier: Sequence[Timing]) -> Estimate:
+def _from_earlier(work: float, start: float, earlier: Sequence[Timing], slowdown: float) -> Estimate:
     def scaled(timing: Timing) -> float:
         fixed = min(start, 0.9 * timing.seconds)  # the start takes as long however much there is to do
         return fixed + (timing.seconds - fixed) * work / timing.work
 
     ratios = [work / timing.work for timing in earlier]
     near = [timing for timing, ratio in zip(earlier, ratios, strict=True) if 1 / FAR <= ratio <= FAR]
-    times = [scaled(timing) for timing in near or earlier]
     spread = SPREAD if near else FAR_SPREAD
-    return Estimate(min(times) / spread, max(times) * spread, EARLIER)
+    return Estimate(
+        min(scaled(timing) / timing.slowdown for timing in near or earlier) / spread,
+        max(scaled(timing) * max(1.0, slowdown / timing.slowdown) for timing in near or earlier) * spread, EARLIER)
 
 
 def together(estimates: Sequence[Estimate | None]) -> Estimate | None:

@@ -33,12 +33,14 @@ Positive = Annotated[float, Field(gt=0, lt=1e30, allow_inf_nan=False)]
 
 class Timing(BaseModel):
     """One stage that ran here from its beginning to its end. ``likeness``: see the function; ``work``: in the plan's own
-    floating-point operations, 1 for a stage without any; ``ended``: seconds since 1970."""
+    floating-point operations, 1 for a stage without any; ``slowdown``: by the machine's load, see ``machine.slowdown``;
+    ``ended``: seconds since 1970."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     likeness: str
     work: Positive
     seconds: Positive
+    slowdown: float = Field(1.0, ge=1, lt=1e6)
     ended: float
 
 

@@ -34,6 +34,14 @@ def machine_name() -> str:
     return f"{processor} x {len(os.sched_getaffinity(0))}, {_device('name') or 'no accelerator'}"
 
 
+def slowdown(more: int = 0, over_seconds: float = 0.0) -> float:
+    """How many times longer work takes now than on the same machine alone, as the load average of about the last
+    ``over_seconds`` has it: runnable processes, and ``more`` that are to come, for each core; at least 1."""
+    one, five, fifteen = os.getloadavg()
+    load = one if over_seconds < 180 else five if over_seconds < 600 else fifteen
+    return max(1.0, (load + more) / len(os.sched_getaffinity(0)))
+
+
 def store_size(store: Path) -> float:
     """Bytes of all files below ``store``; 0 when it is not there."""
     return float(sum(path.stat().st_size for path in store.rglob("*") if path.is_file()))

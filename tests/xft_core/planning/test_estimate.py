@@ -46,6 +46,14 @@ def test_several_runs_span_from_the_fastest_to_the_slowest() -> None:
     assert (found.low, found.high) == (pytest.approx(40 / SPREAD), pytest.approx(90 * SPREAD))
 
 
+def test_the_load_of_then_and_of_now_counts() -> None:
+    """Measured on a busy machine: alone it would have been faster. To be run on a busier one: it will be slower."""
+    busy = timing(60).model_copy(update={"slowdown": 3.0})
+    for now, slowest in ((1.0, 60), (3.0, 60), (6.0, 120)):
+        found = estimate(STAGE, RATES, [busy], slowdown=now)
+        assert found and (found.low, found.high) == (pytest.approx(20 / SPREAD), pytest.approx(slowest * SPREAD))
+
+
 def test_more_work_takes_longer_but_the_start_does_not() -> None:
     found = made(replace(STAGE, flops=200e9), timing(65))
     assert found.high == pytest.approx((5 + 2 * 60) * SPREAD)
