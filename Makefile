@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo ui test test-slow check screenshots ds1000 smollm2 demo-model bench bench-gpu sandbox chromium toolchains clean
+.PHONY: demo ui test test-slow check screenshots ds1000 smollm2 demo-model bench bench-gpu sandbox chromium ceph toolchains clean
 
 demo: .venv/run sandbox      ## The whole pipeline on the model and data that ship with the package
 	@$(BIN)/xft run deployments/recipes/demo.yaml $(if $(shell command -v bwrap),,--set evaluate.sandbox=unsafe)
@@ -18,7 +18,7 @@ ui: .venv/run                ## Prefect and MLflow in the browser
 test: .venv/test check       ## Lint, types, walls, and the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: .venv/test chromium  ## Everything that takes longer, among it Prefect's and MLflow's pages in a browser
+test-slow: .venv/test chromium ceph  ## Everything that takes longer, among it pages in a browser and a Ceph cluster
 	$(BIN)/python -m pytest -m slow
 
 screenshots: .venv/test chromium  ## The pictures of the docs, from the newest run and comparison in XFT_HOME
@@ -64,6 +64,12 @@ chromium:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >/dev/null 2>&1; } || \
 		echo "chromium is not installed (Debian: sudo apt-get install chromium): the tests in a browser will fail."
+
+ceph:
+	@command -v radosgw >/dev/null && command -v ceph-osd >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		{ apt-get update -qq && apt-get install -y -qq --no-install-recommends radosgw ceph-mon ceph-osd ceph-common; } \
+			>/dev/null 2>&1; } || \
+		echo "Ceph is not installed (Debian: sudo apt-get install radosgw ceph-mon ceph-osd ceph-common): its tests are skipped."
 
 toolchains:                  ## Debian packages of the eleven languages of MultiPL-E (as root; what is missing is skipped)
 	apt-get update -qq && apt-get install -y --no-install-recommends nodejs node-typescript g++ libssl-dev \

@@ -2,6 +2,7 @@
 
     python -m benchmarks.planning                              # prints a Markdown table; some minutes on 2 CPU cores
     python -m benchmarks.planning "llama, 16 M | sft, dense"   # only this case
+    python -m benchmarks.planning durations                    # times instead of memory: benchmarks/durations.py
 
 Measured is anonymous memory (RssAnon, read from /proc every 5 ms): what the process holds. Mapped checkpoint files, which
 the kernel may drop, do not count. All rows are as long as they may be and nearly all response, as the plan assumes.
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import durations
 from benchmarks.memory import peak_memory
 from xft_core.config import MergeConfig, SftConfig, UpcycleConfig
 from xft_core.planning import memory
@@ -72,7 +74,10 @@ CASES = [
 
 
 def main() -> None:
-    """Run every case and print predicted and measured memory in MB."""
+    """Run every case and print predicted and measured memory in MB; or compare times."""
+    if sys.argv[1:2] == ["durations"]:
+        durations.main(sys.argv[2:])
+        return
     chosen = [case for case in CASES if str(case) in (sys.argv[1:] or map(str, CASES))]
     modules = "xft_core.sft, xft_core.mixing, transformers.models.llama.modeling_llama"
     process = peak_memory([sys.executable, "-c", f"import {modules}"])

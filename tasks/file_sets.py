@@ -45,18 +45,35 @@ def send(
 ) -> bool:
     """Upload ``files`` of ``directory``, then the manifest. Returns False if ``only_new`` and another was there first.
 
-    What an interrupted attempt has left is not sent again. Raises StoreUnavailable, StoreRefused, RunStopped.
+    What an interrupted attempt has left is not sent again. What was sent is compared with the files before the manifest is
+    written, since servers take what was altered on the way. Raises ArtifactError for a file here that is not what ``files``
+    says, StoreUnavailable, StoreRefused, RunStopped.
     """
     content = content_place(place, files)
-    there = {item.name: item.size for item in bucket.objects(content + "/")}
-    bucket.upload({
-        f"{content}/{entry.path}": directory / entry.path for entry in files
-        if there.get(f"{content}/{entry.path}") != entry.size}, stop)
-    there = {item.name: item.size for item in bucket.objects(content + "/")}
-    for entry in files:
-        if there.get(f"{content}/{entry.path}") != entry.size:
-            raise StoreUnavailable(f"{bucket.address} took {entry.path!r} but does not have it whole. Try again.")
+    missing = _missing(bucket, content, directory, files, stop)
+    for entry in missing:
+        check_file(directory, entry)
+    for _ in range(2):
+        if not missing:
+            return bucket.put(manifest_name(place), manifest, only_new)
+        bucket.upload({f"{content}/{entry.path}": directory / entry.path for entry in missing}, stop)
+        missing = _missing(bucket, content, directory, files, stop)
+    if missing:
+        raise StoreUnavailable(f"{bucket.address} took {missing[0].path!r} but does not have it whole. Try again.")
     return bucket.put(manifest_name(place), manifest, only_new)
+
+
+def _missing(
+    bucket: Bucket, content: str, directory: Path, files: list[FileEntry], stop: threading.Event,
+) -> list[FileEntry]:
+    """Those of ``files`` that the store does not have below ``content``, or has with another content."""
+    there = {item.name: item for item in bucket.objects(content + "/")}
+
+    def is_there(entry: FileEntry) -> bool:
+        item = there.get(f"{content}/{entry.path}")
+        return item is not None and bucket.is_whole(item, directory / entry.path, entry.sha256, stop)
+
+    return [entry for entry in files if not is_there(entry)]
 
 
 def receive(bucket: Bucket, place: str, files: list[FileEntry], directory: Path, stop: threading.Event) -> None:

@@ -1,10 +1,13 @@
 """``xft plan RECIPE.yaml``: memory, disk and time of every stage, and whether this machine has them. Runs nothing."""
 
+import math
 import sys
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from tasks.durations import remembered, threads_of_a_stage
 from tasks.fit import warning
 from tasks.inputs import base_model, check_inputs, preconditions
 from tasks.settings import settings
@@ -12,9 +15,10 @@ from xft_core.checks import recipe_findings
 from xft_core.config import Recipe
 from xft_core.errors import CheckpointError
 from xft_core.planning import text
+from xft_core.planning.estimate import Estimate, estimate
 from xft_core.planning.inputs import data_size, problem_count
-from xft_core.planning.machine import Machine, store_size, this_machine
-from xft_core.planning.plan import DataSize, Rates, check_fits, make_plan
+from xft_core.planning.machine import Machine, slowdown, store_size, this_machine
+from xft_core.planning.plan import DataSize, StagePlan, check_fits, count, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.preconditions import listed, unmet
 from xft_core.recipe import load_recipe
@@ -30,9 +34,20 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--memory", type=float, metavar="GB", help="plan for this much memory (default: this machine's)")
     parser.add_argument("--device-memory", type=float, metavar="GB", help="accelerator memory; 0 for none (default: as here)")
     parser.add_argument("--disk", type=float, metavar="GB", help="free disk (default: this machine's)")
-    parser.add_argument("--flops", type=float, metavar="TFLOP/s", help="sustained rate (default: a matrix product, measured)")
-    parser.add_argument("--rows", type=int, metavar="N", help="training rows, where the data is not here")
-    parser.add_argument("--tokens-per-row", type=float, metavar="N", help="tokens of a row in the mean")
+    parser.add_argument("--flops", type=_positive(float), metavar="TFLOP/s", help="sustained rate (default: probed here)")
+    parser.add_argument("--rows", type=_positive(int), metavar="N", help="training rows, where the data is not here")
+    parser.add_argument("--tokens-per-row", type=_positive(float), metavar="N", help="tokens of a row in the mean")
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError
+        return value
+
+    parse.__name__ = "number above 0"  # argparse says: invalid ... value
+    return parse
 
 
 def run(options: Namespace) -> int:
@@ -48,13 +63,14 @@ def run(options: Namespace) -> int:
             f"{recipe.model.path!r} is not in the Hub's cache, and a plan downloads nothing. Give its config.json with "
             "--model-config FILE, or download the model first.")
     shape, machine = read_shape(path), _machine(options)
-    plan = make_plan(recipe, shape, _data(recipe, path, options), problem_count(recipe))
-    rates = _rates(recipe, shape, options)
-    print(f"{recipe.name}: {shape.parameters / 1e9:.2f} G parameters, {shape.moe_parameters(recipe.upcycle) / 1e9:.2f} G as a "
+    plan = make_plan(recipe, shape, data_of(recipe, path, options), problem_count(recipe))
+    times = times_of(plan, recipe, shape, options)
+    print(f"{recipe.name}: {count(shape.parameters)} parameters, {count(shape.moe_parameters(recipe.upcycle))} as a "
           f"Mixture-of-Experts of {recipe.upcycle.num_experts} experts\n")
-    print(text.table(plan, rates))
-    print("\n" + "\n".join(text.summary(plan, machine, rates)))
-    print("Training times are lower bounds: no step is faster than a matrix product alone. Answers are as long as allowed.")
+    print(text.table(plan, times))
+    print("\n" + "\n".join(text.summary(plan, machine, times)))
+    print("Times are ranges (by: what they rest on): most stages end within theirs, some do not. Preparing, grading and the "
+          "report are left out.")
     sys.stdout.flush()
     if recipe.check_fit:
         check_fits(recipe, shape, machine, store_size(settings().artifacts))
@@ -75,7 +91,8 @@ def _machine(options: Namespace) -> Machine:
     return machine if options.disk is None else replace(machine, disk=options.disk * 1e9)
 
 
-def _data(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None:
+def data_of(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None:
+    """The size of the recipe's data, or what the options say of it."""
     size = data_size(recipe, config.parent)
     if options.rows is None and options.tokens_per_row is None:
         return size
@@ -86,9 +103,14 @@ def _data(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None:
     return DataSize(rows, size.held_out_rows if size else recipe.data.held_out_rows, tokens)
 
 
-def _rates(recipe: Recipe, shape: Shape, options: Namespace) -> Rates:
-    from xft_core.planning.rates import measured_rates
+def times_of(plan: list[StagePlan], recipe: Recipe, shape: Shape, options: Namespace) -> dict[str, Estimate | None]:
+    """The range of every stage's time, by role: from earlier runs here where there were any, else from probes."""
+    from xft_core.planning.rates import given_rates, measured_rates
 
-    measured = measured_rates(
-        shape, recipe.sft.micro_batch_size * recipe.data.max_length, recipe.sft.precision, settings().artifacts)
-    return replace(measured, flops=options.flops * 1e12) if options.flops else measured
+    if options.flops:
+        rates = given_rates(options.flops * 1e12, settings().artifacts)
+        return {stage.role: estimate(stage, rates, given=True) for stage in plan}
+    now = slowdown(more=threads_of_a_stage())  # before the probes, which are a load themselves
+    rates = measured_rates(shape, recipe, threads_of_a_stage(), settings().artifacts)
+    earlier = remembered(recipe, shape)
+    return {stage.role: estimate(stage, rates, earlier[stage.role], slowdown=now) for stage in plan}

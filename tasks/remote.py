@@ -65,7 +65,8 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
 def deliver(output: Path, stop: threading.Event) -> bool:
     """Have the published artifact ``output`` in the object store too. Returns whether it had to be sent.
 
-    Its checkpoints there are of no use any more and removed. Raises StoreUnavailable, StoreRefused, RunStopped.
+    Its checkpoints there are of no use any more and removed. Raises ArtifactError for a file that was altered here,
+    StoreUnavailable, StoreRefused, RunStopped.
     """
     bucket = store()
     if bucket is None:
@@ -73,7 +74,7 @@ def deliver(output: Path, stop: threading.Event) -> bool:
     place = place_of(output)
     content = (output / MANIFEST).read_bytes()
     manifest = parse_manifest(content, repr(str(output)))
-    if bucket.get(file_sets.manifest_name(place)) is not None:
+    if _is_there(bucket, place, manifest.key):
         return False
     sent = file_sets.send(bucket, place, output, manifest.files, content, stop, only_new=True)
     if not sent:
@@ -106,7 +107,7 @@ def free(output: Path) -> Iterator[bool]:
     """The lock of ``artifacts.locked`` if nobody of this machine holds it; yields whether it could be had. Never waits:
     whoever holds it may be training."""
     output.parent.mkdir(parents=True, exist_ok=True)
-    with output.with_name(output.name + ".lock").open("w") as stream:
+    with output.with_name(output.name + ".lock").open("a") as stream:  # not "w": see artifacts.locked
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -122,6 +123,22 @@ def parse_manifest(content: bytes, where: str, key: str | None = None) -> Manife
     if key is not None and manifest.key != key:
         raise ArtifactError(f"{where} holds another artifact (key {manifest.key[:12]}).")
     return manifest
+
+
+def _is_there(bucket: Bucket, place: str, key: str) -> bool:
+    """Whether the store has the artifact's manifest. A damaged one is removed, with its files."""
+    content = bucket.get(file_sets.manifest_name(place))
+    if content is None:
+        return False
+    try:
+        parse_manifest(content, f"{bucket.address}/{place}", key)
+    except OtherVersion:
+        return True
+    except ArtifactError as error:
+        logger.warning("%s It is removed there and sent again.", without_advice(error))
+        file_sets.discard(bucket, place)
+        return False
+    return True
 
 
 def _remove_own_files(bucket: Bucket, place: str, own: Manifest) -> None:

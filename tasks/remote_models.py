@@ -129,7 +129,8 @@ def _receive(bucket: Bucket, offer: _Offer, directory: Path, stop: threading.Eve
         return
     bucket.download({name: directory / name for name in offer.files}, stop)
     arrived = {path.name: path.stat().st_size for path in directory.iterdir()}
-    if _offer(bucket).name == offer.name and arrived == {name: item.size for name, item in offer.files.items()}:
-        seals.seal(directory)
-    else:
+    if _offer(bucket).name != offer.name or arrived != {name: item.size for name, item in offer.files.items()}:
         raise StoreUnavailable(f"{bucket.address} changed while it was fetched, or did not give all of it. Try again.")
+    for entry in seals.seal(directory):
+        if not bucket.is_whole(offer.files[entry.path], directory / entry.path, entry.sha256, stop):
+            raise StoreUnavailable(f"{bucket.address}/{entry.path} was altered on the way. Try again.")

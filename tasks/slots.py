@@ -27,7 +27,7 @@ def compute_slot(
     waited = False
     while True:
         for number in range(slots):
-            with (locks / f"compute-{number}.lock").open("w") as stream:
+            with (locks / f"compute-{number}.lock").open("a") as stream:
                 try:
                     fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:

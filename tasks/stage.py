@@ -19,7 +19,7 @@ from prefect.runtime import flow_run, task_run
 from prefect.states import Cancelled, Completed
 from prefect.tasks import exponential_backoff
 
-from tasks import checkpoints, remote, run_log, run_records
+from tasks import checkpoints, durations, remote, run_log, run_records
 from tasks.curves import Follower
 from tasks.delivery import insist
 from tasks.launch import RunStopped, run_in_child
@@ -100,7 +100,9 @@ def carry_out(
             manifest = find(config.output, key) or insist(lambda: remote.fetch(config.output, key, stop), stop, logger)
             made_here = manifest is None
             if manifest is None:
-                manifest = _make(config, key, role, child, stop, logger)
+                manifest, whole = _make(config, key, role, child, stop, logger)
+                if whole:
+                    durations.note(run.recipe, role, config, manifest, logger)
             _deliver(config, stop, logger)
             # A retry that finds what its own first attempt published has reused nothing; one whose child waited for
             # another run at the same work has.
@@ -135,7 +137,8 @@ def _placed(
 
 def _make(
     config: StageConfig, key: str, role: str, child: StageRun, stop: threading.Event, logger: Logger,
-) -> Manifest:
+) -> tuple[Manifest, bool]:
+    """The artifact, and whether all of it was made by this one process: nothing was there to go on from."""
     config.output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         threads = None
@@ -145,7 +148,7 @@ def _make(
                 settings().locks, slots, stop, lambda: logger.info("Waits for a compute slot (%d in all).", slots)))
             threads = settings().threads_per_slot
             if found := find(config.output, key):  # made by another run while this one waited
-                return found
+                return found, False
         insist(lambda: checkpoints.restore(config.output, key, stop, logger), stop, logger)
         stack.enter_context(checkpoints.Keeper(config.output, key, logger))
         stack.enter_context(Follower(Workspace(config.output).metrics_path, child.log_points))
@@ -155,11 +158,12 @@ def _make(
             logger.info("%s", line)
             progress.line(line)
 
+        whole = not Workspace(config.output).root.exists()
         run_in_child(config, take, stop, threads)
     manifest = find(config.output, key)
     if manifest is None:
         raise XftError(f"{config.stage} ended well but left no whole artifact in {str(config.output)!r}.")
-    return manifest
+    return manifest, whole
 
 
 def _deliver(config: StageConfig, stop: threading.Event, logger: Logger) -> None:

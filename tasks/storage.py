@@ -4,9 +4,11 @@
     XFT_S3_ENDPOINT_URL  another S3 than Amazon's (or the standard AWS_ENDPOINT_URL_S3); addressed by path, not host name
 
 Credentials are boto3's own business (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role of the machine): they are read nowhere here.
-Every object is sent with a SHA-256 that the server checks, in parts and several at once where it is large.
+Every request is signed together with the SHA-256 of its content (large objects go in parts, several at once). Servers should
+refuse a content with another SHA-256, and not all do: ``is_whole`` looks at what was stored.
 """
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +19,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tasks import etags
 from tasks.launch import RunStopped
+from tasks.refusals import NOT_OFFERED, explanation
 from tasks.settings import is_loopback, settings
 from xft_core.artifacts import relative_path
 from xft_core.errors import XftError
@@ -120,20 +124,27 @@ class Bucket:
         return None
 
     def put(self, name: str, content: bytes, only_new: bool = False) -> bool:
-        """Write a small object at once; with ``only_new`` not over an existing one. Returns whether it was written."""
-        arguments = {"Bucket": self._bucket, "Key": self._key(name), "Body": content, "ChecksumAlgorithm": "SHA256"}
+        """Write a small object at once; with ``only_new`` not over an existing one. Returns whether it was written.
+
+        Raises StoreUnavailable when the store has something else afterwards; with ``only_new`` that is removed.
+        """
+        arguments = {"Bucket": self._bucket, "Key": self._key(name), "Body": content}
         from botocore.exceptions import ClientError
 
         with self._explained():
             try:
-                self._client.put_object(**arguments, **({"IfNoneMatch": "*"} if only_new else {}))
+                answer = self._client.put_object(**arguments, **({"IfNoneMatch": "*"} if only_new else {}))
             except ClientError as error:
                 code = _code(error)
                 if only_new and code in ("PreconditionFailed", "412"):
                     return False
-                if not (only_new and code in ("NotImplemented", "501")):
+                if not (only_new and code in NOT_OFFERED):
                     raise
-                self._client.put_object(**arguments)  # a store without conditional writes: the last one stays
+                answer = self._client.put_object(**arguments)  # a store without conditional writes: the last one stays
+        if answer.get("ETag", "").strip('"') != etags.of(content) and self.get(name) != content:
+            if only_new:
+                self.delete([name])
+            raise StoreUnavailable(f"{self.address} took {name!r} and has something else: altered on the way. Try again.")
         return True
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:
@@ -150,13 +161,23 @@ class Bucket:
     def delete(self, names: Iterable[str]) -> None:
         """Remove these objects; one that is not there is no error."""
         keys = [{"Key": self._key(name)} for name in names]
+        from botocore.exceptions import ClientError
+
         with self._explained():
             for start in range(0, len(keys), DELETE_AT_ONCE):
-                answer = self._client.delete_objects(
-                    Bucket=self._bucket, Delete={"Objects": keys[start:start + DELETE_AT_ONCE], "Quiet": True})
+                some = keys[start:start + DELETE_AT_ONCE]
+                try:
+                    answer = self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": some, "Quiet": True})
+                except ClientError as error:
+                    if _code(error) not in NOT_OFFERED:
+                        raise
+                    for key in some:  # a server that deletes one at a time
+                        self._client.delete_object(Bucket=self._bucket, **key)
+                    continue
                 for failure in answer.get("Errors", ()):
                     raise StoreRefused(
-                        f"{self.address} does not let {self._name(failure['Key'])!r} be deleted: {failure['Code']}.")
+                        f"{self.address} does not let {self._name(failure['Key'])!r} be deleted: "
+                        f"{explanation(failure.get('Code', ''), failure.get('Message'))}")
 
     def delete_below(self, prefix: str) -> None:
         """Remove every object whose name begins with ``prefix``."""
@@ -165,7 +186,7 @@ class Bucket:
     def upload(self, files: dict[str, Path], stop: threading.Event) -> None:
         """Send files by object name, several at once. Raises RunStopped when ``stop`` is set; no part stays behind."""
         self._transfer(files, stop, lambda manager, name, path: manager.upload(
-            str(path), self._bucket, self._key(name), extra_args={"ChecksumAlgorithm": "SHA256"}))
+            str(path), self._bucket, self._key(name)))
 
     def download(self, files: dict[str, Path], stop: threading.Event) -> None:
         """Fetch objects into files, several at once. One that does not exist leaves no file. Raises RunStopped."""
@@ -196,6 +217,26 @@ class Bucket:
                 for future in waiting:  # the manager, at its end, aborts the multipart uploads of these
                     future.cancel()
                 raise
+
+    def is_whole(self, item: StoredObject, path: Path, sha256: str, stop: threading.Event) -> bool:
+        """Whether the object's content is that of the file at ``path``, of which ``sha256`` (hex) is given.
+
+        The server's tag tells, where it is an MD5; else the object is read. Raises RunStopped.
+        """
+        if item.size != path.stat().st_size:
+            return False
+        return etags.matches(item.etag, path, PART_BYTES, stop) or self._sha256(item.name, stop) == sha256
+
+    def _sha256(self, name: str, stop: threading.Event) -> str | None:
+        digest = hashlib.sha256()
+        with self._explained(absent_is_fine=True):
+            body = self._client.get_object(Bucket=self._bucket, Key=self._key(name))["Body"]
+            for block in body.iter_chunks(etags.READ_BYTES):
+                if stop.is_set():
+                    raise RunStopped("The run was stopped while files were compared with the store.")
+                digest.update(block)
+            return digest.hexdigest()
+        return None
 
     def abandoned_uploads(self, before: float) -> list[tuple[str, str]]:
         """(name, id) of multipart uploads begun before that time (seconds since 1970): their process was killed."""
@@ -239,11 +280,9 @@ class Bucket:
             if code == "NoSuchBucket":
                 return StoreRefused(f"There is no bucket {self._bucket!r}. Create it, or correct {self._named_by} "
                                     f"({self.address}).")
-            if status < 500 and status != 429 and code not in PASSING_CODES:
+            if code in NOT_OFFERED or (status < 500 and status != 429 and code not in PASSING_CODES):
                 return StoreRefused(
-                    f"{self.address} refuses: {code}: {error.response.get('Error', {}).get('Message', '')} Check the "
-                    "credentials (AWS_ACCESS_KEY_ID and its companions, or AWS_PROFILE), whether they are still valid, "
-                    "and their rights there (docs/storage.md).")
+                    f"{self.address} refuses: {explanation(code, error.response.get('Error', {}).get('Message'))}")
             return self._away(f"{code} ({status})")
         if isinstance(error, known.NoCredentialsError | known.PartialCredentialsError):
             return StoreRefused(
@@ -274,5 +313,9 @@ def _client() -> Any:
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         proxies={} if endpoint and is_loopback(endpoint) else None,  # none: boto3 asks the environment
         connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, tcp_keepalive=True,
-        max_pool_connections=2 * REQUESTS_AT_ONCE, s3={"addressing_style": "path"} if endpoint else None)
+        max_pool_connections=2 * REQUESTS_AT_ONCE,
+        # Not the checksums in a trailer that boto3 adds by itself over https: many servers refuse such requests (Ceph 16,
+        # MissingContentLength). The SHA-256 that is part of the signature is older, and covers the content as well.
+        request_checksum_calculation="when_required",
+        s3={"payload_signing_enabled": True, **({"addressing_style": "path"} if endpoint else {})})
     return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)

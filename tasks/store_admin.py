@@ -1,5 +1,6 @@
 """What is in the store (local, or the object store), whether it is whole, and what no run refers to any more."""
 
+import logging
 import shutil
 import threading
 import time
@@ -12,11 +13,13 @@ from pathlib import Path
 
 from tasks import file_sets, remote, run_records
 from tasks.settings import settings
-from tasks.storage import Bucket, StoredObject, store
+from tasks.storage import Bucket, StoredObject, StoreRefused, store
 from xft_core import artifacts
 from xft_core.artifacts import MANIFEST, Manifest
 from xft_core.errors import ArtifactError, XftError
 from xft_core.temporary import temporary_directory
+
+logger = logging.getLogger(__name__)
 
 DAY_SECONDS = 86400
 
@@ -126,7 +129,12 @@ def garbage_remote(bucket: Bucket, days: float) -> list[Removal]:
     for name, (written, record) in records.items():
         if (record.updated if record else written) < before:
             found.append(Removal(name, 0, "old", partial(bucket.delete, [name])))
-    for name, upload_id in bucket.abandoned_uploads(before):
+    try:
+        uploads = bucket.abandoned_uploads(before)
+    except StoreRefused as error:  # which answered everything else: not every server lists them, not every key may ask
+        logger.warning("Uploads that never ended are not looked for. %s", error)
+        uploads = []
+    for name, upload_id in uploads:
         found.append(Removal(name, 0, "upload never ended", partial(bucket.abort_upload, name, upload_id)))
     return found
 

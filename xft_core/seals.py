@@ -33,12 +33,14 @@ class Seal(BaseModel):
     sha256: str
 
 
-def seal(directory: Path) -> None:
-    """Note every file of ``directory`` in its seal: from now on it is whole."""
-    files = [entry.model_dump() for entry in entries(directory, without=SEAL)]
+def seal(directory: Path) -> list[FileEntry]:
+    """Note every file of ``directory`` in its seal: from now on it is whole. Returns what was noted."""
+    noted = entries(directory, without=SEAL)
+    files = [entry.model_dump() for entry in noted]
     temporary = directory / f"{SEAL}.tmp"
     temporary.write_text(json.dumps({"files": files, "sha256": digest_of(files)}), encoding="utf-8")
     os.replace(temporary, directory / SEAL)
+    return noted
 
 
 def check(directory: Path) -> None:

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tasks.durations import threads_of_a_stage
 from tasks.fit import check_fit
 from tests.flows.conftest import REPOSITORY
 from tests.flows.test_cli import RecipeFile, xft
 from xft_core.config import Recipe
+from xft_core.demo import DEMO_DIR
+from xft_core.planning.history import Timing, likeness, remember
+from xft_core.planning.machine import machine_name
 from xft_core.planning.plan import DoesNotFit
+from xft_core.planning.shape import read_shape
 from xft_core.planning.sizing import END, SHAPES, START, markdown
-from xft_core.recipe import parse
+from xft_core.recipe import load_recipe, parse
 
 LARGE = ["upcycle.num_experts=64", "sft.precision=fp32", "sft.optimizer=adamw"]
 
@@ -30,8 +35,28 @@ def test_the_plan_of_a_recipe(recipe_file: RecipeFile, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert all(role in done.stdout for role in ("upcycle", "sft_moe", "mix", "merge", "generate_base", "generate_moe"))
     assert "sft_baseline" not in done.stdout and "?" not in done.stdout
-    assert "at 0.1 TFLOP/s" in done.stdout
+    assert "--flops" in done.stdout and "0.00 G" not in done.stdout and "lower bound" not in done.stdout
     assert not any(tmp_path.glob("*.db"))
+
+
+def test_a_plan_says_what_each_time_rests_on(recipe_file: RecipeFile, tmp_path: Path) -> None:
+    done = xft("plan", str(recipe_file()), home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    assert lines["sft_moe"].endswith("probe") and "one after the other" in lines["time"]
+    assert "2.27 M parameters" in done.stdout or "2.26 M parameters" in done.stdout
+    recipe, shape = load_recipe(recipe_file(), []), read_shape(DEMO_DIR / "model" / "config.json")
+    like = likeness("sft_moe", recipe, shape, machine_name(), threads_of_a_stage())
+    remember(tmp_path / "rates.json", Timing(likeness=like, work=1e12, seconds=60, ended=0))
+    done = xft("plan", str(recipe_file()), home=tmp_path)
+    assert [line.split("  ")[-1].strip() for line in done.stdout.splitlines() if line.startswith("sft_moe")] == ["earlier run"]
+
+
+@pytest.mark.parametrize(("option", "value"), [
+    ("--rows", "0"), ("--rows", "-3"), ("--tokens-per-row", "nan"), ("--flops", "0")])
+def test_an_amount_that_cannot_be_is_refused(recipe_file: RecipeFile, tmp_path: Path, option: str, value: str) -> None:
+    done = xft("plan", str(recipe_file()), option, value, home=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "invalid number above 0 value" in done.stderr
 
 
 def test_a_plan_for_another_machine_and_what_to_change(recipe_file: RecipeFile, tmp_path: Path) -> None:

@@ -8,8 +8,22 @@ import pytest
 from tasks import tracking
 from tasks.references import PipelineRun
 from tests.tasks.mlflow_server import mlflow_server  # noqa: F401  (fixture)
-from tests.tasks.object_store import s3, s3_server  # noqa: F401  (fixtures)
+from tests.tasks.object_store import s3  # noqa: F401  (fixture)
+from tests.tasks.s3_servers import ceph, moto
 from xft_core.config import Recipe
+
+
+@pytest.fixture(scope="session", params=["moto", pytest.param("ceph", marks=pytest.mark.slow)])
+def s3_server(request: pytest.FixtureRequest) -> Iterator[tuple[str, int]]:
+    """Two real S3 servers over HTTP, one after the other; Ceph with the slow tests."""
+    with (ceph if request.param == "ceph" else moto)() as address:
+        yield address
+
+
+@pytest.fixture
+def s3_name(request: pytest.FixtureRequest) -> str:
+    """Which of the servers it is."""
+    return str(request.node.callspec.params["s3_server"])
 
 
 @pytest.fixture

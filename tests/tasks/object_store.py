@@ -1,7 +1,8 @@
 """A real S3 server over HTTP (moto), and a proxy before it that fails the way networks and object stores do."""
 
+import re
 import socket
-import socketserver
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,10 +32,14 @@ class Request:
 @dataclass
 class Proxy:
     """``fault`` says for each request: None (pass on), a status with an S3 error code ("503 SlowDown"), "cut request"
-    (the connection is closed in the middle of the upload), or "cut response" (half of the answer, then closed)."""
+    (the connection is closed in the middle of the upload), "cut response" (half of the answer, then closed), "flip request"
+    or "flip response" (one bit of the content is another), or "other tags" (as of a bucket whose tags are no MD5s).
+    ``certificate``: a file with key and certificate, to be spoken to by https."""
 
     target: tuple[str, int]
     fault: Fault | None = None
+    certificate: Path | None = None
+    message: str = "on purpose"
     requests: list[Request] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -55,15 +60,23 @@ class Proxy:
                 body = self.body()
                 if isinstance(fault, str) and fault[0].isdigit():
                     return self.refuse(fault)
+                if fault == "flip request":
+                    body = flipped(body)
                 upstream = HTTPConnection(*proxy.target)
-                headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
-                if body:
-                    headers["Content-Length"] = str(len(body))
-                upstream.request(self.command, self.path, body, headers)
+                chunked = "Transfer-Encoding" in self.headers  # as it came: servers refuse what a client does wrong
+                upstream.request(
+                    self.command, self.path, iter([body]) if chunked else body, dict(self.headers.items()),
+                    encode_chunked=chunked)
                 answer = upstream.getresponse()
                 content = answer.read()
+                if fault == "flip response":
+                    content = flipped(content)
+                elif fault == "other tags":
+                    content = re.sub(rb"<ETag>.*?</ETag>", b"<ETag>&quot;0123&quot;</ETag>", content)
                 self.send_response(answer.status)
                 for name, value in answer.getheaders():
+                    if name.lower() == "etag" and fault == "other tags":
+                        value = '"0123"'
                     if name.lower() not in ("transfer-encoding", "content-length", "connection", "date", "server"):
                         self.send_header(name, value)
                 length = answer.getheader("Content-Length") if self.command == "HEAD" else str(len(content))
@@ -93,7 +106,7 @@ class Proxy:
 
             def refuse(self, fault: str) -> None:
                 status, code = fault.split()
-                content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>on purpose</Message></Error>".encode()
+                content = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{proxy.message}</Message></Error>".encode()
                 self.send_response(int(status))
                 self.send_header("Content-Length", str(len(content)))
                 self.send_header("Content-Type", "application/xml")
@@ -114,13 +127,17 @@ class Proxy:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 return
 
-        self.server: socketserver.BaseServer = Server(("127.0.0.1", 0), Handler)
+        self.server = Server(("127.0.0.1", 0), Handler)
+        if self.certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     @property
     def address(self) -> str:
         """For XFT_S3_ENDPOINT_URL."""
-        return f"http://127.0.0.1:{self.server.server_address[1]}"
+        return f"http{'s' if self.certificate else ''}://127.0.0.1:{self.server.server_address[1]}"
 
     def count(self, method: str, part: str = "") -> int:
         """How many requests of that method had ``part`` in their path."""
@@ -130,6 +147,12 @@ class Proxy:
         """Close the port."""
         self.server.shutdown()
         self.server.server_close()
+
+
+def flipped(content: bytes) -> bytes:
+    """The same with one bit in its middle turned."""
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1:] if content else content
 
 
 def fail_first(times: int, what: str, when: Callable[[Request], bool] = lambda request: True) -> Fault:
@@ -145,25 +168,23 @@ def fail_first(times: int, what: str, when: Callable[[Request], bool] = lambda r
     return fault
 
 
-@lru_cache(maxsize=2)
-def raw_client(address: tuple[str, int]) -> Any:
+@lru_cache(maxsize=8)
+def raw_client(address: tuple[str, int], access_key: str = ACCESS_KEY) -> Any:
     """boto3 past the proxy and past ``tasks.storage``: to look at what is there, and to spoil it."""
     import boto3
 
     return boto3.session.Session().client(
         "s3", endpoint_url=f"http://{address[0]}:{address[1]}", region_name="us-east-1",
-        aws_access_key_id=ACCESS_KEY, aws_secret_access_key=SECRET_KEY)
+        aws_access_key_id=access_key, aws_secret_access_key=SECRET_KEY)
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[tuple[str, int]]:
-    """A real S3 server over HTTP for the test session."""
-    from moto.server import ThreadedMotoServer
+    """A real S3 server over HTTP for the test session: moto. The tests of ``tasks`` run against Ceph too (conftest.py)."""
+    from tests.tasks.s3_servers import moto
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield server.get_host_and_port()
-    server.stop()
+    with moto() as address:
+        yield address
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from tasks import checkpoints, remote, run_records, stage, store_admin, store_command
 from tasks.references import PipelineRun
 from tasks.storage import StoreRefused, StoreUnavailable, store
-from tests.tasks.object_store import BUCKET, Proxy, fail_first, raw_client
+from tests.tasks.object_store import BUCKET, Proxy, fail_first, flipped, raw_client
 from xft_core.artifacts import Workspace, publish, verify
 from xft_core.errors import ArtifactError
 from xft_core.stages import UpcycleStage
@@ -82,6 +82,68 @@ def test_the_manifest_comes_last_and_half_an_upload_does_not_count(
     assert remote.deliver(output, NEVER)
     assert s3.count("PUT", "model.safetensors") == sent  # what was sent before is not sent again
     assert remote.fetch(elsewhere(tmp_path), KEY, NEVER)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "vocab.json", "manifest.json"])
+def test_a_bit_that_flips_on_the_way_there_is_noticed_at_once(s3: Proxy, tmp_path: Path, name: str) -> None:
+    """Servers take a content whose checksum is another: what is stored is compared. Only then does it count."""
+    output = make(tmp_path / "first")
+    s3.fault = fail_first(9, "flip request", lambda request: request.method == "PUT" and name in request.path)
+    with pytest.raises(StoreUnavailable) as caught:
+        remote.deliver(output, NEVER)
+    assert caught.value.may_pass
+    assert "artifacts/sft/" + KEY[:32] + "/manifest.json" not in objects(s3)
+    s3.fault = None
+    assert remote.deliver(output, NEVER)
+    assert remote.fetch(elsewhere(tmp_path), KEY, NEVER)
+
+
+def test_one_flip_on_the_way_there_is_sent_again(s3: Proxy, tmp_path: Path, s3_name: str) -> None:
+    s3.fault = fail_first(1, "flip request", lambda request: request.method == "PUT" and "safetensors" in request.path)
+    output = make(tmp_path / "first")
+    if s3_name == "ceph":  # which refuses it; boto3 does not try such a refusal again
+        with pytest.raises(StoreUnavailable, match="XAmzContentSHA256Mismatch"):
+            remote.deliver(output, NEVER)
+    assert remote.deliver(output, NEVER)
+    assert remote.fetch(elsewhere(tmp_path), KEY, NEVER)
+
+
+def test_what_was_altered_here_is_not_sent(s3: Proxy, tmp_path: Path) -> None:
+    output = make(tmp_path / "first")
+    (output / "model.safetensors").write_bytes(flipped((output / "model.safetensors").read_bytes()))
+    with pytest.raises(ArtifactError, match=r"model\.safetensors.* was altered"):
+        remote.deliver(output, NEVER)
+    assert objects(s3) == {}
+
+
+def test_a_damaged_manifest_in_the_store_is_no_delivery(s3: Proxy, tmp_path: Path) -> None:
+    output = make(tmp_path / "first")
+    remote.deliver(output, NEVER)
+    name = object_of(s3, "manifest.json")
+    raw_client(s3.target).put_object(Bucket=BUCKET, Key=name, Body=flipped((output / "manifest.json").read_bytes()))
+    assert remote.deliver(output, NEVER)
+    assert remote.fetch(elsewhere(tmp_path), KEY, NEVER)
+
+
+def test_gc_goes_on_where_uploads_cannot_be_listed(
+    s3: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
+) -> None:
+    remote.deliver(make(tmp_path / "first"), NEVER)
+    time.sleep(1.1)  # S3 counts whole seconds
+    for answer in ("501 NotImplemented", "405 MethodNotAllowed", "403 AccessDenied"):
+        caplog.clear()
+        s3.fault = lambda request, answer=answer: answer if "uploads" in request.path and request.method == "GET" else None
+        status, text = store_says(capsys, "gc", "--s3", "--days", "0")
+        assert status == 0 and "1 to remove" in text
+        assert "Uploads that never ended are not looked for" in caplog.text and answer.split()[1] in caplog.text
+
+
+def test_asking_for_a_lock_empties_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.lock"
+    file.write_text("of somebody")
+    with remote.free(tmp_path / "mine") as is_free:
+        assert is_free
+    assert file.read_text() == "of somebody"
 
 
 @pytest.mark.parametrize("spoil", ["truncated", "altered", "gone", "manifest altered", "manifest cut", "path outside"])

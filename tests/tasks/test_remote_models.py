@@ -170,6 +170,20 @@ def test_a_connection_that_is_cut_goes_on(s3: Proxy, model: str) -> None:
     assert (fetch() / "model.safetensors").read_bytes() == (DEMO_DIR / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_bit_that_flips_on_the_way_here_is_noticed(s3: Proxy, model: str, name: str) -> None:
+    s3.fault = fail_first(1, "flip response", lambda request: request.method == "GET" and name in request.path)
+    with pytest.raises(StoreUnavailable) as caught:
+        fetch()
+    assert caught.value.may_pass
+    assert (fetch() / name).read_bytes() == (DEMO_DIR / "model" / name).read_bytes()
+
+
+def test_a_model_whose_tags_tell_nothing_is_read_twice(s3: Proxy, model: str) -> None:
+    s3.fault = lambda request: "other tags"
+    assert (fetch() / "model.safetensors").read_bytes() == (DEMO_DIR / "model" / "model.safetensors").read_bytes()
+
+
 def test_one_that_stays_cut_leaves_nothing_and_may_pass(
     s3: Proxy, model: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -11,13 +11,16 @@ from xft_core.errors import XftError
 from xft_core.locations import find_benchmark, find_file
 from xft_core.planning.plan import DataSize
 
-SAMPLE = 200  # rows that are tokenised
+SAMPLE = 500  # rows that are tokenised
+PACKED = 5000  # rows of their lengths that are packed: the more, the better sequences fill up
 
 
 def data_size(recipe: Recipe, model: Path) -> DataSize | None:
-    """Rows of the data file, and the mean tokens of a sample with the tokenizer in ``model``; None for what is only on the
-    Hub. Rows that preparing drops (duplicates, contaminated ones) are counted: an upper bound."""
+    """Rows of the data file, and the lengths of a sample of them with the tokenizer in ``model``, packed and padded as they
+    are in training; None for what is only on the Hub, and where no row is left. Duplicates are not counted, contaminated
+    rows are."""
     from xft_core.data.formats import read_conversations
+    from xft_core.data.packing import pack
     from xft_core.data.prepare import tokenise
     from xft_core.models import load_tokenizer
 
@@ -25,14 +28,23 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
         path, tokenizer = find_file(recipe.data.path), load_tokenizer(model)
     except XftError:
         return None
-    conversations = [item for item in read_conversations(recipe.data, path) if item[-1]["content"].strip()]
+    answered = [item for item in read_conversations(recipe.data, path) if item[-1]["content"].strip()]
+    conversations = list({repr(item): item for item in answered}.values())
     sample = random.Random(recipe.data.split_seed).sample(conversations, min(SAMPLE, len(conversations)))
     rows = [row for row, _ in (tokenise(messages, recipe.data, tokenizer) for messages in sample) if row]
     if not rows:
         return None
     total = min(len(conversations), recipe.data.max_rows or len(conversations))
     held_out = max(1, min(recipe.data.held_out_rows, total // 5))
-    return DataSize(total - held_out, held_out, sum(len(row.input_ids) for row in rows) / len(rows))
+    lengths = [len(row.input_ids) for row in rows]
+    train_rows = total - held_out
+    packed = lengths if train_rows <= len(lengths) else random.Random(0).choices(lengths, k=min(train_rows, PACKED))
+    size = recipe.sft.micro_batch_size
+    batches = [lengths[start:start + size] for start in range(0, len(lengths), size)]
+    return DataSize(
+        train_rows, held_out, sum(lengths) / len(lengths),
+        sequences_per_row=len(pack(packed, max(lengths))) / len(packed),
+        padded_row=sum(map(max, batches)) / len(batches))
 
 
 def problem_count(recipe: Recipe) -> int | None:

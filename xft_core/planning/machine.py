@@ -26,6 +26,22 @@ def this_machine(store: Path) -> Machine:
     return Machine(_memory(), _device_memory(), _free(store))
 
 
+def machine_name() -> str:
+    """What decides how fast a machine is, so that times of another are not taken for its own: processor, cores that may be
+    used, accelerator."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return f"{processor} x {len(os.sched_getaffinity(0))}, {_device('name') or 'no accelerator'}"
+
+
+def slowdown(more: int = 0, over_seconds: float = 0.0) -> float:
+    """How many times longer work takes now than on the same machine alone, as the load average of about the last
+    ``over_seconds`` has it: runnable processes, and ``more`` that are to come, for each core; at least 1."""
+    one, five, fifteen = os.getloadavg()
+    load = one if over_seconds < 180 else five if over_seconds < 600 else fifteen
+    return max(1.0, (load + more) / len(os.sched_getaffinity(0)))
+
+
 def store_size(store: Path) -> float:
     """Bytes of all files below ``store``; 0 when it is not there."""
     return float(sum(path.stat().st_size for path in store.rglob("*") if path.is_file()))
@@ -42,14 +58,21 @@ def _memory() -> float:
 
 def _device_memory() -> float | None:
     """The largest accelerator's memory, as the driver's own tool tells it; None where there is none to use."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or shutil.which("nvidia-smi") is None:
-        return None
-    command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-        return max(float(line) for line in found.split()) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError):
+        return max(float(line) for line in _device("memory.total").split()) * 2**20
+    except ValueError:
         return None
+
+
+def _device(field: str) -> str:
+    """What the driver's tool says of the accelerators, a line for each; empty where there is none to use."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or shutil.which("nvidia-smi") is None:
+        return ""
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _free(store: Path) -> float:

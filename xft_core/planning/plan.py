@@ -29,31 +29,43 @@ class DoesNotFit(XftError):
 
 @dataclass(frozen=True)
 class DataSize:
-    """Training rows, held-out rows, and tokens of a row in the mean."""
+    """Training rows, held-out rows, and tokens of a row in the mean. Of a sample, where there is one: packed sequences for
+    each row (None: as if they filled up), and tokens of the longest row of a micro batch, to which the others are padded."""
 
     train_rows: int
     held_out_rows: int
     tokens_per_row: float
+    sequences_per_row: float | None = None
+    padded_row: float | None = None
 
 
 @dataclass(frozen=True)
 class Rates:
     """What a machine does in a second: floating-point operations, bytes moved in memory, bytes written to disk.
 
-    ``accelerated``: the first two are of one accelerator, and every process has its own.
+    ``accelerated``: the first two are of one accelerator, and every process has its own. ``moe_flops``: operations of a
+    Mixture-of-Experts, None: as many. ``token``, ``moe_token``: seconds of one token of a batch of answers, 0 where they are
+    not known. ``start``: seconds until a stage has its libraries. ``busy``: how much slower all this was than on the same
+    machine with nothing else to do.
     """
 
     flops: float
     bandwidth: float
     disk: float
     accelerated: bool = False
+    moe_flops: float | None = None
+    token: float = 0.0
+    moe_token: float = 0.0
+    start: float = 0.0
+    busy: float = 1.0
 
 
 @dataclass(frozen=True)
 class StagePlan:
     """One stage. ``kept`` and ``scratch``: bytes on disk afterwards, and more while it runs. ``flops`` (arithmetic) and
     ``memory_read`` (bytes of weights) are None where they depend on data that is not known; ``written``: bytes to disk.
-    ``memory`` is that of one process, of ``processes`` on each of ``nodes`` machines; all else is of all of them."""
+    ``memory`` is that of one process, of ``processes`` on each of ``nodes`` machines; all else is of all of them. ``tokens``:
+    how often a batch of answers is lengthened by one; ``moe``: the model at work is the Mixture-of-Experts."""
 
     role: str
     memory: Memory
@@ -64,6 +76,13 @@ class StagePlan:
     written: float = 0.0
     processes: int = 1
     nodes: int = 1
+    tokens: float = 0.0
+    moe: bool = False
+
+    @property
+    def work(self) -> float | None:
+        """What times of alike stages are in proportion to: operations, 1 where there are none, None where not known."""
+        return None if self.flops is None else self.flops or 1.0
 
     def certain(self, machine: Machine) -> float:
         """Bytes of what is certain, in the memory that processes have to themselves or share."""
@@ -77,11 +96,15 @@ class StagePlan:
         return self.processes if machine.device_memory is None else 1
 
     def seconds(self, rates: Rates) -> float | None:
-        """Time at these rates, None where it cannot be known: the slower of arithmetic and reading weights, and writing."""
+        """Time at these rates, None where it cannot be known: the start, the slowest of arithmetic, reading weights and
+        lengthening answers, and writing."""
         if self.flops is None or self.memory_read is None:
             return None
         workers = self.nodes * (self.processes if rates.accelerated else 1)
-        return max(self.flops / rates.flops, self.memory_read / rates.bandwidth) / workers + self.written / rates.disk
+        flops = rates.moe_flops if self.moe and rates.moe_flops else rates.flops
+        answers = self.tokens * (rates.moe_token if self.moe else rates.token)
+        work = max(self.flops / flops, self.memory_read / rates.bandwidth, answers)
+        return rates.start + work / workers + self.written / rates.disk
 
 
 def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, problems: int | None = None) -> list[StagePlan]:
@@ -109,9 +132,10 @@ def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, proble
 
 
 def training_steps(sft: SftConfig, sequence: int, data: DataSize) -> tuple[float, float]:
-    """Optimizer steps, and tokens of a sequence in the mean (packed sequences count as full)."""
-    length = float(sequence) if sft.packing else min(data.tokens_per_row, sequence)
-    sequences = data.train_rows * data.tokens_per_row / length if sft.packing else data.train_rows
+    """Optimizer steps, and tokens of a sequence in the mean, with its padding (packed sequences count as full)."""
+    length = float(sequence) if sft.packing else min(data.padded_row or data.tokens_per_row, sequence)
+    packed = data.tokens_per_row / length if data.sequences_per_row is None else data.sequences_per_row
+    sequences = data.train_rows * packed if sft.packing else data.train_rows
     steps = max(1.0, math.ceil(sequences / sft.batch_size) * sft.epochs)
     return min(steps, sft.max_steps or steps), length
 
@@ -196,8 +220,16 @@ def _is_smaller(values: dict[str, Any], name: str, value: Any) -> bool:
 
 
 def gigabytes(value: float) -> str:
-    """Bytes for people: GB of 10^9."""
-    return f"{value / 1e9:.1f} GB" if value >= 1e8 else f"{value / 1e9:.2f} GB"
+    """Bytes for people: GB of 10^9, MB of 10^6 where there are fewer."""
+    return f"{value / 1e9:.1f} GB" if value >= 9.95e7 else count(value) + "B"
+
+
+def count(value: float) -> str:
+    """A number for people, in the unit that leaves at least one digit before the point: 2.27 M, 340 k."""
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.3g} "
 
 
 def _training(
@@ -213,10 +245,11 @@ def _training(
     alone = memory.training_memory(shape, upcycle, sft.model_copy(update={"num_processes": 1, "num_nodes": 1}), sequence)
     weights, checkpoint = alone.weights, alone.weights + alone.optimizer
     return StagePlan(
-        role, needed, kept=weights, scratch=checkpoint, flops=flops, written=weights + checkpoint, **_processes(sft))
+        role, needed, kept=weights, scratch=checkpoint, flops=flops, written=weights + checkpoint, moe=upcycle is not None,
+        **_processes(sft))
 
 
-def _processes(sft: SftConfig) -> dict[str, int]:
+def _processes(sft: SftConfig) -> dict[str, Any]:
     return {"processes": sft.num_processes, "nodes": sft.num_nodes}
 
 
@@ -255,4 +288,5 @@ def _generation(role: str, shape: Shape, upcycle: UpcycleConfig | None, recipe: 
     length = memory.PROMPT_TOKENS + config.max_new_tokens
     return StagePlan(
         role, needed, flops=samples * length * shape.forward_flops(length, upcycle),
-        memory_read=batches * config.max_new_tokens * needed.weights)
+        memory_read=batches * config.max_new_tokens * needed.weights, tokens=float(batches * config.max_new_tokens),
+        moe=upcycle is not None)

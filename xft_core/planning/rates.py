@@ -1,53 +1,185 @@
-"""What this machine does in a second, measured in about two seconds. The only part of planning that needs torch."""
+"""What this machine does in a second: probes in a stage's own shape, precision and threads. Needs torch.
+
+One decoder layer of the model's size is trained for a step, and answers one token of a batch, dense and as a
+Mixture-of-Experts; a layer that would take too long is given fewer tokens. The median of repeats counts, after one to warm up.
+"""
 
 import os
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from xft_core.config import Recipe, UpcycleConfig
 from xft_core.planning.plan import Rates
 from xft_core.planning.shape import Shape
 
-SECONDS = 0.4  # for each of the measurements
+SECONDS, LEAST_REPEATS = 1.5, 5  # of each probe
 COPIED = 64 * 2**20
+LARGEST = 1e9  # bytes of a layer's experts in fp32 that are made for a probe
+PROBE_FLOPS = 4e10  # of a forward pass: some seconds of a slow core for a step
+START = "import time; begun = time.perf_counter(); import transformers.models.llama.modeling_llama; import torch; " \
+        "print(time.perf_counter() - begun)"
 
 
-def measured_rates(shape: Shape, tokens: int, precision: str, store: Path) -> Rates:
-    """The rate of a plain matrix product of the model's own size (``tokens`` by D by F, at most 4096 tokens) in the arithmetic
-    of ``precision``, of copying 64 MiB in memory, and of writing 64 MiB beside ``store``.
+def measured_rates(shape: Shape, recipe: Recipe, threads: int, store: Path) -> Rates:
+    """The rates of training and answering, dense and MoE; of copies in memory and files beside ``store``; the time that a
+    stage takes to start. ``threads``: processor cores that a stage gets.
 
-    Of each the best of several counts. No training step exceeds the rate of a product alone: times made with it are lower
-    bounds.
+    Of a Mixture-of-Experts with layers of more than LARGEST bytes the experts are not probed: the dense layer's rate counts.
     """
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    rows = min(tokens, 4096)
-    left = torch.randn(rows, shape.hidden_size, device=device).to(dtype)
-    right = torch.randn(shape.hidden_size, shape.ffn_size, device=device).to(dtype)
-    block, copy = torch.zeros(2, COPIED, dtype=torch.uint8, device=device)
+    torch.set_num_threads(threads)
+    sft, generate, moe = recipe.sft, recipe.generate, recipe.upcycle
+    sequence = recipe.data.max_length
+    probe = _Probe(shape, _device())
+    tokens = sft.micro_batch_size * sequence
+    dense, busy = probe.training(tokens, sequence, sft.precision, None)
+    token = probe.decoding(generate.batch_size, generate.precision, None)
+    is_small = 4.0 * moe.num_experts * shape.ffn < LARGEST
+    return replace(
+        given_rates(dense, store), start=_start(), busy=busy, token=token,
+        moe_flops=probe.training(tokens, sequence, sft.precision, moe)[0] if is_small else dense,
+        moe_token=probe.decoding(generate.batch_size, generate.precision, moe) if is_small else token * moe.num_experts_per_tok)
 
-    def synchronized(work: Callable[[], object]) -> None:
+
+def given_rates(flops: float, store: Path) -> Rates:
+    """The rates where that of arithmetic is known: copies in memory and files beside ``store`` are measured."""
+    import torch
+
+    device = _device()
+    block, copy = torch.zeros(2, COPIED, dtype=torch.uint8, device=device)
+    copying, _ = _seconds(lambda: copy.copy_(block), device)
+    return Rates(flops, bandwidth=2.0 * COPIED / copying, disk=_disk(store), accelerated=device.type == "cuda")
+
+
+def _device() -> Any:
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class _Probe:
+    """Times of one layer of a shape on a device."""
+
+    def __init__(self, shape: Shape, device: Any) -> None:
+        self._shape, self._device = shape, device
+
+    def training(self, tokens: int, sequence: int, precision: str, upcycle: UpcycleConfig | None) -> tuple[float, float]:
+        """Operations per second of a layer's forward and backward pass, and how much slower it was than alone."""
+        import torch
+
+        per_token = self._layer_flops(sequence, upcycle)
+        length = min(sequence, max(8, int(PROBE_FLOPS / per_token)))
+        rows = max(1, min(tokens // sequence, int(PROBE_FLOPS / (per_token * length))))
+        layer = self._layer(precision, upcycle)
+        inputs = torch.randn(rows, length, self._shape.hidden_size, device=self._device).to(layer.dtype).requires_grad_()
+        seconds, busy = _seconds(lambda: layer(inputs).sum().backward(), self._device)
+        return 3 * rows * length * self._layer_flops(length, upcycle) / seconds, busy
+
+    def decoding(self, batch: int, precision: str, upcycle: UpcycleConfig | None) -> float:
+        """Seconds of one token of each of ``batch`` answers, in all layers and the head."""
+        import torch
+
+        layer = self._layer(precision, upcycle)
+        inputs = torch.randn(batch, 1, self._shape.hidden_size, device=self._device).to(layer.dtype)
+        head = torch.randn(self._shape.hidden_size, self._shape.vocabulary, device=self._device).to(layer.dtype)
+        with torch.no_grad():
+            of_layer, _ = _seconds(lambda: layer(inputs), self._device)
+            of_head, _ = _seconds(lambda: inputs @ head, self._device)
+        return of_layer * self._shape.num_layers + of_head
+
+    def _layer_flops(self, sequence: int, upcycle: UpcycleConfig | None) -> float:
+        head = 2 * self._shape.vocabulary * self._shape.hidden_size
+        return (self._shape.forward_flops(sequence, upcycle) - head) / self._shape.num_layers
+
+    def _layer(self, precision: str, upcycle: UpcycleConfig | None) -> Any:
+        import torch
+        from torch import nn
+        from torch.nn import functional
+
+        shape = self._shape
+        dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        routed = upcycle.num_experts - int(upcycle.shared_expert) if upcycle else 0
+        active = upcycle.num_experts_per_tok - int(upcycle.shared_expert) if upcycle else 0
+
+        class Ffn(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.up = nn.Linear(shape.hidden_size, shape.ffn_size * (2 if shape.gated else 1), bias=False)
+                self.down = nn.Linear(shape.ffn_size, shape.hidden_size, bias=False)
+
+            def forward(self, hidden: Any) -> Any:
+                wide = self.up(hidden)
+                if not shape.gated:
+                    return self.down(functional.gelu(wide))
+                gate, up = wide.chunk(2, -1)
+                return self.down(functional.silu(gate) * up)
+
+        class Layer(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.query, self.out = (nn.Linear(shape.hidden_size, shape.query_size, bias=False),
+                                        nn.Linear(shape.query_size, shape.hidden_size, bias=False))
+                self.keys = nn.Linear(shape.hidden_size, 2 * shape.key_size, bias=False)
+                self.norms = nn.ModuleList(nn.RMSNorm(shape.hidden_size) for _ in range(2))
+                self.shared = Ffn() if upcycle is None or upcycle.shared_expert else None
+                self.experts = nn.ModuleList(Ffn() for _ in range(routed))
+                self.dtype = dtype
+
+            def forward(self, hidden: Any) -> Any:
+                batch, length, _ = hidden.shape
+                normed = self.norms[0](hidden)
+                query = self.query(normed).view(batch, length, 1, shape.query_size).transpose(1, 2)
+                key, value = self.keys(normed).view(batch, length, 2, shape.key_size).unbind(2)
+                repeats = -(-shape.query_size // shape.key_size)
+                key, value = (part.repeat(1, 1, repeats)[..., :shape.query_size].unsqueeze(1) for part in (key, value))
+                mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+                hidden = hidden + self.out(mixed.transpose(1, 2).reshape(batch, length, shape.query_size))
+                normed = self.norms[1](hidden).reshape(batch * length, -1)
+                result = self.shared(normed) if self.shared is not None else torch.zeros_like(normed)
+                for index, expert in enumerate(self.experts):  # as evenly as it goes
+                    chosen = torch.arange(index, batch * length * active, routed, device=hidden.device) % (batch * length)
+                    if len(chosen):
+                        result = result.index_add(0, chosen, expert(normed[chosen]))
+                return hidden + result.view_as(hidden)
+
+        return Layer().to(self._device, dtype)
+
+
+def _seconds(work: Callable[[], object], device: Any) -> tuple[float, float]:
+    """The median of repeats after one to warm up; and by how much more than the processor time it took, spread over the
+    threads: 1 on a machine of one's own."""
+    import torch
+
+    def once() -> float:
+        begun = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize()
+        return time.perf_counter() - begun
 
-    products = _per_second(lambda: synchronized(lambda: left @ right))
-    copies = _per_second(lambda: synchronized(lambda: copy.copy_(block)))
-    return Rates(
-        flops=products * 2.0 * rows * shape.hidden_size * shape.ffn_size, bandwidth=copies * 2.0 * COPIED, disk=_disk(store),
-        accelerated=device.type == "cuda")
+    once()
+    started, processor = time.perf_counter(), time.process_time()
+    times: list[float] = []
+    while len(times) < LEAST_REPEATS or time.perf_counter() - started < SECONDS:
+        times.append(once())
+    wall = time.perf_counter() - started
+    used = (time.process_time() - processor) / torch.get_num_threads()
+    busy = 1.0 if device.type == "cuda" or used <= 0 else max(1.0, wall / used)
+    return statistics.median(times), busy
 
 
-def _per_second(work: Callable[[], None]) -> float:
-    work()
-    started, best = time.perf_counter(), float("inf")
-    while (begun := time.perf_counter()) - started < SECONDS:
-        work()
-        best = min(best, time.perf_counter() - begun)
-    return 1 / best
+def _start() -> float:
+    """Seconds until a stage's process has its libraries."""
+    found = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True)
+    return float(found.stdout) if found.returncode == 0 else 0.0
 
 
 def _disk(store: Path) -> float:

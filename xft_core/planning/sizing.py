@@ -10,7 +10,7 @@ from typing import Any
 
 from xft_core.config import Recipe
 from xft_core.planning.memory import PROCESS
-from xft_core.planning.plan import DataSize, Rates, StagePlan, gigabytes, make_plan
+from xft_core.planning.plan import DataSize, Rates, StagePlan, count, gigabytes, make_plan
 from xft_core.planning.shape import Shape, shape_of_config
 from xft_core.planning.text import duration
 from xft_core.recipe import parse
@@ -75,7 +75,7 @@ def _by_stage(shapes: dict[str, Shape]) -> str:
         plan = _plan(shape, [])
         disk = sum(stage.kept for stage in plan.values()) + max(stage.scratch for stage in plan.values())
         lines.append([
-            name, f"{shape.parameters / 1e9:.2f} G", f"{shape.moe_parameters(Recipe().upcycle) / 1e9:.2f} G",
+            name, count(shape.parameters), count(shape.moe_parameters(Recipe().upcycle)),
             *(gigabytes(plan[role].memory.total + PROCESS) for role in roles), gigabytes(disk)])
     return _markdown(lines)
 

@@ -1,35 +1,40 @@
 """A plan as a table for people, on a terminal and in Markdown."""
 
+from collections.abc import Mapping
+
+from xft_core.planning.estimate import Estimate, together
 from xft_core.planning.machine import Machine
 from xft_core.planning.memory import PROCESS
-from xft_core.planning.plan import Rates, StagePlan, gigabytes
+from xft_core.planning.plan import StagePlan, gigabytes
 
-HEADER = ("stage", "memory", "weights", "gradients", "optimizer", "working", "disk", "while running", "time")
+HEADER = ("stage", "memory", "weights", "gradients", "optimizer", "working", "disk", "while running", "time", "by")
+
+Estimates = Mapping[str, Estimate | None]  # by role; a stage that is not in it, or None, is not known
 
 
-def rows(plan: list[StagePlan], rates: Rates | None) -> list[tuple[str, ...]]:
+def rows(plan: list[StagePlan], times: Estimates) -> list[tuple[str, ...]]:
     """One line for each stage, in the columns of HEADER; memory is that of one process."""
     found = []
     for stage in plan:
         needed = stage.memory
         parts = (needed.weights, needed.gradients, needed.optimizer, needed.working, stage.kept, stage.scratch)
-        seconds = stage.seconds(rates) if rates else None
+        time = times.get(stage.role)
         found.append((
             stage.role, gigabytes(needed.total + PROCESS), *(gigabytes(part) if part else "-" for part in parts),
-            "?" if seconds is None else duration(seconds)))
+            between(time) if time else "?", time.basis if time else "-"))
     return found
 
 
-def table(plan: list[StagePlan], rates: Rates | None) -> str:
+def table(plan: list[StagePlan], times: Estimates) -> str:
     """The plan in columns."""
-    lines = [HEADER, *rows(plan, rates)]
+    lines = [HEADER, *rows(plan, times)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
         for line in lines)
 
 
-def summary(plan: list[StagePlan], machine: Machine, rates: Rates | None) -> list[str]:
+def summary(plan: list[StagePlan], machine: Machine, times: Estimates) -> list[str]:
     """What the machine has, the largest stage beside it, and the time of all stages."""
     largest = max(plan, key=lambda stage: stage.peak(machine))
     disk = sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
@@ -38,21 +43,28 @@ def summary(plan: list[StagePlan], machine: Machine, rates: Rates | None) -> lis
         f"{kind:12} {gigabytes(largest.peak(machine))} at most ({largest.role}), this machine has "
         f"{gigabytes(machine.for_models)}",
         f"{'disk':12} {gigabytes(disk)} for all, {gigabytes(machine.disk)} free"]
-    together = [stage for stage in plan if stage.processes * stage.nodes > 1]
-    if together:
-        number, nodes = together[0].processes, together[0].nodes
+    sharing = [stage for stage in plan if stage.processes * stage.nodes > 1]
+    if sharing:
+        number, nodes = sharing[0].processes, sharing[0].nodes
         of_all = f"{number} on each of {nodes} machines" if nodes > 1 else str(number)
         share = "each has its own accelerator" if machine.device_memory else "they share the memory"
-        lines.append(f"{'processes':12} {of_all} in {', '.join(stage.role for stage in together)}: the table has the memory of "
+        lines.append(f"{'processes':12} {of_all} in {', '.join(stage.role for stage in sharing)}: the table has the memory of "
                      f"one, {share}")
-    if rates:
-        times = [stage.seconds(rates) for stage in plan]
-        known = sum(time for time in times if time is not None)
-        more = ", and the stages with ?" if None in times else ""
-        lines.append(
-            f"{'time':12} {duration(known)}{more}, at {rates.flops / 1e12:.3g} TFLOP/s, {rates.bandwidth / 1e9:.3g} GB/s of "
-            f"memory, {rates.disk / 1e9:.3g} GB/s to disk")
+    of_stages = [times.get(stage.role) for stage in plan]
+    if (known := together(of_stages)) is not None:
+        more = ", and the stages with ?" if None in of_stages else ""
+        lines.append(f"{'time':12} {between(known)} for all, one after the other{more}")
     return lines
+
+
+def between(time: Estimate) -> str:
+    """The range, with its unit once where both ends have the same."""
+    low, high = duration(time.low), duration(time.high)
+    if low == high:
+        return high
+    if low.partition(" ")[2] == high.partition(" ")[2]:
+        return f"{low.partition(' ')[0]} to {high}"
+    return f"{low} to {high}"
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,8 @@ import pytest
 
 from xft_core.config import Recipe
 from xft_core.planning import memory
-from xft_core.planning.machine import Machine, store_size, this_machine
+from xft_core.planning.estimate import estimate
+from xft_core.planning.machine import Machine, machine_name, slowdown, store_size, this_machine
 from xft_core.planning.plan import DataSize, DoesNotFit, Rates, StagePlan, check_fits, make_plan, training_steps
 from xft_core.planning.shape import Shape
 from xft_core.planning.text import duration, summary, table
@@ -95,8 +96,8 @@ def test_processes_share_the_training_state_and_where_there_is_no_accelerator_th
     card = replace(LARGE, device_memory=80e9)
     assert four.peak(card) == four.memory.total + memory.PROCESS
     assert four.peak(LARGE) == 4 * four.peak(card) > one.peak(LARGE)
-    assert "4 in sft_moe: the table has the memory of one, they share" in summary([four], LARGE, None)[-1]
-    assert "processes" not in "".join(summary([one], LARGE, None))
+    assert "4 in sft_moe: the table has the memory of one, they share" in summary([four], LARGE, {})[-1]
+    assert "processes" not in "".join(summary([one], LARGE, {}))
     assert (four.kept, four.scratch, four.flops) == (one.kept, one.scratch, one.flops)
     rates = Rates(flops=1e12, bandwidth=1e10, disk=1e30)
     assert four.seconds(replace(rates, accelerated=True)) == pytest.approx(one.seconds(rates) / 4)
@@ -166,9 +167,10 @@ def test_work_grows_with_the_data_and_is_unknown_without() -> None:
 
 def test_the_table_has_every_stage_and_says_what_is_not_known() -> None:
     plan, rates = make_plan(recipe(), DEEPSEEK_1_3B), Rates(1e12, 1e10, 1e9)
-    text = table(plan, rates)
+    times = {stage.role: estimate(stage, rates) for stage in plan}
+    text = table(plan, times)
     assert all(stage.role in text for stage in plan)
-    assert "?" in text and "stages with ?" in "\n".join(summary(plan, LARGE, rates))
+    assert "?" in text and "probe" in text and "stages with ?" in "\n".join(summary(plan, LARGE, times))
     assert [duration(value) for value in (0.2, 5, 90, 7300, 300000)] == ["<1 s", "5 s", "2 min", "2.0 h", "3.5 d"]
 
 
@@ -177,3 +179,15 @@ def test_this_machine_has_memory_and_disk(tmp_path: Path) -> None:
     assert machine.memory > 1e9 and machine.disk > 0 and machine.for_models > 1e9
     (tmp_path / "a").write_bytes(bytes(1000))
     assert (store_size(tmp_path), store_size(tmp_path / "absent")) == (1000, 0)
+
+
+def test_the_load_of_the_machine_slows_work_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr("os.getloadavg", lambda: (1.0, 4.0, 8.0))
+    assert [slowdown(), slowdown(more=3), slowdown(over_seconds=300), slowdown(over_seconds=3000)] == [1.0, 2.0, 2.0, 4.0]
+
+
+def test_a_machine_is_named_by_what_makes_it_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
+    assert machine_name().endswith(" x 3, no accelerator")

@@ -1,0 +1,123 @@
+"""How long stages took on this machine: <home>/rates.json, which ``xft plan`` estimates from.
+
+Not the manifests in the store: those of artifacts that were fetched tell of other machines, those of resumed stages of
+their last part only, and none tells of threads. A file that is damaged or another version's counts as empty.
+"""
+
+import fcntl
+import logging
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from xft_core.config import Recipe, SftConfig
+from xft_core.fingerprint import digest_of
+from xft_core.planning.shape import Shape
+
+logger = logging.getLogger(__name__)
+
+NAME = "rates.json"
+KEPT = 10  # of stages that are alike, the newest
+KEPT_IN_ALL = 1000
+SPEED_OF_SFT = ("batch_size", "micro_batch_size", "precision", "optimizer", "gradient_checkpointing", "packing",
+                "num_processes", "num_nodes")
+SPEED_OF_MIX = ("method", "batch_size", "micro_batch_size", "precision")
+SPEED_OF_GENERATE = ("precision", "batch_size", "max_new_tokens", "backend")
+
+Positive = Annotated[float, Field(gt=0, lt=1e30, allow_inf_nan=False)]
+
+
+class Timing(BaseModel):
+    """One stage that ran here from its beginning to its end. ``likeness``: see the function; ``work``: in the plan's own
+    floating-point operations, 1 for a stage without any; ``slowdown``: by the machine's load, see ``machine.slowdown``;
+    ``ended``: seconds since 1970."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    likeness: str
+    work: Positive
+    seconds: Positive
+    slowdown: float = Field(1.0, ge=1, lt=1e6)
+    ended: float
+
+
+class _Content(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    version: Literal[1] = 1
+    timings: list[Timing] = []
+
+
+def likeness(role: str, recipe: Recipe, shape: Shape, machine: str, threads: int) -> str:
+    """A digest of all that decides how fast a stage works: equal for stages whose times may be compared."""
+    return digest_of({
+        "role": role, "shape": vars(shape), "machine": machine, "threads": threads, "settings": _settings(role, recipe)})
+
+
+def _settings(role: str, recipe: Recipe) -> dict[str, Any]:
+    upcycle = recipe.upcycle.model_dump(mode="json")
+    length = {"max_length": recipe.data.max_length}
+    if role == "sft_moe":
+        return _fields(recipe.sft, SPEED_OF_SFT) | length | {"upcycle": upcycle}
+    if role == "sft_baseline":
+        return _fields(recipe.baseline.applied_to(recipe.sft), SPEED_OF_SFT) | length
+    if role == "mix":
+        return _fields(recipe.merge, SPEED_OF_MIX) | _fields(recipe.sft, ("num_processes", "num_nodes")) | length | {
+            "upcycle": upcycle}
+    if role.startswith("generate_"):
+        return _fields(recipe.generate, SPEED_OF_GENERATE) | ({"upcycle": upcycle} if role == "generate_moe" else {})
+    return {"upcycle": upcycle, "precision": recipe.sft.precision}
+
+
+def _fields(section: BaseModel | SftConfig, names: tuple[str, ...]) -> dict[str, Any]:
+    values = section.model_dump(mode="json")
+    return {name: values[name] for name in names}
+
+
+def remember(path: Path, timing: Timing) -> None:
+    """Add a timing to the file at ``path``. Stages of several processes may end at once. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        kept = _newest([*_read(path), timing])
+        temporary = path.with_name(f"{path.name}.tmp")
+        with temporary.open("w", encoding="utf-8") as out:
+            out.write(_Content(timings=kept).model_dump_json(indent=1))
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(temporary, path)
+
+
+def timings(path: Path) -> dict[str, list[Timing]]:
+    """What is remembered at ``path``, by likeness."""
+    found: defaultdict[str, list[Timing]] = defaultdict(list)
+    for timing in _read(path):
+        found[timing.likeness].append(timing)
+    return dict(found)
+
+
+def now() -> float:
+    """For ``Timing.ended``."""
+    return round(time.time(), 1)
+
+
+def _read(path: Path) -> list[Timing]:
+    try:
+        return _Content.model_validate_json(path.read_bytes()).timings
+    except FileNotFoundError:
+        return []
+    except (OSError, ValidationError, ValueError) as error:
+        logger.warning("%r cannot be used (%s): times are estimated without it.", str(path), type(error).__name__)
+        return []
+
+
+def _newest(all_timings: list[Timing]) -> list[Timing]:
+    counts: defaultdict[str, int] = defaultdict(int)
+    kept = []
+    for timing in reversed(all_timings):
+        counts[timing.likeness] += 1
+        if counts[timing.likeness] <= KEPT:
+            kept.append(timing)
+    return kept[:KEPT_IN_ALL][::-1]
