@@ -15,6 +15,7 @@ from xft_core.planning.inputs import data_size, problem_count
 from xft_core.planning.machine import Machine, store_size, this_machine
 from xft_core.planning.plan import DataSize, Rates, check_fits, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
+from xft_core.quantities import parameters
 from xft_core.recipe import load_recipe
 
 EXIT_DONE = 0
@@ -44,7 +45,7 @@ def run(options: Namespace) -> int:
     shape, machine = read_shape(path), _machine(options)
     plan = make_plan(recipe, shape, _data(recipe, path, options), problem_count(recipe))
     rates = _rates(recipe, shape, options)
-    print(f"{recipe.name}: {shape.parameters / 1e9:.2f} G parameters, {shape.moe_parameters(recipe.upcycle) / 1e9:.2f} G as a "
+    print(f"{recipe.name}: {parameters(shape.parameters)} parameters, {parameters(shape.moe_parameters(recipe.upcycle))} as a "
           f"Mixture-of-Experts of {recipe.upcycle.num_experts} experts\n")
     print(text.table(plan, rates))
     print("\n" + "\n".join(text.summary(plan, machine, rates)))

@@ -10,6 +10,7 @@ from xft_core.planning import memory
 from xft_core.planning.machine import Machine
 from xft_core.planning.memory import Memory
 from xft_core.planning.shape import Shape
+from xft_core.quantities import size
 from xft_core.recipe import parse
 
 # Changes that make a recipe smaller, in the order in which they cost least. Each is tried on top of those before it.
@@ -122,13 +123,13 @@ def check_fits(recipe: Recipe, shape: Shape, machine: Machine, in_store: float =
         kind = "memory" if machine.device_memory is None else "accelerator memory"
         raise DoesNotFit(
             f"{worst.role} cannot fit: its weights, gradients and optimizer state take "
-            f"{gigabytes(worst.certain(machine))} of {kind}, this machine has {gigabytes(machine.for_models)}. "
+            f"{size(worst.certain(machine))} of {kind}, this machine has {size(machine.for_models)}. "
             f"{advice(recipe, shape, machine)} To go on all the same (for example where that stage is in the store already): "
             "check_fit: false.")
     needed = sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
     if needed > machine.disk + in_store:
         raise DoesNotFit(
-            f"The recipe writes {gigabytes(needed)} and {gigabytes(machine.disk + in_store)} are free or in the store already. "
+            f"The recipe writes {size(needed)} and {size(machine.disk + in_store)} are free or in the store already. "
             "Free some, put XFT_HOME on a larger disk, choose sft.precision=bf16 or upcycle.num_experts=4, or go on all the "
             "same with check_fit: false.")
 
@@ -147,23 +148,18 @@ def advice(recipe: Recipe, shape: Shape, machine: Machine) -> str:
             break
         made += [f"{name}={str(value).lower()}" for name, value in change.items() if _is_smaller(values, name, value)]
     if peak(made) > machine.for_models:
-        return f"Even with {' '.join(made)} it takes {gigabytes(peak(made))}: take a larger machine or a smaller model."
+        return f"Even with {' '.join(made)} it takes {size(peak(made))}: take a larger machine or a smaller model."
     for item in list(made):
         fewer = [other for other in made if other != item]
         if not item.startswith("upcycle.") and peak(fewer) <= machine.for_models:
             made = fewer
-    return f"What makes it fit: {' '.join(made)} (then at most {gigabytes(peak(made))} at once)." if made else ""
+    return f"What makes it fit: {' '.join(made)} (then at most {size(peak(made))} at once)." if made else ""
 
 
 def _is_smaller(values: dict[str, Any], name: str, value: Any) -> bool:
     section, field = name.split(".")
     now = values[section][field]
     return bool(value < now if isinstance(value, int) and not isinstance(value, bool) else value != now)
-
-
-def gigabytes(value: float) -> str:
-    """Bytes for people: GB of 10^9."""
-    return f"{value / 1e9:.1f} GB" if value >= 1e8 else f"{value / 1e9:.2f} GB"
 
 
 def _training(

@@ -2,7 +2,8 @@
 
 from xft_core.planning.machine import Machine
 from xft_core.planning.memory import PROCESS
-from xft_core.planning.plan import Rates, StagePlan, gigabytes
+from xft_core.planning.plan import Rates, StagePlan
+from xft_core.quantities import duration, size
 
 HEADER = ("stage", "memory", "weights", "gradients", "optimizer", "working", "disk", "while running", "time")
 
@@ -15,7 +16,7 @@ def rows(plan: list[StagePlan], rates: Rates | None) -> list[tuple[str, ...]]:
         parts = (needed.weights, needed.gradients, needed.optimizer, needed.working, stage.kept, stage.scratch)
         seconds = stage.seconds(rates) if rates else None
         found.append((
-            stage.role, gigabytes(needed.total + PROCESS), *(gigabytes(part) if part else "-" for part in parts),
+            stage.role, size(needed.total + PROCESS), *(size(part) if part else "-" for part in parts),
             "?" if seconds is None else duration(seconds)))
     return found
 
@@ -35,9 +36,9 @@ def summary(plan: list[StagePlan], machine: Machine, rates: Rates | None) -> lis
     disk = sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
     kind = "memory" if machine.device_memory is None else "accelerator memory"
     lines = [
-        f"{kind:12} {gigabytes(largest.peak(machine))} at most ({largest.role}), this machine has "
-        f"{gigabytes(machine.for_models)}",
-        f"{'disk':12} {gigabytes(disk)} for all, {gigabytes(machine.disk)} free"]
+        f"{kind:12} {size(largest.peak(machine))} at most ({largest.role}), this machine has "
+        f"{size(machine.for_models)}",
+        f"{'disk':12} {size(disk)} for all, {size(machine.disk)} free"]
     together = [stage for stage in plan if stage.processes * stage.nodes > 1]
     if together:
         number, nodes = together[0].processes, together[0].nodes
@@ -53,12 +54,3 @@ def summary(plan: list[StagePlan], machine: Machine, rates: Rates | None) -> lis
             f"{'time':12} {duration(known)}{more}, at {rates.flops / 1e12:.3g} TFLOP/s, {rates.bandwidth / 1e9:.3g} GB/s of "
             f"memory, {rates.disk / 1e9:.3g} GB/s to disk")
     return lines
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 1 else "<1 s"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"
