@@ -101,6 +101,8 @@ def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[s
     loss, solved = artifacts["merge"].metrics.get("held_out_nll"), graded.metrics.get("plus_pass_at_1")
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in (loss, solved)):
         return measured_by, None
+    if graded.metrics.get("infrastructure_errors"):  # a score of the other answers cannot be compared
+        return measured_by, None
     benchmark = Path(run.recipe.evaluate.benchmarks[0].rpartition(":")[2]).name
     return measured_by, Measurement(held_out_nll=loss, pass_at_1=solved, benchmark=benchmark, problems=problems)
 
@@ -167,7 +169,7 @@ def _contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
         champion = _champion(name)
         mine = _contender(client().get_model_version(name, str(number)), measured_by)
         if mine.measured is None:
-            return False, "its held-out loss or pass@1 is not a number."
+            return False, "its held-out loss or pass@1 is not a number, or some of its answers could not be graded."
         if champion is not None and int(champion.version) == number:
             return True, _standing(client().get_model_version(name, str(number)), mine.measured)
         if champion is not None and (reason := _why_not(_contender(champion, measured_by), mine)):

@@ -36,7 +36,7 @@ def run(config: CompareStage, workspace: Workspace) -> dict[str, float]:
 def headline(result: Variants) -> dict[str, float]:
     """Means over seeds in the best group, named as the report stage names those of one run; spreads end in ``_spread``."""
     group = best_group(result)
-    endings = metric_endings(result.benchmarks())
+    endings = metric_endings(result.titles)
     found: dict[str, float] = {}
     for key, value in (group.numbers if group else {}).items():
         model, name, *benchmark = key.split("/", 2)

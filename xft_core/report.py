@@ -23,15 +23,15 @@ def run(config: ReportStage, workspace: Workspace) -> dict[str, float]:
     evidence = Evidence.read(config.recipe, config.artifacts)
     comparison = compare(evidence)
     content = comparison.model_dump() | {"warnings": warnings(comparison)}
+    plots = draw_all(comparison, evidence, workspace.output / "plots")
     files = {
         "comparison.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
-        "comparison.md": comparison_markdown(comparison, evidence),
-        "README.md": model_card(comparison, evidence),
+        "comparison.md": comparison_markdown(comparison, evidence, plots),
+        "README.md": model_card(comparison, evidence, plots),
     }
     for name, text in files.items():
         (workspace.output / name).write_text(text, encoding="utf-8")
     write_page(f"{config.recipe.name}: answers and verdicts", _answers(evidence), workspace.output / PAGE)
-    draw_all(comparison, evidence, workspace.output / "plots")
     return headline(comparison)
 
 

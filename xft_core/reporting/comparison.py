@@ -139,7 +139,8 @@ class Decontamination(_Part):
 
 class Comparison(_Part):
     """Everything the report tells. ``benchmarks``: their titles, in the recipe's order; ``skipped``: of those that could
-    not be graded where this ran, with the reason; ``went_wrong``: what was noticed in training and mixing, by model."""
+    not be graded where this ran, with the reason; ``went_wrong``: what was noticed in training and mixing, by model;
+    ``held_out``: sha256 of the rows that held_out_nll is measured on."""
 
     recipe: str
     seed: int
@@ -153,6 +154,7 @@ class Comparison(_Part):
     routing: list[LayerRouting]
     went_wrong: dict[str, list[str]]
     data: dict[str, int]
+    held_out: str | None
     decontamination: Decontamination | None
 
     def row(self, model: str) -> Row | None:
@@ -170,6 +172,8 @@ def compare(evidence: Evidence) -> Comparison:
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
         went_wrong=_went_wrong(evidence),
         data={name: value for name, value in sorted(prepare.metrics.items()) if type(value) is int} if prepare else {},
+        held_out=next((entry.sha256 for entry in prepare.files if entry.path == "held_out.safetensors"), None)
+        if prepare else None,
         decontamination=_decontamination(evidence))
 
 
@@ -291,10 +295,15 @@ def _skipped(evidence: Evidence) -> dict[str, str]:
 
 
 def _multilingual(rows: list[Row]) -> list[Average]:
+    """Of two benchmarks of one language the first counts, for all models."""
+    first: dict[str, str] = {}
+    for score in (score for row in rows for score in row.scores if score.language):
+        first.setdefault(str(score.language), score.benchmark)
     return averages({
         row.model: {
             score.language: (score.problems, rate.value)
-            for score in row.scores if score.language and (rate := score.rate("base"))}
+            for score in row.scores
+            if score.language and first[score.language] == score.benchmark and (rate := score.rate("base"))}
         for row in rows})
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.artifacts import Manifest, read_manifest
-from xft_core.config import Recipe
+from xft_core.config import EvaluateConfig, Recipe
 from xft_core.errors import ArtifactError
-from xft_core.labels import looks, path_forms, unique_labels
+from xft_core.labels import looks, path_forms, path_labels, unique_labels
 from xft_core.plain_text import parse_json
 from xft_core.tracking import read_metrics
 
@@ -86,6 +86,23 @@ class Evidence:
             "moe": f"MoE, {upcycle.num_experts} experts, {upcycle.num_experts_per_tok} active",
             "merged": f"{'XFT merged' if xft else 'merged'} ({method.replace('_', ' ')})",
         }[model]
+
+
+@dataclass(frozen=True)
+class MeasuredLabels:
+    """What each thing that a model is measured by is called, in the recipe's order; no two are the same."""
+
+    benchmarks: list[str]
+    held_out_data: list[str]
+    lm_eval_tasks: list[str]
+
+
+def measured_labels(config: EvaluateConfig) -> MeasuredLabels:
+    """Labels of all that the section lists."""
+    benchmarks = benchmark_titles(config.benchmarks)
+    held_out = [f"NLL on {label}" for label in path_labels(config.held_out_data)]
+    labels = iter(unique_labels([[label] for label in [*benchmarks, *held_out, *config.lm_eval_tasks]]))
+    return MeasuredLabels(*([next(labels) for _ in kind] for kind in (benchmarks, held_out, config.lm_eval_tasks)))
 
 
 def benchmark_titles(names: Sequence[str]) -> list[str]:
