@@ -65,11 +65,10 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
         reused_stages=sum(item.reused for item in artifacts.values()), stages=len(artifacts))
 
 
-def shortened(text: str) -> str:
-    """As much of a text as fits in a tag, whole lines; one that is cut says where the rest is."""
+def shortened(text: str, rest: str = "\n\n… the rest is in report/comparison.md") -> str:
+    """As much of a text as fits in a tag, whole lines; one that is cut says so, and where the ``rest`` is."""
     if len(text) <= LONGEST_TAG:
         return text
-    rest = "\n\n… the rest is in report/comparison.md"
     return text[:LONGEST_TAG - len(rest)].rpartition("\n")[0] + rest
 
 

@@ -98,7 +98,7 @@ def _to_mlflow(
     if best := best_group(result):
         tags["xft.best_group"] = best.name  # whose means the metrics are
     if failures:
-        tags["xft.failed"] = shortened("\n".join(f"{name}: {reason}" for name, reason in failures.items()))
+        tags["xft.failed"] = shortened("\n".join(f"{name}: {reason}" for name, reason in failures.items()), "\n…")
     tracking.log_summary(run_id, headline(tracking.scalars(compared.metrics)), tags)
     log_text(run_id, _split(wide_rows(result)), TABLE)
     log_directory(run_id, compared.path, "report")

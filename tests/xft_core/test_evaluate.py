@@ -80,7 +80,8 @@ def test_verdicts_pass_at_k_and_files(tmp_path: Path) -> None:
     interval = interval_95([0, 2 / 3], 6)
     assert metrics == pytest.approx({
         "base_pass_at_1": 1 / 2, "plus_pass_at_1": 1 / 3, "base_pass_at_2": 1 / 2, "plus_pass_at_2": 1 / 2,
-        "plus_interval_low": interval[0], "plus_interval_high": interval[1], "problems": 2, "samples": 6, "infrastructure_errors": 0})
+        "plus_interval_low": interval[0], "plus_interval_high": interval[1], "problems": 2,
+        "samples": 6, "infrastructure_errors": 0})
     exported = [json.loads(line) for line in (tmp_path / "out" / "samples_evalplus.jsonl").read_text().splitlines()]
     assert exported == [{"task_id": name, "solution": text} for name, text in sorted(samples, key=lambda item: item[0])]
     results = json.loads((tmp_path / "out" / "results.json").read_text())

@@ -278,7 +278,8 @@ def test_groups_of_problems_and_other_measures_are_shown(tmp_path: Path) -> None
     assert metrics["sft_mmlu_acc"] == 0.25
 
 
-NAMES = ["d2/h.jsonl", "d3/h.jsonl", "数据.jsonl", "测试.jsonl", "a+b.jsonl", "a_b.jsonl", "x.jsonl", "d2/x.jsonl", "d2/x.jsonl"]
+NAMES = ["d2/h.jsonl", "d3/h.jsonl", "数据.jsonl", "测试.jsonl", "a+b.jsonl", "a_b.jsonl", "x.jsonl",
+         "d2/x.jsonl", "d2/x.jsonl"]
 
 
 def test_every_file_and_benchmark_has_a_row_and_a_metric_whatever_it_is_called(tmp_path: Path) -> None:
