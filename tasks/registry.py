@@ -21,6 +21,7 @@ from tasks.settings import settings
 from tasks.tracking import Logger, client
 from xft_core.artifacts import locked, read_manifest
 from xft_core.fingerprint import digest_of
+from xft_core.quantities import told_apart
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -240,9 +241,9 @@ def _why_not(champion: _Contender, mine: _Contender) -> str | None:
     mine_solved, its_solved = mine.measured.pass_at_1, champion.measured.pass_at_1
     worse = []
     if mine_nll > its_nll:
-        worse.append(f"held-out loss {mine_nll:.4f} is worse than {its_nll:.4f} {of}")
+        worse.append("held-out loss {} is worse than {} {}".format(*told_apart(mine_nll, its_nll, 4), of))
     if mine_solved < its_solved:
-        worse.append(f"pass@1 {100 * mine_solved:.1f} % is worse than {100 * its_solved:.1f} % {of}")
+        worse.append("pass@1 {} % is worse than {} % {}".format(*told_apart(100 * mine_solved, 100 * its_solved, 1), of))
     if not worse and (mine_nll, mine_solved) == (its_nll, its_solved) and mine.version < champion.version:
         worse.append(f"as good as version {champion.version}, which is later")
     return "; ".join(worse) + "." if worse else None

@@ -38,6 +38,13 @@ def signed(value: float, digits: int) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
+def told_apart(one: float, other: float, digits: int) -> tuple[str, str]:
+    """Two numbers with so many decimals, or with as many as it takes to see which is larger."""
+    while one != other and digits < 15 and f"{one:.{digits}f}" == f"{other:.{digits}f}":
+        digits += 1
+    return f"{one:.{digits}f}", f"{other:.{digits}f}"
+
+
 def _scaled(value: float, units: tuple[str, ...], digits: int) -> str:
     for unit in units:
         value /= 1000

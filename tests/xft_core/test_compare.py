@@ -242,3 +242,10 @@ def test_a_mean_over_other_settings_is_one_over_the_same_at_every_step() -> None
     runs = [run("xft", 0.1, 1.0), run("xft", 0.2, 2.0), run("none", 0.2, 2.0)]
     numbers = variant_plots.numbers_by_step(runs, "merged/held_out_nll", ["norm"], ["lambda", "seed"], [["xft"], ["none"]])
     assert variant_plots.common_to_all(numbers) == {"[0.2, 0]"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_name_can_be_drawn(tmp_path: Path) -> None:
+    names = ("数据", "测试", r"a$\broken$", "x_1^{")
+    _, output = compared(tmp_path, ["seed=[0,1]"], benchmarks=names)
+    assert (output / "plots" / "overview.png").is_file()

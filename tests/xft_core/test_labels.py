@@ -6,7 +6,8 @@ from xft_core.labels import LONGEST_NAME, flat, flat_names, group_names, path_la
 from xft_core.reporting.evidence import benchmark_titles
 
 AWKWARD = ["d2/h.jsonl", "d3/h.jsonl", "e/d3/h.jsonl", "数据.jsonl", "测试.jsonl", "a+b.jsonl", "a_b.jsonl",
-           "x/x.jsonl", "x.jsonl", "x.jsonl", "x.jsonl (1)", "demo:x.jsonl", "/x.jsonl", "s3://b/x.jsonl", "A.jsonl", "a.jsonl", "+", "", "a b", "a-b"]
+           "x/x.jsonl", "x.jsonl", "x.jsonl", "x.jsonl (1)", "demo:x.jsonl", "/x.jsonl", "s3://b/x.jsonl", "A.jsonl",
+           "a.jsonl", "+", "", "a b", "a-b"]
 
 
 def test_no_two_labels_and_no_two_names_are_the_same() -> None:

@@ -1,4 +1,4 @@
-from xft_core.quantities import duration, fixed, parameters, signed, size
+from xft_core.quantities import duration, fixed, parameters, signed, size, told_apart
 
 
 def test_units_fit_the_quantity() -> None:
@@ -12,3 +12,9 @@ def test_units_fit_the_quantity() -> None:
 def test_what_is_not_zero_does_not_read_as_zero() -> None:
     assert [fixed(value, 1) for value in (2.5, 0.04, -0.04, 0.0, 1e-17)] == ["2.5", "0.04", "-0.04", "0.0", "0.0"]
     assert [signed(value, 1) for value in (2.5, -2.5, 0.0, -0.0, 0.04)] == ["+2.5", "-2.5", "+0.0", "+0.0", "+0.04"]
+
+
+def test_two_numbers_of_which_one_is_larger_look_different() -> None:
+    assert told_apart(0.5, 0.6, 4) == ("0.5000", "0.6000")
+    assert told_apart(50.0, 50.004, 1) == ("50.000", "50.004")
+    assert told_apart(0.5, 0.5, 1) == ("0.5", "0.5")
