@@ -13,6 +13,7 @@ from tasks.inputs import check_inputs
 from tasks.publish_scores import Scores, publish_scores
 from xft_core.config import EvaluateConfig, ExperimentName, GenerateConfig, ModelConfig, Recipe, Seed
 from xft_core.recipe import parse
+from xft_core.reporting.evidence import measured_labels
 
 DEFAULTS = Recipe()
 SECTIONS = frozenset({"name", "seed", "experiment", "model", "generate", "evaluate"})
@@ -56,14 +57,15 @@ def evaluate_model(
         local = local_base_model(run)
         answered: dict[str, Any] = {}
         graded, measured = dict[str, Any](), dict[str, Any]()
-        for index, benchmark in enumerate(recipe.evaluate.benchmarks):
+        labels = measured_labels(recipe.evaluate)
+        for index, (label, benchmark) in enumerate(zip(labels.benchmarks, recipe.evaluate.benchmarks, strict=True)):
             # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
-            answered[benchmark] = stages.generate.submit(run, f"generate_{index}", local, benchmark)
-            graded[benchmark] = stages.evaluate.submit(run, f"evaluate_{index}", answered[benchmark], benchmark)
-        for index, path in enumerate(recipe.evaluate.held_out_data):
-            measured[path] = stages.nll.submit(run, f"nll_{index}", local, path)
-        for index, task in enumerate(recipe.evaluate.lm_eval_tasks):
-            measured[f"lm-eval/{task}"] = stages.lm_eval.submit(run, f"lm_eval_{index}", local, task)
+            answered[label] = stages.generate.submit(run, f"generate_{index}", local, benchmark)
+            graded[label] = stages.evaluate.submit(run, f"evaluate_{index}", answered[label], benchmark)
+        for index, (label, path) in enumerate(zip(labels.held_out_data, recipe.evaluate.held_out_data, strict=True)):
+            measured[label] = stages.nll.submit(run, f"nll_{index}", local, path)
+        for index, (label, task) in enumerate(zip(labels.lm_eval_tasks, recipe.evaluate.lm_eval_tasks, strict=True)):
+            measured[label] = stages.lm_eval.submit(run, f"lm_eval_{index}", local, task)
         scores: Scores = publish_scores.submit(run, answered, graded, measured).result()
         return scores
 

@@ -4,8 +4,9 @@ from tasks.settings import settings
 from xft_core.config import Recipe
 from xft_core.errors import CheckpointError
 from xft_core.planning.machine import Machine, store_size, this_machine
-from xft_core.planning.plan import advice, check_fits, gigabytes, make_plan
+from xft_core.planning.plan import advice, check_fits, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
+from xft_core.quantities import size
 
 
 def check_fit(recipe: Recipe, model: str) -> str | None:
@@ -34,5 +35,5 @@ def warning(recipe: Recipe, shape: Shape, machine: Machine) -> str | None:
     if largest.peak(machine) <= machine.for_models:
         return None
     return (
-        f"{largest.role} may not fit: it is expected to take {gigabytes(largest.peak(machine))} with rows of "
-        f"data.max_length tokens, this machine has {gigabytes(machine.for_models)}. {advice(recipe, shape, machine)}")
+        f"{largest.role} may not fit: it is expected to take {size(largest.peak(machine))} with rows of "
+        f"data.max_length tokens, this machine has {size(machine.for_models)}. {advice(recipe, shape, machine)}")

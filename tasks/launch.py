@@ -18,6 +18,7 @@ from typing import IO
 import xft_core
 from xft_core.errors import StageInterrupted, StageKilled, XftError
 from xft_core.out_of_memory import what_to_change
+from xft_core.quantities import size
 from xft_core.stage import StageConfig
 from xft_core.temporary import temporary_directory
 
@@ -156,7 +157,7 @@ class _Memory:
 
     def told(self) -> str:
         """Both, as sentences."""
-        peak = f"It had taken up to {self._peak * 1024 / 1e9:.2f} GB of memory."
+        peak = f"It had taken up to {size(self._peak * 1024)} of memory."
         if _kills_for_memory() > self._kills:
             return f"The kernel ended it: the memory was full. {peak}"
         return f"The usual reason is too little memory. {peak}"

@@ -1,7 +1,7 @@
 """The merged model as MLflow knows models: the model directory as it is, and beside it what MLflow asks for.
 
     merged_model/                       config.json, weights, tokenizer: ``from_pretrained`` loads the directory itself
-        README.md                       the model card
+        README.md, plots/               the model card, and its pictures
         MLmodel, input_example.json     flavors transformers and python_function, signature, input example
         requirements.txt, python_env.yaml
         components/tokenizer/           the tokenizer's files again: the transformers flavor looks for them there
@@ -29,13 +29,15 @@ REQUIREMENTS = ("transformers", "torch", "accelerate", "mlflow")
 
 
 def log_model(run: PipelineRun, model: Path, card: Path) -> bool:
-    """Show the model directory in the run's artifacts as an MLflow model, with ``card`` as its README.md.
+    """Show the model directory in the run's artifacts as an MLflow model, with ``card`` and the plots beside it.
 
     Returns False if its weights are not there, because they are larger than XFT_MLFLOW_COPY_LIMIT_MB.
     """
     with temporary_directory("mlflow") as directory:
         write_beside(directory, run, model)
         shutil.copyfile(card, directory / "README.md")
+        if (card.parent / "plots").is_dir():
+            shutil.copytree(card.parent / "plots", directory / "plots")
         client().log_artifacts(run.mlflow_run_id, str(directory), MODEL_NAME)
     # Not the manifest: it does not list the files added here, and a directory that has one is taken for what it lists.
     return log_directory(run.mlflow_run_id, model, MODEL_NAME, without=(MANIFEST,))

@@ -18,9 +18,10 @@ from xft_core.planning import text
 from xft_core.planning.estimate import Estimate, estimate
 from xft_core.planning.inputs import data_size, problem_count
 from xft_core.planning.machine import Machine, slowdown, store_size, this_machine
-from xft_core.planning.plan import DataSize, StagePlan, check_fits, count, make_plan
+from xft_core.planning.plan import DataSize, StagePlan, check_fits, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.preconditions import listed, unmet
+from xft_core.quantities import parameters
 from xft_core.recipe import load_recipe
 
 EXIT_DONE = 0
@@ -65,7 +66,7 @@ def run(options: Namespace) -> int:
     shape, machine = read_shape(path), _machine(options)
     plan = make_plan(recipe, shape, data_of(recipe, path, options), problem_count(recipe))
     times = times_of(plan, recipe, shape, options)
-    print(f"{recipe.name}: {count(shape.parameters)} parameters, {count(shape.moe_parameters(recipe.upcycle))} as a "
+    print(f"{recipe.name}: {parameters(shape.parameters)} parameters, {parameters(shape.moe_parameters(recipe.upcycle))} as a "
           f"Mixture-of-Experts of {recipe.upcycle.num_experts} experts\n")
     print(text.table(plan, times))
     print("\n" + "\n".join(text.summary(plan, machine, times)))

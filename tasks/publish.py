@@ -21,11 +21,11 @@ from tasks.run_page import show_link, show_markdown, show_table
 from tasks.stage import may_pass, stop_event
 from tasks.tracking import Logger
 from xft_core.config import Recipe
-from xft_core.reporting.evaluation import rate_text
 from xft_core.reporting.variants import read_comparison
 
 MODELS = ("base", "sft", "moe", "merged")
 FIRST = "merged/plus_pass_at_1"
+LONGEST_TAG = 5000
 
 
 class PipelineResult(BaseModel):
@@ -65,6 +65,13 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
         reused_stages=sum(item.reused for item in artifacts.values()), stages=len(artifacts))
 
 
+def shortened(text: str, rest: str = "\n\n… the rest is in report/comparison.md") -> str:
+    """As much of a text as fits in a tag, whole lines; one that is cut says so, and where the ``rest`` is."""
+    if len(text) <= LONGEST_TAG:
+        return text
+    return text[:LONGEST_TAG - len(rest)].rpartition("\n")[0] + rest
+
+
 def headline(metrics: dict[str, float]) -> dict[str, float]:
     """The report's numbers as MLflow groups them: ``merged_held_out_nll`` becomes ``merged/held_out_nll``."""
     named = {}
@@ -82,7 +89,7 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     reused = sum(item.reused for item in artifacts.values())
     tags |= {"xft.report.key": report.key, "xft.stages": str(len(artifacts)), "xft.reused_stages": str(reused)}
     tags |= {"xft.merged_model.path": str(merged.path), "xft.merged_model.digest": merged.digest,
-             "mlflow.note.content": (report.path / "comparison.md").read_text(encoding="utf-8")[:5000]}
+             "mlflow.note.content": shortened((report.path / "comparison.md").read_text(encoding="utf-8"))}
     tracking.log_summary(run_id, headline(tracking.scalars(report.metrics)), tags)
     data = artifacts["prepare"]
     tracking.log_data_set(
@@ -116,9 +123,8 @@ def _table(report: Path) -> list[dict[str, Any]]:
         shown: dict[str, Any] = {"model": row.name, "held-out NLL": _rounded(row.held_out_nll, 4)}
         for score in row.scores:
             for tests, plus in (("base", ""), ("plus", "+")) if score.extended_tests else (("base", ""),):
-                rate = score.rate(tests)
-                shown[f"{score.benchmark}{plus} pass@1 %"] = rate and rate_text(rate)
-        shown |= {measure.title: _rounded(measure.value, 4) for measure in row.measures}
+                shown[f"{score.benchmark}{plus} pass@1 %"] = score.text(tests)
+        shown |= {measure.title: _rounded(measure.value, 4) for measure in row.measures}  # no two have one title
         rows.append(shown | {"parameters": row.parameters_total, "active per token": row.parameters_active})
     return rows
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks import comparison_view, tracking
 from tasks.comparison_results import VariantResult
 from tasks.delivery import deliver_rest, insist
-from tasks.publish import headline
+from tasks.publish import headline, shortened
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory, log_text
 from tasks.run_page import show_address, show_markdown, show_table
@@ -93,12 +93,12 @@ def _to_mlflow(
     run: PipelineRun, compared: ArtifactRef, result: Variants, text: str, failures: dict[str, str],
 ) -> None:
     run_id = run.mlflow_run_id
-    tags = {"mlflow.note.content": text[:5000], "xft.compare.key": compared.key,
+    tags = {"mlflow.note.content": shortened(text), "xft.compare.key": compared.key,
             "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])}
     if best := best_group(result):
         tags["xft.best_group"] = best.name  # whose means the metrics are
     if failures:
-        tags["xft.failed"] = "\n".join(f"{name}: {reason}" for name, reason in failures.items())[:5000]
+        tags["xft.failed"] = shortened("\n".join(f"{name}: {reason}" for name, reason in failures.items()), "\n…")
     tracking.log_summary(run_id, headline(tracking.scalars(compared.metrics)), tags)
     log_text(run_id, _split(wide_rows(result)), TABLE)
     log_directory(run_id, compared.path, "report")
@@ -109,7 +109,8 @@ def _save_view(experiment_id: str, run: PipelineRun, result: Variants, run_ids: 
     fields = {
         field: all(isinstance(step[place], int | float) and not isinstance(step[place], bool) for step in steps)
         for names, steps in result.axes for place, field in enumerate(names) if len(steps) > 1}
-    metrics = list(tracking.client().get_run(run_ids[0]).data.metrics)
+    # Of all of them: the first may lack what others have.
+    metrics = list(dict.fromkeys(name for run_id in run_ids for name in tracking.client().get_run(run_id).data.metrics))
     tracking.client().set_experiment_tag(
         experiment_id, f"{comparison_view.VIEW_TAG}{comparison_view.view_key(run.mlflow_run_id)}",
         comparison_view.view(run.mlflow_run_id, fields, metrics))

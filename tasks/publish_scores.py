@@ -1,6 +1,5 @@
 """The end of an evaluation: its numbers and answers in MLflow's parent run, and a table in Prefect."""
 
-from pathlib import Path
 
 from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
@@ -11,7 +10,7 @@ from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory
 from tasks.run_page import show_link, show_table
 from tasks.stage import may_pass, stop_event
-from xft_core.reporting.evidence import benchmark_title
+from xft_core.labels import flat_names
 from xft_core.reporting.page import PAGE, Answers, write_page
 from xft_core.temporary import temporary_directory
 
@@ -26,17 +25,19 @@ def publish_scores(
 ) -> Scores:
     """Show pass@k of every benchmark, every answer with its verdict, and what else was measured.
 
-    ``answered`` and ``graded``: what the generate and the evaluate stage made, by benchmark; ``measured``: what nll and
-    lm_eval did, by data set and task. Returns the numbers.
+    ``answered`` and ``graded``: what the generate and the evaluate stage made, by the benchmark's label (see ``labels``);
+    ``measured``: what nll and lm_eval did, by that of the data set or task. Returns the numbers.
     """
+    assert not graded.keys() & measured.keys()  # labels are unique over all
     scores = {name: tracking.scalars(item.metrics) for name, item in (graded | measured).items()}
+    names = flat_names(scores)
     logger, stop = get_run_logger(), stop_event(run.flow_run_id)
     deliver_rest(run, [*answered.values(), *graded.values(), *measured.values()], stop, logger)
 
     def to_mlflow() -> None:
         with tracking.explained():
             for benchmark, numbers in scores.items():
-                label = Path(benchmark.rpartition(":")[2]).name.partition(".")[0]
+                label = names[benchmark]
                 tracking.log_summary(run.mlflow_run_id, {f"{label}/{name}": value for name, value in numbers.items()}, {})
                 if benchmark in measured:
                     log_directory(run.mlflow_run_id, measured[benchmark].path, f"measures/{label}")
@@ -56,7 +57,7 @@ def publish_scores(
 def _log_page(run: PipelineRun, answered: dict[str, ArtifactRef], graded: dict[str, ArtifactRef]) -> None:
     model = run.recipe.name
     answers = [
-        Answers(model, benchmark_title(benchmark), item.path, answered[benchmark].path) for benchmark, item in graded.items()]
+        Answers(model, benchmark, item.path, answered[benchmark].path) for benchmark, item in graded.items()]
     with temporary_directory("page") as directory:
         write_page(f"{model}: answers and verdicts", answers, directory / PAGE)
         log_directory(run.mlflow_run_id, directory, "report")

@@ -21,6 +21,7 @@ from tasks.settings import settings
 from tasks.tracking import Logger, client
 from xft_core.artifacts import locked, read_manifest
 from xft_core.fingerprint import digest_of
+from xft_core.quantities import told_apart
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -101,6 +102,8 @@ def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[s
     loss, solved = artifacts["merge"].metrics.get("held_out_nll"), graded.metrics.get("plus_pass_at_1")
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in (loss, solved)):
         return measured_by, None
+    if graded.metrics.get("infrastructure_errors"):  # a score of the other answers cannot be compared
+        return measured_by, None
     benchmark = Path(run.recipe.evaluate.benchmarks[0].rpartition(":")[2]).name
     return measured_by, Measurement(held_out_nll=loss, pass_at_1=solved, benchmark=benchmark, problems=problems)
 
@@ -167,7 +170,7 @@ def _contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
         champion = _champion(name)
         mine = _contender(client().get_model_version(name, str(number)), measured_by)
         if mine.measured is None:
-            return False, "its held-out loss or pass@1 is not a number."
+            return False, "its held-out loss or pass@1 is not a number, or some of its answers could not be graded."
         if champion is not None and int(champion.version) == number:
             return True, _standing(client().get_model_version(name, str(number)), mine.measured)
         if champion is not None and (reason := _why_not(_contender(champion, measured_by), mine)):
@@ -238,9 +241,9 @@ def _why_not(champion: _Contender, mine: _Contender) -> str | None:
     mine_solved, its_solved = mine.measured.pass_at_1, champion.measured.pass_at_1
     worse = []
     if mine_nll > its_nll:
-        worse.append(f"held-out loss {mine_nll:.4f} is worse than {its_nll:.4f} {of}")
+        worse.append("held-out loss {} is worse than {} {}".format(*told_apart(mine_nll, its_nll, 4), of))
     if mine_solved < its_solved:
-        worse.append(f"pass@1 {100 * mine_solved:.1f} % is worse than {100 * its_solved:.1f} % {of}")
+        worse.append("pass@1 {} % is worse than {} % {}".format(*told_apart(100 * mine_solved, 100 * its_solved, 1), of))
     if not worse and (mine_nll, mine_solved) == (its_nll, its_solved) and mine.version < champion.version:
         worse.append(f"as good as version {champion.version}, which is later")
     return "; ".join(worse) + "." if worse else None

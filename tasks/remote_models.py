@@ -18,7 +18,7 @@ from tasks import file_sets, remote
 from tasks.settings import S3_ADDRESS, settings
 from tasks.storage import Bucket, StoredObject, StoreUnavailable, bucket_at
 from tasks.tracking import Logger
-from xft_core import seals
+from xft_core import quantities, seals
 from xft_core.artifacts import MANIFEST, Manifest, disk_full_is_an_error, find, is_artifact_manifest, locked
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.fingerprint import MODEL_FILE_SUFFIXES, digest_of
@@ -65,7 +65,7 @@ def fetch(address: str, stop: threading.Event, logger: Logger) -> Path:
                 _receive(bucket, offer, arriving, stop)
                 arriving.rename(directory)
             size = sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
-            logger.info("Fetched %s, %.1f MB, to %s", address, size / 1e6, directory)
+            logger.info("Fetched %s, %s, to %s", address, quantities.size(size), directory)
         os.utime(directory)  # gc counts from the last use
     return directory
 

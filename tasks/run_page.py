@@ -43,8 +43,10 @@ def show_address(key: str, address: str, text: str, description: str, logger: Lo
 
 
 def show_table(key: str, rows: list[dict[str, Any]], description: str, logger: Logger) -> None:
-    """Rows as a table; every row has the same columns."""
-    _tolerate(logger, lambda: create_table_artifact(rows, key=key, description=description))
+    """Rows as a table with the columns of all rows: Prefect's page shows those of the first row alone."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    whole = [{column: row.get(column) for column in columns} for row in rows]
+    _tolerate(logger, lambda: create_table_artifact(whole, key=key, description=description))
 
 
 def show_markdown(key: str, text: str, description: str, logger: Logger) -> None:

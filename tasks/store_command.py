@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from tasks import store_admin
 from tasks.settings import settings
-
-UNITS = ("B", "kB", "MB", "GB", "TB")
+from xft_core.quantities import duration, size
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -29,9 +28,9 @@ def run(options: Namespace) -> int:
 
 def _list(options: Namespace) -> int:
     found = store_admin.remote_artifacts(store_admin.bucket_in_force()) if options.s3 else store_admin.local_artifacts()
-    rows = [(item.stage, item.key, _size(item.size), _age(item.created), item.made_by) for item in found]
+    rows = [(item.stage, item.key, size(item.size), _age(item.created), item.made_by) for item in found]
     _table(("stage", "key", "size", "age", "made by"), rows, right=(2, 3))
-    print(f"{len(found)} artifacts, {_size(sum(item.size for item in found))}, in {_where(options)}")
+    print(f"{len(found)} artifacts, {size(sum(item.size for item in found))}, in {_where(options)}")
     return 0
 
 
@@ -50,8 +49,8 @@ def _verify(options: Namespace) -> int:
 def _gc(options: Namespace) -> int:
     found = (store_admin.garbage_remote(store_admin.bucket_in_force(), options.days) if options.s3
              else store_admin.garbage_local(options.days))
-    _table(("what", "size", "why"), [(item.what, _size(item.size), item.why) for item in found], right=(1,))
-    total = _size(sum(item.size for item in found))
+    _table(("what", "size", "why"), [(item.what, size(item.size), item.why) for item in found], right=(1,))
+    total = size(sum(item.size for item in found))
     if options.yes:
         for item in found:
             item.remove()
@@ -75,16 +74,5 @@ def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tupl
         print("  ".join(cells).rstrip())
 
 
-def _size(size: float) -> str:
-    unit = 0
-    while size >= 999.5 and unit < len(UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.0f} {UNITS[unit]}" if unit == 0 or size >= 99.5 else f"{size:.1f} {UNITS[unit]}"
-
-
 def _age(created: float) -> str:
-    seconds = max(0.0, time.time() - created)
-    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return duration(max(0.0, time.time() - created))

@@ -6,7 +6,7 @@ Written: ``comparison.json``, ``comparison.md`` and ``plots/*.png``. The same re
 from xft_core.artifacts import Workspace
 from xft_core.errors import RecipeError
 from xft_core.grid import expand, field_labels, parse_grid
-from xft_core.reporting.comparison import metric_ending
+from xft_core.reporting.comparison import metric_endings
 from xft_core.reporting.variant_findings import best_group
 from xft_core.reporting.variant_markdown import variants_markdown
 from xft_core.reporting.variant_plots import draw_variants
@@ -36,11 +36,11 @@ def run(config: CompareStage, workspace: Workspace) -> dict[str, float]:
 def headline(result: Variants) -> dict[str, float]:
     """Means over seeds in the best group, named as the report stage names those of one run; spreads end in ``_spread``."""
     group = best_group(result)
-    first = next(iter(result.problems), None)
+    endings = metric_endings(result.titles)
     found: dict[str, float] = {}
     for key, value in (group.numbers if group else {}).items():
         model, name, *benchmark = key.split("/", 2)
-        metric = f"{model}_{name}" + (metric_ending(benchmark[0], first) if benchmark else "")
+        metric = f"{model}_{name}" + (endings[benchmark[0]] if benchmark else "")
         found[metric] = value.mean
         if value.spread is not None:
             found[f"{metric}_spread"] = value.spread

@@ -11,7 +11,6 @@ Verdicts are on disk problem by problem as they are found: a run that was killed
 
 import json
 import logging
-import math
 import os
 import platform
 import time
@@ -30,6 +29,8 @@ from xft_core.benchmarks.progress import Progress
 from xft_core.checked_lines import append, read_appended
 from xft_core.errors import DataError, SandboxError
 from xft_core.fingerprint import file_digest
+from xft_core.labels import group_names
+from xft_core.reporting.statistics import interval_95
 from xft_core.stages import EvaluateStage
 
 logger = logging.getLogger(__name__)
@@ -39,9 +40,10 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
     """Grade ``config.samples`` (a generate artifact, or a JSONL file with task_id and solution).
 
     Metrics: ``base_pass_at_{k}`` and ``plus_pass_at_{k}`` (fractions, 0 to 1; k = 1 always, and each asked for that
-    every problem has samples enough for), ``plus_standard_error`` (of plus_pass_at_1, over problems), ``problems``,
-    ``samples``, ``infrastructure_errors`` (samples without a verdict; they count for nothing), ``seconds``; where
-    problems are grouped (DS-1000), ``pass_at_1/{group}``. Of a benchmark that is skipped only ``skipped`` (1),
+    every problem has samples enough for), ``plus_interval_low`` and ``plus_interval_high`` (the 95% interval of
+    plus_pass_at_1, over problems: see reporting/statistics.py), ``problems``, ``samples``, ``infrastructure_errors``
+    (samples without a verdict; they count for nothing), ``seconds``; where problems are grouped (DS-1000),
+    ``pass_at_1/{group}``. Of a benchmark that is skipped only ``skipped`` (1),
     ``problems``, ``samples`` and ``seconds``.
     Raises DataError for samples that do not answer the benchmark, SandboxError when nothing can be graded here.
     """
@@ -75,8 +77,8 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
         if groups:
             results["groups"] = groups
         metrics = scores(list(verdicts.values()), config.evaluate.k)
-        for of_criterion in groups.values():
-            metrics |= {f"pass_at_1/{name.lower()}": group["pass_at_1"] for name, group in of_criterion.items()}
+        scored = {(criterion, name): group["pass_at_1"] for criterion, found in groups.items() for name, group in found.items()}
+        metrics |= {f"pass_at_1/{name}": scored[group] for group, name in group_names(scored).items()}
     (workspace.output / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
     with (workspace.output / "samples_evalplus.jsonl").open("w", encoding="utf-8") as stream:
         for problem in problems:
@@ -144,9 +146,10 @@ def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> dict[str
                     pass_at_k(len(of_problem), sum(getattr(verdict, name) == "pass" for verdict in of_problem), k)
                     for of_problem in graded])
     rates = [sum(verdict.plus == "pass" for verdict in of_problem) / len(of_problem) for of_problem in graded]
-    error = math.sqrt(_mean([(rate - _mean(rates)) ** 2 for rate in rates]) / len(rates))
+    low, high = interval_95(rates, samples - errors)
     return metrics | {
-        "plus_standard_error": error, "problems": len(verdicts), "samples": samples, "infrastructure_errors": errors}
+        "plus_interval_low": low, "plus_interval_high": high, "problems": len(verdicts), "samples": samples,
+        "infrastructure_errors": errors}
 
 
 def group_scores(

@@ -10,6 +10,7 @@ from typing import Any
 from xft_core.artifacts import MANIFEST, Manifest, read_manifest, verify
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.plain_text import parse_json
+from xft_core.quantities import size
 from xft_core.shard_index import EMBEDDINGS, HEADS, read_header, weight_files
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
@@ -28,11 +29,10 @@ def describe(directory: Path) -> str:
         raise ArtifactError(
             f"{str(directory)!r} is neither a published artifact (it has no {MANIFEST}) nor a model directory "
             "(it has no config.json).")
-    sections = []
-    if is_artifact:
-        sections += _artifact_sections(directory, read_manifest(directory))
-    if is_model:
-        sections.append(_section("model", _model_lines(directory)))
+    manifest = read_manifest(directory) if is_artifact else None
+    sections = [_section("model", _model_lines(directory))] if is_model else []
+    if manifest:
+        sections += _artifact_sections(directory, manifest)
     return "\n\n".join(sections)
 
 
@@ -51,7 +51,7 @@ def _artifact_sections(directory: Path, manifest: Manifest) -> list[str]:
         ("made from", manifest.parents),
         ("provenance", manifest.provenance),
         ("metrics", {name: _number(value) for name, value in manifest.metrics.items()}),
-        (f"files ({len(manifest.files)}, {_size(total)})", {entry.path: _size(entry.size) for entry in manifest.files}),
+        (f"files ({len(manifest.files)}, {size(total)})", {entry.path: size(entry.size) for entry in manifest.files}),
         ("versions", manifest.versions),
     ]
     return [_section(title, lines) for title, lines in sections if lines]
@@ -141,12 +141,3 @@ def _number(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-" if value is None else str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
-
-
-def _size(count: int) -> str:
-    value = float(count)
-    for unit in ("bytes", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"

@@ -97,18 +97,22 @@ def _evaluate(config: LmEvalStage, directory: Path | None) -> dict[str, Any]:
 
 
 def _task(found: dict[str, Any], name: str) -> dict[str, Any]:
-    """What is recorded of one task or group. The harness writes ``acc,none``: the metric and the filter of answers."""
+    """What is recorded of one task or group. The harness writes ``acc,none`` and ``acc_stderr,none``: the metric and the
+    filter of answers, which stands in the name unless it is none (``exact_match_flexible-extract``)."""
     metrics: Metrics = {}
+    higher_is_better = {}
     for key, value in found["results"][name].items():
         metric, _, answers = key.partition(",")
         if isinstance(value, bool) or not isinstance(value, int | float) or not answers:
             continue
-        metric = metric.replace("_stderr", "_standard_error")
-        metrics[metric if answers == "none" else f"{metric}_{answers}"] = float(value)
+        plain = metric.removesuffix("_stderr")
+        recorded = plain if answers == "none" else f"{plain}_{answers}"
+        metrics[recorded if metric == plain else f"{recorded}_standard_error"] = float(value)
+        higher_is_better[recorded] = found["higher_is_better"].get(name, {}).get(plain)
     return {
         "version": found["versions"].get(name), "examples_in_prompt": found["n-shot"].get(name),
         "questions": found["n-samples"].get(name, {}).get("effective"), "metrics": dict(sorted(metrics.items())),
-        "higher_is_better": found["higher_is_better"].get(name, {})}
+        "higher_is_better": higher_is_better}
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from xft_core.errors import OutOfMemory
+from xft_core.quantities import size
 
 # What lowers the peak of a stage without changing what it computes comes first.
 CHANGES = {
@@ -41,4 +42,4 @@ def out_of_memory_is_an_error(stage: str) -> Iterator[None]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         raise OutOfMemory(
             f"{stage}: {where} is too small{': ' + detail if detail else ''}. The process itself had taken up to "
-            f"{peak / 1e9:.1f} GB. {what_to_change(stage)} What was finished is kept.") from error
+            f"{size(peak)}. {what_to_change(stage)} What was finished is kept.") from error

@@ -7,7 +7,8 @@ merged model's card), ``plots/*.png``. The same artifacts give the same bytes: n
 import json
 
 from xft_core.artifacts import Workspace
-from xft_core.reporting.comparison import Comparison, compare, flat_title, metric_ending
+from xft_core.labels import flat_names, group_names
+from xft_core.reporting.comparison import Comparison, compare, metric_endings
 from xft_core.reporting.evidence import MODELS, Evidence
 from xft_core.reporting.findings import warnings
 from xft_core.reporting.markdown import comparison_markdown
@@ -22,15 +23,15 @@ def run(config: ReportStage, workspace: Workspace) -> dict[str, float]:
     evidence = Evidence.read(config.recipe, config.artifacts)
     comparison = compare(evidence)
     content = comparison.model_dump() | {"warnings": warnings(comparison)}
+    plots = draw_all(comparison, evidence, workspace.output / "plots")
     files = {
         "comparison.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
-        "comparison.md": comparison_markdown(comparison, evidence),
-        "README.md": model_card(comparison, evidence),
+        "comparison.md": comparison_markdown(comparison, evidence, plots),
+        "README.md": model_card(comparison, evidence, plots),
     }
     for name, text in files.items():
         (workspace.output / name).write_text(text, encoding="utf-8")
     write_page(f"{config.recipe.name}: answers and verdicts", _answers(evidence), workspace.output / PAGE)
-    draw_all(comparison, evidence, workspace.output / "plots")
     return headline(comparison)
 
 
@@ -44,30 +45,33 @@ def _answers(evidence: Evidence) -> list[Answers]:
 def headline(comparison: Comparison) -> dict[str, float]:
     """The numbers runs are compared by, flat: ``merged_plus_pass_at_1``, ``sft_held_out_nll`` and so on.
 
-    The first benchmark has the plain names; those of any other end in its title (``merged_plus_pass_at_1_mbpp``).
-    Averages over the languages of MultiPL-E: ``merged_multipl_e_pass_at_1``, and ``merged_multipl_e_paper_pass_at_1`` over
-    those of the paper's six that were graded; ``multipl_e_paper_languages`` says how many these are. Groups of problems:
-    ``merged_pass_at_1/pandas``. Other held-out data: ``merged_nll_on_other_jsonl``; lm-eval: ``merged_mmlu_acc``.
+    The first benchmark has the plain names; those of any other end in its title (``merged_plus_pass_at_1_mbpp``). The 95%
+    interval of plus_pass_at_1: ``merged_plus_interval_low`` and ``_high``; answers without a verdict, where there are any:
+    ``merged_infrastructure_errors``. Averages over the languages of MultiPL-E: ``merged_multipl_e_pass_at_1``, and
+    ``merged_multipl_e_paper_pass_at_1`` over those of the paper's six that were graded; ``multipl_e_paper_languages`` says
+    how many these are. Groups of problems: ``merged_pass_at_1/pandas``. Other held-out data:
+    ``merged_nll_on_other_jsonl``; lm-eval: ``merged_mmlu_acc``; each with ``_low`` and ``_high``.
     """
-    first = comparison.benchmarks[0]
+    endings = metric_endings(comparison.benchmarks)
+    groups = group_names((group.criterion, group.name) for row in comparison.rows for score in row.scores
+                         for group in score.groups)
     found: dict[str, float | None] = {}
     for row in comparison.rows:
         found[f"{row.model}_held_out_nll"] = row.held_out_nll
         found[f"{row.model}_parameters"] = row.parameters_total
         for score in row.scores:
-            ending = metric_ending(score.benchmark, first)
+            ending = endings[score.benchmark]
             for item in score.pass_at_k:
                 found[f"{row.model}_{item.tests}_pass_at_{item.k}{ending}"] = item.rate.value
-            rate = score.rate("plus")
-            found[f"{row.model}_plus_standard_error{ending}"] = rate.standard_error if rate else None
+            if rate := score.rate("plus"):
+                found[f"{row.model}_plus_interval_low{ending}"] = rate.low
+                found[f"{row.model}_plus_interval_high{ending}"] = rate.high
+            found[f"{row.model}_infrastructure_errors{ending}"] = score.infrastructure_errors or None
             for group in score.groups:
-                found[f"{row.model}_pass_at_1{ending}/{group.name.lower()}"] = group.rate.value
-        for measure in row.measures:
-            found[f"{row.model}_{flat_title(measure.title)}"] = measure.value
-            found[f"{row.model}_{flat_title(measure.title)}_standard_error"] = measure.standard_error
+                found[f"{row.model}_pass_at_1{ending}/{groups[group.criterion, group.name]}"] = group.rate.value
     for compared in comparison.differences:
         if (compared.model, compared.against, compared.tests) == ("merged", "sft", "plus"):
-            found[f"merged_over_sft_plus_pass_at_1{metric_ending(compared.benchmark, first)}"] = compared.pair.difference
+            found[f"merged_over_sft_plus_pass_at_1{endings[compared.benchmark]}"] = compared.pair.difference
     for average in comparison.multilingual:
         found |= {f"{model}_{average.metric}_pass_at_1": value for model, value in average.pass_at_1.items()}
         found[f"{average.metric}_languages"] = len(average.languages)
@@ -75,4 +79,17 @@ def headline(comparison: Comparison) -> dict[str, float]:
         found["uniform_held_out_nll"] = comparison.mixing.held_out_nll_uniform
         found["mixing_movement_max"] = comparison.mixing.movement_max
     found["warnings"] = len(warnings(comparison))
+    found |= _measures(comparison, {name.partition("_")[2] for name in found})
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _measures(comparison: Comparison, taken: set[str]) -> dict[str, float | None]:
+    names = flat_names(dict.fromkeys(measure.title for row in comparison.rows for measure in row.measures), taken)
+    found: dict[str, float | None] = {}
+    for row in comparison.rows:
+        for measure in row.measures:
+            name = f"{row.model}_{names[measure.title]}"
+            found[name] = measure.value
+            if measure.interval:
+                found[f"{name}_low"], found[f"{name}_high"] = measure.interval
+    return found

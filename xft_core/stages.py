@@ -1,6 +1,6 @@
 """The stages: what each is given, and what of that changes its result. What all have in common is in stage.py."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +23,14 @@ from xft_core.config import (
 )
 from xft_core.errors import DataError
 from xft_core.fingerprint import directory_digest, input_digest
+from xft_core.idle_fields import (
+    draws_samples,
+    learns,
+    measuring_precision,
+    unused_in_generate,
+    unused_in_merge,
+    unused_in_upcycle,
+)
 from xft_core.locations import find_benchmark, find_file, find_model, is_there
 from xft_core.preconditions import Preconditions, check_data, check_directory, check_model, check_sandbox, grading_versions
 from xft_core.stage import StageConfig
@@ -95,6 +103,10 @@ class UpcycleStage(StageConfig):
         """The dense model."""
         return {"model": find_model(self.model)}
 
+    def settings(self) -> dict[str, Any]:
+        """All but what no code looks at."""
+        return without(super().settings(), "upcycle", unused_in_upcycle(self.upcycle))
+
 
 class SftStage(StageConfig):
     summary = "Supervised fine-tuning of a dense model or of an upcycled one."
@@ -145,19 +157,11 @@ class MixStage(StageConfig):
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """Only the fields that play a part in the chosen method (lambda in all: uniform mixing is what each is compared
-        with)."""
+        """Only the fields that play a part in the chosen method."""
         settings = super().settings()
-        for name in PROCESS_FIELDS:
+        for name in (*PROCESS_FIELDS, *(() if learns(self.merge) else ("seed",))):
             del settings[name]
-        method = self.merge.method
-        used = {"method", "precision", "micro_batch_size", "shared_expert_weight"}
-        if method == "learned":
-            used |= {"learning_rate", "epochs", "max_steps", "batch_size", "warmup_steps"}
-        if method == "routing":
-            used |= {"calibration_rows"}
-        settings["merge"] = {name: value for name, value in settings["merge"].items() if name in used}
-        return settings
+        return without(settings, "merge", unused_in_merge(self.merge))
 
 
 class MergeStage(StageConfig):
@@ -175,6 +179,10 @@ class MergeStage(StageConfig):
         """The Mixture-of-Experts, the coefficients and, if given, the prepared data."""
         found = {"model": find_model(self.model), "coefficients": self.coefficients}
         return found | ({"data": self.data} if self.data else {})
+
+    def settings(self) -> dict[str, Any]:
+        """The precision is that of a measurement: where there is no data, there is none."""
+        return {"precision": measuring_precision(self.precision)} if self.data else {}
 
 
 class GenerateStage(StageConfig):
@@ -198,11 +206,12 @@ class GenerateStage(StageConfig):
         return {"model": find_model(self.model), "benchmark": find_benchmark(self.benchmark)}
 
     def settings(self) -> dict[str, Any]:
-        """``prompt_style`` of this stage decides; the two of the section are what the pipeline chooses from."""
+        """``prompt_style`` of this stage decides; the two of the section are what the pipeline chooses from. Greedy answers
+        are the same for every seed."""
         settings = super().settings()
-        for name in ("prompt_style", "base_prompt_style"):
-            del settings["generate"][name]
-        return settings
+        if not draws_samples(self.generate):
+            del settings["seed"]
+        return without(settings, "generate", ("prompt_style", "base_prompt_style", *unused_in_generate(self.generate)))
 
 
 class EvaluateStage(StageConfig):
@@ -227,8 +236,12 @@ class EvaluateStage(StageConfig):
     def settings(self) -> dict[str, Any]:
         """Of the section, how this benchmark is graded; and the toolchain or the environment that it is graded with: also
         that there is none."""
+        from xft_core.benchmarks.kinds import kind_of
+
         settings = super().settings()
-        settings["evaluate"] = {name: value for name, value in settings["evaluate"].items() if name in GRADING}
+        used = GRADING - kind_of(find_benchmark(self.benchmark)).unused_settings
+        settings["evaluate"] = {name: value for name, value in settings["evaluate"].items() if name in used}
+        settings["evaluate"]["k"] = sorted({1, *self.evaluate.k})  # in any order, and 1 always
         versions = grading_versions(self.benchmark, self.evaluate)
         return settings | ({"versions": versions} if versions else {})
 
@@ -252,14 +265,12 @@ class NllStage(StageConfig):
         return {"model": find_model(self.model)} | ({"data": find_file(self.data.path)} if is_file(self.data.path) else {})
 
     def settings(self) -> dict[str, Any]:
-        """A data file counts by its contents; of the section, what makes rows of it."""
-        settings = super().settings()
+        """A data file counts by its contents; of the section, what makes rows of it. A seed counts where it chooses some."""
+        settings = super().settings() | {"precision": measuring_precision(self.precision)}
         unused = ["held_out_rows", "held_out_path", "decontaminate"]
-        unused += ["path"] if is_file(self.data.path) else []
+        unused += ["path", "split"] if is_file(self.data.path) else []
         unused += ["split_seed"] if self.data.max_rows is None else []
-        for name in unused:
-            del settings["data"][name]
-        return settings
+        return without(settings, "data", unused)
 
 
 class LmEvalStage(StageConfig):
@@ -298,13 +309,13 @@ class LmEvalStage(StageConfig):
 
     def settings(self) -> dict[str, Any]:
         """Also the harness's version. Raises DataError when it is not installed."""
-        return super().settings() | {"lm_eval": lm_eval_version()}
+        return super().settings() | {"precision": measuring_precision(self.precision), "lm_eval": lm_eval_version()}
 
 
 class ReportStage(StageConfig):
     summary = "Comparison table, plots, model card and a page of all answers, from what the other stages left."
 
-    stage, version, implementation = "report", 2, "xft_core.report"
+    stage, version, implementation = "report", 3, "xft_core.report"
     path_fields = frozenset({"artifacts"})
 
     artifacts: dict[str, Path] = Field(description="Published stages by role, for example sft_moe, evaluate_merged_0.")
@@ -315,20 +326,14 @@ class ReportStage(StageConfig):
         return dict(self.artifacts)
 
     def settings(self) -> dict[str, Any]:
-        """All but what no report tells: where the model is registered, whether the machine was asked for its size, and how
-        many processes trained."""
-        settings = super().settings()
-        for name in ("registry", "check_fit"):
-            del settings["recipe"][name]
-        for name in PROCESS_FIELDS:
-            del settings["recipe"]["sft"][name]
-        return settings
+        """All but what no report tells."""
+        return without_untold(super().settings())
 
 
 class CompareStage(StageConfig):
     summary = "Variants of a recipe side by side, from their reports alone."
 
-    stage, version, implementation = "compare", 1, "xft_core.compare"
+    stage, version, implementation = "compare", 2, "xft_core.compare"
     path_fields = frozenset({"reports"})
 
     recipe: Recipe = Field(description="The recipe that all variants start from.")
@@ -341,12 +346,7 @@ class CompareStage(StageConfig):
 
     def settings(self) -> dict[str, Any]:
         """All but what no report tells."""
-        settings = super().settings()
-        for name in ("experiment", "registry", "check_fit"):
-            del settings["recipe"][name]
-        for name in PROCESS_FIELDS:
-            del settings["recipe"]["sft"][name]
-        return settings
+        return without_untold(super().settings())
 
 
 class ImportReferenceStage(StageConfig):
@@ -370,6 +370,19 @@ STAGES: dict[str, type[StageConfig]] = {
         PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, NllStage, LmEvalStage,
         ReportStage, CompareStage)
 }
+
+
+def without(settings: dict[str, Any], section: str, fields: Iterable[str]) -> dict[str, Any]:
+    """``settings`` without some fields of a section."""
+    left_out = set(fields)
+    return settings | {section: {name: value for name, value in settings[section].items() if name not in left_out}}
+
+
+def without_untold(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a report without what none tells of its recipe: MLflow's experiment, where the model is registered,
+    whether the machine was asked for its size, and how many processes trained."""
+    settings = without(settings, "recipe", ("experiment", "registry", "check_fit"))
+    return settings | {"recipe": without(settings["recipe"], "sft", PROCESS_FIELDS)}
 
 
 def is_file(name: str) -> bool:

@@ -14,6 +14,7 @@ from xft_core.checkpoint import CheckpointReader, TensorPlan, write_checkpoint
 from xft_core.config import UpcycleConfig
 from xft_core.errors import CheckpointError
 from xft_core.families import Family, family_of
+from xft_core.idle_fields import unused_in_upcycle
 from xft_core.locations import find_model
 from xft_core.models import (
     check_tensors,
@@ -35,7 +36,9 @@ LARGEST_ROUNDING = 1e-3  # of the largest logit; deep models in fp32 stay below 
 
 def run(config: UpcycleStage, workspace: Workspace) -> dict[str, Any]:
     """The upcycle stage. Metrics: parameters of the dense model, of the MoE, and active per token."""
-    return upcycle(find_model(config.model), workspace.output, config.upcycle, config.seed)
+    # The key leaves out what no code looks at, so it must not be in the artifact either.
+    unused = {name: UpcycleConfig.model_fields[name].default for name in unused_in_upcycle(config.upcycle)}
+    return upcycle(find_model(config.model), workspace.output, config.upcycle.model_copy(update=unused), config.seed)
 
 
 def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> dict[str, Any]:

@@ -21,20 +21,20 @@ def test_a_model_is_evaluated_and_recorded(tmp_path: Path) -> None:
     scores = evaluate_model(
         experiment="evaluation", generate=GenerateConfig(max_new_tokens=4, precision="fp32"),
         evaluate=EvaluateConfig(max_problems=1, sandbox="unsafe", held_out_data=[str(other)]))
-    assert scores["demo:benchmark.jsonl"]["problems"] == 1
-    assert scores[str(other)]["rows"] == 3
+    assert scores["demo benchmark"]["problems"] == 1
+    assert scores["NLL on other.jsonl"]["rows"] == 3
     experiment = client().get_experiment_by_name("evaluation")
     assert experiment is not None
     runs = client().search_runs([experiment.experiment_id], "tags.`xft.kind` = 'evaluate'")
     assert [run.info.run_name for run in runs] == ["evaluate-demo-model"]
     assert runs[0].info.status == "FINISHED"
-    assert 0 <= runs[0].data.metrics["benchmark/plus_pass_at_1"] <= 1
-    assert runs[0].data.metrics["other/nll"] == scores[str(other)]["nll"] > 0
-    assert runs[0].data.metrics["other/nll_standard_error"] > 0
+    assert 0 <= runs[0].data.metrics["demo_benchmark/plus_pass_at_1"] <= 1
+    assert runs[0].data.metrics["nll_on_other_jsonl/nll"] == scores["NLL on other.jsonl"]["nll"] > 0
+    assert runs[0].data.metrics["nll_on_other_jsonl/nll_standard_error"] > 0
     assert "upcycle.num_experts" not in runs[0].data.params
-    names = {item.path for name in ("report", "samples/benchmark", "verdicts/benchmark")
+    names = {item.path for name in ("report", "samples/demo_benchmark", "verdicts/demo_benchmark")
              for item in client().list_artifacts(runs[0].info.run_id, name)}
-    assert {"report/problems.html", "samples/benchmark/samples.jsonl", "verdicts/benchmark/results.json"} <= names
+    assert {"report/problems.html", "samples/demo_benchmark/samples.jsonl", "verdicts/demo_benchmark/results.json"} <= names
 
 
 @pytest.mark.usefixtures("prefect_api")

@@ -78,7 +78,7 @@ def test_a_mistake_is_raised_with_the_stages_own_words(config: UpcycleStage) -> 
     ("import sys; print('error: memory is short\\nlower it', file=sys.stderr); sys.exit(75)", StageInterrupted,
      "memory is short\nlower it"),
     ("import os, signal, time; x = bytearray(300_000_000); time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)", StageKilled,
-     r"SIGKILL\). The usual reason is too little memory. It had taken up to 0.3\d GB.*To need less, lower upcycle.num_experts"),
+     r"SIGKILL\).* It had .* to 3\d\d\.\d MB.*To need less, lower upcycle.num_experts"),
     ("import sys; print('error: process 1 of 2 was killed', file=sys.stderr); sys.exit(137)", StageKilled, "process 1 of 2"),
     ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", StageInterrupted, "SIGSEGV"),
     ("raise ValueError('broken')", StageFault, r"exit status 1\): ValueError: broken"),
@@ -184,9 +184,9 @@ while True:
     taken.append(bytearray(b"x") * 10_000_000)
     time.sleep(0.05)
 """)
-    with pytest.raises(StageKilled, match=r"The kernel ended it: the memory was full. It had taken up to 0\.\d\d GB") as caught:
+    with pytest.raises(StageKilled, match=r"The kernel ended it: the memory was full.* to [1-9]\d*\.\d [MG]B") as caught:
         run(config)
-    assert "0.00 GB" not in str(caught.value)
+    assert " 0." not in str(caught.value)
 
 
 TOO_MUCH = """

@@ -50,7 +50,7 @@ def artifact(root: Path, stage: str, role: str, files: dict[str, Path | str], **
 
 def made(
     root: Path, model: str = "a", nll: float = 0.5, solved: float = 0.5, held_out: str = "rows", benchmark: str = "b" * 64,
-    problems: int = 80,
+    problems: int = 80, infrastructure_errors: int = 0,
 ) -> dict[str, ArtifactRef]:
     """The artifacts of a run that the registry looks at; ``model`` tells two models apart."""
     files: dict[str, Path | str] = {path.name: path for path in (DEMO_DIR / "model").iterdir()}
@@ -60,7 +60,7 @@ def made(
         "merge": artifact(root, "merge", "merge", files | {"router.txt": model}, metrics={"held_out_nll": nll}),
         "evaluate_merged_0": artifact(
             root, "evaluate", "evaluate_merged_0", {"results.json": "{}"}, parents={"benchmark": benchmark},
-            metrics={"plus_pass_at_1": solved, "problems": problems}),
+            metrics={"plus_pass_at_1": solved, "problems": problems, "infrastructure_errors": infrastructure_errors}),
     }
 
 
@@ -93,6 +93,8 @@ def test_a_registered_model_generates_text(
     import mlflow
 
     artifacts = made(tmp_path)
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "loss.png").write_bytes(b"a picture")
     assert log_model(named, artifacts["merge"].path, card)
     found = register(named, artifacts)
     assert (found.version, found.champion) == (1, True)
@@ -100,6 +102,7 @@ def test_a_registered_model_generates_text(
     directory = Path(mlflow.artifacts.download_artifacts(f"models:/{named.recipe.name}@champion", dst_path=str(tmp_path)))
     assert generates(directory)
     assert (directory / "README.md").read_text() == CARD
+    assert (directory / "plots" / "loss.png").read_bytes() == b"a picture"
     pipeline = mlflow.transformers.load_model(f"models:/{named.recipe.name}@champion")
     assert len(pipeline("def add(a, b):", max_new_tokens=4)[0]["generated_text"]) > len("def add(a, b):")
     model = mlflow.pyfunc.load_model(f"models:/{named.recipe.name}@champion")
@@ -154,6 +157,8 @@ def test_the_same_model_again_is_one_version_but_looked_at_again(named: Pipeline
     ({"nll": 0.1, "solved": 0.9, "benchmark": "c" * 64}, False, "cannot be compared with version 1"),
     ({"nll": 0.1, "solved": 0.9, "problems": 10}, False, "cannot be compared with version 1"),
     ({"nll": float("nan"), "solved": 0.9}, False, "is not a number"),
+    ({"nll": 0.1, "solved": 0.9, "infrastructure_errors": 1}, False, "some of its answers could not be graded"),
+    ({"nll": 0.500001, "solved": 0.9}, False, "held-out loss 0.500001 is worse than 0.500000 of version 1."),
 ])
 def test_the_alias_moves_only_to_what_is_comparable_and_not_worse(
     named: PipelineRun, tmp_path: Path, request: pytest.FixtureRequest, changes: dict[str, Any], moves: bool, why: str,

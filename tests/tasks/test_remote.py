@@ -330,7 +330,7 @@ def test_list_verify_and_clean(
     run_records.note(run, f"merge/{used.name}")
     status, text = store_says(capsys, "ls", *where)
     assert status == 0
-    assert "merge  0123456789abcdef0123456789abcdef  70.0 kB" in text and "2 artifacts, 140 kB" in text
+    assert "merge  0123456789abcdef0123456789abcdef  70.0 kB" in text and "2 artifacts, 140.0 kB" in text
     assert store_says(capsys, "verify", *where)[0] == 0
 
     def names() -> set[str]:

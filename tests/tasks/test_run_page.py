@@ -64,3 +64,10 @@ def test_the_lines_of_all_stages_that_count_are_understood(
     assert [run_page.percent(line) for line in lines] == [25, 100, 25]
     for other in ("prepare: 2200 rows read, 54 dropped", "sft: held-out loss 6.6 before", "merge: done in 1.0 s", "1/2"):
         assert run_page.percent(other) is None
+
+
+def test_a_table_has_the_columns_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[list[dict[str, object]]] = []
+    monkeypatch.setattr("tasks.run_page.create_table_artifact", lambda rows, **_: shown.append(rows))
+    show_table("scores", [{"model": "base"}, {"model": "merged", "pass@1 %": "50.0"}], "models", logger)
+    assert shown == [[{"model": "base", "pass@1 %": None}, {"model": "merged", "pass@1 %": "50.0"}]]

@@ -12,8 +12,10 @@ from xft_core.artifacts import verify
 from xft_core.config import Recipe
 from xft_core.errors import ArtifactError, RecipeError
 from xft_core.grid import Variant, expand
+from xft_core.reporting import variant_plots
 from xft_core.reporting.comparison import Comparison
-from xft_core.reporting.variants import interval_factor
+from xft_core.reporting.statistics import interval_95
+from xft_core.reporting.variants import Run, interval_factor
 from xft_core.stage import StageResult, run_stage
 from xft_core.stages import CompareStage
 
@@ -29,18 +31,20 @@ def numbers(variant: Variant) -> tuple[float, float]:
 
 
 def write_report(directory: Path, variant: Variant, solved: float, nll: float, benchmarks: tuple[str, ...] = ("HumanEval",),
-                 with_sft: bool = True) -> Path:
-    def pass_at_1(tests: str, solved: float, error: float) -> dict[str, Any]:
-        rate = {"value": solved / 40, "standard_error": error, "low": solved / 40 - 0.1, "high": solved / 40 + 0.1}
+                 with_sft: bool = True, not_graded: int = 0, held_out: str | None = "rows", problems: int = 40) -> Path:
+    def pass_at_1(tests: str, solved: float) -> dict[str, Any]:
+        low, high = interval_95([1.0] * int(solved) + [0.0] * (problems - int(solved)), problems)
+        rate = {"value": solved / problems, "low": low, "high": high}
         return {"tests": tests, "k": 1, "rate": rate}
 
     def row(model: str, solved: float, nll: float) -> dict[str, Any]:
         return {
             "model": model, "name": model, "held_out_nll": nll, "parameters_total": 100, "parameters_active": 100,
             "measures": [], "scores": [{
-                "benchmark": benchmark, "language": None, "extended_tests": True, "problems": 40, "samples": 40,
-                "pass_at_k": [pass_at_1("base", solved + 1, 0.07), pass_at_1("plus", solved, 0.08)], "groups": [],
-                "truncated": 0, "infrastructure_errors": 0} for benchmark in benchmarks]}
+                "benchmark": benchmark, "language": None, "extended_tests": True, "problems": problems,
+                "samples": problems,
+                "pass_at_k": [pass_at_1("base", solved + 1), pass_at_1("plus", solved)], "groups": [],
+                "truncated": 0, "infrastructure_errors": not_graded} for benchmark in benchmarks]}
 
     seed = variant.recipe.seed
     rows = [row("base", 8, 0.9), *([row("sft", 18 + seed, 0.552)] if with_sft else []), row("moe", solved + 1, nll - 0.001),
@@ -48,7 +52,7 @@ def write_report(directory: Path, variant: Variant, solved: float, nll: float, b
     comparison = Comparison.model_validate({
         "recipe": "demo", "seed": seed, "benchmarks": list(benchmarks), "skipped": {}, "rows": rows, "multilingual": [],
         "differences": [], "training_compute_ratio": None, "mixing": None, "routing": [], "went_wrong": {}, "data": {},
-        "decontamination": None})
+        "held_out": held_out, "decontamination": None})
     directory.mkdir(parents=True)
     content = comparison.model_dump() | {"warnings": ["none of the stage's business"]}
     (directory / "comparison.json").write_text(json.dumps(content), encoding="utf-8")
@@ -97,12 +101,12 @@ def test_it_says_what_may_be_claimed_and_what_not(tmp_path: Path) -> None:
     text = text_of(compared(tmp_path)[1])
     assert "HumanEval+, merged model: best with experts=8 active=3 norm=xft (61.3 ± 1.8 %)" in text
     # Where normalization plays a part, each of the four pairs differs by the same amount.
-    assert "norm=none against norm=xft, all else equal: held-out loss 0.0040 nats higher (95 % interval" in text
-    assert "over 4 pairs of runs), the same way in 4 of 4." in text
+    assert ("norm=none against norm=xft, all else equal: held-out loss 0.0040 nats higher (exactly so in each of 4 pairs of "
+            "runs)") in text
     assert "with two experts the only routed one has s = 1" in text
     assert "is not tuned (experts=2 active=2 norm=xft, experts=2 active=2 norm=none)" in text
     assert "2 seeds for each variant" in text
-    assert "HumanEval has 40 problems: the standard error of one pass@1 over them is about 8.0 points" in text
+    assert "HumanEval has 40 problems: the 95 % interval of one pass@1 over them is about 29.4 points wide" in text
     assert "The best of 6 variants is found by looking" in text
 
 
@@ -168,3 +172,80 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
 
 def test_intervals_are_students() -> None:
     assert [interval_factor(count) for count in (2, 3, 5, 31, 99)] == [12.706, 4.303, 2.776, 2.042, 2.042]
+
+
+def test_nothing_solved_has_the_interval_that_single_reports_have(tmp_path: Path) -> None:
+    _, output = compared(tmp_path, ["upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3]]"], lambda _: (0, 0.5))
+    runs = text_of(output).split("## Every run")[1]
+    assert runs.count("| 0.0 [0.0, 8.8]") == 2 and "±" not in runs  # Wilson, 0 of 40
+
+
+def test_the_base_model_is_one_measurement_for_all_seeds(tmp_path: Path) -> None:
+    _, output = compared(tmp_path, ["seed=[0,1]"])
+    base = json.loads((output / "comparison.json").read_text())["groups"][0]["numbers"]["base/plus_pass_at_1/HumanEval"]
+    assert base == {"mean": 0.2, "spread": None, "values": [0.2]}
+    assert "20.0 ± 0.0" not in text_of(output)
+
+
+def test_an_answer_without_a_verdict_stands_beside_the_number(tmp_path: Path) -> None:
+    text = text_of(compared(tmp_path, ["seed=[0,1]"], not_graded=3)[1])
+    assert "| 60.0 [44.6, 73.7] (3 not graded)" in text.split("## Every run")[1]
+    assert "61.3 ± 1.8 (6 not graded)" in text.split("## All models")[0] and "20.0 (3 not graded)" in text
+    assert "seed=0: answers without a verdict, which have no part in the numbers: 3 of base on HumanEval, 3 of sft" in text
+
+
+def test_numbers_of_other_problems_and_other_rows_are_not_put_together(tmp_path: Path) -> None:
+    recipe, grid = Recipe(name="demo"), ["evaluate.max_problems=[20,40]"]
+    variants = expand(recipe, grid)
+    reports = {variant.name: write_report(tmp_path / f"{index}", variant, 10, 0.5, problems=size, held_out=f"rows {index}")
+               for index, (variant, size) in enumerate(zip(variants, (20, 40), strict=True))}
+    config = CompareStage(output=tmp_path / "out", recipe=recipe, grid=grid, reports=reports)
+    metrics = run_stage(config).manifest.metrics
+    content = json.loads((config.output / "comparison.json").read_text())
+    assert content["problems"] == {"HumanEval (20 problems)": 20, "HumanEval (40 problems)": 40}
+    assert [effect["number"] for effect in content["effects"]] == ["merged/held_out_nll"]
+    text = text_of(config.output)
+    assert "Not all variants answered the same number of problems" in text and "different held-out rows" in text
+    assert metrics["merged_plus_pass_at_1"] == 0.5
+
+
+def test_a_number_that_one_seed_lacks_is_the_mean_of_the_others_and_says_so(tmp_path: Path) -> None:
+    recipe, grid = Recipe(name="demo"), ["seed=[0,1,2]"]
+    reports = {variant.name: write_report(tmp_path / f"{index}", variant, 10 + index, 0.5,
+                                          benchmarks=("HumanEval", "MBPP") if index else ("HumanEval",))
+               for index, variant in enumerate(expand(recipe, grid))}
+    config = CompareStage(output=tmp_path / "out", recipe=recipe, grid=grid, reports=reports)
+    assert run_stage(config).manifest.metrics["merged_plus_pass_at_1_mbpp"] == pytest.approx(11.5 / 40)
+    assert "merged/plus_pass_at_1/MBPP (2)" in text_of(config.output)
+
+
+def test_all_that_share_the_best_place_are_named(tmp_path: Path) -> None:
+    grid = ["merge.shared_expert_weight=[0.5,0.6,0.7]"]
+    _, output = compared(tmp_path, grid, lambda variant: (12 if variant.recipe.merge.shared_expert_weight == 0.7 else 20, 0.5))
+    assert ("HumanEval+, merged model: best with lambda=0.5 (50.0 %) and lambda=0.6 (50.0 %), worst with lambda=0.7 (30.0 %)."
+            in text_of(output))
+
+
+def test_a_difference_that_is_not_zero_does_not_read_as_zero(tmp_path: Path) -> None:
+    _, output = compared(
+        tmp_path, ["upcycle.normalization=[xft,none]"],
+        lambda variant: (20, 0.5 + 2e-6 * (variant.recipe.upcycle.normalization == "none")))
+    assert "held-out loss 2e-06 nats higher" in text_of(output) and "0.0000 nats" not in text_of(output)
+
+
+def test_a_mean_over_other_settings_is_one_over_the_same_at_every_step() -> None:
+    def run(norm: str, weight: float, loss: float) -> Run:
+        settings = {"norm": norm, "lambda": weight}
+        return Run(name="", group="", seed=0, settings=settings, numbers={"merged/held_out_nll": loss}, intervals={},
+                   not_graded={}, held_out=None)
+
+    runs = [run("xft", 0.1, 1.0), run("xft", 0.2, 2.0), run("none", 0.2, 2.0)]
+    numbers = variant_plots.numbers_by_step(runs, "merged/held_out_nll", ["norm"], ["lambda", "seed"], [["xft"], ["none"]])
+    assert variant_plots.common_to_all(numbers) == {"[0.2, 0]"}
+
+
+@pytest.mark.filterwarnings("error")
+def test_any_name_can_be_drawn(tmp_path: Path) -> None:
+    names = ("数据", "测试", r"a$\broken$", "x_1^{")
+    _, output = compared(tmp_path, ["seed=[0,1]"], benchmarks=names)
+    assert (output / "plots" / "overview.png").is_file()

@@ -24,6 +24,7 @@ from xft_core.checked_lines import append, read_appended
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError, XftError
 from xft_core.evaluate import pass_at_k, scores
+from xft_core.reporting.statistics import interval_95
 from xft_core.sandbox import ENVIRONMENT, open_sandbox
 from xft_core.stage import run_stage
 from xft_core.stages import EvaluateStage
@@ -76,9 +77,11 @@ def test_verdicts_pass_at_k_and_files(tmp_path: Path) -> None:
     assert list(verdicts.items()) == [
         ("Own/a", [("fail", "fail")] * 3), ("Own/b", [("pass", "pass"), ("pass", "fail"), ("pass", "pass")])]
     assert metrics.pop("seconds") > 0
+    interval = interval_95([0, 2 / 3], 6)
     assert metrics == pytest.approx({
         "base_pass_at_1": 1 / 2, "plus_pass_at_1": 1 / 3, "base_pass_at_2": 1 / 2, "plus_pass_at_2": 1 / 2,
-        "plus_standard_error": (1 / 3) / 2 ** 0.5, "problems": 2, "samples": 6, "infrastructure_errors": 0})
+        "plus_interval_low": interval[0], "plus_interval_high": interval[1], "problems": 2,
+        "samples": 6, "infrastructure_errors": 0})
     exported = [json.loads(line) for line in (tmp_path / "out" / "samples_evalplus.jsonl").read_text().splitlines()]
     assert exported == [{"task_id": name, "solution": text} for name, text in sorted(samples, key=lambda item: item[0])]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -200,7 +203,7 @@ def test_humaneval_plus_canonical_and_broken(tmp_path: Path) -> None:
     assert results["release"] == "HumanEval+ v0.1.10"
     assert results["problems"][0]["samples"][1]["detail"] == (
         "base: has_close_elements([1.0, 2.0, 3.9, 4.0, 5.0, 2.2], 0.3): returned None; expected True")
-    assert metrics["plus_pass_at_1"] == 0.5 and metrics["plus_standard_error"] == 0
+    assert metrics["plus_pass_at_1"] == 0.5
 
 
 @needs_sandbox
@@ -285,9 +288,10 @@ def test_pass_at_k_is_the_share_of_draws_with_a_pass() -> None:
             assert pass_at_k(4, passed, k) == pytest.approx(sum(map(any, draws)) / len(draws))
 
 
-def test_the_standard_error_of_one_sample_a_problem_is_the_binomial_one() -> None:
-    passed, failed = [Verdict("pass", "pass")], [Verdict("pass", "fail")]
-    assert scores([passed] * 3 + [failed] * 7, [1])["plus_standard_error"] == pytest.approx((0.3 * 0.7 / 10) ** 0.5)
+def test_the_interval_is_the_one_that_reports_have_also_where_nothing_is_solved() -> None:
+    failed = [Verdict("pass", "fail")]
+    metrics = scores([failed] * 10, [1])
+    assert metrics["plus_interval_low"] == 0 and metrics["plus_interval_high"] == pytest.approx(0.2775, abs=1e-4)  # Wilson
 
 
 def test_killing_the_runner_leaves_no_process(tmp_path: Path) -> None:

@@ -132,3 +132,13 @@ def test_what_is_neither(tmp_path: Path) -> None:
         describe(tmp_path)
     with pytest.raises(ArtifactError, match="There is no directory"):
         describe(tmp_path / "nowhere")
+
+
+def test_what_it_is_comes_first(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "merged")
+    workspace.prepare()
+    make_model(workspace.output)
+    publish(workspace, tmp_path / "merged", stage="merge", stage_version=1, key="k", parents={}, config={}, metrics={},
+            provenance={}, seconds=1.0)
+    titles = [line for line in describe(tmp_path / "merged").splitlines() if line and not line.startswith(" ")]
+    assert titles[:2] == ["model", "artifact"]

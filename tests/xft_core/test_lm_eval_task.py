@@ -9,6 +9,7 @@ import pytest
 
 from xft_core.config import UpcycleConfig
 from xft_core.errors import DataError
+from xft_core.lm_eval_task import _task
 from xft_core.stage import run_stage
 from xft_core.stages import LmEvalStage, UpcycleStage
 
@@ -85,3 +86,13 @@ def test_nothing_else_imports_the_harness() -> None:
     code = "import sys, xft_core.evaluate, xft_core.report, flows.evaluate_model; print('lm_eval' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_standard_error_of_a_filtered_metric_belongs_to_it() -> None:
+    found = {
+        "results": {"gsm8k": {"exact_match,strict-match": 0.5, "exact_match_stderr,strict-match": 0.1, "alias": "gsm8k"}},
+        "versions": {}, "n-shot": {}, "n-samples": {"gsm8k": {"effective": 9}},
+        "higher_is_better": {"gsm8k": {"exact_match": True}}}
+    task = _task(found, "gsm8k")
+    assert task["metrics"] == {"exact_match_strict-match": 0.5, "exact_match_strict-match_standard_error": 0.1}
+    assert task["higher_is_better"] == {"exact_match_strict-match": True}

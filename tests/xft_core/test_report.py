@@ -4,6 +4,7 @@ import ast
 import json
 import math
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,7 +108,7 @@ def make_artifacts(
         plans[f"evaluate_{model}_0"] = {
             "metrics": {
                 "base_pass_at_1": (count + 1) / PROBLEMS, "plus_pass_at_1": plus,
-                "plus_standard_error": math.sqrt(plus * (1 - plus) / PROBLEMS), "problems": PROBLEMS,
+                "problems": PROBLEMS,
                 "samples": PROBLEMS, "infrastructure_errors": infrastructure_errors},
             "files": {"results.json": results_of(model, count)}}
     return {
@@ -268,12 +269,92 @@ def test_groups_of_problems_and_other_measures_are_shown(tmp_path: Path) -> None
     assert [line.split("|")[1].strip() for line in by_library.splitlines() if line.startswith("| ")][2:] == [
         "Numpy (30)", "Pandas (10)"]
     assert "80.0 [" in by_library and "by perturbation" in text  # the base model solves 8 of the first 10
-    assert "| NLL on other.jsonl ↓" in text and "0.5300 ± 0.0125" in text
-    assert "| mmlu acc ↑" in text and "0.2500 ± 0.0500" in text
+    assert "| NLL on other.jsonl ↓" in text and "0.5300 [0.5055, 0.5545]" in text
+    assert "| mmlu acc ↑" in text and "0.2500 [0.1520, 0.3480]" in text
     metrics = result.manifest.metrics
     assert metrics["base_pass_at_1/pandas"] == 0.8 and metrics["merged_pass_at_1/numpy"] == pytest.approx(1 / 3)
-    assert metrics["merged_nll_on_other_jsonl"] == 0.53 and metrics["merged_nll_on_other_jsonl_standard_error"] == 0.0125
+    assert metrics["merged_nll_on_other_jsonl"] == 0.53
+    assert metrics["merged_nll_on_other_jsonl_low"] == pytest.approx(0.5055, abs=1e-4)
     assert metrics["sft_mmlu_acc"] == 0.25
+
+
+NAMES = ["d2/h.jsonl", "d3/h.jsonl", "数据.jsonl", "测试.jsonl", "a+b.jsonl", "a_b.jsonl", "x.jsonl",
+         "d2/x.jsonl", "d2/x.jsonl"]
+
+
+def test_every_file_and_benchmark_has_a_row_and_a_metric_whatever_it_is_called(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path)
+    benchmarks = [*NAMES, "mbpp", "elsewhere/MbppPlus-v0.2.0.jsonl", "mbpp+.jsonl", "my-bench.jsonl", "my bench.jsonl",
+                  "++.jsonl"]
+    artifacts |= {f"evaluate_merged_{index}": artifacts["evaluate_merged_0"] for index in range(len(benchmarks))}
+    for index in range(len(NAMES)):
+        artifacts[f"nll_merged_{index}"] = make_artifact(tmp_path / f"nll{index}", "nll", {"nll": 1.0 + index})
+    tasks = {part: {"metrics": {"acc": 0.5}, "higher_is_better": {"acc": True}} for part in ("first", "second")}
+    for index, found in enumerate((tasks, {"first": tasks["first"]})):
+        artifacts[f"lm_eval_merged_{index}"] = make_artifact(
+            tmp_path / f"task{index}", "lm_eval", {}, {"results.json": {"tasks": found}})
+    result, output = report(tmp_path, artifacts, evaluate={
+        "benchmarks": benchmarks, "held_out_data": NAMES, "lm_eval_tasks": ["group", "first"]})
+    lines = (output / "comparison.md").read_text(encoding="utf-8").splitlines()
+    labels = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
+    rows = labels[2:labels.index("parameters")]
+    assert len(rows) == len(set(rows)) == 1 + 2 * len(benchmarks) + len(NAMES) + 3
+    assert {"NLL on d2/h.jsonl ↓", "NLL on 数据.jsonl ↓", "d3/h pass@1 % ↑", "first/first acc ↑", "second acc ↑"} <= set(rows)
+    metrics = result.manifest.metrics
+    assert sorted(value for name, value in metrics.items() if "nll_on" in name) == [1.0 + index for index in range(len(NAMES))]
+    assert len([name for name in metrics if name.startswith("merged_plus_pass_at_1")]) == len(benchmarks)
+    assert len([name for name in metrics if name.endswith("_acc") or "_acc_" in name]) == 3
+    assert metrics["merged_nll_on_数据_jsonl"] == 3.0 and metrics["merged_nll_on_d2_h_jsonl"] == 1.0
+    assert all(re.fullmatch(r"[/\w.\- :]{1,250}", name) for name in metrics)  # what MLflow takes
+    page = (output / "problems.html").read_text(encoding="utf-8")
+    assert len(json.loads(page.split('id="data">')[1].split("</script>")[0])["benchmarks"]) == len(benchmarks)
+
+
+def test_an_answer_without_a_verdict_stands_beside_the_number(tmp_path: Path) -> None:
+    result, output = report(tmp_path, make_artifacts(tmp_path, infrastructure_errors=2))
+    for name in ("comparison.md", "README.md"):
+        assert "| 50.0 [35.2, 64.8] (2 not graded) |" in (output / name).read_text(encoding="utf-8")
+    assert result.manifest.metrics["merged_infrastructure_errors"] == 2
+
+
+def test_rows_of_the_data_add_up(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path, without=("prepare",))
+    counts = {"rows_read": 2200, "dropped_contaminated": 126, "dropped_by_a_later_version": 4, "train_rows": 1500,
+              "held_out_rows": 200, "train_tokens": 9}
+    artifacts["prepare"] = make_artifact(tmp_path / "prepare", "prepare", counts)
+
+    def table(name: str, **data: Any) -> list[list[str]]:
+        _, output = report(tmp_path, artifacts, name, data=data)
+        section = (output / "comparison.md").read_text().split("## Data")[1].split("\n\n")[1]
+        return [[cell.strip() for cell in line.strip("| ").split("|")] for line in section.splitlines()[2:]]
+
+    rows = table("limited", max_rows=1700)
+    assert ["not used: more than data.max_rows (1,700)", "370"] in rows and ["dropped: by a later version", "4"] in rows
+    parts = [int(count.replace(",", "")) for what, count in rows[1:rows.index(["together, the rows read", "2,200"])]]
+    assert sum(parts) == 2200
+    assert ["not accounted for", "370"] in table("all")
+
+
+def test_card_and_report_show_the_curves_and_all_that_was_chosen(tmp_path: Path) -> None:
+    _, output = report(tmp_path, make_artifacts(tmp_path), evaluate={
+        "benchmarks": ["/home/someone/humaneval.jsonl"], "held_out_data": ["/home/someone/h.jsonl"],
+        "lm_eval_directory": "/home/someone/tasks"}, generate={"temperature": 0.7})
+    for name in ("comparison.md", "README.md"):
+        text = (output / name).read_text(encoding="utf-8")
+        shown = re.findall(r"\(plots/(\w+\.png)\)", text)
+        assert "loss.png" in shown and all((output / "plots" / plot).is_file() for plot in shown)
+    card = (output / "README.md").read_text(encoding="utf-8")
+    choices = [line.split("`")[1] for line in card.splitlines() if line.startswith("| `")]
+    wanted = {"generate.temperature", "evaluate.min_time_limit", "evaluate.held_out_data", "baseline.enabled", "sft.epochs"}
+    assert wanted <= set(choices)
+    assert "someone" not in card
+
+
+def test_equal_and_nearly_equal_losses_are_told_apart(tmp_path: Path) -> None:
+    held_out = {"base": 0.9, "sft": 0.5, "moe": 0.500001, "merged": 0.5}
+    _, output = report(tmp_path, make_artifacts(tmp_path, held_out=held_out))
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    assert "the same as SFT (dense), 1e-06 lower than the MoE and 0.4000 lower than the base model" in text
 
 
 def test_other_k_and_benchmarks_without_extended_tests(tmp_path: Path) -> None:
@@ -366,7 +447,7 @@ def test_answers_that_were_not_graded_count_for_nothing(tmp_path: Path) -> None:
     results["problems"][0]["samples"][0] |= {"base": "infrastructure_error", "plus": "infrastructure_error"}
     artifacts["evaluate_merged_0"] = make_artifact(
         tmp_path / "evaluate_merged_0", "evaluate", {
-            "base_pass_at_1": 20 / 39, "plus_pass_at_1": 19 / 39, "plus_standard_error": 0.08, "problems": PROBLEMS,
+            "base_pass_at_1": 20 / 39, "plus_pass_at_1": 19 / 39, "problems": PROBLEMS,
             "samples": PROBLEMS, "infrastructure_errors": 1}, {"results.json": results})
     _, output = report(tmp_path, artifacts)
     found = comparison_of(output)["differences"][0]

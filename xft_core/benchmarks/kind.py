@@ -73,11 +73,13 @@ class Kind(ABC, Generic[P]):
     name             as results and reports call it
     fields           a row of its file has all of these, and no other kind's row has
     extended_tests   whether ``plus`` verdicts say more than ``base`` ones
+    unused_settings  fields of the section evaluate that its grading does not look at, though another kind's does
     """
 
     name: ClassVar[str]
     fields: ClassVar[frozenset[str]]
     extended_tests: ClassVar[bool]
+    unused_settings: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def problem(self, row: dict[str, Any], where: str) -> P:

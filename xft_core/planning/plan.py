@@ -10,6 +10,7 @@ from xft_core.planning import memory
 from xft_core.planning.machine import Machine
 from xft_core.planning.memory import Memory
 from xft_core.planning.shape import Shape
+from xft_core.quantities import size
 from xft_core.recipe import parse
 
 # Changes that make a recipe smaller, in the order in which they cost least. Each is tried on top of those before it.
@@ -150,13 +151,13 @@ def check_fits(recipe: Recipe, shape: Shape, machine: Machine, in_store: float =
         kind = "memory" if machine.device_memory is None else "accelerator memory"
         raise DoesNotFit(
             f"{worst.role} cannot fit: its weights, gradients and optimizer state take "
-            f"{gigabytes(worst.certain(machine))} of {kind}, this machine has {gigabytes(machine.for_models)}. "
+            f"{size(worst.certain(machine))} of {kind}, this machine has {size(machine.for_models)}. "
             f"{advice(recipe, shape, machine)} To go on all the same (for example where that stage is in the store already): "
             "check_fit: false.")
     needed, room = _written(plan), machine.disk + in_store
     if needed > room:
         raise DoesNotFit(
-            f"The recipe writes {gigabytes(needed)} and {gigabytes(room)} are free or in the store already. "
+            f"The recipe writes {size(needed)} and {size(room)} are free or in the store already. "
             f"{_disk_advice(recipe, shape, room)} To go on all the same: check_fit: false.")
 
 
@@ -174,12 +175,12 @@ def advice(recipe: Recipe, shape: Shape, machine: Machine) -> str:
             break
         made += [f"{name}={str(value).lower()}" for name, value in change.items() if _is_smaller(values, name, value)]
     if peak(made) > machine.for_models:
-        return f"Even with {' '.join(made)} it takes {gigabytes(peak(made))}: take a larger machine or a smaller model."
+        return f"Even with {' '.join(made)} it takes {size(peak(made))}: take a larger machine or a smaller model."
     for item in list(made):
         fewer = [other for other in made if other != item]
         if not item.startswith("upcycle.") and peak(fewer) <= machine.for_models:
             made = fewer
-    return f"What makes it fit: {' '.join(made)} (then at most {gigabytes(peak(made))} at once)." if made else ""
+    return f"What makes it fit: {' '.join(made)} (then at most {size(peak(made))} at once)." if made else ""
 
 
 def _disk_advice(recipe: Recipe, shape: Shape, room: float) -> str:
@@ -200,8 +201,8 @@ def _disk_advice(recipe: Recipe, shape: Shape, room: float) -> str:
     if not made:
         return f"{free}: no setting makes it less."
     if written(made) > room:
-        return f"{free}: even with {shown} it is {gigabytes(written(made))}."
-    return f"{free}, or choose {shown} (then {gigabytes(written(made))})."
+        return f"{free}: even with {shown} it is {size(written(made))}."
+    return f"{free}, or choose {shown} (then {size(written(made))})."
 
 
 def _assignments(changes: dict[str, Any]) -> list[str]:
@@ -217,19 +218,6 @@ def _is_smaller(values: dict[str, Any], name: str, value: Any) -> bool:
     section, field = name.split(".")
     now = values[section][field]
     return bool(value < now if isinstance(value, int) and not isinstance(value, bool) else value != now)
-
-
-def gigabytes(value: float) -> str:
-    """Bytes for people: GB of 10^9, MB of 10^6 where there are fewer."""
-    return f"{value / 1e9:.1f} GB" if value >= 9.95e7 else count(value) + "B"
-
-
-def count(value: float) -> str:
-    """A number for people, in the unit that leaves at least one digit before the point: 2.27 M, 340 k."""
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * size:
-            return f"{value / size:.3g} {unit}"
-    return f"{value:.3g} "
 
 
 def _training(

@@ -10,9 +10,9 @@ from typing import Any
 
 from xft_core.config import Recipe
 from xft_core.planning.memory import PROCESS
-from xft_core.planning.plan import DataSize, Rates, StagePlan, count, gigabytes, make_plan
+from xft_core.planning.plan import DataSize, Rates, StagePlan, make_plan
 from xft_core.planning.shape import Shape, shape_of_config
-from xft_core.planning.text import duration
+from xft_core.quantities import duration, parameters, size
 from xft_core.recipe import parse
 
 START, END = "<!-- sizing: made by python -m xft_core.planning.sizing docs/sizing.md -->", "<!-- end of sizing -->"
@@ -75,8 +75,8 @@ def _by_stage(shapes: dict[str, Shape]) -> str:
         plan = _plan(shape, [])
         disk = sum(stage.kept for stage in plan.values()) + max(stage.scratch for stage in plan.values())
         lines.append([
-            name, count(shape.parameters), count(shape.moe_parameters(Recipe().upcycle)),
-            *(gigabytes(plan[role].memory.total + PROCESS) for role in roles), gigabytes(disk)])
+            name, parameters(shape.parameters), parameters(shape.moe_parameters(Recipe().upcycle)),
+            *(size(plan[role].memory.total + PROCESS) for role in roles), size(disk)])
     return _markdown(lines)
 
 
@@ -84,7 +84,7 @@ def _by_variant(shapes: dict[str, Shape]) -> str:
     lines = [["sft_moe", *VARIANTS]]
     for name, shape in shapes.items():
         plans = [_plan(shape, changes)["sft_moe"] for changes in VARIANTS.values()]
-        lines.append([name, *(gigabytes(stage.memory.total + PROCESS) for stage in plans)])
+        lines.append([name, *(size(stage.memory.total + PROCESS) for stage in plans)])
     return _markdown(lines)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from xft_core.planning.estimate import Estimate, together
 from xft_core.planning.machine import Machine
 from xft_core.planning.memory import PROCESS
-from xft_core.planning.plan import StagePlan, gigabytes
+from xft_core.planning.plan import StagePlan
+from xft_core.quantities import duration, size
 
 HEADER = ("stage", "memory", "weights", "gradients", "optimizer", "working", "disk", "while running", "time", "by")
 
@@ -20,7 +21,7 @@ def rows(plan: list[StagePlan], times: Estimates) -> list[tuple[str, ...]]:
         parts = (needed.weights, needed.gradients, needed.optimizer, needed.working, stage.kept, stage.scratch)
         time = times.get(stage.role)
         found.append((
-            stage.role, gigabytes(needed.total + PROCESS), *(gigabytes(part) if part else "-" for part in parts),
+            stage.role, size(needed.total + PROCESS), *(size(part) if part else "-" for part in parts),
             between(time) if time else "?", time.basis if time else "-"))
     return found
 
@@ -40,9 +41,9 @@ def summary(plan: list[StagePlan], machine: Machine, times: Estimates) -> list[s
     disk = sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
     kind = "memory" if machine.device_memory is None else "accelerator memory"
     lines = [
-        f"{kind:12} {gigabytes(largest.peak(machine))} at most ({largest.role}), this machine has "
-        f"{gigabytes(machine.for_models)}",
-        f"{'disk':12} {gigabytes(disk)} for all, {gigabytes(machine.disk)} free"]
+        f"{kind:12} {size(largest.peak(machine))} at most ({largest.role}), this machine has "
+        f"{size(machine.for_models)}",
+        f"{'disk':12} {size(disk)} for all, {size(machine.disk)} free"]
     sharing = [stage for stage in plan if stage.processes * stage.nodes > 1]
     if sharing:
         number, nodes = sharing[0].processes, sharing[0].nodes
@@ -65,12 +66,3 @@ def between(time: Estimate) -> str:
     if low.partition(" ")[2] == high.partition(" ")[2]:
         return f"{low.partition(' ')[0]} to {high}"
     return f"{low} to {high}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    if seconds < 60:
-        return f"{seconds:.0f} s" if seconds >= 1 else "<1 s"
-    if seconds < 3600:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} d"

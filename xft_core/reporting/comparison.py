@@ -1,15 +1,15 @@
 """The four models side by side, in numbers: the content of ``comparison.json``. Sentences are made in findings.py."""
 
-import re
-from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from xft_core.checks import mixing_findings, recipe_findings, training_findings
-from xft_core.reporting.evaluation import Pair, PassRate, counts, pair, pass_rate
+from xft_core.labels import flat_names, path_labels, unique_labels
+from xft_core.reporting.evaluation import Pair, PassRate, counts, pair, pass_rate, rate_text
 from xft_core.reporting.evidence import MODELS, Evidence
 from xft_core.reporting.multilingual import Average, averages
+from xft_core.reporting.statistics import measured_interval
 
 # Which model is compared with which: the question of the paper first.
 PAIRS = (("merged", "sft"), ("merged", "base"), ("merged", "moe"), ("moe", "sft"), ("sft", "base"))
@@ -54,13 +54,19 @@ class Score(_Part):
         """pass@k on ``tests``, if it was measured."""
         return next((item.rate for item in self.pass_at_k if (item.tests, item.k) == (tests, k)), None)
 
+    def text(self, tests: str, k: int = 1) -> str:
+        """pass@k in % with its interval, and how many answers have no part in it; "-" where it was not measured."""
+        rate = self.rate(tests, k)
+        return rate_text(rate, self.infrastructure_errors) if rate else "-"
+
 
 class Measure(_Part):
-    """A number beside pass@k: held-out loss on other data, or a metric of a task of lm-eval."""
+    """A number beside pass@k: held-out loss on other data, or a metric of a task of lm-eval. ``interval``: 95%, over the
+    rows or the questions."""
 
     title: str
     value: float
-    standard_error: float | None
+    interval: tuple[float, float] | None
     higher_is_better: bool | None
 
 
@@ -134,7 +140,7 @@ class Decontamination(_Part):
 class Comparison(_Part):
     """Everything the report tells. ``benchmarks``: their titles, in the recipe's order; ``skipped``: of those that could
     not be graded where this ran, with the reason; ``choices``: what in the recipe does not fit; ``went_wrong``: what was
-    noticed in training and mixing, by model."""
+    noticed in training and mixing, by model; ``held_out``: sha256 of the rows that held_out_nll is measured on."""
 
     recipe: str
     seed: int
@@ -149,6 +155,7 @@ class Comparison(_Part):
     choices: list[str] = []
     went_wrong: dict[str, list[str]]
     data: dict[str, int]
+    held_out: str | None
     decontamination: Decontamination | None
 
     def row(self, model: str) -> Row | None:
@@ -166,17 +173,15 @@ def compare(evidence: Evidence) -> Comparison:
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
         choices=recipe_findings(evidence.recipe), went_wrong=_went_wrong(evidence),
         data={name: value for name, value in sorted(prepare.metrics.items()) if type(value) is int} if prepare else {},
+        held_out=next((entry.sha256 for entry in prepare.files if entry.path == "held_out.safetensors"), None)
+        if prepare else None,
         decontamination=_decontamination(evidence))
 
 
-def metric_ending(benchmark: str, first: str | None) -> str:
-    """What the names of a benchmark's metrics end in: nothing for the ``first`` one, its title for any other."""
-    return "" if benchmark == first else f"_{flat_title(benchmark)}"
-
-
-def flat_title(title: str) -> str:
-    """A title as part of a metric's name: lower case letters, digits and underscores."""
-    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
+def metric_endings(benchmarks: list[str]) -> dict[str, str]:
+    """What the names of each benchmark's metrics end in: nothing for the first one, its title for any other."""
+    names = flat_names(benchmarks)
+    return {benchmark: f"_{names[benchmark]}" if place else "" for place, benchmark in enumerate(benchmarks)}
 
 
 def _row(evidence: Evidence, model: str) -> Row | None:
@@ -192,7 +197,7 @@ def _row(evidence: Evidence, model: str) -> Row | None:
         score for index, benchmark in enumerate(evidence.benchmarks())
         if (score := _score(evidence, model, index, benchmark))]
     nll = _held_out_nll(evidence, model)
-    measures = _measures(evidence, model)
+    measures = _held_out_measures(evidence, model) + _lm_eval_measures(evidence, model)
     if nll is None and not scores and not measures:
         return None
     return Row(
@@ -245,25 +250,39 @@ def _groups(results: dict[str, Any]) -> list[Group]:
     return found
 
 
-def _measures(evidence: Evidence, model: str) -> list[Measure]:
+def _held_out_measures(evidence: Evidence, model: str) -> list[Measure]:
+    labels = path_labels(evidence.recipe.evaluate.held_out_data)
+    return [
+        Measure(title=f"NLL on {label}", value=value, higher_is_better=False,
+                interval=measured_interval(value, evidence.metric(f"nll_{model}_{index}", "nll_standard_error")))
+        for index, label in enumerate(labels) if (value := evidence.metric(f"nll_{model}_{index}", "nll")) is not None]
+
+
+def _lm_eval_measures(evidence: Evidence, model: str) -> list[Measure]:
+    names = evidence.recipe.evaluate.lm_eval_tasks
+    # A task may be listed beside a group that it belongs to. Labels are those of all models' tasks: they name rows.
+    parts = list(dict.fromkeys(
+        (index, part) for index, name in enumerate(names) for other in MODELS
+        for part in _lm_eval_tasks(evidence, other, index, name)))
+    labels = dict(zip(parts, unique_labels([[part, f"{names[index]}/{part}"] for index, part in parts]), strict=True))
     found = []
-    for index, path in enumerate(evidence.recipe.evaluate.held_out_data):
-        role = f"nll_{model}_{index}"
-        value = evidence.metric(role, "nll")
-        if value is not None:
-            found.append(Measure(
-                title=f"NLL on {PurePath(path.removeprefix('demo:')).name}", value=value,
-                standard_error=evidence.metric(role, "nll_standard_error"), higher_is_better=False))
-    for index, name in enumerate(evidence.recipe.evaluate.lm_eval_tasks):
-        tasks = (evidence.file(f"lm_eval_{model}_{index}", "results.json") or {"tasks": {}})["tasks"]
-        # The aggregate of a group; where it has none, its parts.
-        for part, task in ({name: tasks[name]} if tasks.get(name, {}).get("metrics") else tasks).items():
+    for index, name in enumerate(names):
+        for part, task in _lm_eval_tasks(evidence, model, index, name).items():
             metrics = task["metrics"]
             found += [
-                Measure(title=f"{part} {metric}", value=value, standard_error=metrics.get(f"{metric}_standard_error"),
+                Measure(title=f"{labels[index, part]} {metric}", value=value,
+                        interval=measured_interval(value, metrics.get(f"{metric}_standard_error"), task.get("questions")),
                         higher_is_better=task["higher_is_better"].get(metric))
                 for metric, value in metrics.items() if not metric.endswith("_standard_error")]
     return found
+
+
+def _lm_eval_tasks(evidence: Evidence, model: str, index: int, name: str) -> dict[str, dict[str, Any]]:
+    """The aggregate of a group; where it has none, its parts."""
+    tasks: dict[str, dict[str, Any]] = (evidence.file(f"lm_eval_{model}_{index}", "results.json") or {"tasks": {}})["tasks"]
+    if tasks.get(name, {}).get("metrics"):
+        return {name: tasks[name]}
+    return {part: task for part, task in tasks.items() if task["metrics"]}
 
 
 def _skipped(evidence: Evidence) -> dict[str, str]:
@@ -277,10 +296,15 @@ def _skipped(evidence: Evidence) -> dict[str, str]:
 
 
 def _multilingual(rows: list[Row]) -> list[Average]:
+    """Of two benchmarks of one language the first counts, for all models."""
+    first: dict[str, str] = {}
+    for score in (score for row in rows for score in row.scores if score.language):
+        first.setdefault(str(score.language), score.benchmark)
     return averages({
         row.model: {
             score.language: (score.problems, rate.value)
-            for score in row.scores if score.language and (rate := score.rate("base"))}
+            for score in row.scores
+            if score.language and first[score.language] == score.benchmark and (rate := score.rate("base"))}
         for row in rows})
 
 

@@ -8,7 +8,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from xft_core.benchmarks.pass_at_k import pass_at_k
-from xft_core.reporting.statistics import interval_95, paired_test, standard_error
+from xft_core.quantities import fixed, signed
+from xft_core.reporting.statistics import interval_95, paired_test
 
 Counts = dict[str, tuple[int, int]]
 
@@ -29,10 +30,9 @@ def counts(results: Mapping[str, Any], tests: str) -> Counts:
 
 @dataclass(frozen=True)
 class PassRate:
-    """pass@k as fractions: the mean over problems, its standard error and 95% interval (see statistics.py)."""
+    """pass@k as fractions: the mean over problems, and its 95% interval over the choice of problems (see statistics.py)."""
 
     value: float
-    standard_error: float
     low: float
     high: float
 
@@ -43,7 +43,7 @@ def pass_rate(of_problems: Counts, k: int) -> PassRate | None:
         return None
     values = [pass_at_k(graded, passed, k) for passed, graded in of_problems.values()]
     low, high = interval_95(values, sum(graded for _, graded in of_problems.values()))
-    return PassRate(fmean(values), standard_error(values), low, high)
+    return PassRate(fmean(values), low, high)
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,20 @@ def pair(first: Counts, second: Counts) -> Pair | None:
         test=MCNEMAR if is_single else RANDOMISATION, p_value=paired_test(changes))
 
 
-def rate_text(rate: PassRate) -> str:
-    """In %, with its interval: ``50.0 [35.2, 64.8]``."""
-    return f"{100 * rate.value:.1f} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+def rate_text(rate: PassRate, not_graded: int = 0) -> str:
+    """In %, with its interval: ``50.0 [35.2, 64.8]``; and how many answers could not be graded, if any."""
+    text = f"{fixed(100 * rate.value, 1)} [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
+    return text + not_graded_text(not_graded)
+
+
+def not_graded_text(number: int) -> str:
+    """What stands beside a score that ``number`` answers have no part in."""
+    return f" ({number} not graded)" if number else ""
+
+
+def points_text(difference: float) -> str:
+    """A difference of two fractions, in points: ``+2.5``."""
+    return signed(100 * difference, 1)
 
 
 def p_text(p_value: float) -> str:

@@ -2,14 +2,15 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from xft_core.artifacts import Manifest, read_manifest
-from xft_core.config import Recipe
+from xft_core.config import EvaluateConfig, Recipe
 from xft_core.errors import ArtifactError
+from xft_core.labels import looks, path_forms, path_labels, unique_labels
 from xft_core.plain_text import parse_json
 from xft_core.tracking import read_metrics
 
@@ -72,10 +73,8 @@ class Evidence:
         return sorted(points.items())
 
     def benchmarks(self) -> list[str]:
-        """A title for each benchmark of the recipe; two that would be called the same are numbered."""
-        titles = [benchmark_title(name) for name in self.recipe.evaluate.benchmarks]
-        return [
-            f"{title} ({index + 1})" if titles.count(title) > 1 else title for index, title in enumerate(titles)]
+        """A title for each benchmark of the recipe, no two the same."""
+        return benchmark_titles(self.recipe.evaluate.benchmarks)
 
     def model_name(self, model: str) -> str:
         """What a person calls one of MODELS."""
@@ -89,6 +88,38 @@ class Evidence:
         }[model]
 
 
+@dataclass(frozen=True)
+class MeasuredLabels:
+    """What each thing that a model is measured by is called, in the recipe's order; no two are the same."""
+
+    benchmarks: list[str]
+    held_out_data: list[str]
+    lm_eval_tasks: list[str]
+
+
+def measured_labels(config: EvaluateConfig) -> MeasuredLabels:
+    """Labels of all that the section lists."""
+    benchmarks = benchmark_titles(config.benchmarks)
+    held_out = [f"NLL on {label}" for label in path_labels(config.held_out_data)]
+    labels = iter(unique_labels([[label] for label in [*benchmarks, *held_out, *config.lm_eval_tasks]]))
+    return MeasuredLabels(*([next(labels) for _ in kind] for kind in (benchmarks, held_out, config.lm_eval_tasks)))
+
+
+def benchmark_titles(names: Sequence[str]) -> list[str]:
+    """A title for each benchmark, no two the same, also not by a "+": ``mbpp+`` is what the extended tests of mbpp are
+    called."""
+    return unique_labels([_title_forms(name) for name in names], alike=lambda title: looks(title).rstrip("+ "))
+
+
+def _title_forms(name: str) -> list[str]:
+    title, paths = benchmark_title(name), [_stem(path) for path in path_forms(name)]
+    return paths if title == paths[0] else [title, *(f"{title} ({path})" for path in paths)]
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".jsonl")
+
+
 def benchmark_title(name: str) -> str:
     """What a person calls a benchmark of the recipe (a name, ``demo:`` or a path)."""
     if name in BENCHMARK_TITLES:
@@ -96,6 +127,6 @@ def benchmark_title(name: str) -> str:
     multipl_e = MULTIPL_E.fullmatch(name)
     if multipl_e:
         return f"MultiPL-E {multipl_e[1]}"
-    stem = PurePath(name.removeprefix("demo:")).name.removesuffix(".gz").removesuffix(".jsonl")
+    stem = _stem(path_forms(name)[0])
     released = next((title for start, title in RELEASED.items() if stem.startswith(start)), stem)
     return f"demo {stem}" if name.startswith("demo:") else released

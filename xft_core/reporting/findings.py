@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from xft_core.checks import DEAD_LOAD, worse_than_base
+from xft_core.quantities import fixed
 from xft_core.reporting.comparison import Comparison, Difference
 from xft_core.reporting.evaluation import certainty, p_text
 
@@ -50,10 +51,13 @@ def difference_sentence(comparison: Comparison, item: Difference) -> str:
     if not item.pair.better_on and not item.pair.worse_on:
         return f"{where}: {model} and {against} solve the same problems."
     if item.pair.difference:
-        size = f"{abs(item.pair.difference):.1%}".replace("%", " points")
-        text = f"{where}: {model} solves {size} {'more' if item.pair.difference > 0 else 'fewer'} than {against}"
+        size = fixed(abs(100 * item.pair.difference), 1)
+        text = f"{where}: {model} solves {size} points {'more' if item.pair.difference > 0 else 'fewer'} than {against}"
     else:
         text = f"{where}: {model} solves as many as {against}"
+    if item.pair.problems < max(
+            score.problems for row in comparison.rows for score in row.scores if score.benchmark == item.benchmark):
+        text += f" on the {item.pair.problems} problems that were graded for both"
     text += f" (better on {_count(len(item.pair.better_on), 'problem')}, worse on {len(item.pair.worse_on)}"
     p_value = p_text(item.pair.p_value)
     shown = f"p {p_value}" if p_value.startswith("<") else f"p = {p_value}"
@@ -78,12 +82,17 @@ def _held_out_sentences(comparison: Comparison) -> Iterator[str]:
     if "merged" not in rows:
         return
     against = [
-        f"{abs(rows['merged'] - rows[model]):.4f} {'lower' if rows['merged'] <= rows[model] else 'higher'} than "
-        f"{model_name(comparison, model)}"
+        _than(rows["merged"] - rows[model], model_name(comparison, model))
         for model in ("sft", "moe", "base") if model in rows]
     if against:
         yield (f"Held-out loss: {model_name(comparison, 'merged')} has {rows['merged']:.4f} nats per response token, "
                f"{_join(against)}.")
+
+
+def _than(difference: float, other: str) -> str:
+    if not difference:
+        return f"the same as {other}"
+    return f"{fixed(abs(difference), 4)} {'lower' if difference < 0 else 'higher'} than {other}"
 
 
 def _mixing_sentences(comparison: Comparison) -> Iterator[str]:
@@ -94,7 +103,7 @@ def _mixing_sentences(comparison: Comparison) -> Iterator[str]:
         gain = mixing.held_out_nll_uniform - mixing.held_out_nll_merged
         yield (f"Learned against uniform mixing: held-out loss {mixing.held_out_nll_merged:.4f} against "
                f"{mixing.held_out_nll_uniform:.4f} nats per response token, "
-               + (f"{gain:.4f} lower." if gain > 0 else f"{-gain:.4f} higher." if gain < 0 else "no difference."))
+               + (f"{fixed(gain, 4)} lower." if gain > 0 else f"{fixed(-gain, 4)} higher." if gain < 0 else "no difference."))
     if mixing.movement_max is not None and mixing.method == "learned":
         mean = "" if mixing.movement_mean is None else f"{mixing.movement_mean:.3f} in the mean, "
         yield f"The mixing coefficients moved by {mean}{mixing.movement_max:.3f} at most (shares between 0 and 1)."

@@ -3,8 +3,9 @@
 import math
 
 from xft_core.data.decontaminate import NGRAM_WORDS
+from xft_core.quantities import fixed, parameters
 from xft_core.reporting.comparison import Comparison, Decontamination, Difference, LayerMix, Measure, Mixing
-from xft_core.reporting.evaluation import MCNEMAR, p_text, rate_text
+from xft_core.reporting.evaluation import MCNEMAR, p_text, points_text, rate_text
 from xft_core.reporting.evidence import Evidence
 from xft_core.reporting.findings import findings, main_differences, model_name, test_name, warnings
 from xft_core.reporting.multilingual import PAPER_LANGUAGES, Average
@@ -12,22 +13,27 @@ from xft_core.reporting.page import PAGE
 
 CAPTION = (
     "↓ lower is better, ↑ higher is better. NLL: negative log-likelihood on held-out rows, nats per response token. "
-    "pass@k: % of problems solved in k attempts, in brackets the 95% confidence interval over the problems; + with the "
-    "extended tests too. ±: one standard error.")
+    "pass@k: % of problems solved in k attempts; + with the extended tests too. In brackets: 95% confidence interval over "
+    "the problems, rows or questions.")
 SHOWN_PROBLEMS, SHOWN_ROWS = 12, 5
+PICTURES = {"results": "pass@1 and held-out loss", "loss": "training and held-out loss", "mixing": "mixing coefficients",
+            "expert_load": "expert load"}
 
-DATA_COUNTS = {
-    "rows_read": "rows read",
+# What becomes of the rows read, in the order of the work; what prepare counts besides comes after their sum.
+ROW_PARTS = {
     "dropped_empty_response": "dropped: empty response",
     "dropped_duplicate": "dropped: duplicate of another row",
     "dropped_contaminated": "dropped: contains a problem of a benchmark",
     "dropped_held_out": "dropped: also in data.held_out_path",
     "dropped_no_room": "dropped: the prompt leaves no room for a response",
     "not_used": "not used (data.max_rows)",
+    "held_out_rows": "rows held out",
     "train_rows": "rows to train on",
+}
+SPLITS = ("held_out_rows", "train_rows")
+OTHER_COUNTS = {
     "train_tokens": "tokens to train on",
     "train_response_tokens": "of these, response tokens (the loss counts these)",
-    "held_out_rows": "rows held out",
     "held_out_tokens": "tokens held out",
     "held_out_response_tokens": "of these, response tokens (the NLL counts these)",
     "truncated": "responses cut at data.max_length",
@@ -44,11 +50,10 @@ DATA_COUNTS = {
 }
 
 
-def comparison_markdown(comparison: Comparison, evidence: Evidence) -> str:
-    """The whole text of comparison.md."""
+def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: frozenset[str]) -> str:
+    """The whole text of comparison.md. ``plots``: names of the pictures that there are."""
     sections = [f"# {comparison.recipe}: comparison", CAPTION, results_table(comparison)]
-    if comparison.rows:
-        sections.append("![pass@1 and held-out loss](plots/results.png)")
+    sections += picture("results", plots)
     noted = warnings(comparison)
     if noted:
         sections += ["## Warnings", bullets(noted)]
@@ -56,15 +61,22 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence) -> str:
     sections += groups_sections(comparison)
     if comparison.differences:
         sections += ["## Problem by problem", _differences_section(comparison)]
+    if "loss" in plots:
+        sections += ["## Training", "Loss of training and on held-out rows, over optimizer steps.", *picture("loss", plots)]
     if comparison.mixing and comparison.mixing.layers:
-        sections += ["## Mixing coefficients", _mixing_section(comparison.mixing)]
+        sections += ["## Mixing coefficients", _mixing_section(comparison.mixing), *picture("mixing", plots)]
     if comparison.routing:
-        sections += ["## Routed experts, on held-out rows", _routing_table(comparison)]
+        sections += ["## Routed experts, on held-out rows", _routing_table(comparison), *picture("expert_load", plots)]
     if comparison.data:
-        sections += ["## Data", _data_table(comparison)]
+        sections += ["## Data", _data_table(comparison.data, evidence.recipe.data.max_rows)]
     if comparison.decontamination and comparison.decontamination.benchmarks:
         sections += ["## Decontamination", _decontamination_section(comparison.decontamination)]
     return "\n\n".join(sections) + "\n"
+
+
+def picture(name: str, plots: frozenset[str]) -> list[str]:
+    """The line that shows a plot; nothing where it was not drawn."""
+    return [f"![{PICTURES[name]}](plots/{name}.png)"] if name in plots else []
 
 
 def results_table(comparison: Comparison) -> str:
@@ -81,33 +93,41 @@ def results_table(comparison: Comparison) -> str:
             continue
         for tests in ("base", "plus") if there[0].extended_tests else ("plus",):
             for k in sorted({rate.k for score in there for rate in score.pass_at_k}):
-                rates = [score.rate(tests, k) if score else None for score in of_models]
-                cells = [rate_text(rate) if rate else "-" for rate in rates]
+                cells = [score.text(tests, k) if score else "-" for score in of_models]
                 lines.append([f"{test_name(comparison, benchmark, tests)} pass@{k} % ↑", *cells])
     for average in comparison.multilingual:
         values = [average.pass_at_1.get(row.model) for row in rows]
-        lines.append([f"{average.title} pass@1 % ↑", *("-" if value is None else f"{100 * value:.1f}" for value in values)])
+        cells = ["-" if value is None else fixed(100 * value, 1) for value in values]
+        lines.append([f"{average.title} pass@1 % ↑", *cells])
     lines += _measure_lines(comparison)
     lines += [
-        ["parameters", *(_millions(row.parameters_total) for row in rows)],
-        ["active per token", *(_millions(row.parameters_active) for row in rows)]]
+        ["parameters", *(_parameters(row.parameters_total) for row in rows)],
+        ["active per token", *(_parameters(row.parameters_active) for row in rows)]]
     return table(["", *(row.name for row in rows)], lines)
 
 
 def _measure_lines(comparison: Comparison) -> list[list[str]]:
-    of_models = [{measure.title: measure for measure in row.measures} for row in comparison.rows]
+    of_models = [_numbered(row.measures) for row in comparison.rows]
     lines = []
-    for title, measure in {title: item for found in of_models for title, item in found.items()}.items():
+    for key, measure in {key: item for found in of_models for key, item in found.items()}.items():
+        title = measure.title
         arrow = {True: " ↑", False: " ↓", None: ""}[measure.higher_is_better]
-        lines.append([title + arrow, *(_measure_text(found.get(title)) for found in of_models)])
+        lines.append([title + arrow, *(_measure_text(found.get(key)) for found in of_models)])
     return lines
 
 
+def _numbered(measures: list[Measure]) -> dict[tuple[str, int], Measure]:
+    """By title and place among those of that title: nothing that was measured is left out of a table."""
+    titles = [measure.title for measure in measures]
+    return {(item.title, titles[:place].count(item.title)): item for place, item in enumerate(measures)}
+
+
 def _measure_text(measure: Measure | None) -> str:
-    if measure is None:
-        return "-"
-    error = measure.standard_error
-    return f"{measure.value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+    return "-" if measure is None else f"{fixed(measure.value, 4)}{_interval_text(measure.interval)}"
+
+
+def _interval_text(interval: tuple[float, float] | None) -> str:
+    return f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
 
 
 def groups_sections(comparison: Comparison) -> list[str]:
@@ -130,6 +150,7 @@ def groups_sections(comparison: Comparison) -> list[str]:
 
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table with its columns aligned: the first to the left, numbers to the right."""
+    header, rows = [_cell(text) for text in header], [[_cell(text) for text in row] for row in rows]
     widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     aligned = [
@@ -138,11 +159,15 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in aligned)
 
 
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
 def _differences_section(comparison: Comparison) -> str:
     shown = [item for item in comparison.differences if item.tests == "plus"]
     rows = [
         [test_name(comparison, item.benchmark, item.tests), model_name(comparison, item.model),
-         model_name(comparison, item.against), f"{100 * item.pair.difference:+.1f}", str(len(item.pair.better_on)),
+         model_name(comparison, item.against), points_text(item.pair.difference), str(len(item.pair.better_on)),
          str(len(item.pair.worse_on)), p_text(item.pair.p_value)]
         for item in shown]
     tests = " and ".join(dict.fromkeys(item.pair.test for item in shown))
@@ -180,7 +205,7 @@ def _decontamination_section(found: Decontamination) -> str:
         [benchmark, *(str(sum((item.benchmark, item.kind) == (benchmark, kind) for item in dropped))
                       for kind in ("substring", "n_gram")),
          str(len({item.task_id for item in dropped if item.benchmark == benchmark}))]
-        for benchmark in found.benchmarks]
+        for benchmark in dict.fromkeys(found.benchmarks)]  # files of one name are one name in what prepare wrote
     examples = [
         f"{item.task_id} ({item.kind.replace('_', '-')}): {_code(item.excerpt)}, in the row {_code(item.row)}"
         for item in dropped[:SHOWN_ROWS]]
@@ -227,7 +252,7 @@ def _mixing_section(mixing: Mixing) -> str:
     equal = sum(routed) / max(1, len(routed))
     note = (f"Share of each expert in the merged layer, in %. Method: {mixing.method.replace('_', ' ')}. Equal shares "
             f"of the {len(routed)} routed experts of layer 0 would be {100 * equal:.1f} % each.")
-    return note + "\n\n" + table(header, rows) + "\n\n![mixing coefficients](plots/mixing.png)"
+    return note + "\n\n" + table(header, rows)
 
 
 def _mix_cells(layer: LayerMix, has_shared: bool) -> list[str]:
@@ -248,7 +273,7 @@ def _routing_table(comparison: Comparison) -> str:
     uniform = sum(comparison.routing[0].load) / max(1, experts)
     note = (f"Load: an expert's share of all choices of a routed expert; equal load is {100 * uniform:.1f} %. Entropy "
             f"of the router: at most {math.log(max(1, experts)):.3f} nats.")
-    return note + "\n\n" + table(header, rows) + "\n\n![expert load](plots/expert_load.png)"
+    return note + "\n\n" + table(header, rows)
 
 
 def _extremes(values: list[float], first_expert: int) -> tuple[str, str]:
@@ -259,19 +284,29 @@ def _extremes(values: list[float], first_expert: int) -> tuple[str, str]:
     return low, high
 
 
-def _data_table(comparison: Comparison) -> str:
-    known = [name for name in DATA_COUNTS if name in comparison.data]
-    other = [name for name in comparison.data if name not in DATA_COUNTS]
-    rows = [
-        [DATA_COUNTS.get(name, name.replace("dropped_", "dropped: ").replace("_", " ")), f"{comparison.data[name]:,}"]
-        for name in known + other]
-    return table(["what", "count"], rows)
+def _data_table(counts: dict[str, int], max_rows: int | None) -> str:
+    """All that became of the rows read, and its sum; then what else was counted."""
+    parts = [name for name in counts if name in ROW_PARTS or name.startswith("dropped_") or "max_rows" in name]
+    parts.sort(key=lambda name: (name in SPLITS, [*ROW_PARTS, name].index(name)))
+    lines = [(ROW_PARTS.get(name, _words(name)), counts[name]) for name in parts]
+    if "rows_read" in counts:
+        left = counts["rows_read"] - sum(counts[name] for name in parts)
+        if left:
+            is_rest = max_rows is not None and left > 0
+            lines.append((f"not used: more than data.max_rows ({max_rows:,})" if is_rest else "not accounted for", left))
+        lines = [("rows read", counts["rows_read"]), *lines, ("together, the rows read", counts["rows_read"])]
+    others = [name for name in counts if name not in parts and name != "rows_read"]
+    others.sort(key=lambda name: [*OTHER_COUNTS, name].index(name))
+    lines += [(OTHER_COUNTS.get(name, _words(name)), counts[name]) for name in others]
+    return table(["what", "count"], [[what, f"{count:,}"] for what, count in lines])
 
 
-def _millions(parameters: int | None) -> str:
-    if parameters is None:
-        return "-"
-    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"
+def _words(name: str) -> str:
+    return name.replace("dropped_", "dropped: ").replace("_", " ")
+
+
+def _parameters(number: int | None) -> str:
+    return "-" if number is None else parameters(number)
 
 
 def bullets(sentences: list[str]) -> str:

@@ -6,15 +6,19 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from xft_core.config import PROCESS_FIELDS
 from xft_core.data.templates import magicoder_prompt
+from xft_core.labels import flat_names, path_labels
 from xft_core.recipe import flatten
 from xft_core.reporting.comparison import Comparison, Row
 from xft_core.reporting.evidence import Evidence
 from xft_core.reporting.findings import warnings
-from xft_core.reporting.markdown import CAPTION, results_table, table
+from xft_core.reporting.markdown import CAPTION, picture, results_table, table
 from xft_core.stages import STAGES
 
-# Sections of the recipe that made the weights; the others only measured them.
-TRAINING_SECTIONS = ("seed", "model.", "data.", "upcycle.", "sft.", "merge.")
+# Sections of the recipe that made the weights, and those that only measured them.
+TRAINING_SECTIONS = ("seed", "model", "data", "upcycle", "sft", "merge")
+MEASURING_SECTIONS = ("baseline", "generate", "evaluate")
+# Fields with paths, of which a card shows no directories.
+PATHS = ("model.path", "data.path", "evaluate.lm_eval_directory")
 
 METHOD = {
     "learned": "alpha is learned per layer by gradient on the training rows, everything else fixed",
@@ -44,8 +48,9 @@ messages = [{"role": "user", "content": "%s"}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)"""
 
 
-def model_card(comparison: Comparison, evidence: Evidence) -> str:
-    """The text of README.md: YAML front matter and sections. Needs neither network nor torch."""
+def model_card(comparison: Comparison, evidence: Evidence, plots: frozenset[str]) -> str:
+    """The text of README.md: YAML front matter and sections. ``plots``: names of the pictures that there are. Needs neither
+    network nor torch."""
     recipe = evidence.recipe
     merged = comparison.row("merged")
     sections = [
@@ -54,14 +59,16 @@ def model_card(comparison: Comparison, evidence: Evidence) -> str:
         f"instructions (`{display_name(recipe.data.path)}`), and its experts merged back, layer by layer, into one "
         "dense model of the base model's architecture, size and cost.",
         "## How to load it", _loading(evidence),
-        "## Results", f"{CAPTION}\n\n{results_table(comparison)}",
+        "## Results", f"{CAPTION}\n\n{results_table(comparison)}", *picture("results", plots),
     ]
     noted = warnings(comparison)
     if noted:
         sections.append("Before you use it:\n\n" + "\n".join(f"- {sentence}" for sentence in noted))
     sections += [
         "## Method", _method(evidence),
-        "## Choices", _choices(evidence),
+        *(["## Training", *picture("loss", plots)] if "loss" in plots else []),
+        "## Choices", "What made the weights:", _choices(evidence, TRAINING_SECTIONS),
+        "How they were measured, and the dense baseline beside them:", _choices(evidence, MEASURING_SECTIONS),
         "## Lineage", _lineage(evidence),
         "## Limits", f"Measured only as shown above.{_decontamination(comparison)} The model writes code that may be wrong "
         "or unsafe: review and test it. The licences of the base model and of the instruction data apply.",
@@ -100,9 +107,10 @@ def _front_matter(evidence: Evidence, merged: Row | None) -> ModelCardData:
     if is_hub_name(recipe.data.path):
         fields |= {"datasets": [recipe.data.path.partition("@")[0]]}
     scores = merged.scores if merged else []
+    names = flat_names(score.benchmark for score in scores)
     fields["eval_results"] = [
         EvalResult(
-            task_type="text-generation", dataset_type=score.benchmark.lower().replace(" ", "-"),
+            task_type="text-generation", dataset_type=names[score.benchmark].replace("_", "-"),
             dataset_name=score.benchmark, metric_type="pass@1",
             metric_name=f"pass@1, {name}" if score.extended_tests else "pass@1", metric_value=round(rate.value, 4))
         for score in scores
@@ -141,22 +149,33 @@ def _method(evidence: Evidence) -> str:
         f"Method `{merge.method}`: {METHOD[merge.method]}. Attention, norms and embeddings are those of the tuned MoE.")
 
 
-def _choices(evidence: Evidence) -> str:
+def _choices(evidence: Evidence, sections: tuple[str, ...]) -> str:
     flat = flatten(evidence.recipe)
     for name in PROCESS_FIELDS:
         del flat[f"sft.{name}"]
+    flat["evaluate.benchmarks"] = evidence.benchmarks()
+    flat["evaluate.held_out_data"] = path_labels(evidence.recipe.evaluate.held_out_data)
     rows = [
-        [f"`{name}`", display_name(str(value)) if name in ("model.path", "data.path") else _shown(value)]
-        for name, value in flat.items() if name.startswith(TRAINING_SECTIONS)]
+        [f"`{name}`", display_name(str(value)) if name in PATHS and value else _shown(value)]
+        for name, value in flat.items() if name.partition(".")[0] in sections]
     return table(["field", "value"], rows)
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value)) or "-"
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _by_number(role: str) -> tuple[str, int]:
+    """``evaluate_merged_10`` comes after ``evaluate_merged_9``."""
+    name, _, number = role.rpartition("_")
+    return (name, int(number)) if number.isdecimal() else (role, 0)
+
+
 def _lineage(evidence: Evidence) -> str:
-    in_order = sorted(evidence.manifests.items(), key=lambda item: list(STAGES).index(item[1].stage))
+    in_order = sorted(
+        evidence.manifests.items(), key=lambda item: (list(STAGES).index(item[1].stage), *_by_number(item[0])))
     rows = [
         [role, f"{manifest.stage} v{manifest.stage_version}", f"`{manifest.key[:16]}`", f"`{manifest.digest[:16]}`"]
         for role, manifest in in_order]

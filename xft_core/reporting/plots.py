@@ -9,6 +9,8 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
 from xft_core.reporting.comparison import Comparison
@@ -21,13 +23,14 @@ STYLE: dict[str, Any] = {
     "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666",
     "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": 0.8, "legend.frameon": False,
+    "text.parse_math": False,  # a name with two $ in it is a name
 }
 MOST_ANNOTATED_CELLS = 200
 MOST_COLUMNS = 3
 
 
-def draw_all(comparison: Comparison, evidence: Evidence, directory: Path) -> None:
-    """Write the plots there is something to show in: results, loss, expert_load and mixing, as PNG."""
+def draw_all(comparison: Comparison, evidence: Evidence, directory: Path) -> frozenset[str]:
+    """Write the plots there is something to show in: results, loss, expert_load and mixing, as PNG. Returns which."""
     directory.mkdir(parents=True, exist_ok=True)
     draw: dict[str, Callable[[], Figure | None]] = {
         "results": lambda: results(comparison),
@@ -35,11 +38,26 @@ def draw_all(comparison: Comparison, evidence: Evidence, directory: Path) -> Non
         "expert_load": lambda: expert_load(comparison),
         "mixing": lambda: mixing(comparison),
     }
+    drawn = set()
     with style.context(["default", STYLE]):  # "default" first: nobody's own matplotlibrc plays a part
         for name, make in draw.items():
             figure = make()
             if figure is not None:
-                figure.savefig(directory / f"{name}.png", metadata={"Software": None})
+                save(figure, directory / f"{name}.png")
+                drawn.add(name)
+    return frozenset(drawn)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure, the same bytes for the same numbers. Characters that the font lacks are written as their numbers:
+    boxes would make two names look the same."""
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+    for text in figure.findobj(Text):
+        shown = text.get_text()
+        if any(ord(character) not in known for character in shown if character != "\n"):
+            text.set_text("".join(
+                item if item == "\n" or ord(item) in known else item.encode("unicode_escape").decode() for item in shown))
+    figure.savefig(path, metadata={"Software": None})
 
 
 def results(comparison: Comparison) -> Figure | None:

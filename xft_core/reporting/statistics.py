@@ -34,10 +34,27 @@ def interval_95(values: Sequence[float], samples: int) -> tuple[float, float]:
     mean = fmean(values)
     variance, spread = mean * (1 - mean), standard_error(values) ** 2
     effective = variance / spread if spread else math.inf if variance else len(values)
-    effective = min(max(effective, len(values)), max(samples, len(values)))
-    scale = 1 + Z_95**2 / effective
-    middle = (mean + Z_95**2 / (2 * effective)) / scale
-    half = Z_95 / scale * math.sqrt(max(0.0, variance) / effective + Z_95**2 / (4 * effective**2))
+    return _wilson(mean, min(max(effective, len(values)), max(samples, len(values))))
+
+
+def measured_interval(value: float, error: float | None, number: int | None = None) -> tuple[float, float] | None:
+    """95% confidence interval of a number that comes with its standard ``error``; None where there is none to be had.
+
+    Wilson's where ``value`` is the share of right answers of ``number`` (the error then is sqrt(p (1 - p) / (n - 1))),
+    else value ± 1.96 errors. An error of zero says that all were alike, not that the value is certain.
+    """
+    if error is None:
+        return None
+    is_share = number is not None and number > 1 and 0 <= value <= 1
+    if is_share and math.isclose(error**2 * (number - 1), value * (1 - value), rel_tol=1e-3, abs_tol=1e-9):  # type: ignore[operator]
+        return _wilson(value, float(number or 0))
+    return (value - Z_95 * error, value + Z_95 * error) if error else None
+
+
+def _wilson(mean: float, number: float) -> tuple[float, float]:
+    scale = 1 + Z_95**2 / number
+    middle = (mean + Z_95**2 / (2 * number)) / scale
+    half = Z_95 / scale * math.sqrt(max(0.0, mean * (1 - mean)) / number + Z_95**2 / (4 * number**2))
     return max(0.0, min(middle - half, mean)), min(1.0, max(middle + half, mean))
 
 

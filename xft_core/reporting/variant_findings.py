@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from xft_core.grid import Variant
-from xft_core.reporting.idle_fields import merges_an_untuned_expert, plays_no_part
+from xft_core.idle_fields import merges_an_untuned_expert, plays_no_part
+from xft_core.quantities import fixed, signed
 from xft_core.reporting.variants import NLL, OVER_SFT, Effect, Group, Variants
 
 FEW_SEEDS = 3
@@ -32,14 +33,15 @@ def variant_limits(result: Variants) -> list[str]:
             f"{shown} seeds for each variant: the spread (sample standard deviation over seeds) is itself a rough guess, "
             "and says how far two runs of the same settings may lie apart.")
     for benchmark, problems in result.problems.items():
-        errors = [
-            error for run in result.runs for key, error in run.standard_errors.items()
+        intervals = [
+            interval for run in result.runs for key, interval in run.intervals.items()
             if key == f"merged/plus_pass_at_1/{benchmark}"]
-        if errors:
+        if intervals:
             found.append(
-                f"{benchmark} has {problems} problems: the standard error of one pass@1 over them is about "
-                f"{100 * fmean(errors):.1f} points. All variants answer the same problems, so this part of the error is "
-                "shared to some degree; for other problems it is not.")
+                f"{benchmark} has {problems} problems: the 95 % interval of one pass@1 over them is about "
+                f"{100 * fmean(high - low for low, high in intervals):.1f} points wide. All variants answer the same "
+                "problems, so this part of the error is shared to some degree; for other problems it is not.")
+    found += _not_the_same_measure(result)
     if any(effect.half_interval is not None for effect in result.effects):
         found.append(
             "The 95 % intervals take pairs of runs for independent. Pairs that share a seed or a run are not quite: with "
@@ -51,6 +53,31 @@ def variant_limits(result: Variants) -> list[str]:
     if result.missing:
         found.append(f"Missing: {', '.join(result.missing)}. Means over the others may not be comparable.")
     return found
+
+
+def _not_the_same_measure(result: Variants) -> Iterator[str]:
+    """Where numbers that stand in one column are not of the same rows, problems or answers."""
+    if len({run.held_out for run in result.runs if any(map(is_loss, run.numbers))} - {None}) > 1:
+        yield ("The variants have different held-out rows: between them, differences in held-out loss are those of the rows "
+               "too, and so is the spread over seeds.")
+    if any(title.endswith(f" ({size} problems)") for title, size in result.problems.items()):
+        yield "Not all variants answered the same number of problems: each number is a column of its own."
+    for group in result.groups:
+        few = [f"{key} ({len(value.values)})" for key, value in group.numbers.items() if _is_part(group, key)]
+        if few:
+            yield (f"{group.name}: of {len(group.seeds)} runs, not all have these numbers, which are means over those that do: "
+                   f"{', '.join(few)}.")
+    for run in result.runs:
+        lost = [(key.split("/", 2), number) for key, number in run.not_graded.items()]
+        if shown := [f"{number} of {model} on {benchmark}" for (model, name, benchmark), number in lost
+                     if name == "plus_pass_at_1" and model != OVER_SFT]:
+            yield (f"{run.name}: answers without a verdict, which have no part in the numbers: {', '.join(shown)}. Evaluate "
+                   "again.")
+
+
+def _is_part(group: Group, key: str) -> bool:
+    """Whether a number is not there for all runs of a group. What the base model has is one measurement for all."""
+    return not key.startswith("base/") and len(group.numbers[key].values) < len(group.seeds)
 
 
 def best_group(result: Variants) -> Group | None:
@@ -79,13 +106,21 @@ def _extremes(result: Variants, key: str, title: str, highest: bool) -> Iterator
         key=lambda group: group.numbers[key].mean, reverse=highest)
     if len(groups) < 2:
         return
-    first, second, last = groups[0], groups[1], groups[-1]
-    if first.numbers[key].mean == last.numbers[key].mean:
+    first, last = groups[0], groups[-1]
+    best, worst = ([group for group in groups if group.numbers[key].mean == end.numbers[key].mean] for end in (first, last))
+    if len(best) == len(groups):
         yield f"{title}: the same in all variants, {show(key, first)}."
         return
-    yield (f"{title}: best with {first.name} ({show(key, first)}), then {second.name} ({show(key, second)}), worst with "
-           f"{last.name} ({show(key, last)})." if len(groups) > 2 else
-           f"{title}: better with {first.name} ({show(key, first)}) than with {last.name} ({show(key, last)}).")
+    if len(groups) == 2:
+        yield f"{title}: better with {first.name} ({show(key, first)}) than with {last.name} ({show(key, last)})."
+        return
+    then = "" if len(best) > 1 or groups[1] in worst else f", then {groups[1].name} ({show(key, groups[1])})"
+    yield f"{title}: best with {_alike(key, best)}{then}, worst with {_alike(key, worst)}."
+
+
+def _alike(key: str, groups: list[Group]) -> str:
+    """Groups with the same mean, each with its number."""
+    return " and ".join(f"{group.name} ({show(key, group)})" for group in groups)
 
 
 def _over_sft(result: Variants) -> Iterator[str]:
@@ -116,6 +151,8 @@ def _effect_sentence(effect: Effect, labels: dict[str, str]) -> str:
             f"{settings_text(effect.fields, effect.reference, labels)}, all else equal: {title} "
             f"{_amount(effect.number, effect.difference)}")
     pairs = f"{effect.pairs} pairs of runs" if effect.pairs > 1 else "one pair of runs"
+    if effect.half_interval is None and effect.pairs > 1:
+        return f"{text} (exactly so in each of {pairs}): too few to say how far chance reaches."
     if effect.half_interval is None:
         return f"{text} ({pairs}): one pair cannot tell an effect from chance."
     if effect.lower == effect.higher == 0:
@@ -148,10 +185,17 @@ def _untuned_sentences(result: Variants, variants: list[Variant]) -> Iterator[st
 def show(key: str, group: Group) -> str:
     """A group's number as text: ``51.2 ± 1.8 %`` or ``0.2171 ± 0.0003``."""
     value = group.numbers[key]
-    unit = "" if NLL in key else " %"
-    scale, digits = (1, 4) if NLL in key else (100, 1)
-    spread = "" if value.spread is None else f" ± {scale * value.spread:.{digits}f}"
-    return f"{scale * value.mean:.{digits}f}{spread}{unit}"
+    unit = "" if is_loss(key) else " %"
+    scale, digits = (1, 4) if is_loss(key) else (100, 1)
+    # A share has no decimals of its own below the first; a spread has: two runs that differ do not agree.
+    spread = "" if value.spread is None else f" ± {fixed(scale * value.spread, digits)}"
+    mean = signed(scale * value.mean, digits) if key.startswith(OVER_SFT) else fixed(scale * value.mean, digits)
+    return f"{mean}{spread}{unit}"
+
+
+def is_loss(key: str) -> bool:
+    """Whether a number is a held-out loss, in nats, rather than a fraction of problems solved."""
+    return key.split("/")[1] == NLL
 
 
 def settings_text(fields: list[str], values: list[object], labels: dict[str, str]) -> str:
@@ -169,6 +213,6 @@ def value_text(value: object) -> str:
 def _amount(key: str, difference: float) -> str:
     if difference == 0:
         return "no difference"
-    if NLL in key:
-        return f"{abs(difference):.4f} nats {'lower' if difference < 0 else 'higher'}"
-    return f"{100 * abs(difference):.1f} points {'higher' if difference > 0 else 'lower'}"
+    if is_loss(key):
+        return f"{fixed(abs(difference), 4)} nats {'lower' if difference < 0 else 'higher'}"
+    return f"{fixed(100 * abs(difference), 1)} points {'higher' if difference > 0 else 'lower'}"

@@ -3,6 +3,7 @@
 from typing import Any
 
 from xft_core.grid import Variant
+from xft_core.reporting.evaluation import PassRate, not_graded_text, rate_text
 from xft_core.reporting.evidence import MODELS
 from xft_core.reporting.markdown import bullets, table
 from xft_core.reporting.variant_findings import show, value_text, variant_findings, variant_limits
@@ -11,7 +12,7 @@ from xft_core.reporting.variants import NLL, OVER_SFT, PASS, Group, Run, Variant
 CAPTION = (
     "↓ lower is better, ↑ higher is better. NLL: negative log-likelihood on held-out rows, nats per response token. "
     "pass@1: % of problems solved; + with the extended tests too. ± is the spread over seeds (sample standard deviation), "
-    "where there are several.")
+    "where there are several; what the problems' choice adds stands in brackets under Every run.")
 MODEL_TITLES = {"merged": "merged", "sft": "SFT (dense)", "moe": "MoE", "base": "base"}
 NEWEST_FIRST = tuple(reversed(MODELS))
 
@@ -56,7 +57,7 @@ def wide_rows(result: Variants) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"variant": group.name, **group.settings, "seeds": len(group.seeds)}
         for key, value in group.numbers.items():
             row[key] = value.mean
-            row[f"{key} spread"] = value.spread
+            row[f"spread of {key}"] = value.spread
         rows.append(row)
     return rows
 
@@ -65,8 +66,7 @@ def cell(group: Group, key: str) -> str:
     """A number of a group without its unit; "-" where it has none."""
     if key not in group.numbers:
         return "-"
-    text = show(key, group).removesuffix(" %")
-    return text if OVER_SFT not in key or text.startswith("-") else f"+{text}"
+    return show(key, group).removesuffix(" %") + not_graded_text(group.not_graded.get(key, 0))
 
 
 def _what_varies(result: Variants, labels: dict[str, str]) -> str:
@@ -95,13 +95,12 @@ def _runs_table(result: Variants, labels: dict[str, str]) -> str:
     keys = [f"merged/{NLL}", *(f"merged/{name}/{benchmark}" for benchmark in result.benchmarks() for name in PASS)]
     header = ["run", "NLL ↓", *(f"{benchmark}{plus} % ↑" for benchmark in result.benchmarks() for plus in ("", "+"))]
     rows = [[run.name, *(_run_cell(run, key) for key in keys)] for run in result.runs]
-    return "The merged models; ± is one standard error over the problems.\n\n" + table(header, rows)
+    return "The merged models; in brackets the 95% interval over the problems.\n\n" + table(header, rows)
 
 
 def _run_cell(run: Run, key: str) -> str:
     if key not in run.numbers:
         return "-"
-    if NLL in key:
+    if key not in run.intervals:
         return f"{run.numbers[key]:.4f}"
-    error = run.standard_errors.get(key)
-    return f"{100 * run.numbers[key]:.1f}" + ("" if error is None else f" ± {100 * error:.1f}")
+    return rate_text(PassRate(run.numbers[key], *run.intervals[key]), run.not_graded.get(key, 0))

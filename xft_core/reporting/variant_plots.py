@@ -3,7 +3,7 @@
 Means with their spread over seeds, and every single run as a small dot. As in plots.py: same numbers, same bytes.
 """
 
-import re
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from xft_core.grid import SEED
-from xft_core.reporting.plots import COLORS, STYLE
+from xft_core.labels import flat_names, unique_labels
+from xft_core.reporting.plots import COLORS, STYLE, save
 from xft_core.reporting.variant_findings import settings_text, value_text
 from xft_core.reporting.variants import NLL, Run, Statistic, Variants, statistic
 
@@ -30,8 +31,9 @@ def draw_variants(result: Variants, labels: dict[str, str], directory: Path) -> 
     directory.mkdir(parents=True, exist_ok=True)
     draw: dict[str, tuple[str, Callable[[], Figure | None]]] = {
         "overview.png": ("All variants", lambda: overview(result))}
+    names = flat_names(" ".join(labels[field] for field in fields) for fields, _ in result.compared_axes())
     for fields, steps in result.compared_axes():
-        name = "by_" + re.sub(r"[^a-z0-9]+", "_", "_".join(labels[field] for field in fields).lower()).strip("_") + ".png"
+        name = f"by_{names[' '.join(labels[field] for field in fields)]}.png"
         title = "pass@1 and held-out loss by " + " with ".join(fields)
         draw[name] = (title, lambda fields=fields, steps=steps: by_field(result, labels, fields, steps))  # type: ignore[misc]
     drawn = {}
@@ -39,7 +41,7 @@ def draw_variants(result: Variants, labels: dict[str, str], directory: Path) -> 
         for name, (title, make) in draw.items():
             figure = make()
             if figure is not None:
-                figure.savefig(directory / name, metadata={"Software": None})
+                save(figure, directory / name)
                 drawn[name] = title
     return drawn
 
@@ -81,10 +83,11 @@ def by_field(result: Variants, labels: dict[str, str], fields: list[str], steps:
     if not panels:
         return None
     others = [field for names, _ in result.axes for field in names if field not in fields and field != SEED]
-    settings = list({settings_text(others, [run.settings[name] for name in others], labels) for run in result.runs})
-    settings.sort(key=[settings_text(others, [run.settings[n] for n in others], labels) for run in result.runs].index)
+    settings = {_setting(run, others): _text(run, others, labels) for run in result.runs}
     averaged = len(settings) > len(SERIES_COLORS)
-    series = ["mean over all other settings"] if averaged else settings
+    series = dict(zip(settings, unique_labels([[text] for text in settings.values()]), strict=True))
+    if averaged:
+        series = {"": "mean over all other settings"}
     positions, is_numeric, is_log = _positions(steps)
     figure = Figure(figsize=(0.9 + max(4.4, 1.0 + 0.5 * len(steps)) * len(panels), 4.3))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -93,14 +96,13 @@ def by_field(result: Variants, labels: dict[str, str], fields: list[str], steps:
         if is_log:
             ax.set_xscale("log")
         bars = not is_numeric and ending != NLL  # a loss has no zero worth starting a bar from
-        for index, name in enumerate(series):
+        there = numbers_by_step(result.runs, key, fields, [*others, SEED] if averaged else others, steps)
+        for index, (setting, name) in enumerate(series.items()):
             points = []
-            for step, position in zip(steps, positions, strict=True):
-                values = [
-                    run.numbers[key] for run in result.runs
-                    if key in run.numbers and [run.settings[field] for field in fields] == step
-                    and (averaged or _text(run, others, labels) == name)]
-                if values:
+            for step, position in zip(there, positions, strict=True):
+                # A mean over other settings is one over the same at every step, or a missing variant would move it.
+                chosen = common_to_all(there) if averaged else {setting}
+                if values := [number for other, found in step.items() if other in chosen for number in found]:
                     place = _dodged(position, index, len(series), positions, is_numeric, is_log)
                     points.append((place, statistic(values)))
             _draw_series(ax, points, scale, index, name or "merged model", bars, is_numeric, 0.8 / len(series))
@@ -183,6 +185,28 @@ def _mark(ax: Axes, value: Statistic, scale: float, place: float, color: str, ma
         at = (singles, places) if sideways else (places, singles)
         ax.plot(*at, linestyle="", marker="o", markersize=3.4, color="white", markeredgecolor="#222222",
                 markeredgewidth=0.8, zorder=4)
+
+
+def numbers_by_step(
+    runs: list[Run], key: str, fields: list[str], others: list[str], steps: list[list[Any]],
+) -> list[dict[str, list[float]]]:
+    """For each step of ``fields`` the numbers of the runs there, by what ``others`` are set to."""
+    found: list[dict[str, list[float]]] = [{} for _ in steps]
+    for run in runs:
+        if key in run.numbers:
+            step = found[steps.index([run.settings[field] for field in fields])]
+            step.setdefault(_setting(run, others), []).append(run.numbers[key])
+    return found
+
+
+def common_to_all(numbers: list[dict[str, list[float]]]) -> set[str]:
+    """The settings of other fields that every step has a number of."""
+    return set.intersection(*map(set, numbers))
+
+
+def _setting(run: Run, fields: list[str]) -> str:
+    """What ``fields`` are set to, exactly: names of variants round numbers."""
+    return json.dumps([run.seed if field == SEED else run.settings[field] for field in fields])
 
 
 def _text(run: Run, fields: list[str], labels: dict[str, str]) -> str:

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xft_core.artifacts import first_line
 from xft_core.errors import ArtifactError
 from xft_core.grid import SEED, Axis, Variant
+from xft_core.idle_fields import plays_no_part
 from xft_core.plain_text import parse_json
 from xft_core.reporting.comparison import Comparison
 from xft_core.reporting.evidence import MODELS
-from xft_core.reporting.idle_fields import plays_no_part
 
 NLL = "held_out_nll"
 PASS = ("base_pass_at_1", "plus_pass_at_1")
@@ -31,19 +31,23 @@ class _Part(BaseModel):
 
 class Run(_Part):
     """One variant. ``numbers``: ``<model>/held_out_nll`` in nats per response token, ``<model>/plus_pass_at_1/<benchmark>``
-    and the like as fractions, and ``merged_over_sft/...``: merged model minus dense SFT. ``standard_errors`` of pass@1
-    are over the problems of the benchmark."""
+    and the like as fractions, and ``merged_over_sft/...``: merged model minus dense SFT. ``intervals``: 95% of a pass@1,
+    over the problems of the benchmark; ``not_graded``: answers that have no part in a pass@1, where there are any.
+    ``held_out``: digest of the rows that held_out_nll is measured on."""
 
     name: str
     group: str
     seed: int
     settings: dict[str, Any]
     numbers: dict[str, float]
-    standard_errors: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    not_graded: dict[str, int]
+    held_out: str | None
 
 
 class Statistic(_Part):
-    """Mean of a number over the runs of a group; ``spread``: sample standard deviation, None for one run."""
+    """Mean of a number over those runs of a group that have it; ``spread``: sample standard deviation over their seeds,
+    None for one measurement."""
 
     mean: float
     spread: float | None
@@ -51,17 +55,19 @@ class Statistic(_Part):
 
 
 class Group(_Part):
-    """Runs that differ in the seed alone."""
+    """Runs that differ in the seed alone. ``not_graded``: answers of all of them that have no part in a pass@1."""
 
     name: str
     settings: dict[str, Any]
     seeds: list[int]
     numbers: dict[str, Statistic]
+    not_graded: dict[str, int]
 
 
 class Effect(_Part):
     """What changes when ``fields`` go from the values ``reference`` to ``values`` and nothing else does: the mean over
-    pairs of runs, with half of its 95% interval (Student's t; None for one pair). ``lower`` and ``higher`` count pairs."""
+    pairs of runs, with half of its 95% interval (Student's t; None for one pair, and where all pairs differ by exactly the
+    same, which says how few they are and not how certain). ``lower`` and ``higher`` count pairs."""
 
     fields: list[str]
     reference: list[Any]
@@ -76,10 +82,13 @@ class Effect(_Part):
 
 class Variants(_Part):
     """Everything the report of a comparison tells. ``axes``: fields that vary together, with their values in order;
+    ``titles``: of the recipes' benchmarks, also of those that were skipped; ``problems``: how many each of the others has.
+    Where variants answered different numbers of a benchmark's problems, each number is a benchmark of its own.
     ``missing``: variants without a result; ``idle``: for a field, the groups in which it plays no part."""
 
     recipe: str
     axes: list[tuple[list[str], list[list[Any]]]]
+    titles: list[str]
     problems: dict[str, int]
     runs: list[Run]
     groups: list[Group]
@@ -98,16 +107,21 @@ class Variants(_Part):
 
 def put_together(recipe_name: str, axes: list[Axis], variants: list[Variant], reports: Mapping[str, Path]) -> Variants:
     """The numbers of all variants that have a report. Raises ArtifactError for a report that cannot be read."""
-    runs: list[Run] = []
-    problems: dict[str, int] = {}
-    for variant in variants:
-        if variant.name in reports:
-            comparison = read_comparison(reports[variant.name])
-            runs.append(_run(variant, comparison))
-            problems |= {score.benchmark: score.problems for row in comparison.rows for score in row.scores}
     present = [variant for variant in variants if variant.name in reports]
+    comparisons = [read_comparison(reports[variant.name]) for variant in present]
+    scores = [score for comparison in comparisons for row in comparison.rows for score in row.scores]
+    sizes: dict[str, set[int]] = {}
+    for score in scores:
+        sizes.setdefault(score.benchmark, set()).add(score.problems)
+    names = {
+        (title, size): title if len(found) == 1 else f"{title} ({size} problems)"
+        for title, found in sizes.items() for size in sorted(found)}
+    runs = [_run(variant, comparison, names) for variant, comparison in zip(present, comparisons, strict=True)]
+    titles = dict.fromkeys(title for comparison in comparisons for title in comparison.benchmarks)
     return Variants(
-        recipe=recipe_name, axes=[_settled(axis, variants) for axis in axes], problems=problems, runs=runs,
+        recipe=recipe_name, axes=[_settled(axis, variants) for axis in axes], runs=runs,
+        titles=[name for title in titles for name in [names[title, size] for size in sorted(sizes.get(title, ()))] or [title]],
+        problems={name: size for title in titles for (of, size), name in names.items() if of == title},
         groups=_groups(runs), effects=_effects(axes, present, {run.name: run for run in runs}),
         missing=[variant.name for variant in variants if variant.name not in reports], idle=_idle(axes, present))
 
@@ -132,13 +146,16 @@ def interval_factor(pairs: int) -> float:
     return T_95[min(pairs - 1, len(T_95)) - 1]
 
 
-def statistic(values: list[float]) -> Statistic:
-    """Mean and spread of at least one value."""
-    return Statistic(mean=fmean(values), spread=stdev(values) if len(values) > 1 else None, values=values)
+def statistic(values: list[float], depends_on_seed: bool = True) -> Statistic:
+    """Mean and spread of at least one value. What does not depend on the seed is one measurement, however often it was
+    reported."""
+    is_one = len(values) == 1 or (not depends_on_seed and len(set(values)) == 1)
+    return Statistic(mean=fmean(values), spread=None if is_one else stdev(values), values=values[:1] if is_one else values)
 
 
-def _run(variant: Variant, comparison: Comparison) -> Run:
-    numbers, errors = {}, {}
+def _run(variant: Variant, comparison: Comparison, names: Mapping[tuple[str, int], str]) -> Run:
+    numbers: dict[str, float] = {}
+    intervals, not_graded = {}, {}
     for model in MODELS:
         row = comparison.row(model)
         if row is None:
@@ -148,15 +165,19 @@ def _run(variant: Variant, comparison: Comparison) -> Run:
         for score in row.scores:
             for tests in ("base", "plus"):
                 if (rate := score.rate(tests)) is not None:
-                    key = f"{model}/{tests}_pass_at_1/{score.benchmark}"
-                    numbers[key], errors[key] = rate.value, rate.standard_error
+                    key = f"{model}/{tests}_pass_at_1/{names[score.benchmark, score.problems]}"
+                    numbers[key], intervals[key] = rate.value, (rate.low, rate.high)
+                    if score.infrastructure_errors:
+                        not_graded[key] = score.infrastructure_errors
     for key in [key for key in numbers if key.startswith("merged/")]:
         rest = key.removeprefix("merged/")
         if (control := numbers.get(f"sft/{rest}")) is not None:
             numbers[f"{OVER_SFT}/{rest}"] = numbers[key] - control
+            if lost := not_graded.get(key, 0) + not_graded.get(f"sft/{rest}", 0):
+                not_graded[f"{OVER_SFT}/{rest}"] = lost
     return Run(
         name=variant.name, group=variant.group, seed=comparison.seed, settings=variant.settings, numbers=numbers,
-        standard_errors=errors)
+        intervals=intervals, not_graded=not_graded, held_out=comparison.held_out)
 
 
 def _groups(runs: list[Run]) -> list[Group]:
@@ -165,11 +186,16 @@ def _groups(runs: list[Run]) -> list[Group]:
         members.setdefault(run.group, []).append(run)
     found = []
     for name, group in members.items():
-        keys = [key for key in group[0].numbers if all(key in run.numbers for run in group)]
+        keys = dict.fromkeys(key for run in group for key in run.numbers)
+        numbers = {
+            key: statistic([run.numbers[key] for run in group if key in run.numbers], not key.startswith("base/"))
+            for key in keys}
+        lost = {key: [run.not_graded[key] for run in group if key in run.not_graded] for key in keys}
         found.append(Group(
             name=name, settings={field: value for field, value in group[0].settings.items() if field != SEED},
             seeds=[run.seed for run in group],
-            numbers={key: statistic([run.numbers[key] for run in group]) for key in keys}))
+            numbers=numbers,
+            not_graded={key: sum(found[:len(numbers[key].values)]) for key, found in lost.items() if found}))
     return found
 
 
@@ -203,7 +229,9 @@ def _effects(axes: list[Axis], variants: list[Variant], runs: dict[str, Run]) ->
 
 def _effect(fields: list[str], reference: list[Any], values: list[Any], key: str, changes: list[float]) -> Effect:
     count = len(changes)
-    half = interval_factor(count) * stdev(changes) / math.sqrt(count) if count > 1 else None
+    spread = stdev(changes) if count > 1 else 0.0
+    # Floats that differ in their last bits are the same change.
+    half = interval_factor(count) * spread / math.sqrt(count) if spread > 1e-9 or (not any(changes) and count > 1) else None
     return Effect(
         fields=fields, reference=reference, values=values, number=key, pairs=count, difference=fmean(changes),
         half_interval=half, lower=sum(change < 0 for change in changes), higher=sum(change > 0 for change in changes))

@@ -18,7 +18,7 @@ from xft_core.planning.estimate import (
 )
 from xft_core.planning.history import Timing
 from xft_core.planning.memory import Memory
-from xft_core.planning.plan import Rates, StagePlan, count, gigabytes
+from xft_core.planning.plan import Rates, StagePlan
 from xft_core.planning.text import between
 
 RATES = Rates(flops=1e9, bandwidth=1e12, disk=1e12, start=5.0)
@@ -118,14 +118,3 @@ def test_all_stages_together() -> None:
     (7200, 10800, "2.0 to 3.0 h")])
 def test_a_range_as_text(low: float, high: float, text: str) -> None:
     assert between(Estimate(low, high, PROBE)) == text
-
-
-@pytest.mark.parametrize(("value", "text"), [
-    (2_265_408, "2.27 M"), (999, "999 "), (999_600, "1 M"), (340_000, "340 k"), (1.35e9, "1.35 G"), (0, "0 ")])
-def test_numbers_have_a_unit_that_fits(value: float, text: str) -> None:
-    assert count(value) == text
-
-
-def test_no_amount_of_bytes_reads_as_nothing() -> None:
-    assert [gigabytes(value) for value in (1e3, 4.53e6, 99e6, 99.9e6, 1e8, 2.5e10)] == [
-        "1 kB", "4.53 MB", "99 MB", "0.1 GB", "0.1 GB", "25.0 GB"]

@@ -13,7 +13,7 @@ from xft_core.planning.estimate import estimate
 from xft_core.planning.machine import Machine, machine_name, slowdown, store_size, this_machine
 from xft_core.planning.plan import DataSize, DoesNotFit, Rates, StagePlan, check_fits, make_plan, training_steps
 from xft_core.planning.shape import Shape
-from xft_core.planning.text import duration, summary, table
+from xft_core.planning.text import summary, table
 from xft_core.recipe import parse
 
 DEEPSEEK_1_3B = Shape(2048, 5504, 24, 32256, 2048, 2048, gated=True, tied=False)
@@ -171,7 +171,7 @@ def test_the_table_has_every_stage_and_says_what_is_not_known() -> None:
     text = table(plan, times)
     assert all(stage.role in text for stage in plan)
     assert "?" in text and "probe" in text and "stages with ?" in "\n".join(summary(plan, LARGE, times))
-    assert [duration(value) for value in (0.2, 5, 90, 7300, 300000)] == ["<1 s", "5 s", "2 min", "2.0 h", "3.5 d"]
+    assert "0.0 GB" not in text and "0.00" not in text
 
 
 def test_this_machine_has_memory_and_disk(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def evaluation(language: str, place: int) -> tuple[dict[str, Any], dict[str, Any
             "results.json": {"benchmark": described, "skipped": REASON, "problems": []}}
     problems, *solved = MEASURED[language]
     rate = solved[place] / problems
-    metrics = {"base_pass_at_1": rate, "plus_pass_at_1": rate, "plus_standard_error": 0.1, "problems": problems,
+    metrics = {"base_pass_at_1": rate, "plus_pass_at_1": rate, "problems": problems,
                "samples": problems, "infrastructure_errors": 0}
     verdicts = ["pass"] * solved[place] + ["fail"] * (problems - solved[place])
     return metrics, {"results.json": {"benchmark": described, "problems": [
@@ -94,3 +94,17 @@ def test_averages_are_over_languages_that_every_model_was_graded_in() -> None:
     ("multipl-e/humaneval-go.jsonl.gz", "MultiPL-E go"), ("/data/humaneval-go.jsonl", "humaneval-go")])
 def test_titles(name: str, title: str) -> None:
     assert benchmark_title(name) == title
+
+
+def test_of_two_benchmarks_of_one_language_the_first_counts(tmp_path: Path) -> None:
+    found = artifacts(tmp_path)
+    for place, model in enumerate(("base", "sft", "moe", "merged")):
+        found[f"evaluate_{model}_5"] = make_artifact(tmp_path / f"again_{model}", "evaluate", *evaluation("js", 3 - place))
+    once, _ = report(tmp_path, artifacts(tmp_path / "once"), "alone", evaluate={
+        "benchmarks": [f"multipl-e/{language}" for language in LANGUAGES]})
+    twice, _ = report(tmp_path, found, "twice", evaluate={
+        "benchmarks": [*(f"multipl-e/{language}" for language in LANGUAGES), "own/humaneval-js.jsonl"]})
+    averages = {name: value for name, value in once.manifest.metrics.items() if "multipl_e_" in name and "pass" in name}
+    shown = {name: twice.manifest.metrics[name] for name in once.manifest.metrics if name in (
+        "merged_multipl_e_pass_at_1", "base_multipl_e_pass_at_1", "merged_multipl_e_paper_pass_at_1")}
+    assert len(shown) == 3 and shown.items() <= averages.items()

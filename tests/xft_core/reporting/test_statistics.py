@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from xft_core.reporting.statistics import interval_95, paired_test, standard_error
+from xft_core.reporting.statistics import interval_95, measured_interval, paired_test, standard_error
 
 
 @pytest.mark.parametrize(("passed", "total", "low", "high"), [
@@ -73,3 +73,12 @@ def test_many_ungraded_answers_cost_no_minutes() -> None:
     changes = [Fraction(draw.randint(-9, 12), graded) for graded in range(20, 200)]
     assert math.lcm(*(change.denominator for change in changes)) > 10**20
     assert 0 < paired_test(changes) < 1
+
+
+def test_intervals_of_numbers_that_come_with_a_standard_error() -> None:
+    error = math.sqrt(0.3 * 0.7 / 9)
+    assert measured_interval(0.3, error, 10) == pytest.approx(interval_95([1.0] * 3 + [0.0] * 7, 10))  # a share: Wilson's
+    assert measured_interval(0.0, 0.0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert measured_interval(0.3, 0.01, 10) == pytest.approx((0.2804, 0.3196), abs=1e-4)  # no share of ten
+    assert measured_interval(1.2, 0.1) == pytest.approx((1.004, 1.396), abs=1e-3)
+    assert measured_interval(1.2, 0.0) is None and measured_interval(1.2, None) is None

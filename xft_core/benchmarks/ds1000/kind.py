@@ -22,6 +22,7 @@ class DS1000(Kind[Problem]):
     name = "DS-1000"
     fields = frozenset({"prompt", "reference_code", "code_context", "metadata"})
     extended_tests = False
+    unused_settings = frozenset({"min_time_limit", "time_limit_factor"})
 
     def problem(self, row: dict[str, Any], where: str) -> Problem:
         """See Kind."""

@@ -24,6 +24,7 @@ class MultiPLE(Kind[Problem]):
     name = "MultiPL-E"
     fields = frozenset(FIELDS)
     extended_tests = False
+    unused_settings = frozenset({"min_time_limit", "time_limit_factor"})
 
     def problem(self, row: dict[str, Any], where: str) -> Problem:
         """See Kind."""
