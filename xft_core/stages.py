@@ -188,7 +188,7 @@ class GenerateStage(StageConfig):
 class EvaluateStage(StageConfig):
     """Verdicts and pass@k for a model's answers."""
 
-    stage, version, implementation = "evaluate", 3, "xft_core.evaluate"
+    stage, version, implementation = "evaluate", 4, "xft_core.evaluate"
 
     samples: Path = Field(description=f"{ARTIFACT_HELP}: generate.")
     benchmark: str = Field("demo:benchmark.jsonl", description="The benchmark the samples answer.")
