@@ -7,6 +7,11 @@ samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus it
                           there for what was skipped too, to be graded elsewhere
 
 Verdicts are on disk problem by problem as they are found: a run that was killed goes on with the problems it lacks.
+
+No sample is left out of a score because grading it went wrong. One without a verdict is graded again once nothing else is
+being graded; if that goes wrong too on a machine that grades programs of ours well, it has failed. On one that does not, the
+stage ends with an error. Left out, for every model alike and counted, are only problems no answer to which can be graded
+here, whatever it is (those of DS-1000 whose libraries are not installed).
 """
 
 import json
@@ -16,13 +21,13 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from xft_core.artifacts import MANIFEST, Workspace, read_manifest
 from xft_core.benchmarks.jsonl import read_jsonl
-from xft_core.benchmarks.kind import AnyProblem, Grader, Kind, NotGradable, Verdict
+from xft_core.benchmarks.kind import NOT_GRADED, AnyProblem, Grader, Kind, NotGradable, Verdict
 from xft_core.benchmarks.kinds import kind_of
 from xft_core.benchmarks.pass_at_k import pass_at_k
 from xft_core.benchmarks.progress import Progress
@@ -42,9 +47,9 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
     Metrics: ``base_pass_at_{k}`` and ``plus_pass_at_{k}`` (fractions, 0 to 1; k = 1 always, and each asked for that
     every problem has samples enough for), ``plus_interval_low`` and ``plus_interval_high`` (the 95% interval of
     plus_pass_at_1, over problems: see reporting/statistics.py), ``problems``, ``samples``, ``infrastructure_errors``
-    (samples without a verdict; they count for nothing), ``seconds``; where problems are grouped (DS-1000),
-    ``pass_at_1/{group}``. Of a benchmark that is skipped only ``skipped`` (1),
-    ``problems``, ``samples`` and ``seconds``.
+    (samples of problems that cannot be graded here; these problems count for nothing), ``seconds``; where problems are
+    grouped (DS-1000), ``pass_at_1/{group}``. Of a benchmark that is skipped only ``skipped`` (1), ``problems``,
+    ``samples`` and ``seconds``.
     Raises DataError for samples that do not answer the benchmark, SandboxError when nothing can be graded here.
     """
     started = time.monotonic()
@@ -126,18 +131,17 @@ def read_samples(
 
 
 def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> dict[str, float]:
-    """The metrics of a benchmark from the verdicts on each problem's samples. Raises SandboxError if there is no
-    verdict at all."""
-    graded = [[verdict for verdict in of_problem if verdict.plus != "infrastructure_error"] for of_problem in verdicts]
-    graded = [of_problem for of_problem in graded if of_problem]
+    """The metrics of a benchmark from the verdicts on each problem's samples. A problem counts with all its samples, those
+    without a verdict as failed, or, if none has one, not at all. Raises SandboxError if there is no verdict at all."""
+    graded = [of_problem for of_problem in verdicts if _is_graded(of_problem)]
     samples = sum(map(len, verdicts))
     errors = samples - sum(map(len, graded))
     if not graded:
-        raise SandboxError(
-            f"None of the {samples} samples could be graded: every grading process died without a verdict. Does "
-            "memory run out on this machine? Then fewer evaluate.workers or a lower evaluate.memory_limit_mb help.")
+        reasons = sorted({verdict.detail for of_problem in verdicts for verdict in of_problem})
+        raise SandboxError(f"None of the {samples} samples could be graded: {'; '.join(reasons)}.")
     if errors:
-        logger.warning("%d of %d samples could not be graded and count for nothing", errors, samples)
+        logger.warning(
+            "%d of %d problems cannot be graded here and count for nothing", len(verdicts) - len(graded), len(verdicts))
     metrics: dict[str, float] = {}
     for k in sorted({1, *ks}):
         if k <= min(map(len, graded)):
@@ -161,9 +165,9 @@ def group_scores(
     """
     rates: dict[str, dict[str, list[float]]] = {}
     for task_id, of_problem in verdicts.items():
-        graded = [verdict.plus == "pass" for verdict in of_problem if verdict.plus != "infrastructure_error"]
-        for criterion, name in groups[task_id].items() if graded else ():
-            rates.setdefault(criterion, {}).setdefault(name, []).append(sum(graded) / len(graded))
+        for criterion, name in groups[task_id].items() if _is_graded(of_problem) else ():
+            passed = sum(verdict.plus == "pass" for verdict in of_problem)
+            rates.setdefault(criterion, {}).setdefault(name, []).append(passed / len(of_problem))
     return {
         criterion: {name: {"problems": len(values), "pass_at_1": _mean(values)} for name, values in of_criterion.items()}
         for criterion, of_criterion in rates.items()}
@@ -180,25 +184,65 @@ def grade_all(
     problems: list[AnyProblem], solutions: dict[str, list[str]], grader: Grader[Any], workers: int, graded: Path,
 ) -> dict[str, list[Verdict]]:
     """The verdicts on each problem's samples, by task_id. Those in the file ``graded`` are taken from there, the others
-    are added to it, but for problems with infrastructure errors: another start may do better."""
+    are added to it. Infrastructure errors are left for problems that are ungradable, and for no others.
+
+    Raises SandboxError when this machine stops grading.
+    """
     verdicts = {row["task_id"]: [Verdict(**verdict) for verdict in row["verdicts"]] for row in read_appended(graded)}
-    waiting = [problem for problem in problems if problem.task_id not in verdicts]
+    again: list[AnyProblem] = []
+    waiting = []
+    for problem in problems:
+        if problem.task_id not in verdicts:
+            reason = grader.ungradable(problem)
+            if reason is None:
+                waiting.append(problem)
+            else:
+                verdicts[problem.task_id] = [replace(NOT_GRADED, detail=reason)] * len(solutions[problem.task_id])
     progress = Progress(logger, "evaluate", len(problems), len(problems) - len(waiting))
+
+    def keep(problem: AnyProblem, found: list[Verdict]) -> None:
+        verdicts[problem.task_id] = found
+        append(graded, {"task_id": problem.task_id, "verdicts": list(map(asdict, found))})
+        progress.advance(1)
+
     pool = ThreadPoolExecutor(workers)
     try:
-        futures = {
-            pool.submit(grader.grade, problem, solutions[problem.task_id]): problem.task_id for problem in waiting}
+        futures = {pool.submit(grader.grade, problem, solutions[problem.task_id]): problem for problem in waiting}
         for future in as_completed(futures):
-            task_id = futures[future]
-            verdicts[task_id] = future.result()
-            if all(verdict.plus != "infrastructure_error" for verdict in verdicts[task_id]):
-                append(graded, {"task_id": task_id, "verdicts": list(map(asdict, verdicts[task_id]))})
-            progress.advance(1)
+            problem, found = futures[future], future.result()
+            if all(map(_has_verdict, found)):
+                keep(problem, found)
+            else:
+                verdicts[problem.task_id] = found
+                again.append(problem)
+        for problem in again:
+            found = verdicts[problem.task_id]
+            keep(problem, [
+                verdict if _has_verdict(verdict) else _graded_alone(problem, solution, verdict, grader)
+                for verdict, solution in zip(found, solutions[problem.task_id], strict=True)])
     finally:
         grader.stop()  # after a fault or an interrupt, nobody waits for what is still being graded
         pool.shutdown(cancel_futures=True)
         progress.close()
     return {problem.task_id: verdicts[problem.task_id] for problem in problems}
+
+
+def _graded_alone(problem: AnyProblem, solution: str, first: Verdict, grader: Grader[Any]) -> Verdict:
+    """The verdict on a sample whose first attempt ended in an infrastructure error, while nothing else is being graded."""
+    (verdict,) = grader.grade(problem, [solution], alone=True)
+    if _has_verdict(verdict):
+        return verdict
+    logger.warning("%s: a sample could not be graded, also with nothing else being graded: %s", problem.task_id, verdict.detail)
+    grader.check()  # raises if it is the machine
+    return Verdict("fail", "fail", f"it cannot be graded: {first.detail}; and again, alone: {verdict.detail}")
+
+
+def _has_verdict(verdict: Verdict) -> bool:
+    return "infrastructure_error" not in (verdict.base, verdict.plus)
+
+
+def _is_graded(of_problem: Sequence[Verdict]) -> bool:
+    return any(map(_has_verdict, of_problem))
 
 
 def _grouped(kind: Kind[Any], problem: AnyProblem) -> dict[str, Any]:

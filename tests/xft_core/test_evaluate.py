@@ -16,14 +16,14 @@ import pytest
 
 from tests.factories import shared_data
 from xft_core.artifacts import Workspace, publish
-from xft_core.benchmarks.evalplus.grading import MOUNTS, Limits, grade
+from xft_core.benchmarks.evalplus.grading import EvalPlusGrader
 from xft_core.benchmarks.evalplus.kind import EvalPlus
 from xft_core.benchmarks.evalplus.problems import Problem
-from xft_core.benchmarks.kind import Verdict
+from xft_core.benchmarks.kind import NOT_GRADED, Verdict
 from xft_core.checked_lines import append, read_appended
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError, XftError
-from xft_core.evaluate import pass_at_k, scores
+from xft_core.evaluate import grade_all, group_scores, pass_at_k, scores
 from xft_core.reporting.statistics import interval_95
 from xft_core.sandbox import ENVIRONMENT, open_sandbox
 from xft_core.stage import run_stage
@@ -113,13 +113,14 @@ def f(x):
         samples = [("Own/a", RIGHT), ("Own/a", killer), ("Own/a", WRONG), ("Own/a", RIGHT), ("Own/b", killer)]
         metrics, verdicts = evaluate(
             tmp_path, [problem("Own/a"), problem("Own/b")], samples, sandbox="unsafe", workers=1)
-        unknown = ("infrastructure_error", "infrastructure_error")
-        assert verdicts == {"Own/a": [("pass", "pass"), unknown, ("fail", "fail"), ("pass", "pass")], "Own/b": [unknown]}
-        assert metrics["infrastructure_errors"] == 2 and metrics["samples"] == 5
-        assert metrics["plus_pass_at_1"] == pytest.approx(2 / 3)  # of what could be graded
-        (tmp_path / "all").mkdir()
-        with pytest.raises(SandboxError, match="None of the 1 samples could be graded"):
-            evaluate(tmp_path / "all", [problem("Own/b")], [("Own/b", killer)], sandbox="unsafe")
+    # Who kills its judge whenever it is graded is no better off than who is wrong.
+    failed = ("fail", "fail")
+    assert verdicts == {"Own/a": [("pass", "pass"), failed, failed, ("pass", "pass")], "Own/b": [failed]}
+    assert metrics["infrastructure_errors"] == 0 and metrics["samples"] == 5
+    assert metrics["plus_pass_at_1"] == pytest.approx(1 / 4)
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    detail = results["problems"][0]["samples"][1]["detail"]
+    assert detail.startswith("it cannot be graded: the judge ended without a verdict") and "and again, alone: " in detail
 
 
 class BrokenBwrap:
@@ -141,23 +142,65 @@ class BrokenBwrap:
         self.calls.write_text("")
 
 
+ONE = Problem("Own/a", "def f(x):\n", "f", "    return x + 1\n", [[1]], [])
+
+
 @needs_sandbox
 @pytest.mark.parametrize("call", [1, 2], ids=["the judge's", "the sample's"])
-def test_a_sandbox_that_dies_is_tried_again(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sandbox_that_dies_is_tried_again_alone(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bwrap = BrokenBwrap(tmp_path, monkeypatch, {call + 100})
-    sandbox = open_sandbox("bubblewrap", MOUNTS)
-    one = Problem("Own/a", "def f(x):\n", "f", "    return x + 1\n", [[1]], [])
+    grader = EvalPlusGrader(EvaluateConfig(memory_limit_mb=2048), write(tmp_path / "own.jsonl", [problem("Own/a")]))
     bwrap.calls.write_text("x" * 100)
-    assert grade(one, [RIGHT], sandbox, Limits(4, 4, 2048)) == [Verdict("pass", "pass")]
+    assert grade_all([ONE], {"Own/a": [RIGHT]}, grader, 1, tmp_path / "graded") == {"Own/a": [Verdict("pass", "pass")]}
     assert len(bwrap.calls.read_text()) == 100 + call + 2
+
+
+@needs_sandbox
+@pytest.mark.parametrize("last", [100, 101, 103], ids=["from the first on", "the samples'", "in the second attempt"])
+def test_a_machine_that_stops_grading_gives_no_score(last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = {102, *range(last + 1, 200)} if last == 103 else range(last + 1, 200)
+    bwrap = BrokenBwrap(tmp_path, monkeypatch, failing)
+    grader = EvalPlusGrader(EvaluateConfig(memory_limit_mb=2048), write(tmp_path / "own.jsonl", [problem("Own/a")]))
+    bwrap.calls.write_text("x" * 100)
+    with pytest.raises(SandboxError, match=r"no space left|does not work on this machine"):
+        grade_all([ONE], {"Own/a": [RIGHT]}, grader, 1, tmp_path / "graded")
+    assert not list(read_appended(tmp_path / "graded"))
 
 
 @needs_sandbox
 def test_a_machine_that_cannot_grade_is_not_a_bad_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     BrokenBwrap(tmp_path, monkeypatch, range(4, 99))  # the sandbox's own canaries get through
-    with pytest.raises(SandboxError, match=r"(?s)a right program got 'infrastructure_error'.*no space left"):
+    with pytest.raises(SandboxError, match=r"(?s)does not work on this machine.*no space left"):
         evaluate(tmp_path, [problem("Own/a")], [("Own/a", RIGHT)])
     assert not (tmp_path / "out").exists()
+
+
+def test_no_sample_is_left_out_of_a_score() -> None:
+    unknown, passed, failed = NOT_GRADED, Verdict("pass", "pass"), Verdict("fail", "fail")
+    found = scores([[passed, unknown, unknown, unknown], [passed, failed, failed, failed]], [1, 4])
+    assert found["plus_pass_at_1"] == found["base_pass_at_1"] == 1 / 4 and found["infrastructure_errors"] == 0
+    left_out = scores([[unknown] * 2, [passed, failed]], [2])
+    assert (left_out["plus_pass_at_1"], left_out["plus_pass_at_2"], left_out["infrastructure_errors"]) == (1 / 2, 1, 2)
+    groups = group_scores({"a": {"library": "L"}, "b": {"library": "M"}}, {"a": [passed, unknown], "b": [unknown]})
+    assert groups == {"library": {"L": {"problems": 1, "pass_at_1": 1 / 2}}}
+    with pytest.raises(SandboxError, match="None of the 1 samples"):
+        scores([[unknown]], [1])
+
+
+@needs_sandbox
+def test_text_of_a_sample_stops_nothing(tmp_path: Path) -> None:
+    """Neither the half of a character, nor what a terminal would obey, nor what has no end."""
+    named = "class A:\n    __module__ = {0}\n    __qualname__ = {1}\ndef f(x): return A()"
+    samples = [named.format(r"'\ud800'", r"'\x1b[2J\0'"), r"def f(x): raise ValueError('\ud800\u202e\r' + 'x' * 10**7)",
+               r"def f(x): return '\ud800' * 10**6", r"raise SystemExit('\0')",
+               "class array(list): pass\ndef f(x): return array()"]
+    metrics, verdicts = evaluate(tmp_path, [problem("Own/a")], [("Own/a", text) for text in samples])
+    assert verdicts == {"Own/a": [("fail", "fail")] * len(samples)}
+    assert metrics["infrastructure_errors"] == 0
+    results = json.loads((tmp_path / "out" / "results.json").read_bytes().decode())
+    details = [sample["detail"] for sample in results["problems"][0]["samples"]]
+    assert all(detail.isprintable() and len(detail) < 2100 for detail in details), details
+    assert r"<\ud800.\x1b[2J\x00>" in details[0] and details[4] == "base: f(1): returned []; expected 2"
 
 
 @needs_sandbox

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 from xft_core.benchmarks.jsonl import read_jsonl
+from xft_core.benchmarks.printable import printable
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, XftError
 
@@ -22,11 +23,15 @@ Status = Literal["pass", "fail", "timeout", "infrastructure_error"]
 class Verdict:
     """``base``: on the benchmark's own tests; ``plus``: on these and the extended ones together (the same as ``base``
     where a kind has no extended tests). ``infrastructure_error``: it could not be found out, which says nothing about
-    the sample. ``detail``: for people, what went wrong: the input that failed, or the end of a compiler's complaint."""
+    the sample. ``detail``: for people, what went wrong: the input that failed, or the end of a compiler's complaint. It
+    may quote a sample; here, and only here, it is made printable."""
 
     base: Status
     plus: Status
     detail: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "detail", printable(self.detail))
 
 
 NOT_GRADED = Verdict("infrastructure_error", "infrastructure_error")
@@ -51,12 +56,21 @@ class Grader(ABC, Generic[P]):
     """Ready to grade on this machine: its sandbox was opened and its canaries got the right verdicts."""
 
     @abstractmethod
-    def grade(self, problem: P, samples: list[str]) -> list[Verdict]:
+    def grade(self, problem: P, samples: list[str], alone: bool = False) -> list[Verdict]:
         """Verdicts on complete programs that answer ``problem``, in their order. Called from several threads.
 
-        What could not be graded, also at a second attempt, is an infrastructure error, never a failure. Raises
-        DataError for a problem that cannot be right.
+        ``alone``: nothing else is being graded meanwhile. What could not be graded is an infrastructure error, and so is,
+        unless alone, what ran out of time while the machine was overloaded; see evaluate.py for what becomes of it.
+        Raises DataError for a problem that cannot be right, SandboxError for one that cannot be graded even alone.
         """
+
+    @abstractmethod
+    def check(self) -> None:
+        """Grade programs whose verdicts are known. Raises SandboxError where one gets another: this machine cannot grade."""
+
+    def ungradable(self, problem: P) -> str | None:
+        """Why no answer to ``problem`` can be graded here, whatever it is. None, as for most: they can."""
+        return None
 
     @abstractmethod
     def facts(self) -> dict[str, Any]:

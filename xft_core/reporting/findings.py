@@ -162,7 +162,7 @@ def _evaluation_warnings(comparison: Comparison) -> Iterator[str]:
         for score in row.scores:
             if score.infrastructure_errors:
                 yield (f"{row.name} on {score.benchmark}: {_count(score.infrastructure_errors, 'answer')} could not be "
-                       "graded (infrastructure errors) and count for nothing. Evaluate again.")
+                       "graded (infrastructure errors) and count for nothing: results.json says what their problems lack.")
             if score.truncated and score.truncated > MANY_TRUNCATED * score.samples:
                 yield (f"{row.name} on {score.benchmark}: {score.truncated} of {score.samples} answers were cut at "
                        "generate.max_new_tokens.")

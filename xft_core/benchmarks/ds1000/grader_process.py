@@ -1,13 +1,14 @@
 """The program that runs DS-1000's tests. It runs contained, in the environment for DS-1000, imports nothing of this package,
 and stays: what takes long, importing a library, is done once, and each sample runs in a fork.
 
-Argument: a JSON object, {"modules": names imported before the first fork, "watched": modules whose absence is not a sample's
-fault, "contained": whether all processes and files of this place are its own}.
+Argument: a JSON object, {"modules": names imported before the first fork, "watched": modules whose absence is to be told,
+"contained": whether all processes and files of this place are its own}.
 stdin, one JSON object a line: {"code_context": text, "samples": [text, ...], "seconds": float}
 stdout, one JSON object a line:
-    {"ready": true}                                          once, after the imports
+    {"missing": ["torch"]}                                   once, after the imports: the watched modules that are not there
     {"started": 0}                                           before each sample
-    {"sample": 0, "status": "pass", "detail": ""}            after it: pass, fail, timeout, missing (a watched module)
+    {"sample": 0, "status": "pass", "detail": ""}            after it: pass, fail, timeout (of processor time), waits (it
+                                                             is not done, and had used little)
 
 A sample passes when its fork, after the tests came to their end, hands over a word that was drawn for this one fork. A
 program that ends the process before, by whatever call, has not passed. While a sample runs, its output goes nowhere;
@@ -61,7 +62,7 @@ def main() -> None:
         with suppress(ImportError):
             importlib.import_module(name)
     protected()
-    answer(verdicts, {"ready": True})
+    answer(verdicts, {"missing": [name for name in settings["watched"] if importlib.util.find_spec(name) is None]})
     for line in requests:
         request = json.loads(line)
         for index, sample in enumerate(request["samples"]):
@@ -89,14 +90,13 @@ def run(code_context: str, sample: str, seconds: float, settings: dict[str, Any]
     message, signal_number = receive(received, child, time.monotonic() + WALL_FACTOR * seconds)
     os.close(received)
     clean_up(directory, child, settings["contained"])
-    if signal_number in (TOO_LONG, signal.SIGXCPU):
-        return "timeout", f"not done after {seconds:g} s of processor time, or {WALL_FACTOR} times that on the clock"
+    if signal_number == signal.SIGXCPU:
+        return "timeout", f"not done after {seconds:g} s of processor time"
+    if signal_number == TOO_LONG:
+        return "waits", f"not done after {WALL_FACTOR * seconds:g} s on the clock"
     if message == word:
         return "pass", ""
     detail = message.decode(errors="replace")[:DETAIL_CHARACTERS]
-    for name in settings["watched"]:
-        if f"No module named '{name}" in detail and importlib.util.find_spec(name) is None:
-            return "missing", detail
     return "fail", detail or "the process ended before the tests did"
 
 

@@ -1,11 +1,13 @@
 """Verdicts on samples of DS-1000: contained processes, one library each, that run ``grader_process.py``."""
 
 import json
+import re
 import select
 import subprocess
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ SAMPLE_SECONDS = 120.0  # DS-1000's own limit, here of processor time
 START_SECONDS, SPARE_SECONDS = 180.0, 30.0  # to import a library; to clean up after a sample
 CANARY_SECONDS = 2.0
 PROCESSES, OPEN_FILES = 256, 1024
+IMPORTED = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
+ENDED = replace(NOT_GRADED, detail="the process that graded it ended")
 
 CANARY = Problem(
     task_id="canary", prompt="", reference_code="", library="", perturbation="", code_context=(
@@ -39,16 +43,31 @@ class DS1000Grader(Grader[Problem]):
         self._environment, self._memory_limit_mb = environment, config.memory_limit_mb
         self._sandbox = open_sandbox(config.sandbox, mounts=environment.mounts)
         self._lock, self._idle = threading.Lock(), list[Process]()
-        found = [verdict.base for verdict in self._grade(CANARY, [text for text, _ in CANARIES], CANARY_SECONDS)]
-        if found != [status for _, status in CANARIES]:
+        self._missing: frozenset[str] = frozenset()
+        self.check()
+
+    def grade(self, problem: Problem, samples: list[str], alone: bool = False) -> list[Verdict]:
+        """See Grader."""
+        return self._grade(problem, samples, SAMPLE_SECONDS, alone)
+
+    def check(self) -> None:
+        """See Grader."""
+        found = self._grade(CANARY, [text for text, _ in CANARIES], CANARY_SECONDS, alone=True)
+        if [verdict.base for verdict in found] != [status for _, status in CANARIES]:
             self.stop()
             raise SandboxError(
-                f"Grading DS-1000 does not work on this machine: a right, a wrong and an endless program got "
-                f"{', '.join(found)} (sandbox {config.sandbox}, memory limit {config.memory_limit_mb} MB). {REMEDY}")
+                "Grading DS-1000 does not work on this machine: a right, a wrong and an endless program got "
+                f"{', '.join(verdict.base for verdict in found)} (sandbox {self._sandbox.mode}, memory limit "
+                f"{self._memory_limit_mb} MB). {REMEDY}")
 
-    def grade(self, problem: Problem, samples: list[str]) -> list[Verdict]:
-        """See Grader."""
-        return self._grade(problem, samples, SAMPLE_SECONDS)
+    def ungradable(self, problem: Problem) -> str | None:
+        """See Grader. It goes by what the problem and its reference import: an answer that imports what is not there is
+        wrong."""
+        texts = "\n".join((problem.code_context, problem.prompt, problem.reference_code))
+        needed = self._missing & {*IMPORTED.findall(texts), *LIBRARIES.get(problem.library, Library((), ())).modules[:1]}
+        if not needed:
+            return None
+        return f"it needs {', '.join(sorted(needed))}, which the environment for DS-1000 does not have"
 
     def facts(self) -> dict[str, Any]:
         """See Grader."""
@@ -63,20 +82,15 @@ class DS1000Grader(Grader[Problem]):
         for process in idle:
             process.end()
 
-    def _grade(self, problem: Problem, samples: list[str], seconds: float) -> list[Verdict]:
-        verdicts, _ = self._attempt(problem, samples, seconds)
-        for index in range(len(samples)):
-            if index not in verdicts:
-                again, started = self._attempt(problem, [samples[index]], seconds)
-                # A second time, alone: what ends its grader whenever it runs has ended it itself.
-                ended = Verdict("fail", "fail", "the program ended the process that graded it")
-                verdicts[index] = again.get(0, ended if started and not self._sandbox.stop.is_set() else NOT_GRADED)
-        return [verdicts[index] for index in range(len(samples))]
+    def _grade(self, problem: Problem, samples: list[str], seconds: float, alone: bool) -> list[Verdict]:
+        verdicts: list[Verdict] = []
+        while len(verdicts) < len(samples) and not self._sandbox.stop.is_set():
+            verdicts += self._attempt(problem, samples[len(verdicts):], seconds, alone)
+        return verdicts + [NOT_GRADED] * (len(samples) - len(verdicts))
 
-    def _attempt(self, problem: Problem, samples: list[str], seconds: float) -> tuple[dict[int, Verdict], bool]:
-        """The verdicts that one process arrived at, by index, and whether it had begun with one that it did not finish."""
-        verdicts: dict[int, Verdict] = {}
-        started = False
+    def _attempt(self, problem: Problem, samples: list[str], seconds: float, alone: bool) -> list[Verdict]:
+        """The verdicts that one process arrives at, of the first samples, one at least; it is gone if that is not all."""
+        verdicts: list[Verdict] = []
         process = self._take(problem.library)
         try:
             process.send({"code_context": problem.code_context, "samples": samples, "seconds": seconds})
@@ -84,16 +98,15 @@ class DS1000Grader(Grader[Problem]):
                 event = process.receive(WALL_FACTOR * seconds + SPARE_SECONDS)
                 if event is None:
                     process.end()
-                    return verdicts, started
-                started = "started" in event
+                    return [*verdicts, ENDED]
                 if "sample" in event:
-                    verdicts[event["sample"]] = _verdict(event)
+                    verdicts.append(_verdict(event, alone))
         except BaseException:
             process.end()
             raise
         with self._lock:
             self._idle.append(process)
-        return verdicts, False
+        return verdicts
 
     def _take(self, library: str) -> "Process":
         """A process that waits for work on this library. Those of other libraries, which hold memory, are ended."""
@@ -105,7 +118,9 @@ class DS1000Grader(Grader[Problem]):
             others, self._idle = self._idle, []
         for process in others:
             process.end()
-        return Process(library, self._environment, self._sandbox, self._memory_limit_mb)
+        process = Process(library, self._environment, self._sandbox, self._memory_limit_mb)
+        self._missing = process.missing
+        return process
 
 
 class Process:
@@ -121,7 +136,8 @@ class Process:
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, resources=Resources(
                 memory_bytes=memory_limit_mb * 2**20, processes=PROCESSES, open_files=OPEN_FILES)))
         self._unread = b""
-        self.receive(START_SECONDS)
+        ready = self.receive(START_SECONDS)
+        self.missing = frozenset(ready["missing"] if ready else ())
 
     def send(self, request: dict[str, Any]) -> None:
         """Give it work. That it is gone shows in ``receive``."""
@@ -157,6 +173,8 @@ class Process:
         self._stack.close()
 
 
-def _verdict(event: dict[str, Any]) -> Verdict:
-    status: Status = "infrastructure_error" if event["status"] == "missing" else event["status"]
+def _verdict(event: dict[str, Any], alone: bool) -> Verdict:
+    if event["status"] == "waits":  # neither done nor out of processor time
+        return Verdict("timeout", "timeout", event["detail"]) if alone else replace(NOT_GRADED, detail=event["detail"])
+    status: Status = event["status"]
     return Verdict(status, status, event["detail"])

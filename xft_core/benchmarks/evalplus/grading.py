@@ -11,7 +11,7 @@ import socket
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -27,11 +27,15 @@ from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
 from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError
 from xft_core.sandbox import REMEDY, PythonProgram, Resources, Sandbox, open_sandbox
+from xft_core.sandbox_time import is_overloaded, time_of
 
 # A last resort. The slowest reference of HumanEval+ and MBPP+ takes 41 s on a machine that does nothing else; the judge
 # gives a sample on one suite of inputs up after 62 s, or four times what the reference took.
-REFERENCE_SECONDS, SUITE_SECONDS, ANSWER_SECONDS = 900, 3600, 30
-ATTEMPTS = 2
+REFERENCE_SECONDS, SUITE_SECONDS, ANSWER_SECONDS = 900, 3600, 300
+MESSAGE_SECONDS = 30  # from the first byte of one to its last
+OWN_PROCESSOR_SECONDS = 5  # of a sample's sandbox, to come up and to say what was returned
+# A pool of threads has up to 32; the sandbox's own processes count too.
+PROCESSES = 40
 MESSAGE_BYTES, ANSWER_BYTES = 4096, 2**20
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -75,11 +79,15 @@ class EvalPlusGrader(Grader[Problem]):
         self._unpacked_digest = unpacked_digest(benchmark)
         self._limits = Limits(config.min_time_limit, config.time_limit_factor, config.memory_limit_mb)
         self._sandbox = open_sandbox(config.sandbox, MOUNTS, hidden=[benchmark])
-        check_canaries(self._sandbox, self._limits)
+        self.check()
 
-    def grade(self, problem: Problem, samples: list[str]) -> list[Verdict]:
+    def grade(self, problem: Problem, samples: list[str], alone: bool = False) -> list[Verdict]:
         """See Grader. Raises DataError when the problem's own canonical solution fails."""
-        return grade(problem, samples, self._sandbox, self._limits)
+        return grade(problem, samples, self._sandbox, self._limits, alone)
+
+    def check(self) -> None:
+        """See Grader."""
+        check_canaries(self._sandbox, self._limits)
 
     def facts(self) -> dict[str, Any]:
         """See Grader. ``release``: which of evalplus's files the benchmark is, bit by bit; None for any other."""
@@ -91,30 +99,33 @@ class EvalPlusGrader(Grader[Problem]):
         self._sandbox.stop.set()
 
 
-def grade(problem: Problem, samples: list[str], sandbox: Sandbox, limits: Limits) -> list[Verdict]:
+def grade(problem: Problem, samples: list[str], sandbox: Sandbox, limits: Limits, alone: bool = False) -> list[Verdict]:
     """Verdicts on complete programs that answer ``problem``, in their order.
 
-    A sample without a verdict is tried once more, with a new judge, before it is given up as an infrastructure error.
-    Raises DataError when the problem's own canonical solution fails.
+    Raises DataError when the problem's own canonical solution fails, SandboxError when its judge does not even come as
+    far as that while it is ``alone`` on this machine.
     """
-    verdicts = []
+    verdicts: list[Verdict] = []
     judge: Judge | None = None
     try:
         for sample in samples:
-            verdict = NOT_GRADED
-            for _ in range(ATTEMPTS):
+            if judge is None:
                 try:
-                    judge = judge or Judge(problem, sandbox, limits)
-                    verdict = judge.verdict(sample)
-                    break
-                except NoVerdict as reason:
-                    verdict = replace(NOT_GRADED, detail=str(reason))
-                    if judge:
-                        judge.close()
-                    judge = None
-                if sandbox.stop.is_set():
-                    break
-            verdicts.append(verdict)
+                    judge = Judge(problem, sandbox, limits)
+                except NoVerdict as reason:  # no fault of any sample's
+                    if alone and not sandbox.stop.is_set():
+                        raise SandboxError(
+                            f"Benchmark problem {problem.task_id!r} cannot be graded here: with nothing else being graded, "
+                            f"{reason} while it ran the canonical_solution. Does memory run out on this machine, or is "
+                            f"evaluate.memory_limit_mb ({limits.memory_limit_mb}) too low?") from None
+                    left = len(samples) - len(verdicts)
+                    return verdicts + [replace(NOT_GRADED, detail=str(reason))] * left
+            try:
+                verdicts.append(judge.verdict(sample, alone))
+            except NoVerdict as reason:
+                verdicts.append(replace(NOT_GRADED, detail=str(reason)))
+                judge.close()
+                judge = None
     finally:
         if judge:
             judge.close()
@@ -125,7 +136,10 @@ def check_canaries(sandbox: Sandbox, limits: Limits) -> None:
     """Grade a program that is right, one that is wrong and one that does not end, so that a machine where nothing can be
     graded is not taken for a bad model. Raises SandboxError when one gets the wrong verdict."""
     limits = replace(limits, min_time_limit=CANARY_SECONDS)
-    verdicts = grade(CANARY, [program for program, _ in CANARIES.values()], sandbox, limits)
+    try:
+        verdicts = grade(CANARY, [program for program, _ in CANARIES.values()], sandbox, limits, alone=True)
+    except SandboxError as error:
+        raise SandboxError(f"Grading does not work on this machine. {error} {REMEDY}") from None
     for (name, (_, status)), verdict in zip(CANARIES.items(), verdicts, strict=True):
         if (verdict.base, verdict.plus) != (status, status):
             raise SandboxError(
@@ -143,42 +157,55 @@ class Judge:
         self._stack = ExitStack()
         with ExitStack() as opened:
             self._complaints = opened.enter_context(tempfile.TemporaryFile())
-            self._control = opened.enter_context(self._start("judge", {}, self._complaints))
+            self._control, _ = opened.enter_context(self._start("judge", {}, self._complaints))
             self._send({"problem": asdict(problem), "min_time_limit": limits.min_time_limit,
                         "time_limit_factor": limits.time_limit_factor})
-            failure = self._receive(REFERENCE_SECONDS)["reference"]
-            if failure is not None:
+            reference = self._answer(REFERENCE_SECONDS)
+            if reference["reference"] is not None:
                 raise DataError(
                     f"Benchmark problem {problem.task_id!r}: its own canonical_solution fails on its inputs "
-                    f"({failure}). Mend or remove the problem.")
+                    f"({reference['reference']}). Mend or remove the problem.")
+            self._seconds: dict[str, float] = reference["seconds"]
             self._stack = opened.pop_all()
 
-    def verdict(self, sample: str) -> Verdict:
+    def verdict(self, sample: str, alone: bool = False) -> Verdict:
         """The verdict on one program. The plus inputs are for those that pass the base inputs."""
-        base, detail = self._examine("base", sample)
+        base, detail = self._examine("base", sample, alone)
         if base != "pass" or not self._problem.plus_input:
             return Verdict(base, base, detail)
-        plus, detail = self._examine("plus", sample)
+        plus, detail = self._examine("plus", sample, alone)
         return Verdict(base, plus, detail)
 
     def close(self) -> None:
         """End the judge."""
         self._stack.close()
 
-    def _examine(self, suite: str, sample: str) -> tuple[Status, str]:
+    def _examine(self, suite: str, sample: str, alone: bool) -> tuple[Status, str]:
         job = {"program": sample, "entry_point": self._problem.entry_point, "memory_bytes": self._memory_bytes}
-        with self._start("candidate", job, None) as candidate:
+        started = time.monotonic()
+        with self._start("candidate", job, None) as (candidate, pid):
             self._send({"suite": suite})
             socket.send_fds(self._control, [b"-"], [candidate.fileno()])
             candidate.close()
-            answer = self._receive(SUITE_SECONDS)
+            # All its processes together; the judge, which sees none of them, has an eye on the time of the first one.
+            seconds = self._seconds[suite]
+            answer = self._receive(SUITE_SECONDS, lambda: time_of(pid).running <= seconds + OWN_PROCESSOR_SECONDS)
+            spent = time_of(pid)
+        if answer is None:
+            self._answer(ANSWER_SECONDS)  # what the judge makes of its end
+            answer = {"status": "timeout", "late": True,
+                      "detail": f"its processes took more than the {seconds:.3g} s of processor time that all inputs have"}
+        if answer["late"] and not alone and is_overloaded(spent, time.monotonic() - started):
+            return "infrastructure_error", f"its time was over while this machine was overloaded ({suite}: {answer['detail']})"
         if answer["status"] is None:
             raise NoVerdict(answer["detail"])
         return answer["status"], f"{suite}: {answer['detail']}" if answer["detail"] else ""
 
     @contextmanager
-    def _start(self, program: str, job: dict[str, Any], stderr: IO[bytes] | None) -> Iterator[socket.socket]:
-        """Start judge or candidate, with ``job`` to read; gives the channel to it."""
+    def _start(
+        self, program: str, job: dict[str, Any], stderr: IO[bytes] | None,
+    ) -> Iterator[tuple[socket.socket, int]]:
+        """Start judge or candidate, with ``job`` to read; gives the channel to it, and the process it is below."""
         ours, theirs = socket.socketpair()
         with ours, theirs, tempfile.TemporaryFile() as stdin:
             stdin.write(json.dumps(job).encode())
@@ -186,10 +213,11 @@ class Judge:
             with self._sandbox.start(
                 PythonProgram(START.format(program), (str(theirs.fileno()),)), stdin=stdin, stderr=stderr,
                 descriptors=[theirs.fileno()],
-                resources=Resources(memory_bytes=self._memory_bytes, resident_bytes=self._memory_bytes),
-            ):
+                resources=Resources(
+                    memory_bytes=self._memory_bytes, resident_bytes=self._memory_bytes, processes=PROCESSES),
+            ) as process:
                 theirs.close()  # so that the end of the process ends the channel
-                yield ours
+                yield ours, process.pid
 
     def _send(self, content: dict[str, Any]) -> None:
         try:
@@ -197,16 +225,24 @@ class Judge:
         except (channel.ChannelClosed, channel.ChannelTimeout):
             raise NoVerdict(self._reason()) from None
 
-    def _receive(self, seconds: float) -> dict[str, Any]:
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        answer = self._receive(seconds, lambda: True)
+        assert answer is not None
+        return answer
+
+    def _receive(self, seconds: float, may_go_on: Callable[[], bool]) -> dict[str, Any] | None:
+        """What the judge says next; None as soon as what it waits for may not go on."""
         deadline = time.monotonic() + seconds
         while not self._sandbox.stop.is_set() and time.monotonic() < deadline:
             if select.select([self._control], [], [], SECONDS_BETWEEN_LOOKS)[0]:
                 try:
                     answer: dict[str, Any] = json.loads(
-                        channel.receive(self._control, ANSWER_BYTES, ANSWER_SECONDS))
+                        channel.receive(self._control, ANSWER_BYTES, MESSAGE_SECONDS))
                     return answer
                 except (channel.ChannelClosed, channel.ChannelTimeout):
                     break
+            if not may_go_on():
+                return None
         raise NoVerdict(self._reason())
 
     def _reason(self) -> str:

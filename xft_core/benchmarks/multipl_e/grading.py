@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import subprocess
+from dataclasses import replace
 from typing import Any
 
 from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
@@ -45,11 +46,11 @@ class MultiPLEGrader(Grader[Problem]):
             memory_bytes=config.memory_limit_mb * 2**20 if language.limit_memory else None,
             resident_bytes=config.memory_limit_mb * 2**20, file_bytes=FILE_BYTES,
             processes=MAX_PROCESSES, open_files=MAX_OPEN_FILES, work_bytes=WORK_BYTES)
-        self._check_canaries()
+        self.check()
 
-    def grade(self, problem: Problem, samples: list[str]) -> list[Verdict]:
+    def grade(self, problem: Problem, samples: list[str], alone: bool = False) -> list[Verdict]:
         """See Grader. Samples that are the same are run once."""
-        verdicts = {sample: self._verdict(sample) for sample in dict.fromkeys(samples)}
+        verdicts = {sample: self._verdict(sample, alone) for sample in dict.fromkeys(samples)}
         return [verdicts[sample] for sample in samples]
 
     def facts(self) -> dict[str, Any]:
@@ -62,12 +63,7 @@ class MultiPLEGrader(Grader[Problem]):
         """See Grader."""
         self._sandbox.stop.set()
 
-    def _verdict(self, program: str) -> Verdict:
-        # A sandbox that did not even start is tried once more.
-        return self._attempt(program) or self._attempt(program) or NOT_GRADED
-
-    def _attempt(self, program: str) -> Verdict | None:
-        """The verdict on a program; None if the sandbox did not start, or was stopped."""
+    def _verdict(self, program: str, alone: bool) -> Verdict:
         language = self._toolchain.language
         # Unknown to who wrote the program, and the same for the same program.
         token = hashlib.sha256(program.encode(errors="replace")).hexdigest()[:32]
@@ -78,7 +74,10 @@ class MultiPLEGrader(Grader[Problem]):
             environment=dict(language.environment))
         said = done.stderr.decode(errors="replace").split(f"{token}\n")
         if len(said) == 1 or self._sandbox.stop.is_set():
-            return None
+            return replace(NOT_GRADED, detail="its sandbox did not come up")
+        if done.status is None and not alone:
+            return replace(NOT_GRADED, detail=(
+                f"not done, nor out of processor time, after {seconds * CLOCK_FACTOR} s: the machine may be overloaded"))
         return _judged(done, said, language, token)
 
     def _script(self, token: str) -> str:
@@ -106,12 +105,13 @@ class MultiPLEGrader(Grader[Problem]):
                 stdin=subprocess.DEVNULL, capture_output=True, timeout=CACHE_SECONDS)
         return cache
 
-    def _check_canaries(self) -> None:
+    def check(self) -> None:
+        """See Grader."""
         canary = self._toolchain.language.canary
         for name, body, status in (
             ("right", canary.right, "pass"), ("wrong", canary.wrong, "fail"), ("broken", canary.broken, "fail"),
         ):
-            found = self._verdict(canary.program.replace("{body}", body))
+            found = self._verdict(canary.program.replace("{body}", body), alone=True)
             if found.base != status:
                 language = self._toolchain.language
                 raise SandboxError(

@@ -14,6 +14,7 @@ from xft_core.benchmarks.ds1000.grading import DS1000Grader
 from xft_core.benchmarks.ds1000.problems import Problem, parse_problem
 from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
+from xft_core.evaluate import grade_all, scores
 from xft_core.sandbox import open_sandbox
 from xft_core.stage import run_stage
 from xft_core.stages import EvaluateStage
@@ -37,7 +38,7 @@ def grader() -> Iterator[DS1000Grader]:
 
 
 def statuses(grader: DS1000Grader, samples: list[str], problem: Problem = PROBLEM) -> list[str]:
-    verdicts = grader.grade(problem, samples)
+    verdicts = grader.grade(problem, samples, alone=True)
     assert all(verdict.base == verdict.plus for verdict in verdicts)
     return [verdict.base for verdict in verdicts]
 
@@ -73,7 +74,6 @@ def test_what_a_program_must_not_contain_is_looked_for(grader: DS1000Grader) -> 
     "result = np.ones(10 ** 10)",
     "import socket\nsocket.create_connection(('127.0.0.1', 9), 1)\nresult = np.sort(a)",
     "open('/usr/x', 'w')\nresult = np.sort(a)",
-    "import os\nos.kill(os.getppid(), 9)\nresult = np.sort(a)",
 ])
 def test_a_program_that_does_not_solve_the_problem_does_not_pass(grader: DS1000Grader, sample: str) -> None:
     assert statuses(grader, [sample, RIGHT]) == ["fail", "pass"]
@@ -99,10 +99,26 @@ def test_chance_is_the_same_every_time(grader: DS1000Grader) -> None:
     assert statuses(grader, [sample, sample]) == ["pass", "pass"]
 
 
-def test_a_library_that_is_not_there_is_no_failure(grader: DS1000Grader) -> None:
-    problem = parse_problem(row(3, library="Tensorflow", code_context="import tensorflow\n" + CONTEXT), "here")
-    verdict = grader.grade(problem, [RIGHT])[0]
-    assert verdict.base == "infrastructure_error" and "No module named 'tensorflow'" in verdict.detail
+def test_who_kills_the_grader_is_graded_again_alone_and_has_failed(grader: DS1000Grader, tmp_path: Path) -> None:
+    killer = "import os\nos.kill(os.getppid(), 9)\nresult = np.sort(a)"
+    assert statuses(grader, [RIGHT, killer, killer, RIGHT]) == ["pass", *["infrastructure_error"] * 2, "pass"]
+    own = DS1000Grader(EvaluateConfig(ds1000_environment="current", memory_limit_mb=2048), find_environment("current"))
+    (verdicts,) = grade_all([PROBLEM], {PROBLEM.task_id: [killer, RIGHT]}, own, 1, tmp_path / "graded").values()
+    assert [verdict.base for verdict in verdicts] == ["fail", "pass"]
+    assert verdicts[0].detail.startswith("it cannot be graded: the process that graded it ended; and again, alone: ")
+
+
+def test_a_library_that_is_not_there_is_no_failure_of_its_problems(grader: DS1000Grader, tmp_path: Path) -> None:
+    """But of an answer that wants it where the problem does not."""
+    needs = parse_problem(row(3, library="Tensorflow", code_context="import tensorflow\n" + CONTEXT), "here")
+    assert "tensorflow" in (grader.ungradable(needs) or "") and grader.ungradable(PROBLEM) is None
+    assert statuses(grader, ["import tensorflow\n" + RIGHT, "raise ImportError(\"No module named 'tensorflow'\")"]) == [
+        "fail", "fail"]
+    own = DS1000Grader(EvaluateConfig(ds1000_environment="current", memory_limit_mb=2048), find_environment("current"))
+    found = grade_all(
+        [PROBLEM, needs], {PROBLEM.task_id: [RIGHT], needs.task_id: ["import os\nos._exit(0)"]}, own, 1, tmp_path / "graded")
+    assert [verdict.base for (verdict,) in found.values()] == ["pass", "infrastructure_error"]
+    assert scores(list(found.values()), [1])["plus_pass_at_1"] == 1
 
 
 def test_the_stage_counts_by_library_and_perturbation(tmp_path: Path) -> None:

@@ -123,12 +123,12 @@ def contained(names: list[str], outside: Outside, grader: EvalPlusGrader) -> Non
 
     def grade_beside() -> None:
         while not done.is_set():
-            beside.extend(grader.grade(OTHER, [OTHER_RIGHT]))
+            beside.extend(grader.grade(OTHER, [OTHER_RIGHT], alone=True))
 
     thread = threading.Thread(target=grade_beside)
     thread.start()
     try:
-        verdicts = grader.grade(PROBLEM, [text for name in names for text in (outside.program(name), RIGHT)])
+        verdicts = grader.grade(PROBLEM, [text for name in names for text in (outside.program(name), RIGHT)], alone=True)
     finally:
         done.set()
         thread.join()

@@ -1,13 +1,19 @@
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.factories import shared_data
-from xft_core.benchmarks.evalplus.grading import MOUNTS, Limits, grade
+from xft_core.benchmarks.evalplus import grading
+from xft_core.benchmarks.evalplus.grading import MOUNTS, EvalPlusGrader, Limits, grade
 from xft_core.benchmarks.evalplus.kind import EvalPlus
 from xft_core.benchmarks.evalplus.problems import Problem
+from xft_core.benchmarks.kind import AnyProblem
+from xft_core.config import EvaluateConfig
+from xft_core.demo import DEMO_DIR
 from xft_core.errors import DataError, SandboxError
+from xft_core.evaluate import grade_all
 from xft_core.sandbox import Sandbox, open_sandbox
 
 HUMANEVAL = shared_data("benchmarks/HumanEvalPlus-v0.1.10.jsonl.gz")
@@ -29,7 +35,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def results(of: Problem, samples: list[str], sandbox: Sandbox) -> list[tuple[str, str, str]]:
-    return [(verdict.base, verdict.plus, verdict.detail) for verdict in grade(of, samples, sandbox, LIMITS)]
+    return [(verdict.base, verdict.plus, verdict.detail) for verdict in grade(of, samples, sandbox, LIMITS, alone=True)]
 
 
 def test_a_failure_says_which_input_and_why(sandbox: Sandbox) -> None:
@@ -49,6 +55,122 @@ def test_a_failure_says_which_input_and_why(sandbox: Sandbox) -> None:
         ("pass", "fail", f"plus: f(None): returned ['{'y' * 47}...{'y' * 48}']; expected [None, None]"),
         ("timeout", "timeout", "base: f(1): its process ended"),
     ]
+
+
+SLOW_TO_READ = {
+    "__iter__": """
+class L(list):
+    def __iter__(self):
+        time.sleep(SECONDS)
+        return list.__iter__(self)
+def f(x): return L(x)
+""",
+    "items": """
+from collections.abc import Mapping
+class M(Mapping):
+    def __getitem__(self, key): raise KeyError
+    def __iter__(self): return iter(())
+    def __len__(self): return 0
+    def items(self):
+        time.sleep(SECONDS)
+        return []
+def f(x): return M()
+""",
+    "__str__": """
+class E(Exception):
+    def __str__(self):
+        time.sleep(SECONDS)
+        return ""
+def f(x): raise E
+"""}
+
+
+@pytest.mark.parametrize(("name", "body", "status"), [
+    ("__iter__", "    return x\n", "pass"), ("items", "    return {}\n", "pass"), ("__str__", "    return x\n", "fail")])
+def test_reading_the_answer_is_part_of_its_time(sandbox: Sandbox, name: str, body: str, status: str) -> None:
+    """Whatever of a sample's runs when its answer is read."""
+    program = "import time\n" + SLOW_TO_READ[name]
+    slow, quick = results(
+        problem(body, [[[1]]], []), [program.replace("SECONDS", seconds) for seconds in ("1.5", "0.2")], sandbox)
+    assert slow == ("fail", "fail", "base: f([1]): timed out after 1 s")
+    assert quick[0] == status and "timed out" not in quick[2]
+
+
+FORGE = """
+import sys
+sys.modules["xft_core.benchmarks.evalplus.contained.values"].encode = lambda value: {0}
+def f(x): return 0
+"""
+MANY_DEQUES = """b'["list"' + b', ["deque"]' * 2_900_000 + b"]" """  # eleven bytes each, and hundreds in memory
+# Keys of different hashes that want the same places of a table.
+SAME_BITS = """b'["set"' + b"".join(b", %d" % (n << 40) for n in range(100_000)) + b"]" """
+
+
+def test_a_value_that_takes_the_judge_down_is_the_samples_failure(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the judge goes on: only the fork that read the value is gone."""
+    samples = [FORGE.format(MANY_DEQUES), FORGE.format(SAME_BITS), "def f(x): return x"]
+    verdicts = grade(problem("    return x\n", [[1]], []), samples, sandbox, Limits(1, 4, 700), alone=True)
+    assert [verdict.base for verdict in verdicts] == ["fail", "fail", "pass"], verdicts
+
+
+def test_processor_time_counts_of_all_processes(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one sleeps, within its limit, while others compute."""
+    program = """
+import posix, time
+for _ in range(4):
+    if posix.fork() == 0:
+        while True: pass
+def f(x):
+    time.sleep(25)
+    return x
+"""
+    monkeypatch.setattr(grading, "OWN_PROCESSOR_SECONDS", -30)  # of the 32 that there are
+    (verdict,) = grade(problem("    return x\n", [[1]], []), [program], sandbox, Limits(30, 4, 2048), alone=True)
+    assert verdict.base == "timeout" and "of processor time that all inputs have" in verdict.detail
+
+
+def test_what_is_late_on_an_overloaded_machine_is_graded_again_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    try:
+        grader = EvalPlusGrader(EvaluateConfig(min_time_limit=1, memory_limit_mb=2048), DEMO_DIR / "benchmark.jsonl")
+    except SandboxError as error:
+        pytest.skip(f"no sandbox on this machine: {error}")
+    monkeypatch.setattr(grading, "is_overloaded", lambda time, seconds: True)
+    slow, of = "import time\ndef f(x): time.sleep(9)", problem("    return x\n", [[1]], [])
+    samples = [slow, "def f(x): return x", "def f(x): return 0"]
+    first = [verdict.base for verdict in grader.grade(of, samples)]
+    assert first == ["infrastructure_error", "pass", "fail"]
+    assert "its time was over while this machine was overloaded" in grader.grade(of, [slow])[0].detail
+    (verdicts,) = grade_all([of], {of.task_id: samples}, grader, 1, tmp_path / "graded").values()
+    assert [verdict.base for verdict in verdicts] == ["fail", "pass", "fail"]
+    assert verdicts[0].detail == "base: f(1): timed out after 1 s"
+
+
+@pytest.mark.slow
+def test_many_sessions_do_not_starve_a_neighbour(sandbox: Sandbox, tmp_path: Path) -> None:
+    sessions = """
+import posix
+for _ in range(58):
+    try:
+        if posix.fork() == 0:
+            posix.setsid()
+            while True: pass
+    except OSError: break
+def f(x):
+    while True: pass
+"""
+    heavy = """
+import time
+def f(x):
+    started = time.process_time()
+    while time.process_time() < started + 0.8: pass
+    return x
+"""
+    of = [problem("    return x\n", [[1]], [], task_id) for task_id in ("Own/bad", "Own/right")]
+    grader = EvalPlusGrader(EvaluateConfig(min_time_limit=2, memory_limit_mb=2048), DEMO_DIR / "benchmark.jsonl")
+    verdicts = grade_all(
+        list[AnyProblem](of), {"Own/bad": [sessions] * 3, "Own/right": [heavy] * 6}, grader, 2, tmp_path / "graded")
+    assert [verdict.base for verdict in verdicts["Own/right"]] == ["pass"] * 6
+    assert "pass" not in [verdict.base for verdict in verdicts["Own/bad"]]
 
 
 def test_each_suite_and_each_sample_begins_anew(sandbox: Sandbox) -> None:

@@ -3,30 +3,46 @@
 stdin, one JSON object: {"program": text, "entry_point": name, "memory_bytes": int}.
 The channel (its descriptor is the argument); messages to here are written with marshal, those from here are JSON:
 
-    from here   {"ready": true}                                 the sandbox works; the program has not begun
+    from here   {"ready": true}                                 the sandbox works; the program has not begun. With it goes
+                                                                the descriptor by which the judge reads stopwatch.py
     from here   {}, or {"raised": "NameError: …"}               it was defined, or not
-    to here     ("call", arguments, seconds)                    one input, and its time limit
+    to here     ("call", arguments, seconds, reading_seconds)   one input, its time limit, and what is added to it for
+                                                                reading what was returned
     from here   {"digest": "…"}                                 of what it returned, see values.digest; null: there is none
-                {"raised": "ValueError: …"}, {"late": true}     or why it did not return
+                {"raised": "ValueError: …"}, {"late": true}     or why it did not return, or cannot be read
     to here     ("value",)                                      the digest was not the expected one
     from here   what was returned last, see values.py; or {"too_large": true}
+
+What a sample returned may run its code when it is read (``__iter__``), an exception when it is described (``__str__``):
+both are part of its time, and both happen before the answer to the call.
 """
 
+import contextlib
 import importlib
 import json
 import marshal
 import os
 import re
 import resource
+import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from xft_core.benchmarks.evalplus.contained import channel, values
 from xft_core.benchmarks.evalplus.contained.evalplus_files import evalplus_module
+from xft_core.benchmarks.evalplus.contained.stopwatch import Stopwatch, open_schedstat
 
 MESSAGE_CHARACTERS = 300
 MAX_INPUT_BYTES = 2**31
+RECURSION_LIMIT = 1000
+IMPORT = re.compile(r"(?:^|;|:)[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import|import[ \t]+([\w., \t]+))", re.MULTILINE)
+
+
+class TimeIsUp(Exception):
+    """An input's time limit; an Exception, as evalplus's is, that a sample may catch."""
 
 
 def main() -> None:
@@ -36,16 +52,9 @@ def main() -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
-    guard = evalplus_module("eval/utils.py")
-    if wants_numpy(job["program"]):
-        # evalplus has imported it before its guard takes away open(), which it needs; here it would be time lost for most.
-        importlib.import_module("numpy")
-    # evalplus lets the stack grow as far as the memory limit; only here, since threads take their size from it at start.
-    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
-    stack = job["memory_bytes"] if hard == resource.RLIM_INFINITY else min(job["memory_bytes"], hard)
-    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
-    guard.reliability_guard()
-    answer(judge, {"ready": True})
+    guard = prepare(job["program"], job["memory_bytes"])
+    schedstat = open_schedstat()
+    ready(judge, schedstat)
     program_globals: dict[str, Any] = {}
     try:
         with guard.swallow_io():
@@ -57,37 +66,127 @@ def main() -> None:
         answer(judge, {"raised": described(error)})
         return
     answer(judge, {})
-    returned = None
+    returned, encoded = None, None
     while True:
         what, *rest = marshal.loads(channel.receive(judge, MAX_INPUT_BYTES))
         if what == "value":
-            send_value(judge, returned)
+            channel.send(judge, encoded or written(returned))
             continue
-        returned = None
-        arguments, seconds = rest
+        returned = encoded = None
+        arguments, seconds, reading_seconds = rest
         try:
-            with guard.time_limit(seconds), guard.swallow_io():
-                returned = function(*arguments)
-        except guard.TimeoutException:
-            answer(judge, {"late": True})
-        except BaseException as error:
-            answer(judge, {"raised": described(error)})
-        else:
-            answer(judge, {"digest": values.digest(returned)[0]})
+            with time_limit(seconds, Stopwatch(schedstat)) as extend:
+                with guard.swallow_io():
+                    returned, message = called(function, arguments)
+                    extend(reading_seconds)
+                    if message is None:
+                        message, encoded = read(returned)
+        except TimeIsUp:
+            message = {"late": True}
+        answer(judge, message)
 
 
-def wants_numpy(program: str) -> bool:
-    """Whether a program may need numpy: it imports something that is not in the standard library."""
-    imported = re.findall(r"(?:^|;|\n)\s*(?:import|from)\s+(\w+)", program)
-    return "numpy" in program or not set(imported) <= sys.stdlib_module_names
+def prepare(program: str, memory_bytes: int) -> Any:
+    """Make this process what evalplus runs samples in, by its own module, which is returned."""
+    guard = evalplus_module("eval/utils.py")
+    # What evalplus has loaded before its guard, and what works otherwise, or not at all, when it is loaded after that:
+    # modules keep what the guard takes away (linecache: open; multiprocessing: os.getcwd). Loading all would be time lost.
+    tempfile.gettempdir()
+    sys.modules["tkinter"] = None  # type: ignore[assignment]  # as the guard does, which turtle would forestall
+    imported = imported_modules(program)
+    for name in ("linecache", *(name for name in imported if name.partition(".")[0] in sys.stdlib_module_names)):
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    if wants_numpy(program, imported):
+        importlib.import_module("numpy")
+    # evalplus lets the stack grow as far as the memory limit; only here, since threads take their size from it at start.
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    stack = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
+    guard.reliability_guard()
+    return guard
 
 
-def send_value(judge: socket.socket, value: Any) -> None:
-    """What was returned, if it can be sent."""
+def ready(judge: socket.socket, schedstat: int | None) -> None:
+    """Say that the sandbox works."""
+    socket.send_fds(judge, [b"-"], [] if schedstat is None else [schedstat])
+    answer(judge, {"ready": True})
+
+
+def called(function: Any, arguments: list[Any]) -> tuple[Any, dict[str, Any] | None]:
+    """What the function returned and None, or None and what it raised."""
     try:
-        channel.send(judge, values.encode(value))
+        return function(*arguments), None
+    except TimeIsUp:
+        raise
+    except BaseException as error:
+        return None, {"raised": described(error)}
+
+
+def read(value: Any) -> tuple[dict[str, Any], bytes | None]:
+    """The digest of a value; where there is none, because it may run code of the sample's, the value as it is written too."""
+    try:
+        if getrecursionlimit() < RECURSION_LIMIT:
+            setrecursionlimit(RECURSION_LIMIT)
+        digest = values.digest(value)[0]
+        return {"digest": digest}, None if digest else written(value)
+    except TimeIsUp:
+        raise
+    except BaseException as error:
+        return {"raised": f"{described(error)} (when what it returned was read)"}, None
+
+
+getrecursionlimit, setrecursionlimit = sys.getrecursionlimit, sys.setrecursionlimit
+
+
+def written(value: Any) -> bytes:
+    """A value as it is sent."""
+    try:
+        return values.encode(value)
     except values.TooLarge:
-        answer(judge, {"too_large": True})
+        return values.TOO_LARGE
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float, stopwatch: Stopwatch) -> Iterator[Callable[[float], None]]:
+    """Raises TimeIsUp in its body once the stopwatch is past ``seconds``. Gives what adds to them.
+
+    As in evalplus it is an alarm, which a sample may take for itself; the judge gives it up somewhat later.
+    """
+    limit = seconds
+
+    def extend(more: float) -> None:
+        nonlocal limit
+        limit += more
+
+    def check(*_: Any) -> None:
+        left = limit - stopwatch.seconds()
+        if left <= 0:
+            raise TimeIsUp
+        setitimer(signal.ITIMER_REAL, left)
+
+    setitimer(signal.ITIMER_REAL, seconds)
+    set_handler(signal.SIGALRM, check)
+    try:
+        yield extend
+    finally:
+        setitimer(signal.ITIMER_REAL, 0)
+
+
+setitimer, set_handler = signal.setitimer, signal.signal
+
+
+def imported_modules(program: str) -> list[str]:
+    """Names of what a program imports by statements, or a text that looks like one."""
+    found = []
+    for module, modules in IMPORT.findall(program):
+        found += [module] if module else [name.split()[0] for name in modules.split(",") if name.strip()]
+    return found
+
+
+def wants_numpy(program: str, imported: list[str]) -> bool:
+    """Whether a program may need numpy: it imports something that is not in the standard library."""
+    return "numpy" in program or any(name.partition(".")[0] not in sys.stdlib_module_names for name in imported)
 
 
 def answer(judge: socket.socket, content: dict[str, Any]) -> None:
@@ -96,8 +195,13 @@ def answer(judge: socket.socket, content: dict[str, Any]) -> None:
 
 
 def described(error: BaseException) -> str:
-    """An exception in one line."""
+    """An exception in one line, whatever its class does when it is asked."""
     try:
         return f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS]
-    except BaseException:  # of a program's own class, that cannot be shown
-        return type(error).__name__[:MESSAGE_CHARACTERS]
+    except TimeIsUp:
+        raise
+    except BaseException:
+        try:
+            return f"{type(error).__name__}, which cannot be shown"[:MESSAGE_CHARACTERS]
+        except BaseException:
+            return "an exception that cannot be named"

@@ -3,6 +3,7 @@
 import socket
 import struct
 import time
+from collections.abc import Callable
 
 HEADER = struct.Struct("!I")
 CHUNK_BYTES = 2**20
@@ -31,28 +32,36 @@ def send(channel: socket.socket, message: bytes, seconds: float | None = None) -
         raise ChannelClosed from None
 
 
-def receive(channel: socket.socket, max_bytes: int, seconds: float | None = None) -> bytes:
-    """Wait for one whole message. Raises ChannelClosed, ChannelTimeout (nothing whole within ``seconds``) and
-    MessageTooLarge, before any of a message is read that is longer than ``max_bytes``."""
-    deadline = None if seconds is None else time.monotonic() + seconds
-    (length,) = HEADER.unpack(_read(channel, HEADER.size, deadline))
+def receive(channel: socket.socket, max_bytes: int, patience: "float | Callable[[], float] | None" = None) -> bytes:
+    """Wait for one whole message. Raises ChannelClosed, ChannelTimeout (nothing whole within ``patience``) and
+    MessageTooLarge, before any of a message is read that is longer than ``max_bytes``.
+
+    ``patience``: seconds, or what says how many are left, asked anew whenever these are over.
+    """
+    left = _countdown(patience) if isinstance(patience, float | int) else patience
+    (length,) = HEADER.unpack(_read(channel, HEADER.size, left))
     if length > max_bytes:
         raise MessageTooLarge(length)
-    return _read(channel, length, deadline)
+    return _read(channel, length, left)
 
 
-def _read(channel: socket.socket, length: int, deadline: float | None) -> bytes:
+def _countdown(seconds: float) -> Callable[[], float]:
+    deadline = time.monotonic() + seconds
+    return lambda: deadline - time.monotonic()
+
+
+def _read(channel: socket.socket, length: int, left: Callable[[], float] | None) -> bytes:
     parts = []
     while length:
-        if deadline is not None:
-            left = deadline - time.monotonic()
-            if left <= 0:
+        if left is not None:
+            seconds = left()
+            if seconds <= 0:
                 raise ChannelTimeout
-            channel.settimeout(left)
+            channel.settimeout(seconds)
         try:
             part = channel.recv(min(length, CHUNK_BYTES))
         except TimeoutError:
-            raise ChannelTimeout from None
+            continue
         except OSError:
             raise ChannelClosed from None
         if not part:

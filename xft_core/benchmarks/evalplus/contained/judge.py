@@ -3,42 +3,53 @@
 It never runs a sample. The channel to grading.py (its descriptor is the argument) carries JSON:
 
     to here     {"problem": fields of Problem, "min_time_limit": seconds, "time_limit_factor": float}
-    from here   {"reference": null}, or {"reference": "ZeroDivisionError: …"} and then nothing follows
+    from here   {"reference": null, "seconds": {"base": 62.0, "plus": 62.0}}: what a sample has for all inputs; or
+                {"reference": "ZeroDivisionError: …"} and then nothing follows
     to here     {"suite": "base"}, and one byte that carries the descriptor of a channel to a sample's process
-    from here   {"status": "pass", "detail": ""}: pass, fail or timeout; null when its sandbox did not come up
+    from here   {"status": "pass", "detail": "", "late": false}: pass, fail or timeout; null when its sandbox did not come
+                up; late when its time was over
 
 Statuses are evalplus's: ``timeout`` for a program that did not come back with an answer (that its process ended counts
 as such), ``fail`` for anything else that is not right, an input that took too long included.
+
+Each suite of a sample is judged in a fork of this process, which is the only one to read what the sample sends. It
+leaves the verdict that holds should it not survive reading, comparing or describing a value before it begins with that.
 """
 
+import gc
 import json
 import marshal
+import os
+import resource
 import signal
 import socket
 import sys
-import time
+import traceback
+from collections.abc import Callable
 from typing import Any
 
 from xft_core.benchmarks.evalplus.contained import channel, values
 from xft_core.benchmarks.evalplus.contained.comparison import FLOAT_ATOL, has_many_answers, is_right
 from xft_core.benchmarks.evalplus.contained.reference import ReferenceFailed, Suite
+from xft_core.benchmarks.evalplus.contained.stopwatch import Stopwatch
 
 # evalplus gives all inputs of a suite together at most so long, and then two seconds to come back. Here it is more where
 # the reference itself takes long (Mbpp/599: 23 s and more), so that no machine is too slow or too busy for it.
 SUITE_SECONDS, RETURN_SECONDS = 60, 2
 START_SECONDS = 60  # for a sandbox to come up on a machine that is busy
 ANSWER_SECONDS = 10  # beyond an input's limit, for large outputs
-COMPARE_SECONDS = 30
-TOO_LARGE = b'{"too_large": true}'
+CLOCK_FACTOR = 5  # limits are of the time that a sample could work in (stopwatch.py), and so many times that on the clock
+COMPARE_SECONDS, ALL_COMPARE_SECONDS = 30, 120  # of processor time, for one output and for all of a suite
+SPARE_BYTES = 64 * 2**20
 MAX_JOB_BYTES, MAX_ANSWER_BYTES = 2**31, 4096
 
 
 class Ended(Exception):
-    """A suite is decided: a status and what to tell people."""
+    """A suite is decided: a status, what to tell people, and whether it was the time that decided."""
 
-    def __init__(self, status: str | None, detail: str) -> None:
-        super().__init__(status, detail)
-        self.status, self.detail = status, detail
+    def __init__(self, status: str | None, detail: str, late: bool = False) -> None:
+        super().__init__(status, detail, late)
+        self.status, self.detail, self.late = status, detail, late
 
 
 def main() -> None:
@@ -51,7 +62,9 @@ def main() -> None:
     except ReferenceFailed as error:
         report(control, {"reference": str(error)})
         return
-    report(control, {"reference": None})
+    limits = {name: Limits(suite, job["min_time_limit"], job["time_limit_factor"]) for name, suite in suites.items()}
+    report(control, {"reference": None, "seconds": {name: of_suite.all_inputs for name, of_suite in limits.items()}})
+    gc.freeze()  # what forks share stays shared
     while True:
         try:
             name = json.loads(channel.receive(control, MAX_JOB_BYTES))["suite"]
@@ -59,8 +72,8 @@ def main() -> None:
             return
         _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         with socket.socket(fileno=descriptors[0]) as candidate:
-            judged = Examination(suites[name], candidate, job["min_time_limit"], job["time_limit_factor"]).run()
-        report(control, {"status": judged.status, "detail": judged.detail})
+            judged = in_fork(lambda write: Examination(suites[name], candidate, limits[name], write).run())  # noqa: B023
+        report(control, judged)
 
 
 def report(control: socket.socket, content: dict[str, Any]) -> None:
@@ -68,24 +81,69 @@ def report(control: socket.socket, content: dict[str, Any]) -> None:
     channel.send(control, json.dumps(content).encode())
 
 
+def in_fork(judge: Callable[[Callable[[Ended], None]], None]) -> dict[str, Any]:
+    """The last verdict that ``judge`` wrote, in a process of its own, before that ended in whatever way."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            bound_memory()
+            with os.fdopen(writing, "w", buffering=1, encoding="utf-8") as verdicts:
+                judge(lambda ended: print(
+                    json.dumps({"status": ended.status, "detail": ended.detail, "late": ended.late}), file=verdicts))
+        except BaseException:
+            traceback.print_exc()  # grading.py keeps the end of it
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as verdicts:
+        written = verdicts.read().split("\n")
+    os.waitpid(child, 0)
+    if len(written) < 2:
+        return {"status": None, "detail": "the process that judged it ended without a verdict", "late": False}
+    judged: dict[str, Any] = json.loads(written[-2])
+    return judged
+
+
+def bound_memory() -> None:
+    """Keep this fork and its parent together within the memory that the sandbox has: above it both would be killed."""
+    allowed, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if allowed == resource.RLIM_INFINITY:
+        return
+    with open("/proc/self/statm", encoding="ascii") as stream:
+        size, resident = (int(pages) * resource.getpagesize() for pages in stream.read().split()[:2])
+    bound = max(size + SPARE_BYTES, allowed - resident - SPARE_BYTES)
+    resource.setrlimit(resource.RLIMIT_AS, (min(bound, allowed), hard))
+
+
+class Limits:
+    """Seconds that samples have for a suite: for each input, for reading what it gave, and for all inputs."""
+
+    def __init__(self, suite: Suite, min_time_limit: float, time_limit_factor: float) -> None:
+        self.inputs = [max(min_time_limit, time_limit_factor * expected.seconds) for expected in suite.expected]
+        # Saying what was returned takes time as well, and much for an output of a gigabyte.
+        self.reading = [time_limit_factor * expected.digest_seconds for expected in suite.expected]
+        reference_seconds = time_limit_factor * sum(expected.seconds for expected in suite.expected)
+        self.all_inputs = (
+            max(min(SUITE_SECONDS, sum(self.inputs)), reference_seconds) + sum(self.reading) + RETURN_SECONDS)
+
+
 class Examination:
-    """One sample on one suite of inputs, up to the first that is not right."""
+    """One sample on one suite of inputs, up to the first that is not right. ``write`` takes verdicts: the last one holds."""
 
     def __init__(
-        self, suite: Suite, candidate: socket.socket, min_time_limit: float, time_limit_factor: float,
+        self, suite: Suite, candidate: socket.socket, limits: Limits, write: Callable[[Ended], None],
     ) -> None:
-        self._suite, self._candidate = suite, candidate
-        self._limits = [max(min_time_limit, time_limit_factor * expected.seconds) for expected in suite.expected]
+        self._suite, self._candidate, self._limits, self._write = suite, candidate, limits, write
         self._one_answer = not has_many_answers(suite.dataset, suite.entry_point)
-        # Saying what was returned takes time as well, and much for an output of a gigabyte.
-        self._answer_seconds = [time_limit_factor * expected.digest_seconds for expected in suite.expected]
-        reference_seconds = time_limit_factor * sum(expected.seconds for expected in suite.expected)
+        self._schedstat: int | None = None
         # What is left of the time the sample's process has for all inputs; the judge's own work does not count.
-        self._seconds = self._left = (
-            max(min(SUITE_SECONDS, sum(self._limits)), reference_seconds) + sum(self._answer_seconds) + RETURN_SECONDS)
+        self._left = limits.all_inputs
+        self._compare_left: float = ALL_COMPARE_SECONDS
 
-    def run(self) -> Ended:
-        """The verdict."""
+    def run(self) -> None:
+        """Write the verdict."""
         try:
             self._define()
             atol = self._suite.atol
@@ -94,54 +152,67 @@ class Examination:
                 if atol == 0 and expected.floats:
                     atol = FLOAT_ATOL  # from here on, as in evalplus
         except Ended as ended:
-            return ended
-        return Ended("pass", "")
+            self._write(ended)
+        else:
+            self._write(Ended("pass", ""))
 
     def _define(self) -> None:
         try:
+            # Before the sample has begun, so that nobody else can have sent it.
+            self._candidate.settimeout(START_SECONDS)
+            _, descriptors, _, _ = socket.recv_fds(self._candidate, 1, 1)
+            self._schedstat = descriptors[0] if descriptors else None
             ready = channel.receive(self._candidate, MAX_ANSWER_BYTES, START_SECONDS)
-        except (channel.ChannelClosed, channel.ChannelTimeout):
+        except (OSError, channel.ChannelClosed, channel.ChannelTimeout):
             raise Ended(None, "its sandbox did not come up") from None
         if json.loads(ready) != {"ready": True}:
             raise Ended(None, "its sandbox did not come up")
         defined = self._answer("while it was defined", SUITE_SECONDS)
         if "raised" in defined:
-            raise Ended("fail", f"while it was defined: raised {printable(defined['raised'])}")
+            raise Ended("fail", f"while it was defined: raised {defined['raised']}")
 
     def _examine(self, index: int, atol: float) -> None:
-        arguments, limit, expected = self._suite.inputs[index], self._limits[index], self._suite.expected[index]
+        arguments, expected = self._suite.inputs[index], self._suite.expected[index]
+        limit, reading = self._limits.inputs[index], self._limits.reading[index]
         call = f"{self._suite.entry_point}({', '.join(map(values.shown, arguments))})"
-        self._send(("call", arguments, limit))
-        answer = self._answer(call, limit + self._answer_seconds[index] + ANSWER_SECONDS)
+        self._send(("call", arguments, limit, reading))
+        answer = self._answer(call, limit + reading + ANSWER_SECONDS)
         if answer.get("late"):
-            raise Ended("fail", f"{call}: timed out after {limit:.3g} s")
+            raise Ended("fail", f"{call}: timed out after {limit:.3g} s", late=True)
         if "raised" in answer:
-            raise Ended("fail", f"{call}: raised {printable(answer['raised'])}; expected {self._expected(index)}")
+            raise Ended("fail", f"{call}: raised {answer['raised']}; expected {self._expected(index)}")
         if self._one_answer and expected.digest is not None and answer.get("digest") == expected.digest:
             return
         self._send(("value",))
         encoded = self._receive(call, ANSWER_SECONDS, values.MAX_BYTES)
-        if encoded == TOO_LARGE:
+        if encoded == values.TOO_LARGE:
             raise Ended("fail", f"{call}: returned more than {values.MAX_BYTES // 2**20} MB that is not exactly "
                         f"{self._expected(index)}")
+        self._compare(call, arguments, encoded, self._suite.output(index), atol)
+
+    def _compare(self, call: str, arguments: list[Any], encoded: bytes, right: Any, atol: float) -> None:
+        expected = self._described(right)
+        seconds = min(COMPARE_SECONDS, self._compare_left)
+        self._write(Ended("fail", f"{call}: returned what could not be compared within {seconds:.0f} s and the memory "
+                          f"there is; expected {expected}"))
         reason = ""
-        with alarm(COMPARE_SECONDS):
+        with deadline(seconds) as left:
             try:
                 output = values.decode(encoded)
-                if is_right(
-                    self._suite.dataset, self._suite.entry_point, arguments, output, self._suite.output(index), atol,
-                ):
+                if is_right(self._suite.dataset, self._suite.entry_point, arguments, output, right, atol):
+                    self._compare_left -= seconds - left()
                     return
             except values.Malformed:
-                raise Ended("fail", f"{call}: returned what cannot be read") from None
-            except (Exception, MemoryError) as error:  # evalplus takes it for a no
+                raise Ended("fail", f"{call}: returned what cannot be read; expected {expected}") from None
+            except Exception as error:  # evalplus takes it for a no
                 reason = f" (comparing: {type(error).__name__})"
-        raise Ended("fail", f"{call}: returned {values.shown(output)}; expected {self._expected(index)}{reason}")
+            raise Ended("fail", f"{call}: returned {values.shown(output)}; expected {expected}{reason}")
 
     def _expected(self, index: int) -> str:
-        if not self._one_answer:
-            return "a root"
-        return values.shown(self._suite.output(index))
+        return self._described(self._suite.output(index))
+
+    def _described(self, right: Any) -> str:
+        return values.shown(right) if self._one_answer else "a root"
 
     def _send(self, message: tuple[Any, ...]) -> None:
         try:
@@ -150,46 +221,44 @@ class Examination:
             pass  # waiting for the answer tells why
 
     def _answer(self, during: str, seconds: float) -> dict[str, Any]:
-        started = time.monotonic()
         try:
-            answer = json.loads(self._receive(during, min(seconds, self._left), MAX_ANSWER_BYTES))
+            answer = json.loads(self._receive(during, seconds, MAX_ANSWER_BYTES))
         except (ValueError, RecursionError):
             answer = None
-        self._left -= time.monotonic() - started
         if not isinstance(answer, dict):
             raise Ended("fail", f"{during}: answered what cannot be read")
         return answer
 
     def _receive(self, during: str, seconds: float, max_bytes: int) -> bytes:
+        allowed = min(seconds, self._left)
+        stopwatch = Stopwatch(self._schedstat)
+
+        def left() -> float:
+            return max(0.0, min(allowed - stopwatch.seconds(), CLOCK_FACTOR * allowed - stopwatch.clock_seconds()))
+
         try:
-            return channel.receive(self._candidate, max_bytes, max(0.0, seconds))
+            return channel.receive(self._candidate, max_bytes, left)
         except channel.ChannelClosed:
             raise Ended("timeout", f"{during}: its process ended") from None
         except channel.ChannelTimeout:
-            late = f"{seconds:.3g} s" if seconds < self._left else f"the {self._seconds:.3g} s that all inputs have"
-            raise Ended("timeout", f"{during}: no answer within {late}") from None
+            late = f"{seconds:.3g} s" if seconds < self._left else f"the {self._limits.all_inputs:.3g} s that all inputs have"
+            raise Ended("timeout", f"{during}: no answer within {late}", late=True) from None
         except channel.MessageTooLarge:
             raise Ended("fail", f"{during}: its answer is too large") from None
+        finally:
+            self._left -= stopwatch.seconds()
 
 
-def printable(text: Any) -> str:
-    """What a sample's process wrote, fit for a file in UTF-8."""
-    return str(text)[:MAX_ANSWER_BYTES].encode(errors="backslashreplace").decode()
-
-
-class alarm:
-    """Interrupts its body after ``seconds`` with an exception."""
+class deadline:
+    """Ends this process, whatever it is at, when its body takes more processor time than ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def __enter__(self) -> None:
-        signal.signal(signal.SIGALRM, _interrupt)
-        signal.setitimer(signal.ITIMER_REAL, self._seconds)
+    def __enter__(self) -> Callable[[], float]:
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_PROF, max(self._seconds, 1e-3))
+        return lambda: signal.getitimer(signal.ITIMER_PROF)[0]
 
     def __exit__(self, *_: Any) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def _interrupt(*_: Any) -> None:
-    raise TimeoutError
+        signal.setitimer(signal.ITIMER_PROF, 0)

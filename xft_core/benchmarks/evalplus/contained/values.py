@@ -5,27 +5,39 @@
     ["dict", key, value, key, value]         and so Counter, OrderedDict, defaultdict (without its factory)
     ["int", "-ff…"]                          integers of many digits, hexadecimal
     ["complex", 0.0, 1.0]                    bytes, bytearray (hexadecimal), range, Fraction, Decimal, dict_keys, dict_items
-    ["numpy", "<f8", 1.0]                    scalars; ["ndarray", "<f8", [2], 1.0, 2.0] arrays
-    ["like", "Point", ["tuple", 1, 2]]       subclasses of int, float, str, tuple, list, dict, set that compare as these do
+    ["numpy", "<f8", 1.0]                    scalars; ["ndarray", "<f8", [2], 1.0, 2.0] arrays, of numbers, texts or objects
+    ["UserList", ["list", 1, 2]]             and so UserDict, UserString, ChainMap, mappingproxy, memoryview
+    ["like", ["tuple", 1, 2]]                subclasses of the types in BASES; classes that compare as ABSTRACT ones do
     ["other", "module.Class"]                anything else; it is equal to nothing
 
 An object that is in several places is written at each of them. One that contains itself, or is nested more than
 MAX_DEPTH levels deep, is ["other", …] from there on.
+
+What a sample returned may lie about all of this, and cost more to build than to write: ``decode`` refuses numbers, keys
+and nesting beyond the bounds below. The judge also runs it in a process that is killed after a while.
 """
 
 import collections
+import collections.abc
 import hashlib
 import json
 import marshal
+import math
 import reprlib
 import sys
+import types
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 MAX_BYTES, MAX_DEPTH = 32 * 2**20, 150
+MAX_DIGITS = 2**16  # of each part of a Fraction or Decimal: their arithmetic takes time that grows with its square
+MAX_EQUAL_HASHES = 100  # keys of one hash: each is compared with every other
+MAX_DIMENSIONS = 32
+NAME_CHARACTERS = 200
 PIECE_ITEMS = 4096
+TOO_LARGE = b'{"too_large": true}'  # in the place of a value that is
 PLAIN_INT_BITS = 256  # above, decimal digits would cost time that grows with their square
 SEQUENCES: dict[str, Any] = {
     "list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque}
@@ -36,8 +48,12 @@ VIEWS: dict[str, Any] = {"dict_keys": type({}.keys()), "dict_items": type({}.ite
 NAMES = {kind: name for name, kind in SEQUENCES.items()} | {
     dict: "dict", collections.Counter: "Counter", collections.OrderedDict: "OrderedDict",
     collections.defaultdict: "defaultdict"}
-BASES = (int, float, str, tuple, list, collections.OrderedDict, dict, set, frozenset)
-NUMPY_KINDS = "biufc"
+BASES: tuple[Any, ...] = (
+    int, float, complex, str, bytes, bytearray, tuple, list, collections.deque, collections.Counter, collections.OrderedDict,
+    dict, set, frozenset)
+ABSTRACT: dict[Any, Any] = {collections.abc.Mapping: lambda value: dict(value.items()), collections.abc.Set: set}
+LIKE = {base: type("Like", (base,), {}) for base in BASES}
+NUMPY_NUMBERS, NUMPY_TEXTS, NUMPY_OBJECTS = "biufc", "US", "O"
 WRITTEN_TYPES = frozenset((type(None), bool, int, float, complex, str, bytes, tuple, list, dict, set, frozenset))
 
 
@@ -94,13 +110,15 @@ def is_whole(encoded: bytes) -> bool:
 def decode(encoded: bytes) -> Any:
     """The value; raises Malformed, whatever the bytes are. What is not built in comes back as Other."""
     try:
-        return _decode(json.loads(encoded))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError) as error:
+        return _decode(json.loads(encoded), 0)
+    except (
+        ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError, RecursionError, MemoryError,
+    ) as error:
         raise Malformed(type(error).__name__) from None
 
 
 def shown(value: Any) -> str:
-    """A value in at most about 200 characters, for people."""
+    """A value of the judge's (an input, an output of the reference, a decoded one) in at most 200 characters, for people."""
     try:
         text = _SHORT.repr(value)
     except (ValueError, RecursionError):
@@ -108,7 +126,24 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else text[:100] + "…" + text[-99:]
 
 
-_SHORT = reprlib.Repr()
+class _Short(reprlib.Repr):
+    """Describes values by what they are. reprlib goes by the name of their type, which may be any."""
+
+    def repr1(self, x: Any, level: int) -> str:
+        """See reprlib."""
+        if type(x) is int and x.bit_length() > MAX_DIGITS:
+            return f"<an int of {x.bit_length()} bits>"
+        for kind, describe in _DESCRIBED:
+            if isinstance(x, kind):
+                return describe(self, x, level)
+        return self.repr_instance(x, level)
+
+
+_DESCRIBED: tuple[tuple[Any, Any], ...] = (
+    (bool, reprlib.Repr.repr_instance), (int, reprlib.Repr.repr_int), (str, reprlib.Repr.repr_str),
+    (tuple, reprlib.Repr.repr_tuple), (list, reprlib.Repr.repr_list), (dict, reprlib.Repr.repr_dict),
+    (set, reprlib.Repr.repr_set), (frozenset, reprlib.Repr.repr_frozenset), (collections.deque, reprlib.Repr.repr_deque))
+_SHORT = _Short()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 4, 100, 100, 60
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = _SHORT.maxfrozenset = _SHORT.maxdict = _SHORT.maxdeque = 12
 
@@ -159,7 +194,12 @@ class _Encoder:
         if kind is Fraction:
             return ["Fraction", *(self.encode(part, depth + 1) for part in (value.numerator, value.denominator))]
         if kind is Decimal:
-            return ["Decimal", str(value)]
+            text = str(value)
+            self._spend(len(text))
+            return ["Decimal", text]
+        if kind in WRAPPERS:
+            name, unwrap, _ = WRAPPERS[kind]
+            return [name, self.encode(unwrap(value), depth + 1)]
         return self._foreign(value, kind, depth)
 
     def _contents(self, value: Any, depth: int) -> list[Any]:
@@ -169,18 +209,24 @@ class _Encoder:
 
     def _foreign(self, value: Any, kind: type, depth: int) -> Any:
         numpy = sys.modules.get("numpy")
-        if numpy is not None and isinstance(value, numpy.generic | numpy.ndarray):
-            if type(value).__module__ == "numpy" and value.dtype.kind in NUMPY_KINDS and value.dtype.itemsize <= 16:
+        if numpy is not None and issubclass(kind, (numpy.generic, numpy.ndarray)):
+            if kind.__module__ == "numpy" and _is_known(value.dtype):
                 self._spend(8 * value.size)
-                if isinstance(value, numpy.generic):
-                    return ["numpy", value.dtype.str, self.encode(value.item(), depth + 1)]
+                if issubclass(kind, numpy.generic):
+                    item = str(value) if kind is numpy.longdouble else value.item()
+                    if type(item) is not kind:  # as that of a clongdouble is
+                        return ["numpy", value.dtype.str, self.encode(item, depth + 1)]
+                    return _other(kind)
                 items = [self.encode(item, depth + 1) for item in value.ravel().tolist()]
                 return ["ndarray", value.dtype.str, list(value.shape), *items]
-        else:
-            for base in BASES:
-                if issubclass(kind, base) and kind.__eq__ is base.__eq__:
-                    return ["like", kind.__name__, self.encode(base(value), depth + 1)]
-        return ["other", f"{kind.__module__}.{kind.__qualname__}"]
+            return _other(kind)
+        for base in BASES:
+            if issubclass(kind, base):
+                return ["like", self.encode(_plain(base, value), depth + 1)]
+        for abstract, plain in ABSTRACT.items():
+            if kind.__eq__ is abstract.__eq__:
+                return ["like", self.encode(plain(value), depth + 1)]
+        return _other(kind)
 
     def _spend(self, size: int) -> None:
         self.left -= size
@@ -188,46 +234,112 @@ class _Encoder:
             raise TooLarge
 
 
-def _decode(node: Any) -> Any:
+def _plain(base: Any, value: Any) -> Any:
+    """A value of a subclass as one of its base: numbers and texts as they compare, collections as whoever reads them
+    iterates."""
+    if base in (int, float, complex):
+        return base.__pos__(value)
+    return base.__getitem__(value, slice(None)) if base in (str, bytes) else base(value)
+
+
+def _other(kind: type) -> list[str]:
+    return ["other", f"{kind.__module__}.{kind.__qualname__}"[:NAME_CHARACTERS]]
+
+
+def _is_known(dtype: Any) -> bool:
+    return bool((dtype.kind in NUMPY_NUMBERS and dtype.itemsize <= 32) or dtype.kind in NUMPY_TEXTS + NUMPY_OBJECTS)
+
+
+def _decode(node: Any, depth: int) -> Any:
     if not isinstance(node, list):
         if isinstance(node, dict):
             raise ValueError
         return node
+    if depth > 2 * MAX_DEPTH:
+        raise ValueError
     name, *parts = node
-    if name in SEQUENCES:
-        return SEQUENCES[name](map(_decode, parts))
-    if name in MAPPINGS:
-        items = list(map(_decode, parts))
-        return MAPPINGS[name](dict(zip(items[::2], items[1::2], strict=True)))
     if name in ("numpy", "ndarray"):
-        return _decode_numpy(name, *parts)
-    return _RARE[name](*parts)
+        return _decode_numpy(name, depth, *parts)
+    if name in _RARE:
+        return _RARE[name](*parts)
+    contents = [_decode(part, depth + 1) for part in parts]
+    if name in SEQUENCES:
+        return SEQUENCES[name](_keys(contents) if name in ("set", "frozenset") else contents)
+    if name in MAPPINGS:
+        return MAPPINGS[name](dict(zip(_keys(contents[::2]), contents[1::2], strict=True)))
+    if name == "dict_keys":
+        return dict.fromkeys(_keys(contents)).keys()
+    if name == "dict_items":
+        return dict(zip(_keys([key for key, _ in contents]), [value for _, value in contents], strict=True)).items()
+    return _BUILT[name](*contents)
 
 
-def _decode_numpy(name: str, dtype: str, *parts: Any) -> Any:
+def _keys(keys: list[Any]) -> list[Any]:
+    """The same keys; raises ValueError for too many of one hash, before any is compared with another."""
+    if len(keys) > MAX_EQUAL_HASHES:
+        hashes = collections.Counter(map(hash, keys))
+        if max(hashes.values()) > MAX_EQUAL_HASHES:
+            raise ValueError
+    return keys
+
+
+def _decode_numpy(name: str, depth: int, dtype: str, *parts: Any) -> Any:
     import numpy
 
-    kind = numpy.dtype(dtype)
-    if kind.kind not in NUMPY_KINDS:
+    kind = numpy.dtype(str(dtype))
+    if not _is_known(kind):
         raise ValueError
     if name == "numpy":
-        return kind.type(_decode(parts[0]))
-    return numpy.array(list(map(_decode, parts[1:])), dtype=kind).reshape(parts[0])
-
-
-def _like(name: str, node: Any) -> Any:
-    value = _decode(node)
-    if type(value) not in BASES:
+        if kind.kind in NUMPY_OBJECTS:
+            raise ValueError
+        return kind.type(_decode(parts[0], depth + 1))
+    shape, items = parts[0], [_decode(item, depth + 1) for item in parts[1:]]
+    if len(shape) > MAX_DIMENSIONS or math.prod(shape) != len(items) or kind.itemsize * len(items) > MAX_BYTES * 8:
         raise ValueError
-    return type(str(name), (type(value),), {})(value)
+    if kind.kind in NUMPY_OBJECTS:
+        array = numpy.empty(len(items), dtype=kind)
+        for index, item in enumerate(items):
+            array[index] = item
+        return array.reshape(shape)
+    return numpy.array(items, dtype=kind).reshape(shape)
 
 
+def _like(value: Any) -> Any:
+    return LIKE[type(value)](value)
+
+
+def _whole(value: Any) -> Any:
+    if type(value) is not int or value.bit_length() > 4 * MAX_DIGITS:
+        raise ValueError
+    return value
+
+
+def _decimal(text: Any) -> Decimal:
+    if not isinstance(text, str) or len(text) > MAX_DIGITS:
+        raise ValueError
+    return Decimal(text)
+
+
+def _a(kind: type, value: Any) -> Any:
+    if type(value) is not kind:
+        raise ValueError
+    return value
+
+
+# From a type: its name, what it wraps, and how it is built of that. They compare as what they wrap does.
+WRAPPERS: dict[type, tuple[str, Any, Any]] = {
+    collections.UserList: ("UserList", lambda value: value.data, collections.UserList),
+    collections.UserDict: ("UserDict", lambda value: value.data, lambda data: collections.UserDict(_a(dict, data))),
+    collections.UserString: ("UserString", lambda value: value.data, lambda data: collections.UserString(_a(str, data))),
+    collections.ChainMap: ("ChainMap", dict, lambda data: collections.ChainMap(_a(dict, data))),
+    types.MappingProxyType: ("mappingproxy", dict, lambda data: types.MappingProxyType(_a(dict, data))),
+    memoryview: ("memoryview", bytes, lambda data: memoryview(_a(bytes, data)))}
+
+# How what is written as a name and its parts is built; _RARE: of the parts as they are, _BUILT: of the parts' values.
 _RARE: dict[str, Any] = {
     "int": lambda digits: int(digits, 16), "complex": lambda real, imaginary: complex(float(real), float(imaginary)),
-    "bytes": bytes.fromhex, "bytearray": bytearray.fromhex,
-    "range": lambda *parts: range(*map(_decode, parts)), "Fraction": lambda *parts: Fraction(*map(_decode, parts)),
-    "Decimal": lambda text: Decimal(str(text)),
-    "dict_keys": lambda *parts: dict.fromkeys(map(_decode, parts)).keys(),
-    "dict_items": lambda *parts: dict(map(_decode, parts)).items(),
-    "like": _like, "other": lambda name: Other(str(name)),
-}
+    "bytes": bytes.fromhex, "bytearray": bytearray.fromhex, "Decimal": _decimal,
+    "other": lambda name: Other(str(name)[:NAME_CHARACTERS])}
+_BUILT: dict[str, Any] = {
+    "range": lambda *parts: range(*map(_whole, parts)), "Fraction": lambda *parts: Fraction(*map(_whole, parts)),
+    "like": _like, **{name: build for name, _, build in WRAPPERS.values()}}

@@ -2,6 +2,7 @@ import collections
 import enum
 import json
 import math
+import time
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -104,13 +105,14 @@ def test_what_compares_as_a_built_in_type_does_still_does() -> None:
 
 
 def test_what_is_not_carried_over_is_equal_to_nothing() -> None:
-    for value in (object(), Equal(1), (item for item in [1]), print, numpy.array([object()]), len):
+    for value in (object(), (item for item in [1]), print, numpy.datetime64("2020-01-01"), len):
         encoded = encode(value)
         assert not is_whole(encoded)
         back = decode(encoded)
         assert isinstance(back, Other)
         assert back != decode(encoded)
     assert is_whole(encode('["other", "x"]'))
+    assert decode(encode(Equal(1))) == 1 != 2 and decode(encode(Equal(1))) != 2
 
 
 def test_what_has_no_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +136,7 @@ def test_what_has_no_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("text", [
     "", "{", "{}", "[]", "[1]", '["eval", "1"]', '["int", 5]', '["int", "zz"]', '["dict", 1]', '["dict", ["list"], 1]',
     '["set", ["list"]]', '["numpy", "O", 1]', '["ndarray", "<f8", [3], 1.0]', '["ndarray", "<f8", [-1, 0]]',
-    '["like", "x", 1, 2]', '["like", "x", true]', '["like", "\\u0000", 1]', '["complex", "a", 1]', '["bytes", "0"]',
+    '["like", 1, 2]', '["like", true]', '["like", ["other", "x"]]', '["complex", "a", 1]', '["bytes", "0"]',
     '["range", 1, 2, 0]', '["Fraction", 1, 0]', '["Decimal", "x"]', "[" * 10**6, "9" * 10**5,
     '["range", 1.5]', '["dict_keys", ["list"]]', '["list", {"a": 1}]', '["numpy"]', '["numpy", 7, 1]'])
 def test_bytes_that_no_encoder_writes(text: str) -> None:
@@ -151,6 +153,31 @@ def test_decoding_never_fails_in_another_way(node: Any) -> None:
         shown(decode(json.dumps(node).encode()))
     except Malformed:
         pass
+
+
+SAME_HASH = [f", {n * (2**61 - 1)}" for n in range(50_000)]
+
+
+@pytest.mark.parametrize("text", [
+    f'["Fraction", ["int", "{"f" * 10**6}"], 3]', f'["range", 0, ["int", "{"f" * 10**6}"], 1]', f'["Decimal", "{"9" * 10**6}"]',
+    f'["set"{"".join(SAME_HASH)}]', f'["like", ["frozenset"{"".join(SAME_HASH)}]]', f'["dict_keys"{"".join(SAME_HASH)}]',
+    f'["dict"{"".join(f"{key}, 1" for key in SAME_HASH)}]',
+    f'["dict_items"{"".join(f", [{chr(34)}tuple{chr(34)}{key}, 1]" for key in SAME_HASH)}]',
+    '["list", ' * 400 + "1" + "]" * 400, '["ndarray", "<f8", [0, 4611686018427387904], 1]',
+    '["ndarray", "<U99999999", [2], "", ""]', f'["ndarray", "<f8", {[1] * 33}, 1.0]', '["numpy", "|O", 1]',
+    '["UserDict", ["list"]]', '["memoryview", 5]'])
+def test_what_costs_more_to_build_than_to_write_is_not_built(text: str) -> None:
+    started = time.process_time()
+    with pytest.raises(Malformed):
+        decode(text.encode())
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize("name", ["array", "dict", "list", "set", "deque", "int", "str", "tuple", "instance", "Own"])
+def test_values_are_shown_by_what_they_are_and_not_by_the_name_of_their_type(name: str) -> None:
+    for base, shown_as in ((list, "[]"), (dict, "{}"), (tuple, "()"), (str, "''"), (int, "0"), (set, "set()")):
+        value = type(name, (base,), {})()
+        assert shown(value) == shown_as == shown(decode(encode(value)))
 
 
 def test_values_are_shown_short() -> None:
