@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.prefect_server import server_environment
 from flows.processes import ignore_interrupts, processes
 from flows.provision import pool_name, provision
+from flows.server_secret import server_auth
 from flows.worker import cancel_runs, close_abandoned_runs, worker_command, worker_environment
 from tasks.settings import Settings, settings
 from xft_core.errors import XftError
@@ -43,10 +45,8 @@ def serve(prefect_port: int, mlflow_port: int) -> int:
 
 def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int) -> None:
     api, mlflow_ui = f"http://{HOST}:{prefect_port}/api", f"http://{HOST}:{mlflow_port}"
-    environment = os.environ | {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "PREFECT_SERVER_UI_API_URL": api}  # otherwise the pages ask port 4200, whatever the server's own is
-    environment.pop("PREFECT_API_URL", None)
+    auth = server_auth(current.home)
+    environment = server_environment(os.environ, auth)
     try:
         with processes(current.home / "logs", keep_open=(lock,)) as running:
             print("Starting Prefect and MLflow ...", flush=True)
@@ -57,7 +57,7 @@ def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int) ->
             (current.home / ADDRESS_FILE).write_text(api, encoding="utf-8")
             (current.home / MLFLOW_FILE).write_text(mlflow_ui, encoding="utf-8")
             print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   {mlflow_ui}", flush=True)
-            os.environ["PREFECT_API_URL"] = api  # before Prefect is imported, by what follows
+            os.environ |= {"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": auth}  # before Prefect is imported
             provision(current.home)
             pool = pool_name()
             close_abandoned_runs(pool)
@@ -130,13 +130,13 @@ def _answering(file: Path) -> str | None:
 
 def prefect_command(port: int) -> list[str]:
     """Prefect's server over the database in XFT_HOME."""
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    return [sys.executable, "-P", "-m", "flows.prefect_server", "--host", HOST, "--port", str(port)]
 
 
 def mlflow_command(current: Settings, port: int) -> list[str]:
     """MLflow's server over the database that runs write to."""
     return [
-        sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
+        sys.executable, "-P", "-m", "tasks.mlflow_server", "--host", HOST, "--port", str(port),
         "--backend-store-uri", current.tracking_uri, "--artifacts-destination", str(current.mlflow_artifacts)]
 
 
