@@ -8,12 +8,13 @@ import os
 import sys
 from collections.abc import Mapping
 
-from tasks.gate import AUTH_VARIABLE, from_environment
+from tasks.gate import AUTH_VARIABLE, from_environment, given_auth_string
 from xft_core.errors import XftError
 
 
 def serve(host: str, port: int) -> None:
     """Serve until SIGTERM. Raises XftError when the environment has no secret for the gate."""
+    given_auth_string()  # before the slow imports
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings

@@ -16,11 +16,12 @@ from flows.processes import ignore_interrupts, processes
 from flows.provision import pool_name, provision
 from flows.server_secret import server_auth
 from flows.worker import cancel_runs, close_abandoned_runs, worker_command, worker_environment
+from tasks.mlflow_pages import first_page
 from tasks.settings import Settings, settings
 from xft_core.errors import XftError
 
 HOST = "127.0.0.1"
-ADDRESS_FILE, MLFLOW_FILE = "prefect-api", "mlflow-ui"
+ADDRESS_FILE, MLFLOW_FILE, LOCK_FILE = "prefect-api", "mlflow-ui", "ui.lock"
 ENDING_SECONDS = 90
 
 
@@ -56,7 +57,7 @@ def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int) ->
             running.wait_until_up("MLflow", f"{mlflow_ui}/health")
             (current.home / ADDRESS_FILE).write_text(api, encoding="utf-8")
             (current.home / MLFLOW_FILE).write_text(mlflow_ui, encoding="utf-8")
-            print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   {mlflow_ui}", flush=True)
+            print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   {first_page(mlflow_ui)}", flush=True)
             os.environ |= {"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": auth}  # before Prefect is imported
             provision(current.home)
             pool = pool_name()
@@ -83,7 +84,7 @@ def _alone(home: Path) -> Iterator[int]:
     Raises XftError when another ``xft ui`` serves this home.
     """
     (home / "locks").mkdir(parents=True, exist_ok=True)
-    with (home / "locks" / "ui.lock").open("a+") as lock:
+    with (home / "locks" / LOCK_FILE).open("a+") as lock:
         deadline, said = time.monotonic() + ENDING_SECONDS, False
         while not _locked(lock.fileno()):
             lock.seek(0)
@@ -111,17 +112,28 @@ def _locked(lock: int) -> bool:
 
 def running_api(home: Path) -> str | None:
     """Address of the Prefect API that ``xft ui`` runs for this home, None when there is none."""
-    return _answering(home / ADDRESS_FILE)
+    return _answering(home, ADDRESS_FILE)
 
 
 def running_mlflow(home: Path) -> str | None:
     """Address of the MLflow pages that ``xft ui`` shows for this home, None when there are none."""
-    return _answering(home / MLFLOW_FILE)
+    return _answering(home, MLFLOW_FILE)
 
 
-def _answering(file: Path) -> str | None:
+def pages(home: Path, api: str) -> dict[str, str]:
+    """Addresses of Prefect's and MLflow's pages, by name, when ``xft ui`` runs for this home and its API is ``api``."""
+    if api != running_api(home):
+        return {}
+    mlflow = running_mlflow(home)
+    return {"Prefect": api.removesuffix("/api")} | ({"MLflow": first_page(mlflow)} if mlflow else {})
+
+
+def _answering(home: Path, name: str) -> str | None:
     try:
-        address = file.read_text(encoding="utf-8").strip()
+        with (home / "locks" / LOCK_FILE).open() as lock:
+            if _locked(lock.fileno()):  # nobody's: who is at that port now may be another user, after our secret
+                return None
+        address = (home / name).read_text(encoding="utf-8").strip()
         with urllib.request.urlopen(f"{address}/health", timeout=2):
             return address
     except (OSError, ValueError):

@@ -131,10 +131,15 @@ def from_environment(app: ASGIApp) -> Gate:
 
     Raises XftError when the first one is missing.
     """
+    return Gate(app, given_auth_string(), allowed_hosts())
+
+
+def given_auth_string() -> str:
+    """What XFT_SERVER_AUTH_STRING says, name:password. Raises XftError when it says something else."""
     auth_string = os.environ.get(AUTH_VARIABLE, "")
     if not all(auth_string.partition(":")):
         raise XftError(f"{AUTH_VARIABLE} must be name:password; without it anyone could use this server.")
-    return Gate(app, auth_string, allowed_hosts())
+    return auth_string
 
 
 def allowed_hosts() -> frozenset[str]:

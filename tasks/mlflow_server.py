@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 
-from tasks.gate import allowed_hosts, from_environment
+from tasks.gate import allowed_hosts, from_environment, given_auth_string
 from xft_core.errors import XftError
 
 LOOPBACK = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*")
@@ -16,6 +16,7 @@ LOOPBACK = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*")
 
 def serve(host: str, port: int, backend_store_uri: str, artifacts_destination: str) -> None:
     """Serve until SIGTERM. Raises XftError when the environment has no secret for the gate."""
+    given_auth_string()  # before the slow imports
     import uvicorn
     from mlflow.server import constants, handlers
     from mlflow.utils.server_cli_utils import resolve_default_artifact_root
