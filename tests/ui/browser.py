@@ -16,9 +16,10 @@ WINDOW: Any = {"width": 1280, "height": 900}
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*flags: str) -> Iterator[Browser]:
+    """``flags``: further ones for its command line."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=[*FLAGS, *flags])
         try:
             yield browser
         finally:
@@ -157,7 +158,7 @@ class RunPage:
 
 def open_mlflow_runs(page: Page, mlflow: str, experiment_id: str) -> None:
     """MLflow's table of an experiment's runs."""
-    page.goto(f"{mlflow}/#/experiments/{experiment_id}/runs")
+    page.goto(f"{mlflow}/#/experiments/{experiment_id}/runs?workflowType=machine_learning")
     expect(page.get_by_text(re.compile(r"matching runs?"))).to_be_visible(timeout=60_000)
 
 
