@@ -18,10 +18,12 @@ from tests.ui.xft_ui import XftUi
 
 pytestmark = pytest.mark.slow
 
-PREFECT_PAGES = ["/", "/dashboard", "/runs", "/flows", "/deployments", "/work-pools", "/blocks", "/blocks/catalog", "/variables",
-                 "/automations", "/automations/create", "/concurrency-limits", "/events", "/artifacts", "/settings",
-                 "/v2/", "/v2/dashboard", "/v2/settings"]  # one who chooses the second version gets it, but it may ask no one
-MLFLOW_PAGES = ["/", "/#/", "/#/models?workflowType=machine_learning", "/#/settings", "/#/experiments", "/#/prompts", "/#/gateway"]
+PREFECT_PAGES = [
+    "/", "/dashboard", "/runs", "/flows", "/deployments", "/work-pools", "/blocks", "/blocks/catalog", "/variables",
+    "/automations", "/automations/create", "/concurrency-limits", "/events", "/artifacts", "/settings",
+    "/v2/", "/v2/dashboard", "/v2/settings"]  # who chooses the second version gets it, but it may ask no one
+MLFLOW_PAGES = ["/", "/#/", "/#/models?workflowType=machine_learning", "/#/settings", "/#/experiments", "/#/prompts",
+                "/#/gateway"]
 
 
 @pytest.fixture(scope="module")
