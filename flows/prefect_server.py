@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from tasks.gate import AUTH_VARIABLE, from_environment, given_auth_string
 from xft_core.errors import XftError
@@ -15,9 +16,13 @@ from xft_core.errors import XftError
 def serve(host: str, port: int) -> None:
     """Serve until SIGTERM. Raises XftError when the environment has no secret for the gate."""
     given_auth_string()  # before the slow imports
+    import prefect
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
+
+    # The second version of the pages asks an analytics host, and the first one advertises it where it is there to be served.
+    prefect.__ui_v2_static_path__ = Path(os.devnull, "none")
 
     settings = get_current_settings().server
     uvicorn.run(

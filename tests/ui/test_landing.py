@@ -4,14 +4,18 @@ that a page or the browser does leaves this machine."""
 import http.server
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from playwright.sync_api import Page, expect
 
 from tasks import mlflow_pages
+from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.ui.browser import RunPage, chromium
 from tests.ui.netlog import left_the_machine
 from tests.ui.xft_ui import XftUi
@@ -21,20 +25,21 @@ pytestmark = pytest.mark.slow
 PREFECT_PAGES = [
     "/", "/dashboard", "/runs", "/flows", "/deployments", "/work-pools", "/blocks", "/blocks/catalog", "/variables",
     "/automations", "/automations/create", "/concurrency-limits", "/events", "/artifacts", "/settings",
-    "/v2/", "/v2/dashboard", "/v2/settings"]  # who chooses the second version gets it, but it may ask no one
+    "/v2/dashboard"]
 MLFLOW_PAGES = ["/", "/#/", "/#/models?workflowType=machine_learning", "/#/settings", "/#/experiments", "/#/prompts",
                 "/#/gateway"]
 
 
 @pytest.fixture(scope="module")
-def run_id(ui: XftUi, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A finished run of the tiny recipe."""
-    import yaml
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("landing") / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE | {"seed": 71}), encoding="utf-8")
+    return path
 
-    from tests.flows.conftest import RECIPE
 
-    recipe = tmp_path_factory.mktemp("landing") / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(RECIPE | {"seed": 71}), encoding="utf-8")
+@pytest.fixture(scope="module")
+def run_id(ui: XftUi, recipe: Path) -> str:
+    """A finished run of the recipe."""
     started = ui.run_deployment("pipeline", recipe_file=str(recipe))
     ui.wait_for_state(started, "COMPLETED")
     return started
@@ -45,7 +50,7 @@ def test_prefect_opens_in_its_first_version_without_advertisements(page: Page, u
     expect(page).to_have_url(f"{ui.prefect}/dashboard")
     expect(page.locator(".context-sidebar, nav").first).to_be_visible()
     page.wait_for_timeout(3000)
-    for words in ("Prefect Cloud", "Upgrade", "Ready to scale"):
+    for words in ("Prefect Cloud", "Upgrade", "Ready to scale", "V2 UI"):
         expect(page.get_by_text(words)).to_have_count(0)
 
 
@@ -61,6 +66,21 @@ def test_links_to_mlflow_open_among_runs_and_models(page: Page, ui: XftUi, run_i
     expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
     page.get_by_role("link", name=re.compile("^tiny")).first.click()
     expect(page.get_by_text(re.compile(r"matching runs?"))).to_be_visible(timeout=60_000)
+
+
+def test_a_run_beside_it_says_where_it_is_shown(page: Page, ui: XftUi, recipe: Path, run_id: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "run", str(recipe)], env=ui.environment(), cwd=REPOSITORY, capture_output=True,
+        text=True)
+    assert done.returncode == 0, done.stderr
+    first = f"  Prefect  {ui.prefect}\n  MLflow   {ui.mlflow}/#/experiments?workflowType=machine_learning\n"
+    assert done.stdout.startswith(first)
+    shown = re.search(r"^  look     (\S+)$", done.stdout, flags=re.MULTILINE)
+    assert shown is not None
+    page.goto(shown[1])
+    expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
+    assert ui.runs()[-1]["deployment_id"] is None  # it is in Prefect's pages, too
+    assert ui.secret[1] not in done.stdout + done.stderr
 
 
 class Tunnel:
@@ -116,7 +136,7 @@ def test_nothing_leaves_the_machine(ui: XftUi, run_id: str, tmp_path: Path) -> N
     record = tmp_path / "netlog.json"
     run = ui.tracking_run(run_id)
     addresses = [ui.prefect + path for path in PREFECT_PAGES] + [ui.mlflow + path for path in MLFLOW_PAGES]
-    addresses += [f"{ui.prefect}/runs/flow-run/{run_id}", f"{ui.prefect}/v2/runs/flow-run/{run_id}",
+    addresses += [f"{ui.prefect}/runs/flow-run/{run_id}",
                   mlflow_pages.run_page(ui.mlflow, run.info.experiment_id, run.info.run_id),
                   mlflow_pages.compare_page(ui.mlflow, run.info.experiment_id, [run.info.run_id])]
     with chromium(f"--log-net-log={record}") as browser:

@@ -74,7 +74,7 @@ def nothing_was_made(ui: XftUi) -> None:
 def open_own_pages(page: Page, ui: XftUi) -> None:
     """So that the browser has its cookie, which it would send to a foreign port's requests too."""
     page.goto(ui.prefect)
-    expect(page.get_by_text("Flow Runs").first).to_be_visible()
+    expect(page.get_by_text("Dashboard").first).to_be_visible()
     page.goto(ui.mlflow)
 
 
@@ -114,7 +114,7 @@ def test_a_page_whose_name_was_pointed_here(ui: XftUi) -> None:
 
 def test_what_was_refused_works_from_the_own_page(page: Page, ui: XftUi) -> None:
     page.goto(ui.prefect)
-    expect(page.get_by_text("Flow Runs").first).to_be_visible()
+    expect(page.get_by_text("Dashboard").first).to_be_visible()
     assert page.evaluate("""async () => (await fetch('/api/variables/', {method: 'POST', body: '{"name": "own", "value": 1}',
         headers: {'Content-Type': 'application/json'}})).status""") == 201
     assert page.evaluate("""() => new Promise(resolve => {
