@@ -16,14 +16,23 @@ WINDOW: Any = {"width": 1280, "height": 900}
 
 
 @contextmanager
-def chromium(*flags: str) -> Iterator[Browser]:
-    """``flags``: further ones for its command line."""
+def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=[*FLAGS, *flags])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
         try:
             yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def another_chromium(browser: Browser, flag: str) -> Iterator[Browser]:
+    """One more, with a further flag on its command line."""
+    started = browser.browser_type.launch(executable_path=CHROMIUM, headless=True, args=[*FLAGS, flag])
+    try:
+        yield started
+    finally:
+        started.close()
 
 
 class Form:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tasks import mlflow_pages
 from tests.flows.conftest import RECIPE, REPOSITORY
-from tests.ui.browser import RunPage, chromium
+from tests.ui.browser import RunPage, another_chromium
 from tests.ui.netlog import left_the_machine
 from tests.ui.xft_ui import XftUi
 
@@ -114,9 +114,9 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_pages_work_through_a_tunnel(browser: object, ui: XftUi, run_id: str, host: str) -> None:
+def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, host: str) -> None:
     tunnels = {name: Tunnel(int(getattr(ui, name).rpartition(":")[2])) for name in ("prefect", "mlflow")}
-    page = browser.new_page()  # type: ignore[attr-defined]
+    page = browser.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("websocket", lambda websocket: asked.append(websocket.url))
@@ -132,15 +132,15 @@ def test_pages_work_through_a_tunnel(browser: object, ui: XftUi, run_id: str, ho
     assert [address for address in asked if not own.match(address) and not address.startswith(("data:", "blob:"))] == []
 
 
-def test_nothing_leaves_the_machine(ui: XftUi, run_id: str, tmp_path: Path) -> None:
+def test_nothing_leaves_the_machine(browser: Browser, ui: XftUi, run_id: str, tmp_path: Path) -> None:
     record = tmp_path / "netlog.json"
     run = ui.tracking_run(run_id)
     addresses = [ui.prefect + path for path in PREFECT_PAGES] + [ui.mlflow + path for path in MLFLOW_PAGES]
     addresses += [f"{ui.prefect}/runs/flow-run/{run_id}",
                   mlflow_pages.run_page(ui.mlflow, run.info.experiment_id, run.info.run_id),
                   mlflow_pages.compare_page(ui.mlflow, run.info.experiment_id, [run.info.run_id])]
-    with chromium(f"--log-net-log={record}") as browser:
-        page = browser.new_page()
+    with another_chromium(browser, f"--log-net-log={record}") as recorded:
+        page = recorded.new_page()
         for address in addresses:
             page.goto("about:blank")  # two addresses that differ behind the # alone are one page
             page.goto(address)
@@ -171,10 +171,10 @@ def leaky_page() -> Iterator[str]:
         server.shutdown()
 
 
-def test_the_record_shows_what_would_leave(leaky_page: str, tmp_path: Path) -> None:
+def test_the_record_shows_what_would_leave(browser: Browser, leaky_page: str, tmp_path: Path) -> None:
     record = tmp_path / "netlog.json"
-    with chromium(f"--log-net-log={record}") as browser:
-        page = browser.new_page()
+    with another_chromium(browser, f"--log-net-log={record}") as recorded:
+        page = recorded.new_page()
         page.goto(leaky_page)
         page.wait_for_timeout(3000)
     found = " ".join(left_the_machine(record))

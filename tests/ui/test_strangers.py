@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.ui.browser import chromium
+from tests.ui.browser import another_chromium
 from tests.ui.xft_ui import XftUi
 
 pytestmark = pytest.mark.slow
@@ -99,9 +99,9 @@ def test_a_page_of_another_port(browser: Browser, ui: XftUi, foreign_port: str) 
     nothing_was_made(ui)
 
 
-def test_a_page_whose_name_was_pointed_here(ui: XftUi) -> None:
-    with chromium("--host-resolver-rules=MAP evil.example 127.0.0.1") as browser:
-        page = browser.new_page()
+def test_a_page_whose_name_was_pointed_here(browser: Browser, ui: XftUi) -> None:
+    with another_chromium(browser, "--host-resolver-rules=MAP evil.example 127.0.0.1") as fooled:
+        page = fooled.new_page()
         open_own_pages(page, ui)
         prefect, mlflow = (address.replace("127.0.0.1", "evil.example") for address in (ui.prefect, ui.mlflow))
         for address in (prefect, mlflow):
