@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from xft_core.config import Recipe
 
 TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(task_run_name)s - %(message)s"
+NO_PAGES = "make ui  (or: xft ui)  shows Prefect and MLflow in the browser"
 EXIT_DONE, EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
@@ -110,10 +111,13 @@ def _start_services() -> Callable[[], None]:
     Returns a function that waits until they are there.
     """
     from flows.embedded_api import use_prefect_api
+    from flows.ui import pages
 
     logging.captureWarnings(True)  # what libraries warn of is for us, not for who runs a recipe
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     wait_for_api = use_prefect_api(settings().home)
+    for name, address in pages(settings().home, os.environ["PREFECT_API_URL"]).items():
+        print(f"  {name:8} {address}", flush=True)
     warm_up = threading.Thread(target=_warm_up_tracking, daemon=True)
     warm_up.start()
 
@@ -142,7 +146,7 @@ def _show(result: "PipelineResult") -> None:
     print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_shown}")
     if result.registered:
         print(f"  registry {result.registered}")
-    print("  look     make ui  (or: xft ui)  shows Prefect and MLflow in the browser")
+    print(f"  look     {result.mlflow_page or NO_PAGES}")
 
 
 def _show_comparison(result: "ComparisonResult", written: Path | None) -> None:
@@ -151,7 +155,7 @@ def _show_comparison(result: "ComparisonResult", written: Path | None) -> None:
     print(f"done: {result.variants} variants{reused}")
     print(f"  report   {written or result.report / 'comparison.md'}")
     print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_shown}")
-    print(f"  look     {result.charts_page or 'make ui  (or: xft ui)  shows Prefect and MLflow in the browser'}")
+    print(f"  look     {result.charts_page or NO_PAGES}")
 
 
 def _print_report(report: Path, *wanted: str) -> None:

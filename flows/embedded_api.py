@@ -18,6 +18,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.prefect_server import serve, server_environment
+from flows.server_secret import server_auth
 from flows.ui import HOST, running_api, running_mlflow
 from tasks import run_log
 from xft_core.errors import XftError
@@ -30,14 +32,17 @@ FULL_BYTES = 2**20  # less room than this, and its database cannot be made
 
 def use_prefect_api(home: Path) -> Callable[[], None]:
     """Point PREFECT_API_URL at an API: the one in the environment, that of a running ``xft ui``, or one of our own.
+    The last two get their secret (PREFECT_API_AUTH_STRING) from the home.
 
     Returns a function that waits until the API answers, so that the caller can import in the meantime; it raises
     XftError when the server does not start. Call this before Prefect is imported: the server of our own is stopped at
     exit, after Prefect has delivered its last events and log lines.
     """
-    if os.environ.get("PREFECT_API_URL"):
+    given, address = os.environ.get("PREFECT_API_URL", "").rstrip("/"), running_api(home)
+    if given and given.replace("//localhost:", f"//{HOST}:") != address:
         return lambda: None
-    if address := running_api(home):
+    os.environ["PREFECT_API_AUTH_STRING"] = server_auth(home)
+    if address:
         os.environ["PREFECT_API_URL"] = address
         if pages := running_mlflow(home):
             os.environ.setdefault("XFT_MLFLOW_UI_URL", pages)
@@ -103,16 +108,16 @@ class _Server:
     def _start(self) -> "subprocess.Popen[bytes]":
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "flows.embedded_api", str(self.port)], stdin=subprocess.DEVNULL,
+                [sys.executable, "-P", "-m", "flows.embedded_api", str(self.port)], stdin=subprocess.DEVNULL,
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=_environment())
 
 
 def _environment() -> dict[str, str]:
     package_parent = str(Path(__file__).parent.parent)
-    return os.environ | {
+    return server_environment(os.environ, os.environ["PREFECT_API_AUTH_STRING"]) | {
         "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
         # As Prefect sets them for its own embedded server: no web pages, settings as they are now.
-        "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+        "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_SERVER_LOGGING_LEVEL": "ERROR"}
 
 
 def _free_port() -> int:
@@ -128,10 +133,7 @@ def _main(port: int) -> None:
     ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
     if os.getppid() == 1:
         return
-    import uvicorn
-
-    uvicorn.run(
-        "prefect.server.api.server:create_app", factory=True, host=HOST, port=port, log_level="error", lifespan="on")
+    serve(HOST, port)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.prefect_server import server_environment
 from flows.processes import ignore_interrupts, processes
 from flows.provision import pool_name, provision
+from flows.server_secret import server_auth
 from flows.worker import cancel_runs, close_abandoned_runs, worker_command, worker_environment
+from tasks.mlflow_pages import first_page
 from tasks.settings import Settings, settings
 from xft_core.errors import XftError
 
 HOST = "127.0.0.1"
-ADDRESS_FILE, MLFLOW_FILE = "prefect-api", "mlflow-ui"
+ADDRESS_FILE, MLFLOW_FILE, LOCK_FILE = "prefect-api", "mlflow-ui", "ui.lock"
 ENDING_SECONDS = 90
 
 
@@ -43,10 +46,8 @@ def serve(prefect_port: int, mlflow_port: int) -> int:
 
 def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int) -> None:
     api, mlflow_ui = f"http://{HOST}:{prefect_port}/api", f"http://{HOST}:{mlflow_port}"
-    environment = os.environ | {
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "PREFECT_SERVER_UI_API_URL": api}  # otherwise the pages ask port 4200, whatever the server's own is
-    environment.pop("PREFECT_API_URL", None)
+    auth = server_auth(current.home)
+    environment = server_environment(os.environ, auth)
     try:
         with processes(current.home / "logs", keep_open=(lock,)) as running:
             print("Starting Prefect and MLflow ...", flush=True)
@@ -56,8 +57,8 @@ def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int) ->
             running.wait_until_up("MLflow", f"{mlflow_ui}/health")
             (current.home / ADDRESS_FILE).write_text(api, encoding="utf-8")
             (current.home / MLFLOW_FILE).write_text(mlflow_ui, encoding="utf-8")
-            print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   {mlflow_ui}", flush=True)
-            os.environ["PREFECT_API_URL"] = api  # before Prefect is imported, by what follows
+            print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   {first_page(mlflow_ui)}", flush=True)
+            os.environ |= {"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": auth}  # before Prefect is imported
             provision(current.home)
             pool = pool_name()
             close_abandoned_runs(pool)
@@ -83,7 +84,7 @@ def _alone(home: Path) -> Iterator[int]:
     Raises XftError when another ``xft ui`` serves this home.
     """
     (home / "locks").mkdir(parents=True, exist_ok=True)
-    with (home / "locks" / "ui.lock").open("a+") as lock:
+    with (home / "locks" / LOCK_FILE).open("a+") as lock:
         deadline, said = time.monotonic() + ENDING_SECONDS, False
         while not _locked(lock.fileno()):
             lock.seek(0)
@@ -112,7 +113,7 @@ def _locked(lock: int) -> bool:
 def _is_served(home: Path) -> bool:
     """Whether an ``xft ui`` holds the lock of this home."""
     try:
-        with (home / "locks" / "ui.lock").open() as lock:
+        with (home / "locks" / LOCK_FILE).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -123,19 +124,28 @@ def _is_served(home: Path) -> bool:
 
 def running_api(home: Path) -> str | None:
     """Address of the Prefect API that ``xft ui`` runs for this home, None when there is none."""
-    return _answering(home / ADDRESS_FILE)
+    return _answering(home, ADDRESS_FILE)
 
 
 def running_mlflow(home: Path) -> str | None:
     """Address of the MLflow pages that ``xft ui`` shows for this home, None when there are none."""
-    return _answering(home / MLFLOW_FILE)
+    return _answering(home, MLFLOW_FILE)
 
 
-def _answering(file: Path) -> str | None:
-    if not _is_served(file.parent):  # the file may be a copy, and its server that of the home it was copied from
+def pages(home: Path, api: str) -> dict[str, str]:
+    """Addresses of Prefect's and MLflow's pages, by name, when ``xft ui`` runs for this home and its API is ``api``."""
+    if api != running_api(home):
+        return {}
+    mlflow = running_mlflow(home)
+    return {"Prefect": api.removesuffix("/api")} | ({"MLflow": first_page(mlflow)} if mlflow else {})
+
+
+def _answering(home: Path, name: str) -> str | None:
+    # The file may be a copy of another home's, and who is at that port now another user, after our secret.
+    if not _is_served(home):
         return None
     try:
-        address = file.read_text(encoding="utf-8").strip()
+        address = (home / name).read_text(encoding="utf-8").strip()
         with urllib.request.urlopen(f"{address}/health", timeout=2):
             return address
     except (OSError, ValueError):
@@ -144,13 +154,13 @@ def _answering(file: Path) -> str | None:
 
 def prefect_command(port: int) -> list[str]:
     """Prefect's server over the database in XFT_HOME."""
-    return [sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    return [sys.executable, "-P", "-m", "flows.prefect_server", "--host", HOST, "--port", str(port)]
 
 
 def mlflow_command(current: Settings, port: int) -> list[str]:
     """MLflow's server over the database that runs write to."""
     return [
-        sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
+        sys.executable, "-P", "-m", "tasks.mlflow_server", "--host", HOST, "--port", str(port),
         "--backend-store-uri", current.tracking_uri, "--artifacts-destination", str(current.mlflow_artifacts)]
 
 

@@ -21,12 +21,6 @@ def view_key(parent_run_id: str) -> str:
     return f"comparison-{parent_run_id[:8]}"
 
 
-def view_address(mlflow_ui: str, experiment_id: str, parent_run_id: str) -> str:
-    """Where the view is shown, charts first."""
-    return (f"{mlflow_ui}/#/experiments/{experiment_id}/runs?viewStateShareKey={view_key(parent_run_id)}"
-            "&compareRunsMode=CHART")
-
-
 def view(parent_run_id: str, fields: dict[str, bool], metrics: list[str]) -> str:
     """The content of the view's tag. ``fields``: the varying ones, and whether each is numeric; ``metrics``: names of those
     that the variants have."""

@@ -25,6 +25,7 @@ from xft_core.temporary import temporary_directory
 EXIT_DONE, EXIT_MISTAKE, EXIT_MAY_PASS, EXIT_INTERRUPTED, EXIT_KILLED = 0, 2, 75, 130, 137
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
+SECRETS = ("AWS_", "PREFECT_API_", "MLFLOW_TRACKING_", "XFT_SERVER_")  # beginnings of variables with passwords
 PROGRESS_BAR = re.compile(r"\d+%\|")
 PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 OUT_OF_MEMORY_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
@@ -75,8 +76,8 @@ def _command(config: StageConfig, config_path: Path) -> list[str]:
 
 
 def _environment(threads: int | None) -> dict[str, str]:
-    # Stages know no object store; above all, code that a model wrote is graded there.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    # Stages know no object store and no server; above all, code that a model wrote is graded there.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
     package_parent = str(Path(xft_core.__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, environment.get("PYTHONPATH")]))
     environment["PYTHONUNBUFFERED"] = "1"

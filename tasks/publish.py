@@ -12,12 +12,13 @@ from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
-from tasks import registry, tracking
+from tasks import mlflow_pages, registry, tracking
 from tasks.delivery import deliver_rest, insist
 from tasks.mlflow_model import log_model
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.run_files import log_directory, log_text
 from tasks.run_page import show_link, show_markdown, show_table
+from tasks.settings import settings
 from tasks.stage import may_pass, stop_event
 from tasks.tracking import Logger
 from xft_core.config import Recipe
@@ -29,14 +30,15 @@ LONGEST_TAG = 5000
 
 
 class PipelineResult(BaseModel):
-    """What a finished run leaves: directories of report and merged model, the run in MLflow, and in words its version
-    in the registry."""
+    """What a finished run leaves: directories of report and merged model, the run in MLflow with its page there, if the
+    address is known, and in words its version in the registry."""
 
     model_config = ConfigDict(frozen=True)
 
     report: Path
     merged_model: Path
     mlflow_run_id: str
+    mlflow_page: str | None
     registered: str | None
     reused_stages: int
     stages: int
@@ -51,16 +53,20 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
     deliver_rest(run, artifacts.values(), stop, logger)
     card = (report.path / "README.md").read_text(encoding="utf-8")
 
-    def to_mlflow() -> registry.Registration | None:
+    def to_mlflow() -> tuple[str, registry.Registration | None]:
         with tracking.explained(report.path):
             whole = _to_mlflow(run, artifacts)
-            show_link("pipeline", tracking.experiment_of(run.mlflow_run_id), run.mlflow_run_id, logger)
-            return registry.register(run, artifacts, card, whole, logger) if run.recipe.registry.enabled else None
+            experiment_id = tracking.experiment_of(run.mlflow_run_id)
+            show_link("pipeline", experiment_id, run.mlflow_run_id, logger)
+            registered = registry.register(run, artifacts, card, whole, logger) if run.recipe.registry.enabled else None
+            return experiment_id, registered
 
-    registered = insist(to_mlflow, stop, logger)
+    experiment_id, registered = insist(to_mlflow, stop, logger)
+    ui = settings().mlflow_ui
     _to_prefect(run.recipe.name, report.path, card, registered, logger)
     return PipelineResult(
         report=report.path, merged_model=artifacts["merge"].path, mlflow_run_id=run.mlflow_run_id,
+        mlflow_page=mlflow_pages.run_page(ui, experiment_id, run.mlflow_run_id) if ui else None,
         registered=str(registered) if registered else None,
         reused_stages=sum(item.reused for item in artifacts.values()), stages=len(artifacts))
 

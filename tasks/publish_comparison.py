@@ -4,13 +4,12 @@ report and a link to MLflow's page that compares the variants."""
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
-from tasks import comparison_view, tracking
+from tasks import comparison_view, mlflow_pages, tracking
 from tasks.comparison_results import VariantResult
 from tasks.delivery import deliver_rest, insist
 from tasks.publish import headline, shortened
@@ -64,8 +63,9 @@ def publish_comparison(
 
     experiment_id = insist(to_mlflow, stop, logger)
     ui = settings().mlflow_ui
-    page = compare_page(ui, experiment_id, run_ids)
-    charts = comparison_view.view_address(ui, experiment_id, run.mlflow_run_id) if ui else None
+    page = mlflow_pages.compare_page(ui, experiment_id, run_ids) if ui else None
+    view_key = comparison_view.view_key(run.mlflow_run_id)
+    charts = mlflow_pages.charts_page(ui, experiment_id, view_key) if ui else None
     name = run.recipe.name
     show_table("variants-table", _table(result), f"Variants of {name}: mean ± spread over seeds", logger)
     show_markdown("variants", text, f"Comparison of variants of {name}", logger)
@@ -79,14 +79,6 @@ def publish_comparison(
         report=compared.path, mlflow_run_id=run.mlflow_run_id, compare_page=page, charts_page=charts,
         variants=len(result.runs), failures=failures, stages=sum(item.stages for item in variants.values()),
         reused_stages=sum(item.reused_stages for item in variants.values()))
-
-
-def compare_page(mlflow_ui: str | None, experiment_id: str, run_ids: list[str]) -> str | None:
-    """Address of MLflow's page that compares these runs; None where MLflow's pages are not known to be anywhere."""
-    if mlflow_ui is None:
-        return None
-    return (f"{mlflow_ui}/#/compare-runs?runs={quote(json.dumps(run_ids, separators=(',', ':')))}"
-            f"&experiments={quote(json.dumps([experiment_id]))}")
 
 
 def _to_mlflow(

@@ -18,6 +18,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from tasks import mlflow_pages
 from tasks.settings import settings
 from tasks.tracking import Logger, reason
 from xft_core.reporting.page import PAGE
@@ -33,7 +34,7 @@ def show_link(role: str, experiment_id: str, run_id: str | None, logger: Logger)
     if pages is None or run_id is None:
         return
     show_address(
-        f"mlflow-{_words(role)}", f"{pages}/#/experiments/{experiment_id}/runs/{run_id}", f"MLflow run of {_words(role)}",
+        f"mlflow-{_words(role)}", mlflow_pages.run_page(pages, experiment_id, run_id), f"MLflow run of {_words(role)}",
         f"Parameters, curves and files of {_words(role)} in MLflow", logger)
 
 

@@ -15,7 +15,7 @@ import pytest
 
 DOCKER = Path(__file__).parents[2] / "deployments" / "docker"
 SCRIPTS = Path(sys.executable).parent
-PASSWORDS = {"POSTGRES_PASSWORD": "secret1", "OBJECTS_PASSWORD": "secret22"}
+PASSWORDS = {"POSTGRES_PASSWORD": "secret1", "OBJECTS_PASSWORD": "secret22", "SERVER_PASSWORD": "secret333"}
 
 
 def compose(*arguments: str, **passwords: str) -> subprocess.CompletedProcess[str]:
@@ -47,6 +47,18 @@ def test_ports_are_on_loopback_only(project: dict[str, Any]) -> None:
     assert {port["host_ip"] for port in ports} == {"127.0.0.1"}
 
 
+def test_both_servers_stand_behind_the_gate_and_the_worker_has_its_secret(project: dict[str, Any]) -> None:
+    services = {name: service["environment"] for name, service in project["services"].items()}
+    for name, module in (("prefect", "flows.prefect_server"), ("mlflow", "tasks.mlflow_server")):
+        assert project["services"][name]["command"][:3] == ["python", "-m", module]
+        assert services[name]["XFT_SERVER_AUTH_STRING"] == "xft:secret333"
+        address = services["worker"]["PREFECT_API_URL" if name == "prefect" else "MLFLOW_TRACKING_URI"]
+        assert address.removeprefix("http://").partition("/")[0] in services[name]["XFT_SERVER_ALLOWED_HOSTS"].split(",")
+    worker = services["worker"]
+    assert worker["PREFECT_API_AUTH_STRING"] == "xft:secret333"
+    assert (worker["MLFLOW_TRACKING_USERNAME"], worker["MLFLOW_TRACKING_PASSWORD"]) == ("xft", "secret333")
+
+
 def test_the_build_finds_its_files(project: dict[str, Any]) -> None:
     build = project["services"]["worker"]["build"]
     context = Path(build["context"])
@@ -57,7 +69,7 @@ def test_the_build_finds_its_files(project: dict[str, Any]) -> None:
 
 
 def test_without_passwords_it_says_which_one_is_missing() -> None:
-    done = compose("config", "--quiet", POSTGRES_PASSWORD="secret1")
+    done = compose("config", "--quiet", POSTGRES_PASSWORD="secret1", SERVER_PASSWORD="secret333")
     assert done.returncode != 0
     assert "required variable OBJECTS_PASSWORD is missing a value: set it to a password" in done.stderr
 

@@ -31,11 +31,11 @@ RECIPE = {
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
     """A real Prefect API over a database of the test session."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     use_prefect_api(settings().home)()
-    address = os.environ["PREFECT_API_URL"]  # read by Prefect at its import, which was before this
-    with temporary_settings(updates={PREFECT_API_URL: address}):
+    address, secret = (os.environ[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"))
+    with temporary_settings(updates={PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret}):  # it is imported already
         yield address
 
 

@@ -1,5 +1,6 @@
 """The command line as a person meets it: messages, exit statuses, and no stack traces."""
 
+import base64
 import json
 import os
 import signal
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.server_secret import server_auth
 from flows.ui import running_mlflow
 from tests.flows.conftest import REPOSITORY
+from tests.flows.strangers import EXPECTED, answers
 
 RecipeFile = Callable[..., Path]
 
@@ -103,10 +106,22 @@ def test_ui_serves_both_and_stops_cleanly(tmp_path: Path) -> None:
         assert f"http://127.0.0.1:{prefect_port}" in text
         assert running_mlflow(tmp_path) == f"http://127.0.0.1:{mlflow_port}"  # for links of what is started beside it
         for port in (prefect_port, mlflow_port):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=10) as page:
+            opened = urllib.request.Request(f"http://127.0.0.1:{port}", headers={"Accept": "text/html"})
+            with urllib.request.urlopen(opened, timeout=10) as page:
                 assert b"<html" in page.read().lower()
-        with urllib.request.urlopen(f"http://127.0.0.1:{prefect_port}/ui-settings", timeout=10) as answer:
-            assert json.load(answer)["api_url"] == f"http://127.0.0.1:{prefect_port}/api"  # what the browser will ask
+                assert "SameSite=Strict" in page.headers["Set-Cookie"]  # what the page then asks with
+        basic = "Basic " + base64.b64encode(server_auth(tmp_path).encode()).decode()
+        settings = urllib.request.Request(f"http://127.0.0.1:{prefect_port}/ui-settings", headers={"Authorization": basic})
+        with urllib.request.urlopen(settings, timeout=10) as answer:
+            shown = json.load(answer)
+        assert (shown["api_url"], shown["default_ui"], shown["auth"]) == ("/api", "v1", None)
+        prefect, mlflow = f"http://127.0.0.1:{prefect_port}/api", f"http://127.0.0.1:{mlflow_port}/api/2.0/mlflow"
+        assert answers(f"{prefect}/deployments/filter", basic) == EXPECTED
+        assert answers(f"{mlflow}/experiments/search", basic, {"max_results": 1}) == EXPECTED
+        by_hand = environment | {"PREFECT_API_URL": prefect, "PREFECT_API_AUTH_STRING": server_auth(tmp_path)}
+        listed = subprocess.run(
+            [sys.executable, "-m", "prefect", "deployment", "ls"], env=by_hand, capture_output=True, text=True)
+        assert "pipeline/nightly" in listed.stdout, listed.stderr
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0
     finally:

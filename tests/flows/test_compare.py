@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 
 from flows.compare import ComparisonIncomplete, compare, save_report
 from flows.variant_runs import Patience
-from tasks.publish_comparison import ComparisonResult, compare_page
+from tasks.publish_comparison import ComparisonResult
 from tasks.tracking import client
 from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.flows.test_pipeline import stage_processes, wait_for_checkpoint
@@ -195,12 +195,6 @@ def test_a_grid_is_checked_before_anything_starts(finished: ComparisonResult) ->
     assert state.is_failed()
     assert "Variant 'experts=1' cannot be used" in str(state.result(raise_on_failure=False))
     assert client().get_experiment_by_name("never-made") is None
-
-
-def test_the_address_of_the_compare_page() -> None:
-    page = compare_page("http://127.0.0.1:5000", "7", ["a1", "b2"])
-    assert page == "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22a1%22%2C%22b2%22%5D&experiments=%5B%227%22%5D"
-    assert compare_page(None, "7", ["a1"]) is None
 
 
 def test_patience_is_over_only_when_nothing_moves() -> None:

@@ -2,7 +2,7 @@
 
 import json
 
-from tasks.comparison_view import view, view_address
+from tasks.comparison_view import view
 
 
 def test_it_shows_the_variants_their_fields_and_the_merged_model() -> None:
@@ -31,9 +31,3 @@ def test_without_numbers_there_is_still_a_view() -> None:
     content = json.loads(view("abc", {"seed": True}, []))
     assert content["orderByKey"] == "attributes.start_time"
     assert [chart["type"] for chart in content["compareRunCharts"]] == ["PARALLEL"]
-
-
-def test_its_address() -> None:
-    address = view_address("http://127.0.0.1:5000", "7", "0123456789abcdef")
-    assert address == (
-        "http://127.0.0.1:5000/#/experiments/7/runs?viewStateShareKey=comparison-01234567&compareRunsMode=CHART")

@@ -49,6 +49,14 @@ def is_alive(pid: int, seconds: float = 5) -> bool:
     return True
 
 
+def test_a_stage_sees_no_credentials(script: Script, config: UpcycleStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY", "MLFLOW_TRACKING_PASSWORD",
+                 "MLFLOW_TRACKING_URI", "XFT_SERVER_AUTH_STRING"):
+        monkeypatch.setenv(name, "geheim")
+    script("import os, sys; sys.stderr.write(f\"known: {[n for n, v in os.environ.items() if 'geheim' in v]}\")")
+    assert run(config) == ["known: []"]
+
+
 def test_lines_arrive_one_by_one_without_progress_bars(script: Script, config: UpcycleStage) -> None:
     script(r"""
 import sys

@@ -25,6 +25,16 @@ def chromium() -> Iterator[Browser]:
             browser.close()
 
 
+@contextmanager
+def another_chromium(browser: Browser, flag: str) -> Iterator[Browser]:
+    """One more, with a further flag on its command line."""
+    started = browser.browser_type.launch(executable_path=CHROMIUM, headless=True, args=[*FLAGS, flag])
+    try:
+        yield started
+    finally:
+        started.close()
+
+
 class Form:
     """Prefect's form of a deployment's parameters."""
 
@@ -157,7 +167,7 @@ class RunPage:
 
 def open_mlflow_runs(page: Page, mlflow: str, experiment_id: str) -> None:
     """MLflow's table of an experiment's runs."""
-    page.goto(f"{mlflow}/#/experiments/{experiment_id}/runs")
+    page.goto(f"{mlflow}/#/experiments/{experiment_id}/runs?workflowType=machine_learning")
     expect(page.get_by_text(re.compile(r"matching runs?"))).to_be_visible(timeout=60_000)
 
 

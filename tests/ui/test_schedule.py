@@ -29,9 +29,9 @@ def scheduled(ui: XftUi, tmp_path: Path, write_recipe: Callable[..., Path]) -> I
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)], check=True,
-        cwd=REPOSITORY, env=ui.environment() | {"PREFECT_API_URL": f"{ui.prefect}/api"})
+        cwd=REPOSITORY, env=ui.shell())
     yield "often"
-    httpx.delete(f"{ui.prefect}/api/deployments/{ui.deployment_id('often')}").raise_for_status()
+    httpx.delete(f"{ui.prefect}/api/deployments/{ui.deployment_id('often')}", auth=ui.secret).raise_for_status()
 
 
 def test_a_schedule_fires_and_the_second_run_does_no_work(ui: XftUi, scheduled: str) -> None:

@@ -14,6 +14,7 @@ import httpx
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from flows.server_secret import server_auth
 from tests.flows.conftest import REPOSITORY
 
 READY = "Ctrl-C stops all"
@@ -58,6 +59,17 @@ class XftUi:
             "XFT_HOME": str(self.home), "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1",
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
+    def shell(self) -> dict[str, str]:
+        """The environment of a shell in which a person uses ``prefect`` by hand, as docs/deployment.md says."""
+        return self.environment() | {
+            "PREFECT_API_URL": f"{self.prefect}/api", "PREFECT_API_AUTH_STRING": ":".join(self.secret)}
+
+    @property
+    def secret(self) -> tuple[str, str]:
+        """Name and password of both servers."""
+        name, _, password = server_auth(self.home).partition(":")
+        return name, password
+
     def output(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
@@ -93,7 +105,7 @@ class XftUi:
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """Ask Prefect's API as its pages do; again where it asks to be asked again (SQLite in the middle of other work)."""
         for wait in (1, 2, 4, 8, 0):
-            answer = httpx.post(f"{self.prefect}/api{path}", json=body or {}, timeout=30)
+            answer = httpx.post(f"{self.prefect}/api{path}", json=body or {}, auth=self.secret, timeout=30)
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
             time.sleep(wait)
@@ -151,7 +163,7 @@ class XftUi:
         return wait_for(lambda: next(self.home.glob(found), None), 120, "no checkpoint was written").parent
 
     def tracking(self) -> MlflowClient:
-        return MlflowClient(tracking_uri=self.mlflow)
+        return MlflowClient(tracking_uri=self.mlflow.replace("//", "//{}:{}@".format(*self.secret)))
 
     def tracking_run(self, run_id: str) -> Run:
         """MLflow's run of a run of the pipeline."""

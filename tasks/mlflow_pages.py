@@ -1,0 +1,39 @@
+"""Addresses in MLflow's pages.
+
+Each names the kind of work: without ``workflowType`` MLflow 3 opens a run among GenAI evaluations, with neither runs nor
+models in its menu. MLflow's router reads it behind the ``#``.
+"""
+
+import json
+from urllib.parse import quote
+
+WORKFLOW = "workflowType=machine_learning"
+
+
+def first_page(mlflow_ui: str) -> str:
+    """All experiments. ``mlflow_ui``: address of MLflow's server without a closing slash, here as below."""
+    return _address(mlflow_ui, "/experiments")
+
+
+def run_page(mlflow_ui: str, experiment_id: str, run_id: str) -> str:
+    """One run."""
+    return _address(mlflow_ui, f"/experiments/{experiment_id}/runs/{run_id}")
+
+
+def compare_page(mlflow_ui: str, experiment_id: str, run_ids: list[str]) -> str:
+    """Parameters and metrics of some runs side by side."""
+    return _address(mlflow_ui, "/compare-runs", f"runs={_json(run_ids)}", f"experiments={_json([experiment_id])}")
+
+
+def charts_page(mlflow_ui: str, experiment_id: str, view_key: str) -> str:
+    """An experiment's runs in a saved view, charts first."""
+    return _address(
+        mlflow_ui, f"/experiments/{experiment_id}/runs", f"viewStateShareKey={view_key}", "compareRunsMode=CHART")
+
+
+def _address(mlflow_ui: str, path: str, *query: str) -> str:
+    return f"{mlflow_ui}/#{path}?{'&'.join([*query, WORKFLOW])}"
+
+
+def _json(values: list[str]) -> str:
+    return quote(json.dumps(values, separators=(",", ":")))

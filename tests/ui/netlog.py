@@ -1,0 +1,45 @@
+"""What Chromium's network stack did, by its own record (``--log-net-log``): every name that it looked up and every address
+that it connected to, for pages, workers, websockets, prefetches and the browser's own errands alike. Unlike the requests that
+Playwright reports, nothing can leave the machine past it. Chromium's own errands are left out, by name."""
+
+import ipaddress
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+LOOKUPS = ("HOST_RESOLVER_MANAGER_REQUEST", "HOST_RESOLVER_MANAGER_JOB", "HOST_RESOLVER_DNS_TASK", "HOST_RESOLVER_SYSTEM_TASK")
+CONNECTIONS = ("TCP_CONNECT_ATTEMPT", "UDP_CONNECT", "UDP_BYTES_SENT", "QUIC_SESSION")
+# Chromium's own, whatever page is shown: updates, sign-in, autofill, and whether there is IPv6. No page of ours names them.
+ERRANDS = re.compile(
+    r"(https?://)?(update|content-autofill|optimizationguide-pa|safebrowsing|clients2|android\.clients)\.(googleapis|google)\.com"
+    r"|(https?://)?(accounts|www)\.google\.com|\[2001:4860:4860::8888\]:\d+|.*:53")
+OWN_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
+
+
+def left_the_machine(record: Path) -> set[str]:
+    """Names and addresses beyond this machine in a record that is complete: Chromium has ended."""
+    content = json.loads(record.read_text(encoding="utf-8"))
+    types = {number: name for name, number in content["constants"]["logEventTypes"].items()}
+    seen = {places for event in content["events"] for places in _places(types[event["type"]], event.get("params") or {})}
+    assert any(place.startswith("127.0.0.1:") for place in seen), "the record is empty"
+    return {place for place in seen if not (_is_here(place) or ERRANDS.fullmatch(place))}
+
+
+def _places(kind: str, params: dict[str, Any]) -> Iterator[str]:
+    names = ("host",) if kind in LOOKUPS else ("address", "peer_address") if kind in CONNECTIONS else ()
+    for name in names:
+        if value := params.get(name):
+            yield str(value)
+
+
+def _is_here(place: str) -> bool:
+    host = place.rpartition("://")[2]
+    if host in OWN_NAMES:
+        return True
+    host = host.rpartition(":")[0] or host
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host in OWN_NAMES

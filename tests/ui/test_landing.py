@@ -1,0 +1,182 @@
+"""Where users land: Prefect's pages of the first version and MLflow's pages for machine learning, from any port, and nothing
+that a page or the browser does leaves this machine."""
+
+import http.server
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from playwright.sync_api import Browser, Page, expect
+
+from tasks import mlflow_pages
+from tests.flows.conftest import RECIPE, REPOSITORY
+from tests.ui.browser import RunPage, another_chromium
+from tests.ui.netlog import left_the_machine
+from tests.ui.xft_ui import XftUi
+
+pytestmark = pytest.mark.slow
+
+PREFECT_PAGES = [
+    "/", "/dashboard", "/runs", "/flows", "/deployments", "/work-pools", "/blocks", "/blocks/catalog", "/variables",
+    "/automations", "/automations/create", "/concurrency-limits", "/events", "/artifacts", "/settings",
+    "/v2/dashboard"]
+MLFLOW_PAGES = ["/", "/#/", "/#/models?workflowType=machine_learning", "/#/settings", "/#/experiments", "/#/prompts",
+                "/#/gateway"]
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("landing") / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE | {"seed": 71}), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run_id(ui: XftUi, recipe: Path) -> str:
+    """A finished run of the recipe."""
+    started = ui.run_deployment("pipeline", recipe_file=str(recipe))
+    ui.wait_for_state(started, "COMPLETED")
+    return started
+
+
+def test_prefect_opens_in_its_first_version_without_advertisements(page: Page, ui: XftUi) -> None:
+    page.goto(ui.prefect)
+    expect(page).to_have_url(f"{ui.prefect}/dashboard")
+    expect(page.locator(".context-sidebar, nav").first).to_be_visible()
+    page.wait_for_timeout(3000)
+    for words in ("Prefect Cloud", "Upgrade", "Ready to scale", "V2 UI"):
+        expect(page.get_by_text(words)).to_have_count(0)
+
+
+def test_links_to_mlflow_open_among_runs_and_models(page: Page, ui: XftUi, run_id: str) -> None:
+    link = ui.link(run_id, "mlflow-pipeline")
+    run = ui.tracking_run(run_id)
+    assert link == mlflow_pages.run_page(ui.mlflow, run.info.experiment_id, run.info.run_id)
+    page.goto(link)
+    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Model registry").first).to_be_visible()
+    expect(page.get_by_text("Description", exact=True).first).to_be_visible()
+    page.goto(mlflow_pages.first_page(ui.mlflow))
+    expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
+
+
+def test_a_run_beside_it_says_where_it_is_shown(page: Page, ui: XftUi, recipe: Path, run_id: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "run", str(recipe)], env=ui.environment(), cwd=REPOSITORY, capture_output=True,
+        text=True)
+    assert done.returncode == 0, done.stderr
+    first = f"  Prefect  {ui.prefect}\n  MLflow   {ui.mlflow}/#/experiments?workflowType=machine_learning\n"
+    assert done.stdout.startswith(first)
+    shown = re.search(r"^  look     (\S+)$", done.stdout, flags=re.MULTILINE)
+    assert shown is not None
+    page.goto(shown[1])
+    expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
+    assert ui.runs()[-1]["deployment_id"] is None  # it is in Prefect's pages, too
+    assert ui.secret[1] not in done.stdout + done.stderr
+
+
+class Tunnel:
+    """Like ``ssh -L``: a port that leads to another one."""
+
+    def __init__(self, target: int) -> None:
+        self._server, self._target = socket.create_server(("127.0.0.1", 0)), target
+        self.port = self._server.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                ends = self._server.accept()[0], socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                return
+            for one, other in (ends, ends[::-1]):
+                threading.Thread(target=_pump, args=(one, other), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    try:
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, host: str) -> None:
+    tunnels = {name: Tunnel(int(getattr(ui, name).rpartition(":")[2])) for name in ("prefect", "mlflow")}
+    page = browser.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda websocket: asked.append(websocket.url))
+    prefect, mlflow = (f"http://{host}:{tunnel.port}" for tunnel in tunnels.values())
+    RunPage(page, prefect, run_id).expect_state("Completed", seconds=30)
+    run = ui.tracking_run(run_id)
+    page.goto(mlflow_pages.run_page(mlflow, run.info.experiment_id, run.info.run_id))
+    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
+    page.close()
+    for tunnel in tunnels.values():
+        tunnel.close()
+    own = re.compile(rf"(http|ws)://{re.escape(host)}:({'|'.join(str(tunnel.port) for tunnel in tunnels.values())})/")
+    assert [address for address in asked if not own.match(address) and not address.startswith(("data:", "blob:"))] == []
+
+
+def test_nothing_leaves_the_machine(browser: Browser, ui: XftUi, run_id: str, tmp_path: Path) -> None:
+    record = tmp_path / "netlog.json"
+    run = ui.tracking_run(run_id)
+    addresses = [ui.prefect + path for path in PREFECT_PAGES] + [ui.mlflow + path for path in MLFLOW_PAGES]
+    addresses += [f"{ui.prefect}/runs/flow-run/{run_id}",
+                  mlflow_pages.run_page(ui.mlflow, run.info.experiment_id, run.info.run_id),
+                  mlflow_pages.compare_page(ui.mlflow, run.info.experiment_id, [run.info.run_id])]
+    with another_chromium(browser, f"--log-net-log={record}") as recorded:
+        page = recorded.new_page()
+        for address in addresses:
+            page.goto("about:blank")  # two addresses that differ behind the # alone are one page
+            page.goto(address)
+            page.wait_for_timeout(2000)
+            assert page.locator("body").inner_text().strip(), address
+        page.goto(f"{ui.prefect}/runs/flow-run/{run_id}")
+        RunPage(page, ui.prefect, run_id).open_artifacts()
+        page.wait_for_timeout(5000)  # what a page asks for at intervals
+    assert left_the_machine(record) == set()
+
+
+@pytest.fixture
+def leaky_page() -> Iterator[str]:
+    """A page of this machine that wants a picture, a connection and data of another one."""
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<img src=http://picture.example/x.png>"
+                             b"<script>fetch('http://192.0.2.1/x'); new WebSocket('ws://socket.example/x')</script>")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+def test_the_record_shows_what_would_leave(browser: Browser, leaky_page: str, tmp_path: Path) -> None:
+    record = tmp_path / "netlog.json"
+    with another_chromium(browser, f"--log-net-log={record}") as recorded:
+        page = recorded.new_page()
+        page.goto(leaky_page)
+        page.wait_for_timeout(3000)
+    found = " ".join(left_the_machine(record))
+    for place in ("picture.example", "socket.example", "192.0.2.1"):
+        assert place in found
+
+
