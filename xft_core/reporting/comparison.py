@@ -133,8 +133,8 @@ class Decontamination(_Part):
 
 class Comparison(_Part):
     """Everything the report tells. ``benchmarks``: their titles, in the recipe's order; ``skipped``: of those that could
-    not be graded where this ran, with the reason; ``choices``: what in the recipe does not fit; ``went_wrong``: what was noticed in
-    training and mixing, by model."""
+    not be graded where this ran, with the reason; ``choices``: what in the recipe does not fit; ``went_wrong``:
+    what was noticed in training and mixing, by model."""
 
     recipe: str
     seed: int
