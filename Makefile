@@ -44,6 +44,7 @@ demo-model: .venv/run        ## Build the shipped demo model, data and benchmark
 bench: .venv/run             ## Every figure of docs/performance.md (needs XFT_BENCH_DATA and XFT_BENCH_PROBLEMS, see there)
 	$(BIN)/python -m benchmarks.upcycle $(if $(MERGEKIT),--mergekit $(MERGEKIT))
 	$(BIN)/python -m benchmarks.merge $(if $(MERGEKIT),--mergekit $(MERGEKIT))
+	$(BIN)/python -m benchmarks.prepare $(XFT_BENCH_DATA)
 	$(BIN)/python -m benchmarks.mixing_step
 	$(BIN)/python -m benchmarks.moe_step
 	$(if $(XFT_BENCH_DATA),$(BIN)/python -m benchmarks.sft $(XFT_BENCH_DATA))

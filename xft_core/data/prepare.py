@@ -158,7 +158,7 @@ class _Preparation:
         def read() -> Iterator[list[Message]]:
             for index in indices:
                 lines.append(spool.line(index))
-                yield json.loads(lines[-1])["messages"]
+                yield json.loads(lines[-1].decode())["messages"]
 
         no_room = 0
         for row, noted in made_rows(read(), self.data, tokenizer):
@@ -236,7 +236,8 @@ def made_rows(
 
     Batches are tokenised in a thread, on all cores, while the next one is made.
     """
-    if tokenizer.eos_token_id is None and config.template == "magicoder":
+    end_token = tokenizer.eos_token_id
+    if end_token is None and config.template == "magicoder":
         raise DataError(f"{config.path!r}: the tokenizer has no end-of-sequence token, so a response could never end")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # forks warn otherwise, and there are none while this runs
     tokens, marker = text_tokens(tokenizer), turn_marker(tokenizer) if config.template == "chat" else None
@@ -247,7 +248,7 @@ def made_rows(
         for (_, needs_end_token, noted), item in zip(batch, found, strict=True):
             ids = item.ids
             if needs_end_token:
-                ids.append(tokenizer.eos_token_id)
+                ids.append(end_token)
             if item.prompt_length >= config.max_length:
                 made.append((None, frozenset()))
                 continue
@@ -264,7 +265,7 @@ def made_rows(
         for messages in conversations:
             try:
                 text, needs_end_token = training_text(messages, config.template, tokenizer)
-                if needs_end_token and tokenizer.eos_token_id is None:
+                if needs_end_token and end_token is None:
                     raise DataError("the tokenizer has no end-of-sequence token, so a response could never end")
             except DataError as error:
                 raise DataError(f"{config.path!r}, the row that begins {messages[0]['content'][:60]!r}: {error}") from None

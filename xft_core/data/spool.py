@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import mmap
 from array import array
 from pathlib import Path
 
@@ -19,6 +20,7 @@ class Spool:
         self._stream = path.open("w+b")
         self._places = array("q", [0])
         self._digests = bytearray()
+        self._mapped: mmap.mmap | None = None
 
     def __len__(self) -> int:
         return len(self._places) - 1
@@ -32,8 +34,10 @@ class Spool:
 
     def line(self, index: int) -> bytes:
         """A conversation's line."""
-        self._stream.seek(self._places[index])
-        return self._stream.read(self._places[index + 1] - self._places[index])
+        if self._mapped is None or len(self._mapped) < self._places[-1]:
+            self._stream.flush()
+            self._mapped = mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._mapped[self._places[index]:self._places[index + 1]]
 
     def conversation(self, index: int) -> list[Message]:
         """A conversation."""
@@ -42,6 +46,8 @@ class Spool:
 
     def close(self) -> None:
         """Let the file go."""
+        if self._mapped is not None:
+            self._mapped.close()
         self._stream.close()
 
     def digests(self) -> np.ndarray:

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
 MAGICODER_SYSTEM = (
     "You are an exceptionally intelligent coding assistant that consistently delivers accurate and reliable responses to "
     "user instructions.")
+MAGICODER_HEAD = f"{MAGICODER_SYSTEM}\n\n@@ Instruction\n"
 
 Message = dict[str, str]
 
 
 def magicoder_prompt(instruction: str) -> str:
     """The paper's prompt: a system sentence, the instruction, and the place where the response begins."""
-    return f"{MAGICODER_SYSTEM}\n\n@@ Instruction\n{instruction}\n\n@@ Response\n"
+    return f"{MAGICODER_HEAD}{instruction}\n\n@@ Response\n"
 
 
 def chat_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> PromptText:
@@ -41,14 +42,15 @@ def training_text(
             raise DataError(
                 f"a conversation of {len(messages)} messages does not fit the template magicoder (one instruction, one "
                 "response); use data.template: chat")
-        return PromptText(magicoder_prompt(given[0]["content"]), False).begin(last["content"]), True
-    prompt, _ = _chat(tokenizer, given, add_generation_prompt=True)
+        prompt = PromptText(magicoder_prompt(given[0]["content"]), False, head=len(MAGICODER_HEAD))
+        return prompt.begin(last["content"]), True
+    asked, _ = _chat(tokenizer, given, add_generation_prompt=True)
     whole, control = _chat(tokenizer, messages, add_generation_prompt=False)
-    if not whole.startswith(prompt):
+    if not whole.startswith(asked):
         raise DataError("the tokenizer's chat template writes a conversation otherwise with its answer than without")
     # What follows the end token (a line break, mostly) belongs to the next turn.
-    response = whole.removeprefix(prompt).rstrip()
-    text = PromptText(prompt + response, True, len(prompt), control)
+    response = whole.removeprefix(asked).rstrip()
+    text = PromptText(asked + response, True, len(asked), control)
     after_content = response.rpartition(last["content"].strip())[2]  # all of it where the template changed the content
     return text, not text_tokens(tokenizer).ends_with_control_token(after_content)
 

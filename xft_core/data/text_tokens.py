@@ -8,6 +8,7 @@ copy of the tokenizer whose control tokens have other spellings, which only the 
 import json
 import re
 import secrets
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,13 +41,14 @@ class PromptText:
     has_special_tokens: bool
     asked: int | None = None
     control: tuple[Span, ...] | None = None
+    head: int = 0  # characters at its beginning that are the same in every text of a template
 
     def begin(self, answer: str) -> "PromptText":
         """The prompt with the first text of an answer after it."""
         control = self.control
         if control is None and self.has_special_tokens:
             control = ((0, len(self.text)),)
-        return PromptText(self.text + answer, self.has_special_tokens, len(self.text), control)
+        return PromptText(self.text + answer, self.has_special_tokens, len(self.text), control, self.head)
 
     def token_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """The prompt's tokens, with a begin token if the tokenizer uses one and never an end token."""
@@ -91,6 +93,7 @@ class TextTokens:
         self._private: tuple[Tokenizer, dict[str, str]] | None = None
         self._whole = _loaded(content) if content else None
         self._before = self._begin_tokens()
+        self._heads: dict[str, list[int]] = {}
 
     def spells_control(self, text: str) -> bool:
         """Whether a text holds the spelling of a control token, in any case."""
@@ -119,9 +122,14 @@ class TextTokens:
                 found[index] = self._one(text, limit, data_spells)
             else:
                 plain.append(index)
-        encodings = self._whole.encode_batch([texts[index].text for index in plain], add_special_tokens=False)
-        for index, encoding in zip(plain, encodings, strict=True):
-            found[index] = self._cut(self._whole, texts[index], texts[index].text, texts[index].asked, encoding, limit)
+        heads = [self._head_of(texts[index]) for index in plain]
+        written = [texts[index].text[texts[index].head if head else 0:] for index, head in zip(plain, heads, strict=True)]
+        encodings = self._whole.encode_batch(written, add_special_tokens=False)
+        for index, head, tail, encoding in zip(plain, heads, written, encodings, strict=True):
+            asked = texts[index].asked
+            if head and asked is not None:
+                asked -= texts[index].head
+            found[index] = self._cut(self._whole, texts[index], tail, asked, encoding, limit, head)
         return found  # type: ignore[return-value]
 
     def _one(self, text: PromptText, limit: int | None, data_spells: bool) -> Tokens:
@@ -137,8 +145,9 @@ class TextTokens:
 
     def _cut(
         self, whole: "Tokenizer", text: PromptText, written: str, asked: int | None, encoding: "Encoding", limit: int | None,
+        head: Sequence[int] = (),
     ) -> Tokens:
-        before = [] if text.has_special_tokens else self._before
+        before = [*([] if text.has_special_tokens else self._before), *head]
         ids = encoding.ids
         if asked is None or asked >= len(written):
             return Tokens(before + ids, len(before) + len(ids))
@@ -147,6 +156,27 @@ class TextTokens:
             return Tokens(before + ids, len(before) + place)
         prompt = _head(whole, written[:asked], limit).ids
         return Tokens(before + prompt + _continued(whole, written[asked:], limit), len(before) + len(prompt), forced=True)
+
+    def _head_of(self, text: PromptText) -> list[int]:
+        """Tokens of a text's head where the rest may be tokenised without it; none where that is not known to be the same."""
+        following = text.text[text.head:text.head + 1]
+        if not text.head or not (following.isascii() and following.isalnum()):
+            return []
+        head = text.text[:text.head]
+        if head not in self._heads:
+            self._heads[head] = self._separate(head)
+        return self._heads[head]
+
+    def _separate(self, head: str) -> list[int]:
+        """A head's tokens if no letter or digit that follows changes them, nor they what follows; else none."""
+        assert self._whole is not None
+        ids: list[int] = self._whole.encode(head, add_special_tokens=False).ids
+        for first in string.ascii_letters + string.digits:
+            for rest in (first, f"{first}a b", f"{first} \n", f"{first}1.", first * 9):
+                alone = self._whole.encode(rest, add_special_tokens=False).ids
+                if self._whole.encode(head + rest, add_special_tokens=False).ids != ids + alone:
+                    return []
+        return ids
 
     def _slow(self, text: PromptText) -> Tokens:
         """With a tokenizer that tells no places: the prompt by itself, and the response as the rest of the whole text."""
