@@ -92,7 +92,8 @@ def made_by_role(result: ComparisonResult) -> Counter[str]:
 
 def test_shared_stages_are_made_once(finished: ComparisonResult) -> None:
     made = made_by_role(finished)
-    assert [made[role] for role in ("prepare", "upcycle", "sft_moe", "generate_base_0", "generate_moe_0")] == [1] * 5
+    assert [made[role] for role in ("prepare", "upcycle", "sft_moe", "generate_moe_0")] == [1] * 4
+    assert made["generate_base_0"] <= 1  # greedy answers of the base model are the same for every seed: a test before has them
     assert made["mix"] == made["report"] == 2
 
 

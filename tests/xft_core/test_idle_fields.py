@@ -40,8 +40,8 @@ def upcycle(seed: int = 0, **fields: Any) -> StageConfig:
     return UpcycleStage(output=NONE, seed=seed, upcycle=UpcycleConfig(**fields))
 
 
-def nll(seed: int = 0, precision: Any = "fp32", **fields: Any) -> StageConfig:
-    return NllStage(output=NONE, seed=seed, precision=precision, data=DataConfig(**fields))
+def nll(precision: Any = "fp32", **fields: Any) -> StageConfig:
+    return NllStage(output=NONE, precision=precision, data=DataConfig(**fields))
 
 
 def merge(precision: Any, data: Path | None) -> StageConfig:
@@ -70,7 +70,7 @@ SAME: list[tuple[StageConfig, StageConfig]] = [
                                   warmup_steps=1)) for method in FIXED_METHODS),
     *((mix(method=method), mix(method=method, calibration_rows=9)) for method in ("learned", "uniform", "ewa", "shared_only")),
     (upcycle(shared_expert=False, normalization="none"), upcycle(shared_expert=False, normalization="xft")),
-    (nll(0), nll(1)), (nll(split="a"), nll(split="b")), (nll(precision="bf16_mixed"), nll(precision="fp32")),
+    (nll(split_seed=0), nll(split_seed=1)), (nll(split="a"), nll(split="b")), (nll(precision="bf16_mixed"), nll(precision="fp32")),
     (merge("bf16", None), merge("fp32", None)), (merge("bf16_mixed", DATA), merge("fp32", DATA)),
     (evaluate(k=[2, 1, 2]), evaluate(k=[2])), (evaluate(workers=1), evaluate(workers=2)),
     (report(experiment="a", check_fit=False), report(experiment="b")),
@@ -86,7 +86,7 @@ DIFFERENT: list[tuple[StageConfig, StageConfig]] = [
     (upcycle(normalization="none"), upcycle()), (upcycle(shared_expert=False), upcycle()), (upcycle(0), upcycle(1)),
     # Equal but for rounding is not equal.
     (upcycle(num_experts=2, num_experts_per_tok=2, normalization="none"), upcycle(num_experts=2, num_experts_per_tok=2)),
-    (nll(0, max_rows=9), nll(1, max_rows=9)), (nll(precision="bf16"), nll()), (nll(max_length=99), nll()),
+    (nll(split_seed=0, max_rows=9), nll(split_seed=1, max_rows=9)), (nll(precision="bf16"), nll()), (nll(max_length=99), nll()),
     (nll(path="own/set", split="a"), nll(path="own/set", split="b")), (merge("bf16", DATA), merge("fp32", DATA)),
     (evaluate(k=[1, 2]), evaluate()), (evaluate(min_time_limit=9), evaluate()), (evaluate(memory_limit_mb=999), evaluate()),
     (report(seed=1), report()),
