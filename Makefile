@@ -42,18 +42,18 @@ demo-model: .venv/run        ## Build the shipped demo model, data and benchmark
 
 # Where mergekit is to be measured too: MERGEKIT=the bin directory of an environment that has it.
 bench: .venv/run             ## Every figure of docs/performance.md (needs XFT_BENCH_DATA and XFT_BENCH_PROBLEMS, see there)
-	$(BIN)/python -m benchmarks.upcycle $(if $(MERGEKIT),--mergekit $(MERGEKIT))
-	$(BIN)/python -m benchmarks.merge $(if $(MERGEKIT),--mergekit $(MERGEKIT))
-	$(BIN)/python -m benchmarks.prepare $(XFT_BENCH_DATA)
-	$(BIN)/python -m benchmarks.mixing_step
-	$(BIN)/python -m benchmarks.moe_step
-	$(if $(XFT_BENCH_DATA),$(BIN)/python -m benchmarks.sft $(XFT_BENCH_DATA))
-	$(if $(XFT_BENCH_PROBLEMS),$(BIN)/python -m benchmarks.generation $(XFT_BENCH_PROBLEMS))
-	$(BIN)/python -m benchmarks.starting
+	$(BIN)/python -m performance.upcycle $(if $(MERGEKIT),--mergekit $(MERGEKIT))
+	$(BIN)/python -m performance.merge $(if $(MERGEKIT),--mergekit $(MERGEKIT))
+	$(BIN)/python -m performance.prepare $(XFT_BENCH_DATA)
+	$(BIN)/python -m performance.mixing_step
+	$(BIN)/python -m performance.moe_step
+	$(if $(XFT_BENCH_DATA),$(BIN)/python -m performance.sft $(XFT_BENCH_DATA))
+	$(if $(XFT_BENCH_PROBLEMS),$(BIN)/python -m performance.generation $(XFT_BENCH_PROBLEMS))
+	$(BIN)/python -m performance.starting
 
 bench-gpu: .venv/run         ## Training steps and their memory on an accelerator, in two shapes
-	$(BIN)/python -m benchmarks.gpu --shape 135M
-	$(BIN)/python -m benchmarks.gpu --shape 1.3B
+	$(BIN)/python -m performance.gpu --shape 135M
+	$(BIN)/python -m performance.gpu --shape 1.3B
 
 # Grading runs what a model wrote; bubblewrap contains it. Without it only the demo goes on, and says so.
 sandbox:

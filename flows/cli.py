@@ -14,17 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import plan_command, relocate_command, store_command
+from flows.commands import plan, relocate, store
 from tasks.home import check_place, open_home
 from tasks.settings import settings
 from xft_core.errors import XftError
-from xft_core.process import command, told
-from xft_core.recipe import load_recipe
+from xft_core.recipe.load import load_recipe
+from xft_core.runtime.process import command, told
 
 if TYPE_CHECKING:
-    from tasks.publish import PipelineResult
-    from tasks.publish_comparison import ComparisonResult
-    from xft_core.config import Recipe
+    from tasks.publishing.comparison import ComparisonResult
+    from tasks.publishing.pipeline import PipelineResult
+    from xft_core.recipe.sections import Recipe
 
 TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(task_run_name)s - %(message)s"
 NO_PAGES = "make ui  (or: xft ui)  shows Prefect and MLflow in the browser"
@@ -38,19 +38,19 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         current = open_home(lambda line: print(line, file=sys.stderr))
         if options.command == "relocate":
-            return relocate_command.run(current)
+            return relocate.run(current)
         if options.command in ("run", "compare", "ui"):
             check_place(current)
         if options.command == "ui":
-            from flows.ui import serve
+            from flows.local.ui import serve
 
             return serve(options.prefect_port, options.mlflow_port)
         if options.command == "store":
-            return store_command.run(options)
+            return store.run(options)
         if options.command == "compare":
             return _compare(options)
         if options.command == "plan":
-            return plan_command.run(options)
+            return plan.run(options)
         recipe = load_recipe(options.recipe, options.set)
         return _run(recipe)
     except XftError as error:
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(recipe: "Recipe") -> int:
     from tasks.fit import check_fit
-    from tasks.inputs import base_model, check_inputs
+    from tasks.preflight import base_model, check_inputs
 
     check_inputs(recipe)
     check_fit(recipe, base_model(recipe))
@@ -84,8 +84,8 @@ def _run(recipe: "Recipe") -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from tasks.inputs import check_inputs
-    from xft_core.grid import expand
+    from tasks.preflight import check_inputs
+    from xft_core.recipe.grid import expand
 
     recipe = load_recipe(options.recipe, options.set)
     check_inputs(*(variant.recipe for variant in expand(recipe, options.grid)))
@@ -110,8 +110,8 @@ def _start_services() -> Callable[[], None]:
 
     Returns a function that waits until they are there.
     """
-    from flows.embedded_api import use_prefect_api
-    from flows.ui import pages
+    from flows.local.embedded_api import use_prefect_api
+    from flows.local.ui import pages
 
     logging.captureWarnings(True)  # what libraries warn of is for us, not for who runs a recipe
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
@@ -167,10 +167,10 @@ def _print_report(report: Path, *wanted: str) -> None:
 
 
 def _warm_up_tracking() -> None:
-    from tasks import tracking
+    from tasks.tracking import runs
 
     try:
-        tracking.client()
+        runs.client()
     except Exception:  # said, with its reason, when the run opens
         return
 
@@ -194,11 +194,11 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
         help="variants at work at the same time, 1 to 16 (default 2)")
-    plan_command.add_options(commands.add_parser("plan", help="memory, disk and time of every stage; refuses what cannot fit"))
+    plan.add_options(commands.add_parser("plan", help="memory, disk and time of every stage; refuses what cannot fit"))
     ui = commands.add_parser("ui", help="show runs in Prefect's and MLflow's web pages, until Ctrl-C")
     ui.add_argument("--prefect-port", type=int, default=4200)
     ui.add_argument("--mlflow-port", type=int, default=5000)
-    store_command.add_options(commands.add_parser("store", help="what the store holds: list, verify, drop what is unused"))
+    store.add_options(commands.add_parser("store", help="what the store holds: list, verify, drop what is unused"))
     commands.add_parser("relocate", help="put a home (XFT_HOME) right that was moved or copied: its addresses lead to it again")
     return parser
 

@@ -12,10 +12,14 @@ from pydantic import Field
 
 from flows.pipeline import chosen_recipe
 from flows.variant_runs import run_by_deployment, run_here
-from tasks import comparison_results, pipeline_run, stages
-from tasks.inputs import check_inputs
-from tasks.publish_comparison import ComparisonResult, publish_comparison
-from xft_core.config import (
+from tasks import stages
+from tasks.execution import pipeline_run
+from tasks.preflight import check_inputs
+from tasks.publishing import variant_results
+from tasks.publishing.comparison import ComparisonResult, publish_comparison
+from xft_core.errors import XftError
+from xft_core.recipe.grid import expand, field_labels
+from xft_core.recipe.sections import (
     BaselineConfig,
     ChecksConfig,
     DataConfig,
@@ -31,8 +35,6 @@ from xft_core.config import (
     SftConfig,
     UpcycleConfig,
 )
-from xft_core.errors import XftError
-from xft_core.grid import expand, field_labels
 
 DEFAULTS = Recipe()
 DEFAULT_GRID = ["upcycle.normalization=[xft,none]", "seed=[0,1]"]
@@ -120,7 +122,7 @@ def compare(
     get_run_logger().info("%d variants in experiment %r", len(variants), recipe.experiment)
     with pipeline_run.opened(recipe, kind="comparison", without=frozenset(variants[0].settings)) as run:
         failures = run_here(variants, at_once) if run_in == "this_process" else run_by_deployment(variants)
-        found = comparison_results.collect(run)
+        found = variant_results.collect(run)
         failures |= {
             variant.name: "its results are not in MLflow" for variant in variants
             if variant.name not in found and variant.name not in failures}

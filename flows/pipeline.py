@@ -15,16 +15,19 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-from tasks import fit, pipeline_run, stages
+from tasks import fit, stages
 from tasks.base_model import local_base_model
-from tasks.inputs import base_model, check_inputs
-from tasks.launch import RunStopped
-from tasks.publish import PipelineResult, publish
+from tasks.execution import pipeline_run
+from tasks.execution.carry_out import stop_event
+from tasks.execution.child_process import RunStopped
+from tasks.preflight import base_model, check_inputs
+from tasks.publishing.pipeline import PipelineResult, publish
 from tasks.references import PipelineRun
-from tasks.stage import stop_event
-from tasks.variants import variant_of
-from xft_core.checks import recipe_findings
-from xft_core.config import (
+from tasks.variant_tags import variant_of
+from xft_core.errors import XftError
+from xft_core.recipe.checks import recipe_findings
+from xft_core.recipe.load import load_recipe, parse, plain
+from xft_core.recipe.sections import (
     BaselineConfig,
     ChecksConfig,
     DataConfig,
@@ -40,8 +43,6 @@ from xft_core.config import (
     SftConfig,
     UpcycleConfig,
 )
-from xft_core.errors import XftError
-from xft_core.recipe import load_recipe, parse, plain
 
 DEFAULTS = Recipe()
 

@@ -19,10 +19,10 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling, Pending
 
 from flows.pipeline import pipeline, reason_of
-from tasks.stage import stop_event
-from tasks.variants import VariantOf, variant_of
+from tasks.execution.carry_out import stop_event
+from tasks.variant_tags import VariantOf, variant_of
 from xft_core.errors import XftError
-from xft_core.grid import Variant
+from xft_core.recipe.grid import Variant
 
 DEPLOYMENT = "pipeline/pipeline"
 POLL_SECONDS = 2.0

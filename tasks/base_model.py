@@ -3,10 +3,10 @@
 from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 
-from tasks import remote_models
-from tasks.inputs import base_model
+from tasks.execution.carry_out import may_pass, stop_event
+from tasks.object_store import models
+from tasks.preflight import base_model
 from tasks.references import PipelineRun
-from tasks.stage import may_pass, stop_event
 
 
 def local_base_model(run: PipelineRun) -> str:
@@ -15,7 +15,7 @@ def local_base_model(run: PipelineRun) -> str:
     Raises XftError when it cannot be had.
     """
     name = base_model(run.recipe)
-    return fetch_model(run, name) if remote_models.is_address(name) else name
+    return fetch_model(run, name) if models.is_address(name) else name
 
 
 @task(
@@ -23,4 +23,4 @@ def local_base_model(run: PipelineRun) -> str:
     retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
 def fetch_model(run: PipelineRun, address: str) -> str:
     """The model at an S3 address as a local directory; no transfer if it is here and unchanged there."""
-    return str(remote_models.fetch(address, stop_event(run.flow_run_id), get_run_logger()))
+    return str(models.fetch(address, stop_event(run.flow_run_id), get_run_logger()))

@@ -1,12 +1,12 @@
 """Whether a recipe fits this machine, asked before anything starts. Neither Prefect nor MLflow here."""
 
 from tasks.settings import settings
-from xft_core.config import Recipe
 from xft_core.errors import CheckpointError
 from xft_core.planning.machine import Machine, store_size, this_machine
 from xft_core.planning.plan import advice, check_fits, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
-from xft_core.quantities import size
+from xft_core.recipe.sections import Recipe
+from xft_core.runtime.quantities import size
 
 
 def check_fit(recipe: Recipe, model: str) -> str | None:

@@ -14,8 +14,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from tasks.settings import Settings, make_private, settings
 from xft_core.errors import XftError
-from xft_core.temporary import NAME as TEMPORARY
-from xft_core.temporary import sweep
+from xft_core.files.temporary import NAME as TEMPORARY
+from xft_core.files.temporary import sweep
 
 # What XFT, Prefect and MLflow put there. A directory that holds anything else is not XFT's alone.
 OURS = frozenset({

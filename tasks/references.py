@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from xft_core.config import Recipe
+from xft_core.recipe.sections import Recipe
 
 
 class PipelineRun(BaseModel):

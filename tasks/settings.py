@@ -5,7 +5,7 @@
     PREFECT_API_URL          a Prefect server; without one Prefect's embedded API with its database under XFT_HOME
     XFT_COMPUTE_SLOTS        heavy stages at once on this machine; they share its cores evenly. Default 1 with a GPU (one
                              GPU, one job), 2 without: a tuned model and its baseline train side by side
-    XFT_STORE                s3://bucket/prefix: artifacts and checkpoints are kept there too (tasks/storage.py); default: none
+    XFT_STORE                s3://bucket/prefix: artifacts and checkpoints are kept there too (tasks/object_store/bucket.py); default: none
     XFT_MLFLOW_UI_URL        address of MLflow's web pages, for links to runs; default: MLFLOW_TRACKING_URI where that is a
                              server, else none. `xft ui` tells its worker
     XFT_DELIVERY_SECONDS     how long a run insists on a server that is away (MLflow, the object store) before it gives up:
@@ -13,7 +13,7 @@
     XFT_S3_ENDPOINT_URL      another S3 than Amazon's (or the standard AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL)
     XFT_MLFLOW_COPY_LIMIT_MB largest model, in MB, that is copied into an artifact store that is not this machine's disk
 
-What stages read themselves (XFT_RENDEZVOUS, XFT_BENCHMARKS, XFT_DS1000_ENVIRONMENT) is in xft_core/environment.py, and
+What stages read themselves (XFT_RENDEZVOUS, XFT_BENCHMARKS, XFT_DS1000_ENVIRONMENT) is in xft_core/files/environment.py, and
 checked here with the rest, before any work.
 """
 
@@ -30,8 +30,8 @@ from typing import TypeVar
 from urllib.parse import quote, urlsplit, urlunsplit
 from urllib.request import getproxies
 
-from xft_core.environment import path_setting, rendezvous
 from xft_core.errors import XftError
+from xft_core.files.environment import path_setting, rendezvous
 
 DEFAULT_HOME = ".xft"
 CREDENTIALS = re.compile(r"://[^/\s'\"]*@")

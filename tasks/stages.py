@@ -6,11 +6,11 @@ from typing import Any
 from prefect import task
 from prefect.client.schemas.objects import State
 
+from tasks.execution.carry_out import STAGE_TASK, carry_out
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.stage import STAGE_TASK, carry_out
-from xft_core import checks
-from xft_core.config import SftConfig
-from xft_core.stages import (
+from xft_core.recipe import checks
+from xft_core.recipe.sections import SftConfig
+from xft_core.stages.configs import (
     CompareStage,
     EvaluateStage,
     GenerateStage,

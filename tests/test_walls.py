@@ -27,7 +27,7 @@ def test_flows_are_listed_without_torch_and_mlflow(module: str) -> None:
     assert not {"torch", "transformers", "mlflow", "datasets", "boto3"} & loaded_by(f"import {module}")
 
 
-@pytest.mark.parametrize("module", ["xft_core.config", "xft_core.stages", "xft_core.recipe", "xft_core.__main__"])
+@pytest.mark.parametrize("module", ["xft_core.recipe.sections", "xft_core.stages.configs", "xft_core.recipe.load", "xft_core.__main__"])
 def test_recipes_and_stage_tables_are_light(module: str) -> None:
     assert not {"torch", "transformers", "prefect", "mlflow"} & loaded_by(f"import {module}")
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from xft_core.benchmarks.ds1000.environment import LIBRARIES
 from xft_core.errors import StageKilled, XftError
-from xft_core.process import (
+from xft_core.recipe.load import parse, read_yaml
+from xft_core.runtime.process import (
     EXIT_KILLED,
     EXIT_MAY_PASS,
     EXIT_MISTAKE,
@@ -22,9 +23,8 @@ from xft_core.process import (
     quiet_libraries,
     told,
 )
-from xft_core.recipe import parse, read_yaml
-from xft_core.stage import StageConfig, run_stage
-from xft_core.stages import STAGES, ImportReferenceStage
+from xft_core.stages.configs import STAGES, ImportReferenceStage
+from xft_core.stages.run import StageConfig, run_stage
 
 DESCRIPTION = "Run one stage, or look at what some left behind."
 
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         if options.command == "inspect":
-            from xft_core.inspect import describe
+            from xft_core.reporting.inspect import describe
 
             print(describe(options.directory))
             return 0
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         if options.command == "ds1000-environment":
             from xft_core.benchmarks.ds1000 import environment
-            from xft_core.environment import ds1000_directory
+            from xft_core.files.environment import ds1000_directory
 
             made = environment.create((options.directory or ds1000_directory()).absolute(), options.libraries)
             print(made.python.parent.parent)
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         if getattr(options, "die_with_parent", False):
             die_with_parent()
         if options.command == "join":
-            from xft_core.distributed.launch import join
+            from xft_core.stages.torchrun import join
 
             join(options.directory, options.node)
             return 0

@@ -49,7 +49,7 @@ def test_ports_are_on_loopback_only(project: dict[str, Any]) -> None:
 
 def test_both_servers_stand_behind_the_gate_and_the_worker_has_its_secret(project: dict[str, Any]) -> None:
     services = {name: service["environment"] for name, service in project["services"].items()}
-    for name, module in (("prefect", "flows.prefect_server"), ("mlflow", "tasks.mlflow_server")):
+    for name, module in (("prefect", "flows.local.prefect_server"), ("mlflow", "tasks.servers.mlflow_server")):
         assert project["services"][name]["command"][:3] == ["python", "-m", module]
         assert services[name]["XFT_SERVER_AUTH_STRING"] == "xft:secret333"
         address = services["worker"]["PREFECT_API_URL" if name == "prefect" else "MLFLOW_TRACKING_URI"]

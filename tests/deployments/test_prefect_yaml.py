@@ -74,7 +74,7 @@ def test_the_comparison_that_is_offered_is_the_demo_by_experts_normalization_and
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from flows.compare import comparison_recipe
-    from xft_core.grid import expand
+    from xft_core.recipe.grid import expand
 
     monkeypatch.chdir(REPOSITORY)
     parameters = next(item["parameters"] for item in DEPLOYMENTS if item["name"] == "compare")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.embedded_api import use_prefect_api
+from flows.local.embedded_api import use_prefect_api
 from tasks.settings import settings
-from tests.tasks.mlflow_server import mlflow_server  # noqa: F401  (fixture)
-from tests.tasks.object_store import s3, s3_server  # noqa: F401  (fixtures)
+from tests.tasks.tracking.mlflow_server import mlflow_server  # noqa: F401  (fixture)
+from tests.tasks.object_store.proxy import s3, s3_server  # noqa: F401  (fixtures)
 
 REPOSITORY = Path(__file__).parents[2]
 

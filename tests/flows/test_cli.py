@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.server_secret import server_auth
-from flows.ui import running_mlflow
+from flows.local.server_secret import server_auth
+from flows.local.ui import running_mlflow
 from tests.flows.conftest import REPOSITORY
-from tests.flows.strangers import EXPECTED, answers
+from tests.flows.local.strangers import EXPECTED, answers
 
 RecipeFile = Callable[..., Path]
 

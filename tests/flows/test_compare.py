@@ -17,12 +17,12 @@ from prefect.client.orchestration import get_client
 
 from flows.compare import ComparisonIncomplete, compare, save_report
 from flows.variant_runs import Patience
-from tasks.publish_comparison import ComparisonResult
-from tasks.tracking import client
+from tasks.publishing.comparison import ComparisonResult
+from tasks.tracking.runs import client
 from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.flows.test_pipeline import stage_processes, wait_for_checkpoint
-from xft_core.config import Recipe
-from xft_core.recipe import parse
+from xft_core.recipe.load import parse
+from xft_core.recipe.sections import Recipe
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 # A seed that no other test has: what they left in the store of the session is of no use here.

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.flows.conftest import REPOSITORY
-from tests.tasks.mlflow_server import DESTINATION
-from tests.tasks.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, Proxy, raw_client
+from tests.tasks.object_store.proxy import ACCESS_KEY, BUCKET, SECRET_KEY, Proxy, raw_client
+from tests.tasks.tracking.mlflow_server import DESTINATION
 
 pytestmark = pytest.mark.slow
 PASSWORD = "tracking-password-that-must-not-be-written"

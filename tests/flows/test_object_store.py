@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.flows.conftest import REPOSITORY
-from tests.tasks.object_store import ACCESS_KEY, SECRET_KEY, Proxy
+from tests.tasks.object_store.proxy import ACCESS_KEY, SECRET_KEY, Proxy
 
 pytestmark = pytest.mark.slow
 

@@ -20,15 +20,15 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from flows.pipeline import pipeline
-from tasks import stage
-from tasks.publish import PipelineResult
+from tasks.execution import carry_out
+from tasks.publishing.pipeline import PipelineResult
 from tasks.settings import settings
-from tasks.tracking import client
+from tasks.tracking.runs import client
 from tests.flows.conftest import RECIPE, REPOSITORY
-from xft_core.artifacts import read_manifest
-from xft_core.config import Recipe
 from xft_core.errors import XftError
-from xft_core.recipe import parse
+from xft_core.recipe.load import parse
+from xft_core.recipe.sections import Recipe
+from xft_core.store.artifacts import read_manifest
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 STAGES = 12  # prepare, upcycle, sft, mix, merge, three times generate and evaluate, report
@@ -254,9 +254,9 @@ def test_damage_is_noticed_and_rebuilt(finished: PipelineResult, damage: str) ->
 def test_a_new_version_of_a_stage_is_rebuilt(
     finished: PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import xft_core.stages\nxft_core.stages.MergeStage.version += 1000\n")
+    (tmp_path / "sitecustomize.py").write_text("import xft_core.stages.configs\nxft_core.stages.MergeStage.version += 1000\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for the child; here it is set by hand
-    monkeypatch.setattr("xft_core.stages.MergeStage.version", read_manifest(finished.merged_model).stage_version + 1000)
+    monkeypatch.setattr("xft_core.stages.configs.MergeStage.version", read_manifest(finished.merged_model).stage_version + 1000)
     state, states = run_pipeline()
     assert state.is_completed()
     assert rebuilt(states) == {"merge"}
@@ -328,7 +328,7 @@ def test_what_may_pass() -> None:
 
     def retried(error: Exception, run_count: int = 1) -> bool:
         run = TaskRun(task_key="sft", dynamic_key="0", run_count=run_count)
-        return stage.may_pass(None, run, Failed(data=error))
+        return carry_out.may_pass(None, run, Failed(data=error))
 
     assert retried(StageInterrupted("ended"), run_count=3)
     assert retried(StageKilled("killed"), run_count=1)

@@ -10,9 +10,9 @@ from mlflow import MlflowClient
 
 from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.reliability.services import MLFLOW, Services
-from tests.tasks.object_store import BUCKET
-from xft_core.artifacts import Manifest, read_manifest, verify
-from xft_core.fingerprint import digest_of
+from tests.tasks.object_store.proxy import BUCKET
+from xft_core.files.digests import digest_of
+from xft_core.store.artifacts import Manifest, read_manifest, verify
 
 if TYPE_CHECKING:
     from tests.reliability.kill_harness import Round

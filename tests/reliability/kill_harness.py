@@ -30,7 +30,7 @@ import yaml
 from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.reliability import checks, processes
 from tests.reliability.services import MLFLOW, PREFECT, WORKER, Services
-from tests.tasks.object_store import BUCKET, raw_client
+from tests.tasks.object_store.proxy import BUCKET, raw_client
 
 CHILD, FLOW = "stage's process", "flow's process"
 TARGETS = (CHILD, FLOW, WORKER, PREFECT, MLFLOW)
@@ -251,7 +251,7 @@ def _run(services: Services, options: Any) -> int:
         services.start(name)
     for name in (PREFECT, MLFLOW):
         services.wait_until_up(name)
-    from flows.provision import provision
+    from flows.local.provision import provision
 
     provision(options.directory)
     services.start(WORKER)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from xft_core.stages import STAGES
+from xft_core.stages.configs import STAGES
 
 Processes = dict[int, list[str]]
 FLOW_WORDS = ("flows.cli", "prefect.engine", "prefect.flow_engine")

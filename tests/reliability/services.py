@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.flows.conftest import REPOSITORY
-from tests.tasks.object_store import ACCESS_KEY, SECRET_KEY
+from tests.tasks.object_store.proxy import ACCESS_KEY, SECRET_KEY
 from tests.ui.xft_ui import free_ports
 
 PREFECT, MLFLOW, WORKER = "Prefect server", "MLflow server", "worker"

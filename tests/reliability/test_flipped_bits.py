@@ -13,9 +13,9 @@ import yaml
 from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.reliability import checks
 from tests.reliability.runs import finished, start
-from tests.tasks.object_store import BUCKET, Proxy, raw_client
-from tests.xft_core.test_integrity import flip
-from xft_core.artifacts import find, read_manifest, verify
+from tests.tasks.object_store.proxy import BUCKET, Proxy, raw_client
+from tests.xft_core.store.test_integrity import flip
+from xft_core.store.artifacts import find, read_manifest, verify
 
 pytestmark = pytest.mark.slow
 STAGES = 15  # of which two may have one artifact: models that give the same answers are evaluated once

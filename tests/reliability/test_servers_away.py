@@ -19,7 +19,7 @@ from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.reliability import checks
 from tests.reliability.gate import Gate
 from tests.reliability.services import MLFLOW, PREFECT, Services
-from tests.tasks.object_store import BUCKET, raw_client
+from tests.tasks.object_store.proxy import BUCKET, raw_client
 from tests.ui.xft_ui import wait_for
 
 pytestmark = pytest.mark.slow

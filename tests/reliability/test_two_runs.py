@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.reliability import checks
 from tests.reliability.runs import finished, start
-from tests.tasks.object_store import Proxy
+from tests.tasks.object_store.proxy import Proxy
 from tests.ui.xft_ui import wait_for
 
 pytestmark = pytest.mark.slow

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tasks import tracking
+from tasks.tracking import runs
 from tasks.references import PipelineRun
-from tests.tasks.mlflow_server import mlflow_server  # noqa: F401  (fixture)
-from tests.tasks.object_store import s3  # noqa: F401  (fixture)
-from tests.tasks.s3_servers import ceph, moto
-from xft_core.config import Recipe
+from tests.tasks.tracking.mlflow_server import mlflow_server  # noqa: F401  (fixture)
+from tests.tasks.object_store.proxy import s3  # noqa: F401  (fixture)
+from tests.tasks.object_store.servers import ceph, moto
+from xft_core.recipe.sections import Recipe
 
 
 @pytest.fixture(scope="session", params=["moto", pytest.param("ceph", marks=pytest.mark.slow)])
@@ -30,7 +30,7 @@ def s3_name(request: pytest.FixtureRequest) -> str:
 def run(request: pytest.FixtureRequest) -> Iterator[PipelineRun]:
     """A pipeline run in the session's real SQLite MLflow, in an experiment of its own."""
     recipe = Recipe(name="tiny", experiment=request.node.name[:100])
-    yield tracking.open_run(recipe, flow_run_id=f"flow-of-{request.node.name}", name="tiny")
+    yield runs.open_run(recipe, flow_run_id=f"flow-of-{request.node.name}", name="tiny")
 
 
 @pytest.fixture

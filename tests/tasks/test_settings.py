@@ -93,7 +93,7 @@ def test_a_database_is_made_below_any_home(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_setting_raises_nothing_at_import(tmp_path: Path, wrong: str) -> None:
-    assert _after_import(tmp_path, "import flows.pipeline, flows.compare, flows.evaluate_model; print('fine')",
+    assert _after_import(tmp_path, "import flows.pipeline, flows.compare, flows.evaluate; print('fine')",
                          PREFECT_HOME=str(tmp_path / "p"), **{wrong: WRONG[wrong]}) == "fine"
 
 
@@ -128,6 +128,6 @@ def test_a_prefect_server_in_use_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_importing_the_pipeline_loads_nothing_heavy(tmp_path: Path) -> None:
-    code = ("import sys, flows.pipeline, flows.cli, flows.ui; "
+    code = ("import sys, flows.pipeline, flows.cli, flows.local.ui; "
             "print([m for m in ('torch', 'transformers', 'mlflow', 'datasets', 'boto3') if m in sys.modules])")
     assert _after_import(tmp_path, code) == "[]"

@@ -10,7 +10,7 @@ from tests.ui.browser import RunPage
 from tests.ui.xft_ui import XftUi, wait_for
 
 pytestmark = pytest.mark.slow
-WORKER = "xft_core.distributed.worker"
+WORKER = "xft_core.stages.torchrun_worker"
 SECONDS = 20  # the stage has ten to write a checkpoint
 
 

@@ -39,7 +39,7 @@ def test_a_killed_one_leaves_nothing_and_its_run_goes_on_after_the_next_start(
     assert own_ui.run(run_id)["state_type"] == "CRASHED"
     assert time.monotonic() - started < 120
     assert list(checkpoints.glob("checkpoint-*"))
-    assert len(own_ui.processes("flows.prefect_server")) == 1
+    assert len(own_ui.processes("flows.local.prefect_server")) == 1
     assert not own_ui.processes("xft_core\0sft")
 
     run = RunPage(page, own_ui.prefect, run_id)
@@ -72,7 +72,7 @@ def test_an_impatient_interrupt_cancels_what_runs(own_ui: XftUi, write_recipe: C
 
 def test_ended_while_it_starts(own_ui: XftUi) -> None:
     own_ui.launch()
-    wait_for(lambda: own_ui.processes("flows.prefect_server"), 60, "nothing was started")
+    wait_for(lambda: own_ui.processes("flows.local.prefect_server"), 60, "nothing was started")
     assert own_ui.end(signal.SIGHUP) == 0
     assert not own_ui.processes()
     assert "Traceback" not in own_ui.output()

@@ -14,7 +14,7 @@ import httpx
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from flows.server_secret import server_auth
+from flows.local.server_secret import server_auth
 from tests.flows.conftest import REPOSITORY
 
 READY = "Ctrl-C stops all"

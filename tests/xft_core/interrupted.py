@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from xft_core.stage import run_stage
-from xft_core.stages import SftStage
-from xft_core.training import XftTrainer
+from xft_core.stages.configs import SftStage
+from xft_core.stages.run import run_stage
+from xft_core.training.trainer import XftTrainer
 
 
 def interrupted_after(step: int, config: SftStage, monkeypatch: pytest.MonkeyPatch) -> None:

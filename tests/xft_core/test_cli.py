@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.factories import dense_model
-from xft_core.stages import STAGES
+from xft_core.stages.configs import STAGES
 
 
 def xft_core(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

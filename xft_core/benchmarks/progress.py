@@ -5,7 +5,7 @@ import time
 
 from tqdm import tqdm
 
-from xft_core.progress import describe_seconds, on_terminal
+from xft_core.runtime.progress import describe_seconds, on_terminal
 
 SECONDS_BETWEEN_LINES = 5.0
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from xft_core.config import DataConfig
 from xft_core.data.templates import Message
 from xft_core.errors import DataError
-from xft_core.locations import hub_error
-from xft_core.plain_text import parse_json
+from xft_core.files.locate import hub_error
+from xft_core.files.parsing import parse_json
+from xft_core.recipe.sections import DataConfig
 
 Form = Literal["instruction", "alpaca", "problem", "messages"]
 

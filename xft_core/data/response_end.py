@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xft_core.errors import ArtifactError
-from xft_core.plain_text import parse_json
+from xft_core.files.parsing import parse_json
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase

@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch
 
-from xft_core.distributed.group import summed
 from xft_core.moe.router import Routing
+from xft_core.runtime.group import summed
 
 
 def balance_loss(

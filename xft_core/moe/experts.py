@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers.integrations.moe import grouped_mm_experts_forward
 
-from xft_core.config import UpcycleConfig
 from xft_core.families import Family
 from xft_core.moe.router import Router, Routing
+from xft_core.recipe.sections import UpcycleConfig
 
 
 class RoutedExperts(nn.Module):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from xft_core.config import Normalization, UpcycleConfig
+from xft_core.recipe.sections import Normalization, UpcycleConfig
 
 NOISE_FLOOR = 0.01  # smallest standard deviation of the routing noise; the reference's value
 

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from xft_core.config import Recipe, SftConfig
-from xft_core.fingerprint import digest_of
+from xft_core.files.digests import digest_of
 from xft_core.planning.shape import Shape
+from xft_core.recipe.sections import Recipe, SftConfig
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from xft_core.config import Recipe
 from xft_core.errors import XftError
-from xft_core.locations import find_benchmark, find_file
+from xft_core.files.locate import find_benchmark, find_file
 from xft_core.planning.plan import DataSize
+from xft_core.recipe.sections import Recipe
 
 SAMPLE = 500  # rows that are tokenised
 PACKED = 5000  # rows of their lengths that are packed: the more, the better sequences fill up
@@ -21,8 +21,8 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
     rows are."""
     from xft_core.data.formats import read_conversations
     from xft_core.data.packing import pack
-    from xft_core.data.prepare import tokenise
-    from xft_core.models import load_tokenizer
+    from xft_core.models.loading import load_tokenizer
+    from xft_core.stages.prepare import tokenise
 
     try:
         path, tokenizer = find_file(recipe.data.path), load_tokenizer(model)

@@ -1,6 +1,6 @@
 """Memory of every stage at its peak, in bytes: weights, gradients, optimizer, and what a step needs besides.
 
-The model of memory, checked against measured stages by ``benchmarks/planning.py`` (docs/sizing.md has the figures):
+The model of memory, checked against measured stages by ``performance/planning.py`` (docs/sizing.md has the figures):
 
     training   weights + gradients + optimizer + max(activations + loss, one parameter's update) + freed memory
     loss       one block of logits twice in fp32, the head's gradient, hidden states and their gradient (response_loss.py)
@@ -16,17 +16,17 @@ and the optimizer's state. A recipe is refused by that alone.
 import math
 from dataclasses import dataclass
 
-from xft_core.config import MergeConfig, Recipe, SftConfig, UpcycleConfig
 from xft_core.planning.shape import Shape
+from xft_core.recipe.sections import MergeConfig, Recipe, SftConfig, UpcycleConfig
 
 WIDTH = {"fp32": 4, "bf16": 2, "bf16_mixed": 4}  # bytes of a weight in memory
 ARITHMETIC = {"fp32": 4, "bf16": 2, "bf16_mixed": 2}  # bytes of an activation
-HELD_OUT_TOKENS = 4096  # xft_core.held_out.TOKENS_PER_BATCH
-BLOCK_LOGITS, LEAST_BLOCK = 2**25, 256  # as in xft_core.response_loss
+HELD_OUT_TOKENS = 4096  # xft_core.training.held_out.TOKENS_PER_BATCH
+BLOCK_LOGITS, LEAST_BLOCK = 2**25, 256  # as in xft_core.training.response_loss
 PROMPT_TOKENS = 512  # assumed for a benchmark's prompts where their length plays a part
-FREED = 100e6  # memory that was freed and that the allocator keeps: benchmarks/planning.py shows it
-BLOCK_OF_EXPERTS = 2.0**28  # the most that mixing works on at once, on an accelerator (xft_core.mixing_weights)
-PROCESS = 350e6  # a process with torch and transformers loaded, before any model: benchmarks/planning.py measures it
+FREED = 100e6  # memory that was freed and that the allocator keeps: performance/planning.py shows it
+BLOCK_OF_EXPERTS = 2.0**28  # the most that mixing works on at once, on an accelerator (xft_core.mixing.mixture)
+PROCESS = 350e6  # a process with torch and transformers loaded, before any model: performance/planning.py measures it
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from xft_core.config import Recipe, SftConfig, UpcycleConfig
 from xft_core.errors import XftError
 from xft_core.planning import memory
 from xft_core.planning.machine import Machine
 from xft_core.planning.memory import Memory
 from xft_core.planning.shape import Shape
-from xft_core.quantities import size
-from xft_core.recipe import parse
+from xft_core.recipe.load import parse
+from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig
+from xft_core.runtime.quantities import size
 
 # Changes that make a recipe smaller, in the order in which they cost least. Each is tried on top of those before it.
 CHANGES: tuple[dict[str, Any], ...] = (

@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xft_core.config import Recipe, UpcycleConfig
 from xft_core.planning.plan import Rates
 from xft_core.planning.shape import Shape
+from xft_core.recipe.sections import Recipe, UpcycleConfig
 
 SECONDS, LEAST_REPEATS = 1.5, 5  # of each probe
 COPIED = 64 * 2**20

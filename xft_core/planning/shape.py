@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xft_core.config import UpcycleConfig
 from xft_core.errors import CheckpointError
 from xft_core.families import family_of
-from xft_core.locations import local_path
-from xft_core.plain_text import parse_json
-from xft_core.shard_index import EMBEDDINGS, HEADS, read_header, weight_files
+from xft_core.files.locate import local_path
+from xft_core.files.parsing import parse_json
+from xft_core.models.safetensors_index import EMBEDDINGS, HEADS, read_header, weight_files
+from xft_core.recipe.sections import UpcycleConfig
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}

@@ -6,7 +6,7 @@ from xft_core.planning.estimate import Estimate, together
 from xft_core.planning.machine import Machine
 from xft_core.planning.memory import PROCESS
 from xft_core.planning.plan import StagePlan
-from xft_core.quantities import duration, size
+from xft_core.runtime.quantities import duration, size
 
 HEADER = ("stage", "memory", "weights", "gradients", "optimizer", "working", "disk", "while running", "time", "by")
 

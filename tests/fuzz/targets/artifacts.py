@@ -19,7 +19,7 @@ def artifact(directory: Path, files: dict[str, bytes]) -> Path:
 
 @lru_cache(maxsize=4)
 def _published(files: tuple[tuple[str, bytes], ...]) -> tuple[tempfile.TemporaryDirectory[str], Path]:
-    from xft_core.artifacts import Workspace, publish
+    from xft_core.store.artifacts import Workspace, publish
 
     place = tempfile.TemporaryDirectory()
     output = Path(place.name) / "artifact"
@@ -36,9 +36,9 @@ def _published(files: tuple[tuple[str, bytes], ...]) -> tuple[tempfile.Temporary
 @target
 def manifest(rng: random.Random, directory: Path) -> None:
     """The manifest of an artifact, as it is found on disk."""
-    from xft_core.artifacts import find
-    from xft_core.fingerprint import input_digest
-    from xft_core.inspect import describe
+    from xft_core.files.digests import input_digest
+    from xft_core.reporting.inspect import describe
+    from xft_core.store.artifacts import find
 
     output = artifact(directory, {"coefficients.json": b"{}"})
     path = output / "manifest.json"
@@ -62,9 +62,9 @@ def manifest_that_agrees(rng: random.Random, directory: Path) -> None:
     """A manifest with the sums that it should have, from whoever can write to the object store."""
     from pydantic import ValidationError
 
-    from tasks.remote import parse_manifest
-    from tasks.store_admin import _stored
-    from xft_core import artifacts
+    from tasks.object_store.artifacts import parse_manifest
+    from tasks.object_store.upkeep import _stored
+    from xft_core.store import artifacts
 
     content = json.loads((artifact(directory, {"coefficients.json": b"{}"}) / "manifest.json").read_bytes())
     try:
@@ -86,7 +86,7 @@ def snapshot(rng: random.Random, directory: Path) -> None:
     """What the object store says of a checkpoint."""
     from pydantic import ValidationError
 
-    from tasks.checkpoints import Snapshot
+    from tasks.object_store.checkpoints import Snapshot
 
     entry = {"path": "checkpoints/checkpoint-1/model.safetensors", "size": 1, "sha256": "0" * 64}
     try:
@@ -99,11 +99,11 @@ def snapshot(rng: random.Random, directory: Path) -> None:
 @target
 def work_in_progress(rng: random.Random, directory: Path) -> None:
     """Lines, curves, run records and checkpoints that an earlier attempt left. None of them is an error."""
-    from tasks.curves import CurveFile
-    from tasks.run_records import _parse
-    from xft_core.checked_lines import append, read_appended
-    from xft_core.seals import newest_whole, seal
-    from xft_core.tracking import read_metrics
+    from tasks.object_store.run_records import _parse
+    from tasks.tracking.follower import CurveFile
+    from xft_core.files.journal import append, read_appended
+    from xft_core.store.checkpoints import newest_whole, seal
+    from xft_core.store.curves import read_metrics
 
     lines = directory / "lines.jsonl"
     lines.unlink(missing_ok=True)

@@ -20,10 +20,10 @@ ROWS = [
 @target
 def data_rows(rng: random.Random, directory: Path) -> None:
     """Instruction data in every form, as lines, as a list, and as Parquet; down to the tokens."""
-    from xft_core.config import DataConfig
     from xft_core.data.formats import read_conversations
     from xft_core.data.templates import training_text
-    from xft_core.models import load_tokenizer
+    from xft_core.models.loading import load_tokenizer
+    from xft_core.recipe.sections import DataConfig
 
     row = rng.choice(ROWS)
     kind = rng.choice([".jsonl", ".json", ".parquet"])
@@ -63,8 +63,8 @@ BENCHMARKS = [
 @target
 def benchmark(rng: random.Random, directory: Path) -> None:
     """A benchmark file of every kind: its problems, prompts, and what decontamination makes of them."""
-    from xft_core.benchmarks.kinds import kind_of
-    from xft_core.data.decontaminate import find_contaminated
+    from xft_core.benchmarks.decontaminate import find_contaminated
+    from xft_core.benchmarks.registry import kind_of
 
     row = rng.choice(BENCHMARKS)
     content = json_text(rng, row) + b"\n" + (json.dumps(row).encode() + b"\n" if rng.random() < 0.5 else b"")
@@ -84,8 +84,8 @@ def benchmark(rng: random.Random, directory: Path) -> None:
 @target
 def samples(rng: random.Random, directory: Path) -> None:
     """samples.jsonl of a model's answers."""
-    from xft_core.benchmarks.kinds import kind_of
-    from xft_core.evaluate import read_samples
+    from xft_core.benchmarks.registry import kind_of
+    from xft_core.stages.evaluate import read_samples
 
     path = directory / "bench.jsonl"
     path.write_text(json.dumps(BENCHMARKS[0]) + "\n")
@@ -110,7 +110,7 @@ def results(rng: random.Random, directory: Path) -> None:
 @target
 def coefficients(rng: random.Random, directory: Path) -> None:
     """coefficients.json of mix, and the merge by it."""
-    from xft_core.mixing import load_coefficients
+    from xft_core.stages.mix import load_coefficients
 
     layers = [{"weights": [0.75, 0.25], "movement": 0.0}] * 2
     content = {"method": "learned", "shared_expert": True, "layers": layers}
@@ -121,12 +121,12 @@ def coefficients(rng: random.Random, directory: Path) -> None:
 @target
 def report_files(rng: random.Random, directory: Path) -> None:
     """comparison.json of a run's report, and what a comparison of variants makes of it."""
-    from tests.xft_core.test_compare import write_report
-    from xft_core.compare import headline
-    from xft_core.config import Recipe
-    from xft_core.grid import expand, field_labels, parse_grid
-    from xft_core.reporting.variant_markdown import variants_markdown
-    from xft_core.reporting.variants import put_together
+    from tests.xft_core.stages.test_compare import write_report
+    from xft_core.recipe.grid import expand, field_labels, parse_grid
+    from xft_core.recipe.sections import Recipe
+    from xft_core.reporting.variants.markdown import variants_markdown
+    from xft_core.reporting.variants.summary import put_together
+    from xft_core.stages.compare import headline
 
     grid = ["seed=[0,1]"]
     variants = expand(Recipe(), grid)

@@ -20,9 +20,9 @@ def _model(directory: Path) -> Path:
 
 
 def _read_model(path: Path) -> None:
-    from xft_core.checkpoint import CheckpointReader
-    from xft_core.inspect import describe
+    from xft_core.models.safetensors_io import CheckpointReader
     from xft_core.planning.shape import read_shape
+    from xft_core.reporting.inspect import describe
 
     for read in (describe, lambda path: read_shape(path / "config.json")):
         try:
@@ -39,7 +39,7 @@ def _read_model(path: Path) -> None:
 @target
 def model_config(rng: random.Random, directory: Path) -> None:
     """config.json of a model, and the model built of it."""
-    from xft_core.models import load_model, transformers_config
+    from xft_core.models.loading import load_model, transformers_config
     from xft_core.planning.shape import read_shape
 
     path = _model(directory)
@@ -53,7 +53,7 @@ def model_config(rng: random.Random, directory: Path) -> None:
         pass
     import torch
 
-    from xft_core.checkpoint import read_config
+    from xft_core.models.safetensors_io import read_config
 
     if rng.random() < 0.7:
         transformers_config(read_config(path))
@@ -95,10 +95,10 @@ def shard_index(rng: random.Random, directory: Path) -> None:
 def made_once() -> tuple[tempfile.TemporaryDirectory[str], Path]:
     """A place with ``moe``, an upcycled model of the smallest size, and ``data``, prepared rows."""
     from tests.factories import dense_model
-    from xft_core.config import UpcycleConfig
     from xft_core.data.rows import Row, save_rows
-    from xft_core.stage import run_stage
-    from xft_core.stages import UpcycleStage
+    from xft_core.recipe.sections import UpcycleConfig
+    from xft_core.stages.configs import UpcycleStage
+    from xft_core.stages.run import run_stage
 
     place = tempfile.TemporaryDirectory()
     root = Path(place.name)
@@ -126,9 +126,9 @@ def moe_model(rng: random.Random, directory: Path) -> None:
     """An upcycled model: its config.json and its tensors, as SFT, mix and merge read them."""
     import torch
 
-    from xft_core.inspect import describe
-    from xft_core.mixing_weights import MixtureReader
-    from xft_core.models import load_model
+    from xft_core.mixing.mixture import MixtureReader
+    from xft_core.models.loading import load_model
+    from xft_core.reporting.inspect import describe
 
     path = Path(shutil.copytree(made_once()[1] / "moe", directory / "moe"))
     (path / "manifest.json").unlink()
@@ -185,7 +185,7 @@ def optimizer_state(rng: random.Random, directory: Path) -> None:
     """What a checkpoint holds beside the weights."""
     import torch
 
-    from xft_core.state_files import load_state, save_state
+    from xft_core.training.optimizer_state import load_state, save_state
 
     moments = {"step": torch.tensor(3.0), "moment": torch.ones(2, 2)}
     save_state(directory, "optimizer", {"state": {0: moments}, "param_groups": [{"lr": 0.1, "betas": (0.9, 1)}]})
@@ -201,7 +201,7 @@ def optimizer_state(rng: random.Random, directory: Path) -> None:
 def tokenizer(rng: random.Random, directory: Path) -> None:
     """The files of a tokenizer."""
     from xft_core.data.templates import chat_prompt
-    from xft_core.models import load_tokenizer
+    from xft_core.models.loading import load_tokenizer
 
     path = Path(shutil.copytree(made_once()[1] / "dense", directory / "model"))
     name = rng.choice([item.name for item in path.iterdir() if "token" in item.name or item.suffix == ".jinja"])

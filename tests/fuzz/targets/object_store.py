@@ -18,9 +18,9 @@ from botocore.exceptions import ClientError
 
 from tests.fuzz.target import target
 from tests.fuzz.values import NAMES, changed, json_text
-from tests.tasks.object_store import ACCESS_KEY, BUCKET, SECRET_KEY, raw_client
+from tests.tasks.object_store.proxy import ACCESS_KEY, BUCKET, SECRET_KEY, raw_client
 from xft_core.errors import XftError
-from xft_core.fingerprint import digest_of, file_digest
+from xft_core.files.digests import digest_of, file_digest
 
 KEY = "0123456789abcdef" * 4
 KEYS = [
@@ -87,7 +87,7 @@ def object_store(rng: random.Random, directory: Path) -> None:
 
 def _forge(rng: random.Random, made: Path, put: Callable[[str, bytes], Any], directory: Path) -> None:
     """An artifact and a checkpoint whose sums agree with what they name, at the places where they are looked for."""
-    from tasks.file_sets import DIGEST_LENGTH
+    from tasks.object_store.file_sets import DIGEST_LENGTH
 
     content = json.loads((made / "manifest.json").read_bytes()) | {"key": KEY}
     path = rng.choice([*(name for name in NAMES if not name.startswith("/")), str(directory / "absolute"), "manifest.json",
@@ -116,18 +116,19 @@ def _forge(rng: random.Random, made: Path, put: Callable[[str, bytes], Any], dir
 
 def _use(rng: random.Random) -> None:
     """Two of all that read the object store, or remove from it."""
-    from tasks import checkpoints, remote, remote_models, store_admin
+    from tasks.object_store import artifacts as remote
+    from tasks.object_store import checkpoints, models, upkeep
     from tasks.settings import settings
 
     never, logger = threading.Event(), logging.getLogger("tests.fuzz")
     artifacts = settings().artifacts
-    bucket = store_admin.bucket_in_force()
+    bucket = upkeep.bucket_in_force()
     uses: list[Callable[[], Any]] = [
         lambda: checkpoints.restore(artifacts / "sft" / KEY[:32], KEY, never, logger),
-        lambda: store_admin.remote_artifacts(bucket), lambda: list(store_admin.verify_remote(bucket)),
+        lambda: upkeep.remote_artifacts(bucket), lambda: list(upkeep.verify_remote(bucket)),
         lambda: remote.fetch(artifacts / "mix" / KEY[:32], KEY, never),
-        lambda: remote_models.fetch(settings().store or "", never, logger),
-        lambda: [item.remove() for item in store_admin.garbage_remote(bucket, 0)]]
+        lambda: models.fetch(settings().store or "", never, logger),
+        lambda: [item.remove() for item in upkeep.garbage_remote(bucket, 0)]]
     for use in rng.sample(uses, 2):
         try:
             use()

@@ -24,7 +24,7 @@ def _texts(rng: random.Random, content: dict[str, Any]) -> bytes:
 
 
 def _recipe_fields() -> dict[str, Any]:
-    from xft_core.config import Recipe
+    from xft_core.recipe.sections import Recipe
 
     return Recipe().model_dump()
 
@@ -32,8 +32,8 @@ def _recipe_fields() -> dict[str, Any]:
 @target
 def recipe(rng: random.Random, directory: Path) -> None:
     """A recipe file, and what it names."""
-    from tasks.inputs import check_inputs
-    from xft_core.recipe import load_recipe
+    from tasks.preflight import check_inputs
+    from xft_core.recipe.load import load_recipe
 
     path = directory / "recipe.yaml"
     path.write_bytes(_texts(rng, _recipe_fields()))
@@ -43,9 +43,9 @@ def recipe(rng: random.Random, directory: Path) -> None:
 @target
 def override(rng: random.Random, directory: Path) -> None:
     """A --set."""
-    from tasks.inputs import check_inputs
-    from xft_core.config import Recipe
-    from xft_core.recipe import flatten, parse
+    from tasks.preflight import check_inputs
+    from xft_core.recipe.load import flatten, parse
+    from xft_core.recipe.sections import Recipe
 
     field = rng.choice([*flatten(Recipe()), *NAMES, "sft", "a.b.c.d", ".", "=", "model.path.x"])
     text = rng.choice([*YAML, *NAMES, json.dumps(value(rng))])
@@ -55,9 +55,9 @@ def override(rng: random.Random, directory: Path) -> None:
 @target
 def grid(rng: random.Random, directory: Path) -> None:
     """A --grid."""
-    from xft_core.config import Recipe
-    from xft_core.grid import expand
-    from xft_core.recipe import flatten
+    from xft_core.recipe.grid import expand
+    from xft_core.recipe.load import flatten
+    from xft_core.recipe.sections import Recipe
 
     known = flatten(Recipe())
     chosen = [rng.choice(list(known)) for _ in range(rng.choice([1, 1, 2]))]
@@ -74,9 +74,9 @@ def grid(rng: random.Random, directory: Path) -> None:
 @target
 def stage_config(rng: random.Random, directory: Path) -> None:
     """The configuration of a stage, and the key made of it."""
-    from xft_core.recipe import parse, read_yaml
-    from xft_core.stage import stage_key
-    from xft_core.stages import STAGES
+    from xft_core.recipe.load import parse, read_yaml
+    from xft_core.stages.configs import STAGES
+    from xft_core.stages.run import stage_key
 
     stage = STAGES[rng.choice(["prepare", "upcycle", "sft", "mix", "merge", "generate", "evaluate", "nll"])]
     content = {name: field.get_default(call_default_factory=True) for name, field in stage.model_fields.items()
@@ -92,8 +92,9 @@ def stage_config(rng: random.Random, directory: Path) -> None:
 @target
 def environment(rng: random.Random, directory: Path) -> None:
     """Settings from the environment."""
-    from tasks import settings, storage
-    from xft_core.evaluate import cores
+    from tasks import settings
+    from tasks.object_store import bucket
+    from xft_core.stages.evaluate import cores
 
     names = ["XFT_HOME", "XFT_COMPUTE_SLOTS", "XFT_MLFLOW_COPY_LIMIT_MB", "XFT_STORE", "XFT_MLFLOW_UI_URL",
              "MLFLOW_TRACKING_URI", "XFT_S3_ENDPOINT_URL", "OMP_NUM_THREADS", "XFT_BENCHMARKS", "XDG_CACHE_HOME"]
@@ -106,9 +107,9 @@ def environment(rng: random.Random, directory: Path) -> None:
             text = rng.choice(texts).replace("\0", "")  # the system has none in its environment, nor half characters
             os.environ[name] = text.encode("utf-8", "replace").decode()
         settings.settings()
-        storage.store()
+        bucket.store()
         cores()
-        from xft_core.locations import find_benchmark
+        from xft_core.files.locate import find_benchmark
 
         try:
             find_benchmark(rng.choice(["humaneval", "multipl-e/js", "ds1000"]))
@@ -122,10 +123,10 @@ def environment(rng: random.Random, directory: Path) -> None:
 @target
 def names(rng: random.Random, directory: Path) -> None:
     """Names of models, data, benchmarks, outputs and objects that lead elsewhere."""
-    from tasks.remote_models import _bucket
-    from tasks.storage import safe_name
-    from xft_core.artifacts import locked
-    from xft_core.locations import find_benchmark, find_file, is_there
+    from tasks.object_store.bucket import safe_name
+    from tasks.object_store.models import _bucket
+    from xft_core.files.locate import find_benchmark, find_file, is_there
+    from xft_core.store.artifacts import locked
 
     name = rng.choice(NAMES) + rng.choice(["", "", ".json", "/x", "\0"])
     for look in (find_file, find_benchmark, is_there):

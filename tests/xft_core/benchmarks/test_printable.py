@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xft_core.benchmarks.kind import Verdict
+from xft_core.benchmarks.benchmark import Verdict
 from xft_core.benchmarks.printable import MAX_CHARACTERS, printable
 
 

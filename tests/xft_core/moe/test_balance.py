@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from xft_core.config import UpcycleConfig
 from xft_core.moe.balance import RouterStatistics, balance_loss, chance_of_being_chosen
 from xft_core.moe.router import Router, Routing, routing_weights
+from xft_core.recipe.sections import UpcycleConfig
 
 
 def routing(logits_TR: torch.Tensor, k: int = 3, noise_std: float | None = None, seed: int = 0) -> Routing:

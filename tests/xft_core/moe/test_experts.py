@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.factories import dense_model
-from xft_core.config import UpcycleConfig
-from xft_core.models import load_model, moe_blocks
+from xft_core.models.loading import load_model, moe_blocks
 from xft_core.moe.experts import RoutedExperts, _round_up
-from xft_core.upcycle import upcycle
+from xft_core.recipe.sections import UpcycleConfig
+from xft_core.stages.upcycle import upcycle
 
 NUM_EXPERTS = 4
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xft_core.config import UpcycleConfig
 from xft_core.moe.router import NOISE_FLOOR, Router, routing_weights
+from xft_core.recipe.sections import UpcycleConfig
 
 
 def softmax(values: list[float]) -> list[float]:

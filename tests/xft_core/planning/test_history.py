@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from xft_core.config import Recipe
 from xft_core.planning import history
 from xft_core.planning.history import Timing, likeness, remember, timings
 from xft_core.planning.shape import Shape
-from xft_core.recipe import parse
+from xft_core.recipe.load import parse
+from xft_core.recipe.sections import Recipe
 
 SHAPE = Shape(192, 512, 5, 2048, 192, 96, gated=True, tied=True)
 MACHINE = "a processor x 2, no accelerator"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from xft_core.config import Recipe
 from xft_core.data.packing import pack
 from xft_core.demo import DEMO_DIR
 from xft_core.planning.inputs import data_size, problem_count
 from xft_core.planning.plan import training_steps
-from xft_core.recipe import parse
+from xft_core.recipe.load import parse
+from xft_core.recipe.sections import Recipe
 
 MODEL = DEMO_DIR / "model"
 

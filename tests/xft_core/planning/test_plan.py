@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from xft_core.config import Recipe
 from xft_core.planning import memory
 from xft_core.planning.estimate import estimate
 from xft_core.planning.machine import Machine, machine_name, slowdown, store_size, this_machine
 from xft_core.planning.plan import DataSize, DoesNotFit, Rates, StagePlan, check_fits, make_plan, training_steps
 from xft_core.planning.shape import Shape
 from xft_core.planning.text import summary, table
-from xft_core.recipe import parse
+from xft_core.recipe.load import parse
+from xft_core.recipe.sections import Recipe
 
 DEEPSEEK_1_3B = Shape(2048, 5504, 24, 32256, 2048, 2048, gated=True, tied=False)
 LARGE = Machine(memory=1e12, device_memory=None, disk=1e13)

@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.factories import FAMILY_CONFIGS, dense_model
-from xft_core.config import UpcycleConfig
 from xft_core.errors import CheckpointError
-from xft_core.models import empty_moe, load_model
+from xft_core.models.loading import empty_moe, load_model
 from xft_core.planning.shape import find_config, read_shape, shape_of_config
+from xft_core.recipe.sections import UpcycleConfig
 
 SIZES: dict[str, Any] = {
     "vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 3, "num_attention_heads": 16,

@@ -16,10 +16,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Literal
 
-from xft_core.environment import ds1000_directory
 from xft_core.errors import SandboxError
-from xft_core.fingerprint import digest_of
-from xft_core.sandbox import python
+from xft_core.files.digests import digest_of
+from xft_core.files.environment import ds1000_directory
+from xft_core.sandbox.bubblewrap import python
 
 logger = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from xft_core.benchmarks.benchmark import NOT_GRADED, Grader, Status, Verdict
 from xft_core.benchmarks.ds1000.environment import LIBRARIES, WATCHED, Environment, Library
 from xft_core.benchmarks.ds1000.grader_process import WALL_FACTOR
 from xft_core.benchmarks.ds1000.problems import Problem
-from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
-from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
-from xft_core.sandbox import REMEDY, Resources, Sandbox, open_sandbox
+from xft_core.recipe.sections import EvaluateConfig
+from xft_core.sandbox.bubblewrap import REMEDY, Resources, Sandbox, open_sandbox
 
 PROGRAM = Path(__file__).with_name("grader_process.py")
 

@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import IO, Any
 
 import xft_core
+from xft_core.benchmarks.benchmark import NOT_GRADED, Grader, Status, Verdict
 from xft_core.benchmarks.evalplus import contained
 from xft_core.benchmarks.evalplus.contained import channel
 from xft_core.benchmarks.evalplus.problems import RELEASES, Problem
-from xft_core.benchmarks.jsonl import unpacked_digest
-from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
-from xft_core.config import EvaluateConfig
 from xft_core.errors import DataError, SandboxError
-from xft_core.sandbox import REMEDY, PythonProgram, Resources, Sandbox, open_sandbox
-from xft_core.sandbox_time import is_overloaded, time_of
+from xft_core.files.jsonl import unpacked_digest
+from xft_core.recipe.sections import EvaluateConfig
+from xft_core.sandbox.bubblewrap import REMEDY, PythonProgram, Resources, Sandbox, open_sandbox
+from xft_core.sandbox.processor_time import is_overloaded, time_of
 
 # A last resort. The slowest reference of HumanEval+ and MBPP+ takes 41 s on a machine that does nothing else; the judge
 # gives a sample on one suite of inputs up after 62 s, or four times what the reference took.

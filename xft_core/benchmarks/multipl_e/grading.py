@@ -12,14 +12,14 @@ import subprocess
 from dataclasses import replace
 from typing import Any
 
-from xft_core.benchmarks.kind import NOT_GRADED, Grader, Status, Verdict
+from xft_core.benchmarks.benchmark import NOT_GRADED, Grader, Status, Verdict
 from xft_core.benchmarks.multipl_e.languages import Language
 from xft_core.benchmarks.multipl_e.problems import Problem
 from xft_core.benchmarks.multipl_e.toolchains import find_toolchain
-from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
-from xft_core.sandbox import ENVIRONMENT, Finished, Resources, open_sandbox
-from xft_core.temporary import SHOWN_TO_SANDBOX, TemporaryDirectory, temporary_directory
+from xft_core.files.temporary import SHOWN_TO_SANDBOX, TemporaryDirectory, temporary_directory
+from xft_core.recipe.sections import EvaluateConfig
+from xft_core.sandbox.bubblewrap import ENVIRONMENT, Finished, Resources, open_sandbox
 
 # Processor time, and three times as much on the clock: a machine that does other things too changes no verdict.
 # MultiPL-E's own limit is 15 s for a program and 30 s for what is compiled and run in one go.

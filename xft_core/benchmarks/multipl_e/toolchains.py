@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from xft_core.benchmarks.kind import NotGradable
+from xft_core.benchmarks.benchmark import NotGradable
 from xft_core.benchmarks.multipl_e.languages import Language
 
 PROBE_SECONDS = 30

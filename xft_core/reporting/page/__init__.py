@@ -15,10 +15,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from xft_core.benchmarks.jsonl import read_jsonl
 from xft_core.errors import ArtifactError
-from xft_core.plain_text import parse_json
-from xft_core.reporting.evaluation import Counts, counts, p_text, pair, pass_rate, rate_text
+from xft_core.files.jsonl import read_jsonl
+from xft_core.files.parsing import parse_json
+from xft_core.reporting.pass_rates import Counts, counts, p_text, pair, pass_rate, rate_text
 
 PAGE = "problems.html"
 PARTS = Path(__file__).parent

@@ -7,14 +7,14 @@ import pytest
 
 from tests.xft_core.benchmarks.ds1000.problems import row
 from xft_core.benchmarks.ds1000 import environment
+from xft_core.benchmarks.ds1000.benchmark import DS1000
 from xft_core.benchmarks.ds1000.environment import LIBRARIES, Environment, create, find_environment, requirements
 from xft_core.benchmarks.ds1000.grading import DS1000Grader
-from xft_core.benchmarks.ds1000.kind import DS1000
-from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
-from xft_core.evaluate import grade_all
-from xft_core.stage import stage_key
-from xft_core.stages import EvaluateStage
+from xft_core.recipe.sections import EvaluateConfig
+from xft_core.stages.configs import EvaluateStage
+from xft_core.stages.evaluate import grade_all
+from xft_core.stages.run import stage_key
 
 ROOT = Path(__file__).parents[4]
 FILE = ROOT.parent / "shared" / "data" / "benchmarks" / "ds1000" / "ds1000.jsonl.gz"

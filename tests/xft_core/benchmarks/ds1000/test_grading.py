@@ -12,12 +12,12 @@ from xft_core.benchmarks.ds1000 import grading
 from xft_core.benchmarks.ds1000.environment import find_environment
 from xft_core.benchmarks.ds1000.grading import DS1000Grader
 from xft_core.benchmarks.ds1000.problems import Problem, parse_problem
-from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
-from xft_core.evaluate import grade_all, scores
-from xft_core.sandbox import open_sandbox
-from xft_core.stage import run_stage
-from xft_core.stages import EvaluateStage
+from xft_core.recipe.sections import EvaluateConfig
+from xft_core.sandbox.bubblewrap import open_sandbox
+from xft_core.stages.configs import EvaluateStage
+from xft_core.stages.evaluate import grade_all, scores
+from xft_core.stages.run import run_stage
 
 try:
     open_sandbox("bubblewrap")

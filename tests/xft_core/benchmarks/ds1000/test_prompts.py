@@ -3,12 +3,12 @@ from typing import Any
 import pytest
 
 from tests.xft_core.benchmarks.ds1000.problems import BODY_PROMPT, PROMPT, row
-from xft_core.benchmarks.ds1000.kind import DS1000
+from xft_core.benchmarks.ds1000.benchmark import DS1000
 from xft_core.benchmarks.ds1000.problems import Problem, parse_problem
 from xft_core.data.templates import MAGICODER_SYSTEM
 from xft_core.errors import DataError
-from xft_core.locations import find_model
-from xft_core.models import load_tokenizer
+from xft_core.files.locate import find_model
+from xft_core.models.loading import load_tokenizer
 
 KIND = DS1000()
 

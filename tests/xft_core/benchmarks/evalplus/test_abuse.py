@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 import xft_core
-from xft_core import sandbox
+from xft_core.benchmarks.benchmark import Verdict
 from xft_core.benchmarks.evalplus.grading import EvalPlusGrader
 from xft_core.benchmarks.evalplus.problems import Problem
-from xft_core.benchmarks.kind import Verdict
-from xft_core.config import EvaluateConfig
 from xft_core.demo import DEMO_DIR
 from xft_core.errors import SandboxError
+from xft_core.recipe.sections import EvaluateConfig
+from xft_core.sandbox import bubblewrap
 
 PROGRAMS = {path.stem: path for path in sorted(Path(__file__).with_name("abuse").glob("*.py"))}
 # A few of every sort that are over at once; the slow test has all.
@@ -54,7 +54,7 @@ class Outside:
         monkeypatch.setenv("XFT_TEST_SECRET", "token")
         # Seen in the environment of every process that the sandbox starts.
         self.mark = f"PYTHONHASHSEED={random.SystemRandom().randrange(10**6, 10**9)}"
-        monkeypatch.setitem(sandbox.ENVIRONMENT, *self.mark.split("="))
+        monkeypatch.setitem(bubblewrap.ENVIRONMENT, *self.mark.split("="))
         self.servers = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)]
         self.servers[1].bind(f"\0xft-test-{os.getpid()}")
         self.servers[1].listen()

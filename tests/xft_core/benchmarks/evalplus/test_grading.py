@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 
 from tests.factories import shared_data
+from xft_core.benchmarks.benchmark import AnyProblem
 from xft_core.benchmarks.evalplus import grading
+from xft_core.benchmarks.evalplus.benchmark import EvalPlus
 from xft_core.benchmarks.evalplus.grading import MOUNTS, EvalPlusGrader, Limits, grade
-from xft_core.benchmarks.evalplus.kind import EvalPlus
 from xft_core.benchmarks.evalplus.problems import Problem
-from xft_core.benchmarks.kind import AnyProblem
-from xft_core.config import EvaluateConfig
 from xft_core.demo import DEMO_DIR
 from xft_core.errors import DataError, SandboxError
-from xft_core.evaluate import grade_all
-from xft_core.sandbox import Sandbox, open_sandbox
+from xft_core.recipe.sections import EvaluateConfig
+from xft_core.sandbox.bubblewrap import Sandbox, open_sandbox
+from xft_core.stages.evaluate import grade_all
 
 HUMANEVAL = shared_data("benchmarks/HumanEvalPlus-v0.1.10.jsonl.gz")
 LIMITS = Limits(1, 4, 2048)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from xft_core.benchmarks.evalplus.kind import EvalPlus
+from xft_core.benchmarks.evalplus.benchmark import EvalPlus
 from xft_core.errors import DataError
 
 ROW: dict[str, Any] = {

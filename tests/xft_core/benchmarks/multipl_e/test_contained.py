@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.xft_core.benchmarks.multipl_e.test_grading import COMPILED, EACH_LANGUAGE, grader
-from xft_core.benchmarks.kind import Verdict
+from xft_core.benchmarks.benchmark import Verdict
 from xft_core.benchmarks.multipl_e.grading import MultiPLEGrader
 from xft_core.benchmarks.multipl_e.languages import LANGUAGES
-from xft_core.config import EvaluateConfig
+from xft_core.recipe.sections import EvaluateConfig
 
 ANY: Any = None  # the problem plays no part in a verdict: its tests are in the program
 BY_NAME = {language.name: language for language in LANGUAGES.values()}

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.xft_core.benchmarks.multipl_e.solutions import BELOW_ZERO, CLOSING, SOLUTIONS
-from xft_core.benchmarks.kind import Grader, NotGradable
+from xft_core.benchmarks.benchmark import Grader, NotGradable
+from xft_core.benchmarks.multipl_e.benchmark import MultiPLE
 from xft_core.benchmarks.multipl_e.grading import MultiPLEGrader
-from xft_core.benchmarks.multipl_e.kind import MultiPLE
 from xft_core.benchmarks.multipl_e.languages import LANGUAGES
 from xft_core.benchmarks.multipl_e.problems import Problem
-from xft_core.config import EvaluateConfig
 from xft_core.errors import SandboxError
-from xft_core.sandbox import open_sandbox
+from xft_core.recipe.sections import EvaluateConfig
+from xft_core.sandbox.bubblewrap import open_sandbox
 
 DATA = Path(__file__).parents[5] / "shared" / "data" / "benchmarks" / "multipl-e"
 BY_NAME = {language.name: language for language in LANGUAGES.values()}

@@ -1,0 +1,117 @@
+"""``xft plan RECIPE.yaml``: memory, disk and time of every stage, and whether this machine has them. Runs nothing."""
+
+import math
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from tasks.execution.durations import remembered, threads_of_a_stage
+from tasks.fit import warning
+from tasks.preflight import base_model, check_inputs, preconditions
+from tasks.settings import settings
+from xft_core.errors import CheckpointError
+from xft_core.planning import text
+from xft_core.planning.estimate import Estimate, estimate
+from xft_core.planning.inputs import data_size, problem_count
+from xft_core.planning.machine import Machine, slowdown, store_size, this_machine
+from xft_core.planning.plan import DataSize, StagePlan, check_fits, make_plan
+from xft_core.planning.shape import Shape, find_config, read_shape
+from xft_core.recipe.checks import recipe_findings
+from xft_core.recipe.load import load_recipe
+from xft_core.recipe.sections import Recipe
+from xft_core.runtime.quantities import parameters
+from xft_core.stages.preconditions import listed, unmet
+
+EXIT_DONE = 0
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The options of ``xft plan``."""
+    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
+    parser.add_argument("--model-config", type=Path, metavar="FILE", help="config.json of the model, where it is not here")
+    parser.add_argument("--memory", type=float, metavar="GB", help="plan for this much memory (default: this machine's)")
+    parser.add_argument("--device-memory", type=float, metavar="GB", help="accelerator memory; 0 for none (default: as here)")
+    parser.add_argument("--disk", type=float, metavar="GB", help="free disk (default: this machine's)")
+    parser.add_argument("--flops", type=_positive(float), metavar="TFLOP/s", help="sustained rate (default: probed here)")
+    parser.add_argument("--rows", type=_positive(int), metavar="N", help="training rows, where the data is not here")
+    parser.add_argument("--tokens-per-row", type=_positive(float), metavar="N", help="tokens of a row in the mean")
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError
+        return value
+
+    parse.__name__ = "number above 0"  # argparse says: invalid ... value
+    return parse
+
+
+def run(options: Namespace) -> int:
+    """Print the plan; returns the exit status. Raises XftError, DoesNotFit above all."""
+    recipe = load_recipe(options.recipe, options.set)
+    try:
+        path = options.model_config or find_config(base_model(recipe))
+    except CheckpointError:
+        check_inputs(recipe)  # names what else is missing
+        raise
+    if path is None:
+        raise CheckpointError(
+            f"{recipe.model.path!r} is not in the Hub's cache, and a plan downloads nothing. Give its config.json with "
+            "--model-config FILE, or download the model first.")
+    shape, machine = read_shape(path), _machine(options)
+    plan = make_plan(recipe, shape, data_of(recipe, path, options), problem_count(recipe))
+    times = times_of(plan, recipe, shape, options)
+    print(f"{recipe.name}: {parameters(shape.parameters)} parameters, {parameters(shape.moe_parameters(recipe.upcycle))} as a "
+          f"Mixture-of-Experts of {recipe.upcycle.num_experts} experts\n")
+    print(text.table(plan, times))
+    print("\n" + "\n".join(text.summary(plan, machine, times)))
+    print("Times are ranges (by: what they rest on): most stages end within theirs, some do not. Preparing, grading and the "
+          "report are left out.")
+    sys.stdout.flush()
+    if recipe.check_fit:
+        check_fits(recipe, shape, machine, store_size(settings().artifacts))
+    fit = warning(recipe, shape, machine)
+    for found in [*recipe_findings(recipe), *([fit] if fit else [])]:
+        print(f"\nwarning: {found}")
+    if lacking := unmet(preconditions([recipe])):
+        print(f"\nwarning: {listed(lacking)}")
+    return EXIT_DONE
+
+
+def _machine(options: Namespace) -> Machine:
+    machine = this_machine(settings().artifacts)
+    if options.memory is not None:
+        machine = replace(machine, memory=options.memory * 1e9)
+    if options.device_memory is not None:
+        machine = replace(machine, device_memory=options.device_memory * 1e9 or None)
+    return machine if options.disk is None else replace(machine, disk=options.disk * 1e9)
+
+
+def data_of(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None:
+    """The size of the recipe's data, or what the options say of it."""
+    size = data_size(recipe, config.parent)
+    if options.rows is None and options.tokens_per_row is None:
+        return size
+    rows = options.rows or (size.train_rows if size else None)
+    tokens = options.tokens_per_row or (size.tokens_per_row if size else None)
+    if not rows or not tokens:
+        return None
+    return DataSize(rows, size.held_out_rows if size else recipe.data.held_out_rows, tokens)
+
+
+def times_of(plan: list[StagePlan], recipe: Recipe, shape: Shape, options: Namespace) -> dict[str, Estimate | None]:
+    """The range of every stage's time, by role: from earlier runs here where there were any, else from probes."""
+    from xft_core.planning.rates import given_rates, measured_rates
+
+    if options.flops:
+        rates = given_rates(options.flops * 1e12, settings().artifacts)
+        return {stage.role: estimate(stage, rates, given=True) for stage in plan}
+    now = slowdown(more=threads_of_a_stage())  # before the probes, which are a load themselves
+    rates = measured_rates(shape, recipe, threads_of_a_stage(), settings().artifacts)
+    earlier = remembered(recipe, shape)
+    return {stage.role: estimate(stage, rates, earlier[stage.role], slowdown=now) for stage in plan}

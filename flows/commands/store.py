@@ -1,0 +1,78 @@
+"""``xft store {ls,verify,gc}``: what the store holds, as tables for people."""
+
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+from tasks.object_store import upkeep
+from tasks.settings import settings
+from xft_core.runtime.quantities import duration, size
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """The options of ``xft store``."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    ls = actions.add_parser("ls", help="artifacts: stage, key, size, age, and the recipe that made each")
+    verify = actions.add_parser("verify", help="check every file by size and sha256")
+    gc = actions.add_parser("gc", help="show, or with --yes remove, what no run of the last days refers to")
+    for action in (ls, verify, gc):
+        action.add_argument("--s3", action="store_true", help="the object store (XFT_STORE) instead of the local one")
+    gc.add_argument("--days", type=float, default=30, help="how long a run keeps what it used (default 30)")
+    gc.add_argument("--yes", action="store_true", help="remove; without it nothing is changed")
+
+
+def run(options: Namespace) -> int:
+    """Do what was asked; returns the exit status: 1 when ``verify`` found something wrong. Raises XftError."""
+    return {"ls": _list, "verify": _verify, "gc": _gc}[options.action](options)
+
+
+def _list(options: Namespace) -> int:
+    found = upkeep.remote_artifacts(upkeep.bucket_in_force()) if options.s3 else upkeep.local_artifacts()
+    rows = [(item.stage, item.key, size(item.size), _age(item.created), item.made_by) for item in found]
+    _table(("stage", "key", "size", "age", "made by"), rows, right=(2, 3))
+    print(f"{len(found)} artifacts, {size(sum(item.size for item in found))}, in {_where(options)}")
+    return 0
+
+
+def _verify(options: Namespace) -> int:
+    checked = upkeep.verify_remote(upkeep.bucket_in_force()) if options.s3 else upkeep.verify_local()
+    total = damaged = 0
+    for name, problem in checked:
+        total, damaged = total + 1, damaged + (problem is not None)
+        print(f"{'damaged' if problem else 'whole':8} {name}{': ' + problem if problem else ''}", flush=True)
+    print(f"{total - damaged} of {total} artifacts are whole, in {_where(options)}")
+    if damaged:
+        print("The next run that needs a damaged one rebuilds it.")
+    return 1 if damaged else 0
+
+
+def _gc(options: Namespace) -> int:
+    found = (upkeep.garbage_remote(upkeep.bucket_in_force(), options.days) if options.s3
+             else upkeep.garbage_local(options.days))
+    _table(("what", "size", "why"), [(item.what, size(item.size), item.why) for item in found], right=(1,))
+    total = size(sum(item.size for item in found))
+    if options.yes:
+        for item in found:
+            item.remove()
+        print(f"Removed {len(found)}, {total}, from {_where(options)}")
+    else:
+        print(f"{len(found)} to remove, {total}, in {_where(options)}." + (" Nothing was changed: add --yes." if found else ""))
+    return 0
+
+
+def _where(options: Namespace) -> str:
+    return str(settings().store if options.s3 else settings().artifacts)
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
+    if not rows:
+        return
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    for row in [header, *rows]:
+        cells = [text.rjust(width) if column in right else text.ljust(width)
+                 for column, (text, width) in enumerate(zip(row, widths, strict=True))]
+        print("  ".join(cells).rstrip())
+
+
+def _age(created: float) -> str:
+    return duration(max(0.0, time.time() - created))

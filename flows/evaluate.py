@@ -1,0 +1,76 @@
+"""Evaluation of one model, whatever it is: a directory, an S3 address, a Hub name, what a pipeline run published."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from tasks import stages
+from tasks.base_model import local_base_model
+from tasks.execution import pipeline_run
+from tasks.preflight import check_inputs
+from tasks.publishing.evaluation import Scores, publish_scores
+from xft_core.recipe.load import parse
+from xft_core.recipe.sections import EvaluateConfig, ExperimentName, GenerateConfig, ModelConfig, Recipe, Seed
+from xft_core.reporting.run.evidence import measured_labels
+
+DEFAULTS = Recipe()
+SECTIONS = frozenset({"name", "seed", "experiment", "model", "generate", "evaluate"})
+
+
+def run_name() -> str:
+    """A run is called by its model: ``evaluate-SmolLM2-135M``."""
+    given = flow_run.parameters.get("model") or {}
+    return f"evaluate-{short_name(str(given['path'] if isinstance(given, dict) else given.path))}"
+
+
+@flow(name="evaluate", persist_result=False, flow_run_name=run_name)
+def evaluate_model(
+    model: ModelConfig = DEFAULTS.model,
+    seed: Seed = DEFAULTS.seed,
+    experiment: ExperimentName = "xft-evaluate",
+    generate: GenerateConfig = DEFAULTS.generate,
+    evaluate: EvaluateConfig = DEFAULTS.evaluate,
+) -> Scores:
+    """Have one model answer benchmarks, and grade its answers; measure its held-out loss and tasks of lm-eval if asked.
+
+    Answers and verdicts are kept in the store: a model that was evaluated with the same settings is not asked again.
+
+    Args:
+        model: Any model; its path may also be a directory or S3 address that a pipeline run published (upcycle, sft,
+            merge).
+        seed: Seed of sampling.
+        experiment: MLflow experiment the run belongs to.
+        generate: How the model is asked. Here prompt_style decides for every model (auto: magicoder), and base_prompt_style
+            plays no part.
+        evaluate: Benchmarks and grading.
+    """
+    style = "magicoder" if generate.prompt_style == "auto" else generate.prompt_style
+    asked_one_way = generate.model_copy(update={"prompt_style": style, "base_prompt_style": style})
+    recipe = parse(Recipe, {
+        "name": short_name(model.path), "seed": seed, "experiment": experiment, "model": model,
+        "data": {"template": "chat" if style == "chat" else "magicoder"},
+        "generate": asked_one_way, "evaluate": evaluate})
+    check_inputs(recipe, has_moe=False)
+    with pipeline_run.opened(recipe, kind="evaluate", sections=SECTIONS) as run:
+        local = local_base_model(run)
+        answered: dict[str, Any] = {}
+        graded, measured = dict[str, Any](), dict[str, Any]()
+        labels = measured_labels(recipe.evaluate)
+        for index, (label, benchmark) in enumerate(zip(labels.benchmarks, recipe.evaluate.benchmarks, strict=True)):
+            # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
+            answered[label] = stages.generate.submit(run, f"generate_{index}", local, benchmark)
+            graded[label] = stages.evaluate.submit(run, f"evaluate_{index}", answered[label], benchmark)
+        for index, (label, path) in enumerate(zip(labels.held_out_data, recipe.evaluate.held_out_data, strict=True)):
+            measured[label] = stages.nll.submit(run, f"nll_{index}", local, path)
+        for index, (label, task) in enumerate(zip(labels.lm_eval_tasks, recipe.evaluate.lm_eval_tasks, strict=True)):
+            measured[label] = stages.lm_eval.submit(run, f"lm_eval_{index}", local, task)
+        scores: Scores = publish_scores.submit(run, answered, graded, measured).result()
+        return scores
+
+
+def short_name(model: str) -> str:
+    """A model's path or Hub name as a name for runs: its last part, of letters, digits, dot, dash, underscore."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("-._")[:80] or "model"

@@ -1,0 +1,140 @@
+"""Prefect's API for one ``xft run``: a server process over the database in XFT_HOME that lives as long as the run.
+
+Prefect can embed its API by itself, but imports the whole server into the flow's process to do so, which takes as long as
+the server's own start. Started here as a process beside it, both happen at once; and it ends when its parent is killed.
+"""
+
+import atexit
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.local.prefect_server import serve, server_environment
+from flows.local.server_secret import server_auth
+from flows.local.ui import HOST, running_api, running_mlflow
+from tasks import prefect_log
+from xft_core.errors import XftError
+
+START_SECONDS = 600  # it takes five; a machine with far too much to do was seen to need more than 180
+STOP_SECONDS = 5
+KEEP_SECONDS = 1
+FULL_BYTES = 2**20  # less room than this, and its database cannot be made
+
+
+def use_prefect_api(home: Path) -> Callable[[], None]:
+    """Point PREFECT_API_URL at an API: the one in the environment, that of a running ``xft ui``, or one of our own.
+    The last two get their secret (PREFECT_API_AUTH_STRING) from the home.
+
+    Returns a function that waits until the API answers, so that the caller can import in the meantime; it raises
+    XftError when the server does not start. Call this before Prefect is imported: the server of our own is stopped at
+    exit, after Prefect has delivered its last events and log lines.
+    """
+    given, address = os.environ.get("PREFECT_API_URL", "").rstrip("/"), running_api(home)
+    if given and given.replace("//localhost:", f"//{HOST}:") != address:
+        return lambda: None
+    os.environ["PREFECT_API_AUTH_STRING"] = server_auth(home)
+    if address:
+        os.environ["PREFECT_API_URL"] = address
+        if pages := running_mlflow(home):
+            os.environ.setdefault("XFT_MLFLOW_UI_URL", pages)
+        return lambda: None
+    for name in ("logs", "locks"):
+        (home / name).mkdir(parents=True, exist_ok=True)
+    lock = (home / "locks" / "prefect-api-start.lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would both make the tables
+    server = _Server(_free_port(), home / "logs" / "prefect-api.log")
+    atexit.register(server.stop)
+    os.environ["PREFECT_API_URL"] = f"http://{HOST}:{server.port}/api"
+    prefect_log.leave_out("View at ")  # an address without web pages behind it, gone when the run ends
+
+    def wait() -> None:
+        with lock:
+            server.wait_until_up()
+        server.keep()
+
+    return wait
+
+
+class _Server:
+    """The server process. Once it is up it is kept: one that is killed is started again, so that the run goes on."""
+
+    def __init__(self, port: int, log: Path) -> None:
+        self.port, self._log = port, log
+        log.unlink(missing_ok=True)
+        self._ending = threading.Event()
+        self._process = self._start()
+
+    def wait_until_up(self) -> None:
+        """Raises XftError when it ends before, or takes too long."""
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self._process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://{HOST}:{self.port}/api/health", timeout=5):
+                    return
+            except OSError:
+                time.sleep(0.05)
+        full = " The disk is full." if shutil.disk_usage(self._log.parent).free < FULL_BYTES else ""
+        late = "" if self._process.poll() is not None else f" within {START_SECONDS} s"
+        raise XftError(f"Prefect's API did not start{late}; {str(self._log)!r} may say why.{full}")
+
+    def keep(self) -> None:
+        """From now on start it again whenever it ends by itself."""
+        threading.Thread(target=self._keep, name="Prefect's API", daemon=True).start()
+
+    def stop(self) -> None:
+        """End it for good."""
+        self._ending.set()
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _keep(self) -> None:
+        while not self._ending.wait(KEEP_SECONDS):
+            if self._process.poll() is not None:
+                self._process = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "flows.local.embedded_api", str(self.port)], stdin=subprocess.DEVNULL,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    package_parent = str(Path(__file__).parents[2])
+    return server_environment(os.environ, os.environ["PREFECT_API_AUTH_STRING"]) | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
+        # As Prefect sets them for its own embedded server: no web pages, settings as they are now.
+        "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_SERVER_LOGGING_LEVEL": "ERROR"}
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _main(port: int) -> None:
+    import ctypes
+
+    parent_death_signal = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
+    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+    if os.getppid() == 1:
+        return
+    serve(HOST, port)
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]))

@@ -1,0 +1,62 @@
+"""Prefect's server behind the gate (``tasks/servers/gate.py``).
+
+    python -m flows.local.prefect_server [--host HOST] [--port PORT]
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tasks.servers.gate import AUTH_VARIABLE, from_environment, given_auth_string
+from xft_core.errors import XftError
+
+
+def serve(host: str, port: int) -> None:
+    """Serve until SIGTERM. Raises XftError when the environment has no secret for the gate."""
+    given_auth_string()  # before the slow imports
+    import prefect
+    import uvicorn
+    from prefect.server.api.server import create_app
+    from prefect.settings import get_current_settings
+
+    # The second version of the pages asks an analytics host, and the first one advertises it where it is there to be served.
+    prefect.__ui_v2_static_path__ = Path(os.devnull, "none")
+
+    settings = get_current_settings().server
+    uvicorn.run(
+        from_environment(create_app(final=True)), host=host, port=port, log_level=settings.logging_level.lower(),
+        lifespan="on", timeout_keep_alive=settings.api.keepalive_timeout,
+        proxy_headers=False)  # they would let a request say where it comes from
+
+
+def server_environment(environment: Mapping[str, str], auth_string: str) -> dict[str, str]:
+    """``environment`` for this server: the secret for the gate; pages that ask their own server and show no advertisements."""
+    own = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
+    return {name: value for name, value in environment.items() if name not in own} | {
+        AUTH_VARIABLE: auth_string,
+        "PREFECT_SERVER_UI_API_URL": "/api",  # wherever the pages came from: through a tunnel, on another port
+        "PREFECT_SERVER_UI_V2_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1"}  # nobody's; the gate lets no foreign origin through
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m flows.local.prefect_server", description="Prefect's server behind the gate.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=4200)
+    options = parser.parse_args()
+    environment = server_environment(os.environ, os.environ.get(AUTH_VARIABLE, ""))
+    os.environ.clear()
+    os.environ.update(environment)
+    try:
+        serve(options.host, options.port)
+    except XftError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""The work pool and the deployments of prefect.yaml on this machine's Prefect server. Applying them again changes nothing.
+
+Schedules begin paused here: who opens the web pages must not find training going on at night. One that is switched on
+in the UI stays on.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xft_core.errors import XftError
+
+REPOSITORY = Path(__file__).parents[2]
+PREFECT_FILE = REPOSITORY / "prefect.yaml"
+POOL_TEMPLATE = REPOSITORY / "deployments" / "work_pools" / "process.json"
+
+
+def pool_name() -> str:
+    """The one work pool that all deployments name."""
+    names = {item["work_pool"]["name"] for item in _read()["deployments"]}
+    if len(names) != 1:
+        raise XftError(f"prefect.yaml names several work pools ({', '.join(sorted(names))}); `xft ui` has one worker.")
+    return str(names.pop())
+
+
+def provision(home: Path) -> None:
+    """Make the work pool unless it is there, then apply prefect.yaml to the server that PREFECT_API_URL names.
+
+    Raises XftError, with what Prefect said, when a deployment is refused.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+
+    content = _read()
+    with get_client(sync_client=True) as client:
+        template = json.loads(POOL_TEMPLATE.read_text(encoding="utf-8"))
+        try:
+            client.create_work_pool(WorkPoolCreate(name=pool_name(), type="process", base_job_template=template))
+        except ObjectAlreadyExists:
+            pass  # possibly changed by its owner since: theirs
+        switched_on = {
+            (known.name, schedule.slug)
+            for known in client.read_deployments() for schedule in known.schedules if schedule.active}
+    for deployment in content["deployments"]:
+        for schedule in deployment.get("schedules", []):
+            schedule["active"] = (deployment["name"], schedule["slug"]) in switched_on
+    content.setdefault("pull", [{"prefect.deployments.steps.set_working_directory": {"directory": str(REPOSITORY)}}])
+    path = home / "prefect.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    _deploy(path)
+
+
+def _read() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(PREFECT_FILE.read_text(encoding="utf-8"))
+    return content
+
+
+def _deploy(path: Path) -> None:
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=dict(os.environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise XftError(f"Prefect refuses the deployments of prefect.yaml:\n{done.stdout.strip()}")

@@ -1,0 +1,178 @@
+"""``xft ui``: Prefect's and MLflow's servers and a worker on this machine, over the files of XFT_HOME, until Ctrl-C."""
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.local.prefect_server import server_environment
+from flows.local.processes import ignore_interrupts, processes
+from flows.local.provision import pool_name, provision
+from flows.local.server_secret import server_auth
+from flows.local.worker import cancel_runs, close_abandoned_runs, worker_command, worker_environment
+from tasks.mlflow_pages import first_page
+from tasks.settings import Settings, settings
+from xft_core.errors import XftError
+
+HOST = "127.0.0.1"
+ADDRESS_FILE, MLFLOW_FILE, LOCK_FILE = "prefect-api", "mlflow-ui", "ui.lock"
+ENDING_SECONDS = 90
+
+
+def serve(prefect_port: int, mlflow_port: int) -> int:
+    """Start both servers, apply prefect.yaml, start a worker for its pool, wait. Returns the exit status.
+
+    Raises XftError when another one serves the same home, a port is taken, a deployment is refused, or one of the
+    processes ends.
+    """
+    current = settings()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _as_interrupt)
+    try:
+        with _alone(current.home) as lock:
+            for name, port in (("Prefect", prefect_port), ("MLflow", mlflow_port)):
+                _check_free(name, port)
+            _serve(current, prefect_port, mlflow_port, lock)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int) -> None:
+    api, mlflow_ui = f"http://{HOST}:{prefect_port}/api", f"http://{HOST}:{mlflow_port}"
+    auth = server_auth(current.home)
+    environment = server_environment(os.environ, auth)
+    try:
+        with processes(current.home / "logs", keep_open=(lock,)) as running:
+            print("Starting Prefect and MLflow ...", flush=True)
+            running.start("Prefect", prefect_command(prefect_port), environment)
+            running.start("MLflow", mlflow_command(current, mlflow_port), environment)
+            running.wait_until_up("Prefect", f"{api}/health")
+            running.wait_until_up("MLflow", f"{mlflow_ui}/health")
+            (current.home / ADDRESS_FILE).write_text(api, encoding="utf-8")
+            (current.home / MLFLOW_FILE).write_text(mlflow_ui, encoding="utf-8")
+            print(f"  Prefect  http://{HOST}:{prefect_port}\n  MLflow   {first_page(mlflow_ui)}", flush=True)
+            os.environ |= {"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": auth}  # before Prefect is imported
+            provision(current.home)
+            pool = pool_name()
+            close_abandoned_runs(pool)
+            running.start("Worker", worker_command(pool), worker_environment(current, api, mlflow_ui))
+            print(f"  Worker   of pool {pool!r}; start runs in Prefect under Deployments (schedules are paused)\n"
+                  f"Data: {current.home}. Ctrl-C stops all; a run that it cancels goes on when started again.", flush=True)
+            try:
+                running.watch()
+            except KeyboardInterrupt:
+                print("\nStopping ...", flush=True)
+                ignore_interrupts()
+                cancel_runs(pool)
+                raise
+    finally:
+        for name in (ADDRESS_FILE, MLFLOW_FILE):
+            (current.home / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[int]:
+    """The lock of ``home``, which names the process that holds it. Waits for one that was killed to be cleared away.
+
+    Raises XftError when another ``xft ui`` serves this home.
+    """
+    (home / "locks").mkdir(parents=True, exist_ok=True)
+    with (home / "locks" / LOCK_FILE).open("a+") as lock:
+        deadline, said = time.monotonic() + ENDING_SECONDS, False
+        while not _locked(lock.fileno()):
+            lock.seek(0)
+            owner = lock.read().strip()
+            if (owner.isdecimal() and Path(f"/proc/{owner}").exists()) or time.monotonic() > deadline:
+                where = running_api(home)
+                raise XftError(f"`xft ui` runs already over {str(home)!r}"
+                               + (f": {where.removesuffix('/api')}." if where else f" (process {owner})."))
+            if not said:
+                print("Waiting for what the last `xft ui` left to end ...", flush=True)
+            said = True
+            time.sleep(0.2)
+        lock.truncate(0)
+        print(os.getpid(), file=lock, flush=True)
+        yield lock.fileno()
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_served(home: Path) -> bool:
+    """Whether an ``xft ui`` holds the lock of this home."""
+    try:
+        with (home / "locks" / LOCK_FILE).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none
+        return False
+    return False
+
+
+def running_api(home: Path) -> str | None:
+    """Address of the Prefect API that ``xft ui`` runs for this home, None when there is none."""
+    return _answering(home, ADDRESS_FILE)
+
+
+def running_mlflow(home: Path) -> str | None:
+    """Address of the MLflow pages that ``xft ui`` shows for this home, None when there are none."""
+    return _answering(home, MLFLOW_FILE)
+
+
+def pages(home: Path, api: str) -> dict[str, str]:
+    """Addresses of Prefect's and MLflow's pages, by name, when ``xft ui`` runs for this home and its API is ``api``."""
+    if api != running_api(home):
+        return {}
+    mlflow = running_mlflow(home)
+    return {"Prefect": api.removesuffix("/api")} | ({"MLflow": first_page(mlflow)} if mlflow else {})
+
+
+def _answering(home: Path, name: str) -> str | None:
+    # The file may be a copy of another home's, and who is at that port now another user, after our secret.
+    if not _is_served(home):
+        return None
+    try:
+        address = (home / name).read_text(encoding="utf-8").strip()
+        with urllib.request.urlopen(f"{address}/health", timeout=2):
+            return address
+    except (OSError, ValueError):
+        return None
+
+
+def prefect_command(port: int) -> list[str]:
+    """Prefect's server over the database in XFT_HOME."""
+    return [sys.executable, "-P", "-m", "flows.local.prefect_server", "--host", HOST, "--port", str(port)]
+
+
+def mlflow_command(current: Settings, port: int) -> list[str]:
+    """MLflow's server over the database that runs write to."""
+    return [
+        sys.executable, "-P", "-m", "tasks.servers.mlflow_server", "--host", HOST, "--port", str(port),
+        "--backend-store-uri", current.tracking_uri, "--artifacts-destination", str(current.mlflow_artifacts)]
+
+
+def _check_free(name: str, port: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise XftError(
+                f"Port {port} for {name} is taken. Choose another: xft ui --{name.lower()}-port NUMBER.") from None
+
+
+def _as_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

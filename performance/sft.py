@@ -1,0 +1,117 @@
+"""Useful tokens a second in SFT, packed, against plain ``transformers.Trainer`` that pads to the longest of its batch.
+
+    python -m performance.sft DATA.json [--model DIR] [--rows 256] [--sequence 1024] [--repeats 3]
+
+Both train the same dense model by the same optimizer for one epoch of the same rows, in turns: Trainer 8 rows in a batch,
+ours one packed sequence, which is about as many tokens. Useful is what is no padding: prompt and response.
+"""
+
+import argparse
+import contextlib
+import io
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainingArguments
+
+from performance.side_by_side import Taken, print_heading, print_table, side_by_side
+from xft_core.data.formats import read_conversations
+from xft_core.data.packing import IGNORED, PackedRows
+from xft_core.data.rows import Row, Rows, rows_of
+from xft_core.demo import DEMO_DIR
+from xft_core.models.loading import load_model, load_tokenizer
+from xft_core.recipe.sections import ChecksConfig, DataConfig, SftConfig
+from xft_core.stages.prepare import tokenised
+from xft_core.store.curves import MetricsLog
+from xft_core.training.held_out import device_for_work
+from xft_core.training.trainer import train
+
+ROWS_OF_TRAINER = 8
+COLUMNS = ["way", "useful tokens", "of all", "seconds", "tokens/s", "CPU seconds", "ratio", "by CPU time"]
+SFT = SftConfig(
+    epochs=1, batch_size=1, micro_batch_size=1, optimizer="adamw", precision="fp32", checkpoint_steps=10**6, log_steps=1000)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="instruction data, for example CodeAlpaca")
+    parser.add_argument("--model", type=Path, default=DEMO_DIR / "model", help="default: the demo's")
+    parser.add_argument("--rows", type=int, default=256)
+    parser.add_argument("--sequence", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    rows = read_rows(options)
+    print_heading(f"SFT, {options.model.name}, {len(rows)} rows of {options.data.name}, at most {options.sequence} tokens")
+    print_table(COLUMNS, measure(options.model, rows, options.sequence, options.repeats))
+
+
+def read_rows(options: argparse.Namespace) -> Rows:
+    """The first rows of the data, as the prepare stage makes them."""
+    config = DataConfig(path=str(options.data), max_length=options.sequence)
+    conversations = [item for item in read_conversations(config, options.data) if item[-1]["content"].strip()]
+    found, _ = tokenised(conversations[:options.rows], config, load_tokenizer(options.model))
+    return rows_of([row for row in found if row is not None])
+
+
+def measure(model: Path, rows: Rows, sequence: int, repeats: int) -> list[list[object]]:
+    """Rows of the table."""
+    taken = side_by_side({
+        "Trainer, padded": partial(train_padded, model, rows), "ours, packed": partial(train_packed, model, rows, sequence),
+    }, repeats, warm_up=False)
+    lengths, useful = rows.lengths(), sum(rows.lengths())
+    padded = sum(
+        max(lengths[start:start + ROWS_OF_TRAINER]) * len(lengths[start:start + ROWS_OF_TRAINER])
+        for start in range(0, len(lengths), ROWS_OF_TRAINER))
+    kept = {"Trainer, padded": useful / padded, "ours, packed": 1.0}  # one sequence in a batch: nothing to pad
+    plain = taken["Trainer, padded"]
+
+    def line(name: str, item: Taken) -> list[object]:
+        return [name, useful, f"{kept[name]:.0%}", item.seconds, f"{useful / item.seconds:.0f}", item.cpu_seconds,
+                plain.seconds / item.seconds, plain.cpu_seconds / item.cpu_seconds]
+
+    return [line(name, item) for name, item in taken.items()]
+
+
+def train_packed(model: Path, rows: Rows, sequence: int) -> None:
+    """One epoch by our trainer, from loading the model on."""
+    with tempfile.TemporaryDirectory() as scratch:
+        loaded = load_model(model, torch.float32).to(device_for_work())
+        metrics = MetricsLog(Path(scratch) / "metrics.jsonl")
+        train(loaded, PackedRows(rows, sequence, packing=True), SFT, 0, Path(scratch), metrics, ChecksConfig())
+
+
+def train_padded(model: Path, rows: Rows) -> None:
+    """The same by transformers' Trainer as it comes, with labels for responses only."""
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        arguments = TrainingArguments(
+            output_dir=scratch, num_train_epochs=1, per_device_train_batch_size=ROWS_OF_TRAINER, report_to="none",
+            learning_rate=SFT.learning_rate, optim="adamw_torch", max_grad_norm=SFT.max_grad_norm, disable_tqdm=True,
+            logging_steps=1000, save_strategy="steps", save_steps=10**6, seed=0, remove_unused_columns=False,
+            use_cpu=not torch.cuda.is_available())
+        Trainer(
+            model=load_model(model, torch.float32), args=arguments, train_dataset=[rows[index] for index in range(len(rows))],
+            data_collator=_padded).train()
+
+
+def _padded(examples: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]:
+    shape = (len(examples), max(len(ids) for ids, _ in examples))
+    ids_BS, mask_BS, labels_BS = (torch.full(shape, value) for value in (0, 0, IGNORED))
+    for number, (ids, prompt_length) in enumerate(examples):
+        ids_BS[number, :len(ids)], mask_BS[number, :len(ids)] = ids, 1
+        labels_BS[number, prompt_length:len(ids)] = ids[prompt_length:]
+    return {"input_ids": ids_BS, "attention_mask": mask_BS, "labels": labels_BS}
+
+
+def random_rows(vocabulary: int, number: int, longest: int) -> Rows:
+    """Rows whose lengths spread as those of instruction data do (log-normal, 120 tokens in the median)."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.empty(number).log_normal_(4.8, 0.7, generator=generator).clamp(16, longest).int().tolist()
+    ids = [torch.randint(0, vocabulary, (length,), generator=generator).tolist() for length in lengths]
+    return rows_of([Row(row, len(row) // 3) for row in ids])
+
+
+if __name__ == "__main__":
+    main()

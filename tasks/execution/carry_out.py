@@ -1,0 +1,190 @@
+"""What every stage task does: compute the key, reuse what the store has, else run the stage; and tell MLflow.
+
+The local store is where stages work; what it misses is looked for in the object store, what it gains is sent there.
+
+The store, not Prefect's database, says what is done: whoever has the store reuses it, and a file that is gone or
+altered is noticed here, whatever a database remembers.
+"""
+
+import errno
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run, task_run
+from prefect.states import Cancelled, Completed
+from prefect.tasks import exponential_backoff
+
+from tasks import prefect_log
+from tasks.execution import durations
+from tasks.execution.child_process import RunStopped, run_in_child
+from tasks.execution.compute_slots import compute_slot
+from tasks.execution.delivery import insist
+from tasks.object_store import artifacts, checkpoints, run_records
+from tasks.object_store.bucket import StoreUnavailable
+from tasks.prefect_page import Progress, show_link
+from tasks.references import ArtifactRef, PipelineRun
+from tasks.settings import settings
+from tasks.tracking.follower import Follower
+from tasks.tracking.runs import Logger, StageRun, TrackingUnavailable
+from xft_core.errors import StageKilled, XftError
+from xft_core.recipe import checks
+from xft_core.stages.run import StageConfig, stage_key
+from xft_core.store.artifacts import Manifest, Workspace, disk_full_is_an_error, find
+
+prefect_log.install()
+
+# Stages that want the whole machine. Evaluation counts: its time limits mean nothing on cores that train a model.
+HEAVY_STAGES = frozenset({"upcycle", "sft", "mix", "merge", "generate", "evaluate", "nll", "lm_eval"})
+HOPELESS_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS})
+KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory: 128 bits
+
+_stop_events: defaultdict[str, threading.Event] = defaultdict(threading.Event)
+
+
+def stop_event(flow_run_id: str) -> threading.Event:
+    """Set it to end the stages of that flow run which are at work in this process."""
+    return _stop_events[flow_run_id]
+
+
+def stop_with(flow_run_id: str, other: str) -> None:
+    """From now on the stop event of the flow run is that of the ``other`` one too: a comparison stops its variants."""
+    _stop_events[flow_run_id] = _stop_events[other]
+
+
+def may_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failed task may succeed unchanged. Prefect's ``retry_condition_fn``: it must be a plain function."""
+    error = state.data
+    if isinstance(error, StageKilled):
+        return run.run_count <= 1  # too little memory is that the second time too
+    if isinstance(error, XftError):
+        return error.may_pass
+    return isinstance(error, OSError) and error.errno not in HOPELESS_ERRNOS
+
+
+def run_name() -> str:
+    """A task run is called by the role its stage plays: ``sft-baseline``, ``evaluate-merged-0``."""
+    return str(task_run.parameters["role"]).replace("_", "-")
+
+
+# Every stage task's options. Prefect keeps no results: the store does.
+STAGE_TASK: dict[str, Any] = {
+    "task_run_name": run_name,
+    "persist_result": False,
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": may_pass,
+}
+
+
+def carry_out(
+    run: PipelineRun, role: str, stage: type[StageConfig], went_wrong: Callable[[dict[str, Any]], list[str]] = lambda _: [],
+    **fields: Any,
+) -> ArtifactRef | State[Any]:
+    """Have the artifact of ``stage`` with these ``fields``: from the store (the task ends as Cached), or by making it.
+
+    ``went_wrong``: what of the artifact's metrics must stop the run; asked of a reused one too. Raises XftError; ends as
+    Cancelled when the run was stopped.
+    """
+    logger = get_run_logger()
+    child = StageRun(run, stage.stage, role, logger, again=max(_count(task_run), _count(flow_run)) > 1)
+    show_link(role, run.experiment_id, child.id, logger)
+    try:
+        with disk_full_is_an_error(settings().home):
+            config, key = _placed(stage, run, child, **fields)
+            stop = stop_event(run.flow_run_id)
+            run_records.note(run, f"{stage.stage}/{config.output.name}")
+            manifest = find(config.output, key) or insist(lambda: artifacts.fetch(config.output, key, stop), stop, logger)
+            made_here = manifest is None
+            if manifest is None:
+                manifest, whole = _make(config, key, role, child, stop, logger)
+                if whole:
+                    durations.note(run.recipe, role, config, manifest, logger)
+            _deliver(config, stop, logger)
+            # A retry that finds what its own first attempt published has reused nothing; one whose child waited for
+            # another run at the same work has.
+            reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
+            recorded = _record(child, config, manifest, reused, logger)
+        checks.raise_for(went_wrong(manifest.metrics))
+    except RunStopped as stopped:
+        child.end("KILLED")
+        return Cancelled(message=str(stopped))
+    except BaseException as error:
+        child.end("FAILED" if isinstance(error, Exception) else "KILLED")
+        raise
+    reference = ArtifactRef(
+        stage=stage.stage, role=role, key=key, digest=manifest.digest, path=config.output, metrics=manifest.metrics,
+        reused=reused, mlflow_run_id=child.id, recorded=recorded)
+    if made_here and not reused:
+        return reference
+    return Completed(name="Cached", message=f"In the store since {manifest.created}.", data=reference)
+
+
+def _placed(
+    stage: type[StageConfig], run: PipelineRun, child: StageRun, **fields: Any,
+) -> tuple[StageConfig, str]:
+    """The stage's configuration with its place in the store, and the key that decides the place."""
+    draft = stage(output=settings().artifacts, **fields)
+    key = stage_key(draft)
+    provenance = {"recipe": run.recipe.name, "prefect_flow_run_id": run.flow_run_id}
+    provenance |= {"mlflow_run_id": child.id} if child.id else {}
+    output = settings().artifacts / stage.stage / key[:KEY_LENGTH]
+    return draft.model_copy(update={"output": output, "provenance": provenance}), key
+
+
+def _make(
+    config: StageConfig, key: str, role: str, child: StageRun, stop: threading.Event, logger: Logger,
+) -> tuple[Manifest, bool]:
+    """The artifact, and whether all of it was made by this one process: nothing was there to go on from."""
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        threads = None
+        if config.stage in HEAVY_STAGES:
+            slots = settings().compute_slots
+            stack.enter_context(compute_slot(
+                settings().locks, slots, stop, lambda: logger.info("Waits for a compute slot (%d in all).", slots)))
+            threads = settings().threads_per_slot
+            if found := find(config.output, key):  # made by another run while this one waited
+                return found, False
+        insist(lambda: checkpoints.restore(config.output, key, stop, logger), stop, logger)
+        stack.enter_context(checkpoints.Keeper(config.output, key, logger))
+        stack.enter_context(Follower(Workspace(config.output).metrics_path, child.log_points))
+        progress = stack.enter_context(Progress(role, logger))
+
+        def take(line: str) -> None:
+            logger.info("%s", line)
+            progress.line(line)
+
+        whole = not Workspace(config.output).root.exists()
+        run_in_child(config, take, stop, threads)
+    manifest = find(config.output, key)
+    if manifest is None:
+        raise XftError(f"{config.stage} ended well but left no whole artifact in {str(config.output)!r}.")
+    return manifest, whole
+
+
+def _deliver(config: StageConfig, stop: threading.Event, logger: Logger) -> None:
+    """Send the artifact to the object store. One that is away holds no stage up: the end of the run insists on it."""
+    try:
+        artifacts.deliver(config.output, stop)
+    except StoreUnavailable as error:
+        logger.warning("Not sent to the store yet, the work goes on. %s", error)
+
+
+def _record(child: StageRun, config: StageConfig, manifest: Manifest, reused: bool, logger: Logger) -> bool:
+    """Have all of it in MLflow. One that is away holds no stage up either; returns whether it took it."""
+    try:
+        child.finish(config.output, manifest, reused)
+    except TrackingUnavailable as error:
+        logger.warning("Not recorded yet, the work goes on. %s", error)
+        return False
+    return True
+
+
+def _count(runtime: Any) -> int:
+    return int(runtime.run_count or 0)

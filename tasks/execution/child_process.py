@@ -1,0 +1,209 @@
+"""One stage in a process of its own: memory is freed at its end, and an out-of-memory kill is a failed task.
+
+The process is waited for in the thread that started it: the kernel's "die with your parent" follows that thread.
+"""
+
+import os
+import re
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import xft_core
+from xft_core.errors import StageInterrupted, StageKilled, XftError
+from xft_core.files.temporary import temporary_directory
+from xft_core.runtime.out_of_memory import what_to_change
+from xft_core.runtime.quantities import size
+from xft_core.stages.run import StageConfig
+
+EXIT_DONE, EXIT_MISTAKE, EXIT_MAY_PASS, EXIT_INTERRUPTED, EXIT_KILLED = 0, 2, 75, 130, 137
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 10.0
+SECRETS = ("AWS_", "PREFECT_API_", "MLFLOW_TRACKING_", "XFT_SERVER_")  # beginnings of variables with passwords
+PROGRESS_BAR = re.compile(r"\d+%\|")
+PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
+OUT_OF_MEMORY_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
+
+
+class RunStopped(Exception):
+    """The pipeline run that this work belongs to was cancelled."""
+
+
+class StageFault(XftError):
+    """A stage's process ended with a fault of the program. Trying again unchanged cannot help."""
+
+
+def run_in_child(
+    config: StageConfig, log: Callable[[str], None], stop: threading.Event, threads: int | None = None,
+) -> None:
+    """Run ``config``'s stage as ``python -m xft_core`` and wait for it; each line it writes to stderr goes to ``log``.
+
+    ``threads``: processor cores it may use (OMP_NUM_THREADS) unless the environment says already. When ``stop`` is set
+    or anything is raised here, the process and all it started get SIGTERM, and SIGKILL ten seconds later.
+
+    Raises XftError with the stage's own message for a mistake, StageInterrupted for what may pass (StageKilled, with the
+    memory it had taken, for SIGKILL), StageFault for a fault of the program, RunStopped when ``stop`` was set.
+    """
+    with temporary_directory("stage") as directory:
+        config_path = directory / "config.json"
+        config_path.write_text(config.model_dump_json(), encoding="utf-8")
+        with (directory / "stdout").open("wb") as stdout:
+            process = subprocess.Popen(
+                _command(config, config_path), stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE,
+                start_new_session=True, env=_environment(threads))
+        assert process.stderr is not None
+        lines, memory = _Lines(log), _Memory(process.pid)
+        try:
+            _wait(process, process.stderr, lines, memory, stop)
+        finally:
+            _end(process)
+            lines.finish(process.stderr.read() or b"")
+            process.stderr.close()
+    if stop.is_set() and process.returncode != EXIT_DONE:
+        raise RunStopped(f"{config.stage} was stopped. Starting the same run again goes on from its last checkpoint.")
+    _raise_for_exit(config.stage, process.returncode, lines, memory)
+
+
+def _command(config: StageConfig, config_path: Path) -> list[str]:
+    # -P: a file in the current directory must not shadow a module.
+    return [sys.executable, "-P", "-m", "xft_core", config.stage, str(config_path), "--die-with-parent"]
+
+
+def _environment(threads: int | None) -> dict[str, str]:
+    # Stages know no object store and no server; above all, code that a model wrote is graded there.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
+    package_parent = str(Path(xft_core.__file__).parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, environment.get("PYTHONPATH")]))
+    environment["PYTHONUNBUFFERED"] = "1"
+    if threads:
+        environment.setdefault("OMP_NUM_THREADS", str(threads))
+    return environment
+
+
+def _wait(
+    process: subprocess.Popen[bytes], stderr: IO[bytes], lines: "_Lines", memory: "_Memory", stop: threading.Event,
+) -> None:
+    os.set_blocking(stderr.fileno(), False)
+    with selectors.DefaultSelector() as selector:
+        selector.register(stderr, selectors.EVENT_READ)
+        while process.poll() is None and not stop.is_set():
+            memory.look()
+            if selector.select(POLL_SECONDS):
+                chunk = stderr.read()
+                if chunk == b"":  # closed by the child, which may still be working
+                    time.sleep(POLL_SECONDS)
+                lines.add(chunk or b"")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the process, and with it whatever it started and left behind in its group."""
+    if process.poll() is None:
+        _signal_group(process, signal.SIGTERM)
+        try:
+            process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            pass
+    _signal_group(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(process.pid, number)  # the process leads its group, so its id is the group's
+    except ProcessLookupError:
+        pass
+
+
+def _raise_for_exit(stage: str, status: int, lines: "_Lines", memory: "_Memory") -> None:
+    if status == EXIT_DONE:
+        return
+    message = lines.error_message()
+    if status < 0:
+        ended = f"{stage}: its process was ended from outside ({signal.Signals(-status).name})."
+        if -status == signal.SIGKILL:
+            raise StageKilled(f"{ended} {memory.told()} {what_to_change(stage)}")
+        raise StageInterrupted(ended)
+    if status == EXIT_KILLED:  # one of several processes (sft.num_processes)
+        raise StageKilled(message)
+    if status in (EXIT_MAY_PASS, EXIT_INTERRUPTED):
+        raise StageInterrupted(message or f"{stage}: interrupted (exit status {status}).")
+    if status == EXIT_MISTAKE and message:
+        raise XftError(message)
+    raise StageFault(
+        f"{stage}: a fault of the program (exit status {status}): {lines.last or 'it said nothing'} "
+        "The lines before it are in the log.")
+
+
+class _Memory:
+    """What a process took of the machine's memory at most, and whether the kernel ended processes for want of it."""
+
+    def __init__(self, pid: int) -> None:
+        self._status = Path(f"/proc/{pid}/status")
+        self._kills = _kills_for_memory()
+        self._peak = 0  # kB
+
+    def look(self) -> None:
+        """Note the peak so far: of a process that has ended nothing can be asked any more."""
+        try:
+            found = PEAK.search(self._status.read_text(encoding="utf-8"))
+        except OSError:
+            return
+        self._peak = max(self._peak, int(found[1]) if found else 0)
+
+    def told(self) -> str:
+        """Both, as sentences."""
+        peak = f"It had taken up to {size(self._peak * 1024)} of memory."
+        if _kills_for_memory() > self._kills:
+            return f"The kernel ended it: the memory was full. {peak}"
+        return f"The usual reason is too little memory. {peak}"
+
+
+def _kills_for_memory() -> int:
+    """Processes that the kernel has ended since it started because the memory, or that of a container, was full."""
+    try:
+        found = OUT_OF_MEMORY_KILLS.search(Path("/proc/vmstat").read_text(encoding="utf-8"))
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
+
+
+class _Lines:
+    """Splits what a process writes into lines; hands them on, without progress bars, as they come.
+
+    The closing ``error: ...`` message is held back: whoever started the process raises it.
+    """
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        self._rest = b""
+        self.last = ""
+        self._error: list[str] = []
+
+    def add(self, chunk: bytes) -> None:
+        *whole, self._rest = (self._rest + chunk).split(b"\n")
+        for line in whole:
+            # What stands before a carriage return was drawn over.
+            self._take(line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", errors="replace").rstrip())
+
+    def finish(self, chunk: bytes) -> None:
+        self.add(chunk + (b"\n" if chunk or self._rest else b""))
+
+    def error_message(self) -> str:
+        return "\n".join(self._error)
+
+    def _take(self, line: str) -> None:
+        if not line.strip() or PROGRESS_BAR.search(line):
+            return
+        self.last = line
+        if line.startswith("error: "):
+            self._error = [line.removeprefix("error: ")]
+        elif self._error:
+            self._error.append(line)
+        else:
+            self._log(line)

@@ -1,0 +1,63 @@
+"""What a run owes to servers that are away: asked for again, with growing pauses, for XFT_DELIVERY_SECONDS.
+
+While stages work nothing waits for MLflow or, once an artifact is made, for the object store: curves and artifacts are on
+disk. The end of a run insists. If a server stays away, the run ends with its message, everything computed is kept, and the
+same recipe again delivers it.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from tasks.execution.child_process import RunStopped
+from tasks.object_store import artifacts as remote
+from tasks.references import ArtifactRef, PipelineRun
+from tasks.settings import settings
+from tasks.tracking.runs import Logger, StageRun
+from xft_core.errors import XftError
+from xft_core.store.artifacts import read_manifest
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 30.0
+
+Result = TypeVar("Result")
+
+
+def insist(ask: Callable[[], Result], stop: threading.Event, logger: Logger) -> Result:
+    """What ``ask`` returns once the server that it needs answers.
+
+    Raises its error, marked as one that does not pass, when it may pass and did not within XFT_DELIVERY_SECONDS; any other
+    at once; RunStopped when ``stop`` is set.
+    """
+    deadline, pause, said = time.monotonic() + settings().delivery_seconds, FIRST_PAUSE_SECONDS, False
+    while True:
+        try:
+            return ask()
+        except XftError as error:
+            if not error.may_pass:
+                raise
+            if time.monotonic() + pause > deadline:
+                error.may_pass = False  # who called this has waited long enough: Prefect must not begin again
+                raise
+            if not said:
+                logger.warning("%s Asked again for %d s.", error, settings().delivery_seconds)
+            said = True
+        if stop.wait(pause):
+            raise RunStopped("The run was stopped while it waited for a server. The same run again goes on.")
+        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+
+def deliver_rest(run: PipelineRun, artifacts: Iterable[ArtifactRef], stop: threading.Event, logger: Logger) -> None:
+    """Send what the object store or MLflow was away for while the run's stages worked.
+
+    Raises StoreUnavailable, StoreRefused, TrackingUnavailable, RunStopped.
+    """
+    for item in artifacts:
+        insist(lambda item=item: remote.deliver(item.path, stop), stop, logger)  # type: ignore[misc]
+        if not item.recorded:
+            insist(lambda item=item: _record(run, item, logger), stop, logger)  # type: ignore[misc]
+
+
+def _record(run: PipelineRun, item: ArtifactRef, logger: Logger) -> None:
+    StageRun(run, item.stage, item.role, logger, again=True).finish(item.path, read_manifest(item.path), item.reused)

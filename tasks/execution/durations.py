@@ -1,0 +1,72 @@
+"""How long stages took here: noted when one ends, for the plans of later runs. Neither Prefect nor MLflow here."""
+
+import os
+from pathlib import Path
+
+from tasks.preflight import base_model
+from tasks.settings import settings
+from tasks.tracking.runs import Logger
+from xft_core.errors import XftError
+from xft_core.planning import history
+from xft_core.planning.history import Timing, likeness
+from xft_core.planning.machine import machine_name, slowdown
+from xft_core.planning.plan import DataSize, make_plan
+from xft_core.planning.shape import Shape, find_config, read_shape
+from xft_core.recipe.sections import Recipe
+from xft_core.stages.run import StageConfig
+from xft_core.store.artifacts import Manifest, read_manifest
+
+ROLES = ("upcycle", "sft_moe", "sft_baseline", "mix", "merge", "generate_base", "generate_sft", "generate_merged",
+         "generate_moe")
+
+
+def threads_of_a_stage() -> int:
+    """Processor cores that a heavy stage gets here."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdecimal() and int(given) > 0 else settings().threads_per_slot
+
+
+def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, logger: Logger) -> None:
+    """Remember the time of a stage that was made here from its beginning. What cannot be noted costs a warning."""
+    planned = role.rstrip("0123456789").rstrip("_")  # generate_merged_0: on the first benchmark
+    if planned not in ROLES:
+        return
+    try:
+        path = find_config(base_model(recipe))
+        if path is None:
+            return
+        shape = read_shape(path)
+        work = _work(recipe, shape, planned, config, manifest)
+        if work:
+            history.remember(_path(), Timing(
+                likeness=likeness(planned, recipe, shape, machine_name(), threads_of_a_stage()), work=work,
+                seconds=max(manifest.seconds, 0.001), slowdown=slowdown(over_seconds=manifest.seconds), ended=history.now()))
+    except (XftError, OSError, ValueError, KeyError) as error:  # KeyError: of a stage that tells no such metric
+        logger.warning("How long the stage took could not be noted for later plans: %s", error)
+
+
+def remembered(recipe: Recipe, shape: Shape) -> dict[str, list[Timing]]:
+    """The times of stages like those of the recipe, by role."""
+    found, machine, threads = history.timings(_path()), machine_name(), threads_of_a_stage()
+    return {role: found.get(likeness(role, recipe, shape, machine, threads), []) for role in ROLES}
+
+
+def _path() -> Path:
+    return settings().home / history.NAME
+
+
+def _work(recipe: Recipe, shape: Shape, role: str, config: StageConfig, manifest: Manifest) -> float | None:
+    """The plan's own measure of the work, of what was really there to do."""
+    metrics, data = manifest.metrics, None
+    prepared = getattr(config, "data", None)
+    if isinstance(prepared, Path):
+        rows = read_manifest(prepared).metrics
+        train_rows = int(rows["train_rows"])
+        sequences = None
+        if role.startswith("sft"):
+            sft = recipe.sft if role == "sft_moe" else recipe.baseline.applied_to(recipe.sft)
+            sequences = metrics["steps"] * sft.batch_size / sft.epochs / train_rows
+        data = DataSize(
+            train_rows, int(rows["held_out_rows"]), rows["train_tokens"] / train_rows, sequences_per_row=sequences)
+    plan = {stage.role: stage for stage in make_plan(recipe, shape, data, metrics.get("problems"))}
+    return plan[role].work if role in plan else None

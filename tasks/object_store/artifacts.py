@@ -1,0 +1,151 @@
+"""Artifacts in the object store: the local store stays where stages work, this is where other machines find them.
+
+    <prefix>/artifacts/<stage>/<key>/manifest.json    the artifact's own manifest; the files beside it: tasks/object_store/file_sets.py
+    <prefix>/kept/<stage>/<key>                       says that something outside refers to the artifact: gc leaves it
+"""
+
+import fcntl
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tasks.object_store import file_sets
+from tasks.object_store.bucket import Bucket, store
+from xft_core.errors import ArtifactError
+from xft_core.store import artifacts
+from xft_core.store.artifacts import MANIFEST, Manifest, OtherVersion, disk_full_is_an_error, verify, without_advice
+
+logger = logging.getLogger(__name__)
+
+ARTIFACTS = "artifacts"
+CHECKPOINTS = "checkpoints"
+KEPT = "kept"
+
+
+def place_of(output: Path, kind: str = ARTIFACTS) -> str:
+    """Where the artifact ``<store>/<stage>/<key>`` is, or its checkpoints are, below the prefix."""
+    return f"{kind}/{output.parent.name}/{output.name}"
+
+
+def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
+    """Bring the artifact of ``key`` from the object store to ``output``; None when it is not there, or not whole.
+
+    A damaged one is removed there, so that it is rebuilt; one that another version of this tool wrote is left alone.
+    Raises StoreUnavailable, StoreRefused, RunStopped.
+    """
+    bucket = store()
+    if bucket is None:
+        return None
+    with free(output) as is_free, disk_full_is_an_error(output):
+        if not is_free or output.exists():  # another run of this machine has it in hand
+            return None
+        place = place_of(output)
+        content = bucket.get(file_sets.manifest_name(place))
+        if content is None:
+            return None
+        try:
+            manifest = parse_manifest(content, f"{bucket.address}/{place}", key)
+            with file_sets.beside(output) as directory:
+                file_sets.receive(bucket, place, manifest.files, directory, stop)
+                (directory / MANIFEST).write_bytes(content)
+                verify(directory)
+                directory.rename(output)
+        except OtherVersion as error:  # which may be at work on other machines
+            logger.warning("%s It is left there, and made again here.", without_advice(error))
+            return None
+        except ArtifactError as error:
+            logger.warning("%s It is removed there and rebuilt.", without_advice(error))
+            file_sets.discard(bucket, place)
+            return None
+    return manifest
+
+
+def deliver(output: Path, stop: threading.Event) -> bool:
+    """Have the published artifact ``output`` in the object store too. Returns whether it had to be sent.
+
+    Its checkpoints there are of no use any more and removed. Raises ArtifactError for a file that was altered here,
+    StoreUnavailable, StoreRefused, RunStopped.
+    """
+    bucket = store()
+    if bucket is None:
+        return False
+    place = place_of(output)
+    content = (output / MANIFEST).read_bytes()
+    manifest = parse_manifest(content, repr(str(output)))
+    if _is_there(bucket, place, manifest.key):
+        return False
+    sent = file_sets.send(bucket, place, output, manifest.files, content, stop, only_new=True)
+    if not sent:
+        _remove_own_files(bucket, place, manifest)
+    bucket.delete_below(place_of(output, CHECKPOINTS) + "/")
+    return sent
+
+
+def keep(output: Path) -> str | None:
+    """The address of the files of the delivered artifact ``output``, which gc leaves alone from now on; None without an
+    object store. Raises ArtifactError when it is not there, StoreUnavailable, StoreRefused."""
+    bucket = store()
+    if bucket is None:
+        return None
+    place = place_of(output)
+    bucket.put(place_of(output, KEPT), b"")
+    return f"{bucket.address}/{file_sets.content_place(place, read_manifest(bucket, place).files)}"
+
+
+def read_manifest(bucket: Bucket, place: str) -> Manifest:
+    """The manifest of an artifact in the object store. Raises ArtifactError when it is missing or damaged."""
+    content = bucket.get(file_sets.manifest_name(place))
+    if content is None:
+        raise ArtifactError(f"{bucket.address}/{place} has no {MANIFEST}: it was never finished, or is being removed.")
+    return parse_manifest(content, f"{bucket.address}/{place}")
+
+
+@contextmanager
+def free(output: Path) -> Iterator[bool]:
+    """The lock of ``artifacts.locked`` if nobody of this machine holds it; yields whether it could be had. Never waits:
+    whoever holds it may be training."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with output.with_name(output.name + ".lock").open("a") as stream:  # not "w": see artifacts.locked
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def parse_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:
+    """The manifest in ``content``, every path in it safe. Raises ArtifactError, naming ``where``, for a damaged one, or
+    one of another ``key``."""
+    manifest = artifacts.parse_manifest(content, f"The manifest of {where}")
+    if key is not None and manifest.key != key:
+        raise ArtifactError(f"{where} holds another artifact (key {manifest.key[:12]}).")
+    return manifest
+
+
+def _is_there(bucket: Bucket, place: str, key: str) -> bool:
+    """Whether the store has the artifact's manifest. A damaged one is removed, with its files."""
+    content = bucket.get(file_sets.manifest_name(place))
+    if content is None:
+        return False
+    try:
+        parse_manifest(content, f"{bucket.address}/{place}", key)
+    except OtherVersion:
+        return True
+    except ArtifactError as error:
+        logger.warning("%s It is removed there and sent again.", without_advice(error))
+        file_sets.discard(bucket, place)
+        return False
+    return True
+
+
+def _remove_own_files(bucket: Bucket, place: str, own: Manifest) -> None:
+    """Another machine published the same meanwhile; what was sent beside its files has no manifest and goes."""
+    try:
+        theirs = read_manifest(bucket, place)
+    except ArtifactError:  # removed or damaged since: no business of this run, whose own artifact is whole
+        return
+    if file_sets.content_place(place, theirs.files) != file_sets.content_place(place, own.files):
+        bucket.delete_below(file_sets.content_place(place, own.files) + "/")

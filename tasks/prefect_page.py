@@ -1,0 +1,129 @@
+"""What a run's page in Prefect shows beside the log: progress of a stage at work, links to MLflow, tables and Markdown.
+
+None of it may fail a run or hold it up: what Prefect does not take costs a line in the log.
+"""
+
+import contextvars
+import re
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from tasks import mlflow_pages
+from tasks.settings import settings
+from tasks.tracking.runs import Logger, reason
+from xft_core.reporting.page import PAGE
+
+POLL_SECONDS = 2.0
+WAIT_AT_END_SECONDS = 10.0
+PROGRESS_LINE = re.compile(r"[a-z]+ (\d+)/(\d+)\b")  # "sft 120/400 (30%), ...": see xft_core.runtime.progress and benchmarks.progress
+
+
+def show_link(role: str, experiment_id: str, run_id: str | None, logger: Logger) -> None:
+    """A link to an MLflow run, where it is known that MLflow has web pages and where."""
+    pages = settings().mlflow_ui
+    if pages is None or run_id is None:
+        return
+    show_address(
+        f"mlflow-{_words(role)}", mlflow_pages.run_page(pages, experiment_id, run_id), f"MLflow run of {_words(role)}",
+        f"Parameters, curves and files of {_words(role)} in MLflow", logger)
+
+
+def show_address(key: str, address: str, text: str, description: str, logger: Logger) -> None:
+    """A link to any page."""
+    _tolerate(logger, lambda: create_link_artifact(address, link_text=text, key=key, description=description))
+
+
+def show_table(key: str, rows: list[dict[str, Any]], description: str, logger: Logger) -> None:
+    """Rows as a table with the columns of all rows: Prefect's page shows those of the first row alone."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    whole = [{column: row.get(column) for column in columns} for row in rows]
+    _tolerate(logger, lambda: create_table_artifact(whole, key=key, description=description))
+
+
+def show_markdown(key: str, text: str, description: str, logger: Logger) -> None:
+    """Markdown, without what it has beside it."""
+    _tolerate(logger, lambda: create_markdown_artifact(without_files(text), key=key, description=description))
+
+
+def without_files(text: str) -> str:
+    """Markdown without pictures and links to files beside it, which Prefect does not have. MLflow has them."""
+    text = text.replace(f"[{PAGE}]({PAGE})", f"`report/{PAGE}` of the run in MLflow")
+    return "\n".join(line for line in text.splitlines() if not line.startswith("![")) + "\n"
+
+
+def percent(line: str) -> float | None:
+    """How much a line of a stage's log says is done, 0 to 100; None of a line that does not say."""
+    found = PROGRESS_LINE.match(line)
+    return 100 * min(1.0, int(found[1]) / max(int(found[2]), 1)) if found else None
+
+
+class Progress:
+    """While its ``with`` block runs, a thread shows how far the stage's log says that it is. Nothing is shown of a stage
+    that does not count its steps."""
+
+    def __init__(self, role: str, logger: Logger, poll_seconds: float = POLL_SECONDS) -> None:
+        self._role, self._logger, self._poll_seconds = role, logger, poll_seconds
+        self._done = threading.Event()
+        self._failed = False
+        self._latest: tuple[float, str] | None = None
+        self._shown: tuple[float, str] | None = None
+        self._artifact: UUID | None = None
+        context = contextvars.copy_context()  # it tells Prefect whose artifact this is
+        self._thread = threading.Thread(target=context.run, args=(self._follow,), name=f"progress of {role}", daemon=True)
+
+    def line(self, text: str) -> None:
+        """A line of the stage's log."""
+        if (done := percent(text)) is not None:
+            self._latest = done, text
+
+    def __enter__(self) -> "Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._latest is not None:
+            self._latest = 100.0, self._latest[1]
+        self._done.set()
+        self._thread.join(WAIT_AT_END_SECONDS)  # a server that hangs must not hold up a cancelled run
+
+    def _follow(self) -> None:
+        while not self._done.wait(self._poll_seconds):
+            self._show()
+        self._show()
+
+    def _show(self) -> None:
+        latest = self._latest
+        if latest is None or latest == self._shown or self._failed:
+            return
+        self._failed = not _tolerate(self._logger, lambda: self._publish(*latest))
+        self._shown = latest
+
+    def _publish(self, percent: float, text: str) -> None:
+        if self._artifact is None:
+            key = f"progress-{_words(self._role)}"
+            self._artifact = cast(UUID, create_progress_artifact(percent, key=key, description=text))
+        else:
+            update_progress_artifact(self._artifact, percent, description=text)
+
+
+def _words(role: str) -> str:
+    return role.replace("_", "-").lower()
+
+
+def _tolerate(logger: Logger, call: Callable[[], object]) -> bool:
+    try:
+        call()
+        return True
+    except Exception as error:
+        logger.warning("Prefect did not take something to show; the work goes on. %s", reason(error))
+        return False

@@ -1,0 +1,144 @@
+"""The end of a run: its numbers side by side in MLflow, its files there, its table and model card in Prefect.
+
+Done for every run, also for one that reused all: a reused stage leaves nothing in the new run by itself.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from prefect import get_run_logger, task
+from prefect.tasks import exponential_backoff
+from pydantic import BaseModel, ConfigDict
+
+from tasks import mlflow_pages
+from tasks.execution.carry_out import may_pass, stop_event
+from tasks.execution.delivery import deliver_rest, insist
+from tasks.prefect_page import show_link, show_markdown, show_table
+from tasks.references import ArtifactRef, PipelineRun
+from tasks.settings import settings
+from tasks.tracking import registry, runs
+from tasks.tracking.files import log_directory, log_text
+from tasks.tracking.model import log_model
+from tasks.tracking.runs import Logger
+from xft_core.recipe.sections import Recipe
+from xft_core.reporting.variants.summary import read_comparison
+
+MODELS = ("base", "sft", "moe", "merged")
+FIRST = "merged/plus_pass_at_1"
+LONGEST_TAG = 5000
+
+
+class PipelineResult(BaseModel):
+    """What a finished run leaves: directories of report and merged model, the run in MLflow with its page there, if the
+    address is known, and in words its version in the registry."""
+
+    model_config = ConfigDict(frozen=True)
+
+    report: Path
+    merged_model: Path
+    mlflow_run_id: str
+    mlflow_page: str | None
+    registered: str | None
+    reused_stages: int
+    stages: int
+
+
+@task(
+    name="publish", task_run_name="publish", persist_result=False, retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
+def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResult:
+    """Show the run's results in MLflow's parent run and as Prefect artifacts. ``artifacts``: every stage's, by role."""
+    report, logger, stop = artifacts["report"], get_run_logger(), stop_event(run.flow_run_id)
+    deliver_rest(run, artifacts.values(), stop, logger)
+    card = (report.path / "README.md").read_text(encoding="utf-8")
+
+    def to_mlflow() -> tuple[str, registry.Registration | None]:
+        with runs.explained(report.path):
+            whole = _to_mlflow(run, artifacts)
+            experiment_id = runs.experiment_of(run.mlflow_run_id)
+            show_link("pipeline", experiment_id, run.mlflow_run_id, logger)
+            registered = registry.register(run, artifacts, card, whole, logger) if run.recipe.registry.enabled else None
+            return experiment_id, registered
+
+    experiment_id, registered = insist(to_mlflow, stop, logger)
+    ui = settings().mlflow_ui
+    _to_prefect(run.recipe.name, report.path, card, registered, logger)
+    return PipelineResult(
+        report=report.path, merged_model=artifacts["merge"].path, mlflow_run_id=run.mlflow_run_id,
+        mlflow_page=mlflow_pages.run_page(ui, experiment_id, run.mlflow_run_id) if ui else None,
+        registered=str(registered) if registered else None,
+        reused_stages=sum(item.reused for item in artifacts.values()), stages=len(artifacts))
+
+
+def shortened(text: str, rest: str = "\n\n… the rest is in report/comparison.md") -> str:
+    """As much of a text as fits in a tag, whole lines; one that is cut says so, and where the ``rest`` is."""
+    if len(text) <= LONGEST_TAG:
+        return text
+    return text[:LONGEST_TAG - len(rest)].rpartition("\n")[0] + rest
+
+
+def headline(metrics: dict[str, float]) -> dict[str, float]:
+    """The report's numbers as MLflow groups them: ``merged_held_out_nll`` becomes ``merged/held_out_nll``."""
+    named = {}
+    for name, value in metrics.items():
+        model, _, rest = name.partition("_")
+        named[f"{model}/{rest}" if model in MODELS else name] = value
+    # MLflow's compare page begins with the metric that was logged first.
+    return dict(sorted(named.items(), key=lambda item: (not item[0].startswith(FIRST), "spread" in item[0])))
+
+
+def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
+    """Returns whether the merged model's weights are there too."""
+    run_id, report, merged = run.mlflow_run_id, artifacts["report"], artifacts["merge"]
+    tags = {f"xft.{role}.run_id": item.mlflow_run_id for role, item in artifacts.items() if item.mlflow_run_id}
+    reused = sum(item.reused for item in artifacts.values())
+    tags |= {"xft.report.key": report.key, "xft.stages": str(len(artifacts)), "xft.reused_stages": str(reused)}
+    tags |= {"xft.merged_model.path": str(merged.path), "xft.merged_model.digest": merged.digest,
+             "mlflow.note.content": shortened((report.path / "comparison.md").read_text(encoding="utf-8"))}
+    runs.log_summary(run_id, headline(runs.scalars(report.metrics)), tags)
+    data = artifacts["prepare"]
+    runs.log_data_set(
+        run_id, name=Path(run.recipe.data.path).name, digest=data.digest,
+        source=json.dumps({"uri": run.recipe.data.path}), profile=json.dumps(runs.scalars(data.metrics)))
+    log_text(run_id, _yaml(run.recipe), "recipe.yaml")
+    log_directory(run_id, report.path, "report")
+    whole = log_model(run, merged.path, report.path / "README.md")
+    log_directory(run_id, artifacts["mix"].path, "mixing", suffixes=(".json",))
+    log_directory(run_id, data.path, "data", suffixes=("decontamination.json",))
+    for role, item in artifacts.items():
+        if item.stage in ("generate", "evaluate"):
+            name = "samples" if item.stage == "generate" else "verdicts"
+            log_directory(run_id, item.path, f"{name}/{role.partition('_')[2]}")
+        if item.stage in ("nll", "lm_eval"):
+            log_directory(run_id, item.path, f"measures/{role}")
+    return whole
+
+
+def _to_prefect(name: str, report: Path, card: str, registered: registry.Registration | None, logger: Logger) -> None:
+    standing = f"Registered in MLflow as {registered}" if registered else "Not registered (registry.enabled is false)."
+    show_table("comparison", _table(report), f"Base, SFT, MoE and merged model of {name}. {standing}", logger)
+    show_markdown("report", (report / "comparison.md").read_text(encoding="utf-8"), f"What the numbers of {name} say", logger)
+    show_markdown("model-card", f"{card}\n> {standing}\n", f"Model card of {name}", logger)
+
+
+def _table(report: Path) -> list[dict[str, Any]]:
+    """The rows of comparison.json, flat: percentages with one decimal, loss in nats per response token."""
+    rows = []
+    for row in read_comparison(report).rows:
+        shown: dict[str, Any] = {"model": row.name, "held-out NLL": _rounded(row.held_out_nll, 4)}
+        for score in row.scores:
+            for tests, plus in (("base", ""), ("plus", "+")) if score.extended_tests else (("base", ""),):
+                shown[f"{score.benchmark}{plus} pass@1 %"] = score.text(tests)
+        shown |= {measure.title: _rounded(measure.value, 4) for measure in row.measures}  # no two have one title
+        rows.append(shown | {"parameters": row.parameters_total, "active per token": row.parameters_active})
+    return rows
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _yaml(recipe: Recipe) -> str:
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,65 @@
+"""What the variants of a comparison left, wherever they ran: found in MLflow, their reports brought into the local store."""
+
+import threading
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.execution.carry_out import KEY_LENGTH, stop_event
+from tasks.object_store import artifacts
+from tasks.references import PipelineRun
+from tasks.settings import settings
+from tasks.tracking import runs
+from xft_core.errors import ArtifactError
+from xft_core.files.temporary import temporary_directory
+from xft_core.store.artifacts import find, locked
+
+
+class VariantResult(BaseModel):
+    """One finished variant: its run in MLflow, its report in the local store, and how much of it was there before."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mlflow_run_id: str
+    report: Path
+    stages: int
+    reused_stages: int
+
+
+def collect(run: PipelineRun) -> dict[str, VariantResult]:
+    """The finished variants of the comparison ``run`` by name; the newest where one was run again.
+
+    Raises TrackingUnavailable when MLflow does not answer, ArtifactError when a report cannot be had.
+    """
+    try:
+        parent = runs.client().get_run(run.mlflow_run_id)
+        children = runs.client().search_runs(
+            [parent.info.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{run.mlflow_run_id}' and attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time ASC"])
+    except Exception as error:
+        raise runs.TrackingUnavailable(
+            f"MLflow at {settings().tracking_shown} cannot be read: {runs.reason(error)}") from error
+    found = {}
+    for child in children:
+        tags = child.data.tags
+        report = _report(tags["xft.report.key"], child.info.run_id, stop_event(run.flow_run_id))
+        found[tags["xft.variant"]] = VariantResult(
+            mlflow_run_id=child.info.run_id, report=report, stages=int(tags["xft.stages"]),
+            reused_stages=int(tags["xft.reused_stages"]))
+    return found
+
+
+def _report(key: str, run_id: str, stop: threading.Event) -> Path:
+    """The report artifact of this key: from the local store, the object store, or as the variant showed it in MLflow."""
+    output = settings().artifacts / "report" / key[:KEY_LENGTH]
+    if find(output, key) or artifacts.fetch(output, key, stop):
+        return output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with locked(output), temporary_directory("report", output=output) as directory:
+        if not find(output, key):
+            copy = Path(runs.client().download_artifacts(run_id, "report", str(directory)))
+            if not find(copy, key):
+                raise ArtifactError(f"The report of MLflow run {run_id} is not whole, neither here nor in MLflow.")
+            copy.rename(output)
+    return output

@@ -1,0 +1,73 @@
+"""Follow a stage's curve file while the stage writes it, and hand every point on once.
+
+The file may be replaced by a shorter one when a stage resumes: points after its checkpoint are dropped and come again.
+Which of the points are new is the receiver's knowledge (see ``StageRun.log_points``); this module only never loses one.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from xft_core.store.curves import parse_point
+
+Points = list[dict[str, Any]]
+POLL_SECONDS = 2.0
+
+
+class CurveFile:
+    """Reads what was added to a JSONL file since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._inode: int | None = None
+
+    def new_points(self) -> Points:
+        """Whole lines not read yet; from the beginning again when the file was replaced or has become shorter."""
+        try:
+            with self.path.open("rb") as stream:
+                status = os.fstat(stream.fileno())
+                if status.st_ino != self._inode or status.st_size < self._offset:
+                    self._inode, self._offset = status.st_ino, 0
+                stream.seek(self._offset)
+                text = stream.read()
+        except FileNotFoundError:
+            return []
+        whole = text[:text.rfind(b"\n") + 1]  # the last line may still be on its way
+        self._offset += len(whole)
+        return list(filter(None, map(parse_point, whole.splitlines())))
+
+
+class Follower:
+    """While its ``with`` block runs, a thread hands new points of ``path`` to ``deliver``.
+
+    ``deliver`` returns whether it took them; what it did not take is offered again with the next.
+    """
+
+    def __init__(self, path: Path, deliver: Callable[[Points], bool], poll_seconds: float = POLL_SECONDS) -> None:
+        self._file = CurveFile(path)
+        self._deliver = deliver
+        self._poll_seconds = poll_seconds
+        self._pending: Points = []
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name=f"curves of {path.parent.name}", daemon=True)
+
+    def __enter__(self) -> "Follower":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._done.wait(self._poll_seconds):
+            self._offer()
+        self._offer()
+
+    def _offer(self) -> None:
+        self._pending += self._file.new_points()
+        if self._pending and self._deliver(self._pending):
+            self._pending = []

@@ -1,0 +1,31 @@
+"""A variant is a pipeline run that belongs to a comparison. It learns that from the tags of its Prefect flow run."""
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict
+
+COMPARISON, VARIANT, GROUP = "comparison:", "variant:", "group:"
+
+
+class VariantOf(BaseModel):
+    """``comparison``: the Prefect flow run that the variant belongs to; ``name`` and ``group`` as in xft_core/recipe/grid.py."""
+
+    model_config = ConfigDict(frozen=True)
+
+    comparison: str
+    name: str
+    group: str
+
+    def tags(self) -> list[str]:
+        """The tags that say so."""
+        return [f"{COMPARISON}{self.comparison}", f"{VARIANT}{self.name}", f"{GROUP}{self.group}"]
+
+
+def variant_of(tags: Iterable[str]) -> VariantOf | None:
+    """What the tags of a flow run say; None for a run of its own."""
+    found = {
+        prefix: tag.removeprefix(prefix) for tag in tags for prefix in (COMPARISON, VARIANT, GROUP)
+        if tag.startswith(prefix)}
+    if len(found) < 3:
+        return None
+    return VariantOf(comparison=found[COMPARISON], name=found[VARIANT], group=found[GROUP])

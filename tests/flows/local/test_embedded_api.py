@@ -1,0 +1,52 @@
+"""Prefect's API of one ``xft run``: killed, it comes back at the same address; it ends with its owner."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.flows.conftest import REPOSITORY
+
+OWNER = """
+import os, signal, sys, time, urllib.request
+from pathlib import Path
+from flows.local.embedded_api import use_prefect_api
+
+def servers():
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"flows.local.embedded_api" in (path / "cmdline").read_bytes().split(b"\\0") and (
+                    int((path / "stat").read_text().rpartition(")")[2].split()[1]) == os.getpid()):
+                found.append(int(path.name))
+        except OSError:
+            continue
+    return found
+
+use_prefect_api(Path(sys.argv[1]))()
+first, = servers()
+os.kill(first, signal.SIGKILL)
+deadline = time.monotonic() + 1800
+while True:
+    try:
+        with urllib.request.urlopen(os.environ["PREFECT_API_URL"] + "/health", timeout=5):
+            break
+    except OSError:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+second, = servers()
+assert second != first
+print(second)
+"""
+
+
+@pytest.mark.slow
+def test_it_is_started_again_when_it_is_killed(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
+    done = subprocess.run(
+        [sys.executable, "-c", OWNER, str(tmp_path)], cwd=REPOSITORY, env=environment | {"XFT_HOME": str(tmp_path)},
+        capture_output=True, text=True, timeout=3600)
+    assert done.returncode == 0, done.stderr
+    assert not Path(f"/proc/{int(done.stdout)}").exists()

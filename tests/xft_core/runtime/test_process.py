@@ -1,0 +1,122 @@
+"""How processes of ours begin and end: alone, interruptible, with docstrings, and quietly when nobody listens."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from xft_core.files.locate import find_model
+from xft_core.recipe.sections import DataConfig, SftConfig
+from xft_core.runtime.process import LAUNCHER_PREFIXES, LAUNCHER_VARIABLES, drop_launcher_variables
+from xft_core.stages.configs import PrepareStage
+from xft_core.stages.run import run_stage
+
+COMMAND = [sys.executable, "-m", "xft_core"]
+# What launchers set that would make another training of it: a rank that waits, 16 bits, gradients added up.
+LAUNCHED = {
+    "torchrun": {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29655",
+                 "TORCHELASTIC_RUN_ID": "1", "GROUP_RANK": "0", "ROLE_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
+    "mpirun, MPICH, SLURM": {
+        "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "1", "PMI_SIZE": "2",
+        "PMI_RANK": "1", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2", "SLURM_NTASKS": "2"},
+    "accelerate": {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4"},
+}
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], str]:
+    """One step of SFT, and the digest of what it makes where no launcher is."""
+    root = tmp_path_factory.mktemp("training")
+    run_stage(PrepareStage(output=root / "data", data=DataConfig(
+        path="demo:instruct.jsonl", max_rows=80, max_length=128, held_out_rows=8, decontaminate=False)))
+    fields: dict[str, object] = {
+        "model": str(find_model("demo:model")), "data": str(root / "data"), "output": str(root / "out"),
+        "sft": json.loads(SftConfig(
+            max_steps=1, batch_size=2, micro_batch_size=2, precision="fp32", optimizer="adamw").model_dump_json())}
+    return fields, _trained(fields, root / "plain", {})
+
+
+def _trained(fields: dict[str, object], place: Path, environment: dict[str, str]) -> str:
+    place.mkdir()
+    (place / "stage.yaml").write_text(yaml.safe_dump(fields | {"output": str(place / "out")}), encoding="utf-8")
+    done = subprocess.run(
+        [*COMMAND, "sft", str(place / "stage.yaml")], env=os.environ | environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    files = json.loads((place / "out" / "manifest.json").read_text())["files"]
+    return str(next(file["sha256"] for file in files if file["path"] == "model.safetensors"))
+
+
+@pytest.mark.parametrize("launcher", LAUNCHED)
+def test_a_launchers_variables_change_no_training(
+    training: tuple[dict[str, object], str], tmp_path: Path, launcher: str,
+) -> None:
+    fields, expected = training
+    assert _trained(fields, tmp_path / "run", LAUNCHED[launcher]) == expected
+
+
+def test_what_is_dropped_and_what_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*LAUNCHER_VARIABLES, *(f"{prefix}X" for prefix in LAUNCHER_PREFIXES)]:
+        monkeypatch.setenv(name, "1")
+    stays = {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "1", "NCCL_DEBUG": "INFO", "LOCAL_MODELS": "/models"}
+    for name, value in stays.items():
+        monkeypatch.setenv(name, value)
+    drop_launcher_variables()
+    assert not [name for name in os.environ if name in LAUNCHER_VARIABLES or name.startswith(LAUNCHER_PREFIXES)]
+    assert {name: os.environ[name] for name in stays} == stays
+
+
+@pytest.mark.parametrize("how", [["-O"], ["-OO"], ["-POO"]])
+def test_it_works_without_asserts_and_docstrings(training: tuple[dict[str, object], str], how: list[str]) -> None:
+    model = str(training[0]["model"])
+    done = subprocess.run([sys.executable, *how, "-m", "xft_core", "inspect", model], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == subprocess.run([*COMMAND, "inspect", model], capture_output=True, text=True).stdout
+
+
+def test_a_stage_works_with_pythonoptimize(training: tuple[dict[str, object], str], tmp_path: Path) -> None:
+    fields, expected = training
+    assert _trained(fields, tmp_path / "run", {"PYTHONOPTIMIZE": "2"}) == expected
+    listed = subprocess.run([*COMMAND, "--help"], env=os.environ | {"PYTHONOPTIMIZE": "2"}, capture_output=True, text=True)
+    assert "Supervised fine-tuning of a dense model" in listed.stdout
+
+
+@pytest.mark.parametrize("arguments", [["inspect", "MODEL"], ["--help"], ["sft", "--help"], ["inspect", "/no/such/model"]])
+def test_a_closed_pipe_is_no_error(training: tuple[dict[str, object], str], arguments: list[str]) -> None:
+    words = [str(training[0]["model"]) if word == "MODEL" else word for word in arguments]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing) as nobody:
+        done = subprocess.run([*COMMAND, *words], stdout=nobody, stderr=subprocess.PIPE, text=True)
+    assert not [word for word in ("Traceback", "Broken pipe", "Exception ignored") if word in done.stderr], done.stderr
+    assert done.returncode in (0, 2, 141)
+    assert done.returncode == 2 or not done.stderr
+
+
+def test_a_full_disk_where_the_output_goes_is_told(training: tuple[dict[str, object], str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, "inspect", str(training[0]["model"])], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr and "Traceback" not in done.stderr and "None" not in done.stderr
+
+
+def test_sigint_interrupts_what_a_script_started_in_the_background(tmp_path: Path) -> None:
+    waiting = [*COMMAND, "join", str(tmp_path), "--node", "1"]  # it waits for a file that never comes
+    process = subprocess.Popen(["sh", "-c", f"{shlex.join(waiting)} & echo $!; wait $!; echo $?"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    pid = int(process.stdout.readline())
+    assert "Waits for" in process.stderr.readline()
+    os.kill(pid, signal.SIGINT)
+    deadline = time.monotonic() + 20
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    if process.poll() is None:
+        os.kill(pid, signal.SIGKILL)
+    assert process.stdout.read().strip() == "130"

@@ -1,0 +1,191 @@
+"""Which training rows contain a problem of a benchmark: its text or its solution, whole or in a long run of words.
+
+Two texts are compared by their words (letters, digits and underscore, in lower case), so that indentation, line breaks,
+quotes and comment signs play no part. A row is contaminated when it holds
+
+    substring   a problem's docstring or comment (its wording, without examples) or its canonical solution, whole. Of at least
+                MIN_WORDS words and MIN_CHARACTERS characters: shorter ones (``return a + b``) are anyone's.
+                For solutions every character but white space counts, not only the words.
+    n_gram      NGRAM_WORDS consecutive words of a problem's prompt or solution. Runs that several problems of
+                the benchmarks share (imports, ``for i in range(len(``, stock phrases) are nobody's and do not count.
+                One problem in several files (HumanEval+, its mini version, MultiPL-E in eleven languages) is one problem.
+"""
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from xft_core.benchmarks.registry import kind_of
+
+# GPT-3's length (Brown et al. 2020, appendix C). Shorter runs flag idioms of code; a problem told in other words is out
+# of reach of any length.
+NGRAM_WORDS = 13
+MIN_WORDS, MIN_CHARACTERS = 8, 40
+PORTION = 2**20  # characters of a row that are searched at a time
+
+Words = tuple[str, ...]
+_WORD = re.compile(r"\w+")
+_WORD_START = re.compile(r"\b\w")
+_SPACE = re.compile(r"\s+")
+# The same problem is HumanEval/23 in one file and HumanEval_23_strlen in another.
+_NUMBERED = re.compile(r"(humaneval|mbpp)[/_](\d+)(?:_|$)", re.IGNORECASE)
+_COMMENT = re.compile(r"^\s*(?://+|--|#(?!!|include)|\*)(.*)$", re.MULTILINE)
+_EXAMPLES = re.compile(r">>>|\n\s*(?:for )?examples?\b|\n\s*assert |\bfor example\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What a row has in common with a benchmark's problem. ``benchmark``: the file's name; ``excerpt``: the words."""
+
+    task_id: str
+    benchmark: str
+    kind: Literal["substring", "n_gram"]
+    excerpt: str
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A problem's texts, whatever its kind; ``solution`` is "" where the benchmark has none."""
+
+    task_id: str
+    benchmark: str
+    prompt: str
+    solution: str
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A text that must not be in a row as a whole. ``exact``: compare all characters but white space."""
+
+    task_id: str
+    benchmark: str
+    text: str
+    exact: bool
+
+    def is_in(self, row: str) -> bool:
+        if self.exact:
+            return _SPACE.sub("", self.text) in _SPACE.sub("", row)
+        return f" {' '.join(_words(self.text))} " in f" {' '.join(_words(row))} "
+
+
+class Contamination:
+    """What the benchmark files' problems are found by in rows. Raises DataError for a file that cannot be used."""
+
+    def __init__(self, benchmarks: list[Path]) -> None:
+        problems = [problem for path in benchmarks for problem in _problems(path)]
+        self._wholes: dict[Words, list[_Whole]] = defaultdict(list)
+        for problem in problems:
+            for whole in _wholes(problem):
+                self._wholes[tuple(_words(whole.text)[:MIN_WORDS])].append(whole)
+        self._ngrams = _own_ngrams(problems)
+        # Every run of n words holds a run of (n + 1) / 2 words that begins at a multiple of that many words: of a row only
+        # those are looked up, and almost every row ends there.
+        self._begun, self._inner = (
+            {part for run in runs for part in _runs(list(run), (len(run) + 1) // 2)} for runs in (self._wholes, self._ngrams))
+        wholes = [whole for of_run in self._wholes.values() for whole in of_run]
+        self._overlap = max((len(_SPACE.sub("", whole.text)) for whole in wholes), default=0)
+
+    def find(self, texts: list[str]) -> Overlap | None:
+        """What a row of these texts has in common with a problem, None for nothing.
+
+        Cost: one pass over the words of the row, whatever the number of problems; memory for a part of a long row only.
+        """
+        n_gram = None
+        for portion in _portions("\n".join(texts), max(self._overlap, NGRAM_WORDS)):
+            words = _words(portion)
+            if not self._begun.isdisjoint(_aligned(words, (MIN_WORDS + 1) // 2)):
+                starts = (whole for run in _runs(words, MIN_WORDS) for whole in self._wholes.get(run, ()))
+                hit = next((whole for whole in starts if whole.is_in(portion)), None)
+                if hit:
+                    return Overlap(hit.task_id, hit.benchmark, "substring", _shortened(hit.text))
+            if n_gram is None and not self._inner.isdisjoint(_aligned(words, (NGRAM_WORDS + 1) // 2)):
+                run = next((run for run in _runs(words, NGRAM_WORDS) if run in self._ngrams), None)
+                n_gram = None if run is None else Overlap(*self._ngrams[run], "n_gram", " ".join(run))
+        return n_gram
+
+
+def find_contaminated(rows: list[list[str]], benchmarks: list[Path]) -> dict[int, Overlap]:
+    """The rows (each a list of its texts) that contain a problem of the benchmark files, by index, with the reason.
+    Raises DataError for a benchmark file that cannot be used."""
+    contamination = Contamination(benchmarks)
+    return {index: found for index, texts in enumerate(rows) if (found := contamination.find(texts))}
+
+
+def _problems(path: Path) -> Iterator[_Problem]:
+    kind = kind_of(path)
+    for problem in kind.load_problems(path):
+        yield _Problem(problem.task_id, path.name, *kind.texts(problem))
+
+
+def _wholes(problem: _Problem) -> Iterator[_Whole]:
+    for text, exact in ((_wording(problem.prompt), False), (problem.solution, True)):
+        if len(_words(text)) >= MIN_WORDS and len(_SPACE.sub("", text)) >= MIN_CHARACTERS:
+            yield _Whole(problem.task_id, problem.benchmark, text, exact)
+
+
+def _own_ngrams(problems: list[_Problem]) -> dict[Words, tuple[str, str]]:
+    """The runs of words that one problem alone has, with its task_id and benchmark."""
+    owners: dict[Words, set[tuple[str, str]]] = defaultdict(set)
+    for problem in problems:
+        for text in (problem.prompt, problem.solution):
+            for run in _runs(_words(text), NGRAM_WORDS):
+                owners[run].add((problem.task_id, problem.benchmark))
+    return {
+        run: min(of_run) for run, of_run in owners.items() if len({_identity(task_id) for task_id, _ in of_run}) == 1}
+
+
+def _identity(task_id: str) -> str:
+    """One name for a problem in whatever file and language."""
+    numbered = _NUMBERED.match(task_id)
+    return f"{numbered[1].lower()}/{numbered[2]}" if numbered else task_id
+
+
+def _wording(prompt: str) -> str:
+    """The prose of a prompt's last docstring, or of its comments where it is not Python, up to its examples; the whole
+    prompt if it has none."""
+    try:
+        tree = ast.parse(prompt.rstrip() + "\n")
+    except SyntaxError:
+        comments = "\n".join(_COMMENT.findall(prompt))
+        return _EXAMPLES.split(comments)[0] if comments.strip() else prompt
+    documented = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    docstrings = [text for node in ast.walk(tree) if isinstance(node, documented) and (text := ast.get_docstring(node))]
+    return _EXAMPLES.split(docstrings[-1])[0] if docstrings else prompt
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _runs(words: list[str], length: int) -> Iterator[Words]:
+    """Every run of ``length`` consecutive words."""
+    return zip(*(words[start:] for start in range(length)))  # noqa: B905 (the shortest one ends it)
+
+
+def _aligned(words: list[str], length: int) -> Iterator[Words]:
+    """The runs of ``length`` words that begin at a multiple of ``length``."""
+    return zip(*[iter(words)] * length)  # noqa: B905 (what is left over is no run)
+
+
+def _portions(text: str, overlap: int) -> Iterator[str]:
+    """A text in parts of about PORTION characters, cut between words; ``overlap`` words of each are in the next one too."""
+    start = 0
+    while len(text) - start > PORTION:
+        begins = _WORD_START.search(text, start + PORTION)
+        cut = begins.start() if begins else len(text)
+        end = cut
+        for word in islice(_WORD.finditer(text, cut), overlap + 1):
+            end = word.start()
+        yield text[start:end if end > cut else len(text)]
+        start = cut
+    yield text[start:]
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 200 else text[:197] + "..."

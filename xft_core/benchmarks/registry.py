@@ -1,0 +1,30 @@
+"""The kinds of benchmark that are known. A file's first row shows its kind."""
+
+from pathlib import Path
+from typing import Any
+
+from xft_core.benchmarks.benchmark import Kind
+from xft_core.benchmarks.ds1000.benchmark import DS1000
+from xft_core.benchmarks.evalplus.benchmark import EvalPlus
+from xft_core.benchmarks.multipl_e.benchmark import MultiPLE
+from xft_core.errors import DataError
+from xft_core.files.jsonl import read_jsonl
+
+KINDS: tuple[Kind[Any], ...] = (EvalPlus(), MultiPLE(), DS1000())
+
+
+def kind_of(path: Path) -> Kind[Any]:
+    """The kind of a benchmark file. Raises DataError for an empty file, and for rows of no known kind."""
+    first = next(iter(read_jsonl(path)), None)
+    if first is None:
+        raise DataError(f"{str(path)!r} holds no problems: it is empty. Give a file with one JSON problem a line.")
+    number, row = first
+    for kind in KINDS:
+        if kind.fields <= row.keys():
+            return kind
+    # A row that lacks a field is most probably meant to be of the kind it comes nearest to, which says what is missing.
+    nearest = max(KINDS, key=lambda kind: len(kind.fields & row.keys()) / len(kind.fields))
+    if nearest.fields & row.keys():
+        return nearest
+    known = "; ".join(f"{kind.name} ({', '.join(sorted(kind.fields))})" for kind in KINDS)
+    raise DataError(f"{str(path)!r}, line {number}: this is a problem of no known kind. Known, by their fields: {known}.")

@@ -1,0 +1,66 @@
+"""Digests: canonical JSON and sha256 of files and directories. A stage's key is made of nothing else."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from xft_core.errors import ArtifactError
+
+# What makes a model directory: weights, configuration, tokenizer, chat template. Notes and caches do not count.
+MODEL_FILE_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, no NaN. Raises ValueError for what JSON cannot hold."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 (hex) of a file's bytes, read in one pass."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def directory_digest(directory: Path, files: Iterable[Path] | None = None) -> str:
+    """sha256 over (relative path, sha256) of the files of a directory, by default those that make a model."""
+    chosen = model_files(directory) if files is None else sorted(files)
+    return digest_of([[path.relative_to(directory).as_posix(), file_digest(path)] for path in chosen])
+
+
+def model_files(directory: Path) -> list[Path]:
+    """The files that make a model directory, sorted: weights, configuration, tokenizer (top level only).
+
+    Also weights that no reader takes (shard_index.weight_files). Too many files in a digest cost a rebuild, one too few
+    would be another model under the same key.
+    """
+    return sorted(
+        path for path in directory.iterdir()
+        if path.is_file() and path.suffix in MODEL_FILE_SUFFIXES and not path.name.startswith((".", "manifest.json"))
+    )
+
+
+def input_digest(path: Path) -> str:
+    """Digest of a stage's input: an artifact's own digest once its files are verified, a model directory, or one file.
+
+    Raises ArtifactError where there is nothing to digest, or an artifact is damaged.
+    """
+    try:
+        is_file, is_directory = path.is_file(), path.is_dir()
+    except OSError as error:  # a name that is too long, a directory that may not be entered
+        raise ArtifactError(f"Input {str(path)[:200]!r} cannot be used as a path: {error.strerror}.") from None
+    if is_file:
+        return file_digest(path)
+    if is_directory:
+        from xft_core.store.artifacts import is_artifact, verify
+
+        if is_artifact(path):
+            return verify(path).digest
+        return directory_digest(path)
+    raise ArtifactError(f"Input {str(path)[:200]!r} does not exist. Give an existing file, model directory or artifact.")

@@ -1,0 +1,169 @@
+"""Names of things to local paths: directories and files, ``demo:`` for what the package ships, Hub names."""
+
+import os
+import re
+from pathlib import Path
+
+from xft_core.errors import CheckpointError, DataError, HubUnavailable, XftError
+from xft_core.files.environment import benchmarks_directory, cache_directory
+
+# Benchmarks that evalplus 0.3 knows: its override variable, the file's name in its cache directory, and the function of
+# evalplus.data that downloads it.
+EVALPLUS_FILES = {
+    "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl", "get_human_eval_plus"),
+    "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl", "get_mbpp_plus"),
+}
+
+MULTIPL_E = re.compile(r"multipl-e/(\w+)")
+
+
+def demo_path(name: str) -> Path | None:
+    """The shipped file or directory of a ``demo:`` name, None for any other name."""
+    if not name.startswith("demo:"):
+        return None
+    from xft_core.demo import DEMO_DIR
+    from xft_core.store.artifacts import relative_path
+
+    try:
+        return DEMO_DIR / relative_path(name.removeprefix("demo:"))
+    except ValueError:
+        raise DataError(f"{name[:200]!r} is nothing that ships with the package.") from None
+
+
+def local_path(name: str, kind: type[XftError] = DataError) -> Path:
+    """The path that a name means, whether or not something is there. Raises ``kind`` for what no path can be."""
+    try:
+        path = demo_path(name) or Path(name).expanduser()
+        path.exists()  # raises for a name that is too long, a link to itself, a directory that may not be entered
+        return path
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise kind(f"{name[:200]!r} cannot be used as a path: {reason}.") from None
+
+
+def is_there(name: str) -> bool:
+    """Whether a name is the path of something here."""
+    return local_path(name).exists()
+
+
+def find_model(name: str) -> Path:
+    """The directory of a model: a local one, the demo's, or a snapshot from the Hub (its cache when offline).
+
+    A Hub name may carry a revision: ``owner/model@revision``. Raises CheckpointError when there is no such model.
+    """
+    path = local_path(name, CheckpointError)
+    if path.is_dir():
+        return path
+    if not is_hub_model(name):
+        raise CheckpointError(f"There is no model directory {name[:200]!r}. Give a directory or a Hub name (owner/model).")
+    from huggingface_hub import snapshot_download
+
+    from xft_core.files.digests import MODEL_FILE_SUFFIXES
+
+    repository, _, revision = name.partition("@")
+    try:
+        return Path(snapshot_download(
+            repository, revision=revision or None, allow_patterns=[f"*{suffix}" for suffix in MODEL_FILE_SUFFIXES]))
+    except Exception as error:
+        raise hub_error(repository, error, CheckpointError) from None
+
+
+def is_hub_model(name: str) -> bool:
+    """Whether a model's name is one to ask the Hub for: ``owner/model``, and nothing here is called so."""
+    is_local = local_path(name, CheckpointError).exists() or name.startswith(("/", ".", "~", "demo:"))
+    return not is_local and name.count("/") == 1
+
+
+def hub_error(name: str, error: Exception, lasting: type[XftError]) -> XftError:
+    """What to tell a person whose Hub name did not work, and what to do: ``lasting`` where trying again cannot help, else
+    HubUnavailable."""
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    reason = _without_request_id(str(error)) or type(error).__name__
+    if isinstance(error, GatedRepoError):
+        reason = (
+            f"access to it is restricted. Ask for it on https://huggingface.co/{name}, then set HF_TOKEN to a token of "
+            "that account (https://huggingface.co/settings/tokens), or run 'hf auth login'")
+    elif isinstance(error, RepositoryNotFoundError):
+        reason = (
+            "it has none of that name, or a private one. Check the name; for a private one set HF_TOKEN to a token of an "
+            "account that may read it (https://huggingface.co/settings/tokens), or run 'hf auth login'")
+    message = f"There is nothing local called {name!r}, and the Hub did not give it: {reason.rstrip('.')}."
+    hopeless: tuple[type[Exception], ...] = (
+        RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, OfflineModeIsEnabled, HFValidationError,
+        EntryNotFoundError, ValueError)
+    offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+    if isinstance(error, LocalEntryNotFoundError) and not offline:  # the Hub was not reached, and its cache has nothing
+        return HubUnavailable(message)
+    return lasting(message) if offline or isinstance(error, hopeless) else HubUnavailable(message)
+
+
+def _without_request_id(message: str) -> str:
+    """The Hub's sentences in one line, without the one that only its own people can use."""
+    lines = [line.strip() for line in message.splitlines()]
+    told = [line for line in lines if line and "Request ID" not in line and not line.startswith("For more information")]
+    return " ".join(told or lines)
+
+
+def find_file(name: str) -> Path:
+    """A local or shipped file. Raises DataError when it does not exist."""
+    if "://" in name:
+        raise DataError(
+            f"{name[:200]!r} is an address, and files are not downloaded. Fetch it yourself, for example with curl -LO, and "
+            "give the path of the file; of a Hub data set give the name alone (owner/name).")
+    path = local_path(name)
+    if path.is_dir():
+        raise DataError(f"{name[:200]!r} is a directory. Give the path of a file in it.")
+    if not path.is_file():
+        raise DataError(f"There is no file {name[:200]!r}. Give the path of an existing file (or demo:… for a shipped one).")
+    return path
+
+
+def find_benchmark(name: str) -> Path:
+    """The file of a benchmark: a path, a shipped one, one of evalplus's own cache by its name, or one in the
+    directory XFT_BENCHMARKS: ``multipl-e/js`` (multipl-e/humaneval-js.jsonl, or .jsonl.gz) and ``ds1000``
+    (ds1000/ds1000.jsonl.gz).
+
+    Nothing is downloaded. Raises DataError when it is not there.
+    """
+    multipl_e = MULTIPL_E.fullmatch(name)
+    if multipl_e:
+        return _in_benchmarks(name, f"multipl-e/humaneval-{multipl_e[1]}.jsonl")
+    if name == "ds1000":
+        return _in_benchmarks(name, "ds1000/ds1000.jsonl")
+    if name not in EVALPLUS_FILES:
+        return find_file(name)
+    variable, file_name, function = EVALPLUS_FILES[name]
+    cache = cache_directory() / "evalplus"
+    candidates = [Path(os.environ[variable])] if os.environ.get(variable) else []
+    candidates += [cache / file_name, cache / f"{file_name}.gz"]
+    for candidate in candidates:
+        if local_path(str(candidate)).is_file():
+            return candidate
+    raise DataError(
+        f"Benchmark {name!r} is neither in evalplus's cache ({str(cache / file_name)!r}) nor named by {variable}. "
+        f"Get it with: python -c 'from evalplus.data import {function}; {function}()'. Or put the released file there, or "
+        "give its path as the benchmark.")
+
+
+def _in_benchmarks(name: str, relative: str) -> Path:
+    directory = benchmarks_directory()
+    if directory is None:
+        raise DataError(
+            f"Benchmark {name!r} is looked for in the directory that XFT_BENCHMARKS names, which is not set. Set it to a "
+            f"directory that holds {relative} (or .gz), or give that file's path as the benchmark.")
+    file = directory / relative
+    for candidate in (file, file.with_name(f"{file.name}.gz")):
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"Benchmark {name!r}: there is no file {str(file)!r} (XFT_BENCHMARKS is {str(directory)!r}). Put the benchmark's "
+        "file there, or give its path as the benchmark.")

@@ -1,0 +1,83 @@
+"""Batches of prompts to completions: what every back end does alike, whatever computes the tokens."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from xft_core.recipe.sections import GenerateConfig
+
+FinishReason = Literal["stop", "length", "prompt_too_long"]
+
+# Decoded together with a completion and taken away again: some tokenizers drop a space at the start of a text.
+LEAD_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model wrote after a prompt: the stop and what came with it included, an end token not. ``new_tokens`` counts
+    its tokens, an end token among them."""
+
+    text: str
+    finish_reason: FinishReason
+    new_tokens: int
+
+
+class Completer(ABC):
+    """A model ready to complete prompts under one configuration.
+
+    context_length   tokens that prompt and completion may have together, None for no limit
+    end_tokens       any of these ends a completion
+    """
+
+    context_length: int | None
+    end_tokens: list[int]
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig, stops: tuple[str, ...]) -> None:
+        self.tokenizer, self.config, self.stops = tokenizer, config, stops
+
+    @abstractmethod
+    def write(self, prompts: Sequence[Sequence[int]], rooms: Sequence[int], seed: int) -> list[list[int]]:
+        """The tokens that follow each prompt: at most ``rooms`` of them, and none after an end token or after the one
+        that completes a stop."""
+
+    def complete(self, prompts: Sequence[Sequence[int]], seed: int) -> list[Completion]:
+        """Complete prompts, given as token ids, all at once. Sampling draws from ``seed`` alone."""
+        rooms = [self.room(prompt) for prompt in prompts]
+        open_rows = [row for row, room in enumerate(rooms) if room]
+        completions = [Completion("", "prompt_too_long", 0)] * len(prompts)
+        if open_rows:
+            written = self.write([prompts[row] for row in open_rows], [rooms[row] for row in open_rows], seed)
+            for row, tokens in zip(open_rows, written, strict=True):
+                ended = tokens[-1] in self.end_tokens
+                text = self._text(prompts[row], tokens[:-1] if ended else tokens)  # it need not be a special token
+                stopped = ended or any(stop in text for stop in self.stops)
+                completions[row] = Completion(text, "stop" if stopped else "length", len(tokens))
+        return completions
+
+    def room(self, prompt: Sequence[int]) -> int:
+        """How many tokens may follow a prompt: none where the prompt alone fills the model's context."""
+        if self.context_length is None:
+            return self.config.max_new_tokens
+        return max(0, min(self.config.max_new_tokens, self.context_length - len(prompt)))
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+        """The text of token ids, as it is: no spaces tidied up."""
+        return str(self.tokenizer.decode(
+            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False))
+
+    def _text(self, prompt: Sequence[int], tokens: list[int]) -> str:
+        lead = list(prompt[-LEAD_TOKENS:])
+        before, whole = (self.decode(ids, skip_special_tokens=True) for ids in (lead, lead + tokens))
+        return whole[len(before):]
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> list[int]:
+    """Every token that ends an answer: the tokenizer's, and those that any of the checkpoint's configurations names
+    (chat models have a second one)."""
+    found: set[int] = set()
+    for value in (tokenizer.eos_token_id, *(getattr(config, "eos_token_id", None) for config in configs)):
+        found |= set(value) if isinstance(value, list) else {value} if value is not None else set()
+    return sorted(found)

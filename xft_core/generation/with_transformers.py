@@ -1,0 +1,91 @@
+"""Completions with transformers: left padding, and an end of its own for every row; rows that have ended make room for the
+others. Takes any model of ours."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from xft_core.generation.completer import Completer, end_tokens
+from xft_core.generation.kv_cache import growing_cache
+from xft_core.recipe.sections import GenerateConfig
+
+
+class TransformersCompleter(Completer):
+    """On the GPU where there is one."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig, stops: tuple[str, ...]
+    ) -> None:
+        super().__init__(tokenizer, config, stops)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model: Any = model.to(self.device)  # type: ignore[arg-type]
+        text_config = model.config.get_text_config()
+        self.context_length = getattr(text_config, "max_position_embeddings", None)
+        self.end_tokens = end_tokens(tokenizer, model.generation_config, text_config)
+        padding = tokenizer.pad_token_id
+        self.padding = padding if padding is not None else next(iter(self.end_tokens), 0)
+        sampling = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
+        self.decoding = sampling if config.temperature else {"do_sample": False}
+        # The checkpoint's own defaults (a temperature, a repetition penalty) would fill in what is not named above.
+        self.model.generation_config = GenerationConfig()
+
+    @torch.inference_mode()
+    def write(self, prompts: Sequence[Sequence[int]], rooms: Sequence[int], seed: int) -> list[list[int]]:
+        """See Completer."""
+        longest = max(map(len, prompts))
+        input_ids = torch.full((len(prompts), longest), self.padding)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, prompt in enumerate(prompts):
+            input_ids[row, longest - len(prompt):] = torch.tensor(prompt)
+            attention_mask[row, longest - len(prompt):] = 1
+        input_ids, attention_mask = input_ids.to(self.device), attention_mask.to(self.device)
+        generation = GenerationConfig(
+            max_length=longest + max(rooms), eos_token_id=self.end_tokens or None, pad_token_id=self.padding,
+            return_dict_in_generate=True, **self.decoding)
+        written: list[list[int]] = [[] for _ in prompts]
+        rows, cache = list(range(len(prompts))), growing_cache(self.model)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            while rows:  # every time with the rows that have not ended, from where they are
+                ends = _RowEnds(self, longest, [rooms[row] for row in rows])
+                output = self.model.generate(
+                    input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache,
+                    generation_config=generation, stopping_criteria=StoppingCriteriaList([ends]))
+                for row, tokens, length in zip(rows, output.sequences, ends.lengths, strict=True):
+                    written[row] = tokens[longest:longest + length].tolist()
+                going_on = [place for place, length in enumerate(ends.lengths) if not length]
+                rows, cache = [rows[place] for place in going_on], output.past_key_values
+                cache.batch_select_indices(torch.tensor(going_on, dtype=torch.long, device=self.device))
+                num_new = output.sequences.shape[1] - input_ids.shape[1]
+                input_ids, attention_mask = output.sequences[going_on], F.pad(attention_mask[going_on], (0, num_new), value=1)
+        return written
+
+
+class _RowEnds(StoppingCriteria):
+    """Ends each row at an end token, at one of the stops, or when its room is used up, and notes its length there; ends all
+    once half of them have ended, as the others are faster without them."""
+
+    def __init__(self, completer: Completer, prompt_length: int, rooms: Sequence[int]) -> None:
+        self.completer, self.prompt_length, self.rooms = completer, prompt_length, rooms
+        self.lengths = [0] * len(rooms)
+        # A token is a character at least, so these many hold a whole stop.
+        self.tail = max(map(len, completer.stops), default=0) + 2
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        length = input_ids.shape[1] - self.prompt_length
+        tails = input_ids[:, self.prompt_length:][:, -self.tail:].tolist()
+        for row, tail in enumerate(tails):
+            if not self.lengths[row] and (length >= self.rooms[row] or self._ends(tail)):
+                self.lengths[row] = length
+        ended = [bool(length) for length in self.lengths]
+        return torch.tensor([True] * len(ended) if 2 * sum(ended) >= len(ended) else ended, device=input_ids.device)
+
+    def _ends(self, tail: list[int]) -> bool:
+        if tail[-1] in self.completer.end_tokens:
+            return True
+        text = self.completer.decode(tail)
+        return any(stop in text for stop in self.completer.stops)

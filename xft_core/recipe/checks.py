@@ -1,0 +1,129 @@
+"""What can be seen to have gone wrong, from numbers alone: while a model trains, and from the metrics of a finished stage.
+
+Every limit is here, so that a stage that stops and a report that warns mean the same.
+"""
+
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+from typing import Any
+
+from xft_core.errors import XftError
+from xft_core.recipe.sections import ChecksConfig, Recipe
+
+POINTS = 5  # of the training curve, in the mean: one high point is no divergence
+RISE, LEAST_RISE = 0.3, 0.3  # as a share of the lowest mean, and in nats
+DEAD_LOAD = 0.01  # share of the routed tokens
+MOVED = 0.01  # difference of a share from uniform mixing
+
+
+class RunWentWrong(XftError):
+    """Something that the recipe's checks say the run must stop for. What was finished is kept."""
+
+
+class TrainingWatch:
+    """Follows a training curve, point by point, as it is written (see training.py).
+
+    ``diverged_at_step``: where the loss was first found to have risen far above its lowest point, None if nowhere.
+    ``dead_steps``: the longest run of steps at each of whose points some layer had a routed expert with a load below
+    DEAD_LOAD. A resumed training feeds the points of the curve again, and comes to the same.
+    """
+
+    def __init__(self, points: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.diverged_at_step: int | None = None
+        self.dead_steps = 0
+        self._losses: list[float] = []
+        self._lowest = float("inf")
+        self._alive_at = 0
+        for point in points:
+            self.add(point["step"], point["metrics"])
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One point of the curve."""
+        if "loss" in metrics:
+            self._losses = [*self._losses[1 - POINTS:], metrics["loss"]]
+            if len(self._losses) == POINTS:
+                mean = fmean(self._losses)
+                self._lowest = min(self._lowest, mean)
+                if self.diverged_at_step is None and mean > self._lowest + max(RISE * self._lowest, LEAST_RISE):
+                    self.diverged_at_step = step
+        if "expert_load_min" in metrics:
+            if metrics["expert_load_min"] >= DEAD_LOAD:
+                self._alive_at = step
+            self.dead_steps = max(self.dead_steps, step - self._alive_at)
+
+    def metrics(self) -> dict[str, int]:
+        """What the stage's manifest keeps of it."""
+        found = {"dead_expert_steps": self.dead_steps}
+        return found if self.diverged_at_step is None else found | {"diverged_at_step": self.diverged_at_step}
+
+    def stop_for(self, checks: ChecksConfig) -> None:
+        """Raise RunWentWrong for what ``checks`` says training must stop for."""
+        raise_for(training_findings(self.metrics(), checks, only_stop=True))
+
+
+def recipe_findings(recipe: Recipe) -> list[str]:
+    """Sentences on choices of a recipe that do not fit each other, though it can be run."""
+    if recipe.prompt_style == recipe.data.template:
+        return []
+    return [
+        f"The tuned models are asked in the form {recipe.prompt_style} (generate.prompt_style) and were tuned in the form "
+        f"{recipe.data.template} (data.template): they answer in a form they never saw. Set generate.prompt_style to auto."]
+
+
+def training_findings(metrics: Mapping[str, Any], checks: ChecksConfig, only_stop: bool = False) -> list[str]:
+    """Sentences on the training whose stage has these ``metrics``; ``only_stop``: only those that must stop the run."""
+    found = []
+    diverged, dead = metrics.get("diverged_at_step"), metrics.get("dead_expert_steps", 0)
+    if diverged is not None and _wanted(checks.diverging_loss, only_stop):
+        found.append(
+            f"The training loss diverged: at step {diverged} it was far above its lowest point. Lower sft.learning_rate, "
+            "lengthen sft.warmup_steps, or set sft.max_grad_norm to 1.")
+    if dead >= checks.dead_expert_steps and _wanted(checks.dead_experts, only_stop):
+        found.append(
+            f"In some layer a routed expert got less than {DEAD_LOAD:.0%} of the tokens for {dead} steps on end. Raise "
+            "sft.balance_loss_weight, or turn upcycle.router_noise on.")
+    return found
+
+
+def mixing_findings(metrics: Mapping[str, Any], method: str, checks: ChecksConfig, only_stop: bool = False) -> list[str]:
+    """As ``training_findings``, on mixing coefficients; only those that were learned can disappoint."""
+    found: list[str] = []
+    if method != "learned":
+        return found
+    merged, uniform = metrics.get("held_out_nll_merged"), metrics.get("held_out_nll_uniform")
+    worse = merged is not None and uniform is not None and round(merged, 4) > round(uniform, 4)  # as far as it is told
+    if worse and _wanted(checks.worse_than_uniform, only_stop):
+        found.append(
+            f"Learned mixing is worse than uniform mixing on held-out rows ({merged:.4f} against {uniform:.4f}): "
+            "lower merge.learning_rate, or use merge.method=uniform.")
+    movement = metrics.get("movement_max")
+    if movement is not None and movement < MOVED and _wanted(checks.unmoved_coefficients, only_stop):
+        found.append(
+            f"The mixing coefficients did not move (largest change {movement:.4f}): this is uniform mixing in all but "
+            "name. Raise merge.learning_rate or merge.epochs.")
+    return found
+
+
+def merge_findings(metrics: Mapping[str, Any], base: float | None, checks: ChecksConfig) -> list[str]:
+    """Why a merged model of these ``metrics`` must stop the run; ``base``: held-out loss of the base model."""
+    merged = metrics.get("held_out_nll")
+    if base is None or merged is None or merged <= base or checks.worse_than_base != "stop":
+        return []
+    return [worse_than_base("The merged model", merged, base)]
+
+
+def worse_than_base(name: str, loss: float, base: float) -> str:
+    """A sentence for a model whose held-out loss, in nats per response token, is above the base model's."""
+    return f"{name} is worse than the base model on held-out rows: {loss:.4f} against {base:.4f} nats per response token."
+
+
+def raise_for(findings: list[str]) -> None:
+    """Raise RunWentWrong if there are any."""
+    if findings:
+        raise RunWentWrong(
+            f"{' '.join(findings)} The recipe's checks say to stop for this; what was finished is kept. To go on all the "
+            "same, set that field of checks to report.")
+
+
+def _wanted(reaction: str, only_stop: bool) -> bool:
+    return reaction == "stop" or not only_stop

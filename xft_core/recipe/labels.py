@@ -1,0 +1,94 @@
+"""Readable names for things that a person listed, no two the same: rows of tables, metrics, directories and files.
+
+A thing keeps its shortest label as long as nothing else has it, whatever else is listed. Things that share one get longer
+labels (more of their path), and things that are the same in all of it are numbered.
+"""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import PurePath
+
+from xft_core.files.digests import digest_of
+
+LONGEST_NAME = 120  # bytes; MLflow takes 250 for a metric, a file system 255 for a file, of which this is a part
+DIGEST_LENGTH = 6
+
+
+def looks(label: str) -> str:
+    """What a person sees of a label: texts that differ only in how accents are encoded look the same."""
+    return unicodedata.normalize("NFC", label)
+
+
+def unique_labels(forms: Sequence[Sequence[str]], alike: Callable[[str], str] = looks) -> list[str]:
+    """One label for each thing. ``forms``: of each thing its labels, the shortest first; ``alike``: labels with the same
+    result count as the same."""
+    lengths = [0] * len(forms)
+    while True:
+        labels = [of_one[length] for of_one, length in zip(forms, lengths, strict=True)]
+        shared = _shared(map(alike, labels))
+        growing = [index for index, label in enumerate(labels)
+                   if alike(label) in shared and lengths[index] + 1 < len(forms[index])]
+        if not growing:
+            return _numbered(labels, alike)
+        for index in growing:
+            lengths[index] += 1
+
+
+def path_forms(name: str) -> list[str]:
+    """Labels of a file, directory or Hub name: its last part, then more and more of what is above it."""
+    parts = [part for part in PurePath(name.removeprefix("demo:")).parts if part != "/"] or [name]
+    return ["/".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
+
+
+def path_labels(names: Sequence[str]) -> list[str]:
+    """Labels of files: ``h.jsonl``, or ``d2/h.jsonl`` and ``d3/h.jsonl`` where both are listed."""
+    return unique_labels([path_forms(name) for name in names])
+
+
+def flat(label: str) -> str:
+    """A label as part of a metric's or a file's name: small letters and digits of any script, and underscores."""
+    return re.sub(r"[\W_]+", "_", looks(label).casefold()).strip("_")
+
+
+def flat_names(labels: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """``flat`` of each label, by label. One that is empty, too long, ``taken``, or that of another label too, ends in
+    digits of the label's digest: then it is the same whatever else is listed with it."""
+    names = {label: flat(label) for label in labels}
+    shared = _shared(names.values()) | set(taken)
+    return {
+        label: name if name and name not in shared and len(name.encode()) <= LONGEST_NAME
+        else f"{_cut(name)}_{digest_of(label)[:DIGEST_LENGTH]}".strip("_")
+        for label, name in names.items()}
+
+
+def _cut(name: str) -> str:
+    return name.encode()[:LONGEST_NAME].decode(errors="ignore")
+
+
+def group_names(groups: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """What metrics call groups of problems, each a criterion (``library``) and a name: the name in small letters, with the
+    criterion before it where another criterion has a group of that name."""
+    known = list(dict.fromkeys(groups))
+    labels = unique_labels([[name.lower(), f"{criterion} {name}".lower()] for criterion, name in known])
+    return {group: re.sub(r"[^\w.-]+", "_", looks(label)) for group, label in zip(known, labels, strict=True)}
+
+
+def _shared(labels: Iterable[str]) -> set[str]:
+    return {label for label, count in Counter(labels).items() if count > 1}
+
+
+def _numbered(labels: list[str], alike: Callable[[str], str]) -> list[str]:
+    shared = _shared(map(alike, labels))
+    seen: Counter[str] = Counter()
+    given = {alike(label) for label in labels}
+    for index, label in enumerate(labels):
+        key = alike(label)
+        if key in shared:
+            seen[key] += 1
+            while alike(f"{label} ({seen[key]})") in given:
+                seen[key] += 1
+            labels[index] = f"{label} ({seen[key]})"
+            given.add(alike(labels[index]))
+    return labels

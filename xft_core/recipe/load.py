@@ -1,0 +1,124 @@
+"""Reading recipes and stage configurations from YAML, with errors that name the field and the nearest known one."""
+
+import difflib
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from xft_core.errors import RecipeError
+from xft_core.files.parsing import LONGEST_YAML, parse_yaml
+from xft_core.recipe.sections import Recipe
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """The recipe in a YAML file with ``section.field=value`` overrides applied. Raises RecipeError."""
+    return parse(Recipe, read_yaml(path), overrides, where=str(path))
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file's mapping. Raises RecipeError when it is missing, not YAML or not a mapping."""
+    try:
+        if not path.is_file():
+            raise FileNotFoundError
+        with path.open(encoding="utf-8") as stream:
+            content = parse_yaml(stream.read(LONGEST_YAML + 1))
+    except FileNotFoundError:
+        raise RecipeError(f"There is no file {_short(str(path))}. Give the path of a YAML file.") from None
+    except OSError as error:
+        raise RecipeError(f"The file {_short(str(path))} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise RecipeError(f"{_short(str(path))} is not YAML that can be used: {error}.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise RecipeError(f"{str(path)!r} holds a {type(content).__name__} instead of fields with values.")
+    return content
+
+
+def parse(model: type[ModelT], values: dict[str, Any], overrides: list[str] | None = None, where: str = "recipe") -> ModelT:
+    """Validate ``values`` as ``model``. Raises RecipeError with one line per wrong field."""
+    values = apply_overrides(values, overrides or [])
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, dict(item)) for item in error.errors()]
+        raise RecipeError(f"{where} cannot be used:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+
+
+def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """``values`` with ``section.field=value`` items set; values are read as YAML (``null`` empties a field)."""
+    result = dict(values)
+    for item in overrides:
+        name, separator, text = item.partition("=")
+        if not separator or not name.strip():
+            raise RecipeError(f"Override {_short(item)} is not of the form section.field=value.")
+        *sections, field = name.strip().split(".")
+        place = result
+        for section in sections:
+            inner = place.get(section)
+            place[section] = dict(inner) if isinstance(inner, dict) else {}
+            place = place[section]
+        try:
+            place[field] = parse_yaml(text)
+        except ValueError as error:
+            raise RecipeError(f"Override {_short(item)}: the value is not YAML that can be used: {error}.") from None
+    return result
+
+
+def plain(values: dict[str, Any]) -> dict[str, Any]:
+    """``values`` with sections as mappings, so that single fields in them can be overridden."""
+    return {name: value.model_dump() if isinstance(value, BaseModel) else value for name, value in values.items()}
+
+
+def flatten(model: BaseModel) -> dict[str, Any]:
+    """Every field as ``section.field`` (the names that overrides and MLflow parameters use)."""
+    flat: dict[str, Any] = {}
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            flat |= {f"{name}.{inner}": item for inner, item in flatten(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _explain(model: type[BaseModel], error: dict[str, Any]) -> str:
+    place = ".".join(str(part)[:100] for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(model, error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
+        return f"{place}: there is no such field; {hint}"
+    if error["type"] == "missing":
+        return f"{place}: this field must be given."
+    message = error["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(error.get("input"), dict) else f" (it is {_short(error.get('input'))})"
+    return f"{place}: {message}{shown}" if place else message
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    current: type[BaseModel] = model
+    for part in location:
+        field = current.model_fields.get(str(part))
+        inner = _model_of(field.annotation) if field else None
+        if inner is None:
+            return []
+        current = inner
+    return list(current.model_fields)
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType):
+        return next((found for item in get_args(annotation) if (found := _model_of(item))), None)
+    return None

@@ -1,0 +1,132 @@
+"""What the artifacts of one run hold, by role: manifests and small JSON files, nothing else and nothing of torch."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xft_core.errors import ArtifactError
+from xft_core.files.parsing import parse_json
+from xft_core.recipe.labels import looks, path_forms, path_labels, unique_labels
+from xft_core.recipe.sections import EvaluateConfig, Recipe
+from xft_core.store.artifacts import Manifest, read_manifest
+from xft_core.store.curves import read_metrics
+
+MODELS = ("base", "sft", "moe", "merged")
+BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP", "ds1000": "DS-1000"}
+# The files that evalplus releases hold base and extended tests; their version is in the results.
+RELEASED = {"HumanEvalPlus-v": "HumanEval", "HumanEvalPlus-Mini-v": "HumanEval mini", "MbppPlus-v": "MBPP"}
+MULTIPL_E = re.compile(r"(?:.*/)?multipl-e/(?:humaneval-)?(\w+)(?:\.jsonl)?(?:\.gz)?")
+PASS_AT = "plus_pass_at_"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The recipe and the artifacts that are there; whatever is missing reads as None or as empty."""
+
+    recipe: Recipe
+    directories: dict[str, Path]
+    manifests: dict[str, Manifest]
+
+    @classmethod
+    def read(cls, recipe: Recipe, artifacts: Mapping[str, Path]) -> "Evidence":
+        """Read the manifest of every artifact. Raises ArtifactError for one that has none."""
+        directories = dict(sorted(artifacts.items()))
+        return cls(recipe, directories, {role: read_manifest(path) for role, path in directories.items()})
+
+    def metric(self, role: str, name: str) -> float | None:
+        """A number of a role's manifest; None when the role, the name or a finite number is missing."""
+        manifest = self.manifests.get(role)
+        value = manifest.metrics.get(name) if manifest else None
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+    def ks(self, role: str) -> list[int]:
+        """The k of every pass@k in a role's metrics, ascending."""
+        manifest = self.manifests.get(role)
+        names = manifest.metrics if manifest else {}
+        return sorted(int(name.removeprefix(PASS_AT)) for name in names if name.startswith(PASS_AT))
+
+    def file(self, role: str, name: str) -> Any | None:
+        """The content of a JSON file of a role's artifact, None without one. Raises ArtifactError for a broken one."""
+        path = self.directories[role] / name if role in self.directories else None
+        if path is None or not path.is_file():
+            return None
+        try:
+            return parse_json(path.read_bytes())
+        except ValueError as error:
+            raise ArtifactError(f"{str(path)!r} is not JSON: {error}. Delete its directory to rebuild it.") from None
+
+    def curve(self, role: str, name: str) -> list[tuple[int, float]]:
+        """(step, value) of one curve in a role's metrics.jsonl."""
+        if role not in self.directories:
+            return []
+        points = read_metrics(self.directories[role] / "metrics.jsonl")
+        return [(point["step"], point["metrics"][name]) for point in points if name in point["metrics"]]
+
+    def held_out_curve(self, role: str) -> list[tuple[int, float]]:
+        """Held-out loss over the steps of a training, with those of its start and its end from the manifest."""
+        points = dict(self.curve(role, "held_out_nll"))
+        ends = ((0, "held_out_nll_before"), (int(self.metric(role, "steps") or 0), "held_out_nll"))
+        points |= {step: value for step, name in ends if (value := self.metric(role, name)) is not None}
+        return sorted(points.items())
+
+    def benchmarks(self) -> list[str]:
+        """A title for each benchmark of the recipe, no two the same."""
+        return benchmark_titles(self.recipe.evaluate.benchmarks)
+
+    def model_name(self, model: str) -> str:
+        """What a person calls one of MODELS."""
+        upcycle, method = self.recipe.upcycle, self.recipe.merge.method
+        xft = upcycle.shared_expert and upcycle.normalization == "xft"
+        return {
+            "base": "base",
+            "sft": "SFT (dense)",
+            "moe": f"MoE, {upcycle.num_experts} experts, {upcycle.num_experts_per_tok} active",
+            "merged": f"{'XFT merged' if xft else 'merged'} ({method.replace('_', ' ')})",
+        }[model]
+
+
+@dataclass(frozen=True)
+class MeasuredLabels:
+    """What each thing that a model is measured by is called, in the recipe's order; no two are the same."""
+
+    benchmarks: list[str]
+    held_out_data: list[str]
+    lm_eval_tasks: list[str]
+
+
+def measured_labels(config: EvaluateConfig) -> MeasuredLabels:
+    """Labels of all that the section lists."""
+    benchmarks = benchmark_titles(config.benchmarks)
+    held_out = [f"NLL on {label}" for label in path_labels(config.held_out_data)]
+    labels = iter(unique_labels([[label] for label in [*benchmarks, *held_out, *config.lm_eval_tasks]]))
+    return MeasuredLabels(*([next(labels) for _ in kind] for kind in (benchmarks, held_out, config.lm_eval_tasks)))
+
+
+def benchmark_titles(names: Sequence[str]) -> list[str]:
+    """A title for each benchmark, no two the same, also not by a "+": ``mbpp+`` is what the extended tests of mbpp are
+    called."""
+    return unique_labels([_title_forms(name) for name in names], alike=lambda title: looks(title).rstrip("+ "))
+
+
+def _title_forms(name: str) -> list[str]:
+    title, paths = benchmark_title(name), [_stem(path) for path in path_forms(name)]
+    return paths if title == paths[0] else [title, *(f"{title} ({path})" for path in paths)]
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+def benchmark_title(name: str) -> str:
+    """What a person calls a benchmark of the recipe (a name, ``demo:`` or a path)."""
+    if name in BENCHMARK_TITLES:
+        return BENCHMARK_TITLES[name]
+    multipl_e = MULTIPL_E.fullmatch(name)
+    if multipl_e:
+        return f"MultiPL-E {multipl_e[1]}"
+    stem = _stem(path_forms(name)[0])
+    released = next((title for start, title in RELEASED.items() if stem.startswith(start)), stem)
+    return f"demo {stem}" if name.startswith("demo:") else released

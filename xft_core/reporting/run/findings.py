@@ -1,0 +1,182 @@
+"""What the numbers say, in plain sentences, with no more certainty than they carry."""
+
+from collections.abc import Iterator
+
+from xft_core.recipe.checks import DEAD_LOAD, worse_than_base
+from xft_core.reporting.pass_rates import certainty, p_text
+from xft_core.reporting.run.summary import Comparison, Difference
+from xft_core.runtime.quantities import fixed
+
+MANY_TRUNCATED = 0.1
+DATA_WARNINGS = {
+    "earlier_turns_unused": (
+        "conversations have earlier answers of the assistant, which are given and not learned: only the last of each is."),
+    "control_tokens_from_text": (
+        "rows have text that spells a control token and became one: this tokenizer cannot prevent it."),
+    "turn_marker_text": (
+        "rows have text that spells what the chat template begins an answer with, so a model cannot tell it from a turn."),
+    "boundary_forced": (
+        "rows have no token boundary where the response begins: prompt and response were tokenised apart, as they are when "
+        "models are asked."),
+}
+TELLING = (0.05, 0.95)  # outside of these fractions a benchmark is too hard or too easy to tell models apart
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """One sentence or two for each thing a reader asks: solved problems, held-out loss, mixing, cost, certainty."""
+    found = [difference_sentence(comparison, item) for item in main_differences(comparison)]
+    found += _held_out_sentences(comparison)
+    found += _mixing_sentences(comparison)
+    if comparison.training_compute_ratio is not None:
+        found.append(
+            f"Training the MoE took about {comparison.training_compute_ratio:.1f} times the computation of the dense "
+            "SFT (steps times active parameters per token).")
+    found.append(
+        f"One run with one seed ({comparison.seed}): intervals and tests cover the choice of problems, not the chance in "
+        "training, and no p-value is corrected for how many there are. Repeat with other seeds before a claim.")
+    return found
+
+
+def main_differences(comparison: Comparison) -> list[Difference]:
+    """The merged model against plain SFT (the base model, where there was none), on every benchmark."""
+    return [
+        found[0] for benchmark in dict.fromkeys(item.benchmark for item in comparison.differences)
+        if (found := [item for item in comparison.differences if (item.benchmark, item.tests) == (benchmark, "plus")])]
+
+
+def difference_sentence(comparison: Comparison, item: Difference) -> str:
+    """How two models differ on one benchmark, and whether the difference can be told from none."""
+    model, against = model_name(comparison, item.model), model_name(comparison, item.against)
+    where = test_name(comparison, item.benchmark, item.tests)
+    if not item.pair.better_on and not item.pair.worse_on:
+        return f"{where}: {model} and {against} solve the same problems."
+    if item.pair.difference:
+        size = fixed(abs(100 * item.pair.difference), 1)
+        text = f"{where}: {model} solves {size} points {'more' if item.pair.difference > 0 else 'fewer'} than {against}"
+    else:
+        text = f"{where}: {model} solves as many as {against}"
+    if item.pair.problems < max(
+            score.problems for row in comparison.rows for score in row.scores if score.benchmark == item.benchmark):
+        text += f" on the {item.pair.problems} problems that were graded for both"
+    text += f" (better on {_count(len(item.pair.better_on), 'problem')}, worse on {len(item.pair.worse_on)}"
+    p_value = p_text(item.pair.p_value)
+    shown = f"p {p_value}" if p_value.startswith("<") else f"p = {p_value}"
+    return f"{text}; {item.pair.test}, {shown}): {certainty(item.pair.p_value)}."
+
+
+def test_name(comparison: Comparison, benchmark: str, tests: str) -> str:
+    """``HumanEval+`` for the extended tests of HumanEval; the plain name where a benchmark has no such tests."""
+    extended = any(
+        score.extended_tests for row in comparison.rows for score in row.scores if score.benchmark == benchmark)
+    return f"{benchmark}+" if tests == "plus" and extended else benchmark
+
+
+def warnings(comparison: Comparison) -> list[str]:
+    """What a person must know before using the merged model."""
+    return [*comparison.choices, *_data_warnings(comparison), *_loss_warnings(comparison), *_went_wrong_warnings(comparison),
+            *_routing_warnings(comparison), *_evaluation_warnings(comparison)]
+
+
+def _held_out_sentences(comparison: Comparison) -> Iterator[str]:
+    rows = {row.model: row.held_out_nll for row in comparison.rows if row.held_out_nll is not None}
+    if "merged" not in rows:
+        return
+    against = [
+        _than(rows["merged"] - rows[model], model_name(comparison, model))
+        for model in ("sft", "moe", "base") if model in rows]
+    if against:
+        yield (f"Held-out loss: {model_name(comparison, 'merged')} has {rows['merged']:.4f} nats per response token, "
+               f"{_join(against)}.")
+
+
+def _than(difference: float, other: str) -> str:
+    if not difference:
+        return f"the same as {other}"
+    return f"{fixed(abs(difference), 4)} {'lower' if difference < 0 else 'higher'} than {other}"
+
+
+def _mixing_sentences(comparison: Comparison) -> Iterator[str]:
+    mixing = comparison.mixing
+    if mixing is None:
+        return
+    if mixing.held_out_nll_uniform is not None and mixing.held_out_nll_merged is not None:
+        gain = mixing.held_out_nll_uniform - mixing.held_out_nll_merged
+        yield (f"Learned against uniform mixing: held-out loss {mixing.held_out_nll_merged:.4f} against "
+               f"{mixing.held_out_nll_uniform:.4f} nats per response token, "
+               + (f"{fixed(gain, 4)} lower." if gain > 0 else f"{fixed(-gain, 4)} higher." if gain < 0 else "no difference."))
+    if mixing.movement_max is not None and mixing.method == "learned":
+        mean = "" if mixing.movement_mean is None else f"{mixing.movement_mean:.3f} in the mean, "
+        yield f"The mixing coefficients moved by {mean}{mixing.movement_max:.3f} at most (shares between 0 and 1)."
+
+
+def _data_warnings(comparison: Comparison) -> Iterator[str]:
+    if comparison.decontamination and not comparison.decontamination.benchmarks:
+        yield ("The training data was not searched for the benchmarks' problems (data.decontaminate is off): scores may "
+               "be of answers learned by heart.")
+
+
+    for name, sentence in DATA_WARNINGS.items():
+        if comparison.data.get(name):
+            yield f"Data: {comparison.data[name]:,} {sentence}"
+
+
+def _loss_warnings(comparison: Comparison) -> Iterator[str]:
+    row = comparison.row("base")
+    base = row.held_out_nll if row else None
+    for row in comparison.rows:
+        if base is not None and row.held_out_nll is not None and row.held_out_nll > base:
+            yield worse_than_base(row.name, row.held_out_nll, base)
+
+
+def _went_wrong_warnings(comparison: Comparison) -> Iterator[str]:
+    for model, sentences in comparison.went_wrong.items():
+        # Learned mixing says what it is about; of two trainings, the sentence does not.
+        prefix = "" if model == "merged" else f"{model_name(comparison, model)}: "
+        yield from (f"{prefix}{sentence}" for sentence in sentences)
+
+
+def _routing_warnings(comparison: Comparison) -> Iterator[str]:
+    first_routed = 1 if any(layer.mean_shared_weight is not None for layer in comparison.routing) else 0
+    dead = [
+        f"layer {layer_index} expert {expert_index}"
+        for layer_index, layer in enumerate(comparison.routing)
+        for expert_index, load in enumerate(layer.load, start=first_routed) if load < DEAD_LOAD]
+    if dead:
+        shown = ", ".join(dead[:8]) + (f" and {len(dead) - 8} more" if len(dead) > 8 else "")
+        yield f"{_count(len(dead), 'routed expert')} with a load under {DEAD_LOAD:.0%} on held-out rows: {shown}."
+
+
+def _evaluation_warnings(comparison: Comparison) -> Iterator[str]:
+    for benchmark, reason in comparison.skipped.items():
+        yield f"{benchmark} was skipped: {reason}. It is no 0 and is in no average; the answers are kept."
+    low, high = TELLING
+    for benchmark in dict.fromkeys(score.benchmark for row in comparison.rows for score in row.scores):
+        values = [
+            rate.value for row in comparison.rows for score in row.scores
+            if score.benchmark == benchmark and (rate := score.rate("plus"))]
+        if not values:
+            continue
+        if max(values) < low or min(values) > high:
+            yield f"{benchmark} is too {'hard' if max(values) < low else 'easy'} to tell these models apart."
+    for row in comparison.rows:
+        for score in row.scores:
+            if score.infrastructure_errors:
+                yield (f"{row.name} on {score.benchmark}: {_count(score.infrastructure_errors, 'answer')} could not be "
+                       "graded (infrastructure errors) and count for nothing: results.json says what their problems lack.")
+            if score.truncated and score.truncated > MANY_TRUNCATED * score.samples:
+                yield (f"{row.name} on {score.benchmark}: {score.truncated} of {score.samples} answers were cut at "
+                       "generate.max_new_tokens.")
+
+
+def model_name(comparison: Comparison, model: str) -> str:
+    """What a sentence calls a model."""
+    row = comparison.row(model)
+    return {"base": "the base model", "moe": "the MoE"}.get(model) or (row.name if row else model)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _join(parts: list[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,0 +1,314 @@
+"""``comparison.md``: the table first, then what it says, then the evidence in compact tables."""
+
+import math
+
+from xft_core.benchmarks.decontaminate import NGRAM_WORDS
+from xft_core.reporting.page import PAGE
+from xft_core.reporting.pass_rates import MCNEMAR, p_text, points_text, rate_text
+from xft_core.reporting.run.evidence import Evidence
+from xft_core.reporting.run.findings import findings, main_differences, model_name, test_name, warnings
+from xft_core.reporting.run.multilingual import PAPER_LANGUAGES, Average
+from xft_core.reporting.run.summary import Comparison, Decontamination, Difference, LayerMix, Measure, Mixing
+from xft_core.runtime.quantities import fixed, parameters
+
+CAPTION = (
+    "↓ lower is better, ↑ higher is better. NLL: negative log-likelihood on held-out rows, nats per response token. "
+    "pass@k: % of problems solved in k attempts; + with the extended tests too. In brackets: 95% confidence interval over "
+    "the problems, rows or questions.")
+SHOWN_PROBLEMS, SHOWN_ROWS = 12, 5
+PICTURES = {"results": "pass@1 and held-out loss", "loss": "training and held-out loss", "mixing": "mixing coefficients",
+            "expert_load": "expert load"}
+
+# What becomes of the rows read, in the order of the work; what prepare counts besides comes after their sum.
+ROW_PARTS = {
+    "dropped_empty_response": "dropped: empty response",
+    "dropped_duplicate": "dropped: duplicate of another row",
+    "dropped_contaminated": "dropped: contains a problem of a benchmark",
+    "dropped_held_out": "dropped: also in data.held_out_path",
+    "dropped_no_room": "dropped: the prompt leaves no room for a response",
+    "not_used": "not used (data.max_rows)",
+    "held_out_rows": "rows held out",
+    "train_rows": "rows to train on",
+}
+SPLITS = ("held_out_rows", "train_rows")
+OTHER_COUNTS = {
+    "train_tokens": "tokens to train on",
+    "train_response_tokens": "of these, response tokens (the loss counts these)",
+    "held_out_tokens": "tokens held out",
+    "held_out_response_tokens": "of these, response tokens (the NLL counts these)",
+    "truncated": "responses cut at data.max_length",
+    "control_token_text": "rows with text that spells a control token (it stays text)",
+    "earlier_turns_unused": "conversations with earlier answers, which are not learned",
+    "control_tokens_from_text": "rows in which text became a control token",
+    "turn_marker_text": "rows with text that spells the chat template's mark of an answer",
+    "boundary_forced": "rows with prompt and response tokenised apart",
+    "held_out_rows_read": "rows read of data.held_out_path",
+    "held_out_dropped_empty_response": "of data.held_out_path dropped: empty response",
+    "held_out_dropped_duplicate": "of data.held_out_path dropped: duplicate of another row",
+    "held_out_dropped_contaminated": "of data.held_out_path dropped: contains a problem of a benchmark",
+    "held_out_dropped_no_room": "of data.held_out_path dropped: the prompt leaves no room for a response",
+}
+
+
+def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: frozenset[str]) -> str:
+    """The whole text of comparison.md. ``plots``: names of the pictures that there are."""
+    sections = [f"# {comparison.recipe}: comparison", CAPTION, results_table(comparison)]
+    sections += picture("results", plots)
+    noted = warnings(comparison)
+    if noted:
+        sections += ["## Warnings", bullets(noted)]
+    sections += ["## What it says", bullets(findings(comparison) + _conditions(comparison, evidence))]
+    sections += groups_sections(comparison)
+    if comparison.differences:
+        sections += ["## Problem by problem", _differences_section(comparison)]
+    if "loss" in plots:
+        sections += ["## Training", "Loss of training and on held-out rows, over optimizer steps.", *picture("loss", plots)]
+    if comparison.mixing and comparison.mixing.layers:
+        sections += ["## Mixing coefficients", _mixing_section(comparison.mixing), *picture("mixing", plots)]
+    if comparison.routing:
+        sections += ["## Routed experts, on held-out rows", _routing_table(comparison), *picture("expert_load", plots)]
+    if comparison.data:
+        sections += ["## Data", _data_table(comparison.data, evidence.recipe.data.max_rows)]
+    if comparison.decontamination and comparison.decontamination.benchmarks:
+        sections += ["## Decontamination", _decontamination_section(comparison.decontamination)]
+    return "\n\n".join(sections) + "\n"
+
+
+def picture(name: str, plots: frozenset[str]) -> list[str]:
+    """The line that shows a plot; nothing where it was not drawn."""
+    return [f"![{PICTURES[name]}](plots/{name}.png)"] if name in plots else []
+
+
+def results_table(comparison: Comparison) -> str:
+    """A column for each model, a row for each measure: as wide with ten benchmarks as with one. It also reads well as
+    plain text."""
+    rows = comparison.rows
+    lines = [["NLL ↓", *("-" if row.held_out_nll is None else f"{row.held_out_nll:.4f}" for row in rows)]]
+    for benchmark in comparison.benchmarks:
+        of_models = [next((score for score in row.scores if score.benchmark == benchmark), None) for row in rows]
+        there = [score for score in of_models if score]
+        if not there:
+            if benchmark in comparison.skipped:
+                lines.append([f"{benchmark} pass@1 % ↑", *("skipped" for _ in rows)])
+            continue
+        for tests in ("base", "plus") if there[0].extended_tests else ("plus",):
+            for k in sorted({rate.k for score in there for rate in score.pass_at_k}):
+                cells = [score.text(tests, k) if score else "-" for score in of_models]
+                lines.append([f"{test_name(comparison, benchmark, tests)} pass@{k} % ↑", *cells])
+    for average in comparison.multilingual:
+        values = [average.pass_at_1.get(row.model) for row in rows]
+        cells = ["-" if value is None else fixed(100 * value, 1) for value in values]
+        lines.append([f"{average.title} pass@1 % ↑", *cells])
+    lines += _measure_lines(comparison)
+    lines += [
+        ["parameters", *(_parameters(row.parameters_total) for row in rows)],
+        ["active per token", *(_parameters(row.parameters_active) for row in rows)]]
+    return table(["", *(row.name for row in rows)], lines)
+
+
+def _measure_lines(comparison: Comparison) -> list[list[str]]:
+    of_models = [_numbered(row.measures) for row in comparison.rows]
+    lines = []
+    for key, measure in {key: item for found in of_models for key, item in found.items()}.items():
+        title = measure.title
+        arrow = {True: " ↑", False: " ↓", None: ""}[measure.higher_is_better]
+        lines.append([title + arrow, *(_measure_text(found.get(key)) for found in of_models)])
+    return lines
+
+
+def _numbered(measures: list[Measure]) -> dict[tuple[str, int], Measure]:
+    """By title and place among those of that title: nothing that was measured is left out of a table."""
+    titles = [measure.title for measure in measures]
+    return {(item.title, titles[:place].count(item.title)): item for place, item in enumerate(measures)}
+
+
+def _measure_text(measure: Measure | None) -> str:
+    return "-" if measure is None else f"{fixed(measure.value, 4)}{_interval_text(measure.interval)}"
+
+
+def _interval_text(interval: tuple[float, float] | None) -> str:
+    return f" [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""
+
+
+def groups_sections(comparison: Comparison) -> list[str]:
+    """A table for each benchmark and criterion that its problems are grouped by: DS-1000's libraries, say."""
+    sections = []
+    for benchmark in comparison.benchmarks:
+        scores = [next((score for score in row.scores if score.benchmark == benchmark), None) for row in comparison.rows]
+        groups = [{(group.criterion, group.name): group for group in score.groups} if score else {} for score in scores]
+        for criterion in dict.fromkeys(criterion for found in groups for criterion, _ in found):
+            names = dict.fromkeys(key for found in groups for key in found if key[0] == criterion)
+            lines = [
+                [f"{key[1]} ({max(found[key].problems for found in groups if key in found)})",
+                 *(rate_text(found[key].rate) if key in found else "-" for found in groups)]
+                for key in names]
+            sections += [
+                f"## {benchmark} by {criterion}", "pass@1 in %; in brackets behind a name, how many problems it has.",
+                table([criterion, *(row.name for row in comparison.rows)], lines)]
+    return sections
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table with its columns aligned: the first to the left, numbers to the right."""
+    header, rows = [_cell(text) for text in header], [[_cell(text) for text in row] for row in rows]
+    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    aligned = [
+        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        for line in [header, rule, *rows]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in aligned)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _differences_section(comparison: Comparison) -> str:
+    shown = [item for item in comparison.differences if item.tests == "plus"]
+    rows = [
+        [test_name(comparison, item.benchmark, item.tests), model_name(comparison, item.model),
+         model_name(comparison, item.against), points_text(item.pair.difference), str(len(item.pair.better_on)),
+         str(len(item.pair.worse_on)), p_text(item.pair.p_value)]
+        for item in shown]
+    tests = " and ".join(dict.fromkeys(item.pair.test for item in shown))
+    note = (f"pass@1 of one model minus that of another, in points, over the same problems; on how many problems it does "
+            f"better and worse; two-sided p of {tests}.")
+    lists = [
+        _only_sentence(comparison, item) for item in main_differences(comparison)
+        if item.pair.better_on or item.pair.worse_on]
+    link = f"Every problem with its answers and verdicts, side by side: [{PAGE}]({PAGE})."
+    header = ["benchmark", "model", "against", "difference", "better on", "worse on", "p"]
+    return "\n\n".join([note, table(header, rows), *([bullets(lists)] if lists else []), link])
+
+
+def _only_sentence(comparison: Comparison, item: Difference) -> str:
+    """The problems that one sample of only one model solves; with several, those that one solves more often."""
+    template = "only {} solves {}" if item.pair.test == MCNEMAR else "{} solves more often {}"
+    parts = [
+        template.format(model_name(comparison, model), _some(problems))
+        for model, problems in ((item.model, item.pair.better_on), (item.against, item.pair.worse_on)) if problems]
+    return f"{test_name(comparison, item.benchmark, item.tests)}: {'; '.join(parts)}."
+
+
+def _some(problems: list[str]) -> str:
+    more = len(problems) - SHOWN_PROBLEMS
+    return ", ".join(problems[:SHOWN_PROBLEMS]) + (f" and {more} more" if more > 0 else "")
+
+
+def _decontamination_section(found: Decontamination) -> str:
+    dropped = found.dropped
+    text = (f"{found.rows_checked:,} rows were searched for the problems of {', '.join(found.benchmarks)}: for a whole "
+            f"wording or solution (substring), and for {NGRAM_WORDS} words in a row that are one problem's alone (n-gram). ")
+    if not dropped:
+        return text + "None had to be dropped."
+    rows = [
+        [benchmark, *(str(sum((item.benchmark, item.kind) == (benchmark, kind) for item in dropped))
+                      for kind in ("substring", "n_gram")),
+         str(len({item.task_id for item in dropped if item.benchmark == benchmark}))]
+        for benchmark in dict.fromkeys(found.benchmarks)]  # files of one name are one name in what prepare wrote
+    examples = [
+        f"{item.task_id} ({item.kind.replace('_', '-')}): {_code(item.excerpt)}, in the row {_code(item.row)}"
+        for item in dropped[:SHOWN_ROWS]]
+    return "\n\n".join([
+        text + f"{len(dropped)} were dropped; all of them are in comparison.json, and whole in "
+        "decontamination.json of the prepare stage (data/ in MLflow).",
+        table(["benchmark", "substring", "n-gram", "problems concerned"], rows), bullets(examples)])
+
+
+def _code(text: str) -> str:
+    """Text of unknown origin as inline code."""
+    text = " ".join(text.split()).replace("`", "'")
+    return f"`{text if len(text) <= 120 else text[:117] + '...'}`"
+
+
+def _conditions(comparison: Comparison, evidence: Evidence) -> list[str]:
+    recipe = evidence.recipe
+    base_style, style = recipe.generate.base_prompt_style, recipe.prompt_style
+    theirs = "theirs" if style == recipe.data.template else "another than theirs"
+    found = []
+    if base_style != style:
+        found.append(
+            f"The base model is asked in the form it knows ({base_style} prompt), the tuned ones in "
+            f"{theirs} ({style} prompt).")
+    if recipe.evaluate.max_problems is not None:
+        found.append(
+            f"Only the first {recipe.evaluate.max_problems} problems of a benchmark were used: this is not its score.")
+    if comparison.multilingual:
+        found.append(_languages_sentence(comparison.multilingual))
+    return found
+
+
+def _languages_sentence(multilingual: list[Average]) -> str:
+    parts = [f"{average.title}: {', '.join(average.languages)}" for average in multilingual]
+    return (f"Averages over languages weigh every problem the same. {'; '.join(parts)}. The paper's 6 are "
+            f"{', '.join(PAPER_LANGUAGES)}.")
+
+
+def _mixing_section(mixing: Mixing) -> str:
+    has_shared = mixing.layers[0].shared is not None
+    routed = mixing.layers[0].routed
+    header = ["layer", *(["shared"] if has_shared else []), "routed, smallest", "routed, largest", "largest change"]
+    rows = [[str(index), *_mix_cells(layer, has_shared)] for index, layer in enumerate(mixing.layers)]
+    equal = sum(routed) / max(1, len(routed))
+    note = (f"Share of each expert in the merged layer, in %. Method: {mixing.method.replace('_', ' ')}. Equal shares "
+            f"of the {len(routed)} routed experts of layer 0 would be {100 * equal:.1f} % each.")
+    return note + "\n\n" + table(header, rows)
+
+
+def _mix_cells(layer: LayerMix, has_shared: bool) -> list[str]:
+    shared = [f"{100 * layer.shared:.1f}"] if has_shared and layer.shared is not None else []
+    smallest, largest = _extremes(layer.routed, first_expert=1 if has_shared else 0)
+    return [*shared, smallest, largest, "-" if layer.movement is None else f"{100 * layer.movement:.1f}"]
+
+
+def _routing_table(comparison: Comparison) -> str:
+    experts = len(comparison.routing[0].load)
+    rows = []
+    for index, layer in enumerate(comparison.routing):
+        shared = layer.mean_shared_weight
+        smallest, largest = _extremes(layer.load, first_expert=0 if shared is None else 1)
+        shared_cell = "-" if shared is None else f"{100 * shared:.1f}"
+        rows.append([str(index), smallest, largest, f"{layer.entropy:.3f}", shared_cell])
+    header = ["layer", "smallest load %", "largest load %", "entropy, nats", "mean shared weight %"]
+    uniform = sum(comparison.routing[0].load) / max(1, experts)
+    note = (f"Load: an expert's share of all choices of a routed expert; equal load is {100 * uniform:.1f} %. Entropy "
+            f"of the router: at most {math.log(max(1, experts)):.3f} nats.")
+    return note + "\n\n" + table(header, rows)
+
+
+def _extremes(values: list[float], first_expert: int) -> tuple[str, str]:
+    if not values:
+        return "-", "-"
+    order = sorted(range(len(values)), key=values.__getitem__)
+    low, high = (f"{100 * values[index]:.1f} (expert {index + first_expert})" for index in (order[0], order[-1]))
+    return low, high
+
+
+def _data_table(counts: dict[str, int], max_rows: int | None) -> str:
+    """All that became of the rows read, and its sum; then what else was counted."""
+    parts = [name for name in counts if name in ROW_PARTS or name.startswith("dropped_") or "max_rows" in name]
+    parts.sort(key=lambda name: (name in SPLITS, [*ROW_PARTS, name].index(name)))
+    lines = [(ROW_PARTS.get(name, _words(name)), counts[name]) for name in parts]
+    if "rows_read" in counts:
+        left = counts["rows_read"] - sum(counts[name] for name in parts)
+        if left:
+            is_rest = max_rows is not None and left > 0
+            lines.append((f"not used: more than data.max_rows ({max_rows:,})" if is_rest else "not accounted for", left))
+        lines = [("rows read", counts["rows_read"]), *lines, ("together, the rows read", counts["rows_read"])]
+    others = [name for name in counts if name not in parts and name != "rows_read"]
+    others.sort(key=lambda name: [*OTHER_COUNTS, name].index(name))
+    lines += [(OTHER_COUNTS.get(name, _words(name)), counts[name]) for name in others]
+    return table(["what", "count"], [[what, f"{count:,}"] for what, count in lines])
+
+
+def _words(name: str) -> str:
+    return name.replace("dropped_", "dropped: ").replace("_", " ")
+
+
+def _parameters(number: int | None) -> str:
+    return "-" if number is None else parameters(number)
+
+
+def bullets(sentences: list[str]) -> str:
+    """Sentences as a Markdown list."""
+    return "\n".join(f"- {sentence}" for sentence in sentences)

@@ -1,0 +1,255 @@
+"""The variants of a comparison in numbers: every run, groups of runs that differ in the seed alone, and what each
+varying field changes. The content of the compare stage's ``comparison.json``."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from xft_core.errors import ArtifactError
+from xft_core.files.parsing import parse_json
+from xft_core.recipe.grid import SEED, Axis, Variant
+from xft_core.recipe.inactive_fields import plays_no_part
+from xft_core.reporting.run.evidence import MODELS
+from xft_core.reporting.run.summary import Comparison
+from xft_core.store.artifacts import first_line
+
+NLL = "held_out_nll"
+PASS = ("base_pass_at_1", "plus_pass_at_1")
+OVER_SFT = "merged_over_sft"
+# Two-sided 95% quantiles of Student's t by degrees of freedom, from 1; beyond them the last is a little too wide.
+T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+        2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Run(_Part):
+    """One variant. ``numbers``: ``<model>/held_out_nll`` in nats per response token, ``<model>/plus_pass_at_1/<benchmark>``
+    and the like as fractions, and ``merged_over_sft/...``: merged model minus dense SFT. ``intervals``: 95% of a pass@1,
+    over the problems of the benchmark; ``not_graded``: answers that have no part in a pass@1, where there are any.
+    ``held_out``: digest of the rows that held_out_nll is measured on."""
+
+    name: str
+    group: str
+    seed: int
+    settings: dict[str, Any]
+    numbers: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    not_graded: dict[str, int]
+    held_out: str | None
+
+
+class Statistic(_Part):
+    """Mean of a number over those runs of a group that have it; ``spread``: sample standard deviation over their seeds,
+    None for one measurement."""
+
+    mean: float
+    spread: float | None
+    values: list[float]
+
+
+class Group(_Part):
+    """Runs that differ in the seed alone. ``not_graded``: answers of all of them that have no part in a pass@1."""
+
+    name: str
+    settings: dict[str, Any]
+    seeds: list[int]
+    numbers: dict[str, Statistic]
+    not_graded: dict[str, int]
+
+
+class Effect(_Part):
+    """What changes when ``fields`` go from the values ``reference`` to ``values`` and nothing else does: the mean over
+    pairs of runs, with half of its 95% interval (Student's t; None for one pair, and where all pairs differ by exactly the
+    same, which says how few they are and not how certain). ``lower`` and ``higher`` count pairs."""
+
+    fields: list[str]
+    reference: list[Any]
+    values: list[Any]
+    number: str
+    pairs: int
+    difference: float
+    half_interval: float | None
+    lower: int
+    higher: int
+
+
+class Variants(_Part):
+    """Everything the report of a comparison tells. ``axes``: fields that vary together, with their values in order;
+    ``titles``: of the recipes' benchmarks, also of those that were skipped; ``problems``: how many each of the others has.
+    Where variants answered different numbers of a benchmark's problems, each number is a benchmark of its own.
+    ``missing``: variants without a result; ``idle``: for a field, the groups in which it plays no part."""
+
+    recipe: str
+    axes: list[tuple[list[str], list[list[Any]]]]
+    titles: list[str]
+    problems: dict[str, int]
+    runs: list[Run]
+    groups: list[Group]
+    effects: list[Effect]
+    missing: list[str]
+    idle: dict[str, list[str]]
+
+    def benchmarks(self) -> list[str]:
+        """Titles of the benchmarks, in the order of the recipe."""
+        return list(self.problems)
+
+    def compared_axes(self) -> list[tuple[list[str], list[list[Any]]]]:
+        """The axes that are not there only to repeat."""
+        return [axis for axis in self.axes if axis[0] != [SEED] and len(axis[1]) > 1]
+
+
+def put_together(recipe_name: str, axes: list[Axis], variants: list[Variant], reports: Mapping[str, Path]) -> Variants:
+    """The numbers of all variants that have a report. Raises ArtifactError for a report that cannot be read."""
+    present = [variant for variant in variants if variant.name in reports]
+    comparisons = [read_comparison(reports[variant.name]) for variant in present]
+    scores = [score for comparison in comparisons for row in comparison.rows for score in row.scores]
+    sizes: dict[str, set[int]] = {}
+    for score in scores:
+        sizes.setdefault(score.benchmark, set()).add(score.problems)
+    names = {
+        (title, size): title if len(found) == 1 else f"{title} ({size} problems)"
+        for title, found in sizes.items() for size in sorted(found)}
+    runs = [_run(variant, comparison, names) for variant, comparison in zip(present, comparisons, strict=True)]
+    titles = dict.fromkeys(title for comparison in comparisons for title in comparison.benchmarks)
+    return Variants(
+        recipe=recipe_name, axes=[_settled(axis, variants) for axis in axes], runs=runs,
+        titles=[name for title in titles for name in [names[title, size] for size in sorted(sizes.get(title, ()))] or [title]],
+        problems={name: size for title in titles for (of, size), name in names.items() if of == title},
+        groups=_groups(runs), effects=_effects(axes, present, {run.name: run for run in runs}),
+        missing=[variant.name for variant in variants if variant.name not in reports], idle=_idle(axes, present))
+
+
+def read_comparison(report: Path) -> Comparison:
+    """The numbers of one run's report. Raises ArtifactError when they are missing or damaged."""
+    path = report / "comparison.json"
+    try:
+        content = parse_json(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError("it holds no object")
+        content.pop("warnings", None)  # sentences, made again where they are wanted
+        return Comparison.model_validate(content)
+    except FileNotFoundError:
+        raise ArtifactError(f"{str(report)!r} is not a report: it has no comparison.json.") from None
+    except (ValueError, AttributeError, ValidationError) as error:
+        raise ArtifactError(f"{str(path)!r} cannot be read: {first_line(error)}") from None
+
+
+def interval_factor(pairs: int) -> float:
+    """Half of a 95% interval of a mean, in standard errors."""
+    return T_95[min(pairs - 1, len(T_95)) - 1]
+
+
+def statistic(values: list[float], depends_on_seed: bool = True) -> Statistic:
+    """Mean and spread of at least one value. What does not depend on the seed is one measurement, however often it was
+    reported."""
+    is_one = len(values) == 1 or (not depends_on_seed and len(set(values)) == 1)
+    return Statistic(mean=fmean(values), spread=None if is_one else stdev(values), values=values[:1] if is_one else values)
+
+
+def _run(variant: Variant, comparison: Comparison, names: Mapping[tuple[str, int], str]) -> Run:
+    numbers: dict[str, float] = {}
+    intervals, not_graded = {}, {}
+    for model in MODELS:
+        row = comparison.row(model)
+        if row is None:
+            continue
+        if row.held_out_nll is not None:
+            numbers[f"{model}/{NLL}"] = row.held_out_nll
+        for score in row.scores:
+            for tests in ("base", "plus"):
+                if (rate := score.rate(tests)) is not None:
+                    key = f"{model}/{tests}_pass_at_1/{names[score.benchmark, score.problems]}"
+                    numbers[key], intervals[key] = rate.value, (rate.low, rate.high)
+                    if score.infrastructure_errors:
+                        not_graded[key] = score.infrastructure_errors
+    for key in [key for key in numbers if key.startswith("merged/")]:
+        rest = key.removeprefix("merged/")
+        if (control := numbers.get(f"sft/{rest}")) is not None:
+            numbers[f"{OVER_SFT}/{rest}"] = numbers[key] - control
+            if lost := not_graded.get(key, 0) + not_graded.get(f"sft/{rest}", 0):
+                not_graded[f"{OVER_SFT}/{rest}"] = lost
+    return Run(
+        name=variant.name, group=variant.group, seed=comparison.seed, settings=variant.settings, numbers=numbers,
+        intervals=intervals, not_graded=not_graded, held_out=comparison.held_out)
+
+
+def _groups(runs: list[Run]) -> list[Group]:
+    members: dict[str, list[Run]] = {}
+    for run in runs:
+        members.setdefault(run.group, []).append(run)
+    found = []
+    for name, group in members.items():
+        keys = dict.fromkeys(key for run in group for key in run.numbers)
+        numbers = {
+            key: statistic([run.numbers[key] for run in group if key in run.numbers], not key.startswith("base/"))
+            for key in keys}
+        lost = {key: [run.not_graded[key] for run in group if key in run.not_graded] for key in keys}
+        found.append(Group(
+            name=name, settings={field: value for field, value in group[0].settings.items() if field != SEED},
+            seeds=[run.seed for run in group],
+            numbers=numbers,
+            not_graded={key: sum(found[:len(numbers[key].values)]) for key, found in lost.items() if found}))
+    return found
+
+
+def _settled(axis: Axis, variants: list[Variant]) -> tuple[list[str], list[list[Any]]]:
+    """The axis with its values as the recipes have them: ``1e-5`` in YAML is a text, in a recipe a number."""
+    values: list[list[Any]] = []
+    for variant in variants:
+        step = [variant.settings[field] for field in axis.fields]
+        if step not in values:
+            values.append(step)
+    return list(axis.fields), values
+
+
+def _effects(axes: list[Axis], variants: list[Variant], runs: dict[str, Run]) -> list[Effect]:
+    found = []
+    for axis in axes:
+        fields, steps = _settled(axis, variants)
+        if fields == [SEED]:
+            continue
+        for values in steps[1:]:
+            pairs = [
+                (runs[one.name], runs[other.name]) for one in variants for other in variants
+                if _step(one, fields) == steps[0] and _step(other, fields) == values and _differ_only_in(one, other, fields)
+                and not (len(fields) == 1 and plays_no_part(one.recipe, fields[0]) and plays_no_part(other.recipe, fields[0]))]
+            for key in sorted({key for pair in pairs for key in pair[0].numbers if key.startswith("merged/")}):
+                changes = [b.numbers[key] - a.numbers[key] for a, b in pairs if key in a.numbers and key in b.numbers]
+                if changes:
+                    found.append(_effect(fields, steps[0], values, key, changes))
+    return found
+
+
+def _effect(fields: list[str], reference: list[Any], values: list[Any], key: str, changes: list[float]) -> Effect:
+    count = len(changes)
+    spread = stdev(changes) if count > 1 else 0.0
+    # Floats that differ in their last bits are the same change.
+    half = interval_factor(count) * spread / math.sqrt(count) if spread > 1e-9 or (not any(changes) and count > 1) else None
+    return Effect(
+        fields=fields, reference=reference, values=values, number=key, pairs=count, difference=fmean(changes),
+        half_interval=half, lower=sum(change < 0 for change in changes), higher=sum(change > 0 for change in changes))
+
+
+def _step(variant: Variant, fields: list[str]) -> list[Any]:
+    return [variant.settings[field] for field in fields]
+
+
+def _differ_only_in(one: Variant, other: Variant, fields: list[str]) -> bool:
+    return all(value == other.settings[field] for field, value in one.settings.items() if field not in fields)
+
+
+def _idle(axes: list[Axis], variants: list[Variant]) -> dict[str, list[str]]:
+    found = {}
+    for axis in axes:
+        for field in axis.fields:
+            groups = list(dict.fromkeys(item.group for item in variants if plays_no_part(item.recipe, field)))
+            if groups and field != SEED:
+                found[field] = groups
+    return found

@@ -1,0 +1,47 @@
+"""The compare stage: variants of one recipe side by side, from their published reports alone.
+
+Written: ``comparison.json``, ``comparison.md`` and ``plots/*.png``. The same reports give the same bytes.
+"""
+
+from xft_core.errors import RecipeError
+from xft_core.recipe.grid import expand, field_labels, parse_grid
+from xft_core.reporting.run.summary import metric_endings
+from xft_core.reporting.variants.findings import best_group
+from xft_core.reporting.variants.markdown import variants_markdown
+from xft_core.reporting.variants.plots import draw_variants
+from xft_core.reporting.variants.summary import Variants, put_together
+from xft_core.stages.configs import CompareStage
+from xft_core.store.artifacts import Workspace
+
+
+def run(config: CompareStage, workspace: Workspace) -> dict[str, float]:
+    """The compare stage. Metrics: the headline numbers of the best group, see ``headline``, and counts.
+
+    Raises RecipeError for a report of a variant that the grid does not have, ArtifactError for a broken report.
+    """
+    variants = expand(config.recipe, config.grid)
+    unknown = config.reports.keys() - {variant.name for variant in variants}
+    if unknown:
+        raise RecipeError(f"The grid has no variant {sorted(unknown)[0]!r}.")
+    result = put_together(config.recipe.name, parse_grid(config.grid), variants, config.reports)
+    (workspace.output / "comparison.json").write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    labels = field_labels(config.grid)
+    plots = draw_variants(result, labels, workspace.output / "plots")
+    text = variants_markdown(result, labels, variants, plots)
+    (workspace.output / "comparison.md").write_text(text, encoding="utf-8")
+    return headline(result) | {
+        "variants": len(result.runs), "missing": len(result.missing), "groups": len(result.groups)}
+
+
+def headline(result: Variants) -> dict[str, float]:
+    """Means over seeds in the best group, named as the report stage names those of one run; spreads end in ``_spread``."""
+    group = best_group(result)
+    endings = metric_endings(result.titles)
+    found: dict[str, float] = {}
+    for key, value in (group.numbers if group else {}).items():
+        model, name, *benchmark = key.split("/", 2)
+        metric = f"{model}_{name}" + (endings[benchmark[0]] if benchmark else "")
+        found[metric] = value.mean
+        if value.spread is not None:
+            found[f"{metric}_spread"] = value.spread
+    return found

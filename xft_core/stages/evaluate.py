@@ -1,0 +1,264 @@
+"""The evaluate stage: verdicts and pass@k for a model's answers to a benchmark.
+
+results.json              benchmark (file, sha256, kind, problems), versions, sandbox, limits, processor; for every
+                          problem its samples' verdicts (pass, fail, timeout, infrastructure_error) and why. Or, where
+                          this machine lacks what the benchmark is graded with, "skipped": the reason, and no problems
+samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples. It is
+                          there for what was skipped too, to be graded elsewhere
+
+Verdicts are on disk problem by problem as they are found: a run that was killed goes on with the problems it lacks.
+
+No sample is left out of a score because grading it went wrong. One without a verdict is graded again once nothing else is
+being graded; if that goes wrong too on a machine that grades programs of ours well, it has failed. On one that does not, the
+stage ends with an error. Left out, for every model alike and counted, are only problems no answer to which can be graded
+here, whatever it is (those of DS-1000 whose libraries are not installed).
+"""
+
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from xft_core.benchmarks.benchmark import NOT_GRADED, AnyProblem, Grader, Kind, NotGradable, Verdict
+from xft_core.benchmarks.pass_at_k import pass_at_k
+from xft_core.benchmarks.progress import Progress
+from xft_core.benchmarks.registry import kind_of
+from xft_core.errors import DataError, SandboxError
+from xft_core.files.digests import file_digest
+from xft_core.files.journal import append, read_appended
+from xft_core.files.jsonl import read_jsonl
+from xft_core.recipe.labels import group_names
+from xft_core.reporting.statistics import interval_95
+from xft_core.stages.configs import EvaluateStage
+from xft_core.store.artifacts import MANIFEST, Workspace, read_manifest
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
+    """Grade ``config.samples`` (a generate artifact, or a JSONL file with task_id and solution).
+
+    Metrics: ``base_pass_at_{k}`` and ``plus_pass_at_{k}`` (fractions, 0 to 1; k = 1 always, and each asked for that
+    every problem has samples enough for), ``plus_interval_low`` and ``plus_interval_high`` (the 95% interval of
+    plus_pass_at_1, over problems: see reporting/statistics.py), ``problems``, ``samples``, ``infrastructure_errors``
+    (samples of problems that cannot be graded here; these problems count for nothing), ``seconds``; where problems are
+    grouped (DS-1000), ``pass_at_1/{group}``. Of a benchmark that is skipped only ``skipped`` (1), ``problems``,
+    ``samples`` and ``seconds``.
+    Raises DataError for samples that do not answer the benchmark, SandboxError when nothing can be graded here.
+    """
+    started = time.monotonic()
+    benchmark = config.inputs()["benchmark"]
+    benchmark_digest = file_digest(benchmark)
+    kind = kind_of(benchmark)
+    problems, solutions = read_samples(config.samples, kind, benchmark, benchmark_digest)
+    described = {
+        "file": benchmark.name, "sha256": benchmark_digest, "kind": kind.name, **kind.labels(problems),
+        "extended_tests": kind.extended_tests, "problems": len(problems)}
+    results: dict[str, Any]
+    try:
+        grader = kind.open_grader(config.evaluate, benchmark)
+    except NotGradable as reason:
+        logger.warning("%s is skipped: %s", benchmark.name, reason)
+        results = {"benchmark": described, "skipped": str(reason), "problems": []}
+        metrics: dict[str, float] = {
+            "skipped": 1, "problems": len(problems), "samples": sum(map(len, solutions.values()))}
+    else:
+        verdicts = grade_all(
+            problems, solutions, grader, config.evaluate.workers or cores(), workspace.checkpoints / "verdicts.jsonl")
+        results = {
+            "benchmark": described, **grader.facts(), "cpu": _processor(),
+            "problems": [
+                {"task_id": problem.task_id, **_grouped(kind, problem), "samples": [
+                    asdict(verdict) | {"solution": solution}
+                    for verdict, solution in zip(verdicts[problem.task_id], solutions[problem.task_id], strict=True)]}
+                for problem in problems]}
+        groups = group_scores({problem.task_id: kind.groups(problem) for problem in problems}, verdicts)
+        if groups:
+            results["groups"] = groups
+        metrics = scores(list(verdicts.values()), config.evaluate.k)
+        scored = {(criterion, name): group["pass_at_1"] for criterion, found in groups.items() for name, group in found.items()}
+        metrics |= {f"pass_at_1/{name}": scored[group] for group, name in group_names(scored).items()}
+    (workspace.output / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+    with (workspace.output / "samples_evalplus.jsonl").open("w", encoding="utf-8") as stream:
+        for problem in problems:
+            for solution in solutions[problem.task_id]:
+                stream.write(json.dumps({"task_id": problem.task_id, "solution": solution}, ensure_ascii=False) + "\n")
+    return metrics | {"seconds": round(time.monotonic() - started, 3)}
+
+
+def read_samples(
+    samples: Path, kind: Kind[Any], benchmark: Path, benchmark_digest: str,
+) -> tuple[list[AnyProblem], dict[str, list[str]]]:
+    """The problems that are answered, in the benchmark's order, and the programs that answer each, by task_id.
+
+    Raises DataError, naming file and line, for a line that is not a sample of this benchmark.
+    """
+    if (samples / MANIFEST).is_file():
+        answered = read_manifest(samples).parents.get("benchmark")
+        if answered not in (None, benchmark_digest):
+            raise DataError(
+                f"The samples in {str(samples)!r} answer another benchmark, or another version of it, than "
+                f"{str(benchmark)!r} (sha256 {answered[:12]}… and {benchmark_digest[:12]}…). Generate them anew.")
+    path = samples if samples.is_file() else samples / "samples.jsonl"
+    if not path.is_file():
+        raise DataError(f"There is no file {str(path)!r}. Give the directory that the generate stage made.")
+    known = {problem.task_id: problem for problem in kind.load_problems(benchmark)}
+    solutions: dict[str, list[str]] = {task_id: [] for task_id in known}
+    for number, row in read_jsonl(path):
+        task_id, solution = row.get("task_id"), row.get("solution")
+        if not isinstance(task_id, str) or not isinstance(solution, str):
+            raise DataError(f"{str(path)!r}, line {number}: a sample needs the texts task_id and solution.")
+        try:
+            solution.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{str(path)!r}, line {number}: the solution is no text ({error}). Remove the half of a character.") from None
+        if task_id not in known:
+            raise DataError(
+                f"{str(path)!r}, line {number}: the benchmark {str(benchmark)!r} has no problem {task_id!r}. "
+                "Give the benchmark that these samples answer.")
+        solutions[task_id].append(solution)
+    solutions = {task_id: programs for task_id, programs in solutions.items() if programs}
+    if not solutions:
+        raise DataError(f"{str(path)!r} holds no samples: there is nothing to grade.")
+    return [known[task_id] for task_id in solutions], solutions
+
+
+def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> dict[str, float]:
+    """The metrics of a benchmark from the verdicts on each problem's samples. A problem counts with all its samples, those
+    without a verdict as failed, or, if none has one, not at all. Raises SandboxError if there is no verdict at all."""
+    graded = [of_problem for of_problem in verdicts if _is_graded(of_problem)]
+    samples = sum(map(len, verdicts))
+    errors = samples - sum(map(len, graded))
+    if not graded:
+        reasons = sorted({verdict.detail for of_problem in verdicts for verdict in of_problem})
+        raise SandboxError(f"None of the {samples} samples could be graded: {'; '.join(reasons)}.")
+    if errors:
+        logger.warning(
+            "%d of %d problems cannot be graded here and count for nothing", len(verdicts) - len(graded), len(verdicts))
+    metrics: dict[str, float] = {}
+    for k in sorted({1, *ks}):
+        if k <= min(map(len, graded)):
+            for name in ("base", "plus"):
+                metrics[f"{name}_pass_at_{k}"] = _mean([
+                    pass_at_k(len(of_problem), sum(getattr(verdict, name) == "pass" for verdict in of_problem), k)
+                    for of_problem in graded])
+    rates = [sum(verdict.plus == "pass" for verdict in of_problem) / len(of_problem) for of_problem in graded]
+    low, high = interval_95(rates, samples - errors)
+    return metrics | {
+        "plus_interval_low": low, "plus_interval_high": high, "problems": len(verdicts), "samples": samples,
+        "infrastructure_errors": errors}
+
+
+def group_scores(
+    groups: Mapping[str, Mapping[str, str]], verdicts: Mapping[str, Sequence[Verdict]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """``problems`` (of which there is a verdict) and ``pass_at_1`` of every group, by criterion and name.
+
+    ``groups``: by task_id, the group by criterion. A group of which nothing could be graded is left out.
+    """
+    rates: dict[str, dict[str, list[float]]] = {}
+    for task_id, of_problem in verdicts.items():
+        for criterion, name in groups[task_id].items() if _is_graded(of_problem) else ():
+            passed = sum(verdict.plus == "pass" for verdict in of_problem)
+            rates.setdefault(criterion, {}).setdefault(name, []).append(passed / len(of_problem))
+    return {
+        criterion: {name: {"problems": len(values), "pass_at_1": _mean(values)} for name, values in of_criterion.items()}
+        for criterion, of_criterion in rates.items()}
+
+
+def cores() -> int:
+    """Processor cores this process is meant to use: OMP_NUM_THREADS, by which a flow shares a machine, or all it may."""
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP allows one for each level: 4,2
+    is_number = threads.isascii() and threads.isdecimal() and len(threads) < 5
+    return max(1, int(threads)) if is_number else len(os.sched_getaffinity(0))
+
+
+def grade_all(
+    problems: list[AnyProblem], solutions: dict[str, list[str]], grader: Grader[Any], workers: int, graded: Path,
+) -> dict[str, list[Verdict]]:
+    """The verdicts on each problem's samples, by task_id. Those in the file ``graded`` are taken from there, the others
+    are added to it. Infrastructure errors are left for problems that are ungradable, and for no others.
+
+    Raises SandboxError when this machine stops grading.
+    """
+    verdicts = {row["task_id"]: [Verdict(**verdict) for verdict in row["verdicts"]] for row in read_appended(graded)}
+    again: list[AnyProblem] = []
+    waiting = []
+    for problem in problems:
+        if problem.task_id not in verdicts:
+            reason = grader.ungradable(problem)
+            if reason is None:
+                waiting.append(problem)
+            else:
+                verdicts[problem.task_id] = [replace(NOT_GRADED, detail=reason)] * len(solutions[problem.task_id])
+    progress = Progress(logger, "evaluate", len(problems), len(problems) - len(waiting))
+
+    def keep(problem: AnyProblem, found: list[Verdict]) -> None:
+        verdicts[problem.task_id] = found
+        append(graded, {"task_id": problem.task_id, "verdicts": list(map(asdict, found))})
+        progress.advance(1)
+
+    pool = ThreadPoolExecutor(workers)
+    try:
+        futures = {pool.submit(grader.grade, problem, solutions[problem.task_id]): problem for problem in waiting}
+        for future in as_completed(futures):
+            problem, found = futures[future], future.result()
+            if all(map(_has_verdict, found)):
+                keep(problem, found)
+            else:
+                verdicts[problem.task_id] = found
+                again.append(problem)
+        for problem in again:
+            found = verdicts[problem.task_id]
+            keep(problem, [
+                verdict if _has_verdict(verdict) else _graded_alone(problem, solution, verdict, grader)
+                for verdict, solution in zip(found, solutions[problem.task_id], strict=True)])
+    finally:
+        grader.stop()  # after a fault or an interrupt, nobody waits for what is still being graded
+        pool.shutdown(cancel_futures=True)
+        progress.close()
+    return {problem.task_id: verdicts[problem.task_id] for problem in problems}
+
+
+def _graded_alone(problem: AnyProblem, solution: str, first: Verdict, grader: Grader[Any]) -> Verdict:
+    """The verdict on a sample whose first attempt ended in an infrastructure error, while nothing else is being graded."""
+    (verdict,) = grader.grade(problem, [solution], alone=True)
+    if _has_verdict(verdict):
+        return verdict
+    logger.warning("%s: a sample could not be graded, also with nothing else being graded: %s", problem.task_id, verdict.detail)
+    grader.check()  # raises if it is the machine
+    return Verdict("fail", "fail", f"it cannot be graded: {first.detail}; and again, alone: {verdict.detail}")
+
+
+def _has_verdict(verdict: Verdict) -> bool:
+    return "infrastructure_error" not in (verdict.base, verdict.plus)
+
+
+def _is_graded(of_problem: Sequence[Verdict]) -> bool:
+    return any(map(_has_verdict, of_problem))
+
+
+def _grouped(kind: Kind[Any], problem: AnyProblem) -> dict[str, Any]:
+    groups = kind.groups(problem)
+    return {"groups": groups} if groups else {}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _processor() -> str:
+    """The processor's name: time limits, and so verdicts on slow programs, depend on it."""
+    description: dict[str, Any] = {}
+    if os.path.exists("/proc/cpuinfo"):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            description.setdefault(name.strip(), value.strip())
+    return description.get("model name") or platform.machine()

@@ -1,0 +1,143 @@
+"""The generate stage: a model's answers to the problems of one benchmark.
+
+Leaves samples.jsonl, in the benchmark's order, one line for each sample:
+
+    task_id, sample_index    which problem, which of its answers (from 0)
+    prompt                   all the text given to the model
+    completion               all the text it wrote
+    solution                 the program to grade, mostly the problem's code and the completion up to the stop
+    finish_reason            stop, length (cut off at the longest answer allowed), prompt_too_long (nothing was asked)
+    new_tokens               tokens the model wrote
+
+Batches are fixed before the first is answered, each has a seed of its own, and each is on disk before the next begins:
+a run that was killed loses one batch at most, and its second start gives what an undisturbed run gives.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from xft_core.benchmarks.benchmark import AnyProblem, Kind
+from xft_core.benchmarks.progress import Progress
+from xft_core.benchmarks.registry import kind_of
+from xft_core.files.digests import canonical_json
+from xft_core.files.journal import append, read_appended
+from xft_core.generation.completer import Completer
+from xft_core.generation.with_transformers import TransformersCompleter
+from xft_core.models.loading import DTYPES, load_model, load_tokenizer
+from xft_core.recipe.sections import GenerateConfig
+from xft_core.stages.configs import GenerateStage
+from xft_core.store.artifacts import Workspace
+
+logger = logging.getLogger(__name__)
+
+Sample = dict[str, Any]
+SampleId = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample to be made."""
+
+    problem: AnyProblem
+    sample_index: int
+    prompt: str
+    token_ids: list[int]
+
+    @property
+    def sample_id(self) -> SampleId:
+        """Task id and sample index."""
+        return self.problem.task_id, self.sample_index
+
+
+def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
+    """Answer the benchmark's problems.
+
+    Metrics: ``problems``, ``samples``, ``new_tokens``, ``truncated`` and ``prompt_too_long`` (samples with
+    finish_reason length and prompt_too_long); ``seconds`` and ``problems_per_minute`` of this start.
+    Raises DataError, CheckpointError; RecipeError for a back end that is not installed.
+    """
+    started = time.monotonic()
+    inputs = config.inputs()
+    kind = kind_of(inputs["benchmark"])
+    problems = kind.load_problems(inputs["benchmark"], config.max_problems)
+    tokenizer = load_tokenizer(inputs["model"])
+    batches = make_batches([
+        Request(problem, index, prompt.text, prompt.token_ids(tokenizer))
+        for problem in problems
+        for prompt in [kind.build_prompt(problem, config.prompt_style, tokenizer)]
+        for index in range(config.generate.num_samples)
+    ], config.generate.batch_size)
+
+    partial = workspace.checkpoints / "samples.partial.jsonl"
+    samples = {_sample_id(sample): sample for sample in read_appended(partial)}
+    waiting = [batch for batch in batches if any(request.sample_id not in samples for request in batch)]
+    problems_before = len(problems) - sum(map(len, waiting)) / config.generate.num_samples
+    if waiting:
+        completer = open_completer(
+            inputs["model"], tokenizer, config.generate, kind.stops(problems, config.prompt_style))
+        progress = Progress(logger, "generate", len(problems), problems_before)
+        for batch in waiting:
+            finished = answer(completer, kind, batch, config.prompt_style, config.seed)
+            append(partial, *finished)
+            samples |= {_sample_id(sample): sample for sample in finished}
+            progress.advance(len(batch) / config.generate.num_samples)
+        progress.close()
+    ordered = [
+        samples[problem.task_id, index] for problem in problems for index in range(config.generate.num_samples)]
+    (workspace.output / "samples.jsonl").write_text("".join(map(_line, ordered)), encoding="utf-8")
+    reasons = [sample["finish_reason"] for sample in ordered]
+    seconds = time.monotonic() - started
+    return {
+        "problems": len(problems), "samples": len(ordered),
+        "new_tokens": sum(sample["new_tokens"] for sample in ordered),
+        "truncated": reasons.count("length"), "prompt_too_long": reasons.count("prompt_too_long"),
+        "seconds": round(seconds, 3), "problems_per_minute": round(60 * (len(problems) - problems_before) / seconds, 3)}
+
+
+def open_completer(
+    model: Path, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig, stops: tuple[str, ...],
+) -> Completer:
+    """The model directory in the back end that is asked for. Raises CheckpointError, RecipeError."""
+    if config.backend == "vllm":
+        from xft_core.generation.with_vllm import VllmCompleter
+
+        return VllmCompleter(model, tokenizer, config, stops)
+    return TransformersCompleter(load_model(model, DTYPES[config.precision]), tokenizer, config, stops)
+
+
+def answer(completer: Completer, kind: Kind[Any], batch: list[Request], style: str, seed: int) -> list[Sample]:
+    """The samples of one batch."""
+    completions = completer.complete([request.token_ids for request in batch], batch_seed(seed, batch))
+    return [
+        {"task_id": request.problem.task_id, "sample_index": request.sample_index, "prompt": request.prompt,
+         "completion": completion.text,
+         "solution": kind.solution(request.problem, completion.text, style),
+         "finish_reason": completion.finish_reason, "new_tokens": completion.new_tokens}
+        for request, completion in zip(batch, completions, strict=True)]
+
+
+def make_batches(requests: list[Request], batch_size: int) -> list[list[Request]]:
+    """Requests in batches of about equally long prompts. The longest come first: too little memory shows at once."""
+    ordered = sorted(requests, key=lambda request: -len(request.token_ids))
+    return [ordered[start:start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+def batch_seed(seed: int, batch: list[Request]) -> int:
+    """The seed of one batch, from the stage's and what is in the batch: it does not matter what was answered before."""
+    content = canonical_json([seed, [request.sample_id for request in batch]])
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") >> 1
+
+
+def _line(sample: Sample) -> str:
+    return json.dumps(sample, ensure_ascii=False) + "\n"
+
+
+def _sample_id(sample: Sample) -> SampleId:
+    return sample["task_id"], sample["sample_index"]

@@ -1,0 +1,65 @@
+"""The nll stage: negative log-likelihood per response token of any model on any instruction data.
+
+nll.json    nats per response token over all rows, its standard error, and for each row its loss (nats, the sum over its
+            response) and its response tokens
+"""
+
+import json
+import logging
+import math
+import random
+from typing import Any
+
+from xft_core.data.formats import read_conversations
+from xft_core.data.rows import Rows, rows_of
+from xft_core.errors import DataError
+from xft_core.models.loading import DTYPES, load_model, load_tokenizer
+from xft_core.stages.configs import NllStage
+from xft_core.stages.prepare import tokenised
+from xft_core.store.artifacts import Workspace
+from xft_core.training.held_out import device_for_work, row_losses
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: NllStage, workspace: Workspace) -> dict[str, Any]:
+    """The stage. Metrics: ``nll`` (nats per response token), ``nll_standard_error`` (over rows; absent for one row),
+    ``rows``, ``response_tokens``, ``truncated`` (responses cut at max_length) and ``dropped`` (rows without a response, or
+    without room for one). Raises DataError for data that cannot be used, CheckpointError for a broken model."""
+    inputs = config.inputs()
+    rows, counts = read_rows(config, load_tokenizer(inputs["model"]))
+    model = load_model(inputs["model"], DTYPES[config.precision]).to(device_for_work())  # type: ignore[arg-type]
+    losses = row_losses(model, rows)
+    nll, error = ratio([loss.nll for loss in losses], [loss.tokens for loss in losses])
+    content = {"nll": nll, "standard_error": error, "rows": [[loss.nll, loss.tokens] for loss in losses]}
+    (workspace.output / "nll.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+    logger.info("nll: %.4f nats per response token over %d rows", nll, len(losses))
+    measured: dict[str, Any] = {"nll": nll, "rows": len(losses), "response_tokens": sum(loss.tokens for loss in losses)}
+    return measured | counts | ({} if error is None else {"nll_standard_error": error})
+
+
+def read_rows(config: NllStage, tokenizer: Any) -> tuple[Rows, dict[str, int]]:
+    """The data as token sequences, and how many rows were truncated and dropped."""
+    conversations = list(read_conversations(config.data, config.inputs().get("data")))
+    if config.data.max_rows is not None:
+        random.Random(config.data.split_seed).shuffle(conversations)
+        conversations = conversations[:config.data.max_rows]
+    answered = [item for item in conversations if item[-1]["content"].strip()]
+    rows, truncated = tokenised(answered, config.data, tokenizer)
+    fitting = [row for row in rows if row is not None]
+    if not fitting:
+        raise DataError(
+            f"Of {len(conversations)} rows of {config.data.path!r} none is left to measure on: each needs a response, and room "
+            f"for some of it within data.max_length ({config.data.max_length}).")
+    return rows_of(fitting), {"truncated": truncated, "dropped": len(conversations) - len(fitting)}
+
+
+def ratio(sums: list[float], weights: list[int]) -> tuple[float, float | None]:
+    """sum(sums) / sum(weights), and its standard error where the rows are the sample: that of a ratio of two means, by
+    linearisation (Cochran, Sampling Techniques, 3rd ed., section 2.11). None for a single row."""
+    number, total = len(sums), sum(weights)
+    value = math.fsum(sums) / total
+    if number < 2:
+        return value, None
+    squares = math.fsum((part - value * weight) ** 2 for part, weight in zip(sums, weights, strict=True))
+    return value, math.sqrt(squares * number / (number - 1)) / total

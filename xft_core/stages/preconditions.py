@@ -1,0 +1,113 @@
+"""What a stage needs of this machine and of the world, asked for without doing any of its work.
+
+Each check raises XftError where a stage would, with the same words. The stages say which they need: see
+StageConfig.preconditions.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from xft_core.errors import CheckpointError, DataError, HubUnavailable, NotReady, XftError
+from xft_core.files.locate import find_benchmark, find_file, find_model, hub_error, is_hub_model, local_path
+from xft_core.recipe.sections import EvaluateConfig
+
+HUB_SECONDS = 10.0
+
+# A check by what it looks for: stages that need the same thing look once.
+Preconditions = Mapping[str, Callable[[], object]]
+
+
+def unmet(preconditions: Preconditions) -> list[XftError]:
+    """The errors of the checks that fail, in their order. A Hub that does not answer may do so later: that is none."""
+    errors: dict[str, XftError] = {}
+    for check in preconditions.values():
+        try:
+            check()
+        except HubUnavailable:
+            continue
+        except XftError as error:
+            errors.setdefault(str(error), error)
+    return list(errors.values())
+
+
+def raise_if_unmet(preconditions: Preconditions) -> None:
+    """Raise the error of the check that fails; NotReady with all of them where several do."""
+    errors = unmet(preconditions)
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise NotReady(listed(errors))
+
+
+def listed(errors: list[XftError]) -> str:
+    """Errors in one message."""
+    if len(errors) == 1:
+        return str(errors[0])
+    return "\n".join([f"{len(errors)} things that a run needs are not there:", *(f"- {error}" for error in errors)])
+
+
+def check_model(name: str) -> None:
+    """A model is there, or the Hub says that it would give it. Raises CheckpointError, HubUnavailable."""
+    if not is_hub_model(name):
+        find_model(name)
+        return
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    repository, _, revision = name.partition("@")
+    if isinstance(try_to_load_from_cache(repository, "config.json", revision=revision or None), str):
+        return
+    try:  # asks for a file of it: of a gated model the Hub describes even what it does not give
+        get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision or None), timeout=HUB_SECONDS)
+    except Exception as error:
+        raise hub_error(repository, error, CheckpointError) from None
+
+
+def check_data(name: str, is_file: bool) -> None:
+    """Instruction data is there, or the Hub knows it. Raises DataError, HubUnavailable."""
+    if is_file:
+        find_file(name)
+        return
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+        return  # whether it is in the cache shows when it is read
+    from huggingface_hub import HfApi
+
+    repository, _, revision = name.partition("@")
+    try:
+        HfApi().dataset_info(repository, revision=revision or None, timeout=HUB_SECONDS)
+    except Exception as error:
+        raise hub_error(repository, error, DataError) from None
+
+
+def grading_versions(benchmark: str, config: EvaluateConfig) -> dict[str, str | None]:
+    """What a benchmark is graded with here, see Kind.versions. Raises DataError where the benchmark is not there,
+    SandboxError where what it needs is not."""
+    from xft_core.benchmarks.registry import kind_of
+
+    path = find_benchmark(benchmark)
+    return kind_of(path).versions(path, config)
+
+
+def check_sandbox(benchmark: str, config: EvaluateConfig) -> None:
+    """The sandbox works, unless the benchmark is one to be skipped here for want of a toolchain. Raises SandboxError."""
+    try:
+        skipped = None in grading_versions(benchmark, config).values()
+    except XftError:  # another check's business
+        skipped = False
+    if not skipped:
+        _open_sandbox(config.sandbox)
+
+
+def check_directory(field: str, directory: Path) -> None:
+    """A directory that a field names is there. Raises DataError."""
+    if not local_path(str(directory)).is_dir():
+        raise DataError(f"{field}: there is no directory {str(directory)!r}.")
+
+
+@lru_cache
+def _open_sandbox(mode: str) -> None:
+    from xft_core.sandbox.bubblewrap import open_sandbox
+
+    if mode == "bubblewrap":
+        open_sandbox("bubblewrap")

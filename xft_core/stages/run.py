@@ -1,0 +1,103 @@
+"""What all stages have in common: how one is described, what its key is made of, and how it is run. No torch here.
+
+    stage key = sha256(stage, stage version, settings, digests of the inputs)
+
+``settings`` is the part of a configuration that changes the result; paths never count, contents do. Raise a stage's
+``version`` when its code changes what it writes: everything it made before is then rebuilt.
+"""
+
+import importlib
+import logging
+import shutil
+import time
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from xft_core.files.digests import digest_of, input_digest
+from xft_core.recipe.sections import Section
+from xft_core.runtime.out_of_memory import out_of_memory_is_an_error
+from xft_core.stages.preconditions import Preconditions
+from xft_core.stages.torchrun import run_in_processes
+from xft_core.store.artifacts import Manifest, Workspace, check_output_is_free, disk_full_is_an_error, find, locked, publish
+
+logger = logging.getLogger(__name__)
+
+
+class StageConfig(Section):
+    """What every stage is given beside its own fields."""
+
+    stage: ClassVar[str]
+    summary: ClassVar[str]  # one sentence, for people; a docstring is gone under PYTHONOPTIMIZE=2
+    version: ClassVar[int]
+    implementation: ClassVar[str]
+
+    output: Path = Field(description="Directory to make. Work in progress is kept beside it as <output>.partial.")
+    provenance: dict[str, str] = Field({}, description="Noted in the manifest as it is (run ids and the like).")
+
+    def processes(self) -> tuple[int, int]:
+        """Processes on each machine that do the work together, and machines. They change no result but for rounding."""
+        return 1, 1
+
+    def preconditions(self) -> Preconditions:
+        """What must be there before the stage can do its work, other than what earlier stages make: a check by what it
+        looks for. Nothing by default."""
+        return {}
+
+    @abstractmethod
+    def inputs(self) -> dict[str, Path]:
+        """Local path of every input, by name. Raises XftError for what does not exist."""
+
+    def input_digests(self) -> dict[str, str]:
+        """Digest of every input, by name."""
+        return {name: input_digest(path) for name, path in self.inputs().items()}
+
+    def settings(self) -> dict[str, Any]:
+        """The fields that change the result."""
+        return self.model_dump(mode="json", exclude={"output", "provenance", *self.path_fields})
+
+    path_fields: ClassVar[frozenset[str]] = frozenset({"model", "data", "samples", "benchmark"})
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """The manifest of a stage's artifact, and whether it was there already."""
+
+    manifest: Manifest
+    reused: bool
+
+
+def stage_key(config: StageConfig, input_digests: dict[str, str] | None = None) -> str:
+    """The key (sha256, hex) of what ``config`` describes; reads and hashes the inputs unless their digests are given."""
+    digests = config.input_digests() if input_digests is None else input_digests
+    return digest_of({
+        "stage": config.stage, "version": config.version, "settings": config.settings(), "inputs": digests})
+
+
+def run_stage(config: StageConfig) -> StageResult:
+    """Make ``config.output``, or find it made already. Raises XftError; a kill leaves what the next start resumes."""
+    digests = config.input_digests()
+    key = stage_key(config, digests)
+    with locked(config.output), disk_full_is_an_error(config.output), out_of_memory_is_an_error(config.stage):
+        found = find(config.output, key)
+        if found:
+            logger.info("%s: reused %s", config.stage, config.output)
+            shutil.rmtree(Workspace(config.output).root, ignore_errors=True)  # of a kill just after publishing
+            return StageResult(found, reused=True)
+        check_output_is_free(config.output)
+        workspace = Workspace(config.output)
+        workspace.keep_only_progress_of(key)
+        workspace.prepare()
+        started = time.monotonic()
+        if config.processes() != (1, 1):
+            metrics = run_in_processes(config, workspace)
+        else:
+            metrics = importlib.import_module(config.implementation).run(config, workspace)
+        manifest = publish(
+            workspace, config.output, stage=config.stage, stage_version=config.version, key=key, parents=digests,
+            config=config.settings(), metrics=metrics, provenance=config.provenance, seconds=time.monotonic() - started)
+    logger.info("%s: done in %.1f s, %s", config.stage, manifest.seconds, config.output)
+    return StageResult(manifest, reused=False)

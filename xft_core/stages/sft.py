@@ -1,0 +1,124 @@
+"""The sft stage: supervised fine-tuning of a dense model or of a Mixture-of-Experts, by one code path."""
+
+import gc
+import json
+import logging
+import math
+import resource
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from xft_core.data.packing import PackedRows
+from xft_core.data.response_end import load_response_ends
+from xft_core.data.rows import Rows, load_rows
+from xft_core.files.journal import append, read_appended
+from xft_core.files.locate import find_model
+from xft_core.models.generation_defaults import add_end_tokens
+from xft_core.models.loading import (
+    DTYPES,
+    copy_beside_weights,
+    dense_config_of,
+    is_moe,
+    load_model,
+    save_moe,
+    upcycle_config_of,
+)
+from xft_core.models.safetensors_io import CheckpointReader
+from xft_core.runtime.group import is_first, leave_others, number_of_processes
+from xft_core.stages.configs import SftStage
+from xft_core.store.artifacts import Workspace
+from xft_core.store.checkpoints import PREFIX
+from xft_core.store.curves import MetricsLog
+from xft_core.training.held_out import HeldOutLoss, check_rows_fit, device_for_work, held_out_loss
+from xft_core.training.trainer import put_weights, train
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
+    """Tune, measure the held-out loss before and after, and write the tuned model (for a MoE also router.json). The tokens
+    that end the responses of the data end its answers: its generation_config.json names them.
+
+    Of several processes the first does all but the tuning alone, with the whole model; the others return nothing.
+
+    Metrics: held_out_nll_before, held_out_nll (nats per response token), train_loss, steps, tokens_per_second,
+    peak_memory_mb, dead_expert_steps and, where the loss diverged, diverged_at_step (see checks.py), and for a MoE
+    router_entropy, mean_shared_weight, expert_load_min and expert_load_max.
+    """
+    source = find_model(config.model)
+    training_rows, held_out_rows = load_rows(config.data, "train"), load_rows(config.data, "held_out")
+    longest = max(*training_rows.lengths(), *held_out_rows.lengths())
+    model = load_model(source, DTYPES[config.sft.precision])
+    check_rows_fit(model, [training_rows, held_out_rows])
+    metrics_log = MetricsLog(workspace.metrics_path)
+    before = _loss_before(model, held_out_rows, workspace, metrics_log) if is_first() else math.nan
+    together = number_of_processes() > 1
+    model.to("cpu" if together else device_for_work())  # what is sharded goes from the host to each its part
+    data = PackedRows(training_rows, longest, config.sft.packing)
+    metrics: dict[str, Any] = {
+        **train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log, config.checks)}
+    if together:
+        del model
+        gc.collect()  # the training's objects refer to each other, and keep its memory
+        if not leave_others():
+            return {}
+        model = load_model(source, DTYPES[config.sft.precision])
+        put_weights(model, workspace.checkpoints / f"{PREFIX}{metrics['steps']}")
+        model.to(device_for_work())
+    after = held_out_loss(model, held_out_rows)
+    metrics_log.set(int(metrics["steps"]), {"held_out_nll": after.nll})
+    logger.info("sft: held-out loss %.4f after %d steps", after.nll, metrics["steps"])
+    _save(model, source, config, workspace, after)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if torch.cuda.is_available():
+        metrics["peak_device_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return metrics | {
+        "held_out_nll_before": before, "held_out_nll": after.nll, "held_out_tokens": after.tokens, "peak_memory_mb": peak,
+    } | _router_metrics(after)
+
+
+def _loss_before(model: PreTrainedModel, rows: Rows, workspace: Workspace, metrics_log: MetricsLog) -> float:
+    """The held-out loss before training, measured once whatever interrupts it; the first point of the curves."""
+    metrics_log.begin()
+    path = workspace.checkpoints / "held_out_before.jsonl"
+    found = read_appended(path)
+    before: float = found[0]["nll"] if found else held_out_loss(model.to(device_for_work()), rows).nll
+    if not found and math.isfinite(before):  # training itself says what is wrong with a model that gives no numbers
+        append(path, {"nll": before})
+    metrics_log.set(0, {"held_out_nll": before})
+    logger.info("sft: held-out loss %.4f before", before)
+    return before
+
+
+def _save(model: PreTrainedModel, source: Any, config: SftStage, workspace: Workspace, after: HeldOutLoss) -> None:
+    if is_moe(source):
+        with CheckpointReader(source) as reader:
+            dense_config = dense_config_of(reader)
+        save_moe(model, workspace.output, dense_config, upcycle_config_of(source))
+        layers = {"layers": [asdict(layer) for layer in after.router]}
+        (workspace.output / "router.json").write_text(json.dumps(layers, indent=1), encoding="utf-8")
+    else:
+        model.config.use_cache = True
+        model.save_pretrained(workspace.output)
+    copy_beside_weights(source, workspace.output)
+    ends = load_response_ends(config.data)
+    if ends is None:
+        logger.warning("sft: %r does not say what ends a response (an earlier version prepared it): the tuned model stops "
+                       "where the base does", str(config.data))
+    add_end_tokens(workspace.output, model, ends or [])
+
+
+def _router_metrics(after: HeldOutLoss) -> dict[str, float]:
+    if not after.router:
+        return {}
+    count = len(after.router)
+    found = {
+        "router_entropy": sum(layer.entropy for layer in after.router) / count,
+        "expert_load_min": min(min(layer.load) for layer in after.router),
+        "expert_load_max": max(max(layer.load) for layer in after.router)}
+    if after.router[0].mean_shared_weight is not None:
+        found["mean_shared_weight"] = sum(layer.mean_shared_weight or 0.0 for layer in after.router) / count
+    return found

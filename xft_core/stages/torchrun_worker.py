@@ -1,0 +1,68 @@
+"""``python -m xft_core.stages.torchrun_worker DIRECTORY``: one process of a stage; launch.py starts it and describes the files.
+
+The kinds of failure: "explained" (an XftError, with ``may_pass``), "lost" (another process is gone, which says more) and
+"fault" (the message is a stack trace). Whoever started the processes shows only what the others followed from.
+"""
+
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from xft_core.errors import XftError
+from xft_core.runtime.out_of_memory import out_of_memory_is_an_error
+from xft_core.runtime.process import die_with_parent, quiet_libraries
+from xft_core.stages.configs import STAGES
+from xft_core.store.artifacts import Workspace, disk_full_is_an_error
+
+EXIT_FAILED = 1
+
+
+def main() -> int:
+    """Take part in the work; returns the exit status."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interruption needs no stack trace: who started it says what it means
+    directory, number = Path(sys.argv[1]), int(os.environ["RANK"])
+    quiet_libraries()
+    logging.basicConfig(level=logging.INFO if number == 0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
+    try:
+        _work(directory, number)
+        return 0
+    except XftError as error:
+        failure = {"kind": "explained", "message": str(error), "may_pass": error.may_pass}
+    except Exception as error:
+        failure = _unexplained(error)
+    temporary = directory / f"failure-{number}.tmp"
+    temporary.write_text(json.dumps(failure | {"time": time.time()}), encoding="utf-8")
+    temporary.replace(directory / f"failure-{number}.json")
+    return EXIT_FAILED
+
+
+def _work(directory: Path, number: int) -> None:
+    from xft_core.runtime.group import join_group
+
+    job = json.loads((directory / "job.json").read_text(encoding="utf-8"))
+    config = STAGES[job["stage"]].model_validate(job["config"])
+    join_group()
+    with disk_full_is_an_error(config.output), out_of_memory_is_an_error(config.stage):
+        metrics = importlib.import_module(config.implementation).run(config, Workspace(config.output))
+        if number == 0:
+            (directory / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+
+
+def _unexplained(error: Exception) -> dict[str, Any]:
+    from torch.distributed import DistError
+
+    if isinstance(error, DistError) or "gloo" in str(error):  # gloo's errors have no class of their own
+        return {"kind": "lost", "message": str(error).splitlines()[0]}
+    return {"kind": "fault", "message": traceback.format_exc().rstrip()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

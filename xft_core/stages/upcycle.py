@@ -1,0 +1,142 @@
+"""Dense model to Mixture-of-Experts: every expert starts as a copy of the FFN, only the router is new.
+
+With routing weights that sum to one the upcycled model computes what the dense one does, whatever the router.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xft_core.errors import CheckpointError
+from xft_core.families import Family, family_of
+from xft_core.files.locate import find_model
+from xft_core.models.loading import (
+    check_tensors,
+    copy_beside_weights,
+    dense_config_of,
+    is_moe,
+    load_model,
+    save_moe_config,
+    transformers_config,
+)
+from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
+from xft_core.recipe.inactive_fields import unused_in_upcycle
+from xft_core.recipe.sections import UpcycleConfig
+from xft_core.stages.configs import UpcycleStage
+from xft_core.store.artifacts import Workspace
+
+# Of an upcycled model up to this size the logits are compared, too: two loads and two short passes, under a second in all.
+# For larger ones it would cost more than the copying; names, shapes and tying are checked for any size.
+MOST_PARAMETERS_TO_RUN = 20_000_000
+TOKENS_TO_RUN = 16
+LARGEST_ROUNDING = 1e-3  # of the largest logit; deep models in fp32 stay below 1e-4, another head or expert is far above
+
+
+def run(config: UpcycleStage, workspace: Workspace) -> dict[str, Any]:
+    """The upcycle stage. Metrics: parameters of the dense model, of the MoE, and active per token."""
+    # The key leaves out what no code looks at, so it must not be in the artifact either.
+    unused = {name: UpcycleConfig.model_fields[name].default for name in unused_in_upcycle(config.upcycle)}
+    return upcycle(find_model(config.model), workspace.output, config.upcycle.model_copy(update=unused), config.seed)
+
+
+def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> dict[str, Any]:
+    """Write the upcycled model of the dense directory ``source`` into ``target``, a few tensors in memory at a time.
+
+    What was written is checked: its tensors always, its logits for a small model. Raises CheckpointError for an unknown
+    family, a model that is upcycled already, or a checkpoint that is not whole.
+    """
+    if is_moe(source):
+        raise CheckpointError(f"{str(source)!r} is upcycled already. Give the dense model.")
+    with CheckpointReader(source) as reader:
+        dense_config = dense_config_of(reader)
+        family = family_of(dense_config["model_type"])
+        num_layers = int(transformers_config(dense_config).num_hidden_layers)
+        plans: list[TensorPlan] = []
+        of_ffn = set()
+        for layer in range(num_layers):
+            mlp = family.mlp_name(layer)
+            of_ffn |= {name for name in reader.names() if name.startswith(f"{mlp}.")}
+            plans += _expert_plans(reader, family, mlp, config) if config.store_experts == "all" else []
+            plans += _router_plans(reader, family, mlp, config, seed, layer)
+        dense = [name for name in reader.names() if config.store_experts == "once" or name not in of_ffn]
+        write_checkpoint(target, [reader.copy_plan(name) for name in dense] + plans)
+        num_parameters = {name: math.prod(reader.shape(name)) for name in reader.names()}
+    save_moe_config(target, dense_config, config)
+    copy_beside_weights(source, target)
+    with CheckpointReader(target) as written:
+        check_tensors(written, dense_config, config)
+    total, ffn = sum(num_parameters.values()), sum(num_parameters[name] for name in of_ffn)
+    router = sum(math.prod(plan.shape) for plan in plans if ".router." in plan.name)
+    parameters_total = total + (config.num_experts - 1) * ffn + router
+    if parameters_total <= MOST_PARAMETERS_TO_RUN and (config.normalization != "none" or not config.shared_expert):
+        _check_identity(source, target)
+    return {
+        "parameters_dense": total,
+        "parameters_total": parameters_total,
+        "parameters_active": total + (config.num_experts_per_tok - 1) * ffn + router,
+    }
+
+
+@torch.no_grad()
+def _check_identity(source: Path, target: Path) -> None:
+    """Raise CheckpointError unless the upcycled model gives the dense one's logits for a few tokens, but for rounding."""
+    dense, upcycled = (load_model(directory, torch.float32) for directory in (source, target))
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = dense.get_input_embeddings().num_embeddings
+    input_ids = torch.randint(vocabulary, (1, TOKENS_TO_RUN), generator=generator)
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so little work is slower with several, many times so on a busy machine
+    try:
+        expected, found = (model(input_ids=input_ids, use_cache=False).logits for model in (dense, upcycled))
+    finally:
+        torch.set_num_threads(num_threads)
+    difference, scale = float((found - expected).abs().max()), float(expected.abs().max())
+    if difference > LARGEST_ROUNDING * scale:  # not so where the dense model gives no numbers: training says that
+        raise CheckpointError(
+            f"The upcycled model does not compute what {str(source)!r} does: their logits, up to {scale:.3g}, differ by "
+            f"{difference:.3g}. Nothing was kept. Please report it, with the config.json and the names of the tensors.")
+
+
+def _expert_plans(reader: CheckpointReader, family: Family, mlp: str, config: UpcycleConfig) -> list[TensorPlan]:
+    """The shared expert under the dense names, the routed ones stacked."""
+    has_bias = f"{mlp}.{family.down}.bias" in reader
+    sources = family.expert_sources(has_bias)
+    plans = []
+    if config.shared_expert:
+        plans += [
+            reader.copy_plan(f"{mlp}.{name}", f"{mlp}.shared_expert.{name}") for names in sources.values() for name in names]
+    num_routed = config.num_experts - int(config.shared_expert)
+    for stacked, names in sources.items():
+        rows = sum(reader.shape(f"{mlp}.{name}")[0] for name in names)
+        shape = [num_routed, rows, *reader.shape(f"{mlp}.{names[0]}")[1:]]
+
+        def parts(names: tuple[str, ...] = names) -> list[torch.Tensor]:
+            return [reader.get(f"{mlp}.{name}") for name in names] * num_routed
+
+        plans.append(TensorPlan(f"{mlp}.experts.{stacked}", shape, reader.dtype(f"{mlp}.{names[0]}"), parts))
+    return plans
+
+
+def _router_plans(
+    reader: CheckpointReader, family: Family, mlp: str, config: UpcycleConfig, seed: int, layer: int,
+) -> list[TensorPlan]:
+    """Router weights as torch initialises linear layers, from the seed and the layer alone; the noise starts at zero."""
+    down = f"{mlp}.{family.down}.weight"
+    hidden_size, dtype = reader.shape(down)[0], reader.dtype(down)
+    num_routed = config.num_experts - int(config.shared_expert)
+
+    def linear(offset: int, in_features: int) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + layer) * 2 + offset)
+        bound = 1 / math.sqrt(in_features)
+        return [torch.empty(num_routed, in_features).uniform_(-bound, bound, generator=generator).to(dtype)]
+
+    plans = [
+        TensorPlan(f"{mlp}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size)),
+        TensorPlan(f"{mlp}.router.output.weight", [num_routed, num_routed], dtype, lambda: linear(1, num_routed))]
+    if config.router_noise:
+        plans.append(TensorPlan(
+            f"{mlp}.router.noise.weight", [num_routed, hidden_size], dtype,
+            lambda: [torch.zeros(num_routed, hidden_size, dtype=dtype)]))
+    return plans

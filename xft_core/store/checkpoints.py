@@ -1,0 +1,90 @@
+"""Checkpoints that are whole, byte for byte, or do not count: the last file written into one says what is in it.
+
+    checkpoint-<step>/          what a stage goes on from after that step
+    checkpoint-<step>/whole     the other files with sizes and sha256, and the sha256 of that list
+
+The sums cost one reading of the files when they are written and one when a start goes on from them
+(docs/reliability.md has figures). What fails them is removed, and the checkpoint before it counts.
+"""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from xft_core.errors import ArtifactError
+from xft_core.files.digests import digest_of
+from xft_core.store.artifacts import FileEntry, check_file, entries
+
+logger = logging.getLogger(__name__)
+
+SEAL = "whole"
+PREFIX = "checkpoint-"
+
+
+class Seal(BaseModel):
+    """Files of a directory, and the sha256 of what is said of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    files: list[FileEntry]
+    sha256: str
+
+
+def seal(directory: Path) -> list[FileEntry]:
+    """Note every file of ``directory`` in its seal: from now on it is whole. Returns what was noted."""
+    noted = entries(directory, without=SEAL)
+    files = [entry.model_dump() for entry in noted]
+    temporary = directory / f"{SEAL}.tmp"
+    temporary.write_text(json.dumps({"files": files, "sha256": digest_of(files)}), encoding="utf-8")
+    os.replace(temporary, directory / SEAL)
+    return noted
+
+
+def check(directory: Path) -> None:
+    """Raise ArtifactError, saying what is wrong, unless every file is what the seal says and there is no other."""
+    try:
+        found = Seal.model_validate_json((directory / SEAL).read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{str(directory)!r} was not written to its end.") from None
+    except (ValidationError, OSError):
+        raise ArtifactError(f"{str(directory / SEAL)!r} is damaged.") from None
+    if found.sha256 != digest_of([entry.model_dump() for entry in found.files]):
+        raise ArtifactError(f"{str(directory / SEAL)!r} was altered.")
+    for entry in found.files:
+        check_file(directory, entry)
+    noted = {entry.path for entry in found.files} | {SEAL}
+    foreign = [path for path in directory.rglob("*") if path.is_file() and path.relative_to(directory).as_posix() not in noted]
+    if foreign:
+        raise ArtifactError(f"{str(foreign[0])!r} is not part of the checkpoint.")
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which a checkpoint was written; -1 for a directory that is called otherwise."""
+    number = checkpoint.name.removeprefix(PREFIX)
+    return int(number) if number.isascii() and number.isdecimal() and len(number) < 19 else -1
+
+
+def newest_whole(directory: Path) -> Path | None:
+    """The newest checkpoint in ``directory`` that is whole; newer ones that are not are removed, with a warning."""
+    for path in sorted(directory.glob(f"{PREFIX}*"), key=step_of, reverse=True):
+        try:
+            if step_of(path) < 0:
+                raise ArtifactError(f"{str(path)!r} is no checkpoint.")
+            check(path)
+            return path
+        except ArtifactError as error:
+            logger.warning("%s It is not gone on from.", error)
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+            else:
+                shutil.rmtree(path)
+    return None
+
+
+def keep_newest(directory: Path, count: int) -> None:
+    """Remove all but the newest ``count`` checkpoints."""
+    for path in sorted(directory.glob(f"{PREFIX}*"), key=step_of, reverse=True)[count:]:
+        shutil.rmtree(path)

@@ -1,0 +1,83 @@
+"""Curves as they grow: a JSONL file that any tracker can follow, one line a point.
+
+A stage only ever writes this file; who runs the stage (a person, a Prefect task) decides where the points go on to.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from xft_core.files.parsing import parse_json
+
+
+class MetricsLog:
+    """Append-only ``{"step": int, "time": unix seconds, "metrics": {name: float}}`` lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        """Append the values of one optimizer step."""
+        line = json.dumps({"step": step, "time": round(time.time(), 3), "metrics": metrics})
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+
+    def set(self, step: int, metrics: dict[str, float]) -> None:
+        """Append values of which there is one a step, in place of what an earlier attempt wrote for the same step."""
+        self._keep(lambda point: point["step"] != step or point["metrics"].keys() != metrics.keys())
+        self.log(step, metrics)
+
+    def forget_after(self, step: int) -> None:
+        """Drop the points after ``step``: a run resumed from that step will write them again."""
+        self._keep(lambda point: point["step"] <= step)
+
+    def begin(self) -> None:
+        """Start with no points: those of an earlier attempt come back with its checkpoint (``restore_from``)."""
+        self.path.unlink(missing_ok=True)
+
+    def copy_to(self, checkpoint: Path) -> None:
+        """Put the points so far into a checkpoint, whose seal they are then under."""
+        if self.path.is_file():
+            shutil.copyfile(self.path, checkpoint / self.path.name)
+
+    def restore_from(self, checkpoint: Path) -> None:
+        """Have the points that were put into a checkpoint, and no others."""
+        self.begin()
+        if (checkpoint / self.path.name).is_file():
+            temporary = self.path.with_suffix(".tmp")
+            shutil.copyfile(checkpoint / self.path.name, temporary)
+            os.replace(temporary, self.path)
+
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        if not self.path.is_file():
+            return
+        kept = [json.dumps(point) for point in read_metrics(self.path) if wanted(point)]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Every whole point of a curve file, in order; a line cut by a kill, or that is no point, is left out."""
+    if not path.is_file():
+        return []
+    return [point for line in path.read_bytes().splitlines() if (point := parse_point(line)) is not None]
+
+
+def parse_point(line: bytes) -> dict[str, Any] | None:
+    """The point in one line of a curve file, None if it is none."""
+    try:
+        point = parse_json(line)
+    except ValueError:
+        return None
+    is_point = isinstance(point, dict) and all(_is_number(point.get(name)) for name in ("step", "time")) and isinstance(
+        point.get("metrics"), dict) and all(map(_is_number, point["metrics"].values()))
+    return point if is_point and isinstance(point["step"], int) and 0 <= point["step"] < 2**63 else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,80 @@
+"""FSDP2's sharded tensors as whole ones and back, so that a checkpoint does not depend on the number of processes.
+
+Every process must call the functions that gather, in the same order: they communicate. Only the first process keeps what
+it gathers, on the CPU.
+"""
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
+
+from xft_core.families import family_of
+from xft_core.models.loading import decoder_layers
+from xft_core.runtime.group import is_first
+from xft_core.training.sharded_adafactor import placements
+
+
+def shard(model: PreTrainedModel) -> None:
+    """Leave every process its part of ``model``, on its device: FSDP2, decoder layer by decoder layer.
+
+    Gradients are averaged over the processes in fp32. Called here rather than by accelerate, which shards nothing on a CPU:
+    the tests could not run it.
+    """
+    policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
+    for layer in decoder_layers(model, family_of(model.config.model_type)):
+        fully_shard(layer, mp_policy=policy)
+    fully_shard(model, mp_policy=policy)
+
+
+def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and persistent buffers by name, tied ones once, under their first name; empty but in the first process."""
+    duplicates = _tied_names(model)
+    gathered = ((name, whole(tensor)) for name, tensor in model.state_dict().items() if name not in duplicates)
+    return {name: tensor for name, tensor in gathered if tensor is not None}
+
+
+def whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """``optimizer.state_dict()`` as one process alone has it; empty but in the first process."""
+    state = optimizer.state_dict()
+    gathered = {
+        number: {name: whole(value) if isinstance(value, torch.Tensor) else value for name, value in of_parameter.items()}
+        for number, of_parameter in state["state"].items()}
+    return {"state": gathered, "param_groups": state["param_groups"]} if is_first() else {}
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Put what ``whole_optimizer_state`` gave into an optimizer whose parameters may be sharded. Not by its own
+    load_state_dict alone, which would round statistics to the type of bf16 weights."""
+    optimizer.load_state_dict({"state": {}, "param_groups": state["param_groups"]})
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, of_parameter in state["state"].items():
+        parameter = parameters[number]
+        optimizer.state[parameter] = {name: _placed(value, parameter, name) for name, value in of_parameter.items()}
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor | None:
+    """A tensor of which every process may have a part: on the CPU in the first process, None in the others."""
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return tensor.detach().cpu() if is_first() else None
+
+
+def _placed(value: Any, parameter: torch.Tensor, name: str) -> Any:
+    """The statistic ``name`` of a parameter where the parameter is, and of this process the part that belongs to it."""
+    if not isinstance(value, torch.Tensor) or value.dim() == 0:
+        return value
+    value = value.to(parameter.device)
+    if not isinstance(parameter, DTensor):
+        return value
+    return distribute_tensor(value, parameter.device_mesh, placements(parameter, name), src_data_rank=None)
+
+
+def _tied_names(model: nn.Module) -> set[str]:
+    """Names under which a parameter is found a second time."""
+    first: dict[int, str] = {}
+    named = model.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if first.setdefault(id(parameter), name) != name}

@@ -1,0 +1,345 @@
+"""transformers.Trainer with the router's balance loss, curves on disk, and checkpoints that are whole or not there.
+
+One process or several (FSDP2): the same forward passes, dealt out, with the same noise; curves and checkpoints are equal
+but for rounding, and a run may go on from its last checkpoint with another number of processes.
+"""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_model as load_weights
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.optimization import Adafactor
+from transformers.trainer_callback import PrinterCallback
+
+from xft_core.data.order import SeededOrder
+from xft_core.data.packing import IGNORED, PackedRows
+from xft_core.errors import CheckpointError, XftError
+from xft_core.models.loading import moe_blocks
+from xft_core.moe.balance import RouterStatistics, balance_loss
+from xft_core.recipe.checks import TrainingWatch
+from xft_core.recipe.sections import ChecksConfig, SftConfig
+from xft_core.runtime.group import is_first, number_of_processes, process_number, summed
+from xft_core.runtime.progress import describe_progress, on_terminal
+from xft_core.store.checkpoints import PREFIX, seal
+from xft_core.store.curves import MetricsLog, read_metrics
+from xft_core.training.held_out import take_routings
+from xft_core.training.optimizer_state import load_state, save_state
+from xft_core.training.response_loss import response_loss
+from xft_core.training.resume import step_to_go_on_from
+from xft_core.training.sharded_adafactor import ShardedAdafactor
+from xft_core.training.sharding import load_optimizer_state, shard, whole_optimizer_state, whole_weights
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_NAME = "model.safetensors"
+CURVES = ["loss", "learning_rate", "grad_norm"]
+
+
+class TrainingFailed(XftError):
+    """The loss is no number any more."""
+
+
+class XftTrainer(Trainer):
+    """One code path for dense models and for the MoE; only the latter has routers to balance."""
+
+    def __init__(self, model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path,
+                 metrics: MetricsLog, checks: ChecksConfig) -> None:
+        self.sft, self.metrics, self.directory, self.checks = sft, metrics, directory, checks
+        self.watch = TrainingWatch(read_metrics(metrics.path))
+        self.blocks = moe_blocks(model)
+        self.processes = number_of_processes()
+        self.order = SeededOrder(len(data), seed, sft.micro_batch_size * self.processes)
+        self.steps_of_epoch = math.ceil(len(data) / sft.batch_size)
+        self._tokens, self._time_at_log = 0, time.monotonic()
+        self._pass, self._passes_of_step = 0, 0
+        self._balance_sum, self._balance_count = 0.0, 0
+        self._statistics = self._no_statistics()
+        if self.processes > 1:
+            shard(model)
+        super().__init__(
+            model=model, args=training_arguments(sft, seed, directory, len(data)), train_dataset=data,
+            data_collator=data.collate, callbacks=[_Epochs(self.order, self.steps_of_epoch), _Checkpoints(metrics)])
+        self.loss_is_scaled_for_ga = True
+        # Placed and sharded already: accelerate is to add autocast and no more.
+        self.is_distributed_loading_by_transformers = self.processes > 1
+        self.remove_callback(PrinterCallback)
+        self.bar = tqdm(unit="step", desc="sft") if on_terminal() and is_first() else None
+        if self.bar is not None:
+            self.add_callback(_Bar(self.bar))
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: PreTrainedModel | None = None) -> tuple[Any, Any]:
+        """As the Trainer's; of several processes with an Adafactor for sharded parameters."""
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        return (ShardedAdafactor if kind is Adafactor and number_of_processes() > 1 else kind), options
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches of one forward pass, of which accelerate deals out every n-th to each of n processes."""
+        loader = DataLoader(
+            self.train_dataset, batch_size=self.sft.micro_batch_size, sampler=self.order, collate_fn=self.data_collator,
+            pin_memory=self.args.dataloader_pin_memory)
+        return self.accelerator.prepare(loader)  # type: ignore[no-any-return]
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device,
+    ) -> tuple[list[dict[str, torch.Tensor]], torch.Tensor]:
+        """This process's batches of one optimizer step, and the response tokens of all processes' batches."""
+        batches = list(islice(epoch_iterator, num_batches))
+        responses = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
+        passes = sum(bool(batch["token_mask"].any()) for batch in batches)
+        totals = summed(torch.tensor([responses, passes]))
+        self._pass, self._passes_of_step = 0, int(totals[1])
+        return batches, totals[0].to(device)
+
+    def compute_loss(  # type: ignore[override]
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Response negative log-likelihood per token of the whole batch, plus the weighted balance loss.
+
+        Times the number of processes, whose gradients (and losses, for the curve) are averaged.
+        """
+        assert num_items_in_batch is not None and not return_outputs
+        self._seed_noise()
+        for block in self.blocks:
+            block.keep_routing = True
+        loss = response_loss(self.model, inputs, forward=model) / num_items_in_batch
+        token_mask_T = inputs["token_mask"].reshape(-1)
+        self._tokens += int(token_mask_T.sum())
+        if self.blocks:
+            loss = loss + self._balance(token_mask_T).to(loss.dtype)
+        return loss * self.processes
+
+    def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
+        if self.processes == 1:
+            super()._move_model_to_device(model, device)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: torch.Tensor | None = None) -> torch.Tensor:
+        norm = super()._get_grad_norm(model, grad_norm)
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Write a point of the curves; the balance loss stands beside the loss, not in it. Every process must come here."""
+        if "loss" in logs:
+            point: dict[str, float] = {name: float(logs[name]) for name in CURVES if name in logs}
+            if not math.isfinite(point["loss"]):
+                raise TrainingFailed(
+                    f"The loss is {point['loss']} at step {self.state.global_step}. The last checkpoint before it is kept. "
+                    "Lower sft.learning_rate, set sft.max_grad_norm to 1, or use sft.precision: bf16_mixed.")
+            tokens, balance, passes = summed(torch.tensor(
+                [self._tokens, self._balance_sum, self._balance_count], dtype=torch.float64)).tolist()
+            if passes:
+                point["balance_loss"] = balance / passes
+                point["loss"] -= self.sft.balance_loss_weight * point["balance_loss"]
+            if self._statistics:
+                self._statistics.sum_over_processes()
+                if self._statistics.tokens:
+                    point |= self._statistics.summary()
+            point |= {"tokens_per_second": self._speed(tokens), "epoch": self.state.global_step / self.steps_of_epoch}
+            self._tokens, self._balance_sum, self._balance_count = 0, 0.0, 0
+            self._statistics = self._no_statistics()
+            if is_first():
+                self.metrics.log(self.state.global_step, point)
+            self.watch.add(self.state.global_step, point)
+            self.watch.stop_for(self.checks)
+            self._show(f"loss {point['loss']:.4f}, {point['tokens_per_second']:.0f} tokens/s")
+        super().log(logs, start_time)
+
+    def _seed_noise(self) -> None:
+        """Make what this forward pass draws (the router's noise, dropout) a function of its place in the training alone:
+        the same in whichever process, and after a restart."""
+        number = self._pass * self.processes + process_number()
+        self._pass += 1
+        digest = hashlib.sha256(f"{self.args.seed}/{self.state.global_step}/{number}".encode()).digest()
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+    def _balance(self, token_mask_T: torch.Tensor) -> torch.Tensor:
+        routings = take_routings(self.model)
+        next_step = self.state.global_step + 1
+        if self._statistics and (next_step % self.args.logging_steps == 0 or next_step in (1, self.args.max_steps)):
+            self._statistics.add(routings, token_mask_T)
+        balance = balance_loss(
+            routings, token_mask_T, self.blocks[0].router.upcycle.shared_expert, self.sft.balance_loss_reduction)
+        if token_mask_T.any():
+            self._balance_sum += float(balance.detach())
+            self._balance_count += 1
+        return balance * (self.sft.balance_loss_weight / self._passes_of_step)
+
+    def _no_statistics(self) -> RouterStatistics | None:
+        if not self.blocks:
+            return None
+        upcycle = self.blocks[0].router.upcycle
+        return RouterStatistics(len(self.blocks), upcycle.num_experts, upcycle.shared_expert)
+
+    def _show(self, detail: str) -> None:
+        if self.bar is not None:
+            self.bar.set_postfix_str(detail)
+        else:
+            logger.info(describe_progress("sft", self.state.global_step, self.state.max_steps, detail))
+
+    def _speed(self, tokens: float) -> float:
+        now = time.monotonic()
+        speed = tokens / max(now - self._time_at_log, 1e-9)
+        self._time_at_log = now
+        return speed
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights, whole. Not save_pretrained: it renames some families' tensors on the way out, and would call
+        the MoE a dense model."""
+        weights = whole_weights(self.model)
+        if is_first():
+            directory = Path(output_dir or self.args.output_dir)
+            directory.mkdir(parents=True, exist_ok=True)
+            save_file(weights, directory / WEIGHTS_NAME)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        """Nothing to load: done before the model was sharded."""
+
+    # The Trainer would write these as pickles, and read them back as such: see state_files.py.
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        state = whole_optimizer_state(self.optimizer)
+        if is_first():
+            save_state(Path(output_dir), "optimizer", state)
+            save_state(Path(output_dir), "scheduler", self.lr_scheduler.state_dict())
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            with _fits(checkpoint):
+                load_optimizer_state(self.optimizer, load_state(Path(checkpoint), "optimizer"))
+                self.lr_scheduler.load_state_dict(load_state(Path(checkpoint), "scheduler"))
+
+    def _save_scaler(self, output_dir: str) -> None:
+        assert getattr(self.accelerator, "scaler", None) is None, "no precision of ours needs a gradient scaler"
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        assert getattr(self.accelerator, "scaler", None) is None, "no precision of ours needs a gradient scaler"
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Nothing to save: see _seed_noise."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing to load: see _seed_noise."""
+
+
+@contextmanager
+def _fits(checkpoint: str) -> Iterator[None]:
+    """Turn what torch raises for state of another model or optimizer into a CheckpointError."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{checkpoint!r} cannot be gone on from: it is not of this work ({reason}). Remove it to start from the one "
+            "before, or from the beginning.") from None
+
+
+class _Epochs(TrainerCallback):
+    """Tells the order of the data which epoch it is, also after a restart."""
+
+    def __init__(self, order: SeededOrder, steps_of_epoch: int) -> None:
+        self.order, self.steps_of_epoch = order, steps_of_epoch
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.order.epoch = state.global_step // self.steps_of_epoch
+
+
+class _Checkpoints(TrainerCallback):
+    """Puts the curves so far into a checkpoint, and seals it once all of it is written."""
+
+    def __init__(self, metrics: MetricsLog) -> None:
+        self.metrics = metrics
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if is_first():
+            directory = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
+            self.metrics.copy_to(directory)
+            seal(directory)
+
+
+class _Bar(TrainerCallback):
+    """A progress bar of optimizer steps on a terminal."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.reset(total=state.max_steps)
+        self.bar.update(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.update(1)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.bar.close()
+
+
+def training_arguments(sft: SftConfig, seed: int, directory: Path, num_sequences: int) -> TrainingArguments:
+    """The Trainer's arguments for a recipe section. ``num_sequences`` are those of one epoch."""
+    accumulation = sft.batch_size // sft.micro_batch_size // number_of_processes()
+    by_epochs = math.ceil(math.ceil(num_sequences / sft.batch_size) * sft.epochs)
+    total_steps = min(by_epochs, sft.max_steps or by_epochs)
+    arguments = TrainingArguments(
+        output_dir=str(directory), max_steps=total_steps,
+        per_device_train_batch_size=sft.micro_batch_size, gradient_accumulation_steps=accumulation,
+        learning_rate=sft.learning_rate, warmup_steps=min(sft.warmup_steps, total_steps // 10),
+        lr_scheduler_type=sft.schedule, optim="adafactor" if sft.optimizer == "adafactor" else "adamw_torch",
+        weight_decay=sft.weight_decay, max_grad_norm=sft.max_grad_norm, bf16=sft.precision == "bf16_mixed",
+        activation_checkpointing=sft.gradient_checkpointing, activation_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=sft.log_steps, logging_first_step=True, save_strategy="steps",
+        # A resumed run then begins a log interval where the undisturbed one does: their curves are equal.
+        save_steps=math.ceil(sft.checkpoint_steps / sft.log_steps) * sft.log_steps,
+        save_total_limit=2, seed=seed, report_to="none", disable_tqdm=True,
+        remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(), logging_nan_inf_filter=False,
+        use_cpu=not torch.cuda.is_available())
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several visible GPUs must not become DataParallel: torchrun is for those
+    return arguments
+
+
+def put_weights(model: PreTrainedModel, checkpoint: Path) -> None:
+    """Put the weights in a checkpoint into ``model``, which is whole. Raises CheckpointError if they are of another one."""
+    with _fits(str(checkpoint)):
+        load_weights(model, str(checkpoint / WEIGHTS_NAME))
+
+
+def train(
+    model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path, metrics: MetricsLog,
+    checks: ChecksConfig,
+) -> dict[str, float]:
+    """Train ``model`` in place, going on from the last checkpoint in ``directory`` if there is one.
+
+    Of several processes, all must call it. What each is left with is its part of the model; the last checkpoint, that of
+    the last step, has all of it.
+    Returns steps, tokens per second in the mean over the curve's points, the loss of the last log interval, and what
+    was noticed on the way (see checks.TrainingWatch); in the first process only, of several.
+    Raises TrainingFailed when the loss is no number any more, RunWentWrong for what ``checks`` says to stop for.
+    """
+    step = step_to_go_on_from(directory, metrics, "sft")
+    checkpoint = directory / f"{PREFIX}{step}"
+    if step:
+        put_weights(model, checkpoint)
+    trainer = XftTrainer(model, data, sft, seed, directory, metrics, checks)
+    if step < trainer.args.max_steps:  # else killed after the last step: the Trainer would do one more
+        trainer.train(resume_from_checkpoint=str(checkpoint) if step else None)
+        # bf16_mixed leaves the model wrapped in autocast; what is measured next is the model as it is saved.
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    if not is_first():
+        return {}
+    points = [point["metrics"] for point in read_metrics(metrics.path) if "loss" in point["metrics"]]
+    return {
+        "steps": trainer.args.max_steps, "train_loss": points[-1]["loss"],
+        "tokens_per_second": sum(point["tokens_per_second"] for point in points) / len(points),
+        **trainer.watch.metrics()}
