@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from flows.commands import plan, relocate, store
 from tasks.home import check_place, open_home
 from tasks.settings import settings
+from tasks.tracking.client import client
 from xft_core.errors import XftError
 from xft_core.recipe.load import load_recipe
 from xft_core.runtime.process import command, told
@@ -67,8 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(recipe: "Recipe") -> int:
-    from tasks.fit import check_fit
-    from tasks.preflight import base_model, check_inputs
+    from tasks.preflight import check_fit, check_inputs
+    from tasks.references import base_model
 
     check_inputs(recipe)
     check_fit(recipe, base_model(recipe))
@@ -110,8 +111,8 @@ def _start_services() -> Callable[[], None]:
 
     Returns a function that waits until they are there.
     """
+    from flows.local.addresses import pages
     from flows.local.embedded_api import use_prefect_api
-    from flows.local.ui import pages
 
     logging.captureWarnings(True)  # what libraries warn of is for us, not for who runs a recipe
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
@@ -167,10 +168,9 @@ def _print_report(report: Path, *wanted: str) -> None:
 
 
 def _warm_up_tracking() -> None:
-    from tasks.tracking import runs
 
     try:
-        runs.client()
+        client()
     except Exception:  # said, with its reason, when the run opens
         return
 

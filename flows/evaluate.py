@@ -8,10 +8,10 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from tasks import stages
-from tasks.base_model import local_base_model
 from tasks.execution import pipeline_run
 from tasks.preflight import check_inputs
 from tasks.publishing.evaluation import Scores, publish_scores
+from tasks.stages import local_base_model
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import EvaluateConfig, ExperimentName, GenerateConfig, ModelConfig, Recipe, Seed
 from xft_core.reporting.run.evidence import measured_labels

@@ -15,14 +15,14 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-from tasks import fit, stages
-from tasks.base_model import local_base_model
+from tasks import preflight, stages
 from tasks.execution import pipeline_run
-from tasks.execution.carry_out import stop_event
-from tasks.execution.child_process import RunStopped
-from tasks.preflight import base_model, check_inputs
+from tasks.prefect_page import reason_of
+from tasks.preflight import check_inputs
 from tasks.publishing.pipeline import PipelineResult, publish
-from tasks.references import PipelineRun
+from tasks.references import PipelineRun, base_model
+from tasks.stages import local_base_model
+from tasks.stopping import RunStopped, stop_event
 from tasks.variant_tags import variant_of
 from xft_core.errors import XftError
 from xft_core.recipe.checks import recipe_findings
@@ -114,7 +114,7 @@ def pipeline(
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
     check_inputs(recipe)
-    fitting = fit.check_fit(recipe, base_model(recipe))
+    fitting = preflight.check_fit(recipe, base_model(recipe))
     for warning in [*recipe_findings(recipe), *([fitting] if fitting else [])]:
         get_run_logger().warning("%s", warning)
     try:
@@ -191,7 +191,3 @@ def _raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]
             f"{failed}\n{finished} of {len(futures)} stages are finished; the same command goes on from there.")
 
 
-def reason_of(state: State[Any]) -> str:
-    """Why a run did not complete, as a person reads it."""
-    error = state.result(raise_on_failure=False)
-    return str(error) if isinstance(error, XftError) else str(state.message)

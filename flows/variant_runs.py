@@ -18,8 +18,9 @@ from prefect.flow_engine import run_flow
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Pending
 
-from flows.pipeline import pipeline, reason_of
-from tasks.execution.carry_out import stop_event
+from flows.pipeline import pipeline
+from tasks.prefect_page import reason_of
+from tasks.stopping import stop_event
 from tasks.variant_tags import VariantOf, variant_of
 from xft_core.errors import XftError
 from xft_core.recipe.grid import Variant

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import torch
 
+from xft_core.benchmarks.find import find_benchmark
 from xft_core.benchmarks.registry import kind_of
 from xft_core.errors import XftError
-from xft_core.files.locate import find_benchmark, find_model
+from xft_core.files.locate import find_model
 from xft_core.generation.with_transformers import TransformersCompleter
-from xft_core.models.loading import DTYPES, load_model, load_tokenizer
+from xft_core.models.config import DTYPES
+from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.recipe.sections import GenerateConfig
 from xft_core.stages.generate import Request, make_batches
 

@@ -17,7 +17,7 @@ import yaml
 
 from flows.commands import plan as plan_command
 from tasks.execution.durations import remembered
-from tasks.preflight import base_model
+from tasks.references import base_model
 from xft_core.demo import DEMO_DIR
 from xft_core.planning.inputs import problem_count
 from xft_core.planning.plan import make_plan

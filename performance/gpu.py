@@ -17,7 +17,7 @@ import torch
 from performance import mixing_step, moe_step, sft
 from performance.random_models import shape
 from performance.side_by_side import print_heading, print_table
-from xft_core.training.held_out import device_for_work
+from xft_core.runtime.device import device_for_work
 
 SEQUENCE = 1024
 

@@ -19,7 +19,7 @@ from transformers.integrations.moe import grouped_mm_experts_forward
 
 from performance.random_models import shape
 from performance.side_by_side import Taken, print_heading, print_table, side_by_side
-from xft_core.models.loading import empty_moe, moe_blocks
+from xft_core.models.upcycled import empty_moe, moe_blocks
 from xft_core.moe.balance import balance_loss
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.training.held_out import take_routings

@@ -20,12 +20,12 @@ from performance.side_by_side import Taken, print_heading, print_table, side_by_
 from xft_core.data.formats import read_conversations
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import Row, Rows, rows_of
+from xft_core.data.tokenize import tokenised
 from xft_core.demo import DEMO_DIR
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.recipe.sections import ChecksConfig, DataConfig, SftConfig
-from xft_core.stages.prepare import tokenised
+from xft_core.runtime.device import device_for_work
 from xft_core.store.curves import MetricsLog
-from xft_core.training.held_out import device_for_work
 from xft_core.training.trainer import train
 
 ROWS_OF_TRAINER = 8

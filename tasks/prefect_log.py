@@ -2,10 +2,16 @@
 
 import logging
 import os
+import re
+from typing import Any
 
 from rich.console import Console
 
+from tasks.settings import without_credentials
 from xft_core.errors import XftError
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+CAUSE = re.compile(r"Caused by \w+\(.*: (.*?)['\")]*$")  # what requests puts at the end of a long line
 
 _left_out = ["Starting temporary server", "Stopping temporary server"]
 
@@ -49,3 +55,12 @@ def install() -> None:
     Console.on_broken_pipe = _go_on_unread  # type: ignore[method-assign, assignment]
     # A server that is away costs one line of ours, not one of urllib3's for every attempt.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+
+def reason(error: Exception) -> str:
+    """The first line of what went wrong; a server's address with a password in it may be a part of that."""
+    lines = without_credentials(str(error)).strip().splitlines()
+    if not lines:
+        return type(error).__name__
+    cause = CAUSE.search(lines[0])
+    return f"{cause[1]}." if cause else lines[0]

@@ -17,15 +17,17 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.schemas.objects import State
 
 from tasks import mlflow_pages
+from tasks.prefect_log import Logger, reason
 from tasks.settings import settings
-from tasks.tracking.runs import Logger, reason
+from xft_core.errors import XftError
 from xft_core.reporting.page import PAGE
 
 POLL_SECONDS = 2.0
 WAIT_AT_END_SECONDS = 10.0
-PROGRESS_LINE = re.compile(r"[a-z]+ (\d+)/(\d+)\b")  # "sft 120/400 (30%), ...": see xft_core.runtime.progress and benchmarks.progress
+PROGRESS_LINE = re.compile(r"[a-z]+ (\d+)/(\d+)\b")  # "sft 120/400 (30%), ...": see xft_core.runtime.progress
 
 
 def show_link(role: str, experiment_id: str, run_id: str | None, logger: Logger) -> None:
@@ -127,3 +129,9 @@ def _tolerate(logger: Logger, call: Callable[[], object]) -> bool:
     except Exception as error:
         logger.warning("Prefect did not take something to show; the work goes on. %s", reason(error))
         return False
+
+
+def reason_of(state: State[Any]) -> str:
+    """Why a run did not complete, as a person reads it."""
+    error = state.result(raise_on_failure=False)
+    return str(error) if isinstance(error, XftError) else str(state.message)

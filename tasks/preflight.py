@@ -5,18 +5,21 @@ from functools import partial
 from pathlib import Path
 
 from tasks.object_store import models
-from xft_core.errors import RecipeError
+from tasks.references import base_model
+from tasks.settings import settings
+from xft_core.errors import CheckpointError, RecipeError
+from xft_core.planning.machine import Machine, store_size, this_machine
+from xft_core.planning.plan import advice, check_fits, make_plan
+from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe.sections import Recipe
+from xft_core.runtime.quantities import size
+from xft_core.stages.base import StageConfig
 from xft_core.stages.configs import EvaluateStage, GenerateStage, LmEvalStage, NllStage, PrepareStage, UpcycleStage
 from xft_core.stages.preconditions import raise_if_unmet
-from xft_core.stages.run import StageConfig
 
 NOT_YET = Path("/")  # in the place of what another stage makes
 
 
-def base_model(recipe: Recipe) -> str:
-    """The dense model's name as stages take it: ``owner/model@revision`` when a revision is given."""
-    return f"{recipe.model.path}@{recipe.model.revision}" if recipe.model.revision else recipe.model.path
 
 
 def check_inputs(*recipes: Recipe, has_moe: bool = True) -> None:
@@ -70,3 +73,33 @@ def _first_stages(recipe: Recipe, has_moe: bool) -> list[StageConfig]:
     for task in evaluate.lm_eval_tasks:
         stages.append(LmEvalStage(output=NOT_YET, model=model, task=task, directory=directory))
     return stages
+
+
+def check_fit(recipe: Recipe, model: str) -> str | None:
+    """Raise DoesNotFit for a recipe that surely does not fit this machine, unless its ``check_fit`` is off.
+
+    Returns a warning where the predicted peak exceeds the memory, though it may be less. What cannot be known is not
+    checked: a Hub model whose config.json is not in the Hub's cache, a config.json that leaves sizes to their defaults.
+    """
+    try:
+        path = find_config(model)
+        shape = read_shape(path) if path else None
+    except CheckpointError:  # the upcycle stage says what is wrong with it, if anything is
+        return None
+    if shape is None:
+        return None
+    store = settings().artifacts
+    machine = this_machine(store)
+    if recipe.check_fit:
+        check_fits(recipe, shape, machine, store_size(store))
+    return warning(recipe, shape, machine)
+
+
+def warning(recipe: Recipe, shape: Shape, machine: Machine) -> str | None:
+    """What to tell of a recipe whose predicted peak exceeds the machine's memory; None where it does not."""
+    largest = max(make_plan(recipe, shape), key=lambda stage: stage.peak(machine))
+    if largest.peak(machine) <= machine.for_models:
+        return None
+    return (
+        f"{largest.role} may not fit: it is expected to take {size(largest.peak(machine))} with rows of "
+        f"data.max_length tokens, this machine has {size(machine.for_models)}. {advice(recipe, shape, machine)}")

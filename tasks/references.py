@@ -38,3 +38,8 @@ class ArtifactRef(BaseModel):
     reused: bool
     mlflow_run_id: str | None
     recorded: bool = True
+
+
+def base_model(recipe: Recipe) -> str:
+    """The dense model's name as stages take it: ``owner/model@revision`` when a revision is given."""
+    return f"{recipe.model.path}@{recipe.model.revision}" if recipe.model.revision else recipe.model.path

@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.client.schemas.objects import State
+from prefect.tasks import exponential_backoff
 
-from tasks.execution.carry_out import STAGE_TASK, carry_out
-from tasks.references import ArtifactRef, PipelineRun
+from tasks.execution.carry_out import carry_out
+from tasks.object_store import models
+from tasks.references import ArtifactRef, PipelineRun, base_model
+from tasks.retry import STAGE_TASK, may_pass
+from tasks.stopping import stop_event
 from xft_core.recipe import checks
 from xft_core.recipe.sections import SftConfig
 from xft_core.stages.configs import (
@@ -126,3 +130,20 @@ def compare(run: PipelineRun, role: str, grid: list[str], reports: dict[str, Pat
 def model_name(model: Model) -> str:
     """A published model's directory, or a model's name as it is."""
     return str(model.path) if isinstance(model, ArtifactRef) else model
+
+
+def local_base_model(run: PipelineRun) -> str:
+    """The base model's name for stages; of one at an S3 address, the local directory that it is fetched to.
+
+    Raises XftError when it cannot be had.
+    """
+    name = base_model(run.recipe)
+    return fetch_model(run, name) if models.is_address(name) else name
+
+
+@task(
+    name="fetch-model", task_run_name="fetch-model", persist_result=False, retries=3,
+    retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
+def fetch_model(run: PipelineRun, address: str) -> str:
+    """The model at an S3 address as a local directory; no transfer if it is here and unchanged there."""
+    return str(models.fetch(address, stop_event(run.flow_run_id), get_run_logger()))

@@ -8,7 +8,7 @@ COMPARISON, VARIANT, GROUP = "comparison:", "variant:", "group:"
 
 
 class VariantOf(BaseModel):
-    """``comparison``: the Prefect flow run that the variant belongs to; ``name`` and ``group`` as in xft_core/recipe/grid.py."""
+    """``comparison``: the Prefect flow run that the variant belongs to; ``name`` and ``group`` as in recipe/grid.py."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -27,7 +27,8 @@ def test_flows_are_listed_without_torch_and_mlflow(module: str) -> None:
     assert not {"torch", "transformers", "mlflow", "datasets", "boto3"} & loaded_by(f"import {module}")
 
 
-@pytest.mark.parametrize("module", ["xft_core.recipe.sections", "xft_core.stages.configs", "xft_core.recipe.load", "xft_core.__main__"])
+@pytest.mark.parametrize("module", [
+    "xft_core.recipe.sections", "xft_core.stages.configs", "xft_core.recipe.load", "xft_core.__main__"])
 def test_recipes_and_stage_tables_are_light(module: str) -> None:
     assert not {"torch", "transformers", "prefect", "mlflow"} & loaded_by(f"import {module}")
 
@@ -49,7 +50,7 @@ def test_the_core_runs_where_orchestrator_tracker_and_store_are_not_installed(tm
 def test_only_models_and_the_family_table_name_a_family() -> None:
     from xft_core.families import FAMILIES
 
-    allowed = {"families.py", "sizing.py"}  # the latter: config.json of models that the sizing tables are about
+    allowed = {"families.py"}
     for path in (ROOT / "xft_core").rglob("*.py"):
         if path.name in allowed or "demo" in path.parts:
             continue

@@ -23,8 +23,9 @@ from xft_core.runtime.process import (
     quiet_libraries,
     told,
 )
+from xft_core.stages.base import StageConfig
 from xft_core.stages.configs import STAGES, ImportReferenceStage
-from xft_core.stages.run import StageConfig, run_stage
+from xft_core.stages.run import run_stage
 
 DESCRIPTION = "Run one stage, or look at what some left behind."
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tasks.execution.durations import remembered, threads_of_a_stage
-from tasks.fit import warning
-from tasks.preflight import base_model, check_inputs, preconditions
+from tasks.preflight import check_inputs, preconditions, warning
+from tasks.references import base_model
 from tasks.settings import settings
 from xft_core.errors import CheckpointError
 from xft_core.planning import text

@@ -18,9 +18,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.local.addresses import HOST, running_api, running_mlflow
 from flows.local.prefect_server import serve, server_environment
 from flows.local.server_secret import server_auth
-from flows.local.ui import HOST, running_api, running_mlflow
 from tasks import prefect_log
 from xft_core.errors import XftError
 

@@ -43,7 +43,8 @@ def server_environment(environment: Mapping[str, str], auth_string: str) -> dict
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m flows.local.prefect_server", description="Prefect's server behind the gate.")
+    parser = argparse.ArgumentParser(
+        prog="python -m flows.local.prefect_server", description="Prefect's server behind the gate.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=4200)
     options = parser.parse_args()

@@ -6,11 +6,11 @@ import signal
 import socket
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from flows.local.addresses import ADDRESS_FILE, HOST, LOCK_FILE, MLFLOW_FILE, running_api
 from flows.local.prefect_server import server_environment
 from flows.local.processes import ignore_interrupts, processes
 from flows.local.provision import pool_name, provision
@@ -20,8 +20,6 @@ from tasks.mlflow_pages import first_page
 from tasks.settings import Settings, settings
 from xft_core.errors import XftError
 
-HOST = "127.0.0.1"
-ADDRESS_FILE, MLFLOW_FILE, LOCK_FILE = "prefect-api", "mlflow-ui", "ui.lock"
 ENDING_SECONDS = 90
 
 
@@ -110,46 +108,14 @@ def _locked(lock: int) -> bool:
     return True
 
 
-def _is_served(home: Path) -> bool:
-    """Whether an ``xft ui`` holds the lock of this home."""
-    try:
-        with (home / "locks" / LOCK_FILE).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:  # there is none
-        return False
-    return False
 
 
-def running_api(home: Path) -> str | None:
-    """Address of the Prefect API that ``xft ui`` runs for this home, None when there is none."""
-    return _answering(home, ADDRESS_FILE)
 
 
-def running_mlflow(home: Path) -> str | None:
-    """Address of the MLflow pages that ``xft ui`` shows for this home, None when there are none."""
-    return _answering(home, MLFLOW_FILE)
 
 
-def pages(home: Path, api: str) -> dict[str, str]:
-    """Addresses of Prefect's and MLflow's pages, by name, when ``xft ui`` runs for this home and its API is ``api``."""
-    if api != running_api(home):
-        return {}
-    mlflow = running_mlflow(home)
-    return {"Prefect": api.removesuffix("/api")} | ({"MLflow": first_page(mlflow)} if mlflow else {})
 
 
-def _answering(home: Path, name: str) -> str | None:
-    # The file may be a copy of another home's, and who is at that port now another user, after our secret.
-    if not _is_served(home):
-        return None
-    try:
-        address = (home / name).read_text(encoding="utf-8").strip()
-        with urllib.request.urlopen(f"{address}/health", timeout=2):
-            return address
-    except (OSError, ValueError):
-        return None
 
 
 def prefect_command(port: int) -> list[str]:

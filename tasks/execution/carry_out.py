@@ -6,80 +6,56 @@ The store, not Prefect's database, says what is done: whoever has the store reus
 altered is noticed here, whatever a database remembers.
 """
 
-import errno
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 from prefect import get_run_logger
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run, task_run
 from prefect.states import Cancelled, Completed
-from prefect.tasks import exponential_backoff
 
 from tasks import prefect_log
 from tasks.execution import durations
-from tasks.execution.child_process import RunStopped, run_in_child
+from tasks.execution.child_process import run_in_child
 from tasks.execution.compute_slots import compute_slot
 from tasks.execution.delivery import insist
 from tasks.object_store import artifacts, checkpoints, run_records
 from tasks.object_store.bucket import StoreUnavailable
+from tasks.prefect_log import Logger
 from tasks.prefect_page import Progress, show_link
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.settings import settings
+from tasks.stopping import RunStopped, stop_event
+from tasks.tracking.client import TrackingUnavailable
 from tasks.tracking.follower import Follower
-from tasks.tracking.runs import Logger, StageRun, TrackingUnavailable
-from xft_core.errors import StageKilled, XftError
+from tasks.tracking.stage_run import StageRun
+from xft_core.errors import XftError
+from xft_core.files.disk import disk_full_is_an_error
 from xft_core.recipe import checks
-from xft_core.stages.run import StageConfig, stage_key
-from xft_core.store.artifacts import Manifest, Workspace, disk_full_is_an_error, find
+from xft_core.stages.base import StageConfig
+from xft_core.stages.run import stage_key
+from xft_core.store.artifacts import find
+from xft_core.store.manifest import Manifest
+from xft_core.store.workspace import Workspace
 
 prefect_log.install()
 
 # Stages that want the whole machine. Evaluation counts: its time limits mean nothing on cores that train a model.
 HEAVY_STAGES = frozenset({"upcycle", "sft", "mix", "merge", "generate", "evaluate", "nll", "lm_eval"})
-HOPELESS_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS})
 KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory: 128 bits
 
-_stop_events: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 
 
-def stop_event(flow_run_id: str) -> threading.Event:
-    """Set it to end the stages of that flow run which are at work in this process."""
-    return _stop_events[flow_run_id]
 
 
-def stop_with(flow_run_id: str, other: str) -> None:
-    """From now on the stop event of the flow run is that of the ``other`` one too: a comparison stops its variants."""
-    _stop_events[flow_run_id] = _stop_events[other]
 
 
-def may_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed task may succeed unchanged. Prefect's ``retry_condition_fn``: it must be a plain function."""
-    error = state.data
-    if isinstance(error, StageKilled):
-        return run.run_count <= 1  # too little memory is that the second time too
-    if isinstance(error, XftError):
-        return error.may_pass
-    return isinstance(error, OSError) and error.errno not in HOPELESS_ERRNOS
 
 
-def run_name() -> str:
-    """A task run is called by the role its stage plays: ``sft-baseline``, ``evaluate-merged-0``."""
-    return str(task_run.parameters["role"]).replace("_", "-")
 
 
-# Every stage task's options. Prefect keeps no results: the store does.
-STAGE_TASK: dict[str, Any] = {
-    "task_run_name": run_name,
-    "persist_result": False,
-    "retries": 3,
-    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
-    "retry_jitter_factor": 0.5,
-    "retry_condition_fn": may_pass,
-}
 
 
 def carry_out(

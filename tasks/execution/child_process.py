@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import IO
 
 import xft_core
+from tasks.stopping import RunStopped
 from xft_core.errors import StageInterrupted, StageKilled, XftError
 from xft_core.files.temporary import temporary_directory
 from xft_core.runtime.out_of_memory import what_to_change
 from xft_core.runtime.quantities import size
-from xft_core.stages.run import StageConfig
+from xft_core.stages.base import StageConfig
 
 EXIT_DONE, EXIT_MISTAKE, EXIT_MAY_PASS, EXIT_INTERRUPTED, EXIT_KILLED = 0, 2, 75, 130, 137
 POLL_SECONDS = 0.2
@@ -31,8 +32,6 @@ PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 OUT_OF_MEMORY_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
-class RunStopped(Exception):
-    """The pipeline run that this work belongs to was cancelled."""
 
 
 class StageFault(XftError):

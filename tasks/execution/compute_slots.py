@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.execution.child_process import RunStopped
+from tasks.stopping import RunStopped
 
 POLL_SECONDS = 0.2
 

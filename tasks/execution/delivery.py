@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from tasks.execution.child_process import RunStopped
 from tasks.object_store import artifacts as remote
+from tasks.prefect_log import Logger
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.settings import settings
-from tasks.tracking.runs import Logger, StageRun
+from tasks.stopping import RunStopped
+from tasks.tracking.stage_run import StageRun
 from xft_core.errors import XftError
-from xft_core.store.artifacts import read_manifest
+from xft_core.store.manifest import read_manifest
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0

@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-from tasks.preflight import base_model
+from tasks.prefect_log import Logger
+from tasks.references import base_model
 from tasks.settings import settings
-from tasks.tracking.runs import Logger
 from xft_core.errors import XftError
 from xft_core.planning import history
 from xft_core.planning.history import Timing, likeness
@@ -13,8 +13,8 @@ from xft_core.planning.machine import machine_name, slowdown
 from xft_core.planning.plan import DataSize, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe.sections import Recipe
-from xft_core.stages.run import StageConfig
-from xft_core.store.artifacts import Manifest, read_manifest
+from xft_core.stages.base import StageConfig
+from xft_core.store.manifest import Manifest, read_manifest
 
 ROLES = ("upcycle", "sft_moe", "sft_baseline", "mix", "merge", "generate_base", "generate_sft", "generate_merged",
          "generate_moe")

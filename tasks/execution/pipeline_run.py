@@ -8,19 +8,19 @@ from prefect.runtime import flow_run
 
 from tasks import prefect_log
 from tasks.execution import ownership
-from tasks.execution.carry_out import stop_event, stop_with
-from tasks.execution.child_process import RunStopped
 from tasks.execution.delivery import insist
 from tasks.home import check_place, open_home
 from tasks.object_store import run_records
 from tasks.object_store.bucket import store
+from tasks.prefect_log import Logger, reason
 from tasks.references import PipelineRun
+from tasks.stopping import RunStopped, stop_event, stop_with
 from tasks.tracking import runs
-from tasks.tracking.runs import Logger
+from tasks.tracking.client import explained
 from tasks.variant_tags import variant_of
 from xft_core.errors import XftError
+from xft_core.files.disk import disk_full_is_an_error
 from xft_core.recipe.sections import Recipe
-from xft_core.store.artifacts import disk_full_is_an_error
 
 prefect_log.install()
 
@@ -75,12 +75,12 @@ def opened(
                 owner.told = status
                 if run is not None:
                     logger.warning("MLflow does not answer; the next run here ends this one there as %s. %s",
-                                   status, runs.reason(error))
+                                   status, reason(error))
 
 
 def _close(flow_run_id: str, status: str, logger: Logger) -> None:
     def close() -> None:
-        with runs.explained():
+        with explained():
             runs.close_runs(flow_run_id, status)
 
     if status == "FINISHED":

@@ -1,6 +1,6 @@
 """Artifacts in the object store: the local store stays where stages work, this is where other machines find them.
 
-    <prefix>/artifacts/<stage>/<key>/manifest.json    the artifact's own manifest; the files beside it: tasks/object_store/file_sets.py
+    <prefix>/artifacts/<stage>/<key>/manifest.json    the artifact's own manifest; the files beside it: see file_sets.py
     <prefix>/kept/<stage>/<key>                       says that something outside refers to the artifact: gc leaves it
 """
 
@@ -14,8 +14,9 @@ from pathlib import Path
 from tasks.object_store import file_sets
 from tasks.object_store.bucket import Bucket, store
 from xft_core.errors import ArtifactError
-from xft_core.store import artifacts
-from xft_core.store.artifacts import MANIFEST, Manifest, OtherVersion, disk_full_is_an_error, verify, without_advice
+from xft_core.files.disk import disk_full_is_an_error
+from xft_core.store.artifacts import verify, without_advice
+from xft_core.store.manifest import MANIFEST, Manifest, OtherVersion
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def free(output: Path) -> Iterator[bool]:
 def parse_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:
     """The manifest in ``content``, every path in it safe. Raises ArtifactError, naming ``where``, for a damaged one, or
     one of another ``key``."""
-    manifest = artifacts.parse_manifest(content, f"The manifest of {where}")
+    manifest = parse_manifest(content, f"The manifest of {where}")
     if key is not None and manifest.key != key:
         raise ArtifactError(f"{where} holds another artifact (key {manifest.key[:12]}).")
     return manifest

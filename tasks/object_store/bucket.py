@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tasks.execution.child_process import RunStopped
 from tasks.object_store import etags
 from tasks.object_store.refusals import NOT_OFFERED, explanation
 from tasks.settings import is_loopback, settings
+from tasks.stopping import RunStopped
 from xft_core.errors import XftError
-from xft_core.store.artifacts import relative_path
+from xft_core.files.disk import relative_path
 
 PART_BYTES = 32 * 1024 * 1024  # objects above this go in parts of this size; at most 10,000 parts: 320 GB
 REQUESTS_AT_ONCE = 8

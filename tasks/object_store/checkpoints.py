@@ -13,14 +13,17 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tasks.execution.child_process import RunStopped
 from tasks.object_store import file_sets
 from tasks.object_store.artifacts import CHECKPOINTS, free, place_of
 from tasks.object_store.bucket import Bucket, store
-from tasks.tracking.runs import Logger
+from tasks.prefect_log import Logger
+from tasks.stopping import RunStopped
 from xft_core.errors import ArtifactError, XftError
-from xft_core.store.artifacts import KEY_MARKER, FileEntry, Workspace, disk_full_is_an_error, entries, first_line
+from xft_core.files.disk import disk_full_is_an_error
+from xft_core.store.artifacts import first_line
 from xft_core.store.checkpoints import PREFIX, SEAL, step_of
+from xft_core.store.manifest import FileEntry, entries
+from xft_core.store.workspace import KEY_MARKER, Workspace
 
 POLL_SECONDS = 2.0
 BETWEEN_UPLOADS_SECONDS = 30.0  # at most this much work is lost beyond the stage's own interval of checkpoints

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.execution.child_process import RunStopped
+from tasks.stopping import RunStopped
 
 MB = 2**20
 USUAL_PARTS = (8 * MB, 5 * MB, 10 * MB, 15 * MB, 16 * MB, 64 * MB, 100 * MB, 128 * MB)  # of the clients that people use

@@ -17,7 +17,7 @@ from tasks.object_store.bucket import Bucket, StoreRefused, StoreUnavailable, sa
 from xft_core.errors import ArtifactError
 from xft_core.files.digests import digest_of
 from xft_core.files.temporary import temporary_directory
-from xft_core.store.artifacts import MANIFEST, FileEntry, check_file
+from xft_core.store.manifest import MANIFEST, FileEntry, check_file
 
 logger = logging.getLogger(__name__)
 

@@ -16,13 +16,15 @@ from pathlib import Path
 
 from tasks.object_store import artifacts, file_sets
 from tasks.object_store.bucket import Bucket, StoredObject, StoreUnavailable, bucket_at
+from tasks.prefect_log import Logger
 from tasks.settings import S3_ADDRESS, settings
-from tasks.tracking.runs import Logger
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.files.digests import MODEL_FILE_SUFFIXES, digest_of
+from xft_core.files.disk import disk_full_is_an_error, locked
 from xft_core.runtime import quantities
 from xft_core.store import checkpoints
-from xft_core.store.artifacts import MANIFEST, Manifest, disk_full_is_an_error, find, is_artifact_manifest, locked
+from xft_core.store.artifacts import find
+from xft_core.store.manifest import MANIFEST, Manifest, is_artifact_manifest
 
 SCHEME = "s3://"
 NAME_LENGTH = 32  # hexadecimal digits of the digest that names a directory

@@ -15,7 +15,7 @@ from tasks.object_store.bucket import Bucket, StoreUnavailable, safe_name, store
 from tasks.references import PipelineRun
 from tasks.settings import settings
 from xft_core.files.digests import digest_of
-from xft_core.store.artifacts import relative_path
+from xft_core.files.disk import relative_path
 
 RUNS = "runs"
 

@@ -18,7 +18,7 @@ from tasks.settings import settings
 from xft_core.errors import ArtifactError, XftError
 from xft_core.files.temporary import temporary_directory
 from xft_core.store import artifacts
-from xft_core.store.artifacts import MANIFEST, Manifest
+from xft_core.store.manifest import MANIFEST, TIME, Manifest, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ def local_artifacts() -> list[Stored]:
     found = []
     for path in _local_places():
         try:
-            found.append(_stored(artifacts.read_manifest(path), path.parent.name, path.name))
+            found.append(_stored(read_manifest(path), path.parent.name, path.name))
         except ArtifactError:
             continue
     return sorted(found, key=lambda item: item.created)
@@ -167,7 +167,7 @@ def _grouped(objects: Iterator[StoredObject]) -> dict[str, list[StoredObject]]:
 def _stored(manifest: Manifest, stage: str, key: str) -> Stored:
     return Stored(
         stage, key, sum(entry.size for entry in manifest.files),
-        timegm(time.strptime(manifest.created, artifacts.TIME)), manifest.provenance.get("recipe", "-"))
+        timegm(time.strptime(manifest.created, TIME)), manifest.provenance.get("recipe", "-"))
 
 
 def _in_use(records: Mapping[str, tuple[float, run_records.RunRecord | None]], since: float) -> set[str]:

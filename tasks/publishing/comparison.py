@@ -10,15 +10,18 @@ from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
 from tasks import mlflow_pages
-from tasks.execution.carry_out import may_pass, stop_event
 from tasks.execution.delivery import deliver_rest, insist
 from tasks.prefect_page import show_address, show_markdown, show_table
-from tasks.publishing.pipeline import headline, shortened
+from tasks.publishing.headline import headline
+from tasks.publishing.pipeline import shortened
 from tasks.publishing.variant_results import VariantResult
 from tasks.references import ArtifactRef, PipelineRun
+from tasks.retry import may_pass
 from tasks.settings import settings
+from tasks.stopping import stop_event
 from tasks.tracking import charts as comparison_view
 from tasks.tracking import runs
+from tasks.tracking.client import client, explained, scalars
 from tasks.tracking.files import log_directory, log_text
 from xft_core.reporting.variants.findings import best_group
 from xft_core.reporting.variants.markdown import cell, wide_rows
@@ -57,7 +60,7 @@ def publish_comparison(
     deliver_rest(run, [compared], stop, logger)
 
     def to_mlflow() -> str:
-        with runs.explained(compared.path):
+        with explained(compared.path):
             experiment_id = runs.experiment_of(run.mlflow_run_id)
             _to_mlflow(run, compared, result, text, failures)
             _save_view(experiment_id, run, result, run_ids)
@@ -93,7 +96,7 @@ def _to_mlflow(
         tags["xft.best_group"] = best.name  # whose means the metrics are
     if failures:
         tags["xft.failed"] = shortened("\n".join(f"{name}: {reason}" for name, reason in failures.items()), "\n…")
-    runs.log_summary(run_id, headline(runs.scalars(compared.metrics)), tags)
+    runs.log_summary(run_id, headline(scalars(compared.metrics)), tags)
     log_text(run_id, _split(wide_rows(result)), TABLE)
     log_directory(run_id, compared.path, "report")
 
@@ -104,8 +107,8 @@ def _save_view(experiment_id: str, run: PipelineRun, result: Variants, run_ids: 
         field: all(isinstance(step[place], int | float) and not isinstance(step[place], bool) for step in steps)
         for names, steps in result.axes for place, field in enumerate(names) if len(steps) > 1}
     # Of all of them: the first may lack what others have.
-    metrics = list(dict.fromkeys(name for run_id in run_ids for name in runs.client().get_run(run_id).data.metrics))
-    runs.client().set_experiment_tag(
+    metrics = list(dict.fromkeys(name for run_id in run_ids for name in client().get_run(run_id).data.metrics))
+    client().set_experiment_tag(
         experiment_id, f"{comparison_view.VIEW_TAG}{comparison_view.view_key(run.mlflow_run_id)}",
         comparison_view.view(run.mlflow_run_id, fields, metrics))
 

@@ -4,11 +4,13 @@
 from prefect import get_run_logger, task
 from prefect.tasks import exponential_backoff
 
-from tasks.execution.carry_out import may_pass, stop_event
 from tasks.execution.delivery import deliver_rest, insist
 from tasks.prefect_page import show_link, show_table
 from tasks.references import ArtifactRef, PipelineRun
+from tasks.retry import may_pass
+from tasks.stopping import stop_event
 from tasks.tracking import runs
+from tasks.tracking.client import explained, scalars
 from tasks.tracking.files import log_directory
 from xft_core.files.temporary import temporary_directory
 from xft_core.recipe.labels import flat_names
@@ -29,13 +31,13 @@ def publish_scores(
     ``measured``: what nll and lm_eval did, by that of the data set or task. Returns the numbers.
     """
     assert not graded.keys() & measured.keys()  # labels are unique over all
-    scores = {name: runs.scalars(item.metrics) for name, item in (graded | measured).items()}
+    scores = {name: scalars(item.metrics) for name, item in (graded | measured).items()}
     names = flat_names(scores)
     logger, stop = get_run_logger(), stop_event(run.flow_run_id)
     deliver_rest(run, [*answered.values(), *graded.values(), *measured.values()], stop, logger)
 
     def to_mlflow() -> None:
-        with runs.explained():
+        with explained():
             for benchmark, numbers in scores.items():
                 label = names[benchmark]
                 runs.log_summary(run.mlflow_run_id, {f"{label}/{name}": value for name, value in numbers.items()}, {})

@@ -13,20 +13,22 @@ from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
 from tasks import mlflow_pages
-from tasks.execution.carry_out import may_pass, stop_event
 from tasks.execution.delivery import deliver_rest, insist
+from tasks.object_store.artifacts import keep
+from tasks.prefect_log import Logger
 from tasks.prefect_page import show_link, show_markdown, show_table
+from tasks.publishing.headline import headline
 from tasks.references import ArtifactRef, PipelineRun
+from tasks.retry import may_pass
 from tasks.settings import settings
+from tasks.stopping import stop_event
 from tasks.tracking import registry, runs
+from tasks.tracking.client import explained, scalars
 from tasks.tracking.files import log_directory, log_text
 from tasks.tracking.model import log_model
-from tasks.tracking.runs import Logger
 from xft_core.recipe.sections import Recipe
 from xft_core.reporting.variants.summary import read_comparison
 
-MODELS = ("base", "sft", "moe", "merged")
-FIRST = "merged/plus_pass_at_1"
 LONGEST_TAG = 5000
 
 
@@ -55,11 +57,11 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
     card = (report.path / "README.md").read_text(encoding="utf-8")
 
     def to_mlflow() -> tuple[str, registry.Registration | None]:
-        with runs.explained(report.path):
+        with explained(report.path):
             whole = _to_mlflow(run, artifacts)
             experiment_id = runs.experiment_of(run.mlflow_run_id)
             show_link("pipeline", experiment_id, run.mlflow_run_id, logger)
-            registered = registry.register(run, artifacts, card, whole, logger) if run.recipe.registry.enabled else None
+            registered = registry.register(run, artifacts, card, whole, keep, logger) if run.recipe.registry.enabled else None
             return experiment_id, registered
 
     experiment_id, registered = insist(to_mlflow, stop, logger)
@@ -79,14 +81,6 @@ def shortened(text: str, rest: str = "\n\n… the rest is in report/comparison.m
     return text[:LONGEST_TAG - len(rest)].rpartition("\n")[0] + rest
 
 
-def headline(metrics: dict[str, float]) -> dict[str, float]:
-    """The report's numbers as MLflow groups them: ``merged_held_out_nll`` becomes ``merged/held_out_nll``."""
-    named = {}
-    for name, value in metrics.items():
-        model, _, rest = name.partition("_")
-        named[f"{model}/{rest}" if model in MODELS else name] = value
-    # MLflow's compare page begins with the metric that was logged first.
-    return dict(sorted(named.items(), key=lambda item: (not item[0].startswith(FIRST), "spread" in item[0])))
 
 
 def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
@@ -97,11 +91,11 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     tags |= {"xft.report.key": report.key, "xft.stages": str(len(artifacts)), "xft.reused_stages": str(reused)}
     tags |= {"xft.merged_model.path": str(merged.path), "xft.merged_model.digest": merged.digest,
              "mlflow.note.content": shortened((report.path / "comparison.md").read_text(encoding="utf-8"))}
-    runs.log_summary(run_id, headline(runs.scalars(report.metrics)), tags)
+    runs.log_summary(run_id, headline(scalars(report.metrics)), tags)
     data = artifacts["prepare"]
     runs.log_data_set(
         run_id, name=Path(run.recipe.data.path).name, digest=data.digest,
-        source=json.dumps({"uri": run.recipe.data.path}), profile=json.dumps(runs.scalars(data.metrics)))
+        source=json.dumps({"uri": run.recipe.data.path}), profile=json.dumps(scalars(data.metrics)))
     log_text(run_id, _yaml(run.recipe), "recipe.yaml")
     log_directory(run_id, report.path, "report")
     whole = log_model(run, merged.path, report.path / "README.md")

@@ -5,14 +5,17 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.execution.carry_out import KEY_LENGTH, stop_event
+from tasks.execution.carry_out import KEY_LENGTH
 from tasks.object_store import artifacts
+from tasks.prefect_log import reason
 from tasks.references import PipelineRun
 from tasks.settings import settings
-from tasks.tracking import runs
+from tasks.stopping import stop_event
+from tasks.tracking.client import TrackingUnavailable, client
 from xft_core.errors import ArtifactError
+from xft_core.files.disk import locked
 from xft_core.files.temporary import temporary_directory
-from xft_core.store.artifacts import find, locked
+from xft_core.store.artifacts import find
 
 
 class VariantResult(BaseModel):
@@ -32,14 +35,14 @@ def collect(run: PipelineRun) -> dict[str, VariantResult]:
     Raises TrackingUnavailable when MLflow does not answer, ArtifactError when a report cannot be had.
     """
     try:
-        parent = runs.client().get_run(run.mlflow_run_id)
-        children = runs.client().search_runs(
+        parent = client().get_run(run.mlflow_run_id)
+        children = client().search_runs(
             [parent.info.experiment_id],
             f"tags.`mlflow.parentRunId` = '{run.mlflow_run_id}' and attributes.status = 'FINISHED'",
             order_by=["attributes.start_time ASC"])
     except Exception as error:
-        raise runs.TrackingUnavailable(
-            f"MLflow at {settings().tracking_shown} cannot be read: {runs.reason(error)}") from error
+        raise TrackingUnavailable(
+            f"MLflow at {settings().tracking_shown} cannot be read: {reason(error)}") from error
     found = {}
     for child in children:
         tags = child.data.tags
@@ -58,7 +61,7 @@ def _report(key: str, run_id: str, stop: threading.Event) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     with locked(output), temporary_directory("report", output=output) as directory:
         if not find(output, key):
-            copy = Path(runs.client().download_artifacts(run_id, "report", str(directory)))
+            copy = Path(client().download_artifacts(run_id, "report", str(directory)))
             if not find(copy, key):
                 raise ArtifactError(f"The report of MLflow run {run_id} is not whole, neither here nor in MLflow.")
             copy.rename(output)

@@ -1,5 +1,5 @@
-"""MLflow's tracking server behind the gate (``tasks/servers/gate.py``). ``mlflow server`` has no place for it: its own protection
-lets every page of this machine in, whatever its port, and knows no secret.
+"""MLflow's tracking server behind the gate (``gate.py``). ``mlflow server`` has no place for it: its own protection lets
+every page of this machine in, whatever its port, and knows no secret.
 
     python -m tasks.servers.mlflow_server --backend-store-uri URI --artifacts-destination PLACE [--host HOST] [--port PORT]
 """
@@ -34,7 +34,8 @@ def serve(host: str, port: int, backend_store_uri: str, artifacts_destination: s
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tasks.servers.mlflow_server", description="MLflow's server behind the gate.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks.servers.mlflow_server", description="MLflow's server behind the gate.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=5000)
     parser.add_argument("--backend-store-uri", required=True, metavar="URI")

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from tasks.settings import settings
-from tasks.tracking.runs import client
+from tasks.tracking.client import client
 
 WEIGHTS = ".safetensors"
 

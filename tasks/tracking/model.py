@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.references import PipelineRun
+from tasks.tracking.client import client
 from tasks.tracking.files import log_directory
-from tasks.tracking.runs import client
 from xft_core.files.temporary import temporary_directory
 from xft_core.recipe.sections import Recipe
-from xft_core.store.artifacts import MANIFEST
+from xft_core.store.manifest import MANIFEST
 
 MODEL_NAME = "merged_model"
 EXAMPLE = "Write a Python function that returns the n-th Fibonacci number."

@@ -7,6 +7,7 @@ are not compared.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -14,14 +15,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
-from tasks.object_store import artifacts as remote
+from tasks.prefect_log import Logger
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.settings import settings
+from tasks.tracking.client import client
 from tasks.tracking.model import MODEL_NAME
-from tasks.tracking.runs import Logger, client
 from xft_core.files.digests import digest_of
+from xft_core.files.disk import locked
 from xft_core.runtime.quantities import told_apart
-from xft_core.store.artifacts import locked, read_manifest
+from xft_core.store.manifest import read_manifest
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -31,6 +33,7 @@ MEASURED = "xft.measured."
 DESCRIPTION_LENGTH = 5000  # MLflow's column has no more
 RIVAL_SECONDS = 120.0  # two runs that promote theirs within this time may have done so at once
 PATIENCE = 20
+Keep = Callable[[Path], str | None]  # of a directory: its address in the object store, None where there is none
 
 
 class Measurement(BaseModel):
@@ -63,10 +66,13 @@ class _Contender:
     measured: Measurement | None
 
 
-def register(run: PipelineRun, artifacts: dict[str, ArtifactRef], card: str, whole: bool, logger: Logger) -> Registration:
+def register(
+    run: PipelineRun, artifacts: dict[str, ArtifactRef], card: str, whole: bool, keep: Keep, logger: Logger,
+) -> Registration:
     """Have the run's merged model in the registry, once, and the alias where it belongs.
 
-    The files are the run's, see ``mlflow_model.log_model``; ``whole``: with their weights. ``card``: the model card.
+    The files are the run's, see ``mlflow_model.log_model``; ``whole``: with their weights; else ``keep``
+    has the object store keep the directory. ``card``: the model card.
     """
     name = run.recipe.registry.name or run.recipe.name
     measured_by, measured = _measurement(run, artifacts)
@@ -75,7 +81,7 @@ def register(run: PipelineRun, artifacts: dict[str, ArtifactRef], card: str, who
         version = _version_of(name, artifacts["merge"].digest)
         if version is None:
             version = client().create_model_version(
-                name, source=_source(run, artifacts["merge"], whole, logger), run_id=run.mlflow_run_id,
+                name, source=_source(run, artifacts["merge"], whole, keep, logger), run_id=run.mlflow_run_id,
                 description=_description(card), tags=_lineage(run, artifacts))
         number = int(version.version)
         if measured is not None:
@@ -118,13 +124,13 @@ def _lineage(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> dict[str, s
         "prefect.flow_run_id": run.flow_run_id}
 
 
-def _source(run: PipelineRun, merged: ArtifactRef, whole: bool, logger: Logger) -> str:
+def _source(run: PipelineRun, merged: ArtifactRef, whole: bool, keep: Keep, logger: Logger) -> str:
     """Where the version's files are: in the run's artifacts; in the object store when the weights are too large for
     those. There they are kept from ``xft store gc``."""
     in_run = f"{client().get_run(run.mlflow_run_id).info.artifact_uri.rstrip('/')}/{MODEL_NAME}"
     if whole:
         return in_run
-    if (address := remote.keep(merged.path)) is not None:
+    if (address := keep(merged.path)) is not None:
         return address
     logger.warning(
         "The registered version has no weights: they are larger than XFT_MLFLOW_COPY_LIMIT_MB and there is no object "

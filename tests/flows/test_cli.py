@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.local.addresses import running_mlflow
 from flows.local.server_secret import server_auth
-from flows.local.ui import running_mlflow
 from tests.flows.conftest import REPOSITORY
 from tests.flows.local.strangers import EXPECTED, answers
 

@@ -18,7 +18,7 @@ from prefect.client.orchestration import get_client
 from flows.compare import ComparisonIncomplete, compare, save_report
 from flows.variant_runs import Patience
 from tasks.publishing.comparison import ComparisonResult
-from tasks.tracking.runs import client
+from tasks.tracking.client import client
 from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.flows.test_pipeline import stage_processes, wait_for_checkpoint
 from xft_core.recipe.load import parse

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.evaluate import evaluate_model
-from tasks.tracking.runs import client
+from tasks.tracking.client import client
 from tests.tasks.environment import HOME
 from tests.tasks.object_store.proxy import BUCKET, Proxy, raw_client
 from xft_core.demo import DEMO_DIR

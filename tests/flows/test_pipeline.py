@@ -20,15 +20,15 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from flows.pipeline import pipeline
-from tasks.execution import carry_out
 from tasks.publishing.pipeline import PipelineResult
+from tasks.retry import may_pass
 from tasks.settings import settings
-from tasks.tracking.runs import client
+from tasks.tracking.client import client
 from tests.flows.conftest import RECIPE, REPOSITORY
 from xft_core.errors import XftError
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe
-from xft_core.store.artifacts import read_manifest
+from xft_core.store.manifest import read_manifest
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
 STAGES = 12  # prepare, upcycle, sft, mix, merge, three times generate and evaluate, report
@@ -328,7 +328,7 @@ def test_what_may_pass() -> None:
 
     def retried(error: Exception, run_count: int = 1) -> bool:
         run = TaskRun(task_key="sft", dynamic_key="0", run_count=run_count)
-        return carry_out.may_pass(None, run, Failed(data=error))
+        return may_pass(None, run, Failed(data=error))
 
     assert retried(StageInterrupted("ended"), run_count=3)
     assert retried(StageKilled("killed"), run_count=1)

@@ -12,7 +12,8 @@ from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.reliability.services import MLFLOW, Services
 from tests.tasks.object_store.proxy import BUCKET
 from xft_core.files.digests import digest_of
-from xft_core.store.artifacts import Manifest, read_manifest, verify
+from xft_core.store.artifacts import verify
+from xft_core.store.manifest import Manifest, read_manifest
 
 if TYPE_CHECKING:
     from tests.reliability.kill_harness import Round

@@ -15,7 +15,8 @@ from tests.reliability import checks
 from tests.reliability.runs import finished, start
 from tests.tasks.object_store.proxy import BUCKET, Proxy, raw_client
 from tests.xft_core.store.test_integrity import flip
-from xft_core.store.artifacts import find, read_manifest, verify
+from xft_core.store.artifacts import find, verify
+from xft_core.store.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
 STAGES = 15  # of which two may have one artifact: models that give the same answers are evaluated once

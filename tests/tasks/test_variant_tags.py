@@ -5,7 +5,8 @@ import logging
 import pytest
 
 from tasks.tracking import runs
-from tasks.tracking.runs import StageRun, client
+from tasks.tracking.client import client
+from tasks.tracking.stage_run import StageRun
 from tasks.variant_tags import VariantOf, variant_of
 from xft_core.recipe.sections import Recipe
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from xft_core.errors import ArtifactError
-
 # What makes a model directory: weights, configuration, tokenizer, chat template. Notes and caches do not count.
 MODEL_FILE_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
 
@@ -46,21 +44,3 @@ def model_files(directory: Path) -> list[Path]:
     )
 
 
-def input_digest(path: Path) -> str:
-    """Digest of a stage's input: an artifact's own digest once its files are verified, a model directory, or one file.
-
-    Raises ArtifactError where there is nothing to digest, or an artifact is damaged.
-    """
-    try:
-        is_file, is_directory = path.is_file(), path.is_dir()
-    except OSError as error:  # a name that is too long, a directory that may not be entered
-        raise ArtifactError(f"Input {str(path)[:200]!r} cannot be used as a path: {error.strerror}.") from None
-    if is_file:
-        return file_digest(path)
-    if is_directory:
-        from xft_core.store.artifacts import is_artifact, verify
-
-        if is_artifact(path):
-            return verify(path).digest
-        return directory_digest(path)
-    raise ArtifactError(f"Input {str(path)[:200]!r} does not exist. Give an existing file, model directory or artifact.")

@@ -15,7 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.errors import CheckpointError, RecipeError
 from xft_core.generation.completer import Completer, end_tokens
-from xft_core.models.loading import dense_config_of, is_moe
+from xft_core.models.config import dense_config_of, is_moe
 from xft_core.models.safetensors_index import INDEX_NAME, weight_files
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.recipe.sections import GenerateConfig

@@ -22,7 +22,7 @@ from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import Rows
 from xft_core.errors import CheckpointError
 from xft_core.mixing.mixture import ExpertTensor, MixtureReader, mixing_weights
-from xft_core.models.loading import transformers_config
+from xft_core.models.config import transformers_config
 from xft_core.recipe.sections import MergeConfig
 from xft_core.runtime.group import is_first, number_of_processes, process_number, summed
 from xft_core.runtime.progress import describe_progress

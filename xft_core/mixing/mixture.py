@@ -16,8 +16,9 @@ import torch
 
 from xft_core.families import Family, family_of
 from xft_core.mixing.weighted_sums import ExpertRows
-from xft_core.models.loading import check_tensors, dense_config_of, transformers_config, upcycle_config_of
+from xft_core.models.config import dense_config_of, transformers_config, upcycle_config_of
 from xft_core.models.safetensors_io import CheckpointReader
+from xft_core.models.upcycled import check_tensors
 
 BLOCK_ELEMENTS = 2**18  # of all experts, worked on at once on a CPU: 1 MiB in fp32, which a core's cache holds
 ACCELERATOR_BLOCK_ELEMENTS = 2**25  # the same elsewhere: 128 MiB in fp32

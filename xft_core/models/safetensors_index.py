@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.errors import CheckpointError
+from xft_core.files.disk import relative_path
 from xft_core.files.parsing import parse_json
-from xft_core.store.artifacts import relative_path
 
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"

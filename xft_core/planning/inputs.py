@@ -6,8 +6,9 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from xft_core.benchmarks.find import find_benchmark
 from xft_core.errors import XftError
-from xft_core.files.locate import find_benchmark, find_file
+from xft_core.files.locate import find_file
 from xft_core.planning.plan import DataSize
 from xft_core.recipe.sections import Recipe
 
@@ -21,8 +22,8 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
     rows are."""
     from xft_core.data.formats import read_conversations
     from xft_core.data.packing import pack
+    from xft_core.data.tokenize import tokenise
     from xft_core.models.loading import load_tokenizer
-    from xft_core.stages.prepare import tokenise
 
     try:
         path, tokenizer = find_file(recipe.data.path), load_tokenizer(model)

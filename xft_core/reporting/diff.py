@@ -6,7 +6,7 @@ from typing import Any
 from xft_core.errors import DataError
 from xft_core.reporting.page import Answers, read_results, write_page
 from xft_core.reporting.pass_rates import MCNEMAR, Pair, certainty, counts, p_text, pair, pass_rate, rate_text
-from xft_core.reporting.run.markdown import table
+from xft_core.reporting.tables import table
 
 # What verdicts depend on beside the samples. Other facts of a results.json differ for good reasons.
 CONDITIONS = ("sandbox", "limits", "evalplus_version", "cpu")

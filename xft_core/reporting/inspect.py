@@ -11,7 +11,8 @@ from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.files.parsing import parse_json
 from xft_core.models.safetensors_index import EMBEDDINGS, HEADS, read_header, weight_files
 from xft_core.runtime.quantities import size
-from xft_core.store.artifacts import MANIFEST, Manifest, read_manifest, verify
+from xft_core.store.artifacts import verify
+from xft_core.store.manifest import MANIFEST, Manifest, read_manifest
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 

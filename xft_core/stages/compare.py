@@ -11,7 +11,7 @@ from xft_core.reporting.variants.markdown import variants_markdown
 from xft_core.reporting.variants.plots import draw_variants
 from xft_core.reporting.variants.summary import Variants, put_together
 from xft_core.stages.configs import CompareStage
-from xft_core.store.artifacts import Workspace
+from xft_core.store.workspace import Workspace
 
 
 def run(config: CompareStage, workspace: Workspace) -> dict[str, float]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import Field
 
+from xft_core.benchmarks.find import find_benchmark
 from xft_core.errors import DataError
-from xft_core.files.digests import directory_digest, input_digest
-from xft_core.files.locate import find_benchmark, find_file, find_model, is_there
+from xft_core.files.digests import directory_digest
+from xft_core.files.locate import find_file, find_model, is_there
 from xft_core.recipe.inactive_fields import (
     draws_samples,
     learns,
@@ -32,6 +33,7 @@ from xft_core.recipe.sections import (
     SftConfig,
     UpcycleConfig,
 )
+from xft_core.stages.base import StageConfig
 from xft_core.stages.preconditions import (
     Preconditions,
     check_data,
@@ -40,7 +42,7 @@ from xft_core.stages.preconditions import (
     check_sandbox,
     grading_versions,
 )
-from xft_core.stages.run import StageConfig
+from xft_core.store.artifacts import input_digest
 
 # What of the section evaluate changes the verdicts on one benchmark (ds1000_environment does by the versions it means).
 GRADING = frozenset({"min_time_limit", "time_limit_factor", "memory_limit_mb", "sandbox", "k"})

@@ -36,7 +36,8 @@ from xft_core.files.jsonl import read_jsonl
 from xft_core.recipe.labels import group_names
 from xft_core.reporting.statistics import interval_95
 from xft_core.stages.configs import EvaluateStage
-from xft_core.store.artifacts import MANIFEST, Workspace, read_manifest
+from xft_core.store.manifest import MANIFEST, read_manifest
+from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -30,10 +30,11 @@ from xft_core.files.digests import canonical_json
 from xft_core.files.journal import append, read_appended
 from xft_core.generation.completer import Completer
 from xft_core.generation.with_transformers import TransformersCompleter
-from xft_core.models.loading import DTYPES, load_model, load_tokenizer
+from xft_core.models.config import DTYPES
+from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.recipe.sections import GenerateConfig
 from xft_core.stages.configs import GenerateStage
-from xft_core.store.artifacts import Workspace
+from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,14 @@ from pydantic import ValidationError
 from xft_core.errors import CheckpointError
 from xft_core.families import FAMILIES
 from xft_core.files.locate import find_model
-from xft_core.models.loading import copy_beside_weights, empty_moe, save_moe_config, transformers_config
+from xft_core.models.config import save_moe_config, transformers_config
+from xft_core.models.loading import copy_beside_weights
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, read_config, write_checkpoint
 from xft_core.models.stored_form import is_tied, shape_only, with_tying
+from xft_core.models.upcycled import empty_moe
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.stages.configs import ImportReferenceStage
-from xft_core.store.artifacts import Workspace
+from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,11 @@ from typing import Any
 
 from xft_core.errors import DataError
 from xft_core.generation.completer import end_tokens
-from xft_core.models.loading import DTYPES, load_model, load_tokenizer
+from xft_core.models.config import DTYPES
+from xft_core.models.loading import load_model, load_tokenizer
+from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import LmEvalStage, lm_eval_version
-from xft_core.store.artifacts import Workspace
-from xft_core.training.held_out import device_for_work
+from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 

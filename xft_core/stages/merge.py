@@ -11,13 +11,15 @@ import torch
 from xft_core.data.rows import load_rows
 from xft_core.errors import CheckpointError
 from xft_core.files.locate import find_model
+from xft_core.mixing.coefficients import load_coefficients
 from xft_core.mixing.mixture import ExpertTensor, MixtureReader
-from xft_core.models.loading import DTYPES, NAMES_OF_CODE, copy_beside_weights, load_model
+from xft_core.models.config import DTYPES, NAMES_OF_CODE
+from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import TensorPlan, write_checkpoint
+from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import MergeStage
-from xft_core.stages.mix import load_coefficients
-from xft_core.store.artifacts import Workspace
-from xft_core.training.held_out import device_for_work, held_out_loss
+from xft_core.store.workspace import Workspace
+from xft_core.training.held_out import held_out_loss
 
 
 def run(config: MergeStage, workspace: Workspace) -> dict[str, Any]:

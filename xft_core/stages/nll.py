@@ -12,12 +12,14 @@ from typing import Any
 
 from xft_core.data.formats import read_conversations
 from xft_core.data.rows import Rows, rows_of
+from xft_core.data.tokenize import tokenised
 from xft_core.errors import DataError
-from xft_core.models.loading import DTYPES, load_model, load_tokenizer
+from xft_core.models.config import DTYPES
+from xft_core.models.loading import load_model, load_tokenizer
+from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import NllStage
-from xft_core.stages.prepare import tokenised
-from xft_core.store.artifacts import Workspace
-from xft_core.training.held_out import device_for_work, row_losses
+from xft_core.store.workspace import Workspace
+from xft_core.training.held_out import row_losses
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from xft_core.benchmarks.find import find_benchmark
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, NotReady, XftError
-from xft_core.files.locate import find_benchmark, find_file, find_model, hub_error, is_hub_model, local_path
+from xft_core.files.locate import find_file, find_model, hub_error, is_hub_model, local_path
 from xft_core.recipe.sections import EvaluateConfig
 
 HUB_SECONDS = 10.0

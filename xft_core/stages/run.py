@@ -10,56 +10,20 @@ import importlib
 import logging
 import shutil
 import time
-from abc import abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
 
-from pydantic import Field
-
-from xft_core.files.digests import digest_of, input_digest
-from xft_core.recipe.sections import Section
+from xft_core.files.digests import digest_of
+from xft_core.files.disk import disk_full_is_an_error, locked
 from xft_core.runtime.out_of_memory import out_of_memory_is_an_error
-from xft_core.stages.preconditions import Preconditions
+from xft_core.stages.base import StageConfig
 from xft_core.stages.torchrun import run_in_processes
-from xft_core.store.artifacts import Manifest, Workspace, check_output_is_free, disk_full_is_an_error, find, locked, publish
+from xft_core.store.artifacts import check_output_is_free, find, publish
+from xft_core.store.manifest import Manifest
+from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 
-class StageConfig(Section):
-    """What every stage is given beside its own fields."""
-
-    stage: ClassVar[str]
-    summary: ClassVar[str]  # one sentence, for people; a docstring is gone under PYTHONOPTIMIZE=2
-    version: ClassVar[int]
-    implementation: ClassVar[str]
-
-    output: Path = Field(description="Directory to make. Work in progress is kept beside it as <output>.partial.")
-    provenance: dict[str, str] = Field({}, description="Noted in the manifest as it is (run ids and the like).")
-
-    def processes(self) -> tuple[int, int]:
-        """Processes on each machine that do the work together, and machines. They change no result but for rounding."""
-        return 1, 1
-
-    def preconditions(self) -> Preconditions:
-        """What must be there before the stage can do its work, other than what earlier stages make: a check by what it
-        looks for. Nothing by default."""
-        return {}
-
-    @abstractmethod
-    def inputs(self) -> dict[str, Path]:
-        """Local path of every input, by name. Raises XftError for what does not exist."""
-
-    def input_digests(self) -> dict[str, str]:
-        """Digest of every input, by name."""
-        return {name: input_digest(path) for name, path in self.inputs().items()}
-
-    def settings(self) -> dict[str, Any]:
-        """The fields that change the result."""
-        return self.model_dump(mode="json", exclude={"output", "provenance", *self.path_fields})
-
-    path_fields: ClassVar[frozenset[str]] = frozenset({"model", "data", "samples", "benchmark"})
 
 
 @dataclass(frozen=True)

@@ -16,23 +16,18 @@ from xft_core.data.response_end import load_response_ends
 from xft_core.data.rows import Rows, load_rows
 from xft_core.files.journal import append, read_appended
 from xft_core.files.locate import find_model
+from xft_core.models.config import DTYPES, dense_config_of, is_moe, upcycle_config_of
 from xft_core.models.generation_defaults import add_end_tokens
-from xft_core.models.loading import (
-    DTYPES,
-    copy_beside_weights,
-    dense_config_of,
-    is_moe,
-    load_model,
-    save_moe,
-    upcycle_config_of,
-)
+from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader
+from xft_core.models.upcycled import save_moe
+from xft_core.runtime.device import device_for_work
 from xft_core.runtime.group import is_first, leave_others, number_of_processes
 from xft_core.stages.configs import SftStage
-from xft_core.store.artifacts import Workspace
 from xft_core.store.checkpoints import PREFIX
 from xft_core.store.curves import MetricsLog
-from xft_core.training.held_out import HeldOutLoss, check_rows_fit, device_for_work, held_out_loss
+from xft_core.store.workspace import Workspace
+from xft_core.training.held_out import HeldOutLoss, check_rows_fit, held_out_loss
 from xft_core.training.trainer import put_weights, train
 
 logger = logging.getLogger(__name__)

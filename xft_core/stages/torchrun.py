@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 from xft_core.errors import RecipeError, StageInterrupted, StageKilled, XftError
 from xft_core.files.environment import rendezvous
 from xft_core.runtime.out_of_memory import what_to_change
-from xft_core.store.artifacts import Workspace
+from xft_core.store.workspace import Workspace
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from xft_core.stages.run import StageConfig
+    from xft_core.stages.base import StageConfig
 
 GRACE_SECONDS = 5  # less than tasks/execution/child_process.py gives the process that starts them
 POLL_SECONDS = 1.0

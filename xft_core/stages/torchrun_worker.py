@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.errors import XftError
+from xft_core.files.disk import disk_full_is_an_error
 from xft_core.runtime.out_of_memory import out_of_memory_is_an_error
 from xft_core.runtime.process import die_with_parent, quiet_libraries
 from xft_core.stages.configs import STAGES
-from xft_core.store.artifacts import Workspace, disk_full_is_an_error
+from xft_core.store.workspace import Workspace
 
 EXIT_FAILED = 1
 

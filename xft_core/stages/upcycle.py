@@ -12,20 +12,14 @@ import torch
 from xft_core.errors import CheckpointError
 from xft_core.families import Family, family_of
 from xft_core.files.locate import find_model
-from xft_core.models.loading import (
-    check_tensors,
-    copy_beside_weights,
-    dense_config_of,
-    is_moe,
-    load_model,
-    save_moe_config,
-    transformers_config,
-)
+from xft_core.models.config import dense_config_of, is_moe, save_moe_config, transformers_config
+from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
+from xft_core.models.upcycled import check_tensors
 from xft_core.recipe.inactive_fields import unused_in_upcycle
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.stages.configs import UpcycleStage
-from xft_core.store.artifacts import Workspace
+from xft_core.store.workspace import Workspace
 
 # Of an upcycled model up to this size the logits are compared, too: two loads and two short passes, under a second in all.
 # For larger ones it would cost more than the copying; names, shapes and tying are checked for any size.

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xft_core.errors import ArtifactError
 from xft_core.files.digests import digest_of
-from xft_core.store.artifacts import FileEntry, check_file, entries
+from xft_core.store.manifest import FileEntry, check_file, entries
 
 logger = logging.getLogger(__name__)
 

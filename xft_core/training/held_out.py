@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import Rows
 from xft_core.errors import DataError
-from xft_core.models.loading import moe_blocks
+from xft_core.models.upcycled import moe_blocks
 from xft_core.moe.balance import LayerStatistics, RouterStatistics
 from xft_core.moe.router import Routing
 from xft_core.training.response_loss import response_loss, response_nll
@@ -33,9 +33,6 @@ class RowLoss:
     tokens: int
 
 
-def device_for_work() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def take_routings(model: torch.nn.Module) -> list[Routing]:

@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from xft_core.families import family_of
-from xft_core.models.loading import decoder_layers
+from xft_core.models.config import decoder_layers
 from xft_core.runtime.group import is_first
 from xft_core.training.sharded_adafactor import placements
 

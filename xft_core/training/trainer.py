@@ -27,7 +27,7 @@ from transformers.trainer_callback import PrinterCallback
 from xft_core.data.order import SeededOrder
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.errors import CheckpointError, XftError
-from xft_core.models.loading import moe_blocks
+from xft_core.models.upcycled import moe_blocks
 from xft_core.moe.balance import RouterStatistics, balance_loss
 from xft_core.recipe.checks import TrainingWatch
 from xft_core.recipe.sections import ChecksConfig, SftConfig

@@ -10,7 +10,7 @@ import pytest
 
 from performance.sizing_tables import END, SHAPES, START, markdown
 from tasks.execution.durations import threads_of_a_stage
-from tasks.fit import check_fit
+from tasks.preflight import check_fit
 from tests.flows.conftest import REPOSITORY
 from tests.flows.test_cli import RecipeFile, xft
 from xft_core.demo import DEMO_DIR

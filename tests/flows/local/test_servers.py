@@ -13,9 +13,9 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from flows.local.addresses import running_api
 from flows.local.prefect_server import server_environment
 from flows.local.server_secret import server_auth
-from flows.local.ui import running_api
 from tests.flows.local.strangers import EXPECTED, answers, status
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.fuzz.target import target
 from tests.fuzz.values import changed, json_text, spoiled
 from xft_core.errors import XftError
+from xft_core.store.manifest import Manifest, files_digest
 
 
 def artifact(directory: Path, files: dict[str, bytes]) -> Path:
@@ -19,7 +20,8 @@ def artifact(directory: Path, files: dict[str, bytes]) -> Path:
 
 @lru_cache(maxsize=4)
 def _published(files: tuple[tuple[str, bytes], ...]) -> tuple[tempfile.TemporaryDirectory[str], Path]:
-    from xft_core.store.artifacts import Workspace, publish
+    from xft_core.store.artifacts import publish
+    from xft_core.store.workspace import Workspace
 
     place = tempfile.TemporaryDirectory()
     output = Path(place.name) / "artifact"
@@ -36,9 +38,8 @@ def _published(files: tuple[tuple[str, bytes], ...]) -> tuple[tempfile.Temporary
 @target
 def manifest(rng: random.Random, directory: Path) -> None:
     """The manifest of an artifact, as it is found on disk."""
-    from xft_core.files.digests import input_digest
     from xft_core.reporting.inspect import describe
-    from xft_core.store.artifacts import find
+    from xft_core.store.artifacts import find, input_digest
 
     output = artifact(directory, {"coefficients.json": b"{}"})
     path = output / "manifest.json"
@@ -64,12 +65,11 @@ def manifest_that_agrees(rng: random.Random, directory: Path) -> None:
 
     from tasks.object_store.artifacts import parse_manifest
     from tasks.object_store.upkeep import _stored
-    from xft_core.store import artifacts
 
     content = json.loads((artifact(directory, {"coefficients.json": b"{}"}) / "manifest.json").read_bytes())
     try:
-        forged = artifacts.Manifest.model_validate(changed(rng, content))
-        forged = forged.model_copy(update={"digest": artifacts._digest(forged.files)}).sealed()
+        forged = Manifest.model_validate(changed(rng, content))
+        forged = forged.model_copy(update={"digest": files_digest(forged.files)}).sealed()
         text = forged.model_dump_json().encode()
     except (ValidationError, ValueError):
         return

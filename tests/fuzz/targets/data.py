@@ -110,7 +110,7 @@ def results(rng: random.Random, directory: Path) -> None:
 @target
 def coefficients(rng: random.Random, directory: Path) -> None:
     """coefficients.json of mix, and the merge by it."""
-    from xft_core.stages.mix import load_coefficients
+    from xft_core.mixing.coefficients import load_coefficients
 
     layers = [{"weights": [0.75, 0.25], "movement": 0.0}] * 2
     content = {"method": "learned", "shared_expert": True, "layers": layers}

@@ -39,7 +39,8 @@ def _read_model(path: Path) -> None:
 @target
 def model_config(rng: random.Random, directory: Path) -> None:
     """config.json of a model, and the model built of it."""
-    from xft_core.models.loading import load_model, transformers_config
+    from xft_core.models.config import transformers_config
+    from xft_core.models.loading import load_model
     from xft_core.planning.shape import read_shape
 
     path = _model(directory)

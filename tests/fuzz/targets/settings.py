@@ -109,7 +109,7 @@ def environment(rng: random.Random, directory: Path) -> None:
         settings.settings()
         bucket.store()
         cores()
-        from xft_core.files.locate import find_benchmark
+        from xft_core.benchmarks.find import find_benchmark
 
         try:
             find_benchmark(rng.choice(["humaneval", "multipl-e/js", "ds1000"]))
@@ -125,8 +125,9 @@ def names(rng: random.Random, directory: Path) -> None:
     """Names of models, data, benchmarks, outputs and objects that lead elsewhere."""
     from tasks.object_store.bucket import safe_name
     from tasks.object_store.models import _bucket
-    from xft_core.files.locate import find_benchmark, find_file, is_there
-    from xft_core.store.artifacts import locked
+    from xft_core.benchmarks.find import find_benchmark
+    from xft_core.files.disk import locked
+    from xft_core.files.locate import find_file, is_there
 
     name = rng.choice(NAMES) + rng.choice(["", "", ".json", "/x", "\0"])
     for look in (find_file, find_benchmark, is_there):

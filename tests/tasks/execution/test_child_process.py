@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tasks.execution import child_process
-from tasks.execution.child_process import RunStopped, StageFault, run_in_child
+from tasks.execution.child_process import StageFault, run_in_child
+from tasks.stopping import RunStopped
 from xft_core.errors import StageInterrupted, StageKilled, XftError
 from xft_core.stages.configs import UpcycleStage
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tasks.execution.child_process import RunStopped
 from tasks.execution.compute_slots import compute_slot
+from tasks.stopping import RunStopped
 
 REPOSITORY = Path(__file__).parents[3]
 

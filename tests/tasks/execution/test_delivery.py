@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from tasks.execution import delivery
-from tasks.execution.child_process import RunStopped
 from tasks.execution.delivery import deliver_rest, insist
 from tasks.object_store.bucket import StoreRefused, StoreUnavailable
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.tracking.runs import StageRun, TrackingUnavailable, client
-from xft_core.store.artifacts import Workspace, publish
+from tasks.stopping import RunStopped
+from tasks.tracking.client import TrackingUnavailable, client
+from tasks.tracking.stage_run import StageRun
+from xft_core.store.artifacts import publish
 from xft_core.store.curves import MetricsLog
+from xft_core.store.workspace import Workspace
 
 NEVER = threading.Event()
 

@@ -15,7 +15,9 @@ from xft_core.planning.shape import read_shape
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe
 from xft_core.stages.configs import GenerateStage, SftStage, UpcycleStage
-from xft_core.store.artifacts import Manifest, Workspace, publish
+from xft_core.store.artifacts import publish
+from xft_core.store.manifest import Manifest
+from xft_core.store.workspace import Workspace
 
 RECIPE = parse(Recipe, {"model": {"path": "demo:model"}, "evaluate": {"benchmarks": ["demo:benchmark.jsonl"]}}, [
     "data.path=demo:instruct.jsonl", "data.max_length=256", "data.max_rows=1700", "data.held_out_rows=200", "sft.batch_size=8",

@@ -17,7 +17,8 @@ from tasks.references import PipelineRun
 from tests.tasks.object_store.proxy import BUCKET, Proxy, fail_first, flipped, raw_client
 from xft_core.errors import ArtifactError
 from xft_core.stages.configs import UpcycleStage
-from xft_core.store.artifacts import Workspace, publish, verify
+from xft_core.store.artifacts import publish, verify
+from xft_core.store.workspace import Workspace
 
 KEY = "0123456789abcdef" * 4
 NEVER = threading.Event()

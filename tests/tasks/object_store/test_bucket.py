@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tasks.execution.child_process import RunStopped
 from tasks.object_store import bucket as storage
 from tasks.object_store.bucket import Bucket, StoreRefused, StoreUnavailable, safe_name, store
 from tasks.settings import settings
+from tasks.stopping import RunStopped
 from tests.tasks.object_store.proxy import BUCKET, SECRET_KEY, Proxy, fail_first, flipped, raw_client
 from tests.tasks.object_store.servers import OTHER_ACCESS_KEY, POOR_ACCESS_KEY
 from xft_core.errors import XftError

@@ -17,7 +17,8 @@ from xft_core.errors import CheckpointError, RecipeError
 from xft_core.recipe.sections import ModelConfig, Recipe
 from xft_core.stages.configs import GenerateStage
 from xft_core.stages.run import stage_key
-from xft_core.store.artifacts import Workspace, publish, verify
+from xft_core.store.artifacts import publish, verify
+from xft_core.store.workspace import Workspace
 
 ADDRESS = f"s3://{BUCKET}/models/mine"
 NEVER = threading.Event()

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tasks.execution.child_process import RunStopped, run_in_child
+from tasks.execution.child_process import run_in_child
 from tasks.object_store import checkpoints
 from tasks.object_store.bucket import store
+from tasks.stopping import RunStopped
 from tests.tasks.object_store.proxy import Proxy
 from xft_core.recipe.sections import DataConfig, SftConfig
 from xft_core.stages.configs import PrepareStage, SftStage
 from xft_core.stages.run import stage_key
-from xft_core.store.artifacts import Workspace, read_manifest, verify
+from xft_core.store.artifacts import verify
+from xft_core.store.manifest import read_manifest
+from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger("tests.resume")
 SFT = SftConfig(

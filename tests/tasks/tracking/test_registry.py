@@ -17,15 +17,17 @@ from tasks.object_store import artifacts as remote
 from tasks.object_store import upkeep
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.tracking import registry, runs
+from tasks.tracking.client import client
 from tasks.tracking.model import log_model
 from tasks.tracking.registry import Registration
-from tasks.tracking.runs import client
 from tests.tasks.object_store.proxy import BUCKET, Proxy, raw_client
 from tests.tasks.tracking.mlflow_server import DESTINATION
 from xft_core.demo import DEMO_DIR
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.recipe.sections import Recipe
-from xft_core.store.artifacts import Workspace, publish, read_manifest
+from xft_core.store.artifacts import publish
+from xft_core.store.manifest import read_manifest
+from xft_core.store.workspace import Workspace
 
 CARD = "---\nlibrary_name: transformers\n---\n\n# tiny: XFT merged\n\nMade from `demo:model`.\n"
 logger = logging.getLogger("tests.registry")
@@ -80,7 +82,7 @@ def named(run: PipelineRun, request: pytest.FixtureRequest) -> PipelineRun:
 
 
 def register(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Registration:
-    return registry.register(run, artifacts, CARD, True, logger)
+    return registry.register(run, artifacts, CARD, True, remote.keep, logger)
 
 
 def champion(name: str) -> int | None:
@@ -311,7 +313,7 @@ def test_a_server_with_its_files_in_s3(
     whole = log_model(run, artifacts["merge"].path, card)
     assert whole == (weights == "through the server")
     for _ in range(2):
-        found = registry.register(run, artifacts, CARD, whole, logger)
+        found = registry.register(run, artifacts, CARD, whole, remote.keep, logger)
         assert (found.version, found.champion) == (1, True)
     source = client().get_model_version(name, "1").source
     assert source.startswith("mlflow-artifacts:/" if whole else f"s3://{BUCKET}/some/prefix/artifacts/merge/")

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tasks.publishing.pipeline import headline
+from tasks.publishing.headline import headline
 from tasks.references import PipelineRun
 from tasks.settings import settings
 from tasks.tracking import runs
+from tasks.tracking.client import TrackingUnavailable, client
 from tasks.tracking.files import log_directory
-from tasks.tracking.runs import StageRun, TrackingUnavailable, client
+from tasks.tracking.stage_run import StageRun
 from xft_core.recipe.load import flatten
 from xft_core.recipe.sections import Recipe
-from xft_core.store.artifacts import Manifest
 from xft_core.store.curves import MetricsLog
+from xft_core.store.manifest import Manifest
 
 
 def manifest(**changes: object) -> Manifest:

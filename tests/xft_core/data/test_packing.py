@@ -46,7 +46,7 @@ def rows(tmp_path: Path, seed: int = 0) -> PackedRows:
 @torch.no_grad()
 def test_packed_logits_are_those_of_each_example_alone(
         family: str, by_example: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xft_core.training.packed_attention.LEAST_BLOCK", 6)  # so that some examples share a block, others do not
+    monkeypatch.setattr("xft_core.training.packed_attention.LEAST_BLOCK", 6)  # so that some examples share a block
     model = load_model(dense_model(tmp_path / "model", family), torch.float32)
     if by_example:
         attend_by_example(model)

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from tests.factories import dense_model, tokenizer
 from xft_core.data.templates import chat_prompt, magicoder_prompt
 from xft_core.data.text_tokens import PromptText, text_tokens
+from xft_core.data.tokenize import made_rows, tokenise
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.configs import PrepareStage
-from xft_core.stages.prepare import made_rows, tokenise
 from xft_core.stages.run import run_stage
 
 CHATML = (

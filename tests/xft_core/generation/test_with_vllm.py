@@ -14,9 +14,10 @@ import torch
 
 from tests.factories import dense_model
 from tests.xft_core.stages.test_generate import PROMPTS, benchmark
+from xft_core.benchmarks.find import find_benchmark
 from xft_core.benchmarks.registry import kind_of
 from xft_core.errors import CheckpointError, RecipeError
-from xft_core.files.locate import find_benchmark, find_model
+from xft_core.files.locate import find_model
 from xft_core.generation import with_vllm
 from xft_core.generation.with_transformers import TransformersCompleter
 from xft_core.generation.with_vllm import VllmCompleter, check_vllm

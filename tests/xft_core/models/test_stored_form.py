@@ -16,9 +16,11 @@ from tests.factories import VOCABULARY, dense_model
 from tests.reference_model import reference_model
 from xft_core.errors import CheckpointError
 from xft_core.families import FAMILIES
-from xft_core.models.loading import dense_config_of, load_model, save_moe, upcycle_config_of
+from xft_core.models.config import dense_config_of, upcycle_config_of
+from xft_core.models.loading import load_model
 from xft_core.models.safetensors_io import CheckpointReader, read_config
 from xft_core.models.stored_form import head_and_embedding
+from xft_core.models.upcycled import save_moe
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.reporting.inspect import describe
 from xft_core.stages.import_reference import import_reference

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.factories import dense_model
-from xft_core.models.loading import load_model, moe_blocks
+from xft_core.models.loading import load_model
+from xft_core.models.upcycled import moe_blocks
 from xft_core.moe.experts import RoutedExperts, _round_up
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.stages.upcycle import upcycle

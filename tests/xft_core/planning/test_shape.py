@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.factories import FAMILY_CONFIGS, dense_model
 from xft_core.errors import CheckpointError
-from xft_core.models.loading import empty_moe, load_model
+from xft_core.models.loading import load_model
+from xft_core.models.upcycled import empty_moe
 from xft_core.planning.shape import find_config, read_shape, shape_of_config
 from xft_core.recipe.sections import UpcycleConfig
 

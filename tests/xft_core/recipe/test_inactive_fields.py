@@ -12,6 +12,7 @@ from tests.factories import dense_model
 from xft_core.demo import DEMO_DIR
 from xft_core.recipe.inactive_fields import plays_no_part
 from xft_core.recipe.sections import DataConfig, EvaluateConfig, GenerateConfig, MergeConfig, Recipe, UpcycleConfig
+from xft_core.stages.base import StageConfig
 from xft_core.stages.configs import (
     EvaluateStage,
     GenerateStage,
@@ -22,7 +23,7 @@ from xft_core.stages.configs import (
     ReportStage,
     UpcycleStage,
 )
-from xft_core.stages.run import StageConfig, run_stage, stage_key
+from xft_core.stages.run import run_stage, stage_key
 
 NONE, DATA = Path("none"), Path("data")
 GREEDY, SAMPLED = {"temperature": 0.0}, {"temperature": 0.8}
@@ -70,7 +71,8 @@ SAME: list[tuple[StageConfig, StageConfig]] = [
                                   warmup_steps=1)) for method in FIXED_METHODS),
     *((mix(method=method), mix(method=method, calibration_rows=9)) for method in ("learned", "uniform", "ewa", "shared_only")),
     (upcycle(shared_expert=False, normalization="none"), upcycle(shared_expert=False, normalization="xft")),
-    (nll(split_seed=0), nll(split_seed=1)), (nll(split="a"), nll(split="b")), (nll(precision="bf16_mixed"), nll(precision="fp32")),
+    (nll(split_seed=0), nll(split_seed=1)), (nll(split="a"), nll(split="b")),
+    (nll(precision="bf16_mixed"), nll(precision="fp32")),
     (merge("bf16", None), merge("fp32", None)), (merge("bf16_mixed", DATA), merge("fp32", DATA)),
     (evaluate(k=[2, 1, 2]), evaluate(k=[2])), (evaluate(workers=1), evaluate(workers=2)),
     (report(experiment="a", check_fit=False), report(experiment="b")),

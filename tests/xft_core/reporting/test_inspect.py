@@ -9,7 +9,8 @@ import pytest
 
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.reporting.inspect import describe
-from xft_core.store.artifacts import Workspace, publish
+from xft_core.store.artifacts import publish
+from xft_core.store.workspace import Workspace
 
 DENSE = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 8, "vocab_size": 16, "tie_word_embeddings": True}
 WIDTHS = {"F32": 4, "BF16": 2}

@@ -27,7 +27,8 @@ from xft_core.sandbox.bubblewrap import ENVIRONMENT, open_sandbox
 from xft_core.stages.configs import EvaluateStage
 from xft_core.stages.evaluate import grade_all, group_scores, pass_at_k, scores
 from xft_core.stages.run import run_stage
-from xft_core.store.artifacts import Workspace, publish
+from xft_core.store.artifacts import publish
+from xft_core.store.workspace import Workspace
 
 HUMANEVAL = shared_data("benchmarks/HumanEvalPlus-v0.1.10.jsonl.gz")
 MBPP = HUMANEVAL.with_name("MbppPlus-v0.2.0.jsonl.gz")

@@ -14,7 +14,8 @@ from tests.factories import VOCABULARY
 from tests.reference_model import reference_logits, reference_model
 from xft_core.errors import CheckpointError
 from xft_core.mixing.mixture import MixtureReader
-from xft_core.models.loading import load_model, upcycle_config_of
+from xft_core.models.config import upcycle_config_of
+from xft_core.models.loading import load_model
 from xft_core.models.safetensors_io import read_config
 from xft_core.recipe.sections import DataConfig, GenerateConfig, MergeConfig
 from xft_core.stages.configs import GenerateStage, ImportReferenceStage, MergeStage, MixStage, PrepareStage

@@ -12,11 +12,11 @@ from tests.factories import dense_model
 from tests.xft_core.stages.test_mix import grown_apart
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.families import FAMILIES
+from xft_core.mixing.coefficients import load_coefficients
 from xft_core.mixing.mixture import MixtureReader
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.stages.merge import merge
-from xft_core.stages.mix import load_coefficients
 from xft_core.stages.upcycle import upcycle
 
 

@@ -12,10 +12,10 @@ from tests.factories import CHAT_TEMPLATE, dense_model, tokenizer
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import load_rows
 from xft_core.data.templates import MAGICODER_SYSTEM
+from xft_core.data.tokenize import tokenise
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.configs import PrepareStage
-from xft_core.stages.prepare import tokenise
 from xft_core.stages.run import run_stage
 
 ANSWER = "def f(x):\n    return x + 1"

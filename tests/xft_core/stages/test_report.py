@@ -17,7 +17,8 @@ from xft_core.recipe.sections import Recipe
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.stages.configs import ReportStage
 from xft_core.stages.run import StageResult, run_stage
-from xft_core.store.artifacts import Workspace, publish, verify
+from xft_core.store.artifacts import publish, verify
+from xft_core.store.workspace import Workspace
 
 PROBLEMS = 40
 SOLVED = {"base": 8, "sft": 18, "moe": 22, "merged": 20}

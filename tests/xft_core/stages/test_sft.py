@@ -20,7 +20,8 @@ from xft_core.data.packing import PackedRows
 from xft_core.data.rows import load_rows
 from xft_core.errors import CheckpointError, DataError
 from xft_core.files.digests import file_digest
-from xft_core.models.loading import load_model, moe_blocks
+from xft_core.models.loading import load_model
+from xft_core.models.upcycled import moe_blocks
 from xft_core.recipe.checks import RunWentWrong
 from xft_core.recipe.sections import ChecksConfig, DataConfig, SftConfig, UpcycleConfig
 from xft_core.stages.configs import PrepareStage, SftStage, UpcycleStage

@@ -20,12 +20,12 @@ from tests.xft_core.interrupted import interrupted_after
 from xft_core.data.packing import PackedRows
 from xft_core.data.rows import load_rows
 from xft_core.errors import RecipeError, XftError
+from xft_core.mixing.coefficients import load_coefficients
 from xft_core.mixing.learning import MixedModel
 from xft_core.mixing.mixture import MixtureReader
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import MergeConfig, Recipe, SftConfig
 from xft_core.stages.configs import CompareStage, MixStage, ReportStage, SftStage
-from xft_core.stages.mix import load_coefficients
 from xft_core.stages.run import run_stage, stage_key
 from xft_core.store.curves import read_metrics
 from xft_core.training.response_loss import response_loss

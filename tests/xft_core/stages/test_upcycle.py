@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 from tests.factories import FAMILY_CONFIGS, VOCABULARY, dense_model, tokenizer
 from xft_core.errors import CheckpointError
 from xft_core.families import FAMILIES
-from xft_core.models.loading import load_model, moe_blocks
+from xft_core.models.loading import load_model
 from xft_core.models.safetensors_io import read_config
+from xft_core.models.upcycled import moe_blocks
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.stages.upcycle import upcycle
 

@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 import pytest
 
 from xft_core.errors import ArtifactError, DiskFullError
-from xft_core.files.digests import input_digest
-from xft_core.stages.run import StageConfig, run_stage, stage_key
+from xft_core.stages.base import StageConfig
+from xft_core.stages.run import run_stage, stage_key
 from xft_core.store import artifacts
-from xft_core.store.artifacts import Workspace, find, read_manifest, verify
+from xft_core.store.artifacts import find, input_digest, verify
+from xft_core.store.manifest import FileEntry, read_manifest
+from xft_core.store.workspace import Workspace
 
 
 class CountingStage(StageConfig):
@@ -190,7 +192,7 @@ def test_a_disk_that_fills_during_publish_leaves_nothing_half(tmp_path: Path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(artifacts, "_sync", full)
+        patched.setattr(artifacts, "sync", full)
         with pytest.raises(DiskFullError):
             run_stage(CountingStage(output=tmp_path / "a"))
     assert not (tmp_path / "a").exists()
@@ -235,7 +237,6 @@ ON_A_SMALL_DISK = """
 import subprocess, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from tests.xft_core.store.test_artifacts import CountingStage
 from xft_core.store.artifacts import verify
 from xft_core.errors import DiskFullError
 from xft_core.stages.run import run_stage
@@ -302,7 +303,7 @@ def test_nothing_is_written_through_a_link(target: str, tmp_path: Path) -> None:
     "../x", "/etc/passwd", "a/../b", "a//b", "a\\b", "a\0b", "a\nb", "", ".", "x" * 901, "a/", "./a"])
 def test_no_path_of_a_manifest_leads_out_of_its_artifact(name: str) -> None:
     with pytest.raises(ValueError, match="plain relative path"):
-        artifacts.FileEntry(path=name, size=1, sha256="0")
+        FileEntry(path=name, size=1, sha256="0")
 
 
 @pytest.mark.parametrize("output", ["/", "x\0", "y" * 4000])

@@ -12,11 +12,13 @@ import torch
 from tests.factories import dense_model
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.recipe.sections import DataConfig, MergeConfig, SftConfig, UpcycleConfig
+from xft_core.stages.base import StageConfig
 from xft_core.stages.configs import MixStage, PrepareStage, SftStage, UpcycleStage
-from xft_core.stages.run import StageConfig, run_stage, stage_key
+from xft_core.stages.run import run_stage, stage_key
 from xft_core.store import checkpoints
-from xft_core.store.artifacts import Manifest, find, read_manifest, verify
+from xft_core.store.artifacts import find, verify
 from xft_core.store.curves import read_metrics
+from xft_core.store.manifest import Manifest, read_manifest
 from xft_core.training.optimizer_state import load_state, save_state
 
 SFT = SftConfig(

@@ -1,7 +1,6 @@
 """What the artifacts of one run hold, by role: manifests and small JSON files, nothing else and nothing of torch."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,10 @@ from xft_core.errors import ArtifactError
 from xft_core.files.parsing import parse_json
 from xft_core.recipe.labels import looks, path_forms, path_labels, unique_labels
 from xft_core.recipe.sections import EvaluateConfig, Recipe
-from xft_core.store.artifacts import Manifest, read_manifest
+from xft_core.reporting.names import benchmark_title, file_stem
 from xft_core.store.curves import read_metrics
+from xft_core.store.manifest import Manifest, read_manifest
 
-MODELS = ("base", "sft", "moe", "merged")
-BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP", "ds1000": "DS-1000"}
-# The files that evalplus releases hold base and extended tests; their version is in the results.
-RELEASED = {"HumanEvalPlus-v": "HumanEval", "HumanEvalPlus-Mini-v": "HumanEval mini", "MbppPlus-v": "MBPP"}
-MULTIPL_E = re.compile(r"(?:.*/)?multipl-e/(?:humaneval-)?(\w+)(?:\.jsonl)?(?:\.gz)?")
 PASS_AT = "plus_pass_at_"
 
 
@@ -112,21 +107,9 @@ def benchmark_titles(names: Sequence[str]) -> list[str]:
 
 
 def _title_forms(name: str) -> list[str]:
-    title, paths = benchmark_title(name), [_stem(path) for path in path_forms(name)]
+    title, paths = benchmark_title(name), [file_stem(path) for path in path_forms(name)]
     return paths if title == paths[0] else [title, *(f"{title} ({path})" for path in paths)]
 
 
-def _stem(name: str) -> str:
-    return name.removesuffix(".gz").removesuffix(".jsonl")
 
 
-def benchmark_title(name: str) -> str:
-    """What a person calls a benchmark of the recipe (a name, ``demo:`` or a path)."""
-    if name in BENCHMARK_TITLES:
-        return BENCHMARK_TITLES[name]
-    multipl_e = MULTIPL_E.fullmatch(name)
-    if multipl_e:
-        return f"MultiPL-E {multipl_e[1]}"
-    stem = _stem(path_forms(name)[0])
-    released = next((title for start, title in RELEASED.items() if stem.startswith(start)), stem)
-    return f"demo {stem}" if name.startswith("demo:") else released

@@ -9,6 +9,7 @@ from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import findings, main_differences, model_name, test_name, warnings
 from xft_core.reporting.run.multilingual import PAPER_LANGUAGES, Average
 from xft_core.reporting.run.summary import Comparison, Decontamination, Difference, LayerMix, Measure, Mixing
+from xft_core.reporting.tables import bullets, table
 from xft_core.runtime.quantities import fixed, parameters
 
 CAPTION = (
@@ -148,19 +149,8 @@ def groups_sections(comparison: Comparison) -> list[str]:
     return sections
 
 
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table with its columns aligned: the first to the left, numbers to the right."""
-    header, rows = [_cell(text) for text in header], [[_cell(text) for text in row] for row in rows]
-    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    aligned = [
-        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        for line in [header, rule, *rows]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in aligned)
 
 
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _differences_section(comparison: Comparison) -> str:
@@ -309,6 +299,3 @@ def _parameters(number: int | None) -> str:
     return "-" if number is None else parameters(number)
 
 
-def bullets(sentences: list[str]) -> str:
-    """Sentences as a Markdown list."""
-    return "\n".join(f"- {sentence}" for sentence in sentences)

@@ -1,5 +1,6 @@
 """The merged model's card: a Hugging Face README.md with what made the model, how good it is and how to load it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -10,9 +11,9 @@ from xft_core.recipe.load import flatten
 from xft_core.recipe.sections import PROCESS_FIELDS
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import warnings
-from xft_core.reporting.run.markdown import CAPTION, picture, results_table, table
+from xft_core.reporting.run.markdown import CAPTION, picture, results_table
 from xft_core.reporting.run.summary import Comparison, Row
-from xft_core.stages.configs import STAGES
+from xft_core.reporting.tables import table
 
 # Sections of the recipe that made the weights, and those that only measured them.
 TRAINING_SECTIONS = ("seed", "model", "data", "upcycle", "sft", "merge")
@@ -48,9 +49,11 @@ messages = [{"role": "user", "content": "%s"}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)"""
 
 
-def model_card(comparison: Comparison, evidence: Evidence, plots: frozenset[str]) -> str:
-    """The text of README.md: YAML front matter and sections. ``plots``: names of the pictures that there are. Needs neither
-    network nor torch."""
+def model_card(
+    comparison: Comparison, evidence: Evidence, plots: frozenset[str], stage_order: Sequence[str],
+) -> str:
+    """The text of README.md: YAML front matter and sections. ``plots``: names of the pictures that there are;
+    ``stage_order``: names of stages in the order of the pipeline. Needs neither network nor torch."""
     recipe = evidence.recipe
     merged = comparison.row("merged")
     sections = [
@@ -69,7 +72,7 @@ def model_card(comparison: Comparison, evidence: Evidence, plots: frozenset[str]
         *(["## Training", *picture("loss", plots)] if "loss" in plots else []),
         "## Choices", "What made the weights:", _choices(evidence, TRAINING_SECTIONS),
         "How they were measured, and the dense baseline beside them:", _choices(evidence, MEASURING_SECTIONS),
-        "## Lineage", _lineage(evidence),
+        "## Lineage", _lineage(evidence, stage_order),
         "## Limits", f"Measured only as shown above.{_decontamination(comparison)} The model writes code that may be wrong "
         "or unsafe: review and test it. The licences of the base model and of the instruction data apply.",
     ]
@@ -173,9 +176,9 @@ def _by_number(role: str) -> tuple[str, int]:
     return (name, int(number)) if number.isdecimal() else (role, 0)
 
 
-def _lineage(evidence: Evidence) -> str:
+def _lineage(evidence: Evidence, stage_order: Sequence[str]) -> str:
     in_order = sorted(
-        evidence.manifests.items(), key=lambda item: (list(STAGES).index(item[1].stage), *_by_number(item[0])))
+        evidence.manifests.items(), key=lambda item: (stage_order.index(item[1].stage), *_by_number(item[0])))
     rows = [
         [role, f"{manifest.stage} v{manifest.stage_version}", f"`{manifest.key[:16]}`", f"`{manifest.digest[:16]}`"]
         for role, manifest in in_order]

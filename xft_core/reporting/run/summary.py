@@ -6,8 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 from xft_core.recipe.checks import mixing_findings, recipe_findings, training_findings
 from xft_core.recipe.labels import flat_names, path_labels, unique_labels
+from xft_core.reporting.names import MODELS
 from xft_core.reporting.pass_rates import Pair, PassRate, counts, pair, pass_rate, rate_text
-from xft_core.reporting.run.evidence import MODELS, Evidence
+from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.multilingual import Average, averages
 from xft_core.reporting.statistics import measured_interval
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.xft_core.stages.test_evaluate import NO_SANDBOX, needs_sandbox
+from xft_core.benchmarks.find import find_benchmark
 from xft_core.benchmarks.multipl_e.benchmark import MultiPLE
 from xft_core.benchmarks.registry import kind_of
 from xft_core.errors import DataError, SandboxError
-from xft_core.files.locate import find_benchmark
 from xft_core.recipe.sections import EvaluateConfig
 from xft_core.stages.configs import EvaluateStage
 from xft_core.stages.run import run_stage, stage_key

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.xft_core.stages.test_report import comparison_of, make_artifact, make_artifacts, report
-from xft_core.reporting.run.evidence import benchmark_title
+from xft_core.reporting.names import benchmark_title
 from xft_core.reporting.run.multilingual import averages
 
 LANGUAGES = ("js", "cpp", "lua", "go", "php")

@@ -1,0 +1,119 @@
+"""The MLflow run of one stage: parameters, metrics and curves below the run of the pipeline."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tasks.prefect_log import Logger, reason
+from tasks.references import PipelineRun
+from tasks.settings import settings
+from tasks.tracking.client import TrackingUnavailable, client, log_batch, scalars
+from tasks.tracking.follower import Points
+from tasks.tracking.runs import end_run
+from xft_core.store.curves import read_metrics
+from xft_core.store.manifest import Manifest
+
+
+class StageRun:
+    """The child run of one stage. Nothing here raises while the stage works: what MLflow does not take is kept, and
+    given again.
+
+    ``again``: an earlier attempt within the same pipeline run may have opened it already.
+    """
+
+    def __init__(self, run: PipelineRun, stage: str, role: str, logger: Logger, again: bool = False) -> None:
+        self._run, self._stage, self._role, self._logger = run, stage, role, logger
+        self._again = again
+        self._warned = False
+        self._sent: dict[str, int] = {}  # last step delivered, by name of the curve
+        self.id: str | None = None
+        self._tolerate(self._open)
+
+    def log_points(self, points: Points) -> bool:
+        """Deliver those points of curves that were not delivered yet; returns whether all are now."""
+        return self._tolerate(lambda: self._deliver(points))
+
+    def finish(self, directory: Path, manifest: Manifest, reused: bool) -> None:
+        """Deliver what is missing, the final numbers and where they come from, and end the run well.
+
+        Raises TrackingUnavailable when MLflow does not take them.
+        """
+        try:
+            self._deliver(read_metrics(directory / "metrics.jsonl"))
+            self._conclude(directory, manifest, reused)
+        except Exception as error:
+            raise TrackingUnavailable(
+                f"MLflow at {settings().tracking_shown} does not take the results of {self._role}: {reason(error)} "
+                "The artifact itself is kept; the same command delivers them.") from error
+
+    def _conclude(self, directory: Path, manifest: Manifest, reused: bool) -> None:
+        run_id = self._open()
+        now = int(time.time() * 1000)
+        tags = {"xft.reused": str(reused).lower(), "xft.key": manifest.key, "xft.digest": manifest.digest,
+                "xft.path": str(directory)}
+        if (maker := manifest.provenance.get("mlflow_run_id")) and maker != run_id:
+            tags["xft.made_by_run_id"] = maker
+        final = scalars(manifest.metrics) | {"stage_seconds": manifest.seconds}
+        log_batch(run_id, params=_flat(manifest.config), metrics=[
+            (f"final/{name}", value, now, 0) for name, value in final.items()], tags=tags)
+        end_run(run_id, "FINISHED")
+
+    def end(self, status: str) -> None:
+        """End the run as FAILED or KILLED, if MLflow can be reached."""
+        if self.id is not None:
+            self._tolerate(lambda: end_run(str(self.id), status))
+
+    def _open(self) -> str:
+        if self.id is None and self._again:
+            self._reopen()
+        if self.id is None:
+            self.id = client().create_run(self._run.experiment_id, run_name=self._role.replace("_", "-"), tags={
+                "mlflow.parentRunId": self._run.mlflow_run_id, "xft.kind": "stage", "xft.stage": self._stage,
+                "xft.role": self._role, "prefect.flow_run_id": self._run.flow_run_id}).info.run_id
+        return self.id
+
+    def _reopen(self) -> None:
+        found = client().search_runs(
+            [self._run.experiment_id],
+            f"tags.`mlflow.parentRunId` = '{self._run.mlflow_run_id}' and tags.`xft.role` = '{self._role}'",
+            max_results=1)
+        if found:
+            run_id = found[0].info.run_id
+            self._sent = {
+                name: max(point.step for point in client().get_metric_history(run_id, name))
+                for name in found[0].data.metrics if not name.startswith("final/")}
+            client().update_run(run_id, status="RUNNING")
+            self.id = run_id
+
+    def _deliver(self, points: Points) -> None:
+        run_id = self._open()
+        fresh: list[tuple[str, float, int, int]] = []
+        reached = dict(self._sent)
+        for point in points:
+            step = int(point["step"])
+            for name, value in scalars(point["metrics"]).items():
+                if step > reached.get(name, -1):
+                    fresh.append((name, value, int(point["time"] * 1000), step))
+                    reached[name] = step
+        # Should an answer be lost and a point be sent twice, MLflow drops the double: time, step and value are equal.
+        log_batch(run_id, metrics=fresh)
+        self._sent = reached
+
+    def _tolerate(self, call: Callable[[], object]) -> bool:
+        try:
+            call()
+            return True
+        except Exception as error:
+            if not self._warned:
+                self._logger.warning(
+                    "MLflow does not answer. The work goes on, its numbers are delivered later. %s", reason(error))
+                self._warned = True
+            return False
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

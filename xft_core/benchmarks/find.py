@@ -1,0 +1,59 @@
+"""Finds a benchmark's file by its name or path."""
+
+import os
+import re
+from pathlib import Path
+
+from xft_core.errors import DataError
+from xft_core.files.environment import benchmarks_directory, cache_directory
+from xft_core.files.locate import find_file, local_path
+
+# Benchmarks that evalplus 0.3 knows: its override variable, the file's name in its cache directory, and the function of
+# evalplus.data that downloads it.
+EVALPLUS_FILES = {
+    "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl", "get_human_eval_plus"),
+    "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl", "get_mbpp_plus"),
+}
+MULTIPL_E = re.compile(r"multipl-e/(\w+)")
+
+
+def find_benchmark(name: str) -> Path:
+    """The file of a benchmark: a path, a shipped one, one of evalplus's own cache by its name, or one in the
+    directory XFT_BENCHMARKS: ``multipl-e/js`` (multipl-e/humaneval-js.jsonl, or .jsonl.gz) and ``ds1000``
+    (ds1000/ds1000.jsonl.gz).
+
+    Nothing is downloaded. Raises DataError when it is not there.
+    """
+    multipl_e = MULTIPL_E.fullmatch(name)
+    if multipl_e:
+        return _in_benchmarks(name, f"multipl-e/humaneval-{multipl_e[1]}.jsonl")
+    if name == "ds1000":
+        return _in_benchmarks(name, "ds1000/ds1000.jsonl")
+    if name not in EVALPLUS_FILES:
+        return find_file(name)
+    variable, file_name, function = EVALPLUS_FILES[name]
+    cache = cache_directory() / "evalplus"
+    candidates = [Path(os.environ[variable])] if os.environ.get(variable) else []
+    candidates += [cache / file_name, cache / f"{file_name}.gz"]
+    for candidate in candidates:
+        if local_path(str(candidate)).is_file():
+            return candidate
+    raise DataError(
+        f"Benchmark {name!r} is neither in evalplus's cache ({str(cache / file_name)!r}) nor named by {variable}. "
+        f"Get it with: python -c 'from evalplus.data import {function}; {function}()'. Or put the released file there, or "
+        "give its path as the benchmark.")
+
+
+def _in_benchmarks(name: str, relative: str) -> Path:
+    directory = benchmarks_directory()
+    if directory is None:
+        raise DataError(
+            f"Benchmark {name!r} is looked for in the directory that XFT_BENCHMARKS names, which is not set. Set it to a "
+            f"directory that holds {relative} (or .gz), or give that file's path as the benchmark.")
+    file = directory / relative
+    for candidate in (file, file.with_name(f"{file.name}.gz")):
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"Benchmark {name!r}: there is no file {str(file)!r} (XFT_BENCHMARKS is {str(directory)!r}). Put the benchmark's "
+        "file there, or give its path as the benchmark.")

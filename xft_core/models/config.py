@@ -1,0 +1,117 @@
+"""What a model directory's config.json says: dense or upcycled, its family, its layers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.initialization import no_init_weights
+
+from xft_core.errors import CheckpointError
+from xft_core.families import Family, family_of
+from xft_core.models.safetensors_io import CheckpointReader, read_config
+from xft_core.models.stored_form import check_dense, head_and_embedding, is_tied, shape_only, use_names_of_model, with_tying
+from xft_core.recipe.sections import UpcycleConfig
+
+MOE_MODEL_TYPE = "xft_moe"
+# Fields of a config.json that name code or kernels to load: nothing of them is used, the code is always transformers' own.
+NAMES_OF_CODE = frozenset({"auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"})
+MOST_LAYERS = 1000  # more is no model: building them, even without memory, would take for ever
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16_mixed": torch.float32}
+
+
+def is_moe(directory: Path) -> bool:
+    """Whether a model directory is an upcycled one. Raises CheckpointError when it is no model directory."""
+    return read_config(directory)["model_type"] == MOE_MODEL_TYPE
+
+
+def upcycle_config_of(directory: Path) -> UpcycleConfig:
+    """The UpcycleConfig of an upcycled directory. Raises CheckpointError for a dense one."""
+    config = read_config(directory)
+    if config["model_type"] != MOE_MODEL_TYPE:
+        raise CheckpointError(
+            f"{str(directory)!r} is a dense {config['model_type']} model; a Mixture-of-Experts (made by upcycle) is needed.")
+    try:
+        return UpcycleConfig.model_validate(config.get("upcycle"))
+    except ValidationError as error:
+        reason = error.errors()[0]
+        raise CheckpointError(
+            f"config.json of {str(directory)!r} holds no upcycle section that can be used: {'.'.join(map(str, reason['loc']))} "
+            f"{reason['msg']}.") from None
+
+
+def dense_config_of(reader: CheckpointReader) -> dict[str, Any]:
+    """The dense architecture's config.json of any model directory, with tie_word_embeddings as the tensors have it.
+
+    The tensors of a dense model get the names of its family from here on, whatever the files call them. Raises
+    CheckpointError for a dense model that is not the checkpoint of its config.
+    """
+    dense_config = _dense_config(reader.directory)
+    config = transformers_config(dense_config)
+    model = shape_only(config)
+    if not is_moe(reader.directory):
+        use_names_of_model(reader, model)
+        check_layers(reader, family_of(config.model_type), int(config.num_hidden_layers))
+        check_dense(reader, model)
+    head, embedding = head_and_embedding(model)
+    if embedding not in reader and head in reader:  # tied, and stored as the head alone
+        reader.rename({head: embedding})
+    return with_tying(dense_config, model, is_tied(reader, model))
+
+
+def _dense_config(directory: Path) -> dict[str, Any]:
+    config = read_config(directory)
+    dense_config = config.get("dense_config") if config["model_type"] == MOE_MODEL_TYPE else config
+    if not isinstance(dense_config, dict) or not isinstance(dense_config.get("model_type"), str):
+        raise CheckpointError(f"config.json of {str(directory)!r} holds no dense_config of a model.")
+    return dense_config
+
+
+def transformers_config(dense_config: dict[str, Any]) -> PreTrainedConfig:
+    """A config.json as transformers' own configuration, checked by building the model without memory.
+
+    Raises CheckpointError for an unknown family and for values that make no model.
+    """
+    family_of(dense_config["model_type"])
+    layers = dense_config.get("num_hidden_layers", 1)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise CheckpointError(f"num_hidden_layers is {layers:,} in config.json: that is no model.")
+    if dense_config.get("quantization_config") is not None:
+        raise CheckpointError("config.json has a quantization_config: the model is quantised. Convert it to BF16 or F32 first.")
+    try:
+        config = AutoConfig.for_model(**{name: value for name, value in dense_config.items() if name not in NAMES_OF_CODE})
+        with torch.device("meta"), no_init_weights():
+            AutoModelForCausalLM.from_config(config)
+        return config
+    except MemoryError:
+        raise
+    except Exception as error:  # each family checks, or does not check, in its own way
+        reason = (str(error).strip().splitlines() or [""])[-1].strip()
+        raise CheckpointError(
+            f"The config.json makes no {dense_config['model_type']} model: {type(error).__name__}: {reason}") from None
+
+
+def decoder_layers(model: nn.Module, family: Family) -> nn.ModuleList:
+    """The decoder layers of a model of this family."""
+    return model.get_submodule(family.layers)  # type: ignore[return-value]
+
+
+def check_layers(reader: CheckpointReader, family: Family, num_layers: int) -> None:
+    """Raise CheckpointError when the tensors are those of fewer or more layers than the config says. Where no layer is
+    found at all, its names are others (``check_dense`` has the reason)."""
+    stored = {
+        int(name.removeprefix(f"{family.layers}.").split(".")[0])
+        for name in reader.names() if name.startswith(f"{family.layers}.")}
+    if stored and stored != set(range(num_layers)):
+        raise CheckpointError(
+            f"{str(reader.directory)!r} holds the tensors of {len(stored)} layers, its config says {num_layers}: it is not "
+            "the checkpoint of its config.")
+
+
+def save_moe_config(directory: Path, dense_config: dict[str, Any], upcycle: UpcycleConfig) -> None:
+    """Write the config.json of an upcycled directory."""
+    content = {"model_type": MOE_MODEL_TYPE, "dense_config": dense_config, "upcycle": upcycle.model_dump()}
+    (directory / "config.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
