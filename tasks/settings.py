@@ -5,7 +5,7 @@
     PREFECT_API_URL          a Prefect server; without one Prefect's embedded API with its database under XFT_HOME
     XFT_COMPUTE_SLOTS        heavy stages at once on this machine; they share its cores evenly. Default 1 with a GPU (one
                              GPU, one job), 2 without: a tuned model and its baseline train side by side
-    XFT_STORE                s3://bucket/prefix: artifacts and checkpoints are kept there too (tasks/object_store/); default: none
+    XFT_STORE                s3://bucket/prefix: artifacts and checkpoints are kept there too (object_store/); default: none
     XFT_MLFLOW_UI_URL        address of MLflow's web pages, for links to runs; default: MLFLOW_TRACKING_URI where that is a
                              server, else none. `xft ui` tells its worker
     XFT_DELIVERY_SECONDS     how long a run insists on a server that is away (MLflow, the object store) before it gives up:
