@@ -4,6 +4,8 @@ Everything here is the user's or the machine's doing and is shown without a stac
 an ``assert`` or a plain ``ValueError`` instead.
 """
 
+from pydantic import ValidationError
+
 
 class XftError(Exception):
     """A failure with a message for people.
@@ -60,3 +62,11 @@ class StageInterrupted(XftError):
 
 class StageKilled(StageInterrupted):
     """A stage's process got SIGKILL, mostly for want of memory. Once more is worth a try, unchanged; twice is not."""
+
+
+def first_line(error: Exception) -> str:
+    """What a person needs of an error: of pydantic's, the field and the message."""
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")[:300]
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -18,9 +18,8 @@ from tasks.object_store.artifacts import CHECKPOINTS, free, place_of
 from tasks.object_store.bucket import Bucket, store
 from tasks.prefect_log import Logger
 from tasks.stopping import RunStopped
-from xft_core.errors import ArtifactError, XftError
+from xft_core.errors import ArtifactError, XftError, first_line
 from xft_core.files.disk import disk_full_is_an_error
-from xft_core.store.artifacts import first_line
 from xft_core.store.checkpoints import PREFIX, SEAL, step_of
 from xft_core.store.manifest import FileEntry, entries
 from xft_core.store.workspace import KEY_MARKER, Workspace

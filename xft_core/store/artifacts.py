@@ -18,8 +18,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from xft_core.errors import ArtifactError
 from xft_core.files.digests import MODEL_FILE_SUFFIXES, directory_digest, file_digest
 from xft_core.files.disk import sync
@@ -46,28 +44,6 @@ class OtherArtifact(ArtifactError):
     """A place that holds the artifact of another key."""
 
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def verify(directory: Path) -> Manifest:
     """Check every file of an artifact by size and sha256, and that there is none besides that a reader could take for
     part of it (a note or a hidden file does no harm).
@@ -82,10 +58,6 @@ def verify(directory: Path) -> Manifest:
     for entry in manifest.files:
         check_file(directory, entry)
     return manifest
-
-
-
-
 
 
 def find(directory: Path, key: str) -> Manifest | None:
@@ -157,24 +129,6 @@ def publish(
     sync(directory.parent)
     shutil.rmtree(workspace.root, ignore_errors=True)
     return manifest
-
-
-
-
-
-
-
-
-
-
-def first_line(error: Exception) -> str:
-    """What a person needs of an error: of pydantic's, the field and the message."""
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")[:300]
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
-
-
 
 
 def _versions() -> dict[str, str]:

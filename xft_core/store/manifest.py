@@ -7,11 +7,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from xft_core.errors import ArtifactError
+from xft_core.errors import ArtifactError, first_line
 from xft_core.files.digests import digest_of, file_digest
 from xft_core.files.disk import relative_path
 from xft_core.files.parsing import parse_json
-from xft_core.store.artifacts import first_line
 
 MANIFEST = "manifest.json"
 SCHEMA: Final = 2  # of manifests

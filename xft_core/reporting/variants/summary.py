@@ -9,13 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from xft_core.errors import ArtifactError
+from xft_core.errors import ArtifactError, first_line
 from xft_core.files.parsing import parse_json
 from xft_core.recipe.grid import SEED, Axis, Variant
 from xft_core.recipe.inactive_fields import plays_no_part
 from xft_core.reporting.names import MODELS
 from xft_core.reporting.run.summary import Comparison
-from xft_core.store.artifacts import first_line
 
 NLL = "held_out_nll"
 PASS = ("base_pass_at_1", "plus_pass_at_1")
