@@ -55,7 +55,8 @@ def serve(host: str, port: int, backend_store_uri: str, artifacts_destination: s
     from mlflow.server.fastapi_app import app
 
     page = Path(str(flask_app.static_folder), "index.html").read_text(encoding="utf-8")
-    uvicorn.run(from_environment(MachineLearningFirst(app, page)), host=host, port=port, log_level="warning", lifespan="on", proxy_headers=False)
+    guarded = from_environment(MachineLearningFirst(app, page))
+    uvicorn.run(guarded, host=host, port=port, log_level="warning", lifespan="on", proxy_headers=False)
 
 
 def main() -> int:

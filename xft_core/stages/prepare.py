@@ -168,7 +168,8 @@ class _Preparation:
 
     def _report_contamination(self) -> None:
         (self.output / "decontamination.json").write_text(json.dumps({
-            "benchmarks": path_labels([str(path) for path in self.benchmarks]), "rows_checked": self.checked, "dropped": self.dropped,
+            "benchmarks": path_labels([str(path) for path in self.benchmarks]), "rows_checked": self.checked,
+            "dropped": self.dropped,
         }, indent=1, ensure_ascii=False), encoding="utf-8")
 
     def _log(self) -> None:
