@@ -89,8 +89,9 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     tags = {f"xft.{role}.run_id": item.mlflow_run_id for role, item in artifacts.items() if item.mlflow_run_id}
     reused = sum(item.reused for item in artifacts.values())
     tags |= {"xft.report.key": report.key, "xft.stages": str(len(artifacts)), "xft.reused_stages": str(reused)}
+    text = mlflow_pages.with_files((report.path / "comparison.md").read_text(encoding="utf-8"), run_id)
     tags |= {"xft.merged_model.path": str(merged.path), "xft.merged_model.digest": merged.digest,
-             "mlflow.note.content": shortened((report.path / "comparison.md").read_text(encoding="utf-8"))}
+             "mlflow.note.content": shortened(text)}
     runs.log_summary(run_id, headline(scalars(report.metrics)), tags)
     data = artifacts["prepare"]
     runs.log_data_set(

@@ -342,7 +342,7 @@ class ReportStage(StageConfig):
 class CompareStage(StageConfig):
     summary = "Variants of a recipe side by side, from their reports alone."
 
-    stage, version, implementation = "compare", 2, "xft_core.stages.compare"
+    stage, version, implementation = "compare", 3, "xft_core.stages.compare"
     path_fields = frozenset({"reports"})
 
     recipe: Recipe = Field(description="The recipe that all variants start from.")
