@@ -16,7 +16,7 @@ from tasks.object_store.bucket import Bucket, store
 from xft_core.errors import ArtifactError
 from xft_core.files.disk import disk_full_is_an_error
 from xft_core.store.artifacts import verify, without_advice
-from xft_core.store.manifest import MANIFEST, Manifest, OtherVersion
+from xft_core.store.manifest import MANIFEST, Manifest, OtherVersion, parse_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
         if content is None:
             return None
         try:
-            manifest = parse_manifest(content, f"{bucket.address}/{place}", key)
+            manifest = checked_manifest(content, f"{bucket.address}/{place}", key)
             with file_sets.beside(output) as directory:
                 file_sets.receive(bucket, place, manifest.files, directory, stop)
                 (directory / MANIFEST).write_bytes(content)
@@ -74,7 +74,7 @@ def deliver(output: Path, stop: threading.Event) -> bool:
         return False
     place = place_of(output)
     content = (output / MANIFEST).read_bytes()
-    manifest = parse_manifest(content, repr(str(output)))
+    manifest = checked_manifest(content, repr(str(output)))
     if _is_there(bucket, place, manifest.key):
         return False
     sent = file_sets.send(bucket, place, output, manifest.files, content, stop, only_new=True)
@@ -100,7 +100,7 @@ def read_manifest(bucket: Bucket, place: str) -> Manifest:
     content = bucket.get(file_sets.manifest_name(place))
     if content is None:
         raise ArtifactError(f"{bucket.address}/{place} has no {MANIFEST}: it was never finished, or is being removed.")
-    return parse_manifest(content, f"{bucket.address}/{place}")
+    return checked_manifest(content, f"{bucket.address}/{place}")
 
 
 @contextmanager
@@ -117,7 +117,7 @@ def free(output: Path) -> Iterator[bool]:
         yield True
 
 
-def parse_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:
+def checked_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:
     """The manifest in ``content``, every path in it safe. Raises ArtifactError, naming ``where``, for a damaged one, or
     one of another ``key``."""
     manifest = parse_manifest(content, f"The manifest of {where}")
@@ -132,7 +132,7 @@ def _is_there(bucket: Bucket, place: str, key: str) -> bool:
     if content is None:
         return False
     try:
-        parse_manifest(content, f"{bucket.address}/{place}", key)
+        checked_manifest(content, f"{bucket.address}/{place}", key)
     except OtherVersion:
         return True
     except ArtifactError as error:
