@@ -57,7 +57,8 @@ from tasks.tracking.client import client
 parent, = [run for item in client().search_experiments() for run in client().search_runs([item.experiment_id])
            if run.data.tags["xft.kind"] == "pipeline"]
 experiment = [parent.info.experiment_id]
-run, = client().search_runs(experiment, f"tags.`mlflow.parentRunId` = '{parent.info.run_id}' and tags.`xft.role` = 'count_words'")
+of_run = f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'"
+run, = client().search_runs(experiment, f"{of_run} and tags.`xft.role` = 'count_words'")
 print(run.info.run_name, run.info.status, run.data.metrics["final/words"], run.data.tags["xft.stage"])
 print(*(item.path for item in client().list_artifacts(parent.info.run_id, "counts")))
 """

@@ -1,7 +1,7 @@
 """The pipeline as data: what it knows of each stage, and the steps that a recipe makes of them, in the order of the work.
 
     prepare ─┬─ sft (dense baseline) ───────────────┐
-             └─ upcycle ─ sft (MoE) ─ mix ─ merge ──┴─ generate ─ evaluate, nll, lm_eval: base, sft, moe, merged ─ report
+    upcycle ─┴─ sft (MoE) ─ mix ─ merge ────────────┴─ generate ─ evaluate, nll, lm_eval: base, sft, moe, merged ─ report
 
 A stage is a kind of work (``sft``); a step is one piece of it in a run (``sft_moe``, ``sft_baseline``). Submitting, planning,
 preflight, the report and what MLflow shows all go through these steps. To add a stage: write ``xft_core/stages/NAME.py`` with
