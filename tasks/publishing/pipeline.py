@@ -27,6 +27,7 @@ from tasks.tracking.client import explained, scalars
 from tasks.tracking.files import log_directory, log_text
 from tasks.tracking.model import log_model
 from xft_core.recipe.sections import Recipe
+from xft_core.recipe.steps import FACTS
 from xft_core.reporting.variants.summary import read_comparison
 
 LONGEST_TAG = 5000
@@ -98,17 +99,11 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
         run_id, name=Path(run.recipe.data.path).name, digest=data.digest,
         source=json.dumps({"uri": run.recipe.data.path}), profile=json.dumps(scalars(data.metrics)))
     log_text(run_id, _yaml(run.recipe), "recipe.yaml")
-    log_directory(run_id, report.path, "report")
-    whole = log_model(run, merged.path, report.path / "README.md")
-    log_directory(run_id, artifacts["mix"].path, "mixing", suffixes=(".json",))
-    log_directory(run_id, data.path, "data", suffixes=("decontamination.json",))
     for role, item in artifacts.items():
-        if item.stage in ("generate", "evaluate"):
-            name = "samples" if item.stage == "generate" else "verdicts"
-            log_directory(run_id, item.path, f"{name}/{role.partition('_')[2]}")
-        if item.stage in ("nll", "lm_eval"):
-            log_directory(run_id, item.path, f"measures/{role}")
-    return whole
+        facts = FACTS[item.stage]
+        if facts.shown:
+            log_directory(run_id, item.path, facts.shown.format(role=role, of=role.partition("_")[2]), facts.suffixes)
+    return log_model(run, merged.path, report.path / "README.md")
 
 
 def _to_prefect(name: str, report: Path, card: str, registered: registry.Registration | None, logger: Logger) -> None:

@@ -1,6 +1,5 @@
 """The merged model's card: a Hugging Face README.md with what made the model, how good it is and how to load it."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -9,6 +8,7 @@ from xft_core.data.templates import magicoder_prompt
 from xft_core.recipe.labels import flat_names, path_labels
 from xft_core.recipe.load import flatten
 from xft_core.recipe.sections import PROCESS_FIELDS
+from xft_core.recipe.steps import FACTS
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import warnings
 from xft_core.reporting.run.markdown import CAPTION, picture, results_table
@@ -49,11 +49,9 @@ messages = [{"role": "user", "content": "%s"}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)"""
 
 
-def model_card(
-    comparison: Comparison, evidence: Evidence, plots: frozenset[str], stage_order: Sequence[str],
-) -> str:
-    """The text of README.md: YAML front matter and sections. ``plots``: names of the pictures that there are;
-    ``stage_order``: names of stages in the order of the pipeline. Needs neither network nor torch."""
+def model_card(comparison: Comparison, evidence: Evidence, plots: frozenset[str]) -> str:
+    """The text of README.md: YAML front matter and sections. ``plots``: names of the pictures that there are.
+    Needs neither network nor torch."""
     recipe = evidence.recipe
     merged = comparison.row("merged")
     sections = [
@@ -72,7 +70,7 @@ def model_card(
         *(["## Training", *picture("loss", plots)] if "loss" in plots else []),
         "## Choices", "What made the weights:", _choices(evidence, TRAINING_SECTIONS),
         "How they were measured, and the dense baseline beside them:", _choices(evidence, MEASURING_SECTIONS),
-        "## Lineage", _lineage(evidence, stage_order),
+        "## Lineage", _lineage(evidence),
         "## Limits", f"Measured only as shown above.{_decontamination(comparison)} The model writes code that may be wrong "
         "or unsafe: review and test it. The licences of the base model and of the instruction data apply.",
     ]
@@ -176,7 +174,8 @@ def _by_number(role: str) -> tuple[str, int]:
     return (name, int(number)) if number.isdecimal() else (role, 0)
 
 
-def _lineage(evidence: Evidence, stage_order: Sequence[str]) -> str:
+def _lineage(evidence: Evidence) -> str:
+    stage_order = list(FACTS)
     in_order = sorted(
         evidence.manifests.items(), key=lambda item: (stage_order.index(item[1].stage), *_by_number(item[0])))
     rows = [

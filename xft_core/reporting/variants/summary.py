@@ -13,7 +13,7 @@ from xft_core.errors import ArtifactError, first_line
 from xft_core.files.parsing import parse_json
 from xft_core.recipe.grid import SEED, Axis, Variant
 from xft_core.recipe.inactive_fields import plays_no_part
-from xft_core.reporting.names import MODELS
+from xft_core.recipe.steps import MODELS
 from xft_core.reporting.run.summary import Comparison
 
 NLL = "held_out_nll"
