@@ -27,6 +27,9 @@ from xft_core.stages.configs import (
     SftStage,
     UpcycleStage,
 )
+from xft_core.store.results.merge import MergeMetrics
+from xft_core.store.results.mix import MixMetrics
+from xft_core.store.results.sft import SftMetrics
 
 Outcome = ArtifactRef | State[Any]
 Model = ArtifactRef | str
@@ -51,7 +54,7 @@ def sft(run: PipelineRun, role: str, model: Model, data: ArtifactRef, config: Sf
     """Supervised fine-tuning of a dense model or of a Mixture-of-Experts."""
     recipe = run.recipe
     return carry_out(
-        run, role, SftStage, lambda metrics: checks.training_findings(metrics, recipe.checks, only_stop=True),
+        run, role, SftStage, lambda made: checks.training_findings(SftMetrics.of(made), recipe.checks, only_stop=True),
         model=model_name(model), data=data.path, seed=recipe.seed, sft=config, checks=recipe.checks)
 
 
@@ -61,7 +64,7 @@ def mix(run: PipelineRun, role: str, model: ArtifactRef, data: ArtifactRef) -> O
     recipe = run.recipe
     return carry_out(
         run, role, MixStage,
-        lambda metrics: checks.mixing_findings(metrics, recipe.merge.method, recipe.checks, only_stop=True),
+        lambda made: checks.mixing_findings(MixMetrics.of(made), recipe.merge.method, recipe.checks, only_stop=True),
         model=model_name(model), data=data.path, seed=recipe.seed, merge=recipe.merge,
         num_processes=recipe.sft.num_processes, num_nodes=recipe.sft.num_nodes)
 
@@ -71,9 +74,9 @@ def merge(run: PipelineRun, role: str, model: ArtifactRef, coefficients: Artifac
     """Experts to one dense model; ``data`` is there to measure its held-out loss."""
     recipe = run.recipe
     # The untouched Mixture-of-Experts stands for the base model where upcycling is the identity.
-    base = model.metrics.get("held_out_nll_before") if recipe.upcycle.is_identity else None
+    base = SftMetrics.of(model).held_out_nll_before if recipe.upcycle.is_identity else None
     return carry_out(
-        run, role, MergeStage, lambda metrics: checks.merge_findings(metrics, base, recipe.checks),
+        run, role, MergeStage, lambda made: checks.merge_findings(MergeMetrics.of(made), base, recipe.checks),
         model=model_name(model), coefficients=coefficients.path, data=data.path, precision=recipe.sft.precision)
 
 

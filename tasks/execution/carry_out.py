@@ -59,12 +59,12 @@ KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory: 128 bits
 
 
 def carry_out(
-    run: PipelineRun, role: str, stage: type[StageConfig], went_wrong: Callable[[dict[str, Any]], list[str]] = lambda _: [],
+    run: PipelineRun, role: str, stage: type[StageConfig], went_wrong: Callable[[Manifest], list[str]] = lambda _: [],
     **fields: Any,
 ) -> ArtifactRef | State[Any]:
     """Have the artifact of ``stage`` with these ``fields``: from the store (the task ends as Cached), or by making it.
 
-    ``went_wrong``: what of the artifact's metrics must stop the run; asked of a reused one too. Raises XftError; ends as
+    ``went_wrong``: why the artifact's results must stop the run; asked of a reused one too. Raises XftError; ends as
     Cancelled when the run was stopped.
     """
     logger = get_run_logger()
@@ -86,7 +86,7 @@ def carry_out(
             # another run at the same work has.
             reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
             recorded = _record(child, config, manifest, reused, logger)
-        checks.raise_for(went_wrong(manifest.metrics))
+        checks.raise_for(went_wrong(manifest))
     except RunStopped as stopped:
         child.end("KILLED")
         return Cancelled(message=str(stopped))

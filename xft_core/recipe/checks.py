@@ -9,6 +9,9 @@ from typing import Any
 
 from xft_core.errors import XftError
 from xft_core.recipe.sections import ChecksConfig, Recipe
+from xft_core.store.results.merge import MergeMetrics
+from xft_core.store.results.mix import MixMetrics
+from xft_core.store.results.sft import WatchedTraining
 
 POINTS = 5  # of the training curve, in the mean: one high point is no divergence
 RISE, LEAST_RISE = 0.3, 0.3  # as a share of the lowest mean, and in nats
@@ -51,14 +54,13 @@ class TrainingWatch:
                 self._alive_at = step
             self.dead_steps = max(self.dead_steps, step - self._alive_at)
 
-    def metrics(self) -> dict[str, int]:
+    def found(self) -> WatchedTraining:
         """What the stage's manifest keeps of it."""
-        found = {"dead_expert_steps": self.dead_steps}
-        return found if self.diverged_at_step is None else found | {"diverged_at_step": self.diverged_at_step}
+        return WatchedTraining(dead_expert_steps=self.dead_steps, diverged_at_step=self.diverged_at_step)
 
     def stop_for(self, checks: ChecksConfig) -> None:
         """Raise RunWentWrong for what ``checks`` says training must stop for."""
-        raise_for(training_findings(self.metrics(), checks, only_stop=True))
+        raise_for(training_findings(self.found(), checks, only_stop=True))
 
 
 def recipe_findings(recipe: Recipe) -> list[str]:
@@ -70,10 +72,10 @@ def recipe_findings(recipe: Recipe) -> list[str]:
         f"{recipe.data.template} (data.template): they answer in a form they never saw. Set generate.prompt_style to auto."]
 
 
-def training_findings(metrics: Mapping[str, Any], checks: ChecksConfig, only_stop: bool = False) -> list[str]:
-    """Sentences on the training whose stage has these ``metrics``; ``only_stop``: only those that must stop the run."""
+def training_findings(training: WatchedTraining, checks: ChecksConfig, only_stop: bool = False) -> list[str]:
+    """Sentences on what was noticed in a training; ``only_stop``: only those that must stop the run."""
     found = []
-    diverged, dead = metrics.get("diverged_at_step"), metrics.get("dead_expert_steps", 0)
+    diverged, dead = training.diverged_at_step, training.dead_expert_steps or 0
     if diverged is not None and _wanted(checks.diverging_loss, only_stop):
         found.append(
             f"The training loss diverged: at step {diverged} it was far above its lowest point. Lower sft.learning_rate, "
@@ -85,18 +87,18 @@ def training_findings(metrics: Mapping[str, Any], checks: ChecksConfig, only_sto
     return found
 
 
-def mixing_findings(metrics: Mapping[str, Any], method: str, checks: ChecksConfig, only_stop: bool = False) -> list[str]:
+def mixing_findings(metrics: MixMetrics, method: str, checks: ChecksConfig, only_stop: bool = False) -> list[str]:
     """As ``training_findings``, on mixing coefficients; only those that were learned can disappoint."""
     found: list[str] = []
     if method != "learned":
         return found
-    merged, uniform = metrics.get("held_out_nll_merged"), metrics.get("held_out_nll_uniform")
+    merged, uniform = metrics.held_out_nll_merged, metrics.held_out_nll_uniform
     worse = merged is not None and uniform is not None and round(merged, 4) > round(uniform, 4)  # as far as it is told
     if worse and _wanted(checks.worse_than_uniform, only_stop):
         found.append(
             f"Learned mixing is worse than uniform mixing on held-out rows ({merged:.4f} against {uniform:.4f}): "
             "lower merge.learning_rate, or use merge.method=uniform.")
-    movement = metrics.get("movement_max")
+    movement = metrics.movement_max
     if movement is not None and movement < MOVED and _wanted(checks.unmoved_coefficients, only_stop):
         found.append(
             f"The mixing coefficients did not move (largest change {movement:.4f}): this is uniform mixing in all but "
@@ -104,9 +106,9 @@ def mixing_findings(metrics: Mapping[str, Any], method: str, checks: ChecksConfi
     return found
 
 
-def merge_findings(metrics: Mapping[str, Any], base: float | None, checks: ChecksConfig) -> list[str]:
+def merge_findings(metrics: MergeMetrics, base: float | None, checks: ChecksConfig) -> list[str]:
     """Why a merged model of these ``metrics`` must stop the run; ``base``: held-out loss of the base model."""
-    merged = metrics.get("held_out_nll")
+    merged = metrics.held_out_nll
     if base is None or merged is None or merged <= base or checks.worse_than_base != "stop":
         return []
     return [worse_than_base("The merged model", merged, base)]

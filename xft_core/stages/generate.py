@@ -34,6 +34,7 @@ from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.recipe.sections import GenerateConfig
 from xft_core.stages.configs import GenerateStage
+from xft_core.store.results.generate import GenerateMetrics
 from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -57,11 +58,9 @@ class Request:
         return self.problem.task_id, self.sample_index
 
 
-def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
+def run(config: GenerateStage, workspace: Workspace) -> GenerateMetrics:
     """Answer the benchmark's problems.
 
-    Metrics: ``problems``, ``samples``, ``new_tokens``, ``truncated`` and ``prompt_too_long`` (samples with
-    finish_reason length and prompt_too_long); ``seconds`` and ``problems_per_minute`` of this start.
     Raises DataError, CheckpointError; RecipeError for a back end that is not installed.
     """
     started = time.monotonic()
@@ -95,11 +94,10 @@ def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
     (workspace.output / "samples.jsonl").write_text("".join(map(_line, ordered)), encoding="utf-8")
     reasons = [sample["finish_reason"] for sample in ordered]
     seconds = time.monotonic() - started
-    return {
-        "problems": len(problems), "samples": len(ordered),
-        "new_tokens": sum(sample["new_tokens"] for sample in ordered),
-        "truncated": reasons.count("length"), "prompt_too_long": reasons.count("prompt_too_long"),
-        "seconds": round(seconds, 3), "problems_per_minute": round(60 * (len(problems) - problems_before) / seconds, 3)}
+    return GenerateMetrics(
+        problems=len(problems), samples=len(ordered), new_tokens=sum(sample["new_tokens"] for sample in ordered),
+        truncated=reasons.count("length"), prompt_too_long=reasons.count("prompt_too_long"), seconds=round(seconds, 3),
+        problems_per_minute=round(60 * (len(problems) - problems_before) / seconds, 3))
 
 
 def open_completer(

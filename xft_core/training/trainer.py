@@ -35,6 +35,7 @@ from xft_core.runtime.group import is_first, number_of_processes, process_number
 from xft_core.runtime.progress import describe_progress, on_terminal
 from xft_core.store.checkpoints import PREFIX, seal
 from xft_core.store.curves import MetricsLog, read_metrics
+from xft_core.store.results.sft import TrainingMetrics
 from xft_core.training.held_out import take_routings
 from xft_core.training.optimizer_state import load_state, save_state
 from xft_core.training.response_loss import response_loss
@@ -318,13 +319,13 @@ def put_weights(model: PreTrainedModel, checkpoint: Path) -> None:
 def train(
     model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path, metrics: MetricsLog,
     checks: ChecksConfig,
-) -> dict[str, float]:
+) -> TrainingMetrics | None:
     """Train ``model`` in place, going on from the last checkpoint in ``directory`` if there is one.
 
     Of several processes, all must call it. What each is left with is its part of the model; the last checkpoint, that of
     the last step, has all of it.
     Returns steps, tokens per second in the mean over the curve's points, the loss of the last log interval, and what
-    was noticed on the way (see checks.TrainingWatch); in the first process only, of several.
+    was noticed on the way (see checks.TrainingWatch); None in all but the first of several processes.
     Raises TrainingFailed when the loss is no number any more, RunWentWrong for what ``checks`` says to stop for.
     """
     step = step_to_go_on_from(directory, metrics, "sft")
@@ -337,9 +338,9 @@ def train(
         # bf16_mixed leaves the model wrapped in autocast; what is measured next is the model as it is saved.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if not is_first():
-        return {}
+        return None
     points = [point["metrics"] for point in read_metrics(metrics.path) if "loss" in point["metrics"]]
-    return {
-        "steps": trainer.args.max_steps, "train_loss": points[-1]["loss"],
-        "tokens_per_second": sum(point["tokens_per_second"] for point in points) / len(points),
-        **trainer.watch.metrics()}
+    return TrainingMetrics(
+        steps=trainer.args.max_steps, train_loss=points[-1]["loss"],
+        tokens_per_second=sum(point["tokens_per_second"] for point in points) / len(points),
+        **dict(trainer.watch.found()))

@@ -11,6 +11,8 @@ from xft_core.reporting.pass_rates import Pair, PassRate, counts, pair, pass_rat
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.multilingual import Average, averages
 from xft_core.reporting.statistics import measured_interval
+from xft_core.store.results.mix import MixMetrics
+from xft_core.store.results.sft import SftMetrics
 
 # Which model is compared with which: the question of the paper first.
 PAIRS = (("merged", "sft"), ("merged", "base"), ("merged", "moe"), ("moe", "sft"), ("sft", "base"))
@@ -353,9 +355,9 @@ def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
     checks, found = evidence.recipe.checks, {}
     for model, role in (("sft", "sft_baseline"), ("moe", "sft_moe")):
         if role in evidence.manifests:
-            found[model] = training_findings(evidence.manifests[role].metrics, checks)
+            found[model] = training_findings(SftMetrics.of(evidence.manifests[role]), checks)
     if "mix" in evidence.manifests:
-        found["merged"] = mixing_findings(evidence.manifests["mix"].metrics, evidence.recipe.merge.method, checks)
+        found["merged"] = mixing_findings(MixMetrics.of(evidence.manifests["mix"]), evidence.recipe.merge.method, checks)
     return found
 
 

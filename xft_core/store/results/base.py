@@ -101,7 +101,8 @@ class Metrics(Result):
 
     def flat(self) -> dict[str, Any]:
         """The numbers that there are, by the names that they have in a manifest and in MLflow."""
-        marks, found = self._flat_fields(), {}
+        marks = self._flat_fields()
+        found: dict[str, Any] = {}
         for name, value in self:
             if name in marks:
                 found |= {f"{marks[name].prefix}{key}": item for key, item in value.items()}

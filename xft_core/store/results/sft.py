@@ -19,7 +19,7 @@ class WatchedTraining(Metrics):
 class TrainingMetrics(WatchedTraining):
     """What a training measures by itself."""
 
-    steps: int | None = Field(description="Optimizer steps of the whole training [count]")
+    steps: int = Field(description="Optimizer steps of the whole training [count]")
     train_loss: float | None = Field(description="Training loss of the last logging interval [nats per response token]")
     tokens_per_second: float | None = Field(description="Mean training speed over the curve's points [tokens per second]")
 
