@@ -16,14 +16,16 @@ from xft_core.reporting.run.model_card import model_card
 from xft_core.reporting.run.plots import draw_all
 from xft_core.reporting.run.summary import Comparison, compare, metric_endings
 from xft_core.stages.configs import STAGES, ReportStage
+from xft_core.store.results.report import ReportMetrics
 from xft_core.store.workspace import Workspace
 
 
-def run(config: ReportStage, workspace: Workspace) -> dict[str, float]:
-    """The report stage. Metrics: the headline numbers, see ``headline``. Raises ArtifactError for a broken artifact."""
+def run(config: ReportStage, workspace: Workspace) -> ReportMetrics:
+    """The report stage. Raises ArtifactError for a broken artifact."""
     evidence = Evidence.read(config.recipe, config.artifacts)
     comparison = compare(evidence)
-    content = comparison.model_dump() | {"warnings": warnings(comparison)}
+    comparison_warnings = warnings(comparison)
+    content = comparison.model_dump() | {"warnings": comparison_warnings}
     plots = draw_all(comparison, evidence, workspace.output / "plots")
     files = {
         "comparison.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
@@ -33,7 +35,7 @@ def run(config: ReportStage, workspace: Workspace) -> dict[str, float]:
     for name, text in files.items():
         (workspace.output / name).write_text(text, encoding="utf-8")
     write_page(f"{config.recipe.name}: answers and verdicts", _answers(evidence), workspace.output / PAGE)
-    return headline(comparison)
+    return ReportMetrics(numbers=headline(comparison), warnings=len(comparison_warnings))
 
 
 def _answers(evidence: Evidence) -> list[Answers]:
@@ -79,7 +81,6 @@ def headline(comparison: Comparison) -> dict[str, float]:
     if comparison.mixing:
         found["uniform_held_out_nll"] = comparison.mixing.held_out_nll_uniform
         found["mixing_movement_max"] = comparison.mixing.movement_max
-    found["warnings"] = len(warnings(comparison))
     found |= _measures(comparison, {name.partition("_")[2] for name in found})
     return {name: value for name, value in found.items() if value is not None}
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -84,9 +84,17 @@ class Metrics(Result):
 
         Raises ArtifactError when one of them is not what it should be.
         """
+        try:
+            return cls.from_flat(artifact.metrics)
+        except ValueError as error:
+            raise ArtifactError(f"A number of the {artifact.stage} artifact is wrong: {first_line(error)}. {REBUILD}") from None
+
+    @classmethod
+    def from_flat(cls, numbers: Mapping[str, Any]) -> Self:
+        """The same from ``numbers`` by their flat names. Raises ValueError."""
         flat = cls._flat_fields()
         found: dict[str, Any] = {name: {} if name in flat else None for name in cls.model_fields}
-        for name, value in artifact.metrics.items():
+        for name, value in numbers.items():
             if name in found and name not in flat:
                 found[name] = value
             elif field := next((field for field, mark in flat.items() if name.startswith(mark.prefix)), None):
@@ -94,10 +102,7 @@ class Metrics(Result):
                     found[field][flat[field].key(name.removeprefix(flat[field].prefix))] = value
                 except ValueError:
                     continue  # another version's number
-        try:
-            return cls.model_validate(found)
-        except ValueError as error:
-            raise ArtifactError(f"A number of the {artifact.stage} artifact is wrong: {first_line(error)}. {REBUILD}") from None
+        return cls.model_validate(found)
 
     def flat(self) -> dict[str, Any]:
         """The numbers that there are, by the names that they have in a manifest and in MLflow."""
@@ -111,9 +116,9 @@ class Metrics(Result):
         return found
 
     def finite(self) -> Self:
-        """The same with None in place of numbers that are infinite or not a number."""
-        return self.model_copy(update={
-            name: None for name, value in self if isinstance(value, float) and not math.isfinite(value)})
+        """The same without the numbers that are infinite or not a number."""
+        return self.from_flat({
+            name: value for name, value in self.flat().items() if not isinstance(value, float) or math.isfinite(value)})
 
     @classmethod
     def _flat_fields(cls) -> dict[str, Flat]:

@@ -9,11 +9,10 @@ from xft_core.store.results.base import Flat, Metrics, Result, ResultFile
 NOT_GRADED = "infrastructure_error"
 
 
-class EvaluateMetrics(Metrics):
+class PassRates(Metrics):
     """pass@k of a model on a benchmark. "base": the benchmark's own tests; "plus": these and the extended ones (the same
     where there are none)."""
 
-    skipped: int | None = Field(description="1 for a benchmark that cannot be graded here; absent for others [count]")
     base_pass_at: Annotated[dict[int, float], Flat("base_pass_at_", int)] = Field(description=(
         "pass@k on base tests, by k [fraction, 0 to 1]"))
     plus_pass_at: Annotated[dict[int, float], Flat("plus_pass_at_", int)] = Field(description=(
@@ -21,18 +20,24 @@ class EvaluateMetrics(Metrics):
     plus_interval_low: float | None = Field(description=(
         "Lower end of the 95% interval of pass@1 on base and extended tests, over problems [fraction, 0 to 1]"))
     plus_interval_high: float | None = Field(description="Upper end of the same interval [fraction, 0 to 1]")
-    problems: int | None = Field(description="Problems that were answered [count]")
-    samples: int | None = Field(description="Answers to all problems together [count]")
+    problems: int = Field(description="Problems that were answered [count]")
+    samples: int = Field(description="Answers to all problems together [count]")
     infrastructure_errors: int | None = Field(description=(
         "Answers to problems that cannot be graded here; these problems count for nothing [count]"))
-    pass_at_1_of_group: Annotated[dict[str, float], Flat("pass_at_1/")] = Field(description=(
-        "pass@1 on base and extended tests of each group of problems, by name [fraction, 0 to 1]"))
-    seconds: float | None = Field(description="Duration of the start that finished the stage [seconds]")
 
     @property
     def plus_pass_at_1(self) -> float | None:
         """pass@1 on base and extended tests, as a fraction."""
         return self.plus_pass_at.get(1)
+
+
+class EvaluateMetrics(PassRates):
+    """All numbers of the stage. Of a benchmark that is skipped there are no rates."""
+
+    skipped: int | None = Field(description="1 for a benchmark that cannot be graded here; absent for others [count]")
+    pass_at_1_of_group: Annotated[dict[str, float], Flat("pass_at_1/")] = Field(description=(
+        "pass@1 on base and extended tests of each group of problems, by name [fraction, 0 to 1]"))
+    seconds: float | None = Field(description="Duration of the start that finished the stage [seconds]")
 
 
 class GradedSample(Result):
