@@ -129,9 +129,9 @@ def upcycle_config_of_reference(content: dict[str, Any]) -> UpcycleConfig:
         logger.warning("import-reference: gate_noise_epsilon is %s; tuning the model further uses 0.01 (inference does not "
                        "depend on it)", content["gate_noise_epsilon"])
     try:
-        return UpcycleConfig(
-            num_experts=content.get("num_experts"), num_experts_per_tok=content.get("num_selects"),
-            router_noise=content.get("gate_add_noise", True), store_experts="all", **GATE_TYPES[gate_type])
+        return UpcycleConfig.model_validate({
+            "num_experts": content.get("num_experts"), "num_experts_per_tok": content.get("num_selects"),
+            "router_noise": content.get("gate_add_noise", True), "store_experts": "all", **GATE_TYPES[gate_type]})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])).replace("num_experts_per_tok", "num_selects")
