@@ -3,12 +3,12 @@
 Every limit is here, so that a stage that stops and a report that warns mean the same.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from statistics import fmean
-from typing import Any
 
 from xft_core.errors import XftError
 from xft_core.recipe.sections import ChecksConfig, Recipe
+from xft_core.store.results.curve import CurvePoint, CurveValues
 from xft_core.store.results.merge import MergeMetrics
 from xft_core.store.results.mix import MixMetrics
 from xft_core.store.results.sft import WatchedTraining
@@ -31,26 +31,26 @@ class TrainingWatch:
     DEAD_LOAD. A resumed training feeds the points of the curve again, and comes to the same.
     """
 
-    def __init__(self, points: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, points: Iterable[CurvePoint] = ()) -> None:
         self.diverged_at_step: int | None = None
         self.dead_steps = 0
         self._losses: list[float] = []
         self._lowest = float("inf")
         self._alive_at = 0
         for point in points:
-            self.add(point["step"], point["metrics"])
+            self.add(point.step, point.values)
 
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+    def add(self, step: int, values: CurveValues) -> None:
         """One point of the curve."""
-        if "loss" in metrics:
-            self._losses = [*self._losses[1 - POINTS:], metrics["loss"]]
+        if values.loss is not None:
+            self._losses = [*self._losses[1 - POINTS:], values.loss]
             if len(self._losses) == POINTS:
                 mean = fmean(self._losses)
                 self._lowest = min(self._lowest, mean)
                 if self.diverged_at_step is None and mean > self._lowest + max(RISE * self._lowest, LEAST_RISE):
                     self.diverged_at_step = step
-        if "expert_load_min" in metrics:
-            if metrics["expert_load_min"] >= DEAD_LOAD:
+        if values.expert_load_min is not None:
+            if values.expert_load_min >= DEAD_LOAD:
                 self._alive_at = step
             self.dead_steps = max(self.dead_steps, step - self._alive_at)
 

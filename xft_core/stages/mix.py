@@ -17,6 +17,7 @@ from xft_core.runtime.device import device_for_work
 from xft_core.runtime.group import is_first, leave_others
 from xft_core.stages.configs import MixStage
 from xft_core.store.curves import MetricsLog
+from xft_core.store.results.curve import CurveValues
 from xft_core.store.results.mix import CoefficientsFile, LayerCoefficients, MixMetrics
 from xft_core.store.workspace import Workspace
 from xft_core.training.held_out import held_out_loss
@@ -44,7 +45,7 @@ def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
         if is_first():
             uniform = held_out_loss(mixed.model, held_out_rows).nll
             metrics_log.begin()
-            metrics_log.set(0, {"held_out_nll": uniform})
+            metrics_log.set(0, CurveValues(held_out_nll=uniform).flat())
         if merge.method == "learned":
             weight_LN, steps = learn(
                 mixed, load_rows(config.data, "train"), merge, config.seed, workspace.checkpoints, metrics_log,
@@ -58,7 +59,7 @@ def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
         mixed.apply(weight_LN)
         merged = held_out_loss(mixed.model, held_out_rows).nll
     if steps is not None:
-        metrics_log.set(steps, {"held_out_nll": merged})
+        metrics_log.set(steps, CurveValues(held_out_nll=merged).flat())
     logger.info("mix: held-out loss %.4f %s, %.4f uniform", merged, merge.method, uniform)
     movement_L = (weight_LN - uniform_LN).abs().amax(dim=1)
     layers = [

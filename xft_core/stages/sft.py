@@ -25,6 +25,7 @@ from xft_core.runtime.group import is_first, leave_others, number_of_processes
 from xft_core.stages.configs import SftStage
 from xft_core.store.checkpoints import PREFIX
 from xft_core.store.curves import MetricsLog
+from xft_core.store.results.curve import CurveValues
 from xft_core.store.results.sft import LayerRouting, RouterFile, SftMetrics
 from xft_core.store.workspace import Workspace
 from xft_core.training.held_out import HeldOutLoss, check_rows_fit, held_out_loss
@@ -61,7 +62,7 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
         put_weights(model, workspace.checkpoints / f"{PREFIX}{training.steps}")
         model.to(device_for_work())
     after = held_out_loss(model, held_out_rows)
-    metrics_log.set(training.steps, {"held_out_nll": after.nll})
+    metrics_log.set(training.steps, CurveValues(held_out_nll=after.nll).flat())
     logger.info("sft: held-out loss %.4f after %d steps", after.nll, training.steps)
     _save(model, source, config, workspace, after)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -86,7 +87,7 @@ def _loss_before(model: PreTrainedModel, rows: Rows, workspace: Workspace, metri
     before: float = found[0]["nll"] if found else held_out_loss(model.to(device_for_work()), rows).nll
     if not found and math.isfinite(before):  # training itself says what is wrong with a model that gives no numbers
         append(path, {"nll": before})
-    metrics_log.set(0, {"held_out_nll": before})
+    metrics_log.set(0, CurveValues(held_out_nll=before).flat())
     logger.info("sft: held-out loss %.4f before", before)
     return before
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from xft_core.recipe.checks import RunWentWrong, TrainingWatch, merge_findings, mixing_findings, raise_for, training_findings
 from xft_core.recipe.sections import ChecksConfig
+from xft_core.store.results.curve import CurvePoint, CurveValues
 from xft_core.store.results.merge import MergeMetrics
 from xft_core.store.results.mix import MixMetrics
 from xft_core.store.results.sft import WatchedTraining
@@ -19,7 +20,7 @@ WORSE = MergeMetrics(parameters=1, held_out_nll=1.2)
 def watched(losses: list[float], loads: list[float] | None = None, steps_between: int = 10) -> TrainingWatch:
     loads = loads if loads is not None else [0.2] * len(losses)
     return TrainingWatch(
-        {"step": steps_between * (index + 1), "metrics": {"loss": loss, "expert_load_min": load}}
+        CurvePoint(steps_between * (index + 1), CurveValues(loss=loss, expert_load_min=load))
         for index, (loss, load) in enumerate(zip(losses, loads, strict=True)))
 
 
@@ -41,7 +42,7 @@ def test_a_resumed_training_comes_to_the_same(points: list[tuple[float, float]],
     losses, loads = [loss for loss, _ in points], [load for _, load in points]
     resumed = watched(losses[:cut], loads[:cut])
     for index in range(min(cut, len(points)), len(points)):
-        resumed.add(10 * (index + 1), {"loss": losses[index], "expert_load_min": loads[index]})
+        resumed.add(10 * (index + 1), CurveValues(loss=losses[index], expert_load_min=loads[index]))
     assert resumed.found() == watched(losses, loads).found()
 
 
@@ -78,7 +79,7 @@ def test_a_merged_model_worse_than_the_base_stops_if_asked() -> None:
 def test_training_stops_where_it_diverges() -> None:
     watch = watched([1.0] * 5)
     for index in range(5, 9):
-        watch.add(10 * (index + 1), {"loss": 1.8})
+        watch.add(10 * (index + 1), CurveValues(loss=1.8))
     watch.stop_for(ChecksConfig())
     with pytest.raises(RunWentWrong, match="diverged: at step"):
         watch.stop_for(STOP_ALL)

@@ -24,7 +24,7 @@ from xft_core.store.results.sft import SftMetrics
 
 UNITS = {
     "count", "fraction, 0 to 1", "nats", "nats per response token", "nats, count", "seconds", "MiB", "tokens per second",
-    "problems per minute", "sha256", "text", "text or number", "yes or no", "token ids", "names and versions",
+    "problems per minute", "no unit", "sha256", "text", "text or number", "yes or no", "token ids", "names and versions",
     "seconds and MiB, as each name says", "each metric's own, mostly a fraction, 0 to 1",
     "pass@k: fraction, 0 to 1; nll: nats per response token; others: count"}
 

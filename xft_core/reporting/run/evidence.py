@@ -8,9 +8,9 @@ from typing import TypeVar
 from xft_core.recipe.labels import looks, path_forms, path_labels, unique_labels
 from xft_core.recipe.sections import EvaluateConfig, Recipe
 from xft_core.reporting.names import benchmark_title, file_stem
-from xft_core.store.curves import read_metrics
 from xft_core.store.manifest import Manifest, read_manifest
 from xft_core.store.results.base import Metrics, ResultFile
+from xft_core.store.results.curve import CurvePoint, read_curve
 from xft_core.store.results.merge import MergeMetrics
 from xft_core.store.results.prepare import PrepareMetrics
 from xft_core.store.results.sft import SftMetrics
@@ -60,16 +60,18 @@ class Evidence:
         """The merged model."""
         return self.metrics("merge", MergeMetrics)
 
-    def curve(self, role: str, name: str) -> list[tuple[int, float]]:
-        """(step, value) of one curve in a role's metrics.jsonl."""
-        if role not in self.directories:
-            return []
-        points = read_metrics(self.directories[role] / "metrics.jsonl")
-        return [(point["step"], point["metrics"][name]) for point in points if name in point["metrics"]]
+    def curve(self, role: str) -> list[CurvePoint]:
+        """The points of a role's metrics.jsonl."""
+        return read_curve(self.directories[role] / "metrics.jsonl") if role in self.directories else []
+
+    def loss_curve(self, role: str) -> list[tuple[int, float]]:
+        """Training loss over the steps of a training."""
+        return [(point.step, point.values.loss) for point in self.curve(role) if point.values.loss is not None]
 
     def held_out_curve(self, role: str) -> list[tuple[int, float]]:
         """Held-out loss over the steps of a training, with those of its start and its end from the manifest."""
-        points = dict(self.curve(role, "held_out_nll"))
+        points = {
+            point.step: point.values.held_out_nll for point in self.curve(role) if point.values.held_out_nll is not None}
         if found := self.metrics(role, SftMetrics):
             ends = ((0, found.held_out_nll_before), (found.steps, found.held_out_nll))
             points |= {step: value for step, value in ends if value is not None}
