@@ -46,6 +46,7 @@ from xft_core.store.results.evaluate import (
     GroupScore,
     PassRates,
 )
+from xft_core.store.results.generate import SAMPLES
 from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -111,7 +112,7 @@ def read_samples(
             raise DataError(
                 f"The samples in {str(samples)!r} answer another benchmark, or another version of it, than "
                 f"{str(benchmark)!r} (sha256 {answered[:12]}… and {benchmark_digest[:12]}…). Generate them anew.")
-    path = samples if samples.is_file() else samples / "samples.jsonl"
+    path = samples if samples.is_file() else samples / SAMPLES
     if not path.is_file():
         raise DataError(f"There is no file {str(path)!r}. Give the directory that the generate stage made.")
     known = {problem.task_id: problem for problem in kind.load_problems(benchmark)}

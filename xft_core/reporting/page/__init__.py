@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from itertools import combinations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.errors import ArtifactError
-from xft_core.files.jsonl import read_jsonl
 from xft_core.reporting.pass_rates import Counts, counts, p_text, pair, pass_rate, rate_text
 from xft_core.store.results.evaluate import EvaluationFile, GradedSample
+from xft_core.store.results.generate import Sample, generated_samples
 
 PAGE = "problems.html"
 PARTS = Path(__file__).parent
@@ -110,20 +110,20 @@ def _rate(of_problems: Counts) -> str:
 
 
 def _answer(
-    graded: list[GradedSample] | None, count: tuple[int, int] | None, written: list[dict[str, Any]], texts: _Texts,
+    graded: list[GradedSample] | None, count: tuple[int, int] | None, written: Sequence[Sample | None], texts: _Texts,
 ) -> dict[str, Any] | None:
     """One model's samples for one problem; None where it was not asked."""
     if graded is None:
         return None
     if len(written) != len(graded):
-        written = [{}] * len(graded)
+        written = [None] * len(graded)
     return {
         "passed": count[0] if count else 0, "graded": count[1] if count else 0, "all": len(graded),
         "samples": [
             {"base": verdict.base, "plus": verdict.plus, "detail": texts.place(verdict.detail),
-             "program": texts.place(verdict.solution), "completion": texts.place(sample.get("completion")),
-             "prompt": texts.place(sample.get("prompt")), "finish": sample.get("finish_reason"),
-             "tokens": sample.get("new_tokens")}
+             "program": texts.place(verdict.solution), "completion": texts.place(sample.completion if sample else None),
+             "prompt": texts.place(sample.prompt if sample else None), "finish": sample.finish_reason if sample else None,
+             "tokens": sample.new_tokens if sample else None}
             for verdict, sample in zip(graded[:SHOWN_SAMPLES], written, strict=False)]}
 
 
@@ -143,13 +143,8 @@ def read_results(evaluation: Path) -> EvaluationFile:
         raise ArtifactError(f"{str(path)!r} is not the results.json of an evaluation.") from None
 
 
-def _written(samples: Path | None) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in _rows(samples):
-        found.setdefault(str(row.get("task_id")), []).append(row)
+def _written(samples: Path | None) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = {}
+    for sample in generated_samples(samples) if samples else ():
+        found.setdefault(sample.task_id, []).append(sample)
     return found
-
-
-def _rows(samples: Path | None) -> Iterable[dict[str, Any]]:
-    path = samples / "samples.jsonl" if samples else None
-    return (row for _, row in read_jsonl(path)) if path and path.is_file() else ()
