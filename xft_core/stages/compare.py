@@ -25,7 +25,7 @@ def run(config: CompareStage, workspace: Workspace) -> CompareMetrics:
     if unknown:
         raise RecipeError(f"The grid has no variant {sorted(unknown)[0]!r}.")
     result = put_together(config.recipe.name, parse_grid(config.grid), variants, config.reports)
-    (workspace.output / "comparison.json").write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (workspace.output / Variants.file_name).write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
     labels = field_labels(config.grid)
     plots = draw_variants(result, labels, workspace.output / "plots")
     text = variants_markdown(result, labels, variants, plots)

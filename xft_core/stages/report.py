@@ -4,17 +4,16 @@ Written: ``comparison.json`` and ``comparison.md``, ``problems.html`` (every ans
 merged model's card), ``plots/*.png``. The same artifacts give the same bytes: nothing here looks at a clock.
 """
 
-import json
-
 from xft_core.recipe.labels import flat_names, group_names
 from xft_core.reporting.names import MODELS
 from xft_core.reporting.page import PAGE, Answers, write_page
+from xft_core.reporting.run.comparison import Comparison, ComparisonFile
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import warnings
 from xft_core.reporting.run.markdown import comparison_markdown
 from xft_core.reporting.run.model_card import model_card
 from xft_core.reporting.run.plots import draw_all
-from xft_core.reporting.run.summary import Comparison, compare, metric_endings
+from xft_core.reporting.run.summary import compare, metric_endings
 from xft_core.stages.configs import STAGES, ReportStage
 from xft_core.store.results.report import ReportMetrics
 from xft_core.store.workspace import Workspace
@@ -25,10 +24,10 @@ def run(config: ReportStage, workspace: Workspace) -> ReportMetrics:
     evidence = Evidence.read(config.recipe, config.artifacts)
     comparison = compare(evidence)
     comparison_warnings = warnings(comparison)
-    content = comparison.model_dump() | {"warnings": comparison_warnings}
+    content = ComparisonFile(**dict(comparison), warnings=comparison_warnings)
     plots = draw_all(comparison, evidence, workspace.output / "plots")
     files = {
-        "comparison.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
+        ComparisonFile.file_name: content.text(),
         "comparison.md": comparison_markdown(comparison, evidence, plots),
         "README.md": model_card(comparison, evidence, plots, list(STAGES)),
     }

@@ -6,6 +6,7 @@ import pkgutil
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from pydantic import BaseModel
 import xft_core.store.results as room
 from xft_core.data.tokenize import NOTED
 from xft_core.errors import ArtifactError
+from xft_core.reporting.run import comparison, multilingual
+from xft_core.reporting.variants import summary as variants
 from xft_core.store.results.base import Metrics, Result, ResultFile
 from xft_core.store.results.evaluate import EvaluateMetrics, EvaluationFile
 from xft_core.store.results.lm_eval import LmEvalMetrics
@@ -24,7 +27,8 @@ from xft_core.store.results.sft import SftMetrics
 
 UNITS = {
     "count", "fraction, 0 to 1", "nats", "nats per response token", "nats, count", "seconds", "MiB", "tokens per second",
-    "problems per minute", "no unit", "sha256", "text", "text or number", "yes or no", "token ids", "names and versions",
+    "problems per minute", "no unit", "ratio", "its own unit", "its own unit, which the title names", "as each name says",
+    "difference of fractions, -1 to 1", "sha256", "text", "text or number", "yes or no", "token ids", "names and versions",
     "seconds and MiB, as each name says", "each metric's own, mostly a fraction, 0 to 1",
     "pass@k: fraction, 0 to 1; nll: nats per response token; others: count"}
 
@@ -41,19 +45,27 @@ class Artifact:
     metrics: dict[str, Any]
 
 
-@pytest.mark.parametrize("kind", subclasses(Result), ids=lambda kind: kind.__name__)
-def test_every_field_says_what_it_is_and_its_unit(kind: type[Result]) -> None:
-    assert kind.__doc__
+def models_of(module: ModuleType) -> list[type[BaseModel]]:
+    return [item for name, item in vars(module).items() if not name.startswith("_") and isinstance(item, type)
+            and issubclass(item, BaseModel) and item.__module__ == module.__name__]
+
+
+ALL = [*subclasses(Result), *models_of(comparison), *models_of(multilingual), *models_of(variants)]
+
+
+@pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
+def test_every_field_says_what_it_is_and_its_unit(kind: type[BaseModel]) -> None:
+    assert kind.model_config["frozen"]
     for name, field in kind.model_fields.items():
         assert field.description, f"{kind.__name__}.{name} has no description"
-        if any(part.__name__ in repr(field.annotation) for part in subclasses(Result)):
+        if any(f"{part.__module__}.{part.__name__}" in repr(field.annotation) for part in ALL):
             continue  # its own fields have units
         unit = re.search(r"\[([^\]]+)\]$", field.description)
         assert unit and unit[1] in UNITS, f"{kind.__name__}.{name} says no known unit: {field.description!r}"
 
 
 def test_there_is_something_to_walk() -> None:
-    assert len(subclasses(Metrics)) > 12 and len(subclasses(ResultFile)) > 6
+    assert len(subclasses(Metrics)) > 12 and len(subclasses(ResultFile)) > 6 and len(ALL) > 50
 
 
 def test_a_misspelt_number_cannot_be_written() -> None:

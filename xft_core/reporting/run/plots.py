@@ -13,8 +13,8 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
+from xft_core.reporting.run.comparison import Comparison
 from xft_core.reporting.run.evidence import Evidence
-from xft_core.reporting.run.summary import Comparison
 
 # Okabe and Ito's palette: told apart with any colour vision.
 COLORS = {"base": "#7F7F7F", "sft": "#0072B2", "moe": "#D55E00", "merged": "#009E73"}

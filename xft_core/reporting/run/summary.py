@@ -1,11 +1,24 @@
-"""The four models side by side, in numbers: the content of ``comparison.json``. Sentences are made in findings.py."""
-
-from pydantic import BaseModel, ConfigDict
+"""The four models side by side, in numbers: the content of ``comparison.json``, see comparison.py. Sentences are made in
+findings.py."""
 
 from xft_core.recipe.checks import mixing_findings, recipe_findings, training_findings
 from xft_core.recipe.labels import flat_names, path_labels, unique_labels
 from xft_core.reporting.names import MODELS
-from xft_core.reporting.pass_rates import Pair, PassRate, counts, pair, pass_rate, rate_text
+from xft_core.reporting.pass_rates import counts, pair, pass_rate
+from xft_core.reporting.run.comparison import (
+    Comparison,
+    Decontamination,
+    Difference,
+    DroppedRow,
+    Group,
+    LayerMix,
+    LayerRouting,
+    Measure,
+    Mixing,
+    PassAtK,
+    Row,
+    Score,
+)
 from xft_core.reporting.run.evidence import SFT_ROLES, Evidence
 from xft_core.reporting.run.multilingual import Average, averages
 from xft_core.reporting.statistics import measured_interval
@@ -20,153 +33,6 @@ from xft_core.store.results.sft import RouterFile
 # Which model is compared with which: the question of the paper first.
 PAIRS = (("merged", "sft"), ("merged", "base"), ("merged", "moe"), ("moe", "sft"), ("sft", "base"))
 ROW_CHARACTERS = 200
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PassAtK(_Part):
-    """pass@k on ``tests``: "base", or "plus" where base and extended tests pass."""
-
-    tests: str
-    k: int
-    rate: PassRate
-
-
-class Group(_Part):
-    """pass@1 (with extended tests) on the problems of one group: of a ``library``, say."""
-
-    criterion: str
-    name: str
-    problems: int
-    rate: PassRate
-
-
-class Score(_Part):
-    """One model on one benchmark. Without ``extended_tests``, "plus" says the same as "base". ``language``: of MultiPL-E."""
-
-    benchmark: str
-    language: str | None
-    extended_tests: bool
-    problems: int
-    samples: int
-    pass_at_k: list[PassAtK]
-    groups: list[Group]
-    truncated: int | None
-    infrastructure_errors: int
-
-    def rate(self, tests: str, k: int = 1) -> PassRate | None:
-        """pass@k on ``tests``, if it was measured."""
-        return next((item.rate for item in self.pass_at_k if (item.tests, item.k) == (tests, k)), None)
-
-    def text(self, tests: str, k: int = 1) -> str:
-        """pass@k in % with its interval, and how many answers have no part in it; "-" where it was not measured."""
-        rate = self.rate(tests, k)
-        return rate_text(rate, self.infrastructure_errors) if rate else "-"
-
-
-class Measure(_Part):
-    """A number beside pass@k: held-out loss on other data, or a metric of a task of lm-eval. ``interval``: 95%, over the
-    rows or the questions."""
-
-    title: str
-    value: float
-    interval: tuple[float, float] | None
-    higher_is_better: bool | None
-
-
-class Row(_Part):
-    """One model. ``held_out_nll`` in nats per response token; ``parameters_active`` per token."""
-
-    model: str
-    name: str
-    held_out_nll: float | None
-    parameters_total: int | None
-    parameters_active: int | None
-    scores: list[Score]
-    measures: list[Measure]
-
-
-class Difference(_Part):
-    """``model`` beside ``against`` on one benchmark's ``tests``, problem by problem."""
-
-    benchmark: str
-    tests: str
-    model: str
-    against: str
-    pair: Pair
-
-
-class LayerMix(_Part):
-    """Shares of the merged layer, which sum to one, and the largest change of one since the start."""
-
-    shared: float | None
-    routed: list[float]
-    movement: float | None
-
-
-class Mixing(_Part):
-    """How the experts were put together, and what the held-out loss says of it."""
-
-    method: str
-    held_out_nll_merged: float | None
-    held_out_nll_uniform: float | None
-    movement_max: float | None
-    movement_mean: float | None
-    layers: list[LayerMix]
-
-
-class LayerRouting(_Part):
-    """Use of the routed experts of one layer on held-out rows: loads sum to one, entropy in nats."""
-
-    load: list[float]
-    entropy: float
-    mean_shared_weight: float | None
-
-
-class DroppedRow(_Part):
-    """A training row that holds a benchmark's problem: by what (see data/decontaminate.py), and how the row begins."""
-
-    benchmark: str
-    task_id: str
-    kind: str
-    excerpt: str
-    row: str
-
-
-class Decontamination(_Part):
-    """What was looked for in the training data, and what was found and dropped."""
-
-    benchmarks: list[str]
-    rows_checked: int
-    dropped: list[DroppedRow]
-
-
-class Comparison(_Part):
-    """Everything the report tells. ``benchmarks``: their titles, in the recipe's order; ``skipped``: of those that could
-    not be graded where this ran, with the reason; ``choices``: what in the recipe does not fit; ``went_wrong``: what was
-    noticed in training and mixing, by model; ``held_out``: sha256 of the rows that held_out_nll is measured on."""
-
-    recipe: str
-    seed: int
-    benchmarks: list[str]
-    skipped: dict[str, str]
-    rows: list[Row]
-    multilingual: list[Average]
-    differences: list[Difference]
-    training_compute_ratio: float | None
-    mixing: Mixing | None
-    routing: list[LayerRouting]
-    choices: list[str] = []
-    went_wrong: dict[str, list[str]]
-    data: dict[str, int]
-    held_out: str | None
-    decontamination: Decontamination | None
-
-    def row(self, model: str) -> Row | None:
-        """The row of one of MODELS, if it is there."""
-        return next((row for row in self.rows if row.model == model), None)
 
 
 def compare(evidence: Evidence) -> Comparison:
