@@ -111,7 +111,7 @@ def _score(evidence: Evidence, model: str, index: int, benchmark: str) -> Score 
             PassAtK(tests=tests, k=k, rate=rate) for k in sorted(graded.plus_pass_at) if (rate := pass_rate(of_problems, k))]
     return Score(
         benchmark=benchmark, language=results.benchmark.language, extended_tests=results.benchmark.extended_tests,
-        problems=graded.problems, samples=graded.samples, pass_at_k=rates, groups=_groups(results),
+        problems=graded.problems, samples=graded.samples or 0, pass_at_k=rates, groups=_groups(results),
         truncated=generated.truncated if generated else None, infrastructure_errors=graded.infrastructure_errors or 0)
 
 

@@ -21,7 +21,7 @@ class PassRates(Metrics):
         "Lower end of the 95% interval of pass@1 on base and extended tests, over problems [fraction, 0 to 1]"))
     plus_interval_high: float | None = Field(description="Upper end of the same interval [fraction, 0 to 1]")
     problems: int = Field(description="Problems that were answered [count]")
-    samples: int = Field(description="Answers to all problems together [count]")
+    samples: int | None = Field(description="Answers to all problems together [count]")
     infrastructure_errors: int | None = Field(description=(
         "Answers to problems that cannot be graded here; these problems count for nothing [count]"))
 
