@@ -40,6 +40,7 @@ from xft_core.stages.configs import STAGES
 from xft_core.stages.run import stage_key
 from xft_core.store.artifacts import find
 from xft_core.store.manifest import Manifest
+from xft_core.store.results.base import HasMetrics
 from xft_core.store.workspace import Workspace
 
 prefect_log.install()
@@ -73,8 +74,8 @@ def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], b
             # another run at the same work has.
             reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
             recorded = _record(child, config, manifest, reused, logger)
-        metrics = {item.role: item.metrics for item in needed.values()} | {role: manifest.metrics}
-        checks.raise_for(checks.must_stop(step, run.recipe, metrics))
+        made: dict[str, HasMetrics] = {**needed, role: manifest}
+        checks.raise_for(checks.must_stop(step, run.recipe, made))
     except RunStopped as stopped:
         child.end("KILLED")
         return Cancelled(message=str(stopped))

@@ -16,6 +16,9 @@ from xft_core.recipe.sections import Recipe
 from xft_core.recipe.steps import planned_roles, without_number
 from xft_core.stages.base import StageConfig
 from xft_core.store.manifest import Manifest, read_manifest
+from xft_core.store.results.generate import GenerateMetrics
+from xft_core.store.results.prepare import PrepareMetrics
+from xft_core.store.results.sft import SftMetrics
 
 
 def threads_of_a_stage() -> int:
@@ -39,7 +42,7 @@ def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, log
             history.remember(_path(), Timing(
                 likeness=likeness(planned, recipe, shape, machine_name(), threads_of_a_stage()), work=work,
                 seconds=max(manifest.seconds, 0.001), slowdown=slowdown(over_seconds=manifest.seconds), ended=history.now()))
-    except (XftError, OSError, ValueError, KeyError) as error:  # KeyError: of a stage that tells no such metric
+    except (XftError, OSError, ValueError) as error:
         logger.warning("How long the stage took could not be noted for later plans: %s", error)
 
 
@@ -55,16 +58,19 @@ def _path() -> Path:
 
 def _work(recipe: Recipe, shape: Shape, role: str, config: StageConfig, manifest: Manifest) -> float | None:
     """The plan's own measure of the work, of what was really there to do."""
-    metrics, data = manifest.metrics, None
+    data = None
     prepared = getattr(config, "data", None)
     if isinstance(prepared, Path):
-        rows = read_manifest(prepared).metrics
-        train_rows = int(rows["train_rows"])
+        rows = PrepareMetrics.of(read_manifest(prepared))
+        if rows.train_rows is None or rows.held_out_rows is None or rows.train_tokens is None:
+            return None
+        train_rows = rows.train_rows
         sequences = None
         if role.startswith("sft"):
             sft = recipe.sft if role == "sft_moe" else recipe.baseline.applied_to(recipe.sft)
-            sequences = metrics["steps"] * sft.batch_size / sft.epochs / train_rows
+            sequences = SftMetrics.of(manifest).steps * sft.batch_size / sft.epochs / train_rows
         data = DataSize(
-            train_rows, int(rows["held_out_rows"]), rows["train_tokens"] / train_rows, sequences_per_row=sequences)
-    plan = {stage.role: stage for stage in make_plan(recipe, shape, data, metrics.get("problems"))}
+            train_rows, rows.held_out_rows, rows.train_tokens / train_rows, sequences_per_row=sequences)
+    problems = GenerateMetrics.of(manifest).problems if role.startswith("generate") else None
+    plan = {stage.role: stage for stage in make_plan(recipe, shape, data, problems)}
     return plan[role].work if role in plan else None

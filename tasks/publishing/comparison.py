@@ -53,7 +53,7 @@ def publish_comparison(
     run: PipelineRun, compared: ArtifactRef, variants: dict[str, VariantResult], failures: dict[str, str],
 ) -> ComparisonResult:
     """Show what the compare stage made. ``variants``: those that finished, by name; ``failures``: reasons of the others."""
-    result = Variants.model_validate_json((compared.path / "comparison.json").read_bytes())
+    result = Variants.model_validate_json((compared.path / Variants.file_name).read_bytes())
     text = (compared.path / "comparison.md").read_text(encoding="utf-8")
     run_ids = [variants[item.name].mlflow_run_id for item in result.runs]
     logger, stop = get_run_logger(), stop_event(run.flow_run_id)

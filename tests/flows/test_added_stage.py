@@ -19,13 +19,18 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field
 
 from xft_core.files.locate import find_file
 from xft_core.stages.base import StageConfig
+from xft_core.store.results.base import Metrics
 from xft_core.store.workspace import Workspace
+
+
+class CountWordsMetrics(Metrics):
+    words: int = Field(description="Words that were looked for [count]")
+    found: int = Field(description="How often they were found, all together [count]")
 
 
 class CountWordsStage(StageConfig):
@@ -43,11 +48,11 @@ class CountWordsStage(StageConfig):
         return {"data": self.data, "words": find_file(self.words)}
 
 
-def run(config: CountWordsStage, workspace: Workspace) -> dict[str, Any]:
+def run(config: CountWordsStage, workspace: Workspace) -> CountWordsMetrics:
     text = (config.data / "train.jsonl").read_text(encoding="utf-8")
     counts = {word: text.count(word) for word in config.inputs()["words"].read_text(encoding="utf-8").split()}
     (workspace.output / "counts.json").write_text(json.dumps(counts), encoding="utf-8")
-    return {"words": len(counts), "found": sum(counts.values())}
+    return CountWordsMetrics(words=len(counts), found=sum(counts.values()))
 '''
 FACTS = '    "count_words": StageFacts(heavy=False, planned="unknown", shown="counts", own_section=False),\n'
 STEP = '    yield Step("count_words", "count_words", {{"data": data, "words": {words!r}}})\n'

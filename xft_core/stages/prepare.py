@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -33,6 +32,7 @@ from xft_core.models.loading import load_tokenizer
 from xft_core.recipe.labels import path_labels
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.configs import PrepareStage
+from xft_core.store.results.prepare import DecontaminationFile, DroppedRow, PrepareMetrics
 from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 
 
 
-def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
-    """The stage. Metrics: rows read, dropped (by reason), not used, in each split, and their tokens; what is in NOTED.
+def run(config: PrepareStage, workspace: Workspace) -> PrepareMetrics:
+    """The stage.
 
     Rows read = dropped + not used + to train on + held out (held-out rows that come from a file of their own are not
     counted among those read). Raises DataError for data that cannot be used, or of which nothing is left.
@@ -50,9 +50,11 @@ def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     try:
-        return _Preparation(config, workspace.output, directory).run()
+        metrics = PrepareMetrics.from_flat(_Preparation(config, workspace.output, directory).run())
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+    assert not metrics.others, f"PrepareMetrics has no fields for {sorted(metrics.others)}"
+    return metrics
 
 
 class _Preparation:
@@ -61,11 +63,11 @@ class _Preparation:
         self.inputs = config.inputs()
         self.counts: dict[str, int] = {"rows_read": 0}
         self.benchmarks = [path for name, path in self.inputs.items() if name.startswith("benchmark_")]
-        self.dropped: list[dict[str, Any]] = []
+        self.dropped: list[DroppedRow] = []
         self.checked = 0
         self.last_tokens: set[int] = set()  # of responses that were not cut
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, int]:
         data, counts = self.data, self.counts
         spool, clean = self._read(data, self.inputs.get("data"), "")
         held_spool, held_clean = None, array("q")
@@ -123,7 +125,7 @@ class _Preparation:
         first = spool.first_of_each()
         contaminated = [index for index in found if first[index]]
         self.dropped += [
-            asdict(found[index]) | {"row": [message["content"] for message in spool.conversation(index)]}
+            DroppedRow(**asdict(found[index]), row=[message["content"] for message in spool.conversation(index)])
             for index in contaminated]
         num_first = int(first.sum())
         self.checked += num_first
@@ -167,10 +169,9 @@ class _Preparation:
                 "stop", self.data.max_length)
 
     def _report_contamination(self) -> None:
-        (self.output / "decontamination.json").write_text(json.dumps({
-            "benchmarks": path_labels([str(path) for path in self.benchmarks]), "rows_checked": self.checked,
-            "dropped": self.dropped,
-        }, indent=1, ensure_ascii=False), encoding="utf-8")
+        DecontaminationFile(
+            benchmarks=path_labels([str(path) for path in self.benchmarks]), rows_checked=self.checked, dropped=self.dropped,
+        ).write(self.output)
 
     def _log(self) -> None:
         counts = self.counts

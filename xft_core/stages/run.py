@@ -61,7 +61,7 @@ def run_stage(config: StageConfig) -> StageResult:
         if config.processes() != (1, 1):
             metrics = run_in_processes(config, workspace)
         else:
-            metrics = importlib.import_module(config.implementation).run(config, workspace)
+            metrics = importlib.import_module(config.implementation).run(config, workspace).flat()
         manifest = publish(
             workspace, config.output, stage=config.stage, stage_version=config.version, key=key, parents=digests,
             config=config.settings(), metrics=metrics, provenance=config.provenance, seconds=time.monotonic() - started)

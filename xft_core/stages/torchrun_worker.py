@@ -55,7 +55,7 @@ def _work(directory: Path, number: int) -> None:
     with disk_full_is_an_error(config.output), out_of_memory_is_an_error(config.stage, what_to_change(config.stage)):
         metrics = importlib.import_module(config.implementation).run(config, Workspace(config.output))
         if number == 0:
-            (directory / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+            (directory / "metrics.json").write_text(json.dumps(metrics.flat()), encoding="utf-8")
 
 
 def _unexplained(error: Exception) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from xft_core.errors import ArtifactError, RecipeError
 from xft_core.recipe.grid import Variant, expand
 from xft_core.recipe.sections import Recipe
-from xft_core.reporting.run.summary import Comparison
+from xft_core.reporting.run.comparison import Comparison
 from xft_core.reporting.statistics import interval_95
 from xft_core.reporting.variants import plots
 from xft_core.reporting.variants.summary import Run, interval_factor

@@ -6,10 +6,10 @@ from typing import Any
 from xft_core.benchmarks.decontaminate import NGRAM_WORDS
 from xft_core.reporting.page import PAGE
 from xft_core.reporting.pass_rates import MCNEMAR, p_text, points_text, rate_text
+from xft_core.reporting.run.comparison import Comparison, Decontamination, Difference, LayerMix, Measure, Mixing
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import findings, main_differences, model_name, test_name, warnings
 from xft_core.reporting.run.multilingual import PAPER_LANGUAGES, Average
-from xft_core.reporting.run.summary import Comparison, Decontamination, Difference, LayerMix, Measure, Mixing
 from xft_core.reporting.tables import bullets, table
 from xft_core.runtime.quantities import fixed, parameters
 

@@ -9,10 +9,10 @@ from xft_core.recipe.labels import flat_names, path_labels
 from xft_core.recipe.load import flatten
 from xft_core.recipe.sections import PROCESS_FIELDS
 from xft_core.recipe.steps import FACTS
+from xft_core.reporting.run.comparison import Comparison, Row
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import warnings
 from xft_core.reporting.run.markdown import CAPTION, picture, results_table
-from xft_core.reporting.run.summary import Comparison, Row
 from xft_core.reporting.tables import table
 
 # Sections of the recipe that made the weights, and those that only measured them.
