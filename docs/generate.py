@@ -103,7 +103,7 @@ def commands_page() -> str:
     os.environ["COLUMNS"] = "110"
     lines = ["# Commands", "", (
         "Look up a command or an option. `xft` runs pipelines; `python -m xft_core` runs single stages, without Prefect and "
-        "MLflow. `make help` targets are in the Makefile."), ""]
+        "MLflow. The `make` targets are in the Makefile."), ""]
     for parser in (xft(), core()):
         for name, command in _subparsers(parser):
             if "fields of CONFIG" in (command.description or ""):
