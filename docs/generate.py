@@ -59,7 +59,8 @@ def packages() -> dict[str, list[str]]:
 def api_page(package: str, modules: list[str]) -> str:
     """The public names of a package's modules."""
     members = "\n".join(f"::: {module}\n" for module in modules)
-    return f"# `{package}`\n\nLook up a public class or function of `{package}`. The text is that of the docstrings.\n\n{members}"
+    purpose = f"Look up a public class or function of `{package}`. The text is that of the docstrings."
+    return f"# `{package}`\n\n{purpose}\n\n{members}"
 
 
 def recipe_page() -> str:
@@ -91,7 +92,8 @@ def stages_page() -> str:
         "All stages have these fields:", "", *_fields(StageConfig.model_fields.items())]
     for name, stage in STAGES.items():
         own = [(field, info) for field, info in stage.model_fields.items() if field not in common]
-        lines += ["", f"## {name}", "", f"{stage.summary} Version {stage.version}, in `{stage.implementation}`.", "", *_fields(own)]
+        what = f"{stage.summary} Version {stage.version}, in `{stage.implementation}`."
+        lines += ["", f"## {name}", "", what, "", *_fields(own)]
     return "\n".join(lines)
 
 
@@ -145,7 +147,8 @@ def _section(info: FieldInfo) -> type[BaseModel] | None:
 
 
 def _fields(fields: Any, prefix: str = "") -> list[str]:
-    rows = [f"| `{prefix}{name}` | {_type(info)} | {_default(info)} | {_cell(info.description or '')} |" for name, info in fields]
+    rows = [
+        f"| `{prefix}{name}` | {_type(info)} | {_default(info)} | {_cell(info.description or '')} |" for name, info in fields]
     return ["| field | values | default | meaning |", "|---|---|---|---|", *rows]
 
 
