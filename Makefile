@@ -88,7 +88,7 @@ toolchains:                  ## Debian packages of the eleven languages of Multi
 	@$(INSTALL) . && touch $@
 
 .venv/test: pyproject.toml constraints.txt .venv/run
-	@$(INSTALL) ".[test,check,gguf,lm-eval]" && touch $@
+	@$(INSTALL) ".[test,check,docs,gguf,lm-eval]" && touch $@
 
 .venv/docs: pyproject.toml constraints.txt .venv/run
 	@$(INSTALL) ".[docs]" && touch $@
