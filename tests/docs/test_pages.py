@@ -83,7 +83,8 @@ def accepted(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
 @pages
 def test_recipes_are_ones_that_are_taken(page: Path) -> None:
     for language, text in blocks(page):
-        if language == "yaml" and isinstance(content := yaml.safe_load(text), dict) and set(content) <= set(Recipe.model_fields):
+        content = yaml.safe_load(text) if language == "yaml" else None
+        if isinstance(content, dict) and set(content) <= set(Recipe.model_fields):
             parse(Recipe, content)
 
 
@@ -111,7 +112,8 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_code_names_pages_that_exist() -> None:
-    files = [path for folder in ("xft_core", "tasks", "flows", "performance", "tests") for path in (REPOSITORY / folder).rglob("*.py")]
+    folders = ("xft_core", "tasks", "flows", "performance", "tests")
+    files = [path for folder in folders for path in (REPOSITORY / folder).rglob("*.py")]
     for path in [*files, REPOSITORY / "prefect.yaml", REPOSITORY / "Makefile"]:
         for page in re.findall(r"\bdocs/[\w/-]+\.md", path.read_text(encoding="utf-8")):
             assert (REPOSITORY / page).is_file(), f"{path.name} names {page}"
