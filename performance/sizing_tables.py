@@ -1,4 +1,4 @@
-"""``python -m performance.sizing_tables [FILE]``: the sizing tables of docs/sizing.md, by the code that plans recipes.
+"""``python -m performance.sizing_tables [FILE]``: the tables of docs/explanation/sizing.md, by the code that plans recipes.
 
 With FILE, what stands between its two ``sizing`` comments is replaced; without, the tables are printed.
 """
@@ -15,7 +15,7 @@ from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe
 from xft_core.runtime.quantities import duration, parameters, size
 
-START, END = "<!-- sizing: made by python -m performance.sizing_tables docs/sizing.md -->", "<!-- end of sizing -->"
+START, END = "<!-- sizing: made by python -m performance.sizing_tables docs/explanation/sizing.md -->", "<!-- end of sizing -->"
 
 # Sizes from the config.json of SmolLM2-135M, DeepSeek-Coder-1.3B and -6.7B, and Qwen2.5-Coder-3B (vocabulary of 152 k).
 _LLAMA = {"model_type": "llama", "dtype": "bfloat16"}

@@ -49,7 +49,7 @@ def _check_recipe(recipe: Recipe, steps: list[Step]) -> None:
     if "moe" in answering and recipe.generate.backend == "vllm":
         raise RecipeError(
             "generate.backend is vllm, but a pipeline run also has the upcycled Mixture-of-Experts answer, whose "
-            "architecture vLLM does not know. Set generate.backend: transformers; docs/evaluation.md says how vLLM answers "
+            "architecture vLLM does not know. Set generate.backend: transformers; docs/how-to/vllm.md says how vLLM answers "
             "for the base, the tuned dense and the merged model.")
     if models.is_address(recipe.model.path) and recipe.model.revision:
         raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for an S3 address.")

@@ -121,7 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     reference.add_argument("directory", metavar="DIR", help="the reference's model directory, in safetensors")
     reference.add_argument("output", metavar="OUT", type=Path, help="directory to make")
     joining = commands.add_parser(
-        "join", help="Be one of the machines of an sft or mix that another machine started (sft.num_nodes): docs/scale.md.")
+        "join", help=(
+            "Be one of the machines of an sft or mix that another machine started (sft.num_nodes): "
+            "docs/how-to/several-gpus.md."))
     joining.add_argument("directory", metavar="DIR", type=Path, help="<output>.partial/processes of that stage")
     joining.add_argument("--node", type=int, required=True, metavar="N", help="number of this machine, from 1")
     rope_base = ImportReferenceStage.model_fields["rope_base"]

@@ -1,6 +1,6 @@
 """Prefect's server behind the gate (``tasks/servers/gate.py``).
 
-    python -m flows.local.prefect_server [--host HOST] [--port PORT]
+    python -m flows.local.prefect_server --host HOST --port PORT
 """
 
 import argparse

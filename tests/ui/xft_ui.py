@@ -60,7 +60,7 @@ class XftUi:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
     def shell(self) -> dict[str, str]:
-        """The environment of a shell in which a person uses ``prefect`` by hand, as docs/deployment.md says."""
+        """The environment of a shell in which a person uses ``prefect`` by hand, as docs/how-to/web-pages.md says."""
         return self.environment() | {
             "PREFECT_API_URL": f"{self.prefect}/api", "PREFECT_API_AUTH_STRING": ":".join(self.secret)}
 

@@ -150,7 +150,7 @@ class SftConfig(Section):
         "gradients and optimizer state are split too. The result is that of one process but for rounding."))
     num_nodes: int = Field(1, ge=1, le=64, description=(
         "Machines that train together; more than one needs a common file system and the setting XFT_RENDEZVOUS, see "
-        "docs/scale.md."))
+        "docs/how-to/several-gpus.md."))
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "SftConfig":
@@ -229,7 +229,7 @@ class GenerateConfig(Section):
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Arithmetic while generating.")
     backend: Literal["transformers", "vllm"] = Field("transformers", description=(
         "What computes the answers: transformers (any model) or vllm (faster on a GPU; needs an environment with vLLM, see "
-        "docs/evaluation.md; not for the upcycled Mixture-of-Experts, so not in a pipeline run)."))
+        "docs/how-to/vllm.md; not for the upcycled Mixture-of-Experts, so not in a pipeline run)."))
 
     @model_validator(mode="after")
     def _samples_need_temperature(self) -> "GenerateConfig":

@@ -158,7 +158,7 @@ class MixStage(StageConfig):
     seed: Seed = Field(0, description="Seed of the order of the data.")
     merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
     num_processes: int = Field(1, ge=1, le=64, description="Processes on each machine that learn them together.")
-    num_nodes: int = Field(1, ge=1, le=64, description="Machines that learn them together: docs/scale.md.")
+    num_nodes: int = Field(1, ge=1, le=64, description="Machines that learn them together: docs/how-to/several-gpus.md.")
 
     def processes(self) -> tuple[int, int]:
         """Those of the fields where there is something to learn."""

@@ -4,7 +4,7 @@
     checkpoint-<step>/whole     the other files with sizes and sha256, and the sha256 of that list
 
 The sums cost one reading of the files when they are written and one when a start goes on from them
-(docs/reliability.md has figures). What fails them is removed, and the checkpoint before it counts.
+(docs/measurements/reliability.md has figures). What fails them is removed, and the checkpoint before it counts.
 """
 
 import json

@@ -110,5 +110,5 @@ def test_the_check_needs_no_torch() -> None:
 
 
 def test_the_sizing_page_is_what_the_code_says() -> None:
-    page = (REPOSITORY / "docs" / "sizing.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "explanation" / "sizing.md").read_text(encoding="utf-8")
     assert page.partition(START)[2].partition(END)[0].strip() == markdown()
