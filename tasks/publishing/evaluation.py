@@ -2,12 +2,11 @@
 
 
 from prefect import get_run_logger, task
-from prefect.tasks import exponential_backoff
 
 from tasks.execution.delivery import deliver_rest, insist
 from tasks.prefect_page import show_link, show_table
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.retry import may_pass
+from tasks.retry import PUBLISH_TASK
 from tasks.stopping import stop_event
 from tasks.tracking import runs
 from tasks.tracking.client import explained, scalars
@@ -19,9 +18,7 @@ from xft_core.reporting.page import PAGE, Answers, write_page
 Scores = dict[str, dict[str, float]]
 
 
-@task(
-    name="publish", task_run_name="publish", persist_result=False, retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
+@task(**PUBLISH_TASK)
 def publish_scores(
     run: PipelineRun, answered: dict[str, ArtifactRef], graded: dict[str, ArtifactRef], measured: dict[str, ArtifactRef],
 ) -> Scores:

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from xft_core.data.templates import magicoder_prompt
+from xft_core.files.locate import is_hub_name
 from xft_core.recipe.labels import flat_names, path_labels
 from xft_core.recipe.load import flatten
 from xft_core.recipe.sections import PROCESS_FIELDS
@@ -91,12 +92,6 @@ def _decontamination(comparison: Comparison) -> str:
 def display_name(path: str) -> str:
     """A Hub name as it is, else the last part of a path: no one's directories belong on a card."""
     return path if is_hub_name(path) or path.startswith("demo:") else path.rstrip("/").rsplit("/", 1)[-1]
-
-
-def is_hub_name(path: str) -> bool:
-    """Whether a model or data path has the form owner/name rather than that of a path or file."""
-    is_file = path.endswith((".json", ".jsonl", ".parquet"))
-    return path.count("/") == 1 and not path.startswith(("/", ".", "~")) and not is_file
 
 
 def _front_matter(evidence: Evidence, merged: Row | None) -> ModelCardData:
