@@ -12,9 +12,8 @@ from tasks.object_store import file_sets
 from tasks.object_store.bucket import Bucket, store
 from xft_core.errors import ArtifactError
 from xft_core.files.disk import disk_full_is_an_error, locked
-from xft_core.store import manifest as manifests
 from xft_core.store.artifacts import verify, without_advice
-from xft_core.store.manifest import MANIFEST, Manifest, OtherVersion
+from xft_core.store.manifest import MANIFEST, Manifest, OtherVersion, parse_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
         if content is None:
             return None
         try:
-            manifest = parse_manifest(content, f"{bucket.address}/{place}", key)
+            manifest = checked_manifest(content, f"{bucket.address}/{place}", key)
             with file_sets.beside(output) as directory:
                 file_sets.receive(bucket, place, manifest.files, directory, stop)
                 (directory / MANIFEST).write_bytes(content)
@@ -72,7 +71,7 @@ def deliver(output: Path, stop: threading.Event) -> bool:
         return False
     place = place_of(output)
     content = (output / MANIFEST).read_bytes()
-    manifest = parse_manifest(content, repr(str(output)))
+    manifest = checked_manifest(content, repr(str(output)))
     if _is_there(bucket, place, manifest.key):
         return False
     sent = file_sets.send(bucket, place, output, manifest.files, content, stop, only_new=True)
@@ -98,13 +97,13 @@ def read_manifest(bucket: Bucket, place: str) -> Manifest:
     content = bucket.get(file_sets.manifest_name(place))
     if content is None:
         raise ArtifactError(f"{bucket.address}/{place} has no {MANIFEST}: it was never finished, or is being removed.")
-    return parse_manifest(content, f"{bucket.address}/{place}")
+    return checked_manifest(content, f"{bucket.address}/{place}")
 
 
-def parse_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:
+def checked_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:
     """The manifest in ``content``, every path in it safe. Raises ArtifactError, naming ``where``, for a damaged one, or
     one of another ``key``."""
-    manifest = manifests.parse_manifest(content, f"The manifest of {where}")
+    manifest = parse_manifest(content, f"The manifest of {where}")
     if key is not None and manifest.key != key:
         raise ArtifactError(f"{where} holds another artifact (key {manifest.key[:12]}).")
     return manifest
@@ -116,7 +115,7 @@ def _is_there(bucket: Bucket, place: str, key: str) -> bool:
     if content is None:
         return False
     try:
-        parse_manifest(content, f"{bucket.address}/{place}", key)
+        checked_manifest(content, f"{bucket.address}/{place}", key)
     except OtherVersion:
         return True
     except ArtifactError as error:

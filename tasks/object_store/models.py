@@ -85,7 +85,7 @@ def _bucket(address: str) -> Bucket:
 def _offer(bucket: Bucket) -> _Offer:
     content = bucket.get(MANIFEST)
     if content is not None and is_artifact_manifest(content):
-        manifest = artifacts.parse_manifest(content, bucket.address)
+        manifest = artifacts.checked_manifest(content, bucket.address)
         names = [entry.path for entry in manifest.files]
         if strange := [name for name in names if not name.endswith((*MODEL_FILE_SUFFIXES, ".jsonl"))]:
             raise CheckpointError(f"The artifact at {bucket.address} holds {strange[0]!r}, which is no part of a model.")

@@ -254,7 +254,8 @@ def test_damage_is_noticed_and_rebuilt(finished: PipelineResult, damage: str) ->
 def test_a_new_version_of_a_stage_is_rebuilt(
     finished: PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import xft_core.stages.configs\nxft_core.stages.MergeStage.version += 1000\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "from xft_core.stages.configs import MergeStage\nMergeStage.version += 1000\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for the child; here it is set by hand
     monkeypatch.setattr("xft_core.stages.configs.MergeStage.version", read_manifest(finished.merged_model).stage_version + 1000)
     state, states = run_pipeline()

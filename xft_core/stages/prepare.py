@@ -30,6 +30,7 @@ from xft_core.data.templates import Message
 from xft_core.data.tokenize import NOTED, made_rows
 from xft_core.errors import DataError
 from xft_core.models.loading import load_tokenizer
+from xft_core.recipe.labels import path_labels
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.configs import PrepareStage
 from xft_core.store.workspace import Workspace
@@ -167,7 +168,8 @@ class _Preparation:
 
     def _report_contamination(self) -> None:
         (self.output / "decontamination.json").write_text(json.dumps({
-            "benchmarks": [path.name for path in self.benchmarks], "rows_checked": self.checked, "dropped": self.dropped,
+            "benchmarks": path_labels([str(path) for path in self.benchmarks]), "rows_checked": self.checked,
+            "dropped": self.dropped,
         }, indent=1, ensure_ascii=False), encoding="utf-8")
 
     def _log(self) -> None:

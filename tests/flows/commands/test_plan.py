@@ -105,7 +105,7 @@ def test_check_fit_off_goes_on_with_a_warning(tmp_path: Path) -> None:
 
 
 def test_the_check_needs_no_torch() -> None:
-    code = "import sys, tasks.fit; print([name for name in ('torch', 'transformers', 'prefect') if name in sys.modules])"
+    code = "import sys, tasks.preflight; print([name for name in ('torch', 'transformers', 'prefect') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

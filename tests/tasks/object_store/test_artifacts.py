@@ -28,7 +28,7 @@ logger = logging.getLogger("tests.remote")
 
 def make(home: Path, curve: str = "{}\n", stage: str = "sft", key: str = KEY) -> Path:
     """Publish a small artifact as a stage would."""
-    output = home / "artifacts" / carry_out / key[:32]
+    output = home / "artifacts" / stage / key[:32]
     workspace = Workspace(output)
     workspace.root.mkdir(parents=True)
     workspace.prepare()
@@ -36,13 +36,13 @@ def make(home: Path, curve: str = "{}\n", stage: str = "sft", key: str = KEY) ->
     (workspace.output / "tokenizer").mkdir()
     (workspace.output / "tokenizer" / "vocab.json").write_text("{}")
     workspace.metrics_path.write_text(curve)
-    publish(workspace, output, stage=carry_out, stage_version=1, key=key, parents={}, config={}, metrics={},
+    publish(workspace, output, stage=stage, stage_version=1, key=key, parents={}, config={}, metrics={},
             provenance={"prefect_flow_run_id": "flow-1"}, seconds=1)
     return output
 
 
 def elsewhere(tmp_path: Path, name: str = "second", stage: str = "sft") -> Path:
-    return tmp_path / name / "artifacts" / carry_out / KEY[:32]
+    return tmp_path / name / "artifacts" / stage / KEY[:32]
 
 
 def objects(s3: Proxy) -> dict[str, int]:

@@ -195,7 +195,7 @@ def _decontamination_section(found: Decontamination) -> str:
         [benchmark, *(str(sum((item.benchmark, item.kind) == (benchmark, kind) for item in dropped))
                       for kind in ("substring", "n_gram")),
          str(len({item.task_id for item in dropped if item.benchmark == benchmark}))]
-        for benchmark in dict.fromkeys(found.benchmarks)]  # files of one name are one name in what prepare wrote
+        for benchmark in dict.fromkeys(found.benchmarks)]
     examples = [
         f"{item.task_id} ({item.kind.replace('_', '-')}): {_code(item.excerpt)}, in the row {_code(item.row)}"
         for item in dropped[:SHOWN_ROWS]]
