@@ -399,6 +399,7 @@ def test_a_run_notes_what_it_uses_also_for_other_machines(s3: Proxy, run: Pipeli
     run_records.note(run, "mix/def")
     (_, record), = run_records.records_in(_bucket()).values()
     assert record == next(iter(run_records.local_records().values()))
+    assert record is not None
     assert (record.recipe, record.artifacts) == ("tiny", ["mix/def", "sft/abc"])
 
 

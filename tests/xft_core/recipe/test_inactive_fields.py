@@ -36,7 +36,8 @@ from xft_core.stages.configs import (
 from xft_core.stages.run import run_stage, stage_key
 
 NONE, DATA = Path("none"), Path("data")
-GREEDY, SAMPLED = {"temperature": 0.0}, {"temperature": 0.8}
+GREEDY: dict[str, Any] = {"temperature": 0.0}
+SAMPLED: dict[str, Any] = {"temperature": 0.8}
 
 
 def generate(seed: int = 0, **fields: Any) -> StageConfig:
