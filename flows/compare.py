@@ -13,14 +13,15 @@ from pydantic import Field
 from flows.pipeline import chosen_recipe
 from flows.recipe_form import with_recipe_fields
 from flows.variant_runs import run_by_deployment, run_here
-from tasks import stages
 from tasks.execution import pipeline_run
 from tasks.preflight import check_inputs
 from tasks.publishing import variant_results
 from tasks.publishing.comparison import ComparisonResult, publish_comparison
+from tasks.stages import submit
 from xft_core.errors import XftError
 from xft_core.recipe.grid import expand, field_labels
 from xft_core.recipe.sections import ExperimentName, Recipe
+from xft_core.recipe.steps import compare_step
 
 DEFAULT_GRID = ["upcycle.normalization=[xft,none]", "seed=[0,1]"]
 
@@ -88,7 +89,8 @@ def compare(
         result = None
         if found:
             reports = {variant: item.report for variant, item in found.items()}
-            compared: Any = stages.compare.submit(run, "compare", grid, reports)
+            step = compare_step(recipe, grid, reports)
+            compared: Any = submit(run, [step], base="")[step.role]
             result = publish_comparison.submit(run, compared, found, failures).result()
         if failures:
             raise ComparisonIncomplete(_failed(failures, len(variants)), result)

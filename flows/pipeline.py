@@ -1,34 +1,29 @@
-"""The pipeline: prepare, then dense SFT beside upcycle, MoE SFT, mix and merge; generate and evaluate; report.
-
-    prepare ─┬─ sft (dense baseline) ──────────────┐
-             └─ upcycle ─ sft (MoE) ─ mix ─ merge ─┴─ generate, evaluate: base, sft, moe, merged ─ report ─ publish
-
-Where the recipe asks for them, nll (other held-out data) and lm_eval (tasks of lm-eval) measure the same four models.
-"""
+"""The pipeline as a flow: the steps of xft_core/recipe/steps.py, each as soon as what it needs is there; then publish."""
 
 from pathlib import Path
 from typing import Any
 
-from prefect import Task, flow, get_run_logger
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
 from flows.recipe_form import with_recipe_fields
-from tasks import preflight, stages
+from tasks import preflight
 from tasks.execution import pipeline_run
 from tasks.prefect_page import reason_of
 from tasks.preflight import check_inputs
 from tasks.publishing.pipeline import PipelineResult, publish
 from tasks.references import PipelineRun, base_model
-from tasks.stages import local_base_model
+from tasks.stages import local_base_model, submit
 from tasks.stopping import RunStopped, stop_event
 from tasks.variant_tags import variant_of
 from xft_core.errors import XftError
 from xft_core.recipe.checks import recipe_findings
 from xft_core.recipe.load import load_recipe, parse, plain
 from xft_core.recipe.sections import Recipe
+from xft_core.recipe.steps import pipeline_steps
 
 
 class PipelineFailed(XftError):
@@ -74,7 +69,7 @@ def pipeline(
         get_run_logger().warning("%s", warning)
     try:
         with pipeline_run.opened(recipe) as run:
-            futures = _submit(run, local_base_model(run))
+            futures = submit(run, pipeline_steps(recipe), local_base_model(run))
             futures["publish"] = publish.submit(run, dict(futures))  # type: ignore[arg-type]
             _raise_for_failures(run, futures)
             result: PipelineResult = futures["publish"].result()
@@ -91,38 +86,6 @@ def chosen_recipe(recipe_file: str = "", overrides: list[str] | None = None, **f
     if recipe_file:
         return load_recipe(Path(recipe_file), overrides)
     return parse(Recipe, plain(fields), overrides)
-
-
-def _submit(run: PipelineRun, base: str) -> dict[str, PrefectFuture[Any]]:
-    """Start every stage, each as soon as what it needs is there. Returns them by role."""
-    recipe = run.recipe
-    futures: dict[str, PrefectFuture[Any]] = {}
-
-    def start(stage: Task[..., Any], role: str, *given: Any) -> Any:
-        # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
-        futures[role] = stage.submit(run, role, *given)
-        return futures[role]
-
-    data = start(stages.prepare, "prepare", base)
-    upcycled = start(stages.upcycle, "upcycle", base)
-    moe = start(stages.sft, "sft_moe", upcycled, data, recipe.sft)
-    mixed = start(stages.mix, "mix", moe, data)
-    merged = start(stages.merge, "merge", moe, mixed, data)
-    models = {"base": base, "moe": moe, "merged": merged}
-    if recipe.baseline.enabled:
-        models["sft"] = start(stages.sft, "sft_baseline", base, data, recipe.baseline.applied_to(recipe.sft))
-
-    for name, model in models.items():
-        for index, benchmark in enumerate(recipe.evaluate.benchmarks):
-            samples = start(stages.generate, f"generate_{name}_{index}", model, benchmark)
-            start(stages.evaluate, f"evaluate_{name}_{index}", samples, benchmark)
-        for index, path in enumerate(recipe.evaluate.held_out_data):
-            start(stages.nll, f"nll_{name}_{index}", model, path)
-        for index, task in enumerate(recipe.evaluate.lm_eval_tasks):
-            start(stages.lm_eval, f"lm_eval_{name}_{index}", model, task)
-
-    start(stages.report, "report", dict(futures))
-    return futures
 
 
 def _raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]) -> None:

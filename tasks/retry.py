@@ -24,7 +24,7 @@ def may_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:
 
 def run_name() -> str:
     """A task run is called by the role its stage plays: ``sft-baseline``, ``evaluate-merged-0``."""
-    return str(task_run.parameters["role"]).replace("_", "-")
+    return str(task_run.parameters["step"].role).replace("_", "-")
 
 
 # Options of every task that talks to something that may fail and come back. Prefect keeps no results: the store does.

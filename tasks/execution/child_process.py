@@ -19,8 +19,8 @@ import xft_core
 from tasks.stopping import RunStopped
 from xft_core.errors import StageInterrupted, StageKilled, XftError
 from xft_core.files.temporary import temporary_directory
+from xft_core.recipe.steps import what_to_change
 from xft_core.runtime.exit_codes import ExitCode
-from xft_core.runtime.out_of_memory import what_to_change
 from xft_core.runtime.quantities import size
 from xft_core.stages.base import StageConfig
 

@@ -13,11 +13,9 @@ from xft_core.planning.machine import machine_name, slowdown
 from xft_core.planning.plan import DataSize, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe.sections import Recipe
+from xft_core.recipe.steps import planned_roles, without_number
 from xft_core.stages.base import StageConfig
 from xft_core.store.manifest import Manifest, read_manifest
-
-ROLES = ("upcycle", "sft_moe", "sft_baseline", "mix", "merge", "generate_base", "generate_sft", "generate_merged",
-         "generate_moe")
 
 
 def threads_of_a_stage() -> int:
@@ -28,8 +26,8 @@ def threads_of_a_stage() -> int:
 
 def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, logger: Logger) -> None:
     """Remember the time of a stage that was made here from its beginning. What cannot be noted costs a warning."""
-    planned = role.rstrip("0123456789").rstrip("_")  # generate_merged_0: on the first benchmark
-    if planned not in ROLES:
+    planned = without_number(role)
+    if planned not in planned_roles(recipe):
         return
     try:
         path = find_config(base_model(recipe))
@@ -48,7 +46,7 @@ def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, log
 def remembered(recipe: Recipe, shape: Shape) -> dict[str, list[Timing]]:
     """The times of stages like those of the recipe, by role."""
     found, machine, threads = history.timings(_path()), machine_name(), threads_of_a_stage()
-    return {role: found.get(likeness(role, recipe, shape, machine, threads), []) for role in ROLES}
+    return {role: found.get(likeness(role, recipe, shape, machine, threads), []) for role in planned_roles(recipe)}
 
 
 def _path() -> Path:

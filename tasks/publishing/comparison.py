@@ -87,7 +87,7 @@ def _to_mlflow(
     run: PipelineRun, compared: ArtifactRef, result: Variants, text: str, failures: dict[str, str],
 ) -> None:
     run_id = run.mlflow_run_id
-    tags = {"mlflow.note.content": shortened(text), "xft.compare.key": compared.key,
+    tags = {"mlflow.note.content": shortened(mlflow_pages.with_files(text, run_id)), "xft.compare.key": compared.key,
             "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])}
     if best := best_group(result):
         tags["xft.best_group"] = best.name  # whose means the metrics are

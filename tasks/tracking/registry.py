@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from tasks import mlflow_pages
 from tasks.prefect_log import Logger
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.settings import settings
@@ -82,7 +83,7 @@ def register(
         if version is None:
             version = client().create_model_version(
                 name, source=_source(run, artifacts["merge"], whole, keep, logger), run_id=run.mlflow_run_id,
-                description=_description(card), tags=_lineage(run, artifacts))
+                description=_description(mlflow_pages.with_files(card, run.mlflow_run_id)), tags=_lineage(run, artifacts))
         number = int(version.version)
         if measured is not None:
             _tag(name, number, MEASURED + measured_by, measured.model_dump_json())

@@ -62,6 +62,10 @@ def test_links_to_mlflow_open_among_runs_and_models(page: Page, ui: XftUi, run_i
     expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Model registry").first).to_be_visible()
     expect(page.get_by_text("Description", exact=True).first).to_be_visible()
+    pictures = page.locator("img[alt]").filter(visible=True).and_(page.locator("[src*='plots']"))
+    expect(pictures.first).to_be_attached()
+    for picture in pictures.all():  # of the run's report
+        page.wait_for_function("picture => picture.complete && picture.naturalWidth > 100", arg=picture.element_handle())
     page.goto(mlflow_pages.first_page(ui.mlflow))
     expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
 

@@ -161,7 +161,7 @@ class XftUi:
     def wait_for_checkpoints(self) -> Path:
         """The directory of SFT's checkpoints, once it holds the first one of a training that goes on."""
         found = "artifacts/sft/*.partial/checkpoints/checkpoint-*"
-        checkpoint: Any = wait_for(lambda: next(self.home.glob(found), None), 120, "no checkpoint was written")
+        checkpoint: Any = wait_for(lambda: next(self.home.glob(found), None), 600, "no checkpoint was written")
         return Path(checkpoint).parent
 
     def tracking(self) -> MlflowClient:

@@ -9,6 +9,7 @@ from typing import Any
 
 from xft_core.errors import XftError
 from xft_core.recipe.sections import ChecksConfig, Recipe
+from xft_core.recipe.steps import Step
 
 POINTS = 5  # of the training curve, in the mean: one high point is no divergence
 RISE, LEAST_RISE = 0.3, 0.3  # as a share of the lowest mean, and in nats
@@ -110,6 +111,20 @@ def merge_findings(metrics: Mapping[str, Any], base: float | None, checks: Check
     if base is None or merged is None or merged <= base or checks.worse_than_base != "stop":
         return []
     return [worse_than_base("The merged model", merged, base)]
+
+
+def must_stop(step: Step, recipe: Recipe, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Why a run must stop after ``step``, in sentences. ``metrics``: of the step and of those it needs, by role."""
+    own = metrics[step.role]
+    if step.stage == "sft":
+        return training_findings(own, recipe.checks, only_stop=True)
+    if step.stage == "mix":
+        return mixing_findings(own, recipe.merge.method, recipe.checks, only_stop=True)
+    if step.stage == "merge":
+        # The untouched Mixture-of-Experts stands for the base model where upcycling is the identity.
+        base = metrics["sft_moe"].get("held_out_nll_before") if recipe.upcycle.is_identity else None
+        return merge_findings(own, base, recipe.checks)
+    return []
 
 
 def worse_than_base(name: str, loss: float, base: float) -> str:

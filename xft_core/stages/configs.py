@@ -1,5 +1,6 @@
 """The stages: what each is given, and what of that changes its result. What all have in common is in stage.py."""
 
+import importlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -33,8 +34,10 @@ from xft_core.recipe.sections import (
     SftConfig,
     UpcycleConfig,
 )
+from xft_core.recipe.steps import FACTS
 from xft_core.stages.base import StageConfig
 from xft_core.stages.preconditions import (
+    NOT_YET,
     Preconditions,
     check_data,
     check_directory,
@@ -342,7 +345,7 @@ class ReportStage(StageConfig):
 class CompareStage(StageConfig):
     summary = "Variants of a recipe side by side, from their reports alone."
 
-    stage, version, implementation = "compare", 2, "xft_core.stages.compare"
+    stage, version, implementation = "compare", 3, "xft_core.stages.compare"
     path_fields = frozenset({"reports"})
 
     recipe: Recipe = Field(description="The recipe that all variants start from.")
@@ -374,11 +377,9 @@ class ImportReferenceStage(StageConfig):
         return {"model": find_model(self.model)}
 
 
-STAGES: dict[str, type[StageConfig]] = {
-    config.stage: config for config in (
-        PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, NllStage, LmEvalStage,
-        ReportStage, CompareStage)
-}
+_HERE = {config.stage: config for config in (
+    PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, NllStage, LmEvalStage,
+    ReportStage, CompareStage)}
 
 
 def without(settings: dict[str, Any], section: str, fields: Iterable[str]) -> dict[str, Any]:
@@ -395,7 +396,7 @@ def without_untold(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model(name: str) -> dict[str, Callable[[], object]]:
-    return {f"model {name}": partial(check_model, name)}
+    return {} if name == NOT_YET else {f"model {name}": partial(check_model, name)}
 
 
 def _data(*paths: str | None) -> dict[str, Callable[[], object]]:
@@ -411,3 +412,14 @@ def lm_eval_version() -> str:
             "Tasks of lm-eval need lm-evaluation-harness, which is not installed: pip install -c constraints.txt "
             "-e '.[lm-eval]'."
         ) from None
+
+
+def _in_own_file(stage: str) -> type[StageConfig]:
+    """The configuration of a stage that is not among those above: in the file of its name, xft_core/stages/<stage>.py."""
+    found = vars(importlib.import_module(f"xft_core.stages.{stage}")).values()
+    return next(item for item in found
+                if isinstance(item, type) and issubclass(item, StageConfig) and getattr(item, "stage", None) == stage)
+
+
+# Last: the file of a stage may import from this one.
+STAGES: dict[str, type[StageConfig]] = {stage: _HERE.get(stage) or _in_own_file(stage) for stage in FACTS}

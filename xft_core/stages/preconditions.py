@@ -14,6 +14,7 @@ from xft_core.files.locate import find_file, find_model, hub_error, hub_is_offli
 from xft_core.recipe.sections import EvaluateConfig
 
 HUB_SECONDS = 10.0
+NOT_YET = "/"  # in a configuration that is only checked, the place of what an earlier stage makes
 
 # A check by what it looks for: stages that need the same thing look once.
 Preconditions = Mapping[str, Callable[[], object]]

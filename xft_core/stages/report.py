@@ -7,7 +7,7 @@ merged model's card), ``plots/*.png``. The same artifacts give the same bytes: n
 import json
 
 from xft_core.recipe.labels import flat_names, group_names
-from xft_core.reporting.names import MODELS
+from xft_core.recipe.steps import MODELS
 from xft_core.reporting.page import PAGE, Answers, write_page
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import warnings
@@ -15,7 +15,7 @@ from xft_core.reporting.run.markdown import comparison_markdown
 from xft_core.reporting.run.model_card import model_card
 from xft_core.reporting.run.plots import draw_all
 from xft_core.reporting.run.summary import Comparison, compare, metric_endings
-from xft_core.stages.configs import STAGES, ReportStage
+from xft_core.stages.configs import ReportStage
 from xft_core.store.workspace import Workspace
 
 
@@ -23,12 +23,13 @@ def run(config: ReportStage, workspace: Workspace) -> dict[str, float]:
     """The report stage. Metrics: the headline numbers, see ``headline``. Raises ArtifactError for a broken artifact."""
     evidence = Evidence.read(config.recipe, config.artifacts)
     comparison = compare(evidence)
-    content = comparison.model_dump() | {"warnings": warnings(comparison)}
+    without = None if comparison.further else {"further"}
+    content = comparison.model_dump(exclude=without) | {"warnings": warnings(comparison)}
     plots = draw_all(comparison, evidence, workspace.output / "plots")
     files = {
         "comparison.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
         "comparison.md": comparison_markdown(comparison, evidence, plots),
-        "README.md": model_card(comparison, evidence, plots, list(STAGES)),
+        "README.md": model_card(comparison, evidence, plots),
     }
     for name, text in files.items():
         (workspace.output / name).write_text(text, encoding="utf-8")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from xft_core.errors import RecipeError, StageInterrupted, StageKilled, XftError, first_line
 from xft_core.files.disk import write_whole
 from xft_core.files.environment import rendezvous
-from xft_core.runtime.out_of_memory import what_to_change
+from xft_core.recipe.steps import what_to_change
 from xft_core.store.workspace import Workspace
 
 if TYPE_CHECKING:

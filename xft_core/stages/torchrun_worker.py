@@ -17,6 +17,7 @@ from typing import Any
 
 from xft_core.errors import XftError, first_line
 from xft_core.files.disk import disk_full_is_an_error, write_whole
+from xft_core.recipe.steps import what_to_change
 from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.out_of_memory import out_of_memory_is_an_error
 from xft_core.runtime.process import die_with_parent, quiet_libraries
@@ -48,7 +49,7 @@ def _work(directory: Path, number: int) -> None:
     job = json.loads((directory / "job.json").read_text(encoding="utf-8"))
     config = STAGES[job["stage"]].model_validate(job["config"])
     join_group()
-    with disk_full_is_an_error(config.output), out_of_memory_is_an_error(config.stage):
+    with disk_full_is_an_error(config.output), out_of_memory_is_an_error(config.stage, what_to_change(config.stage)):
         metrics = importlib.import_module(config.implementation).run(config, Workspace(config.output))
         if number == 0:
             (directory / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")

@@ -200,7 +200,7 @@ while True:
 
 TOO_MUCH = """
 import sys, torch
-from xft_core import upcycle
+from xft_core.stages import upcycle
 from xft_core.__main__ import main
 upcycle.run = lambda config, workspace: {ask}
 sys.exit(main(["upcycle", sys.argv[1]]))

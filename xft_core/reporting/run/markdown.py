@@ -1,6 +1,7 @@
 """``comparison.md``: the table first, then what it says, then the evidence in compact tables."""
 
 import math
+from typing import Any
 
 from xft_core.benchmarks.decontaminate import NGRAM_WORDS
 from xft_core.reporting.page import PAGE
@@ -72,6 +73,9 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: froze
         sections += ["## Data", _data_table(comparison.data, evidence.recipe.data.max_rows)]
     if comparison.decontamination and comparison.decontamination.benchmarks:
         sections += ["## Decontamination", _decontamination_section(comparison.decontamination)]
+    if comparison.further:
+        lines = [[item.role, name, _number(value)] for item in comparison.further for name, value in item.metrics.items()]
+        sections += ["## Further stages", table(["stage", "metric", "value"], lines)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -203,6 +207,10 @@ def _decontamination_section(found: Decontamination) -> str:
         text + f"{len(dropped)} were dropped; all of them are in comparison.json, and whole in "
         "decontamination.json of the prepare stage (data/ in MLflow).",
         table(["benchmark", "substring", "n-gram", "problems concerned"], rows), bullets(examples)])
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _code(text: str) -> str:

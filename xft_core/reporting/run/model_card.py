@@ -1,6 +1,5 @@
 """The merged model's card: a Hugging Face README.md with what made the model, how good it is and how to load it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from xft_core.files.locate import is_hub_name
 from xft_core.recipe.labels import flat_names, path_labels
 from xft_core.recipe.load import flatten
 from xft_core.recipe.sections import PROCESS_FIELDS, Recipe
+from xft_core.recipe.steps import FACTS
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import warnings
 from xft_core.reporting.run.markdown import CAPTION, picture, results_table
@@ -36,11 +36,9 @@ METHOD = {
 EXAMPLE = "Write a Python function that returns the n-th Fibonacci number."
 
 
-def model_card(
-    comparison: Comparison, evidence: Evidence, plots: frozenset[str], stage_order: Sequence[str],
-) -> str:
-    """The text of README.md: YAML front matter and sections. ``plots``: names of the pictures that there are;
-    ``stage_order``: names of stages in the order of the pipeline. Needs neither network nor torch."""
+def model_card(comparison: Comparison, evidence: Evidence, plots: frozenset[str]) -> str:
+    """The text of README.md: YAML front matter and sections. ``plots``: names of the pictures that there are.
+    Needs neither network nor torch."""
     recipe = evidence.recipe
     merged = comparison.row("merged")
     equation, where = _equation(recipe)
@@ -50,7 +48,7 @@ def model_card(
         pictures={name: list(picture(name, plots)) for name in ("results", "loss")}, has_loss="loss" in plots,
         warnings=warnings(comparison), routing=_routing(recipe), equation=equation, where=where,
         method=METHOD[recipe.merge.method], made=_choices(evidence, TRAINING_SECTIONS),
-        measured=_choices(evidence, MEASURING_SECTIONS), lineage=_lineage(evidence, stage_order), used=_used(evidence),
+        measured=_choices(evidence, MEASURING_SECTIONS), lineage=_lineage(evidence), used=_used(evidence),
         decontamination=_decontamination(comparison))
     return str(ModelCard(card))
 
@@ -145,7 +143,8 @@ def _by_number(role: str) -> tuple[str, int]:
     return (name, int(number)) if number.isdecimal() else (role, 0)
 
 
-def _lineage(evidence: Evidence, stage_order: Sequence[str]) -> str:
+def _lineage(evidence: Evidence) -> str:
+    stage_order = list(FACTS)
     in_order = sorted(
         evidence.manifests.items(), key=lambda item: (stage_order.index(item[1].stage), *_by_number(item[0])))
     rows = [

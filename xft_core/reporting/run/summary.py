@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from xft_core.recipe.checks import mixing_findings, recipe_findings, training_findings
 from xft_core.recipe.labels import flat_names, path_labels, unique_labels
-from xft_core.reporting.names import MODELS
+from xft_core.recipe.steps import FACTS, MODELS
 from xft_core.reporting.pass_rates import Pair, PassRate, counts, pair, pass_rate, rate_text
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.multilingual import Average, averages
@@ -138,10 +138,18 @@ class Decontamination(_Part):
     dropped: list[DroppedRow]
 
 
+class Further(_Part):
+    """A step that the report has no section for, and its metrics as they are."""
+
+    role: str
+    metrics: dict[str, Any]
+
+
 class Comparison(_Part):
     """Everything the report tells. ``benchmarks``: their titles, in the recipe's order; ``skipped``: of those that could
     not be graded where this ran, with the reason; ``choices``: what in the recipe does not fit; ``went_wrong``: what was
-    noticed in training and mixing, by model; ``held_out``: sha256 of the rows that held_out_nll is measured on."""
+    noticed in training and mixing, by model; ``held_out``: sha256 of the rows that held_out_nll is measured on; ``further``:
+    of stages added to the pipeline."""
 
     recipe: str
     seed: int
@@ -158,6 +166,7 @@ class Comparison(_Part):
     data: dict[str, int]
     held_out: str | None
     decontamination: Decontamination | None
+    further: list[Further] = []
 
     def row(self, model: str) -> Row | None:
         """The row of one of MODELS, if it is there."""
@@ -176,7 +185,7 @@ def compare(evidence: Evidence) -> Comparison:
         data={name: value for name, value in sorted(prepare.metrics.items()) if type(value) is int} if prepare else {},
         held_out=next((entry.sha256 for entry in prepare.files if entry.path == "held_out.safetensors"), None)
         if prepare else None,
-        decontamination=_decontamination(evidence))
+        decontamination=_decontamination(evidence), further=_further(evidence))
 
 
 def metric_endings(benchmarks: list[str]) -> dict[str, str]:
@@ -364,6 +373,12 @@ def _routing(evidence: Evidence) -> list[LayerRouting]:
     return [
         LayerRouting(load=layer["load"], entropy=layer["entropy"], mean_shared_weight=layer["mean_shared_weight"])
         for layer in content["layers"]]
+
+
+def _further(evidence: Evidence) -> list[Further]:
+    return [
+        Further(role=role, metrics=dict(sorted(manifest.metrics.items()))) for role, manifest in evidence.manifests.items()
+        if not FACTS[manifest.stage].own_section]
 
 
 def _decontamination(evidence: Evidence) -> Decontamination | None:

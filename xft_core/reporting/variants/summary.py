@@ -13,7 +13,7 @@ from xft_core.errors import ArtifactError, first_line
 from xft_core.files.parsing import parse_json
 from xft_core.recipe.grid import SEED, Axis, Variant
 from xft_core.recipe.inactive_fields import plays_no_part
-from xft_core.reporting.names import MODELS
+from xft_core.recipe.steps import MODELS
 from xft_core.reporting.run.summary import Comparison
 
 NLL = "held_out_nll"
@@ -215,10 +215,13 @@ def _effects(axes: list[Axis], variants: list[Variant], runs: dict[str, Run]) ->
         if fields == [SEED]:
             continue
         for values in steps[1:]:
-            pairs = [
-                (runs[one.name], runs[other.name]) for one in variants for other in variants
+            found_pairs = [
+                (one, other) for one in variants for other in variants
                 if _step(one, fields) == steps[0] and _step(other, fields) == values and _differ_only_in(one, other, fields)
                 and not (len(fields) == 1 and plays_no_part(one.recipe, fields[0]) and plays_no_part(other.recipe, fields[0]))]
+            # A pair again, with another value of a field that plays no part in it, is no further evidence.
+            first = {(what_counts(one), what_counts(other)): (one, other) for one, other in reversed(found_pairs)}
+            pairs = [(runs[one.name], runs[other.name]) for one, other in reversed(first.values())]
             for key in sorted({key for pair in pairs for key in pair[0].numbers if key.startswith("merged/")}):
                 changes = [b.numbers[key] - a.numbers[key] for a, b in pairs if key in a.numbers and key in b.numbers]
                 if changes:
@@ -234,6 +237,11 @@ def _effect(fields: list[str], reference: list[Any], values: list[Any], key: str
     return Effect(
         fields=fields, reference=reference, values=values, number=key, pairs=count, difference=fmean(changes),
         half_interval=half, lower=sum(change < 0 for change in changes), higher=sum(change > 0 for change in changes))
+
+
+def what_counts(variant: Variant) -> str:
+    """The settings that play a part in a variant, the seed included: variants with the same are one experiment."""
+    return repr({field: value for field, value in variant.settings.items() if not plays_no_part(variant.recipe, field)})
 
 
 def _step(variant: Variant, fields: list[str]) -> list[Any]:

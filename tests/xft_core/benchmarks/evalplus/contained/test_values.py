@@ -104,6 +104,23 @@ def test_what_compares_as_a_built_in_type_does_still_does() -> None:
     assert math.isnan(decode(encode(math.nan)))
 
 
+def test_a_number_of_few_bits_equals_no_number_far_from_it() -> None:
+    """numpy rounds what it is compared with to its own few bits."""
+    assert numpy.float16(math.inf) == 1e9 and [numpy.float32(math.inf)] == [1e300]  # so it is
+    assert numpy.float16(3.14) == 3.1405 and numpy.float32(1e-46) == 1e-47
+    for output, expected in [
+            (numpy.float16(math.inf), 1e9), (numpy.float16(-math.inf), -65520.0), (numpy.float32(math.inf), 1e300),
+            ([numpy.float16(math.inf)], [1e6]), ({"a": (numpy.float32(math.inf),)}, {"a": (1e40,)}),
+            (numpy.array([math.inf], dtype="f2"), 1e9), (numpy.array([[math.inf]], dtype="f4"), [[1e300]]),
+            (numpy.array(math.inf, dtype="f2"), 70000), (numpy.complex64(math.inf), 1e300),
+            (numpy.float16(3.14), 3.1405), (numpy.float16(6e-8), 5e-8), (numpy.float32(1e-44), 1.1e-44)]:
+        assert not decode(encode(output)) == expected, (output, expected)
+    for number in (0.1, 1.0, -2.5e30, 0.0, 7):  # as evalplus has it
+        assert decode(encode(numpy.float32(number))) == number
+    for value in (numpy.float16(0.5), numpy.float16(math.inf), numpy.float32(math.inf), numpy.complex64(1 + 2j)):
+        assert decode(encode(value)) == value == value.item()
+
+
 def test_what_is_not_carried_over_is_equal_to_nothing() -> None:
     for value in (object(), (item for item in [1]), print, numpy.datetime64("2020-01-01"), len):
         encoded = encode(value)
