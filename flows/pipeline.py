@@ -9,6 +9,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
+from flows.recipe_form import with_recipe_fields
 from tasks import preflight
 from tasks.execution import pipeline_run
 from tasks.prefect_page import reason_of
@@ -21,25 +22,8 @@ from tasks.variant_tags import variant_of
 from xft_core.errors import XftError
 from xft_core.recipe.checks import recipe_findings
 from xft_core.recipe.load import load_recipe, parse, plain
-from xft_core.recipe.sections import (
-    BaselineConfig,
-    ChecksConfig,
-    DataConfig,
-    EvaluateConfig,
-    ExperimentName,
-    GenerateConfig,
-    MergeConfig,
-    ModelConfig,
-    Recipe,
-    RecipeName,
-    RegistryConfig,
-    Seed,
-    SftConfig,
-    UpcycleConfig,
-)
+from xft_core.recipe.sections import Recipe
 from xft_core.recipe.steps import pipeline_steps
-
-DEFAULTS = Recipe()
 
 
 class PipelineFailed(XftError):
@@ -60,23 +44,11 @@ def run_name() -> str:
 
 
 @flow(name="pipeline", persist_result=False, flow_run_name=run_name)
+@with_recipe_fields
 def pipeline(
     recipe_file: str = "",  # not None: the form would show a choice of types instead of a line to type in
     overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
-    name: RecipeName = DEFAULTS.name,
-    seed: Seed = DEFAULTS.seed,
-    experiment: ExperimentName = DEFAULTS.experiment,
-    check_fit: bool = DEFAULTS.check_fit,
-    model: ModelConfig = DEFAULTS.model,
-    data: DataConfig = DEFAULTS.data,
-    baseline: BaselineConfig = DEFAULTS.baseline,
-    upcycle: UpcycleConfig = DEFAULTS.upcycle,
-    sft: SftConfig = DEFAULTS.sft,
-    merge: MergeConfig = DEFAULTS.merge,
-    generate: GenerateConfig = DEFAULTS.generate,
-    evaluate: EvaluateConfig = DEFAULTS.evaluate,
-    checks: ChecksConfig = DEFAULTS.checks,
-    registry: RegistryConfig = DEFAULTS.registry,
+    **fields: Any,
 ) -> PipelineResult | State[Any]:
     """Turn a dense code model into a better one by way of a Mixture-of-Experts, and measure it against plain SFT.
 
@@ -87,25 +59,8 @@ def pipeline(
             overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields below count.
         overrides: Single fields, set last, on the recipe file or on the fields below: section.field=value, for example
             merge.shared_expert_weight=0.5.
-        name: Name of the recipe. Runs and models are called by it.
-        seed: Seed of everything random in training and sampling: order, router, noise, samples. Rows have data.split_seed.
-        experiment: MLflow experiment the run belongs to.
-        check_fit: Refuse, before any work, a recipe that surely needs more memory or disk than this machine has.
-        model: The dense model that everything starts from.
-        data: Instruction data and how it becomes training text, rows and held-out rows.
-        baseline: The control: plain SFT of the dense model.
-        upcycle: From the dense model to a Mixture-of-Experts.
-        sft: Supervised fine-tuning of the Mixture-of-Experts, and of the baseline where that says nothing else.
-        merge: From the experts to one dense model.
-        generate: Answers of every model to the benchmarks' problems.
-        evaluate: Benchmarks and grading.
-        checks: What the run looks out for, and whether that stops it.
-        registry: The merged model in MLflow's registry.
     """
-    recipe = chosen_recipe(
-        recipe_file, overrides, name=name, seed=seed, experiment=experiment, check_fit=check_fit, model=model, data=data,
-        baseline=baseline, upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
-        registry=registry)
+    recipe = chosen_recipe(recipe_file, overrides, **fields)
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
     check_inputs(recipe)

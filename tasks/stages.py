@@ -6,12 +6,11 @@ from typing import Any
 from prefect import get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
-from prefect.tasks import exponential_backoff
 
 from tasks.execution.carry_out import carry_out
 from tasks.object_store import models
 from tasks.references import ArtifactRef, PipelineRun, base_model
-from tasks.retry import STAGE_TASK, may_pass
+from tasks.retry import RETRIED, STAGE_TASK
 from tasks.stopping import stop_event
 from xft_core.recipe.steps import Step
 
@@ -41,8 +40,7 @@ def local_base_model(run: PipelineRun) -> str:
 
 
 @task(
-    name="fetch-model", task_run_name="fetch-model", persist_result=False, retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
+    name="fetch-model", task_run_name="fetch-model", **RETRIED)
 def fetch_model(run: PipelineRun, address: str) -> str:
     """The model at an S3 address as a local directory; no transfer if it is here and unchanged there."""
     return str(models.fetch(address, stop_event(run.flow_run_id), get_run_logger()))

@@ -20,10 +20,10 @@ from tasks.stopping import RunStopped
 from xft_core.errors import StageInterrupted, StageKilled, XftError
 from xft_core.files.temporary import temporary_directory
 from xft_core.recipe.steps import what_to_change
+from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.quantities import size
 from xft_core.stages.base import StageConfig
 
-EXIT_DONE, EXIT_MISTAKE, EXIT_MAY_PASS, EXIT_INTERRUPTED, EXIT_KILLED = 0, 2, 75, 130, 137
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
 SECRETS = ("AWS_", "PREFECT_API_", "MLFLOW_TRACKING_", "XFT_SERVER_")  # beginnings of variables with passwords
@@ -64,7 +64,7 @@ def run_in_child(
             _end(process)
             lines.finish(process.stderr.read() or b"")
             process.stderr.close()
-    if stop.is_set() and process.returncode != EXIT_DONE:
+    if stop.is_set() and process.returncode != ExitCode.DONE:
         raise RunStopped(f"{config.stage} was stopped. Starting the same run again goes on from its last checkpoint.")
     _raise_for_exit(config.stage, process.returncode, lines, memory)
 
@@ -120,7 +120,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 def _raise_for_exit(stage: str, status: int, lines: "_Lines", memory: "_Memory") -> None:
-    if status == EXIT_DONE:
+    if status == ExitCode.DONE:
         return
     message = lines.error_message()
     if status < 0:
@@ -128,11 +128,11 @@ def _raise_for_exit(stage: str, status: int, lines: "_Lines", memory: "_Memory")
         if -status == signal.SIGKILL:
             raise StageKilled(f"{ended} {memory.told()} {what_to_change(stage)}")
         raise StageInterrupted(ended)
-    if status == EXIT_KILLED:  # one of several processes (sft.num_processes)
+    if status == ExitCode.KILLED:  # one of several processes (sft.num_processes)
         raise StageKilled(message)
-    if status in (EXIT_MAY_PASS, EXIT_INTERRUPTED):
+    if status in (ExitCode.MAY_PASS, ExitCode.INTERRUPTED):
         raise StageInterrupted(message or f"{stage}: interrupted (exit status {status}).")
-    if status == EXIT_MISTAKE and message:
+    if status == ExitCode.MISTAKE and message:
         raise XftError(message)
     raise StageFault(
         f"{stage}: a fault of the program (exit status {status}): {lines.last or 'it said nothing'} "

@@ -4,17 +4,14 @@
     <prefix>/kept/<stage>/<key>                       says that something outside refers to the artifact: gc leaves it
 """
 
-import fcntl
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.object_store import file_sets
 from tasks.object_store.bucket import Bucket, store
 from xft_core.errors import ArtifactError
-from xft_core.files.disk import disk_full_is_an_error
+from xft_core.files.disk import disk_full_is_an_error, locked
 from xft_core.store.artifacts import verify, without_advice
 from xft_core.store.manifest import MANIFEST, Manifest, OtherVersion, parse_manifest
 
@@ -39,8 +36,8 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
     bucket = store()
     if bucket is None:
         return None
-    with free(output) as is_free, disk_full_is_an_error(output):
-        if not is_free or output.exists():  # another run of this machine has it in hand
+    with locked(output, wait=False) as is_free, disk_full_is_an_error(output):
+        if not is_free or output.exists():  # another run of this machine has it in hand, and may be training
             return None
         place = place_of(output)
         content = bucket.get(file_sets.manifest_name(place))
@@ -101,20 +98,6 @@ def read_manifest(bucket: Bucket, place: str) -> Manifest:
     if content is None:
         raise ArtifactError(f"{bucket.address}/{place} has no {MANIFEST}: it was never finished, or is being removed.")
     return checked_manifest(content, f"{bucket.address}/{place}")
-
-
-@contextmanager
-def free(output: Path) -> Iterator[bool]:
-    """The lock of ``artifacts.locked`` if nobody of this machine holds it; yields whether it could be had. Never waits:
-    whoever holds it may be training."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.with_name(output.name + ".lock").open("a") as stream:  # not "w": see artifacts.locked
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 def checked_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:

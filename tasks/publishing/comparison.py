@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
 from tasks import mlflow_pages
@@ -16,7 +15,7 @@ from tasks.publishing.headline import headline
 from tasks.publishing.pipeline import shortened
 from tasks.publishing.variant_results import VariantResult
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.retry import may_pass
+from tasks.retry import PUBLISH_TASK
 from tasks.settings import settings
 from tasks.stopping import stop_event
 from tasks.tracking import charts as comparison_view
@@ -46,9 +45,7 @@ class ComparisonResult(BaseModel):
     stages: int
 
 
-@task(
-    name="publish", task_run_name="publish", persist_result=False, retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
+@task(**PUBLISH_TASK)
 def publish_comparison(
     run: PipelineRun, compared: ArtifactRef, variants: dict[str, VariantResult], failures: dict[str, str],
 ) -> ComparisonResult:

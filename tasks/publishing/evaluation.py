@@ -2,12 +2,11 @@
 
 
 from prefect import get_run_logger, task
-from prefect.tasks import exponential_backoff
 
 from tasks.execution.delivery import deliver_rest, insist
 from tasks.prefect_page import show_link, show_table
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.retry import may_pass
+from tasks.retry import PUBLISH_TASK
 from tasks.stopping import stop_event
 from tasks.tracking import runs
 from tasks.tracking.client import explained, scalars
@@ -22,9 +21,7 @@ BENCHMARK_STAGES = ("generate", "evaluate")
 Scores = dict[str, dict[str, float]]
 
 
-@task(
-    name="publish", task_run_name="publish", persist_result=False, retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
+@task(**PUBLISH_TASK)
 def publish_scores(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Scores:
     """Show pass@k of every benchmark, every answer with its verdict, and what else was measured. Returns the numbers by what
     was measured. ``artifacts``: every step's, by role."""

@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 from prefect import get_run_logger, task
-from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
 from tasks import mlflow_pages
@@ -19,7 +18,7 @@ from tasks.prefect_log import Logger
 from tasks.prefect_page import show_link, show_markdown, show_table
 from tasks.publishing.headline import headline
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.retry import may_pass
+from tasks.retry import PUBLISH_TASK
 from tasks.settings import settings
 from tasks.stopping import stop_event
 from tasks.tracking import registry, runs
@@ -48,9 +47,7 @@ class PipelineResult(BaseModel):
     stages: int
 
 
-@task(
-    name="publish", task_run_name="publish", persist_result=False, retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
+@task(**PUBLISH_TASK)
 def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResult:
     """Show the run's results in MLflow's parent run and as Prefect artifacts. ``artifacts``: every stage's, by role."""
     report, logger, stop = artifacts["report"], get_run_logger(), stop_event(run.flow_run_id)

@@ -12,10 +12,8 @@ from collections.abc import Callable
 from functools import wraps
 from itertools import takewhile
 
-EXIT_MISTAKE = 2
-EXIT_MAY_PASS = 75
-EXIT_KILLED = 128 + signal.SIGKILL  # as a shell says it
-EXIT_CLOSED_PIPE = 128 + signal.SIGPIPE
+from xft_core.runtime.exit_codes import ExitCode
+
 OPTIMIZE = re.compile(r"-[A-Za-z]*O[A-Za-z]*")  # -OO, also among other letters
 OUTPUT, ERRORS = 1, 2  # file descriptors
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
@@ -55,7 +53,7 @@ def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the process that started this one is gone: no orphan goes on training."""
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
     if os.getppid() == 1:
-        sys.exit(EXIT_MAY_PASS)
+        sys.exit(ExitCode.MAY_PASS)
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
@@ -79,10 +77,10 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
                     sys.stdout.flush()
         except OSError as error:
             if _drop_closed_pipes():
-                return EXIT_CLOSED_PIPE
+                return ExitCode.CLOSED_PIPE
             print(f"error: the output cannot be written: {told(error)}", file=sys.stderr)
             _write_nowhere(OUTPUT)
-            return EXIT_MISTAKE
+            return ExitCode.MISTAKE
 
     return run
 

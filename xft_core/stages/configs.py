@@ -12,7 +12,7 @@ from pydantic import Field
 from xft_core.benchmarks.find import find_benchmark
 from xft_core.errors import DataError
 from xft_core.files.digests import directory_digest
-from xft_core.files.locate import find_file, find_model, is_there
+from xft_core.files.locate import find_file, find_model, is_data_file
 from xft_core.recipe.inactive_fields import (
     draws_samples,
     learns,
@@ -73,7 +73,7 @@ class PrepareStage(StageConfig):
         """The tokenizer's model directory, the data files unless they are Hub data sets, and the benchmarks."""
         found = {"tokenizer": find_model(self.model)}
         for name, path in (("data", self.data.path), ("held_out", self.data.held_out_path)):
-            if path is not None and is_file(path):
+            if path is not None and is_data_file(path):
                 found[name] = find_file(path)
         if self.data.decontaminate:
             found |= {f"benchmark_{index}": find_benchmark(name) for index, name in enumerate(self.benchmarks)}
@@ -93,7 +93,7 @@ class PrepareStage(StageConfig):
         settings = super().settings()
         for name in ("path", "held_out_path"):
             path = settings["data"][name]
-            if path is not None and is_file(path):
+            if path is not None and is_data_file(path):
                 del settings["data"][name]
         return settings
 
@@ -274,13 +274,13 @@ class NllStage(StageConfig):
 
     def inputs(self) -> dict[str, Path]:
         """The model, and the data file unless it is a Hub data set."""
-        return {"model": find_model(self.model)} | ({"data": find_file(self.data.path)} if is_file(self.data.path) else {})
+        return {"model": find_model(self.model)} | ({"data": find_file(self.data.path)} if is_data_file(self.data.path) else {})
 
     def settings(self) -> dict[str, Any]:
         """A data file counts by its contents; of the section, what makes rows of it. A seed counts where it chooses some."""
         settings = super().settings() | {"precision": measuring_precision(self.precision)}
         unused = ["held_out_rows", "held_out_path", "decontaminate"]
-        unused += ["path", "split"] if is_file(self.data.path) else []
+        unused += ["path", "split"] if is_data_file(self.data.path) else []
         unused += ["split_seed"] if self.data.max_rows is None else []
         return without(settings, "data", unused)
 
@@ -395,18 +395,12 @@ def without_untold(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"recipe": without(settings["recipe"], "sft", PROCESS_FIELDS)}
 
 
-def is_file(name: str) -> bool:
-    """Whether instruction data is a local or shipped file rather than a Hub data set."""
-    is_path = "://" in name or name.startswith(("/", ".", "~", "demo:")) or name.count("/") > 1
-    return is_path or Path(name).suffix in (".json", ".jsonl", ".parquet") or is_there(name)
-
-
 def _model(name: str) -> dict[str, Callable[[], object]]:
     return {} if name == NOT_YET else {f"model {name}": partial(check_model, name)}
 
 
 def _data(*paths: str | None) -> dict[str, Callable[[], object]]:
-    return {f"data {path}": partial(check_data, path, is_file(path)) for path in paths if path is not None}
+    return {f"data {path}": partial(check_data, path, is_data_file(path)) for path in paths if path is not None}
 
 
 def lm_eval_version() -> str:

@@ -61,7 +61,7 @@ def test_an_amount_that_cannot_be_is_refused(recipe_file: RecipeFile, tmp_path: 
 
 def test_a_plan_for_another_machine_and_what_to_change(recipe_file: RecipeFile, tmp_path: Path) -> None:
     config = model_directory(tmp_path / "model") / "config.json"
-    arguments = ("plan", str(recipe_file(model={"path": "owner/model"})), "--flops", "100")
+    arguments: tuple[str, ...] = ("plan", str(recipe_file(model={"path": "owner/model"})), "--flops", "100")
     refused = xft(*arguments, home=tmp_path)
     assert refused.returncode == 2 and "is not in the Hub's cache" in refused.stderr
     arguments += ("--model-config", str(config), "--set", "upcycle.num_experts=8")

@@ -16,6 +16,7 @@ from tasks.object_store.bucket import StoreRefused, StoreUnavailable, store
 from tasks.references import PipelineRun
 from tests.tasks.object_store.proxy import BUCKET, Proxy, fail_first, flipped, raw_client
 from xft_core.errors import ArtifactError
+from xft_core.files.disk import locked
 from xft_core.stages.configs import UpcycleStage
 from xft_core.store.artifacts import publish, verify
 from xft_core.store.workspace import Workspace
@@ -144,7 +145,7 @@ def test_gc_goes_on_where_uploads_cannot_be_listed(
 def test_asking_for_a_lock_empties_no_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.lock"
     file.write_text("of somebody")
-    with artifacts.free(tmp_path / "mine") as is_free:
+    with locked(tmp_path / "mine", wait=False) as is_free:
         assert is_free
     assert file.read_text() == "of somebody"
 
@@ -398,6 +399,7 @@ def test_a_run_notes_what_it_uses_also_for_other_machines(s3: Proxy, run: Pipeli
     run_records.note(run, "mix/def")
     (_, record), = run_records.records_in(_bucket()).values()
     assert record == next(iter(run_records.local_records().values()))
+    assert record is not None
     assert (record.recipe, record.artifacts) == ("tiny", ["mix/def", "sft/abc"])
 
 

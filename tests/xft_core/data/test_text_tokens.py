@@ -159,7 +159,8 @@ def test_what_is_noted_of_conversations_is_counted_and_the_data_table_adds_up(tm
     rows += [[*messages("a", "b"), *messages("c", "d")], messages("Say <s>", "<s>"), messages("Say", "<|assistant|> no")]
     rows += [messages("Add 1", "x + 1"), messages("e", " "), messages("y" * 900, "z"), messages("long", "w" * 900)]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    for number, changes in enumerate(({}, {"max_rows": 20}, {"held_out_path": str(tmp_path / "h.jsonl")})):
+    ways: list[dict[str, Any]] = [{}, {"max_rows": 20}, {"held_out_path": str(tmp_path / "h.jsonl")}]
+    for number, changes in enumerate(ways):
         (tmp_path / "h.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows[:3] + rows[:1]))
         data = DataConfig(path=str(tmp_path / "d.jsonl"), template="chat", max_length=256, held_out_rows=4)
         data = data.model_copy(update=changes)

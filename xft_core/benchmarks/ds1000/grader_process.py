@@ -35,7 +35,7 @@ from contextlib import suppress
 from types import FunctionType
 from typing import Any
 
-PARENT_DEATH_SIGNAL, DUMPABLE = 1, 4  # PR_SET_PDEATHSIG and PR_SET_DUMPABLE in <linux/prctl.h>
+PARENT_DEATH_SIGNAL, DUMPABLE = 1, 4  # PR_SET_PDEATHSIG and PR_SET_DUMPABLE in <linux/prctl.h>; a copy: this runs alone
 DETAIL_CHARACTERS = 400
 WALL_FACTOR = 3  # the limit is of processor time: other work on the machine changes no verdict
 TOO_LONG = -1

@@ -19,9 +19,6 @@ from xft_core.reporting.run.comparison import Comparison, ComparisonFile
 NLL = "held_out_nll"
 PASS = ("base_pass_at_1", "plus_pass_at_1")
 OVER_SFT = "merged_over_sft"
-# Two-sided 95% quantiles of Student's t by degrees of freedom, from 1; beyond them the last is a little too wide.
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-        2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
 
 
 class _Part(BaseModel):
@@ -142,8 +139,11 @@ def read_comparison(report: Path) -> Comparison:
 
 
 def interval_factor(pairs: int) -> float:
-    """Half of a 95% interval of a mean, in standard errors."""
-    return T_95[min(pairs - 1, len(T_95)) - 1]
+    """Half of a 95% interval of a mean, in standard errors: Student's two-sided quantile, to three decimals."""
+    from scipy.special import stdtrit  # scipy.stats.t.ppf, without the second that scipy.stats takes to import
+
+    # Rounded as tables have it: reports in a store, made with such a table, stay what a new one would be.
+    return round(float(stdtrit(pairs - 1, 0.975)), 3)
 
 
 def statistic(values: list[float], depends_on_seed: bool = True) -> Statistic:

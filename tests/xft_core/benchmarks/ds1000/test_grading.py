@@ -123,7 +123,7 @@ def test_a_library_that_is_not_there_is_no_failure_of_its_problems(grader: DS100
     found = grade_all(
         [PROBLEM, needs], {PROBLEM.task_id: [RIGHT], needs.task_id: ["import os\nos._exit(0)"]}, own, 1, tmp_path / "graded")
     assert [verdict.base for (verdict,) in found.values()] == ["pass", "infrastructure_error"]
-    assert scores(list(found.values()), [1])["plus_pass_at_1"] == 1
+    assert scores(list(found.values()), [1]).plus_pass_at == {1: 1.0}
 
 
 def test_the_stage_counts_by_library_and_perturbation(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_equal_digests_mean_equal_values(left: Any, right: Any) -> None:
 
 
 def test_digests_tell_apart_what_evalplus_tells_apart() -> None:
-    groups = [[1, 1.0, True], [[1], (1,)], [[[1, 2]], [[1], [2]]], ["1", b"1"], [[], ()], [0.0, -0.0]]
+    groups: list[list[Any]] = [[1, 1.0, True], [[1], (1,)], [[[1, 2]], [[1], [2]]], ["1", b"1"], [[], ()], [0.0, -0.0]]
     for group in groups:
         assert len({digest(value)[0] for value in group}) == len(group), group
     long = list(range(10_000))
@@ -93,7 +93,7 @@ def test_other_types_that_compare_come_back(value: Any) -> None:
 
 
 def test_what_compares_as_a_built_in_type_does_still_does() -> None:
-    point = collections.namedtuple("point", "x y")(1, 2)
+    point = collections.namedtuple("point", "x y")(1, 2)  # type: ignore[call-arg, arg-type]
     for value, plain in [
             (collections.Counter("aab"), {"a": 2, "b": 1}), (collections.defaultdict(list, a=[1]), {"a": [1]}),
             (point, (1, 2)), (Own([1, 2]), [1, 2]), (Colour.RED, 1)]:
@@ -145,7 +145,8 @@ def test_what_has_no_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     doubling: list[Any] = [0]
     for _ in range(40):
         doubling = [doubling, doubling]
-    for value in (doubling, "x" * 10**5, 1 << 10**6):
+    too_large: list[Any] = [doubling, "x" * 10**5, 1 << 10**6]
+    for value in too_large:
         with pytest.raises(TooLarge):
             encode(value)
 
