@@ -68,7 +68,7 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
     @wraps(main)
     def run(arguments: list[str] | None = None) -> int:
         if arguments is None:
-            _keep_docstrings()
+            keep_docstrings()
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -93,7 +93,7 @@ def told(error: OSError) -> str:
     return f"{error.strerror or error}{file}"
 
 
-def _keep_docstrings() -> None:
+def keep_docstrings() -> None:
     """Start this process again, as the same one, if Python was told to leave docstrings out."""
     if sys.flags.optimize < 2:
         return
