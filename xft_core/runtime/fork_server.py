@@ -39,6 +39,7 @@ from xft_core.runtime.process import (
 STDIN, STDOUT, STDERR = 0, 1, 2
 MESSAGE_BYTES = 1 << 16
 ARG_START, ARG_END = 47, 48  # fields of /proc/self/stat, from 0
+ARROW_MALLOC = "JE_ARROW_MALLOC_CONF"
 FORKED, AFRESH = b"f", b"a"
 
 
@@ -50,11 +51,15 @@ def main() -> None:
     _replace(STDIN, os.open(os.devnull, os.O_RDONLY))
     drop_launcher_variables()
     quiet_libraries()
+    # pyarrow, which pandas imports, starts a thread otherwise.
+    os.environ.setdefault(ARROW_MALLOC, "background_thread:false")
     for name in sys.argv[2:]:
         if _is_closed(control):
             return
         with suppress(Exception):  # whoever needs it says why it cannot be imported
             importlib.import_module(name)
+    if ARROW_MALLOC not in environment:
+        del os.environ[ARROW_MALLOC]
     gc.collect()
     gc.freeze()  # a collection in a child would write to, and so copy, every page that is shared
     command = _serve(control, environment)
