@@ -16,7 +16,6 @@ PADDING is room: children write their own command line there, for whoever looks 
 """
 
 import ctypes
-import gc
 import importlib
 import json
 import os
@@ -32,6 +31,7 @@ from xft_core.runtime.process import (
     EXIT_MAY_PASS,
     PARENT_DEATH_SIGNAL,
     drop_launcher_variables,
+    imports,
     keep_docstrings,
     quiet_libraries,
 )
@@ -53,15 +53,14 @@ def main() -> None:
     quiet_libraries()
     # pyarrow, which pandas imports, starts a thread otherwise.
     os.environ.setdefault(ARROW_MALLOC, "background_thread:false")
-    for name in sys.argv[2:]:
-        if _is_closed(control):
-            return
-        with suppress(Exception):  # whoever needs it says why it cannot be imported
-            importlib.import_module(name)
+    with imports():
+        for name in sys.argv[2:]:
+            if _is_closed(control):
+                return
+            with suppress(Exception):  # whoever needs it says why it cannot be imported
+                importlib.import_module(name)
     if ARROW_MALLOC not in environment:
         del os.environ[ARROW_MALLOC]
-    gc.collect()
-    gc.freeze()  # a collection in a child would write to, and so copy, every page that is shared
     command = _serve(control, environment)
     sys.argv = ["-m", *command[4:]]
     sys.orig_argv = command

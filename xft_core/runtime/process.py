@@ -1,6 +1,7 @@
 """What every process of ours does at its start, and how a command ends."""
 
 import ctypes
+import gc
 import logging
 import os
 import re
@@ -8,7 +9,8 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from itertools import takewhile
 
@@ -56,6 +58,19 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
     if os.getppid() == 1:
         sys.exit(EXIT_MAY_PASS)
+
+
+@contextmanager
+def imports() -> Iterator[None]:
+    """Import much without Python's looking for garbage in between, of which imports make none: a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.freeze()
+            gc.enable()
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
