@@ -70,7 +70,7 @@ def run_in_child(
             process.stderr.close()
     if stop.is_set() and process.returncode != EXIT_DONE:
         raise _stopped(config)
-    _raise_for_exit(config.stage, process.returncode, lines, memory)
+    _raise_for_exit(config.stage, process.wait(), lines, memory)
 
 
 def _start(command: list[str], environment: dict[str, str], stdout: IO[bytes], stop: threading.Event) -> Process | None:

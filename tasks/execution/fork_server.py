@@ -141,7 +141,7 @@ class _Server:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "xft_core.runtime.fork_server", ROOM, *MODULES], stdin=theirs,
+                [sys.executable, "-P", "-m", "xft_core.runtime.fork_server", ROOM, *MODULES], stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=self._environment)
 
     def fits(self, environment: Mapping[str, str], code: int) -> bool:

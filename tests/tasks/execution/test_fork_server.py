@@ -28,7 +28,7 @@ print(json.dumps({
     "tasks": len(os.listdir("/proc/self/task")), "parent": os.getppid(), "leads": os.getsid(0) == os.getpid(),
     "cuda": torch.cuda._is_in_bad_fork(), "directory": os.getcwd(),
     "command": open("/proc/self/cmdline").read().rstrip(chr(0)).split(chr(0))[:4],
-    "descriptors": sorted(os.readlink(f"/proc/self/fd/{name}").split(":")[0] for name in os.listdir("/proc/self/fd")[:-1]),
+    "descriptors": sorted(os.path.basename(os.readlink(f"/proc/self/fd/{name}")).split(":")[0] for name in os.listdir("/proc/self/fd")[:-1]),
     "peak": int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) / 1024}), file=sys.stderr)
 """
 
@@ -76,7 +76,8 @@ def test_a_fork_is_what_a_fresh_process_would_be(
     fresh = json.loads(run(config, monkeypatch, ASK, threads=1)[-1])
     assert fresh.pop("parent") == os.getpid()
     assert not fresh.pop("ready")
-    assert forked["threads"] == forked["tasks"] == 1
+    assert forked["threads"] == 1
+    assert forked.pop("tasks") <= fresh.pop("tasks")
     assert forked.pop("peak") == pytest.approx(fresh.pop("peak"), rel=0.35)
     # What quiet_libraries() and imports set is there earlier.
     extra = {name: forked["environment"].pop(name) for name in set(forked["environment"]) - set(fresh["environment"])}
