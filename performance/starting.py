@@ -4,7 +4,7 @@
 
 The recipe is the demo, cut down to a few steps and problems: what a second run does is the same. "Stage start" is the
 time from starting its sft stage to the first line, the held-out loss of a few rows: as the fork of a server that is ready,
-as all but the first of a flow start, and as a fresh process.
+as all but the first of a flow start (its CPU seconds are the server's, and not counted), and as a fresh process.
 """
 
 import argparse

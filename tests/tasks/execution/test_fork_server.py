@@ -28,7 +28,8 @@ print(json.dumps({
     "tasks": len(os.listdir("/proc/self/task")), "parent": os.getppid(), "leads": os.getsid(0) == os.getpid(),
     "cuda": torch.cuda._is_in_bad_fork(), "directory": os.getcwd(),
     "command": open("/proc/self/cmdline").read().rstrip(chr(0)).split(chr(0))[:4],
-    "descriptors": sorted(os.path.basename(os.readlink(f"/proc/self/fd/{name}")).split(":")[0] for name in os.listdir("/proc/self/fd")[:-1]),
+    "descriptors": sorted(
+        os.path.basename(os.readlink(f"/proc/self/fd/{name}")).split(":")[0] for name in os.listdir("/proc/self/fd")[:-1]),
     "peak": int(re.search(r"VmHWM:\\s+(\\d+)", status)[1]) / 1024}), file=sys.stderr)
 """
 
