@@ -21,7 +21,7 @@ from tasks.tracking.client import client
 from xft_core.errors import XftError
 from xft_core.recipe.load import load_recipe
 from xft_core.runtime.exit_codes import ExitCode
-from xft_core.runtime.process import command, told
+from xft_core.runtime.process import command, imports, told
 
 if TYPE_CHECKING:
     from tasks.publishing.comparison import ComparisonResult
@@ -73,10 +73,11 @@ def _run(recipe: "Recipe") -> int:
 
     check_inputs(recipe)
     check_fit(recipe, base_model(recipe))
-    wait_for_api = _start_services()
-    from flows.pipeline import pipeline
+    with imports():
+        wait_for_api = _start_services()
+        from flows.pipeline import pipeline
 
-    wait_for_api()
+        wait_for_api()
     state: Any = pipeline(**_fields(recipe), return_state=True)
     if state.is_completed():
         _show(state.result())
@@ -92,11 +93,12 @@ def _compare(options: argparse.Namespace) -> int:
     check_inputs(*(variant.recipe for variant in expand(recipe, options.grid)))
     # Several variants are at work at once: each line says whose it is.
     os.environ.setdefault("PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT", TASK_LINE)
-    wait_for_api = _start_services()
-    from flows.compare import ComparisonIncomplete, compare, comparison_recipe, save_report
+    with imports():
+        wait_for_api = _start_services()
+        from flows.compare import ComparisonIncomplete, compare, comparison_recipe, save_report
 
-    fields = _fields(comparison_recipe(str(options.recipe), options.set, options.experiment))
-    wait_for_api()
+        fields = _fields(comparison_recipe(str(options.recipe), options.set, options.experiment))
+        wait_for_api()
     state: Any = compare(**fields, grid=options.grid, at_once=options.at_once, return_state=True)
     outcome = state.result(raise_on_failure=False)
     result: ComparisonResult | None = outcome.result if isinstance(outcome, ComparisonIncomplete) else outcome

@@ -108,12 +108,10 @@ def _make(
     """The artifact, and whether all of it was made by this one process: nothing was there to go on from."""
     config.output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        threads = None
         if FACTS[config.stage].heavy:
             slots = settings().compute_slots
             stack.enter_context(compute_slot(
                 settings().locks, slots, stop, lambda: logger.info("Waits for a compute slot (%d in all).", slots)))
-            threads = settings().threads_per_slot
             if found := find(config.output, key):  # made by another run while this one waited
                 return found, False
         insist(lambda: checkpoints.restore(config.output, key, stop, logger), stop, logger)
@@ -126,7 +124,7 @@ def _make(
             progress.line(line)
 
         whole = not Workspace(config.output).root.exists()
-        run_in_child(config, take, stop, threads)
+        run_in_child(config, take, stop, settings().threads_per_slot)  # the same for all: one environment, one fork server
     manifest = find(config.output, key)
     if manifest is None:
         raise XftError(f"{config.stage} ended well but left no whole artifact in {str(config.output)!r}.")

@@ -1,6 +1,7 @@
 """What every process of ours does at its start, and how a command ends."""
 
 import ctypes
+import gc
 import logging
 import os
 import re
@@ -8,7 +9,8 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from itertools import takewhile
 
@@ -56,6 +58,19 @@ def die_with_parent() -> None:
         sys.exit(ExitCode.MAY_PASS)
 
 
+@contextmanager
+def imports() -> Iterator[None]:
+    """Import much without Python's looking for garbage in between, of which imports make none: a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.freeze()
+            gc.enable()
+
+
 def command(main: Callable[..., int]) -> Callable[..., int]:
     """Decorator of a command's ``main``: SIGINT interrupts it, it ends quietly when nobody reads its output any more, and
     Python keeps docstrings.
@@ -66,7 +81,7 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
     @wraps(main)
     def run(arguments: list[str] | None = None) -> int:
         if arguments is None:
-            _keep_docstrings()
+            keep_docstrings()
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
@@ -91,7 +106,7 @@ def told(error: OSError) -> str:
     return f"{error.strerror or error}{file}"
 
 
-def _keep_docstrings() -> None:
+def keep_docstrings() -> None:
     """Start this process again, as the same one, if Python was told to leave docstrings out."""
     if sys.flags.optimize < 2:
         return

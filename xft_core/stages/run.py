@@ -16,6 +16,7 @@ from xft_core.files.digests import digest_of
 from xft_core.files.disk import disk_full_is_an_error, locked
 from xft_core.recipe.steps import what_to_change
 from xft_core.runtime.out_of_memory import out_of_memory_is_an_error
+from xft_core.runtime.process import imports
 from xft_core.stages.base import StageConfig
 from xft_core.stages.torchrun import run_in_processes
 from xft_core.store.artifacts import check_output_is_free, find, publish
@@ -61,7 +62,9 @@ def run_stage(config: StageConfig) -> StageResult:
         if config.processes() != (1, 1):
             metrics = run_in_processes(config, workspace)
         else:
-            metrics = importlib.import_module(config.implementation).run(config, workspace).flat()
+            with imports():
+                implementation = importlib.import_module(config.implementation)
+            metrics = implementation.run(config, workspace).flat()
         manifest = publish(
             workspace, config.output, stage=config.stage, stage_version=config.version, key=key, parents=digests,
             config=config.settings(), metrics=metrics, provenance=config.provenance, seconds=time.monotonic() - started)
