@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from pydantic import Field
 
 from xft_core.errors import ArtifactError, DiskFullError
 from xft_core.stages.base import StageConfig
@@ -35,7 +36,7 @@ runs: list[str] = []
 
 
 class CountingMetrics(Metrics):
-    length: int
+    length: int = Field(description="Characters of the text [count]")
 
 
 def run(config: CountingStage, workspace: Workspace) -> CountingMetrics:
