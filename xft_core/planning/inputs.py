@@ -20,7 +20,7 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
     """Rows of the data file, and the lengths of a sample of them with the tokenizer in ``model``, packed and padded as they
     are in training; None for what is only on the Hub, and where no row is left. Duplicates are not counted, contaminated
     rows are."""
-    from xft_core.data.formats import read_conversations
+    from xft_core.data.reading import read_conversations
     from xft_core.data.packing import pack
     from xft_core.data.tokenize import tokenise
     from xft_core.models.loading import load_tokenizer
