@@ -17,8 +17,8 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from performance.side_by_side import Taken, print_heading, print_table, side_by_side
-from xft_core.data.reading import read_conversations
 from xft_core.data.packing import IGNORED, PackedRows
+from xft_core.data.reading import read_conversations
 from xft_core.data.rows import Row, Rows, rows_of
 from xft_core.data.tokenize import tokenise
 from xft_core.demo import DEMO_DIR

@@ -45,7 +45,8 @@ class Portion(Protocol):
     ``size``: its part of what ``portions`` calls all. ``count``: about how many rows it has.
     """
 
-    size: int
+    @property
+    def size(self) -> int: ...
 
     def rows(self, before: int) -> Iterator[tuple[int, Any]]:
         """Every row (or BLANK) with its number, from ``before`` + 1 on. Raises DataError, with the place."""

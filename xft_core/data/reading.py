@@ -19,7 +19,7 @@ import numpy as np
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.data.formats import Form, conversation, recognise
-from xft_core.data.pieces import PieceWriter, Pieces
+from xft_core.data.pieces import Pieces, PieceWriter
 from xft_core.data.portions import BLANK, Portion, portions
 from xft_core.data.templates import Message
 from xft_core.data.tokenize import BATCH, BATCH_CHARACTERS, FAILED, RowMaker
@@ -112,7 +112,7 @@ def read_conversations(config: DataConfig, path: Path | None) -> Iterator[list[M
     form, found = _form_of(config, portions(config, path)[1])
     before = 0
     for portion in found:
-        for before, messages in _numbered(portion, form, before):
+        for before, messages in _numbered(portion, form, before):  # noqa: B007
             if messages is not None:
                 yield messages
 
@@ -192,12 +192,12 @@ def _read(
     portion: Portion, form: Form | None, lines: PieceWriter, tokens: PieceWriter, maker: RowMaker | None,
     find: Callable[[list[str]], Any] | None,
 ) -> _Read:
-    number = rows = kept = 0
+    lines_read = rows = kept = 0
     numbers: list[int] = []
     digests, found, made = bytearray(), {}, []
     batch: list[list[Message]] = []
     size = 0
-    for number, messages in _numbered(portion, form, 0):
+    for lines_read, messages in _numbered(portion, form, 0):  # noqa: B007
         if messages is None:
             continue
         rows += 1
@@ -221,7 +221,7 @@ def _read(
     if batch and maker is not None:
         made.append(_made(batch, maker, tokens))
     pieces = lines.cut()
-    return _Read(number, Conversations(
+    return _Read(lines_read, Conversations(
         pieces, rows, np.array(numbers, dtype=np.int64),
         np.frombuffer(bytes(digests), dtype=np.uint64).reshape(-1, 2), found,
         None if maker is None else Sequences.together(made, pieces.path)))

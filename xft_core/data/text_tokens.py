@@ -152,7 +152,8 @@ class TextTokens:
         flat = np.frombuffer(array("i", chain.from_iterable(ids_of_all)), dtype=np.int32)
         before = np.concatenate([[0], np.cumsum(token_bytes[flat])])  # bytes before each token
         first = np.concatenate([[0], np.cumsum([len(ids) for ids in ids_of_all], dtype=np.int64)])
-        wanted = before[first[:-1]] + [_bytes(text[:begins]) if begins else 0 for text, begins in zip(texts, asked, strict=True)]
+        given = [_bytes(text[:begins]) if begins else 0 for text, begins in zip(texts, asked, strict=True)]
+        wanted = before[first[:-1]] + given
         places = np.searchsorted(before, wanted)
         found: list[tuple[list[int], int | None]] = []
         for text, begins, ids, size, place, hit in zip(

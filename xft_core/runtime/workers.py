@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -24,7 +24,7 @@ def cores() -> int:
 
 def in_order(
     make: Callable[[int], Callable[[Item], Result]], items: Iterable[Item], processes: int,
-) -> Iterator[tuple[Item, Result]]:
+) -> Generator[tuple[Item, Result], None, None]:
     """Every item with its result, in the order of the items. ``make``: from a process's number to what does its work.
 
     With one process the work is done in this one. More are forked from it, so ``make`` may refer to anything; items and
@@ -59,7 +59,8 @@ def _results(items: Iterator[Any], workers: dict[Connection, Any], idle: list[Co
     waiting: dict[int, Any] = {}  # items that were handed out
     results: dict[int, tuple[bool, Any]] = {}
     busy: dict[Connection, int] = {}
-    given, handed_out, failure = 0, 0, None
+    given = handed_out = 0
+    failure: Exception | None = None  # StopIteration: there are no more items
     following: list[Any] = []
     while True:
         while failure is None and handed_out - given < AHEAD * len(workers):
@@ -88,10 +89,11 @@ def _results(items: Iterator[Any], workers: dict[Connection, Any], idle: list[Co
             if not isinstance(failure, StopIteration):
                 raise failure
             return
-        for connection in wait(list(busy)):
-            assert isinstance(connection, Connection)
+        ready: list[Any] = wait(list(busy))
+        for connection in ready:
+            place = busy.pop(connection)
             try:
-                results[busy.pop(connection)] = connection.recv()
+                results[place] = connection.recv()
             except (EOFError, ConnectionError):
                 raise _ended(workers[connection]) from None
             idle.append(connection)

@@ -34,8 +34,8 @@ from xft_core.files.digests import file_digest
 from xft_core.files.journal import append, read_appended
 from xft_core.files.jsonl import read_jsonl
 from xft_core.recipe.labels import group_names
-from xft_core.runtime.workers import cores
 from xft_core.reporting.statistics import interval_95
+from xft_core.runtime.workers import cores
 from xft_core.stages.configs import EvaluateStage
 from xft_core.store.manifest import MANIFEST, read_manifest
 from xft_core.store.workspace import Workspace
