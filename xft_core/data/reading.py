@@ -1,4 +1,4 @@
-"""Instruction data from a file to conversations on disk, and from there to token sequences, by as many processes as may.
+"""Instruction data from a file to conversations on disk, and from there to token sequences, by one process or several.
 
 What is in memory of a conversation are some 60 bytes, whatever its length. The result does not depend on the number of
 processes.
@@ -6,6 +6,7 @@ processes.
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -110,9 +111,10 @@ def read_conversations(config: DataConfig, path: Path | None) -> Iterator[list[M
     another form, and a row without a response.
     """
     form, found = _form_of(config, portions(config, path)[1])
-    before = 0
+    lines = 0
     for portion in found:
-        for before, messages in _numbered(portion, form, before):  # noqa: B007
+        for number, messages in _numbered(portion, form, lines):
+            lines = number
             if messages is not None:
                 yield messages
 
@@ -121,7 +123,7 @@ def conversations_of(
     config: DataConfig, path: Path | None, directory: Path, tokenizer: PreTrainedTokenizerBase | None = None,
     find: Callable[[list[str]], Any] | None = None, processes: int | None = None,
 ) -> Conversations:
-    """Read the data to ``directory``, on all cores.
+    """Read the data to ``directory``.
 
     They are tokenised, too, where ``tokenizer`` is given and most of them are likely to be used. ``find``: given the texts
     of a conversation, what is to be known of it, or None. Raises DataError as ``read_conversations`` does.
@@ -137,7 +139,7 @@ def conversations_of(
     start = partial(_reader, form=form, directory=directory, maker=maker, find=find)
     read: list[Conversations] = []
     before = rows = kept = 0
-    with closing(in_order(start, every, processes or cores())) as results:
+    with closing(in_order(start, every, processes or _processes())) as results:
         for portion, result in results:
             if result is None:  # a row that cannot be used: say where
                 for _ in _numbered(portion, form, before):
@@ -166,7 +168,7 @@ def sequences_of(
         lines = conversations.lines.take(indices)
         batches = list(_batches(lines))
         start = partial(_tokeniser, directory=directory, maker=maker)
-        with closing(in_order(start, batches, cores() if len(batches) > FEW_PORTIONS else 1)) as results:
+        with closing(in_order(start, batches, _processes() if len(batches) > FEW_PORTIONS else 1)) as results:
             sequences = Sequences.together([result for _, result in results], directory / "used_tokens")
     for index in indices[sequences.notes == FAILED]:
         for messages in conversations.at(np.array([index])):
@@ -277,6 +279,15 @@ def _form_of(config: DataConfig, every: Iterator[Portion]) -> tuple[Form | None,
         if first is not BLANK:
             break
     return form, chain(looked_at, every)
+
+
+def _processes() -> int:
+    """Processes that share the work: one, unless XFT_PREPARE_PROCESSES allows more, and never more than cores.
+
+    A process forked from one with threads of other libraries was seen to hang (in the tests), for a reason not found yet.
+    """
+    allowed = os.environ.get("XFT_PREPARE_PROCESSES", "1")
+    return min(cores(), max(1, int(allowed))) if allowed.isascii() and allowed.isdecimal() and len(allowed) < 4 else 1
 
 
 def _begin(every: Iterator[Portion]) -> tuple[list[Portion], Iterator[Portion]]:

@@ -4,7 +4,7 @@ Leaves train.safetensors and held_out.safetensors (see rows.py), the same as tex
 held_out.jsonl), response_end.json (what ends a response), and decontamination.json: what was dropped because a benchmark
 has it, and why.
 
-All cores read and tokenise the data (see data/reading.py). What they make waits on disk until it is known which rows are
+The data are read and tokenised in one pass (see data/reading.py). What that makes waits on disk until it is known which rows are
 used, and in which order.
 """
 
