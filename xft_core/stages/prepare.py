@@ -4,8 +4,8 @@ Leaves train.safetensors and held_out.safetensors (see rows.py), the same as tex
 held_out.jsonl), response_end.json (what ends a response), and decontamination.json: what was dropped because a benchmark
 has it, and why.
 
-The data are read and tokenised in one pass (see data/reading.py). What that makes waits on disk until it is known which rows are
-used, and in which order.
+The data are read and tokenised in one pass (see data/reading.py). What that makes waits on disk until it is known
+which rows are used, and in which order.
 """
 
 import json

@@ -187,8 +187,8 @@ def test_a_row_that_cannot_be_tokenised_counts_only_when_used(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(DataError, match="the row that begins '0': a conversation of 4 messages does not fit"):
         run_stage(PrepareStage(output=tmp_path / "out", model=str(model), data=DataConfig(path=str(path))))
-    used = DataConfig(path=str(path), max_rows=30, split_seed=1)
+    used = DataConfig(path=str(path), max_rows=30, split_seed=3)
     order = list(range(41))
-    random.Random(1).shuffle(order)
+    random.Random(3).shuffle(order)
     assert 0 not in order[:30]
     assert run_stage(PrepareStage(output=tmp_path / "o", model=str(model), data=used)).manifest.metrics["train_rows"] == 24
