@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo ui test test-slow check screenshots ds1000 smollm2 demo-model bench bench-gpu sandbox chromium ceph toolchains clean
+.PHONY: demo ui test test-slow check screenshots ds1000 smollm2 demo-model bench bench-gpu sandbox chromium ceph toolchains docs clean
 
 demo: .venv/run sandbox      ## The whole pipeline on the model and data that ship with the package
 	@$(BIN)/xft run deployments/recipes/demo.yaml $(if $(shell command -v bwrap),,--set evaluate.sandbox=unsafe)
@@ -40,8 +40,11 @@ smollm2: .venv/run sandbox   ## A limited real run: SmolLM2-135M on 2 CPU cores
 demo-model: .venv/run        ## Build the shipped demo model, data and benchmark again
 	$(BIN)/python -m xft_core.demo.build
 
+docs: .venv/docs             ## The documentation as a web site, in site/; a broken link is an error
+	$(BIN)/mkdocs build --strict
+
 # Where mergekit is to be measured too: MERGEKIT=the bin directory of an environment that has it.
-bench: .venv/run             ## Every figure of docs/performance.md (needs XFT_BENCH_DATA and XFT_BENCH_PROBLEMS, see there)
+bench: .venv/run             ## Every figure of docs/measurements/speed.md (needs XFT_BENCH_DATA and XFT_BENCH_PROBLEMS, see there)
 	$(BIN)/python -m performance.upcycle $(if $(MERGEKIT),--mergekit $(MERGEKIT))
 	$(BIN)/python -m performance.merge $(if $(MERGEKIT),--mergekit $(MERGEKIT))
 	$(BIN)/python -m performance.prepare $(XFT_BENCH_DATA)
@@ -85,7 +88,10 @@ toolchains:                  ## Debian packages of the eleven languages of Multi
 	@$(INSTALL) . && touch $@
 
 .venv/test: pyproject.toml constraints.txt .venv/run
-	@$(INSTALL) ".[test,check,gguf,lm-eval]" && touch $@
+	@$(INSTALL) ".[test,check,docs,gguf,lm-eval]" && touch $@
+
+.venv/docs: pyproject.toml constraints.txt .venv/run
+	@$(INSTALL) ".[docs]" && touch $@
 
 clean:
-	rm -rf .venv .xft .downloads
+	rm -rf .venv .xft .downloads site

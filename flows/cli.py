@@ -20,7 +20,8 @@ from tasks.settings import settings
 from tasks.tracking.client import client
 from xft_core.errors import XftError
 from xft_core.recipe.load import load_recipe
-from xft_core.runtime.process import command, told
+from xft_core.runtime.exit_codes import ExitCode
+from xft_core.runtime.process import command, imports, told
 
 if TYPE_CHECKING:
     from tasks.publishing.comparison import ComparisonResult
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(task_run_name)s - %(message)s"
 NO_PAGES = "make ui  (or: xft ui)  shows Prefect and MLflow in the browser"
-EXIT_DONE, EXIT_FAILED, EXIT_MISTAKE, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 @command
@@ -56,15 +56,15 @@ def main(arguments: list[str] | None = None) -> int:
         return _run(recipe)
     except XftError as error:
         print(f"error: {error}", file=sys.stderr)
-        return EXIT_MISTAKE
+        return ExitCode.MISTAKE
     except BrokenPipeError:
         raise
     except OSError as error:
         print(f"error: {told(error)}", file=sys.stderr)
-        return EXIT_MISTAKE
+        return ExitCode.MISTAKE
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from what is finished.", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return ExitCode.INTERRUPTED
 
 
 def _run(recipe: "Recipe") -> int:
@@ -73,14 +73,15 @@ def _run(recipe: "Recipe") -> int:
 
     check_inputs(recipe)
     check_fit(recipe, base_model(recipe))
-    wait_for_api = _start_services()
-    from flows.pipeline import pipeline
+    with imports():
+        wait_for_api = _start_services()
+        from flows.pipeline import pipeline
 
-    wait_for_api()
+        wait_for_api()
     state: Any = pipeline(**_fields(recipe), return_state=True)
     if state.is_completed():
         _show(state.result())
-        return EXIT_DONE
+        return ExitCode.DONE
     return _failed(state.result(raise_on_failure=False), state)
 
 
@@ -92,18 +93,19 @@ def _compare(options: argparse.Namespace) -> int:
     check_inputs(*(variant.recipe for variant in expand(recipe, options.grid)))
     # Several variants are at work at once: each line says whose it is.
     os.environ.setdefault("PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT", TASK_LINE)
-    wait_for_api = _start_services()
-    from flows.compare import ComparisonIncomplete, compare, comparison_recipe, save_report
+    with imports():
+        wait_for_api = _start_services()
+        from flows.compare import ComparisonIncomplete, compare, comparison_recipe, save_report
 
-    fields = _fields(comparison_recipe(str(options.recipe), options.set, options.experiment))
-    wait_for_api()
+        fields = _fields(comparison_recipe(str(options.recipe), options.set, options.experiment))
+        wait_for_api()
     state: Any = compare(**fields, grid=options.grid, at_once=options.at_once, return_state=True)
     outcome = state.result(raise_on_failure=False)
     result: ComparisonResult | None = outcome.result if isinstance(outcome, ComparisonIncomplete) else outcome
     if not (state.is_completed() or isinstance(outcome, ComparisonIncomplete)) or result is None:
         return _failed(outcome, state)
     _show_comparison(result, save_report(result.report, options.report) if options.report else None)
-    return EXIT_DONE if state.is_completed() else _failed(outcome, state)
+    return ExitCode.DONE if state.is_completed() else _failed(outcome, state)
 
 
 def _start_services() -> Callable[[], None]:
@@ -135,7 +137,7 @@ def _fields(recipe: "Recipe") -> dict[str, Any]:
 
 def _failed(error: Any, state: Any) -> int:
     print(f"\nerror: {error if isinstance(error, XftError) else state.message}", file=sys.stderr)
-    return EXIT_FAILED
+    return ExitCode.FAILED
 
 
 def _show(result: "PipelineResult") -> None:

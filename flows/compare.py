@@ -11,32 +11,18 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.pipeline import chosen_recipe
+from flows.recipe_form import with_recipe_fields
 from flows.variant_runs import run_by_deployment, run_here
-from tasks import stages
 from tasks.execution import pipeline_run
 from tasks.preflight import check_inputs
 from tasks.publishing import variant_results
 from tasks.publishing.comparison import ComparisonResult, publish_comparison
+from tasks.stages import submit
 from xft_core.errors import XftError
 from xft_core.recipe.grid import expand, field_labels
-from xft_core.recipe.sections import (
-    BaselineConfig,
-    ChecksConfig,
-    DataConfig,
-    EvaluateConfig,
-    ExperimentName,
-    GenerateConfig,
-    MergeConfig,
-    ModelConfig,
-    Recipe,
-    RecipeName,
-    RegistryConfig,
-    Seed,
-    SftConfig,
-    UpcycleConfig,
-)
+from xft_core.recipe.sections import ExperimentName, Recipe
+from xft_core.recipe.steps import compare_step
 
-DEFAULTS = Recipe()
 DEFAULT_GRID = ["upcycle.normalization=[xft,none]", "seed=[0,1]"]
 
 
@@ -61,6 +47,7 @@ def run_name() -> str:
 
 
 @flow(name="compare", persist_result=False, flow_run_name=run_name)
+@with_recipe_fields
 def compare(
     recipe_file: str = "",
     overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
@@ -68,19 +55,7 @@ def compare(
     run_in: Literal["this_process", "deployment"] = "this_process",
     at_once: Annotated[int, Field(ge=1, le=16)] = 2,
     experiment: ExperimentName | None = None,
-    name: RecipeName = DEFAULTS.name,
-    seed: Seed = DEFAULTS.seed,
-    check_fit: bool = DEFAULTS.check_fit,
-    model: ModelConfig = DEFAULTS.model,
-    data: DataConfig = DEFAULTS.data,
-    baseline: BaselineConfig = DEFAULTS.baseline,
-    upcycle: UpcycleConfig = DEFAULTS.upcycle,
-    sft: SftConfig = DEFAULTS.sft,
-    merge: MergeConfig = DEFAULTS.merge,
-    generate: GenerateConfig = DEFAULTS.generate,
-    evaluate: EvaluateConfig = DEFAULTS.evaluate,
-    checks: ChecksConfig = DEFAULTS.checks,
-    registry: RegistryConfig = DEFAULTS.registry,
+    **fields: Any,
 ) -> ComparisonResult:
     """Run variants of one recipe and put them side by side: by expert count, normalization, seed, or any other field.
 
@@ -99,24 +74,8 @@ def compare(
             workers and machines take part.
         at_once: Variants at work at the same time in this process. Heavy stages share the machine's compute slots anyhow.
         experiment: MLflow experiment of the comparison; empty for the recipe's name with -comparison.
-        name: Name of the recipe. Runs and models are called by it.
-        seed: Seed of everything random, unless the grid varies it.
-        check_fit: Refuse, before any work, a recipe that surely needs more memory or disk than this machine has.
-        model: The dense model that everything starts from.
-        data: Instruction data and how it becomes training text, rows and held-out rows.
-        baseline: The control: plain SFT of the dense model.
-        upcycle: From the dense model to a Mixture-of-Experts.
-        sft: Supervised fine-tuning of the Mixture-of-Experts, and of the baseline where that says nothing else.
-        merge: From the experts to one dense model.
-        generate: Answers of every model to the benchmarks' problems.
-        evaluate: Benchmarks and grading.
-        checks: What the runs look out for, and whether that stops them.
-        registry: The merged models in MLflow's registry, all under one name.
     """
-    recipe = comparison_recipe(
-        recipe_file, overrides, experiment, name=name, seed=seed, check_fit=check_fit, model=model, data=data,
-        baseline=baseline, upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
-        registry=registry)
+    recipe = comparison_recipe(recipe_file, overrides, experiment, **fields)
     variants = expand(recipe, grid)
     check_inputs(*(variant.recipe for variant in variants))
     get_run_logger().info("%d variants in experiment %r", len(variants), recipe.experiment)
@@ -130,7 +89,8 @@ def compare(
         result = None
         if found:
             reports = {variant: item.report for variant, item in found.items()}
-            compared: Any = stages.compare.submit(run, "compare", grid, reports)
+            step = compare_step(recipe, grid, reports)
+            compared: Any = submit(run, [step], base="")[step.role]
             result = publish_comparison.submit(run, compared, found, failures).result()
         if failures:
             raise ComparisonIncomplete(_failed(failures, len(variants)), result)

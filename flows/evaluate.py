@@ -7,14 +7,13 @@ from typing import Any
 from prefect import flow
 from prefect.runtime import flow_run
 
-from tasks import stages
 from tasks.execution import pipeline_run
 from tasks.preflight import check_inputs
 from tasks.publishing.evaluation import Scores, publish_scores
-from tasks.stages import local_base_model
+from tasks.stages import local_base_model, submit
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import EvaluateConfig, ExperimentName, GenerateConfig, ModelConfig, Recipe, Seed
-from xft_core.reporting.run.evidence import measured_labels
+from xft_core.recipe.steps import evaluation_steps
 
 DEFAULTS = Recipe()
 SECTIONS = frozenset({"name", "seed", "experiment", "model", "generate", "evaluate"})
@@ -53,21 +52,10 @@ def evaluate_model(
         "name": short_name(model.path), "seed": seed, "experiment": experiment, "model": model,
         "data": {"template": "chat" if style == "chat" else "magicoder"},
         "generate": asked_one_way, "evaluate": evaluate})
-    check_inputs(recipe, has_moe=False)
+    check_inputs(recipe, steps=evaluation_steps)
     with pipeline_run.opened(recipe, kind="evaluate", sections=SECTIONS) as run:
-        local = local_base_model(run)
-        answered: dict[str, Any] = {}
-        graded, measured = dict[str, Any](), dict[str, Any]()
-        labels = measured_labels(recipe.evaluate)
-        for index, (label, benchmark) in enumerate(zip(labels.benchmarks, recipe.evaluate.benchmarks, strict=True)):
-            # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
-            answered[label] = stages.generate.submit(run, f"generate_{index}", local, benchmark)
-            graded[label] = stages.evaluate.submit(run, f"evaluate_{index}", answered[label], benchmark)
-        for index, (label, path) in enumerate(zip(labels.held_out_data, recipe.evaluate.held_out_data, strict=True)):
-            measured[label] = stages.nll.submit(run, f"nll_{index}", local, path)
-        for index, (label, task) in enumerate(zip(labels.lm_eval_tasks, recipe.evaluate.lm_eval_tasks, strict=True)):
-            measured[label] = stages.lm_eval.submit(run, f"lm_eval_{index}", local, task)
-        scores: Scores = publish_scores.submit(run, answered, graded, measured).result()
+        futures: Any = submit(run, evaluation_steps(recipe), local_base_model(run))
+        scores: Scores = publish_scores.submit(run, futures).result()
         return scores
 
 

@@ -1,50 +1,29 @@
-"""The pipeline: prepare, then dense SFT beside upcycle, MoE SFT, mix and merge; generate and evaluate; report.
-
-    prepare ─┬─ sft (dense baseline) ──────────────┐
-             └─ upcycle ─ sft (MoE) ─ mix ─ merge ─┴─ generate, evaluate: base, sft, moe, merged ─ report ─ publish
-
-Where the recipe asks for them, nll (other held-out data) and lm_eval (tasks of lm-eval) measure the same four models.
-"""
+"""The pipeline as a flow: the steps of xft_core/recipe/steps.py, each as soon as what it needs is there; then publish."""
 
 from pathlib import Path
 from typing import Any
 
-from prefect import Task, flow, get_run_logger
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
-from tasks import preflight, stages
+from flows.recipe_form import with_recipe_fields
+from tasks import preflight
 from tasks.execution import pipeline_run
 from tasks.prefect_page import reason_of
 from tasks.preflight import check_inputs
 from tasks.publishing.pipeline import PipelineResult, publish
 from tasks.references import PipelineRun, base_model
-from tasks.stages import local_base_model
+from tasks.stages import local_base_model, submit
 from tasks.stopping import RunStopped, stop_event
 from tasks.variant_tags import variant_of
 from xft_core.errors import XftError
 from xft_core.recipe.checks import recipe_findings
 from xft_core.recipe.load import load_recipe, parse, plain
-from xft_core.recipe.sections import (
-    BaselineConfig,
-    ChecksConfig,
-    DataConfig,
-    EvaluateConfig,
-    ExperimentName,
-    GenerateConfig,
-    MergeConfig,
-    ModelConfig,
-    Recipe,
-    RecipeName,
-    RegistryConfig,
-    Seed,
-    SftConfig,
-    UpcycleConfig,
-)
-
-DEFAULTS = Recipe()
+from xft_core.recipe.sections import Recipe
+from xft_core.recipe.steps import pipeline_steps
 
 
 class PipelineFailed(XftError):
@@ -65,23 +44,11 @@ def run_name() -> str:
 
 
 @flow(name="pipeline", persist_result=False, flow_run_name=run_name)
+@with_recipe_fields
 def pipeline(
     recipe_file: str = "",  # not None: the form would show a choice of types instead of a line to type in
     overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
-    name: RecipeName = DEFAULTS.name,
-    seed: Seed = DEFAULTS.seed,
-    experiment: ExperimentName = DEFAULTS.experiment,
-    check_fit: bool = DEFAULTS.check_fit,
-    model: ModelConfig = DEFAULTS.model,
-    data: DataConfig = DEFAULTS.data,
-    baseline: BaselineConfig = DEFAULTS.baseline,
-    upcycle: UpcycleConfig = DEFAULTS.upcycle,
-    sft: SftConfig = DEFAULTS.sft,
-    merge: MergeConfig = DEFAULTS.merge,
-    generate: GenerateConfig = DEFAULTS.generate,
-    evaluate: EvaluateConfig = DEFAULTS.evaluate,
-    checks: ChecksConfig = DEFAULTS.checks,
-    registry: RegistryConfig = DEFAULTS.registry,
+    **fields: Any,
 ) -> PipelineResult | State[Any]:
     """Turn a dense code model into a better one by way of a Mixture-of-Experts, and measure it against plain SFT.
 
@@ -92,25 +59,8 @@ def pipeline(
             overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields below count.
         overrides: Single fields, set last, on the recipe file or on the fields below: section.field=value, for example
             merge.shared_expert_weight=0.5.
-        name: Name of the recipe. Runs and models are called by it.
-        seed: Seed of everything random in training and sampling: order, router, noise, samples. Rows have data.split_seed.
-        experiment: MLflow experiment the run belongs to.
-        check_fit: Refuse, before any work, a recipe that surely needs more memory or disk than this machine has.
-        model: The dense model that everything starts from.
-        data: Instruction data and how it becomes training text, rows and held-out rows.
-        baseline: The control: plain SFT of the dense model.
-        upcycle: From the dense model to a Mixture-of-Experts.
-        sft: Supervised fine-tuning of the Mixture-of-Experts, and of the baseline where that says nothing else.
-        merge: From the experts to one dense model.
-        generate: Answers of every model to the benchmarks' problems.
-        evaluate: Benchmarks and grading.
-        checks: What the run looks out for, and whether that stops it.
-        registry: The merged model in MLflow's registry.
     """
-    recipe = chosen_recipe(
-        recipe_file, overrides, name=name, seed=seed, experiment=experiment, check_fit=check_fit, model=model, data=data,
-        baseline=baseline, upcycle=upcycle, sft=sft, merge=merge, generate=generate, evaluate=evaluate, checks=checks,
-        registry=registry)
+    recipe = chosen_recipe(recipe_file, overrides, **fields)
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
     check_inputs(recipe)
@@ -119,7 +69,7 @@ def pipeline(
         get_run_logger().warning("%s", warning)
     try:
         with pipeline_run.opened(recipe) as run:
-            futures = _submit(run, local_base_model(run))
+            futures = submit(run, pipeline_steps(recipe), local_base_model(run))
             futures["publish"] = publish.submit(run, dict(futures))  # type: ignore[arg-type]
             _raise_for_failures(run, futures)
             result: PipelineResult = futures["publish"].result()
@@ -136,38 +86,6 @@ def chosen_recipe(recipe_file: str = "", overrides: list[str] | None = None, **f
     if recipe_file:
         return load_recipe(Path(recipe_file), overrides)
     return parse(Recipe, plain(fields), overrides)
-
-
-def _submit(run: PipelineRun, base: str) -> dict[str, PrefectFuture[Any]]:
-    """Start every stage, each as soon as what it needs is there. Returns them by role."""
-    recipe = run.recipe
-    futures: dict[str, PrefectFuture[Any]] = {}
-
-    def start(stage: Task[..., Any], role: str, *given: Any) -> Any:
-        # Typed as what it will be: Prefect waits for a future before it runs the task that is given it.
-        futures[role] = stage.submit(run, role, *given)
-        return futures[role]
-
-    data = start(stages.prepare, "prepare", base)
-    upcycled = start(stages.upcycle, "upcycle", base)
-    moe = start(stages.sft, "sft_moe", upcycled, data, recipe.sft)
-    mixed = start(stages.mix, "mix", moe, data)
-    merged = start(stages.merge, "merge", moe, mixed, data)
-    models = {"base": base, "moe": moe, "merged": merged}
-    if recipe.baseline.enabled:
-        models["sft"] = start(stages.sft, "sft_baseline", base, data, recipe.baseline.applied_to(recipe.sft))
-
-    for name, model in models.items():
-        for index, benchmark in enumerate(recipe.evaluate.benchmarks):
-            samples = start(stages.generate, f"generate_{name}_{index}", model, benchmark)
-            start(stages.evaluate, f"evaluate_{name}_{index}", samples, benchmark)
-        for index, path in enumerate(recipe.evaluate.held_out_data):
-            start(stages.nll, f"nll_{name}_{index}", model, path)
-        for index, task in enumerate(recipe.evaluate.lm_eval_tasks):
-            start(stages.lm_eval, f"lm_eval_{name}_{index}", model, task)
-
-    start(stages.report, "report", dict(futures))
-    return futures
 
 
 def _raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from contextvars import copy_context
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import get_run_logger, tags
@@ -12,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.flow_engine import run_flow
@@ -32,6 +34,7 @@ POLL_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 CANCEL_SECONDS = 20.0
 RUNS_PER_REQUEST = 200
+EARLIEST = datetime.fromtimestamp(0, UTC)
 ELSEWHERE = "Flow run encountered an exception: "  # how Prefect begins the message of a failed run
 
 Failures = dict[str, str]
@@ -155,12 +158,14 @@ def _start(variant: Variant, comparison: str) -> FlowRun:
 
 def _started_before(api: SyncPrefectClient, comparison: str) -> dict[str, FlowRun]:
     """The runs of an earlier attempt that are finished or still go on, by variant."""
-    found = {}
-    for run in _of(api, comparison):
-        variant = variant_of(run.tags)
-        if variant and run.state and (run.state.is_completed() or not run.state.is_final()):
-            found[variant.name] = run
-    return found
+    return newest_by_variant(_of(api, comparison))
+
+
+def newest_by_variant(runs: list[FlowRun]) -> dict[str, FlowRun]:
+    """Of each variant's runs that are completed or go on, in whatever order, the newest completed one, else the newest."""
+    usable = [run for run in runs if run.state and (run.state.is_completed() or not run.state.is_final())]
+    usable.sort(key=lambda run: (bool(run.state and run.state.is_completed()), run.created or EARLIEST, run.id))
+    return {variant.name: run for run in usable if (variant := variant_of(run.tags))}
 
 
 def _of(api: SyncPrefectClient, comparison: str) -> list[FlowRun]:
@@ -168,7 +173,8 @@ def _of(api: SyncPrefectClient, comparison: str) -> list[FlowRun]:
     found: list[FlowRun] = []
     while True:
         page = api.read_flow_runs(
-            flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])), limit=RUNS_PER_REQUEST, offset=len(found))
+            flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])), sort=FlowRunSort.ID_DESC,
+            limit=RUNS_PER_REQUEST, offset=len(found))
         found += page
         if len(page) < RUNS_PER_REQUEST:
             return found

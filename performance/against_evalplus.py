@@ -5,7 +5,7 @@
     python performance/against_evalplus.py --odd
 
 Without --samples: of so many problems, drawn by the seed, ``each`` of the variants of variants.py; with --odd the programs
-of odd_programs.txt, whose differences must be those of KNOWN (docs/evaluation.md says why). Stock evalplus
+of odd_programs.txt, whose differences must be those of KNOWN (docs/reference/grading.md says why). Stock evalplus
 (untrusted_check) runs inside a sandbox too, one problem at a time. Prints how many verdicts there are of each sort, and
 every difference.
 """

@@ -51,7 +51,7 @@ def measure(path: Path, language: str, most: int | None) -> str:
     grader = MultiPLEGrader(EvaluateConfig(), problems[0].language)
     with tempfile.TemporaryDirectory() as directory:
         started = time.monotonic()
-        verdicts = grade_all(problems, answers, grader, cores(), Path(directory) / "verdicts.jsonl")
+        verdicts = grade_all([*problems], answers, grader, cores(), Path(directory) / "verdicts.jsonl")
         seconds = time.monotonic() - started
     alone = MultiPLEGrader(EvaluateConfig(sandbox="unsafe"), problems[0].language)
     before, some = os.times(), problems[:ALONE]

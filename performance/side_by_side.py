@@ -7,7 +7,7 @@ import resource
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +25,7 @@ class Taken:
 
 
 def side_by_side(
-    ways: dict[str, Callable[[], object]], repeats: int, warm_up: bool = True, between: Callable[[], object] = gc.collect,
+    ways: Mapping[str, Callable[[], object]], repeats: int, warm_up: bool = True, between: Callable[[], object] = gc.collect,
 ) -> dict[str, Taken]:
     """Do every way in turns, ``repeats`` times, so that what else the machine does falls on all alike.
 

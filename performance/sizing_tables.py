@@ -1,4 +1,4 @@
-"""``python -m performance.sizing_tables [FILE]``: the sizing tables of docs/sizing.md, by the code that plans recipes.
+"""``python -m performance.sizing_tables [FILE]``: the tables of docs/explanation/sizing.md, by the code that plans recipes.
 
 With FILE, what stands between its two ``sizing`` comments is replaced; without, the tables are printed.
 """
@@ -13,9 +13,10 @@ from xft_core.planning.plan import DataSize, Rates, StagePlan, make_plan
 from xft_core.planning.shape import Shape, shape_of_config
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe
+from xft_core.reporting.tables import table
 from xft_core.runtime.quantities import duration, parameters, size
 
-START, END = "<!-- sizing: made by python -m performance.sizing_tables docs/sizing.md -->", "<!-- end of sizing -->"
+START, END = "<!-- sizing: made by python -m performance.sizing_tables docs/explanation/sizing.md -->", "<!-- end of sizing -->"
 
 # Sizes from the config.json of SmolLM2-135M, DeepSeek-Coder-1.3B and -6.7B, and Qwen2.5-Coder-3B (vocabulary of 152 k).
 _LLAMA = {"model_type": "llama", "dtype": "bfloat16"}
@@ -77,7 +78,7 @@ def _by_stage(shapes: dict[str, Shape]) -> str:
         lines.append([
             name, parameters(shape.parameters), parameters(shape.moe_parameters(Recipe().upcycle)),
             *(size(plan[role].memory.total + PROCESS) for role in roles), size(disk)])
-    return _markdown(lines)
+    return table(lines[0], lines[1:])
 
 
 def _by_variant(shapes: dict[str, Shape]) -> str:
@@ -85,7 +86,7 @@ def _by_variant(shapes: dict[str, Shape]) -> str:
     for name, shape in shapes.items():
         plans = [_plan(shape, changes)["sft_moe"] for changes in VARIANTS.values()]
         lines.append([name, *(size(stage.memory.total + PROCESS) for stage in plans)])
-    return _markdown(lines)
+    return table(lines[0], lines[1:])
 
 
 def _by_time(shapes: dict[str, Shape]) -> str:
@@ -101,12 +102,7 @@ def _by_time(shapes: dict[str, Shape]) -> str:
             assert seconds is not None
             cells += [f"{(plan[role].flops or 0) / 1e18:.2f}", duration(seconds)]
         lines.append([name, *cells])
-    return _markdown(lines)
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    rule = ["---", *["---:"] * (len(lines[0]) - 1)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [lines[0], rule, *lines[1:]])
+    return table(lines[0], lines[1:])
 
 
 if __name__ == "__main__":

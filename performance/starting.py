@@ -1,24 +1,34 @@
-"""How long it takes to start: the commands' help and imports, and a finished recipe run again.
+"""How long it takes to start: the commands' help and imports, a stage, and a finished demo run again.
 
     python -m performance.starting [--repeats 5]
 
-The recipe is the demo, cut down to a few steps and problems: what a second run does is the same.
+The recipe is the demo, cut down to a few steps and problems: what a second run does is the same. "Stage start" is the
+time from starting its sft stage to the first line, the held-out loss of a few rows: as the fork of a server that is ready,
+as all but the first of a flow start (its CPU seconds are the server's, and not counted), and as a fresh process.
 """
 
 import argparse
 import os
 import sys
 import tempfile
+import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from performance.side_by_side import print_heading, print_table, run_command, side_by_side
+from tasks.execution import child_process, fork_server
+from tasks.stopping import RunStopped
+from xft_core.recipe.load import load_recipe
+from xft_core.stages.configs import SftStage
 
 DEMO = Path(__file__).parents[1] / "deployments" / "recipes" / "demo.yaml"
 CUT_DOWN = [
     "data.max_rows=60", "data.held_out_rows=8", "sft.max_steps=2", "merge.max_steps=2", "evaluate.max_problems=2",
     "generate.max_new_tokens=16", "evaluate.sandbox=unsafe"]
-TARGETS = {"python -m xft_core --help": 0.5, "import flows.pipeline": 2.5, "finished recipe again": 10.0}
+TARGETS = {
+    "python -m xft_core --help": 0.5, "import flows.pipeline": 2.5, "stage start, forked": 1.0, "stage start, fresh": "",
+    "finished demo again": 4.0}
 
 
 def main() -> None:
@@ -31,13 +41,33 @@ def main() -> None:
         os.environ["XFT_HOME"] = home
         recipe = [sys.executable, "-m", "flows.cli", "run", str(DEMO), *(word for item in CUT_DOWN for word in ("--set", item))]
         run_command(recipe)
+        stage = partial(start_stage, Path(home))
         taken = side_by_side({
             "python -m xft_core --help": partial(run_command, [sys.executable, "-m", "xft_core", "--help"]),
             "import flows.pipeline": partial(run_command, [sys.executable, "-c", "import flows.pipeline"]),
-            "finished recipe again": partial(run_command, recipe)}, options.repeats, warm_up=False)
+            "stage start, forked": stage,
+            "stage start, fresh": partial(stage, fresh=True),
+            "finished demo again": partial(run_command, recipe)}, options.repeats)
     print_table(
         ["what", "seconds", "CPU seconds", "target"],
         [[name, item.seconds, item.cpu_seconds, TARGETS[name]] for name, item in taken.items()])
+
+
+def start_stage(home: Path, fresh: bool = False) -> None:
+    """Start the sft stage over the data of the run in ``home``, and stop it at its first line."""
+    recipe = load_recipe(DEMO, CUT_DOWN)
+    data = next(path for path in (home / "artifacts" / "prepare").iterdir() if path.is_dir())
+    config = SftStage(
+        output=home / "started", model="demo:model", data=data, seed=recipe.seed, sft=recipe.sft, checks=recipe.checks)
+    stop = threading.Event()
+    start = fork_server.start
+    try:
+        if fresh:
+            fork_server.start = lambda *_: None
+        with suppress(RunStopped):
+            child_process.run_in_child(config, lambda _: stop.set(), stop, threads=1)
+    finally:
+        fork_server.start = start
 
 
 if __name__ == "__main__":

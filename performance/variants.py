@@ -84,6 +84,7 @@ def mutated(program: str, generator: random.Random) -> str:
         return program
     node = generator.choice(places)
     if isinstance(node, ast.Constant):
+        assert isinstance(node.value, int)
         node.value += generator.choice((-1, 1))
     elif isinstance(node, ast.BinOp):
         node.op = generator.choice((ast.Add(), ast.Sub(), ast.Mult(), ast.FloorDiv(), ast.Mod()))

@@ -5,9 +5,11 @@ models in its menu. MLflow's router reads it behind the ``#``.
 """
 
 import json
+import re
 from urllib.parse import quote
 
 WORKFLOW = "workflowType=machine_learning"
+_FILE_BESIDE = re.compile(r"\]\(((?:plots/)?[\w.-]+\.(?:png|html|json))\)")
 
 
 def first_page(mlflow_ui: str) -> str:
@@ -29,6 +31,12 @@ def charts_page(mlflow_ui: str, experiment_id: str, view_key: str) -> str:
     """An experiment's runs in a saved view, charts first."""
     return _address(
         mlflow_ui, f"/experiments/{experiment_id}/runs", f"viewStateShareKey={view_key}", "compareRunsMode=CHART")
+
+
+def with_files(text: str, run_id: str, directory: str = "report") -> str:
+    """Markdown for a description in MLflow: pictures and files beside it are those of a run's ``directory``."""
+    return _FILE_BESIDE.sub(
+        lambda found: f"](get-artifact?path={quote(f'{directory}/{found[1]}', safe='')}&run_uuid={run_id})", text)
 
 
 def _address(mlflow_ui: str, path: str, *query: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from tasks.settings import without_credentials
-from xft_core.errors import XftError
+from xft_core.errors import XftError, first_line
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 CAUSE = re.compile(r"Caused by \w+\(.*: (.*?)['\")]*$")  # what requests puts at the end of a long line
@@ -59,8 +59,6 @@ def install() -> None:
 
 def reason(error: Exception) -> str:
     """The first line of what went wrong; a server's address with a password in it may be a part of that."""
-    lines = without_credentials(str(error)).strip().splitlines()
-    if not lines:
-        return type(error).__name__
-    cause = CAUSE.search(lines[0])
-    return f"{cause[1]}." if cause else lines[0]
+    line = without_credentials(first_line(error, longest=10_000))  # cut inside an address, a password would not be seen
+    cause = CAUSE.search(line)
+    return f"{cause[1]}." if cause else line

@@ -12,67 +12,47 @@ from xft_core.planning.machine import Machine, store_size, this_machine
 from xft_core.planning.plan import advice, check_fits, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe.sections import Recipe
+from xft_core.recipe.steps import Step, pipeline_steps
 from xft_core.runtime.quantities import size
-from xft_core.stages.base import StageConfig
-from xft_core.stages.configs import EvaluateStage, GenerateStage, LmEvalStage, NllStage, PrepareStage, UpcycleStage
-from xft_core.stages.preconditions import raise_if_unmet
+from xft_core.stages.configs import STAGES
+from xft_core.stages.preconditions import NOT_YET, raise_if_unmet
 
-NOT_YET = Path("/")  # in the place of what another stage makes
-
+Steps = Callable[[Recipe], list[Step]]
 
 
-
-def check_inputs(*recipes: Recipe, has_moe: bool = True) -> None:
+def check_inputs(*recipes: Recipe, steps: Steps = pipeline_steps) -> None:
     """Look for all that the stages of these recipes need before they can work (models, data, benchmarks, what these are
     graded with, a sandbox that works), so that what is missing costs seconds and not hours.
 
-    ``has_moe``: they run the whole pipeline; else only one model is evaluated. Raises RecipeError for a recipe that cannot
-    be, the XftError of what is missing, and NotReady, which names everything, where several things are.
+    ``steps``: what a run of them does. Raises RecipeError for a recipe that cannot be, the XftError of what is missing, and
+    NotReady, which names everything, where several things are.
     """
-    raise_if_unmet(preconditions(recipes, has_moe))
+    raise_if_unmet(preconditions(recipes, steps))
 
 
-def preconditions(recipes: Sequence[Recipe], has_moe: bool = True) -> dict[str, Callable[[], object]]:
-    """The checks of the recipes' stages, each by what it looks for. Raises RecipeError for a recipe that cannot be."""
+def preconditions(recipes: Sequence[Recipe], steps: Steps = pipeline_steps) -> dict[str, Callable[[], object]]:
+    """The checks of the recipes' steps, each by what it looks for. Raises RecipeError for a recipe that cannot be."""
     found: dict[str, Callable[[], object]] = {}
     for recipe in recipes:
-        _check_recipe(recipe, has_moe)
-        for stage in _first_stages(recipe, has_moe):
-            found |= stage.preconditions()
+        of_run = steps(recipe)
+        _check_recipe(recipe, of_run)
+        for step in of_run:
+            fields = step.fields(base_model(recipe), lambda role: NOT_YET)
+            found |= STAGES[step.stage](output=Path(NOT_YET), **fields).preconditions()
         if models.is_address(recipe.model.path):  # stages are given the directory that it is fetched to
             found[f"model {recipe.model.path}"] = partial(models.check, recipe.model.path)
     return found
 
 
-def _check_recipe(recipe: Recipe, has_moe: bool) -> None:
-    if has_moe and recipe.generate.backend == "vllm":
+def _check_recipe(recipe: Recipe, steps: list[Step]) -> None:
+    answering = {step.model for step in steps if step.stage == "generate"}
+    if "moe" in answering and recipe.generate.backend == "vllm":
         raise RecipeError(
             "generate.backend is vllm, but a pipeline run also has the upcycled Mixture-of-Experts answer, whose "
-            "architecture vLLM does not know. Set generate.backend: transformers; docs/evaluation.md says how vLLM answers "
+            "architecture vLLM does not know. Set generate.backend: transformers; docs/how-to/vllm.md says how vLLM answers "
             "for the base, the tuned dense and the merged model.")
     if models.is_address(recipe.model.path) and recipe.model.revision:
         raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for an S3 address.")
-
-
-def _first_stages(recipe: Recipe, has_moe: bool) -> list[StageConfig]:
-    """The stages that are given something from outside. The others (sft, mix, merge, report) are given what these and the
-    others make, and the base model, which is here already."""
-    model, evaluate = base_model(recipe), recipe.evaluate
-    stages: list[StageConfig] = []
-    if has_moe:
-        stages += [
-            PrepareStage(output=NOT_YET, model=model, data=recipe.data, benchmarks=evaluate.benchmarks),
-            UpcycleStage(output=NOT_YET, model=model)]
-    for benchmark in evaluate.benchmarks:
-        stages += [
-            GenerateStage(output=NOT_YET, model=model, benchmark=benchmark),
-            EvaluateStage(output=NOT_YET, samples=NOT_YET, benchmark=benchmark, evaluate=evaluate)]
-    for path in evaluate.held_out_data:
-        stages.append(NllStage(output=NOT_YET, model=model, data=recipe.data.model_copy(update={"path": path})))
-    directory = Path(evaluate.lm_eval_directory) if evaluate.lm_eval_directory is not None else None
-    for task in evaluate.lm_eval_tasks:
-        stages.append(LmEvalStage(output=NOT_YET, model=model, task=task, directory=directory))
-    return stages
 
 
 def check_fit(recipe: Recipe, model: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Which failures of a stage are retried, and the options that every stage task shares."""
+"""Which failures of a task are retried, and the options that tasks share."""
 
 import errno
 from typing import Any
@@ -24,15 +24,16 @@ def may_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:
 
 def run_name() -> str:
     """A task run is called by the role its stage plays: ``sft-baseline``, ``evaluate-merged-0``."""
-    return str(task_run.parameters["role"]).replace("_", "-")
+    return str(task_run.parameters["step"].role).replace("_", "-")
 
 
-# Every stage task's options. Prefect keeps no results: the store does.
-STAGE_TASK: dict[str, Any] = {
-    "task_run_name": run_name,
+# Options of every task that talks to something that may fail and come back. Prefect keeps no results: the store does.
+RETRIED: dict[str, Any] = {
     "persist_result": False,
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": may_pass,
 }
+STAGE_TASK: dict[str, Any] = RETRIED | {"task_run_name": run_name}
+PUBLISH_TASK: dict[str, Any] = RETRIED | {"name": "publish", "task_run_name": "publish"}

@@ -1,5 +1,6 @@
 """The walls: who may import whom, what a light import loads, and that the core works without the rest."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,39 @@ def test_only_models_and_the_family_table_name_a_family() -> None:
         text = path.read_text()
         for family in set(FAMILIES) - {"llama"}:
             assert f'"{family}"' not in text, f"{path} names {family}"
+
+
+def literal_keys(path: Path) -> list[str]:
+    """Where a module takes a number out of metrics by a literal name: ``metrics["steps"]``, ``x.metrics.get("steps")``,
+    ``point["metrics"]["loss"]``."""
+    def is_metrics(node: ast.expr) -> bool:
+        return ((isinstance(node, ast.Name) and node.id == "metrics")
+                or (isinstance(node, ast.Attribute) and node.attr == "metrics")
+                or (isinstance(node, ast.Subscript) and is_text(node.slice) and ast.literal_eval(node.slice) == "metrics"))
+
+    def is_text(node: ast.expr) -> bool:
+        return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        by_index = isinstance(node, ast.Subscript) and is_metrics(node.value) and is_text(node.slice)
+        by_call = (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "metric")
+                   and (node.func.attr == "metric" or is_metrics(node.func.value)) and any(map(is_text, node.args)))
+        if by_index or by_call:
+            found.append(f"{path.name}: {ast.unparse(node)}")
+    return found
+
+
+@pytest.mark.parametrize("package", ["xft_core", "tasks", "flows"])
+def test_no_module_takes_a_number_out_of_metrics_by_a_literal_name(package: str) -> None:
+    room = ROOT / "xft_core" / "store" / "results"
+    found = [place for path in (ROOT / package).rglob("*.py") if room not in path.parents for place in literal_keys(path)]
+    assert not found, f"{found}: use the types of xft_core/store/results"
+
+
+@pytest.mark.parametrize("text", [
+    'metrics["steps"]', 'manifest.metrics["steps"]', 'manifest.metrics.get("steps", 0)', 'evidence.metric("mix", "steps")',
+    'point["metrics"]["loss"]'])
+def test_a_literal_name_is_found(text: str, tmp_path: Path) -> None:
+    (tmp_path / "module.py").write_text(f"value = {text}\n")
+    assert literal_keys(tmp_path / "module.py") == ["module.py:1"]

@@ -13,16 +13,8 @@ from pathlib import Path
 from xft_core.benchmarks.ds1000.environment import LIBRARIES
 from xft_core.errors import StageKilled, XftError
 from xft_core.recipe.load import parse, read_yaml
-from xft_core.runtime.process import (
-    EXIT_KILLED,
-    EXIT_MAY_PASS,
-    EXIT_MISTAKE,
-    command,
-    die_with_parent,
-    drop_launcher_variables,
-    quiet_libraries,
-    told,
-)
+from xft_core.runtime.exit_codes import ExitCode
+from xft_core.runtime.process import command, die_with_parent, drop_launcher_variables, quiet_libraries, told
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs import STAGES, ImportReferenceStage
 from xft_core.stages.run import run_stage
@@ -42,43 +34,43 @@ def main(arguments: list[str] | None = None) -> int:
             from xft_core.reporting.inspect import describe
 
             print(describe(options.directory))
-            return 0
+            return ExitCode.DONE
         if options.command == "diff":
             from xft_core.reporting.diff import diff
 
             print(diff(options.first, options.second, options.page))
-            return 0
+            return ExitCode.DONE
         if options.command == "ds1000-environment":
             from xft_core.benchmarks.ds1000 import environment
             from xft_core.files.environment import ds1000_directory
 
             made = environment.create((options.directory or ds1000_directory()).absolute(), options.libraries)
             print(made.python.parent.parent)
-            return 0
+            return ExitCode.DONE
         if getattr(options, "die_with_parent", False):
             die_with_parent()
         if options.command == "join":
             from xft_core.stages.torchrun import join
 
             join(options.directory, options.node)
-            return 0
+            return ExitCode.DONE
         config = _stage_config(options)
         result = run_stage(config)
         print(json.dumps({"output": str(config.output), "reused": result.reused, "metrics": result.manifest.metrics}, indent=1))
-        return 0
+        return ExitCode.DONE
     except XftError as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, StageKilled):
-            return EXIT_KILLED
-        return EXIT_MAY_PASS if error.may_pass else EXIT_MISTAKE
+            return ExitCode.KILLED
+        return ExitCode.MAY_PASS if error.may_pass else ExitCode.MISTAKE
     except BrokenPipeError:
         raise
     except OSError as error:
         print(f"error: {options.command}: {told(error)}", file=sys.stderr)
-        return EXIT_MISTAKE
+        return ExitCode.MISTAKE
     except KeyboardInterrupt:
         print("error: interrupted. Start the same command again to go on from the last checkpoint.", file=sys.stderr)
-        return 130
+        return ExitCode.INTERRUPTED
 
 
 def _stage_config(options: argparse.Namespace) -> StageConfig:
@@ -121,7 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     reference.add_argument("directory", metavar="DIR", help="the reference's model directory, in safetensors")
     reference.add_argument("output", metavar="OUT", type=Path, help="directory to make")
     joining = commands.add_parser(
-        "join", help="Be one of the machines of an sft or mix that another machine started (sft.num_nodes): docs/scale.md.")
+        "join", help=(
+            "Be one of the machines of an sft or mix that another machine started (sft.num_nodes): "
+            "docs/how-to/several-gpus.md."))
     joining.add_argument("directory", metavar="DIR", type=Path, help="<output>.partial/processes of that stage")
     joining.add_argument("--node", type=int, required=True, metavar="N", help="number of this machine, from 1")
     rope_base = ImportReferenceStage.model_fields["rope_base"]

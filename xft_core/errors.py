@@ -64,9 +64,10 @@ class StageKilled(StageInterrupted):
     """A stage's process got SIGKILL, mostly for want of memory. Once more is worth a try, unchanged; twice is not."""
 
 
-def first_line(error: Exception) -> str:
-    """What a person needs of an error: of pydantic's, the field and the message."""
+def first_line(error: BaseException, longest: int = 300) -> str:
+    """What a person needs of an error: its first line, or its class if it says nothing; of pydantic's, the field and the
+    message."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")[:300]
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")[:longest]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:longest]

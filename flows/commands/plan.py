@@ -21,10 +21,9 @@ from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe.checks import recipe_findings
 from xft_core.recipe.load import load_recipe
 from xft_core.recipe.sections import Recipe
+from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.quantities import parameters
 from xft_core.stages.preconditions import listed, unmet
-
-EXIT_DONE = 0
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -80,7 +79,7 @@ def run(options: Namespace) -> int:
         print(f"\nwarning: {found}")
     if lacking := unmet(preconditions([recipe])):
         print(f"\nwarning: {listed(lacking)}")
-    return EXIT_DONE
+    return ExitCode.DONE
 
 
 def _machine(options: Namespace) -> Machine:

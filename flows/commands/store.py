@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from tasks.object_store import upkeep
 from tasks.settings import settings
 from xft_core.runtime.quantities import duration, size
+from xft_core.runtime.terminal import columns
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -67,11 +68,7 @@ def _where(options: Namespace) -> str:
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...]) -> None:
     if not rows:
         return
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    for row in [header, *rows]:
-        cells = [text.rjust(width) if column in right else text.ljust(width)
-                 for column, (text, width) in enumerate(zip(row, widths, strict=True))]
-        print("  ".join(cells).rstrip())
+    print(columns(header, rows, right))
 
 
 def _age(created: float) -> str:

@@ -1,10 +1,10 @@
 """Where the servers of ``xft ui`` answer: two small files in XFT_HOME that hold their addresses while they run."""
 
-import fcntl
 import urllib.request
 from pathlib import Path
 
 from tasks.mlflow_pages import first_page
+from xft_core.files.disk import file_lock
 
 HOST = "127.0.0.1"
 ADDRESS_FILE, MLFLOW_FILE, LOCK_FILE = "prefect-api", "mlflow-ui", "ui.lock"
@@ -13,13 +13,10 @@ ADDRESS_FILE, MLFLOW_FILE, LOCK_FILE = "prefect-api", "mlflow-ui", "ui.lock"
 def _is_served(home: Path) -> bool:
     """Whether an ``xft ui`` holds the lock of this home."""
     try:
-        with (home / "locks" / LOCK_FILE).open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        with file_lock(home / "locks" / LOCK_FILE, wait=False, shared=True, create=False) as lock:
+            return lock is None
     except OSError:  # there is none
         return False
-    return False
 
 
 def running_api(home: Path) -> str | None:

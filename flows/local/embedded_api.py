@@ -5,10 +5,8 @@ the server's own start. Started here as a process beside it, both happen at once
 """
 
 import atexit
-import fcntl
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +14,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from flows.local.addresses import HOST, running_api, running_mlflow
@@ -23,6 +22,8 @@ from flows.local.prefect_server import serve, server_environment
 from flows.local.server_secret import server_auth
 from tasks import prefect_log
 from xft_core.errors import XftError
+from xft_core.files.disk import file_lock
+from xft_core.runtime.process import die_with_parent
 
 START_SECONDS = 600  # it takes five; a machine with far too much to do was seen to need more than 180
 STOP_SECONDS = 5
@@ -49,15 +50,15 @@ def use_prefect_api(home: Path) -> Callable[[], None]:
         return lambda: None
     for name in ("logs", "locks"):
         (home / name).mkdir(parents=True, exist_ok=True)
-    lock = (home / "locks" / "prefect-api-start.lock").open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would both make the tables
+    starting = ExitStack()
+    starting.enter_context(file_lock(home / "locks" / "prefect-api-start.lock"))  # two at once would both make the tables
     server = _Server(_free_port(), home / "logs" / "prefect-api.log")
     atexit.register(server.stop)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{server.port}/api"
     prefect_log.leave_out("View at ")  # an address without web pages behind it, gone when the run ends
 
     def wait() -> None:
-        with lock:
+        with starting:
             server.wait_until_up()
         server.keep()
 
@@ -127,12 +128,7 @@ def _free_port() -> int:
 
 
 def _main(port: int) -> None:
-    import ctypes
-
-    parent_death_signal = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
-    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
-    if os.getppid() == 1:
-        return
+    die_with_parent()
     serve(HOST, port)
 
 

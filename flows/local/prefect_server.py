@@ -1,6 +1,6 @@
 """Prefect's server behind the gate (``tasks/servers/gate.py``).
 
-    python -m flows.local.prefect_server [--host HOST] [--port PORT]
+    python -m flows.local.prefect_server --host HOST --port PORT
 """
 
 import argparse
@@ -11,22 +11,25 @@ from pathlib import Path
 
 from tasks.servers.gate import AUTH_VARIABLE, from_environment, given_auth_string
 from xft_core.errors import XftError
+from xft_core.runtime.process import imports
 
 
 def serve(host: str, port: int) -> None:
     """Serve until SIGTERM. Raises XftError when the environment has no secret for the gate."""
     given_auth_string()  # before the slow imports
-    import prefect
-    import uvicorn
-    from prefect.server.api.server import create_app
-    from prefect.settings import get_current_settings
+    with imports():
+        import prefect
+        import uvicorn
+        from prefect.server.api.server import create_app
+        from prefect.settings import get_current_settings
 
-    # The second version of the pages asks an analytics host, and the first one advertises it where it is there to be served.
-    prefect.__ui_v2_static_path__ = Path(os.devnull, "none")
+        # The second version of the pages asks an analytics host, and the first advertises it where it is there to be served.
+        prefect.__ui_v2_static_path__ = Path(os.devnull, "none")
+        app = from_environment(create_app(final=True))
 
     settings = get_current_settings().server
     uvicorn.run(
-        from_environment(create_app(final=True)), host=host, port=port, log_level=settings.logging_level.lower(),
+        app, host=host, port=port, log_level=settings.logging_level.lower(),
         lifespan="on", timeout_keep_alive=settings.api.keepalive_timeout,
         proxy_headers=False)  # they would let a request say where it comes from
 

@@ -1,6 +1,5 @@
 """``xft ui``: Prefect's and MLflow's servers and a worker on this machine, over the files of XFT_HOME, until Ctrl-C."""
 
-import fcntl
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ from flows.local.worker import cancel_runs, close_abandoned_runs, worker_command
 from tasks.mlflow_pages import first_page
 from tasks.settings import Settings, settings
 from xft_core.errors import XftError
+from xft_core.files.disk import file_lock
 
 ENDING_SECONDS = 90
 
@@ -82,30 +82,24 @@ def _alone(home: Path) -> Iterator[int]:
     Raises XftError when another ``xft ui`` serves this home.
     """
     (home / "locks").mkdir(parents=True, exist_ok=True)
-    with (home / "locks" / LOCK_FILE).open("a+") as lock:
-        deadline, said = time.monotonic() + ENDING_SECONDS, False
-        while not _locked(lock.fileno()):
-            lock.seek(0)
-            owner = lock.read().strip()
-            if (owner.isdecimal() and Path(f"/proc/{owner}").exists()) or time.monotonic() > deadline:
-                where = running_api(home)
-                raise XftError(f"`xft ui` runs already over {str(home)!r}"
-                               + (f": {where.removesuffix('/api')}." if where else f" (process {owner})."))
-            if not said:
-                print("Waiting for what the last `xft ui` left to end ...", flush=True)
-            said = True
-            time.sleep(0.2)
-        lock.truncate(0)
-        print(os.getpid(), file=lock, flush=True)
-        yield lock.fileno()
-
-
-def _locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    path = home / "locks" / LOCK_FILE
+    deadline, said = time.monotonic() + ENDING_SECONDS, False
+    while True:
+        with file_lock(path, wait=False) as lock:
+            if lock is not None:
+                lock.truncate(0)
+                print(os.getpid(), file=lock, flush=True)
+                yield lock.fileno()
+                return
+        owner = path.read_text(encoding="utf-8").strip()
+        if (owner.isdecimal() and Path(f"/proc/{owner}").exists()) or time.monotonic() > deadline:
+            where = running_api(home)
+            raise XftError(f"`xft ui` runs already over {str(home)!r}"
+                           + (f": {where.removesuffix('/api')}." if where else f" (process {owner})."))
+        if not said:
+            print("Waiting for what the last `xft ui` left to end ...", flush=True)
+        said = True
+        time.sleep(0.2)
 
 
 

@@ -7,7 +7,7 @@ altered is noticed here, whatever a database remembers.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -34,47 +34,35 @@ from tasks.tracking.stage_run import StageRun
 from xft_core.errors import XftError
 from xft_core.files.disk import disk_full_is_an_error
 from xft_core.recipe import checks
+from xft_core.recipe.steps import FACTS, Step
 from xft_core.stages.base import StageConfig
+from xft_core.stages.configs import STAGES
 from xft_core.stages.run import stage_key
 from xft_core.store.artifacts import find
 from xft_core.store.manifest import Manifest
+from xft_core.store.results.base import HasMetrics
 from xft_core.store.workspace import Workspace
 
 prefect_log.install()
 
-# Stages that want the whole machine. Evaluation counts: its time limits mean nothing on cores that train a model.
-HEAVY_STAGES = frozenset({"upcycle", "sft", "mix", "merge", "generate", "evaluate", "nll", "lm_eval"})
 KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory: 128 bits
 
 
+def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], base: str) -> ArtifactRef | State[Any]:
+    """Have the artifact of ``step``: from the store (the task ends as Cached), or by making it.
 
-
-
-
-
-
-
-
-
-
-
-def carry_out(
-    run: PipelineRun, role: str, stage: type[StageConfig], went_wrong: Callable[[dict[str, Any]], list[str]] = lambda _: [],
-    **fields: Any,
-) -> ArtifactRef | State[Any]:
-    """Have the artifact of ``stage`` with these ``fields``: from the store (the task ends as Cached), or by making it.
-
-    ``went_wrong``: what of the artifact's metrics must stop the run; asked of a reused one too. Raises XftError; ends as
-    Cancelled when the run was stopped.
+    ``needed``: what the steps before it made, by role; ``base``: the base model. Raises XftError, also for what of the
+    artifact's metrics must stop the run, reused or not; ends as Cancelled when the run was stopped.
     """
-    logger = get_run_logger()
-    child = StageRun(run, stage.stage, role, logger, again=max(_count(task_run), _count(flow_run)) > 1)
+    logger, role = get_run_logger(), step.role
+    child = StageRun(run, step.stage, role, logger, again=max(_count(task_run), _count(flow_run)) > 1)
     show_link(role, run.experiment_id, child.id, logger)
     try:
         with disk_full_is_an_error(settings().home):
-            config, key = _placed(stage, run, child, **fields)
+            fields = step.fields(base, lambda role: str(needed[role].path))
+            config, key = _placed(STAGES[step.stage], run, child, **fields)
             stop = stop_event(run.flow_run_id)
-            run_records.note(run, f"{stage.stage}/{config.output.name}")
+            run_records.note(run, f"{step.stage}/{config.output.name}")
             manifest = find(config.output, key) or insist(lambda: artifacts.fetch(config.output, key, stop), stop, logger)
             made_here = manifest is None
             if manifest is None:
@@ -86,7 +74,8 @@ def carry_out(
             # another run at the same work has.
             reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
             recorded = _record(child, config, manifest, reused, logger)
-        checks.raise_for(went_wrong(manifest.metrics))
+        made: dict[str, HasMetrics] = {**needed, role: manifest}
+        checks.raise_for(checks.must_stop(step, run.recipe, made))
     except RunStopped as stopped:
         child.end("KILLED")
         return Cancelled(message=str(stopped))
@@ -94,7 +83,7 @@ def carry_out(
         child.end("FAILED" if isinstance(error, Exception) else "KILLED")
         raise
     reference = ArtifactRef(
-        stage=stage.stage, role=role, key=key, digest=manifest.digest, path=config.output, metrics=manifest.metrics,
+        stage=step.stage, role=role, key=key, digest=manifest.digest, path=config.output, metrics=manifest.metrics,
         reused=reused, mlflow_run_id=child.id, recorded=recorded)
     if made_here and not reused:
         return reference
@@ -119,12 +108,10 @@ def _make(
     """The artifact, and whether all of it was made by this one process: nothing was there to go on from."""
     config.output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        threads = None
-        if config.stage in HEAVY_STAGES:
+        if FACTS[config.stage].heavy:
             slots = settings().compute_slots
             stack.enter_context(compute_slot(
                 settings().locks, slots, stop, lambda: logger.info("Waits for a compute slot (%d in all).", slots)))
-            threads = settings().threads_per_slot
             if found := find(config.output, key):  # made by another run while this one waited
                 return found, False
         insist(lambda: checkpoints.restore(config.output, key, stop, logger), stop, logger)
@@ -137,7 +124,7 @@ def _make(
             progress.line(line)
 
         whole = not Workspace(config.output).root.exists()
-        run_in_child(config, take, stop, threads)
+        run_in_child(config, take, stop, settings().threads_per_slot)  # the same for all: one environment, one fork server
     manifest = find(config.output, key)
     if manifest is None:
         raise XftError(f"{config.stage} ended well but left no whole artifact in {str(config.output)!r}.")

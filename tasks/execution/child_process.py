@@ -1,6 +1,6 @@
 """One stage in a process of its own: memory is freed at its end, and an out-of-memory kill is a failed task.
 
-The process is waited for in the thread that started it: the kernel's "die with your parent" follows that thread.
+A fresh process is waited for in the thread that started it: the kernel's "die with your parent" follows that thread.
 """
 
 import os
@@ -10,25 +10,28 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import xft_core
+from tasks.execution import fork_server
+from tasks.execution.fork_server import ForkedProcess
 from tasks.stopping import RunStopped
 from xft_core.errors import StageInterrupted, StageKilled, XftError
 from xft_core.files.temporary import temporary_directory
-from xft_core.runtime.out_of_memory import what_to_change
+from xft_core.recipe.steps import what_to_change
+from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.quantities import size
 from xft_core.stages.base import StageConfig
 
-EXIT_DONE, EXIT_MISTAKE, EXIT_MAY_PASS, EXIT_INTERRUPTED, EXIT_KILLED = 0, 2, 75, 130, 137
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
 SECRETS = ("AWS_", "PREFECT_API_", "MLFLOW_TRACKING_", "XFT_SERVER_")  # beginnings of variables with passwords
 PROGRESS_BAR = re.compile(r"\d+%\|")
 PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
+Process = subprocess.Popen[bytes] | ForkedProcess
 OUT_OF_MEMORY_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
@@ -41,7 +44,8 @@ class StageFault(XftError):
 def run_in_child(
     config: StageConfig, log: Callable[[str], None], stop: threading.Event, threads: int | None = None,
 ) -> None:
-    """Run ``config``'s stage as ``python -m xft_core`` and wait for it; each line it writes to stderr goes to ``log``.
+    """Run ``config``'s stage as ``python -m xft_core``, forked or fresh, and wait for it; each line it writes to stderr goes
+    to ``log``.
 
     ``threads``: processor cores it may use (OMP_NUM_THREADS) unless the environment says already. When ``stop`` is set
     or anything is raised here, the process and all it started get SIGTERM, and SIGKILL ten seconds later.
@@ -53,9 +57,9 @@ def run_in_child(
         config_path = directory / "config.json"
         config_path.write_text(config.model_dump_json(), encoding="utf-8")
         with (directory / "stdout").open("wb") as stdout:
-            process = subprocess.Popen(
-                _command(config, config_path), stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE,
-                start_new_session=True, env=_environment(threads))
+            process = _start(_command(config, config_path), _environment(threads), stdout, stop)
+        if process is None:
+            raise _stopped(config)
         assert process.stderr is not None
         lines, memory = _Lines(log), _Memory(process.pid)
         try:
@@ -64,9 +68,23 @@ def run_in_child(
             _end(process)
             lines.finish(process.stderr.read() or b"")
             process.stderr.close()
-    if stop.is_set() and process.returncode != EXIT_DONE:
-        raise RunStopped(f"{config.stage} was stopped. Starting the same run again goes on from its last checkpoint.")
-    _raise_for_exit(config.stage, process.returncode, lines, memory)
+    if stop.is_set() and process.returncode != ExitCode.DONE:
+        raise _stopped(config)
+    _raise_for_exit(config.stage, process.wait(), lines, memory)
+
+
+def _start(command: list[str], environment: dict[str, str], stdout: IO[bytes], stop: threading.Event) -> Process | None:
+    """As a fork if that can be had, else as a fresh process; None when ``stop`` was set before."""
+    if process := fork_server.start(command, environment, stdout, stop):
+        return process
+    if stop.is_set():
+        return None
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, start_new_session=True, env=environment)
+
+
+def _stopped(config: StageConfig) -> RunStopped:
+    return RunStopped(f"{config.stage} was stopped. Starting the same run again goes on from its last checkpoint.")
 
 
 def _command(config: StageConfig, config_path: Path) -> list[str]:
@@ -86,7 +104,7 @@ def _environment(threads: int | None) -> dict[str, str]:
 
 
 def _wait(
-    process: subprocess.Popen[bytes], stderr: IO[bytes], lines: "_Lines", memory: "_Memory", stop: threading.Event,
+    process: Process, stderr: IO[bytes], lines: "_Lines", memory: "_Memory", stop: threading.Event,
 ) -> None:
     os.set_blocking(stderr.fileno(), False)
     with selectors.DefaultSelector() as selector:
@@ -96,11 +114,12 @@ def _wait(
             if selector.select(POLL_SECONDS):
                 chunk = stderr.read()
                 if chunk == b"":  # closed by the child, which may still be working
-                    time.sleep(POLL_SECONDS)
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(POLL_SECONDS)
                 lines.add(chunk or b"")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _end(process: Process) -> None:
     """End the process, and with it whatever it started and left behind in its group."""
     if process.poll() is None:
         _signal_group(process, signal.SIGTERM)
@@ -112,7 +131,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def _signal_group(process: Process, number: signal.Signals) -> None:
     try:
         os.killpg(process.pid, number)  # the process leads its group, so its id is the group's
     except ProcessLookupError:
@@ -120,7 +139,7 @@ def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> N
 
 
 def _raise_for_exit(stage: str, status: int, lines: "_Lines", memory: "_Memory") -> None:
-    if status == EXIT_DONE:
+    if status == ExitCode.DONE:
         return
     message = lines.error_message()
     if status < 0:
@@ -128,11 +147,11 @@ def _raise_for_exit(stage: str, status: int, lines: "_Lines", memory: "_Memory")
         if -status == signal.SIGKILL:
             raise StageKilled(f"{ended} {memory.told()} {what_to_change(stage)}")
         raise StageInterrupted(ended)
-    if status == EXIT_KILLED:  # one of several processes (sft.num_processes)
+    if status == ExitCode.KILLED:  # one of several processes (sft.num_processes)
         raise StageKilled(message)
-    if status in (EXIT_MAY_PASS, EXIT_INTERRUPTED):
+    if status in (ExitCode.MAY_PASS, ExitCode.INTERRUPTED):
         raise StageInterrupted(message or f"{stage}: interrupted (exit status {status}).")
-    if status == EXIT_MISTAKE and message:
+    if status == ExitCode.MISTAKE and message:
         raise XftError(message)
     raise StageFault(
         f"{stage}: a fault of the program (exit status {status}): {lines.last or 'it said nothing'} "

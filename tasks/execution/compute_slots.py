@@ -4,13 +4,13 @@ A slot is a locked file. The operating system gives it back when its holder dies
 Prefect's database would stay taken, and would make reused stages wait too.
 """
 
-import fcntl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.stopping import RunStopped
+from xft_core.files.disk import file_lock
 
 POLL_SECONDS = 0.2
 
@@ -27,13 +27,10 @@ def compute_slot(
     waited = False
     while True:
         for number in range(slots):
-            with (locks / f"compute-{number}.lock").open("a") as stream:
-                try:
-                    fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue
-                yield number
-                return
+            with file_lock(locks / f"compute-{number}.lock", wait=False) as held:
+                if held is not None:
+                    yield number
+                    return
         if not waited:
             waited = True
             on_wait()

@@ -13,11 +13,12 @@ from xft_core.planning.machine import machine_name, slowdown
 from xft_core.planning.plan import DataSize, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe.sections import Recipe
+from xft_core.recipe.steps import planned_roles, without_number
 from xft_core.stages.base import StageConfig
 from xft_core.store.manifest import Manifest, read_manifest
-
-ROLES = ("upcycle", "sft_moe", "sft_baseline", "mix", "merge", "generate_base", "generate_sft", "generate_merged",
-         "generate_moe")
+from xft_core.store.results.generate import GenerateMetrics
+from xft_core.store.results.prepare import PrepareMetrics
+from xft_core.store.results.sft import SftMetrics
 
 
 def threads_of_a_stage() -> int:
@@ -28,8 +29,8 @@ def threads_of_a_stage() -> int:
 
 def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, logger: Logger) -> None:
     """Remember the time of a stage that was made here from its beginning. What cannot be noted costs a warning."""
-    planned = role.rstrip("0123456789").rstrip("_")  # generate_merged_0: on the first benchmark
-    if planned not in ROLES:
+    planned = without_number(role)
+    if planned not in planned_roles(recipe):
         return
     try:
         path = find_config(base_model(recipe))
@@ -41,14 +42,14 @@ def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, log
             history.remember(_path(), Timing(
                 likeness=likeness(planned, recipe, shape, machine_name(), threads_of_a_stage()), work=work,
                 seconds=max(manifest.seconds, 0.001), slowdown=slowdown(over_seconds=manifest.seconds), ended=history.now()))
-    except (XftError, OSError, ValueError, KeyError) as error:  # KeyError: of a stage that tells no such metric
+    except (XftError, OSError, ValueError) as error:
         logger.warning("How long the stage took could not be noted for later plans: %s", error)
 
 
 def remembered(recipe: Recipe, shape: Shape) -> dict[str, list[Timing]]:
     """The times of stages like those of the recipe, by role."""
     found, machine, threads = history.timings(_path()), machine_name(), threads_of_a_stage()
-    return {role: found.get(likeness(role, recipe, shape, machine, threads), []) for role in ROLES}
+    return {role: found.get(likeness(role, recipe, shape, machine, threads), []) for role in planned_roles(recipe)}
 
 
 def _path() -> Path:
@@ -57,16 +58,19 @@ def _path() -> Path:
 
 def _work(recipe: Recipe, shape: Shape, role: str, config: StageConfig, manifest: Manifest) -> float | None:
     """The plan's own measure of the work, of what was really there to do."""
-    metrics, data = manifest.metrics, None
+    data = None
     prepared = getattr(config, "data", None)
     if isinstance(prepared, Path):
-        rows = read_manifest(prepared).metrics
-        train_rows = int(rows["train_rows"])
+        rows = PrepareMetrics.of(read_manifest(prepared))
+        if rows.train_rows is None or rows.held_out_rows is None or rows.train_tokens is None:
+            return None
+        train_rows = rows.train_rows
         sequences = None
         if role.startswith("sft"):
             sft = recipe.sft if role == "sft_moe" else recipe.baseline.applied_to(recipe.sft)
-            sequences = metrics["steps"] * sft.batch_size / sft.epochs / train_rows
+            sequences = SftMetrics.of(manifest).steps * sft.batch_size / sft.epochs / train_rows
         data = DataSize(
-            train_rows, int(rows["held_out_rows"]), rows["train_tokens"] / train_rows, sequences_per_row=sequences)
-    plan = {stage.role: stage for stage in make_plan(recipe, shape, data, metrics.get("problems"))}
+            train_rows, rows.held_out_rows, rows.train_tokens / train_rows, sequences_per_row=sequences)
+    problems = GenerateMetrics.of(manifest).problems if role.startswith("generate") else None
+    plan = {stage.role: stage for stage in make_plan(recipe, shape, data, problems)}
     return plan[role].work if role in plan else None

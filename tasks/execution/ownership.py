@@ -4,11 +4,12 @@ A process that is killed cannot end its runs. The lock it held is free then, and
 XFT_HOME ends them there. So it does for a run that could not say how it ended, because MLflow was away.
 """
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from xft_core.files.disk import file_lock
 
 
 @dataclass
@@ -25,8 +26,9 @@ def owned(directory: Path, name: str) -> Iterator[Owner]:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / name
     owner = Owner()
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with file_lock(path) as stream:
+        assert stream is not None
+        stream.truncate(0)  # the word of an earlier owner of this name
         try:
             yield owner
         finally:
@@ -43,10 +45,8 @@ def close_abandoned(directory: Path, close: Callable[[str, str], None]) -> None:
     What ``close`` raises ends it; the names left are closed another time.
     """
     for path in sorted(directory.glob("*")) if directory.is_dir() else ():
-        with suppress(FileNotFoundError), path.open("r+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+        with suppress(FileNotFoundError), file_lock(path, wait=False, create=False) as stream:
+            if stream is None:
                 continue
             close(path.name, stream.read().strip() or "KILLED")
             path.unlink(missing_ok=True)

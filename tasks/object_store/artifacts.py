@@ -4,19 +4,16 @@
     <prefix>/kept/<stage>/<key>                       says that something outside refers to the artifact: gc leaves it
 """
 
-import fcntl
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.object_store import file_sets
 from tasks.object_store.bucket import Bucket, store
 from xft_core.errors import ArtifactError
-from xft_core.files.disk import disk_full_is_an_error
+from xft_core.files.disk import disk_full_is_an_error, locked
 from xft_core.store.artifacts import verify, without_advice
-from xft_core.store.manifest import MANIFEST, Manifest, OtherVersion
+from xft_core.store.manifest import MANIFEST, Manifest, OtherVersion, parse_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +36,15 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
     bucket = store()
     if bucket is None:
         return None
-    with free(output) as is_free, disk_full_is_an_error(output):
-        if not is_free or output.exists():  # another run of this machine has it in hand
+    with locked(output, wait=False) as is_free, disk_full_is_an_error(output):
+        if not is_free or output.exists():  # another run of this machine has it in hand, and may be training
             return None
         place = place_of(output)
         content = bucket.get(file_sets.manifest_name(place))
         if content is None:
             return None
         try:
-            manifest = parse_manifest(content, f"{bucket.address}/{place}", key)
+            manifest = checked_manifest(content, f"{bucket.address}/{place}", key)
             with file_sets.beside(output) as directory:
                 file_sets.receive(bucket, place, manifest.files, directory, stop)
                 (directory / MANIFEST).write_bytes(content)
@@ -74,7 +71,7 @@ def deliver(output: Path, stop: threading.Event) -> bool:
         return False
     place = place_of(output)
     content = (output / MANIFEST).read_bytes()
-    manifest = parse_manifest(content, repr(str(output)))
+    manifest = checked_manifest(content, repr(str(output)))
     if _is_there(bucket, place, manifest.key):
         return False
     sent = file_sets.send(bucket, place, output, manifest.files, content, stop, only_new=True)
@@ -100,24 +97,10 @@ def read_manifest(bucket: Bucket, place: str) -> Manifest:
     content = bucket.get(file_sets.manifest_name(place))
     if content is None:
         raise ArtifactError(f"{bucket.address}/{place} has no {MANIFEST}: it was never finished, or is being removed.")
-    return parse_manifest(content, f"{bucket.address}/{place}")
+    return checked_manifest(content, f"{bucket.address}/{place}")
 
 
-@contextmanager
-def free(output: Path) -> Iterator[bool]:
-    """The lock of ``artifacts.locked`` if nobody of this machine holds it; yields whether it could be had. Never waits:
-    whoever holds it may be training."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with output.with_name(output.name + ".lock").open("a") as stream:  # not "w": see artifacts.locked
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-def parse_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:
+def checked_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:
     """The manifest in ``content``, every path in it safe. Raises ArtifactError, naming ``where``, for a damaged one, or
     one of another ``key``."""
     manifest = parse_manifest(content, f"The manifest of {where}")
@@ -132,7 +115,7 @@ def _is_there(bucket: Bucket, place: str, key: str) -> bool:
     if content is None:
         return False
     try:
-        parse_manifest(content, f"{bucket.address}/{place}", key)
+        checked_manifest(content, f"{bucket.address}/{place}", key)
     except OtherVersion:
         return True
     except ArtifactError as error:

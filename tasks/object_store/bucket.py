@@ -23,7 +23,7 @@ from tasks.object_store import etags
 from tasks.object_store.refusals import NOT_OFFERED, explanation
 from tasks.settings import is_loopback, settings
 from tasks.stopping import RunStopped
-from xft_core.errors import XftError
+from xft_core.errors import XftError, first_line
 from xft_core.files.disk import relative_path
 
 PART_BYTES = 32 * 1024 * 1024  # objects above this go in parts of this size; at most 10,000 parts: 320 GB
@@ -291,7 +291,7 @@ class Bucket:
         passing = (known.HTTPClientError, known.ConnectionError, known.IncompleteReadError, known.FlexibleChecksumError)
         if isinstance(error, known.BotoCoreError) and not isinstance(error, passing):
             return StoreRefused(f"{self.address} cannot be used: {error}")
-        return self._away(str(error).splitlines()[0])
+        return self._away(first_line(error))
 
     def _away(self, reason: str) -> XftError:
         return StoreUnavailable(

@@ -14,12 +14,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.object_store import file_sets
-from tasks.object_store.artifacts import CHECKPOINTS, free, place_of
+from tasks.object_store.artifacts import CHECKPOINTS, place_of
 from tasks.object_store.bucket import Bucket, store
 from tasks.prefect_log import Logger
 from tasks.stopping import RunStopped
 from xft_core.errors import ArtifactError, XftError, first_line
-from xft_core.files.disk import disk_full_is_an_error
+from xft_core.files.disk import disk_full_is_an_error, locked
 from xft_core.store.checkpoints import PREFIX, SEAL, step_of
 from xft_core.store.manifest import FileEntry, entries
 from xft_core.store.workspace import KEY_MARKER, Workspace
@@ -46,7 +46,7 @@ def restore(output: Path, key: str, stop: threading.Event, logger: Logger) -> bo
     if bucket is None:
         return False
     workspace, place = Workspace(output), place_of(output, CHECKPOINTS)
-    with free(output) as is_free, disk_full_is_an_error(output):
+    with locked(output, wait=False) as is_free, disk_full_is_an_error(output):
         if not is_free or _has_progress(workspace, key):
             return False
         content = bucket.get(file_sets.manifest_name(place))

@@ -1,7 +1,7 @@
 """Models named by an S3 address: fetched once into XFT_HOME, and from there on a directory like any other.
 
     s3://bucket/prefix                                        a model directory: its files directly below the prefix
-    s3://bucket/prefix/artifacts/<stage>/<key>                an artifact that a run delivered (docs/storage.md)
+    s3://bucket/prefix/artifacts/<stage>/<key>                an artifact that a run delivered (docs/reference/files.md)
     <XFT_HOME>/models/<digest of what is at the address>/     where it is fetched to, with the sha256 of every file
 
 Only the kinds of files that make a model are fetched: safetensors, JSON, tokenizer. Nothing that is code, no pickles.
@@ -85,7 +85,7 @@ def _bucket(address: str) -> Bucket:
 def _offer(bucket: Bucket) -> _Offer:
     content = bucket.get(MANIFEST)
     if content is not None and is_artifact_manifest(content):
-        manifest = artifacts.parse_manifest(content, bucket.address)
+        manifest = artifacts.checked_manifest(content, bucket.address)
         names = [entry.path for entry in manifest.files]
         if strange := [name for name in names if not name.endswith((*MODEL_FILE_SUFFIXES, ".jsonl"))]:
             raise CheckpointError(f"The artifact at {bucket.address} holds {strange[0]!r}, which is no part of a model.")

@@ -2,8 +2,8 @@
 
 _WRONG_SECRET = "the secret key is not the one that belongs to the access key. Correct AWS_SECRET_ACCESS_KEY, or the profile"
 _UNKNOWN_KEY = "it does not know the access key. Correct AWS_ACCESS_KEY_ID or AWS_PROFILE, and check that the address is right"
-_NO_RIGHT = ("the credentials are known but have no right to do this there. Ask for the rights that docs/storage.md lists, or "
-             "correct the address")
+_NO_RIGHT = ("the credentials are known but have no right to do this there. Ask for the rights that "
+             "docs/how-to/object-store.md lists, or correct the address")
 _TOKEN = "the session token is wrong or has expired. Log in again, or unset AWS_SESSION_TOKEN if the keys are permanent"
 _CLOCK = "the clocks of this machine and of the store differ by more than 15 minutes. Set this machine's clock"
 _REGION = "the bucket is in another region. Set AWS_DEFAULT_REGION to the bucket's region"
@@ -47,4 +47,4 @@ def explanation(code: str, message: str | None) -> str:
         return f"{code or 'no code'}: {MEANINGS[code]}."
     said = f": {message.strip().rstrip('.')}" if message and message.strip() else ", without a message"
     return (f"{code or 'an error without a code'}{said}. Check the credentials (AWS_ACCESS_KEY_ID and its companions, or "
-            "AWS_PROFILE), whether they are still valid, and their rights there (docs/storage.md).")
+            "AWS_PROFILE), whether they are still valid, and their rights there (docs/how-to/object-store.md).")

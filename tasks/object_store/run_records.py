@@ -3,7 +3,6 @@
 ``xft store gc`` keeps what a run of the last days refers to. A run notes an artifact before it makes or reuses it.
 """
 
-import os
 import threading
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from tasks.object_store.bucket import Bucket, StoreUnavailable, safe_name, store
 from tasks.references import PipelineRun
 from tasks.settings import settings
 from xft_core.files.digests import digest_of
-from xft_core.files.disk import relative_path
+from xft_core.files.disk import relative_path, write_whole
 
 RUNS = "runs"
 
@@ -50,9 +49,7 @@ def note(run: PipelineRun, artifact: str | None = None) -> None:
             artifacts=sorted({*known, artifact} if artifact else known))
         record = record.model_copy(update={"sha256": record.fields_digest()})
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(record.model_dump_json(indent=1), encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, record.model_dump_json(indent=1))
         if (bucket := store()) is not None:
             try:
                 bucket.put(f"{RUNS}/{name}", record.model_dump_json().encode())

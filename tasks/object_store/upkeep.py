@@ -16,6 +16,7 @@ from tasks.object_store import file_sets, run_records
 from tasks.object_store.bucket import Bucket, StoredObject, StoreRefused, store
 from tasks.settings import settings
 from xft_core.errors import ArtifactError, XftError
+from xft_core.files.disk import locked
 from xft_core.files.temporary import temporary_directory
 from xft_core.store import artifacts
 from xft_core.store.manifest import MANIFEST, TIME, Manifest, read_manifest
@@ -201,7 +202,7 @@ def _problem(check: Callable[[], object]) -> str | None:
 
 
 def _remove(path: Path) -> None:
-    with remote.free(path.with_name(path.name.partition(".")[0])) as is_free:
+    with locked(path.with_name(path.name.partition(".")[0]), wait=False) as is_free:
         if not is_free:
             return
         doomed = path.with_name(f"{path.name}.removed")  # by one rename: a half-removed artifact is never seen

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
-from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
 from tasks import mlflow_pages
@@ -16,7 +15,7 @@ from tasks.publishing.headline import headline
 from tasks.publishing.pipeline import shortened
 from tasks.publishing.variant_results import VariantResult
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.retry import may_pass
+from tasks.retry import PUBLISH_TASK
 from tasks.settings import settings
 from tasks.stopping import stop_event
 from tasks.tracking import charts as comparison_view
@@ -46,14 +45,12 @@ class ComparisonResult(BaseModel):
     stages: int
 
 
-@task(
-    name="publish", task_run_name="publish", persist_result=False, retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
+@task(**PUBLISH_TASK)
 def publish_comparison(
     run: PipelineRun, compared: ArtifactRef, variants: dict[str, VariantResult], failures: dict[str, str],
 ) -> ComparisonResult:
     """Show what the compare stage made. ``variants``: those that finished, by name; ``failures``: reasons of the others."""
-    result = Variants.model_validate_json((compared.path / "comparison.json").read_bytes())
+    result = Variants.model_validate_json((compared.path / Variants.file_name).read_bytes())
     text = (compared.path / "comparison.md").read_text(encoding="utf-8")
     run_ids = [variants[item.name].mlflow_run_id for item in result.runs]
     logger, stop = get_run_logger(), stop_event(run.flow_run_id)
@@ -90,7 +87,7 @@ def _to_mlflow(
     run: PipelineRun, compared: ArtifactRef, result: Variants, text: str, failures: dict[str, str],
 ) -> None:
     run_id = run.mlflow_run_id
-    tags = {"mlflow.note.content": shortened(text), "xft.compare.key": compared.key,
+    tags = {"mlflow.note.content": shortened(mlflow_pages.with_files(text, run_id)), "xft.compare.key": compared.key,
             "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])}
     if best := best_group(result):
         tags["xft.best_group"] = best.name  # whose means the metrics are

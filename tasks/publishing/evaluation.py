@@ -2,50 +2,48 @@
 
 
 from prefect import get_run_logger, task
-from prefect.tasks import exponential_backoff
 
 from tasks.execution.delivery import deliver_rest, insist
 from tasks.prefect_page import show_link, show_table
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.retry import may_pass
+from tasks.retry import PUBLISH_TASK
 from tasks.stopping import stop_event
 from tasks.tracking import runs
 from tasks.tracking.client import explained, scalars
 from tasks.tracking.files import log_directory
 from xft_core.files.temporary import temporary_directory
 from xft_core.recipe.labels import flat_names
+from xft_core.recipe.steps import FACTS, evaluation_steps
 from xft_core.reporting.page import PAGE, Answers, write_page
+from xft_core.reporting.run.evidence import measured_labels
 
+BENCHMARK_STAGES = ("generate", "evaluate")
 Scores = dict[str, dict[str, float]]
 
 
-@task(
-    name="publish", task_run_name="publish", persist_result=False, retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
-def publish_scores(
-    run: PipelineRun, answered: dict[str, ArtifactRef], graded: dict[str, ArtifactRef], measured: dict[str, ArtifactRef],
-) -> Scores:
-    """Show pass@k of every benchmark, every answer with its verdict, and what else was measured.
-
-    ``answered`` and ``graded``: what the generate and the evaluate stage made, by the benchmark's label (see ``labels``);
-    ``measured``: what nll and lm_eval did, by that of the data set or task. Returns the numbers.
-    """
+@task(**PUBLISH_TASK)
+def publish_scores(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Scores:
+    """Show pass@k of every benchmark, every answer with its verdict, and what else was measured. Returns the numbers by what
+    was measured. ``artifacts``: every step's, by role."""
+    labels = _labels(run)
+    answered, graded = (
+        {labels[role]: item for role, item in artifacts.items() if item.stage == stage} for stage in BENCHMARK_STAGES)
+    measured = {labels[role]: item for role, item in artifacts.items() if item.stage not in BENCHMARK_STAGES}
     assert not graded.keys() & measured.keys()  # labels are unique over all
     scores = {name: scalars(item.metrics) for name, item in (graded | measured).items()}
     names = flat_names(scores)
     logger, stop = get_run_logger(), stop_event(run.flow_run_id)
-    deliver_rest(run, [*answered.values(), *graded.values(), *measured.values()], stop, logger)
+    deliver_rest(run, artifacts.values(), stop, logger)
 
     def to_mlflow() -> None:
         with explained():
-            for benchmark, numbers in scores.items():
-                label = names[benchmark]
-                runs.log_summary(run.mlflow_run_id, {f"{label}/{name}": value for name, value in numbers.items()}, {})
-                if benchmark in measured:
-                    log_directory(run.mlflow_run_id, measured[benchmark].path, f"measures/{label}")
-                    continue
-                log_directory(run.mlflow_run_id, answered[benchmark].path, f"samples/{label}")
-                log_directory(run.mlflow_run_id, graded[benchmark].path, f"verdicts/{label}")
+            for label, numbers in scores.items():
+                runs.log_summary(run.mlflow_run_id, {f"{names[label]}/{name}": value for name, value in numbers.items()}, {})
+            for role, item in artifacts.items():
+                facts = FACTS[item.stage]
+                if facts.shown:
+                    place = f"{facts.shown.partition('/')[0]}/{names[labels[role]]}"
+                    log_directory(run.mlflow_run_id, item.path, place, facts.suffixes)
             _log_page(run, answered, graded)
 
     insist(to_mlflow, stop, logger)
@@ -54,6 +52,16 @@ def publish_scores(
         "scores", [{"benchmark": benchmark, **numbers} for benchmark, numbers in scores.items()],
         f"{run.recipe.model.path}: fractions of problems solved, 0 to 1; nats per response token", logger)
     return scores
+
+
+def _labels(run: PipelineRun) -> dict[str, str]:
+    """What each step's numbers are called, by role."""
+    measured = measured_labels(run.recipe.evaluate)
+    of_stage = {**dict.fromkeys(BENCHMARK_STAGES, measured.benchmarks), "nll": measured.held_out_data,
+                "lm_eval": measured.lm_eval_tasks}
+    return {
+        step.role: of_stage[step.stage][step.index] if step.stage in of_stage and step.index is not None else step.role
+        for step in evaluation_steps(run.recipe)}
 
 
 def _log_page(run: PipelineRun, answered: dict[str, ArtifactRef], graded: dict[str, ArtifactRef]) -> None:

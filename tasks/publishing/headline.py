@@ -1,8 +1,7 @@
 """The few numbers of a pipeline run that people compare first."""
 
+from xft_core.recipe.steps import MODELS
 
-
-MODELS = ("base", "sft", "moe", "merged")
 FIRST = "merged/plus_pass_at_1"
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 from prefect import get_run_logger, task
-from prefect.tasks import exponential_backoff
 from pydantic import BaseModel, ConfigDict
 
 from tasks import mlflow_pages
@@ -19,7 +18,7 @@ from tasks.prefect_log import Logger
 from tasks.prefect_page import show_link, show_markdown, show_table
 from tasks.publishing.headline import headline
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.retry import may_pass
+from tasks.retry import PUBLISH_TASK
 from tasks.settings import settings
 from tasks.stopping import stop_event
 from tasks.tracking import registry, runs
@@ -27,6 +26,7 @@ from tasks.tracking.client import explained, scalars
 from tasks.tracking.files import log_directory, log_text
 from tasks.tracking.model import log_model
 from xft_core.recipe.sections import Recipe
+from xft_core.recipe.steps import FACTS
 from xft_core.reporting.variants.summary import read_comparison
 
 LONGEST_TAG = 5000
@@ -47,9 +47,7 @@ class PipelineResult(BaseModel):
     stages: int
 
 
-@task(
-    name="publish", task_run_name="publish", persist_result=False, retries=3,
-    retry_delay_seconds=exponential_backoff(backoff_factor=2), retry_jitter_factor=0.5, retry_condition_fn=may_pass)
+@task(**PUBLISH_TASK)
 def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResult:
     """Show the run's results in MLflow's parent run and as Prefect artifacts. ``artifacts``: every stage's, by role."""
     report, logger, stop = artifacts["report"], get_run_logger(), stop_event(run.flow_run_id)
@@ -89,25 +87,20 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     tags = {f"xft.{role}.run_id": item.mlflow_run_id for role, item in artifacts.items() if item.mlflow_run_id}
     reused = sum(item.reused for item in artifacts.values())
     tags |= {"xft.report.key": report.key, "xft.stages": str(len(artifacts)), "xft.reused_stages": str(reused)}
+    text = mlflow_pages.with_files((report.path / "comparison.md").read_text(encoding="utf-8"), run_id)
     tags |= {"xft.merged_model.path": str(merged.path), "xft.merged_model.digest": merged.digest,
-             "mlflow.note.content": shortened((report.path / "comparison.md").read_text(encoding="utf-8"))}
+             "mlflow.note.content": shortened(text)}
     runs.log_summary(run_id, headline(scalars(report.metrics)), tags)
     data = artifacts["prepare"]
     runs.log_data_set(
         run_id, name=Path(run.recipe.data.path).name, digest=data.digest,
         source=json.dumps({"uri": run.recipe.data.path}), profile=json.dumps(scalars(data.metrics)))
     log_text(run_id, _yaml(run.recipe), "recipe.yaml")
-    log_directory(run_id, report.path, "report")
-    whole = log_model(run, merged.path, report.path / "README.md")
-    log_directory(run_id, artifacts["mix"].path, "mixing", suffixes=(".json",))
-    log_directory(run_id, data.path, "data", suffixes=("decontamination.json",))
     for role, item in artifacts.items():
-        if item.stage in ("generate", "evaluate"):
-            name = "samples" if item.stage == "generate" else "verdicts"
-            log_directory(run_id, item.path, f"{name}/{role.partition('_')[2]}")
-        if item.stage in ("nll", "lm_eval"):
-            log_directory(run_id, item.path, f"measures/{role}")
-    return whole
+        facts = FACTS[item.stage]
+        if facts.shown:
+            log_directory(run_id, item.path, facts.shown.format(role=role, of=role.partition("_")[2]), facts.suffixes)
+    return log_model(run, merged.path, report.path / "README.md")
 
 
 def _to_prefect(name: str, report: Path, card: str, registered: registry.Registration | None, logger: Logger) -> None:

@@ -7,17 +7,41 @@ every page of this machine in, whatever its port, and knows no secret.
 import argparse
 import os
 import sys
+from pathlib import Path
+
+from starlette.responses import HTMLResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tasks.servers.gate import allowed_hosts, from_environment, given_auth_string
 from xft_core.errors import XftError
 
 LOOPBACK = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*")
+# MLflow's pages keep the kind of work here, and begin with GenAI, which hides runs and models. Its lists drop the kind from
+# their links, so that an address alone does not hold.
+KIND_OF_WORK = """<script>try {
+if (!localStorage.getItem("mlflow.workflowType_v1")) localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
+} catch (error) {}</script>"""
+
+
+class MachineLearningFirst:
+    """MLflow's application, whose page begins with machine learning until the user chooses another kind of work."""
+
+    def __init__(self, app: ASGIApp, page: str) -> None:
+        """``page``: MLflow's index.html."""
+        self._app, self._page = app, page.replace("<head>", f"<head>{KIND_OF_WORK}", 1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/" and scope["method"] in ("GET", "HEAD"):
+            await HTMLResponse(self._page)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def serve(host: str, port: int, backend_store_uri: str, artifacts_destination: str) -> None:
     """Serve until SIGTERM. Raises XftError when the environment has no secret for the gate."""
     given_auth_string()  # before the slow imports
     import uvicorn
+    from mlflow.server import app as flask_app
     from mlflow.server import constants, handlers
     from mlflow.utils.server_cli_utils import resolve_default_artifact_root
 
@@ -30,7 +54,9 @@ def serve(host: str, port: int, backend_store_uri: str, artifacts_destination: s
     handlers.initialize_backend_stores(backend_store_uri, backend_store_uri, artifact_root)
     from mlflow.server.fastapi_app import app
 
-    uvicorn.run(from_environment(app), host=host, port=port, log_level="warning", lifespan="on", proxy_headers=False)
+    page = Path(str(flask_app.static_folder), "index.html").read_text(encoding="utf-8")
+    guarded = from_environment(MachineLearningFirst(app, page))
+    uvicorn.run(guarded, host=host, port=port, log_level="warning", lifespan="on", proxy_headers=False)
 
 
 def main() -> int:

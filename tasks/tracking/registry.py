@@ -5,7 +5,6 @@ measurement, called after the held-out data, the benchmark and the number of pro
 are not compared.
 """
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from tasks import mlflow_pages
 from tasks.prefect_log import Logger
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.settings import settings
@@ -24,6 +24,8 @@ from xft_core.files.digests import digest_of
 from xft_core.files.disk import locked
 from xft_core.runtime.quantities import told_apart
 from xft_core.store.manifest import read_manifest
+from xft_core.store.results.evaluate import EvaluateMetrics
+from xft_core.store.results.merge import MergeMetrics
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -82,7 +84,7 @@ def register(
         if version is None:
             version = client().create_model_version(
                 name, source=_source(run, artifacts["merge"], whole, keep, logger), run_id=run.mlflow_run_id,
-                description=_description(card), tags=_lineage(run, artifacts))
+                description=_description(mlflow_pages.with_files(card, run.mlflow_run_id)), tags=_lineage(run, artifacts))
         number = int(version.version)
         if measured is not None:
             _tag(name, number, MEASURED + measured_by, measured.model_dump_json())
@@ -102,13 +104,14 @@ def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[s
     """What the merged model was measured by (its name in tags), and the numbers; None where one is missing."""
     prepared = read_manifest(artifacts["prepare"].path)
     graded = read_manifest(artifacts["evaluate_merged_0"].path)
+    rates = EvaluateMetrics.of(graded)
     held_out = next(entry.sha256 for entry in prepared.files if entry.path == "held_out.safetensors")
-    problems = int(graded.metrics["problems"])
+    problems = rates.problems
     measured_by = digest_of([held_out, graded.parents["benchmark"], problems])[:16]
-    loss, solved = artifacts["merge"].metrics.get("held_out_nll"), graded.metrics.get("plus_pass_at_1")
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in (loss, solved)):
+    loss, solved = MergeMetrics.of(artifacts["merge"]).finite().held_out_nll, rates.finite().plus_pass_at_1
+    if loss is None or solved is None:
         return measured_by, None
-    if graded.metrics.get("infrastructure_errors"):  # a score of the other answers cannot be compared
+    if rates.infrastructure_errors:  # a score of the other answers cannot be compared
         return measured_by, None
     benchmark = Path(run.recipe.evaluate.benchmarks[0].rpartition(":")[2]).name
     return measured_by, Measurement(held_out_nll=loss, pass_at_1=solved, benchmark=benchmark, problems=problems)

@@ -76,6 +76,6 @@ def test_without_passwords_it_says_which_one_is_missing() -> None:
 
 def test_hadolint_takes_the_dockerfile() -> None:
     # DL3008 wants Debian's packages pinned to versions, which its archive drops with every update.
-    command = [SCRIPTS / "hadolint", "--no-color", "--ignore", "DL3008", DOCKER / "Dockerfile"]
+    command = [str(SCRIPTS / "hadolint"), "--no-color", "--ignore", "DL3008", str(DOCKER / "Dockerfile")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -8,17 +8,23 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from datetime import UTC, datetime
+from itertools import permutations
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.states import Completed, Failed, Pending, Running
 
 from flows.compare import ComparisonIncomplete, compare, save_report
-from flows.variant_runs import Patience
+from flows.variant_runs import Patience, newest_by_variant
 from tasks.publishing.comparison import ComparisonResult
 from tasks.tracking.client import client
+from tasks.variant_tags import VariantOf
 from tests.flows.conftest import RECIPE, REPOSITORY
 from tests.flows.test_pipeline import stage_processes, wait_for_checkpoint
 from xft_core.recipe.load import parse
@@ -196,6 +202,18 @@ def test_a_grid_is_checked_before_anything_starts(finished: ComparisonResult) ->
     assert state.is_failed()
     assert "Variant 'experts=1' cannot be used" in str(state.result(raise_on_failure=False))
     assert client().get_experiment_by_name("never-made") is None
+
+
+def test_which_run_of_a_variant_is_taken_on_hangs_on_no_order() -> None:
+    def run(name: str, minute: int, state: Any) -> FlowRun:
+        tags = VariantOf(comparison="c", name=name, group="g").tags()
+        created = datetime(2026, 1, 1, 0, minute, tzinfo=UTC)
+        return FlowRun(flow_id=uuid4(), name=f"{name}{minute}", tags=tags, state=state, created=created)
+
+    runs = [run("a", 1, Completed()), run("a", 2, Running()), run("b", 1, Pending()), run("b", 2, Running()),
+            run("c", 1, Failed())]
+    for order in permutations(runs):
+        assert {name: found.name for name, found in newest_by_variant(list(order)).items()} == {"a": "a1", "b": "b2"}
 
 
 def test_patience_is_over_only_when_nothing_moves() -> None:

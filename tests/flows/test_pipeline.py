@@ -48,7 +48,7 @@ def task_states(flow_run_id: Any) -> dict[str, str]:
     with get_client(sync_client=True) as api:
         for _ in range(50):
             runs = api.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
-            found = {item.name: item.state_name for item in runs}
+            found = {item.name: item.state_name or "" for item in runs}
             if not {"Running", "Pending", "Scheduled"} & set(found.values()):
                 break
             time.sleep(0.1)
@@ -157,8 +157,8 @@ def test_the_parent_compares(finished: PipelineResult) -> None:
     assert {"recipe.yaml", "report", "merged_model", "samples", "verdicts"} <= listed
     shown = {item.path for name in ("report", "data") for item in client().list_artifacts(finished.mlflow_run_id, name)}
     assert {"report/problems.html", "report/comparison.md", "data/decontamination.json"} <= shown
-    model = {item.path for item in client().list_artifacts(finished.mlflow_run_id, "merged_model")}
-    assert {"merged_model/config.json", "merged_model/model.safetensors"} <= model
+    merged = {item.path for item in client().list_artifacts(finished.mlflow_run_id, "merged_model")}
+    assert {"merged_model/config.json", "merged_model/model.safetensors"} <= merged
 
 
 def test_the_same_recipe_again_does_no_work(finished: PipelineResult) -> None:
@@ -181,7 +181,7 @@ def artifacts(flow_run_id: Any) -> dict[str, Any]:
     """A flow run's artifacts in Prefect, by key; the last of those with the same key."""
     with get_client(sync_client=True) as api:
         found = api.read_artifacts(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
-    return {item.key: item for item in sorted(found, key=lambda item: item.created)}
+    return {str(item.key): item for item in sorted(found, key=lambda item: str(item.created))}
 
 
 def test_prefect_shows_table_card_and_links(finished: PipelineResult, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,8 @@ def test_damage_is_noticed_and_rebuilt(finished: PipelineResult, damage: str) ->
 def test_a_new_version_of_a_stage_is_rebuilt(
     finished: PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import xft_core.stages.configs\nxft_core.stages.MergeStage.version += 1000\n")
+    (tmp_path / "sitecustomize.py").write_text(
+        "from xft_core.stages.configs import MergeStage\nMergeStage.version += 1000\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for the child; here it is set by hand
     monkeypatch.setattr("xft_core.stages.configs.MergeStage.version", read_manifest(finished.merged_model).stage_version + 1000)
     state, states = run_pipeline()

@@ -36,6 +36,28 @@ def test_every_field_has_help_and_a_default_and_can_be_shown(flow: Any) -> None:
             assert [item.get("type") for item in field["anyOf"]][1:] == ["null"], name
 
 
+def test_both_forms_show_the_same_recipe_in_the_order_of_the_chain() -> None:
+    of_pipeline, of_compare = (parameter_schema(flow).model_dump() for flow in (pipeline, compare))
+    assert of_pipeline["definitions"] == of_compare["definitions"]
+    shared = [name for name in Recipe.model_fields if name != "experiment"]  # a comparison names its own by default
+    for name in shared:
+        one, other = ({key: value for key, value in form["properties"][name].items() if key != "position"}
+                      for form in (of_pipeline, of_compare))
+        assert one == other
+        assert one["description"] == Recipe.model_fields[name].description
+    for form in (of_pipeline, of_compare):
+        in_order = sorted(form["properties"], key=lambda name: form["properties"][name]["position"])
+        assert [name for name in in_order if name in shared] == shared
+    assert shared[-10:] == [
+        "model", "data", "baseline", "upcycle", "sft", "merge", "generate", "evaluate", "checks", "registry"]
+
+
+@pytest.mark.parametrize("flow", [pipeline, compare], ids=lambda flow: str(flow.name))
+def test_parameters_of_a_run_reach_the_flow(flow: Any) -> None:
+    given = flow.validate_parameters({"upcycle": {"num_experts": 4, "num_experts_per_tok": 3}, "seed": 7})
+    assert given["upcycle"] == UpcycleConfig(num_experts=4, num_experts_per_tok=3) and given["seed"] == 7
+
+
 @pytest.mark.parametrize(("name", "number"), [
     ("UpcycleConfig.normalization", 3), ("MergeConfig.method", 5), ("SftConfig.precision", 3), ("SftConfig.optimizer", 2),
     ("DataConfig.format", 5), ("DataConfig.template", 2), ("EvaluateConfig.sandbox", 2), ("GenerateConfig.prompt_style", 4),

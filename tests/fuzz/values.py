@@ -12,7 +12,7 @@ NAMES = [
 NUMBERS = [
     0, -1, 1, 2**31, 2**63, 2**64, 10**30, -(10**30), 10**400, 0.0, -0.0, 1e308, 1e-320, float("nan"), float("inf"),
     float("-inf")]
-OTHERS = [None, True, False, [], {}, [[]], {"": None}, [None] * 50, {"a": {"b": {"c": []}}}]
+OTHERS: list[Any] = [None, True, False, [], {}, [[]], {"": None}, [None] * 50, {"a": {"b": {"c": []}}}]
 YAML = [
     "a: &a [1]\nb: *a\n", "[" * 5000, "{a: " * 500, "a: 1\na: 2\n", "<<: {seed: 1}\n", "? [a]\n: b\n",
     "!!python/object:os.system x",

@@ -1,4 +1,4 @@
-"""A reduced number of kills of everything that a run consists of; docs/reliability.md has the figures of the whole."""
+"""A reduced number of kills of everything that a run consists of; docs/measurements/reliability.md logs the whole."""
 
 import json
 import random

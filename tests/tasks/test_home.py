@@ -20,10 +20,11 @@ from xft_core.errors import XftError
 WORK = """
 import sys, json
 from pathlib import Path
-from tasks import tracking
 from tasks.settings import settings
-client, name = tracking.client(), sys.argv[1]
-experiment = tracking._experiment_id("xft")
+from tasks.tracking import runs
+from tasks.tracking.client import client
+client, name = client(), sys.argv[1]
+experiment = runs._experiment_id("xft")
 run = client.create_run(experiment).info
 (settings().home / "artifacts" / "merge" / "key").mkdir(parents=True, exist_ok=True)
 client.set_tag(run.run_id, "xft.path", str(settings().home / "artifacts" / "merge" / "key"))
@@ -37,8 +38,8 @@ client.create_logged_model(experiment, name="logged")
 READ = """
 import json
 from pathlib import Path
-from tasks import tracking
-client = tracking.client()
+from tasks.tracking.client import client
+client = client()
 versions = client.search_model_versions()
 print(json.dumps([Path(client.download_artifacts(item.run_id, "model/weights.txt")).read_text() for item in versions]))
 print(json.dumps(sorted(client.get_model_version_download_uri("tiny", item.version) for item in versions)))

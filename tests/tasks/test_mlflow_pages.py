@@ -17,6 +17,13 @@ def test_every_address_names_the_kind_of_work_behind_the_hash() -> None:
         f"{UI}/#/experiments/7/runs?viewStateShareKey=comparison-01234567&compareRunsMode=CHART&workflowType=machine_learning")
 
 
+def test_files_beside_a_text_are_those_of_its_run() -> None:
+    text = "![Loss](plots/loss.png) and [problems.html](problems.html), [page](https://a.example/x.png), [b](#c)"
+    assert mlflow_pages.with_files(text, "a1") == (
+        "![Loss](get-artifact?path=report%2Fplots%2Floss.png&run_uuid=a1) and "
+        "[problems.html](get-artifact?path=report%2Fproblems.html&run_uuid=a1), [page](https://a.example/x.png), [b](#c)")
+
+
 def test_no_other_module_makes_such_an_address() -> None:
     root = Path(mlflow_pages.__file__).parents[1]
     makers = [

@@ -9,8 +9,8 @@ TALKATIVE = """
 import sys
 from pathlib import Path
 from rich.console import Console
-from tasks import run_log
-run_log.install()
+from tasks import prefect_log
+prefect_log.install()
 console = Console(file=sys.stderr)
 console.print("ready")
 sys.stdin.readline()

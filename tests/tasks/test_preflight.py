@@ -14,6 +14,7 @@ from tasks.preflight import check_inputs
 from xft_core.errors import NotReady, SandboxError, XftError
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import EvaluateConfig, Recipe
+from xft_core.recipe.steps import evaluation_steps, pipeline_steps
 from xft_core.stages.configs import EvaluateStage, GenerateStage, NllStage, PrepareStage, UpcycleStage
 from xft_core.stages.preconditions import _open_sandbox
 
@@ -36,14 +37,14 @@ def recipe(*changes: str) -> Recipe:
 
 def test_a_recipe_that_lacks_nothing_passes() -> None:
     check_inputs(recipe("evaluate.sandbox=unsafe"))
-    check_inputs(recipe("evaluate.sandbox=unsafe"), has_moe=False)
+    check_inputs(recipe("evaluate.sandbox=unsafe"), steps=evaluation_steps)
 
 
 @pytest.mark.usefixtures("bare")
 def test_a_sandbox_that_cannot_work_is_found_first() -> None:
-    for has_moe in (True, False):
+    for steps in (pipeline_steps, evaluation_steps):
         with pytest.raises(SandboxError, match="apt-get install bubblewrap"):
-            check_inputs(recipe(), has_moe=has_moe)
+            check_inputs(recipe(), steps=steps)
     check_inputs(recipe("evaluate.sandbox=unsafe"))
 
 

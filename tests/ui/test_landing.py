@@ -62,8 +62,28 @@ def test_links_to_mlflow_open_among_runs_and_models(page: Page, ui: XftUi, run_i
     expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Model registry").first).to_be_visible()
     expect(page.get_by_text("Description", exact=True).first).to_be_visible()
+    pictures = page.locator("img[alt]").filter(visible=True).and_(page.locator("[src*='plots']"))
+    expect(pictures.first).to_be_attached()
+    for picture in pictures.all():  # of the run's report
+        page.wait_for_function("picture => picture.complete && picture.naturalWidth > 100", arg=picture.element_handle())
     page.goto(mlflow_pages.first_page(ui.mlflow))
     expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
+
+
+@pytest.mark.parametrize("path", ["", "/#/experiments", "/#/experiments?workflowType=machine_learning"])
+def test_experiments_are_opened_among_runs_and_models_from_mlflows_own_lists(
+    browser: Browser, ui: XftUi, run_id: str, path: str,
+) -> None:
+    run = ui.tracking_run(run_id)
+    name = ui.tracking().get_experiment(run.info.experiment_id).name
+    page = browser.new_page()  # nothing is remembered of other pages
+    page.goto(ui.mlflow + path)
+    page.get_by_role("link", name=name, exact=True).first.click()
+    expect(page.get_by_role("link", name=str(run.info.run_name)).first).to_be_visible(timeout=60_000)
+    page.goto(f"{ui.mlflow}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")  # as others may send it
+    expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Description", exact=True).first).to_be_visible()
+    page.close()
 
 
 def test_a_run_beside_it_says_where_it_is_shown(page: Page, ui: XftUi, recipe: Path, run_id: str) -> None:

@@ -34,9 +34,10 @@ class XftUi:
     def start(self) -> None:
         """Start it and wait until both pages and the worker are up."""
         self.launch()
-        assert self.process is not None
-        wait_for(lambda: READY in self.output() or self.process.poll() is not None, 900, "xft ui did not get ready")
-        assert self.process.poll() is None, self.output()
+        process = self.process
+        assert process is not None
+        wait_for(lambda: READY in self.output() or process.poll() is not None, 900, "xft ui did not get ready")
+        assert process.poll() is None, self.output()
 
     def launch(self) -> None:
         """Start it without waiting."""
@@ -60,7 +61,7 @@ class XftUi:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
     def shell(self) -> dict[str, str]:
-        """The environment of a shell in which a person uses ``prefect`` by hand, as docs/deployment.md says."""
+        """The environment of a shell in which a person uses ``prefect`` by hand, as docs/how-to/web-pages.md says."""
         return self.environment() | {
             "PREFECT_API_URL": f"{self.prefect}/api", "PREFECT_API_AUTH_STRING": ":".join(self.secret)}
 
@@ -160,7 +161,8 @@ class XftUi:
     def wait_for_checkpoints(self) -> Path:
         """The directory of SFT's checkpoints, once it holds the first one of a training that goes on."""
         found = "artifacts/sft/*.partial/checkpoints/checkpoint-*"
-        return wait_for(lambda: next(self.home.glob(found), None), 120, "no checkpoint was written").parent
+        checkpoint: Any = wait_for(lambda: next(self.home.glob(found), None), 600, "no checkpoint was written")
+        return Path(checkpoint).parent
 
     def tracking(self) -> MlflowClient:
         return MlflowClient(tracking_uri=self.mlflow.replace("//", "//{}:{}@".format(*self.secret)))

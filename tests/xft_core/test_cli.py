@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -37,7 +38,7 @@ def test_the_stages_one_by_one(tmp_path: Path) -> None:
     sft = {"epochs": 1, "batch_size": 4, "micro_batch_size": 4, "precision": "fp32", "learning_rate": 0.005}
     merge = {"method": "uniform", "precision": "fp32"}
     base, moe, tuned = tmp_path / "base", tmp_path / "moe", tmp_path / "tuned"
-    configs = {
+    configs: dict[str, dict[str, Any]] = {
         "prepare": {"output": tmp_path / "data", "model": base, "data": data},
         "upcycle": {"output": moe, "model": base, "upcycle": {"num_experts": 4, "num_experts_per_tok": 3}},
         "sft": {"output": tuned, "model": moe, "data": tmp_path / "data", "sft": sft},

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from xft_core.benchmarks.registry import kind_of
+from xft_core.recipe.labels import path_labels
 
 # GPT-3's length (Brown et al. 2020, appendix C). Shorter runs flag idioms of code; a problem told in other words is out
 # of reach of any length.
@@ -40,7 +41,7 @@ _EXAMPLES = re.compile(r">>>|\n\s*(?:for )?examples?\b|\n\s*assert |\bfor exampl
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a row has in common with a benchmark's problem. ``benchmark``: the file's name; ``excerpt``: the words."""
+    """What a row has in common with a benchmark's problem. ``benchmark``: the file's label; ``excerpt``: the words."""
 
     task_id: str
     benchmark: str
@@ -74,10 +75,15 @@ class _Whole:
 
 
 class Contamination:
-    """What the benchmark files' problems are found by in rows. Raises DataError for a file that cannot be used."""
+    """What the benchmark files' problems are found by in rows. Raises DataError for a file that cannot be used.
+
+    ``labels``: of the files, no two the same.
+    """
 
     def __init__(self, benchmarks: list[Path]) -> None:
-        problems = [problem for path in benchmarks for problem in _problems(path)]
+        self.labels = path_labels([str(path) for path in benchmarks])
+        problems = [
+            problem for path, label in zip(benchmarks, self.labels, strict=True) for problem in _problems(path, label)]
         self._wholes: dict[Words, list[_Whole]] = defaultdict(list)
         for problem in problems:
             for whole in _wholes(problem):
@@ -116,10 +122,10 @@ def find_contaminated(rows: list[list[str]], benchmarks: list[Path]) -> dict[int
     return {index: found for index, texts in enumerate(rows) if (found := contamination.find(texts))}
 
 
-def _problems(path: Path) -> Iterator[_Problem]:
+def _problems(path: Path, label: str) -> Iterator[_Problem]:
     kind = kind_of(path)
     for problem in kind.load_problems(path):
-        yield _Problem(problem.task_id, path.name, *kind.texts(problem))
+        yield _Problem(problem.task_id, label, *kind.texts(problem))
 
 
 def _wholes(problem: _Problem) -> Iterator[_Whole]:

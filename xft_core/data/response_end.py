@@ -1,20 +1,16 @@
 """What ends a response in prepared data, so that generation is told to stop where training taught the model to.
-
-    response_end.json    {"token_ids": [..], "tokens": [..]}: every token that ends a whole response; none where all are cut
+The file is response_end.json, see store/results/prepare.py.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xft_core.errors import ArtifactError
-from xft_core.files.parsing import parse_json
+from xft_core.store.results.prepare import ResponseEndFile
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
-FILE_NAME = "response_end.json"
 
 
 def response_ends(last_tokens: Iterable[int], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
@@ -32,8 +28,7 @@ def is_control_token(token: int, tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 def save_response_ends(directory: Path, token_ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> None:
     """Write response_end.json."""
-    content = {"token_ids": token_ids, "tokens": tokenizer.convert_ids_to_tokens(token_ids)}
-    (directory / FILE_NAME).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    ResponseEndFile(token_ids=token_ids, tokens=tokenizer.convert_ids_to_tokens(token_ids)).write(directory)
 
 
 def load_response_ends(directory: Path) -> list[int] | None:
@@ -41,14 +36,10 @@ def load_response_ends(directory: Path) -> list[int] | None:
 
     Raises ArtifactError for a file that cannot be read.
     """
-    path = directory / FILE_NAME
     try:
-        content = parse_json(path.read_bytes())["token_ids"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        content = None
-    if not isinstance(content, list) or not all(isinstance(token, int) for token in content):
-        raise ArtifactError(f"{str(path)!r} does not say what ends a response. Prepare the data again.")
-    return content
+        found = ResponseEndFile.read(directory)
+    except ArtifactError:
+        path = directory / ResponseEndFile.file_name
+        raise ArtifactError(f"{str(path)!r} does not say what ends a response. Prepare the data again.") from None
+    return found.token_ids if found else None
 

@@ -1,6 +1,5 @@
 """Prompt templates, the same for training and for evaluation."""
 
-import secrets
 from typing import TYPE_CHECKING, Any, Literal
 
 from xft_core.data.text_tokens import PromptText, Span, text_tokens
@@ -72,7 +71,7 @@ def _chat(
     contents = [message["content"] for message in messages]
     if not any(map(text_tokens(tokenizer).spells_control, contents)):
         return text, None
-    names = [f"\ue000{secrets.token_hex(8)}\ue001" for _ in messages]
+    names = [f"\ue000{index}\ue001" for index in range(len(messages))]  # stand for contents where no content is
     frame = _render(
         tokenizer, [message | {"content": name} for message, name in zip(messages, names, strict=True)], **options)
     for used in (contents, [content.strip() for content in contents]):  # many templates strip them

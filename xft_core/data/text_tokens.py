@@ -7,12 +7,11 @@ copy of the tokenizer whose control tokens have other spellings, which only the 
 
 import json
 import re
-import secrets
 import string
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -28,6 +27,7 @@ Span = tuple[int, int]
 CHARACTERS_PER_TOKEN, SPARE_CHARACTERS = 16, 4096  # of a text that is tokenised whole, for each token that is kept
 STRIPPED = 64  # characters at most that a tokenizer drops where a response begins
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+_PRIVATE = re.compile("\ue000([0-9]+)\ue002")
 # Texts that a response may be tokenised behind, to have it without the space that begins a text.
 ANCHORS = ("\n", ":", "a", ")", " ")
 
@@ -94,7 +94,7 @@ class TextTokens:
         self._spelling = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or r"(?!)", re.IGNORECASE)
         self._content, self._controls = content, controls
         self._ends: dict[str, bool] = {}
-        self._private: tuple[Tokenizer, dict[str, str]] | None = None
+        self._private: tuple[int, Tokenizer, dict[str, str]] | None = None
         self._whole = _loaded(content) if content else None
         self._token_bytes = _bytes_of_tokens(content) if content else None
         self._before = self._begin_tokens()
@@ -171,9 +171,10 @@ class TextTokens:
         assert whole is not None
         written, asked = text.text, text.asked
         if data_spells:
-            if self._private is None:
-                self._private = _with_other_spellings(self._content, self._controls)  # type: ignore[arg-type]
-            whole, spellings = self._private
+            number = _unused_number(text.text)
+            if self._private is None or self._private[0] != number:
+                self._private = number, *_with_other_spellings(self._content, self._controls, number)  # type: ignore[arg-type]
+            _, whole, spellings = self._private
             written, asked = _respelled(text, spellings)
         encoding = _head(whole, written, limit)
         return self._cut(whole, text, written, asked, encoding.ids, _place(encoding, asked, written), limit)
@@ -268,10 +269,16 @@ def _loaded(content: dict[str, Any]) -> "Tokenizer":
     return Tokenizer.from_str(json.dumps(content))
 
 
-def _with_other_spellings(content: dict[str, Any], controls: set[str]) -> tuple["Tokenizer", dict[str, str]]:
-    """The tokenizer with spellings of its control tokens that no data can know, and each one's new spelling."""
-    spellings = {
-        control: f"\ue000{secrets.token_hex(8)}\ue001" for control in sorted(controls) if not _BYTE.fullmatch(control)}
+def _unused_number(text: str) -> int:
+    """The smallest number with which no spelling of ``_with_other_spellings`` is in the text."""
+    used = set(_PRIVATE.findall(text))
+    return next(number for number in count() if str(number) not in used)
+
+
+def _with_other_spellings(content: dict[str, Any], controls: set[str], number: int) -> tuple["Tokenizer", dict[str, str]]:
+    """The tokenizer with spellings of its control tokens that hold ``number``, and each one's new spelling."""
+    replaced = sorted(control for control in controls if not _BYTE.fullmatch(control))
+    spellings = {control: f"\ue000{number}\ue002{index}\ue001" for index, control in enumerate(replaced)}
     content = json.loads(json.dumps(content))
     # Bytes keep their names, by which the model writes what it has no token for; no template means them.
     content["added_tokens"] = [token for token in content["added_tokens"] if not _BYTE.fullmatch(token["content"])]

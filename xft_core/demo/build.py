@@ -24,7 +24,7 @@ MAGICODER = (
 INSTRUCT_ROWS = 2200
 BENCHMARK_ROWS = 80
 FUNCTIONS = 40_000  # pretraining functions
-TOKENIZER_FILES = 4_000  # pretraining files, from the first on, that train the tokenizer
+TOKENIZER_SOURCES = 4_000  # pretraining files, from the first on, that train the tokenizer
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def build(out: Path, seed: int, functions: int = FUNCTIONS) -> None:
     rows = instruction_rows(random.Random(f"instruct {seed}"), INSTRUCT_ROWS)
     write_jsonl(out / "instruct.jsonl", rows)
     files = pretraining_files(random.Random(f"pretrain {seed}"), functions)
-    texts = [prompt + body for functions in files[:TOKENIZER_FILES] for prompt, body in functions]
+    texts = [prompt + body for functions in files[:TOKENIZER_SOURCES] for prompt, body in functions]
     tokenizer = train_tokenizer([*texts, *(MAGICODER.format(**row) for row in rows)])
     examples = encode(tokenizer, files)
     tokens = sum(len(ids) for ids, _ in examples)

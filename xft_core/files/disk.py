@@ -1,11 +1,12 @@
-"""Files written and locked safely: locks, relative paths that stay below their directory, full disks."""
+"""Files written and locked safely: locks, whole writes, relative paths that stay below their directory, full disks."""
 
 import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import IO
 
 from safetensors import SafetensorError
 
@@ -24,21 +25,83 @@ def relative_path(path: str) -> str:
     return path
 
 
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the only right to work on ``directory``. Waits for another owner; a killed owner loses it at once."""
-    directory = directory.absolute()
+def lock(file: IO[str] | int, *, wait: bool = True, shared: bool = False) -> bool:
+    """Lock an open file or directory until it is closed. Returns False if ``wait`` is false and another holds the lock.
+
+    The kernel releases the lock when its holder dies, however it dies. Raises OSError on a file system without locks.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        stream = directory.with_name(directory.name + ".lock").open("a")  # not "w": a file of that name may be someone's
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or no name at all
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ArtifactError(f"{str(directory)[:200]!r} cannot be written: {reason}. Choose another output.") from None
-    with stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def file_lock(path: Path, *, wait: bool = True, shared: bool = False, create: bool = True) -> Iterator[IO[str] | None]:
+    """Hold the lock of the file ``path``; yields the open file, or None if ``wait`` is false and another holds the lock.
+
+    The file is never truncated here: its content belongs to whoever holds the lock. Raises FileNotFoundError if
+    ``create`` is false and there is no such file.
+    """
+    mode = "a+" if create else "r" if shared else "r+"
+    while True:
+        with path.open(mode, encoding="utf-8") as stream:
+            if not lock(stream, wait=wait, shared=shared):
+                yield None
+                return
+            if _is_at(path, stream):
+                yield stream
+                return
+
+
+def _is_at(path: Path, stream: IO[str]) -> bool:
+    """Whether ``stream`` is the file at ``path``: the last owner may have removed it before this one got the lock."""
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def locked(directory: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold the only right to work on ``directory``: the lock of ``<directory>.lock``. Yields whether it is held.
+
+    Waits for another owner unless ``wait`` is false; a killed owner loses it at once. Raises ArtifactError when the lock
+    file cannot be opened.
+    """
+    directory = directory.absolute()
+    with ExitStack() as held:
+        try:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            stream = held.enter_context(file_lock(directory.with_name(directory.name + ".lock"), wait=wait))
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path, or no name at all
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ArtifactError(f"{str(directory)[:200]!r} cannot be written: {reason}. Choose another output.") from None
+        yield stream is not None
+
+
+def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
+    """Replace the file ``path`` by ``content`` in one step: a reader sees the old file or the new one, also after a kill.
+
+    The content is on disk when this returns. One writer at a time: the temporary file is ``<name>.tmp``, which a kill may
+    leave and the next write replaces. ``mode``: permissions of the new file, less the umask. Raises OSError.
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.unlink(missing_ok=True)  # it may have other permissions
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
 @contextmanager

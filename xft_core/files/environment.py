@@ -1,6 +1,6 @@
 """The environment settings that stages read, in one place. Where runs keep things is tasks/settings.py's matter.
 
-    XFT_RENDEZVOUS           host:port of this machine for sft.num_nodes (docs/scale.md)
+    XFT_RENDEZVOUS           host:port of this machine for sft.num_nodes (docs/how-to/several-gpus.md)
     XFT_BENCHMARKS           directory of MultiPL-E's and DS-1000's files
     XFT_DS1000_ENVIRONMENT   directory of the environment that DS-1000 is graded in
     XDG_CACHE_HOME           caches; default: ~/.cache

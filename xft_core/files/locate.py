@@ -5,6 +5,8 @@ from pathlib import Path
 
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, XftError
 
+DATA_SUFFIXES = (".json", ".jsonl", ".parquet")
+
 
 def demo_path(name: str) -> Path | None:
     """The shipped file or directory of a ``demo:`` name, None for any other name."""
@@ -59,8 +61,26 @@ def find_model(name: str) -> Path:
 
 def is_hub_model(name: str) -> bool:
     """Whether a model's name is one to ask the Hub for: ``owner/model``, and nothing here is called so."""
-    is_local = local_path(name, CheckpointError).exists() or name.startswith(("/", ".", "~", "demo:"))
-    return not is_local and name.count("/") == 1
+    return is_hub_name(name) and not local_path(name, CheckpointError).exists()
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a model's or data set's name has the form ``owner/name``, rather than that of a path or a file."""
+    return name.count("/") == 1 and not _has_form_of_path(name)
+
+
+def is_data_file(name: str) -> bool:
+    """Whether instruction data is a local or shipped file rather than a Hub data set, whose owner may be left out."""
+    return "://" in name or name.count("/") > 1 or _has_form_of_path(name) or is_there(name)
+
+
+def _has_form_of_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~", "demo:")) or Path(name).suffix in DATA_SUFFIXES
+
+
+def hub_is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE says that the Hub is not to be asked."""
+    return os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
 
 
 def hub_error(name: str, error: Exception, lasting: type[XftError]) -> XftError:
@@ -89,7 +109,7 @@ def hub_error(name: str, error: Exception, lasting: type[XftError]) -> XftError:
     hopeless: tuple[type[Exception], ...] = (
         RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, OfflineModeIsEnabled, HFValidationError,
         EntryNotFoundError, ValueError)
-    offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
+    offline = hub_is_offline()
     if isinstance(error, LocalEntryNotFoundError) and not offline:  # the Hub was not reached, and its cache has nothing
         return HubUnavailable(message)
     return lasting(message) if offline or isinstance(error, hopeless) else HubUnavailable(message)

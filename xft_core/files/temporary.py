@@ -5,7 +5,6 @@ command, removes what nobody holds. The lock (flock) tells the living from the d
 disk, where process ids do not.
 """
 
-import fcntl
 import os
 import re
 import shutil
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, get_args
+
+from xft_core.files.disk import lock
 
 # What we make, and by what name: so nothing else is removed that is called xft-something.
 Kind = Literal["cache", "mlflow", "page", "report", "stage", "transfer", "unsafe", "verify", "work"]
@@ -40,7 +41,7 @@ class TemporaryDirectory:
             self._lock = _opened(self.path)
             if self._lock is not None:
                 with suppress(OSError):  # a file system without locks: nothing there is ever swept
-                    fcntl.flock(self._lock, fcntl.LOCK_EX)
+                    lock(self._lock)
                 if self.path.exists():  # else swept by another process before it was locked
                     return
                 os.close(self._lock)
@@ -76,10 +77,9 @@ def _remove_if_abandoned(path: Path) -> None:
     if descriptor is None:
         return
     try:
-        if os.fstat(descriptor).st_uid == os.geteuid():
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(descriptor).st_uid == os.geteuid() and lock(descriptor, wait=False):  # else a living process holds it
             shutil.rmtree(path, ignore_errors=True)
-    except OSError:  # held by a living process, or a file system without locks
+    except OSError:  # a file system without locks
         pass
     finally:
         os.close(descriptor)

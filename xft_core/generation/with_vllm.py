@@ -34,7 +34,7 @@ def check_vllm(model: Path) -> None:
     if find_spec("vllm") is None:
         raise RecipeError(
             f"generate.backend is vllm, which is not installed here. {REMEDY}, or run this stage in an environment that "
-            "has vLLM: docs/evaluation.md says how.")
+            "has vLLM: docs/how-to/vllm.md says how.")
 
 
 def _check_weights(model: Path) -> None:

@@ -6,12 +6,12 @@ import torch
 
 from xft_core.data.rows import Rows
 from xft_core.errors import ArtifactError
-from xft_core.files.parsing import parse_json
 from xft_core.mixing.mixture import MixtureReader, mixing_weights
 from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model
 from xft_core.recipe.sections import MergeConfig
 from xft_core.runtime.device import device_for_work
+from xft_core.store.results.mix import CoefficientsFile
 from xft_core.training.held_out import held_out_loss
 
 START_OF_LEARNED_SHARED_WEIGHT = 0.75  # the paper's lambda, where it is learned too
@@ -48,9 +48,9 @@ def routing_means(directory: Path, rows: Rows, merge: MergeConfig) -> torch.Tens
 def load_coefficients(directory: Path) -> torch.Tensor:
     """The shares of a mix artifact, fp64 L,N. Raises ArtifactError for a directory that is none."""
     try:
-        content = parse_json((directory / "coefficients.json").read_bytes())
-        weight_LN = torch.tensor([layer["weights"] for layer in content["layers"]], dtype=torch.float64)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError):
+        content = CoefficientsFile.parse((directory / CoefficientsFile.file_name).read_bytes())
+        weight_LN = torch.tensor([layer.weights for layer in content.layers], dtype=torch.float64)
+    except (OSError, ValueError, RuntimeError):
         raise ArtifactError(f"{str(directory)!r} holds no mixing coefficients. Give the directory that mix made.") from None
     if weight_LN.dim() != 2 or not torch.allclose(weight_LN.sum(1), torch.ones(len(weight_LN), dtype=torch.float64)):
         raise ArtifactError(f"The mixing coefficients in {str(directory)!r} are no shares: in each layer they must sum to one.")

@@ -28,6 +28,7 @@ from xft_core.runtime.group import is_first, number_of_processes, process_number
 from xft_core.runtime.progress import describe_progress
 from xft_core.store.checkpoints import PREFIX, keep_newest, seal
 from xft_core.store.curves import MetricsLog
+from xft_core.store.results.curve import CurveValues
 from xft_core.training.response_loss import response_loss
 from xft_core.training.resume import step_to_go_on_from
 
@@ -114,7 +115,7 @@ def learn(
         if not is_first():
             continue
         if step % STEPS_BETWEEN_POINTS == 0 or step in (1, len(batches)):
-            metrics.log(step, {"loss": loss, "learning_rate": merge.learning_rate * rate})
+            metrics.log(step, CurveValues(loss=loss, learning_rate=merge.learning_rate * rate).flat())
             logger.info(describe_progress("mix", step, len(batches), f"loss {loss:.4f}"))
         if step % STEPS_BETWEEN_CHECKPOINTS == 0:
             _save(checkpoints, step, parameters, optimizer, metrics)

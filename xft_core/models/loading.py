@@ -21,7 +21,7 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from xft_core.errors import CheckpointError
+from xft_core.errors import CheckpointError, first_line
 from xft_core.files.digests import model_files
 from xft_core.models.config import dense_config_of, is_moe, transformers_config, upcycle_config_of
 from xft_core.models.safetensors_io import CheckpointReader
@@ -57,7 +57,7 @@ def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
         try:
             model.generation_config = GenerationConfig.from_pretrained(directory)
         except Exception as error:  # as for the tokenizer
-            raise CheckpointError(f"generation_config.json of {str(directory)!r} cannot be used: {_reason(error)}") from None
+            raise CheckpointError(f"generation_config.json of {str(directory)!r} cannot be used: {first_line(error)}") from None
     return model.eval()
 
 
@@ -68,7 +68,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
         tokenizer("x")  # some values in its files only show when it is used
         return tokenizer
     except Exception as error:  # transformers raises a different kind for every way in which files can be missing
-        raise CheckpointError(f"{str(directory)!r} has no tokenizer that can be loaded: {_reason(error)}") from None
+        raise CheckpointError(f"{str(directory)!r} has no tokenizer that can be loaded: {first_line(error)}") from None
 
 
 
@@ -99,7 +99,7 @@ def _load_dense(directory: Path, dense_config: dict[str, Any], dtype: torch.dtyp
         model, report = AutoModelForCausalLM.from_pretrained(
             directory, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
     except Exception as error:  # as for the tokenizer
-        raise CheckpointError(f"{str(directory)!r} cannot be loaded: {_reason(error)}") from None
+        raise CheckpointError(f"{str(directory)!r} cannot be loaded: {first_line(error)}") from None
     if report["mismatched_keys"]:
         raise CheckpointError(f"{str(directory)!r} has tensors of other shapes than its config says.")
     missing = sorted(report["missing_keys"])
@@ -108,13 +108,3 @@ def _load_dense(directory: Path, dense_config: dict[str, Any], dtype: torch.dtyp
             f"{str(directory)!r} lacks {len(missing)} tensors, {missing[0]!r} among them: it is not the checkpoint of its "
             "config.")
     return model.eval()
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-
-
-
-

@@ -5,6 +5,7 @@ from pathlib import Path
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.json", "chat_template.jinja")
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # any one of them says that there is a tokenizer
 
 
 def tokenizer_files(directory: Path) -> list[Path]:

@@ -4,7 +4,7 @@
                   load of then or of now, each widened by SPREAD
     probe         the work at the probed rates: as fast as if nothing else ran, as slow as the probe was, widened by more
 
-How wide is measured: ``python -m performance.planning durations`` (docs/sizing.md).
+How wide is measured: ``python -m performance.planning durations`` (docs/explanation/sizing.md).
 """
 
 from collections.abc import Sequence

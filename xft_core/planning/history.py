@@ -4,9 +4,7 @@ Not the manifests in the store: those of artifacts that were fetched tell of oth
 their last part only, and none tells of threads. A file that is damaged or another version's counts as empty.
 """
 
-import fcntl
 import logging
-import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xft_core.files.digests import digest_of
+from xft_core.files.disk import file_lock, write_whole
 from xft_core.planning.shape import Shape
 from xft_core.recipe.sections import Recipe, SftConfig
 
@@ -79,15 +78,9 @@ def _fields(section: BaseModel | SftConfig, names: tuple[str, ...]) -> dict[str,
 def remember(path: Path, timing: Timing) -> None:
     """Add a timing to the file at ``path``. Stages of several processes may end at once. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f"{path.name}.lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+    with file_lock(path.with_name(f"{path.name}.lock")):
         kept = _newest([*_read(path), timing])
-        temporary = path.with_name(f"{path.name}.tmp")
-        with temporary.open("w", encoding="utf-8") as out:
-            out.write(_Content(timings=kept).model_dump_json(indent=1))
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
+        write_whole(path, _Content(timings=kept).model_dump_json(indent=1))
 
 
 def timings(path: Path) -> dict[str, list[Timing]]:

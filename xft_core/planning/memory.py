@@ -1,6 +1,6 @@
 """Memory of every stage at its peak, in bytes: weights, gradients, optimizer, and what a step needs besides.
 
-The model of memory, checked against measured stages by ``performance/planning.py`` (docs/sizing.md has the figures):
+The model of memory, checked against measured stages by ``performance/planning.py`` (docs/measurements/planning.md logs it):
 
     training   weights + gradients + optimizer + max(activations + loss, one parameter's update) + freed memory
     loss       one block of logits twice in fp32, the head's gradient, hidden states and their gradient (response_loss.py)

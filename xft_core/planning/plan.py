@@ -1,6 +1,7 @@
 """The plan of a recipe: memory, disk and work of every stage that a model runs in, and whether a machine has that much."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from xft_core.planning.memory import Memory
 from xft_core.planning.shape import Shape
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig
+from xft_core.recipe.steps import FACTS, Step, planned_roles
 from xft_core.runtime.quantities import size
 
 # Changes that make a recipe smaller, in the order in which they cost least. Each is tried on top of those before it.
@@ -110,26 +112,8 @@ class StagePlan:
 
 def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, problems: int | None = None) -> list[StagePlan]:
     """The stages of a recipe on a model of this shape; without ``data`` and ``problems`` no work that depends on them."""
-    moe, sequence = recipe.upcycle, recipe.data.max_length
-    width = memory.WIDTH[recipe.sft.precision]
-    upcycled = (shape.parameters if moe.store_experts == "once" else shape.moe_parameters(moe)) * float(shape.stored_bytes)
-    stages = [
-        StagePlan("upcycle", memory.Memory(0.0), kept=upcycled, written=upcycled),  # copies from file to file
-        _training("sft_moe", shape, moe, recipe.sft, sequence, data)]
-    if recipe.baseline.enabled:
-        sft = recipe.baseline.applied_to(recipe.sft)
-        stages.append(_training("sft_baseline", shape, None, sft, sequence, data))
-    merged = float(shape.parameters * width)
-    held_out = _held_out_flops(shape, None, data)
-    stages += [
-        StagePlan("mix", memory.mix_memory(shape, moe, recipe.merge, sequence), flops=_mix_flops(recipe, shape, data),
-                  **(_processes(recipe.sft) if recipe.merge.method == "learned" else {})),
-        StagePlan("merge", memory.merge_memory(shape, moe, recipe.sft.precision, sequence), kept=merged, written=merged,
-                  flops=held_out)]
-    dense = ["base", "merged", *(["sft"] if recipe.baseline.enabled else [])]
-    stages += [
-        _generation(f"generate_{name}", shape, moe if name == "moe" else None, recipe, problems) for name in [*dense, "moe"]]
-    return stages
+    given = _Given(recipe, shape, data, problems)
+    return [WAYS[FACTS[step.stage].planned or ""](role, step, given) for role, step in planned_roles(recipe).items()]
 
 
 def training_steps(sft: SftConfig, sequence: int, data: DataSize) -> tuple[float, float]:
@@ -220,9 +204,29 @@ def _is_smaller(values: dict[str, Any], name: str, value: Any) -> bool:
     return bool(value < now if isinstance(value, int) and not isinstance(value, bool) else value != now)
 
 
-def _training(
-    role: str, shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig, sequence: int, data: DataSize | None,
-) -> StagePlan:
+@dataclass(frozen=True)
+class _Given:
+    recipe: Recipe
+    shape: Shape
+    data: DataSize | None
+    problems: int | None
+
+    def upcycle(self, step: Step) -> UpcycleConfig | None:
+        """That of the step's model, None for a dense one."""
+        return self.recipe.upcycle if step.model == "moe" else None
+
+
+def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
+    moe, shape = given.recipe.upcycle, given.shape
+    parameters = shape.parameters if moe.store_experts == "once" else shape.moe_parameters(moe)
+    upcycled = parameters * float(shape.stored_bytes)
+    return StagePlan(role, memory.Memory(0.0), kept=upcycled, written=upcycled)  # copies from file to file
+
+
+def _training(role: str, step: Step, given: _Given) -> StagePlan:
+    shape, data, upcycle = given.shape, given.data, given.upcycle(step)
+    sft: SftConfig = step.given["sft"]
+    sequence = given.recipe.data.max_length
     needed = memory.training_memory(shape, upcycle, sft, sequence)
     flops = None
     if data:
@@ -235,6 +239,26 @@ def _training(
     return StagePlan(
         role, needed, kept=weights, scratch=checkpoint, flops=flops, written=weights + checkpoint, moe=upcycle is not None,
         **_processes(sft))
+
+
+def _mixing(role: str, step: Step, given: _Given) -> StagePlan:
+    recipe = given.recipe
+    needed = memory.mix_memory(given.shape, recipe.upcycle, recipe.merge, recipe.data.max_length)
+    return StagePlan(role, needed, flops=_mix_flops(recipe, given.shape, given.data),
+                     **(_processes(recipe.sft) if recipe.merge.method == "learned" else {}))
+
+
+def _merging(role: str, step: Step, given: _Given) -> StagePlan:
+    recipe, shape = given.recipe, given.shape
+    merged = float(shape.parameters * memory.WIDTH[recipe.sft.precision])
+    return StagePlan(
+        role, memory.merge_memory(shape, recipe.upcycle, recipe.sft.precision, recipe.data.max_length), kept=merged,
+        written=merged, flops=_held_out_flops(shape, None, given.data))
+
+
+def _unknown(role: str, step: Step, given: _Given) -> StagePlan:
+    """A stage of which no more is known than that it takes place."""
+    return StagePlan(role, memory.Memory(0.0), flops=None, memory_read=None)
 
 
 def _processes(sft: SftConfig) -> dict[str, Any]:
@@ -265,8 +289,9 @@ def _held_out_flops(shape: Shape, upcycle: UpcycleConfig | None, data: DataSize 
     return data.held_out_rows * data.tokens_per_row * shape.forward_flops(data.tokens_per_row, upcycle)
 
 
-def _generation(role: str, shape: Shape, upcycle: UpcycleConfig | None, recipe: Recipe, problems: int | None) -> StagePlan:
+def _generation(role: str, step: Step, given: _Given) -> StagePlan:
     """Answers of the greatest length, one token of a whole batch at a time, every weight read for each."""
+    recipe, shape, problems, upcycle = given.recipe, given.shape, given.problems, given.upcycle(step)
     needed = memory.generate_memory(shape, upcycle, recipe)
     if problems is None:
         return StagePlan(role, needed, flops=None, memory_read=None)
@@ -278,3 +303,9 @@ def _generation(role: str, shape: Shape, upcycle: UpcycleConfig | None, recipe: 
         role, needed, flops=samples * length * shape.forward_flops(length, upcycle),
         memory_read=batches * config.max_new_tokens * needed.weights, tokens=float(batches * config.max_new_tokens),
         moe=upcycle is not None)
+
+
+# How a stage is planned, by the name in its facts (recipe/steps.py).
+WAYS: dict[str, Callable[[str, Step, _Given], StagePlan]] = {
+    "upcycling": _upcycling, "training": _training, "mixing": _mixing, "merging": _merging, "generation": _generation,
+    "unknown": _unknown}

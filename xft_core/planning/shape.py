@@ -12,7 +12,7 @@ from typing import Any
 
 from xft_core.errors import CheckpointError
 from xft_core.families import family_of
-from xft_core.files.locate import local_path
+from xft_core.files.locate import is_hub_name, local_path
 from xft_core.files.parsing import parse_json
 from xft_core.models.safetensors_index import EMBEDDINGS, HEADS, read_header, weight_files
 from xft_core.recipe.sections import UpcycleConfig
@@ -115,7 +115,7 @@ def find_config(name: str) -> Path | None:
         return path
     if (path / "config.json").is_file():
         return path / "config.json"
-    if name.count("/") != 1 or name.startswith(("/", ".", "~")):
+    if not is_hub_name(name):
         raise CheckpointError(f"There is no config.json in {name!r}. Give a model directory or a Hub name (owner/model).")
     from huggingface_hub import try_to_load_from_cache
 

@@ -7,6 +7,7 @@ from xft_core.planning.machine import Machine
 from xft_core.planning.memory import PROCESS
 from xft_core.planning.plan import StagePlan
 from xft_core.runtime.quantities import duration, size
+from xft_core.runtime.terminal import columns
 
 HEADER = ("stage", "memory", "weights", "gradients", "optimizer", "working", "disk", "while running", "time", "by")
 
@@ -28,11 +29,7 @@ def rows(plan: list[StagePlan], times: Estimates) -> list[tuple[str, ...]]:
 
 def table(plan: list[StagePlan], times: Estimates) -> str:
     """The plan in columns."""
-    lines = [HEADER, *rows(plan, times)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
-        for line in lines)
+    return columns(HEADER, rows(plan, times), right=range(1, len(HEADER)))
 
 
 def summary(plan: list[StagePlan], machine: Machine, times: Estimates) -> list[str]:

@@ -5,10 +5,15 @@ Every limit is here, so that a stage that stops and a report that warns mean the
 
 from collections.abc import Iterable, Mapping
 from statistics import fmean
-from typing import Any
 
 from xft_core.errors import XftError
 from xft_core.recipe.sections import ChecksConfig, Recipe
+from xft_core.recipe.steps import Step
+from xft_core.store.results.base import HasMetrics
+from xft_core.store.results.curve import CurvePoint, CurveValues
+from xft_core.store.results.merge import MergeMetrics
+from xft_core.store.results.mix import MixMetrics
+from xft_core.store.results.sft import SftMetrics, WatchedTraining
 
 POINTS = 5  # of the training curve, in the mean: one high point is no divergence
 RISE, LEAST_RISE = 0.3, 0.3  # as a share of the lowest mean, and in nats
@@ -28,37 +33,36 @@ class TrainingWatch:
     DEAD_LOAD. A resumed training feeds the points of the curve again, and comes to the same.
     """
 
-    def __init__(self, points: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, points: Iterable[CurvePoint] = ()) -> None:
         self.diverged_at_step: int | None = None
         self.dead_steps = 0
         self._losses: list[float] = []
         self._lowest = float("inf")
         self._alive_at = 0
         for point in points:
-            self.add(point["step"], point["metrics"])
+            self.add(point.step, point.values)
 
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+    def add(self, step: int, values: CurveValues) -> None:
         """One point of the curve."""
-        if "loss" in metrics:
-            self._losses = [*self._losses[1 - POINTS:], metrics["loss"]]
+        if values.loss is not None:
+            self._losses = [*self._losses[1 - POINTS:], values.loss]
             if len(self._losses) == POINTS:
                 mean = fmean(self._losses)
                 self._lowest = min(self._lowest, mean)
                 if self.diverged_at_step is None and mean > self._lowest + max(RISE * self._lowest, LEAST_RISE):
                     self.diverged_at_step = step
-        if "expert_load_min" in metrics:
-            if metrics["expert_load_min"] >= DEAD_LOAD:
+        if values.expert_load_min is not None:
+            if values.expert_load_min >= DEAD_LOAD:
                 self._alive_at = step
             self.dead_steps = max(self.dead_steps, step - self._alive_at)
 
-    def metrics(self) -> dict[str, int]:
+    def found(self) -> WatchedTraining:
         """What the stage's manifest keeps of it."""
-        found = {"dead_expert_steps": self.dead_steps}
-        return found if self.diverged_at_step is None else found | {"diverged_at_step": self.diverged_at_step}
+        return WatchedTraining(dead_expert_steps=self.dead_steps, diverged_at_step=self.diverged_at_step)
 
     def stop_for(self, checks: ChecksConfig) -> None:
         """Raise RunWentWrong for what ``checks`` says training must stop for."""
-        raise_for(training_findings(self.metrics(), checks, only_stop=True))
+        raise_for(training_findings(self.found(), checks, only_stop=True))
 
 
 def recipe_findings(recipe: Recipe) -> list[str]:
@@ -70,10 +74,10 @@ def recipe_findings(recipe: Recipe) -> list[str]:
         f"{recipe.data.template} (data.template): they answer in a form they never saw. Set generate.prompt_style to auto."]
 
 
-def training_findings(metrics: Mapping[str, Any], checks: ChecksConfig, only_stop: bool = False) -> list[str]:
-    """Sentences on the training whose stage has these ``metrics``; ``only_stop``: only those that must stop the run."""
+def training_findings(training: WatchedTraining, checks: ChecksConfig, only_stop: bool = False) -> list[str]:
+    """Sentences on what was noticed in a training; ``only_stop``: only those that must stop the run."""
     found = []
-    diverged, dead = metrics.get("diverged_at_step"), metrics.get("dead_expert_steps", 0)
+    diverged, dead = training.diverged_at_step, training.dead_expert_steps or 0
     if diverged is not None and _wanted(checks.diverging_loss, only_stop):
         found.append(
             f"The training loss diverged: at step {diverged} it was far above its lowest point. Lower sft.learning_rate, "
@@ -85,18 +89,18 @@ def training_findings(metrics: Mapping[str, Any], checks: ChecksConfig, only_sto
     return found
 
 
-def mixing_findings(metrics: Mapping[str, Any], method: str, checks: ChecksConfig, only_stop: bool = False) -> list[str]:
+def mixing_findings(metrics: MixMetrics, method: str, checks: ChecksConfig, only_stop: bool = False) -> list[str]:
     """As ``training_findings``, on mixing coefficients; only those that were learned can disappoint."""
     found: list[str] = []
     if method != "learned":
         return found
-    merged, uniform = metrics.get("held_out_nll_merged"), metrics.get("held_out_nll_uniform")
+    merged, uniform = metrics.held_out_nll_merged, metrics.held_out_nll_uniform
     worse = merged is not None and uniform is not None and round(merged, 4) > round(uniform, 4)  # as far as it is told
     if worse and _wanted(checks.worse_than_uniform, only_stop):
         found.append(
             f"Learned mixing is worse than uniform mixing on held-out rows ({merged:.4f} against {uniform:.4f}): "
             "lower merge.learning_rate, or use merge.method=uniform.")
-    movement = metrics.get("movement_max")
+    movement = metrics.movement_max
     if movement is not None and movement < MOVED and _wanted(checks.unmoved_coefficients, only_stop):
         found.append(
             f"The mixing coefficients did not move (largest change {movement:.4f}): this is uniform mixing in all but "
@@ -104,12 +108,26 @@ def mixing_findings(metrics: Mapping[str, Any], method: str, checks: ChecksConfi
     return found
 
 
-def merge_findings(metrics: Mapping[str, Any], base: float | None, checks: ChecksConfig) -> list[str]:
+def merge_findings(metrics: MergeMetrics, base: float | None, checks: ChecksConfig) -> list[str]:
     """Why a merged model of these ``metrics`` must stop the run; ``base``: held-out loss of the base model."""
-    merged = metrics.get("held_out_nll")
+    merged = metrics.held_out_nll
     if base is None or merged is None or merged <= base or checks.worse_than_base != "stop":
         return []
     return [worse_than_base("The merged model", merged, base)]
+
+
+def must_stop(step: Step, recipe: Recipe, made: Mapping[str, HasMetrics]) -> list[str]:
+    """Why a run must stop after ``step``, in sentences. ``made``: what it and the steps that it needs made, by role."""
+    own = made[step.role]
+    if step.stage == "sft":
+        return training_findings(SftMetrics.of(own), recipe.checks, only_stop=True)
+    if step.stage == "mix":
+        return mixing_findings(MixMetrics.of(own), recipe.merge.method, recipe.checks, only_stop=True)
+    if step.stage == "merge":
+        # The untouched Mixture-of-Experts stands for the base model where upcycling is the identity.
+        base = SftMetrics.of(made["sft_moe"]).held_out_nll_before if recipe.upcycle.is_identity else None
+        return merge_findings(MergeMetrics.of(own), base, recipe.checks)
+    return []
 
 
 def worse_than_base(name: str, loss: float, base: float) -> str:

@@ -94,10 +94,10 @@ class UpcycleConfig(Section):
         "Experts active per token, the shared one included. At most num_experts."))
     normalization: Normalization = Field("xft", description=(
         "Routing weights: xft (max(s) times the softmax over the chosen s; sums to one), renormalize (max(s) times "
-        "s over its sum; sums to one), none (s itself: the scale mismatch that XFT removes, for comparison)."))
+        "s over its sum; sums to one), none (s itself: the scale mismatch that XFT removes, for comparison). Plays no part "
+        "without a shared expert, with 2 experts, or where num_experts_per_tok is 2."))
     shared_expert: bool = Field(True, description=(
-        "One expert is always on (XFT). Off: vanilla sparse upcycling, softmax over the top-k logits of all experts; "
-        "normalization then plays no part."))
+        "One expert is always on (XFT). Off: vanilla sparse upcycling, softmax over the top-k logits of all experts."))
     router_noise: bool = Field(True, description="Noisy top-k while training: learned noise on the router's logits.")
     store_experts: Literal["once", "all"] = Field("once", description=(
         "once: the identical experts are stored once and expanded while loading; all: every expert is written out."))
@@ -147,10 +147,11 @@ class SftConfig(Section):
     num_processes: int = Field(1, ge=1, le=64, description=(
         "Processes on each machine that train together, and learn the mixing coefficients: one for each accelerator (or "
         "share of the cores). They split batch_size, so micro_batch_size times all processes must divide it; weights, "
-        "gradients and optimizer state are split too. The result is that of one process but for rounding."))
+        "gradients and optimizer state are split too. Plays no part in the result, which is that of one process but for "
+        "rounding."))
     num_nodes: int = Field(1, ge=1, le=64, description=(
         "Machines that train together; more than one needs a common file system and the setting XFT_RENDEZVOUS, see "
-        "docs/scale.md."))
+        "docs/how-to/several-gpus.md. Plays no part in the result, which is that of one process but for rounding."))
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "SftConfig":
@@ -191,17 +192,23 @@ class MergeConfig(Section):
         "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "
         "ewa (mean of all experts), shared_only (the shared expert alone)."))
     shared_expert_weight: float | None = Field(0.75, ge=0, le=1, description=(
-        "lambda, the shared expert's share; empty: learned too, from 0.75 (method learned only). No part in the methods "
-        "routing, ewa and shared_only, nor without a shared expert."))
+        "lambda, the shared expert's share; empty: learned too, from 0.75 (method learned only). Plays no part in "
+        "the methods routing, ewa and shared_only, nor without a shared expert."))
     learning_rate: float = Field(0.02, gt=0, le=10, description=(
         "Adam's learning rate for alpha. The paper's 1e-5 leaves every weight within about 1% of uniform; this one moves "
-        "them."))
-    epochs: float = Field(1.0, gt=0, le=100, description="Passes over the training rows for method learned.")
-    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps; empty for no limit.")
-    batch_size: int = Field(64, ge=1, description="Sequences per optimizer step.")
-    micro_batch_size: int = Field(8, ge=1, description="Sequences per forward pass. Must divide batch_size.")
-    warmup_steps: int = Field(125, ge=0, description="Steps of linear warm-up (at most a tenth of all steps).")
-    calibration_rows: int = Field(512, ge=1, description="Training rows that method routing averages over.")
+        "them. Plays no part in methods other than learned."))
+    epochs: float = Field(1.0, gt=0, le=100, description=(
+        "Passes over the training rows. Plays no part in methods other than learned."))
+    max_steps: int | None = Field(None, ge=1, description=(
+        "Stop after this many optimizer steps; empty for no limit. Plays no part in methods other than learned."))
+    batch_size: int = Field(64, ge=1, description=(
+        "Sequences per optimizer step. Plays no part in methods other than learned."))
+    micro_batch_size: int = Field(8, ge=1, description=(
+        "Sequences per forward pass. Must divide batch_size. Plays no part in methods other than learned."))
+    warmup_steps: int = Field(125, ge=0, description=(
+        "Steps of linear warm-up (at most a tenth of all steps). Plays no part in methods other than learned."))
+    calibration_rows: int = Field(512, ge=1, description=(
+        "Training rows that method routing averages over. Plays no part in other methods."))
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Weights and arithmetic while learning alpha.")
 
     @model_validator(mode="after")
@@ -224,12 +231,13 @@ class GenerateConfig(Section):
     max_new_tokens: int = Field(512, ge=1, description="Longest answer, in tokens.")
     num_samples: int = Field(1, ge=1, le=10_000, description="Answers per problem; more than one needs a temperature.")
     temperature: float = Field(0.0, ge=0, le=5, description="0 for greedy decoding, else the sampling temperature.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Sample from the smallest set of tokens with this probability.")
+    top_p: float = Field(1.0, gt=0, le=1, description=(
+        "Sample from the smallest set of tokens with this probability. Plays no part at temperature 0."))
     batch_size: int = Field(16, ge=1, description="Problems answered at once.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Arithmetic while generating.")
     backend: Literal["transformers", "vllm"] = Field("transformers", description=(
         "What computes the answers: transformers (any model) or vllm (faster on a GPU; needs an environment with vLLM, see "
-        "docs/evaluation.md; not for the upcycled Mixture-of-Experts, so not in a pipeline run)."))
+        "docs/how-to/vllm.md; not for the upcycled Mixture-of-Experts, so not in a pipeline run)."))
 
     @model_validator(mode="after")
     def _samples_need_temperature(self) -> "GenerateConfig":
@@ -308,14 +316,16 @@ class Recipe(Section):
     experiment: ExperimentName = Field("xft", description="MLflow experiment the run belongs to.")
     check_fit: bool = Field(True, description=(
         "Refuse, before any work, a recipe that surely needs more memory or disk than this machine has (see xft plan)."))
-    model: ModelConfig = Field(ModelConfig(), description="The dense model to start from.")
-    data: DataConfig = Field(DataConfig(), description="Instruction data.")
+    model: ModelConfig = Field(ModelConfig(), description="The dense model that everything starts from.")
+    data: DataConfig = Field(DataConfig(), description=(
+        "Instruction data and how it becomes training text, rows and held-out rows."))
     baseline: BaselineConfig = Field(BaselineConfig(), description="The control: plain SFT of the dense model.")
-    upcycle: UpcycleConfig = Field(UpcycleConfig(), description="Dense model to Mixture-of-Experts.")
-    sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
-    merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
-    generate: GenerateConfig = Field(GenerateConfig(), description="Answers to the benchmark's problems.")
-    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmark and grading.")
+    upcycle: UpcycleConfig = Field(UpcycleConfig(), description="From the dense model to a Mixture-of-Experts.")
+    sft: SftConfig = Field(SftConfig(), description=(
+        "Supervised fine-tuning of the Mixture-of-Experts, and of the baseline where that says nothing else."))
+    merge: MergeConfig = Field(MergeConfig(), description="From the experts to one dense model.")
+    generate: GenerateConfig = Field(GenerateConfig(), description="Answers of every model to the benchmarks' problems.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmarks and grading.")
     checks: ChecksConfig = Field(ChecksConfig(), description="What a run looks out for, and whether that stops it.")
     registry: RegistryConfig = Field(RegistryConfig(), description="The merged model in MLflow's registry.")
 

@@ -1,15 +1,12 @@
 """Two evaluations of one benchmark side by side, for ``python -m xft_core diff A B``."""
 
 from pathlib import Path
-from typing import Any
 
 from xft_core.errors import DataError
 from xft_core.reporting.page import Answers, read_results, write_page
 from xft_core.reporting.pass_rates import MCNEMAR, Pair, certainty, counts, p_text, pair, pass_rate, rate_text
 from xft_core.reporting.tables import table
-
-# What verdicts depend on beside the samples. Other facts of a results.json differ for good reasons.
-CONDITIONS = ("sandbox", "limits", "evalplus_version", "cpu")
+from xft_core.store.results.evaluate import EvaluationFile
 
 
 def diff(first: Path, second: Path, page: Path | None = None) -> str:
@@ -18,25 +15,25 @@ def diff(first: Path, second: Path, page: Path | None = None) -> str:
     Raises ArtifactError for what is no evaluation, DataError for two of different benchmarks.
     """
     results = [read_results(path) for path in (first, second)]
-    benchmarks = [content.get("benchmark", {}) for content in results]
-    if benchmarks[0].get("sha256") != benchmarks[1].get("sha256"):
+    benchmarks = [content.benchmark for content in results]
+    if benchmarks[0].sha256 != benchmarks[1].sha256:
         raise DataError("These are evaluations of different benchmarks, or of different versions of one: " + " and ".join(
-            f"{benchmark.get('file')} (sha256 {str(benchmark.get('sha256'))[:12]}…)" for benchmark in benchmarks)
+            f"{benchmark.file} (sha256 {str(benchmark.sha256)[:12]}…)" for benchmark in benchmarks)
             + ". Only answers to the same problems can be compared.")
-    extended = benchmarks[0].get("extended_tests", True)
+    extended = benchmarks[0].extended_tests
     pairs = {tests: pair(*(counts(content, tests) for content in results))
              for tests in (("base", "plus") if extended else ("plus",))}
     plus = pairs["plus"]
     if plus is None:
         raise DataError("The two evaluations have no graded problem in common: there is nothing to compare.")
     if page:
-        name = str(benchmarks[0].get("file"))
+        name = str(benchmarks[0].file)
         write_page(
             f"{name}: {first} and {second}", [Answers(f"A: {first}", name, first), Answers(f"B: {second}", name, second)],
             page)
     lines = [
         f"A: {first}", f"B: {second}",
-        f"{benchmarks[0].get('file')} (sha256 {str(benchmarks[0].get('sha256'))[:12]}…), {plus.problems} problems in both",
+        f"{benchmarks[0].file} (sha256 {str(benchmarks[0].sha256)[:12]}…), {plus.problems} problems in both",
         *_differing(results), "",
         table(
             ["pass@1 %", "A", "B", "A - B", "better A", "better B", "both", "neither", "p"],
@@ -60,8 +57,8 @@ def _list(name: str, found: Pair, problems: list[str]) -> str:
     return f"{what} ({len(problems)}): {', '.join(problems) or 'none'}"
 
 
-def _differing(results: list[dict[str, Any]]) -> list[str]:
-    first, second = results
+def _differing(results: list[EvaluationFile]) -> list[str]:
+    first, second = (content.conditions() for content in results)
     return [
-        f"Graded under different conditions: {name} is {first.get(name)} for A, {second.get(name)} for B."
-        for name in CONDITIONS if first.get(name) != second.get(name)]
+        f"Graded under different conditions: {name} is {value} for A, {second[name]} for B."
+        for name, value in first.items() if value != second[name]]

@@ -10,11 +10,10 @@ from typing import Any
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.files.parsing import parse_json
 from xft_core.models.safetensors_index import EMBEDDINGS, HEADS, read_header, weight_files
+from xft_core.models.tokenizer_files import VOCABULARY_FILES
 from xft_core.runtime.quantities import size
 from xft_core.store.artifacts import verify
 from xft_core.store.manifest import MANIFEST, Manifest, read_manifest
-
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 def describe(directory: Path) -> str:
@@ -80,7 +79,7 @@ def _model_lines(directory: Path) -> dict[str, str]:
     lines["tied embeddings"] = "yes" if text.get("tie_word_embeddings", not has_head) else "no"
     if lines["tied embeddings"] == "yes" and has_head and has_embedding:
         lines["tied embeddings"] += " in config.json, with a head of its own stored: no, where it differs from the embedding"
-    found = [name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    found = [name for name in VOCABULARY_FILES if (directory / name).is_file()]
     lines["tokenizer"] = ", ".join(found) or "none"
     return lines
 

@@ -4,7 +4,6 @@ import re
 
 from xft_core.recipe.labels import path_forms
 
-MODELS = ("base", "sft", "moe", "merged")
 BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP", "ds1000": "DS-1000"}
 # The files that evalplus releases hold base and extended tests; their version is in the results.
 RELEASED = {"HumanEvalPlus-v": "HumanEval", "HumanEvalPlus-Mini-v": "HumanEval mini", "MbppPlus-v": "MBPP"}

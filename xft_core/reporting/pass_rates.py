@@ -1,15 +1,14 @@
 """What one evaluation found, problem by problem, and two of them side by side."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from statistics import fmean, stdev
-from typing import Any
 
 from xft_core.benchmarks.pass_at_k import pass_at_k
 from xft_core.reporting.statistics import interval_95, paired_test
 from xft_core.runtime.quantities import fixed, signed
+from xft_core.store.results.evaluate import NOT_GRADED, EvaluationFile
 
 Counts = dict[str, tuple[int, int]]
 
@@ -17,14 +16,14 @@ CLEAR, HINT = 0.05, 0.2  # p-values up to which a difference is called one, and 
 MCNEMAR, RANDOMISATION = "McNemar's exact test", "paired randomisation test"
 
 
-def counts(results: Mapping[str, Any], tests: str) -> Counts:
+def counts(results: EvaluationFile, tests: str) -> Counts:
     """(samples that passed ``tests``, samples that were graded) of every problem of a results.json, by task_id. A
     problem of which nothing could be graded is left out."""
     found = {}
-    for problem in results["problems"]:
-        verdicts = [sample[tests] for sample in problem["samples"] if sample[tests] != "infrastructure_error"]
+    for problem in results.problems:
+        verdicts = [verdict for sample in problem.samples if (verdict := sample.verdict(tests)) != NOT_GRADED]
         if verdicts:
-            found[problem["task_id"]] = verdicts.count("pass"), len(verdicts)
+            found[problem.task_id] = verdicts.count("pass"), len(verdicts)
     return found
 
 

@@ -1,6 +1,4 @@
-"""Markdown tables and lists."""
-
-
+"""Markdown tables and lists. Tables for a terminal: xft_core/runtime/terminal.py."""
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -11,7 +11,7 @@ import resource
 import signal
 import sys
 
-PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
+PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>; a copy: this program runs alone
 
 
 def main() -> None:

@@ -62,7 +62,9 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
 NEWEST = 456  # futex_requeue; what came later is refused too, and so is x32 (x86_64 with 0x40000000 added)
 CONDITIONAL: dict[str, tuple[int, int]] = {
     "socket": (41, 198), "socketpair": (53, 199), "clone": (56, 220), "fcntl": (72, 25), "prctl": (157, 167),
-    "setsockopt": (54, 208), "ioctl": (16, 29), "mmap": (9, 222)}
+    "setsockopt": (54, 208), "ioctl": (16, 29), "mmap": (9, 222), "setpriority": (141, 140), "ioprio_set": (251, 30),
+    "sched_setaffinity": (203, 122), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274)}
 # Linux's number for each architecture, as the kernel tells it to a filter, and the column above.
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
@@ -96,7 +98,8 @@ _SHARED_ANONYMOUS = Test(3, bits=MAP_SHARED_BIT), Test(3, bits=MAP_ANONYMOUS)
 
 @dataclass(frozen=True)
 class Rule:
-    """A call that fails with ``error`` if all ``tests`` hold. Error 0: it seems to succeed, and does nothing."""
+    """A call that fails with ``error`` if all ``tests`` hold, or there are none. Error 0: it seems to succeed, and does
+    nothing."""
 
     call: str
     error: int
@@ -114,6 +117,10 @@ RULES = (
     Rule("prctl", errno.EPERM, (Test(0, (PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_MM)),)),
     # Programs that ask for larger buffers go on with those they have; the kernel itself does so above its own bound.
     Rule("setsockopt", 0, (Test(1, (SOL_SOCKET,)), Test(2, BUFFER_SIZES))),
+    # All processes of a sample have an equal part of the processors: one that steps back for another, which computes, would
+    # seem to wait, and that is no time of its own.
+    *(Rule(call, 0, ()) for call in (
+        "setpriority", "ioprio_set", "sched_setaffinity", "sched_setparam", "sched_setscheduler", "sched_setattr")),
     Rule("ioctl", errno.EPERM, (Test(1, (TIOCSTI, TIOCLINUX)),)),
     Rule("mmap", errno.ENOMEM, (*_SHARED_ANONYMOUS, Test(1, above=SHARED_MAPPING_BYTES))),
     Rule("mmap", errno.ENOMEM, (*_SHARED_ANONYMOUS, Test(1, above=0, upper=True))),

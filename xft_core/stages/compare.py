@@ -11,11 +11,12 @@ from xft_core.reporting.variants.markdown import variants_markdown
 from xft_core.reporting.variants.plots import draw_variants
 from xft_core.reporting.variants.summary import Variants, put_together
 from xft_core.stages.configs import CompareStage
+from xft_core.store.results.report import CompareMetrics
 from xft_core.store.workspace import Workspace
 
 
-def run(config: CompareStage, workspace: Workspace) -> dict[str, float]:
-    """The compare stage. Metrics: the headline numbers of the best group, see ``headline``, and counts.
+def run(config: CompareStage, workspace: Workspace) -> CompareMetrics:
+    """The compare stage.
 
     Raises RecipeError for a report of a variant that the grid does not have, ArtifactError for a broken report.
     """
@@ -24,13 +25,13 @@ def run(config: CompareStage, workspace: Workspace) -> dict[str, float]:
     if unknown:
         raise RecipeError(f"The grid has no variant {sorted(unknown)[0]!r}.")
     result = put_together(config.recipe.name, parse_grid(config.grid), variants, config.reports)
-    (workspace.output / "comparison.json").write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (workspace.output / Variants.file_name).write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
     labels = field_labels(config.grid)
     plots = draw_variants(result, labels, workspace.output / "plots")
     text = variants_markdown(result, labels, variants, plots)
     (workspace.output / "comparison.md").write_text(text, encoding="utf-8")
-    return headline(result) | {
-        "variants": len(result.runs), "missing": len(result.missing), "groups": len(result.groups)}
+    return CompareMetrics(
+        numbers=headline(result), variants=len(result.runs), missing=len(result.missing), groups=len(result.groups))
 
 
 def headline(result: Variants) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The stages: what each is given, and what of that changes its result. What all have in common is in stage.py."""
 
+import importlib
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +12,7 @@ from pydantic import Field
 from xft_core.benchmarks.find import find_benchmark
 from xft_core.errors import DataError
 from xft_core.files.digests import directory_digest
-from xft_core.files.locate import find_file, find_model, is_there
+from xft_core.files.locate import find_file, find_model, is_data_file
 from xft_core.recipe.inactive_fields import (
     draws_samples,
     learns,
@@ -33,8 +34,10 @@ from xft_core.recipe.sections import (
     SftConfig,
     UpcycleConfig,
 )
+from xft_core.recipe.steps import FACTS
 from xft_core.stages.base import StageConfig
 from xft_core.stages.preconditions import (
+    NOT_YET,
     Preconditions,
     check_data,
     check_directory,
@@ -70,7 +73,7 @@ class PrepareStage(StageConfig):
         """The tokenizer's model directory, the data files unless they are Hub data sets, and the benchmarks."""
         found = {"tokenizer": find_model(self.model)}
         for name, path in (("data", self.data.path), ("held_out", self.data.held_out_path)):
-            if path is not None and is_file(path):
+            if path is not None and is_data_file(path):
                 found[name] = find_file(path)
         if self.data.decontaminate:
             found |= {f"benchmark_{index}": find_benchmark(name) for index, name in enumerate(self.benchmarks)}
@@ -90,7 +93,7 @@ class PrepareStage(StageConfig):
         settings = super().settings()
         for name in ("path", "held_out_path"):
             path = settings["data"][name]
-            if path is not None and is_file(path):
+            if path is not None and is_data_file(path):
                 del settings["data"][name]
         return settings
 
@@ -155,7 +158,7 @@ class MixStage(StageConfig):
     seed: Seed = Field(0, description="Seed of the order of the data.")
     merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
     num_processes: int = Field(1, ge=1, le=64, description="Processes on each machine that learn them together.")
-    num_nodes: int = Field(1, ge=1, le=64, description="Machines that learn them together: docs/scale.md.")
+    num_nodes: int = Field(1, ge=1, le=64, description="Machines that learn them together: docs/how-to/several-gpus.md.")
 
     def processes(self) -> tuple[int, int]:
         """Those of the fields where there is something to learn."""
@@ -271,13 +274,13 @@ class NllStage(StageConfig):
 
     def inputs(self) -> dict[str, Path]:
         """The model, and the data file unless it is a Hub data set."""
-        return {"model": find_model(self.model)} | ({"data": find_file(self.data.path)} if is_file(self.data.path) else {})
+        return {"model": find_model(self.model)} | ({"data": find_file(self.data.path)} if is_data_file(self.data.path) else {})
 
     def settings(self) -> dict[str, Any]:
         """A data file counts by its contents; of the section, what makes rows of it. A seed counts where it chooses some."""
         settings = super().settings() | {"precision": measuring_precision(self.precision)}
         unused = ["held_out_rows", "held_out_path", "decontaminate"]
-        unused += ["path", "split"] if is_file(self.data.path) else []
+        unused += ["path", "split"] if is_data_file(self.data.path) else []
         unused += ["split_seed"] if self.data.max_rows is None else []
         return without(settings, "data", unused)
 
@@ -342,7 +345,7 @@ class ReportStage(StageConfig):
 class CompareStage(StageConfig):
     summary = "Variants of a recipe side by side, from their reports alone."
 
-    stage, version, implementation = "compare", 2, "xft_core.stages.compare"
+    stage, version, implementation = "compare", 3, "xft_core.stages.compare"
     path_fields = frozenset({"reports"})
 
     recipe: Recipe = Field(description="The recipe that all variants start from.")
@@ -374,11 +377,9 @@ class ImportReferenceStage(StageConfig):
         return {"model": find_model(self.model)}
 
 
-STAGES: dict[str, type[StageConfig]] = {
-    config.stage: config for config in (
-        PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, NllStage, LmEvalStage,
-        ReportStage, CompareStage)
-}
+_HERE = {config.stage: config for config in (
+    PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, NllStage, LmEvalStage,
+    ReportStage, CompareStage)}
 
 
 def without(settings: dict[str, Any], section: str, fields: Iterable[str]) -> dict[str, Any]:
@@ -394,18 +395,12 @@ def without_untold(settings: dict[str, Any]) -> dict[str, Any]:
     return settings | {"recipe": without(settings["recipe"], "sft", PROCESS_FIELDS)}
 
 
-def is_file(name: str) -> bool:
-    """Whether instruction data is a local or shipped file rather than a Hub data set."""
-    is_path = "://" in name or name.startswith(("/", ".", "~", "demo:")) or name.count("/") > 1
-    return is_path or Path(name).suffix in (".json", ".jsonl", ".parquet") or is_there(name)
-
-
 def _model(name: str) -> dict[str, Callable[[], object]]:
-    return {f"model {name}": partial(check_model, name)}
+    return {} if name == NOT_YET else {f"model {name}": partial(check_model, name)}
 
 
 def _data(*paths: str | None) -> dict[str, Callable[[], object]]:
-    return {f"data {path}": partial(check_data, path, is_file(path)) for path in paths if path is not None}
+    return {f"data {path}": partial(check_data, path, is_data_file(path)) for path in paths if path is not None}
 
 
 def lm_eval_version() -> str:
@@ -417,3 +412,14 @@ def lm_eval_version() -> str:
             "Tasks of lm-eval need lm-evaluation-harness, which is not installed: pip install -c constraints.txt "
             "-e '.[lm-eval]'."
         ) from None
+
+
+def _in_own_file(stage: str) -> type[StageConfig]:
+    """The configuration of a stage that is not among those above: in the file of its name, xft_core/stages/<stage>.py."""
+    found = vars(importlib.import_module(f"xft_core.stages.{stage}")).values()
+    return next(item for item in found
+                if isinstance(item, type) and issubclass(item, StageConfig) and getattr(item, "stage", None) == stage)
+
+
+# Last: the file of a stage may import from this one.
+STAGES: dict[str, type[StageConfig]] = {stage: _HERE.get(stage) or _in_own_file(stage) for stage in FACTS}

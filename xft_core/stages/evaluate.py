@@ -1,8 +1,8 @@
 """The evaluate stage: verdicts and pass@k for a model's answers to a benchmark.
 
-results.json              benchmark (file, sha256, kind, problems), versions, sandbox, limits, processor; for every
-                          problem its samples' verdicts (pass, fail, timeout, infrastructure_error) and why. Or, where
-                          this machine lacks what the benchmark is graded with, "skipped": the reason, and no problems
+results.json              benchmark, versions, sandbox, limits, processor; for every problem its samples' verdicts and why:
+                          see store/results/evaluate.py. Or, where this machine lacks what the benchmark is graded with,
+                          "skipped": the reason, and no problems
 samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples. It is
                           there for what was skipped too, to be graded elsewhere
 
@@ -38,20 +38,25 @@ from xft_core.reporting.statistics import interval_95
 from xft_core.runtime.workers import cores
 from xft_core.stages.configs import EvaluateStage
 from xft_core.store.manifest import MANIFEST, read_manifest
+from xft_core.store.results.evaluate import (
+    EvaluateMetrics,
+    EvaluationFile,
+    GradedBenchmark,
+    GradedProblem,
+    GradedSample,
+    GroupScore,
+    PassRates,
+)
+from xft_core.store.results.generate import SAMPLES
 from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
+def run(config: EvaluateStage, workspace: Workspace) -> EvaluateMetrics:
     """Grade ``config.samples`` (a generate artifact, or a JSONL file with task_id and solution).
 
-    Metrics: ``base_pass_at_{k}`` and ``plus_pass_at_{k}`` (fractions, 0 to 1; k = 1 always, and each asked for that
-    every problem has samples enough for), ``plus_interval_low`` and ``plus_interval_high`` (the 95% interval of
-    plus_pass_at_1, over problems: see reporting/statistics.py), ``problems``, ``samples``, ``infrastructure_errors``
-    (samples of problems that cannot be graded here; these problems count for nothing), ``seconds``; where problems are
-    grouped (DS-1000), ``pass_at_1/{group}``. Of a benchmark that is skipped only ``skipped`` (1), ``problems``,
-    ``samples`` and ``seconds``.
+    pass@k is measured for k = 1 and for each k asked for that every problem has samples enough for.
     Raises DataError for samples that do not answer the benchmark, SandboxError when nothing can be graded here.
     """
     started = time.monotonic()
@@ -59,39 +64,40 @@ def run(config: EvaluateStage, workspace: Workspace) -> dict[str, float]:
     benchmark_digest = file_digest(benchmark)
     kind = kind_of(benchmark)
     problems, solutions = read_samples(config.samples, kind, benchmark, benchmark_digest)
-    described = {
-        "file": benchmark.name, "sha256": benchmark_digest, "kind": kind.name, **kind.labels(problems),
-        "extended_tests": kind.extended_tests, "problems": len(problems)}
-    results: dict[str, Any]
+    labels: dict[str, Any] = kind.labels(problems)
+    described = GradedBenchmark(
+        file=benchmark.name, sha256=benchmark_digest, kind=kind.name, extended_tests=kind.extended_tests,
+        problems=len(problems), **labels)
+    groups: dict[str, float] = {}
     try:
         grader = kind.open_grader(config.evaluate, benchmark)
     except NotGradable as reason:
         logger.warning("%s is skipped: %s", benchmark.name, reason)
-        results = {"benchmark": described, "skipped": str(reason), "problems": []}
-        metrics: dict[str, float] = {
-            "skipped": 1, "problems": len(problems), "samples": sum(map(len, solutions.values()))}
+        results = EvaluationFile(benchmark=described, skipped=str(reason), problems=[])
+        rates = no_rates(len(problems), sum(map(len, solutions.values())))
     else:
         verdicts = grade_all(
             problems, solutions, grader, config.evaluate.workers or cores(), workspace.checkpoints / "verdicts.jsonl")
-        results = {
-            "benchmark": described, **grader.facts(), "cpu": _processor(),
-            "problems": [
-                {"task_id": problem.task_id, **_grouped(kind, problem), "samples": [
-                    asdict(verdict) | {"solution": solution}
-                    for verdict, solution in zip(verdicts[problem.task_id], solutions[problem.task_id], strict=True)]}
-                for problem in problems]}
-        groups = group_scores({problem.task_id: kind.groups(problem) for problem in problems}, verdicts)
-        if groups:
-            results["groups"] = groups
-        metrics = scores(list(verdicts.values()), config.evaluate.k)
-        scored = {(criterion, name): group["pass_at_1"] for criterion, found in groups.items() for name, group in found.items()}
-        metrics |= {f"pass_at_1/{name}": scored[group] for group, name in group_names(scored).items()}
-    (workspace.output / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+        by_criterion = group_scores({problem.task_id: kind.groups(problem) for problem in problems}, verdicts)
+        grouped: dict[str, Any] = {"groups": by_criterion} if by_criterion else {}
+        results = EvaluationFile(
+            benchmark=described, **grader.facts(), cpu=_processor(), **grouped, problems=[
+                GradedProblem(task_id=problem.task_id, **_grouped(kind, problem), samples=[
+                    GradedSample(**asdict(verdict), solution=solution)
+                    for verdict, solution in zip(verdicts[problem.task_id], solutions[problem.task_id], strict=True)])
+                for problem in problems])
+        rates = scores(list(verdicts.values()), config.evaluate.k)
+        scored = {
+            (criterion, name): group.pass_at_1 for criterion, found in by_criterion.items() for name, group in found.items()}
+        groups = {name: scored[group] for group, name in group_names(scored).items()}
+    results.write(workspace.output)
     with (workspace.output / "samples_evalplus.jsonl").open("w", encoding="utf-8") as stream:
         for problem in problems:
             for solution in solutions[problem.task_id]:
                 stream.write(json.dumps({"task_id": problem.task_id, "solution": solution}, ensure_ascii=False) + "\n")
-    return metrics | {"seconds": round(time.monotonic() - started, 3)}
+    return EvaluateMetrics(
+        **dict(rates), skipped=None if results.skipped is None else 1, pass_at_1_of_group=groups,
+        seconds=round(time.monotonic() - started, 3))
 
 
 def read_samples(
@@ -107,7 +113,7 @@ def read_samples(
             raise DataError(
                 f"The samples in {str(samples)!r} answer another benchmark, or another version of it, than "
                 f"{str(benchmark)!r} (sha256 {answered[:12]}… and {benchmark_digest[:12]}…). Generate them anew.")
-    path = samples if samples.is_file() else samples / "samples.jsonl"
+    path = samples if samples.is_file() else samples / SAMPLES
     if not path.is_file():
         raise DataError(f"There is no file {str(path)!r}. Give the directory that the generate stage made.")
     known = {problem.task_id: problem for problem in kind.load_problems(benchmark)}
@@ -132,8 +138,8 @@ def read_samples(
     return [known[task_id] for task_id in solutions], solutions
 
 
-def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> dict[str, float]:
-    """The metrics of a benchmark from the verdicts on each problem's samples. A problem counts with all its samples, those
+def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> PassRates:
+    """pass@k of a benchmark from the verdicts on each problem's samples. A problem counts with all its samples, those
     without a verdict as failed, or, if none has one, not at all. Raises SandboxError if there is no verdict at all."""
     graded = [of_problem for of_problem in verdicts if _is_graded(of_problem)]
     samples = sum(map(len, verdicts))
@@ -144,24 +150,30 @@ def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> dict[str
     if errors:
         logger.warning(
             "%d of %d problems cannot be graded here and count for nothing", len(verdicts) - len(graded), len(verdicts))
-    metrics: dict[str, float] = {}
-    for k in sorted({1, *ks}):
-        if k <= min(map(len, graded)):
-            for name in ("base", "plus"):
-                metrics[f"{name}_pass_at_{k}"] = _mean([
-                    pass_at_k(len(of_problem), sum(getattr(verdict, name) == "pass" for verdict in of_problem), k)
-                    for of_problem in graded])
+    possible = [k for k in sorted({1, *ks}) if k <= min(map(len, graded))]
+    base_pass_at, plus_pass_at = ({
+        k: _mean([
+            pass_at_k(len(of_problem), sum(getattr(verdict, tests) == "pass" for verdict in of_problem), k)
+            for of_problem in graded])
+        for k in possible} for tests in ("base", "plus"))
     rates = [sum(verdict.plus == "pass" for verdict in of_problem) / len(of_problem) for of_problem in graded]
     low, high = interval_95(rates, samples - errors)
-    return metrics | {
-        "plus_interval_low": low, "plus_interval_high": high, "problems": len(verdicts), "samples": samples,
-        "infrastructure_errors": errors}
+    return PassRates(
+        base_pass_at=base_pass_at, plus_pass_at=plus_pass_at, plus_interval_low=low, plus_interval_high=high,
+        problems=len(verdicts), samples=samples, infrastructure_errors=errors)
+
+
+def no_rates(problems: int, samples: int) -> PassRates:
+    """Of a benchmark that is skipped."""
+    return PassRates(
+        base_pass_at={}, plus_pass_at={}, plus_interval_low=None, plus_interval_high=None, problems=problems,
+        samples=samples, infrastructure_errors=None)
 
 
 def group_scores(
     groups: Mapping[str, Mapping[str, str]], verdicts: Mapping[str, Sequence[Verdict]],
-) -> dict[str, dict[str, dict[str, float]]]:
-    """``problems`` (of which there is a verdict) and ``pass_at_1`` of every group, by criterion and name.
+) -> dict[str, dict[str, GroupScore]]:
+    """The score of every group, by criterion and name.
 
     ``groups``: by task_id, the group by criterion. A group of which nothing could be graded is left out.
     """
@@ -171,7 +183,7 @@ def group_scores(
             passed = sum(verdict.plus == "pass" for verdict in of_problem)
             rates.setdefault(criterion, {}).setdefault(name, []).append(passed / len(of_problem))
     return {
-        criterion: {name: {"problems": len(values), "pass_at_1": _mean(values)} for name, values in of_criterion.items()}
+        criterion: {name: GroupScore(problems=len(values), pass_at_1=_mean(values)) for name, values in of_criterion.items()}
         for criterion, of_criterion in rates.items()}
 
 

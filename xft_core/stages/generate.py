@@ -1,13 +1,6 @@
 """The generate stage: a model's answers to the problems of one benchmark.
 
-Leaves samples.jsonl, in the benchmark's order, one line for each sample:
-
-    task_id, sample_index    which problem, which of its answers (from 0)
-    prompt                   all the text given to the model
-    completion               all the text it wrote
-    solution                 the program to grade, mostly the problem's code and the completion up to the stop
-    finish_reason            stop, length (cut off at the longest answer allowed), prompt_too_long (nothing was asked)
-    new_tokens               tokens the model wrote
+Leaves samples.jsonl, in the benchmark's order, one line for each sample: see store/results/generate.py.
 
 Batches are fixed before the first is answered, each has a seed of its own, and each is on disk before the next begins:
 a run that was killed loses one batch at most, and its second start gives what an undisturbed run gives.
@@ -34,11 +27,11 @@ from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.recipe.sections import GenerateConfig
 from xft_core.stages.configs import GenerateStage
+from xft_core.store.results.generate import SAMPLES, GenerateMetrics, Sample
 from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-Sample = dict[str, Any]
 SampleId = tuple[str, int]
 
 
@@ -57,11 +50,9 @@ class Request:
         return self.problem.task_id, self.sample_index
 
 
-def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
+def run(config: GenerateStage, workspace: Workspace) -> GenerateMetrics:
     """Answer the benchmark's problems.
 
-    Metrics: ``problems``, ``samples``, ``new_tokens``, ``truncated`` and ``prompt_too_long`` (samples with
-    finish_reason length and prompt_too_long); ``seconds`` and ``problems_per_minute`` of this start.
     Raises DataError, CheckpointError; RecipeError for a back end that is not installed.
     """
     started = time.monotonic()
@@ -77,7 +68,7 @@ def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
     ], config.generate.batch_size)
 
     partial = workspace.checkpoints / "samples.partial.jsonl"
-    samples = {_sample_id(sample): sample for sample in read_appended(partial)}
+    samples = {sample.sample_id: sample for sample in map(Sample.model_validate, read_appended(partial))}
     waiting = [batch for batch in batches if any(request.sample_id not in samples for request in batch)]
     problems_before = len(problems) - sum(map(len, waiting)) / config.generate.num_samples
     if waiting:
@@ -86,20 +77,19 @@ def run(config: GenerateStage, workspace: Workspace) -> dict[str, float]:
         progress = Progress(logger, "generate", len(problems), problems_before)
         for batch in waiting:
             finished = answer(completer, kind, batch, config.prompt_style, config.seed)
-            append(partial, *finished)
-            samples |= {_sample_id(sample): sample for sample in finished}
+            append(partial, *(sample.model_dump() for sample in finished))
+            samples |= {sample.sample_id: sample for sample in finished}
             progress.advance(len(batch) / config.generate.num_samples)
         progress.close()
     ordered = [
         samples[problem.task_id, index] for problem in problems for index in range(config.generate.num_samples)]
-    (workspace.output / "samples.jsonl").write_text("".join(map(_line, ordered)), encoding="utf-8")
-    reasons = [sample["finish_reason"] for sample in ordered]
+    (workspace.output / SAMPLES).write_text("".join(map(_line, ordered)), encoding="utf-8")
+    reasons = [sample.finish_reason for sample in ordered]
     seconds = time.monotonic() - started
-    return {
-        "problems": len(problems), "samples": len(ordered),
-        "new_tokens": sum(sample["new_tokens"] for sample in ordered),
-        "truncated": reasons.count("length"), "prompt_too_long": reasons.count("prompt_too_long"),
-        "seconds": round(seconds, 3), "problems_per_minute": round(60 * (len(problems) - problems_before) / seconds, 3)}
+    return GenerateMetrics(
+        problems=len(problems), samples=len(ordered), new_tokens=sum(sample.new_tokens for sample in ordered),
+        truncated=reasons.count("length"), prompt_too_long=reasons.count("prompt_too_long"), seconds=round(seconds, 3),
+        problems_per_minute=round(60 * (len(problems) - problems_before) / seconds, 3))
 
 
 def open_completer(
@@ -117,10 +107,9 @@ def answer(completer: Completer, kind: Kind[Any], batch: list[Request], style: s
     """The samples of one batch."""
     completions = completer.complete([request.token_ids for request in batch], batch_seed(seed, batch))
     return [
-        {"task_id": request.problem.task_id, "sample_index": request.sample_index, "prompt": request.prompt,
-         "completion": completion.text,
-         "solution": kind.solution(request.problem, completion.text, style),
-         "finish_reason": completion.finish_reason, "new_tokens": completion.new_tokens}
+        Sample(task_id=request.problem.task_id, sample_index=request.sample_index, prompt=request.prompt,
+               completion=completion.text, solution=kind.solution(request.problem, completion.text, style),
+               finish_reason=completion.finish_reason, new_tokens=completion.new_tokens)
         for request, completion in zip(batch, completions, strict=True)]
 
 
@@ -137,8 +126,4 @@ def batch_seed(seed: int, batch: list[Request]) -> int:
 
 
 def _line(sample: Sample) -> str:
-    return json.dumps(sample, ensure_ascii=False) + "\n"
-
-
-def _sample_id(sample: Sample) -> SampleId:
-    return sample["task_id"], sample["sample_index"]
+    return json.dumps(sample.model_dump(), ensure_ascii=False) + "\n"

@@ -23,6 +23,7 @@ from xft_core.models.stored_form import is_tied, shape_only, with_tying
 from xft_core.models.upcycled import empty_moe
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.stages.configs import ImportReferenceStage
+from xft_core.store.results.upcycle import ImportReferenceMetrics
 from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -51,9 +52,10 @@ FIXED_FIELDS: dict[str, Any] = {
     "score_scale_factor": 1.0, "add_weight_norm": False}
 
 
-def run(config: ImportReferenceStage, workspace: Workspace) -> dict[str, Any]:
-    """Write the imported model. Metrics: parameters_total."""
-    return {"parameters_total": import_reference(find_model(config.model), workspace.output, config.rope_base)}
+def run(config: ImportReferenceStage, workspace: Workspace) -> ImportReferenceMetrics:
+    """Write the imported model."""
+    return ImportReferenceMetrics(
+        parameters_total=import_reference(find_model(config.model), workspace.output, config.rope_base))
 
 
 def import_reference(source: Path, target: Path, rope_base: float) -> int:
@@ -127,9 +129,9 @@ def upcycle_config_of_reference(content: dict[str, Any]) -> UpcycleConfig:
         logger.warning("import-reference: gate_noise_epsilon is %s; tuning the model further uses 0.01 (inference does not "
                        "depend on it)", content["gate_noise_epsilon"])
     try:
-        return UpcycleConfig(
-            num_experts=content.get("num_experts"), num_experts_per_tok=content.get("num_selects"),
-            router_noise=content.get("gate_add_noise", True), store_experts="all", **GATE_TYPES[gate_type])
+        return UpcycleConfig.model_validate({
+            "num_experts": content.get("num_experts"), "num_experts_per_tok": content.get("num_selects"),
+            "router_noise": content.get("gate_add_noise", True), "store_experts": "all", **GATE_TYPES[gate_type]})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])).replace("num_experts_per_tok", "num_selects")

@@ -20,15 +20,15 @@ from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import LmEvalStage, lm_eval_version
+from xft_core.store.results.lm_eval import STANDARD_ERROR, LmEvalFile, LmEvalMetrics, TaskResults
 from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
-Metrics = dict[str, float]
 KEPT = ("doc_id", "target", "filtered_resps", "filter", "metrics")
 
 
-def run(config: LmEvalStage, workspace: Workspace) -> Metrics:
+def run(config: LmEvalStage, workspace: Workspace) -> LmEvalMetrics:
     """The stage. Metrics: those of the task under the harness's names (``acc``, ``acc_norm``), each with its
     ``_standard_error`` where the harness gives one, those of the parts of a group as ``part/acc``; ``questions``.
 
@@ -39,20 +39,20 @@ def run(config: LmEvalStage, workspace: Workspace) -> Metrics:
     with _in(directory):
         found = _evaluate(config, directory)
     tasks = {name: _task(found, name) for name in sorted(found["results"])}
-    if not any(task["metrics"] for task in tasks.values()):
+    if not any(task.metrics for task in tasks.values()):
         raise DataError(f"lm-eval's task {config.task!r} gave no numbers. Is it a group without an aggregate metric?")
-    results = {"lm_eval": version, "task": config.task, "limit": config.limit, "tasks": tasks}
-    (workspace.output / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+    LmEvalFile(lm_eval=version, task=config.task, limit=config.limit, tasks=tasks).write(workspace.output)
     with (workspace.output / "samples.jsonl").open("w", encoding="utf-8") as stream:
         for name, samples in sorted(found["samples"].items()):
             for sample in samples:
                 kept = {key: sample[key] for key in KEPT if key in sample}
                 scores = {key: sample[key] for key in sample.get("metrics", ()) if key in sample}
                 stream.write(json.dumps({"task": name, **kept, **scores}, ensure_ascii=False, default=str) + "\n")
-    metrics: Metrics = {}
-    for name, task in tasks.items():
-        metrics |= {metric if name == config.task else f"{name}/{metric}": value for metric, value in task["metrics"].items()}
-    return metrics | {"questions": sum(map(len, found["samples"].values()))}
+    return LmEvalMetrics(
+        scores={
+            metric if name == config.task else f"{name}/{metric}": value
+            for name, task in tasks.items() for metric, value in task.metrics.items()},
+        questions=sum(map(len, found["samples"].values())))
 
 
 def _evaluate(config: LmEvalStage, directory: Path | None) -> dict[str, Any]:
@@ -97,10 +97,10 @@ def _evaluate(config: LmEvalStage, directory: Path | None) -> dict[str, Any]:
     return dict(found)
 
 
-def _task(found: dict[str, Any], name: str) -> dict[str, Any]:
+def _task(found: dict[str, Any], name: str) -> TaskResults:
     """What is recorded of one task or group. The harness writes ``acc,none`` and ``acc_stderr,none``: the metric and the
     filter of answers, which stands in the name unless it is none (``exact_match_flexible-extract``)."""
-    metrics: Metrics = {}
+    metrics: dict[str, float] = {}
     higher_is_better = {}
     for key, value in found["results"][name].items():
         metric, _, answers = key.partition(",")
@@ -108,12 +108,12 @@ def _task(found: dict[str, Any], name: str) -> dict[str, Any]:
             continue
         plain = metric.removesuffix("_stderr")
         recorded = plain if answers == "none" else f"{plain}_{answers}"
-        metrics[recorded if metric == plain else f"{recorded}_standard_error"] = float(value)
+        metrics[recorded if metric == plain else f"{recorded}{STANDARD_ERROR}"] = float(value)
         higher_is_better[recorded] = found["higher_is_better"].get(name, {}).get(plain)
-    return {
-        "version": found["versions"].get(name), "examples_in_prompt": found["n-shot"].get(name),
-        "questions": found["n-samples"].get(name, {}).get("effective"), "metrics": dict(sorted(metrics.items())),
-        "higher_is_better": higher_is_better}
+    return TaskResults(
+        version=found["versions"].get(name), examples_in_prompt=found["n-shot"].get(name),
+        questions=found["n-samples"].get(name, {}).get("effective"), metrics=dict(sorted(metrics.items())),
+        higher_is_better=higher_is_better)
 
 
 @contextlib.contextmanager

@@ -18,23 +18,20 @@ from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import TensorPlan, write_checkpoint
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import MergeStage
+from xft_core.store.results.merge import MergeMetrics
 from xft_core.store.workspace import Workspace
 from xft_core.training.held_out import held_out_loss
 
 
-def run(config: MergeStage, workspace: Workspace) -> dict[str, Any]:
-    """Write the merged model and, where there is data, load it again as any user would and measure it.
-
-    Metrics: parameters, and held_out_nll (nats per response token) where prepared data is given.
-    """
+def run(config: MergeStage, workspace: Workspace) -> MergeMetrics:
+    """Write the merged model and, where there is data, load it again as any user would and measure it."""
     weight_LN = load_coefficients(config.coefficients)
     parameters = merge(find_model(config.model), workspace.output, weight_LN)
-    metrics: dict[str, Any] = {"parameters": parameters}
+    held_out_nll = None
     if config.data:
         model = load_model(workspace.output, DTYPES[config.precision])
-        loss = held_out_loss(model.to(device_for_work()), load_rows(config.data, "held_out"))
-        metrics["held_out_nll"] = loss.nll
-    return metrics
+        held_out_nll = held_out_loss(model.to(device_for_work()), load_rows(config.data, "held_out")).nll
+    return MergeMetrics(parameters=parameters, held_out_nll=held_out_nll)
 
 
 def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:

@@ -1,12 +1,10 @@
 """The mix stage: how much of each expert goes into the merged model, layer by layer.
 
-Leaves coefficients.json: {"method", "shared_expert", "layers": [{"weights": [share of each expert], "movement": float}]};
-the shares sum to one, the shared expert's comes first, movement is the largest difference of a share from uniform mixing.
+Leaves coefficients.json, see store/results/mix.py.
 """
 
-import json
 import logging
-from typing import Any
+import math
 
 from xft_core.data.rows import load_rows
 from xft_core.errors import RecipeError
@@ -19,6 +17,8 @@ from xft_core.runtime.device import device_for_work
 from xft_core.runtime.group import is_first, leave_others
 from xft_core.stages.configs import MixStage
 from xft_core.store.curves import MetricsLog
+from xft_core.store.results.curve import CurveValues
+from xft_core.store.results.mix import CoefficientsFile, LayerCoefficients, MixMetrics
 from xft_core.store.workspace import Workspace
 from xft_core.training.held_out import held_out_loss
 
@@ -26,13 +26,10 @@ logger = logging.getLogger(__name__)
 
 
 
-def run(config: MixStage, workspace: Workspace) -> dict[str, Any]:
+def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
     """Choose the coefficients by config.merge.method, and measure them beside uniform ones.
 
-    Of several processes the first does all but the learning alone; the others return nothing.
-
-    Metrics: held_out_nll_merged and held_out_nll_uniform (nats per response token), movement_max and movement_mean over
-    layers, shared_expert_weight_mean, and steps for the method learned.
+    Of several processes the first does all but the learning alone; the others return None.
     """
     merge, directory = config.merge, find_model(config.model)
     metrics_log = MetricsLog(workspace.metrics_path)
@@ -44,13 +41,13 @@ def run(config: MixStage, workspace: Workspace) -> dict[str, Any]:
         uniform_LN = uniform_weights(merge, mixture)
         mixed = MixedModel(mixture, DTYPES[merge.precision], device_for_work())
         mixed.apply(uniform_LN)
-        metrics: dict[str, Any] = {}
+        uniform, steps = math.nan, None
         if is_first():
-            metrics["held_out_nll_uniform"] = held_out_loss(mixed.model, held_out_rows).nll
+            uniform = held_out_loss(mixed.model, held_out_rows).nll
             metrics_log.begin()
-            metrics_log.set(0, {"held_out_nll": metrics["held_out_nll_uniform"]})
+            metrics_log.set(0, CurveValues(held_out_nll=uniform).flat())
         if merge.method == "learned":
-            weight_LN, metrics["steps"] = learn(
+            weight_LN, steps = learn(
                 mixed, load_rows(config.data, "train"), merge, config.seed, workspace.checkpoints, metrics_log,
                 START_OF_LEARNED_SHARED_WEIGHT)
         elif merge.method == "routing":
@@ -58,29 +55,18 @@ def run(config: MixStage, workspace: Workspace) -> dict[str, Any]:
         else:
             weight_LN = fixed_weights(merge, uniform_LN)
         if not leave_others():
-            return {}
+            return None
         mixed.apply(weight_LN)
-        metrics["held_out_nll_merged"] = held_out_loss(mixed.model, held_out_rows).nll
-    if merge.method == "learned":
-        metrics_log.set(metrics["steps"], {"held_out_nll": metrics["held_out_nll_merged"]})
-    logger.info(
-        "mix: held-out loss %.4f %s, %.4f uniform", metrics["held_out_nll_merged"], merge.method,
-        metrics["held_out_nll_uniform"])
+        merged = held_out_loss(mixed.model, held_out_rows).nll
+    if steps is not None:
+        metrics_log.set(steps, CurveValues(held_out_nll=merged).flat())
+    logger.info("mix: held-out loss %.4f %s, %.4f uniform", merged, merge.method, uniform)
     movement_L = (weight_LN - uniform_LN).abs().amax(dim=1)
     layers = [
-        {"weights": weights, "movement": movement}
+        LayerCoefficients(weights=weights, movement=movement)
         for weights, movement in zip(weight_LN.tolist(), movement_L.tolist(), strict=True)]
-    coefficients = {"method": merge.method, "shared_expert": shared_expert, "layers": layers}
-    (workspace.output / "coefficients.json").write_text(json.dumps(coefficients, indent=1), encoding="utf-8")
-    metrics |= {"movement_max": float(movement_L.max()), "movement_mean": float(movement_L.mean())}
-    if shared_expert:
-        metrics["shared_expert_weight_mean"] = float(weight_LN[:, 0].mean())
-    return metrics
-
-
-
-
-
-
-
-
+    CoefficientsFile(method=merge.method, shared_expert=shared_expert, layers=layers).write(workspace.output)
+    return MixMetrics(
+        held_out_nll_uniform=uniform, steps=steps, held_out_nll_merged=merged, movement_max=float(movement_L.max()),
+        movement_mean=float(movement_L.mean()),
+        shared_expert_weight_mean=float(weight_LN[:, 0].mean()) if shared_expert else None)

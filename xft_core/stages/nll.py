@@ -1,10 +1,5 @@
-"""The nll stage: negative log-likelihood per response token of any model on any instruction data.
+"""The nll stage: negative log-likelihood per response token of any model on any instruction data. Leaves nll.json."""
 
-nll.json    nats per response token over all rows, its standard error, and for each row its loss (nats, the sum over its
-            response) and its response tokens
-"""
-
-import json
 import logging
 import math
 import random
@@ -24,33 +19,32 @@ from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import NllStage
+from xft_core.store.results.nll import NllFile, NllMetrics
 from xft_core.store.workspace import Workspace
 from xft_core.training.held_out import row_losses
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: NllStage, workspace: Workspace) -> dict[str, Any]:
-    """The stage. Metrics: ``nll`` (nats per response token), ``nll_standard_error`` (over rows; absent for one row),
-    ``rows``, ``response_tokens``, ``truncated`` (responses cut at max_length) and ``dropped`` (rows without a response, or
-    without room for one). Raises DataError for data that cannot be used, CheckpointError for a broken model."""
+def run(config: NllStage, workspace: Workspace) -> NllMetrics:
+    """The stage. Raises DataError for data that cannot be used, CheckpointError for a broken model."""
     inputs = config.inputs()
     directory = workspace.checkpoints / "rows"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
-    rows, counts = read_rows(config, load_tokenizer(inputs["model"]), directory)
+    rows, truncated, dropped = read_rows(config, load_tokenizer(inputs["model"]), directory)
     shutil.rmtree(directory)
     model = load_model(inputs["model"], DTYPES[config.precision]).to(device_for_work())  # type: ignore[arg-type]
     losses = row_losses(model, rows)
     nll, error = ratio([loss.nll for loss in losses], [loss.tokens for loss in losses])
-    content = {"nll": nll, "standard_error": error, "rows": [[loss.nll, loss.tokens] for loss in losses]}
-    (workspace.output / "nll.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+    NllFile(nll=nll, standard_error=error, rows=[(loss.nll, loss.tokens) for loss in losses]).write(workspace.output)
     logger.info("nll: %.4f nats per response token over %d rows", nll, len(losses))
-    measured: dict[str, Any] = {"nll": nll, "rows": len(losses), "response_tokens": sum(loss.tokens for loss in losses)}
-    return measured | counts | ({} if error is None else {"nll_standard_error": error})
+    return NllMetrics(
+        nll=nll, rows=len(losses), response_tokens=sum(loss.tokens for loss in losses), truncated=truncated, dropped=dropped,
+        nll_standard_error=error)
 
 
-def read_rows(config: NllStage, tokenizer: Any, directory: Path) -> tuple[Rows, dict[str, int]]:
+def read_rows(config: NllStage, tokenizer: Any, directory: Path) -> tuple[Rows, int, int]:
     """The data as token sequences, and how many rows were truncated and dropped. Texts wait in ``directory``."""
     data = config.data
     read = conversations_of(data, config.inputs().get("data"), directory, tokenizer)
@@ -71,7 +65,7 @@ def read_rows(config: NllStage, tokenizer: Any, directory: Path) -> tuple[Rows, 
     path = directory / "rows.safetensors"
     write_rows(path, fitting.pieces.read(), fitting.lengths, fitting.prompt_lengths)
     truncated = int(np.count_nonzero(fitting.notes & BITS["truncated"]))
-    return Rows(**load_file(path)), {"truncated": truncated, "dropped": num_rows - num_fitting}
+    return Rows(**load_file(path)), truncated, num_rows - num_fitting
 
 
 def ratio(sums: list[float], weights: list[int]) -> tuple[float, float | None]:

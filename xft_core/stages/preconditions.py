@@ -4,17 +4,17 @@ Each check raises XftError where a stage would, with the same words. The stages 
 StageConfig.preconditions.
 """
 
-import os
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from xft_core.benchmarks.find import find_benchmark
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, NotReady, XftError
-from xft_core.files.locate import find_file, find_model, hub_error, is_hub_model, local_path
+from xft_core.files.locate import find_file, find_model, hub_error, hub_is_offline, is_hub_model, local_path
 from xft_core.recipe.sections import EvaluateConfig
 
 HUB_SECONDS = 10.0
+NOT_YET = "/"  # in a configuration that is only checked, the place of what an earlier stage makes
 
 # A check by what it looks for: stages that need the same thing look once.
 Preconditions = Mapping[str, Callable[[], object]]
@@ -70,7 +70,7 @@ def check_data(name: str, is_file: bool) -> None:
     if is_file:
         find_file(name)
         return
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE"):
+    if hub_is_offline():
         return  # whether it is in the cache shows when it is read
     from huggingface_hub import HfApi
 

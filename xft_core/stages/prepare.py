@@ -8,7 +8,6 @@ The data are read and tokenised in one pass (see data/reading.py). What that mak
 which rows are used, and in which order.
 """
 
-import json
 import logging
 import random
 import shutil
@@ -17,7 +16,6 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -29,15 +27,17 @@ from xft_core.data.rows import write_rows
 from xft_core.data.tokenize import BITS, NOTED
 from xft_core.errors import DataError
 from xft_core.models.loading import load_tokenizer
+from xft_core.recipe.labels import path_labels
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.configs import PrepareStage
+from xft_core.store.results.prepare import DecontaminationFile, DroppedRow, PrepareMetrics
 from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 
-def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
-    """The stage. Metrics: rows read, dropped (by reason), not used, in each split, and their tokens; what is in NOTED.
+def run(config: PrepareStage, workspace: Workspace) -> PrepareMetrics:
+    """The stage.
 
     Rows read = dropped + not used + to train on + held out (held-out rows that come from a file of their own are not
     counted among those read). Raises DataError for data that cannot be used, or of which nothing is left.
@@ -46,9 +46,11 @@ def run(config: PrepareStage, workspace: Workspace) -> dict[str, Any]:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     try:
-        return _Preparation(config, workspace.output, directory).run()
+        metrics = PrepareMetrics.from_flat(_Preparation(config, workspace.output, directory).run())
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+    assert not metrics.others, f"PrepareMetrics has no fields for {sorted(metrics.others)}"
+    return metrics
 
 
 class _Preparation:
@@ -57,10 +59,10 @@ class _Preparation:
         self.inputs = config.inputs()
         self.counts: dict[str, int] = {"rows_read": 0}
         self.benchmarks = [path for name, path in self.inputs.items() if name.startswith("benchmark_")]
-        self.dropped: list[dict[str, Any]] = []
+        self.dropped: list[DroppedRow] = []
         self.checked = 0
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> dict[str, int]:
         data, counts = self.data, self.counts
         tokenizer = load_tokenizer(self.inputs["tokenizer"])
         read, clean = self._read(data, self.inputs.get("data"), "", tokenizer)
@@ -118,8 +120,10 @@ class _Preparation:
             raise DataError(f"The data {data.path!r} holds no rows.")
         first = read.first_of_each()
         contaminated = [index for index in read.found if first[index]]
-        for index, messages in zip(contaminated, read.at(np.array(contaminated, dtype=np.int64)), strict=True):
-            self.dropped.append(asdict(read.found[index]) | {"row": [message["content"] for message in messages]})
+        rows = read.at(np.array(contaminated, dtype=np.int64))
+        self.dropped += [
+            DroppedRow(**asdict(read.found[index]), row=[message["content"] for message in messages])
+            for index, messages in zip(contaminated, rows, strict=True)]
         num_first = int(first.sum())
         self.checked += num_first
         self.counts |= {
@@ -136,9 +140,9 @@ class _Preparation:
                 "stop", self.data.max_length)
 
     def _report_contamination(self) -> None:
-        (self.output / "decontamination.json").write_text(json.dumps({
-            "benchmarks": [path.name for path in self.benchmarks], "rows_checked": self.checked, "dropped": self.dropped,
-        }, indent=1, ensure_ascii=False), encoding="utf-8")
+        DecontaminationFile(
+            benchmarks=path_labels([str(path) for path in self.benchmarks]), rows_checked=self.checked, dropped=self.dropped,
+        ).write(self.output)
 
     def _log(self) -> None:
         counts = self.counts

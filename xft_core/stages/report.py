@@ -4,36 +4,37 @@ Written: ``comparison.json`` and ``comparison.md``, ``problems.html`` (every ans
 merged model's card), ``plots/*.png``. The same artifacts give the same bytes: nothing here looks at a clock.
 """
 
-import json
-
 from xft_core.recipe.labels import flat_names, group_names
-from xft_core.reporting.names import MODELS
+from xft_core.recipe.steps import MODELS
 from xft_core.reporting.page import PAGE, Answers, write_page
+from xft_core.reporting.run.comparison import Comparison, ComparisonFile
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import warnings
 from xft_core.reporting.run.markdown import comparison_markdown
 from xft_core.reporting.run.model_card import model_card
 from xft_core.reporting.run.plots import draw_all
-from xft_core.reporting.run.summary import Comparison, compare, metric_endings
-from xft_core.stages.configs import STAGES, ReportStage
+from xft_core.reporting.run.summary import compare, metric_endings
+from xft_core.stages.configs import ReportStage
+from xft_core.store.results.report import ReportMetrics
 from xft_core.store.workspace import Workspace
 
 
-def run(config: ReportStage, workspace: Workspace) -> dict[str, float]:
-    """The report stage. Metrics: the headline numbers, see ``headline``. Raises ArtifactError for a broken artifact."""
+def run(config: ReportStage, workspace: Workspace) -> ReportMetrics:
+    """The report stage. Raises ArtifactError for a broken artifact."""
     evidence = Evidence.read(config.recipe, config.artifacts)
     comparison = compare(evidence)
-    content = comparison.model_dump() | {"warnings": warnings(comparison)}
+    found = warnings(comparison)
+    content = ComparisonFile(**dict(comparison), warnings=found)
     plots = draw_all(comparison, evidence, workspace.output / "plots")
     files = {
-        "comparison.json": json.dumps(content, indent=1, ensure_ascii=False) + "\n",
+        ComparisonFile.file_name: content.text(),
         "comparison.md": comparison_markdown(comparison, evidence, plots),
-        "README.md": model_card(comparison, evidence, plots, list(STAGES)),
+        "README.md": model_card(comparison, evidence, plots),
     }
     for name, text in files.items():
         (workspace.output / name).write_text(text, encoding="utf-8")
     write_page(f"{config.recipe.name}: answers and verdicts", _answers(evidence), workspace.output / PAGE)
-    return headline(comparison)
+    return ReportMetrics(numbers=headline(comparison), warnings=len(found))
 
 
 def _answers(evidence: Evidence) -> list[Answers]:
@@ -79,7 +80,6 @@ def headline(comparison: Comparison) -> dict[str, float]:
     if comparison.mixing:
         found["uniform_held_out_nll"] = comparison.mixing.held_out_nll_uniform
         found["mixing_movement_max"] = comparison.mixing.movement_max
-    found["warnings"] = len(warnings(comparison))
     found |= _measures(comparison, {name.partition("_")[2] for name in found})
     return {name: value for name, value in found.items() if value is not None}
 

@@ -14,7 +14,9 @@ from dataclasses import dataclass
 
 from xft_core.files.digests import digest_of
 from xft_core.files.disk import disk_full_is_an_error, locked
+from xft_core.recipe.steps import what_to_change
 from xft_core.runtime.out_of_memory import out_of_memory_is_an_error
+from xft_core.runtime.process import imports
 from xft_core.stages.base import StageConfig
 from xft_core.stages.torchrun import run_in_processes
 from xft_core.store.artifacts import check_output_is_free, find, publish
@@ -45,7 +47,8 @@ def run_stage(config: StageConfig) -> StageResult:
     """Make ``config.output``, or find it made already. Raises XftError; a kill leaves what the next start resumes."""
     digests = config.input_digests()
     key = stage_key(config, digests)
-    with locked(config.output), disk_full_is_an_error(config.output), out_of_memory_is_an_error(config.stage):
+    with (locked(config.output), disk_full_is_an_error(config.output),
+          out_of_memory_is_an_error(config.stage, what_to_change(config.stage))):
         found = find(config.output, key)
         if found:
             logger.info("%s: reused %s", config.stage, config.output)
@@ -59,7 +62,9 @@ def run_stage(config: StageConfig) -> StageResult:
         if config.processes() != (1, 1):
             metrics = run_in_processes(config, workspace)
         else:
-            metrics = importlib.import_module(config.implementation).run(config, workspace)
+            with imports():
+                implementation = importlib.import_module(config.implementation)
+            metrics = implementation.run(config, workspace).flat()
         manifest = publish(
             workspace, config.output, stage=config.stage, stage_version=config.version, key=key, parents=digests,
             config=config.settings(), metrics=metrics, provenance=config.provenance, seconds=time.monotonic() - started)

@@ -1,7 +1,6 @@
 """The sft stage: supervised fine-tuning of a dense model or of a Mixture-of-Experts, by one code path."""
 
 import gc
-import json
 import logging
 import math
 import resource
@@ -26,6 +25,8 @@ from xft_core.runtime.group import is_first, leave_others, number_of_processes
 from xft_core.stages.configs import SftStage
 from xft_core.store.checkpoints import PREFIX
 from xft_core.store.curves import MetricsLog
+from xft_core.store.results.curve import CurveValues
+from xft_core.store.results.sft import LayerRouting, RouterFile, SftMetrics
 from xft_core.store.workspace import Workspace
 from xft_core.training.held_out import HeldOutLoss, check_rows_fit, held_out_loss
 from xft_core.training.trainer import put_weights, train
@@ -33,15 +34,11 @@ from xft_core.training.trainer import put_weights, train
 logger = logging.getLogger(__name__)
 
 
-def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
+def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
     """Tune, measure the held-out loss before and after, and write the tuned model (for a MoE also router.json). The tokens
     that end the responses of the data end its answers: its generation_config.json names them.
 
-    Of several processes the first does all but the tuning alone, with the whole model; the others return nothing.
-
-    Metrics: held_out_nll_before, held_out_nll (nats per response token), train_loss, steps, tokens_per_second,
-    peak_memory_mb, dead_expert_steps and, where the loss diverged, diverged_at_step (see checks.py), and for a MoE
-    router_entropy, mean_shared_weight, expert_load_min and expert_load_max.
+    Of several processes the first does all but the tuning alone, with the whole model; the others return None.
     """
     source = find_model(config.model)
     training_rows, held_out_rows = load_rows(config.data, "train"), load_rows(config.data, "held_out")
@@ -53,26 +50,33 @@ def run(config: SftStage, workspace: Workspace) -> dict[str, Any]:
     together = number_of_processes() > 1
     model.to("cpu" if together else device_for_work())  # what is sharded goes from the host to each its part
     data = PackedRows(training_rows, longest, config.sft.packing)
-    metrics: dict[str, Any] = {
-        **train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log, config.checks)}
+    training = train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log, config.checks)
     if together:
         del model
         gc.collect()  # the training's objects refer to each other, and keep its memory
         if not leave_others():
-            return {}
+            return None
+    assert training is not None  # this is the first process
+    if together:
         model = load_model(source, DTYPES[config.sft.precision])
-        put_weights(model, workspace.checkpoints / f"{PREFIX}{metrics['steps']}")
+        put_weights(model, workspace.checkpoints / f"{PREFIX}{training.steps}")
         model.to(device_for_work())
     after = held_out_loss(model, held_out_rows)
-    metrics_log.set(int(metrics["steps"]), {"held_out_nll": after.nll})
-    logger.info("sft: held-out loss %.4f after %d steps", after.nll, metrics["steps"])
+    metrics_log.set(training.steps, CurveValues(held_out_nll=after.nll).flat())
+    logger.info("sft: held-out loss %.4f after %d steps", after.nll, training.steps)
     _save(model, source, config, workspace, after)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if torch.cuda.is_available():
-        metrics["peak_device_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
-    return metrics | {
-        "held_out_nll_before": before, "held_out_nll": after.nll, "held_out_tokens": after.tokens, "peak_memory_mb": peak,
-    } | _router_metrics(after)
+    layers = after.router
+    has_shared = bool(layers) and layers[0].mean_shared_weight is not None
+    return SftMetrics(
+        **dict(training), held_out_nll_before=before, held_out_nll=after.nll, held_out_tokens=after.tokens,
+        peak_memory_mb=peak,
+        peak_device_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
+        router_entropy=sum(layer.entropy for layer in layers) / len(layers) if layers else None,
+        expert_load_min=min(min(layer.load) for layer in layers) if layers else None,
+        expert_load_max=max(max(layer.load) for layer in layers) if layers else None,
+        mean_shared_weight=(
+            sum(layer.mean_shared_weight or 0.0 for layer in layers) / len(layers) if has_shared else None))
 
 
 def _loss_before(model: PreTrainedModel, rows: Rows, workspace: Workspace, metrics_log: MetricsLog) -> float:
@@ -83,7 +87,7 @@ def _loss_before(model: PreTrainedModel, rows: Rows, workspace: Workspace, metri
     before: float = found[0]["nll"] if found else held_out_loss(model.to(device_for_work()), rows).nll
     if not found and math.isfinite(before):  # training itself says what is wrong with a model that gives no numbers
         append(path, {"nll": before})
-    metrics_log.set(0, {"held_out_nll": before})
+    metrics_log.set(0, CurveValues(held_out_nll=before).flat())
     logger.info("sft: held-out loss %.4f before", before)
     return before
 
@@ -93,8 +97,7 @@ def _save(model: PreTrainedModel, source: Any, config: SftStage, workspace: Work
         with CheckpointReader(source) as reader:
             dense_config = dense_config_of(reader)
         save_moe(model, workspace.output, dense_config, upcycle_config_of(source))
-        layers = {"layers": [asdict(layer) for layer in after.router]}
-        (workspace.output / "router.json").write_text(json.dumps(layers, indent=1), encoding="utf-8")
+        RouterFile(layers=[LayerRouting(**asdict(layer)) for layer in after.router]).write(workspace.output)
     else:
         model.config.use_cache = True
         model.save_pretrained(workspace.output)
@@ -104,16 +107,3 @@ def _save(model: PreTrainedModel, source: Any, config: SftStage, workspace: Work
         logger.warning("sft: %r does not say what ends a response (an earlier version prepared it): the tuned model stops "
                        "where the base does", str(config.data))
     add_end_tokens(workspace.output, model, ends or [])
-
-
-def _router_metrics(after: HeldOutLoss) -> dict[str, float]:
-    if not after.router:
-        return {}
-    count = len(after.router)
-    found = {
-        "router_entropy": sum(layer.entropy for layer in after.router) / count,
-        "expert_load_min": min(min(layer.load) for layer in after.router),
-        "expert_load_max": max(max(layer.load) for layer in after.router)}
-    if after.router[0].mean_shared_weight is not None:
-        found["mean_shared_weight"] = sum(layer.mean_shared_weight or 0.0 for layer in after.router) / count
-    return found

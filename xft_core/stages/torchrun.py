@@ -20,9 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xft_core.errors import RecipeError, StageInterrupted, StageKilled, XftError
+from xft_core.errors import RecipeError, StageInterrupted, StageKilled, XftError, first_line
+from xft_core.files.disk import write_whole
 from xft_core.files.environment import rendezvous
-from xft_core.runtime.out_of_memory import what_to_change
+from xft_core.recipe.steps import what_to_change
 from xft_core.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -51,9 +52,7 @@ def run_in_processes(config: "StageConfig", workspace: Workspace) -> dict[str, A
     job = {
         "stage": config.stage, "config": config.model_dump(mode="json"), "id": uuid.uuid4().hex, "address": address,
         "num_processes": num_processes, "num_nodes": num_nodes}
-    temporary = directory / "job.tmp"
-    temporary.write_text(json.dumps(job, indent=1), encoding="utf-8")
-    temporary.replace(directory / "job.json")
+    write_whole(directory / "job.json", json.dumps(job, indent=1))
     if address:
         logger.info("%s: waits for %d more machines: python -m xft_core join %s --node 1 (2, ...)", config.stage,
                     num_nodes - 1, directory)
@@ -109,7 +108,7 @@ def _launch(directory: Path, job: dict[str, Any], node: int) -> None:
             raise KeyboardInterrupt from None
         raise StageInterrupted(f"{job['stage']}: ended from outside ({stopped.sigval.name}).") from None
     except DistError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise StageInterrupted(
             f"{job['stage']}: its {job['num_nodes']} machines did not come together at {job['address']}: {reason}") from None
     except ChildFailedError as failed:

@@ -15,14 +15,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from xft_core.errors import XftError
-from xft_core.files.disk import disk_full_is_an_error
+from xft_core.errors import XftError, first_line
+from xft_core.files.disk import disk_full_is_an_error, write_whole
+from xft_core.recipe.steps import what_to_change
+from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.out_of_memory import out_of_memory_is_an_error
 from xft_core.runtime.process import die_with_parent, quiet_libraries
 from xft_core.stages.configs import STAGES
 from xft_core.store.workspace import Workspace
-
-EXIT_FAILED = 1
 
 
 def main() -> int:
@@ -34,15 +34,13 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO if number == 0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
     try:
         _work(directory, number)
-        return 0
+        return ExitCode.DONE
     except XftError as error:
         failure = {"kind": "explained", "message": str(error), "may_pass": error.may_pass}
     except Exception as error:
         failure = _unexplained(error)
-    temporary = directory / f"failure-{number}.tmp"
-    temporary.write_text(json.dumps(failure | {"time": time.time()}), encoding="utf-8")
-    temporary.replace(directory / f"failure-{number}.json")
-    return EXIT_FAILED
+    write_whole(directory / f"failure-{number}.json", json.dumps(failure | {"time": time.time()}))
+    return ExitCode.FAILED
 
 
 def _work(directory: Path, number: int) -> None:
@@ -51,17 +49,17 @@ def _work(directory: Path, number: int) -> None:
     job = json.loads((directory / "job.json").read_text(encoding="utf-8"))
     config = STAGES[job["stage"]].model_validate(job["config"])
     join_group()
-    with disk_full_is_an_error(config.output), out_of_memory_is_an_error(config.stage):
+    with disk_full_is_an_error(config.output), out_of_memory_is_an_error(config.stage, what_to_change(config.stage)):
         metrics = importlib.import_module(config.implementation).run(config, Workspace(config.output))
         if number == 0:
-            (directory / "metrics.json").write_text(json.dumps(metrics), encoding="utf-8")
+            (directory / "metrics.json").write_text(json.dumps(metrics.flat()), encoding="utf-8")
 
 
 def _unexplained(error: Exception) -> dict[str, Any]:
     from torch.distributed import DistError
 
     if isinstance(error, DistError) or "gloo" in str(error):  # gloo's errors have no class of their own
-        return {"kind": "lost", "message": str(error).splitlines()[0]}
+        return {"kind": "lost", "message": first_line(error)}
     return {"kind": "fault", "message": traceback.format_exc().rstrip()}
 
 

@@ -5,7 +5,6 @@ With routing weights that sum to one the upcycled model computes what the dense 
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,6 +18,7 @@ from xft_core.models.upcycled import check_tensors
 from xft_core.recipe.inactive_fields import unused_in_upcycle
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.stages.configs import UpcycleStage
+from xft_core.store.results.upcycle import UpcycleMetrics
 from xft_core.store.workspace import Workspace
 
 # Of an upcycled model up to this size the logits are compared, too: two loads and two short passes, under a second in all.
@@ -28,14 +28,14 @@ TOKENS_TO_RUN = 16
 LARGEST_ROUNDING = 1e-3  # of the largest logit; deep models in fp32 stay below 1e-4, another head or expert is far above
 
 
-def run(config: UpcycleStage, workspace: Workspace) -> dict[str, Any]:
-    """The upcycle stage. Metrics: parameters of the dense model, of the MoE, and active per token."""
+def run(config: UpcycleStage, workspace: Workspace) -> UpcycleMetrics:
+    """The upcycle stage."""
     # The key leaves out what no code looks at, so it must not be in the artifact either.
     unused = {name: UpcycleConfig.model_fields[name].default for name in unused_in_upcycle(config.upcycle)}
     return upcycle(find_model(config.model), workspace.output, config.upcycle.model_copy(update=unused), config.seed)
 
 
-def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> dict[str, Any]:
+def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> UpcycleMetrics:
     """Write the upcycled model of the dense directory ``source`` into ``target``, a few tensors in memory at a time.
 
     What was written is checked: its tensors always, its logits for a small model. Raises CheckpointError for an unknown
@@ -66,11 +66,9 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> dic
     parameters_total = total + (config.num_experts - 1) * ffn + router
     if parameters_total <= MOST_PARAMETERS_TO_RUN and (config.normalization != "none" or not config.shared_expert):
         _check_identity(source, target)
-    return {
-        "parameters_dense": total,
-        "parameters_total": parameters_total,
-        "parameters_active": total + (config.num_experts_per_tok - 1) * ffn + router,
-    }
+    return UpcycleMetrics(
+        parameters_dense=total, parameters_total=parameters_total,
+        parameters_active=total + (config.num_experts_per_tok - 1) * ffn + router)
 
 
 @torch.no_grad()

@@ -4,12 +4,11 @@
     checkpoint-<step>/whole     the other files with sizes and sha256, and the sha256 of that list
 
 The sums cost one reading of the files when they are written and one when a start goes on from them
-(docs/reliability.md has figures). What fails them is removed, and the checkpoint before it counts.
+(docs/measurements/reliability.md has figures). What fails them is removed, and the checkpoint before it counts.
 """
 
 import json
 import logging
-import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xft_core.errors import ArtifactError
 from xft_core.files.digests import digest_of
+from xft_core.files.disk import write_whole
 from xft_core.store.manifest import FileEntry, check_file, entries
 
 logger = logging.getLogger(__name__)
@@ -37,9 +37,7 @@ def seal(directory: Path) -> list[FileEntry]:
     """Note every file of ``directory`` in its seal: from now on it is whole. Returns what was noted."""
     noted = entries(directory, without=SEAL)
     files = [entry.model_dump() for entry in noted]
-    temporary = directory / f"{SEAL}.tmp"
-    temporary.write_text(json.dumps({"files": files, "sha256": digest_of(files)}), encoding="utf-8")
-    os.replace(temporary, directory / SEAL)
+    write_whole(directory / SEAL, json.dumps({"files": files, "sha256": digest_of(files)}))
     return noted
 
 

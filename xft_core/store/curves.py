@@ -4,13 +4,13 @@ A stage only ever writes this file; who runs the stage (a person, a Prefect task
 """
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from xft_core.files.disk import write_whole
 from xft_core.files.parsing import parse_json
 
 
@@ -48,17 +48,13 @@ class MetricsLog:
         """Have the points that were put into a checkpoint, and no others."""
         self.begin()
         if (checkpoint / self.path.name).is_file():
-            temporary = self.path.with_suffix(".tmp")
-            shutil.copyfile(checkpoint / self.path.name, temporary)
-            os.replace(temporary, self.path)
+            write_whole(self.path, (checkpoint / self.path.name).read_bytes())
 
     def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
         if not self.path.is_file():
             return
         kept = [json.dumps(point) for point in read_metrics(self.path) if wanted(point)]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, self.path)
+        write_whole(self.path, "".join(line + "\n" for line in kept))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 from xft_core.errors import ArtifactError
+from xft_core.files.disk import write_whole
 
 KEY_MARKER = "key"  # first file of a workspace: which work the progress is of
 
@@ -23,17 +24,16 @@ class Workspace:
         Raises ArtifactError when the directory holds something that no stage left.
         """
         marker = self.root / KEY_MARKER
-        temporary = marker.with_suffix(".tmp")
+        cut_short = marker.with_name(f"{KEY_MARKER}.tmp")  # see write_whole
         foreign = self.root.is_symlink() or (self.root.exists() and not self.root.is_dir())
-        if foreign or (self.root.exists() and not marker.is_file() and set(self.root.iterdir()) - {temporary}):
+        if foreign or (self.root.exists() and not marker.is_file() and set(self.root.iterdir()) - {cut_short}):
             raise ArtifactError(
                 f"{str(self.root)!r} is where work in progress is kept, and holds something that no stage left there. Nothing "
                 "was changed. Choose another output, or move it away.")
         if marker.is_file() and marker.read_bytes() != key.encode():
             shutil.rmtree(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(key, encoding="utf-8")
-        temporary.replace(marker)
+        write_whole(marker, key)
 
     def prepare(self) -> None:
         """Make the directories. Half-written output of an earlier attempt goes, its checkpoints stay."""

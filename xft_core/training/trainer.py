@@ -34,7 +34,9 @@ from xft_core.recipe.sections import ChecksConfig, SftConfig
 from xft_core.runtime.group import is_first, number_of_processes, process_number, summed
 from xft_core.runtime.progress import describe_progress, on_terminal
 from xft_core.store.checkpoints import PREFIX, seal
-from xft_core.store.curves import MetricsLog, read_metrics
+from xft_core.store.curves import MetricsLog
+from xft_core.store.results.curve import CurveValues, read_curve
+from xft_core.store.results.sft import TrainingMetrics
 from xft_core.training.held_out import take_routings
 from xft_core.training.optimizer_state import load_state, save_state
 from xft_core.training.response_loss import response_loss
@@ -58,7 +60,7 @@ class XftTrainer(Trainer):
     def __init__(self, model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path,
                  metrics: MetricsLog, checks: ChecksConfig) -> None:
         self.sft, self.metrics, self.directory, self.checks = sft, metrics, directory, checks
-        self.watch = TrainingWatch(read_metrics(metrics.path))
+        self.watch = TrainingWatch(read_curve(metrics.path))
         self.blocks = moe_blocks(model)
         self.processes = number_of_processes()
         self.order = SeededOrder(len(data), seed, sft.micro_batch_size * self.processes)
@@ -151,9 +153,11 @@ class XftTrainer(Trainer):
             point |= {"tokens_per_second": self._speed(tokens), "epoch": self.state.global_step / self.steps_of_epoch}
             self._tokens, self._balance_sum, self._balance_count = 0, 0.0, 0
             self._statistics = self._no_statistics()
+            values = CurveValues.from_flat(point)
+            assert not values.others, f"CurveValues has no fields for {sorted(values.others)}"
             if is_first():
-                self.metrics.log(self.state.global_step, point)
-            self.watch.add(self.state.global_step, point)
+                self.metrics.log(self.state.global_step, values.flat())
+            self.watch.add(self.state.global_step, values)
             self.watch.stop_for(self.checks)
             self._show(f"loss {point['loss']:.4f}, {point['tokens_per_second']:.0f} tokens/s")
         super().log(logs, start_time)
@@ -318,13 +322,13 @@ def put_weights(model: PreTrainedModel, checkpoint: Path) -> None:
 def train(
     model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path, metrics: MetricsLog,
     checks: ChecksConfig,
-) -> dict[str, float]:
+) -> TrainingMetrics | None:
     """Train ``model`` in place, going on from the last checkpoint in ``directory`` if there is one.
 
     Of several processes, all must call it. What each is left with is its part of the model; the last checkpoint, that of
     the last step, has all of it.
     Returns steps, tokens per second in the mean over the curve's points, the loss of the last log interval, and what
-    was noticed on the way (see checks.TrainingWatch); in the first process only, of several.
+    was noticed on the way (see checks.TrainingWatch); None in all but the first of several processes.
     Raises TrainingFailed when the loss is no number any more, RunWentWrong for what ``checks`` says to stop for.
     """
     step = step_to_go_on_from(directory, metrics, "sft")
@@ -337,9 +341,10 @@ def train(
         # bf16_mixed leaves the model wrapped in autocast; what is measured next is the model as it is saved.
         trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if not is_first():
-        return {}
-    points = [point["metrics"] for point in read_metrics(metrics.path) if "loss" in point["metrics"]]
-    return {
-        "steps": trainer.args.max_steps, "train_loss": points[-1]["loss"],
-        "tokens_per_second": sum(point["tokens_per_second"] for point in points) / len(points),
-        **trainer.watch.metrics()}
+        return None
+    points = [point.values for point in read_curve(metrics.path)]
+    losses = [values.loss for values in points if values.loss is not None]
+    speeds = [values.tokens_per_second for values in points if values.tokens_per_second is not None]
+    return TrainingMetrics(
+        steps=trainer.args.max_steps, train_loss=losses[-1], tokens_per_second=sum(speeds) / len(speeds),
+        **dict(trainer.watch.found()))

@@ -61,7 +61,7 @@ def test_an_amount_that_cannot_be_is_refused(recipe_file: RecipeFile, tmp_path: 
 
 def test_a_plan_for_another_machine_and_what_to_change(recipe_file: RecipeFile, tmp_path: Path) -> None:
     config = model_directory(tmp_path / "model") / "config.json"
-    arguments = ("plan", str(recipe_file(model={"path": "owner/model"})), "--flops", "100")
+    arguments: tuple[str, ...] = ("plan", str(recipe_file(model={"path": "owner/model"})), "--flops", "100")
     refused = xft(*arguments, home=tmp_path)
     assert refused.returncode == 2 and "is not in the Hub's cache" in refused.stderr
     arguments += ("--model-config", str(config), "--set", "upcycle.num_experts=8")
@@ -105,10 +105,10 @@ def test_check_fit_off_goes_on_with_a_warning(tmp_path: Path) -> None:
 
 
 def test_the_check_needs_no_torch() -> None:
-    code = "import sys, tasks.fit; print([name for name in ('torch', 'transformers', 'prefect') if name in sys.modules])"
+    code = "import sys, tasks.preflight; print([name for name in ('torch', 'transformers', 'prefect') if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_the_sizing_page_is_what_the_code_says() -> None:
-    page = (REPOSITORY / "docs" / "sizing.md").read_text(encoding="utf-8")
+    page = (REPOSITORY / "docs" / "explanation" / "sizing.md").read_text(encoding="utf-8")
     assert page.partition(START)[2].partition(END)[0].strip() == markdown()

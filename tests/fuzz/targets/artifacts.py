@@ -63,7 +63,7 @@ def manifest_that_agrees(rng: random.Random, directory: Path) -> None:
     """A manifest with the sums that it should have, from whoever can write to the object store."""
     from pydantic import ValidationError
 
-    from tasks.object_store.artifacts import parse_manifest
+    from tasks.object_store.artifacts import checked_manifest
     from tasks.object_store.upkeep import _stored
 
     content = json.loads((artifact(directory, {"coefficients.json": b"{}"}) / "manifest.json").read_bytes())
@@ -73,7 +73,7 @@ def manifest_that_agrees(rng: random.Random, directory: Path) -> None:
         text = forged.model_dump_json().encode()
     except (ValidationError, ValueError):
         return
-    found = parse_manifest(text, "s3://bucket/prefix")
+    found = checked_manifest(text, "s3://bucket/prefix")
     for entry in found.files:
         assert not Path(entry.path).is_absolute() and ".." not in Path(entry.path).parts
         inside = (directory / "store" / entry.path).resolve()

@@ -128,7 +128,7 @@ def _use(rng: random.Random) -> None:
         lambda: upkeep.remote_artifacts(bucket), lambda: list(upkeep.verify_remote(bucket)),
         lambda: remote.fetch(artifacts / "mix" / KEY[:32], KEY, never),
         lambda: models.fetch(settings().store or "", never, logger),
-        lambda: [item.remove() for item in upkeep.garbage_remote(bucket, 0)]]
+        lambda: [item.remove() for item in upkeep.garbage_remote(bucket, 0)]]  # type: ignore[func-returns-value]
     for use in rng.sample(uses, 2):
         try:
             use()

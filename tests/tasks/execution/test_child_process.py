@@ -1,28 +1,51 @@
 """The child process: exit statuses, signals, log lines, and that nothing of it stays behind."""
 
 import os
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tasks.execution import child_process
+from tasks.execution import child_process, fork_server
 from tasks.execution.child_process import StageFault, run_in_child
 from tasks.stopping import RunStopped
 from xft_core.errors import StageInterrupted, StageKilled, XftError
 from xft_core.stages.configs import UpcycleStage
 
 Script = Callable[[str], None]
+SCRIPT = "tests.tasks.execution.script"
+
+
+@pytest.fixture(autouse=True, params=["forked", "fresh"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Both ways in which a stage becomes a process."""
+    if request.param == "fresh":
+        monkeypatch.setattr(fork_server, "start", lambda *_: None)
+    else:
+        monkeypatch.setattr(fork_server, "MODULES", ())
+        monkeypatch.setattr(subprocess, "Popen", only_servers(subprocess.Popen))
+    yield request.param
+
+
+def only_servers(popen: Any) -> Any:
+    """``popen``, for nothing that is to be a fork."""
+    def start(command: list[str], **options: Any) -> Any:
+        assert "xft_core" not in command and SCRIPT not in command, "started afresh"
+        return popen(command, **options)
+    return start
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> Script:
     """Let the child run this Python text instead of a stage."""
     def use(text: str) -> None:
-        monkeypatch.setattr(child_process, "_command", lambda config, path: [sys.executable, "-c", text, str(path)])
+        monkeypatch.setattr(
+            child_process, "_command", lambda config, path: [sys.executable, "-P", "-m", SCRIPT, str(path), text])
     return use
 
 
@@ -200,7 +223,7 @@ while True:
 
 TOO_MUCH = """
 import sys, torch
-from xft_core import upcycle
+from xft_core.stages import upcycle
 from xft_core.__main__ import main
 upcycle.run = lambda config, workspace: {ask}
 sys.exit(main(["upcycle", sys.argv[1]]))

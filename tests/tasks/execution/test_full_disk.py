@@ -14,7 +14,7 @@ from tests.tasks.object_store.test_artifacts import KEY, NEVER, make
 ON_A_SMALL_DISK = """
 import subprocess, sys, threading
 from pathlib import Path
-from tasks import remote
+from tasks.object_store import artifacts as remote
 from xft_core.store.artifacts import verify
 from xft_core.errors import DiskFullError
 
@@ -38,7 +38,7 @@ from pathlib import Path
 disk = Path(sys.argv[1])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(disk)], check=True)
 (disk / "rest").write_bytes(bytes(16384))
-from tasks import pipeline_run  # first: it sets how long Prefect's server may take to start
+from tasks.execution import pipeline_run  # first: it sets how long Prefect's server may take to start
 from prefect import flow
 from xft_core.recipe.sections import Recipe
 from xft_core.errors import DiskFullError

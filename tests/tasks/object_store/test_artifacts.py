@@ -16,6 +16,7 @@ from tasks.object_store.bucket import StoreRefused, StoreUnavailable, store
 from tasks.references import PipelineRun
 from tests.tasks.object_store.proxy import BUCKET, Proxy, fail_first, flipped, raw_client
 from xft_core.errors import ArtifactError
+from xft_core.files.disk import locked
 from xft_core.stages.configs import UpcycleStage
 from xft_core.store.artifacts import publish, verify
 from xft_core.store.workspace import Workspace
@@ -27,7 +28,7 @@ logger = logging.getLogger("tests.remote")
 
 def make(home: Path, curve: str = "{}\n", stage: str = "sft", key: str = KEY) -> Path:
     """Publish a small artifact as a stage would."""
-    output = home / "artifacts" / carry_out / key[:32]
+    output = home / "artifacts" / stage / key[:32]
     workspace = Workspace(output)
     workspace.root.mkdir(parents=True)
     workspace.prepare()
@@ -35,13 +36,13 @@ def make(home: Path, curve: str = "{}\n", stage: str = "sft", key: str = KEY) ->
     (workspace.output / "tokenizer").mkdir()
     (workspace.output / "tokenizer" / "vocab.json").write_text("{}")
     workspace.metrics_path.write_text(curve)
-    publish(workspace, output, stage=carry_out, stage_version=1, key=key, parents={}, config={}, metrics={},
+    publish(workspace, output, stage=stage, stage_version=1, key=key, parents={}, config={}, metrics={},
             provenance={"prefect_flow_run_id": "flow-1"}, seconds=1)
     return output
 
 
 def elsewhere(tmp_path: Path, name: str = "second", stage: str = "sft") -> Path:
-    return tmp_path / name / "artifacts" / carry_out / KEY[:32]
+    return tmp_path / name / "artifacts" / stage / KEY[:32]
 
 
 def objects(s3: Proxy) -> dict[str, int]:
@@ -144,7 +145,7 @@ def test_gc_goes_on_where_uploads_cannot_be_listed(
 def test_asking_for_a_lock_empties_no_file(tmp_path: Path) -> None:
     file = tmp_path / "mine.lock"
     file.write_text("of somebody")
-    with artifacts.free(tmp_path / "mine") as is_free:
+    with locked(tmp_path / "mine", wait=False) as is_free:
         assert is_free
     assert file.read_text() == "of somebody"
 
@@ -398,6 +399,7 @@ def test_a_run_notes_what_it_uses_also_for_other_machines(s3: Proxy, run: Pipeli
     run_records.note(run, "mix/def")
     (_, record), = run_records.records_in(_bucket()).values()
     assert record == next(iter(run_records.local_records().values()))
+    assert record is not None
     assert (record.recipe, record.artifacts) == ("tiny", ["mix/def", "sft/abc"])
 
 

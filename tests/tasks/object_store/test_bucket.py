@@ -319,12 +319,12 @@ def test_the_standard_variable_names_the_endpoint_too(s3: Proxy, monkeypatch: py
     assert s3.requests[0].path.startswith(f"/{BUCKET}?")
 
 
-def test_only_storage_imports_boto3() -> None:
+def test_only_the_bucket_imports_boto3() -> None:
     root = Path(__file__).parents[3]
     naming = [path.name for folder in ("tasks", "flows", "xft_core") for path in (root / folder).rglob("*.py")
               if any(f"import {name}" in path.read_text() or f"from {name}" in path.read_text()
                      for name in ("boto3", "botocore", "s3transfer"))]
-    assert naming == ["storage.py"]
+    assert naming == ["bucket.py"]
 
 
 def _in_force() -> Bucket:

@@ -61,7 +61,7 @@ def test_own_names_are_answered_on_any_port(client: TestClient, host: str) -> No
     "xlocalhost", "prefect:4201", "prefect", "10.0.0.1", "0.0.0.0:4200", "127.0.0.1:", "localhost:4200\u0660", ""])
 def test_foreign_names_are_refused(client: TestClient, host: str) -> None:
     for path in ("/api", "/health"):
-        assert client.get(path, headers=BASIC | {"Host": host.encode()}).status_code == 403  # type: ignore[dict-item]
+        assert client.get(path, headers=BASIC | {"Host": host.encode()}).status_code == 403  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("origin", [
@@ -96,7 +96,7 @@ def test_without_the_secret_there_is_nothing_but_health(client: TestClient) -> N
         assert client.get(path).status_code == 401
     assert client.post("/health").status_code == 401
     for wrong in ("", "Basic", "Basic " + base64.b64encode(b"xft:").decode(), "Bearer geheim", "Basic \u00fc"):
-        assert client.get("/api", headers={"Authorization": wrong.encode()}).status_code == 401  # type: ignore[dict-item]
+        assert client.get("/api", headers={"Authorization": wrong.encode()}).status_code == 401  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("own_connection")

@@ -49,6 +49,15 @@ def test_wording_and_solutions_are_found_however_they_are_laid_out(benchmark: Pa
     assert len(found[3].excerpt.split()) == NGRAM_WORDS
 
 
+def test_files_of_one_name_are_told_apart(benchmark: Path) -> None:
+    other = benchmark.parent / "other" / benchmark.name
+    other.parent.mkdir()
+    wording = "Tell how many of the words of a sentence begin and end with one and the same letter of the alphabet."
+    other.write_text(json.dumps(problem("Else/0", f'def reach(s):\n    """ {wording} """\n', "    return 1\n")) + "\n")
+    found = find_contaminated([[WORDING, "a"], [wording, "b"]], [benchmark, other])
+    assert [found[0].benchmark, found[1].benchmark] == [f"{benchmark.parent.name}/own.jsonl", "other/own.jsonl"]
+
+
 def test_what_is_anyones_is_not_contamination(benchmark: Path) -> None:
     rows = [
         ["Sum a list.", "def reach(xs):\n    return sum(xs)\n"],

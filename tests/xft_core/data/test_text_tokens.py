@@ -80,7 +80,8 @@ def test_a_response_in_training_has_the_tokens_that_generation_begins_with(name:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("template", ["magicoder", "chat"])
-@pytest.mark.parametrize("text", ["Write <s>old</s>.", "<|im_end|>\n<|im_start|>assistant\nYes", "</s>", "a<unk>b<|im_start|>"])
+@pytest.mark.parametrize("text", ["Write <s>old</s>.", "<|im_end|>\n<|im_start|>assistant\nYes", "</s>", "a<unk>b<|im_start|>",
+                                  "\ue0000\ue0020\ue001\ue0001\ue001 <s> \ue0001\ue0022\ue001"])  # our own private spellings
 def test_text_of_the_data_is_no_control_token(name: str, template: Any, text: str) -> None:
     made = TOKENIZERS[name]()
     controls = set(made.all_special_ids)
@@ -159,7 +160,8 @@ def test_what_is_noted_of_conversations_is_counted_and_the_data_table_adds_up(tm
     rows += [[*messages("a", "b"), *messages("c", "d")], messages("Say <s>", "<s>"), messages("Say", "<|assistant|> no")]
     rows += [messages("Add 1", "x + 1"), messages("e", " "), messages("y" * 900, "z"), messages("long", "w" * 900)]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows))
-    for number, changes in enumerate(({}, {"max_rows": 20}, {"held_out_path": str(tmp_path / "h.jsonl")})):
+    ways: list[dict[str, Any]] = [{}, {"max_rows": 20}, {"held_out_path": str(tmp_path / "h.jsonl")}]
+    for number, changes in enumerate(ways):
         (tmp_path / "h.jsonl").write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows[:3] + rows[:1]))
         data = DataConfig(path=str(tmp_path / "d.jsonl"), template="chat", max_length=256, held_out_rows=4)
         data = data.model_copy(update=changes)

@@ -99,8 +99,8 @@ def test_a_merge_in_16_bits_is_the_mixture_rounded_once(
     shard_of = {name: f"{int('.experts.' in name) % shards}.safetensors" for name in weights}
     for shard in sorted(set(shard_of.values())):
         save_file({name: weights[name] for name in weights if shard_of[name] == shard}, directory / shard, {"format": "pt"})
-    for shard in directory.glob("*.safetensors"):
-        lengthen_header(shard, shift)
+    for path in directory.glob("*.safetensors"):
+        lengthen_header(path, shift)
     (directory / INDEX_NAME).write_text(json.dumps({"weight_map": shard_of}))
     (tmp_path / "merged").mkdir()
     share_LN = torch.softmax(torch.randn(2, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64), dim=1)

@@ -1,6 +1,7 @@
 """Checkpoints are written part by part by several threads, and safetensors reads them back."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def test_an_error_in_a_part_is_raised_and_ends_the_writing(tmp_path: Path, four_
             raise CheckpointError("no such tensor")
         return [torch.zeros(2**16)]
 
-    plans = [TensorPlan(str(number), [2**16], torch.float32, lambda number=number: parts(number)) for number in range(500)]
+    plans = [TensorPlan(str(number), [2**16], torch.float32, partial(parts, number)) for number in range(500)]
     with pytest.raises(CheckpointError, match="no such tensor"):
         write_checkpoint(tmp_path, plans)
     assert len(made) < 500

@@ -6,6 +6,7 @@ Or the directory is refused, by all of them.
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -296,7 +297,7 @@ def test_an_upcycled_model_that_computes_something_else_is_never_called_done(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = dense_model(tmp_path / "dense")
 
-    def exchanged(reader: CheckpointReader, *others: object) -> list[object]:
+    def exchanged(reader: CheckpointReader, *others: Any) -> list[Any]:
         plans = expert_plans(reader, *others)
         by_name = {plan.name: plan for plan in plans}
         gate, up = (f"{others[1]}.shared_expert.{name}.weight" for name in ("gate_proj", "up_proj"))

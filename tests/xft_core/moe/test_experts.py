@@ -58,7 +58,8 @@ def batch(experts: RoutedExperts, tokens: int, seed: int, dtype: torch.dtype) ->
 def test_values_and_gradients_are_the_definitions(
         tokens: int, dtype: torch.dtype, tolerance: float, routed: RoutedExperts) -> None:
     """In bf16 with rows that are no tokens': they change nothing. Relative to the largest value."""
-    found, wanted = [], []
+    found: list[torch.Tensor] = []
+    wanted: list[torch.Tensor] = []
     for way, results, precision in ((routed, found, dtype), (None, wanted, torch.float64)):
         experts = routed.to(precision)
         x_TD, index_TK, weight_TK = (item.to(precision) if item.is_floating_point() else item

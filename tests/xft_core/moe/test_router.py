@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xft_core.moe.router import NOISE_FLOOR, Router, routing_weights
-from xft_core.recipe.sections import UpcycleConfig
+from xft_core.recipe.sections import Normalization, UpcycleConfig
 
 
 def softmax(values: list[float]) -> list[float]:
@@ -112,7 +112,7 @@ def test_properties_of_any_routing(data: st.DataObject) -> None:
     shared_expert = data.draw(st.booleans())
     columns = data.draw(st.integers(1, 9))
     k = data.draw(st.integers(1 + shared_expert, columns + shared_expert))
-    normalization = data.draw(st.sampled_from(["xft", "renormalize"]))
+    normalization: Normalization = data.draw(st.sampled_from(["xft", "renormalize"]))
     rows = data.draw(st.lists(
         st.lists(st.floats(-50, 50, width=32), min_size=columns, max_size=columns), min_size=1, max_size=4))
     logits = torch.tensor(rows)
@@ -127,6 +127,7 @@ def test_properties_of_any_routing(data: st.DataObject) -> None:
 def test_noise_only_while_training_and_of_the_documented_size() -> None:
     torch.manual_seed(0)
     router = Router(16, UpcycleConfig(num_experts=4, num_experts_per_tok=3))
+    assert router.noise is not None
     torch.nn.init.zeros_(router.noise.weight)
     x = torch.randn(4000, 16)
     assert router.eval()(x).noise_std_TR is None

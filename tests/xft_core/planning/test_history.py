@@ -1,6 +1,7 @@
 """Times of earlier stages: remembered whole, for the same work on the same machine only."""
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as failing, pytest.raises(OSError):
-        failing.setattr(history.os, "fsync", full)
+        failing.setattr(os, "fsync", full)
         remember(path, timing("b"))
     assert list(timings(path)) == ["a"]
 

@@ -6,16 +6,21 @@ from hypothesis import strategies as st
 
 from xft_core.recipe.checks import RunWentWrong, TrainingWatch, merge_findings, mixing_findings, raise_for, training_findings
 from xft_core.recipe.sections import ChecksConfig
+from xft_core.store.results.curve import CurvePoint, CurveValues
+from xft_core.store.results.merge import MergeMetrics
+from xft_core.store.results.mix import MixMetrics
+from xft_core.store.results.sft import WatchedTraining
 
 STOP_ALL = ChecksConfig(
     diverging_loss="stop", dead_experts="stop", unmoved_coefficients="stop", worse_than_uniform="stop",
     worse_than_base="stop")
+WORSE = MergeMetrics(parameters=1, held_out_nll=1.2)
 
 
 def watched(losses: list[float], loads: list[float] | None = None, steps_between: int = 10) -> TrainingWatch:
     loads = loads if loads is not None else [0.2] * len(losses)
     return TrainingWatch(
-        {"step": steps_between * (index + 1), "metrics": {"loss": loss, "expert_load_min": load}}
+        CurvePoint(steps_between * (index + 1), CurveValues(loss=loss, expert_load_min=load))
         for index, (loss, load) in enumerate(zip(losses, loads, strict=True)))
 
 
@@ -37,44 +42,44 @@ def test_a_resumed_training_comes_to_the_same(points: list[tuple[float, float]],
     losses, loads = [loss for loss, _ in points], [load for _, load in points]
     resumed = watched(losses[:cut], loads[:cut])
     for index in range(min(cut, len(points)), len(points)):
-        resumed.add(10 * (index + 1), {"loss": losses[index], "expert_load_min": loads[index]})
-    assert resumed.metrics() == watched(losses, loads).metrics()
+        resumed.add(10 * (index + 1), CurveValues(loss=losses[index], expert_load_min=loads[index]))
+    assert resumed.found() == watched(losses, loads).found()
 
 
 def test_an_expert_is_dead_when_unused_for_long_enough_and_not_for_a_while() -> None:
     assert watched([1.0] * 30, [0.2, *[0.0] * 20, *[0.2] * 9]).dead_steps == 200
     assert watched([1.0] * 30, [0.2, 0.001] * 15).dead_steps == 10
-    dead = {"dead_expert_steps": 200}
+    dead = WatchedTraining(dead_expert_steps=200, diverged_at_step=None)
     assert "for 200 steps" in training_findings(dead, ChecksConfig())[0]
     assert training_findings(dead, ChecksConfig(dead_expert_steps=201)) == []
 
 
 def test_a_report_names_what_only_stop_stops_for() -> None:
-    metrics = {"diverged_at_step": 240, "dead_expert_steps": 120}
+    metrics = WatchedTraining(diverged_at_step=240, dead_expert_steps=120)
     assert len(training_findings(metrics, ChecksConfig())) == 2
     assert training_findings(metrics, ChecksConfig(), only_stop=True) == []
     assert ["step 240" in text for text in training_findings(metrics, STOP_ALL, only_stop=True)] == [True, False]
-    mixing = {"held_out_nll_merged": 1.0, "held_out_nll_uniform": 0.9, "movement_max": 0.001}
+    mixing = MixMetrics.from_flat({"held_out_nll_merged": 1.0, "held_out_nll_uniform": 0.9, "movement_max": 0.001})
     assert len(mixing_findings(mixing, "learned", ChecksConfig())) == 2
     assert mixing_findings(mixing, "learned", ChecksConfig(), only_stop=True) == []
     assert len(mixing_findings(mixing, "learned", STOP_ALL, only_stop=True)) == 2
-    even = {"held_out_nll_merged": 0.90004, "held_out_nll_uniform": 0.90001, "movement_max": 0.1}
+    even = MixMetrics.from_flat({"held_out_nll_merged": 0.90004, "held_out_nll_uniform": 0.90001, "movement_max": 0.1})
     assert mixing_findings(even, "learned", STOP_ALL) == []  # no difference that could be seen
     assert mixing_findings(mixing, "routing", STOP_ALL) == []  # nothing was learned that could have failed
 
 
 def test_a_merged_model_worse_than_the_base_stops_if_asked() -> None:
-    assert merge_findings({"held_out_nll": 1.2}, 1.0, ChecksConfig()) == []
-    assert merge_findings({"held_out_nll": 0.9}, 1.0, STOP_ALL) == []
-    assert merge_findings({"held_out_nll": 1.2}, None, STOP_ALL) == []
+    assert merge_findings(WORSE, 1.0, ChecksConfig()) == []
+    assert merge_findings(MergeMetrics(parameters=1, held_out_nll=0.9), 1.0, STOP_ALL) == []
+    assert merge_findings(WORSE, None, STOP_ALL) == []
     with pytest.raises(RunWentWrong, match=r"1\.2000 against 1\.0000.*set that field of checks to report"):
-        raise_for(merge_findings({"held_out_nll": 1.2}, 1.0, STOP_ALL))
+        raise_for(merge_findings(WORSE, 1.0, STOP_ALL))
 
 
 def test_training_stops_where_it_diverges() -> None:
     watch = watched([1.0] * 5)
     for index in range(5, 9):
-        watch.add(10 * (index + 1), {"loss": 1.8})
+        watch.add(10 * (index + 1), CurveValues(loss=1.8))
     watch.stop_for(ChecksConfig())
     with pytest.raises(RunWentWrong, match="diverged: at step"):
         watch.stop_for(STOP_ALL)

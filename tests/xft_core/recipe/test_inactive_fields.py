@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,7 +11,17 @@ import torch
 from tests.factories import dense_model
 from xft_core.demo import DEMO_DIR
 from xft_core.recipe.inactive_fields import plays_no_part
-from xft_core.recipe.sections import DataConfig, EvaluateConfig, GenerateConfig, MergeConfig, Recipe, UpcycleConfig
+from xft_core.recipe.load import parse
+from xft_core.recipe.sections import (
+    DataConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    MergeConfig,
+    MergeMethod,
+    Recipe,
+    Section,
+    UpcycleConfig,
+)
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs import (
     EvaluateStage,
@@ -26,7 +36,8 @@ from xft_core.stages.configs import (
 from xft_core.stages.run import run_stage, stage_key
 
 NONE, DATA = Path("none"), Path("data")
-GREEDY, SAMPLED = {"temperature": 0.0}, {"temperature": 0.8}
+GREEDY: dict[str, Any] = {"temperature": 0.0}
+SAMPLED: dict[str, Any] = {"temperature": 0.8}
 
 
 def generate(seed: int = 0, **fields: Any) -> StageConfig:
@@ -164,3 +175,17 @@ def test_an_upcycled_model_without_a_shared_expert_is_the_same_whatever_its_norm
             num_experts=2, num_experts_per_tok=1, shared_expert=False, normalization=name))).manifest  # type: ignore
         for name in ("xft", "none")]
     assert (manifests[0].key, manifests[0].digest) == (manifests[1].key, manifests[1].digest)
+
+
+def test_the_help_of_every_field_that_can_be_inactive_says_so_and_of_no_other() -> None:
+    changes = [
+        ["upcycle.shared_expert=false"], ["upcycle.num_experts=2", "upcycle.num_experts_per_tok=2"],
+        ["upcycle.num_experts_per_tok=2"], ["generate.temperature=0.8"],
+        *([f"merge.method={method}"] for method in get_args(MergeMethod))]
+    recipes = [Recipe(), *(parse(Recipe, {}, change) for change in changes)]
+    fields = {
+        f"{section}.{name}": str(field.description) for section, value in Recipe() if isinstance(value, Section)
+        for name, field in type(value).model_fields.items()}
+    inactive = {name for name in fields if any(plays_no_part(recipe, name) for recipe in recipes)}
+    assert len(inactive) > 10
+    assert inactive == {name for name, text in fields.items() if "lays no part" in text}

@@ -61,9 +61,9 @@ def test_one_sample_a_problem_is_mcnemars_exact_test(better: int, worse: int) ->
 def test_several_samples_are_counted_over_all_signs() -> None:
     changes = [Fraction(*pair) for pair in ((3, 10), (-1, 10), (7, 9), (1, 2), (0, 1), (-2, 5), (9, 10), (4, 5))]
     sums = [
-        abs(sum(sign * change for sign, change in zip(signs, changes, strict=True)))
+        abs(sum((sign * change for sign, change in zip(signs, changes, strict=True)), Fraction()))
         for signs in itertools.product((1, -1), repeat=len(changes))]
-    expected = sum(value >= abs(sum(changes)) for value in sums) / len(sums)
+    expected = sum(value >= abs(sum(changes, Fraction())) for value in sums) / len(sums)
     assert 0 < expected < 1
     assert paired_test(changes) == pytest.approx(expected)
 

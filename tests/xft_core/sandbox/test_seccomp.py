@@ -67,6 +67,8 @@ ANSWERS: dict[str, list[tuple[tuple[int, ...], int]]] = {
     "fcntl": [((3, 1), ALLOW), ((3, 1032), ALLOW), ((3, 1031, 2**20), errno.EPERM), ((1031, 1), ALLOW)],
     "prctl": [((15, 0), ALLOW), ((1, 9), ALLOW), ((4, 0), errno.EPERM), ((22, 2), errno.EPERM), ((35, 1), errno.EPERM)],
     "setsockopt": [((3, 1, 2), ALLOW), ((3, 6, 7), ALLOW), ((3, 1, 7), 0), ((3, 1, 8), 0), ((3, 1, 32), 0)],
+    "setpriority": [((0, 0, 19), 0)], "ioprio_set": [((1, 0, 3), 0)], "sched_setaffinity": [((0, 8), 0)],
+    "sched_setparam": [((0,), 0)], "sched_setscheduler": [((0, 5), 0)], "sched_setattr": [((0,), 0)],
     "ioctl": [((0, 0x5401), ALLOW), ((0, 0x5412), errno.EPERM), ((0, 0x541C), errno.EPERM)],
     "mmap": [((0, 2**40, 3, 0x22), ALLOW), ((0, 2**40, 3, 0x1), ALLOW), ((0, 2**24, 3, 0x21), ALLOW),
              ((0, 2**24 + 1, 3, 0x21), errno.ENOMEM), ((0, 2**32, 3, 0x21), errno.ENOMEM),

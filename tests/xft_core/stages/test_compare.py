@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from xft_core.errors import ArtifactError, RecipeError
 from xft_core.recipe.grid import Variant, expand
 from xft_core.recipe.sections import Recipe
-from xft_core.reporting.run.summary import Comparison
+from xft_core.reporting.run.comparison import Comparison
 from xft_core.reporting.statistics import interval_95
 from xft_core.reporting.variants import plots
 from xft_core.reporting.variants.summary import Run, interval_factor
@@ -110,6 +110,22 @@ def test_it_says_what_may_be_claimed_and_what_not(tmp_path: Path) -> None:
     assert "The best of 6 variants is found by looking" in text
 
 
+def test_what_differs_in_an_idle_field_alone_is_one_experiment(tmp_path: Path) -> None:
+    """With two experts normalization plays no part: that pair stands for no second one."""
+    grid = ["upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3]]", "upcycle.normalization=[xft,none]",
+            "merge.shared_expert_weight=[0.5,0.75]", "seed=[0,1]"]
+    text = text_of(compared(tmp_path, [*grid[:2], grid[3]])[1])
+    assert "in 4 of 6 runs and worse in 0" in text and "(2 more differ from these in nothing that plays a part)" in text
+    content = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    pairs = {tuple(effect["fields"]): effect["pairs"] for effect in content["effects"]}
+    assert pairs == {("upcycle.num_experts", "upcycle.num_experts_per_tok"): 4, ("upcycle.normalization",): 2}
+    _, output = compared(tmp_path / "more", [grid[0], *grid[1:]])
+    content = json.loads((output / "comparison.json").read_text())
+    pairs = {tuple(effect["fields"]): effect["pairs"] for effect in content["effects"]}
+    # Of the weight: two experts with 2 seeds, four with 2 norms and 2 seeds.
+    assert pairs[("merge.shared_expert_weight",)] == 2 + 4
+
+
 def test_a_difference_within_chance_is_not_claimed(tmp_path: Path) -> None:
     def noisy(variant: Variant) -> tuple[float, float]:
         worse = (variant.recipe.upcycle.normalization == "none") == (variant.recipe.seed % 2 == 0)
@@ -171,7 +187,7 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
 
 
 def test_intervals_are_students() -> None:
-    assert [interval_factor(count) for count in (2, 3, 5, 31, 99)] == [12.706, 4.303, 2.776, 2.042, 2.042]
+    assert [interval_factor(count) for count in (2, 3, 5, 31, 99)] == [12.706, 4.303, 2.776, 2.042, 1.984]
 
 
 def test_nothing_solved_has_the_interval_that_single_reports_have(tmp_path: Path) -> None:

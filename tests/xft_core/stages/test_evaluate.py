@@ -28,6 +28,7 @@ from xft_core.stages.configs import EvaluateStage
 from xft_core.stages.evaluate import grade_all, group_scores, pass_at_k, scores
 from xft_core.stages.run import run_stage
 from xft_core.store.artifacts import publish
+from xft_core.store.results.evaluate import GroupScore
 from xft_core.store.workspace import Workspace
 
 HUMANEVAL = shared_data("benchmarks/HumanEvalPlus-v0.1.10.jsonl.gz")
@@ -179,11 +180,11 @@ def test_a_machine_that_cannot_grade_is_not_a_bad_model(tmp_path: Path, monkeypa
 def test_no_sample_is_left_out_of_a_score() -> None:
     unknown, passed, failed = NOT_GRADED, Verdict("pass", "pass"), Verdict("fail", "fail")
     found = scores([[passed, unknown, unknown, unknown], [passed, failed, failed, failed]], [1, 4])
-    assert found["plus_pass_at_1"] == found["base_pass_at_1"] == 1 / 4 and found["infrastructure_errors"] == 0
+    assert found.plus_pass_at[1] == found.base_pass_at[1] == 1 / 4 and found.infrastructure_errors == 0
     left_out = scores([[unknown] * 2, [passed, failed]], [2])
-    assert (left_out["plus_pass_at_1"], left_out["plus_pass_at_2"], left_out["infrastructure_errors"]) == (1 / 2, 1, 2)
+    assert (left_out.plus_pass_at[1], left_out.plus_pass_at[2], left_out.infrastructure_errors) == (1 / 2, 1, 2)
     groups = group_scores({"a": {"library": "L"}, "b": {"library": "M"}}, {"a": [passed, unknown], "b": [unknown]})
-    assert groups == {"library": {"L": {"problems": 1, "pass_at_1": 1 / 2}}}
+    assert groups == {"library": {"L": GroupScore(problems=1, pass_at_1=1 / 2)}}
     with pytest.raises(SandboxError, match="None of the 1 samples"):
         scores([[unknown]], [1])
 
@@ -335,7 +336,7 @@ def test_pass_at_k_is_the_share_of_draws_with_a_pass() -> None:
 def test_the_interval_is_the_one_that_reports_have_also_where_nothing_is_solved() -> None:
     failed = [Verdict("pass", "fail")]
     metrics = scores([failed] * 10, [1])
-    assert metrics["plus_interval_low"] == 0 and metrics["plus_interval_high"] == pytest.approx(0.2775, abs=1e-4)  # Wilson
+    assert metrics.plus_interval_low == 0 and metrics.plus_interval_high == pytest.approx(0.2775, abs=1e-4)  # Wilson
 
 
 def test_killing_the_runner_leaves_no_process(tmp_path: Path) -> None:

@@ -94,5 +94,5 @@ def test_the_standard_error_of_a_filtered_metric_belongs_to_it() -> None:
         "versions": {}, "n-shot": {}, "n-samples": {"gsm8k": {"effective": 9}},
         "higher_is_better": {"gsm8k": {"exact_match": True}}}
     task = _task(found, "gsm8k")
-    assert task["metrics"] == {"exact_match_strict-match": 0.5, "exact_match_strict-match_standard_error": 0.1}
-    assert task["higher_is_better"] == {"exact_match_strict-match": True}
+    assert task.metrics == {"exact_match_strict-match": 0.5, "exact_match_strict-match_standard_error": 0.1}
+    assert task.higher_is_better == {"exact_match_strict-match": True}

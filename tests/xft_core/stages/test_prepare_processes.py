@@ -151,9 +151,9 @@ def test_nll_takes_the_same_rows_with_any_number_of_processes(
         monkeypatch.setattr(reading, "_processes", partial(int, processes))
         (tmp_path / str(processes)).mkdir()
         config = NllStage(output=tmp_path / "out", model=str(model), data=data)
-        found, counts = read_rows(config, tokenizer, tmp_path / str(processes))
+        found, _, dropped = read_rows(config, tokenizer, tmp_path / str(processes))
         assert [(found[index][0].tolist(), found[index][1]) for index in range(len(found))] == expected
-        assert counts["dropped"] == len(chosen[:max_rows]) - len(expected)
+        assert dropped == len(chosen[:max_rows]) - len(expected)
 
 
 @pytest.mark.parametrize(("suffix", "message"), [(".jsonl", "line 34: field 'response' is null"), (".json", "row 34: field")])

@@ -429,6 +429,12 @@ def test_model_card_is_one_for_the_hub(tmp_path: Path) -> None:
     assert "/home/someone" not in text
 
 
+def test_model_card_is_this_text(tmp_path: Path) -> None:
+    _, output = report(tmp_path, make_artifacts(tmp_path))
+    card = re.sub(r" Made with .*", " Made with VERSIONS.", (output / "README.md").read_text(encoding="utf-8"))
+    assert card == (Path(__file__).parent / "model_card.md").read_text(encoding="utf-8")
+
+
 def test_model_card_example_has_the_prompt_of_the_training(tmp_path: Path) -> None:
     from xft_core.data.templates import magicoder_prompt
 

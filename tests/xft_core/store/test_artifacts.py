@@ -237,9 +237,10 @@ ON_A_SMALL_DISK = """
 import subprocess, sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
-from xft_core.store.artifacts import verify
+from tests.xft_core.store.test_artifacts import CountingStage
 from xft_core.errors import DiskFullError
 from xft_core.stages.run import run_stage
+from xft_core.store.artifacts import verify
 
 disk = Path({disk!r})
 failed = 0

@@ -30,10 +30,12 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
+from types import FunctionType
 from typing import Any
 
-PARENT_DEATH_SIGNAL, DUMPABLE = 1, 4  # PR_SET_PDEATHSIG and PR_SET_DUMPABLE in <linux/prctl.h>
+PARENT_DEATH_SIGNAL, DUMPABLE = 1, 4  # PR_SET_PDEATHSIG and PR_SET_DUMPABLE in <linux/prctl.h>; a copy: this runs alone
 DETAIL_CHARACTERS = 400
 WALL_FACTOR = 3  # the limit is of processor time: other work on the machine changes no verdict
 TOO_LONG = -1
@@ -42,6 +44,7 @@ TOO_LONG = -1
 PROTECTED = (
     "builtins", "numpy", "numpy.testing", "pandas", "pandas.testing", "pandas._testing", "torch", "torch.testing",
     "tensorflow", "PIL.Image")
+WITH_MODULES_BELOW = ("numpy.testing.", "pandas._testing.", "torch.testing.")
 
 LIBC = ctypes.CDLL(None)
 
@@ -170,9 +173,12 @@ def test(code_context: str, sample: str, seconds: float, directory: str, word: b
 
 def guarded(code: str, variables: dict[str, Any], tests: dict[str, Any]) -> None:
     """What DS-1000's tests call to run a program: afterwards builtins, the libraries' comparisons and the tests' own names
-    are what they were."""
+    are what they were, and so is the code of functions among them."""
     spaces = [*protected(), tests]
     before = [(space, dict(space)) for space in spaces]
+    functions = [
+        (function, function.__code__, function.__defaults__, function.__kwdefaults__)
+        for space in spaces for value in space.values() for function in unwrapped(value)]
     try:
         exec(code, variables)
     finally:
@@ -180,12 +186,23 @@ def guarded(code: str, variables: dict[str, Any], tests: dict[str, Any]) -> None
             for name, value in names.items():
                 if space.get(name) is not value:
                     space[name] = value
+        for function, its_code, defaults, keyword_defaults in functions:
+            function.__code__, function.__defaults__, function.__kwdefaults__ = its_code, defaults, keyword_defaults
+
+
+def unwrapped(value: Any) -> Iterator[FunctionType]:
+    """A function in Python, and those that it is wrapped around."""
+    while type(value) is FunctionType:
+        yield value
+        value = value.__dict__.get("__wrapped__")
 
 
 def protected() -> list[dict[str, Any]]:
-    """The namespaces of PROTECTED modules, of those libraries that are in use."""
+    """The namespaces of PROTECTED modules, of those libraries that are in use, and of their comparisons' modules."""
     names = [name for name in PROTECTED if name.partition(".")[0] in sys.modules]
-    return [vars(importlib.import_module(name)) for name in names]
+    modules = [importlib.import_module(name) for name in names]
+    modules += [module for name, module in list(sys.modules.items()) if name.startswith(WITH_MODULES_BELOW) and module]
+    return [vars(module) for module in modules]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 from itertools import combinations
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.errors import ArtifactError
-from xft_core.files.jsonl import read_jsonl
-from xft_core.files.parsing import parse_json
 from xft_core.reporting.pass_rates import Counts, counts, p_text, pair, pass_rate, rate_text
+from xft_core.store.results.evaluate import EvaluationFile, GradedSample
+from xft_core.store.results.generate import Sample, generated_samples
 
 PAGE = "problems.html"
 PARTS = Path(__file__).parent
@@ -83,12 +83,12 @@ def _benchmark(title: str, answers: list[Answers], texts: _Texts) -> dict[str, A
     of_models = {model: counts(content, "plus") for model, content in results.items()}
     written = {item.model: _written(item.samples) for item in answers}
     by_id = {
-        model: {problem["task_id"]: problem["samples"] for problem in content["problems"]}
+        model: {problem.task_id: problem.samples for problem in content.problems}
         for model, content in results.items()}
     task_ids = dict.fromkeys(task_id for of_model in by_id.values() for task_id in of_model)
     facts = next(iter(results.values()))
     return {
-        "title": title, "extended": facts.get("benchmark", {}).get("extended_tests", True),
+        "title": title, "extended": facts.benchmark.extended_tests,
         "models": [
             {"name": model, "base": _rate(counts(content, "base")), "plus": _rate(of_models[model])}
             for model, content in results.items()],
@@ -110,56 +110,41 @@ def _rate(of_problems: Counts) -> str:
 
 
 def _answer(
-    graded: list[dict[str, Any]] | None, count: tuple[int, int] | None, written: list[dict[str, Any]], texts: _Texts,
+    graded: list[GradedSample] | None, count: tuple[int, int] | None, written: Sequence[Sample | None], texts: _Texts,
 ) -> dict[str, Any] | None:
     """One model's samples for one problem; None where it was not asked."""
     if graded is None:
         return None
     if len(written) != len(graded):
-        written = [{}] * len(graded)
+        written = [None] * len(graded)
     return {
         "passed": count[0] if count else 0, "graded": count[1] if count else 0, "all": len(graded),
         "samples": [
-            {"base": verdict["base"], "plus": verdict["plus"], "detail": texts.place(verdict.get("detail")),
-             "program": texts.place(verdict.get("solution")), "completion": texts.place(sample.get("completion")),
-             "prompt": texts.place(sample.get("prompt")), "finish": sample.get("finish_reason"),
-             "tokens": sample.get("new_tokens")}
+            {"base": verdict.base, "plus": verdict.plus, "detail": texts.place(verdict.detail),
+             "program": texts.place(verdict.solution), "completion": texts.place(sample.completion if sample else None),
+             "prompt": texts.place(sample.prompt if sample else None), "finish": sample.finish_reason if sample else None,
+             "tokens": sample.new_tokens if sample else None}
             for verdict, sample in zip(graded[:SHOWN_SAMPLES], written, strict=False)]}
 
 
-def read_results(evaluation: Path) -> dict[str, Any]:
+def read_results(evaluation: Path) -> EvaluationFile:
     """results.json of an evaluation: a directory that the evaluate stage made, or the file itself.
 
     Raises ArtifactError for what is not there or is something else.
     """
-    path = evaluation / "results.json" if evaluation.is_dir() else evaluation
+    path = evaluation / EvaluationFile.file_name if evaluation.is_dir() else evaluation
     try:
-        content = parse_json(path.read_bytes())
-        if not all(map(_is_graded, content["problems"])) or not isinstance(content.get("benchmark", {}), dict):
-            raise TypeError
+        return EvaluationFile.parse(path.read_bytes())
     except OSError:
         raise ArtifactError(
             f"There is no evaluation in {str(evaluation)!r}. Give a directory that the evaluate stage made, or its "
             "results.json.") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except ValueError:
         raise ArtifactError(f"{str(path)!r} is not the results.json of an evaluation.") from None
-    return content
 
 
-def _is_graded(problem: dict[str, Any]) -> bool:
-    return isinstance(problem["task_id"], str) and all(
-        {"base", "plus"} <= sample.keys() and all(
-            isinstance(sample.get(name, ""), str) for name in ("base", "plus", "detail", "solution"))
-        for sample in problem["samples"])
-
-
-def _written(samples: Path | None) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in _rows(samples):
-        found.setdefault(str(row.get("task_id")), []).append(row)
+def _written(samples: Path | None) -> dict[str, list[Sample]]:
+    found: dict[str, list[Sample]] = {}
+    for sample in generated_samples(samples) if samples else ():
+        found.setdefault(sample.task_id, []).append(sample)
     return found
-
-
-def _rows(samples: Path | None) -> Iterable[dict[str, Any]]:
-    path = samples / "samples.jsonl" if samples else None
-    return (row for _, row in read_jsonl(path)) if path and path.is_file() else ()

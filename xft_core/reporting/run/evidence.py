@@ -1,20 +1,24 @@
 """What the artifacts of one run hold, by role: manifests and small JSON files, nothing else and nothing of torch."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-from xft_core.errors import ArtifactError
-from xft_core.files.parsing import parse_json
 from xft_core.recipe.labels import looks, path_forms, path_labels, unique_labels
 from xft_core.recipe.sections import EvaluateConfig, Recipe
 from xft_core.reporting.names import benchmark_title, file_stem
-from xft_core.store.curves import read_metrics
 from xft_core.store.manifest import Manifest, read_manifest
+from xft_core.store.results.base import Metrics, ResultFile
+from xft_core.store.results.curve import CurvePoint, read_curve
+from xft_core.store.results.merge import MergeMetrics
+from xft_core.store.results.prepare import PrepareMetrics
+from xft_core.store.results.sft import SftMetrics
+from xft_core.store.results.upcycle import UpcycleMetrics
 
-PASS_AT = "plus_pass_at_"
+SFT_ROLES = {"sft": "sft_baseline", "moe": "sft_moe"}  # by model
+M = TypeVar("M", bound=Metrics)
+F = TypeVar("F", bound=ResultFile)
 
 
 @dataclass(frozen=True)
@@ -31,40 +35,46 @@ class Evidence:
         directories = dict(sorted(artifacts.items()))
         return cls(recipe, directories, {role: read_manifest(path) for role, path in directories.items()})
 
-    def metric(self, role: str, name: str) -> float | None:
-        """A number of a role's manifest; None when the role, the name or a finite number is missing."""
-        manifest = self.manifests.get(role)
-        value = manifest.metrics.get(name) if manifest else None
-        return value if isinstance(value, int | float) and math.isfinite(value) else None
+    def metrics(self, role: str, kind: type[M]) -> M | None:
+        """The numbers of a role's artifact, None in place of those that are not finite; None without the role. Raises
+        ArtifactError for one that is no number."""
+        return kind.of(self.manifests[role]).finite() if role in self.manifests else None
 
-    def ks(self, role: str) -> list[int]:
-        """The k of every pass@k in a role's metrics, ascending."""
-        manifest = self.manifests.get(role)
-        names = manifest.metrics if manifest else {}
-        return sorted(int(name.removeprefix(PASS_AT)) for name in names if name.startswith(PASS_AT))
+    def file(self, role: str, kind: type[F]) -> F | None:
+        """A JSON file of a role's artifact, None without one. Raises ArtifactError for a broken one."""
+        return kind.read(self.directories[role]) if role in self.directories else None
 
-    def file(self, role: str, name: str) -> Any | None:
-        """The content of a JSON file of a role's artifact, None without one. Raises ArtifactError for a broken one."""
-        path = self.directories[role] / name if role in self.directories else None
-        if path is None or not path.is_file():
-            return None
-        try:
-            return parse_json(path.read_bytes())
-        except ValueError as error:
-            raise ArtifactError(f"{str(path)!r} is not JSON: {error}. Delete its directory to rebuild it.") from None
+    def prepare(self) -> PrepareMetrics | None:
+        """What became of the data's rows."""
+        return self.metrics("prepare", PrepareMetrics)
 
-    def curve(self, role: str, name: str) -> list[tuple[int, float]]:
-        """(step, value) of one curve in a role's metrics.jsonl."""
-        if role not in self.directories:
-            return []
-        points = read_metrics(self.directories[role] / "metrics.jsonl")
-        return [(point["step"], point["metrics"][name]) for point in points if name in point["metrics"]]
+    def upcycle(self) -> UpcycleMetrics | None:
+        """Sizes of base model and Mixture-of-Experts."""
+        return self.metrics("upcycle", UpcycleMetrics)
+
+    def sft(self, model: str) -> SftMetrics | None:
+        """The fine-tuning of "sft" (the dense baseline) or "moe"."""
+        return self.metrics(SFT_ROLES[model], SftMetrics)
+
+    def merge(self) -> MergeMetrics | None:
+        """The merged model."""
+        return self.metrics("merge", MergeMetrics)
+
+    def curve(self, role: str) -> list[CurvePoint]:
+        """The points of a role's metrics.jsonl."""
+        return read_curve(self.directories[role] / "metrics.jsonl") if role in self.directories else []
+
+    def loss_curve(self, role: str) -> list[tuple[int, float]]:
+        """Training loss over the steps of a training."""
+        return [(point.step, point.values.loss) for point in self.curve(role) if point.values.loss is not None]
 
     def held_out_curve(self, role: str) -> list[tuple[int, float]]:
         """Held-out loss over the steps of a training, with those of its start and its end from the manifest."""
-        points = dict(self.curve(role, "held_out_nll"))
-        ends = ((0, "held_out_nll_before"), (int(self.metric(role, "steps") or 0), "held_out_nll"))
-        points |= {step: value for step, name in ends if (value := self.metric(role, name)) is not None}
+        points = {
+            point.step: point.values.held_out_nll for point in self.curve(role) if point.values.held_out_nll is not None}
+        if found := self.metrics(role, SftMetrics):
+            ends = ((0, found.held_out_nll_before), (found.steps, found.held_out_nll))
+            points |= {step: value for step, value in ends if value is not None}
         return sorted(points.items())
 
     def benchmarks(self) -> list[str]:

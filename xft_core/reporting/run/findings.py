@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from xft_core.recipe.checks import DEAD_LOAD, worse_than_base
 from xft_core.reporting.pass_rates import certainty, p_text
-from xft_core.reporting.run.summary import Comparison, Difference
+from xft_core.reporting.run.comparison import Comparison, Difference
 from xft_core.runtime.quantities import fixed
 
 MANY_TRUNCATED = 0.1

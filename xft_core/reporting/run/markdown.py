@@ -1,14 +1,15 @@
 """``comparison.md``: the table first, then what it says, then the evidence in compact tables."""
 
 import math
+from typing import Any
 
 from xft_core.benchmarks.decontaminate import NGRAM_WORDS
 from xft_core.reporting.page import PAGE
 from xft_core.reporting.pass_rates import MCNEMAR, p_text, points_text, rate_text
+from xft_core.reporting.run.comparison import Comparison, Decontamination, Difference, LayerMix, Measure, Mixing
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import findings, main_differences, model_name, test_name, warnings
 from xft_core.reporting.run.multilingual import PAPER_LANGUAGES, Average
-from xft_core.reporting.run.summary import Comparison, Decontamination, Difference, LayerMix, Measure, Mixing
 from xft_core.reporting.tables import bullets, table
 from xft_core.runtime.quantities import fixed, parameters
 
@@ -72,6 +73,9 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: froze
         sections += ["## Data", _data_table(comparison.data, evidence.recipe.data.max_rows)]
     if comparison.decontamination and comparison.decontamination.benchmarks:
         sections += ["## Decontamination", _decontamination_section(comparison.decontamination)]
+    if comparison.further:
+        lines = [[item.role, name, _number(value)] for item in comparison.further for name, value in item.metrics.items()]
+        sections += ["## Further stages", table(["stage", "metric", "value"], lines)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -195,7 +199,7 @@ def _decontamination_section(found: Decontamination) -> str:
         [benchmark, *(str(sum((item.benchmark, item.kind) == (benchmark, kind) for item in dropped))
                       for kind in ("substring", "n_gram")),
          str(len({item.task_id for item in dropped if item.benchmark == benchmark}))]
-        for benchmark in dict.fromkeys(found.benchmarks)]  # files of one name are one name in what prepare wrote
+        for benchmark in dict.fromkeys(found.benchmarks)]
     examples = [
         f"{item.task_id} ({item.kind.replace('_', '-')}): {_code(item.excerpt)}, in the row {_code(item.row)}"
         for item in dropped[:SHOWN_ROWS]]
@@ -203,6 +207,10 @@ def _decontamination_section(found: Decontamination) -> str:
         text + f"{len(dropped)} were dropped; all of them are in comparison.json, and whole in "
         "decontamination.json of the prepare stage (data/ in MLflow).",
         table(["benchmark", "substring", "n-gram", "problems concerned"], rows), bullets(examples)])
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _code(text: str) -> str:

@@ -1,20 +1,24 @@
 """The merged model's card: a Hugging Face README.md with what made the model, how good it is and how to load it."""
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from xft_core.data.templates import magicoder_prompt
+from xft_core.files.locate import is_hub_name
 from xft_core.recipe.labels import flat_names, path_labels
 from xft_core.recipe.load import flatten
-from xft_core.recipe.sections import PROCESS_FIELDS
+from xft_core.recipe.sections import PROCESS_FIELDS, Recipe
+from xft_core.recipe.steps import FACTS
+from xft_core.reporting.run.comparison import Comparison, Row
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import warnings
 from xft_core.reporting.run.markdown import CAPTION, picture, results_table
-from xft_core.reporting.run.summary import Comparison, Row
 from xft_core.reporting.tables import table
 
+TEMPLATE = "model_card.md.jinja"  # beside this file
 # Sections of the recipe that made the weights, and those that only measured them.
 TRAINING_SECTIONS = ("seed", "model", "data", "upcycle", "sft", "merge")
 MEASURING_SECTIONS = ("baseline", "generate", "evaluate")
@@ -29,55 +33,32 @@ METHOD = {
     "shared_only": "the shared expert alone is kept (lambda = 1)",
 }
 
-LOADING = """\
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-model = AutoModelForCausalLM.from_pretrained("path/to/this/model", dtype="auto")
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/model")
-{inputs}
-output = model.generate(**inputs, max_new_tokens={max_new_tokens})
-print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
-```
-
-No code beside transformers is needed. The model was tuned with the prompt template `{template}` and measured with the
-prompt style `{style}`; another form of prompt gives other results."""
-
 EXAMPLE = "Write a Python function that returns the n-th Fibonacci number."
-CHAT_INPUTS = """\
-messages = [{"role": "user", "content": "%s"}]
-inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)"""
 
 
-def model_card(
-    comparison: Comparison, evidence: Evidence, plots: frozenset[str], stage_order: Sequence[str],
-) -> str:
-    """The text of README.md: YAML front matter and sections. ``plots``: names of the pictures that there are;
-    ``stage_order``: names of stages in the order of the pipeline. Needs neither network nor torch."""
+def model_card(comparison: Comparison, evidence: Evidence, plots: frozenset[str]) -> str:
+    """The text of README.md: YAML front matter and sections. ``plots``: names of the pictures that there are.
+    Needs neither network nor torch."""
     recipe = evidence.recipe
     merged = comparison.row("merged")
-    sections = [
-        f"# {recipe.name}: {evidence.model_name('merged')}",
-        f"A dense code model made from `{display_name(recipe.model.path)}`: upcycled to a Mixture-of-Experts, tuned on "
-        f"instructions (`{display_name(recipe.data.path)}`), and its experts merged back, layer by layer, into one "
-        "dense model of the base model's architecture, size and cost.",
-        "## How to load it", _loading(evidence),
-        "## Results", f"{CAPTION}\n\n{results_table(comparison)}", *picture("results", plots),
-    ]
-    noted = warnings(comparison)
-    if noted:
-        sections.append("Before you use it:\n\n" + "\n".join(f"- {sentence}" for sentence in noted))
-    sections += [
-        "## Method", _method(evidence),
-        *(["## Training", *picture("loss", plots)] if "loss" in plots else []),
-        "## Choices", "What made the weights:", _choices(evidence, TRAINING_SECTIONS),
-        "How they were measured, and the dense baseline beside them:", _choices(evidence, MEASURING_SECTIONS),
-        "## Lineage", _lineage(evidence, stage_order),
-        "## Limits", f"Measured only as shown above.{_decontamination(comparison)} The model writes code that may be wrong "
-        "or unsafe: review and test it. The licences of the base model and of the instruction data apply.",
-    ]
-    card = ModelCard(f"---\n{_front_matter(evidence, merged).to_yaml()}\n---\n\n" + "\n\n".join(sections) + "\n")
-    return str(card)
+    equation, where = _equation(recipe)
+    card = _environment().get_template(TEMPLATE).render(
+        recipe=recipe, name=evidence.model_name("merged"), front_matter=_front_matter(evidence, merged).to_yaml(),
+        example=EXAMPLE, results=f"{CAPTION}\n\n{results_table(comparison)}",
+        pictures={name: list(picture(name, plots)) for name in ("results", "loss")}, has_loss="loss" in plots,
+        warnings=warnings(comparison), routing=_routing(recipe), equation=equation, where=where,
+        method=METHOD[recipe.merge.method], made=_choices(evidence, TRAINING_SECTIONS),
+        measured=_choices(evidence, MEASURING_SECTIONS), lineage=_lineage(evidence), used=_used(evidence),
+        decontamination=_decontamination(comparison))
+    return str(ModelCard(card))
+
+
+def _environment() -> Environment:
+    found = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True)  # Markdown: nothing is escaped
+    found.filters |= {"display_name": display_name, "magicoder_prompt": magicoder_prompt}
+    return found
 
 
 def _decontamination(comparison: Comparison) -> str:
@@ -91,12 +72,6 @@ def _decontamination(comparison: Comparison) -> str:
 def display_name(path: str) -> str:
     """A Hub name as it is, else the last part of a path: no one's directories belong on a card."""
     return path if is_hub_name(path) or path.startswith("demo:") else path.rstrip("/").rsplit("/", 1)[-1]
-
-
-def is_hub_name(path: str) -> bool:
-    """Whether a model or data path has the form owner/name rather than that of a path or file."""
-    is_file = path.endswith((".json", ".jsonl", ".parquet"))
-    return path.count("/") == 1 and not path.startswith(("/", ".", "~")) and not is_file
 
 
 def _front_matter(evidence: Evidence, merged: Row | None) -> ModelCardData:
@@ -123,21 +98,16 @@ def _front_matter(evidence: Evidence, merged: Row | None) -> ModelCardData:
     return ModelCardData(**fields)
 
 
-def _loading(evidence: Evidence) -> str:
-    recipe = evidence.recipe
-    inputs = CHAT_INPUTS % EXAMPLE
-    if recipe.data.template == "magicoder":
-        inputs = f'prompt = """{magicoder_prompt(EXAMPLE)}"""\ninputs = tokenizer(prompt, return_tensors="pt")'
-    return LOADING.format(
-        inputs=inputs, max_new_tokens=recipe.generate.max_new_tokens, template=recipe.data.template,
-        style=recipe.prompt_style)
-
-
-def _method(evidence: Evidence) -> str:
-    upcycle, merge = evidence.recipe.upcycle, evidence.recipe.merge
+def _routing(recipe: Recipe) -> str:
+    upcycle = recipe.upcycle
     routing = "One expert is always on; " if upcycle.shared_expert else "No expert is always on; "
     routing += f"{upcycle.num_experts_per_tok} of {upcycle.num_experts} experts are active per token"
-    routing += f", routing weights normalised as `{upcycle.normalization}`." if upcycle.shared_expert else "."
+    return routing + (f", routing weights normalised as `{upcycle.normalization}`." if upcycle.shared_expert else ".")
+
+
+def _equation(recipe: Recipe) -> tuple[str, str]:
+    """What merging computes, and what its symbols stand for."""
+    upcycle, merge = recipe.upcycle, recipe.merge
     share = "learned" if merge.shared_expert_weight is None else f"{merge.shared_expert_weight:g}"
     equation, first = "W = sum_i softmax(alpha)_i W_i", 0
     if upcycle.shared_expert:
@@ -146,10 +116,7 @@ def _method(evidence: Evidence) -> str:
     if upcycle.shared_expert:
         where += ", W_0 those of the shared expert"
         where += f", lambda = {share}" if merge.method in ("learned", "uniform") else ""
-    return (
-        "Sparse upcycling, then merging, after XFT ([arXiv 2404.15247](https://arxiv.org/abs/2404.15247)). "
-        f"{routing} After tuning, every FFN matrix becomes\n\n    {equation}\n\n({where}). "
-        f"Method `{merge.method}`: {METHOD[merge.method]}. Attention, norms and embeddings are those of the tuned MoE.")
+    return equation, where
 
 
 def _choices(evidence: Evidence, sections: tuple[str, ...]) -> str:
@@ -176,16 +143,18 @@ def _by_number(role: str) -> tuple[str, int]:
     return (name, int(number)) if number.isdecimal() else (role, 0)
 
 
-def _lineage(evidence: Evidence, stage_order: Sequence[str]) -> str:
+def _lineage(evidence: Evidence) -> str:
+    stage_order = list(FACTS)
     in_order = sorted(
         evidence.manifests.items(), key=lambda item: (stage_order.index(item[1].stage), *_by_number(item[0])))
     rows = [
         [role, f"{manifest.stage} v{manifest.stage_version}", f"`{manifest.key[:16]}`", f"`{manifest.digest[:16]}`"]
         for role, manifest in in_order]
+    return table(["artifact", "stage", "key", "digest"], rows)
+
+
+def _used(evidence: Evidence) -> str:
     versions: dict[str, str] = {}
     for manifest in evidence.manifests.values():
         versions |= manifest.versions
-    used = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    return (table(["artifact", "stage", "key", "digest"], rows)
-            + "\n\nKey: sha256 of stage, settings and inputs; digest: sha256 of its files (first 16 digits of each)."
-            + (f" Made with {used}." if used else ""))
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 # The languages of the paper's multilingual average. Swift is not graded here: Debian has no toolchain for it.
 PAPER_LANGUAGES = ("cpp", "php", "rs", "swift", "js", "java")
@@ -14,10 +14,10 @@ class Average(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    title: str
-    metric: str
-    languages: list[str]
-    pass_at_1: dict[str, float]
+    title: str = Field(description="What the average is over [text]")
+    metric: str = Field(description="What it is called in metrics [text]")
+    languages: list[str] = Field(description="The languages [text]")
+    pass_at_1: dict[str, float] = Field(description="pass@1 by model [fraction, 0 to 1]")
 
 
 def averages(results: Mapping[str, Mapping[str, tuple[int, float]]]) -> list[Average]:

@@ -13,8 +13,8 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
+from xft_core.reporting.run.comparison import Comparison
 from xft_core.reporting.run.evidence import Evidence
-from xft_core.reporting.run.summary import Comparison
 
 # Okabe and Ito's palette: told apart with any colour vision.
 COLORS = {"base": "#7F7F7F", "sft": "#0072B2", "moe": "#D55E00", "merged": "#009E73"}
@@ -90,8 +90,8 @@ def loss(comparison: Comparison, evidence: Evidence) -> Figure | None:
     """Training loss and held-out loss of both fine-tunings, and of learned mixing, over optimizer steps."""
     names = {row.model: row.name for row in comparison.rows}
     tuning = [("sft_baseline", "sft"), ("sft_moe", "moe")]
-    has_tuning = any(evidence.curve(role, "loss") or evidence.held_out_curve(role) for role, _ in tuning)
-    mixing_loss = evidence.curve("mix", "loss")
+    has_tuning = any(evidence.loss_curve(role) or evidence.held_out_curve(role) for role, _ in tuning)
+    mixing_loss = evidence.loss_curve("mix")
     panels = has_tuning + bool(mixing_loss)
     if not panels:
         return None
@@ -102,7 +102,7 @@ def loss(comparison: Comparison, evidence: Evidence) -> Figure | None:
         ax.set_title("Supervised fine-tuning")
         for role, model in tuning:
             name = names.get(model, model)
-            _loss_line(ax, evidence.curve(role, "loss"), COLORS[model], f"{name}, training")
+            _loss_line(ax, evidence.loss_curve(role), COLORS[model], f"{name}, training")
             _held_out_line(ax, evidence.held_out_curve(role), COLORS[model], f"{name}, held out")
     if mixing_loss:
         ax = axes[-1]

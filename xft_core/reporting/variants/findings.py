@@ -5,7 +5,7 @@ from statistics import fmean
 
 from xft_core.recipe.grid import Variant
 from xft_core.recipe.inactive_fields import merges_an_untuned_expert, plays_no_part
-from xft_core.reporting.variants.summary import NLL, OVER_SFT, Effect, Group, Variants
+from xft_core.reporting.variants.summary import NLL, OVER_SFT, Effect, Group, Variants, what_counts
 from xft_core.runtime.quantities import fixed, signed
 
 FEW_SEEDS = 3
@@ -13,8 +13,8 @@ FEW_SEEDS = 3
 
 def variant_findings(result: Variants, labels: dict[str, str], variants: list[Variant]) -> list[str]:
     """Best variants, what each field changes, how the merged model stands to plain SFT."""
-    return [*_best(result), *_over_sft(result), *_field_sentences(result, labels), *_idle_sentences(result, labels, variants),
-            *_untuned_sentences(result, variants)]
+    return [*_best(result), *_over_sft(result, variants), *_field_sentences(result, labels),
+            *_idle_sentences(result, labels, variants), *_untuned_sentences(result, variants)]
 
 
 def variant_limits(result: Variants) -> list[str]:
@@ -123,18 +123,20 @@ def _alike(key: str, groups: list[Group]) -> str:
     return " and ".join(f"{group.name} ({show(key, group)})" for group in groups)
 
 
-def _over_sft(result: Variants) -> Iterator[str]:
+def _over_sft(result: Variants, variants: list[Variant]) -> Iterator[str]:
+    of_name = {variant.name: what_counts(variant) for variant in variants}
     for key, title, better in (
         *((f"{OVER_SFT}/plus_pass_at_1/{benchmark}", f"{benchmark}+", 1) for benchmark in result.benchmarks()),
         (f"{OVER_SFT}/{NLL}", "Held-out loss", -1),
     ):
-        values = [(run.name, run.numbers[key]) for run in result.runs if key in run.numbers]
+        all_values = [(of_name[run.name], run.numbers[key]) for run in result.runs if key in run.numbers]
+        values = list(dict(reversed(all_values)).values())  # one for each experiment
         if values:
-            wins = sum(better * value > 0 for _, value in values)
-            losses = sum(better * value < 0 for _, value in values)
-            mean = fmean(value for _, value in values)
+            wins, losses = (sum(sign * better * value > 0 for value in values) for sign in (1, -1))
+            again = len(all_values) - len(values)
+            repeats = f" ({again} more differ from these in nothing that plays a part)" if again else ""
             yield (f"{title}: the merged model is better than the dense SFT of the same seed in {wins} of {len(values)} "
-                   f"runs and worse in {losses}; {_amount(key, mean)} on average.")
+                   f"runs and worse in {losses}{repeats}; {_amount(key, fmean(values))} on average.")
 
 
 def _field_sentences(result: Variants, labels: dict[str, str]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from xft_core.recipe.grid import Variant
-from xft_core.reporting.names import MODELS
+from xft_core.recipe.steps import MODELS
 from xft_core.reporting.pass_rates import PassRate, not_graded_text, rate_text
 from xft_core.reporting.tables import bullets, table
 from xft_core.reporting.variants.findings import show, value_text, variant_findings, variant_limits

@@ -5,23 +5,20 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from xft_core.errors import ArtifactError, first_line
 from xft_core.files.parsing import parse_json
 from xft_core.recipe.grid import SEED, Axis, Variant
 from xft_core.recipe.inactive_fields import plays_no_part
-from xft_core.reporting.names import MODELS
-from xft_core.reporting.run.summary import Comparison
+from xft_core.recipe.steps import MODELS
+from xft_core.reporting.run.comparison import Comparison, ComparisonFile
 
 NLL = "held_out_nll"
 PASS = ("base_pass_at_1", "plus_pass_at_1")
 OVER_SFT = "merged_over_sft"
-# Two-sided 95% quantiles of Student's t by degrees of freedom, from 1; beyond them the last is a little too wide.
-T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-        2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
 
 
 class _Part(BaseModel):
@@ -34,33 +31,36 @@ class Run(_Part):
     over the problems of the benchmark; ``not_graded``: answers that have no part in a pass@1, where there are any.
     ``held_out``: digest of the rows that held_out_nll is measured on."""
 
-    name: str
-    group: str
-    seed: int
-    settings: dict[str, Any]
-    numbers: dict[str, float]
-    intervals: dict[str, tuple[float, float]]
-    not_graded: dict[str, int]
-    held_out: str | None
+    name: str = Field(description="Name of the variant [text]")
+    group: str = Field(description="Name of the group [text]")
+    seed: int = Field(description="Seed of the run [no unit]")
+    settings: dict[str, Any] = Field(description="Value of each varying field [no unit]")
+    numbers: dict[str, float] = Field(description=(
+        "By name: held_out_nll in nats per response token, all others as fractions [as each name says]"))
+    intervals: dict[str, tuple[float, float]] = Field(description=(
+        "95% interval of a pass@1 over the problems of the benchmark, by name [fraction, 0 to 1]"))
+    not_graded: dict[str, int] = Field(description=(
+        "Answers that have no part in a pass@1, by name, where there are any [count]"))
+    held_out: str | None = Field(description="Digest of the rows that held_out_nll is measured on [sha256]")
 
 
 class Statistic(_Part):
     """Mean of a number over those runs of a group that have it; ``spread``: sample standard deviation over their seeds,
     None for one measurement."""
 
-    mean: float
-    spread: float | None
-    values: list[float]
+    mean: float = Field(description="Mean over the runs that have the number [its own unit]")
+    spread: float | None = Field(description="Standard deviation over seeds; null for one measurement [its own unit]")
+    values: list[float] = Field(description="The single measurements [its own unit]")
 
 
 class Group(_Part):
     """Runs that differ in the seed alone. ``not_graded``: answers of all of them that have no part in a pass@1."""
 
-    name: str
-    settings: dict[str, Any]
-    seeds: list[int]
-    numbers: dict[str, Statistic]
-    not_graded: dict[str, int]
+    name: str = Field(description="Name of the group [text]")
+    settings: dict[str, Any] = Field(description="Value of each varying field but the seed [no unit]")
+    seeds: list[int] = Field(description="Seeds of the runs [no unit]")
+    numbers: dict[str, Statistic] = Field(description="Each number, by name")
+    not_graded: dict[str, int] = Field(description="Answers of all runs that have no part in a pass@1, by name [count]")
 
 
 class Effect(_Part):
@@ -68,15 +68,15 @@ class Effect(_Part):
     pairs of runs, with half of its 95% interval (Student's t; None for one pair, and where all pairs differ by exactly the
     same, which says how few they are and not how certain). ``lower`` and ``higher`` count pairs."""
 
-    fields: list[str]
-    reference: list[Any]
-    values: list[Any]
-    number: str
-    pairs: int
-    difference: float
-    half_interval: float | None
-    lower: int
-    higher: int
+    fields: list[str] = Field(description="Fields that vary together [text]")
+    reference: list[Any] = Field(description="Their values before [no unit]")
+    values: list[Any] = Field(description="Their values after [no unit]")
+    number: str = Field(description="Name of the number that changes [text]")
+    pairs: int = Field(description="Pairs of runs that differ in nothing else [count]")
+    difference: float = Field(description="Mean change over the pairs [its own unit]")
+    half_interval: float | None = Field(description="Half of the 95% interval of the change; null for one pair [its own unit]")
+    lower: int = Field(description="Pairs in which the number falls [count]")
+    higher: int = Field(description="Pairs in which it rises [count]")
 
 
 class Variants(_Part):
@@ -85,15 +85,17 @@ class Variants(_Part):
     Where variants answered different numbers of a benchmark's problems, each number is a benchmark of its own.
     ``missing``: variants without a result; ``idle``: for a field, the groups in which it plays no part."""
 
-    recipe: str
-    axes: list[tuple[list[str], list[list[Any]]]]
-    titles: list[str]
-    problems: dict[str, int]
-    runs: list[Run]
-    groups: list[Group]
-    effects: list[Effect]
-    missing: list[str]
-    idle: dict[str, list[str]]
+    file_name: ClassVar[str] = "comparison.json"
+    recipe: str = Field(description="Name of the recipe [text]")
+    axes: list[tuple[list[str], list[list[Any]]]] = Field(description=(
+        "Fields that vary together, with their values in order [no unit]"))
+    titles: list[str] = Field(description="Titles of the benchmarks, also of those that were skipped [text]")
+    problems: dict[str, int] = Field(description="Problems of each benchmark that was graded [count]")
+    runs: list[Run] = Field(description="The variants")
+    groups: list[Group] = Field(description="Variants that differ in the seed alone")
+    effects: list[Effect] = Field(description="What each varying field changes")
+    missing: list[str] = Field(description="Variants without a result [text]")
+    idle: dict[str, list[str]] = Field(description="For a field, the groups in which it plays no part [text]")
 
     def benchmarks(self) -> list[str]:
         """Titles of the benchmarks, in the order of the recipe."""
@@ -127,13 +129,9 @@ def put_together(recipe_name: str, axes: list[Axis], variants: list[Variant], re
 
 def read_comparison(report: Path) -> Comparison:
     """The numbers of one run's report. Raises ArtifactError when they are missing or damaged."""
-    path = report / "comparison.json"
+    path = report / ComparisonFile.file_name
     try:
-        content = parse_json(path.read_bytes())
-        if not isinstance(content, dict):
-            raise ValueError("it holds no object")
-        content.pop("warnings", None)  # sentences, made again where they are wanted
-        return Comparison.model_validate(content)
+        return ComparisonFile.model_validate(parse_json(path.read_bytes()))
     except FileNotFoundError:
         raise ArtifactError(f"{str(report)!r} is not a report: it has no comparison.json.") from None
     except (ValueError, AttributeError, ValidationError) as error:
@@ -141,8 +139,11 @@ def read_comparison(report: Path) -> Comparison:
 
 
 def interval_factor(pairs: int) -> float:
-    """Half of a 95% interval of a mean, in standard errors."""
-    return T_95[min(pairs - 1, len(T_95)) - 1]
+    """Half of a 95% interval of a mean, in standard errors: Student's two-sided quantile, to three decimals."""
+    from scipy.special import stdtrit  # scipy.stats.t.ppf, without the second that scipy.stats takes to import
+
+    # Rounded as tables have it: reports in a store, made with such a table, stay what a new one would be.
+    return round(float(stdtrit(pairs - 1, 0.975)), 3)
 
 
 def statistic(values: list[float], depends_on_seed: bool = True) -> Statistic:
@@ -215,10 +216,13 @@ def _effects(axes: list[Axis], variants: list[Variant], runs: dict[str, Run]) ->
         if fields == [SEED]:
             continue
         for values in steps[1:]:
-            pairs = [
-                (runs[one.name], runs[other.name]) for one in variants for other in variants
+            found_pairs = [
+                (one, other) for one in variants for other in variants
                 if _step(one, fields) == steps[0] and _step(other, fields) == values and _differ_only_in(one, other, fields)
                 and not (len(fields) == 1 and plays_no_part(one.recipe, fields[0]) and plays_no_part(other.recipe, fields[0]))]
+            # A pair again, with another value of a field that plays no part in it, is no further evidence.
+            first = {(what_counts(one), what_counts(other)): (one, other) for one, other in reversed(found_pairs)}
+            pairs = [(runs[one.name], runs[other.name]) for one, other in reversed(first.values())]
             for key in sorted({key for pair in pairs for key in pair[0].numbers if key.startswith("merged/")}):
                 changes = [b.numbers[key] - a.numbers[key] for a, b in pairs if key in a.numbers and key in b.numbers]
                 if changes:
@@ -234,6 +238,11 @@ def _effect(fields: list[str], reference: list[Any], values: list[Any], key: str
     return Effect(
         fields=fields, reference=reference, values=values, number=key, pairs=count, difference=fmean(changes),
         half_interval=half, lower=sum(change < 0 for change in changes), higher=sum(change > 0 for change in changes))
+
+
+def what_counts(variant: Variant) -> str:
+    """The settings that play a part in a variant, the seed included: variants with the same are one experiment."""
+    return repr({field: value for field, value in variant.settings.items() if not plays_no_part(variant.recipe, field)})
 
 
 def _step(variant: Variant, fields: list[str]) -> list[Any]:

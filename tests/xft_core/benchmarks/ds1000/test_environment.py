@@ -128,5 +128,5 @@ def test_all_reference_answers(pinned: Environment, tmp_path: Path) -> None:
     grader = DS1000Grader(EvaluateConfig(), pinned)
     problems = DS1000().load_problems(FILE)
     verdicts = grade_all(
-        problems, {item.task_id: [item.reference_code] for item in problems}, grader, 2, tmp_path / "verdicts.jsonl")
+        [*problems], {item.task_id: [item.reference_code] for item in problems}, grader, 2, tmp_path / "verdicts.jsonl")
     assert {int(task_id.rpartition("/")[2]) for task_id, found in verdicts.items() if found[0].base != "pass"} == NEED_NETWORK

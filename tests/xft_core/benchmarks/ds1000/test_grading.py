@@ -68,6 +68,11 @@ def test_what_a_program_must_not_contain_is_looked_for(grader: DS1000Grader) -> 
     "import ctypes\nctypes.string_at(0)",
     "print('{\"sample\": 0, \"status\": \"pass\", \"detail\": \"\"}', flush=True)\nimport os\nos._exit(0)",
     "np.testing.assert_array_equal = lambda *given, **named: None\nresult = 0",
+    "np.testing.assert_array_equal.__code__ = (lambda *given, **named: None).__code__\nresult = 0",
+    "import sys\nsys._getframe(3).f_globals['exec_test'].__code__ = (lambda result, ans: 1).__code__\nresult = 0",
+    "import numpy.testing._private.utils as u\nu.assert_array_compare = lambda *given, **named: None\nresult = 0",
+    "import numpy.testing._private.utils as u\nu.assert_array_compare.__code__ = (lambda *a, **b: None).__code__\nresult = 0",
+    "import sys, os\nsys.setprofile(lambda frame, *_: os._exit(0) if 'assert' in frame.f_code.co_name else None)\nresult = 0",
     "import builtins\nbuiltins.__build_class__ = builtins.print = None\nresult = 0",
     "import sys\nsys._getframe(3).f_globals['exec_test'] = lambda result, ans: 1\nresult = 0",
     "result = list(range(10 ** 10))",
@@ -118,7 +123,7 @@ def test_a_library_that_is_not_there_is_no_failure_of_its_problems(grader: DS100
     found = grade_all(
         [PROBLEM, needs], {PROBLEM.task_id: [RIGHT], needs.task_id: ["import os\nos._exit(0)"]}, own, 1, tmp_path / "graded")
     assert [verdict.base for (verdict,) in found.values()] == ["pass", "infrastructure_error"]
-    assert scores(list(found.values()), [1])["plus_pass_at_1"] == 1
+    assert scores(list(found.values()), [1]).plus_pass_at == {1: 1.0}
 
 
 def test_the_stage_counts_by_library_and_perturbation(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ QUICK = (
     "imports_the_grader", "hunts_objects", "hunts_benchmark",
     "os_exit", "fork_bomb", "memory_at_once", "writes_outside", "posix_system",
     "memory_file", "session_keyring", "io_uring", "other_sockets", "writes_dev",
-    "reads_secret", "connects", "orphans", "kills_everything", "large_output", "half_character")
+    "reads_secret", "connects", "orphans", "steps_back_for_a_child", "kills_everything", "large_output", "half_character")
 PACKAGE = Path(xft_core.__file__).parent
 RIGHT = "def f(x):\n    return x + 1\n"
 PROBLEM = Problem("Own/0", "def f(x):\n", "f", "    return x + 1\n", [[1], [2]], [[5], [70]])

@@ -292,7 +292,7 @@ def _decode_numpy(name: str, depth: int, dtype: str, *parts: Any) -> Any:
     if name == "numpy":
         if kind.kind in NUMPY_OBJECTS:
             raise ValueError
-        return kind.type(_decode(parts[0], depth + 1))
+        return _exact(kind.type(_decode(parts[0], depth + 1)))
     shape, items = parts[0], [_decode(item, depth + 1) for item in parts[1:]]
     if len(shape) > MAX_DIMENSIONS or math.prod(shape) != len(items) or kind.itemsize * len(items) > MAX_BYTES * 8:
         raise ValueError
@@ -301,7 +301,20 @@ def _decode_numpy(name: str, depth: int, dtype: str, *parts: Any) -> Any:
         for index, item in enumerate(items):
             array[index] = item
         return array.reshape(shape)
-    return numpy.array(items, dtype=kind).reshape(shape)
+    return _exact(numpy.array(items, dtype=kind).reshape(shape))
+
+
+def _exact(value: Any) -> Any:
+    """The same numbers, in double precision where they would be equal to what they are not: numpy rounds a Python number
+    to the type of the one it is compared with, so that infinity in half precision equals every number above 65519."""
+    import numpy
+
+    if value.dtype.kind not in "fc" or value.dtype.itemsize > 8 or value.dtype == numpy.float64:
+        return value
+    parts = numpy.abs(numpy.stack([value.real, value.imag]))
+    is_coarse = value.dtype == numpy.float16 or not ((parts > numpy.finfo(value.dtype).tiny) & numpy.isfinite(parts)
+                                                     | (parts == 0)).all()
+    return value.astype(numpy.complex128 if value.dtype.kind == "c" else numpy.float64) if is_coarse else value
 
 
 def _like(value: Any) -> Any:

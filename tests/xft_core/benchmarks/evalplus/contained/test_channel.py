@@ -20,7 +20,11 @@ def ends() -> tuple[socket.socket, socket.socket]:
 
 def test_messages_arrive_whole_and_in_order(ends: tuple[socket.socket, socket.socket]) -> None:
     messages = [b"", b"a", b"x" * (3 * 2**20), b"end"]
-    writer = threading.Thread(target=lambda: [send(ends[0], message, 30) for message in messages])
+    def write() -> None:
+        for message in messages:
+            send(ends[0], message, 30)
+
+    writer = threading.Thread(target=write)
     writer.start()
     assert [receive(ends[1], 2**22, 30) for _ in messages] == messages
     writer.join()

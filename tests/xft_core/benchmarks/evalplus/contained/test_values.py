@@ -61,7 +61,7 @@ def test_equal_digests_mean_equal_values(left: Any, right: Any) -> None:
 
 
 def test_digests_tell_apart_what_evalplus_tells_apart() -> None:
-    groups = [[1, 1.0, True], [[1], (1,)], [[[1, 2]], [[1], [2]]], ["1", b"1"], [[], ()], [0.0, -0.0]]
+    groups: list[list[Any]] = [[1, 1.0, True], [[1], (1,)], [[[1, 2]], [[1], [2]]], ["1", b"1"], [[], ()], [0.0, -0.0]]
     for group in groups:
         assert len({digest(value)[0] for value in group}) == len(group), group
     long = list(range(10_000))
@@ -93,7 +93,7 @@ def test_other_types_that_compare_come_back(value: Any) -> None:
 
 
 def test_what_compares_as_a_built_in_type_does_still_does() -> None:
-    point = collections.namedtuple("point", "x y")(1, 2)
+    point = collections.namedtuple("point", "x y")(1, 2)  # type: ignore[call-arg, arg-type]
     for value, plain in [
             (collections.Counter("aab"), {"a": 2, "b": 1}), (collections.defaultdict(list, a=[1]), {"a": [1]}),
             (point, (1, 2)), (Own([1, 2]), [1, 2]), (Colour.RED, 1)]:
@@ -102,6 +102,23 @@ def test_what_compares_as_a_built_in_type_does_still_does() -> None:
     array = decode(encode(numpy.array([[1.5, 2], [3, 4]], dtype="f4")))
     assert array.dtype == numpy.float32 and array.tolist() == [[1.5, 2], [3, 4]]
     assert math.isnan(decode(encode(math.nan)))
+
+
+def test_a_number_of_few_bits_equals_no_number_far_from_it() -> None:
+    """numpy rounds what it is compared with to its own few bits."""
+    assert numpy.float16(math.inf) == 1e9 and [numpy.float32(math.inf)] == [1e300]  # so it is
+    assert numpy.float16(3.14) == 3.1405 and numpy.float32(1e-46) == 1e-47
+    for output, expected in [
+            (numpy.float16(math.inf), 1e9), (numpy.float16(-math.inf), -65520.0), (numpy.float32(math.inf), 1e300),
+            ([numpy.float16(math.inf)], [1e6]), ({"a": (numpy.float32(math.inf),)}, {"a": (1e40,)}),
+            (numpy.array([math.inf], dtype="f2"), 1e9), (numpy.array([[math.inf]], dtype="f4"), [[1e300]]),
+            (numpy.array(math.inf, dtype="f2"), 70000), (numpy.complex64(math.inf), 1e300),
+            (numpy.float16(3.14), 3.1405), (numpy.float16(6e-8), 5e-8), (numpy.float32(1e-44), 1.1e-44)]:
+        assert not decode(encode(output)) == expected, (output, expected)
+    for number in (0.1, 1.0, -2.5e30, 0.0, 7):  # as evalplus has it
+        assert decode(encode(numpy.float32(number))) == number
+    for value in (numpy.float16(0.5), numpy.float16(math.inf), numpy.float32(math.inf), numpy.complex64(1 + 2j)):
+        assert decode(encode(value)) == value == value.item()
 
 
 def test_what_is_not_carried_over_is_equal_to_nothing() -> None:
@@ -128,7 +145,8 @@ def test_what_has_no_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     doubling: list[Any] = [0]
     for _ in range(40):
         doubling = [doubling, doubling]
-    for value in (doubling, "x" * 10**5, 1 << 10**6):
+    too_large: list[Any] = [doubling, "x" * 10**5, 1 << 10**6]
+    for value in too_large:
         with pytest.raises(TooLarge):
             encode(value)
 

@@ -1,0 +1,5 @@
+"""A module that cannot be imported: the process that tries ends."""
+
+import os
+
+os._exit(1)

@@ -1,0 +1,179 @@
+"""The numbers that a report tells: the models of ``comparison.json``. They are made in summary.py, put into sentences in
+findings.py. Every field says its unit in brackets."""
+
+import json
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from xft_core.reporting.pass_rates import Pair, PassRate, rate_text
+from xft_core.reporting.run.multilingual import Average
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PassAtK(Part):
+    """pass@k on ``tests``: "base", or "plus" where base and extended tests pass."""
+
+    tests: str = Field(description="Which tests: base, or plus where base and extended tests pass [text]")
+    k: int = Field(description="Answers to choose from [count]")
+    rate: PassRate = Field(description="pass@k with its 95% interval [fraction, 0 to 1]")
+
+
+class Group(Part):
+    """pass@1 (with extended tests) on the problems of one group: of a ``library``, say."""
+
+    criterion: str = Field(description="What groups are made by, such as library [text]")
+    name: str = Field(description="Name of the group [text]")
+    problems: int = Field(description="Problems of the group that were graded [count]")
+    rate: PassRate = Field(description="pass@1 with its 95% interval [fraction, 0 to 1]")
+
+
+class Score(Part):
+    """One model on one benchmark. Without ``extended_tests``, "plus" says the same as "base". ``language``: of MultiPL-E."""
+
+    benchmark: str = Field(description="Title of the benchmark [text]")
+    language: str | None = Field(description="Programming language, of MultiPL-E only [text]")
+    extended_tests: bool = Field(description="Whether plus says more than base [yes or no]")
+    problems: int = Field(description="Problems that were answered [count]")
+    samples: int = Field(description="Answers to all problems together [count]")
+    pass_at_k: list[PassAtK] = Field(description="pass@k by tests and k")
+    groups: list[Group] = Field(description="pass@1 of groups of problems")
+    truncated: int | None = Field(description="Answers cut off at generate.max_new_tokens [count]")
+    infrastructure_errors: int = Field(description="Answers without a verdict; they count for nothing [count]")
+
+    def rate(self, tests: str, k: int = 1) -> PassRate | None:
+        """pass@k on ``tests``, if it was measured."""
+        return next((item.rate for item in self.pass_at_k if (item.tests, item.k) == (tests, k)), None)
+
+    def text(self, tests: str, k: int = 1) -> str:
+        """pass@k in % with its interval, and how many answers have no part in it; "-" where it was not measured."""
+        rate = self.rate(tests, k)
+        return rate_text(rate, self.infrastructure_errors) if rate else "-"
+
+
+class Measure(Part):
+    """A number beside pass@k: held-out loss on other data, or a metric of a task of lm-eval. ``interval``: 95%, over the
+    rows or the questions."""
+
+    title: str = Field(description="What was measured [text]")
+    value: float = Field(description="The number [its own unit, which the title names]")
+    interval: tuple[float, float] | None = Field(description=(
+        "Its 95% interval, over rows or questions [its own unit, which the title names]"))
+    higher_is_better: bool | None = Field(description="Whether more is better; null where the harness does not say [yes or no]")
+
+
+class Row(Part):
+    """One model. ``held_out_nll`` in nats per response token; ``parameters_active`` per token."""
+
+    model: str = Field(description="One of base, sft, moe and merged [text]")
+    name: str = Field(description="What a person calls it [text]")
+    held_out_nll: float | None = Field(description="Held-out loss [nats per response token]")
+    parameters_total: int | None = Field(description="Parameters [count]")
+    parameters_active: int | None = Field(description="Parameters that a token uses [count]")
+    scores: list[Score] = Field(description="The model on each benchmark")
+    measures: list[Measure] = Field(description="What else was measured")
+
+
+class Difference(Part):
+    """``model`` beside ``against`` on one benchmark's ``tests``, problem by problem."""
+
+    benchmark: str = Field(description="Title of the benchmark [text]")
+    tests: str = Field(description="Which tests: base or plus [text]")
+    model: str = Field(description="The model [text]")
+    against: str = Field(description="The model beside it [text]")
+    pair: Pair = Field(description=(
+        "pass@1 of the one minus that of the other, and on which problems they differ [difference of fractions, -1 to 1]"))
+
+
+class LayerMix(Part):
+    """Shares of the merged layer, which sum to one, and the largest change of one since the start."""
+
+    shared: float | None = Field(description="Share of the shared expert; null without one [fraction, 0 to 1]")
+    routed: list[float] = Field(description="Share of each routed expert [fraction, 0 to 1]")
+    movement: float | None = Field(description="Largest change of a share since the start [fraction, 0 to 1]")
+
+
+class Mixing(Part):
+    """How the experts were put together, and what the held-out loss says of it."""
+
+    method: str = Field(description="Merge method of the recipe [text]")
+    held_out_nll_merged: float | None = Field(description="Held-out loss of the chosen mixing [nats per response token]")
+    held_out_nll_uniform: float | None = Field(description="Held-out loss of uniform mixing [nats per response token]")
+    movement_max: float | None = Field(description="Largest change of a share in any layer [fraction, 0 to 1]")
+    movement_mean: float | None = Field(description="Largest change of a share, mean over layers [fraction, 0 to 1]")
+    layers: list[LayerMix] = Field(description="The layers in the model's order")
+
+
+class LayerRouting(Part):
+    """Use of the routed experts of one layer on held-out rows: loads sum to one, entropy in nats."""
+
+    load: list[float] = Field(description="Share of all choices for each routed expert, sum 1 [fraction, 0 to 1]")
+    entropy: float = Field(description="Entropy of the router [nats]")
+    mean_shared_weight: float | None = Field(description=(
+        "Routing weight of the shared expert; null without one [fraction, 0 to 1]"))
+
+
+class DroppedRow(Part):
+    """A training row that holds a benchmark's problem: by what (see data/decontaminate.py), and how the row begins."""
+
+    benchmark: str = Field(description="Name of the benchmark's file [text]")
+    task_id: str = Field(description="The problem [text]")
+    kind: str = Field(description="substring (a whole wording or solution) or n_gram (a run of words) [text]")
+    excerpt: str = Field(description="The words that were found [text]")
+    row: str = Field(description="How the row begins [text]")
+
+
+class Decontamination(Part):
+    """What was looked for in the training data, and what was found and dropped."""
+
+    benchmarks: list[str] = Field(description="Names of the benchmarks' files [text]")
+    rows_checked: int = Field(description="Rows that were searched [count]")
+    dropped: list[DroppedRow] = Field(description="The rows that were dropped")
+
+
+class Further(Part):
+    """A step that the report has no section for."""
+
+    role: str = Field(description="The step [text]")
+    metrics: dict[str, Any] = Field(description="Its metrics as they are [as the stage says]")
+
+
+class Comparison(Part):
+    """Everything the report tells."""
+
+    recipe: str = Field(description="Name of the recipe [text]")
+    seed: int = Field(description="Seed of the recipe [no unit]")
+    benchmarks: list[str] = Field(description="Titles of the benchmarks, in the recipe's order [text]")
+    skipped: dict[str, str] = Field(description="Why a benchmark could not be graded where this ran, by title [text]")
+    rows: list[Row] = Field(description="The models")
+    multilingual: list[Average] = Field(description="Averages over the languages of MultiPL-E")
+    differences: list[Difference] = Field(description="Models against each other, by benchmark and tests")
+    training_compute_ratio: float | None = Field(description=(
+        "Computation of the MoE's training over that of the dense baseline [ratio]"))
+    mixing: Mixing | None = Field(description="How the experts were merged")
+    routing: list[LayerRouting] = Field(description="Use of the experts, in the order of the layers")
+    choices: list[str] = Field([], description="What in the recipe does not fit [text]")
+    went_wrong: dict[str, list[str]] = Field(description="What was noticed in training and mixing, by model [text]")
+    data: dict[str, int] = Field(description="What became of the data's rows, by name [count]")
+    held_out: str | None = Field(description="Digest of the rows that held_out_nll is measured on [sha256]")
+    decontamination: Decontamination | None = Field(description="What was looked for in the training data")
+    further: list[Further] = Field([], description="Steps of stages that were added to the pipeline")
+
+    def row(self, model: str) -> Row | None:
+        """The row of one of MODELS, if it is there."""
+        return next((row for row in self.rows if row.model == model), None)
+
+
+class ComparisonFile(Comparison):
+    """comparison.json of the report stage: the numbers, and the sentences that a person must know."""
+
+    file_name: ClassVar[str] = "comparison.json"
+    warnings: list[str] = Field([], description="What a person must know before using the merged model [text]")
+
+    def text(self) -> str:
+        """The content of the file."""
+        content = self.model_dump(exclude=None if self.further else {"further"})
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,48 @@
+"""The points of curves: what metrics.jsonl of the sft and mix stages says of one optimizer step (see store/curves.py)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field
+
+from xft_core.store.curves import read_metrics
+from xft_core.store.results.base import Flat, Metrics
+
+
+class CurveValues(Metrics):
+    """What was measured at one step; a point has some of these."""
+
+    loss: float | None = Field(None, description="Training loss, without the balance loss [nats per response token]")
+    learning_rate: float | None = Field(None, description="Learning rate of the step [no unit]")
+    grad_norm: float | None = Field(None, description="Norm of the gradient before it is clipped [no unit]")
+    balance_loss: float | None = Field(None, description="Balance loss of the router, before its weight [no unit]")
+    router_entropy: float | None = Field(None, description="Entropy of the router, mean over layers [nats]")
+    expert_load_min: float | None = Field(None, description="Smallest load of an expert in any layer [fraction, 0 to 1]")
+    expert_load_max: float | None = Field(None, description="Largest load of an expert in any layer [fraction, 0 to 1]")
+    expert_load: Annotated[dict[int, float], Flat("expert_load/", int)] = Field({}, description=(
+        "Load of each routed expert by its number, mean over layers [fraction, 0 to 1]"))
+    mean_shared_weight: float | None = Field(None, description=(
+        "Routing weight of the shared expert, mean over layers [fraction, 0 to 1]"))
+    tokens_per_second: float | None = Field(None, description="Training speed since the last point [tokens per second]")
+    epoch: float | None = Field(None, description="Passes over the data so far [count]")
+    held_out_nll: float | None = Field(None, description="Held-out loss [nats per response token]")
+    others: Annotated[dict[str, float], Flat("")] = Field({}, description="What other versions measure, by name [no unit]")
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """What was measured at one optimizer step, from 1; 0 stands for the start."""
+
+    step: int
+    values: CurveValues
+
+    @classmethod
+    def of(cls, point: dict[str, Any]) -> Self:
+        """The same from a line of a curve file."""
+        return cls(point["step"], CurveValues.from_flat(point["metrics"]))
+
+
+def read_curve(path: Path) -> list[CurvePoint]:
+    """Every point of a curve file, in order; none where there is no file. A line that is no point is left out."""
+    return list(map(CurvePoint.of, read_metrics(path)))

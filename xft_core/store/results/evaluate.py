@@ -1,0 +1,102 @@
+"""Results of the evaluate stage."""
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from xft_core.store.results.base import Flat, Metrics, Result, ResultFile
+
+NOT_GRADED = "infrastructure_error"
+
+
+class PassRates(Metrics):
+    """pass@k of a model on a benchmark. "base": the benchmark's own tests; "plus": these and the extended ones (the same
+    where there are none)."""
+
+    base_pass_at: Annotated[dict[int, float], Flat("base_pass_at_", int)] = Field(description=(
+        "pass@k on base tests, by k [fraction, 0 to 1]"))
+    plus_pass_at: Annotated[dict[int, float], Flat("plus_pass_at_", int)] = Field(description=(
+        "pass@k on base and extended tests, by k [fraction, 0 to 1]"))
+    plus_interval_low: float | None = Field(description=(
+        "Lower end of the 95% interval of pass@1 on base and extended tests, over problems [fraction, 0 to 1]"))
+    plus_interval_high: float | None = Field(description="Upper end of the same interval [fraction, 0 to 1]")
+    problems: int = Field(description="Problems that were answered [count]")
+    samples: int | None = Field(description="Answers to all problems together [count]")
+    infrastructure_errors: int | None = Field(description=(
+        "Answers to problems that cannot be graded here; these problems count for nothing [count]"))
+
+    @property
+    def plus_pass_at_1(self) -> float | None:
+        """pass@1 on base and extended tests, as a fraction."""
+        return self.plus_pass_at.get(1)
+
+
+class EvaluateMetrics(PassRates):
+    """All numbers of the stage. Of a benchmark that is skipped there are no rates."""
+
+    skipped: int | None = Field(description="1 for a benchmark that cannot be graded here; absent for others [count]")
+    pass_at_1_of_group: Annotated[dict[str, float], Flat("pass_at_1/")] = Field(description=(
+        "pass@1 on base and extended tests of each group of problems, by name [fraction, 0 to 1]"))
+    seconds: float | None = Field(description="Duration of the start that finished the stage [seconds]")
+
+
+class GradedSample(Result):
+    """One answer with its verdicts: pass, fail, timeout or infrastructure_error (it could not be found out)."""
+
+    base: str = Field(description="Verdict of the base tests [text]")
+    plus: str = Field(description="Verdict of base and extended tests together [text]")
+    detail: str = Field("", description="What went wrong [text]")
+    solution: str = Field("", description="The program that was graded [text]")
+
+    def verdict(self, tests: str) -> str:
+        """Of "base" or "plus"."""
+        assert tests in ("base", "plus")
+        return self.base if tests == "base" else self.plus
+
+
+class GradedProblem(Result):
+    """One problem and its answers."""
+
+    task_id: str = Field(description="Name of the problem, unique in its benchmark [text]")
+    groups: dict[str, str] = Field({}, description="The group that it belongs to, by criterion (library) [text]")
+    samples: list[GradedSample] = Field(description="Its answers, in the order in which they were generated")
+
+
+class GradedBenchmark(Result):
+    """The benchmark that was graded."""
+
+    file: str | None = Field(None, description="Name of its file [text]")
+    sha256: str | None = Field(None, description="Digest of its file [sha256]")
+    kind: str | None = Field(None, description="Kind of benchmark: EvalPlus, DS-1000, MultiPL-E [text]")
+    language: str | None = Field(None, description="Programming language, of MultiPL-E only [text]")
+    extended_tests: bool = Field(True, description='Whether "plus" says more than "base" [yes or no]')
+    problems: int | None = Field(None, description="Problems that were answered [count]")
+
+
+class GroupScore(Result):
+    """pass@1 of a group of problems."""
+
+    problems: int = Field(description="Problems of the group that were graded [count]")
+    pass_at_1: float = Field(description="pass@1 on base and extended tests [fraction, 0 to 1]")
+
+
+class EvaluationFile(ResultFile):
+    """results.json of the evaluate stage. What verdicts depend on differs by kind of benchmark."""
+
+    file_name: ClassVar[str] = "results.json"
+    benchmark: GradedBenchmark = Field(GradedBenchmark(), description="What was graded")
+    skipped: str | None = Field(None, description="Why nothing could be graded here; absent where it was [text]")
+    release: str | None = Field(None, description="The release of evalplus that the file is, bit by bit [text]")
+    unpacked_sha256: str | None = Field(None, description="Digest of the unpacked benchmark, of EvalPlus only [sha256]")
+    evalplus_version: str | None = Field(None, description="Version of evalplus that graded [text]")
+    ds1000: dict[str, Any] | None = Field(None, description="Environment that graded, of DS-1000 only [names and versions]")
+    toolchain: str | None = Field(None, description="Version of the compiler, of MultiPL-E only [text]")
+    sandbox: str | None = Field(None, description="What contained the programs [text]")
+    limits: dict[str, Any] | None = Field(None, description="Limits of one program [seconds and MiB, as each name says]")
+    cpu: str | None = Field(None, description="Name of the processor [text]")
+    problems: list[GradedProblem] = Field(description="The problems in the benchmark's order; none if skipped")
+    groups: dict[str, dict[str, GroupScore]] = Field({}, description="pass@1 by criterion and group")
+
+    def conditions(self) -> dict[str, Any]:
+        """What verdicts depend on beside the samples, by name. Other facts differ for good reasons."""
+        return {"sandbox": self.sandbox, "limits": self.limits, "evalplus_version": self.evalplus_version, "cpu": self.cpu}

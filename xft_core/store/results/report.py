@@ -1,0 +1,28 @@
+"""Results of the report and compare stages: the headline numbers of a run and of a comparison. All that they tell is in
+comparison.json, whose models are reporting/run/summary.py and reporting/variants/summary.py."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from xft_core.store.results.base import Flat, Metrics
+
+
+class ReportMetrics(Metrics):
+    """The numbers that runs are compared by."""
+
+    numbers: Annotated[dict[str, float], Flat("")] = Field(description=(
+        "Each model's numbers under names made by stages/report.headline, such as merged_plus_pass_at_1 "
+        "[pass@k: fraction, 0 to 1; nll: nats per response token; others: count]"))
+    warnings: int | None = Field(description="Warnings of the report [count]")
+
+
+class CompareMetrics(Metrics):
+    """The numbers of the best group of variants."""
+
+    numbers: Annotated[dict[str, float], Flat("")] = Field(description=(
+        "Means over seeds, named as those of one run, and standard deviations as NAME_spread "
+        "[pass@k: fraction, 0 to 1; nll: nats per response token; others: count]"))
+    variants: int | None = Field(description="Variants with a report [count]")
+    missing: int | None = Field(description="Variants without one [count]")
+    groups: int | None = Field(description="Groups of variants that differ in the seed alone [count]")

@@ -1,0 +1,57 @@
+"""Results of the sft stage, and of a training in general."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from xft_core.store.results.base import Metrics, Result, ResultFile
+
+
+class WatchedTraining(Metrics):
+    """What was noticed while a model trained (see recipe/checks.py)."""
+
+    dead_expert_steps: int | None = Field(description=(
+        "The longest run of steps during which some layer had a routed expert with hardly any load [count]"))
+    diverged_at_step: int | None = Field(description=(
+        "The step at which the training loss had risen far above its lowest point; absent where it did not [count]"))
+
+
+class TrainingMetrics(WatchedTraining):
+    """What a training measures by itself."""
+
+    steps: int = Field(description="Optimizer steps of the whole training [count]")
+    train_loss: float | None = Field(description="Training loss of the last logging interval [nats per response token]")
+    tokens_per_second: float | None = Field(description="Mean training speed over the curve's points [tokens per second]")
+
+
+class SftMetrics(TrainingMetrics):
+    """Numbers of supervised fine-tuning. The router's are those of a Mixture-of-Experts alone, on held-out rows."""
+
+    held_out_nll_before: float | None = Field(description="Held-out loss before training [nats per response token]")
+    held_out_nll: float | None = Field(description="Held-out loss after training [nats per response token]")
+    held_out_tokens: int | None = Field(description="Response tokens of the held-out rows [count]")
+    peak_memory_mb: float | None = Field(description="Largest resident memory of the first process [MiB]")
+    peak_device_memory_mb: float | None = Field(description="Largest memory allocated on the accelerator [MiB]")
+    router_entropy: float | None = Field(description="Entropy of the router, mean over layers [nats]")
+    expert_load_min: float | None = Field(description="Smallest share of the routed tokens of any expert [fraction, 0 to 1]")
+    expert_load_max: float | None = Field(description="Largest share of the routed tokens of any expert [fraction, 0 to 1]")
+    mean_shared_weight: float | None = Field(description=(
+        "Routing weight of the shared expert, mean over layers; absent without one [fraction, 0 to 1]"))
+
+
+class LayerRouting(Result):
+    """The routing of one layer, averaged over the tokens of the held-out rows."""
+
+    load: list[float] = Field(description="Share of all choices for each routed expert, sum 1 [fraction, 0 to 1]")
+    entropy: float = Field(description="Entropy of the router [nats]")
+    mean_shared_weight: float | None = Field(description=(
+        "Routing weight of the shared expert; null without one [fraction, 0 to 1]"))
+    mean_weights: list[float] = Field([], description=(
+        "Routing weight of each expert, the shared one first if there is one [fraction, 0 to 1]"))
+
+
+class RouterFile(ResultFile):
+    """router.json of a tuned Mixture-of-Experts."""
+
+    file_name: ClassVar[str] = "router.json"
+    layers: list[LayerRouting] = Field(description="The layers in the model's order")
