@@ -59,7 +59,7 @@ class PieceWriter:
     """One of the files that pieces are in."""
 
     def __init__(self, path: Path, number: int) -> None:
-        self._path, self._number = path, number
+        self.path, self._number = path, number
         self._stream: BinaryIO = piece_file(path, number).open("wb")
         self._place = 0
         self._written: list[int] = []
@@ -79,7 +79,7 @@ class PieceWriter:
         self._stream.flush()
         sizes = np.array(self._written, dtype=np.int64)
         ends = self._place + np.cumsum(sizes)
-        pieces = Pieces(self._path, np.full(len(sizes), self._number, dtype=np.uint16), ends - sizes, sizes)
+        pieces = Pieces(self.path, np.full(len(sizes), self._number, dtype=np.uint16), ends - sizes, sizes)
         self._place, self._written = int(ends[-1]) if len(ends) else self._place, []
         return pieces
 
@@ -87,3 +87,15 @@ class PieceWriter:
 def piece_file(path: Path, number: int) -> Path:
     """The file of that number."""
     return path.with_name(f"{path.name}.{number}")
+
+
+def told_pieces(pieces: Pieces) -> list[Any]:
+    """Pieces as JSON, for a process that reads them."""
+    return [str(pieces.path), pieces.files.tolist(), pieces.places.tolist(), pieces.sizes.tolist()]
+
+
+def pieces_told(told: list[Any]) -> Pieces:
+    """The pieces of ``told_pieces``."""
+    path, *columns = told
+    return Pieces(Path(path), *(
+        np.array(column, dtype=kind) for column, kind in zip(columns, (np.uint16, np.int64, np.int64), strict=True)))

@@ -1,107 +1,35 @@
 """Instruction data from a file to conversations on disk, and from there to token sequences, by one process or several.
 
-What is in memory of a conversation are some 60 bytes, whatever its length. The result does not depend on the number of
-processes.
+The result does not depend on the number of processes.
 """
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from itertools import chain, islice
-from json.encoder import encode_basestring  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from xft_core.data.formats import Form, conversation, recognise
-from xft_core.data.pieces import Pieces, PieceWriter
-from xft_core.data.portions import BLANK, Portion, portions
+from xft_core.data.conversations import Conversations, Sequences
+from xft_core.data.formats import Form, recognise
+from xft_core.data.pieces import Pieces, told_pieces
+from xft_core.data.portions import BLANK, Portion, portions, told_portion
+from xft_core.data.reader import Finder, Read, Reader, Tokeniser, batches, numbered
 from xft_core.data.templates import Message
-from xft_core.data.tokenize import BATCH, BATCH_CHARACTERS, FAILED, RowMaker
+from xft_core.data.tokenize import FAILED, RowMaker
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
 from xft_core.runtime.workers import cores, in_order
 
-DIGEST_BYTES = 16
-FEW_PORTIONS = 4  # up to so many are read in this process: to start others would take longer
+WORKER = "xft_core.stages.reading_worker"  # the program that the processes run
+FIRST_PORTIONS = 5  # by which the number of rows is estimated
+# From so many portions on (about 20 MB) work is shared among processes: with less, to start them would take longer.
+MANY_PORTIONS = 80
 # Rows are tokenised while they are read, and not afterwards those that are used, if not more than this many times as many.
 READ_FOR_USED = 2
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Token sequences on disk (int32), in order. ``prompt_lengths`` and ``notes`` (N,): see tokenize.Made."""
-
-    pieces: Pieces
-    prompt_lengths: np.ndarray
-    notes: np.ndarray
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each (N,); 0 where there is no row."""
-        return self.pieces.sizes // 4
-
-    def take(self, indices: np.ndarray) -> "Sequences":
-        """Those at these indices, in their order."""
-        return Sequences(self.pieces.take(indices), self.prompt_lengths[indices], self.notes[indices])
-
-    @staticmethod
-    def together(parts: "list[Sequences]", path: Path) -> "Sequences":
-        """Those of all parts, one after the other."""
-        return Sequences(
-            Pieces.together([part.pieces for part in parts], path),
-            *(np.concatenate([np.zeros(0, dtype=kind), *(getattr(part, name) for part in parts)])
-              for name, kind in (("prompt_lengths", np.int32), ("notes", np.uint16))))
-
-
-@dataclass(frozen=True)
-class Conversations:
-    """The conversations of some data that have a response, as lines of JSON on disk.
-
-    ``rows``: rows of the data. ``numbers`` (N,): of each conversation, which row it is, from 0. ``digests`` (N,2): of its
-    text. ``found``: what ``find`` found in a conversation, by its index. ``sequences``: None if they were not tokenised.
-    """
-
-    lines: Pieces
-    rows: int
-    numbers: np.ndarray
-    digests: np.ndarray
-    found: dict[int, Any]
-    sequences: Sequences | None
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def at(self, indices: np.ndarray) -> Iterator[list[Message]]:
-        """The conversations at these indices, in their order."""
-        return map(_messages, self.lines.take(indices).read())
-
-    def first_of_each(self) -> np.ndarray:
-        """Whether each conversation is the first of those that are equal (N, bool)."""
-        order = np.lexsort((self.digests[:, 1], self.digests[:, 0]))  # stable: of equal ones the first comes first
-        in_order = self.digests[order]
-        first = np.ones(len(self.digests), dtype=bool)
-        first[order[1:]] = (in_order[1:] != in_order[:-1]).any(axis=1)
-        return first
-
-    def is_in(self, other: "Conversations") -> np.ndarray:
-        """Whether each conversation is also one of the other's (N, bool)."""
-        known = set(map(bytes, other.digests))
-        return np.fromiter((bytes(digest) in known for digest in self.digests), dtype=bool, count=len(self))
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What a portion has: its rows and lines, and what Conversations has of it."""
-
-    lines: int
-    part: Conversations
 
 
 def read_conversations(config: DataConfig, path: Path | None) -> Iterator[list[Message]]:
@@ -113,7 +41,7 @@ def read_conversations(config: DataConfig, path: Path | None) -> Iterator[list[M
     form, found = _form_of(config, portions(config, path)[1])
     lines = 0
     for portion in found:
-        for number, messages in _numbered(portion, form, lines):
+        for number, messages in numbered(portion, form, lines):
             lines = number
             if messages is not None:
                 yield messages
@@ -121,40 +49,45 @@ def read_conversations(config: DataConfig, path: Path | None) -> Iterator[list[M
 
 def conversations_of(
     config: DataConfig, path: Path | None, directory: Path, tokenizer: PreTrainedTokenizerBase | None = None,
-    find: Callable[[list[str]], Any] | None = None, processes: int | None = None,
+    finder: Finder | None = None,
 ) -> Conversations:
-    """Read the data to ``directory``.
+    """Read the data to ``directory``, and look for what ``finder`` finds.
 
-    They are tokenised, too, where ``tokenizer`` is given and most of them are likely to be used. ``find``: given the texts
-    of a conversation, what is to be known of it, or None. Raises DataError as ``read_conversations`` does.
+    They are tokenised, too, where ``tokenizer`` is given and most of them are likely to be used. Raises DataError as
+    ``read_conversations`` does.
     """
     total, every = portions(config, path)
     form, every = _form_of(config, every)
-    few, every = _begin(every)
-    if len(few) <= FEW_PORTIONS:
-        processes = 1
+    first, every = _begin(every)
+    size, rows = sum(portion.size for portion in first), sum(portion.count() for portion in first)
     maker = None
-    if tokenizer is not None and few and (config.max_rows is None or READ_FOR_USED * config.max_rows >= _rows(few, total)):
+    if tokenizer is not None and first and (
+            config.max_rows is None or READ_FOR_USED * config.max_rows >= total * rows / max(1, size)):
         maker = _maker(config, tokenizer)
-    start = partial(_reader, form=form, directory=directory, maker=maker, find=find)
+    results: Generator[tuple[Portion, Read | None], None, None]
+    if total * len(first) >= MANY_PORTIONS * size and cores() > 1:
+        results = _read_by_many(every, config, directory, form, tokenizer if maker else None, finder)
+    else:
+        reader = Reader(directory, 0, form, maker, finder)
+        results = ((portion, reader.read(portion)) for portion in every)
     read: list[Conversations] = []
-    before = rows = kept = 0
-    with closing(in_order(start, every, processes or _processes())) as results:
+    before = row = kept = 0
+    with closing(results):
         for portion, result in results:
             if result is None:  # a row that cannot be used: say where
-                for _ in _numbered(portion, form, before):
+                for _ in numbered(portion, form, before):
                     pass
                 raise AssertionError("a row that could not be read can be, the second time")
             part = result.part
-            read.append(replace(part, numbers=part.numbers + rows, found={kept + at: it for at, it in part.found.items()}))
-            before, rows, kept = before + result.lines, rows + part.rows, kept + len(part)
-    lines, tokens = directory / "lines", directory / "tokens"
+            read.append(replace(part, numbers=part.numbers + row, found={kept + at: it for at, it in part.found.items()}))
+            before, row, kept = before + result.lines, row + part.rows, kept + len(part)
     return Conversations(
-        Pieces.together([part.lines for part in read], lines), rows,
+        Pieces.together([part.lines for part in read], directory / "lines"), row,
         np.concatenate([np.zeros(0, dtype=np.int64), *(part.numbers for part in read)]),
         np.concatenate([np.zeros((0, 2), dtype=np.uint64), *(part.digests for part in read)]),
         {index: it for part in read for index, it in part.found.items()},
-        None if maker is None else Sequences.together([part.sequences for part in read if part.sequences], tokens))
+        None if maker is None else Sequences.together(
+            [part.sequences for part in read if part.sequences], directory / "tokens"))
 
 
 def sequences_of(
@@ -165,103 +98,59 @@ def sequences_of(
     if conversations.sequences is not None:
         sequences = conversations.sequences.take(indices)
     else:
-        lines = conversations.lines.take(indices)
-        batches = list(_batches(lines))
-        start = partial(_tokeniser, directory=directory, maker=maker)
-        with closing(in_order(start, batches, _processes() if len(batches) > FEW_PORTIONS else 1)) as results:
-            sequences = Sequences.together([result for _, result in results], directory / "used_tokens")
+        every = list(batches(conversations.lines.take(indices)))
+        if len(every) >= MANY_PORTIONS and cores() > 1:
+            results = _sequences_by_many(every, config, directory, tokenizer)
+        else:
+            results = map(Tokeniser(directory, 0, maker).sequences, every)
+        sequences = Sequences.together(list(results), directory / "used_tokens")
     for index in indices[sequences.notes == FAILED]:
         for messages in conversations.at(np.array([index])):
             maker.check(messages)
     return sequences
 
 
-def _reader(
-    process: int, form: Form | None, directory: Path, maker: RowMaker | None, find: Callable[[list[str]], Any] | None,
-) -> Callable[[Portion], _Read | None]:
-    lines, tokens = PieceWriter(directory / "lines", process), PieceWriter(directory / "tokens", process)
-
-    def read(portion: Portion) -> _Read | None:
-        try:
-            return _read(portion, form, lines, tokens, maker, find)
-        except DataError:
-            return None
-
-    return read
-
-
-def _read(
-    portion: Portion, form: Form | None, lines: PieceWriter, tokens: PieceWriter, maker: RowMaker | None,
-    find: Callable[[list[str]], Any] | None,
-) -> _Read:
-    lines_read = rows = kept = 0
-    numbers: list[int] = []
-    digests, found, made = bytearray(), {}, []
-    batch: list[list[Message]] = []
-    size = 0
-    for lines_read, messages in _numbered(portion, form, 0):  # noqa: B007
-        if messages is None:
+def _read_by_many(
+    every: Iterator[Portion], config: DataConfig, directory: Path, form: Form | None,
+    tokenizer: PreTrainedTokenizerBase | None, finder: Finder | None,
+) -> Generator[tuple[Portion, Read | None], None, None]:
+    settings = {
+        "task": "read", "form": form, "benchmarks": None if finder is None else [str(path) for path in finder.paths]}
+    tokens = None if tokenizer is None else directory / "tokens"
+    for portion, answer, stream in _by_many(settings, config, directory, tokenizer, every, told_portion):
+        if not answer["read"]:
+            yield portion, None
             continue
-        rows += 1
-        texts = [message["content"] for message in messages]
-        if not texts[-1].strip():
-            continue
-        if find is not None and (it := find(texts)) is not None:
-            found[kept] = it
-        line = _line(messages)
-        lines.write(line)
-        digests += hashlib.blake2b(line, digest_size=DIGEST_BYTES).digest()
-        numbers.append(rows - 1)
-        kept += 1
-        if maker is None:
-            continue
-        batch.append(messages)
-        size += len(line)
-        if len(batch) == BATCH or size > BATCH_CHARACTERS:
-            made.append(_made(batch, maker, tokens))
-            batch, size = [], 0
-    if batch and maker is not None:
-        made.append(_made(batch, maker, tokens))
-    pieces = lines.cut()
-    return _Read(lines_read, Conversations(
-        pieces, rows, np.array(numbers, dtype=np.int64),
-        np.frombuffer(bytes(digests), dtype=np.uint64).reshape(-1, 2), found,
-        None if maker is None else Sequences.together(made, pieces.path)))
+        found = {int(index): it for index, it in answer["found"].items()}
+        part = Conversations.read(stream, answer["rows"], found, directory / "lines", tokens)
+        yield portion, Read(answer["lines"], part)
 
 
-def _tokeniser(process: int, directory: Path, maker: RowMaker) -> Callable[[Pieces], Sequences]:
-    tokens = PieceWriter(directory / "used_tokens", process)
-    return lambda lines: _made(list(map(_messages, lines.read())), maker, tokens)
+def _sequences_by_many(
+    every: list[Pieces], config: DataConfig, directory: Path, tokenizer: PreTrainedTokenizerBase,
+) -> Iterator[Sequences]:
+    for _, _, stream in _by_many({"task": "tokenise"}, config, directory, tokenizer, every, told_pieces):
+        yield Sequences.read(stream, directory / "used_tokens")
 
 
-def _made(batch: list[list[Message]], maker: RowMaker, tokens: PieceWriter) -> Sequences:
-    made = maker.make(batch)
-    tokens.write_all(made.input_ids, 4 * made.lengths)
-    return Sequences(tokens.cut(), made.prompt_lengths, made.notes)
+def _by_many(
+    settings: dict[str, Any], config: DataConfig, directory: Path, tokenizer: PreTrainedTokenizerBase | None,
+    items: Iterable[Any], told: Callable[[Any], Any],
+) -> Generator[tuple[Any, Any, BinaryIO], None, None]:
+    """Every item, the answer of a process, and the file that what it made is read from next."""
+    settings |= {
+        "config": config.model_dump(mode="json"), "directory": str(directory),
+        "tokenizer": None if tokenizer is None else str(tokenizer.name_or_path)}
+    with ExitStack() as stack:
+        files = [stack.enter_context(results_file(directory, number).open("w+b")) for number in range(cores())]
+        every = [settings | {"number": number} for number in range(len(files))]
+        for item, answer in stack.enter_context(closing(in_order(WORKER, every, items, told))):
+            yield item, answer, files[answer["number"]]
 
 
-def _batches(lines: Pieces) -> Iterator[Pieces]:
-    start, ends = 0, np.cumsum(lines.sizes)
-    while start < len(lines):
-        before = ends[start - 1] if start else 0
-        end = int(np.searchsorted(ends, before + BATCH_CHARACTERS, side="right"))
-        end = min(max(end, start + 1), start + BATCH)
-        yield lines.take(np.arange(start, end))
-        start = end
-
-
-def _numbered(portion: Portion, form: Form | None, before: int) -> Iterator[tuple[int, list[Message] | None]]:
-    """The conversations of a portion, ``before`` which there are so many rows or lines: each with its number, counted
-    likewise; None for a blank line. Raises DataError, with the place."""
-    for number, row in portion.rows(before):
-        if row is BLANK:
-            yield number, None
-            continue
-        try:
-            messages = conversation(row, form)
-        except DataError as error:
-            raise DataError(f"{portion.place(number)}: {error}") from None
-        yield number, messages
+def results_file(directory: Path, number: int) -> Path:
+    """Where the process of that number writes what it makes."""
+    return directory / f"results.{number}"
 
 
 def _form_of(config: DataConfig, every: Iterator[Portion]) -> tuple[Form | None, Iterator[Portion]]:
@@ -281,20 +170,11 @@ def _form_of(config: DataConfig, every: Iterator[Portion]) -> tuple[Form | None,
     return form, chain(looked_at, every)
 
 
-def _processes() -> int:
-    """Processes that share the work: one, unless XFT_PREPARE_PROCESSES allows more, and never more than cores.
-
-    A process forked from one with threads of other libraries was seen to hang (in the tests), for a reason not found yet.
-    """
-    allowed = os.environ.get("XFT_PREPARE_PROCESSES", "1")
-    return min(cores(), max(1, int(allowed))) if allowed.isascii() and allowed.isdecimal() and len(allowed) < 4 else 1
-
-
 def _begin(every: Iterator[Portion]) -> tuple[list[Portion], Iterator[Portion]]:
     """The first portions, and all of them; what keeps others from being read is raised after these."""
     few: list[Portion] = []
     try:
-        few += islice(every, FEW_PORTIONS + 1)
+        few += islice(every, FIRST_PORTIONS)
     except DataError as error:
         return few, chain(few, _raising(error))
     return few, chain(few, every)
@@ -305,26 +185,8 @@ def _raising(error: DataError) -> Iterator[Portion]:
     yield
 
 
-def _rows(few: list[Portion], total: int) -> float:
-    """About how many rows the data has, by its first portions."""
-    return total * sum(portion.count() for portion in few) / max(1, sum(portion.size for portion in few))
-
-
 def _maker(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> RowMaker | None:
     try:
         return RowMaker(config, tokenizer)
     except DataError:
         return None  # which is told once the data was read: what is wrong with that comes first
-
-
-def _line(messages: list[Message]) -> bytes:
-    """``json.dumps({"messages": messages}, ensure_ascii=False)`` and a line break, in a quarter of the time."""
-    written = ", ".join([
-        f'{{"role": {encode_basestring(message["role"])}, "content": {encode_basestring(message["content"])}}}'
-        for message in messages])
-    return f'{{"messages": [{written}]}}\n'.encode()
-
-
-def _messages(line: bytes) -> list[Message]:
-    messages: list[Message] = json.loads(line)["messages"]
-    return messages

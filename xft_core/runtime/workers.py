@@ -1,18 +1,25 @@
-"""Work in several processes whose results come back in the order of its items."""
+"""Work in several processes whose results come back in the order of its items.
 
-import multiprocessing
+Each is a fresh interpreter, not a fork: a fork of a process with threads (of tokenizers, of arrow) may inherit a lock that
+nobody will release. Its standard input gives it what to do and its standard output takes the answers, a line of JSON each;
+what is large goes through files. A process that ends closes its output, which is noticed at once.
+"""
+
+import json
 import os
+import selectors
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
-from multiprocessing.connection import Connection, wait
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from xft_core.errors import StageInterrupted, StageKilled
-from xft_core.runtime.process import die_with_parent
+from xft_core.runtime.process import OUTPUT, die_with_parent
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
-AHEAD = 4  # items for each process that may be under way or wait for an earlier one's result
+AHEAD = 4  # items for each process that may be under way or wait for an earlier one's answer
 
 
 def cores() -> int:
@@ -23,106 +30,136 @@ def cores() -> int:
 
 
 def in_order(
-    make: Callable[[int], Callable[[Item], Result]], items: Iterable[Item], processes: int,
-) -> Generator[tuple[Item, Result], None, None]:
-    """Every item with its result, in the order of the items. ``make``: from a process's number to what does its work.
+    module: str, settings: list[dict[str, Any]], items: Iterable[Item], told: Callable[[Item], Any],
+) -> Generator[tuple[Item, Any], None, None]:
+    """Every item with the answer to ``told(item)`` (JSON), in the order of the items.
 
-    With one process the work is done in this one. More are forked from it, so ``make`` may refer to anything; items and
-    results are pickled. They end with this process, and when the iterator is closed. What ``items`` or the work raises is
-    raised once the results before it have been given. Raises StageInterrupted when a process ends before its work does.
+    ``module``: a program that calls ``answer``. It is started once for each of ``settings``. All end with this process, and
+    when the iterator is closed. What ``items`` raises is raised once the answers before it were given. Raises
+    StageInterrupted when a process ends before its work does, OSError and MemoryError that the work raises.
     """
-    if processes == 1:
-        work = make(0)
-        for item in items:
-            yield item, work(item)
-        return
-    context = multiprocessing.get_context("fork")
-    workers, idle = {}, []
+    workers: list[_Worker] = []
     try:
-        for number in range(processes):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(make, number, theirs, os.getpid()), daemon=True)
-            process.start()
-            theirs.close()
-            workers[ours] = process
-            idle.append(ours)
-        yield from _results(iter(items), workers, idle)
+        for one in settings:
+            workers.append(_Worker(module))
+            workers[-1].settings = one
+        yield from _answers(iter(items), told, workers)
     finally:
-        for process in workers.values():
-            process.kill()
-        for connection, process in workers.items():
-            process.join()
-            connection.close()
+        for worker in workers:
+            worker.end()
 
 
-def _results(items: Iterator[Any], workers: dict[Connection, Any], idle: list[Connection]) -> Iterator[tuple[Any, Any]]:
-    waiting: dict[int, Any] = {}  # items that were handed out
-    results: dict[int, tuple[bool, Any]] = {}
-    busy: dict[Connection, int] = {}
-    given = handed_out = 0
-    failure: Exception | None = None  # StopIteration: there are no more items
-    following: list[Any] = []
-    while True:
-        while failure is None and handed_out - given < AHEAD * len(workers):
-            if not following:
-                try:
-                    following.append(next(items))
-                except StopIteration as end:
-                    failure = end
-                    break
-                except Exception as error:
-                    failure = error
-                    break
-            if not idle:
-                break
-            connection = idle.pop()
-            waiting[handed_out], busy[connection] = following.pop(), handed_out
-            _send(connection, waiting[handed_out], workers[connection])
-            handed_out += 1
-        while given in results:
-            succeeded, result = results.pop(given)
-            if not succeeded:
-                raise result
-            yield waiting.pop(given), result
-            given += 1
-        if given == handed_out and failure is not None:
-            if not isinstance(failure, StopIteration):
-                raise failure
-            return
-        ready: list[Any] = wait(list(busy))
-        for connection in ready:
-            place = busy.pop(connection)
-            try:
-                results[place] = connection.recv()
-            except (EOFError, ConnectionError):
-                raise _ended(workers[connection]) from None
-            idle.append(connection)
-
-
-def _send(connection: Connection, item: Any, process: Any) -> None:
-    try:
-        connection.send(item)
-    except ConnectionError:
-        raise _ended(process) from None
-
-
-def _ended(process: Any) -> StageInterrupted:
-    process.join()
-    if process.exitcode == -signal.SIGKILL:
-        return StageKilled("One of the processes that share the work was killed, mostly for want of memory.")
-    return StageInterrupted(f"One of the processes that share the work ended early (exit status {process.exitcode}).")
-
-
-def _work(make: Callable[[int], Callable[[Any], Any]], number: int, connection: Connection, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    die_with_parent(parent)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    work = make(number)
-    while True:
-        item = connection.recv()
+class _Worker:
+    def __init__(self, module: str) -> None:
+        self.settings: dict[str, Any] | None = None
+        # Ctrl-C goes to all processes of a terminal; it is this one's to answer.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            result: tuple[bool, Any] = True, work(item)
-        except Exception as error:
-            result = False, error
-        connection.send(result)
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(os.getpid())], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"})
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        assert self._process.stdin and self._process.stdout
+        self._questions, self.answers = self._process.stdin, self._process.stdout
+
+    def ask(self, question: Any) -> None:
+        """Hand out work. The process must not have any."""
+        lines = [question] if self.settings is None else [self.settings, question]
+        self.settings = None
+        try:
+            for line in lines:
+                self._questions.write(json.dumps(line, default=_of_another_kind).encode() + b"\n")
+            self._questions.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def answer(self) -> Any:
+        """Wait for the answer."""
+        line = self.answers.readline()
+        if not line.endswith(b"\n"):
+            raise self._ended()
+        said = json.loads(line)
+        if "os_error" in said:
+            raise OSError(*said["os_error"])
+        if "no_memory" in said:
+            raise MemoryError
+        return said["answer"]
+
+    def _ended(self) -> StageInterrupted:
+        self._process.kill()  # where it closed its output only
+        status = self._process.wait()
+        if status == -signal.SIGKILL:
+            return StageKilled("One of the processes that share the work was killed, mostly for want of memory.")
+        return StageInterrupted(f"One of the processes that share the work ended early (exit status {status}).")
+
+    def end(self) -> None:
+        """Kill the process, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._questions, self.answers):
+            with suppress(BrokenPipeError):  # what was not written yet
+                stream.close()
+
+
+def _answers(items: Iterator[Any], told: Callable[[Any], Any], workers: list[_Worker]) -> Iterator[tuple[Any, Any]]:
+    idle, busy = list(workers), 0
+    asked: dict[int, Any] = {}  # items that were handed out
+    answers: dict[int, Any] = {}
+    given = handed_out = 0
+    end: Exception | None = None  # StopIteration: there are no more items
+    with selectors.DefaultSelector() as selector:
+        while True:
+            while end is None and idle and handed_out - given < AHEAD * len(workers):
+                try:
+                    asked[handed_out] = next(items)
+                except Exception as error:
+                    end = error
+                    break
+                worker = idle.pop()
+                worker.ask(told(asked[handed_out]))
+                selector.register(worker.answers, selectors.EVENT_READ, (worker, handed_out))
+                handed_out, busy = handed_out + 1, busy + 1
+            while given in answers:
+                yield asked.pop(given), answers.pop(given)
+                given += 1
+            if given == handed_out and end is not None:
+                if isinstance(end, StopIteration):
+                    return
+                raise end
+            if busy and (not idle or end is not None or handed_out - given >= AHEAD * len(workers)):
+                for key, _ in selector.select():
+                    worker, place = key.data
+                    selector.unregister(worker.answers)
+                    answers[place] = worker.answer()
+                    idle.append(worker)
+                    busy -= 1
+
+
+def _of_another_kind(value: object) -> dict[str, str]:
+    """What stands for a value that JSON has not (a date, bytes of a table): none that is of any use as a text or a list."""
+    return {"kind": type(value).__name__}
+
+
+def answer(start: Callable[[dict[str, Any]], Callable[[Any], Any]]) -> None:
+    """Be one of the processes that ``in_order`` starts. ``start``: from its settings to what answers questions.
+
+    Never returns while there is something to do. Only answers go to standard output: whatever else is printed goes to
+    standard error.
+    """
+    die_with_parent(int(sys.argv[1]))
+    answers = os.fdopen(os.dup(OUTPUT), "wb")
+    os.dup2(sys.stderr.fileno(), OUTPUT)
+    questions = sys.stdin.buffer
+    if not (settings := questions.readline()):
+        return
+    work = start(json.loads(settings))
+    while question := questions.readline():
+        try:
+            said = {"answer": work(json.loads(question))}
+        except OSError as error:
+            said = {"os_error": [error.errno, error.strerror, error.filename and str(error.filename)]}
+        except MemoryError:
+            said = {"no_memory": True}
+        answers.write(json.dumps(said).encode() + b"\n")
+        answers.flush()

@@ -14,14 +14,14 @@ import shutil
 import sys
 from array import array
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from xft_core.data.conversations import Conversations, Sequences
 from xft_core.data.pieces import Pieces
-from xft_core.data.reading import Conversations, Sequences, conversations_of, sequences_of
+from xft_core.data.reading import conversations_of, sequences_of
 from xft_core.data.response_end import response_ends, save_response_ends
 from xft_core.data.rows import write_rows
 from xft_core.data.tokenize import BITS, NOTED
@@ -112,17 +112,17 @@ class _Preparation:
         """The conversations of the data, and which of them are neither again nor contaminated."""
         from xft_core.benchmarks.decontaminate import Contamination
 
-        find = Contamination(self.benchmarks).find if self.benchmarks else None
+        finder = Contamination(self.benchmarks) if self.benchmarks else None
         directory = self.directory / f"{prefix}data"
         directory.mkdir()
-        read = conversations_of(data, path, directory, tokenizer, find)
+        read = conversations_of(data, path, directory, tokenizer, finder)
         if not read.rows:
             raise DataError(f"The data {data.path!r} holds no rows.")
         first = read.first_of_each()
         contaminated = [index for index in read.found if first[index]]
         rows = read.at(np.array(contaminated, dtype=np.int64))
         self.dropped += [
-            DroppedRow(**asdict(read.found[index]), row=[message["content"] for message in messages])
+            DroppedRow(**read.found[index], row=[message["content"] for message in messages])
             for index, messages in zip(contaminated, rows, strict=True)]
         num_first = int(first.sum())
         self.checked += num_first
