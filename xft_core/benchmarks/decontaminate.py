@@ -82,7 +82,6 @@ class Contamination:
     """
 
     def __init__(self, benchmarks: list[Path]) -> None:
-        self.paths = benchmarks
         self.labels = path_labels([str(path) for path in benchmarks])
         problems = [
             problem for path, label in zip(benchmarks, self.labels, strict=True) for problem in _problems(path, label)]

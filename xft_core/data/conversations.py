@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from json.encoder import encode_basestring  # type: ignore[attr-defined]
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -30,17 +30,6 @@ class Sequences:
         """Those at these indices, in their order."""
         return Sequences(self.pieces.take(indices), self.prompt_lengths[indices], self.notes[indices])
 
-    def write(self, stream: BinaryIO) -> None:
-        """What is in memory, for ``read``."""
-        write_pieces(self.pieces, stream)
-        for column in (self.prompt_lengths, self.notes):
-            np.save(stream, column)
-
-    @staticmethod
-    def read(stream: BinaryIO, path: Path) -> "Sequences":
-        """What ``write`` wrote."""
-        return Sequences(read_pieces(stream, path), *(np.load(stream, allow_pickle=False) for _ in range(2)))
-
     @staticmethod
     def together(parts: "list[Sequences]", path: Path) -> "Sequences":
         """Those of all parts, one after the other."""
@@ -55,7 +44,7 @@ class Conversations:
     """The conversations of some data that have a response, as lines of JSON on disk.
 
     ``rows``: rows of the data. ``numbers`` (N,): of each conversation, which row it is, from 0. ``digests`` (N,2): of its
-    text. ``found``: what was looked for and found in a conversation (JSON), by its index. ``sequences``: None if they were
+    text. ``found``: what was looked for and found in a conversation, by its index. ``sequences``: None if they were
     not tokenised.
     """
 
@@ -68,22 +57,6 @@ class Conversations:
 
     def __len__(self) -> int:
         return len(self.lines)
-
-    def write(self, stream: BinaryIO) -> None:
-        """What is in memory, but for ``rows`` and ``found``, for ``read``."""
-        write_pieces(self.lines, stream)
-        for column in (self.numbers, self.digests):
-            np.save(stream, column)
-        if self.sequences is not None:
-            self.sequences.write(stream)
-
-    @staticmethod
-    def read(stream: BinaryIO, rows: int, found: dict[int, Any], lines: Path, tokens: Path | None) -> "Conversations":
-        """What ``write`` wrote. ``lines`` and ``tokens``: paths of the pieces; None where nothing was tokenised."""
-        pieces = read_pieces(stream, lines)
-        numbers, digests = (np.load(stream, allow_pickle=False) for _ in range(2))
-        sequences = None if tokens is None else Sequences.read(stream, tokens)
-        return Conversations(pieces, rows, numbers, digests, found, sequences)
 
     def at(self, indices: np.ndarray) -> Iterator[list[Message]]:
         """The conversations at these indices, in their order."""
@@ -101,17 +74,6 @@ class Conversations:
         """Whether each conversation is also one of the other's (N, bool)."""
         known = set(map(bytes, other.digests))
         return np.fromiter((bytes(digest) in known for digest in self.digests), dtype=bool, count=len(self))
-
-
-def write_pieces(pieces: Pieces, stream: BinaryIO) -> None:
-    """Where the pieces are, for ``read_pieces``."""
-    for column in (pieces.files, pieces.places, pieces.sizes):
-        np.save(stream, column)
-
-
-def read_pieces(stream: BinaryIO, path: Path) -> Pieces:
-    """What ``write_pieces`` wrote."""
-    return Pieces(path, *(np.load(stream, allow_pickle=False) for _ in range(3)))
 
 
 def line_of(messages: list[Message]) -> bytes:

@@ -1,4 +1,4 @@
-"""Files and data sets of instruction data, in portions that any process can read."""
+"""Files and data sets of instruction data, in portions."""
 
 import codecs
 import json
@@ -71,20 +71,6 @@ def portions(config: DataConfig, path: Path | None) -> tuple[int, Iterator[Porti
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
     return size, _array_portions(path) if is_array else _line_portions(path)
-
-
-def told_portion(portion: Portion) -> dict[str, Any]:
-    """A portion as JSON, for a process that reads it."""
-    if isinstance(portion, Lines):
-        return {"path": str(portion.path), "start": portion.start, "end": portion.end}
-    return {"rows": [row for _, row in portion.rows(0)]}
-
-
-def portion_told(told: dict[str, Any]) -> Portion:
-    """The portion of ``told_portion``. In place of values that JSON has not are others that are no use either."""
-    if "path" in told:
-        return Lines(Path(told["path"]), told["start"], told["end"])
-    return Items("", told["rows"], len(told["rows"]))
 
 
 @dataclass(frozen=True)

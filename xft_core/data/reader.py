@@ -1,4 +1,4 @@
-"""What reads a portion of the data and makes rows of it: in this process or in one of several (see reading.py)."""
+"""What reads a portion of the data and makes rows of it."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,8 +22,6 @@ DIGEST_BYTES = 16
 class Finder(Protocol):
     """What looks for the problems of benchmark files."""
 
-    paths: list[Path]
-
     def find_in(self, rows: list[list[str]]) -> dict[int, Any]:
         """What is found in rows (each a list of its texts), by index: a dataclass."""
 
@@ -37,12 +35,10 @@ class Read:
 
 
 class Reader:
-    """Reads portions, one after the other, to files of that number in ``directory``."""
+    """Reads portions, one after the other, to files in ``directory``."""
 
-    def __init__(
-        self, directory: Path, number: int, form: Form | None, maker: RowMaker | None, finder: Finder | None,
-    ) -> None:
-        self._lines, self._tokens = (PieceWriter(directory / name, number) for name in ("lines", "tokens"))
+    def __init__(self, directory: Path, form: Form | None, maker: RowMaker | None, finder: Finder | None) -> None:
+        self._lines, self._tokens = (PieceWriter(directory / name) for name in ("lines", "tokens"))
         self._form, self._maker, self._finder = form, maker, finder
 
     def read(self, portion: Portion) -> Read | None:
@@ -80,8 +76,8 @@ class Reader:
 class Tokeniser:
     """Makes rows of conversations that were read."""
 
-    def __init__(self, directory: Path, number: int, maker: RowMaker) -> None:
-        self._tokens, self._maker = PieceWriter(directory / "used_tokens", number), maker
+    def __init__(self, directory: Path, maker: RowMaker) -> None:
+        self._tokens, self._maker = PieceWriter(directory / "used_tokens"), maker
 
     def sequences(self, lines: Pieces) -> Sequences:
         """Those of the conversations with these lines."""

@@ -1,33 +1,24 @@
-"""Instruction data from a file to conversations on disk, and from there to token sequences, by one process or several.
+"""Instruction data from a file to conversations on disk, and from there to token sequences."""
 
-The result does not depend on the number of processes.
-"""
-
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.data.conversations import Conversations, Sequences
 from xft_core.data.formats import Form, recognise
-from xft_core.data.pieces import Pieces, told_pieces
-from xft_core.data.portions import BLANK, Portion, portions, told_portion
-from xft_core.data.reader import Finder, Read, Reader, Tokeniser, batches, numbered
+from xft_core.data.pieces import Pieces
+from xft_core.data.portions import BLANK, Portion, portions
+from xft_core.data.reader import Finder, Reader, Tokeniser, batches, numbered
 from xft_core.data.templates import Message
 from xft_core.data.tokenize import FAILED, RowMaker
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
-from xft_core.runtime.workers import cores, in_order
 
-WORKER = "xft_core.stages.reading_worker"  # the program that the processes run
 FIRST_PORTIONS = 5  # by which the number of rows is estimated
-# From so many portions on (about 20 MB) work is shared among processes: with less, to start them would take longer.
-MANY_PORTIONS = 80
 # Rows are tokenised while they are read, and not afterwards those that are used, if not more than this many times as many.
 READ_FOR_USED = 2
 
@@ -64,23 +55,18 @@ def conversations_of(
     if tokenizer is not None and first and (
             config.max_rows is None or READ_FOR_USED * config.max_rows >= total * rows / max(1, size)):
         maker = _maker(config, tokenizer)
-    results: Generator[tuple[Portion, Read | None], None, None]
-    if total * len(first) >= MANY_PORTIONS * size and cores() > 1:
-        results = _read_by_many(every, config, directory, form, tokenizer if maker else None, finder)
-    else:
-        reader = Reader(directory, 0, form, maker, finder)
-        results = ((portion, reader.read(portion)) for portion in every)
+    reader = Reader(directory, form, maker, finder)
     read: list[Conversations] = []
     before = row = kept = 0
-    with closing(results):
-        for portion, result in results:
-            if result is None:  # a row that cannot be used: say where
-                for _ in numbered(portion, form, before):
-                    pass
-                raise AssertionError("a row that could not be read can be, the second time")
-            part = result.part
-            read.append(replace(part, numbers=part.numbers + row, found={kept + at: it for at, it in part.found.items()}))
-            before, row, kept = before + result.lines, row + part.rows, kept + len(part)
+    for portion in every:
+        result = reader.read(portion)
+        if result is None:  # a row that cannot be used: say where
+            for _ in numbered(portion, form, before):
+                pass
+            raise AssertionError("a row that could not be read can be, the second time")
+        part = result.part
+        read.append(replace(part, numbers=part.numbers + row, found={kept + at: it for at, it in part.found.items()}))
+        before, row, kept = before + result.lines, row + part.rows, kept + len(part)
     return Conversations(
         Pieces.together([part.lines for part in read], directory / "lines"), row,
         np.concatenate([np.zeros(0, dtype=np.int64), *(part.numbers for part in read)]),
@@ -98,59 +84,13 @@ def sequences_of(
     if conversations.sequences is not None:
         sequences = conversations.sequences.take(indices)
     else:
-        every = list(batches(conversations.lines.take(indices)))
-        if len(every) >= MANY_PORTIONS and cores() > 1:
-            results = _sequences_by_many(every, config, directory, tokenizer)
-        else:
-            results = map(Tokeniser(directory, 0, maker).sequences, every)
-        sequences = Sequences.together(list(results), directory / "used_tokens")
+        tokeniser = Tokeniser(directory, maker)
+        made = map(tokeniser.sequences, batches(conversations.lines.take(indices)))
+        sequences = Sequences.together(list(made), directory / "used_tokens")
     for index in indices[sequences.notes == FAILED]:
         for messages in conversations.at(np.array([index])):
             maker.check(messages)
     return sequences
-
-
-def _read_by_many(
-    every: Iterator[Portion], config: DataConfig, directory: Path, form: Form | None,
-    tokenizer: PreTrainedTokenizerBase | None, finder: Finder | None,
-) -> Generator[tuple[Portion, Read | None], None, None]:
-    settings = {
-        "task": "read", "form": form, "benchmarks": None if finder is None else [str(path) for path in finder.paths]}
-    tokens = None if tokenizer is None else directory / "tokens"
-    for portion, answer, stream in _by_many(settings, config, directory, tokenizer, every, told_portion):
-        if not answer["read"]:
-            yield portion, None
-            continue
-        found = {int(index): it for index, it in answer["found"].items()}
-        part = Conversations.read(stream, answer["rows"], found, directory / "lines", tokens)
-        yield portion, Read(answer["lines"], part)
-
-
-def _sequences_by_many(
-    every: list[Pieces], config: DataConfig, directory: Path, tokenizer: PreTrainedTokenizerBase,
-) -> Iterator[Sequences]:
-    for _, _, stream in _by_many({"task": "tokenise"}, config, directory, tokenizer, every, told_pieces):
-        yield Sequences.read(stream, directory / "used_tokens")
-
-
-def _by_many(
-    settings: dict[str, Any], config: DataConfig, directory: Path, tokenizer: PreTrainedTokenizerBase | None,
-    items: Iterable[Any], told: Callable[[Any], Any],
-) -> Generator[tuple[Any, Any, BinaryIO], None, None]:
-    """Every item, the answer of a process, and the file that what it made is read from next."""
-    settings |= {
-        "config": config.model_dump(mode="json"), "directory": str(directory),
-        "tokenizer": None if tokenizer is None else str(tokenizer.name_or_path)}
-    with ExitStack() as stack:
-        files = [stack.enter_context(results_file(directory, number).open("w+b")) for number in range(cores())]
-        every = [settings | {"number": number} for number in range(len(files))]
-        for item, answer in stack.enter_context(closing(in_order(WORKER, every, items, told))):
-            yield item, answer, files[answer["number"]]
-
-
-def results_file(directory: Path, number: int) -> Path:
-    """Where the process of that number writes what it makes."""
-    return directory / f"results.{number}"
 
 
 def _form_of(config: DataConfig, every: Iterator[Portion]) -> tuple[Form | None, Iterator[Portion]]:

@@ -51,13 +51,10 @@ def quiet_libraries() -> None:
         logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
-def die_with_parent(parent: int | None = None) -> None:
-    """Ask the kernel for SIGTERM when the process that started this one is gone: no orphan goes on training.
-
-    ``parent``: its number, where it is known; it may be 1 in a container.
-    """
+def die_with_parent() -> None:
+    """Ask the kernel for SIGTERM when the process that started this one is gone: no orphan goes on training."""
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
-    if os.getppid() != parent if parent is not None else os.getppid() == 1:
+    if os.getppid() == 1:
         sys.exit(ExitCode.MAY_PASS)
 
 
