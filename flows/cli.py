@@ -2,7 +2,7 @@
 and puts them side by side, ``xft plan`` says what a run needs, ``xft ui`` shows what there is, ``xft store`` lists, verifies
 and cleans the store, ``xft relocate`` puts a home right that was moved or copied.
 
-Exit status: 0 done, 1 a stage failed, 2 a recipe or setting that cannot be meant, 130 interrupted, 141 nobody reads the output.
+Exit status: 0 done, 1 a stage failed, 2 an invalid recipe or setting, 130 interrupted, 141 nobody reads the output.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {told(error)}", file=sys.stderr)
         return ExitCode.MISTAKE
     except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from what is finished.", file=sys.stderr)
+        print("Interrupted. The same command continues from what is finished.", file=sys.stderr)
         return ExitCode.INTERRUPTED
 
 

@@ -106,6 +106,6 @@ def _raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]
     if reasons:
         failed = "\n".join(f"{', '.join(roles)}: {reason}" for reason, roles in reasons.items())
         raise PipelineFailed(
-            f"{failed}\n{finished} of {len(futures)} stages are finished; the same command goes on from there.")
+            f"{failed}\n{finished} of {len(futures)} stages are finished; the same command continues from there.")
 
 

@@ -32,7 +32,7 @@ ADDRESSES = (
 def open_home(say: Callable[[str], object]) -> Settings:
     """The settings in force, all checked, and their home: there, private, swept. ``say`` takes what a person should know.
 
-    Raises XftError for a setting that cannot be meant, or a home that cannot be made or used.
+    Raises XftError for an invalid setting, or a home that cannot be made or used.
     """
     current = settings()
     try:

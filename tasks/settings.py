@@ -97,7 +97,7 @@ class Settings:
 
 
 def settings() -> Settings:
-    """The settings as the environment has them now. Raises XftError naming every value that cannot be meant."""
+    """The settings as the environment has them now. Raises XftError naming every invalid value."""
     problems: list[str] = []
 
     def read(setting: Callable[[], T], instead: T) -> T:

@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {options.command}: {told(error)}", file=sys.stderr)
         return ExitCode.MISTAKE
     except KeyboardInterrupt:
-        print("error: interrupted. Start the same command again to go on from the last checkpoint.", file=sys.stderr)
+        print("error: interrupted. Start the same command again to continue from the last checkpoint.", file=sys.stderr)
         return ExitCode.INTERRUPTED
 
 

@@ -17,7 +17,7 @@ class XftError(Exception):
 
 
 class RecipeError(XftError):
-    """A recipe or stage configuration that cannot be meant."""
+    """An invalid recipe or stage configuration."""
 
 
 class DataError(XftError):
@@ -47,7 +47,7 @@ class SandboxError(XftError):
 
 
 class DiskFullError(XftError):
-    """No space left while writing. What was finished is kept; the same command goes on from there."""
+    """No space left while writing. What was finished is kept; the same command continues from there."""
 
 
 class OutOfMemory(XftError):

@@ -62,7 +62,7 @@ def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int) ->
             close_abandoned_runs(pool)
             running.start("Worker", worker_command(pool), worker_environment(current, api, mlflow_ui))
             print(f"  Worker   of pool {pool!r}; start runs in Prefect under Deployments (schedules are paused)\n"
-                  f"Data: {current.home}. Ctrl-C stops all; a run that it cancels goes on when started again.", flush=True)
+                  f"Data: {current.home}. Ctrl-C stops all; a run that it cancels continues when started again.", flush=True)
             try:
                 running.watch()
             except KeyboardInterrupt:

@@ -53,7 +53,7 @@ def close_abandoned_runs(pool: str) -> None:
 
     with get_client(sync_client=True) as client:
         for run in _unfinished(client, pool):
-            message = "Its process was killed. Retry goes on from what is finished."
+            message = "Its process was killed. Retry continues from what is finished."
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
 
 

@@ -84,7 +84,7 @@ def _start(command: list[str], environment: dict[str, str], stdout: IO[bytes], s
 
 
 def _stopped(config: StageConfig) -> RunStopped:
-    return RunStopped(f"{config.stage} was stopped. Starting the same run again goes on from its last checkpoint.")
+    return RunStopped(f"{config.stage} was stopped. Starting the same run again continues from its last checkpoint.")
 
 
 def _command(config: StageConfig, config_path: Path) -> list[str]:

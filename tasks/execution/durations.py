@@ -28,7 +28,7 @@ def threads_of_a_stage() -> int:
 
 
 def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, logger: Logger) -> None:
-    """Remember the time of a stage that was made here from its beginning. What cannot be noted costs a warning."""
+    """Remember the time of a stage that was made here from its beginning. What cannot be noted is a warning."""
     planned = without_number(role)
     if planned not in planned_roles(recipe):
         return

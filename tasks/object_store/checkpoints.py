@@ -2,7 +2,7 @@
 
     <prefix>/checkpoints/<stage>/<key>/    the newest whole checkpoint, as tasks/object_store/file_sets.py describes
 
-Sent while the stage goes on; a store that is away costs a warning, never the stage. Kept until the artifact is there.
+Sent while the stage goes on; a store that is away causes a warning, never a failed stage. Kept until the artifact is there.
 """
 
 import os
@@ -134,7 +134,7 @@ def _has_progress(workspace: Workspace, key: str) -> bool:
 
 
 def _newest(workspace: Workspace) -> Path | None:
-    """The newest checkpoint with a seal; whoever goes on from it checks it."""
+    """The newest checkpoint with a seal; whoever resumes from it checks it."""
     sealed = [path.parent for path in workspace.checkpoints.glob(f"{PREFIX}*/{SEAL}")]
     return max(sealed, key=step_of, default=None)
 

@@ -106,7 +106,7 @@ def remove_from(bucket: Bucket, place: str) -> None:
 
 
 def discard(bucket: Bucket, place: str) -> None:
-    """Remove a damaged set if the store lets us; a store that does not costs a warning."""
+    """Remove a damaged set if the store lets us; a store that does not is a warning."""
     try:
         remove_from(bucket, place)
     except (StoreUnavailable, StoreRefused) as error:

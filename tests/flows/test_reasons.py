@@ -30,7 +30,7 @@ def test_stages_with_one_reason_share_a_line() -> None:
         _raise_for_failures(SimpleNamespace(flow_run_id="none"), futures)  # type: ignore[arg-type]
     assert str(error.value).splitlines() == [
         "prepare, upcycle, sft-baseline, generate-base-0, generate-base-1: There is no model 'owner/none'.",
-        "nll-base-0: another", "1 of 7 stages are finished; the same command goes on from there."]
+        "nll-base-0: another", "1 of 7 stages are finished; the same command continues from there."]
 
 
 def test_variants_with_one_reason_share_a_line() -> None:

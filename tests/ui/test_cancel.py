@@ -1,4 +1,4 @@
-"""Cancel in Prefect's pages ends the training within seconds and leaves what the next start goes on from."""
+"""Cancel in Prefect's pages ends the training within seconds and leaves what the next start resumes from."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -114,7 +114,7 @@ def disk_full_is_an_error(where: Path) -> Iterator[None]:
             raise
         raise DiskFullError(
             f"No space left while writing to {str(where)!r}. Nothing that was finished is lost: free some space and "
-            "start the same command again, it goes on from the last checkpoint."
+            "start the same command again: it continues from the last checkpoint."
         ) from error
 
 

@@ -5,7 +5,7 @@
     XFT_DS1000_ENVIRONMENT   directory of the environment that DS-1000 is graded in
     XDG_CACHE_HOME           caches; default: ~/.cache
 
-Each function raises RecipeError for a value that cannot be meant.
+Each function raises RecipeError for an invalid value.
 """
 
 import os

@@ -42,7 +42,7 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())[:500]) from None
     except (ValueError, ArithmeticError, TypeError, AttributeError, LookupError) as error:
         # Of a date in the 13th month, or a value that is not what its tag says.
-        raise ValueError(f"it holds a value that cannot be meant ({str(error)[:100]})") from None
+        raise ValueError(f"it holds an invalid value ({str(error)[:100]})") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -40,7 +40,7 @@ def estimate(
     """The range of a stage's time; None where its work is not known and nothing alike was run.
 
     ``earlier``: times of alike stages; ``given``: the rate was given by the user, for another machine maybe, so that what
-    was run here says nothing; ``slowdown``: by the load of now, 1 on a machine of one's own.
+    was run here says nothing; ``slowdown``: by the load of now, 1 on an idle machine.
     """
     work = stage.work
     if earlier and work is not None and not given:

@@ -155,7 +155,7 @@ class _Probe:
 
 def _seconds(work: Callable[[], object], device: Any) -> tuple[float, float]:
     """The median of repeats after one to warm up; and by how much more than the processor time it took, spread over the
-    threads: 1 on a machine of one's own."""
+    threads: 1 on an idle machine."""
     import torch
 
     def once() -> float:

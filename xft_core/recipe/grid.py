@@ -50,7 +50,7 @@ class Variant:
 
 
 def parse_grid(grid: Iterable[str]) -> list[Axis]:
-    """The axes of ``section.field=[value, ...]`` entries. Raises RecipeError, naming the entry that cannot be meant."""
+    """The axes of ``section.field=[value, ...]`` entries. Raises RecipeError, naming the invalid entry."""
     axes: list[Axis] = []
     for entry in grid:
         axis = _axis(entry)
@@ -66,7 +66,7 @@ def parse_grid(grid: Iterable[str]) -> list[Axis]:
 def expand(recipe: Recipe, grid: Iterable[str]) -> list[Variant]:
     """Every combination of the grid's values on ``recipe``, the first entry varying slowest.
 
-    Raises RecipeError for a grid that cannot be meant, a combination that is no valid recipe, or two that are the same.
+    Raises RecipeError for an invalid grid, a combination that is no valid recipe, or two that are the same.
     """
     axes = parse_grid(grid)
     count = math.prod(len(axis.values) for axis in axes)

@@ -272,7 +272,7 @@ class EvaluateConfig(Section):
     lm_eval_tasks: list[str] = Field([], description=(
         "Tasks of lm-evaluation-harness to run, for example mmlu; needs the extra lm-eval."))
     lm_eval_directory: str | None = Field(None, description=(
-        "Directory with the YAML files of tasks of one's own; data files named in them are relative to it. Empty: only the "
+        "Directory with the YAML files of your own tasks; data files named in them are relative to it. Empty: only the "
         "tasks that lm-eval ships, most of which fetch their data from the Hub."))
     lm_eval_limit: int | None = Field(None, ge=1, description="Only the first this many questions of a task; empty for all.")
 

@@ -11,7 +11,7 @@ TIMEOUT = timedelta(hours=12)
 
 
 def join_group() -> None:
-    """Become one of the processes that torchrun's environment tells of: on the accelerator of one's own, if there is one,
+    """Become one of the processes that torchrun's environment tells of: on its own accelerator, if there is one,
     and with one's share of the cores that one process would have had."""
     torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ["LOCAL_WORLD_SIZE"])))
     if torch.cuda.is_available():

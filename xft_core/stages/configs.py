@@ -294,7 +294,7 @@ class LmEvalStage(StageConfig):
     model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")
     task: str = Field(description="Name of a task or a group of tasks.")
     directory: Path | None = Field(None, description=(
-        "Directory with the YAML files of tasks of one's own; data files named in them are relative to it."))
+        "Directory with the YAML files of your own tasks; data files named in them are relative to it."))
     limit: int | None = Field(None, ge=1, description="Only the first this many questions; empty for all.")
     batch_size: int = Field(16, ge=1, description="Questions answered at once.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")

@@ -135,7 +135,7 @@ def upcycle_config_of_reference(content: dict[str, Any]) -> UpcycleConfig:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])).replace("num_experts_per_tok", "num_selects")
-        raise CheckpointError(f"The reference's config.json cannot be meant: {place} {first['msg']}") from None
+        raise CheckpointError(f"The reference's config.json is not valid: {place} {first['msg']}") from None
 
 
 def _with_tying(reader: CheckpointReader, dense_config: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The lm_eval stage: one task of lm-evaluation-harness (MMLU, HellaSwag, one's own) for any model, dense or upcycled.
+"""The lm_eval stage: one task of lm-evaluation-harness (MMLU, HellaSwag, your own) for any model, dense or upcycled.
 
 results.json     version of the harness; for the task and each of its parts, its version, number of questions and examples
                  in the prompt, and every metric with its standard error

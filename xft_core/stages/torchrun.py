@@ -110,7 +110,7 @@ def _launch(directory: Path, job: dict[str, Any], node: int) -> None:
     except DistError as error:
         reason = first_line(error)
         raise StageInterrupted(
-            f"{job['stage']}: its {job['num_nodes']} machines did not come together at {job['address']}: {reason}") from None
+            f"{job['stage']}: its {job['num_nodes']} machines did not all join at {job['address']}: {reason}") from None
     except ChildFailedError as failed:
         raise _explained(failed, directory, job) from None
 

@@ -1,9 +1,9 @@
 """Checkpoints that are whole, byte for byte, or do not count: the last file written into one says what is in it.
 
-    checkpoint-<step>/          what a stage goes on from after that step
+    checkpoint-<step>/          what a stage resumes from after that step
     checkpoint-<step>/whole     the other files with sizes and sha256, and the sha256 of that list
 
-The sums cost one reading of the files when they are written and one when a start goes on from them
+The sums cost one reading of the files when they are written and one when a start resumes from them
 (docs/measurements/reliability.md has figures). What fails them is removed, and the checkpoint before it counts.
 """
 
@@ -74,7 +74,7 @@ def newest_whole(directory: Path) -> Path | None:
             check(path)
             return path
         except ArtifactError as error:
-            logger.warning("%s It is not gone on from.", error)
+            logger.warning("%s It is not resumed from.", error)
             if path.is_symlink() or path.is_file():
                 path.unlink()
             else:

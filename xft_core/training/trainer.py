@@ -247,7 +247,7 @@ def _fits(checkpoint: str) -> Iterator[None]:
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{checkpoint!r} cannot be gone on from: it is not of this work ({reason}). Remove it to start from the one "
+            f"{checkpoint!r} cannot be resumed: it is not of this work ({reason}). Remove it to start from the one "
             "before, or from the beginning.") from None
 
 

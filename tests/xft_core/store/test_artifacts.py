@@ -6,7 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pytest
 
@@ -16,6 +16,7 @@ from xft_core.stages.run import run_stage, stage_key
 from xft_core.store import artifacts
 from xft_core.store.artifacts import find, input_digest, verify
 from xft_core.store.manifest import FileEntry, read_manifest
+from xft_core.store.results.base import Metrics
 from xft_core.store.workspace import Workspace
 
 
@@ -33,7 +34,11 @@ class CountingStage(StageConfig):
 runs: list[str] = []
 
 
-def run(config: CountingStage, workspace: Workspace) -> dict[str, Any]:
+class CountingMetrics(Metrics):
+    length: int
+
+
+def run(config: CountingStage, workspace: Workspace) -> CountingMetrics:
     runs.append(config.text)
     if config.text == "fail":
         (workspace.output / "half").write_text("half")
@@ -41,7 +46,7 @@ def run(config: CountingStage, workspace: Workspace) -> dict[str, Any]:
         raise OSError(errno.ENOSPC, "No space left on device")
     (workspace.output / "deep").mkdir()
     (workspace.output / "deep" / "file.txt").write_text(config.text)
-    return {"length": len(config.text)}
+    return CountingMetrics(length=len(config.text))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The problems of a benchmark, from a file in EvalPlus form (HumanEval+, MBPP+, or one's own in the same form).
+"""The problems of a benchmark, from a file in EvalPlus form (HumanEval+, MBPP+, or your own in the same form).
 
 One JSON object a line, plain or gzip, with these fields (more are allowed and ignored):
 

@@ -138,7 +138,7 @@ class Further(Part):
     """A step that the report has no section for."""
 
     role: str = Field(description="The step [text]")
-    metrics: dict[str, Any] = Field(description="Its metrics as they are [as the stage says]")
+    metrics: dict[str, Any] = Field(description="Its metrics as they are [as each name says]")
 
 
 class Comparison(Part):
