@@ -61,22 +61,24 @@ def write_rows(path: Path, rows: int, long_megabytes: int = 0) -> Path:
 
 
 def measure(path: Path, output: Path) -> list[object]:
-    """Seconds, CPU seconds, rows a second by the stage's own time, and its process's peak of anonymous memory in MB."""
+    """Seconds, CPU seconds, rows a second by the stage's own time, and the peak of its processes' anonymous memory in MB."""
     config = output.with_suffix(".yaml")
     config.write_text(CONFIG.format(path=path, output=output), encoding="utf-8")
     started = time.monotonic()
     with subprocess.Popen([sys.executable, "-m", "xft_core", "prepare", str(config)], stderr=subprocess.DEVNULL) as process:
-        watched, peak, cpu = psutil.Process(process.pid), [0], [0.0]
+        watched, peak, cpu = psutil.Process(process.pid), [0], {}
 
         def watch() -> None:
             while process.poll() is None:
                 try:
-                    peak[0] = max(peak[0], rss_anon(process.pid))
-                    times = watched.cpu_times()
-                    cpu[0] = times.user + times.system
+                    every = [watched, *watched.children(recursive=True)]
+                    peak[0] = max(peak[0], sum(anonymous(one.pid) for one in every))
+                    for one in every:
+                        times = one.cpu_times()
+                        cpu[one.pid] = times.user + times.system
                 except (psutil.Error, OSError):
-                    return
-                time.sleep(0.005)
+                    pass  # one of them has just ended
+                time.sleep(0.05)
 
         watcher = threading.Thread(target=watch)
         watcher.start()
@@ -85,14 +87,14 @@ def measure(path: Path, output: Path) -> list[object]:
         watcher.join()
     manifest = json.loads((output / "manifest.json").read_text())
     return [
-        round(time.monotonic() - started, 2), round(cpu[0], 2), round(manifest["metrics"]["rows_read"] / manifest["seconds"]),
-        round(peak[0] / 1e6)]
+        round(time.monotonic() - started, 2), round(sum(cpu.values()), 2),
+        round(manifest["metrics"]["rows_read"] / manifest["seconds"]), round(peak[0] / 1e6)]
 
 
-def rss_anon(process: int) -> int:
-    """Anonymous memory of a process in bytes, 0 when it has ended."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssAnon")), 0)
+def anonymous(process: int) -> int:
+    """Anonymous memory of a process in bytes, what it shares with others divided among them; 0 when it has ended."""
+    shares = Path(f"/proc/{process}/smaps_rollup").read_text()
+    return next((int(line.split()[1]) * 1024 for line in shares.splitlines() if line.startswith("Pss_Anon")), 0)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from performance.side_by_side import Taken, print_heading, print_table, side_by_side
-from xft_core.data.formats import read_conversations
 from xft_core.data.packing import IGNORED, PackedRows
+from xft_core.data.reading import read_conversations
 from xft_core.data.rows import Row, Rows, rows_of
-from xft_core.data.tokenize import tokenised
+from xft_core.data.tokenize import tokenise
 from xft_core.demo import DEMO_DIR
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.recipe.sections import ChecksConfig, DataConfig, SftConfig
@@ -52,7 +52,8 @@ def read_rows(options: argparse.Namespace) -> Rows:
     """The first rows of the data, as the prepare stage makes them."""
     config = DataConfig(path=str(options.data), max_length=options.sequence)
     conversations = [item for item in read_conversations(config, options.data) if item[-1]["content"].strip()]
-    found, _ = tokenised(conversations[:options.rows], config, load_tokenizer(options.model))
+    tokenizer = load_tokenizer(options.model)
+    found = (tokenise(item, config, tokenizer)[0] for item in conversations[:options.rows])
     return rows_of([row for row in found if row is not None])
 
 

@@ -16,7 +16,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,7 @@ from xft_core.recipe.labels import path_labels
 NGRAM_WORDS = 13
 MIN_WORDS, MIN_CHARACTERS = 8, 40
 PORTION = 2**20  # characters of a row that are searched at a time
+SEARCHED_TOGETHER = 16  # rows
 
 Words = tuple[str, ...]
 _WORD = re.compile(r"\w+")
@@ -96,6 +97,24 @@ class Contamination:
         wholes = [whole for of_run in self._wholes.values() for whole in of_run]
         self._overlap = max((len(_SPACE.sub("", whole.text)) for whole in wholes), default=0)
 
+    def find_in(self, rows: list[list[str]]) -> dict[int, Overlap]:
+        """What rows (each a list of its texts) have in common with a problem, by index."""
+        found: dict[int, Overlap] = {}
+        for start in range(0, len(rows), SEARCHED_TOGETHER):
+            some = rows[start:start + SEARCHED_TOGETHER]
+            # Most have nothing: what is in one of them is in all of them together.
+            if self._may_be_in("\n".join(chain.from_iterable(some))):
+                found |= {start + place: it for place, texts in enumerate(some) if (it := self.find(texts))}
+        return found
+
+    def _may_be_in(self, text: str) -> bool:
+        if len(text) > PORTION:
+            return True
+        words = _words(text)
+        return not (
+            self._begun.isdisjoint(_aligned(words, (MIN_WORDS + 1) // 2))
+            and self._inner.isdisjoint(_aligned(words, (NGRAM_WORDS + 1) // 2)))
+
     def find(self, texts: list[str]) -> Overlap | None:
         """What a row of these texts has in common with a problem, None for nothing.
 
@@ -118,8 +137,7 @@ class Contamination:
 def find_contaminated(rows: list[list[str]], benchmarks: list[Path]) -> dict[int, Overlap]:
     """The rows (each a list of its texts) that contain a problem of the benchmark files, by index, with the reason.
     Raises DataError for a benchmark file that cannot be used."""
-    contamination = Contamination(benchmarks)
-    return {index: found for index, texts in enumerate(rows) if (found := contamination.find(texts))}
+    return Contamination(benchmarks).find_in(rows)
 
 
 def _problems(path: Path, label: str) -> Iterator[_Problem]:

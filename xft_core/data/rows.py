@@ -1,10 +1,9 @@
 """Tokenised rows on disk: three flat tensors in one safetensors file, read without copying."""
 
 import json
-from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -49,48 +48,24 @@ def save_rows(path: Path, rows: list[Row]) -> None:
     save_file(_tensors(rows), path)
 
 
-class RowsWriter:
-    """Rows to one or more files of ``save_rows``'s form, in whatever number: their tokens wait on disk, in ``path``."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stream = path.open("wb")
-        self.lengths, self.prompt_lengths = array("q"), array("i")
-
-    def append(self, row: Row) -> None:
-        """One more row."""
-        array("i", row.input_ids).tofile(self._stream)
-        self.lengths.append(len(row.input_ids))
-        self.prompt_lengths.append(row.prompt_length)
-
-    def save(self, path: Path, start: int, end: int) -> None:
-        """Write rows ``start`` to ``end`` to a safetensors file, which is the one that ``save_rows`` would write."""
-        self._stream.flush()
-        lengths = np.frombuffer(self.lengths, dtype=np.int64)
-        offsets = np.concatenate([[0], np.cumsum(lengths[start:end])]).astype(np.int64)
-        first, count = int(lengths[:start].sum()), int(offsets[-1])
-        header, place = {}, 0
-        tensors = (
-            ("offsets", "I64", end - start + 1, 8), ("input_ids", "I32", count, 4), ("prompt_lengths", "I32", end - start, 4))
-        for name, kind, size, width in tensors:
-            header[name] = {"dtype": kind, "shape": [size], "data_offsets": [place, place + width * size]}
-            place += width * size
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        with path.open("wb") as stream, self._path.open("rb") as tokens:
-            stream.write(len(text).to_bytes(8, "little") + text + offsets.tobytes())
-            tokens.seek(4 * first)
-            copy_bytes(tokens, stream, 4 * count)
-            stream.write(np.frombuffer(self.prompt_lengths, dtype=np.int32)[start:end].tobytes())
-
-
-def copy_bytes(source: BinaryIO, target: BinaryIO, size: int) -> None:
-    """Copy that many bytes from where ``source`` is."""
-    while size:
-        block = source.read(min(size, 2**22))
-        assert block, "the file is shorter than what was written to it"
-        target.write(block)
-        size -= len(block)
+def write_rows(path: Path, tokens: Iterable[bytes], lengths: np.ndarray, prompt_lengths: np.ndarray) -> None:
+    """Write the file that ``save_rows`` would write. ``tokens``: all rows' (int32), in whatever pieces; ``lengths`` and
+    ``prompt_lengths`` (N,), in tokens."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    header, place = {}, 0
+    tensors = (
+        ("offsets", "I64", len(lengths) + 1, 8), ("input_ids", "I32", int(offsets[-1]), 4),
+        ("prompt_lengths", "I32", len(lengths), 4))
+    for name, kind, size, width in tensors:
+        header[name] = {"dtype": kind, "shape": [size], "data_offsets": [place, place + width * size]}
+        place += width * size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text + offsets.tobytes())
+        stream.writelines(tokens)
+        stream.write(prompt_lengths.astype(np.int32).tobytes())
+        assert stream.tell() == 8 + len(text) + place, "rows hold other numbers of tokens than their lengths say"
 
 
 def rows_of(rows: list[Row]) -> Rows:

@@ -1,9 +1,10 @@
 """Conversations to token sequences: prompt and response, cut to the longest length."""
 
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+import numpy as np
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.data.rows import Row
@@ -13,7 +14,7 @@ from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
 
 BATCH = 1024  # conversations that are tokenised at once
-BATCH_CHARACTERS = 2**24  # fewer of them where they are long
+BATCH_CHARACTERS = 2**20  # fewer of them where they are long
 # What is counted of rows that are used: each with the sentence that the log has of it.
 NOTED = {
     "truncated": "responses cut at data.max_length",
@@ -25,91 +26,99 @@ NOTED = {
                        "after them, so that a tuned model can stop",
     "boundary_forced": "rows without a token boundary where the response begins: prompt and response were tokenised apart",
 }
-Made = tuple[Row | None, frozenset[str]]  # a conversation's row, and which of NOTED are to be counted for it
+# A row's notes are the sum of these.
+BITS = {name: 1 << place for place, name in enumerate(NOTED)}
+FAILED = 1 << len(NOTED)  # the conversation cannot be a row: tokenising it alone says why
 
 
-def made_rows(
-    conversations: Iterable[list[Message]], config: DataConfig, tokenizer: PreTrainedTokenizerBase,
-) -> Iterator[Made]:
-    """Every conversation's row, in order, and what is to be counted of it. A response that does not fit is cut (and then has
-    no end token); a prompt that leaves no room for any of it gives None. Raises DataError, naming the row.
+@dataclass(frozen=True)
+class Made:
+    """Rows of N conversations: their tokens one after the other (int32), and of each its tokens, those of its prompt, and
+    its notes (N,). No tokens: there is no room for any of the response, or it FAILED."""
 
-    Batches are tokenised in a thread, on all cores, while the next one is made.
-    """
-    end_token = tokenizer.eos_token_id
-    if end_token is None and config.template == "magicoder":
-        raise DataError(f"{config.path!r}: the tokenizer has no end-of-sequence token, so a response could never end")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # forks warn otherwise, and there are none while this runs
-    tokens, marker = text_tokens(tokenizer), turn_marker(tokenizer) if config.template == "chat" else None
+    input_ids: array  # type: ignore[type-arg]
+    lengths: np.ndarray
+    prompt_lengths: np.ndarray
+    notes: np.ndarray
 
-    def make(batch: list[tuple[PromptText, bool, set[str]]]) -> list[Made]:
-        found = tokens.encode([text for text, _, _ in batch], config.max_length)
-        made: list[Made] = []
-        for (_, needs_end_token, noted), item in zip(batch, found, strict=True):
+
+class RowMaker:
+    """What makes rows of conversations. Raises DataError if it can make none, whatever they are."""
+
+    def __init__(self, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._config, self._tokenizer = config, tokenizer
+        self._end_token = tokenizer.eos_token_id
+        if self._end_token is None and config.template == "magicoder":
+            raise DataError(f"{config.path!r}: the tokenizer has no end-of-sequence token, so a response could never end")
+        self._tokens = text_tokens(tokenizer)
+        self._marker = turn_marker(tokenizer) if config.template == "chat" else None
+
+    def make(self, conversations: Sequence[list[Message]]) -> Made:
+        """The row of each. A response that does not fit is cut (and then has no end token)."""
+        texts: list[PromptText] = []
+        needs_end: list[bool] = []
+        notes = np.zeros(len(conversations), dtype=np.uint16)
+        places = []
+        for place, messages in enumerate(conversations):
+            try:
+                text, needs_end_token, notes[place] = self._text(messages)
+            except DataError:
+                notes[place] = FAILED
+                continue
+            texts.append(text)
+            needs_end.append(needs_end_token)
+            places.append(place)
+        longest = self._config.max_length
+        input_ids = array("i")
+        lengths, prompt_lengths = (np.zeros(len(conversations), dtype=np.int32) for _ in range(2))
+        for place, needs_end_token, item in zip(places, needs_end, self._tokens.encode(texts, longest), strict=True):
+            if item.prompt_length >= longest:
+                notes[place] = 0
+                continue
             ids = item.ids
             if needs_end_token:
-                ids.append(end_token)
-            if item.prompt_length >= config.max_length:
-                made.append((None, frozenset()))
-                continue
-            if len(ids) > config.max_length:
-                noted.add("truncated")
+                ids.append(self._end_token)
+            if len(ids) > longest:
+                notes[place] |= BITS["truncated"]
+                del ids[longest:]
             if item.forced:
-                noted.add("boundary_forced")
+                notes[place] |= BITS["boundary_forced"]
             if item.parsed:
-                noted.add("control_tokens_from_text")
-            made.append((Row(ids[:config.max_length], item.prompt_length), frozenset(noted)))
-        return made
+                notes[place] |= BITS["control_tokens_from_text"]
+            input_ids.extend(ids)
+            lengths[place], prompt_lengths[place] = len(ids), item.prompt_length
+        return Made(input_ids, lengths, prompt_lengths, notes)
 
-    def texts() -> Iterator[tuple[PromptText, bool, set[str]]]:
-        for messages in conversations:
-            try:
-                text, needs_end_token = training_text(messages, config.template, tokenizer)
-                if needs_end_token and end_token is None:
-                    raise DataError("the tokenizer has no end-of-sequence token, so a response could never end")
-            except DataError as error:
-                raise DataError(f"{config.path!r}, the row that begins {messages[0]['content'][:60]!r}: {error}") from None
-            noted = {"end_token_added"} if needs_end_token and config.template == "chat" else set()
-            if any(tokens.spells_control(message["content"]) for message in messages):
-                noted.add("control_token_text")
-            if any(message["role"] == "assistant" for message in messages[:-1]):
-                noted.add("earlier_turns_unused")
-            if marker is not None and any(marker in message["content"] for message in messages):
-                noted.add("turn_marker_text")
-            yield text, needs_end_token, noted
+    def check(self, messages: list[Message]) -> None:
+        """Raises DataError, naming the row, if there is none for this conversation."""
+        try:
+            self._text(messages)
+        except DataError as error:
+            begin = messages[0]["content"][:60]
+            raise DataError(f"{self._config.path!r}, the row that begins {begin!r}: {error}") from None
 
-    with ThreadPoolExecutor(1) as thread:
-        waiting = None
-        for batch in _batches(texts()):
-            following = thread.submit(make, batch)
-            if waiting is not None:
-                yield from waiting.result()
-            waiting = following
-        if waiting is not None:
-            yield from waiting.result()
-
-
-def _batches(texts: Iterator[tuple[PromptText, bool, set[str]]]) -> Iterator[list[tuple[PromptText, bool, set[str]]]]:
-    batch, size = [], 0
-    for item in texts:
-        batch.append(item)
-        size += len(item[0].text)
-        if len(batch) == BATCH or size > BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    def _text(self, messages: list[Message]) -> tuple[PromptText, bool, int]:
+        template = self._config.template
+        text, needs_end_token = training_text(messages, template, self._tokenizer)
+        if needs_end_token and self._end_token is None:
+            raise DataError("the tokenizer has no end-of-sequence token, so a response could never end")
+        notes = 0
+        if needs_end_token and template == "chat":
+            notes |= BITS["end_token_added"]
+        if any(self._tokens.spells_control(message["content"]) for message in messages):
+            notes |= BITS["control_token_text"]
+        if any(message["role"] == "assistant" for message in messages[:-1]):
+            notes |= BITS["earlier_turns_unused"]
+        if self._marker is not None and any(self._marker in message["content"] for message in messages):
+            notes |= BITS["turn_marker_text"]
+        return text, needs_end_token, notes
 
 
 def tokenise(messages: list[Message], config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[Row | None, bool]:
-    """One conversation as ``(row, truncated)``; see ``made_rows``."""
-    (row, noted), = made_rows([messages], config, tokenizer)
-    return row, "truncated" in noted
-
-
-def tokenised(
-    conversations: list[list[Message]], config: DataConfig, tokenizer: PreTrainedTokenizerBase,
-) -> tuple[list[Row | None], int]:
-    """Every conversation as ``made_rows`` has it, and how many were truncated. Raises DataError, naming the row."""
-    made = list(made_rows(conversations, config, tokenizer))
-    return [row for row, _ in made], sum("truncated" in noted for _, noted in made)
+    """One conversation as ``(row, truncated)``. None: its prompt leaves no room for any of the response. Raises DataError,
+    naming the row."""
+    maker = RowMaker(config, tokenizer)
+    maker.check(messages)
+    made = maker.make([messages])
+    row = Row(made.input_ids.tolist(), int(made.prompt_lengths[0])) if made.lengths[0] else None
+    return row, bool(made.notes[0] & BITS["truncated"])

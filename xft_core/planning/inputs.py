@@ -1,12 +1,15 @@
 """How much data a recipe has: rows of its file and tokens of a sample, problems of its benchmarks."""
 
 import gzip
+import hashlib
 import random
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from xft_core.benchmarks.find import find_benchmark
+from xft_core.data.templates import Message
 from xft_core.errors import XftError
 from xft_core.files.locate import find_file
 from xft_core.planning.plan import DataSize
@@ -20,8 +23,8 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
     """Rows of the data file, and the lengths of a sample of them with the tokenizer in ``model``, packed and padded as they
     are in training; None for what is only on the Hub, and where no row is left. Duplicates are not counted, contaminated
     rows are."""
-    from xft_core.data.formats import read_conversations
     from xft_core.data.packing import pack
+    from xft_core.data.reading import read_conversations
     from xft_core.data.tokenize import tokenise
     from xft_core.models.loading import load_tokenizer
 
@@ -29,13 +32,17 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
         path, tokenizer = find_file(recipe.data.path), load_tokenizer(model)
     except XftError:
         return None
-    answered = [item for item in read_conversations(recipe.data, path) if item[-1]["content"].strip()]
-    conversations = list({repr(item): item for item in answered}.values())
-    sample = random.Random(recipe.data.split_seed).sample(conversations, min(SAMPLE, len(conversations)))
-    rows = [row for row, _ in (tokenise(messages, recipe.data, tokenizer) for messages in sample) if row]
+    first_places = _first_of_each(read_conversations(recipe.data, path))
+    chosen = random.Random(recipe.data.split_seed).sample(first_places, min(SAMPLE, len(first_places)))
+    wanted = set(chosen)
+    sample = {
+        place: messages
+        for place, messages in enumerate(islice(read_conversations(recipe.data, path), max(chosen, default=-1) + 1))
+        if place in wanted}
+    rows = [row for row, _ in (tokenise(sample[place], recipe.data, tokenizer) for place in chosen) if row]
     if not rows:
         return None
-    total = min(len(conversations), recipe.data.max_rows or len(conversations))
+    total = min(len(first_places), recipe.data.max_rows or len(first_places))
     held_out = max(1, min(recipe.data.held_out_rows, total // 5))
     lengths = [len(row.input_ids) for row in rows]
     train_rows = total - held_out
@@ -46,6 +53,19 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
         train_rows, held_out, sum(lengths) / len(lengths),
         sequences_per_row=len(pack(packed, max(lengths))) / len(packed),
         padded_row=sum(map(max, batches)) / len(batches))
+
+
+def _first_of_each(conversations: Iterator[list[Message]]) -> "array[int]":
+    """Places of the conversations with a response, of equal ones the first. Memory: some 100 bytes for each."""
+    seen: set[bytes] = set()
+    places = array("q")
+    for place, messages in enumerate(conversations):
+        if messages[-1]["content"].strip():
+            digest = hashlib.blake2b(repr(messages).encode(errors="surrogatepass"), digest_size=16).digest()
+            if digest not in seen:
+                seen.add(digest)
+                places.append(place)
+    return places
 
 
 def problem_count(recipe: Recipe) -> int | None:

@@ -3,11 +3,17 @@
 import logging
 import math
 import random
+import shutil
+from array import array
+from pathlib import Path
 from typing import Any
 
-from xft_core.data.formats import read_conversations
-from xft_core.data.rows import Rows, rows_of
-from xft_core.data.tokenize import tokenised
+import numpy as np
+from safetensors.torch import load_file
+
+from xft_core.data.reading import conversations_of, sequences_of
+from xft_core.data.rows import Rows, write_rows
+from xft_core.data.tokenize import BITS
 from xft_core.errors import DataError
 from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
@@ -23,7 +29,11 @@ logger = logging.getLogger(__name__)
 def run(config: NllStage, workspace: Workspace) -> NllMetrics:
     """The stage. Raises DataError for data that cannot be used, CheckpointError for a broken model."""
     inputs = config.inputs()
-    rows, truncated, dropped = read_rows(config, load_tokenizer(inputs["model"]))
+    directory = workspace.checkpoints / "rows"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    rows, truncated, dropped = read_rows(config, load_tokenizer(inputs["model"]), directory)
+    shutil.rmtree(directory)
     model = load_model(inputs["model"], DTYPES[config.precision]).to(device_for_work())  # type: ignore[arg-type]
     losses = row_losses(model, rows)
     nll, error = ratio([loss.nll for loss in losses], [loss.tokens for loss in losses])
@@ -34,20 +44,28 @@ def run(config: NllStage, workspace: Workspace) -> NllMetrics:
         nll_standard_error=error)
 
 
-def read_rows(config: NllStage, tokenizer: Any) -> tuple[Rows, int, int]:
-    """The data as token sequences, and how many rows were truncated and dropped."""
-    conversations = list(read_conversations(config.data, config.inputs().get("data")))
-    if config.data.max_rows is not None:
-        random.Random(config.data.split_seed).shuffle(conversations)
-        conversations = conversations[:config.data.max_rows]
-    answered = [item for item in conversations if item[-1]["content"].strip()]
-    rows, truncated = tokenised(answered, config.data, tokenizer)
-    fitting = [row for row in rows if row is not None]
-    if not fitting:
+def read_rows(config: NllStage, tokenizer: Any, directory: Path) -> tuple[Rows, int, int]:
+    """The data as token sequences, and how many rows were truncated and dropped. Texts wait in ``directory``."""
+    data = config.data
+    read = conversations_of(data, config.inputs().get("data"), directory, tokenizer)
+    indices, num_rows = np.arange(len(read)), read.rows
+    if data.max_rows is not None:
+        numbers = array("q", range(read.rows))
+        random.Random(data.split_seed).shuffle(numbers)
+        chosen = np.frombuffer(numbers, dtype=np.int64)[:data.max_rows]
+        answered = chosen[np.isin(chosen, read.numbers)]
+        indices, num_rows = np.searchsorted(read.numbers, answered), len(chosen)
+    sequences = sequences_of(read, indices, data, tokenizer, directory)
+    fitting = sequences.take(np.flatnonzero(sequences.lengths))
+    num_fitting = len(fitting.pieces)
+    if not num_fitting:
         raise DataError(
-            f"Of {len(conversations)} rows of {config.data.path!r} none is left to measure on: each needs a response, and room "
-            f"for some of it within data.max_length ({config.data.max_length}).")
-    return rows_of(fitting), truncated, len(conversations) - len(fitting)
+            f"Of {num_rows} rows of {data.path!r} none is left to measure on: each needs a response, and room "
+            f"for some of it within data.max_length ({data.max_length}).")
+    path = directory / "rows.safetensors"
+    write_rows(path, fitting.pieces.read(), fitting.lengths, fitting.prompt_lengths)
+    truncated = int(np.count_nonzero(fitting.notes & BITS["truncated"]))
+    return Rows(**load_file(path)), truncated, num_rows - num_fitting
 
 
 def ratio(sums: list[float], weights: list[int]) -> tuple[float, float | None]:

@@ -4,29 +4,27 @@ Leaves train.safetensors and held_out.safetensors (see rows.py), the same as tex
 held_out.jsonl), response_end.json (what ends a response), and decontamination.json: what was dropped because a benchmark
 has it, and why.
 
-Two passes over the data: the first sorts out which rows are used, the second tokenises those. Rows wait on disk in
-between, so that memory holds some 60 bytes for each, whatever their length.
+The data are read and tokenised in one pass (see data/reading.py). What that makes waits on disk until it is known
+which rows are used, and in which order.
 """
 
-import json
 import logging
 import random
 import shutil
+import sys
 from array import array
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from xft_core.data.formats import read_conversations
+from xft_core.data.conversations import Conversations, Sequences
+from xft_core.data.pieces import Pieces
+from xft_core.data.reading import conversations_of, sequences_of
 from xft_core.data.response_end import response_ends, save_response_ends
-from xft_core.data.rows import Row, RowsWriter, copy_bytes
-from xft_core.data.spool import Spool
-from xft_core.data.templates import Message
-from xft_core.data.tokenize import NOTED, made_rows
+from xft_core.data.rows import write_rows
+from xft_core.data.tokenize import BITS, NOTED
 from xft_core.errors import DataError
 from xft_core.models.loading import load_tokenizer
 from xft_core.recipe.labels import path_labels
@@ -36,8 +34,6 @@ from xft_core.store.results.prepare import DecontaminationFile, DroppedRow, Prep
 from xft_core.store.workspace import Workspace
 
 logger = logging.getLogger(__name__)
-
-
 
 
 def run(config: PrepareStage, workspace: Workspace) -> PrepareMetrics:
@@ -65,105 +61,80 @@ class _Preparation:
         self.benchmarks = [path for name, path in self.inputs.items() if name.startswith("benchmark_")]
         self.dropped: list[DroppedRow] = []
         self.checked = 0
-        self.last_tokens: set[int] = set()  # of responses that were not cut
 
     def run(self) -> dict[str, int]:
         data, counts = self.data, self.counts
-        spool, clean = self._read(data, self.inputs.get("data"), "")
-        held_spool, held_clean = None, array("q")
+        tokenizer = load_tokenizer(self.inputs["tokenizer"])
+        read, clean = self._read(data, self.inputs.get("data"), "", tokenizer)
+        held_out = None
         if data.held_out_path is not None:
-            own = data.model_copy(update={"path": data.held_out_path})
-            held_spool, held_clean = self._read(own, self.inputs.get("held_out"), "held_out_")
-            equal = spool.is_in(held_spool)
-            kept = array("q", [index for index in clean if not equal[index]])
+            own = data.model_copy(update={"path": data.held_out_path, "max_rows": None})
+            held_out, held_clean = self._read(own, self.inputs.get("held_out"), "held_out_", tokenizer)
+            kept = clean[~read.is_in(held_out)[clean]]
             counts["dropped_held_out"] = len(clean) - len(kept)
             clean = kept
         self._report_contamination()
-        random.Random(data.split_seed).shuffle(clean)
-        used = clean[:data.max_rows]
-        tokenizer = load_tokenizer(self.inputs["tokenizer"])
-        writer = _SplitWriter(self.directory / "rows")
-        notes = dict.fromkeys(NOTED, 0)
-        counts["dropped_no_room"] = self._tokenise(spool, used, tokenizer, writer, notes)
-        fitting = len(writer)
-        if fitting < (2 if held_spool is None else 1):
-            needed = ("at least 2 are needed, one to train on and one to hold out" if held_spool is None
+        order = array("q", clean.tobytes())
+        random.Random(data.split_seed).shuffle(order)
+        used = np.frombuffer(order, dtype=np.int64)[:data.max_rows]
+        rows = _Rows(read, used, data, tokenizer, self.directory / "data")
+        counts["dropped_no_room"] = rows.no_room
+        if len(rows) < (2 if held_out is None else 1):
+            needed = ("at least 2 are needed, one to train on and one to hold out" if held_out is None
                       else "at least 1 is needed")
             raise DataError(
-                f"Of {counts['rows_read']} rows of {data.path!r}, {fitting} are left; {needed}. Dropped: {counts}.")
+                f"Of {counts['rows_read']} rows of {data.path!r}, {len(rows)} are left; {needed}. Dropped: {counts}.")
         counts["not_used"] = len(clean) - len(used)
-        if held_spool is None:
-            num_held_out = max(1, min(data.held_out_rows, fitting // 5))
-            splits = {"held_out": (writer, 0, num_held_out), "train": (writer, num_held_out, fitting)}
+        if held_out is None:
+            num_held_out = max(1, min(data.held_out_rows, len(rows) // 5))
+            splits = {"held_out": (rows, slice(0, num_held_out)), "train": (rows, slice(num_held_out, None))}
         else:
-            held = _SplitWriter(self.directory / "held_out_rows")
-            counts["held_out_dropped_no_room"] = self._tokenise(held_spool, held_clean, tokenizer, held, notes)
+            held = _Rows(held_out, held_clean, data, tokenizer, self.directory / "held_out_data")
+            counts["held_out_dropped_no_room"] = held.no_room
             if not len(held):
                 raise DataError(f"Of the rows of {data.held_out_path!r} (data.held_out_path) none is left to measure on.")
-            splits = {"held_out": (held, 0, len(held)), "train": (writer, 0, fitting)}
-        self._save_ends(tokenizer)
-        counts |= {name: count for name, count in notes.items() if count or name == "truncated"}
-        for name, (source, start, end) in splits.items():
-            counts |= {f"{name}_{what}": count for what, count in source.save(self.output, name, start, end).items()}
+            splits = {"held_out": (held, slice(None)), "train": (rows, slice(None))}
+        notes = np.concatenate([source.sequences.notes[part] for source, part in splits.values()])
+        for name, bit in BITS.items():
+            count = int(np.count_nonzero(notes & bit))
+            if count or name == "truncated":
+                counts[name] = count
+        last_tokens: set[int] = set()  # of responses that were not cut
+        for name, (source, part) in splits.items():
+            counts |= {f"{name}_{what}": count for what, count in source.save(self.output, name, part, last_tokens).items()}
+        self._save_ends(tokenizer, last_tokens)
         self._log()
         return counts
 
-    def _read(self, data: DataConfig, path: Path | None, prefix: str) -> tuple[Spool, "array[int]"]:
-        """The conversations of the data, and which of them are neither empty, nor again, nor contaminated."""
+    def _read(
+        self, data: DataConfig, path: Path | None, prefix: str, tokenizer: PreTrainedTokenizerBase,
+    ) -> tuple[Conversations, np.ndarray]:
+        """The conversations of the data, and which of them are neither again nor contaminated."""
         from xft_core.benchmarks.decontaminate import Contamination
 
-        contamination = Contamination(self.benchmarks) if self.benchmarks else None
-        spool, found, read = Spool(self.directory / f"{prefix}conversations"), {}, 0
-        for read, conversation in enumerate(read_conversations(data, path), start=1):  # noqa: B007
-            if not conversation[-1]["content"].strip():
-                continue
-            if contamination and (overlap := contamination.find([message["content"] for message in conversation])):
-                found[len(spool)] = overlap
-            spool.append(conversation)
-        if not read:
+        finder = Contamination(self.benchmarks) if self.benchmarks else None
+        directory = self.directory / f"{prefix}data"
+        directory.mkdir()
+        read = conversations_of(data, path, directory, tokenizer, finder)
+        if not read.rows:
             raise DataError(f"The data {data.path!r} holds no rows.")
-        first = spool.first_of_each()
-        contaminated = [index for index in found if first[index]]
+        first = read.first_of_each()
+        contaminated = [index for index in read.found if first[index]]
+        rows = read.at(np.array(contaminated, dtype=np.int64))
         self.dropped += [
-            DroppedRow(**asdict(found[index]), row=[message["content"] for message in spool.conversation(index)])
-            for index in contaminated]
+            DroppedRow(**read.found[index], row=[message["content"] for message in messages])
+            for index, messages in zip(contaminated, rows, strict=True)]
         num_first = int(first.sum())
         self.checked += num_first
         self.counts |= {
-            f"{prefix}rows_read": read, f"{prefix}dropped_empty_response": read - len(spool),
-            f"{prefix}dropped_duplicate": len(spool) - num_first, f"{prefix}dropped_contaminated": len(contaminated)}
+            f"{prefix}rows_read": read.rows, f"{prefix}dropped_empty_response": read.rows - len(read),
+            f"{prefix}dropped_duplicate": len(read) - num_first, f"{prefix}dropped_contaminated": len(contaminated)}
         first[contaminated] = False
-        return spool, array("q", np.flatnonzero(first).astype(np.int64).tobytes())
+        return read, np.flatnonzero(first)
 
-    def _tokenise(
-        self, spool: Spool, indices: "array[int]", tokenizer: PreTrainedTokenizerBase, writer: "_SplitWriter",
-        notes: dict[str, int],
-    ) -> int:
-        """Write the rows of these conversations and count what is noted of them; returns how many have no room."""
-        lines: deque[bytes] = deque()  # of the rows that are being tokenised
-
-        def read() -> Iterator[list[Message]]:
-            for index in indices:
-                lines.append(spool.line(index))
-                yield json.loads(lines[-1].decode())["messages"]
-
-        no_room = 0
-        for row, noted in made_rows(read(), self.data, tokenizer):
-            line = lines.popleft()
-            if row is None:
-                no_room += 1
-                continue
-            writer.append(row, line)
-            if "truncated" not in noted:
-                self.last_tokens.add(row.input_ids[-1])
-            for name in noted:
-                notes[name] += 1
-        spool.close()
-        return no_room
-
-    def _save_ends(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        save_response_ends(self.output, response_ends(self.last_tokens, tokenizer), tokenizer)
-        if not self.last_tokens:
+    def _save_ends(self, tokenizer: PreTrainedTokenizerBase, last_tokens: set[int]) -> None:
+        save_response_ends(self.output, response_ends(last_tokens, tokenizer), tokenizer)
+        if not last_tokens:
             logger.warning(
                 "prepare: every response is cut off at data.max_length (%d): a model that is tuned on them does not learn to "
                 "stop", self.data.max_length)
@@ -186,38 +157,36 @@ class _Preparation:
                 logger.log(level, "prepare: %d %s", counts[name], sentence)
 
 
-class _SplitWriter:
-    """Rows and their lines, in order, on disk until it is known which of them are held out."""
+class _Rows:
+    """Those of some conversations that are rows, in order: their tokens, and their text."""
 
-    def __init__(self, path: Path) -> None:
-        self._rows = RowsWriter(path.with_suffix(".tokens"))
-        self._path = path.with_suffix(".lines")
-        self._stream = self._path.open("wb")
-        self._places = array("q", [0])
+    def __init__(
+        self, read: Conversations, indices: np.ndarray, data: DataConfig, tokenizer: PreTrainedTokenizerBase, directory: Path,
+    ) -> None:
+        sequences = sequences_of(read, indices, data, tokenizer, directory)
+        fitting = np.flatnonzero(sequences.lengths)
+        self.no_room = len(indices) - len(fitting)
+        self.sequences: Sequences = sequences.take(fitting)
+        self._lines: Pieces = read.lines.take(indices[fitting])
 
     def __len__(self) -> int:
-        return len(self._places) - 1
+        return len(self._lines)
 
-    def append(self, row: Row, line: bytes) -> None:
-        self._rows.append(row)
-        self._stream.write(line)
-        self._places.append(self._places[-1] + len(line))
+    def save(self, output: Path, name: str, part: slice, last_tokens: set[int]) -> dict[str, int]:
+        """Write a part of the rows as split ``name``; returns its rows, tokens and response tokens. The last token of every
+        response that was not cut is added to ``last_tokens``."""
+        indices = np.arange(len(self))[part]
+        sequences, lines = self.sequences.take(indices), self._lines.take(indices)
+        whole = sequences.notes & BITS["truncated"] == 0
 
-    def save(self, output: Path, name: str, start: int, end: int) -> dict[str, int]:
-        """Write rows ``start`` to ``end`` as split ``name``; returns its rows, tokens and response tokens."""
-        self._rows.save(output / f"{name}.safetensors", start, end)
-        self._stream.flush()
-        with self._path.open("rb") as source, (output / f"{name}.jsonl").open("wb") as target:
-            source.seek(self._places[start])
-            copy_bytes(source, target, self._places[end] - self._places[start])
-        tokens = sum(self._rows.lengths[start:end])
-        return {"rows": end - start, "tokens": tokens,
-                "response_tokens": tokens - sum(self._rows.prompt_lengths[start:end])}
+        def tokens() -> Iterator[bytes]:
+            for piece, is_whole in zip(sequences.pieces.read(), whole, strict=True):
+                if is_whole:
+                    last_tokens.add(int.from_bytes(piece[-4:], sys.byteorder))
+                yield piece
 
-
-
-
-
-
-
-
+        write_rows(output / f"{name}.safetensors", tokens(), sequences.lengths, sequences.prompt_lengths)
+        with (output / f"{name}.jsonl").open("wb") as stream:
+            stream.writelines(lines.read())
+        number = int(sequences.lengths.sum())
+        return {"rows": len(indices), "tokens": number, "response_tokens": number - int(sequences.prompt_lengths.sum())}

@@ -20,7 +20,7 @@ ROWS = [
 @target
 def data_rows(rng: random.Random, directory: Path) -> None:
     """Instruction data in every form, as lines, as a list, and as Parquet; down to the tokens."""
-    from xft_core.data.formats import read_conversations
+    from xft_core.data.reading import read_conversations
     from xft_core.data.templates import training_text
     from xft_core.models.loading import load_tokenizer
     from xft_core.recipe.sections import DataConfig

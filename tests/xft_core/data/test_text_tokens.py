@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from tests.factories import dense_model, tokenizer
 from xft_core.data.templates import chat_prompt, magicoder_prompt
 from xft_core.data.text_tokens import PromptText, text_tokens
-from xft_core.data.tokenize import made_rows, tokenise
+from xft_core.data.tokenize import RowMaker, tokenise
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.configs import PrepareStage
@@ -180,5 +181,10 @@ def test_batches_give_what_single_rows_give() -> None:
     made = byte_level()
     conversations = [messages(f"Add {i} <s>" if i % 7 == 0 else f"Add {i}", "x" * (i % 90)) for i in range(3000)]
     config = DataConfig(max_length=128)
-    together = [row for row, _ in made_rows(conversations, config, made)]
-    assert together[::97] == [tokenise(item, config, made)[0] for item in conversations[::97]]
+    together = RowMaker(config, made).make(conversations)
+    ends = np.cumsum(together.lengths)
+    for index in range(0, len(conversations), 97):
+        row, _ = tokenise(conversations[index], config, made)
+        begin = ends[index] - together.lengths[index]
+        assert (row.input_ids if row else []) == together.input_ids[begin:ends[index]].tolist()
+        assert (row.prompt_length if row else 0) == together.prompt_lengths[index]

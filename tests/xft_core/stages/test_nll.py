@@ -37,7 +37,7 @@ def test_the_loss_is_that_of_the_model_and_has_a_standard_error(tmp_path: Path) 
     metrics = run_stage(config).manifest.metrics
     directory = find_model("demo:model")
     model, tokenizer = load_model(directory, torch.float32), load_tokenizer(directory)
-    rows, _, _ = read_rows(config, tokenizer)
+    rows, _, _ = read_rows(config, tokenizer, tmp_path)
     assert metrics["nll"] == pytest.approx(held_out_loss(model, rows).nll, rel=1e-5)
     by_hand = []
     for index in range(len(rows)):
