@@ -295,7 +295,7 @@ def test_a_mistake_is_not_retried_and_finished_work_is_kept(
     error = state.result(raise_on_failure=False)
     assert isinstance(error, XftError)
     assert str(error).startswith("prepare: ")
-    assert "stages are finished; the same command goes on" in str(error)
+    assert "stages are finished; the same command continues" in str(error)
     assert states["prepare"] == "Failed"
     assert states["upcycle"] == states["generate-base-0"] == "Cached"
     parents = client().search_runs(
