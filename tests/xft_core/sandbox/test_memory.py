@@ -12,7 +12,7 @@ from xft_core.sandbox.bubblewrap import PythonProgram, Resources, Sandbox, open_
 
 ALLOWED = 300 * 2**20
 # Between two looks a program goes on; and other programs on this machine take memory too.
-SPARE = 700 * 2**20
+SPARE = 450 * 2**20
 START = "import ctypes, mmap, os, socket, time\n"
 HOLDERS = {
     "mappings without pages": """
