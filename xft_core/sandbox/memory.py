@@ -20,7 +20,7 @@ from pathlib import Path
 
 from xft_core.sandbox.seccomp import SHARED_MAPPING_BYTES
 
-SECONDS_BETWEEN_READINGS = 0.2
+SECONDS_BETWEEN_READINGS = 0.1
 INODE_BYTES = 1280  # an inode of tmpfs and its name's entry; measured on Linux 6.18, rounded up
 SOCKET_BYTES = 2**10  # a socket itself, beside its buffers
 FILE_SYSTEMS_IN_MEMORY = ("/tmp", "/dev/shm")
