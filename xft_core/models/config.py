@@ -113,5 +113,5 @@ def check_layers(reader: CheckpointReader, family: Family, num_layers: int) -> N
 
 def save_moe_config(directory: Path, dense_config: dict[str, Any], upcycle: UpcycleConfig) -> None:
     """Write the config.json of an upcycled directory."""
-    content = {"model_type": MOE_MODEL_TYPE, "dense_config": dense_config, "upcycle": upcycle.model_dump()}
+    content = {"model_type": MOE_MODEL_TYPE, "dense_config": dense_config, "upcycle": upcycle.recorded()}
     (directory / "config.json").write_text(json.dumps(content, indent=1), encoding="utf-8")

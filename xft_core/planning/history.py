@@ -56,7 +56,7 @@ def likeness(role: str, recipe: Recipe, shape: Shape, machine: str, threads: int
 
 
 def _settings(role: str, recipe: Recipe) -> dict[str, Any]:
-    upcycle = recipe.upcycle.model_dump(mode="json")
+    upcycle = recipe.upcycle.recorded()
     length = {"max_length": recipe.data.max_length}
     if role == "sft_moe":
         return _fields(recipe.sft, SPEED_OF_SFT) | length | {"upcycle": upcycle}

@@ -133,7 +133,7 @@ def _check_known(field: str) -> None:
     near = difflib.get_close_matches(field, known, n=1, cutoff=0.4)
     # Who leaves the section out means a field of that very name.
     near = [name for name in known if name.rpartition(".")[2] == field][:1] or near
-    hint = f"did you mean {near[0]!r}?" if near else "see xft_core/recipe/sections.py for those of a recipe."
+    hint = f"did you mean {near[0]!r}?" if near else "see xft_core/recipe/sections/ for those of a recipe."
     raise RecipeError(f"Grid: {field}: there is no such field; {hint}")
 
 

@@ -41,6 +41,6 @@ class StageConfig(Section):
 
     def settings(self) -> dict[str, Any]:
         """The fields that change the result."""
-        return self.model_dump(mode="json", exclude={"output", "provenance", *self.path_fields})
+        return self.recorded(frozenset({"output", "provenance"}) | self.path_fields)
 
     path_fields: ClassVar[frozenset[str]] = frozenset({"model", "data", "samples", "benchmark"})

@@ -1,0 +1,57 @@
+"""The recipe: every choice of a run, with its default and a help text. UI form, command line and MLflow parameters.
+
+Frozen pydantic models, unknown fields refused. No torch here: flows, forms and the command line import this file.
+Defaults are those of the XFT paper's reference run (arXiv 2404.15247, DeepSeek-Coder-1.3B) unless a help text says why not.
+"""
+
+from xft_core.recipe.sections.base import (
+    LARGEST_NUMBER,
+    LONGEST_TEXT,
+    PROCESS_FIELDS,
+    ExperimentName,
+    MergeMethod,
+    Normalization,
+    Precision,
+    PromptStyle,
+    Reaction,
+    RecipeName,
+    Section,
+    Seed,
+)
+from xft_core.recipe.sections.baseline import BaselineConfig
+from xft_core.recipe.sections.checks import ChecksConfig
+from xft_core.recipe.sections.data import DataConfig
+from xft_core.recipe.sections.evaluate import EvaluateConfig
+from xft_core.recipe.sections.generate import GenerateConfig
+from xft_core.recipe.sections.merge import MergeConfig
+from xft_core.recipe.sections.model import ModelConfig
+from xft_core.recipe.sections.recipe import Recipe
+from xft_core.recipe.sections.registry import RegistryConfig
+from xft_core.recipe.sections.sft import SftConfig
+from xft_core.recipe.sections.upcycle import UpcycleConfig
+
+__all__ = [
+    "LARGEST_NUMBER",
+    "LONGEST_TEXT",
+    "PROCESS_FIELDS",
+    "BaselineConfig",
+    "ChecksConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "ExperimentName",
+    "GenerateConfig",
+    "MergeConfig",
+    "MergeMethod",
+    "ModelConfig",
+    "Normalization",
+    "Precision",
+    "PromptStyle",
+    "Reaction",
+    "Recipe",
+    "RecipeName",
+    "RegistryConfig",
+    "Section",
+    "Seed",
+    "SftConfig",
+    "UpcycleConfig",
+]

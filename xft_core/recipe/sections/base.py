@@ -1,0 +1,63 @@
+"""What all sections have in common, and the types of their fields."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Normalization = Literal["xft", "renormalize", "none"]
+MergeMethod = Literal["learned", "uniform", "routing", "ewa", "shared_only"]
+Precision = Literal["fp32", "bf16", "bf16_mixed"]
+PromptStyle = Literal["magicoder", "chat", "completion"]
+Reaction = Literal["report", "stop"]
+RecipeName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+ExperimentName = Annotated[str, Field(min_length=1, max_length=200)]
+PROCESS_FIELDS = ("num_processes", "num_nodes")  # of the section sft; they change no result
+LARGEST_NUMBER, LONGEST_TEXT = 10**12, 100_000  # of any field: nothing that is meant comes near
+
+
+class Section(BaseModel):
+    """Base of all sections: immutable, and a field that does not exist is an error rather than ignored. No number is
+    infinite or none at all, no text holds a NUL or what is not Unicode."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _can_be_meant(cls, value: Any) -> Any:
+        _check_can_be_meant(value)
+        return value
+
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after runs had been made. At its default such a field means what the code did before it came, so
+    it is not recorded then: keys, and the files that stages write, stay as they were."""
+
+    def recorded(self, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """The fields as JSON values, for keys and for files: those of ``added`` only where they differ from their default,
+        those in ``exclude`` not at all."""
+        found = self.model_dump(mode="json", exclude=set(exclude))
+        for name in [*found]:
+            value = getattr(self, name)
+            if name in self.added and value == type(self).model_fields[name].get_default(call_default_factory=True):
+                del found[name]
+            elif isinstance(value, Section):
+                found[name] = value.recorded()
+            elif isinstance(value, list):
+                found[name] = [item.recorded() if isinstance(item, Section) else plain
+                               for item, plain in zip(value, found[name], strict=True)]
+        return found
+
+
+def _check_can_be_meant(value: Any) -> None:
+    if isinstance(value, str | Path) and "\0" in str(value):
+        raise ValueError("it holds a NUL character")
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value[:LONGEST_TEXT]):
+        raise ValueError("it holds half of a surrogate pair, which is not Unicode")
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        raise ValueError(f"it has {len(value):,} characters, more than {LONGEST_TEXT:,}")
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise ValueError(f"it is beyond {LARGEST_NUMBER:,}")
+    if isinstance(value, dict | list):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_can_be_meant(item)
