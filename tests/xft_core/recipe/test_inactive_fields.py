@@ -127,7 +127,7 @@ def test_time_limits_count_where_a_grader_uses_them(tmp_path: Path) -> None:
 
 
 def test_precision_of_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xft_core.stages.configs.lm_eval_version", lambda: "0")
+    monkeypatch.setattr("xft_core.stages.configs.lm_eval.lm_eval_version", lambda: "0")
     keys = [key(LmEvalStage(output=NONE, task="t", precision=name)) for name in ("fp32", "bf16_mixed", "bf16")]  # type: ignore
     assert keys[0] == keys[1] != keys[2]
 
