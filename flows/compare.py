@@ -109,17 +109,17 @@ def comparison_recipe(
     return recipe.model_copy(update={"experiment": experiment or f"{recipe.name}-comparison"})
 
 
-def save_report(report: Path, directory: Path) -> Path:
-    """Copy the Markdown and the plots of a comparison to ``directory``; returns the Markdown's path.
+def save_report(report: Path, directory: Path, name: str = "comparison.md") -> Path:
+    """Copy the Markdown called ``name`` and the plots of a comparison or a study to ``directory``; returns the Markdown's path.
 
     Raises XftError when it cannot be written.
     """
-    target = directory / "comparison.md"
+    target = directory / name
     try:
         (directory / "plots").mkdir(parents=True, exist_ok=True)
         for path in sorted((report / "plots").glob("*.png")):
             (directory / "plots" / path.name).write_bytes(path.read_bytes())
-        target.write_bytes((report / "comparison.md").read_bytes())
+        target.write_bytes((report / name).read_bytes())
     except OSError as error:
         raise XftError(f"The report cannot be written to {str(directory)!r}: {error.strerror}. It is in {str(report)!r}."
                        ) from None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xft_core.recipe.sections import Recipe
+from xft_core.recipe.study import StudyConfig
 
 MODELS = ("base", "sft", "moe", "merged")
 LARGER_MACHINE = "use a larger machine or a smaller model"
@@ -54,6 +55,7 @@ FACTS: dict[str, StageFacts] = {
                           needs_less="lower generate.batch_size, or use generate.precision: bf16"),
     "report": StageFacts(heavy=False, shown="report"),
     "compare": StageFacts(heavy=False),
+    "study": StageFacts(heavy=False),
 }
 
 
@@ -115,6 +117,11 @@ def evaluation_steps(recipe: Recipe) -> list[Step]:
 def compare_step(recipe: Recipe, grid: list[str], reports: Mapping[str, Any]) -> Step:
     """The one step of a comparison beside its variants' own. ``reports``: directories by the variants' names."""
     return Step("compare", "compare", {"recipe": recipe, "grid": grid, "reports": reports})
+
+
+def study_step(study: StudyConfig, recipe: Recipe, reports: Mapping[str, Any], failures: Mapping[str, str]) -> Step:
+    """The one step of a study beside its runs' own. ``reports``: directories by the runs' names."""
+    return Step("study", "study", {"study": study, "recipe": recipe, "reports": reports, "failures": failures})
 
 
 def _making(recipe: Recipe) -> Iterator[Step]:

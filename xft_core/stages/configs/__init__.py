@@ -18,15 +18,17 @@ from xft_core.stages.configs.nll import NllStage
 from xft_core.stages.configs.prepare import PrepareStage
 from xft_core.stages.configs.report import CompareStage, ReportStage
 from xft_core.stages.configs.sft import SftStage
+from xft_core.stages.configs.study import StudyStage
 from xft_core.stages.configs.upcycle import UpcycleStage
 
 __all__ = [
     "STAGES", "CompareStage", "EvaluateStage", "GenerateStage", "ImportReferenceStage", "LmEvalStage", "MergeStage", "MixStage",
-    "NllStage", "PrepareStage", "ReportStage", "SftStage", "UpcycleStage"]
+    "NllStage", "PrepareStage", "ReportStage", "SftStage", "StudyStage",
+    "UpcycleStage"]
 
 _HERE = {config.stage: config for config in (
     PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, NllStage, LmEvalStage,
-    ReportStage, CompareStage)}
+    ReportStage, CompareStage, StudyStage)}
 
 
 def _in_own_file(stage: str) -> type[StageConfig]:
