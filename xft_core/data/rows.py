@@ -34,6 +34,20 @@ class Rows:
         """``(input_ids, prompt_length)`` of one row; input_ids is int64, one dimension."""
         return self._input_ids[self._offsets[index]:self._offsets[index + 1]].long(), self._prompt_lengths[index]
 
+    def part(self, number: int, parts: int, seed: int) -> "Rows":
+        """Part ``number`` (from 1) of ``parts`` disjoint random parts of these rows, as equal in size as can be, in order.
+
+        Raises DataError where there are fewer rows than parts.
+        """
+        if len(self) < parts:
+            raise DataError(f"{len(self)} rows cannot be divided into {parts} parts. Take more rows, or fewer parts.")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        chosen = sorted(order[number - 1::parts])
+        lengths = self.lengths()
+        offsets = torch.tensor([0, *(lengths[index] for index in chosen)]).cumsum(0)
+        return Rows(torch.cat([self[index][0] for index in chosen]), offsets,
+                    torch.tensor([self._prompt_lengths[index] for index in chosen]))
+
     def lengths(self) -> list[int]:
         """Tokens of every row."""
         return [end - start for start, end in zip(self._offsets, self._offsets[1:], strict=False)]

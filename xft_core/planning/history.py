@@ -50,7 +50,10 @@ class _Content(BaseModel):
 
 
 def likeness(role: str, recipe: Recipe, shape: Shape, machine: str, threads: int) -> str:
-    """A digest of all that decides how fast a stage works: equal for stages whose times may be compared."""
+    """A digest of all that decides how fast a stage works: equal for stages whose times may be compared. All dense trainings
+    may, and all means of models."""
+    if role.startswith("sft_") and role != "sft_moe" and "_soup" not in role and "_wise_" not in role:
+        role = "sft_baseline"
     return digest_of({
         "role": role, "shape": vars(shape), "machine": machine, "threads": threads, "settings": _settings(role, recipe)})
 

@@ -1,16 +1,37 @@
 """Fields that change nothing, and why: what the code does not look at (which stage keys leave out), and what the equations
 say besides. Other modules ask here."""
 
-from xft_core.recipe.sections import PROCESS_FIELDS, GenerateConfig, MergeConfig, Precision, Recipe, UpcycleConfig
+from xft_core.recipe.sections import (
+    PROCESS_FIELDS,
+    BaselineConfig,
+    GenerateConfig,
+    MergeConfig,
+    Precision,
+    Recipe,
+    SftConfig,
+    UpcycleConfig,
+)
 
 _LEARNED_ONLY = ("learning_rate", "epochs", "max_steps", "batch_size", "micro_batch_size", "warmup_steps")
 
 
 def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
     """Fields of the section that no code looks at, each with the reason as the end of a sentence."""
-    if upcycle.shared_expert:
-        return {}
-    return {"normalization": "without a shared expert the weights are a softmax, whatever it says"}
+    found = {}
+    if not upcycle.shared_expert:
+        found["normalization"] = "without a shared expert the weights are a softmax, whatever it says"
+    if upcycle.mode == "routed":
+        found["fusion_concentration"] = "mode routed draws no shares"
+    else:
+        found |= {"router_noise": "mode fusion has no router"}
+    if upcycle.experts_from == "base":
+        found["dense_share"] = "no dense model is tuned before upcycling"
+    return found
+
+
+def unused_in_average(section: SftConfig | BaselineConfig) -> dict[str, str]:
+    """The same of the fields of a section that average weights over a training."""
+    return {} if section.average == "last_k" else {"average_count": "only the average last_k counts checkpoints"}
 
 
 def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
@@ -49,7 +70,8 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
     upcycle, merge = recipe.upcycle, recipe.merge
     section, _, name = field.partition(".")
     unused = {"upcycle": unused_in_upcycle(upcycle), "merge": unused_in_merge(merge),
-              "generate": unused_in_generate(recipe.generate)}.get(section, {})
+              "generate": unused_in_generate(recipe.generate), "sft": unused_in_average(recipe.sft),
+              "baseline": unused_in_average(recipe.baseline)}.get(section, {})
     if name in unused:
         return unused[name]
     if field == "upcycle.normalization":

@@ -1,7 +1,6 @@
 """The nll stage: negative log-likelihood per response token of any model on any instruction data. Leaves nll.json."""
 
 import logging
-import math
 import random
 import shutil
 from array import array
@@ -17,6 +16,7 @@ from xft_core.data.tokenize import BITS
 from xft_core.errors import DataError
 from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
+from xft_core.reporting.statistics import ratio
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import NllStage
 from xft_core.store.results.nll import NllFile, NllMetrics
@@ -66,14 +66,3 @@ def read_rows(config: NllStage, tokenizer: Any, directory: Path) -> tuple[Rows, 
     write_rows(path, fitting.pieces.read(), fitting.lengths, fitting.prompt_lengths)
     truncated = int(np.count_nonzero(fitting.notes & BITS["truncated"]))
     return Rows(**load_file(path)), truncated, num_rows - num_fitting
-
-
-def ratio(sums: list[float], weights: list[int]) -> tuple[float, float | None]:
-    """sum(sums) / sum(weights), and its standard error where the rows are the sample: that of a ratio of two means, by
-    linearisation (Cochran, Sampling Techniques, 3rd ed., section 2.11). None for a single row."""
-    number, total = len(sums), sum(weights)
-    value = math.fsum(sums) / total
-    if number < 2:
-        return value, None
-    squares = math.fsum((part - value * weight) ** 2 for part, weight in zip(sums, weights, strict=True))
-    return value, math.sqrt(squares * number / (number - 1)) / total

@@ -26,9 +26,11 @@ from transformers.trainer_callback import PrinterCallback
 
 from xft_core.data.order import SeededOrder
 from xft_core.data.packing import IGNORED, PackedRows
-from xft_core.errors import CheckpointError, XftError
+from xft_core.errors import CheckpointError, RecipeError, XftError
 from xft_core.models.upcycled import moe_blocks
+from xft_core.moe.averaging import averaging_share, pull_together
 from xft_core.moe.balance import RouterStatistics, balance_loss
+from xft_core.moe.experts import MoeBlock, RoutedExperts
 from xft_core.recipe.checks import TrainingWatch
 from xft_core.recipe.sections import ChecksConfig, SftConfig
 from xft_core.runtime.group import is_first, number_of_processes, process_number, summed
@@ -37,12 +39,14 @@ from xft_core.store.checkpoints import PREFIX, seal
 from xft_core.store.curves import MetricsLog
 from xft_core.store.results.curve import CurveValues, read_curve
 from xft_core.store.results.sft import TrainingMetrics
+from xft_core.training.averaging import RunningAverage
 from xft_core.training.held_out import take_routings
 from xft_core.training.optimizer_state import load_state, save_state
 from xft_core.training.response_loss import response_loss
 from xft_core.training.resume import step_to_go_on_from
 from xft_core.training.sharded_adafactor import ShardedAdafactor
 from xft_core.training.sharding import load_optimizer_state, shard, whole_optimizer_state, whole_weights
+from xft_core.training.snapshots import Snapshots, restore_snapshots, snapshot_steps
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +62,7 @@ class XftTrainer(Trainer):
     """One code path for dense models and for the MoE; only the latter has routers to balance."""
 
     def __init__(self, model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path,
-                 metrics: MetricsLog, checks: ChecksConfig) -> None:
+                 metrics: MetricsLog, checks: ChecksConfig, snapshots: int = 0) -> None:
         self.sft, self.metrics, self.directory, self.checks = sft, metrics, directory, checks
         self.watch = TrainingWatch(read_curve(metrics.path))
         self.blocks = moe_blocks(model)
@@ -73,7 +77,12 @@ class XftTrainer(Trainer):
             shard(model)
         super().__init__(
             model=model, args=training_arguments(sft, seed, directory, len(data)), train_dataset=data,
-            data_collator=data.collate, callbacks=[_Epochs(self.order, self.steps_of_epoch), _Checkpoints(metrics)])
+            data_collator=data.collate, callbacks=[_Epochs(self.order, self.steps_of_epoch)])
+        taken = Snapshots(directory, snapshot_steps(snapshots, self.args.max_steps))
+        self.add_callback(_Checkpoints(metrics, taken))
+        self.average = RunningAverage(sft, self.args.max_steps) if sft.average != "none" else None
+        experts = _experts_to_average(self.blocks) if sft.expert_averaging else []
+        self.add_callback(_AfterStep(experts, sft, self.average, taken))
         self.loss_is_scaled_for_ga = True
         # Placed and sharded already: accelerate is to add autocast and no more.
         self.is_distributed_loading_by_transformers = self.processes > 1
@@ -215,6 +224,8 @@ class XftTrainer(Trainer):
     # The Trainer would write these as pickles, and read them back as such: see state_files.py.
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.average:
+            self.average.save(Path(output_dir))
         state = whole_optimizer_state(self.optimizer)
         if is_first():
             save_state(Path(output_dir), "optimizer", state)
@@ -225,6 +236,8 @@ class XftTrainer(Trainer):
             with _fits(checkpoint):
                 load_optimizer_state(self.optimizer, load_state(Path(checkpoint), "optimizer"))
                 self.lr_scheduler.load_state_dict(load_state(Path(checkpoint), "scheduler"))
+                if self.average:
+                    self.average.load(self.model, Path(checkpoint))
 
     def _save_scaler(self, output_dir: str) -> None:
         assert getattr(self.accelerator, "scaler", None) is None, "no precision of ours needs a gradient scaler"
@@ -264,14 +277,43 @@ class _Epochs(TrainerCallback):
 class _Checkpoints(TrainerCallback):
     """Puts the curves so far into a checkpoint, and seals it once all of it is written."""
 
-    def __init__(self, metrics: MetricsLog) -> None:
-        self.metrics = metrics
+    def __init__(self, metrics: MetricsLog, snapshots: Snapshots) -> None:
+        self.metrics, self.snapshots = metrics, snapshots
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if is_first():
             directory = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
             self.metrics.copy_to(directory)
+            self.snapshots.copy_to(directory, state.global_step)
             seal(directory)
+
+
+class _AfterStep(TrainerCallback):
+    """Changes or takes in the weights after each optimizer step, before any of them is saved."""
+
+    def __init__(
+        self, experts: list[RoutedExperts], sft: SftConfig, average: RunningAverage | None, snapshots: Snapshots,
+    ) -> None:
+        self.experts, self.sft, self.average, self.snapshots = experts, sft, average, snapshots
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: PreTrainedModel, **_: Any,
+    ) -> None:
+        for experts in self.experts:
+            pull_together(experts, averaging_share(self.sft.expert_averaging, state.global_step, state.max_steps))
+        if self.average:
+            self.average.add(model, state.global_step)
+        self.snapshots.take(model, state.global_step)
+
+
+def _experts_to_average(blocks: list[MoeBlock]) -> list[RoutedExperts]:
+    """Raises RecipeError for experts whose mean is not an expert of their own form."""
+    experts = [block.experts for block in blocks]
+    if not all(type(item) is RoutedExperts and item.num_experts > 1 for item in experts):
+        raise RecipeError(
+            "sft.expert_averaging is set, but the experts of this model are no full weights of their own, or there is one "
+            "only: the mean of low-rank experts has no low rank. Set sft.expert_averaging to 0, or upcycle to full experts.")
+    return experts
 
 
 class _Bar(TrainerCallback):
@@ -313,18 +355,20 @@ def training_arguments(sft: SftConfig, seed: int, directory: Path, num_sequences
     return arguments
 
 
-def put_weights(model: PreTrainedModel, checkpoint: Path) -> None:
-    """Put the weights in a checkpoint into ``model``, which is whole. Raises CheckpointError if they are of another one."""
-    with _fits(str(checkpoint)):
-        load_weights(model, str(checkpoint / WEIGHTS_NAME))
+def put_weights(model: PreTrainedModel, weights: Path) -> None:
+    """Put the weights in a file of a checkpoint into ``model``, which is whole. Raises CheckpointError if they are of another
+    one."""
+    with _fits(str(weights)):
+        load_weights(model, str(weights))
 
 
 def train(
     model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path, metrics: MetricsLog,
-    checks: ChecksConfig,
+    checks: ChecksConfig, snapshots: int = 0,
 ) -> TrainingMetrics | None:
     """Train ``model`` in place, going on from the last checkpoint in ``directory`` if there is one.
 
+    ``snapshots``: how many steps' weights to keep (see snapshots.py).
     Of several processes, all must call it. What each is left with is its part of the model; the last checkpoint, that of
     the last step, has all of it.
     Returns steps, tokens per second in the mean over the curve's points, the loss of the last log interval, and what
@@ -334,8 +378,9 @@ def train(
     step = step_to_go_on_from(directory, metrics, "sft")
     checkpoint = directory / f"{PREFIX}{step}"
     if step:
-        put_weights(model, checkpoint)
-    trainer = XftTrainer(model, data, sft, seed, directory, metrics, checks)
+        put_weights(model, checkpoint / WEIGHTS_NAME)
+        restore_snapshots(checkpoint, directory)
+    trainer = XftTrainer(model, data, sft, seed, directory, metrics, checks, snapshots)
     if step < trainer.args.max_steps:  # else killed after the last step: the Trainer would do one more
         trainer.train(resume_from_checkpoint=str(checkpoint) if step else None)
         # bf16_mixed leaves the model wrapped in autocast; what is measured next is the model as it is saved.

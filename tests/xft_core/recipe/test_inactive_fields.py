@@ -181,6 +181,7 @@ def test_the_help_of_every_field_that_can_be_inactive_says_so_and_of_no_other() 
     changes = [
         ["upcycle.shared_expert=false"], ["upcycle.num_experts=2", "upcycle.num_experts_per_tok=2"],
         ["upcycle.num_experts_per_tok=2"], ["generate.temperature=0.8"],
+        ["upcycle.mode=fusion", "upcycle.shared_expert=false", "merge.method=ewa"],
         *([f"merge.method={method}"] for method in get_args(MergeMethod))]
     recipes = [Recipe(), *(parse(Recipe, {}, change) for change in changes)]
     fields = {

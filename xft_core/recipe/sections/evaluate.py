@@ -1,6 +1,6 @@
 """The recipe's section evaluate."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,8 @@ from xft_core.recipe.sections.base import Section
 
 class EvaluateConfig(Section):
     """Which benchmark, and how its answers are graded."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"compare_rows"})
 
     benchmarks: list[str] = Field(["demo:benchmark.jsonl"], min_length=1, description=(
         "Benchmarks: humaneval (HumanEval and HumanEval+ from evalplus's own cache), mbpp, multipl-e/js (and ts, java, cpp, "
@@ -36,3 +38,6 @@ class EvaluateConfig(Section):
         "Directory with the YAML files of your own tasks; data files named in them are relative to it. Empty: only the "
         "tasks that lm-eval ships, most of which fetch their data from the Hub."))
     lm_eval_limit: int | None = Field(None, ge=1, description="Only the first this many questions of a task; empty for all.")
+    compare_rows: bool = Field(False, description=(
+        "Measure the loss of every held-out row under every model, and report paired differences with their intervals over "
+        "rows, and the training's tokens and floating-point work. Always on where the section baseline has rivals."))

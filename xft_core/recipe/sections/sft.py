@@ -1,14 +1,16 @@
 """The recipe's section sft."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from xft_core.recipe.sections.base import Precision, Section
+from xft_core.recipe.sections.base import Precision, Section, WeightAverage
 
 
 class SftConfig(Section):
     """Supervised fine-tuning, of the MoE and (see baseline) of the dense model."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"average", "average_count", "expert_averaging"})
 
     epochs: float = Field(4.0, gt=0, le=1000, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps; empty for no limit.")
@@ -41,6 +43,16 @@ class SftConfig(Section):
     num_nodes: int = Field(1, ge=1, le=64, description=(
         "Machines that train together; more than one needs a common file system and the setting XFT_RENDEZVOUS, see "
         "docs/how-to/several-gpus.md. Plays no part in the result, which is that of one process but for rounding."))
+    average: WeightAverage = Field("none", description=(
+        "Average the Mixture-of-Experts over its training, and mix and merge that average: last_k (mean of the last "
+        "average_count of checkpoints that are evenly spaced over the last 40% of the steps), ema (exponential moving average "
+        "with decay 1 - 1/(0.1 steps), bias-corrected), none (the last step). The baseline has its own: baseline.average."))
+    average_count: int = Field(5, ge=1, le=1000, description=(
+        "Checkpoints that last_k averages. Plays no part in other averages."))
+    expert_averaging: float = Field(0.0, ge=0, le=1, description=(
+        "Expert weight averaging while training (EWA, arXiv 2308.06093): after each optimizer step every routed expert moves "
+        "by this share towards the mean of the others. The share rises linearly from 0 to this value; 0 for none, 0.001 to "
+        "0.01 are usual. In bf16 weights small shares are lost in rounding: use precision bf16_mixed or fp32."))
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "SftConfig":

@@ -30,6 +30,8 @@ class SftMetrics(TrainingMetrics):
     held_out_nll_before: float | None = Field(description="Held-out loss before training [nats per response token]")
     held_out_nll: float | None = Field(description="Held-out loss after training [nats per response token]")
     held_out_tokens: int | None = Field(description="Response tokens of the held-out rows [count]")
+    held_out_nll_average: float | None = Field(None, description=(
+        "Held-out loss of the weights' average; absent where none was made [nats per response token]"))
     peak_memory_mb: float | None = Field(description="Largest resident memory of the first process [MiB]")
     peak_device_memory_mb: float | None = Field(description="Largest memory allocated on the accelerator [MiB]")
     router_entropy: float | None = Field(description="Entropy of the router, mean over layers [nats]")
