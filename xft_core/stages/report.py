@@ -1,11 +1,12 @@
 """The report stage: comparison, plots and model card, from manifests and small JSON files alone.
 
 Written: ``comparison.json`` and ``comparison.md``, ``problems.html`` (every answer with its verdict), ``README.md`` (the
-merged model's card), ``plots/*.png``. The same artifacts give the same bytes: nothing here looks at a clock.
+merged model's card), ``plots/*.png``; ``model_losses.json`` where rows are compared. The same artifacts give the same bytes:
+nothing here looks at a clock.
 """
 
 from xft_core.recipe.labels import flat_names, group_names
-from xft_core.recipe.steps import MODELS
+from xft_core.recipe.steps import MODELS, model_places
 from xft_core.reporting.page import PAGE, Answers, write_page
 from xft_core.reporting.run.comparison import Comparison, ComparisonFile
 from xft_core.reporting.run.evidence import Evidence
@@ -15,7 +16,10 @@ from xft_core.reporting.run.model_card import model_card
 from xft_core.reporting.run.plots import draw_all
 from xft_core.reporting.run.summary import compare, metric_endings
 from xft_core.stages.configs import ReportStage
+from xft_core.store.manifest import read_manifest
+from xft_core.store.results.model_losses import LossesOfModel, ModelLossesFile
 from xft_core.store.results.report import ReportMetrics
+from xft_core.store.results.row_losses import RowLossesFile, RowLossesMetrics
 from xft_core.store.workspace import Workspace
 
 
@@ -33,8 +37,24 @@ def run(config: ReportStage, workspace: Workspace) -> ReportMetrics:
     }
     for name, text in files.items():
         (workspace.output / name).write_text(text, encoding="utf-8")
+    if losses := model_losses(config):
+        ModelLossesFile(models=losses).write(workspace.output)
     write_page(f"{config.recipe.name}: answers and verdicts", _answers(evidence), workspace.output / PAGE)
     return ReportMetrics(numbers=headline(comparison), warnings=len(found))
+
+
+def model_losses(config: ReportStage) -> dict[str, LossesOfModel]:
+    """The losses of every row of the models whose rows were measured, by their names."""
+    found = {}
+    for model in model_places(config.recipe):
+        measured = config.artifacts.get(f"row_losses_{model}")
+        losses = RowLossesFile.read(measured) if measured else None
+        if measured and losses:
+            metrics = RowLossesMetrics.of(read_manifest(measured))
+            found[model] = LossesOfModel(
+                held_out=losses.held_out, reserved=losses.reserved, training_tokens=metrics.training_tokens,
+                training_flops=metrics.training_flops)
+    return found
 
 
 def _answers(evidence: Evidence) -> list[Answers]:
