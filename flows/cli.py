@@ -113,8 +113,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _study(options: argparse.Namespace) -> int:
     from xft_core.recipe.study import load_study
+    from xft_core.recipe.study_checks import check_study
 
-    load_study(options.study)
+    check_study(*load_study(options.study))
     os.environ.setdefault("PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT", TASK_LINE)
     with imports():
         wait_for_api = _start_services()
