@@ -5,7 +5,6 @@ merged model's card), ``plots/*.png``. The same artifacts give the same bytes: n
 """
 
 from xft_core.recipe.labels import flat_names, group_names
-from xft_core.recipe.steps import MODELS
 from xft_core.reporting.page import PAGE, Answers, write_page
 from xft_core.reporting.run.comparison import Comparison, ComparisonFile
 from xft_core.reporting.run.evidence import Evidence
@@ -40,7 +39,7 @@ def run(config: ReportStage, workspace: Workspace) -> ReportMetrics:
 def _answers(evidence: Evidence) -> list[Answers]:
     return [
         Answers(evidence.model_name(model), benchmark, evaluation, evidence.directories.get(f"generate_{model}_{index}"))
-        for index, benchmark in enumerate(evidence.benchmarks()) for model in MODELS
+        for index, benchmark in enumerate(evidence.benchmarks()) for model in evidence.measured_models()
         if (evaluation := evidence.directories.get(f"evaluate_{model}_{index}"))]
 
 
@@ -52,7 +51,9 @@ def headline(comparison: Comparison) -> dict[str, float]:
     ``merged_infrastructure_errors``. Averages over the languages of MultiPL-E: ``merged_multipl_e_pass_at_1``, and
     ``merged_multipl_e_paper_pass_at_1`` over those of the paper's six that were graded; ``multipl_e_paper_languages`` says
     how many these are. Groups of problems: ``merged_pass_at_1/pandas``. Other held-out data:
-    ``merged_nll_on_other_jsonl``; lm-eval: ``merged_mmlu_acc``; each with ``_low`` and ``_high``.
+    ``merged_nll_on_other_jsonl``; lm-eval: ``merged_mmlu_acc``; each with ``_low`` and ``_high``. Where rows were compared:
+    ``sft_soup_training_tokens``, ``sft_soup_training_flops``; ``merged_over_sft_soup_held_out_nll``, with ``_low`` and
+    ``_high``.
     """
     endings = metric_endings(comparison.benchmarks)
     groups = group_names((group.criterion, group.name) for row in comparison.rows for score in row.scores
@@ -74,6 +75,14 @@ def headline(comparison: Comparison) -> dict[str, float]:
     for compared in comparison.differences:
         if (compared.model, compared.against, compared.tests) == ("merged", "sft", "plus"):
             found[f"merged_over_sft_plus_pass_at_1{endings[compared.benchmark]}"] = compared.pair.difference
+    for item in comparison.row_comparisons:
+        if found.get(f"{item.model}_held_out_nll") is None:
+            found[f"{item.model}_held_out_nll"] = item.held_out_nll
+        found[f"{item.model}_training_tokens"] = item.training_tokens
+        found[f"{item.model}_training_flops"] = item.training_flops
+        if item.difference is not None and item.interval is not None:
+            name = f"merged_over_{item.model}_held_out_nll"
+            found[name], (found[f"{name}_low"], found[f"{name}_high"]) = item.difference, item.interval
     for average in comparison.multilingual:
         found |= {f"{model}_{average.metric}_pass_at_1": value for model, value in average.pass_at_1.items()}
         found[f"{average.metric}_languages"] = len(average.languages)

@@ -1,0 +1,94 @@
+"""Every model's held-out loss beside the merged model's, row by row, with what each one's training took: numbers, sentences and
+a table."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from xft_core.reporting.run.comparison import Comparison, RowComparison
+from xft_core.reporting.run.evidence import Evidence
+from xft_core.reporting.study.differences import paired_difference
+from xft_core.reporting.tables import table
+from xft_core.runtime.quantities import fixed, signed
+from xft_core.store.results.row_losses import RowLossesFile, RowLossesMetrics
+
+SAME = 0.05  # tokens or work that differ by less than this share are equal: steps are whole
+NOTE = (
+    "Held-out loss of the merged model minus that of each other one, in nats per response token (below 0: the merged model is "
+    "better), with its 95% interval over rows. Tokens and work: of the training, as shares of the merged model's, whose "
+    "Mixture-of-Experts and mixing are counted; work in floating-point operations. One run: what another training would "
+    "change is not in the intervals.")
+
+
+def row_comparisons(evidence: Evidence) -> list[RowComparison]:
+    """The models whose rows were measured, each beside the merged one. Nothing where the merged model's were not. Raises
+    ArtifactError for a broken file."""
+    of_models = {
+        model: (content.held_out, metrics) for model in evidence.models()
+        if (content := evidence.file(f"row_losses_{model}", RowLossesFile))
+        and (metrics := evidence.metrics(f"row_losses_{model}", RowLossesMetrics))}
+    if "merged" not in of_models:
+        return []
+    merged, of_merged = of_models["merged"]
+    found = []
+    for model, (rows, metrics) in of_models.items():
+        if metrics.nll is None:
+            continue  # a model that gives no numbers
+        difference = None
+        if model != "merged" and of_merged.nll is not None and len(rows) == len(merged):
+            kept = [index for index, (_, tokens) in enumerate(rows) if tokens]
+            losses, others = (np.array([[item[index][0] for index in kept]]) for item in (merged, rows))
+            difference = paired_difference(losses, others, np.array([rows[index][1] for index in kept]), random_seed=0)
+        found.append(RowComparison(
+            model=model, name=evidence.model_name(model), held_out_nll=metrics.nll,
+            difference=difference.mean if difference else None,
+            interval=(difference.low, difference.high) if difference else None,
+            p_value=difference.p_value if difference else None,
+            training_tokens=metrics.training_tokens, training_flops=metrics.training_flops,
+            equal_tokens=_equal(metrics.training_tokens, of_merged.training_tokens),
+            equal_flops=_equal(metrics.training_flops, of_merged.training_flops)))
+    return found
+
+
+def row_sentences(comparison: Comparison) -> Iterator[str]:
+    """The merged model against the best of those that took as many tokens, and as much work."""
+    for title, chosen in (
+        ("At equal tokens", [item for item in comparison.row_comparisons if item.equal_tokens]),
+        ("At equal floating-point work", [item for item in comparison.row_comparisons if item.equal_flops]),
+    ):
+        others = [item for item in chosen if item.difference is not None and item.model != "moe"]
+        if not others:
+            continue
+        best = min(others, key=lambda item: item.held_out_nll)
+        assert best.difference is not None and best.interval is not None
+        low, high = best.interval
+        certain = "the interval over rows holds 0: no difference can be claimed" if low <= 0 <= high else (
+            "over rows, of this one training")
+        among = f", the best of {len(others)} found by looking at these rows," if len(others) > 1 else ""
+        side = "lower" if best.difference < 0 else "higher"
+        size = fixed(abs(best.difference), 4)
+        yield (f"{title}: the merged model has {size} nats {side} held-out loss than {best.name}{among} (95% "
+               f"interval {signed(low, 4)} to {signed(high, 4)}; {certain}).")
+
+
+def row_table(comparison: Comparison) -> str:
+    """One line for each model."""
+    merged = next(item for item in comparison.row_comparisons if item.model == "merged")
+    lines = [
+        [item.name, f"{item.held_out_nll:.4f}",
+         "-" if item.difference is None else signed(item.difference, 4),
+         "-" if item.interval is None else f"{signed(item.interval[0], 4)} to {signed(item.interval[1], 4)}",
+         _share(item.training_tokens, merged.training_tokens), _share(item.training_flops, merged.training_flops),
+         " and ".join(name for name, equal in (("tokens", item.equal_tokens), ("work", item.equal_flops)) if equal) or "-"]
+        for item in comparison.row_comparisons]
+    header = ["model", "NLL \u2193", "merged minus it", "95% interval", "tokens", "work", "equal"]
+    return f"{NOTE}\n\n{table(header, lines)}"
+
+
+def _equal(one: float | None, other: float | None) -> bool:
+    return bool(one and other) and math.isclose(one or 0, other or 0, rel_tol=SAME)
+
+
+def _share(one: float | None, whole: float | None) -> str:
+    return "-" if one is None or not whole else fixed(one / whole, 2)
