@@ -12,6 +12,7 @@ from xft_core.reporting.run.findings import warnings
 from xft_core.reporting.run.markdown import comparison_markdown
 from xft_core.reporting.run.model_card import model_card
 from xft_core.reporting.run.plots import draw_all
+from xft_core.reporting.run.row_comparisons import measured_rows
 from xft_core.reporting.run.summary import compare, metric_endings
 from xft_core.stages.configs import ReportStage
 from xft_core.store.results.report import ReportMetrics
@@ -32,6 +33,8 @@ def run(config: ReportStage, workspace: Workspace) -> ReportMetrics:
     }
     for name, text in files.items():
         (workspace.output / name).write_text(text, encoding="utf-8")
+    if rows := measured_rows(evidence):
+        rows.write(workspace.output)
     write_page(f"{config.recipe.name}: answers and verdicts", _answers(evidence), workspace.output / PAGE)
     return ReportMetrics(numbers=headline(comparison), warnings=len(found))
 

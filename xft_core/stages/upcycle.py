@@ -53,7 +53,7 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> Upc
             mlp = family.mlp_name(layer)
             of_ffn |= {name for name in reader.names() if name.startswith(f"{mlp}.")}
             plans += _expert_plans(reader, family, mlp, config) if config.store_experts == "all" else []
-            plans += _router_plans(reader, family, mlp, config, seed, layer)
+            plans += _router_plans(reader, family, mlp, config, seed, layer) if config.mode == "routed" else []
         dense = [name for name in reader.names() if config.store_experts == "once" or name not in of_ffn]
         write_checkpoint(target, [reader.copy_plan(name) for name in dense] + plans)
         num_parameters = {name: math.prod(reader.shape(name)) for name in reader.names()}
@@ -68,7 +68,7 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> Upc
         _check_identity(source, target)
     return UpcycleMetrics(
         parameters_dense=total, parameters_total=parameters_total,
-        parameters_active=total + (config.num_experts_per_tok - 1) * ffn + router)
+        parameters_active=total + (config.num_experts_per_tok - 1 if config.mode == "routed" else 0) * ffn + router)
 
 
 @torch.no_grad()

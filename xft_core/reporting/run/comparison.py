@@ -147,6 +147,8 @@ class RowComparison(Part):
     p_value: float | None = Field(description="Two-sided, of no difference [fraction, 0 to 1]")
     training_tokens: float | None = Field(description="Tokens that it was trained on [count]")
     training_flops: float | None = Field(description="Floating-point operations of its training [count]")
+    reserved_nll: float | None = Field(None, description=(
+        "Loss on the rows that are reserved for choices; null without any [nats per response token]"))
     equal_tokens: bool = Field(description="Whether its training took as many tokens as the merged model's [yes or no]")
     equal_flops: bool = Field(description="Whether its training took as much floating-point work [yes or no]")
 

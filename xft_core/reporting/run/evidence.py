@@ -98,7 +98,8 @@ class Evidence:
         xft = upcycle.shared_expert and upcycle.normalization == "xft"
         return {
             "base": "base",
-            "moe": f"MoE, {upcycle.num_experts} experts, {upcycle.num_experts_per_tok} active",
+            "moe": f"fusion of {upcycle.num_experts} experts" if upcycle.mode == "fusion" else (
+                f"MoE, {upcycle.num_experts} experts, {upcycle.num_experts_per_tok} active"),
             "merged": f"{'XFT merged' if xft else 'merged'} ({method.replace('_', ' ')})",
         }[model]
 

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from xft_core.errors import ArtifactError
 from xft_core.reporting.run.comparison import Comparison, RowComparison
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.study.differences import paired_difference
 from xft_core.reporting.tables import table
 from xft_core.runtime.quantities import fixed, signed
+from xft_core.store.results.report import RunRowsFile
 from xft_core.store.results.row_losses import RowLossesFile, RowLossesMetrics
 
 SAME = 0.05  # tokens or work that differ by less than this share are equal: steps are whole
@@ -21,33 +23,44 @@ NOTE = (
     "change is not in the intervals.")
 
 
-def row_comparisons(evidence: Evidence) -> list[RowComparison]:
-    """The models whose rows were measured, each beside the merged one. Nothing where the merged model's were not. Raises
-    ArtifactError for a broken file."""
+def measured_rows(evidence: Evidence) -> RunRowsFile | None:
+    """The loss of every row under every model whose rows were measured and that gives numbers; None where the merged model's
+    were not. Raises ArtifactError for a broken file, or for files of different rows."""
     of_models = {
-        model: (content.held_out, metrics) for model in evidence.models()
+        model: content.held_out for model in evidence.models()
         if (content := evidence.file(f"row_losses_{model}", RowLossesFile))
-        and (metrics := evidence.metrics(f"row_losses_{model}", RowLossesMetrics))}
+        and all(math.isfinite(nll) for nll, _ in content.held_out)}
     if "merged" not in of_models:
+        return None
+    tokens = {model: [number for _, number in rows if number] for model, rows in of_models.items()}
+    for model, found in tokens.items():
+        if found != tokens["merged"]:
+            raise ArtifactError(f"The rows of row_losses_{model} are not those of row_losses_merged: run both again.")
+    return RunRowsFile(tokens=tokens["merged"], losses={
+        model: [nll for nll, number in rows if number] for model, rows in of_models.items()})
+
+
+def row_comparisons(evidence: Evidence) -> list[RowComparison]:
+    """The models whose rows were measured, each beside the merged one. Nothing where the merged model's were not."""
+    rows = measured_rows(evidence)
+    if rows is None:
         return []
-    merged, of_merged = of_models["merged"]
-    found = []
-    for model, (rows, metrics) in of_models.items():
-        if metrics.nll is None:
-            continue  # a model that gives no numbers
-        difference = None
-        if model != "merged" and of_merged.nll is not None and len(rows) == len(merged):
-            kept = [index for index, (_, tokens) in enumerate(rows) if tokens]
-            losses, others = (np.array([[item[index][0] for index in kept]]) for item in (merged, rows))
-            difference = paired_difference(losses, others, np.array([rows[index][1] for index in kept]), random_seed=0)
+    metrics = {model: evidence.metrics(f"row_losses_{model}", RowLossesMetrics) for model in rows.losses}
+    of_merged, found = metrics["merged"], []
+    assert of_merged is not None
+    for model, losses in rows.losses.items():
+        of_model = metrics[model]
+        assert of_model is not None
+        difference = None if model == "merged" else paired_difference(
+            np.array([rows.losses["merged"]]), np.array([losses]), np.array(rows.tokens), random_seed=0)
         found.append(RowComparison(
-            model=model, name=evidence.model_name(model), held_out_nll=metrics.nll,
+            model=model, name=evidence.model_name(model), held_out_nll=math.fsum(losses) / sum(rows.tokens),
             difference=difference.mean if difference else None,
             interval=(difference.low, difference.high) if difference else None,
             p_value=difference.p_value if difference else None,
-            training_tokens=metrics.training_tokens, training_flops=metrics.training_flops,
-            equal_tokens=_equal(metrics.training_tokens, of_merged.training_tokens),
-            equal_flops=_equal(metrics.training_flops, of_merged.training_flops)))
+            training_tokens=of_model.training_tokens, training_flops=of_model.training_flops,
+            reserved_nll=of_model.reserved_nll, equal_tokens=_equal(of_model.training_tokens, of_merged.training_tokens),
+            equal_flops=_equal(of_model.training_flops, of_merged.training_flops)))
     return found
 
 
@@ -60,16 +73,18 @@ def row_sentences(comparison: Comparison) -> Iterator[str]:
         others = [item for item in chosen if item.difference is not None and item.model != "moe"]
         if not others:
             continue
-        best = min(others, key=lambda item: item.held_out_nll)
+        chosen_apart = all(item.reserved_nll is not None for item in others)
+        best = min(others, key=lambda item: item.reserved_nll if item.reserved_nll is not None else item.held_out_nll)
         assert best.difference is not None and best.interval is not None
         low, high = best.interval
         certain = "the interval over rows holds 0: no difference can be claimed" if low <= 0 <= high else (
             "over rows, of this one training")
-        among = f", the best of {len(others)} found by looking at these rows," if len(others) > 1 else ""
+        how = "chosen on reserved rows" if chosen_apart else "found by looking at these rows"
+        among = f", the best of {len(others)} ({how})" if len(others) > 1 else ""
         side = "lower" if best.difference < 0 else "higher"
         size = fixed(abs(best.difference), 4)
-        yield (f"{title}: the merged model has {size} nats {side} held-out loss than {best.name}{among} (95% "
-               f"interval {signed(low, 4)} to {signed(high, 4)}; {certain}).")
+        yield (f"{title}: the merged model has {size} nats {side} held-out loss than {best.name}{among}; 95% "
+               f"interval {signed(low, 4)} to {signed(high, 4)}; {certain}.")
 
 
 def row_table(comparison: Comparison) -> str:
