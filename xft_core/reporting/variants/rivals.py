@@ -16,8 +16,8 @@ from xft_core.store.results.report import RunRowsFile
 
 NOTE = (
     "Held-out loss of the merged model minus that of each other model, in nats per response token (below 0: the merged model "
-    "is better); its 95% interval is over seeds and rows (bootstrap of both), over rows alone for one seed. Tokens and work: of "
-    "the other model's training over the merged model's. No p is corrected for how many there are.")
+    "is better); its 95% interval is over seeds and rows (bootstrap of both), over rows alone for one seed. Tokens and work: "
+    "of the other model's training over the merged model's. No p is corrected for how many there are.")
 
 
 def rival_differences(runs: Sequence[Run], reports: Mapping[str, Path]) -> list[RivalDifference]:
