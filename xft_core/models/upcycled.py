@@ -14,6 +14,7 @@ from xft_core.families import Family, family_of
 from xft_core.models.config import decoder_layers, save_moe_config, transformers_config
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
 from xft_core.moe.experts import MoeBlock
+from xft_core.moe.fusion import FusionBlock
 from xft_core.recipe.sections import UpcycleConfig
 
 
@@ -25,7 +26,8 @@ def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()  # part of the initialisation that was left out
     for layer in decoder_layers(model, family):
-        setattr(layer, family.mlp, MoeBlock(getattr(layer, family.mlp), family, upcycle))
+        block = FusionBlock if upcycle.mode == "fusion" else MoeBlock
+        setattr(layer, family.mlp, block(getattr(layer, family.mlp), family, upcycle))
     return model
 
 

@@ -63,6 +63,8 @@ class Shape:
 
     def router(self, upcycle: UpcycleConfig) -> int:
         """Parameters of one layer's router."""
+        if upcycle.mode == "fusion":
+            return 0
         routed = upcycle.num_experts - int(upcycle.shared_expert)
         return routed * (self.hidden_size * (2 if upcycle.router_noise else 1) + routed)
 
@@ -82,7 +84,8 @@ class Shape:
     def forward_flops(self, sequence: float, upcycle: UpcycleConfig | None = None) -> float:
         """Floating-point operations of a forward pass, per token of a sequence of ``sequence`` tokens (attention over all
         of it, as the kernels with a mask do it)."""
-        ffn = self.ffn * (upcycle.num_experts_per_tok if upcycle else 1) + (self.router(upcycle) if upcycle else 0)
+        active = upcycle.num_experts_per_tok if upcycle and upcycle.mode == "routed" else 1
+        ffn = self.ffn * active + (self.router(upcycle) if upcycle else 0)
         layer = 2 * (self.attention + ffn) + 4 * sequence * self.query_size
         return self.num_layers * layer + 2 * self.vocabulary * self.hidden_size
 
