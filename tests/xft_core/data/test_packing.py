@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from tests.factories import VOCABULARY, dense_model
+from tests.factories import TESTED_FAMILIES, VOCABULARY, dense_model
 from xft_core.data.packing import IGNORED, PackedRows, pack
 from xft_core.data.rows import Row, load_rows, save_rows
 from xft_core.errors import DataError
-from xft_core.families import FAMILIES
 from xft_core.models.loading import load_model
 from xft_core.training.held_out import held_out_loss
-from xft_core.training.packed_attention import attend_by_example
+from xft_core.models.packed_attention import attend_by_example
 
 LENGTHS = [9, 5, 12, 3, 7]
 
@@ -42,11 +41,11 @@ def rows(tmp_path: Path, seed: int = 0) -> PackedRows:
 
 
 @pytest.mark.parametrize("by_example", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TESTED_FAMILIES)
 @torch.no_grad()
 def test_packed_logits_are_those_of_each_example_alone(
         family: str, by_example: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xft_core.training.packed_attention.LEAST_BLOCK", 6)  # so that some examples share a block
+    monkeypatch.setattr("xft_core.models.packed_attention.LEAST_BLOCK", 6)  # so that some examples share a block
     model = load_model(dense_model(tmp_path / "model", family), torch.float32)
     if by_example:
         attend_by_example(model)
