@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 VOCABULARY = 320
 CHAT_TEMPLATE = (
@@ -71,11 +71,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
         chat_template=CHAT_TEMPLATE)
 
 
+def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
+    """The configuration of a tiny model of ``family``."""
+    return AutoConfig.for_model(family, **(_SIZES | (FAMILY_CONFIGS | FOUND_CONFIGS)[family] | changes))
+
+
 def dense_model(directory: Path, family: str = "llama", seed: int = 0, **changes: Any) -> Path:
     """Write a tiny random dense model of ``family`` with its tokenizer; returns ``directory``."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **(_SIZES | (FAMILY_CONFIGS | FOUND_CONFIGS)[family] | changes))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=torch.float32)
     with torch.no_grad():  # livelier than the usual 0.02, and biases and norms not at their neutral start
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

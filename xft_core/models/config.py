@@ -81,8 +81,8 @@ def transformers_config(dense_config: dict[str, Any]) -> PreTrainedConfig:
         raise CheckpointError("config.json has a quantization_config: the model is quantised. Convert it to BF16 or F32 first.")
     if dense_config["model_type"] not in CONFIG_MAPPING:
         raise CheckpointError(
-            f"The model type {dense_config['model_type']!r} of config.json is not known to transformers {transformers.__version__}. "
-            "Models that bring their own code are not loaded.")
+            f"The model type {dense_config['model_type']!r} of config.json is not known to transformers "
+            f"{transformers.__version__}. Models that bring their own code are not loaded.")
     try:
         config = AutoConfig.for_model(**{name: value for name, value in dense_config.items() if name not in NAMES_OF_CODE})
         layers = getattr(config, "num_hidden_layers", 1)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from tests.factories import TESTED_FAMILIES
 from tests.xft_core.stages.test_mix import grown_apart
 from xft_core.mixing import weighted_sums
 from xft_core.mixing.learning import MixedModel

@@ -101,7 +101,7 @@ def test_tying_is_that_of_the_tensors(family: str, how: str, tmp_path: Path) -> 
 def test_names_are_those_that_transformers_takes_them_for(family: str, names: str, tmp_path: Path) -> None:
     tied = names == "without prefix"
     source = dense_model(tmp_path / "dense", family, tie_word_embeddings=tied)
-    prefix = "gpt_neox." if family == "gpt_neox" else "model."
+    prefix = {"gpt_neox": "gpt_neox.", "gpt2": "transformer.", "bloom": "transformer."}.get(family, "model.")
 
     def change(name: str) -> str:
         if names == "without prefix":

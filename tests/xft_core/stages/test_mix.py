@@ -41,7 +41,7 @@ def grown_apart(directory: Path, family: str = "llama", seed: int = 0, **upcycle
     weights = load_file(directory / "moe" / "model.safetensors")
     generator = torch.Generator().manual_seed(seed)
     for name in sorted(weights):
-        if ".mlp." in name:
+        if any(part in name for part in (".mlp.", ".router.", ".shared_expert.", ".experts.")):
             weights[name] = weights[name] + torch.randn(weights[name].shape, generator=generator) * 0.1
     save_file(weights, directory / "moe" / "model.safetensors", {"format": "pt"})
     return directory / "moe"

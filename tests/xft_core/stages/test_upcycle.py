@@ -126,11 +126,13 @@ def test_sharded_checkpoints_are_read_and_written(tmp_path: Path, monkeypatch: p
     assert (logits_of(tmp_path / "moe", ids(1, 8)) - expected).abs().max() <= 1e-5
 
 
-def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model_type", "reason"), [
+    ("t5", "it is an encoder-decoder.*gpt_neox, llama"), ("no_such_model", "'no_such_model' of config.json is not known to")])
+def test_what_is_no_dense_decoder_is_refused_with_the_reason(model_type: str, reason: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense")
     config = source / "config.json"
-    config.write_text(config.read_text().replace('"llama"', '"bloom"'))
-    with pytest.raises(CheckpointError, match=r"'bloom' is not known.*gpt_neox, llama.*FAMILIES"):
+    config.write_text(config.read_text().replace('"llama"', f'"{model_type}"'))
+    with pytest.raises(CheckpointError, match=reason):
         upcycle(source, _made(tmp_path / "moe"), UpcycleConfig(), seed=0)
 
 

@@ -72,8 +72,8 @@ def _discovered(config: PreTrainedConfig) -> Family | str:
         return str(error)
     up = " * ".join(family.up) if family.gated else family.up[0]
     logger.info(
-        "%s is not in the table of families. Found from its modules: FFN %s of %s, %s(%s(%s))%s%s. Upcycling %s by it changed no "
-        "logits%s%s.", config.model_type, family.mlp or "without a module of its own", family.layers, family.down,
+        "%s is not in the table of families. Found from its modules: FFN %s of %s, %s(%s(%s))%s%s. Upcycling %s by it changed "
+        "no logits%s%s.", config.model_type, family.mlp or "without a module of its own", family.layers, family.down,
         family.activation, up, ", Conv1D" if family.transposed else "", ", plus the residual" if family.adds_residual else "",
         where, "" if family.plain_head else "; its logits are more than what its head gives",
         "" if family.packs else "; its attention does not keep packed examples apart, so each gets its own sequence")

@@ -131,7 +131,7 @@ def _takes_residual(model: PreTrainedModel, family: Family) -> bool:
 
 
 def _dropout(model: PreTrainedModel, family: Family) -> str:
-    """The FFN's attribute by which it drops elements of its output in training: with probability 1 nothing is left.
+    """The FFN's attribute by which it drops elements of its output in training: half of them are then 0, the others double.
 
     Raises CannotUpcycle where training changes what the FFN computes in another way.
     """
@@ -143,11 +143,11 @@ def _dropout(model: PreTrainedModel, family: Family) -> str:
     numbers = {name for name, value in vars(ffn).items() if "drop" in name and isinstance(value, float | int)}
     modules = {name for name, child in ffn.named_children() if isinstance(child, nn.Dropout)}
 
-    def output(chosen: str, probability: float = 1.0) -> torch.Tensor:
+    def output(chosen: str) -> torch.Tensor:
         for name in numbers:
-            setattr(ffn, name, probability if name == chosen else 0.0)
+            setattr(ffn, name, 0.5 if name == chosen else 0.0)
         for name in modules:
-            getattr(ffn, name).p = probability if name == chosen else 0.0
+            getattr(ffn, name).p = 0.5 if name == chosen else 0.0
         result: torch.Tensor = ffn(*inputs)
         return result
 
@@ -157,10 +157,12 @@ def _dropout(model: PreTrainedModel, family: Family) -> str:
         raise CannotUpcycle(f"its FFN {family.mlp_name(0)} computes something else in training than in evaluation")
     for name in sorted(numbers | modules):
         dropped = output(name)
-        if not dropped.any():
+        if _difference(dropped, expected) <= LARGEST_DIFFERENCE:
+            continue  # used elsewhere, or not at all
+        left = dropped != 0
+        if not left.all() and _difference(dropped[left], 2 * expected[left]) <= LARGEST_DIFFERENCE:
             return name
-        if _difference(dropped, expected) > LARGEST_DIFFERENCE:
-            raise CannotUpcycle(f"its FFN {family.mlp_name(0)} drops elements ({name}) elsewhere than in its output")
+        raise CannotUpcycle(f"its FFN {family.mlp_name(0)} drops elements ({name}) elsewhere than in its output")
     return ""
 
 
@@ -200,10 +202,11 @@ def _renamed(model: PreTrainedModel, family: Family) -> tuple[tuple[str, str], .
     """Modules that transformers calls otherwise in files than in memory. Raises CannotUpcycle where it also joins or splits
     tensors on the way, or where the FFN's have other names."""
     state = model.state_dict()
-    stored = {(tensor.data_ptr(), tuple(tensor.shape)): name for name, tensor in revert_weight_conversion(model, dict(state)).items()}
+    in_files = revert_weight_conversion(model, dict(state))
+    names = {(tensor.data_ptr(), tuple(tensor.shape)): name for name, tensor in in_files.items()}
     found = []
     for name, tensor in state.items():
-        other = stored.get((tensor.data_ptr(), tuple(tensor.shape)))
+        other = names.get((tensor.data_ptr(), tuple(tensor.shape)))
         if other is None or (other != name and name.startswith(family.ffn_prefixes(0))):
             raise CannotUpcycle(f"transformers stores its {name} in another form than it has in memory")
         if other != name and other not in state:

@@ -14,7 +14,9 @@ MOST = 200_000_000  # of one that keeps its widths: 1.6 GB in fp64
 NOT_WIDTHS = ("position", "vocab", "token", "window", "ctx", "context", "layer", "length", "base", "theta")
 
 
-def tiny_models(config: PreTrainedConfig, parameters: int, hidden_size: int, ffn_size: int) -> Iterator[PreTrainedModel | Exception]:
+def tiny_models(
+    config: PreTrainedConfig, parameters: int, hidden_size: int, ffn_size: int,
+) -> Iterator[PreTrainedModel | Exception]:
     """Models of the architecture on the CPU in fp64, evaluation mode, with lively random weights: the first one is the
     config's own where it is small, then it is scaled down, then with all widths kept. An exception stands for one that cannot
     be made."""
