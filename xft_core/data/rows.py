@@ -51,7 +51,8 @@ def save_rows(path: Path, rows: list[Row]) -> None:
 def write_rows(path: Path, tokens: Iterable[bytes], lengths: np.ndarray, prompt_lengths: np.ndarray) -> None:
     """Write the file that ``save_rows`` would write. ``tokens``: all rows' (int32), in whatever pieces; ``lengths`` and
     ``prompt_lengths`` (N,), in tokens."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+    np.cumsum(lengths, out=offsets[1:])
     header, place = {}, 0
     tensors = (
         ("offsets", "I64", len(lengths) + 1, 8), ("input_ids", "I32", int(offsets[-1]), 4),
@@ -62,9 +63,10 @@ def write_rows(path: Path, tokens: Iterable[bytes], lengths: np.ndarray, prompt_
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text + offsets.tobytes())
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.write(offsets)
         stream.writelines(tokens)
-        stream.write(prompt_lengths.astype(np.int32).tobytes())
+        stream.write(np.ascontiguousarray(prompt_lengths, dtype=np.int32))
         assert stream.tell() == 8 + len(text) + place, "rows hold other numbers of tokens than their lengths say"
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.factories import dense_model
 from xft_core.benchmarks.decontaminate import Contamination
 from xft_core.benchmarks.find import find_benchmark
-from xft_core.data import portions, reader
+from xft_core.data import portions, tokenising
 from xft_core.data.rows import Row, save_rows
 from xft_core.data.tokenize import tokenise
 from xft_core.errors import DataError
@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
-            (portions, "PORTION", 2000), (portions, "PORTION_ROWS", 9), (reader, "BATCH", 5)):
+            (portions, "PORTION", 2000), (portions, "PORTION_ROWS", 9), (tokenising, "BATCH", 5)):
         monkeypatch.setattr(module, name, value)
 
 
