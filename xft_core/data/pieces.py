@@ -1,4 +1,4 @@
-"""Pieces of a file, by index: found again in whatever order. Where they are is in files, too: in memory is what is looked at."""
+"""Pieces of a file, by index: found again in whatever order. Their places are in files, too: in memory is what is looked at."""
 
 import mmap
 from collections.abc import Iterator

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.data.conversations import Conversations, Sequences, parse_messages
 from xft_core.data.formats import Form, recognise
@@ -17,6 +17,9 @@ from xft_core.data.tokenising import Tokeniser
 from xft_core.data.tokenize import FAILED, RowMaker
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 FIRST_PORTIONS = 5  # by which the number of rows is estimated
 # Rows are tokenised while they are read, and not afterwards those that are used, if not more than this many times as many.
@@ -39,7 +42,7 @@ def read_conversations(config: DataConfig, path: Path | None) -> Iterator[list[M
 
 
 def conversations_of(
-    config: DataConfig, path: Path | None, directory: Path, tokenizer: PreTrainedTokenizerBase | None = None,
+    config: DataConfig, path: Path | None, directory: Path, tokenizer: "PreTrainedTokenizerBase | None" = None,
     finder: Finder | None = None,
 ) -> Conversations:
     """Read the data to ``directory``, and look for what ``finder`` finds.
@@ -63,7 +66,8 @@ def conversations_of(
 
 
 def sequences_of(
-    conversations: Conversations, indices: np.ndarray, config: DataConfig, tokenizer: PreTrainedTokenizerBase, directory: Path,
+    conversations: Conversations, indices: np.ndarray, config: DataConfig, tokenizer: "PreTrainedTokenizerBase",
+    directory: Path,
 ) -> tuple[Sequences, np.ndarray]:
     """Token sequences, and which of them is that of each of the conversations at these indices. Raises DataError for one
     that can be none."""
@@ -115,7 +119,7 @@ def _raising(error: DataError) -> Iterator[Portion]:
     yield
 
 
-def _maker(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> RowMaker | None:
+def _maker(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> RowMaker | None:
     try:
         return RowMaker(config, tokenizer)
     except DataError:

@@ -3,15 +3,18 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from xft_core.data.rows import Row
+from xft_core.data.row_writing import Row
 from xft_core.data.templates import Message, training_text, turn_marker
 from xft_core.data.text_tokens import PromptText, text_tokens
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 BATCH = 1024  # conversations that are tokenised at once
 BATCH_CHARACTERS = 2**20  # fewer of them where they are long
@@ -56,7 +59,7 @@ class Made:
 class RowMaker:
     """What makes rows of conversations. Raises DataError if it can make none, whatever they are."""
 
-    def __init__(self, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._config, self._tokenizer = config, tokenizer
         self._end_token = tokenizer.eos_token_id
         if self._end_token is None and config.template == "magicoder":
@@ -135,7 +138,9 @@ class RowMaker:
         return text, needs_end_token, notes
 
 
-def tokenise(messages: list[Message], config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[Row | None, bool]:
+def tokenise(
+    messages: list[Message], config: DataConfig, tokenizer: "PreTrainedTokenizerBase",
+) -> tuple[Row | None, bool]:
     """One conversation as ``(row, truncated)``. None: its prompt leaves no room for any of the response. Raises DataError,
     naming the row."""
     maker = RowMaker(config, tokenizer)

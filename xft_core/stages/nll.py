@@ -12,7 +12,8 @@ import numpy as np
 from safetensors.torch import load_file
 
 from xft_core.data.reading import conversations_of, sequences_of
-from xft_core.data.rows import Rows, write_rows
+from xft_core.data.row_writing import write_rows
+from xft_core.data.rows import Rows
 from xft_core.data.tokenize import BITS
 from xft_core.errors import DataError
 from xft_core.models.config import DTYPES

@@ -12,22 +12,26 @@ import logging
 import random
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.data.conversations import Conversations
+from xft_core.data.pieces import READ_AT_ONCE
 from xft_core.data.reading import conversations_of, sequences_of
 from xft_core.data.response_end import response_ends, save_response_ends
-from xft_core.data.rows import write_rows
+from xft_core.data.row_writing import write_rows
 from xft_core.data.tokenize import BITS, NOTED
 from xft_core.errors import DataError
-from xft_core.models.loading import load_tokenizer
+from xft_core.models.tokenizer import load_tokenizer
 from xft_core.recipe.labels import path_labels
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.configs import PrepareStage
 from xft_core.store.results.prepare import DecontaminationFile, DroppedRow, PrepareMetrics
 from xft_core.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +106,7 @@ class _Preparation:
         return counts
 
     def _read(
-        self, data: DataConfig, path: Path | None, prefix: str, tokenizer: PreTrainedTokenizerBase,
+        self, data: DataConfig, path: Path | None, prefix: str, tokenizer: "PreTrainedTokenizerBase",
     ) -> tuple[Conversations, np.ndarray]:
         """The conversations of the data, and which of them are neither again nor contaminated."""
         from xft_core.benchmarks.decontaminate import Contamination
@@ -127,7 +131,7 @@ class _Preparation:
         first[contaminated] = False
         return read, np.flatnonzero(first)
 
-    def _save_ends(self, tokenizer: PreTrainedTokenizerBase, last_tokens: set[int]) -> None:
+    def _save_ends(self, tokenizer: "PreTrainedTokenizerBase", last_tokens: set[int]) -> None:
         save_response_ends(self.output, response_ends(last_tokens, tokenizer), tokenizer)
         if not last_tokens:
             logger.warning(
@@ -156,7 +160,7 @@ class _Rows:
     """Those of some conversations that are rows, in order: their tokens, and their text."""
 
     def __init__(
-        self, read: Conversations, indices: np.ndarray, data: DataConfig, tokenizer: PreTrainedTokenizerBase, directory: Path,
+        self, read: Conversations, indices: np.ndarray, data: DataConfig, tokenizer: "PreTrainedTokenizerBase", directory: Path,
     ) -> None:
         self._lines = read.lines
         self._sequences, places = sequences_of(read, indices, data, tokenizer, directory)
@@ -176,8 +180,9 @@ class _Rows:
         """Write a part of the rows as split ``name``; returns its rows, tokens and response tokens. The last token of every
         response that was not cut is added to ``last_tokens``."""
         sequences, places = self._sequences, self._in_sequences[part]
-        whole = places[self.notes(part) & BITS["truncated"] == 0]
-        last_tokens |= sequences.last_tokens(whole)
+        for start in range(0, len(places), READ_AT_ONCE):
+            some = places[start:start + READ_AT_ONCE]
+            last_tokens |= set(sequences.last_tokens(some[sequences.notes[some] & BITS["truncated"] == 0]).tolist())
         lengths, prompt_lengths = sequences.lengths(places), sequences.prompt_lengths[places]
         write_rows(output / f"{name}.safetensors", sequences.pieces.read(places), lengths, prompt_lengths)
         with (output / f"{name}.jsonl").open("wb") as stream:
