@@ -12,6 +12,7 @@ from pathlib import Path
 
 from xft_core.benchmarks.ds1000.environment import LIBRARIES
 from xft_core.errors import StageKilled, XftError
+from xft_core.files.temporary import sweep
 from xft_core.recipe.load import parse, read_yaml
 from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.process import command, die_with_parent, drop_launcher_variables, leave_out_torch, quiet_libraries, told
@@ -57,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         config = _stage_config(options)
         if not config.needs_torch:
             leave_out_torch()
+        sweep()
         result = run_stage(config)
         print(json.dumps({"output": str(config.output), "reused": result.reused, "metrics": result.manifest.metrics}, indent=1))
         return ExitCode.DONE
