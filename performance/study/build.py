@@ -70,7 +70,7 @@ def build_model(out: Path, tokens: int, seed: int) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f"{len(documents)} files, {len(examples) * WINDOW} tokens, {parameters} parameters, "
           f"{time.monotonic() - started:.0f} s", flush=True)
-    pretrain(model, examples, seed)
+    pretrain(model, examples, seed, mixed=False)
     model.to(torch.bfloat16).save_pretrained(out / "model")
     tokenizer.save_pretrained(out / "model")
     print(f"built in {time.monotonic() - started:.0f} s", flush=True)

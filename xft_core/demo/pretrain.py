@@ -130,14 +130,15 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     return [muon, torch.optim.AdamW(others, lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def pretrain(model: LlamaForCausalLM, examples: list[Example], seed: int) -> None:
-    """One pass over the examples in random order; bf16 autocast over fp32 weights."""
+def pretrain(model: LlamaForCausalLM, examples: list[Example], seed: int, mixed: bool = True) -> None:
+    """One pass over the examples in random order; bf16 autocast over fp32 weights, or fp32 alone: a processor without
+    instructions for bf16 multiplies it 27 times slower."""
     schedule, optims, start = batches(examples, seed), optimizers(model), time.time()
     model.train()
     for step, batch in enumerate(schedule):
         for group in (group for optimizer in optims for group in optimizer.param_groups):
             group["lr"] = learning_rate(step, len(schedule))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             loss = model(**collate(batch, model.config.pad_token_id), use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -24,8 +24,8 @@ class FusionBlock(nn.Module):
         self._concentration = upcycle.fusion_concentration
         self._num_up = len(family.up)
 
-    def forward(self, hidden_states_BSD: torch.Tensor) -> torch.Tensor:
-        """The output of the mixed FFN, of the input's shape."""
+    def forward(self, hidden_states_BSD: torch.Tensor, residual_BSD: torch.Tensor | None = None) -> torch.Tensor:
+        """The output of the mixed FFN, of the input's shape; plus the residual where the family's FFN adds it."""
         experts, shares = self.experts, self.shares()
         # In the parts that the dense FFN computes one by one: with one expert's share 1, its bits.
         up = self._mixed(experts.up_parameter, shares).chunk(self._num_up)
@@ -40,7 +40,8 @@ class FusionBlock(nn.Module):
             h = experts.act_fn(wide[0])
         down_bias = self._mixed("down_proj_bias", shares) if experts.has_bias else None
         y_BSD = F.linear(h, self._mixed("down_proj", shares), down_bias)
-        return F.dropout(y_BSD, experts.dropout, self.training) if experts.dropout else y_BSD
+        y_BSD = F.dropout(y_BSD, experts.dropout, self.training) if experts.dropout else y_BSD
+        return y_BSD if residual_BSD is None else residual_BSD + y_BSD
 
     def shares(self) -> list[float]:
         """c of this forward pass; drawn on the CPU, so that it is the same on any device."""
@@ -58,4 +59,5 @@ class FusionBlock(nn.Module):
         mixed = first.to(dtype) * shares[0]
         for weights, share in zip(others, shares[1:], strict=True):
             mixed = mixed + weights.to(dtype) * share
-        return mixed.to(first.dtype)
+        mixed = mixed.to(first.dtype)
+        return mixed.t() if self.experts.is_transposed and mixed.dim() == 2 else mixed

@@ -19,6 +19,7 @@ from typing import Any
 from xft_core.recipe.dense_steps import baseline_steps, start_steps
 from xft_core.recipe.sections import Recipe
 from xft_core.recipe.step import AVERAGE, BASE, MODELS, SNAPSHOTS, Made, Step
+from xft_core.recipe.study import StudyConfig
 
 __all__ = [
     "AVERAGE",
@@ -36,6 +37,8 @@ __all__ = [
     "planned_role",
     "planned_roles",
     "rivals",
+    "rows_are_compared",
+    "study_step",
     "what_to_change",
     "without_number",
 ]
@@ -81,6 +84,7 @@ FACTS: dict[str, StageFacts] = {
     "row_losses": StageFacts(planned="row losses", shown="measures/{role}", needs_less="use sft.precision: bf16"),
     "report": StageFacts(heavy=False, shown="report"),
     "compare": StageFacts(heavy=False),
+    "study": StageFacts(heavy=False),
 }
 
 
@@ -106,6 +110,11 @@ def compare_step(recipe: Recipe, grid: list[str], reports: Mapping[str, Any]) ->
     return Step("compare", "compare", {"recipe": recipe, "grid": grid, "reports": reports})
 
 
+def study_step(study: StudyConfig, recipe: Recipe, reports: Mapping[str, Any], failures: Mapping[str, str]) -> Step:
+    """The one step of a study beside its runs' own. ``reports``: directories by the runs' names."""
+    return Step("study", "study", {"study": study, "recipe": recipe, "reports": reports, "failures": failures})
+
+
 def model_places(recipe: Recipe) -> dict[str, Made]:
     """The models of a run as reports list them, each with what makes it: base, sft, its rivals, moe, merged."""
     return _places(_making(recipe))
@@ -114,6 +123,11 @@ def model_places(recipe: Recipe) -> dict[str, Made]:
 def rivals(recipe: Recipe) -> list[str]:
     """Names of the models that are neither base, SFT, Mixture-of-Experts nor merged model."""
     return [model for model in model_places(recipe) if model not in MODELS]
+
+
+def rows_are_compared(recipe: Recipe) -> bool:
+    """Whether every model's loss on every row is measured."""
+    return recipe.evaluate.compare_rows or recipe.has_rivals
 
 
 def _places(making: Iterable[Step]) -> dict[str, Made]:
@@ -143,7 +157,7 @@ def _making(recipe: Recipe) -> Iterator[Step]:
 
 def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
     """Every model's loss on every held-out row, and what its training took."""
-    if not (recipe.evaluate.compare_rows or recipe.has_rivals):
+    if not rows_are_compared(recipe):
         return
     by_role = {step.role: step for step in making}
 

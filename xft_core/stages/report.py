@@ -1,7 +1,8 @@
 """The report stage: comparison, plots and model card, from manifests and small JSON files alone.
 
 Written: ``comparison.json`` and ``comparison.md``, ``problems.html`` (every answer with its verdict), ``README.md`` (the
-merged model's card), ``plots/*.png``. The same artifacts give the same bytes: nothing here looks at a clock.
+merged model's card), ``plots/*.png``; ``row_losses.json`` where rows are compared. The same artifacts give the same bytes:
+nothing here looks at a clock.
 """
 
 from xft_core.recipe.labels import flat_names, group_names

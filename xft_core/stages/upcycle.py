@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from xft_core.errors import CheckpointError
-from xft_core.families import Family, family_of
+from xft_core.families import Family
 from xft_core.files.locate import find_model
 from xft_core.models.config import dense_config_of, is_moe, save_moe_config, transformers_config
+from xft_core.models.discovery import family_of
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
 from xft_core.models.upcycled import check_tensors
@@ -57,18 +58,17 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int, expert
     with ExitStack() as stack:
         reader = stack.enter_context(CheckpointReader(source))
         dense_config = dense_config_of(reader)
-        family = family_of(dense_config["model_type"])
-        num_layers = int(transformers_config(dense_config).num_hidden_layers)
+        model_config = transformers_config(dense_config)
+        family, num_layers = family_of(model_config), int(model_config.num_hidden_layers)
         others = [_expert_reader(stack, directory, reader, dense_config) for directory in experts]
         if experts:
             config = config.model_copy(update={"store_experts": "all"})
         plans: list[TensorPlan] = []
         of_ffn = set()
         for layer in range(num_layers):
-            mlp = family.mlp_name(layer)
-            of_ffn |= {name for name in reader.names() if name.startswith(f"{mlp}.")}
-            plans += _expert_plans(reader, others, family, mlp, config) if config.store_experts == "all" else []
-            plans += _router_plans(reader, family, mlp, config, seed, layer) if config.mode == "routed" else []
+            of_ffn |= {name for name in reader.names() if name.startswith(family.ffn_prefixes(layer))}
+            plans += _expert_plans(reader, others, family, layer, config) if config.store_experts == "all" else []
+            plans += _router_plans(reader, family, layer, config, seed) if config.mode == "routed" else []
         dense = [name for name in reader.names() if config.store_experts == "once" or name not in of_ffn]
         write_checkpoint(target, [reader.copy_plan(name) for name in dense] + plans)
         num_parameters = {name: math.prod(reader.shape(name)) for name in reader.names()}
@@ -122,15 +122,16 @@ def _expert_reader(
 
 
 def _expert_plans(
-    reader: CheckpointReader, others: list[CheckpointReader], family: Family, mlp: str, config: UpcycleConfig,
+    reader: CheckpointReader, others: list[CheckpointReader], family: Family, layer: int, config: UpcycleConfig,
 ) -> list[TensorPlan]:
     """The shared expert under the dense names, the routed ones stacked: copies, or the FFNs of ``others``."""
+    mlp, block = family.mlp_name(layer), family.block_name(layer)
     has_bias = f"{mlp}.{family.down}.bias" in reader
     sources = family.expert_sources(has_bias)
     plans = []
     if config.shared_expert:
         plans += [
-            reader.copy_plan(f"{mlp}.{name}", f"{mlp}.shared_expert.{name}") for names in sources.values() for name in names]
+            reader.copy_plan(f"{mlp}.{name}", f"{block}.shared_expert.{name}") for names in sources.values() for name in names]
     num_routed = config.num_experts - int(config.shared_expert)
     for stacked, names in sources.items():
         rows = sum(reader.shape(f"{mlp}.{name}")[0] for name in names)
@@ -139,16 +140,16 @@ def _expert_plans(
         def parts(names: tuple[str, ...] = names) -> list[torch.Tensor]:
             return [item.get(f"{mlp}.{name}") for item in others or [reader] * num_routed for name in names]
 
-        plans.append(TensorPlan(f"{mlp}.experts.{stacked}", shape, reader.dtype(f"{mlp}.{names[0]}"), parts))
+        plans.append(TensorPlan(f"{block}.experts.{stacked}", shape, reader.dtype(f"{mlp}.{names[0]}"), parts))
     return plans
 
 
 def _router_plans(
-    reader: CheckpointReader, family: Family, mlp: str, config: UpcycleConfig, seed: int, layer: int,
+    reader: CheckpointReader, family: Family, layer: int, config: UpcycleConfig, seed: int,
 ) -> list[TensorPlan]:
     """Router weights as torch initialises linear layers, from the seed and the layer alone; the noise starts at zero."""
-    down = f"{mlp}.{family.down}.weight"
-    hidden_size, dtype = reader.shape(down)[0], reader.dtype(down)
+    down, block = f"{family.mlp_name(layer)}.{family.down}.weight", family.block_name(layer)
+    hidden_size, dtype = reader.shape(down)[int(family.transposed)], reader.dtype(down)
     num_routed = config.num_experts - int(config.shared_expert)
 
     def linear(offset: int, in_features: int) -> list[torch.Tensor]:
@@ -157,10 +158,10 @@ def _router_plans(
         return [torch.empty(num_routed, in_features).uniform_(-bound, bound, generator=generator).to(dtype)]
 
     plans = [
-        TensorPlan(f"{mlp}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size)),
-        TensorPlan(f"{mlp}.router.output.weight", [num_routed, num_routed], dtype, lambda: linear(1, num_routed))]
+        TensorPlan(f"{block}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size)),
+        TensorPlan(f"{block}.router.output.weight", [num_routed, num_routed], dtype, lambda: linear(1, num_routed))]
     if config.router_noise:
         plans.append(TensorPlan(
-            f"{mlp}.router.noise.weight", [num_routed, hidden_size], dtype,
+            f"{block}.router.noise.weight", [num_routed, hidden_size], dtype,
             lambda: [torch.zeros(num_routed, hidden_size, dtype=dtype)]))
     return plans

@@ -112,7 +112,7 @@ def _mixing_sentences(comparison: Comparison) -> Iterator[str]:
 
 
 def _data_warnings(comparison: Comparison) -> Iterator[str]:
-    if comparison.decontamination and not comparison.decontamination.benchmarks:
+    if comparison.benchmarks and comparison.decontamination and not comparison.decontamination.benchmarks:
         yield ("The training data was not searched for the benchmarks' problems (data.decontaminate is off): scores may "
                "be of answers learned by heart.")
 

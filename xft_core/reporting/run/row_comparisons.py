@@ -36,8 +36,12 @@ def measured_rows(evidence: Evidence) -> RunRowsFile | None:
     for model, found in tokens.items():
         if found != tokens["merged"]:
             raise ArtifactError(f"The rows of row_losses_{model} are not those of row_losses_merged: run both again.")
-    return RunRowsFile(tokens=tokens["merged"], losses={
-        model: [nll for nll, number in rows if number] for model, rows in of_models.items()})
+    metrics = {model: found for model in of_models if (found := evidence.metrics(f"row_losses_{model}", RowLossesMetrics))}
+    return RunRowsFile(
+        tokens=tokens["merged"],
+        losses={model: [nll for nll, number in rows if number] for model, rows in of_models.items()},
+        reserved_nll={model: item.reserved_nll for model, item in metrics.items() if item.reserved_nll is not None},
+        training_flops={model: item.training_flops for model, item in metrics.items() if item.training_flops is not None})
 
 
 def row_comparisons(evidence: Evidence) -> list[RowComparison]:

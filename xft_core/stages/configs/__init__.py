@@ -20,15 +20,45 @@ from xft_core.stages.configs.prepare import PrepareStage
 from xft_core.stages.configs.report import CompareStage, ReportStage
 from xft_core.stages.configs.row_losses import RowLossesStage
 from xft_core.stages.configs.sft import SftStage
+from xft_core.stages.configs.study import StudyStage
 from xft_core.stages.configs.upcycle import UpcycleStage
 
 __all__ = [
-    "STAGES", "AverageModelsStage", "CompareStage", "EvaluateStage", "GenerateStage", "ImportReferenceStage", "LmEvalStage",
-    "MergeStage", "MixStage", "NllStage", "PrepareStage", "ReportStage", "RowLossesStage", "SftStage", "UpcycleStage"]
+    "STAGES",
+    "AverageModelsStage",
+    "CompareStage",
+    "EvaluateStage",
+    "GenerateStage",
+    "ImportReferenceStage",
+    "LmEvalStage",
+    "MergeStage",
+    "MixStage",
+    "NllStage",
+    "PrepareStage",
+    "ReportStage",
+    "RowLossesStage",
+    "SftStage",
+    "StudyStage",
+    "UpcycleStage",
+]
 
 _HERE = {config.stage: config for config in (
-    PrepareStage, UpcycleStage, SftStage, AverageModelsStage, MixStage, MergeStage, GenerateStage, EvaluateStage, NllStage,
-    LmEvalStage, RowLossesStage, ReportStage, CompareStage)}
+    AverageModelsStage,
+    CompareStage,
+    EvaluateStage,
+    GenerateStage,
+    ImportReferenceStage,
+    LmEvalStage,
+    MergeStage,
+    MixStage,
+    NllStage,
+    PrepareStage,
+    ReportStage,
+    RowLossesStage,
+    SftStage,
+    StudyStage,
+    UpcycleStage,
+)}
 
 
 def _in_own_file(stage: str) -> type[StageConfig]:
