@@ -79,14 +79,14 @@ def headline(comparison: Comparison) -> dict[str, float]:
     for compared in comparison.differences:
         if (compared.model, compared.against, compared.tests) == ("merged", "sft", "plus"):
             found[f"merged_over_sft_plus_pass_at_1{endings[compared.benchmark]}"] = compared.pair.difference
-    for item in comparison.row_comparisons:
-        if found.get(f"{item.model}_held_out_nll") is None:
-            found[f"{item.model}_held_out_nll"] = item.held_out_nll
-        found[f"{item.model}_training_tokens"] = item.training_tokens
-        found[f"{item.model}_training_flops"] = item.training_flops
-        if item.difference is not None and item.interval is not None:
-            name = f"merged_over_{item.model}_held_out_nll"
-            found[name], (found[f"{name}_low"], found[f"{name}_high"]) = item.difference, item.interval
+    for beside in comparison.row_comparisons:
+        if found.get(f"{beside.model}_held_out_nll") is None:
+            found[f"{beside.model}_held_out_nll"] = beside.held_out_nll
+        found[f"{beside.model}_training_tokens"] = beside.training_tokens
+        found[f"{beside.model}_training_flops"] = beside.training_flops
+        if beside.difference is not None and beside.interval is not None:
+            name = f"merged_over_{beside.model}_held_out_nll"
+            found[name], (found[f"{name}_low"], found[f"{name}_high"]) = beside.difference, beside.interval
     for average in comparison.multilingual:
         found |= {f"{model}_{average.metric}_pass_at_1": value for model, value in average.pass_at_1.items()}
         found[f"{average.metric}_languages"] = len(average.languages)
