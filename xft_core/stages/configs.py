@@ -19,6 +19,7 @@ from xft_core.recipe.inactive_fields import (
     measuring_precision,
     unused_in_generate,
     unused_in_merge,
+    unused_in_sft,
     unused_in_upcycle,
 )
 from xft_core.recipe.sections import (
@@ -141,7 +142,7 @@ class SftStage(StageConfig):
         del settings["checks"]
         for name in ("checkpoint_steps", "log_steps", *PROCESS_FIELDS):
             del settings["sft"][name]
-        return settings
+        return without(settings, "sft", unused_in_sft(self.sft))
 
     def processes(self) -> tuple[int, int]:
         """Those of the section."""

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from xft_core.recipe.sections.base import Section
-from xft_core.recipe.sections.sft import SftConfig
+from xft_core.recipe.sections.sft import OF_ROUTERS, SftConfig
 
 
 class BaselineConfig(Section):
@@ -15,8 +15,7 @@ class BaselineConfig(Section):
     warmup_steps: int | None = Field(None, ge=0, description="Warm-up steps; empty: as in sft.")
 
     def applied_to(self, sft: SftConfig) -> SftConfig:
-        """The baseline's SFT configuration: ``sft`` with the fields set here, and no balance loss (a dense model
-        has no router, so that field must not make two otherwise equal baselines differ)."""
+        """The baseline's SFT configuration: ``sft`` with the fields set here, and those about routers as ever (a dense model
+        has none, so they must not make two otherwise equal baselines differ)."""
         changes = {name: value for name, value in self.model_dump(exclude={"enabled"}).items() if value is not None}
-        changes |= {"balance_loss_weight": 0.0, "balance_loss_reduction": "sum"}
-        return SftConfig(**(sft.model_dump() | changes))
+        return SftConfig(**(sft.model_dump() | changes | OF_ROUTERS))

@@ -48,4 +48,6 @@ class Recipe(Section):
     def _sections_fit(self) -> "Recipe":
         if self.merge.method == "shared_only" and not self.upcycle.shared_expert:
             raise ValueError("merge.method is shared_only, but upcycle.shared_expert is false: there is no shared expert")
+        if conflict := self.sft.conflict_with(self.upcycle):
+            raise ValueError(conflict)
         return self
