@@ -39,7 +39,7 @@ class RouterTerms:
         self.blocks, self.sft, self.steps = blocks, sft, steps
         self.upcycle = blocks[0].router.upcycle
         if conflict := sft.conflict_with(self.upcycle):
-            raise RecipeError(f"{conflict[0].upper()}{conflict[1:]}.")
+            raise RecipeError(f"{conflict}.")
         for block in blocks:
             block.router.dense_gradient = sft.router_gradient == "dense"
         self.statistics = self._no_statistics()
@@ -213,5 +213,5 @@ def entropy(routings: list[Routing], token_mask_T: torch.Tensor) -> torch.Tensor
 
 def score_variance(routings: list[Routing], tokens_X: torch.Tensor) -> torch.Tensor:
     """Variance of s over the experts, mean over some tokens and over layers; 0 without tokens."""
-    variances = [torch.softmax(item.logits_TR[tokens_X], dim=-1).var(dim=-1, unbiased=False).sum() for item in routings]
-    return torch.stack(variances).mean() / max(1, len(tokens_X))
+    s_LXR = torch.stack([torch.softmax(item.logits_TR[tokens_X], dim=-1) for item in routings])
+    return (s_LXR - 1 / s_LXR.shape[2]).square().mean(2).sum() / len(routings) / max(1, len(tokens_X))

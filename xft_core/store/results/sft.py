@@ -43,7 +43,7 @@ class SftMetrics(TrainingMetrics):
         "Experts per token, the shared one included, mean over layers [count]"))
     expert_delta_cosine: float | None = Field(None, description=(
         "Cosine of what two experts' weights differ by from the shared expert (without one: from the start), mean over pairs "
-        "and layers; 1: all have learned the same [cosine, -1 to 1]"))
+        "and layers; 1: all have learned the same [no unit]"))
 
 
 class LayerRouting(Result):
