@@ -9,7 +9,7 @@ _LEARNED_ONLY = ("learning_rate", "epochs", "max_steps", "batch_size", "micro_ba
 
 def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
     """Fields of the section that no code looks at, each with the reason as the end of a sentence."""
-    found = {}
+    found: dict[str, str] = {}
     if not upcycle.shared_expert:
         found |= {"normalization": "without a shared expert the weights are a softmax, whatever it says"}
         found |= dict.fromkeys(("shared_gate", "shared_gate_start", "routing_temperature"), "there is no shared expert")
@@ -91,7 +91,7 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
 
 def _unused_with(upcycle: UpcycleConfig) -> dict[str, str]:
     """Fields of the section sft that change nothing with such a Mixture-of-Experts."""
-    found = {}
+    found: dict[str, str] = {}
     if upcycle.router != "learned":
         found |= dict.fromkeys(("balance_loss_weight", "balance_loss_reduction", "balance_scope"),
                                f"the router {upcycle.router} learns nothing")

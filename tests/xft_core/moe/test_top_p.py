@@ -45,7 +45,7 @@ def test_p_keeps_to_its_limits_and_leaves_them_again() -> None:
         assert steered.top_p is not None and steered.top_p[0] == limit
     for _ in range(30):
         steer([steered], 7.0)
-    assert steered.top_p[0] < 0.9  # what was summed up at the limit does not hold it there
+    assert steered.top_p is not None and steered.top_p[0] < 0.9  # what was summed up at the limit does not hold it there
 
 
 def test_the_bias_moves_towards_equal_load_and_chooses_by_it() -> None:

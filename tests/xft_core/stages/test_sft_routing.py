@@ -130,8 +130,9 @@ def test_top_p_comes_to_its_target_and_is_saved(ready: Path, tmp_path: Path) -> 
     assert sum(layer["mean_active"] for layer in layers) / 2 == pytest.approx(metrics["mean_active_experts"])
 
 
+@pytest.mark.slow
 def test_the_bias_evens_the_load_without_a_loss(ready: Path, tmp_path: Path) -> None:
-    moe = upcycled(ready, tmp_path / "moe", **FOUR, router_noise=False)
+    moe = upcycled(ready, tmp_path / "moe", num_experts=4, num_experts_per_tok=2, router_noise=False)
     options = {"balance": "bias", "epochs": 100, "max_steps": 200, "batch_size": 2, "learning_rate": 1e-4, "log_steps": 10}
     run_stage(stage(ready, tmp_path / "bias", moe, **options))
     points = curve(tmp_path / "bias")

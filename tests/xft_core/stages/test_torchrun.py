@@ -72,8 +72,10 @@ def test_two_processes_go_on_where_one_stopped_with_the_same_curve(
      {"balance_scope": "step", "router_gradient": "dense", "diversity_weight": 0.5, "score_variance_weight": 0.1,
       "balance_loss_weight": 0.1, "optimizer": "adafactor"}),
     ({"num_experts": 4, "num_experts_per_tok": 3}, {"balance": "bias", "optimizer": "adamw"}),
-    ({"num_experts": 4, "num_experts_per_tok": 1, "shared_expert": False, "router": "by_example"}, {}),
-    ({"num_experts": 4, "num_experts_per_tok": 2, "router": "random", "shared_gate": "token"}, {"gradient_checkpointing": True})])
+    pytest.param({"num_experts": 4, "num_experts_per_tok": 1, "shared_expert": False, "router": "by_example"}, {},
+                 marks=pytest.mark.slow),
+    pytest.param({"num_experts": 4, "num_experts_per_tok": 2, "router": "random", "shared_gate": "token"},
+                 {"gradient_checkpointing": True}, marks=pytest.mark.slow)])
 def test_two_processes_route_as_one(
         upcycle: dict[str, Any], changes: dict[str, Any], ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second goes on, with two, from where one was interrupted: what routers know beside weights is in the checkpoint."""
