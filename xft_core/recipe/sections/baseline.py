@@ -7,7 +7,7 @@ from xft_core.recipe.sections.sft import SftConfig
 
 
 class BaselineConfig(Section):
-    """The control: plain SFT of the dense model. Everything not named here is as in the section sft."""
+    """The control: plain SFT of the dense model. All other fields are those of the section sft."""
 
     enabled: bool = Field(True, description="Train and evaluate the dense baseline too.")
     epochs: float | None = Field(None, gt=0, le=1000, description="Passes over the rows; empty: as in sft.")

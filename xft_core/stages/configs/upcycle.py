@@ -31,5 +31,5 @@ class UpcycleStage(StageConfig):
         return {"model": find_model(self.model)}
 
     def settings(self) -> dict[str, Any]:
-        """All but what no code looks at."""
+        """Without fields that are unused at these settings."""
         return without(super().settings(), "upcycle", unused_in_upcycle(self.upcycle))
