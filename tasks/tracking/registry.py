@@ -18,7 +18,7 @@ from tasks import mlflow_pages
 from tasks.prefect_log import Logger
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.settings import settings
-from tasks.tracking.client import client
+from tasks.tracking.client import client, log_batch
 from tasks.tracking.model import MODEL_NAME
 from xft_core.files.digests import digest_of
 from xft_core.files.disk import locked
@@ -88,16 +88,15 @@ def register(
                 description=_description(mlflow_pages.with_files(card, run.mlflow_run_id)), tags=_lineage(run, artifacts))
         number = int(version.version)
         if measured is not None:
-            _tag(name, number, MEASURED + measured_by, measured.model_dump_json())
-            _tag(name, number, "xft.held_out_nll", f"{measured.held_out_nll:.6f}")
+            _tag(version, MEASURED + measured_by, measured.model_dump_json())
+            _tag(version, "xft.held_out_nll", f"{measured.held_out_nll:.6f}")
             if measured.pass_at_1 is not None:
-                _tag(name, number, "xft.plus_pass_at_1", f"{measured.pass_at_1:.6f}")
+                _tag(version, "xft.plus_pass_at_1", f"{measured.pass_at_1:.6f}")
         champion, why = _contend(name, number, measured_by)
         standing = f"{'yes' if champion else 'no'}: {why}"
-        _tag(name, number, "xft.champion", standing)
+        _tag(client().get_model_version(name, str(number)), "xft.champion", standing)
     registration = Registration(name, number, champion, why)
-    client().set_tag(run.mlflow_run_id, "xft.registered_model", f"{name}/{number}")
-    client().set_tag(run.mlflow_run_id, "xft.champion", standing)
+    log_batch(run.mlflow_run_id, tags={"xft.registered_model": f"{name}/{number}", "xft.champion": standing})
     logger.info("Registered: %s", registration)
     return registration
 
@@ -152,6 +151,8 @@ def _description(card: str) -> str:
 
 
 def _have_model(name: str, run: PipelineRun) -> None:
+    if client().search_registered_models(f"name = '{name}'", max_results=1):
+        return
     try:
         client().create_registered_model(name, description=(
             f"Merged dense models of the recipe {run.recipe.name}. The alias {CHAMPION} moves to a version whose held-out "
@@ -170,8 +171,10 @@ def _search(name: str, tag: str, value: str) -> "list[ModelVersion]":
     return list(client().search_model_versions(f"name = '{name}' and tags.`{tag}` = '{value}'"))
 
 
-def _tag(name: str, version: int, tag: str, value: str) -> None:
-    client().set_model_version_tag(name, str(version), tag, value)
+def _tag(version: "ModelVersion", tag: str, value: str) -> None:
+    """Set a tag that ``version``, as it was just read, does not have."""
+    if version.tags.get(tag) != value:
+        client().set_model_version_tag(version.name, str(version.version), tag, value)
 
 
 def _contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
@@ -182,15 +185,16 @@ def _contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
     """
     for _ in range(PATIENCE):
         champion = _champion(name)
-        mine = _contender(client().get_model_version(name, str(number)), measured_by)
+        version = client().get_model_version(name, str(number))
+        mine = _contender(version, measured_by)
         if mine.measured is None:
             return False, "its held-out loss or pass@1 is not a number, or some of its answers could not be graded."
         if champion is not None and int(champion.version) == number:
-            return True, _standing(client().get_model_version(name, str(number)), mine.measured)
+            return True, _standing(version, mine.measured)
         if champion is not None and (reason := _why_not(_contender(champion, measured_by), mine)):
             return False, reason
-        _tag(name, number, "xft.champion_over", str(champion.version) if champion else "none")
-        _tag(name, number, "xft.champion_at", f"{time.time():.3f}")
+        _tag(version, "xft.champion_over", str(champion.version) if champion else "none")
+        _tag(version, "xft.champion_at", f"{time.time():.3f}")
         _place_best(name, number, measured_by)
     return False, "other runs moved the alias again and again; start this one again."
 
@@ -242,7 +246,7 @@ def _correct_others(name: str, champion: int) -> None:
     """Versions that were champion say so no more."""
     for version in client().search_model_versions(f"name = '{name}'"):
         if int(version.version) != champion and version.tags.get("xft.champion", "").startswith("yes"):
-            _tag(name, int(version.version), "xft.champion", f"no: version {champion} took its place.")
+            _tag(version, "xft.champion", f"no: version {champion} took its place.")
 
 
 def _why_not(champion: _Contender, mine: _Contender) -> str | None:

@@ -62,7 +62,8 @@ def _settings(role: str, recipe: Recipe) -> dict[str, Any]:
     upcycle = recipe.upcycle.recorded()
     length = {"max_length": recipe.data.max_length}
     if role == "sft_moe":
-        return _fields(recipe.sft, SPEED_OF_SFT) | length | {"upcycle": upcycle}
+        dense = {"router_gradient": "dense"} if recipe.sft.router_gradient == "dense" else {}
+        return _fields(recipe.sft, SPEED_OF_SFT) | length | dense | {"upcycle": upcycle}
     if role == "sft_baseline":
         return _fields(recipe.baseline.applied_to(recipe.sft), SPEED_OF_SFT) | length
     if role == "mix":

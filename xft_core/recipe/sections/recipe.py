@@ -77,4 +77,6 @@ class Recipe(Section):
                 "upcycle.num_experts, or set it to 0")
         if self.seed + self.baseline.runs > 2**31:
             raise ValueError(f"seed is {self.seed}, too large for baseline.runs ({self.baseline.runs}): take a smaller one")
+        if conflict := self.sft.conflict_with(self.upcycle):
+            raise ValueError(conflict)
         return self

@@ -46,6 +46,7 @@ def compare(evidence: Evidence) -> Comparison:
         recipe=evidence.recipe.name, seed=evidence.recipe.seed, benchmarks=evidence.benchmarks(),
         skipped=_skipped(evidence), rows=rows, multilingual=_multilingual(rows), differences=_differences(evidence),
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
+        expert_delta_cosine=moe.expert_delta_cosine if (moe := evidence.sft("moe")) else None,
         choices=recipe_findings(evidence.recipe), went_wrong=_went_wrong(evidence),
         data=dict(sorted(prepared.flat().items())) if prepared else {},
         held_out=next((entry.sha256 for entry in prepare.files if entry.path == "held_out.safetensors"), None)
