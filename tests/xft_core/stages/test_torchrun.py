@@ -67,23 +67,6 @@ def test_two_processes_go_on_where_one_stopped_with_the_same_curve(
     assert {entry.path for entry in both.files} == {entry.path for entry in alone.files}
 
 
-def test_averages_of_two_processes_are_those_of_one(
-        ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of weights over the training, and of experts after each step, where experts are cut between processes unevenly."""
-    changes = {"average": "ema", "expert_averaging": 0.2, "optimizer": "adamw", "batch_size": 8, "micro_batch_size": 4,
-               "checkpoint_steps": 1}
-    alone = run_stage(stage(ready, tmp_path / "alone", "apart/moe", **changes)).manifest
-    interrupted_after(2, stage(ready, tmp_path / "both", "apart/moe", **changes), monkeypatch)
-    both = run_stage(stage(ready, tmp_path / "both", "apart/moe", num_processes=2, **changes)).manifest
-    assert both.key == alone.key
-    for name in ("held_out_nll", "held_out_nll_average"):
-        assert both.metrics[name] == pytest.approx(alone.metrics[name], abs=1e-4)
-    for place in ("", "average"):
-        one, two = (load_file(tmp_path / name / place / "model.safetensors") for name in ("alone", "both"))
-        assert one.keys() == two.keys()
-        assert all(torch.allclose(one[name], two[name], atol=2e-4) for name in one)
-
-
 @pytest.mark.parametrize(("upcycle", "changes"), [
     ({"num_experts": 4, "num_experts_per_tok": 4, "routing": "top_p", "target_active": 2.5, "shared_gate": "token"},
      {"balance_scope": "step", "router_gradient": "dense", "diversity_weight": 0.5, "score_variance_weight": 0.1,
@@ -107,6 +90,23 @@ def test_two_processes_route_as_one(
     assert weights.keys() == expected.keys()
     for name in weights:
         assert (weights[name] - expected[name]).abs().max() < 5e-3, name
+
+
+def test_averages_of_two_processes_are_those_of_one(
+        ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of weights over the training, and of experts after each step, where experts are cut between processes unevenly."""
+    changes = {"average": "ema", "expert_averaging": 0.2, "optimizer": "adamw", "batch_size": 8, "micro_batch_size": 4,
+               "checkpoint_steps": 1}
+    alone = run_stage(stage(ready, tmp_path / "alone", "apart/moe", **changes)).manifest
+    interrupted_after(2, stage(ready, tmp_path / "both", "apart/moe", **changes), monkeypatch)
+    both = run_stage(stage(ready, tmp_path / "both", "apart/moe", num_processes=2, **changes)).manifest
+    assert both.key == alone.key
+    for name in ("held_out_nll", "held_out_nll_average"):
+        assert both.metrics[name] == pytest.approx(alone.metrics[name], abs=1e-4)
+    for place in ("", "average"):
+        one, two = (load_file(tmp_path / name / place / "model.safetensors") for name in ("alone", "both"))
+        assert one.keys() == two.keys()
+        assert all(torch.allclose(one[name], two[name], atol=2e-4) for name in one)
 
 
 def test_two_processes_mix_as_one(ready: Path, tmp_path: Path) -> None:
