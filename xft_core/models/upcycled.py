@@ -42,10 +42,11 @@ def moe_blocks(model: nn.Module) -> list[MoeBlock]:
     return [module for module in model.modules() if isinstance(module, MoeBlock)]
 
 
-def add_stored_bias(model: PreTrainedModel, reader: CheckpointReader, family: Family) -> None:
+def add_stored_bias(model: PreTrainedModel, reader: CheckpointReader) -> None:
     """Give the routers of ``model`` a bias (see moe/router.py) if the checkpoint has one: no config says it."""
+    family = family_of(model.config)
     for layer, block in enumerate(moe_blocks(model)):
-        if f"{family.mlp_name(layer)}.router.balance_bias" in reader:
+        if f"{family.block_name(layer)}.router.balance_bias" in reader:
             block.router.add_balance_bias()
 
 

@@ -199,6 +199,17 @@ def _measuring(recipe: Recipe, made: Made, model: str, suffix: str) -> Iterator[
             "batch_size": generate.batch_size, "precision": generate.precision, "seed": seed}, model, index)
 
 
+def role_of(recipe: Recipe, stage: str, model: str | None = None) -> str:
+    """The role of the first step of ``stage`` in a pipeline run; with ``model``, of the first that makes or measures it.
+
+    Raises LookupError when the run has no such step.
+    """
+    for step in pipeline_steps(recipe):
+        if step.stage == stage and model in (None, step.model):
+            return step.role
+    raise LookupError(f"A run of {recipe.name} has no step of stage {stage}" + (f" for {model}." if model else "."))
+
+
 def without_number(role: str) -> str:
     """``generate_merged`` of ``generate_merged_0``, which is on the first benchmark: a plan has one line for all."""
     return role.rstrip("0123456789").rstrip("_")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,7 +112,8 @@ def test_the_loss_of_packed_rows_is_that_of_each_alone(family: str, tmp_path: Pa
 def test_dropout_of_the_ffn_is_that_of_the_dense_model(family: str, tmp_path: Path) -> None:
     """With probability 1 the mixture gives nothing, too; the residual stays."""
     name = {"gpt2": "resid_pdrop", "bloom": "hidden_dropout"}[family]
-    dense = dense_model(tmp_path / "dense", family, **{name: 1.0})
+    changes: dict[str, Any] = {name: 1.0}
+    dense = dense_model(tmp_path / "dense", family, **changes)
     run_stage(UpcycleStage(output=tmp_path / "moe", model=str(dense), upcycle=UPCYCLE))
     model = load_model(tmp_path / "moe", torch.float32).train()
     row = family_of(model.config)

@@ -174,7 +174,8 @@ def _dropout(model: PreTrainedModel, family: Family) -> str:
 
 def _plain_head(model: PreTrainedModel) -> bool:
     """Whether the logits are what the head gives, bit for bit."""
-    head, given = model.get_output_embeddings(), []
+    head = model.get_output_embeddings()
+    given: list[torch.Tensor] = []
     if not isinstance(head, nn.Linear):
         raise CannotUpcycle("it has no linear layer as head")
     with _hooked(head, given):

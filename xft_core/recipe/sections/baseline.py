@@ -33,8 +33,8 @@ class WorkToMatch(Section):
 
 
 class BaselineConfig(Section):
-    """The control: plain SFT of the dense model, and what else the same work could buy (rivals). Everything not named here is
-    as in the section sft."""
+    """The control: plain SFT of the dense model, and what else the same work could buy (rivals). All other fields are those of
+    the section sft."""
 
     added: ClassVar[frozenset[str]] = frozenset({
         "average", "average_count", "runs", "wise", "match", "evaluate_rivals"})

@@ -24,9 +24,9 @@ class SftConfig(Section):
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps; empty for no limit.")
     batch_size: int = Field(64, ge=1, description="Sequences per optimizer step (packed sequences when packing).")
     micro_batch_size: int = Field(8, ge=1, description=(
-        "Sequences per forward pass. Must divide batch_size; lower it when memory is short. (The balance loss and the "
-        "router's noise are per forward pass: for a Mixture-of-Experts the result differs a little. Not by the number of "
-        "processes: each draws the noise that one process would have drawn for the same sequences.)"))
+        "Sequences per forward pass. Must divide batch_size; lower it when memory is short. The balance loss and the "
+        "router's noise are computed per forward pass, so this changes the result of a Mixture-of-Experts a little. The number "
+        "of processes does not: each draws the noise that one process would have drawn for the same sequences."))
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
     warmup_steps: int = Field(500, ge=0, description="Optimizer steps of linear warm-up (at most a tenth of all steps).")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning rate after warm-up.")
@@ -49,8 +49,7 @@ class SftConfig(Section):
     num_processes: int = Field(1, ge=1, le=64, description=(
         "Processes on each machine that train together, and learn the mixing coefficients: one for each accelerator (or "
         "share of the cores). They split batch_size, so micro_batch_size times all processes must divide it; weights, "
-        "gradients and optimizer state are split too. Plays no part in the result, which is that of one process but for "
-        "rounding."))
+        "gradients and optimizer state are split too. Plays no part in the result, apart from rounding."))
     num_nodes: int = Field(1, ge=1, le=64, description=(
         "Machines that train together; more than one needs a common file system and the setting XFT_RENDEZVOUS, see "
         "docs/how-to/several-gpus.md. Plays no part in the result, which is that of one process but for rounding."))

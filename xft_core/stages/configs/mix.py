@@ -25,7 +25,7 @@ class MixStage(StageConfig):
     num_nodes: int = Field(1, ge=1, le=64, description="Machines that learn them together: docs/how-to/several-gpus.md.")
 
     def processes(self) -> tuple[int, int]:
-        """Those of the fields where there is something to learn."""
+        """Those of the fields for the method learned; one process for the others."""
         return (self.num_processes, self.num_nodes) if self.merge.method == "learned" else (1, 1)
 
     def inputs(self) -> dict[str, Path]:
@@ -33,7 +33,7 @@ class MixStage(StageConfig):
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """Only the fields that play a part in the chosen method."""
+        """The fields that the chosen method uses."""
         settings = super().settings()
         for name in (*PROCESS_FIELDS, *(() if learns(self.merge) else ("seed",))):
             del settings[name]

@@ -42,7 +42,7 @@ class SftStage(StageConfig):
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """All but what only changes how often progress is written down, what stops it, and how many work on it."""
+        """Without the fields that change no result: checks, checkpoint_steps, log_steps, and the number of processes."""
         settings = super().settings()
         del settings["checks"]
         for name in ("checkpoint_steps", "log_steps", *PROCESS_FIELDS, "merge_at", "merge_checkpoints"):
@@ -51,5 +51,5 @@ class SftStage(StageConfig):
         return without(settings, "sft", (*of_length, *unused_in_sft(self.sft)))
 
     def processes(self) -> tuple[int, int]:
-        """Those of the section."""
+        """Those of the section sft."""
         return self.sft.num_processes, self.sft.num_nodes
