@@ -1,6 +1,6 @@
 """The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft compare`` runs variants of a recipe
-and puts them side by side, ``xft plan`` says what a run needs, ``xft ui`` shows what there is, ``xft store`` lists, verifies
-and cleans the store, ``xft relocate`` puts a home right that was moved or copied.
+and puts them side by side, ``xft study`` tests a ladder of claims, ``xft plan`` says what a run needs, ``xft ui`` shows what
+there is, ``xft store`` lists, verifies and cleans the store, ``xft relocate`` puts a home right that was moved or copied.
 
 Exit status: 0 done, 1 a stage failed, 2 an invalid recipe or setting, 130 interrupted, 141 nobody reads the output.
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flows.local.embedded_api import PrefectApi
     from tasks.publishing.comparison import ComparisonResult
     from tasks.publishing.pipeline import PipelineResult
+    from tasks.publishing.study import StudyOutcome
     from xft_core.recipe.sections import Recipe
 
 TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(task_run_name)s - %(message)s"
@@ -38,12 +39,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         current = open_home(lambda line: print(line, file=sys.stderr))
-        if options.command in ("run", "compare", "ui"):
+        if options.command in ("run", "compare", "study", "ui"):
             check_place(current)
         if options.command == "run":
             return _run(options)
         if options.command == "compare":
             return _compare(options)
+        if options.command == "study":
+            return _study(options)
         if options.command == "ui":
             from flows.local.ui import serve
 
@@ -118,6 +121,33 @@ def _compare(options: Namespace) -> int:
     if not (state.is_completed() or isinstance(outcome, ComparisonIncomplete)) or result is None:
         return _failed(outcome, state)
     _show_comparison(result, save_report(result.report, options.report) if options.report else None)
+    return ExitCode.DONE if state.is_completed() else _failed(outcome, state)
+
+
+def _study(options: Namespace) -> int:
+    os.environ.setdefault("PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT", TASK_LINE)
+    with imports():
+        api = _start_prefect()
+        from xft_core.recipe.study import load_study
+        from xft_core.recipe.study_checks import check_study
+
+        check_study(*load_study(options.study))
+        prefect = _import_in_background("flows.study")
+        _finish_starting(api, prefect)
+        from flows.compare import save_report
+        from flows.study import StudyIncomplete, study
+    with api.run_settings():
+        state: Any = study(str(options.study), at_once=options.at_once, return_state=True)
+    outcome = state.result(raise_on_failure=False)
+    result: StudyOutcome | None = outcome.outcome if isinstance(outcome, StudyIncomplete) else outcome
+    if not (state.is_completed() or isinstance(outcome, StudyIncomplete)) or result is None:
+        return _failed(outcome, state)
+    print("\n" + (result.report / "study.md").read_text(encoding="utf-8").split("\n## What each arm")[0] + "\n")
+    written = save_report(result.report, options.report, "study.md") if options.report else None
+    print("done" if state.is_completed() else "done, with runs missing")
+    print(f"  report   {written or result.report / 'study.md'}")
+    print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_shown}")
+    print(f"  look     {result.page or NO_PAGES}")
     return ExitCode.DONE if state.is_completed() else _failed(outcome, state)
 
 

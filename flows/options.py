@@ -24,6 +24,13 @@ def parser() -> ArgumentParser:
     compare.add_argument(
         "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
         help="variants at work at the same time, 1 to 16 (default 2)")
+    study = commands.add_parser(
+        "study", help="test a ladder of claims: arms at several seeds, each tuned; what is finished already is reused")
+    study.add_argument("study", type=Path, metavar="STUDY.yaml")
+    study.add_argument("--report", type=Path, metavar="DIRECTORY", help="write the report with its plots there")
+    study.add_argument(
+        "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
+        help="runs at work at the same time, 1 to 16 (default 2)")
     _add_plan(commands.add_parser("plan", help="memory, disk and time of every stage; refuses what cannot fit"))
     ui = commands.add_parser("ui", help="show runs in Prefect's and MLflow's web pages, until Ctrl-C")
     ui.add_argument("--prefect-port", type=int, default=4200)

@@ -4,6 +4,7 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 
+from tasks.home import sweep_home
 from tasks.object_store import upkeep
 from tasks.settings import settings
 from xft_core.runtime.quantities import duration, size
@@ -12,6 +13,7 @@ from xft_core.runtime.terminal import columns
 
 def run(options: Namespace) -> int:
     """Do what was asked; returns the exit status: 1 when ``verify`` found something wrong. Raises XftError."""
+    sweep_home(settings())
     return {"ls": _list, "verify": _verify, "gc": _gc}[options.action](options)
 
 

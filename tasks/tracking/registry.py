@@ -39,14 +39,15 @@ Keep = Callable[[Path], str | None]  # of a directory: its address in the object
 
 
 class Measurement(BaseModel):
-    """How good a merged model is: nats per held-out response token, and the fraction of problems solved (plus tests)."""
+    """How good a merged model is: nats per held-out response token, and the fraction of problems solved (plus tests); of a
+    recipe without a benchmark the loss alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     held_out_nll: FiniteFloat
-    pass_at_1: FiniteFloat
-    benchmark: str
-    problems: int
+    pass_at_1: FiniteFloat | None
+    benchmark: str | None
+    problems: int | None
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ def register(
         if measured is not None:
             _tag(version, MEASURED + measured_by, measured.model_dump_json())
             _tag(version, "xft.held_out_nll", f"{measured.held_out_nll:.6f}")
-            _tag(version, "xft.plus_pass_at_1", f"{measured.pass_at_1:.6f}")
+            if measured.pass_at_1 is not None:
+                _tag(version, "xft.plus_pass_at_1", f"{measured.pass_at_1:.6f}")
         champion, why = _contend(name, number, measured_by)
         standing = f"{'yes' if champion else 'no'}: {why}"
         _tag(client().get_model_version(name, str(number)), "xft.champion", standing)
@@ -102,13 +104,15 @@ def register(
 def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[str, Measurement | None]:
     """What the merged model was measured by (its name in tags), and the numbers; None where one is missing."""
     prepared = read_manifest(of_stage(artifacts, run.recipe, "prepare").path)
+    held_out = next(entry.sha256 for entry in prepared.files if entry.path == "held_out.safetensors")
+    loss = MergeMetrics.of(of_stage(artifacts, run.recipe, "merge")).finite().held_out_nll
+    if not run.recipe.evaluate.benchmarks:
+        measured = None if loss is None else Measurement(held_out_nll=loss, pass_at_1=None, benchmark=None, problems=None)
+        return digest_of([held_out])[:16], measured
     graded = read_manifest(of_stage(artifacts, run.recipe, "evaluate", "merged").path)
     rates = EvaluateMetrics.of(graded)
-    held_out = next(entry.sha256 for entry in prepared.files if entry.path == "held_out.safetensors")
-    problems = rates.problems
+    problems, solved = rates.problems, rates.finite().plus_pass_at_1
     measured_by = digest_of([held_out, graded.parents["benchmark"], problems])[:16]
-    merged = MergeMetrics.of(of_stage(artifacts, run.recipe, "merge")).finite()
-    loss, solved = merged.held_out_nll, rates.finite().plus_pass_at_1
     if loss is None or solved is None:
         return measured_by, None
     if rates.infrastructure_errors:  # a score of the other answers cannot be compared
@@ -257,7 +261,7 @@ def _why_not(champion: _Contender, mine: _Contender) -> str | None:
     worse = []
     if mine_nll > its_nll:
         worse.append("held-out loss {} is worse than {} {}".format(*told_apart(mine_nll, its_nll, 4), of))
-    if mine_solved < its_solved:
+    if mine_solved is not None and its_solved is not None and mine_solved < its_solved:
         worse.append("pass@1 {} % is worse than {} % {}".format(*told_apart(100 * mine_solved, 100 * its_solved, 1), of))
     if not worse and (mine_nll, mine_solved) == (its_nll, its_solved) and mine.version < champion.version:
         worse.append(f"as good as version {champion.version}, which is later")
@@ -266,7 +270,11 @@ def _why_not(champion: _Contender, mine: _Contender) -> str | None:
 
 def _standing(version: "ModelVersion", measured: Measurement) -> str:
     over = version.tags.get("xft.champion_over")
-    numbers = f"held-out loss {measured.held_out_nll:.4f} and pass@1 {100 * measured.pass_at_1:.1f} %"
+    if measured.pass_at_1 is None:
+        numbers, compared = f"held-out loss {measured.held_out_nll:.4f}", "is not worse than that"
+    else:
+        numbers = f"held-out loss {measured.held_out_nll:.4f} and pass@1 {100 * measured.pass_at_1:.1f} %"
+        compared = "are not worse than those"
     if over in (None, "none"):
         return f"{numbers}; no version was champion before it."
-    return f"{numbers} are not worse than those of version {over}."
+    return f"{numbers} {compared} of version {over}."

@@ -9,10 +9,18 @@ from pathlib import Path
 
 from xft_core.benchmarks.find import find_benchmark
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, NotReady, XftError
-from xft_core.files.locate import find_file, find_model, hub_error, hub_is_offline, is_hub_model, local_path
+from xft_core.files.locate import (
+    HUB_SECONDS,
+    ask_for_data_set,
+    find_file,
+    find_model,
+    hub_error,
+    hub_is_offline,
+    is_hub_model,
+    local_path,
+)
 from xft_core.recipe.sections import EvaluateConfig
 
-HUB_SECONDS = 10.0
 NOT_YET = "/"  # stands for what an earlier stage makes, in a configuration that is only checked
 
 # Checks by the name of what they look for: what several stages need is checked once.
@@ -71,13 +79,7 @@ def check_data(name: str, is_file: bool) -> None:
         return
     if hub_is_offline():
         return  # reading it shows whether it is in the cache
-    from huggingface_hub import HfApi
-
-    repository, _, revision = name.partition("@")
-    try:
-        HfApi().dataset_info(repository, revision=revision or None, timeout=HUB_SECONDS)
-    except Exception as error:
-        raise hub_error(repository, error, DataError) from None
+    ask_for_data_set(name)
 
 
 def grading_versions(benchmark: str, config: EvaluateConfig) -> dict[str, str | None]:

@@ -1,8 +1,8 @@
 """The recipe's section merge."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from xft_core.recipe.sections.base import MergeMethod, Section
 
@@ -12,7 +12,8 @@ class MergeConfig(Section):
 
     method: MergeMethod = Field("learned", description=(
         "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "
-        "ewa (mean of all experts), shared_only (the shared expert alone)."))
+        "ewa, also called mean (mean of all experts, afterwards: what EWA, arXiv 2308.06093, ends with; sft.expert_averaging "
+        "averages while training), shared_only (the shared expert alone)."))
     shared_expert_weight: float | None = Field(0.75, ge=0, le=1, description=(
         "lambda, the shared expert's share; empty: learned too, from 0.75 (method learned only). Plays no part in "
         "the methods routing, ewa and shared_only, nor without a shared expert."))
@@ -32,6 +33,11 @@ class MergeConfig(Section):
     calibration_rows: int = Field(512, ge=1, description=(
         "Training rows that method routing averages over. Plays no part in other methods."))
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Weights and arithmetic while learning alpha.")
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _clearer_name(cls, value: Any) -> Any:
+        return "ewa" if value == "mean" else value
 
     @model_validator(mode="after")
     def _fields_fit(self) -> "MergeConfig":

@@ -44,8 +44,39 @@ class Recipe(Section):
         """The form in which tuned models are asked: that of generate, or the one they were tuned in."""
         return self.data.template if self.generate.prompt_style == "auto" else self.generate.prompt_style
 
+    @property
+    def moe_sft(self) -> SftConfig | None:
+        """The fine-tuning of the Mixture-of-Experts; None where its experts are merged as they are. Dense trainings before
+        upcycling have had their share of the epochs."""
+        upcycle = self.upcycle
+        if upcycle.experts_from == "base":
+            return self.sft
+        left = self.sft.epochs * (1 - upcycle.dense_share)
+        return self.sft.model_copy(update={"epochs": left}) if left else None
+
+    @property
+    def has_rivals(self) -> bool:
+        """Whether there are models other than base, SFT, Mixture-of-Experts and merged model."""
+        return self.baseline.has_rivals or self.upcycle.experts_from == "branches"
+
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":
         if self.merge.method == "shared_only" and not self.upcycle.shared_expert:
             raise ValueError("merge.method is shared_only, but upcycle.shared_expert is false: there is no shared expert")
+        if self.upcycle.mode == "fusion" and self.merge.method != "ewa":
+            raise ValueError(
+                f"merge.method is {self.merge.method}, but upcycle.mode is fusion, whose model is the mean of its experts: set "
+                "merge.method to ewa")
+        if self.upcycle.experts_from != "base" and self.sft.max_steps:
+            raise ValueError(
+                f"sft.max_steps is {self.sft.max_steps}, but upcycle.experts_from is {self.upcycle.experts_from}, which splits "
+                "sft.epochs over several trainings: leave max_steps empty, and lower epochs")
+        if self.sft.expert_averaging and self.upcycle.num_routed < 2:
+            raise ValueError(
+                f"sft.expert_averaging is {self.sft.expert_averaging:g}, but there is one routed expert: raise "
+                "upcycle.num_experts, or set it to 0")
+        if self.seed + self.baseline.runs > 2**31:
+            raise ValueError(f"seed is {self.seed}, too large for baseline.runs ({self.baseline.runs}): take a smaller one")
+        if conflict := self.sft.conflict_with(self.upcycle):
+            raise ValueError(conflict)
         return self

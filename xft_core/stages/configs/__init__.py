@@ -8,6 +8,7 @@ import importlib
 
 from xft_core.recipe.steps import FACTS
 from xft_core.stages.base import StageConfig
+from xft_core.stages.configs.average_models import AverageModelsStage
 from xft_core.stages.configs.evaluate import EvaluateStage
 from xft_core.stages.configs.generate import GenerateStage
 from xft_core.stages.configs.import_reference import ImportReferenceStage
@@ -17,16 +18,47 @@ from xft_core.stages.configs.mix import MixStage
 from xft_core.stages.configs.nll import NllStage
 from xft_core.stages.configs.prepare import PrepareStage
 from xft_core.stages.configs.report import CompareStage, ReportStage
+from xft_core.stages.configs.row_losses import RowLossesStage
 from xft_core.stages.configs.sft import SftStage
+from xft_core.stages.configs.study import StudyStage
 from xft_core.stages.configs.upcycle import UpcycleStage
 
 __all__ = [
-    "STAGES", "CompareStage", "EvaluateStage", "GenerateStage", "ImportReferenceStage", "LmEvalStage", "MergeStage", "MixStage",
-    "NllStage", "PrepareStage", "ReportStage", "SftStage", "UpcycleStage"]
+    "STAGES",
+    "AverageModelsStage",
+    "CompareStage",
+    "EvaluateStage",
+    "GenerateStage",
+    "ImportReferenceStage",
+    "LmEvalStage",
+    "MergeStage",
+    "MixStage",
+    "NllStage",
+    "PrepareStage",
+    "ReportStage",
+    "RowLossesStage",
+    "SftStage",
+    "StudyStage",
+    "UpcycleStage",
+]
 
 _HERE = {config.stage: config for config in (
-    PrepareStage, UpcycleStage, SftStage, MixStage, MergeStage, GenerateStage, EvaluateStage, NllStage, LmEvalStage,
-    ReportStage, CompareStage)}
+    AverageModelsStage,
+    CompareStage,
+    EvaluateStage,
+    GenerateStage,
+    ImportReferenceStage,
+    LmEvalStage,
+    MergeStage,
+    MixStage,
+    NllStage,
+    PrepareStage,
+    ReportStage,
+    RowLossesStage,
+    SftStage,
+    StudyStage,
+    UpcycleStage,
+)}
 
 
 def _in_own_file(stage: str) -> type[StageConfig]:
