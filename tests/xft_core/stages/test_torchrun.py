@@ -92,6 +92,23 @@ def test_two_processes_route_as_one(
         assert (weights[name] - expected[name]).abs().max() < 5e-3, name
 
 
+def test_averages_of_two_processes_are_those_of_one(
+        ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of weights over the training, and of experts after each step, where experts are cut between processes unevenly."""
+    changes = {"average": "ema", "expert_averaging": 0.2, "optimizer": "adamw", "batch_size": 8, "micro_batch_size": 4,
+               "checkpoint_steps": 1}
+    alone = run_stage(stage(ready, tmp_path / "alone", "apart/moe", **changes)).manifest
+    interrupted_after(2, stage(ready, tmp_path / "both", "apart/moe", **changes), monkeypatch)
+    both = run_stage(stage(ready, tmp_path / "both", "apart/moe", num_processes=2, **changes)).manifest
+    assert both.key == alone.key
+    for name in ("held_out_nll", "held_out_nll_average"):
+        assert both.metrics[name] == pytest.approx(alone.metrics[name], abs=1e-4)
+    for place in ("", "average"):
+        one, two = (load_file(tmp_path / name / place / "model.safetensors") for name in ("alone", "both"))
+        assert one.keys() == two.keys()
+        assert all(torch.allclose(one[name], two[name], atol=2e-4) for name in one)
+
+
 def test_two_processes_mix_as_one(ready: Path, tmp_path: Path) -> None:
     merge = MergeConfig(batch_size=6, micro_batch_size=2, precision="fp32", learning_rate=0.1, shared_expert_weight=None)
     made = {}

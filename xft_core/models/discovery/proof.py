@@ -61,8 +61,14 @@ def prove(config: PreTrainedConfig, shape: PreTrainedModel, proposed: list[Famil
             if not torch.isfinite(logits).all() or not logits.std() > 0:
                 reason = "the logits of a tiny model of it are no numbers, or all the same"
                 continue
-            _check_causal(model, logits)
-            family = _complete(model, _proved(model, logits, proposed))
+            family = _proved(model, logits, proposed)
+            try:
+                _check_causal(model, logits)
+                family = _complete(model, family)
+            except CannotUpcycle:
+                raise
+            except Exception as error:
+                raise CannotUpcycle(f"what a tiny model of it does cannot be measured ({first_line(error)})") from None
             return family, f"a random model of {model.config.num_hidden_layers} layers and hidden size {_width(model)}"
     raise CannotUpcycle(reason)
 
@@ -138,7 +144,7 @@ def _dropout(model: PreTrainedModel, family: Family) -> str:
     if not family.mlp:
         return ""  # what the layer drops after the FFN it drops after the mixture too
     ffn = copy.deepcopy(model.get_submodule(family.mlp_name(0)))
-    x_1TD = torch.randn(1, TOKENS, _width(model), dtype=torch.float64)
+    x_1TD = torch.randn(1, TOKENS, _width(model), dtype=model.dtype)
     inputs = (x_1TD, torch.zeros_like(x_1TD)) if family.adds_residual else (x_1TD,)
     numbers = {name for name, value in vars(ffn).items() if "drop" in name and isinstance(value, float | int)}
     modules = {name for name, child in ffn.named_children() if isinstance(child, nn.Dropout)}
@@ -182,7 +188,7 @@ def _packs(model: PreTrainedModel) -> bool:
     position_ids = torch.cat([torch.arange(length) for length in PACKED_LENGTHS])[None]
     try:
         packed = model(input_ids=torch.cat(rows, dim=1), position_ids=position_ids, use_cache=False).logits
-    except IndexError:  # more tokens than learned positions, and no look at position_ids
+    except Exception:  # more tokens than positions, where position_ids play no part
         return False
     parts = packed.split(list(PACKED_LENGTHS), dim=1)
     return all(
