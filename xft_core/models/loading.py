@@ -20,9 +20,9 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from xft_core.errors import CheckpointError, first_line
-from xft_core.families import family_of
 from xft_core.files.digests import model_files
 from xft_core.models.config import dense_config_of, is_moe, transformers_config, upcycle_config_of
+from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.models.tokenizer import load_tokenizer as load_tokenizer
 from xft_core.models.upcycled import add_stored_bias, check_tensors, empty_moe, fill
@@ -42,7 +42,7 @@ def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
         upcycle = upcycle_config_of(directory)
         check_tensors(reader, dense_config, upcycle)
         model = empty_moe(dense_config, upcycle, dtype)
-        add_stored_bias(model, reader, family_of(dense_config["model_type"]))
+        add_stored_bias(model, reader, family_of(model.config))
         fill(model, reader)
     if (directory / "generation_config.json").is_file():
         try:
