@@ -59,8 +59,8 @@ class Method(Protocol):
     def ask(self) -> dict[str, float]:
         """The next values by their names."""
 
-    def tell(self, loss: float) -> None:
-        """The loss of the values that ``ask`` gave last."""
+    def tell(self, loss: float | None) -> None:
+        """The loss, None if it is no number, of the values that ``ask`` gave last."""
 
 
 class Space:
@@ -104,9 +104,9 @@ class GoldenSection:
         self._asked = next(point for point in self._points() if point not in self._known)
         return {self._key: self._asked}
 
-    def tell(self, loss: float) -> None:
+    def tell(self, loss: float | None) -> None:
         """See Method."""
-        self._known[self._asked] = loss
+        self._known[self._asked] = math.inf if loss is None else loss
         left, right = self._points()
         if left in self._known and right in self._known:
             if self._known[left] <= self._known[right]:
@@ -151,12 +151,12 @@ class Optuna:
         self._trial = self._study.ask()
         return {name: self._trial.suggest_float(name, low, high) for name, (low, high) in self._bounds.items()}
 
-    def tell(self, loss: float) -> None:
+    def tell(self, loss: float | None) -> None:
         """See Method. A loss that is no number counts as a failed trial."""
         import optuna
 
         assert self._trial is not None
-        if math.isfinite(loss):
+        if loss is not None:
             self._study.tell(self._trial, loss)
         else:
             self._study.tell(self._trial, state=optuna.trial.TrialState.FAIL)
@@ -193,25 +193,26 @@ def search(
     for number in range(merge.search_trials):
         is_start = number == 0
         values = dict(space.start) if is_start and merge.search == "golden" else method.ask()
-        if number < len(known) and known[number].get("values") == values and isinstance(known[number].get("nll"), float):
+        if number < len(known) and known[number].get("values") == values:
             nll = known[number]["nll"]
         else:
             if number < len(known):  # a damaged journal: what follows is done again
                 known = []
                 journal.unlink()
                 append(journal, *(trial.model_dump() for trial in trials))
-            nll = loss(start_LN if is_start else space.weights(values))
+            found = loss(start_LN if is_start else space.weights(values))
+            nll = found if math.isfinite(found) else None
             append(journal, {"number": number, "values": values, "nll": nll})
         if not (is_start and merge.search == "golden"):
             method.tell(nll)
         trials.append(Trial(number=number, values=values, nll=nll))
         told(trials[-1])
-        logger.info(describe_progress("mix search", number + 1, merge.search_trials, f"loss {nll:.4f}"))
+        shown = "no loss" if nll is None else f"loss {nll:.4f}"
+        logger.info(describe_progress("mix search", number + 1, merge.search_trials, shown))
     best = best_trial(trials)
     return (start_LN if best.number == 0 else space.weights(best.values)), trials
 
 
 def best_trial(trials: list[Trial]) -> Trial:
     """The trial of the smallest loss, of equal ones the first; the start where no loss is a number."""
-    finite = [trial for trial in trials if math.isfinite(trial.nll)]
-    return min(finite, key=lambda trial: (trial.nll, trial.number), default=trials[0])
+    return min(trials, key=lambda trial: (math.inf if trial.nll is None else trial.nll, trial.number))

@@ -256,7 +256,8 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
 def _mixing(role: str, step: Step, given: _Given) -> StagePlan:
     recipe = given.recipe
     needed = memory.mix_memory(given.shape, recipe.upcycle, recipe.merge, recipe.data.max_length)
-    kept = float(given.shape.num_layers * given.shape.ffn * given.shape.stored_bytes) if recipe.merge.method in OPERATORS else 0.0
+    ffns = float(given.shape.num_layers * given.shape.ffn * given.shape.stored_bytes)
+    kept = ffns if recipe.merge.method in OPERATORS else 0.0
     return StagePlan(role, needed, kept=kept, written=kept, flops=_mix_flops(recipe, given.shape, given.data),
                      **(_processes(recipe.sft) if recipe.merge.method == "learned" else {}))
 

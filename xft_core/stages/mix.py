@@ -127,6 +127,8 @@ def _search(
 
     def told(trial: Trial) -> None:
         nonlocal best
+        if trial.nll is None:
+            return
         best = min(best, trial.nll)
         metrics_log.set(trial.number, CurveValues(search_nll=trial.nll, search_best_nll=best).flat())
 

@@ -51,8 +51,8 @@ class MergeConfig(Section):
         "Part of the elements of each expert's difference from the base model that ties, dare and della keep (TIES' paper "
         "keeps 0.2, DARE's 0.1 to 0.9). Plays no part in other methods."))
     density_spread: float = Field(0.2, ge=0, lt=2, description=(
-        "della keeps small elements with probability density - density_spread / 2, large ones with density + density_spread / 2 "
-        "(DELLA's epsilon). Plays no part in other methods."))
+        "della keeps small elements with probability density - density_spread / 2, large ones with density + "
+        "density_spread / 2 (DELLA's epsilon). Plays no part in other methods."))
     search: Search = Field("none", description=(
         "Search numbers of the merge on the rows that coefficients are chosen on, from the method's own result: golden (golden "
         "section, one number), tpe, cmaes (two numbers or more), or none. It takes the best trial, which is never worse there "

@@ -14,6 +14,7 @@ from xft_core.stages.configs.generate import GenerateStage
 from xft_core.stages.configs.import_reference import ImportReferenceStage
 from xft_core.stages.configs.lm_eval import LmEvalStage
 from xft_core.stages.configs.merge import MergeStage
+from xft_core.stages.configs.merge_mixture import MergeMixtureStage
 from xft_core.stages.configs.mix import MixStage
 from xft_core.stages.configs.nll import NllStage
 from xft_core.stages.configs.prepare import PrepareStage
@@ -31,6 +32,7 @@ __all__ = [
     "GenerateStage",
     "ImportReferenceStage",
     "LmEvalStage",
+    "MergeMixtureStage",
     "MergeStage",
     "MixStage",
     "NllStage",

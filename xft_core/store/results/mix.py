@@ -21,9 +21,9 @@ class MixMetrics(Metrics):
         "Share of the shared expert, mean over layers; absent without one [fraction, 0 to 1]"))
     search_trials: int | None = Field(None, description="Trials of the search; absent without one [count]")
     search_nll_start: float | None = Field(None, description=(
-        "Loss of the search's start on the selection rows; absent without a search [nats per response token]"))
+        "Loss of the search's start on the selection rows; absent without a search, or if no number [nats per response token]"))
     search_nll_chosen: float | None = Field(None, description=(
-        "Loss of the chosen trial on the selection rows; absent without a search [nats per response token]"))
+        "Loss of the chosen trial on the selection rows; absent without a search, or if no number [nats per response token]"))
 
 
 class LayerCoefficients(Result):

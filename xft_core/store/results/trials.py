@@ -13,7 +13,8 @@ class Trial(Result):
     number: int = Field(description="From 0, which is the start [count]")
     values: dict[str, float] = Field(description=(
         "Searched numbers by name and group of layers, for example shared_expert_weight/0 [no unit]"))
-    nll: float = Field(description="Loss on the selection rows [nats per response token]")
+    nll: float | None = Field(description=(
+        "Loss on the selection rows; none where it is no number [nats per response token]"))
 
 
 class TrialsFile(ResultFile):

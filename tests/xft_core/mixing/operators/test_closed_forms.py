@@ -18,7 +18,8 @@ def test_regmean_is_the_least_squares_solution() -> None:
     experts = [numbers(i, 4, 6) for i in range(3)]
     grams = torch.stack([gram(10 + i) for i in range(3)])
     found = regmean(experts, grams).clone().requires_grad_()
-    shrunk = [item * OFF_DIAGONAL + torch.diag(item.diagonal() * (1 - OFF_DIAGONAL) + RIDGE * item.trace() / 6) for item in grams]
+    shrunk = [item * OFF_DIAGONAL + torch.diag(item.diagonal() * (1 - OFF_DIAGONAL) + RIDGE * item.trace() / 6)
+              for item in grams]
     loss = sum(((found - expert) @ item @ (found - expert).t()).trace() for expert, item in zip(experts, shrunk, strict=True))
     gradient, = torch.autograd.grad(loss, found)
     assert gradient.abs().max() < 1e-9 * float(grams.abs().max())
