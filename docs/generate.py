@@ -99,7 +99,7 @@ def stages_page() -> str:
 
 def commands_page() -> str:
     """Every command with its options."""
-    from flows.cli import _parser as xft
+    from flows.options import parser as xft
     from xft_core.__main__ import _parser as core
 
     os.environ["COLUMNS"] = "110"

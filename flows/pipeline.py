@@ -71,7 +71,7 @@ def pipeline(
         with pipeline_run.opened(recipe) as run:
             futures = submit(run, pipeline_steps(recipe), local_base_model(run))
             futures["publish"] = publish.submit(run, dict(futures))  # type: ignore[arg-type]
-            _raise_for_failures(run, futures)
+            raise_for_failures(run, futures)
             result: PipelineResult = futures["publish"].result()
             return result
     except RunStopped as stopped:
@@ -88,7 +88,7 @@ def chosen_recipe(recipe_file: str = "", overrides: list[str] | None = None, **f
     return parse(Recipe, plain(fields), overrides)
 
 
-def _raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]) -> None:
+def raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]) -> None:
     """Wait for all; stages that do not depend on a failed one are let finish, so that their work is kept.
 
     Raises PipelineFailed naming each failed stage with its reason, RunStopped when the run was stopped.

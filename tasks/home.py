@@ -43,9 +43,14 @@ def open_home(say: Callable[[str], object]) -> Settings:
         raise XftError(f"XFT_HOME is {str(current.home)!r}, which cannot be used: {error.strerror}. Name another directory."
                        ) from None
     _tighten(current.home, say)
+    sweep_home(current)
+    return current
+
+
+def sweep_home(current: Settings) -> None:
+    """Remove what killed processes of ours left in the home, and in the places for temporary files."""
     with suppress(OSError):
         sweep(current.home, current.models, *current.artifacts.glob("*"))
-    return current
 
 
 def check_place(current: Settings) -> None:

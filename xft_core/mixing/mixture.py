@@ -14,9 +14,10 @@ from types import TracebackType
 
 import torch
 
-from xft_core.families import Family, family_of
+from xft_core.families import Family
 from xft_core.mixing.weighted_sums import ExpertRows
 from xft_core.models.config import dense_config_of, transformers_config, upcycle_config_of
+from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.models.upcycled import check_tensors
 
@@ -31,8 +32,9 @@ class MixtureReader:
         self.upcycle = upcycle_config_of(directory)
         self.reader = CheckpointReader(directory)
         self.dense_config = dense_config_of(self.reader)
-        self.family: Family = family_of(self.dense_config["model_type"])
-        self.num_layers = int(transformers_config(self.dense_config).num_hidden_layers)
+        config = transformers_config(self.dense_config)
+        self.family: Family = family_of(config)
+        self.num_layers = int(config.num_hidden_layers)
         check_tensors(self.reader, self.dense_config, self.upcycle)
 
     def __enter__(self) -> "MixtureReader":
@@ -48,19 +50,19 @@ class MixtureReader:
 
     def expert_tensors(self, layer: int) -> Iterator["ExpertTensor"]:
         """The tensors of one layer's FFN, in the dense checkpoint's names."""
-        mlp = self.family.mlp_name(layer)
+        mlp, block = self.family.mlp_name(layer), self.family.block_name(layer)
         stored_once = f"{mlp}.{self.family.down}.weight" in self.reader
-        bias_name = f"{mlp}.{self.family.down}.bias" if stored_once else f"{mlp}.experts.down_proj_bias"
+        bias_name = f"{mlp}.{self.family.down}.bias" if stored_once else f"{block}.experts.down_proj_bias"
         for stacked, sources in self.family.expert_sources(bias_name in self.reader).items():
             for number, source in enumerate(sources):
                 name = f"{mlp}.{source}"
                 if stored_once:
                     yield ExpertTensor(self, name, [name], self.reader.shape(name), None)
                     continue
-                stack = f"{mlp}.experts.{stacked}"
+                stack = f"{block}.experts.{stacked}"
                 _, num_rows, *row = self.reader.shape(stack)
                 num_rows //= len(sources)
-                shared = [f"{mlp}.shared_expert.{source}"] if self.upcycle.shared_expert else []
+                shared = [f"{block}.shared_expert.{source}"] if self.upcycle.shared_expert else []
                 yield ExpertTensor(self, name, [*shared, stack], [num_rows, *row], number * num_rows)
 
     def mixed(

@@ -18,12 +18,12 @@ from xft_core.recipe.sections import UpcycleConfig
 
 class RoutedExperts(nn.Module):
     """FFNs of one shape with stacked weights: ``gate_up_proj`` E,2F,D (or ``up_proj`` E,F,D), ``down_proj`` E,D,F, biases.
+    Of a family whose linear layers are transposed, weights are E,D,F and E,F,D.
 
     Attribute names are those that transformers' expert kernels read.
     """
 
     has_post_expert_norm = False
-    is_transposed = False
     _is_expert_parallel = False
 
     def __init__(self, dense_mlp: nn.Module, family: Family, num_experts: int) -> None:
@@ -31,19 +31,21 @@ class RoutedExperts(nn.Module):
         super().__init__()
         self.num_experts = num_experts
         self.has_gate = family.gated
+        self.is_transposed = family.transposed
         self.up_parameter = family.up_parameter
         up = [getattr(dense_mlp, name) for name in family.up]
         down = getattr(dense_mlp, family.down)
         self.has_bias = down.bias is not None
         self.act_fn = getattr(dense_mlp, family.activation)
-        self.dropout = float(getattr(dense_mlp, "residual_dropout", 0.0))
-        num_rows = sum(layer.out_features for layer in up)
-        like = down.weight
-        self._add(family.up_parameter, like, num_rows, up[0].in_features)
-        self._add("down_proj", like, down.out_features, down.in_features)
+        self.dropout = _dropout(dense_mlp, family)
+        axis, like = int(family.transposed), down.weight
+        up_shape, down_shape = list(up[0].weight.shape), list(like.shape)
+        up_shape[axis] = sum(layer.weight.shape[axis] for layer in up)
+        self._add(family.up_parameter, like, *up_shape)
+        self._add("down_proj", like, *down_shape)
         if self.has_bias:
-            self._add(f"{family.up_parameter}_bias", like, num_rows)
-            self._add("down_proj_bias", like, down.out_features)
+            self._add(f"{family.up_parameter}_bias", like, up_shape[axis])
+            self._add("down_proj_bias", like, down_shape[axis])
 
     def forward(self, x_TD: torch.Tensor, expert_index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
         """sum_k weight_TK[:, k] * E_{expert_index_TK[:, k]}(x), shape T,D."""
@@ -72,6 +74,8 @@ class RoutedExperts(nn.Module):
         counts = torch.bincount(expert_index_TK.reshape(-1), minlength=self.num_experts).tolist()
         # unbind, not indexing: its backward stacks the experts' gradients once instead of adding E zero-filled copies.
         up_E, down_E = getattr(self, self.up_parameter).unbind(), self.down_proj.unbind()
+        if self.is_transposed:
+            up_E, down_E = ([weight.t() for weight in weight_E] for weight_E in (up_E, down_E))
         up_bias_E = getattr(self, f"{self.up_parameter}_bias").unbind() if self.has_bias else [None] * self.num_experts
         down_bias_E = self.down_proj_bias.unbind() if self.has_bias else [None] * self.num_experts
         y_TD = torch.zeros(x_TD.shape, dtype=torch.promote_types(x_TD.dtype, weight_TK.dtype), device=x_TD.device)
@@ -102,16 +106,17 @@ class MoeBlock(nn.Module):
 
     def __init__(self, dense_mlp: nn.Module, family: Family, upcycle: UpcycleConfig) -> None:
         super().__init__()
-        hidden_size = getattr(dense_mlp, family.down).out_features
         weight = getattr(dense_mlp, family.down).weight
+        hidden_size = weight.shape[int(family.transposed)]
         self.router = Router(hidden_size, upcycle).to(device=weight.device, dtype=weight.dtype)
         self.experts = RoutedExperts(dense_mlp, family, upcycle.num_experts - int(upcycle.shared_expert))
         self.shared_expert = dense_mlp if upcycle.shared_expert else None
+        self.adds_residual = family.adds_residual
         self.routing: Routing | None = None
         self.keep_routing = False
 
-    def forward(self, hidden_states_BSD: torch.Tensor) -> torch.Tensor:
-        """The mixture's output, of the input's shape and dtype."""
+    def forward(self, hidden_states_BSD: torch.Tensor, residual_BSD: torch.Tensor | None = None) -> torch.Tensor:
+        """The mixture's output, of the input's shape and dtype; plus the residual where the family's FFN adds it."""
         x_TD = hidden_states_BSD.reshape(-1, hidden_states_BSD.shape[-1])
         routing = self.router(x_TD)
         if self.keep_routing:
@@ -120,9 +125,17 @@ class MoeBlock(nn.Module):
             y_TD = self.experts(x_TD, routing.expert_index_TK, routing.weight_TK)
         else:
             y_TD = self.experts(x_TD, routing.expert_index_TK[:, :-1] - 1, routing.weight_TK[:, :-1])
-            shared_TD = self.shared_expert(x_TD)
+            # An FFN that adds the residual gets none here: it would be weighted.
+            shared_TD = self.shared_expert(x_TD, torch.zeros_like(x_TD)) if self.adds_residual else self.shared_expert(x_TD)
             y_TD = (y_TD + shared_TD * routing.weight_TK[:, -1:]).to(x_TD.dtype)
-        return y_TD.reshape(hidden_states_BSD.shape)
+        y_BSD = y_TD.reshape(hidden_states_BSD.shape)
+        return y_BSD if residual_BSD is None else residual_BSD + y_BSD
+
+
+def _dropout(dense_mlp: nn.Module, family: Family) -> float:
+    """The probability with which the FFN drops an element of its output in training."""
+    found = getattr(dense_mlp, family.dropout, 0.0) if family.dropout else 0.0
+    return float(found.p if isinstance(found, nn.Dropout) else found)
 
 
 def _round_up(count: int) -> int:

@@ -59,7 +59,9 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
     width, tokens = WIDTH[sft.precision], sft.micro_batch_size * sequence
     weights, gradients = parameters * width, parameters * width
     optimizer = 2 * weights if sft.optimizer == "adamw" else _factored(shape, upcycle) * 4.0
-    layer = tokens * layer_activations(shape, upcycle, sft.precision, sequence)
+    is_fused = upcycle is not None and upcycle.mode == "fusion"
+    layer = tokens * layer_activations(shape, None if is_fused else upcycle, sft.precision, sequence)
+    layer += shape.ffn * (width + 4) if is_fused else 0  # mixed weights, and their sum in fp32
     if sft.gradient_checkpointing:
         activations = tokens * shape.num_layers * shape.hidden_size * width + layer
     else:

@@ -114,6 +114,8 @@ class StagePlan:
 
 def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, problems: int | None = None) -> list[StagePlan]:
     """The stages of a recipe on a model of this shape; without ``data`` and ``problems`` no work that depends on them."""
+    if not shape.packs:  # as in training
+        recipe = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"packing": False})})
     given = _Given(recipe, shape, data, problems)
     return [WAYS[FACTS[step.stage].planned or ""](role, step, given) for role, step in planned_roles(recipe).items()]
 

@@ -38,6 +38,7 @@ __all__ = [
     "planned_role",
     "planned_roles",
     "rivals",
+    "rows_are_compared",
     "study_step",
     "what_to_change",
     "without_number",
@@ -125,6 +126,11 @@ def rivals(recipe: Recipe) -> list[str]:
     return [model for model in model_places(recipe) if model not in MODELS]
 
 
+def rows_are_compared(recipe: Recipe) -> bool:
+    """Whether every model's loss on every row is measured."""
+    return recipe.evaluate.compare_rows or recipe.has_rivals
+
+
 def _places(making: Iterable[Step]) -> dict[str, Made]:
     places = {"base": BASE} | {model: place for step in making for model, place in step.makes.items()}
     return {model: places[model] for model in sorted(places, key=("moe", "merged").count)}
@@ -153,7 +159,7 @@ def _making(recipe: Recipe) -> Iterator[Step]:
 
 def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
     """Every model's loss on every held-out row, and what its training took."""
-    if not (recipe.evaluate.compare_rows or recipe.has_rivals):
+    if not rows_are_compared(recipe):
         return
     by_role = {step.role: step for step in making}
 

@@ -18,6 +18,7 @@ class StageConfig(Section):
     summary: ClassVar[str]  # one sentence, for people; a docstring is gone under PYTHONOPTIMIZE=2
     version: ClassVar[int]
     implementation: ClassVar[str]
+    needs_torch: ClassVar[bool] = True  # else a process of the stage's own does without: it starts sooner
 
     output: Path = Field(description="Directory to make. Work in progress is kept beside it as <output>.partial.")
     provenance: dict[str, str] = Field({}, description="Noted in the manifest as it is (run ids and the like).")

@@ -55,7 +55,8 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor, ffns: Path | None
                 f"The coefficients are for {weight_LN.shape[0]} layers of {weight_LN.shape[1]} experts, {str(source)!r} has "
                 f"{mixture.num_layers} layers of {mixture.num_experts}. Use the coefficients that were learned for it.")
         assert torch.allclose(weight_LN.sum(1), torch.ones(len(weight_LN), dtype=weight_LN.dtype))
-        mlps = tuple(f"{mixture.family.mlp_name(layer)}." for layer in range(mixture.num_layers))
+        family, layers = mixture.family, range(mixture.num_layers)
+        mlps = tuple(prefix for layer in layers for prefix in (*family.ffn_prefixes(layer), f"{family.block_name(layer)}."))
         reader = mixture.reader
         plans = [reader.copy_plan(name) for name in reader.names() if not name.startswith(mlps)]
         for layer in range(mixture.num_layers):

@@ -39,6 +39,8 @@ def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
 
     Of several processes the first does all but the learning alone; the others return None.
     """
+    if config.merge.method in OPERATORS:
+        return _operate(config, workspace)
     merge, directory = config.merge, find_model(config.model)
     metrics_log = MetricsLog(workspace.metrics_path)
     with MixtureReader(directory) as mixture:
@@ -47,6 +49,7 @@ def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
             raise RecipeError(f"merge.method is shared_only, but {config.model!r} has no shared expert: choose another method")
         if merge.search != "none":
             check_searchable(merge, mixture)
+        _check_no_fusion(config, mixture)
         held_out_rows = load_rows(config.data, "held_out")
         uniform_LN = uniform_weights(merge, mixture)
         mixed = MixedModel(mixture, DTYPES[merge.precision], device_for_work())
@@ -62,8 +65,6 @@ def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
                 START_OF_LEARNED_SHARED_WEIGHT)
         elif merge.method == "routing":
             weight_LN = routing_means(directory, load_rows(config.data, "train"), merge)
-        elif merge.method in OPERATORS:
-            weight_LN = _merge_ffns(config, mixture, mixed, uniform_LN, workspace)
         else:
             weight_LN = fixed_weights(merge, uniform_LN)
         if not leave_others():
@@ -71,8 +72,7 @@ def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
         trials: list[Trial] = []
         if merge.search != "none":
             weight_LN, trials = _search(config, mixed, weight_LN, workspace, metrics_log)
-        if merge.method not in OPERATORS:
-            mixed.apply(weight_LN)
+        mixed.apply(weight_LN)
         merged = held_out_loss(mixed.model, held_out_rows).nll
     if steps is not None:
         metrics_log.set(steps, CurveValues(held_out_nll=merged).flat())
@@ -81,8 +81,7 @@ def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
     layers = [
         LayerCoefficients(weights=weights, movement=movement)
         for weights, movement in zip(weight_LN.tolist(), movement_L.tolist(), strict=True)]
-    beside = {"merged_ffns": True} if merge.method in OPERATORS else {}
-    CoefficientsFile(method=merge.method, shared_expert=shared_expert, layers=layers, **beside).write(workspace.output)
+    CoefficientsFile(method=merge.method, shared_expert=shared_expert, layers=layers).write(workspace.output)
     return MixMetrics(
         held_out_nll_uniform=uniform, steps=steps, held_out_nll_merged=merged, movement_max=float(movement_L.max()),
         movement_mean=float(movement_L.mean()),
@@ -91,26 +90,52 @@ def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
         search_nll_chosen=best_trial(trials).nll if trials else None)
 
 
-def _merge_ffns(
-    config: MixStage, mixture: MixtureReader, mixed: MixedModel, uniform_LN: torch.Tensor, workspace: Workspace,
-) -> torch.Tensor:
-    """Have the operator make every FFN, put them into the model and into the artifact; returns the shares it starts from."""
-    merge, directory, weight_LN = config.merge, workspace.checkpoints, uniform_LN
-    if merge.method == "model_stock":
-        weight_LN = torch.full_like(uniform_LN, 1 / mixture.num_experts)
-    if config.base is not None and needs_base(merge):
-        with BaseModel(find_model(config.base), mixture) as base:
-            merge_on_deltas(mixture, base, merge, weight_LN, config.seed, directory)
-    else:
-        weight_LN = merge_in_closed_form(
-            mixture, find_model(config.model), mixed.model, load_rows(config.data, "train"), merge, weight_LN, directory)
-    for layer in range(mixture.num_layers):
-        tensors = load_layer(directory, layer)
-        with torch.no_grad():
-            for tensor in mixture.expert_tensors(layer):
-                mixed.model.get_parameter(tensor.name).copy_(tensors[tensor.name])
-        (directory / layer_file(layer)).rename(workspace.output / layer_file(layer))
-    return weight_LN
+def _check_no_fusion(config: MixStage, mixture: MixtureReader) -> None:
+    if mixture.upcycle.mode == "fusion" and config.merge.method != "ewa":
+        raise RecipeError(
+            f"merge.method is {config.merge.method}, but {config.model!r} is a fusion of experts, whose model is their mean: "
+            "choose ewa")
+
+
+def _operate(config: MixStage, workspace: Workspace) -> MixMetrics:
+    """Have the operator make every FFN, measure them beside uniform mixing, and leave them with the shares it starts from."""
+    merge, source, directory = config.merge, find_model(config.model), workspace.checkpoints
+    metrics_log = MetricsLog(workspace.metrics_path)
+    with MixtureReader(source) as mixture:
+        _check_no_fusion(config, mixture)
+        held_out_rows, uniform_LN = load_rows(config.data, "held_out"), uniform_weights(merge, mixture)
+        mixed = MixedModel(mixture, DTYPES[merge.precision], device_for_work())
+        mixed.apply(uniform_LN)
+        uniform = held_out_loss(mixed.model, held_out_rows).nll
+        metrics_log.begin()
+        metrics_log.set(0, CurveValues(held_out_nll=uniform).flat())
+        weight_LN = uniform_LN
+        if merge.method == "model_stock":
+            weight_LN = torch.full_like(uniform_LN, 1 / mixture.num_experts)
+        if needs_base(merge):
+            with BaseModel(config.inputs()["base"], mixture) as base:
+                merge_on_deltas(mixture, base, merge, weight_LN, config.seed, directory)
+        else:
+            weight_LN = merge_in_closed_form(
+                mixture, source, mixed.model, load_rows(config.data, "train"), merge, weight_LN, directory)
+        for layer in range(mixture.num_layers):
+            tensors = load_layer(directory, layer)
+            with torch.no_grad():
+                for tensor in mixture.expert_tensors(layer):
+                    mixed.model.get_parameter(tensor.name).copy_(tensors[tensor.name])
+            (directory / layer_file(layer)).rename(workspace.output / layer_file(layer))
+        merged = held_out_loss(mixed.model, held_out_rows).nll
+        shared_expert = mixture.upcycle.shared_expert
+    logger.info("mix: held-out loss %.4f %s, %.4f uniform", merged, merge.method, uniform)
+    movement_L = (weight_LN - uniform_LN).abs().amax(dim=1)
+    CoefficientsFile(
+        method=merge.method, shared_expert=shared_expert, merged_ffns=True,
+        layers=[LayerCoefficients(weights=weights, movement=movement)
+                for weights, movement in zip(weight_LN.tolist(), movement_L.tolist(), strict=True)]).write(workspace.output)
+    return MixMetrics.from_flat({
+        "held_out_nll_uniform": uniform, "held_out_nll_merged": merged, "movement_max": float(movement_L.max()),
+        "movement_mean": float(movement_L.mean()),
+        **({"shared_expert_weight_mean": float(weight_LN[:, 0].mean())} if shared_expert else {})})
 
 
 def _search(

@@ -10,10 +10,18 @@ from pathlib import Path
 
 from xft_core.benchmarks.find import find_benchmark
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, NotReady, XftError
-from xft_core.files.locate import find_file, find_model, hub_error, hub_is_offline, is_hub_model, local_path
+from xft_core.files.locate import (
+    HUB_SECONDS,
+    ask_for_data_set,
+    find_file,
+    find_model,
+    hub_error,
+    hub_is_offline,
+    is_hub_model,
+    local_path,
+)
 from xft_core.recipe.sections import EvaluateConfig
 
-HUB_SECONDS = 10.0
 NOT_YET = "/"  # in a configuration that is only checked, the place of what an earlier stage makes
 
 # A check by what it looks for: stages that need the same thing look once.
@@ -72,13 +80,7 @@ def check_data(name: str, is_file: bool) -> None:
         return
     if hub_is_offline():
         return  # whether it is in the cache shows when it is read
-    from huggingface_hub import HfApi
-
-    repository, _, revision = name.partition("@")
-    try:
-        HfApi().dataset_info(repository, revision=revision or None, timeout=HUB_SECONDS)
-    except Exception as error:
-        raise hub_error(repository, error, DataError) from None
+    ask_for_data_set(name)
 
 
 def grading_versions(benchmark: str, config: EvaluateConfig) -> dict[str, str | None]:

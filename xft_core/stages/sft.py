@@ -18,6 +18,7 @@ from xft_core.errors import RecipeError
 from xft_core.files.journal import append, read_appended
 from xft_core.files.locate import find_model
 from xft_core.models.config import DTYPES, dense_config_of, is_moe, upcycle_config_of
+from xft_core.models.discovery import family_of
 from xft_core.models.generation_defaults import add_end_tokens
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader
@@ -60,7 +61,12 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
     before = _loss_before(model, held_out_rows, workspace, metrics_log) if is_first() else math.nan
     together = number_of_processes() > 1
     model.to("cpu" if together else device_for_work())  # what is sharded goes from the host to each its part
-    data = PackedRows(training_rows, longest, config.sft.packing)
+    packs = family_of(model.config).packs
+    if config.sft.packing and not packs:
+        logger.warning(
+            "sft: sft.packing has no effect for %s models: their attention does not keep packed examples apart. Each example "
+            "gets its own sequence, so sft.batch_size counts examples", model.config.model_type)
+    data = PackedRows(training_rows, longest, config.sft.packing and packs)
     sft = _with_matched_steps(config, source, data)
     training = train(model, data, sft, config.seed, workspace.checkpoints, metrics_log, config.checks, config.snapshots)
     if together:

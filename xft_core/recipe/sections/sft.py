@@ -29,7 +29,8 @@ class SftConfig(Section):
         "bf16 (weights and arithmetic, the paper's), bf16_mixed (fp32 weights, bf16 arithmetic) or fp32."))
     gradient_checkpointing: bool = Field(False, description="Compute activations twice to save memory.")
     packing: bool = Field(True, description=(
-        "Pack several examples into one sequence without attention between them; off: one example per sequence."))
+        "Pack several examples into one sequence without attention between them; off: one example per sequence. Off in "
+        "any case for families whose attention does not keep examples apart (opt, bloom, falcon): the log says so."))
     balance_loss_weight: float = Field(0.01, ge=0, description="Weight of the router's balance loss; 0 for none.")
     balance_loss_reduction: Literal["sum", "mean"] = Field("sum", description=(
         "Balance loss over layers: sum (the reference's; grows with depth) or mean."))

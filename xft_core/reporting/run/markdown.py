@@ -11,6 +11,7 @@ from xft_core.reporting.run.comparison import Comparison, Decontamination, Diffe
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import findings, main_differences, model_name, test_name, warnings
 from xft_core.reporting.run.multilingual import PAPER_LANGUAGES, Average
+from xft_core.reporting.run.row_comparisons import row_table
 from xft_core.reporting.tables import bullets, table
 from xft_core.runtime.quantities import fixed, parameters
 
@@ -61,6 +62,8 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: froze
     if noted:
         sections += ["## Warnings", bullets(noted)]
     sections += ["## What it says", bullets(findings(comparison) + _conditions(comparison, evidence))]
+    if comparison.row_comparisons:
+        sections += ["## At equal tokens and at equal work", row_table(comparison)]
     sections += groups_sections(comparison)
     if comparison.differences:
         sections += ["## Problem by problem", _differences_section(comparison)]

@@ -20,6 +20,7 @@ class PrepareStage(StageConfig):
     summary = "Instruction data to token sequences: training rows and held-out rows."
 
     stage, version, implementation = "prepare", 2, "xft_core.stages.prepare"
+    needs_torch = False
     path_fields = frozenset({"model", "benchmarks"})
 
     model: str = Field("demo:model", description="Model whose tokenizer and chat template are used.")
