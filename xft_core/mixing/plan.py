@@ -22,7 +22,7 @@ from xft_core.store.results.base import Result, ResultFile
 ROLES = {
     "gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "c_fc": "up", "dense_h_to_4h": "up",
     "down_proj": "down", "w2": "down", "c_proj": "down", "dense_4h_to_h": "down", "output_linear": "down",
-    "gate_up_proj": "gate_up", "input_linear": "gate_up"}
+    "fc1": "up", "fc2": "down", "gate_up_proj": "gate_up", "input_linear": "gate_up"}
 LEFT_OUT = frozenset({"gate", "router", "shared_expert_gate"})  # modules beside experts that have no place in a dense model
 SHOWN_NAMES = 8  # in a message
 
@@ -109,7 +109,7 @@ def auto_plan(
             "with --plan.")
     copied = {name for name in names if name not in used and name not in left_out}
     plan = MixturePlan(
-        num_experts=num_experts, num_layers=int(dense_config["num_hidden_layers"]), dense_config=dense_config,
+        num_experts=num_experts, num_layers=len({_layer_prefix(f"{module}.") for module in modules}), dense_config=dense_config,
         groups=_as_patterns(groups), copied=sorted({_pattern(name) for name in copied}),
         left_out=sorted({_pattern(name) for name in left_out}), warnings=warnings or [])
     check_plan(plan, reader, targets)
@@ -230,7 +230,7 @@ def _role(name: str) -> tuple[str, str] | None:
     parts = name.split(".")
     kind = "bias" if parts[-1] == "bias" or parts[-1].endswith("_bias") else "weight"
     last = parts[-1].removesuffix("_bias") if parts[-1] not in ("weight", "bias") else parts[-2] if len(parts) > 1 else ""
-    inside = any(part in name for part in ("mlp", "moe", "experts", "feed_forward", "ffn"))
+    inside = any(part in name for part in ("mlp", "moe", "experts", "feed_forward", "ffn", "fc1", "fc2"))
     return (ROLES[last], kind) if last in ROLES and inside else None
 
 

@@ -2,7 +2,7 @@
 
 For token x of a layer, with routing weight w_i, expert i gives w_i E_i(x). Inputs x, routing weights and dL/dy of a layer
 are taken from forward (and backward) passes of the Mixture-of-Experts; the experts' own hidden units and gradients are
-computed from these by the dense FFN's module with an expert's tensors in it. So nothing here depends on how a
+computed from these with the expert's tensors under their dense names. So nothing here depends on how a
 Mixture-of-Experts stores its experts. As many layers as fit into LAYERS_BYTES are done in one pass over the rows.
 
 Shape suffixes: T tokens, D hidden size, K experts per token, N experts, I inputs of a linear layer.
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -46,31 +47,43 @@ class _Seen:
 
 
 class Experts:
-    """The dense FFN module of each layer, with any expert's tensors in it. Names are those of the dense checkpoint."""
+    """Any expert's FFN, by its tensors under the dense checkpoint's names: as moe/experts.py computes it.
+
+    ``dense``: a dense model of the family, for the activation, and for the place and dtype of the arithmetic.
+    """
 
     def __init__(self, mixture: MixtureReader, dense: PreTrainedModel) -> None:
-        self.mixture = mixture
-        self.mlps = [dense.get_submodule(mixture.family.mlp_name(layer)) for layer in range(mixture.num_layers)]
+        self.mixture, self.family = mixture, mixture.family
+        self.activations = [
+            getattr(dense.get_submodule(self.family.mlp_name(layer)), self.family.activation)
+            for layer in range(mixture.num_layers)]
         self.parameter = next(dense.parameters())
 
-    def names(self, layer: int) -> dict[str, str]:
-        """The FFN's parameters by their names below the module: the names in the dense checkpoint."""
-        prefix = f"{self.mixture.family.mlp_name(layer)}."
-        return {tensor.name.removeprefix(prefix): tensor.name for tensor in self.mixture.expert_tensors(layer)}
-
     def tensors(self, layer: int, expert: int) -> dict[str, torch.Tensor]:
-        """An expert's tensors by their names below the module, where the dense model is and in its dtype."""
-        prefix = f"{self.mixture.family.mlp_name(layer)}."
+        """An expert's tensors by name, where the dense model is and in its dtype."""
         return {
-            tensor.name.removeprefix(prefix): tensor.of_expert(expert).to(self.parameter.device, self.parameter.dtype)
+            tensor.name: tensor.of_expert(expert).to(self.parameter.device, self.parameter.dtype)
             for tensor in self.mixture.expert_tensors(layer)}
 
-    def linears(self, layer: int) -> dict[str, nn.Linear]:
-        """The FFN's linear layers by the name of their weight in the dense checkpoint."""
-        family = self.mixture.family
-        return {
-            f"{family.mlp_name(layer)}.{name}.weight": self.mlps[layer].get_submodule(name)  # type: ignore[misc]
-            for name in (*family.up, family.down)}
+    def inputs_and_output(
+        self, layer: int, tensors: dict[str, torch.Tensor], x_TD: torch.Tensor,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """What each linear layer is given, by the name of its weight, and what the FFN gives."""
+        family, mlp = self.family, self.family.mlp_name(layer)
+
+        def linear(name: str, x_TI: torch.Tensor) -> torch.Tensor:
+            weight = tensors[f"{mlp}.{name}.weight"]
+            return F.linear(x_TI, weight.t() if family.transposed else weight, tensors.get(f"{mlp}.{name}.bias"))
+
+        up = torch.cat([linear(name, x_TD) for name in family.up], dim=-1)
+        act = self.activations[layer]
+        if family.gated:
+            gate, up = up.chunk(2, dim=-1)
+            h_TF = act(gate) * up
+        else:
+            h_TF = act(up)
+        inputs = {f"{mlp}.{name}.weight": x_TD for name in family.up} | {f"{mlp}.{family.down}.weight": h_TF}
+        return inputs, linear(family.down, h_TF)
 
 
 def gram_statistics(
@@ -88,7 +101,7 @@ def gram_statistics(
             chosen_T = weight_T > 0
             if not bool(chosen_T.any()):
                 continue
-            inputs = _inputs(experts, layer, expert, seen.x_TD[chosen_T])
+            inputs, _ = experts.inputs_and_output(layer, experts.tensors(layer, expert), seen.x_TD[chosen_T])
             for name, x_TI in inputs.items():
                 gram_NII = statistics.gram.get(name)
                 if gram_NII is None:
@@ -110,7 +123,7 @@ def fisher_statistics(
     found = {layer: ExpertStatistics(torch.zeros(mixture.num_experts, dtype=torch.float64)) for layer in layers}
 
     def add(layer: int, seen: _Seen) -> None:
-        statistics, names = found[layer], experts.names(layer)
+        statistics = found[layer]
         assert seen.gradient_TD is not None
         statistics.weight_N += seen.weight_TN.double().sum(0).cpu()
         for expert in range(mixture.num_experts):
@@ -120,14 +133,14 @@ def fisher_statistics(
                 continue
             tensors = {name: tensor.detach().requires_grad_() for name, tensor in experts.tensors(layer, expert).items()}
             with torch.enable_grad():
-                y_TD = torch.func.functional_call(experts.mlps[layer], tensors, (seen.x_TD[chosen_T],))
+                _, y_TD = experts.inputs_and_output(layer, tensors, seen.x_TD[chosen_T])
             of_y_TD = (seen.gradient_TD[chosen_T] * weight_T[chosen_T, None]).to(y_TD.dtype)
             gradients = torch.autograd.grad(y_TD, list(tensors.values()), of_y_TD)
-            for (short, tensor), gradient in zip(tensors.items(), gradients, strict=True):
-                fisher_NX = statistics.fisher.get(names[short])
+            for (name, tensor), gradient in zip(tensors.items(), gradients, strict=True):
+                fisher_NX = statistics.fisher.get(name)
                 if fisher_NX is None:
                     shape = (mixture.num_experts, *tensor.shape)
-                    fisher_NX = statistics.fisher[names[short]] = torch.zeros(shape, device=gradient.device)
+                    fisher_NX = statistics.fisher[name] = torch.zeros(shape, device=gradient.device)
                 fisher_NX[expert] += gradient.float().square()
 
     _pass(moe, rows, layers, max_rows, add, with_gradient=True)
@@ -136,32 +149,18 @@ def fisher_statistics(
 
 def layer_groups(mixture: MixtureReader, method: str) -> Iterator[range]:
     """The layers in their order, as many at once as their statistics fit into LAYERS_BYTES; one at least."""
-    size = sum(_statistics_elements(method, tensor.shape) for tensor in mixture.expert_tensors(0)) * 4 * mixture.num_experts
+    inputs = int(not mixture.family.transposed)  # the axis of a weight that its input meets
+    size = sum(_statistics_elements(method, tensor.shape, inputs) for tensor in mixture.expert_tensors(0))
+    size *= 4 * mixture.num_experts
     step = max(1, LAYERS_BYTES // size)
     for start in range(0, mixture.num_layers, step):
         yield range(start, min(start + step, mixture.num_layers))
 
 
-def _statistics_elements(method: str, shape: list[int]) -> int:
+def _statistics_elements(method: str, shape: list[int], inputs: int) -> int:
     if method == "fisher":
         return torch.Size(shape).numel()
-    return shape[1] ** 2 if len(shape) == 2 else 0
-
-
-def _inputs(experts: Experts, layer: int, expert: int, x_TD: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What each linear layer of an expert is given for some tokens, by the name of its weight."""
-    found: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, tuple[torch.Tensor, ...]], None]:
-        return lambda _, inputs: found.update({name: inputs[0].detach()})
-
-    hooks = [linear.register_forward_pre_hook(keep(name)) for name, linear in experts.linears(layer).items()]
-    try:
-        torch.func.functional_call(experts.mlps[layer], experts.tensors(layer, expert), (x_TD,))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    return shape[inputs] ** 2 if len(shape) == 2 else 0
 
 
 def _pass(

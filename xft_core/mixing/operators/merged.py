@@ -99,7 +99,7 @@ def merge_in_closed_form(
 
     Args:
         source: the Mixture-of-Experts.
-        dense: its dense model, for the FFNs' code; its weights are not used.
+        dense: its dense model, for the activation; its weights are not used.
     """
     shares_LN = weight_LN.clone()
     experts = Experts(mixture, dense)
@@ -118,16 +118,22 @@ def merge_in_closed_form(
             if merge.method == "regmean":
                 shares_LN[layer] = statistics.weight_N / statistics.weight_N.sum()
             made = {
-                tensor.name: _solved(merge.method, tensor, statistics, shares_LN[layer]).to(tensor.dtype).contiguous()
+                tensor.name: _solved(
+                    merge.method, tensor, statistics, shares_LN[layer], mixture.family.transposed).to(tensor.dtype).contiguous()
                 for tensor in mixture.expert_tensors(layer)}
             _write(directory, layer, made | {"shares": shares_LN[layer].clone()})
     return shares_LN
 
 
-def _solved(method: str, tensor: ExpertTensor, statistics: ExpertStatistics, weight_N: torch.Tensor) -> torch.Tensor:
+def _solved(
+    method: str, tensor: ExpertTensor, statistics: ExpertStatistics, weight_N: torch.Tensor, transposed: bool,
+) -> torch.Tensor:
+    """``transposed``: the family's matrices are input by output."""
     experts = [tensor.of_expert(expert) for expert in range(len(weight_N))]
     if method == "fisher":
         return fisher(torch.stack(experts), statistics.fisher[tensor.name].cpu(), weight_N)
+    if tensor.name in statistics.gram and transposed:
+        return regmean([expert.t() for expert in experts], statistics.gram[tensor.name].cpu()).t()
     if tensor.name in statistics.gram:
         return regmean(experts, statistics.gram[tensor.name].cpu())
     return torch.tensordot(weight_N, torch.stack(experts).double(), 1)

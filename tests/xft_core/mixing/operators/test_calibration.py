@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.factories import TESTED_FAMILIES
 from tests.xft_core.stages.test_mix import grown_apart
 from tests.xft_core.stages.test_mix import ready as ready_data
 from xft_core.data.packing import PackedRows
 from xft_core.data.rows import load_rows
-from xft_core.families import FAMILIES
 from xft_core.mixing.learning import MixedModel
 from xft_core.mixing.mixture import MixtureReader
 from xft_core.mixing.operators.calibration import Experts, fisher_statistics, gram_statistics
@@ -20,7 +20,7 @@ from xft_core.training.response_loss import response_loss
 ready = ready_data  # a fixture
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TESTED_FAMILIES)
 def test_fisher_information_is_that_of_autograd(family: str, ready: Path, tmp_path: Path) -> None:
     """Of the Mixture-of-Experts' own parameters, row by row, in every family: gated, fused or not, with biases."""
     directory = grown_apart(tmp_path, family)
@@ -36,7 +36,8 @@ def test_fisher_information_is_that_of_autograd(family: str, ready: Path, tmp_pa
             response_loss(moe, data.collate([[row]])).backward()
             for layer, block in enumerate(moe_blocks(moe)):
                 for stacked, sources in mixture.family.expert_sources(block.experts.has_bias).items():
-                    parts = getattr(block.experts, stacked).grad.chunk(len(sources), dim=1)
+                    axis = 2 if mixture.family.transposed and not stacked.endswith("bias") else 1
+                    parts = getattr(block.experts, stacked).grad.chunk(len(sources), dim=axis)
                     for source, routed in zip(sources, parts, strict=True):
                         name = f"{mixture.family.mlp_name(layer)}.{source}"
                         shared = block.shared_expert.get_parameter(source).grad
@@ -50,7 +51,7 @@ def test_fisher_information_is_that_of_autograd(family: str, ready: Path, tmp_pa
         assert torch.allclose(information, expected[name], rtol=1e-3, atol=1e-6 * float(expected[name].max())), name
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TESTED_FAMILIES)
 def test_gram_matrices_are_of_what_the_layers_are_given(family: str, ready: Path, tmp_path: Path) -> None:
     """The shared expert's, from hooks on its own layers; every expert's tokens and weights; no padding."""
     directory = grown_apart(tmp_path, family)
