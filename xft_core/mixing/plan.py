@@ -77,8 +77,8 @@ def auto_plan(
         raise CheckpointError(f"{str(reader.directory)!r} has no tensors of {num_experts} experts: nothing is to be merged.")
     wanted: dict[str, dict[tuple[str, str], str]] = {}  # by layer prefix: the dense FFN's tensors by role and kind
     for target in targets:
-        if target not in reader and (role := _role(target)):
-            wanted.setdefault(_layer_prefix(target), {})[role] = target
+        if target not in reader and (place := _role(target)):
+            wanted.setdefault(_layer_prefix(target), {})[place] = target
     groups: dict[str, ExpertGroup] = {}
     used: set[str] = set()
     left_out: set[str] = set()
@@ -86,7 +86,8 @@ def auto_plan(
     for module in sorted(modules):
         inside = [name for name in names if name.startswith((f"{module}.", *_shared_modules(module, names)))]
         own = {name: found for name in inside if (found := experts[name]) and found[0] == module}
-        shared = {role: name for name in inside if name not in own and (role := _role(name)) and _is_shared(name, module)}
+        shared = {place: name for name in inside
+                  if name not in own and (place := _role(name)) and _is_shared(name, module)}
         for (role, kind), target in wanted.get(_layer_prefix(f"{module}."), {}).items():
             try:
                 group = _group(reader, role, kind, target, targets[target], own, shared, num_experts)

@@ -281,6 +281,24 @@ def _averaging(role: str, step: Step, given: _Given) -> StagePlan:
         written=written, flops=_held_out_flops(shape, None, given.data))
 
 
+def _ensemble(role: str, step: Step, given: _Given) -> StagePlan:
+    """Every member and every mean that is tried on the selection rows; learned shares with gradients of all weights."""
+    recipe, shape, merge = given.recipe, given.shape, given.recipe.merge
+    averaged = _averaging(role, step, given)
+    members, learned = len(step.given["models"]), merge.ensemble == "learned"
+    needed = averaged.memory
+    if learned:
+        sft = recipe.sft.model_copy(update={"num_processes": 1, "num_nodes": 1, "gradient_checkpointing": False})
+        trained = memory.training_memory(shape, None, sft, recipe.data.max_length)
+        needed = memory.Memory(trained.weights, trained.gradients, working=trained.working, certain=trained.weights)
+    if given.data is None or averaged.flops is None:
+        return replace(averaged, memory=needed, flops=None)
+    tokens = min(merge.ensemble_rows, given.data.train_rows) * given.data.tokens_per_row
+    passes = 3 * (merge.ensemble_steps + 1) if learned else 2 * members - 1
+    flops = averaged.flops + passes * tokens * shape.forward_flops(given.data.tokens_per_row)
+    return replace(averaged, memory=needed, flops=flops)
+
+
 def _row_losses(role: str, step: Step, given: _Given) -> StagePlan:
     """Every held-out row by itself."""
     recipe, shape, upcycle = given.recipe, given.shape, given.upcycle(step)
@@ -362,5 +380,5 @@ def _generation(role: str, step: Step, given: _Given) -> StagePlan:
 # How a stage is planned, by the name in its facts (recipe/steps.py).
 WAYS: dict[str, Callable[[str, Step, _Given], StagePlan]] = {
     "upcycling": _upcycling, "training": _training, "mixing": _mixing, "merging": _merging, "generation": _generation,
-    "averaging": _averaging, "row losses": _row_losses,
+    "averaging": _averaging, "ensemble": _ensemble, "row losses": _row_losses,
     "unknown": _unknown}

@@ -51,8 +51,12 @@ def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
         found["density_spread"] = f"method {merge.method} has no such probabilities"
     if merge.search == "none":
         found |= dict.fromkeys(_SEARCH_ONLY, "nothing is searched")
-    elif merge.search == "golden":
+    if merge.search == "golden":
         found["search_layers_per_group"] = "golden section has one number for all layers"
+    if merge.ensemble == "none":
+        found["ensemble_rows"] = "there is no ensemble"
+    if merge.ensemble != "learned":
+        found["ensemble_steps"] = "no shares of an ensemble are learned"
     return found
 
 

@@ -66,7 +66,8 @@ def test_one_trial_is_the_start_bitwise_and_none_is_worse(method: str, tmp_path:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("dies_at", [0, 1, 4, 13])
 def test_a_kill_changes_no_bit(method: str, dies_at: int, tmp_path: Path) -> None:
-    loss, evaluated = bowl([0.2, 0.6, 0.9]), []
+    loss = bowl([0.2, 0.6, 0.9])
+    evaluated: list[int] = []
 
     def dying(weight_LN: torch.Tensor) -> float:
         if len(evaluated) == dies_at and not dead:

@@ -98,7 +98,8 @@ def test_the_seed_decides_what_dare_drops(ready: Path, tmp_path: Path) -> None:
 def test_a_killed_operator_goes_on_with_the_layer_it_was_at(
         method: str, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xft_core.mixing.operators.calibration.LAYERS_BYTES", 1)  # a layer at a time
-    directory, made = grown_apart(tmp_path), []
+    directory = grown_apart(tmp_path)
+    made: list[int] = []
     write = merged_module._write
 
     def stage(name: str) -> MixStage:

@@ -17,7 +17,7 @@ class MergeConfig(Section):
 
     added: ClassVar[frozenset[str]] = frozenset({
         "scale", "density", "density_spread", "search", "search_over", "search_trials", "search_rows",
-        "search_layers_per_group"})
+        "search_layers_per_group", "ensemble", "ensemble_rows", "ensemble_steps"})
 
     method: MergeMethod = Field("learned", description=(
         "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "
@@ -66,6 +66,14 @@ class MergeConfig(Section):
         "Each trial is measured on this many rows, the same for all. Plays no part without search."))
     search_layers_per_group: int | None = Field(None, ge=1, description=(
         "So many layers have a number of their own; empty: all have the same. Plays no part without search, nor in golden."))
+    ensemble: Literal["none", "greedy", "learned"] = Field("none", description=(
+        "One more model, of whole models: the merged one, the dense SFT with its averages and soups, and the base model; "
+        "greedy (each joins the mean if that lowers the loss) or learned (a share of each). "
+        "docs/explanation/options/ensembles.md."))
+    ensemble_rows: int = Field(256, ge=1, description=(
+        "The ensemble is chosen on this many rows. Plays no part without ensemble."))
+    ensemble_steps: int = Field(20, ge=1, le=10_000, description=(
+        "Steps of learning the ensemble's shares. Plays no part but in ensemble learned."))
 
     @field_validator("method", mode="before")
     @classmethod

@@ -9,6 +9,7 @@ import importlib
 from xft_core.recipe.steps import FACTS
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.average_models import AverageModelsStage
+from xft_core.stages.configs.ensemble import EnsembleStage
 from xft_core.stages.configs.evaluate import EvaluateStage
 from xft_core.stages.configs.generate import GenerateStage
 from xft_core.stages.configs.import_reference import ImportReferenceStage
@@ -28,6 +29,7 @@ __all__ = [
     "STAGES",
     "AverageModelsStage",
     "CompareStage",
+    "EnsembleStage",
     "EvaluateStage",
     "GenerateStage",
     "ImportReferenceStage",
@@ -47,6 +49,7 @@ __all__ = [
 _HERE = {config.stage: config for config in (
     AverageModelsStage,
     CompareStage,
+    EnsembleStage,
     EvaluateStage,
     GenerateStage,
     ImportReferenceStage,

@@ -12,6 +12,8 @@ from xft_core.recipe.sections import PROCESS_FIELDS, MergeConfig, Seed
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.parts import ARTIFACT_HELP, without
 
+OF_ENSEMBLE = ("ensemble", "ensemble_rows", "ensemble_steps")  # another stage's
+
 
 class MixStage(StageConfig):
     summary = "Mixing coefficients: how much of each expert goes into the merged model, layer by layer."
@@ -49,4 +51,4 @@ class MixStage(StageConfig):
         settings = super().settings()
         for name in (*PROCESS_FIELDS, *(() if uses_seed(self.merge) else ("seed",))):
             del settings[name]
-        return without(settings, "merge", unused_in_merge(self.merge))
+        return without(settings, "merge", (*unused_in_merge(self.merge), *OF_ENSEMBLE))

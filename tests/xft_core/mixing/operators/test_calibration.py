@@ -40,6 +40,7 @@ def test_fisher_information_is_that_of_autograd(family: str, ready: Path, tmp_pa
                     parts = getattr(block.experts, stacked).grad.chunk(len(sources), dim=axis)
                     for source, routed in zip(sources, parts, strict=True):
                         name = f"{mixture.family.mlp_name(layer)}.{source}"
+                        assert block.shared_expert is not None
                         shared = block.shared_expert.get_parameter(source).grad
                         every = torch.cat([shared[None], routed]).square()
                         expected[name] = expected.get(name, 0) + every
@@ -62,6 +63,7 @@ def test_gram_matrices_are_of_what_the_layers_are_given(family: str, ready: Path
         found = gram_statistics(moe, experts, rows, range(1, 2), max_rows=4)[1]
         inputs: dict[str, torch.Tensor] = {}
         block, data = moe_blocks(moe)[1], PackedRows(rows, max(rows.lengths()), packing=False)
+        assert block.shared_expert is not None
         for name in (*mixture.family.up, mixture.family.down):
             block.shared_expert.get_submodule(name).register_forward_pre_hook(
                 lambda _, given, name=name: inputs.update({name: given[0]}))
@@ -72,6 +74,7 @@ def test_gram_matrices_are_of_what_the_layers_are_given(family: str, ready: Path
             with torch.no_grad():
                 response_loss(moe, data.collate([[row]]))
             routing = block.routing
+            assert routing is not None
             for name, x in inputs.items():
                 full = f"{mixture.family.mlp_name(1)}.{name}.weight"
                 expected[full] = expected.get(full, 0) + (x * routing.weight_TK[:, -1:]).t() @ x
