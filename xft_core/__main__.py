@@ -17,7 +17,7 @@ from xft_core.recipe.load import parse, read_yaml
 from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.process import command, die_with_parent, drop_launcher_variables, leave_out_torch, quiet_libraries, told
 from xft_core.stages.base import StageConfig
-from xft_core.stages.configs import STAGES, ImportReferenceStage
+from xft_core.stages.configs import STAGES, ImportReferenceStage, MergeMixtureStage
 from xft_core.stages.run import run_stage
 
 DESCRIPTION = "Run one stage, or look at what some left behind."
@@ -55,6 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
 
             join(options.directory, options.node)
             return ExitCode.DONE
+        if getattr(options, "print_plan", False):
+            _print_plan(_stage_config(options))
+            return ExitCode.DONE
         config = _stage_config(options)
         if not config.needs_torch:
             leave_out_torch()
@@ -81,7 +84,21 @@ def _stage_config(options: argparse.Namespace) -> StageConfig:
     if options.command == "import-reference":
         fields = {"model": str(options.directory), "output": options.output, "rope_base": options.rope_base}
         return parse(ImportReferenceStage, fields, where="import-reference")
+    if options.command == "merge-mixture":
+        fields = {"model": str(options.directory), "output": options.output or "none", "plan": options.plan,
+                  "shared_expert_weight": options.shared_expert_weight}
+        return parse(MergeMixtureStage, fields, where="merge-mixture")
     return parse(STAGES[options.command], read_yaml(options.config), options.set, where=str(options.config))
+
+
+def _print_plan(config: StageConfig) -> None:
+    """The plan that merge-mixture would merge by, for people to change."""
+    from xft_core.models.safetensors_io import CheckpointReader
+    from xft_core.stages.merge_mixture import chosen_plan
+
+    inputs = config.inputs()
+    with CheckpointReader(inputs["model"]) as reader:
+        print(json.dumps(chosen_plan(reader, inputs.get("plan")).model_dump(), indent=1, ensure_ascii=False))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,6 +133,17 @@ def _parser() -> argparse.ArgumentParser:
         "import-reference", help="Make a model that the XFT reference code tuned one of ours, to mix, merge and evaluate it.")
     reference.add_argument("directory", metavar="DIR", help="the reference's model directory, in safetensors")
     reference.add_argument("output", metavar="OUT", type=Path, help="directory to make")
+    mixture = commands.add_parser(
+        "merge-mixture", help="Merge a stock Mixture-of-Experts (Mixtral, Qwen-MoE, granite) to its dense sibling.",
+        description=MergeMixtureStage.summary + " Refused, with the reason, where there is none.")
+    mixture.add_argument("directory", metavar="MODEL", help="model directory in safetensors, or a Hub name")
+    made = mixture.add_mutually_exclusive_group(required=True)
+    made.add_argument("output", metavar="OUT", type=Path, nargs="?", help="directory to make")
+    made.add_argument("--print-plan", action="store_true", help="only print which tensors would make which")
+    mixture.add_argument("--plan", metavar="FILE", type=Path, help="JSON or YAML: merge by this plan")
+    share = MergeMixtureStage.model_fields["shared_expert_weight"]
+    mixture.add_argument(
+        "--shared-expert-weight", type=float, default=share.default, metavar="LAMBDA", help=share.description)
     joining = commands.add_parser(
         "join", help=(
             "Be one of the machines of an sft or mix that another machine started (sft.num_nodes): "

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from xft_core.planning.shape import Shape
 from xft_core.recipe.sections import MergeConfig, Recipe, SftConfig, UpcycleConfig
+from xft_core.recipe.sections.merge import CLOSED_FORMS, ON_DELTAS
 
 WIDTH = {"fp32": 4, "bf16": 2, "bf16_mixed": 4}  # bytes of a weight in memory
 ARITHMETIC = {"fp32": 4, "bf16": 2, "bf16_mixed": 2}  # bytes of an activation
@@ -26,6 +27,7 @@ BLOCK_LOGITS, LEAST_BLOCK = 2**25, 256  # as in xft_core.training.response_loss
 PROMPT_TOKENS = 512  # assumed for a benchmark's prompts where their length plays a part
 FREED = 100e6  # memory that was freed and that the allocator keeps: performance/planning.py shows it
 BLOCK_OF_EXPERTS = 2.0**28  # the most that mixing works on at once, on an accelerator (xft_core.mixing.mixture)
+LAYERS_BYTES = 2.0**32  # of statistics at once (xft_core.mixing.operators.calibration)
 PROCESS = 350e6  # a process with torch and transformers loaded, before any model: performance/planning.py measures it
 
 
@@ -114,9 +116,17 @@ def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequenc
     matrix = float(shape.hidden_size * shape.ffn_size * width)
     block = min(4 * matrix, BLOCK_OF_EXPERTS)
     held_out = max(held_out_memory(shape, None, merge.precision, sequence), block)
-    if merge.method == "routing":
+    if merge.method in ("routing", *CLOSED_FORMS):
         weights += shape.moe_parameters(upcycle) * width
         held_out = max(held_out, held_out_memory(shape, upcycle, merge.precision, sequence))
+    if merge.method in CLOSED_FORMS:
+        layer = statistics_of_layer(shape, upcycle, merge.method)
+        held_out += max(layer, min(LAYERS_BYTES, shape.num_layers * layer))
+        if merge.method == "fisher":  # what a row's backward pass needs
+            activations = layer_activations(shape, upcycle, merge.precision, sequence, all_trained=False)
+            held_out += sequence * shape.num_layers * activations
+    elif merge.method in ON_DELTAS:  # one tensor of all experts, twice as wide, and what the operator makes of it
+        held_out = max(held_out, 5.0 * upcycle.num_experts * shape.hidden_size * shape.ffn_size * 8)
     if merge.method != "learned":
         return Memory(weights, working=held_out + FREED, certain=weights)
     gradients = shape.num_layers * shape.ffn * width
@@ -124,6 +134,13 @@ def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequenc
     activations = tokens * shape.num_layers * layer_activations(shape, None, merge.precision, sequence, all_trained=False)
     step = max(activations + max(loss_memory(shape, tokens, merge.precision, trains_head=False), matrix), block)
     return Memory(weights, gradients, working=max(step, held_out - gradients) + FREED, certain=weights)
+
+
+def statistics_of_layer(shape: Shape, upcycle: UpcycleConfig, method: str) -> float:
+    """Bytes of the statistics of one layer's experts that regmean or fisher takes, in fp32."""
+    ups = 2 if shape.gated else 1
+    gram = ups * shape.hidden_size**2 + shape.ffn_size**2
+    return 4.0 * upcycle.num_experts * (shape.ffn if method == "fisher" else gram)
 
 
 def merge_memory(shape: Shape, upcycle: UpcycleConfig, precision: str, sequence: int) -> Memory:

@@ -13,6 +13,7 @@ from xft_core.planning.shape import Shape
 from xft_core.planning.work import matched_steps
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig, WorkToMatch
+from xft_core.recipe.sections.merge import CLOSED_FORMS, OPERATORS
 from xft_core.recipe.steps import FACTS, Step, planned_roles
 from xft_core.runtime.quantities import size
 
@@ -260,7 +261,9 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
 def _mixing(role: str, step: Step, given: _Given) -> StagePlan:
     recipe = given.recipe
     needed = memory.mix_memory(given.shape, recipe.upcycle, recipe.merge, recipe.data.max_length)
-    return StagePlan(role, needed, flops=_mix_flops(recipe, given.shape, given.data),
+    ffns = float(given.shape.num_layers * given.shape.ffn * given.shape.stored_bytes)
+    kept = ffns if recipe.merge.method in OPERATORS else 0.0
+    return StagePlan(role, needed, kept=kept, written=kept, flops=_mix_flops(recipe, given.shape, given.data),
                      **(_processes(recipe.sft) if recipe.merge.method == "learned" else {}))
 
 
@@ -292,6 +295,24 @@ def _choosing(role: str, step: Step, given: _Given) -> StagePlan:
         flops=None if held_out is None else held_out * recipe.sft.merge_checkpoints)
 
 
+def _ensemble(role: str, step: Step, given: _Given) -> StagePlan:
+    """Every member and every mean that is tried on the selection rows; learned shares with gradients of all weights."""
+    recipe, shape, merge = given.recipe, given.shape, given.recipe.merge
+    averaged = _averaging(role, step, given)
+    members, learned = len(step.given["models"]), merge.ensemble == "learned"
+    needed = averaged.memory
+    if learned:
+        sft = recipe.sft.model_copy(update={"num_processes": 1, "num_nodes": 1, "gradient_checkpointing": False})
+        trained = memory.training_memory(shape, None, sft, recipe.data.max_length)
+        needed = memory.Memory(trained.weights, trained.gradients, working=trained.working, certain=trained.weights)
+    if given.data is None or averaged.flops is None:
+        return replace(averaged, memory=needed, flops=None)
+    tokens = min(merge.ensemble_rows, given.data.train_rows) * given.data.tokens_per_row
+    passes = 3 * (merge.ensemble_steps + 1) if learned else 2 * members - 1
+    flops = averaged.flops + passes * tokens * shape.forward_flops(given.data.tokens_per_row)
+    return replace(averaged, memory=needed, flops=flops)
+
+
 def _row_losses(role: str, step: Step, given: _Given) -> StagePlan:
     """Every held-out row by itself."""
     recipe, shape, upcycle = given.recipe, given.shape, given.upcycle(step)
@@ -315,9 +336,15 @@ def _mix_flops(recipe: Recipe, shape: Shape, data: DataSize | None) -> float | N
         return None
     held_out = 2 * (_held_out_flops(shape, None, data) or 0.0)
     merge, sequence = recipe.merge, recipe.data.max_length
+    if merge.search != "none":
+        rows = min(merge.search_rows, data.train_rows)
+        held_out += merge.search_trials * rows * data.tokens_per_row * shape.forward_flops(data.tokens_per_row)
     if merge.method == "routing":
         rows = min(merge.calibration_rows, data.train_rows)
         return held_out + rows * data.tokens_per_row * shape.forward_flops(sequence, recipe.upcycle)
+    if merge.method in CLOSED_FORMS:
+        tokens = min(merge.calibration_rows, data.train_rows) * data.tokens_per_row
+        return held_out + _closed_form_flops(recipe, shape, tokens)
     if merge.method != "learned":
         return held_out
     sequences = data.train_rows * data.tokens_per_row / sequence * merge.epochs
@@ -325,6 +352,21 @@ def _mix_flops(recipe: Recipe, shape: Shape, data: DataSize | None) -> float | N
         sequences = min(sequences, merge.max_steps * merge.batch_size)
     per_token = 2 * shape.forward_flops(sequence) + 2 * shape.num_layers * shape.ffn
     return held_out + sequences * sequence * per_token
+
+
+def _closed_form_flops(recipe: Recipe, shape: Shape, tokens: float) -> float:
+    """Statistics on calibration rows, in as many passes as they need memory for, and RegMean's linear systems."""
+    upcycle, method, sequence = recipe.upcycle, recipe.merge.method, recipe.data.max_length
+    layer = memory.statistics_of_layer(shape, upcycle, method)
+    passes = math.ceil(shape.num_layers / max(1, memory.LAYERS_BYTES // layer))
+    hidden, ffn, ups = float(shape.hidden_size), float(shape.ffn_size), 2 if shape.gated else 1
+    of_token = upcycle.num_experts_per_tok * shape.num_layers
+    if method == "fisher":
+        return tokens * (passes * 2 * shape.forward_flops(sequence, upcycle) + of_token * 6 * shape.ffn)
+    gram = 2 * (ups * hidden**2 + ffn**2)
+    solved = ups * hidden**3 + ffn**3 + 2 * upcycle.num_experts * (ups * hidden**2 * ffn + ffn**2 * hidden)
+    return (tokens * (passes * shape.forward_flops(sequence, upcycle) + of_token * (2 * shape.ffn + gram))
+            + shape.num_layers * solved)
 
 
 def _held_out_flops(shape: Shape, upcycle: UpcycleConfig | None, data: DataSize | None) -> float | None:
@@ -352,5 +394,5 @@ def _generation(role: str, step: Step, given: _Given) -> StagePlan:
 # How a stage is planned, by the name in its facts (recipe/steps.py).
 WAYS: dict[str, Callable[[str, Step, _Given], StagePlan]] = {
     "upcycling": _upcycling, "training": _training, "mixing": _mixing, "merging": _merging, "generation": _generation,
-    "averaging": _averaging, "row losses": _row_losses, "choosing": _choosing,
+    "averaging": _averaging, "row losses": _row_losses, "choosing": _choosing, "ensemble": _ensemble,
     "unknown": _unknown}

@@ -11,8 +11,10 @@ from xft_core.recipe.sections import (
     SftConfig,
     UpcycleConfig,
 )
+from xft_core.recipe.sections.merge import CLOSED_FORMS, ON_DELTAS
 from xft_core.recipe.sections.upcycle import ASSIGNED
 
+_SEARCH_ONLY = ("search_over", "search_trials", "search_rows", "search_layers_per_group")
 _LEARNED_ONLY = ("learning_rate", "epochs", "max_steps", "batch_size", "micro_batch_size", "warmup_steps")
 
 
@@ -58,9 +60,25 @@ def _unused_in_choice(sft: SftConfig) -> dict[str, str]:
 
 def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
     """The same of this section. lambda counts in every method: uniform mixing is what each is compared with."""
-    found = {} if merge.method == "routing" else {"calibration_rows": f"method {merge.method} averages over no rows"}
+    found = {}
+    if merge.method not in ("routing", *CLOSED_FORMS):
+        found["calibration_rows"] = f"method {merge.method} averages over no rows"
     if not learns(merge):
         found |= dict.fromkeys(_LEARNED_ONLY, f"method {merge.method} learns nothing")
+    if merge.method not in ON_DELTAS:
+        found["scale"] = f"method {merge.method} has no base model"
+    if merge.method not in ("ties", "dare", "della"):
+        found["density"] = f"method {merge.method} keeps all elements"
+    if merge.method != "della":
+        found["density_spread"] = f"method {merge.method} has no such probabilities"
+    if merge.search == "none":
+        found |= dict.fromkeys(_SEARCH_ONLY, "nothing is searched")
+    if merge.search == "golden":
+        found["search_layers_per_group"] = "golden section has one number for all layers"
+    if merge.ensemble == "none":
+        found["ensemble_rows"] = "there is no ensemble"
+    if merge.ensemble != "learned":
+        found["ensemble_steps"] = "no shares of an ensemble are learned"
     return found
 
 
@@ -72,6 +90,16 @@ def unused_in_generate(generate: GenerateConfig) -> dict[str, str]:
 def learns(merge: MergeConfig) -> bool:
     """Whether coefficients are learned: else neither a seed nor batches play a part."""
     return merge.method == "learned"
+
+
+def needs_base(merge: MergeConfig) -> bool:
+    """Whether mixing needs the base model: only operators on differences from it."""
+    return merge.method in ON_DELTAS
+
+
+def uses_seed(merge: MergeConfig) -> bool:
+    """Whether anything in mixing is drawn: batches, dropped elements, or trials."""
+    return learns(merge) or merge.method in ("dare", "della") or merge.search in ("tpe", "cmaes")
 
 
 def draws_samples(generate: GenerateConfig) -> bool:
@@ -110,7 +138,7 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
         if upcycle.router in ASSIGNED:
             return f"all s are equal with the router {upcycle.router}"
     if field == "merge.shared_expert_weight" and (
-            merge.method in ("routing", "ewa", "shared_only") or not upcycle.shared_expert):
+            merge.method in ("routing", "ewa", "shared_only", "regmean", "model_stock") or not upcycle.shared_expert):
         return (f"method {merge.method} does not use it" if upcycle.shared_expert else "there is no shared expert")
     if field in [f"sft.{name}" for name in PROCESS_FIELDS]:
         return "the result is that of one process but for rounding"

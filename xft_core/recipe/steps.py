@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from xft_core.recipe.dense_steps import baseline_steps, start_steps
+from xft_core.recipe.inactive_fields import needs_base
 from xft_core.recipe.sections import Recipe
-from xft_core.recipe.step import AVERAGE, BASE, MODELS, SNAPSHOTS, Made, Step
+from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, MODELS, SNAPSHOTS, Made, Step
 from xft_core.recipe.study import StudyConfig
 
 __all__ = [
     "AVERAGE",
     "BASE",
+    "ENSEMBLE",
     "FACTS",
     "MODELS",
     "SNAPSHOTS",
@@ -32,6 +34,7 @@ __all__ = [
     "Step",
     "compare_step",
     "evaluation_steps",
+    "is_measured",
     "model_places",
     "pipeline_steps",
     "planned_role",
@@ -76,6 +79,8 @@ FACTS: dict[str, StageFacts] = {
     "mix": StageFacts(planned="mixing", needs_less="lower merge.micro_batch_size, or use merge.precision: bf16",
                       shown="mixing", suffixes=(".json",)),
     "merge": StageFacts(planned="merging"),
+    "ensemble": StageFacts(planned="ensemble", shown="ensemble", suffixes=(".json",), needs_less="use sft.precision: bf16",
+                           own_section=False),
     "generate": StageFacts(planned="generation", shown="samples/{of}", needs_less=(
         "lower generate.batch_size, use generate.precision: bf16, or lower generate.max_new_tokens")),
     "evaluate": StageFacts(shown="verdicts/{of}", needs_less="lower evaluate.workers or evaluate.memory_limit_mb"),
@@ -91,10 +96,10 @@ FACTS: dict[str, StageFacts] = {
 
 def pipeline_steps(recipe: Recipe) -> list[Step]:
     """The steps of a pipeline run, each after those that it needs."""
-    making = [*_making(recipe)]
+    making = _all_making(recipe)
     steps = [*making]
     for model, place in _places(making).items():
-        if model in MODELS or recipe.baseline.evaluate_rivals:
+        if is_measured(recipe, model):
             steps += _measuring(recipe, place, model, f"_{model}")
     steps += _comparing_rows(recipe, making)
     everything = {step.role: Made(step.role) for step in steps}
@@ -118,7 +123,12 @@ def study_step(study: StudyConfig, recipe: Recipe, reports: Mapping[str, Any], f
 
 def model_places(recipe: Recipe) -> dict[str, Made]:
     """The models of a run as reports list them, each with what makes it: base, sft, its rivals, moe, merged."""
-    return _places(_making(recipe))
+    return _places(_all_making(recipe))
+
+
+def is_measured(recipe: Recipe, model: str) -> bool:
+    """Whether a model is measured by all that the recipe lists; of others only the held-out loss is."""
+    return model in (*MODELS, ENSEMBLE) or recipe.baseline.evaluate_rivals
 
 
 def rivals(recipe: Recipe) -> list[str]:
@@ -131,9 +141,15 @@ def rows_are_compared(recipe: Recipe) -> bool:
     return recipe.evaluate.compare_rows or recipe.has_rivals
 
 
+def _all_making(recipe: Recipe) -> list[Step]:
+    making = [*_making(recipe)]
+    return [*making, *_ensemble(recipe, making)]
+
+
 def _places(making: Iterable[Step]) -> dict[str, Made]:
     places = {"base": BASE} | {model: place for step in making for model, place in step.makes.items()}
-    return {model: places[model] for model in sorted(places, key=("moe", "merged").count)}
+    last = ("moe", "merged", ENSEMBLE)
+    return {model: places[model] for model in sorted(places, key=last.count)}
 
 
 def _making(recipe: Recipe) -> Iterator[Step]:
@@ -157,10 +173,23 @@ def _making(recipe: Recipe) -> Iterator[Step]:
             yield tuned
     yield from baseline_steps(recipe)
     moe = tuned.makes["moe"]
-    yield Step("mix", "mix", shared | {
+    base = {"base": BASE} if needs_base(merge) else {}
+    yield Step("mix", "mix", shared | base | {
         "model": moe, "merge": merge, "num_processes": recipe.sft.num_processes, "num_nodes": recipe.sft.num_nodes})
     yield Step("merge", "merge", {  # with the data, to measure the merged model's held-out loss
         "model": moe, "coefficients": Made("mix"), "data": data, "precision": precision}, "merged")
+
+
+def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
+    """One more model, of all dense ones."""
+    merge = recipe.merge
+    if merge.ensemble == "none":
+        return
+    members = {model: place for model, place in _places(making).items() if model != "moe"}
+    learning = {"steps": merge.ensemble_steps} if merge.ensemble == "learned" else {}
+    yield Step(ENSEMBLE, "ensemble", learning | {
+        "models": members, "data": Made("prepare"), "method": merge.ensemble, "rows": merge.ensemble_rows,
+        "precision": recipe.sft.precision}, ENSEMBLE)
 
 
 def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:

@@ -13,12 +13,14 @@ from xft_core.errors import CheckpointError
 from xft_core.files.locate import find_model
 from xft_core.mixing.coefficients import load_coefficients
 from xft_core.mixing.mixture import ExpertTensor, MixtureReader
+from xft_core.mixing.operators.merged import load_layer
 from xft_core.models.config import DTYPES, NAMES_OF_CODE
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import TensorPlan, write_checkpoint
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import MergeStage
 from xft_core.store.results.merge import MergeMetrics
+from xft_core.store.results.mix import CoefficientsFile
 from xft_core.store.workspace import Workspace
 from xft_core.training.held_out import held_out_loss
 
@@ -26,7 +28,9 @@ from xft_core.training.held_out import held_out_loss
 def run(config: MergeStage, workspace: Workspace) -> MergeMetrics:
     """Write the merged model and, where there is data, load it again as any user would and measure it."""
     weight_LN = load_coefficients(config.coefficients)
-    parameters = merge(find_model(config.model), workspace.output, weight_LN)
+    content = CoefficientsFile.read(config.coefficients)
+    ffns = config.coefficients if content and content.merged_ffns else None
+    parameters = merge(find_model(config.model), workspace.output, weight_LN, ffns)
     held_out_nll = None
     if config.data:
         model = load_model(workspace.output, DTYPES[config.precision])
@@ -34,15 +38,16 @@ def run(config: MergeStage, workspace: Workspace) -> MergeMetrics:
     return MergeMetrics(parameters=parameters, held_out_nll=held_out_nll)
 
 
-def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
+def merge(source: Path, target: Path, weight_LN: torch.Tensor, ffns: Path | None = None) -> int:
     """Write the dense model with FFNs sum_i weight_i W_i of the upcycled model ``source``; returns its parameters.
 
     Args:
         source: an upcycled model directory.
         target: an existing empty directory.
         weight_LN: share of every expert in every layer, the shared expert first; rows sum to one.
+        ffns: directory with FFNs that an operator made, which are taken in place of the weighted sums.
 
-    Raises CheckpointError when the shares do not fit the model.
+    Raises CheckpointError when the shares or the FFNs do not fit the model.
     """
     with MixtureReader(source) as mixture:
         if list(weight_LN.shape) != [mixture.num_layers, mixture.num_experts]:
@@ -55,8 +60,10 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
         reader = mixture.reader
         plans = [reader.copy_plan(name) for name in reader.names() if not name.startswith(mlps)]
         for layer in range(mixture.num_layers):
+            made = load_layer(ffns, layer) if ffns else None  # mapped: read when its turn comes
             plans += [
-                TensorPlan(tensor.name, tensor.shape, tensor.dtype, _mixed(mixture, tensor, weight_LN[layer]))
+                TensorPlan(tensor.name, tensor.shape, tensor.dtype,
+                           _mixed(mixture, tensor, weight_LN[layer]) if made is None else _made(tensor, made))
                 for tensor in mixture.expert_tensors(layer)]
         plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
         write_checkpoint(target, plans)
@@ -68,6 +75,16 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     copy_beside_weights(source, target)
     return sum(math.prod(plan.shape) for plan in plans)
+
+
+def _made(tensor: ExpertTensor, made: dict[str, torch.Tensor]) -> Any:
+    """A tensor that an operator made. Raises CheckpointError for one of another model."""
+    found = made.get(tensor.name)
+    if found is None or list(found.shape) != tensor.shape or found.dtype != tensor.dtype:
+        raise CheckpointError(
+            f"The merged FFNs do not fit the model: {tensor.name!r} is {tensor.dtype} {tensor.shape} in it. Use those "
+            "that were made of it.")
+    return lambda: [found]
 
 
 def _mixed(mixture: MixtureReader, tensor: ExpertTensor, weight_N: torch.Tensor) -> Any:

@@ -6,7 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Normalization = Literal["xft", "renormalize", "none"]
-MergeMethod = Literal["learned", "uniform", "routing", "ewa", "shared_only"]
+MergeMethod = Literal[
+    "learned", "uniform", "routing", "ewa", "shared_only", "regmean", "fisher", "task_arithmetic", "ties", "dare", "della",
+    "model_stock"]
+Search = Literal["none", "golden", "tpe", "cmaes"]
 Precision = Literal["fp32", "bf16", "bf16_mixed"]
 PromptStyle = Literal["magicoder", "chat", "completion"]
 Reaction = Literal["report", "stop"]

@@ -1,22 +1,33 @@
 """The recipe's section merge."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from xft_core.recipe.sections.base import MergeMethod, Section
+from xft_core.recipe.sections.base import MergeMethod, Search, Section
+
+ON_DELTAS: tuple[MergeMethod, ...] = ("task_arithmetic", "ties", "dare", "della", "model_stock")  # these need W_base
+CLOSED_FORMS: tuple[MergeMethod, ...] = ("regmean", "fisher")
+OPERATORS = (*CLOSED_FORMS, *ON_DELTAS)  # their result is no mean with shares: mix leaves the merged FFNs themselves
+SEARCHED = Literal["shared_expert_weight"]  # numbers that merge.search can choose, see mixing/search
 
 
 class MergeConfig(Section):
     """How the experts become one dense model: W = lambda W_0 + (1 - lambda) sum_i softmax(alpha)_i W_i per layer."""
 
+    added: ClassVar[frozenset[str]] = frozenset({
+        "scale", "density", "density_spread", "search", "search_over", "search_trials", "search_rows",
+        "search_layers_per_group", "ensemble", "ensemble_rows", "ensemble_steps"})
+
     method: MergeMethod = Field("learned", description=(
         "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "
         "ewa, also called mean (mean of all experts, afterwards: what EWA, arXiv 2308.06093, ends with; sft.expert_averaging "
-        "averages while training), shared_only (the shared expert alone)."))
+        "averages while training), shared_only (the shared expert alone), regmean and fisher (closed forms of statistics on "
+        "calibration_rows), or an operator on the experts' differences from the base model: task_arithmetic, ties, dare, "
+        "della, model_stock. docs/explanation/options/operators.md."))
     shared_expert_weight: float | None = Field(0.75, ge=0, le=1, description=(
         "lambda, the shared expert's share; empty: learned too, from 0.75 (method learned only). Plays no part in "
-        "the methods routing, ewa and shared_only, nor without a shared expert."))
+        "the methods routing, ewa, shared_only, regmean and model_stock, nor without a shared expert."))
     learning_rate: float = Field(0.02, gt=0, le=10, description=(
         "Adam's learning rate for alpha. The paper's 1e-5 leaves every weight within about 1% of uniform; this one moves "
         "them. Plays no part in methods other than learned."))
@@ -31,8 +42,38 @@ class MergeConfig(Section):
     warmup_steps: int = Field(125, ge=0, description=(
         "Steps of linear warm-up (at most a tenth of all steps). Plays no part in methods other than learned."))
     calibration_rows: int = Field(512, ge=1, description=(
-        "Training rows that method routing averages over. Plays no part in other methods."))
+        "Training rows that the methods routing, regmean and fisher take statistics of. Plays no part in other methods."))
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Weights and arithmetic while learning alpha.")
+    scale: float = Field(1.0, ge=0, le=10, description=(
+        "How far task_arithmetic, ties, dare, della and model_stock go from the base model: 0 is the base model, 1 the "
+        "operator's own result. Plays no part in other methods."))
+    density: float = Field(0.5, gt=0, le=1, description=(
+        "Part of the elements of each expert's difference from the base model that ties, dare and della keep (TIES' paper "
+        "keeps 0.2, DARE's 0.1 to 0.9). Plays no part in other methods."))
+    density_spread: float = Field(0.2, ge=0, lt=2, description=(
+        "della keeps small elements with probability density - density_spread / 2, large ones with density + "
+        "density_spread / 2 (DELLA's epsilon). Plays no part in other methods."))
+    search: Search = Field("none", description=(
+        "Search numbers of the merge on the rows that coefficients are chosen on, from the method's own result: golden (golden "
+        "section, one number), tpe, cmaes (two numbers or more), or none. It takes the best trial, which is never worse there "
+        "than the start. docs/explanation/options/search.md."))
+    search_over: list[SEARCHED] = Field(["shared_expert_weight"], min_length=1, description=(
+        "What is searched: shared_expert_weight (lambda; the routed experts keep their proportions). Plays no part without "
+        "search."))
+    search_trials: int = Field(16, ge=1, le=10_000, description=(
+        "Evaluations of the loss, the start included. Plays no part without search."))
+    search_rows: int = Field(256, ge=1, description=(
+        "Each trial is measured on this many rows, the same for all. Plays no part without search."))
+    search_layers_per_group: int | None = Field(None, ge=1, description=(
+        "So many layers have a number of their own; empty: all have the same. Plays no part without search, nor in golden."))
+    ensemble: Literal["none", "greedy", "learned"] = Field("none", description=(
+        "One more model, of whole models: the merged one, the dense SFT with its averages and soups, and the base model; "
+        "greedy (each joins the mean if that lowers the loss) or learned (a share of each). "
+        "docs/explanation/options/ensembles.md."))
+    ensemble_rows: int = Field(256, ge=1, description=(
+        "The ensemble is chosen on this many rows. Plays no part without ensemble."))
+    ensemble_steps: int = Field(20, ge=1, le=10_000, description=(
+        "Steps of learning the ensemble's shares. Plays no part but in ensemble learned."))
 
     @field_validator("method", mode="before")
     @classmethod
@@ -45,4 +86,25 @@ class MergeConfig(Section):
             raise ValueError(f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})")
         if self.shared_expert_weight is None and self.method == "uniform":
             raise ValueError("shared_expert_weight is empty (learned), but method is uniform: give a number, 0 to 1")
+        if self.shared_expert_weight is None and self.method in OPERATORS:
+            raise ValueError(f"shared_expert_weight is empty (learned), but method {self.method} learns nothing: give a number")
+        self._della_fits()
+        self._search_fits()
         return self
+
+    def _della_fits(self) -> None:
+        least, most = self.density - self.density_spread / 2, self.density + self.density_spread / 2
+        if self.method == "della" and not (least > 0 and most <= 1):
+            raise ValueError(
+                f"density {self.density:g} and density_spread {self.density_spread:g} make della keep elements with a "
+                f"probability of {least:g} to {most:g}: these must be above 0 and at most 1")
+
+    def _search_fits(self) -> None:
+        if self.search == "none":
+            return
+        if self.method in (*OPERATORS, "ewa", "shared_only"):
+            raise ValueError(f"search is {self.search}, but method {self.method} has no number to search: set search to none")
+        if len(set(self.search_over)) < len(self.search_over):
+            raise ValueError("search_over names a number twice")
+        if self.search == "golden" and len(self.search_over) > 1:
+            raise ValueError(f"search golden takes one number, search_over has {len(self.search_over)}: use tpe or cmaes")

@@ -57,7 +57,8 @@ class Recipe(Section):
     @property
     def has_rivals(self) -> bool:
         """Whether there are models other than base, SFT, Mixture-of-Experts and merged model."""
-        return self.baseline.has_rivals or self.upcycle.experts_from == "branches"
+        more = self.upcycle.experts_from == "branches" or self.merge.ensemble != "none"
+        return self.baseline.has_rivals or more
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":

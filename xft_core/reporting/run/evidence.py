@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from xft_core.recipe.labels import looks, path_forms, path_labels, unique_labels
 from xft_core.recipe.sections import EvaluateConfig, Recipe
-from xft_core.recipe.steps import MODELS, model_places
+from xft_core.recipe.steps import is_measured, model_places
 from xft_core.reporting.names import benchmark_title, dense_name, file_stem
 from xft_core.store.manifest import Manifest, read_manifest
 from xft_core.store.results.base import Metrics, ResultFile
@@ -63,7 +63,7 @@ class Evidence:
 
     def measured_models(self) -> list[str]:
         """Those that are measured by all that the recipe lists."""
-        return [model for model in self.models() if model in MODELS or self.recipe.baseline.evaluate_rivals]
+        return [model for model in self.models() if is_measured(self.recipe, model)]
 
     def merge(self) -> MergeMetrics | None:
         """The merged model."""

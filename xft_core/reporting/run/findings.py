@@ -103,7 +103,8 @@ def _mixing_sentences(comparison: Comparison) -> Iterator[str]:
         return
     if mixing.held_out_nll_uniform is not None and mixing.held_out_nll_merged is not None:
         gain = mixing.held_out_nll_uniform - mixing.held_out_nll_merged
-        yield (f"Learned against uniform mixing: held-out loss {mixing.held_out_nll_merged:.4f} against "
+        subject = "Learned" if mixing.method == "learned" else f"Merging by {mixing.method.replace('_', ' ')}"
+        yield (f"{subject} against uniform mixing: held-out loss {mixing.held_out_nll_merged:.4f} against "
                f"{mixing.held_out_nll_uniform:.4f} nats per response token, "
                + (f"{fixed(gain, 4)} lower." if gain > 0 else f"{fixed(-gain, 4)} higher." if gain < 0 else "no difference."))
     if mixing.movement_max is not None and mixing.method == "learned":

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from xft_core.benchmarks.decontaminate import NGRAM_WORDS
+from xft_core.recipe.sections.merge import OPERATORS
 from xft_core.reporting.page import PAGE
 from xft_core.reporting.pass_rates import MCNEMAR, p_text, points_text, rate_text
 from xft_core.reporting.run.comparison import Comparison, Decontamination, Difference, LayerMix, Measure, Mixing
@@ -253,6 +254,8 @@ def _mixing_section(mixing: Mixing) -> str:
     equal = sum(routed) / max(1, len(routed))
     note = (f"Share of each expert in the merged layer, in %. Method: {mixing.method.replace('_', ' ')}. Equal shares "
             f"of the {len(routed)} routed experts of layer 0 would be {100 * equal:.1f} % each.")
+    if mixing.method in OPERATORS:
+        note += " The merged weights are no mean with these shares: they are what the method starts from."
     return note + "\n\n" + table(header, rows)
 
 

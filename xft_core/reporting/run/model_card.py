@@ -11,6 +11,7 @@ from xft_core.files.locate import is_hub_name
 from xft_core.recipe.labels import flat_names, path_labels
 from xft_core.recipe.load import flatten
 from xft_core.recipe.sections import PROCESS_FIELDS, Recipe
+from xft_core.recipe.sections.merge import ON_DELTAS, OPERATORS
 from xft_core.recipe.steps import FACTS
 from xft_core.reporting.run.comparison import Comparison, Row
 from xft_core.reporting.run.evidence import Evidence
@@ -31,6 +32,13 @@ METHOD = {
     "routing": "lambda and the experts' shares are the mean routing weights per layer, no training",
     "ewa": "every expert, the shared one too, has the same share (expert weight averaging)",
     "shared_only": "the shared expert alone is kept (lambda = 1)",
+    "regmean": "least squares of the experts' outputs on training rows, in closed form (RegMean)",
+    "fisher": "the mean of the experts, each element weighted by its Fisher information on training rows",
+    "task_arithmetic": "the mean of the experts' differences from the base model, times merge.scale",
+    "ties": "of the experts' differences from the base model the largest elements, of the elected sign (TIES)",
+    "dare": "the experts' differences from the base model, with elements dropped at random and the others rescaled (DARE)",
+    "della": "as DARE with fewer large elements dropped, then of the elected sign (DELLA)",
+    "model_stock": "the experts' mean, pulled towards the base model by the cosine of their differences (Model Stock)",
 }
 
 EXAMPLE = "Write a Python function that returns the n-th Fibonacci number."
@@ -118,6 +126,11 @@ def _routing(recipe: Recipe) -> str:
 def _equation(recipe: Recipe) -> tuple[str, str]:
     """What merging computes, and what its symbols stand for."""
     upcycle, merge = recipe.upcycle, recipe.merge
+    if merge.method in OPERATORS:
+        parts = f"W_i: FFN weights of expert i, i = 0..{upcycle.num_experts - 1}"
+        if merge.method not in ON_DELTAS:
+            return f"W = {merge.method}(W_0, ..., W_{upcycle.num_experts - 1})", parts
+        return f"W = W_base + {merge.scale:g} {merge.method}(W_i - W_base)", f"{parts}, W_base those of the base model"
     share = "learned" if merge.shared_expert_weight is None else f"{merge.shared_expert_weight:g}"
     equation, first = "W = sum_i softmax(alpha)_i W_i", 0
     if upcycle.shared_expert:

@@ -35,6 +35,10 @@ class CurveValues(Metrics):
     tokens_per_second: float | None = Field(None, description="Training speed since the last point [tokens per second]")
     epoch: float | None = Field(None, description="Passes over the data so far [count]")
     held_out_nll: float | None = Field(None, description="Held-out loss [nats per response token]")
+    search_nll: float | None = Field(None, description=(
+        "Loss of a trial on the selection rows; the step is the trial's number [nats per response token]"))
+    search_best_nll: float | None = Field(None, description=(
+        "The smallest of these so far [nats per response token]"))
     others: Annotated[dict[str, float], Flat("")] = Field({}, description="What other versions measure, by name [no unit]")
 
 

@@ -19,6 +19,11 @@ class MixMetrics(Metrics):
         "Largest difference of an expert's share from uniform mixing, mean over layers [fraction, 0 to 1]"))
     shared_expert_weight_mean: float | None = Field(description=(
         "Share of the shared expert, mean over layers; absent without one [fraction, 0 to 1]"))
+    search_trials: int | None = Field(None, description="Trials of the search; absent without one [count]")
+    search_nll_start: float | None = Field(None, description=(
+        "Loss of the search's start on the selection rows; absent without a search, or if no number [nats per response token]"))
+    search_nll_chosen: float | None = Field(None, description=(
+        "Loss of the chosen trial on the selection rows; absent without a search, or if no number [nats per response token]"))
 
 
 class LayerCoefficients(Result):
@@ -37,3 +42,6 @@ class CoefficientsFile(ResultFile):
     method: str = Field(description="Merge method of the recipe [text]")
     shared_expert: bool = Field(description="Whether the first weight of each layer is the shared expert's [yes or no]")
     layers: list[LayerCoefficients] = Field(description="The layers in the model's order")
+    merged_ffns: bool = Field(False, description=(
+        "Whether the merged FFNs lie beside this file (ffn-00000.safetensors and so on): the result of an operator is no mean "
+        "with these shares, which are those it starts from [yes or no]"))

@@ -1,0 +1,218 @@
+"""Search of a few numbers of a merge by its loss on selection rows: golden section, TPE or CMA-ES (optuna).
+
+Trial 0 is the start itself, so that the best trial is never worse on these rows, and one trial gives the start bit for
+bit. Every trial is on disk when it ends; a search that was killed asks its method again, tells it what is known, and goes
+on to the same trajectory. Another number to search is one more line of NUMBERS (and its name in the recipe's section).
+
+Shape suffixes: L layers, N experts (the shared one first).
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from xft_core.errors import RecipeError
+from xft_core.files.journal import append, read_appended
+from xft_core.mixing.mixture import MixtureReader
+from xft_core.recipe.sections import MergeConfig
+from xft_core.runtime.progress import describe_progress
+from xft_core.store.results.trials import Trial
+
+logger = logging.getLogger(__name__)
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+SIGMA = 0.15  # CMA-ES' first step, as a part of each number's range
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that can be searched, from ``low`` to ``high``. ``start`` of one layer's shares (fp64, N), and ``apply`` a
+    value to them."""
+
+    low: float
+    high: float
+    start: Callable[[torch.Tensor], float]
+    apply: Callable[[torch.Tensor, float], torch.Tensor]
+
+
+def _with_shared_share(weight_N: torch.Tensor, value: float) -> torch.Tensor:
+    """(lambda, (1 - lambda) times the routed experts' proportions), which are equal where they have no share at all."""
+    routed_R = weight_N[1:]
+    total = routed_R.sum()
+    proportion_R = routed_R / total if total > 0 else torch.full_like(routed_R, 1 / len(routed_R))
+    return torch.cat([torch.tensor([value], dtype=weight_N.dtype), (1 - value) * proportion_R])
+
+
+NUMBERS: dict[str, Number] = {
+    "shared_expert_weight": Number(0.0, 1.0, lambda weight_N: float(weight_N[0]), _with_shared_share),
+}
+
+
+class Method(Protocol):
+    """Says which values to try next, and is told the loss of each."""
+
+    def ask(self) -> dict[str, float]:
+        """The next values by their names."""
+
+    def tell(self, loss: float | None) -> None:
+        """The loss, None if it is no number, of the values that ``ask`` gave last."""
+
+
+class Space:
+    """The searched numbers, each once for every group of layers: ``shared_expert_weight/0`` is that of the first group."""
+
+    def __init__(self, merge: MergeConfig, start_LN: torch.Tensor) -> None:
+        num_layers = len(start_LN)
+        size = num_layers if merge.search == "golden" else min(merge.search_layers_per_group or num_layers, num_layers)
+        self.groups = [range(first, min(first + size, num_layers)) for first in range(0, num_layers, size)]
+        self.start_LN = start_LN
+        self.bounds: dict[str, tuple[float, float]] = {}
+        self.start: dict[str, float] = {}
+        for name in merge.search_over:
+            number = NUMBERS[name]
+            for index, group in enumerate(self.groups):
+                mean = math.fsum(number.start(start_LN[layer]) for layer in group) / len(group)
+                self.bounds[f"{name}/{index}"] = number.low, number.high
+                self.start[f"{name}/{index}"] = min(number.high, max(number.low, mean))
+
+    def weights(self, values: dict[str, float]) -> torch.Tensor:
+        """The shares with these values, fp64 L,N."""
+        weight_LN = self.start_LN.clone()
+        for key, value in values.items():
+            name, _, index = key.partition("/")
+            for layer in self.groups[int(index)]:
+                weight_LN[layer] = NUMBERS[name].apply(weight_LN[layer], value)
+        return weight_LN
+
+
+class GoldenSection:
+    """One number: the bracket shrinks by 0.618 with each evaluation (Kiefer 1953)."""
+
+    def __init__(self, space: Space) -> None:
+        (self._key, (self._low, self._high)), = space.bounds.items()
+        self._known: dict[float, float] = {}
+        self._kept: float | None = None
+        self._asked = self._points()[0]
+
+    def ask(self) -> dict[str, float]:
+        """See Method."""
+        self._asked = next(point for point in self._points() if point not in self._known)
+        return {self._key: self._asked}
+
+    def tell(self, loss: float | None) -> None:
+        """See Method."""
+        self._known[self._asked] = math.inf if loss is None else loss
+        left, right = self._points()
+        if left in self._known and right in self._known:
+            if self._known[left] <= self._known[right]:
+                self._high, kept = right, left
+            else:
+                self._low, kept = left, right
+            self._known = {kept: self._known[kept]}
+            self._kept = kept
+
+    def _points(self) -> tuple[float, float]:
+        """The two inner points of the bracket; one of them is known from the bracket before, to the bit."""
+        width = self._high - self._low
+        left, right = self._high - GOLDEN * width, self._low + GOLDEN * width
+        kept = self._kept
+        if kept is not None and self._low < kept < self._high:
+            if abs(kept - left) < abs(kept - right):
+                left = kept
+            else:
+                right = kept
+        return left, right
+
+
+class Optuna:
+    """optuna's TPE or CMA-ES, in memory; it starts from the start."""
+
+    def __init__(self, space: Space, method: str, seed: int) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._bounds = space.bounds
+        if method == "tpe":
+            sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=seed)
+        else:
+            sampler = optuna.samplers.CmaEsSampler(
+                x0=space.start, sigma0=SIGMA * min(high - low for low, high in space.bounds.values()), seed=seed)
+        self._study = optuna.create_study(sampler=sampler, direction="minimize")
+        self._study.enqueue_trial(space.start)
+        self._trial: optuna.trial.Trial | None = None
+
+    def ask(self) -> dict[str, float]:
+        """See Method."""
+        self._trial = self._study.ask()
+        return {name: self._trial.suggest_float(name, low, high) for name, (low, high) in self._bounds.items()}
+
+    def tell(self, loss: float | None) -> None:
+        """See Method. A loss that is no number counts as a failed trial."""
+        import optuna
+
+        assert self._trial is not None
+        if loss is not None:
+            self._study.tell(self._trial, loss)
+        else:
+            self._study.tell(self._trial, state=optuna.trial.TrialState.FAIL)
+
+
+def check_searchable(merge: MergeConfig, mixture: MixtureReader) -> None:
+    """Raise RecipeError where this model leaves nothing to search, or too little for the method."""
+    if not mixture.upcycle.shared_expert and "shared_expert_weight" in merge.search_over:
+        raise RecipeError(
+            "merge.search_over has shared_expert_weight, but the model has no shared expert: set merge.search to none.")
+    numbers = len(Space(merge, torch.ones(mixture.num_layers, mixture.num_experts, dtype=torch.float64)).bounds)
+    if merge.search == "cmaes" and numbers < 2:
+        raise RecipeError(
+            "merge.search is cmaes, which takes two numbers or more, and there is one: set merge.search_layers_per_group to "
+            f"less than the model's {mixture.num_layers} layers, or use golden.")
+
+
+def search(
+    merge: MergeConfig, start_LN: torch.Tensor, loss: Callable[[torch.Tensor], float], seed: int, journal: Path,
+    told: Callable[[Trial], None],
+) -> tuple[torch.Tensor, list[Trial]]:
+    """The best shares of merge.search_trials, fp64 L,N, and all trials in their order; of equal ones the first.
+
+    Args:
+        start_LN: the shares to start from, trial 0.
+        loss: on the selection rows.
+        journal: where trials are kept as they end; those in it are not evaluated again.
+        told: called for every trial, also for those of the journal.
+    """
+    space = Space(merge, start_LN)
+    method: Method = GoldenSection(space) if merge.search == "golden" else Optuna(space, merge.search, seed)
+    known = read_appended(journal)
+    trials: list[Trial] = []
+    for number in range(merge.search_trials):
+        is_start = number == 0
+        values = dict(space.start) if is_start and merge.search == "golden" else method.ask()
+        if number < len(known) and known[number].get("values") == values:
+            nll = known[number]["nll"]
+        else:
+            if number < len(known):  # a damaged journal: what follows is done again
+                known = []
+                journal.unlink()
+                append(journal, *(trial.model_dump() for trial in trials))
+            found = loss(start_LN if is_start else space.weights(values))
+            nll = found if math.isfinite(found) else None
+            append(journal, {"number": number, "values": values, "nll": nll})
+        if not (is_start and merge.search == "golden"):
+            method.tell(nll)
+        trials.append(Trial(number=number, values=values, nll=nll))
+        told(trials[-1])
+        shown = "no loss" if nll is None else f"loss {nll:.4f}"
+        logger.info(describe_progress("mix search", number + 1, merge.search_trials, shown))
+    best = best_trial(trials)
+    return (start_LN if best.number == 0 else space.weights(best.values)), trials
+
+
+def best_trial(trials: list[Trial]) -> Trial:
+    """The trial of the smallest loss, of equal ones the first; the start where no loss is a number."""
+    return min(trials, key=lambda trial: (math.inf if trial.nll is None else trial.nll, trial.number))

@@ -1,0 +1,29 @@
+"""Trials of a search of merge numbers: what the mix stage leaves where merge.search is on."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from xft_core.store.results.base import Result, ResultFile
+
+
+class Trial(Result):
+    """One evaluation."""
+
+    number: int = Field(description="From 0, which is the start [count]")
+    values: dict[str, float] = Field(description=(
+        "Searched numbers by name and group of layers, for example shared_expert_weight/0 [no unit]"))
+    nll: float | None = Field(description=(
+        "Loss on the selection rows; none where it is no number [nats per response token]"))
+
+
+class TrialsFile(ResultFile):
+    """trials.json: every trial of a search in order, and which was chosen."""
+
+    file_name: ClassVar[str] = "trials.json"
+    search: str = Field(description="Search of the recipe [text]")
+    split: str = Field(description="Rows that trials were measured on: train or reserved [text]")
+    rows: int = Field(description="How many of them [count]")
+    layers_per_group: int = Field(description="Layers that share a number [count]")
+    chosen: int = Field(description="Number of the trial that was chosen [count]")
+    trials: list[Trial] = Field(description="In the order in which they were made")
