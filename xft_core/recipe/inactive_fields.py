@@ -12,7 +12,10 @@ from xft_core.recipe.sections import (
     UpcycleConfig,
 )
 
-_LEARNED_ONLY = ("learning_rate", "epochs", "max_steps", "batch_size", "micro_batch_size", "warmup_steps")
+_STEPS = (
+    "learning_rate", "epochs", "max_steps", "batch_size", "micro_batch_size", "warmup_steps", "objective", "uniform_penalty",
+    "smoothness", "expert_dropout", "cross_validation")
+_LEARNED_ONLY = (*_STEPS, "granularity", "generator", "generator_from", "keep_features", "headroom")
 
 
 def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
@@ -36,9 +39,23 @@ def unused_in_average(section: SftConfig | BaselineConfig) -> dict[str, str]:
 
 def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
     """The same of this section. lambda counts in every method: uniform mixing is what each is compared with."""
-    found = {} if merge.method == "routing" else {"calibration_rows": f"method {merge.method} averages over no rows"}
+    found = {}
+    if not (merge.method == "routing" or tests_headroom(merge) or needs_features(merge)):
+        found["calibration_rows"] = f"method {merge.method} averages over no rows"
     if not learns(merge):
         found |= dict.fromkeys(_LEARNED_ONLY, f"method {merge.method} learns nothing")
+        if merge.method != "routing":
+            found["rows"] = f"method {merge.method} looks at no rows"
+    elif merge.generator_from is not None:
+        found |= dict.fromkeys((*_STEPS, "headroom"), "the coefficients are predicted")
+    elif merge.cross_validation:
+        found["uniform_penalty"] = "cross-validation chooses it"
+    if not learns(merge) or merge.granularity != "block":
+        found["block_count"] = "nothing is cut into blocks"
+    if not tests_headroom(merge):
+        found["headroom_threshold"] = "headroom is not tested"
+    if merge.delta_scale == 1:
+        found["delta_scale_scope"] = "merge.delta_scale is 1"
     return found
 
 
@@ -50,6 +67,21 @@ def unused_in_generate(generate: GenerateConfig) -> dict[str, str]:
 def learns(merge: MergeConfig) -> bool:
     """Whether coefficients are learned: else neither a seed nor batches play a part."""
     return merge.method == "learned"
+
+
+def tests_headroom(merge: MergeConfig) -> bool:
+    """Whether it is tested first whether there is anything to learn."""
+    return learns(merge) and merge.headroom and merge.generator_from is None
+
+
+def needs_features(merge: MergeConfig) -> bool:
+    """Whether features of the experts are taken."""
+    return learns(merge) and (merge.generator != "free" or merge.keep_features)
+
+
+def needs_base(merge: MergeConfig) -> bool:
+    """Whether mixing and merging need the base model: only where W_base has a share."""
+    return merge.delta_scale != 1
 
 
 def draws_samples(generate: GenerateConfig) -> bool:

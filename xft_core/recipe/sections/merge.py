@@ -1,6 +1,6 @@
 """The recipe's section merge."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,6 +9,11 @@ from xft_core.recipe.sections.base import MergeMethod, Section
 
 class MergeConfig(Section):
     """How the experts become one dense model: W = lambda W_0 + (1 - lambda) sum_i softmax(alpha)_i W_i per layer."""
+
+    added: ClassVar[frozenset[str]] = frozenset({
+        "rows", "objective", "delta_scale", "delta_scale_scope", "granularity", "block_count", "headroom",
+        "headroom_threshold", "uniform_penalty", "smoothness", "expert_dropout", "cross_validation", "generator",
+        "generator_from", "keep_features"})
 
     method: MergeMethod = Field("learned", description=(
         "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "
@@ -31,8 +36,53 @@ class MergeConfig(Section):
     warmup_steps: int = Field(125, ge=0, description=(
         "Steps of linear warm-up (at most a tenth of all steps). Plays no part in methods other than learned."))
     calibration_rows: int = Field(512, ge=1, description=(
-        "Training rows that method routing averages over. Plays no part in other methods."))
+        "Rows that method routing averages over, that the headroom test measures on, and that features of the experts are "
+        "taken from. Plays no part where there is none of these."))
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Weights and arithmetic while learning alpha.")
+    rows: Literal["held_in", "reserved"] = Field("held_in", description=(
+        "Rows that coefficients are chosen on: held_in (the training rows, the paper's) or reserved (data.reserved_rows, that "
+        "no model was trained on). Plays no part in the methods uniform, ewa and shared_only without a headroom test."))
+    objective: Literal["nll", "distill"] = Field("nll", description=(
+        "What is made small: nll (loss of the merged model) or distill (KL divergence of the merged model from the "
+        "Mixture-of-Experts on response tokens). Plays no part in methods other than learned."))
+    delta_scale: float | None = Field(1.0, ge=0, le=2, description=(
+        "gamma in W = W_base + gamma (W_mix - W_base): 1 is the mixture itself, 0 the base model (WiSE-FT, arXiv 2109.01903); "
+        "empty: learned too, from 1 (method learned only). A base model is needed only where it is not 1."))
+    delta_scale_scope: Literal["ffn", "model"] = Field("ffn", description=(
+        "What gamma scales: ffn (the FFNs; where it is learned, one number for each layer) or model (one number for all "
+        "weights). Plays no part where delta_scale is 1."))
+    granularity: Literal["layer", "tensor", "block", "column"] = Field("layer", description=(
+        "What has coefficients of its own: each layer, each tensor of a layer's FFN, each of block_count blocks of its "
+        "neurons, or each neuron (column: wants uniform_penalty). Plays no part in methods other than learned."))
+    block_count: int = Field(4, ge=1, le=65_536, description=(
+        "Blocks of neurons in a layer. Plays no part in a granularity other than block."))
+    headroom: bool = Field(False, description=(
+        "First measure on calibration_rows of the rows what could be won along lambda, gamma, the gradient and a few other "
+        "directions; take uniform mixing where that is less than headroom_threshold. Plays no part in methods other than "
+        "learned."))
+    headroom_threshold: float = Field(0.002, ge=0, le=100, description=(
+        "Nats per response token that must be there to win. Plays no part without headroom."))
+    uniform_penalty: float = Field(0.0, ge=0, le=1e30, description=(
+        "rho, weight of KL(shares || uniform shares), summed over layers. Plays no part in methods other than learned, nor "
+        "with cross_validation."))
+    smoothness: float = Field(0.0, ge=0, le=1e30, description=(
+        "eta, weight of |alpha_l - alpha_(l-1)|^2, summed over layers. Plays no part in methods other than learned."))
+    expert_dropout: float = Field(0.0, ge=0, lt=1, description=(
+        "Probability that a step leaves out one routed expert of each layer, drawn by the seed. Plays no part in methods other "
+        "than learned."))
+    cross_validation: bool = Field(False, description=(
+        "Choose rho from 0, 0.001, 0.01 and 0.1 by three folds of the rows: about nine times the work. Plays no part in methods "
+        "other than learned."))
+    generator: Literal["free", "attention", "graph"] = Field("free", description=(
+        "What alpha comes from: free (a number for each expert), attention (a small network that attends over experts and "
+        "layers) or graph (one on the graph of experts), from features of the experts. Plays no part in methods other than "
+        "learned."))
+    generator_from: str | None = Field(None, description=(
+        "Generator that python -m xft_core meta-train made: it predicts alpha, and nothing is learned. Empty: learn. Plays no "
+        "part in methods other than learned."))
+    keep_features: bool = Field(False, description=(
+        "Leave the features of the experts beside the coefficients, for meta-train. Generators leave them anyway. Plays no part "
+        "in methods other than learned."))
 
     @field_validator("method", mode="before")
     @classmethod
@@ -43,6 +93,25 @@ class MergeConfig(Section):
     def _fields_fit(self) -> "MergeConfig":
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})")
+        if self.delta_scale is None and self.method != "learned":
+            raise ValueError(f"delta_scale is empty (learned), but method is {self.method}: give a number, 0 to 2")
+        if self.method == "learned":
+            self._learning_fits()
         if self.shared_expert_weight is None and self.method == "uniform":
             raise ValueError("shared_expert_weight is empty (learned), but method is uniform: give a number, 0 to 1")
         return self
+
+    def _learning_fits(self) -> None:
+        predicted = self.generator_from is not None
+        if predicted and self.generator == "free":
+            raise ValueError("generator_from names a generator, but generator is free: set it to attention or graph")
+        if self.generator != "free" and self.granularity != "layer":
+            raise ValueError(
+                f"generator {self.generator} makes coefficients of whole layers, but granularity is {self.granularity}: set it "
+                "to layer, or generator to free")
+        if predicted and (self.cross_validation or self.headroom or self.delta_scale is None):
+            raise ValueError(
+                "generator_from predicts alpha and learns nothing: turn cross_validation and headroom off, and give delta_scale "
+                "a number")
+        if predicted and self.shared_expert_weight is None:
+            raise ValueError("generator_from predicts alpha alone: give shared_expert_weight a number, 0 to 1")

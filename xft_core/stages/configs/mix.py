@@ -5,17 +5,22 @@ from typing import Any
 
 from pydantic import Field
 
-from xft_core.files.locate import find_model
-from xft_core.recipe.inactive_fields import learns, unused_in_merge
+from xft_core.errors import RecipeError
+from xft_core.files.locate import find_file, find_model
+from xft_core.recipe.inactive_fields import learns, needs_base, unused_in_merge
 from xft_core.recipe.sections import PROCESS_FIELDS, MergeConfig, Seed
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.parts import ARTIFACT_HELP, without
+
+
+GENERATOR_FILE = "generator.safetensors"  # of what meta-train leaves
 
 
 class MixStage(StageConfig):
     summary = "Mixing coefficients: how much of each expert goes into the merged model, layer by layer."
 
     stage, version, implementation = "mix", 2, "xft_core.stages.mix"
+    path_fields = frozenset({"model", "data", "base"})
 
     model: str = Field(description="The tuned Mixture-of-Experts.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
@@ -23,18 +28,33 @@ class MixStage(StageConfig):
     merge: MergeConfig = Field(MergeConfig(), description="Experts to one dense model.")
     num_processes: int = Field(1, ge=1, le=64, description="Processes on each machine that learn them together.")
     num_nodes: int = Field(1, ge=1, le=64, description="Machines that learn them together: docs/how-to/several-gpus.md.")
+    base: str | None = Field(None, description=(
+        "The dense model that the experts come from; needed where merge.delta_scale is not 1."))
 
     def processes(self) -> tuple[int, int]:
         """Those of the fields where there is something to learn."""
-        return (self.num_processes, self.num_nodes) if self.merge.method == "learned" else (1, 1)
+        merge = self.merge
+        together = merge.method == "learned" and merge.generator_from is None
+        return (self.num_processes, self.num_nodes) if together else (1, 1)
 
     def inputs(self) -> dict[str, Path]:
-        """The tuned Mixture-of-Experts and the prepared data."""
-        return {"model": find_model(self.model), "data": self.data}
+        """The tuned Mixture-of-Experts and the prepared data; where they play a part, the base model and a generator.
+
+        Raises RecipeError where the base model is needed and not given.
+        """
+        found = {"model": find_model(self.model), "data": self.data}
+        if needs_base(self.merge):
+            if self.base is None:
+                raise RecipeError(
+                    "merge.delta_scale is not 1, so that mixing needs the base model: give it as base, or set it to 1.")
+            found["base"] = find_model(self.base)
+        if learns(self.merge) and self.merge.generator_from is not None:
+            found["generator"] = find_file(f"{self.merge.generator_from}/{GENERATOR_FILE}").parent
+        return found
 
     def settings(self) -> dict[str, Any]:
         """Only the fields that play a part in the chosen method."""
         settings = super().settings()
         for name in (*PROCESS_FIELDS, *(() if learns(self.merge) else ("seed",))):
             del settings[name]
-        return without(settings, "merge", unused_in_merge(self.merge))
+        return without(settings, "merge", (*unused_in_merge(self.merge), "generator_from"))

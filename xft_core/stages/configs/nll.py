@@ -34,7 +34,7 @@ class NllStage(StageConfig):
     def settings(self) -> dict[str, Any]:
         """A data file counts by its contents; of the section, what makes rows of it. A seed counts where it chooses some."""
         settings = super().settings() | {"precision": measuring_precision(self.precision)}
-        unused = ["held_out_rows", "held_out_path", "decontaminate"]
+        unused = ["held_out_rows", "held_out_path", "decontaminate", "reserved_rows"]
         unused += ["path", "split"] if is_data_file(self.data.path) else []
         unused += ["split_seed"] if self.data.max_rows is None else []
         return without(settings, "data", unused)
