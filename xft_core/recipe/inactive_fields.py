@@ -80,7 +80,8 @@ def needs_features(merge: MergeConfig) -> bool:
 
 
 def needs_base(merge: MergeConfig) -> bool:
-    """Whether mixing and merging need the base model: only where W_base has a share."""
+    """Whether mixing and merging need the base model: only where W_base has a share. (The headroom test looks along gamma
+    too where it is given one.)"""
     return merge.delta_scale != 1
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xft_core.recipe.dense_steps import baseline_steps, start_steps
-from xft_core.recipe.inactive_fields import needs_base
+from xft_core.recipe.inactive_fields import needs_base, tests_headroom
 from xft_core.recipe.sections import Recipe
 from xft_core.recipe.step import AVERAGE, BASE, MODELS, SNAPSHOTS, Made, Step
 from xft_core.recipe.study import StudyConfig
@@ -145,7 +145,8 @@ def _making(recipe: Recipe) -> Iterator[Step]:
     yield from baseline_steps(recipe)
     moe = tuned.makes["moe"]
     base = {"base": BASE} if needs_base(merge) else {}
-    yield Step("mix", "mix", shared | base | {
+    looked_at = {"base": BASE} if needs_base(merge) or tests_headroom(merge) else {}
+    yield Step("mix", "mix", shared | looked_at | {
         "model": moe, "merge": merge, "num_processes": recipe.sft.num_processes, "num_nodes": recipe.sft.num_nodes})
     yield Step("merge", "merge", base | {  # with the data, to measure the merged model's held-out loss
         "model": moe, "coefficients": Made("mix"), "data": data, "precision": precision}, "merged")

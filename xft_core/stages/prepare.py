@@ -1,8 +1,8 @@
 """The prepare stage: instruction data to token sequences for training and for the held-out loss.
 
-Leaves train.safetensors and held_out.safetensors (see rows.py), where asked for reserved.safetensors (rows that no model
-trains on, to choose mixing coefficients on), the same as text for people (train.jsonl, held_out.jsonl), response_end.json (what ends a response), and decontamination.json: what was dropped because a benchmark
-has it, and why.
+Leaves train.safetensors and held_out.safetensors (see rows.py), where asked for reserved.safetensors too (rows that no
+model trains on, to choose mixing coefficients on), the same as text for people (train.jsonl, held_out.jsonl),
+response_end.json (what ends a response), and decontamination.json: what was dropped because a benchmark has it, and why.
 
 The data are read and tokenised in one pass (see data/reading.py). What that makes waits on disk until it is known
 which rows are used, and in which order.
@@ -164,8 +164,8 @@ def _reserved(rows: "_Rows", start: int, data: DataConfig) -> "dict[str, tuple[_
     number = min(data.reserved_rows, len(rows) // 5)
     if not number:
         raise DataError(
-            f"data.reserved_rows is {data.reserved_rows}, but of {data.path!r} only {len(rows)} rows are left, and at most a fifth "
-            "of them are reserved: use more data, or set it to 0.")
+            f"data.reserved_rows is {data.reserved_rows}, but of {data.path!r} only {len(rows)} rows are left, and at most a "
+            "fifth of them are reserved: use more data, or set it to 0.")
     return {"reserved": (rows, slice(start, start + number)), "train": (rows, slice(start + number, None))}
 
 

@@ -34,5 +34,5 @@ class DataConfig(Section):
         "and are measured on the same rows: their spread is that of training alone."))
     decontaminate: bool = Field(True, description="Drop rows that contain a problem of the benchmarks chosen below.")
     reserved_rows: int = Field(0, ge=0, description=(
-        "Rows that no model trains on, drawn by split_seed, to choose mixing coefficients on (merge.rows: reserved); never those "
-        "that are reported on. At most a fifth of all; 0 for none."))
+        "Rows that no model trains on, drawn by split_seed, to choose mixing coefficients on (merge.rows: reserved); never "
+        "those that are reported on. At most a fifth of all; 0 for none."))

@@ -71,8 +71,8 @@ class MergeConfig(Section):
         "Probability that a step leaves out one routed expert of each layer, drawn by the seed. Plays no part in methods other "
         "than learned."))
     cross_validation: bool = Field(False, description=(
-        "Choose rho from 0, 0.001, 0.01 and 0.1 by three folds of the rows: about nine times the work. Plays no part in methods "
-        "other than learned."))
+        "Choose rho from 0, 0.001, 0.01 and 0.1 by three folds of the rows: about nine times the work. Plays no part in "
+        "methods other than learned."))
     generator: Literal["free", "attention", "graph"] = Field("free", description=(
         "What alpha comes from: free (a number for each expert), attention (a small network that attends over experts and "
         "layers) or graph (one on the graph of experts), from features of the experts. Plays no part in methods other than "
@@ -81,8 +81,8 @@ class MergeConfig(Section):
         "Generator that python -m xft_core meta-train made: it predicts alpha, and nothing is learned. Empty: learn. Plays no "
         "part in methods other than learned."))
     keep_features: bool = Field(False, description=(
-        "Leave the features of the experts beside the coefficients, for meta-train. Generators leave them anyway. Plays no part "
-        "in methods other than learned."))
+        "Leave the features of the experts beside the coefficients, for meta-train. Generators leave them anyway. Plays no "
+        "part in methods other than learned."))
 
     @field_validator("method", mode="before")
     @classmethod
@@ -109,9 +109,13 @@ class MergeConfig(Section):
             raise ValueError(
                 f"generator {self.generator} makes coefficients of whole layers, but granularity is {self.granularity}: set it "
                 "to layer, or generator to free")
+        if self.keep_features and self.granularity != "layer":
+            raise ValueError(
+                f"keep_features is for generators, which make coefficients of whole layers, but granularity is "
+                f"{self.granularity}: set it to layer, or turn keep_features off")
         if predicted and (self.cross_validation or self.headroom or self.delta_scale is None):
             raise ValueError(
-                "generator_from predicts alpha and learns nothing: turn cross_validation and headroom off, and give delta_scale "
-                "a number")
+                "generator_from predicts alpha and learns nothing: turn cross_validation and headroom off, and give "
+                "delta_scale a number")
         if predicted and self.shared_expert_weight is None:
             raise ValueError("generator_from predicts alpha alone: give shared_expert_weight a number, 0 to 1")

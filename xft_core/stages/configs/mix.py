@@ -7,11 +7,10 @@ from pydantic import Field
 
 from xft_core.errors import RecipeError
 from xft_core.files.locate import find_file, find_model
-from xft_core.recipe.inactive_fields import learns, needs_base, unused_in_merge
+from xft_core.recipe.inactive_fields import learns, needs_base, tests_headroom, unused_in_merge
 from xft_core.recipe.sections import PROCESS_FIELDS, MergeConfig, Seed
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.parts import ARTIFACT_HELP, without
-
 
 GENERATOR_FILE = "generator.safetensors"  # of what meta-train leaves
 
@@ -29,7 +28,8 @@ class MixStage(StageConfig):
     num_processes: int = Field(1, ge=1, le=64, description="Processes on each machine that learn them together.")
     num_nodes: int = Field(1, ge=1, le=64, description="Machines that learn them together: docs/how-to/several-gpus.md.")
     base: str | None = Field(None, description=(
-        "The dense model that the experts come from; needed where merge.delta_scale is not 1."))
+        "The dense model that the experts come from; needed where merge.delta_scale is not 1. "
+        "A headroom test looks along gamma only where it is given."))
 
     def processes(self) -> tuple[int, int]:
         """Those of the fields where there is something to learn."""
@@ -47,6 +47,7 @@ class MixStage(StageConfig):
             if self.base is None:
                 raise RecipeError(
                     "merge.delta_scale is not 1, so that mixing needs the base model: give it as base, or set it to 1.")
+        if self.base is not None and (needs_base(self.merge) or tests_headroom(self.merge)):
             found["base"] = find_model(self.base)
         if learns(self.merge) and self.merge.generator_from is not None:
             found["generator"] = find_file(f"{self.merge.generator_from}/{GENERATOR_FILE}").parent

@@ -27,6 +27,7 @@ class CurveValues(Metrics):
     tokens_per_second: float | None = Field(None, description="Training speed since the last point [tokens per second]")
     epoch: float | None = Field(None, description="Passes over the data so far [count]")
     held_out_nll: float | None = Field(None, description="Held-out loss [nats per response token]")
+    delta_scale: float | None = Field(None, description="gamma of mixing, mean over layers, where it is learned [no unit]")
     others: Annotated[dict[str, float], Flat("")] = Field({}, description="What other versions measure, by name [no unit]")
 
 

@@ -8,8 +8,8 @@ from xft_core.store.results.base import Flat, Metrics, Result, ResultFile
 
 
 class PrepareMetrics(Metrics):
-    """What became of the rows. Rows read = dropped + not used + to train on + reserved + held out, where the held-out rows are not
-    of a file of their own."""
+    """What became of the rows. Rows read = dropped + not used + to train on + reserved + held out, where the held-out rows
+    are not of a file of their own."""
 
     rows_read: int | None = Field(description="Rows of the data [count]")
     dropped_empty_response: int | None = Field(description="Rows without a response [count]")
