@@ -17,8 +17,10 @@ from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.process import command, die_with_parent, drop_launcher_variables, quiet_libraries, told
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs import STAGES, ImportReferenceStage
+from xft_core.stages.configs.meta_train import MetaTrainStage
 from xft_core.stages.run import run_stage
 
+COMMANDS: dict[str, type[StageConfig]] = STAGES | {MetaTrainStage.stage: MetaTrainStage}  # each takes a file of its fields
 DESCRIPTION = "Run one stage, or look at what some left behind."
 
 
@@ -77,13 +79,13 @@ def _stage_config(options: argparse.Namespace) -> StageConfig:
     if options.command == "import-reference":
         fields = {"model": str(options.directory), "output": options.output, "rope_base": options.rope_base}
         return parse(ImportReferenceStage, fields, where="import-reference")
-    return parse(STAGES[options.command], read_yaml(options.config), options.set, where=str(options.config))
+    return parse(COMMANDS[options.command], read_yaml(options.config), options.set, where=str(options.config))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m xft_core", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
-    for name, config in STAGES.items():
+    for name, config in COMMANDS.items():
         summary = config.summary
         fields = [f"  {field}: {info.description}" for field, info in config.model_fields.items()]
         command = commands.add_parser(

@@ -57,10 +57,13 @@ class Coefficients:
             layers = [
                 layer.model_copy(update={"delta_scale": gamma})
                 for layer, gamma in zip(layers, self.delta_scale_L.tolist(), strict=True)]
-        further = {} if self.granularity.kind == "layer" else {"granularity": self.granularity.kind}
-        outside = {} if self.outside_scale == 1 else {"delta_scale_outside": self.outside_scale}
-        CoefficientsFile(method=method, shared_expert=shared_expert, layers=layers, **further, **outside).write(directory)
-        if further:
+        content = CoefficientsFile(method=method, shared_expert=shared_expert, layers=layers)
+        if self.outside_scale != 1:
+            content = content.model_copy(update={"delta_scale_outside": self.outside_scale})
+        if self.granularity.kind != "layer":
+            content = content.model_copy(update={"granularity": self.granularity.kind})
+        content.write(directory)
+        if self.granularity.kind != "layer":
             save_file({"weight": self.weight.contiguous()}, directory / GROUPS_FILE)
 
 

@@ -76,7 +76,7 @@ class Granularity:
         axis = tensor.neuron_axis
         if self.kind == "tensor":
             found_GM[tensor.module_number] = mixture.gradient(tensor, gradient).cpu()
-        elif axis is None:
+        elif axis is None or self.num_groups == 1:  # one block is a layer, to the bit
             found_GM += mixture.gradient(tensor, gradient).cpu() / self.num_groups
         else:
             product_XM = mixture.neuron_gradient(tensor, gradient, axis).cpu()

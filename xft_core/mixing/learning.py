@@ -142,15 +142,15 @@ def apply_learned(mixed: MixedModel, learned: Learned) -> None:
 
 @torch.no_grad()
 def objective_now(
-    mixed: MixedModel, rows: Rows, micro_batch_size: int, objective: Objective, gradient: bool = False,
+    mixed: MixedModel, rows: Rows, micro_batch_size: int, objective: Objective, gradient: bool = False, outside: bool = False,
 ) -> float:
     """The objective of the model as it is over all ``rows`` [nats per response token]; of several processes each does its
-    part. ``gradient``: also collect dL/dW."""
+    part. ``gradient``: also collect dL/dW, from zero; ``outside``: of the weights outside the FFNs too."""
     data = PackedRows(rows, max(rows.lengths()), packing=True)
     if not gradient:
         return _objective_now(mixed, data, list(range(len(data))), micro_batch_size, objective, backward=False)
     with torch.enable_grad():
-        return _collect_gradient(mixed, data, list(range(len(data))), micro_batch_size, objective, outside=False)
+        return _collect_gradient(mixed, data, list(range(len(data))), micro_batch_size, objective, outside)
 
 
 @torch.no_grad()

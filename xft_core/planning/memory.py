@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 from xft_core.planning.shape import Shape
+from xft_core.recipe.inactive_fields import needs_features
 from xft_core.recipe.sections import MergeConfig, Recipe, SftConfig, UpcycleConfig
 
 WIDTH = {"fp32": 4, "bf16": 2, "bf16_mixed": 4}  # bytes of a weight in memory
@@ -112,12 +113,14 @@ def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequenc
     matrix = float(shape.hidden_size * shape.ffn_size * width)
     block = min(4 * matrix, BLOCK_OF_EXPERTS)
     held_out = max(held_out_memory(shape, None, merge.precision, sequence), block)
-    if merge.method == "routing":
+    if merge.method == "routing" or needs_features(merge) or (merge.method == "learned" and merge.objective == "distill"):
         weights += shape.moe_parameters(upcycle) * width
         held_out = max(held_out, held_out_memory(shape, upcycle, merge.precision, sequence))
     if merge.method != "learned":
         return Memory(weights, working=held_out + FREED, certain=weights)
     gradients = shape.num_layers * shape.ffn * width
+    if merge.delta_scale is None and merge.delta_scale_scope == "model":
+        gradients = shape.parameters * width
     tokens = merge.micro_batch_size * sequence
     activations = tokens * shape.num_layers * layer_activations(shape, None, merge.precision, sequence, all_trained=False)
     step = max(activations + max(loss_memory(shape, tokens, merge.precision, trains_head=False), matrix), block)

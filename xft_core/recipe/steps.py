@@ -144,8 +144,8 @@ def _making(recipe: Recipe) -> Iterator[Step]:
         yield tuned
     yield from baseline_steps(recipe)
     moe = tuned.makes["moe"]
-    base = {"base": BASE} if needs_base(merge) else {}
-    looked_at = {"base": BASE} if needs_base(merge) or tests_headroom(merge) else {}
+    base: dict[str, Any] = {"base": BASE} if needs_base(merge) else {}
+    looked_at: dict[str, Any] = {"base": BASE} if needs_base(merge) or tests_headroom(merge) else {}
     yield Step("mix", "mix", shared | looked_at | {
         "model": moe, "merge": merge, "num_processes": recipe.sft.num_processes, "num_nodes": recipe.sft.num_nodes})
     yield Step("merge", "merge", base | {  # with the data, to measure the merged model's held-out loss

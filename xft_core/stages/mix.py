@@ -92,11 +92,13 @@ def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
     movement_L = (chosen.weight - uniform_start).abs().flatten(1).amax(dim=1)
     chosen.save(workspace.output, merge.method, shared_expert, movement_L)
     mean_LN, gamma_L = chosen.mean_LN, chosen.delta_scale_L if chosen.needs_base else None
+    moved = None if gamma_L is None or merge.delta_scale is not None else float((gamma_L - 1).abs().max())
     return found.model_copy(update={
         "held_out_nll_uniform": uniform, "steps": steps, "held_out_nll_merged": merged,
         "movement_max": float(movement_L.max()), "movement_mean": float(movement_L.mean()),
         "shared_expert_weight_mean": float(mean_LN[:, 0].mean()) if shared_expert else None,
-        "delta_scale_mean": None if gamma_L is None else float(gamma_L.mean()), "held_out_nll_unscaled": unscaled})
+        "delta_scale_mean": None if gamma_L is None else float(gamma_L.mean()), "held_out_nll_unscaled": unscaled,
+        "delta_scale_moved": moved})
 
 
 def _learned(
@@ -114,7 +116,7 @@ def _learned(
             features.save(output)
         if merge.generator_from is not None:
             generator = load_generator(config.inputs()["generator"], merge.generator, features)
-            return _predicted(mixed, merge, generator, start), metrics
+            return _predicted(mixed, merge, generator, start), metrics.model_copy(update={"predicted": 1})
         if merge.generator != "free":
             kind = merge.generator
             new = lambda: new_generator(kind, features, config.seed)  # noqa: E731

@@ -28,6 +28,10 @@ class MixMetrics(Metrics):
         "absent without one [nats per response token]"))
     headroom_threshold: float | None = Field(None, description=(
         "Below this headroom, uniform mixing is taken; absent without a test [nats per response token]"))
+    delta_scale_moved: float | None = Field(None, description=(
+        "Largest difference of a learned gamma from 1, where it began; absent where it is not learned [no unit]"))
+    predicted: int | None = Field(None, description=(
+        "1 where a generator of earlier runs predicted the shares; absent otherwise [count]"))
     uniform_penalty: float | None = Field(None, description=(
         "rho that cross-validation chose; absent without it [no unit]"))
     kept_uniform: int | None = Field(None, description=(
