@@ -68,18 +68,20 @@ class Granularity:
             return weight.mean(dim=0)
         return NeuronShares(axis, weight[self._group_of_each(tensor.shape[axis], tensor.num_neurons)])
 
-    def gradient(self, mixture: MixtureReader, tensor: ExpertTensor, gradient: torch.Tensor) -> torch.Tensor:
+    def gradient(
+        self, mixture: MixtureReader, tensor: ExpertTensor, gradient: torch.Tensor, num_members: int,
+    ) -> torch.Tensor:
         """dL/dc through one tensor from its dL/dW, fp64, shape M or G,M, up to what is the same for all members."""
         if self.kind == "layer":
-            return mixture.gradient(tensor, gradient).cpu()
-        found_GM = torch.zeros(self.num_groups, mixture.num_members, dtype=torch.float64)
+            return mixture.gradient(tensor, gradient, num_members).cpu()
+        found_GM = torch.zeros(self.num_groups, num_members, dtype=torch.float64)
         axis = tensor.neuron_axis
         if self.kind == "tensor":
-            found_GM[tensor.module_number] = mixture.gradient(tensor, gradient).cpu()
+            found_GM[tensor.module_number] = mixture.gradient(tensor, gradient, num_members).cpu()
         elif axis is None or self.num_groups == 1:  # one block is a layer, to the bit
-            found_GM += mixture.gradient(tensor, gradient).cpu() / self.num_groups
+            found_GM += mixture.gradient(tensor, gradient, num_members).cpu() / self.num_groups
         else:
-            product_XM = mixture.neuron_gradient(tensor, gradient, axis).cpu()
+            product_XM = mixture.neuron_gradient(tensor, gradient, axis, num_members).cpu()
             found_GM.index_add_(0, self._group_of_each(tensor.shape[axis], tensor.num_neurons), product_XM)
         return found_GM
 

@@ -32,7 +32,7 @@ class MixedModel:
             for layer in range(mixture.num_layers)]
         buffers = {name: item for name, item in self.model.named_buffers() if name in mixture.reader}
         self._outside = {mixture.family.stored_name(name): parameter for name, parameter in parameters.items()}
-        self._outside_scale = 1.0
+        self._outside_scale, self._num_members = 1.0, mixture.num_experts
         with torch.no_grad():
             for name, parameter in (parameters | buffers).items():
                 parameter.copy_(mixture.reader.get(mixture.family.stored_name(name)))
@@ -46,6 +46,7 @@ class MixedModel:
             weight: shares, rows summing to one: L,N or L,M; with a granularity other than layer L,G,N or L,G,M.
             outside_scale: gamma of the weights outside the FFNs; other than 1 it needs the base model.
         """
+        self._num_members = weight.shape[-1]
         for layer, tensors in enumerate(self._mixed):
             for parameter, tensor in tensors:
                 shares = self.granularity.shares_of(tensor, weight[layer])
@@ -72,11 +73,12 @@ class MixedModel:
             parameter.grad = None
 
     def weight_gradient(self) -> torch.Tensor:
-        """dL/dc from the collected dL/dW, fp64, L,M or L,G,M, up to what is equal for all members of a group."""
-        nothing_M = torch.zeros(self.mixture.num_members, dtype=torch.float64)
+        """dL/dc from the collected dL/dW, fp64, of the shape of the shares that were applied, up to what is equal for all
+        members of a group."""
+        nothing_M = torch.zeros(self._num_members, dtype=torch.float64)
         nothing = nothing_M if self.granularity.kind == "layer" else nothing_M.repeat(self.granularity.num_groups, 1)
         return torch.stack([
-            sum((self.granularity.gradient(self.mixture, tensor, parameter.grad)
+            sum((self.granularity.gradient(self.mixture, tensor, parameter.grad, self._num_members)
                  for parameter, tensor in tensors if parameter.grad is not None), start=nothing)
             for tensors in self._mixed])
 

@@ -129,12 +129,13 @@ class MixtureReader:
             experts.mul_(weight_MX[:, rows, None] if shares.axis == 0 else weight_MX[:, None])
             yield rows, experts.sum(0).view(-1, *tensor.shape[1:]).to(dtype)
 
-    def gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor) -> torch.Tensor:
+    def gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor, num_members: int | None = None) -> torch.Tensor:
         """<dL/dW, W_i - W_0> for every member, fp64, shape M, where the gradient is: dL/dc_i up to what is the same for
-        all i."""
+        all i. ``num_members``: N where the base model has no part, else all."""
         wide = torch.promote_types(gradient.dtype, torch.float32)
-        product_M = torch.zeros(self.num_members, dtype=torch.float64, device=gradient.device)
-        for rows, experts_MB in _blocks(tensor.members(), wide, gradient.device):
+        stacks = tensor.stacks() if num_members == self.num_experts else tensor.members()
+        product_M = torch.zeros(sum(map(len, stacks)), dtype=torch.float64, device=gradient.device)
+        for rows, experts_MB in _blocks(stacks, wide, gradient.device):
             experts_MB[1:] -= experts_MB[0]
             product_M[1:] += torch.mv(experts_MB[1:], gradient[rows].flatten().to(wide))
         return product_M
@@ -146,11 +147,14 @@ class MixtureReader:
             product_MM += members_MB @ members_MB.T
         return product_MM
 
-    def neuron_gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor, axis: int) -> torch.Tensor:
+    def neuron_gradient(
+        self, tensor: "ExpertTensor", gradient: torch.Tensor, axis: int, num_members: int | None = None,
+    ) -> torch.Tensor:
         """The same of every row (axis 0) or column (axis 1) of the tensor by itself, fp64, shape X,M."""
         wide = torch.promote_types(gradient.dtype, torch.float32)
-        product_MX = torch.zeros(self.num_members, tensor.shape[axis], dtype=torch.float64, device=gradient.device)
-        for rows, experts_MB in _blocks(tensor.members(), wide, gradient.device):
+        stacks = tensor.stacks() if num_members == self.num_experts else tensor.members()
+        product_MX = torch.zeros(sum(map(len, stacks)), tensor.shape[axis], dtype=torch.float64, device=gradient.device)
+        for rows, experts_MB in _blocks(stacks, wide, gradient.device):
             experts_MB[1:] -= experts_MB[0]
             experts_MB[0] = 0
             product = experts_MB.mul_(gradient[rows].flatten().to(wide)).view(len(experts_MB), rows.stop - rows.start, -1)

@@ -72,8 +72,8 @@ class MixingParameters:
         return mixing_weights(alpha, shared_weight_L)
 
     def delta_scale(self) -> torch.Tensor | None:
-        """gamma of every layer, L; None where there is no base model: gamma is 1."""
-        if not self.has_base:
+        """gamma of every layer, L; None where it is 1, and the base model has no part."""
+        if not self.has_base or self.merge.delta_scale == 1:
             return None
         learned = self.tensors.get("delta_scale")
         if learned is None:
