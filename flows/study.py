@@ -14,6 +14,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.pipeline import raise_for_failures
 from flows.variant_runs import run_by_deployment, run_here
 from tasks.execution import pipeline_run
 from tasks.preflight import check_inputs
@@ -25,6 +26,7 @@ from xft_core.errors import XftError
 from xft_core.recipe.grid import Variant
 from xft_core.recipe.steps import study_step
 from xft_core.recipe.study import load_study, reported_runs, tuning_runs
+from xft_core.recipe.study_checks import check_study
 from xft_core.reporting.study.ladder import choose
 from xft_core.reporting.study.reports import tuned
 
@@ -62,6 +64,7 @@ def study(
         at_once: Runs at work at the same time in this process. Heavy stages share the machine's compute slots anyhow.
     """
     config, recipe = load_study(Path(study_file))
+    check_study(config, recipe)
     choosing, _ = tuning_runs(config, recipe)
     check_inputs(*(variant.recipe for variant in [*choosing, *reported_runs(config, recipe, {})[0]]))
     logger = get_run_logger()
@@ -88,7 +91,9 @@ def study(
         reports, failed = carry_out(run, variants, reports)
         failures |= failed
         step = study_step(config, recipe, reports, failures)
-        made: Any = submit(run, [step], base="")[step.role]
+        futures = submit(run, [step], base="")
+        raise_for_failures(run, futures)
+        made: Any = futures[step.role]
         outcome: StudyOutcome = publish_study.submit(run, made, failures).result()
         if failures:
             raise StudyIncomplete(

@@ -37,7 +37,7 @@ class Granularity:
         if merge.method != "learned":
             return cls()
         tensors = list(mixture.expert_tensors(0))
-        neurons = next(tensor.shape[1] for tensor in tensors if tensor.neuron_axis == 1)
+        neurons = tensors[0].num_neurons
         if merge.granularity == "block" and merge.block_count > neurons:
             raise RecipeError(
                 f"merge.block_count is {merge.block_count}, but an FFN of this model has {neurons} neurons: take {neurons} or "

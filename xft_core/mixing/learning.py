@@ -81,7 +81,7 @@ def learn(
         objective: what is made small, a sum over the response tokens of a batch.
         generator: what makes alpha; None for free coefficients.
     """
-    data = PackedRows(rows, max(rows.lengths()), packing=True)
+    data = PackedRows(rows, max(rows.lengths()), packing=mixed.mixture.family.packs)
     batches = _batches(len(data), merge, seed)
     parameters = MixingParameters(mixed.mixture, merge, mixed.granularity, shared_weight_start, generator)
     if parameters.nothing_to_learn:
@@ -146,7 +146,7 @@ def objective_now(
 ) -> float:
     """The objective of the model as it is over all ``rows`` [nats per response token]; of several processes each does its
     part. ``gradient``: also collect dL/dW, from zero; ``outside``: of the weights outside the FFNs too."""
-    data = PackedRows(rows, max(rows.lengths()), packing=True)
+    data = PackedRows(rows, max(rows.lengths()), packing=mixed.mixture.family.packs)
     if not gradient:
         return _objective_now(mixed, data, list(range(len(data))), micro_batch_size, objective, backward=False)
     with torch.enable_grad():

@@ -19,9 +19,10 @@ from types import TracebackType
 import torch
 
 from xft_core.errors import CheckpointError
-from xft_core.families import Family, family_of
+from xft_core.families import Family
 from xft_core.mixing.weighted_sums import ExpertRows
 from xft_core.models.config import dense_config_of, transformers_config, upcycle_config_of
+from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.models.upcycled import check_tensors
 
@@ -43,8 +44,9 @@ class MixtureReader:
         self.upcycle = upcycle_config_of(directory)
         self.reader = CheckpointReader(directory)
         self.dense_config = dense_config_of(self.reader)
-        self.family: Family = family_of(self.dense_config["model_type"])
-        self.num_layers = int(transformers_config(self.dense_config).num_hidden_layers)
+        config = transformers_config(self.dense_config)
+        self.family: Family = family_of(config)
+        self.num_layers = int(config.num_hidden_layers)
         check_tensors(self.reader, self.dense_config, self.upcycle)
         self.base = CheckpointReader(base) if base else None
         if self.base and (found := dense_config_of(self.base)["model_type"]) != self.dense_config["model_type"]:
@@ -73,9 +75,9 @@ class MixtureReader:
     def expert_tensors(self, layer: int) -> Iterator["ExpertTensor"]:
         """The tensors of one layer's FFN, in the dense checkpoint's names."""
         modules: dict[str, int] = {}  # gate, up, down: their numbers
-        mlp = self.family.mlp_name(layer)
+        mlp, block = self.family.mlp_name(layer), self.family.block_name(layer)
         stored_once = f"{mlp}.{self.family.down}.weight" in self.reader
-        bias_name = f"{mlp}.{self.family.down}.bias" if stored_once else f"{mlp}.experts.down_proj_bias"
+        bias_name = f"{mlp}.{self.family.down}.bias" if stored_once else f"{block}.experts.down_proj_bias"
         for stacked, sources in self.family.expert_sources(bias_name in self.reader).items():
             for number, source in enumerate(sources):
                 name = f"{mlp}.{source}"
@@ -83,10 +85,10 @@ class MixtureReader:
                 if stored_once:
                     yield ExpertTensor(self, name, [name], self.reader.shape(name), None, module)
                     continue
-                stack = f"{mlp}.experts.{stacked}"
+                stack = f"{block}.experts.{stacked}"
                 _, num_rows, *row = self.reader.shape(stack)
                 num_rows //= len(sources)
-                shared = [f"{mlp}.shared_expert.{source}"] if self.upcycle.shared_expert else []
+                shared = [f"{block}.shared_expert.{source}"] if self.upcycle.shared_expert else []
                 yield ExpertTensor(self, name, [*shared, stack], [num_rows, *row], number * num_rows, module)
 
     def base_tensor(self, name: str, shape: list[int]) -> torch.Tensor:
@@ -187,14 +189,17 @@ class ExpertTensor:
     def neuron_axis(self) -> int | None:
         """The axis along which the tensor's parts belong to the FFN's neurons; None where they belong to none (the bias of
         the down projection)."""
+        is_weight, transposed = len(self.shape) == 2, int(self._mixture.family.transposed)
         if not self.name.rpartition(".")[0].endswith(f".{self._mixture.family.down}"):
-            return 0
-        return 1 if len(self.shape) == 2 else None
+            return transposed if is_weight else 0
+        return 1 - transposed if is_weight else None
 
     @property
     def num_neurons(self) -> int:
         """F: the neurons of the FFN."""
-        return next(other.shape[1] for other in self._mixture.expert_tensors(0) if other.neuron_axis == 1)
+        down = f".{self._mixture.family.down}.weight"
+        tensor = next(other for other in self._mixture.expert_tensors(0) if other.name.endswith(down))
+        return tensor.shape[1 - int(self._mixture.family.transposed)]
 
     def members(self) -> list[torch.Tensor]:
         """As ``stacks``, with the base model's tensor last if there is a base model: M of them together."""

@@ -21,9 +21,9 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from xft_core.data.packing import IGNORED
-from xft_core.families import family_of
+from xft_core.models.discovery import family_of
 from xft_core.models.loading import load_model
-from xft_core.training.packed_attention import attend_by_example
+from xft_core.models.packed_attention import attend_by_example
 from xft_core.training.response_loss import BLOCK_LOGITS, LEAST_BLOCK, response_loss
 
 Objective = Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]  # model and batch to a sum over response tokens
@@ -66,19 +66,17 @@ def _before_head(
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
     """What the head is given where response tokens are to be predicted, X,D, and what makes logits of it. Where the family
     changes its logits afterwards, they are the logits, X,V, themselves."""
-    attend_by_example(model)
+    family = family_of(model.config)
+    if family.attends_by_example:
+        attend_by_example(model)
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     chosen_BS = batch["labels"][:, 1:] != IGNORED
-    if not family_of(_dense_type(model)).plain_head:
+    if not family.plain_head:
         return model(**inputs).logits[:, :-1][chosen_BS], lambda logits_XV: logits_XV
     head: Any = model.get_output_embeddings()
     with _nothing_for_head(head):
         hidden_BSD = model(**inputs).logits
     return hidden_BSD[:, :-1][chosen_BS], lambda hidden_XD: F.linear(hidden_XD, head.weight, head.bias)
-
-
-def _dense_type(model: PreTrainedModel) -> str:
-    return str(model.config.model_type)
 
 
 @contextmanager

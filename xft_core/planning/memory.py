@@ -58,7 +58,9 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
     width, tokens = WIDTH[sft.precision], sft.micro_batch_size * sequence
     weights, gradients = parameters * width, parameters * width
     optimizer = 2 * weights if sft.optimizer == "adamw" else _factored(shape, upcycle) * 4.0
-    layer = tokens * layer_activations(shape, upcycle, sft.precision, sequence)
+    is_fused = upcycle is not None and upcycle.mode == "fusion"
+    layer = tokens * layer_activations(shape, None if is_fused else upcycle, sft.precision, sequence)
+    layer += shape.ffn * (width + 4) if is_fused else 0  # mixed weights, and their sum in fp32
     if sft.gradient_checkpointing:
         activations = tokens * shape.num_layers * shape.hidden_size * width + layer
     else:
@@ -207,5 +209,5 @@ def _factored(shape: Shape, upcycle: UpcycleConfig | None) -> float:
 
 def _inference_layer(shape: Shape, upcycle: UpcycleConfig | None, width: int) -> float:
     """Bytes of one layer's work without gradients, per token: norms and attention, then the FFNs that are active."""
-    experts = upcycle.num_experts_per_tok if upcycle else 1
+    experts = upcycle.active_experts(training=False) if upcycle else 1
     return width * (6 * shape.hidden_size + 2 * shape.query_size + 3 * shape.ffn_size * experts)

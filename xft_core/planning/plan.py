@@ -114,6 +114,8 @@ class StagePlan:
 
 def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, problems: int | None = None) -> list[StagePlan]:
     """The stages of a recipe on a model of this shape; without ``data`` and ``problems`` no work that depends on them."""
+    if not shape.packs:  # as in training
+        recipe = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"packing": False})})
     given = _Given(recipe, shape, data, problems)
     return [WAYS[FACTS[step.stage].planned or ""](role, step, given) for role, step in planned_roles(recipe).items()]
 
@@ -241,7 +243,10 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
     if rows:
         steps, length = training_steps(sft, sequence, rows, shape, step.given.get("match"))
         passes = 4 if sft.gradient_checkpointing else 3
-        flops = steps * sft.batch_size * length * shape.forward_flops(length, upcycle) * passes
+        tokens = steps * sft.batch_size * length
+        flops = tokens * shape.forward_flops(length, upcycle, training=True) * passes
+        if upcycle and sft.router_gradient == "dense":  # all routed experts once more, forward
+            flops += tokens * 2 * shape.num_layers * upcycle.num_routed * shape.ffn
         snapshots, averages = step.given.get("snapshots", 0), int(sft.average != "none")
         flops += (2 + snapshots + averages) * (_held_out_flops(shape, upcycle, data) or 0.0)
     alone = memory.training_memory(shape, upcycle, sft.model_copy(update={"num_processes": 1, "num_nodes": 1}), sequence)

@@ -62,7 +62,7 @@ class Start:
     """What upcycling starts from: the steps that make it, and the fields of the upcycle stage that say so."""
 
     steps: list[Step] = field(default_factory=list)
-    given: Mapping[str, Any] = field(default_factory=lambda: {"model": BASE})
+    given: dict[str, Any] = field(default_factory=lambda: {"model": BASE})
 
 
 def start_steps(recipe: Recipe) -> Start:

@@ -38,6 +38,7 @@ __all__ = [
     "planned_role",
     "planned_roles",
     "rivals",
+    "rows_are_compared",
     "study_step",
     "what_to_change",
     "without_number",
@@ -125,6 +126,11 @@ def rivals(recipe: Recipe) -> list[str]:
     return [model for model in model_places(recipe) if model not in MODELS]
 
 
+def rows_are_compared(recipe: Recipe) -> bool:
+    """Whether every model's loss on every row is measured."""
+    return recipe.evaluate.compare_rows or recipe.has_rivals
+
+
 def _places(making: Iterable[Step]) -> dict[str, Made]:
     places = {"base": BASE} | {model: place for step in making for model, place in step.makes.items()}
     return {model: places[model] for model in sorted(places, key=("moe", "merged").count)}
@@ -154,7 +160,7 @@ def _making(recipe: Recipe) -> Iterator[Step]:
 
 def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
     """Every model's loss on every held-out row, and what its training took."""
-    if not (recipe.evaluate.compare_rows or recipe.has_rivals):
+    if not rows_are_compared(recipe):
         return
     by_role = {step.role: step for step in making}
 
@@ -186,6 +192,17 @@ def _measuring(recipe: Recipe, made: Made, model: str, suffix: str) -> Iterator[
         yield Step(f"lm_eval{suffix}_{index}", "lm_eval", {
             "model": made, "task": task, "directory": evaluate.lm_eval_directory, "limit": evaluate.lm_eval_limit,
             "batch_size": generate.batch_size, "precision": generate.precision, "seed": seed}, model, index)
+
+
+def role_of(recipe: Recipe, stage: str, model: str | None = None) -> str:
+    """The role of the first step of ``stage`` in a pipeline run; with ``model``, of the first that makes or measures it.
+
+    Raises LookupError when the run has no such step.
+    """
+    for step in pipeline_steps(recipe):
+        if step.stage == stage and model in (None, step.model):
+            return step.role
+    raise LookupError(f"A run of {recipe.name} has no step of stage {stage}" + (f" for {model}." if model else "."))
 
 
 def without_number(role: str) -> str:

@@ -64,7 +64,8 @@ def merge(source: Path, target: Path, mixing: torch.Tensor | Coefficients, base:
         assert torch.allclose(weight.sum(-1), torch.ones(weight.shape[:-1], dtype=weight.dtype))
         if base and gamma_L is not None:
             weight = scaled(weight, gamma_L)
-        mlps = tuple(f"{mixture.family.mlp_name(layer)}." for layer in range(mixture.num_layers))
+        family, layers = mixture.family, range(mixture.num_layers)
+        mlps = tuple(prefix for layer in layers for prefix in (*family.ffn_prefixes(layer), f"{family.block_name(layer)}."))
         reader = mixture.reader
         plans = [
             reader.copy_plan(name) if outside_scale == 1 else _scaled(mixture, name, outside_scale)

@@ -11,7 +11,8 @@ import numpy as np
 from safetensors.torch import load_file
 
 from xft_core.data.reading import conversations_of, sequences_of
-from xft_core.data.rows import Rows, write_rows
+from xft_core.data.row_writing import write_rows
+from xft_core.data.rows import Rows
 from xft_core.data.tokenize import BITS
 from xft_core.errors import DataError
 from xft_core.models.config import DTYPES
@@ -55,14 +56,13 @@ def read_rows(config: NllStage, tokenizer: Any, directory: Path) -> tuple[Rows, 
         chosen = np.frombuffer(numbers, dtype=np.int64)[:data.max_rows]
         answered = chosen[np.isin(chosen, read.numbers)]
         indices, num_rows = np.searchsorted(read.numbers, answered), len(chosen)
-    sequences = sequences_of(read, indices, data, tokenizer, directory)
-    fitting = sequences.take(np.flatnonzero(sequences.lengths))
-    num_fitting = len(fitting.pieces)
-    if not num_fitting:
+    sequences, places = sequences_of(read, indices, data, tokenizer, directory)
+    fitting = places[sequences.lengths(places) > 0]
+    if not len(fitting):
         raise DataError(
             f"Of {num_rows} rows of {data.path!r} none is left to measure on: each needs a response, and room "
             f"for some of it within data.max_length ({data.max_length}).")
     path = directory / "rows.safetensors"
-    write_rows(path, fitting.pieces.read(), fitting.lengths, fitting.prompt_lengths)
-    truncated = int(np.count_nonzero(fitting.notes & BITS["truncated"]))
-    return Rows(**load_file(path)), truncated, num_rows - num_fitting
+    write_rows(path, sequences.pieces.read(fitting), sequences.lengths(fitting), sequences.prompt_lengths[fitting])
+    truncated = int(np.count_nonzero(sequences.notes[fitting] & BITS["truncated"]))
+    return Rows(**load_file(path)), truncated, num_rows - len(fitting)

@@ -77,7 +77,7 @@ def training_work(directory: Path, model: Path, data: Path) -> tuple[float, floa
     if manifest.stage != "sft":
         raise ArtifactError(f"{str(directory)!r} is of the stage {manifest.stage}: only sft and mix train. Give theirs.")
     if part := manifest.config.get("part"):
-        rows = rows.part(*part, manifest.config["seed"])
+        rows = rows.part(part[0], part[1], manifest.config["seed"])
     packed = PackedRows(rows, longest, manifest.config["sft"]["packing"])
     steps_of_epoch = math.ceil(len(packed) / manifest.config["sft"]["batch_size"])
     tokens = SftMetrics.of(manifest).steps / steps_of_epoch * sum(rows.lengths())

@@ -24,7 +24,7 @@ def run(config: StudyStage, workspace: Workspace) -> StudyMetrics:
     text = result.model_dump_json(indent=1) + "\n"
     (workspace.output / StudyResult.file_name).write_text(text, encoding="utf-8")
     RawLossesFile(tokens=tokens_R.tolist(), losses={
-        arm: {seed: item.loss_R.tolist() for seed, item in seeds.items()} for arm, seeds in measured.items()},
+        arm: {str(seed): item.loss_R.tolist() for seed, item in seeds.items()} for arm, seeds in measured.items()},
     ).write(workspace.output)
     plots = draw_study(result, workspace.output / "plots")
     (workspace.output / "study.md").write_text(study_markdown(result, study, plots, config.failures), encoding="utf-8")

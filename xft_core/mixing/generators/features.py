@@ -180,7 +180,7 @@ class _Usage:
 
     def __init__(self, mixture: MixtureReader) -> None:
         size = (mixture.num_layers, mixture.num_experts)
-        self.shared = mixture.upcycle.shared_expert
+        self.shared, self._packs = mixture.upcycle.shared_expert, mixture.family.packs
         self._weight_LN, self._chosen_LN, self._probability_LN, self._entropy_LN = (
             torch.zeros(size, dtype=torch.float64) for _ in range(4))
         self._together_LNN = torch.zeros(max(0, size[0] - 1), size[1], size[1], dtype=torch.float64)
@@ -191,7 +191,7 @@ class _Usage:
         """One pass of the model in ``directory`` over the rows."""
         model = load_model(directory, dtype).to(device)
         max_length = max(rows.lengths())
-        packed = PackedRows(rows, max_length, packing=True)
+        packed = PackedRows(rows, max_length, packing=self._packs)
         sequences = [[index for index in sequence if index < max_rows] for sequence in packed.sequences]
         sequences = [sequence for sequence in sequences if sequence]
         size = max(1, TOKENS_PER_BATCH // max_length)
@@ -246,7 +246,7 @@ def _gradient(mixed: MixedModel, rows: Rows, max_rows: int, uniform_LN: torch.Te
     """dL/dc at uniform mixing, L,N, up to what is the same for all experts of a layer."""
     mixed.apply(uniform_LN)
     mixed.want_gradient()
-    packed = PackedRows(rows, max(rows.lengths()), packing=True)
+    packed = PackedRows(rows, max(rows.lengths()), packing=mixed.mixture.family.packs)
     chosen = [[index for index in sequence if index < max_rows] for sequence in packed.sequences]
     tokens = 0
     with torch.enable_grad():

@@ -12,18 +12,19 @@ class EvaluateConfig(Section):
 
     added: ClassVar[frozenset[str]] = frozenset({"compare_rows"})
 
-    benchmarks: list[str] = Field(["demo:benchmark.jsonl"], min_length=1, description=(
+    benchmarks: list[str] = Field(["demo:benchmark.jsonl"], description=(
         "Benchmarks: humaneval (HumanEval and HumanEval+ from evalplus's own cache), mbpp, multipl-e/js (and ts, java, cpp, "
         "rs, go, php, rb, lua, pl, sh), ds1000 (the files of these two in the directory XFT_BENCHMARKS), the path of a .jsonl "
-        "or .jsonl.gz file in one of these forms, or demo:benchmark.jsonl."))
+        "or .jsonl.gz file in one of these forms, or demo:benchmark.jsonl. An empty list: no answers are generated, models are "
+        "compared by their held-out loss."))
     max_problems: int | None = Field(None, ge=1, description="Only the first this many problems; empty for all.")
     min_time_limit: float = Field(4.0, gt=0, le=600, description="Shortest time limit for one test input, in seconds.")
     time_limit_factor: float = Field(4.0, ge=1, le=1000, description="Limit as a multiple of the reference's own time.")
     memory_limit_mb: int = Field(6144, ge=256, le=2**24, description="Memory one graded program may reserve, in MB.")
     workers: int | None = Field(None, ge=1, le=1024, description="Programs graded at once; empty: one per processor core.")
     sandbox: Literal["bubblewrap", "unsafe"] = Field("bubblewrap", description=(
-        "Grading runs what a model wrote. bubblewrap contains it; unsafe runs it with nothing around it but evalplus's "
-        "own guard, which does not stop network, files or processes."))
+        "Grading runs what a model wrote. bubblewrap contains it; unsafe runs it under evalplus's own guard "
+        "alone, which does not restrict network, files or processes."))
     ds1000_environment: Literal["pinned", "current"] = Field("pinned", description=(
         "Libraries DS-1000 is graded with: pinned (those of its authors, made by python -m xft_core ds1000-environment) or "
         "current (those of this package; other scores, not to be compared with published ones)."))

@@ -10,7 +10,7 @@ from xft_core.errors import ArtifactError, RecipeError
 from xft_core.recipe.sections import Recipe
 from xft_core.recipe.study import ArmRun, StudyConfig, tuning_runs
 from xft_core.reporting.study.ladder import Choice, Measured
-from xft_core.store.results.model_losses import LossesOfModel, ModelLossesFile
+from xft_core.store.results.report import RunRowsFile
 
 
 def tuned(study: StudyConfig, recipe: Recipe, reports: Mapping[str, Path]) -> dict[str, list[Choice]]:
@@ -24,7 +24,7 @@ def tuned(study: StudyConfig, recipe: Recipe, reports: Mapping[str, Path]) -> di
         for number, settings in enumerate(study.choices(arm)):
             of_choice = [item for item in runs if (item.arm, item.choice) == (arm, number)]
             there = [item for item in of_choice if item.variant in reports]
-            losses = [_reserved_loss(_losses(study, item, reports)) for item in there]
+            losses = [_reserved_loss(study, item, reports) for item in there]
             choices.append(Choice(settings=settings, reserved_loss=fmean(losses) if losses and there == of_choice else None))
         found[arm] = choices
     return found
@@ -39,38 +39,34 @@ def reported(
     for item in runs:
         if item.variant not in reports:
             continue
-        losses = _losses(study, item, reports)
-        own = [count for _, count in losses.held_out]
-        if tokens is not None and own != tokens:
+        rows, model = _rows(study, item, reports)
+        if tokens is not None and rows.tokens != tokens:
             raise ArtifactError(
-                f"The run {item.variant!r} was measured on other rows than the runs before it: its rows have {sum(own):,} "
-                f"response tokens, theirs {sum(tokens):,}. Arms can be compared only on the same rows: let no arm change the "
-                "section data, or give all of them one data.held_out_path.")
-        tokens = own
-        loss_R = np.array([loss for loss, _ in losses.held_out])
-        measured.setdefault(item.arm, {})[item.seed] = Measured(loss_R, losses.training_flops)
+                f"The run {item.variant!r} was measured on other rows than the runs before it: its rows have "
+                f"{sum(rows.tokens):,} response tokens, theirs {sum(tokens):,}. Arms can be compared only on the same rows.")
+        tokens = rows.tokens
+        measured.setdefault(item.arm, {})[item.seed] = Measured(np.array(rows.losses[model]), rows.training_flops.get(model))
     if tokens is None:
         raise ArtifactError("No run of the study has a report: all failed. Their reasons are in the flow run's log.")
     return measured, np.array(tokens)
 
 
-def _losses(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> LossesOfModel:
-    found = ModelLossesFile.read(reports[item.variant])
-    if found is None:
+def _rows(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> tuple[RunRowsFile, str]:
+    rows, model = RunRowsFile.read(reports[item.variant]), study.arms[item.arm].model
+    if rows is None:
         raise RecipeError(
             f"The report of {item.variant!r} has no losses by row. Set evaluate.compare_rows: true in the study's recipe.")
-    models = found.models
-    model = study.arms[item.arm].model
-    if model not in models:
+    if model not in rows.losses:
         raise RecipeError(
-            f"Arm {item.arm!r} is the model {model!r}, which its run has not. It has: {', '.join(models)}. Set arms."
-            f"{item.arm}.model to one of these, or have the run make it (see the section baseline).")
-    return models[model]
+            f"Arm {item.arm!r} is the model {model!r}, which its run has not, or whose losses are no numbers. It has: "
+            f"{', '.join(rows.losses)}.")
+    return rows, model
 
 
-def _reserved_loss(losses: LossesOfModel) -> float:
-    if not losses.reserved:
+def _reserved_loss(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> float:
+    rows, model = _rows(study, item, reports)
+    if model not in rows.reserved_nll:
         raise RecipeError(
             "The arms are tuned, but no rows are reserved for it. Set data.reserved_rows in the study's recipe: what is chosen "
             "on the reported rows cannot be reported on them.")
-    return sum(loss for loss, _ in losses.reserved) / sum(tokens for _, tokens in losses.reserved)
+    return rows.reserved_nll[model]

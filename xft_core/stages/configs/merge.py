@@ -32,5 +32,5 @@ class MergeStage(StageConfig):
         return found | ({"base": find_model(self.base)} if self.base else {})
 
     def settings(self) -> dict[str, Any]:
-        """The precision is that of a measurement: where there is no data, there is none."""
+        """The precision, which only the held-out measurement uses; nothing without data."""
         return {"precision": measuring_precision(self.precision)} if self.data else {}

@@ -32,7 +32,7 @@ class MixStage(StageConfig):
         "A headroom test looks along gamma only where it is given."))
 
     def processes(self) -> tuple[int, int]:
-        """Those of the fields where there is something to learn."""
+        """Those of the fields where something is learned; one process where nothing is."""
         merge = self.merge
         together = merge.method == "learned" and merge.generator_from is None
         return (self.num_processes, self.num_nodes) if together else (1, 1)
@@ -54,7 +54,7 @@ class MixStage(StageConfig):
         return found
 
     def settings(self) -> dict[str, Any]:
-        """Only the fields that play a part in the chosen method."""
+        """The fields that the chosen method uses."""
         settings = super().settings()
         for name in (*PROCESS_FIELDS, *(() if learns(self.merge) else ("seed",))):
             del settings[name]

@@ -20,6 +20,7 @@ class PrepareStage(StageConfig):
     summary = "Instruction data to token sequences: training rows and held-out rows."
 
     stage, version, implementation = "prepare", 2, "xft_core.stages.prepare"
+    needs_torch = False
     path_fields = frozenset({"model", "benchmarks"})
 
     model: str = Field("demo:model", description="Model whose tokenizer and chat template are used.")
@@ -44,7 +45,7 @@ class PrepareStage(StageConfig):
         return found
 
     def input_digests(self) -> dict[str, str]:
-        """As for any stage, but of the model only the tokenizer's files count."""
+        """The digests of every stage; that of the model covers the tokenizer's files only."""
         from xft_core.models.tokenizer_files import tokenizer_files
 
         inputs = self.inputs()

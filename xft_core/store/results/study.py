@@ -24,5 +24,5 @@ class RawLossesFile(ResultFile):
     indent: ClassVar[int | None] = None
     ending: ClassVar[str] = "\n"
     tokens: list[int] = Field(description="Response tokens of each reported row [count]")
-    losses: dict[str, dict[int, list[float]]] = Field(description=(
+    losses: dict[str, dict[str, list[float]]] = Field(description=(
         "Loss of each reported row, summed over its response, by arm and seed [nats]"))
