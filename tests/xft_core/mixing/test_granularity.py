@@ -20,7 +20,7 @@ from xft_core.stages.merge import merge
 from xft_core.training.response_loss import response_nll
 
 KINDS = [("tensor", 1), ("block", 1), ("block", 5), ("column", 1)]
-FAMILIES = ["llama", "phi3", "starcoder2", "gpt_neox"]  # three layers, fused, two with biases
+FAMILIES = ["llama", "phi3", "starcoder2", "gpt2"]  # three layers, fused, biases, weights the other way round
 
 
 def granularity(kind: str, blocks: int, mixture: MixtureReader) -> Granularity:
@@ -79,10 +79,11 @@ def test_the_projected_gradient_is_that_of_autograd(kind: str, blocks: int, fami
                 elif is_down and experts.dim() == 2:
                     tensors[tensor.name] = torch.tensordot(shares[layer].mean(0), experts, 1)
                 else:
-                    size = experts.shape[-1 if is_down else 1]
+                    axis = 1 if experts.dim() == 2 else 1 + (is_down != mixture.family.transposed)
+                    size = experts.shape[axis]
                     group = (torch.arange(size) % neurons) * chosen.num_groups // neurons
                     each = shares[layer, group].T  # experts, rows or columns
-                    each = each[:, None] if is_down else each.reshape(4, size, *[1] * (experts.dim() - 2))
+                    each = each[:, None] if axis == 2 else each.reshape(4, size, *[1] * (experts.dim() - 2))
                     tensors[tensor.name] = (each * experts).sum(0)
         for name, wanted in tensors.items():
             assert (mixed.model.get_parameter(name) - wanted).abs().max() < 1e-12

@@ -76,7 +76,7 @@ def test_the_penalty_is_the_equation(root: Path) -> None:
 
 def test_expert_dropout_leaves_out_one_routed_expert() -> None:
     weight = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.4, 0.3, 0.2, 0.1]], dtype=torch.float64)
-    left_out = set()
+    left_out: set[tuple[int, int] | None] = set()
     for step in range(200):
         found = without_one_expert(weight, 1, 0.5, 3, step)
         assert torch.equal(found, without_one_expert(weight, 1, 0.5, 3, step))
