@@ -24,7 +24,8 @@ from performance.random_models import shape, write_random
 from performance.side_by_side import print_heading, print_table, side_by_side
 from xft_core.data.packing import PackedRows
 from xft_core.data.rows import Row, Rows, rows_of
-from xft_core.mixing.learning import MixedModel, learn
+from xft_core.mixing.learning import learn
+from xft_core.mixing.mixed_model import MixedModel
 from xft_core.mixing.mixture import MixtureReader
 from xft_core.recipe.sections import MergeConfig, UpcycleConfig
 from xft_core.stages.upcycle import upcycle

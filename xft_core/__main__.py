@@ -18,8 +18,10 @@ from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.process import command, die_with_parent, drop_launcher_variables, leave_out_torch, quiet_libraries, told
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs import STAGES, ImportReferenceStage, MergeMixtureStage
+from xft_core.stages.configs.meta_train import MetaTrainStage
 from xft_core.stages.run import run_stage
 
+COMMANDS: dict[str, type[StageConfig]] = STAGES | {MetaTrainStage.stage: MetaTrainStage}  # each takes a file of its fields
 DESCRIPTION = "Run one stage, or look at what some left behind."
 
 
@@ -88,7 +90,7 @@ def _stage_config(options: argparse.Namespace) -> StageConfig:
         fields = {"model": str(options.directory), "output": options.output or "none", "plan": options.plan,
                   "shared_expert_weight": options.shared_expert_weight}
         return parse(MergeMixtureStage, fields, where="merge-mixture")
-    return parse(STAGES[options.command], read_yaml(options.config), options.set, where=str(options.config))
+    return parse(COMMANDS[options.command], read_yaml(options.config), options.set, where=str(options.config))
 
 
 def _print_plan(config: StageConfig) -> None:
@@ -104,7 +106,7 @@ def _print_plan(config: StageConfig) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m xft_core", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
-    for name, config in STAGES.items():
+    for name, config in COMMANDS.items():
         summary = config.summary
         fields = [f"  {field}: {info.description}" for field, info in config.model_fields.items()]
         command = commands.add_parser(

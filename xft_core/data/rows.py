@@ -37,6 +37,12 @@ class Rows:
         return Rows(torch.cat([self[index][0] for index in chosen]), offsets,
                     torch.tensor([self._prompt_lengths[index] for index in chosen]))
 
+    def first(self, number: int) -> "Rows":
+        """The first ``number`` rows, or all where there are fewer."""
+        number = min(number, len(self))
+        offsets, prompts = torch.tensor(self._offsets[:number + 1]), torch.tensor(self._prompt_lengths[:number])
+        return Rows(self._input_ids[:self._offsets[number]], offsets, prompts)
+
     def lengths(self) -> list[int]:
         """Tokens of every row."""
         return [end - start for start, end in zip(self._offsets, self._offsets[1:], strict=False)]

@@ -1,35 +1,35 @@
 """Learning the mixing coefficients at the cost of training one dense model.
 
 W is built once per optimizer step, the dense model runs forward and backward, and since dL/dc_i = <dL/dW, W_i> the
-gradient is projected on the experts afterwards, one tensor of one layer at a time, from disk. Only alpha (and lambda,
-where it is learned) has optimizer state. Shape suffixes: L layers, N experts (shared one first), R routed.
+gradient is projected on the experts afterwards, one tensor of one layer at a time, from disk. Only the few parameters of
+the shares (parameters.py) have optimizer state. Shape suffixes: L layers, G groups, N experts (shared one first).
 
 Several processes share the micro batches of a step out. Each projects its own dL/dW, since that is linear, so that a few
 numbers for each layer are all that is summed over them.
 """
 
 import logging
-import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import Rows
 from xft_core.errors import CheckpointError
-from xft_core.mixing.mixture import ExpertTensor, MixtureReader, mixing_weights
-from xft_core.models.config import transformers_config
+from xft_core.mixing.delta_scale import scaled
+from xft_core.mixing.mixed_model import MixedModel
+from xft_core.mixing.objective import Objective, nll
+from xft_core.mixing.parameters import MixingParameters
+from xft_core.mixing.regularization import is_penalized, penalty, without_one_expert
 from xft_core.recipe.sections import MergeConfig
 from xft_core.runtime.group import is_first, number_of_processes, process_number, summed
 from xft_core.runtime.progress import describe_progress
 from xft_core.store.checkpoints import PREFIX, keep_newest, seal
 from xft_core.store.curves import MetricsLog
 from xft_core.store.results.curve import CurveValues
-from xft_core.training.response_loss import response_loss
 from xft_core.training.resume import step_to_go_on_from
 
 logger = logging.getLogger(__name__)
@@ -37,77 +37,82 @@ logger = logging.getLogger(__name__)
 STEPS_BETWEEN_CHECKPOINTS = 25
 STEPS_BETWEEN_POINTS = 5
 FILE_NAME = "mixing.safetensors"
+GENERATOR_WEIGHT_DECAY = 1e-2  # AdamW's, of a generator's weights; free coefficients have none
 
 
-class MixedModel:
-    """The dense model whose FFNs are a mixture of the experts'. Everything else is the tuned MoE's own and fixed."""
+@dataclass(frozen=True)
+class Learned:
+    """``weight``: shares of the experts, fp64 L,N or L,G,N; ``delta_scale_L``: gamma of every layer, None for 1;
+    ``outside_scale``: gamma of all else; ``steps``: optimizer steps; ``kept_start``: whether the whole objective was no lower
+    than at the start, whose shares these are then."""
 
-    def __init__(self, mixture: MixtureReader, dtype: torch.dtype, device: torch.device) -> None:
-        self.mixture = mixture
-        with no_init_weights():
-            self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                transformers_config(mixture.dense_config), dtype=dtype)
-        self.model.tie_weights()
-        self.model.requires_grad_(False)
-        parameters = dict(self.model.named_parameters())
-        self._mixed: list[list[tuple[torch.nn.Parameter, ExpertTensor]]] = [
-            [(parameters.pop(tensor.name), tensor) for tensor in mixture.expert_tensors(layer)]
-            for layer in range(mixture.num_layers)]
-        buffers = {name: item for name, item in self.model.named_buffers() if name in mixture.reader}
-        with torch.no_grad():
-            for name, parameter in (parameters | buffers).items():
-                parameter.copy_(mixture.reader.get(mixture.family.stored_name(name)))
-        self.model.to(device).eval()
+    weight: torch.Tensor
+    delta_scale_L: torch.Tensor | None
+    outside_scale: float
+    steps: int
+    kept_start: bool = False
 
+    @classmethod
     @torch.no_grad()
-    def apply(self, weight_LN: torch.Tensor) -> None:
-        """Set every FFN to the mixture of its layer's experts with shares ``weight_LN`` (rows sum to one)."""
-        for layer, tensors in enumerate(self._mixed):
-            for parameter, tensor in tensors:
-                for rows, block in self.mixture.mixed(tensor, weight_LN[layer], parameter.dtype, parameter.device):
-                    parameter[rows].copy_(block)
-
-    def want_gradient(self) -> None:
-        """Make the FFNs collect dL/dW in the backward passes that follow, from zero."""
-        for tensors in self._mixed:
-            for parameter, _ in tensors:
-                parameter.requires_grad_(True)
-                parameter.grad = None
-
-    def weight_gradient(self) -> torch.Tensor:
-        """dL/dc from the collected dL/dW, fp64 L,N, up to what is equal for all experts of a layer."""
-        nothing_N = torch.zeros(self.mixture.num_experts, dtype=torch.float64)
-        return torch.stack([
-            sum((self.mixture.gradient(tensor, parameter.grad).cpu()
-                 for parameter, tensor in tensors if parameter.grad is not None), start=nothing_N)
-            for tensors in self._mixed])
+    def of(cls, parameters: MixingParameters, steps: int, kept_start: bool = False) -> "Learned":
+        """What the parameters mean as they are."""
+        gamma_L, outside = parameters.delta_scale(), parameters.outside_scale()
+        return cls(
+            parameters.shares().detach(), None if gamma_L is None else gamma_L.detach().clone(),
+            1.0 if outside is None else float(outside), steps, kept_start)
 
 
 def learn(
     mixed: MixedModel, rows: Rows, merge: MergeConfig, seed: int, checkpoints: Path, metrics: MetricsLog,
-    shared_weight_start: float,
-) -> tuple[torch.Tensor, int]:
-    """Learn alpha (and lambda if merge.shared_expert_weight is None) on ``rows`` by Adam with linear decay.
+    shared_weight_start: float, objective: Objective = nll, generator: torch.nn.Module | None = None,
+) -> Learned:
+    """Learn what there is to learn on ``rows`` by Adam with linear decay.
 
     Goes on from the last checkpoint in ``checkpoints``. Of several processes, all must call it.
-    Returns the shares, fp64 L,N, and the number of steps.
+
+    Args:
+        mixed: the model; it ends with whatever it was last set to.
+        rows: what it is learned on.
+        merge: the recipe's section.
+        seed: of the order of the rows, and of which experts are left out.
+        checkpoints: an existing directory.
+        metrics: the curve.
+        shared_weight_start: where a learned lambda begins.
+        objective: what is made small, a sum over the response tokens of a batch.
+        generator: what makes alpha; None for free coefficients.
     """
     data = PackedRows(rows, max(rows.lengths()), packing=mixed.mixture.family.packs)
     batches = _batches(len(data), merge, seed)
-    parameters = _start(mixed.mixture, merge, shared_weight_start)
-    if parameters["alpha"].shape[1] == 1 and len(parameters) == 1:
+    parameters = MixingParameters(mixed.mixture, merge, mixed.granularity, shared_weight_start, generator)
+    if parameters.nothing_to_learn:
         logger.info("mix: one routed expert and a fixed shared_expert_weight leave nothing to learn")
-        return _weights(parameters, mixed.mixture, merge).detach(), 0
-    optimizer = torch.optim.Adam(list(parameters.values()), lr=merge.learning_rate)
-    done = _resume(checkpoints, parameters, optimizer, metrics)
+        return Learned.of(parameters, 0)
+    with torch.no_grad():
+        start = {name: tensor.detach().clone() for name, tensor in parameters.tensors.items()}
+        uniform = parameters.shares()
+    optimizer = _optimizer(parameters, merge)
+    done = _resume(checkpoints, parameters.tensors, optimizer, metrics)
     warmup = min(merge.warmup_steps, len(batches) // 10)
+    first_routed = int(mixed.mixture.upcycle.shared_expert)
     for step in range(done + 1, len(batches) + 1):
         with torch.enable_grad():
-            weight_LN = _weights(parameters, mixed.mixture, merge)
-        mixed.apply(weight_LN.detach())
-        loss = _collect_gradient(mixed, data, batches[step - 1], merge.micro_batch_size)
+            weight = parameters.shares()
+            used = weight
+            if merge.expert_dropout:
+                used = without_one_expert(weight, first_routed, merge.expert_dropout, seed, step)
+            members, outside = parameters.with_base(used), parameters.outside_scale()
+        mixed.apply(members.detach(), 1.0 if outside is None else float(outside.detach()))
+        wants_outside = outside is not None and outside.requires_grad
+        loss = _collect_gradient(mixed, data, batches[step - 1], merge.micro_batch_size, objective, wants_outside)
         optimizer.zero_grad()
-        weight_LN.backward(summed(mixed.weight_gradient()))
+        ends, gradients = [members], [summed(mixed.weight_gradient())]
+        if outside is not None and wants_outside:
+            ends, gradients = [*ends, outside], [*gradients, summed(mixed.outside_gradient())]
+        if is_penalized(merge):
+            with torch.enable_grad():
+                total = penalty(parameters, weight, uniform, merge)
+            ends, gradients = [*ends, total], [*gradients, torch.ones_like(total)]
+        torch.autograd.backward(ends, gradients)
         rate = min(step / (warmup + 1), (len(batches) - step + 1) / max(1, len(batches) - warmup), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = merge.learning_rate * rate
@@ -115,27 +120,105 @@ def learn(
         if not is_first():
             continue
         if step % STEPS_BETWEEN_POINTS == 0 or step in (1, len(batches)):
-            metrics.log(step, CurveValues(loss=loss, learning_rate=merge.learning_rate * rate).flat())
+            gamma = parameters.tensors.get("delta_scale")
+            metrics.log(step, CurveValues(
+                loss=loss, learning_rate=merge.learning_rate * rate,
+                delta_scale=None if gamma is None else float(gamma.detach().mean())).flat())
             logger.info(describe_progress("mix", step, len(batches), f"loss {loss:.4f}"))
         if step % STEPS_BETWEEN_CHECKPOINTS == 0:
-            _save(checkpoints, step, parameters, optimizer, metrics)
-    return _weights(parameters, mixed.mixture, merge).detach(), len(batches)
+            _save(checkpoints, step, parameters.tensors, optimizer, metrics)
+    if is_penalized(merge) and not _lowers(mixed, data, merge, objective, parameters, start, uniform):
+        _set(parameters.tensors, start)
+        logger.info("mix: the objective with its penalty is no lower than that of uniform mixing, which is taken")
+        return Learned.of(parameters, len(batches), kept_start=True)
+    return Learned.of(parameters, len(batches))
 
 
-def _collect_gradient(mixed: MixedModel, data: PackedRows, batch: list[int], micro_batch_size: int) -> float:
-    """Backward passes of the mean response loss over one batch of sequences, this process's part of them; returns the loss
-    of the whole batch."""
+def apply_learned(mixed: MixedModel, learned: Learned) -> None:
+    """Set the model to what was learned."""
+    weight, gamma_L = learned.weight, learned.delta_scale_L
+    mixed.apply(weight if gamma_L is None else scaled(weight, gamma_L), learned.outside_scale)
+
+
+@torch.no_grad()
+def objective_now(
+    mixed: MixedModel, rows: Rows, micro_batch_size: int, objective: Objective, gradient: bool = False, outside: bool = False,
+) -> float:
+    """The objective of the model as it is over all ``rows`` [nats per response token]; of several processes each does its
+    part. ``gradient``: also collect dL/dW, from zero; ``outside``: of the weights outside the FFNs too."""
+    data = PackedRows(rows, max(rows.lengths()), packing=mixed.mixture.family.packs)
+    if not gradient:
+        return _objective_now(mixed, data, list(range(len(data))), micro_batch_size, objective, backward=False)
+    with torch.enable_grad():
+        return _collect_gradient(mixed, data, list(range(len(data))), micro_batch_size, objective, outside)
+
+
+@torch.no_grad()
+def objective_of(
+    mixed: MixedModel, parameters: MixingParameters, data: PackedRows, micro_batch_size: int, objective: Objective,
+) -> float:
+    """The objective over all sequences of ``data`` [nats per response token]; of several processes each does its part."""
+    outside = parameters.outside_scale()
+    mixed.apply(parameters.with_base(parameters.shares()), 1.0 if outside is None else float(outside))
+    return _objective_now(mixed, data, list(range(len(data))), micro_batch_size, objective, backward=False)
+
+
+def _lowers(
+    mixed: MixedModel, data: PackedRows, merge: MergeConfig, objective: Objective, parameters: MixingParameters,
+    start: dict[str, torch.Tensor], uniform: torch.Tensor,
+) -> bool:
+    """Whether what was learned has a lower objective, with its penalty, than the start, on the rows of the learning."""
+    def whole() -> float:
+        with torch.no_grad():
+            added = float(penalty(parameters, parameters.shares(), uniform, merge))
+        return objective_of(mixed, parameters, data, merge.micro_batch_size, objective) + added
+
+    learned, found = {name: tensor.detach().clone() for name, tensor in parameters.tensors.items()}, whole()
+    _set(parameters.tensors, start)
+    at_start = whole()
+    _set(parameters.tensors, learned)
+    return found < at_start
+
+
+@torch.no_grad()
+def _set(tensors: dict[str, torch.Tensor], values: dict[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        tensor.copy_(values[name])
+
+
+def _optimizer(parameters: MixingParameters, merge: MergeConfig) -> torch.optim.Adam:
+    """Adam; AdamW for a generator, whose weights decay."""
+    made = [tensor for name, tensor in parameters.tensors.items() if name.startswith("generator.")]
+    if not made:
+        return torch.optim.Adam(list(parameters.tensors.values()), lr=merge.learning_rate)
+    others = [tensor for name, tensor in parameters.tensors.items() if not name.startswith("generator.")]
+    groups = [{"params": made, "weight_decay": GENERATOR_WEIGHT_DECAY}]
+    return torch.optim.AdamW(groups + ([{"params": others, "weight_decay": 0.0}] if others else []), lr=merge.learning_rate)
+
+
+def _collect_gradient(
+    mixed: MixedModel, data: PackedRows, batch: list[int], micro_batch_size: int, objective: Objective, outside: bool,
+) -> float:
+    """Backward passes of the mean objective over one batch of sequences, this process's part of them; returns that of the
+    whole batch."""
+    mixed.want_gradient(outside)
+    return _objective_now(mixed, data, batch, micro_batch_size, objective, backward=True)
+
+
+def _objective_now(
+    mixed: MixedModel, data: PackedRows, batch: list[int], micro_batch_size: int, objective: Objective, backward: bool,
+) -> float:
     device = mixed.model.device
     first, step = process_number() * micro_batch_size, number_of_processes() * micro_batch_size
     micro = [
         data.collate([data[index] for index in batch[start:start + micro_batch_size]])
         for start in range(first, len(batch), step)]
     tokens = int(summed(torch.tensor(sum(int((item["labels"][:, 1:] != IGNORED).sum()) for item in micro))))
-    mixed.want_gradient()
     total = 0.0
     for item in micro:
-        loss = response_loss(mixed.model, {name: tensor.to(device) for name, tensor in item.items()}) / tokens
-        loss.backward()
+        loss = objective(mixed.model, {name: tensor.to(device) for name, tensor in item.items()}) / tokens
+        if backward:
+            loss.backward()
         total += float(loss.detach())
     return float(summed(torch.tensor(total, dtype=torch.float64)))
 
@@ -149,24 +232,6 @@ def _batches(num_sequences: int, merge: MergeConfig, seed: int) -> list[list[int
     order = order[:max(1, round(num_sequences * merge.epochs))]
     batches = [order[start:start + merge.batch_size] for start in range(0, len(order), merge.batch_size)]
     return batches[:merge.max_steps]
-
-
-def _start(mixture: MixtureReader, merge: MergeConfig, shared_weight_start: float) -> dict[str, torch.Tensor]:
-    num_routed = mixture.num_experts - int(mixture.upcycle.shared_expert)
-    parameters = {"alpha": torch.zeros(mixture.num_layers, num_routed, dtype=torch.float64, requires_grad=True)}
-    if mixture.upcycle.shared_expert and merge.shared_expert_weight is None:
-        logit = math.log(shared_weight_start / (1 - shared_weight_start))
-        parameters["shared_logit"] = torch.full((mixture.num_layers,), logit, dtype=torch.float64, requires_grad=True)
-    return parameters
-
-
-def _weights(parameters: dict[str, torch.Tensor], mixture: MixtureReader, merge: MergeConfig) -> torch.Tensor:
-    if not mixture.upcycle.shared_expert:
-        return mixing_weights(parameters["alpha"], None)
-    if "shared_logit" in parameters:
-        return mixing_weights(parameters["alpha"], torch.sigmoid(parameters["shared_logit"]))
-    fixed = torch.full((mixture.num_layers,), float(merge.shared_expert_weight or 0.0), dtype=torch.float64)
-    return mixing_weights(parameters["alpha"], fixed)
 
 
 def _save(

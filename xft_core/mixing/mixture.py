@@ -1,19 +1,24 @@
 """From mixing coefficients to one dense FFN, and back from its gradient to theirs.
 
     W = lambda W_0 + (1 - lambda) sum_{i=1}^{N-1} softmax(alpha)_i W_i         (arXiv 2404.15247, eq. 4)
+    W = W_base + gamma (W_mix - W_base)                                        (delta_scale, delta_scale.py)
 
-summed in a dtype twice as wide as the experts' and rounded once: equal experts give themselves, bit for bit. Experts are
-read a block of rows of one tensor at a time; on a CPU those of 16 bits are summed where they are mapped (expert_rows.py).
-Shape suffixes: L layers, N experts (the shared one first), n some of them, R routed, B elements of a block.
+The base model, where it is given, is one more member of the sum, with the share 1 - gamma. Sums are in a dtype twice as wide
+as the experts' and rounded once: equal experts give themselves, bit for bit. Experts are read a block of rows of one tensor
+at a time; on a CPU those of 16 bits are summed where they are mapped (expert_rows.py).
+Shape suffixes: L layers, N experts (the shared one first), n some members, R routed, M members (the experts, then the base
+model if there is one), B elements of a block, X rows or columns of a tensor.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import torch
 
+from xft_core.errors import CheckpointError
 from xft_core.families import Family
 from xft_core.mixing.weighted_sums import ExpertRows
 from xft_core.models.config import dense_config_of, transformers_config, upcycle_config_of
@@ -26,9 +31,16 @@ ACCELERATOR_BLOCK_ELEMENTS = 2**25  # the same elsewhere: 128 MiB in fp32
 
 
 class MixtureReader:
-    """The FFN tensors of an upcycled checkpoint, expert by expert, under their dense names. A context manager."""
+    """The FFN tensors of an upcycled checkpoint, expert by expert, under their dense names. A context manager.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        directory: the upcycled model.
+        base: the dense model that it comes from, where it takes part.
+
+    Raises CheckpointError for a base of another family.
+    """
+
+    def __init__(self, directory: Path, base: Path | None = None) -> None:
         self.upcycle = upcycle_config_of(directory)
         self.reader = CheckpointReader(directory)
         self.dense_config = dense_config_of(self.reader)
@@ -36,12 +48,24 @@ class MixtureReader:
         self.family: Family = family_of(config)
         self.num_layers = int(config.num_hidden_layers)
         check_tensors(self.reader, self.dense_config, self.upcycle)
+        self.base = CheckpointReader(base) if base else None
+        if self.base and (found := dense_config_of(self.base)["model_type"]) != self.dense_config["model_type"]:
+            raise CheckpointError(
+                f"{str(base)!r} is of family {found}, {str(directory)!r} of {self.dense_config['model_type']}: give the dense "
+                "model that the experts come from as base.")
 
     def __enter__(self) -> "MixtureReader":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.reader.__exit__(kind, error, trace)
+        if self.base:
+            self.base.__exit__(kind, error, trace)
+
+    @property
+    def num_members(self) -> int:
+        """M: the experts, and the base model if there is one."""
+        return self.num_experts + int(self.base is not None)
 
     @property
     def num_experts(self) -> int:
@@ -50,57 +74,138 @@ class MixtureReader:
 
     def expert_tensors(self, layer: int) -> Iterator["ExpertTensor"]:
         """The tensors of one layer's FFN, in the dense checkpoint's names."""
+        modules: dict[str, int] = {}  # gate, up, down: their numbers
         mlp, block = self.family.mlp_name(layer), self.family.block_name(layer)
         stored_once = f"{mlp}.{self.family.down}.weight" in self.reader
         bias_name = f"{mlp}.{self.family.down}.bias" if stored_once else f"{block}.experts.down_proj_bias"
         for stacked, sources in self.family.expert_sources(bias_name in self.reader).items():
             for number, source in enumerate(sources):
                 name = f"{mlp}.{source}"
+                module = modules.setdefault(source.rpartition(".")[0], len(modules))
                 if stored_once:
-                    yield ExpertTensor(self, name, [name], self.reader.shape(name), None)
+                    yield ExpertTensor(self, name, [name], self.reader.shape(name), None, module)
                     continue
                 stack = f"{block}.experts.{stacked}"
                 _, num_rows, *row = self.reader.shape(stack)
                 num_rows //= len(sources)
                 shared = [f"{block}.shared_expert.{source}"] if self.upcycle.shared_expert else []
-                yield ExpertTensor(self, name, [*shared, stack], [num_rows, *row], number * num_rows)
+                yield ExpertTensor(self, name, [*shared, stack], [num_rows, *row], number * num_rows, module)
+
+    def base_tensor(self, name: str, shape: list[int]) -> torch.Tensor:
+        """A tensor of the base model, by its dense name. Raises CheckpointError for one of another shape, or for none."""
+        assert self.base is not None
+        found = self.base.shape(name) if name in self.base else None
+        if found != shape:
+            raise CheckpointError(
+                f"{name!r} is {shape} in {str(self.reader.directory)!r} and {found or 'missing'} in "
+                f"{str(self.base.directory)!r}: give the dense model that the experts come from as base.")
+        return self.base.get(name)
 
     def mixed(
-        self, tensor: "ExpertTensor", weight_N: torch.Tensor, dtype: torch.dtype, device: torch.device,
+        self, tensor: "ExpertTensor", weight: "torch.Tensor | NeuronShares", dtype: torch.dtype, device: torch.device,
     ) -> Iterator[tuple[slice, torch.Tensor]]:
-        """sum_i weight_i W_i for fp64 weights, in ``dtype`` on ``device``, as ``(rows, block of these rows)``."""
-        rows = tensor.rows() if device.type == "cpu" and dtype == tensor.dtype else None
-        if rows:
-            yield from rows.weighted_sums(weight_N)
+        """sum_i weight_i W_i for fp64 weights (N or M of them, or some for each neuron), in ``dtype`` on ``device``, as
+        ``(rows, block of these rows)``."""
+        if isinstance(weight, NeuronShares):
+            yield from self._mixed_by_neuron(tensor, weight, dtype, device)
             return
-        stacks = tensor.stacks()
-        used = [
-            (stack, weight_n) for stack, weight_n in zip(stacks, weight_N.split([len(stack) for stack in stacks]), strict=True)
-            if weight_n.any()]
-        wide = torch.float32 if tensor.dtype.itemsize < 4 else torch.float64
-        weight_n = torch.cat([weight_n for _, weight_n in used]).to(device, wide)
-        for block, experts_nB in _blocks([stack for stack, _ in used], wide, device):
-            yield block, torch.mv(experts_nB.t(), weight_n).view(-1, *tensor.shape[1:]).to(dtype)
+        with_base = len(weight) > self.num_experts and bool(weight[-1])
+        weight_M = weight if with_base else weight[:self.num_experts]
+        rows = tensor.rows() if device.type == "cpu" and dtype == tensor.dtype and not with_base else None
+        if rows:
+            yield from rows.weighted_sums(weight_M)
+            return
+        stacks = tensor.members() if with_base else tensor.stacks()
+        for block, sum_B in weighted_sums(stacks, weight_M, _wide(tensor.dtype), device):
+            yield block, sum_B.view(-1, *tensor.shape[1:]).to(dtype)
 
-    def gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor) -> torch.Tensor:
-        """<dL/dW, W_i - W_0> for every expert, fp64, shape N, where the gradient is: dL/dc_i up to what is the same for
-        all i."""
+    def _mixed_by_neuron(
+        self, tensor: "ExpertTensor", shares: "NeuronShares", dtype: torch.dtype, device: torch.device,
+    ) -> Iterator[tuple[slice, torch.Tensor]]:
+        wide = _wide(tensor.dtype)
+        with_base = shares.weight_XM.shape[1] > self.num_experts
+        stacks = tensor.members() if with_base else tensor.stacks()
+        weight_MX = shares.weight_XM.T.to(device, wide)
+        for rows, experts_MB in _blocks(stacks, wide, device):
+            experts = experts_MB.view(len(experts_MB), rows.stop - rows.start, -1)
+            experts.mul_(weight_MX[:, rows, None] if shares.axis == 0 else weight_MX[:, None])
+            yield rows, experts.sum(0).view(-1, *tensor.shape[1:]).to(dtype)
+
+    def gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor, num_members: int | None = None) -> torch.Tensor:
+        """<dL/dW, W_i - W_0> for every member, fp64, shape M, where the gradient is: dL/dc_i up to what is the same for
+        all i. ``num_members``: N where the base model has no part, else all."""
         wide = torch.promote_types(gradient.dtype, torch.float32)
-        product_N = torch.zeros(self.num_experts, dtype=torch.float64, device=gradient.device)
-        for rows, experts_NB in _blocks(tensor.stacks(), wide, gradient.device):
-            experts_NB[1:] -= experts_NB[0]
-            product_N[1:] += torch.mv(experts_NB[1:], gradient[rows].flatten().to(wide))
-        return product_N
+        stacks = tensor.stacks() if num_members == self.num_experts else tensor.members()
+        product_M = torch.zeros(sum(map(len, stacks)), dtype=torch.float64, device=gradient.device)
+        for rows, experts_MB in _blocks(stacks, wide, gradient.device):
+            experts_MB[1:] -= experts_MB[0]
+            product_M[1:] += torch.mv(experts_MB[1:], gradient[rows].flatten().to(wide))
+        return product_M
+
+    def gram(self, tensor: "ExpertTensor") -> torch.Tensor:
+        """<W_i, W_j> of all members of a tensor, fp64, shape M,M."""
+        product_MM = torch.zeros(self.num_members, self.num_members, dtype=torch.float64)
+        for _, members_MB in _blocks(tensor.members(), torch.float64, torch.device("cpu")):
+            product_MM += members_MB @ members_MB.T
+        return product_MM
+
+    def neuron_gradient(
+        self, tensor: "ExpertTensor", gradient: torch.Tensor, axis: int, num_members: int | None = None,
+    ) -> torch.Tensor:
+        """The same of every row (axis 0) or column (axis 1) of the tensor by itself, fp64, shape X,M."""
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        stacks = tensor.stacks() if num_members == self.num_experts else tensor.members()
+        product_MX = torch.zeros(sum(map(len, stacks)), tensor.shape[axis], dtype=torch.float64, device=gradient.device)
+        for rows, experts_MB in _blocks(stacks, wide, gradient.device):
+            experts_MB[1:] -= experts_MB[0]
+            experts_MB[0] = 0
+            product = experts_MB.mul_(gradient[rows].flatten().to(wide)).view(len(experts_MB), rows.stop - rows.start, -1)
+            if axis == 0:
+                product_MX[:, rows] = product.sum(2).double()
+            else:
+                product_MX += product.sum(1)
+        return product_MX.T
+
+
+@dataclass(frozen=True)
+class NeuronShares:
+    """Shares of a tensor's members that differ between its rows (axis 0) or its columns (axis 1): ``weight_XM``, fp64."""
+
+    axis: int
+    weight_XM: torch.Tensor
 
 
 class ExpertTensor:
     """One dense FFN tensor of one layer, for any expert: its ``name``, ``shape`` and ``dtype`` are the dense model's."""
 
     def __init__(
-        self, mixture: MixtureReader, name: str, stored: list[str], shape: list[int], first_row: int | None,
+        self, mixture: MixtureReader, name: str, stored: list[str], shape: list[int], first_row: int | None, module: int,
     ) -> None:
+        self.module_number = module  # of the FFN's linear layers, in their order: its weight and bias share it
         self.name, self.shape, self.dtype = name, shape, mixture.reader.dtype(stored[-1])
         self._mixture, self._stored, self._first_row = mixture, stored, first_row
+
+    @property
+    def neuron_axis(self) -> int | None:
+        """The axis along which the tensor's parts belong to the FFN's neurons; None where they belong to none (the bias of
+        the down projection)."""
+        is_weight, transposed = len(self.shape) == 2, int(self._mixture.family.transposed)
+        if not self.name.rpartition(".")[0].endswith(f".{self._mixture.family.down}"):
+            return transposed if is_weight else 0
+        return 1 - transposed if is_weight else None
+
+    @property
+    def num_neurons(self) -> int:
+        """F: the neurons of the FFN."""
+        down = f".{self._mixture.family.down}.weight"
+        tensor = next(other for other in self._mixture.expert_tensors(0) if other.name.endswith(down))
+        return tensor.shape[1 - int(self._mixture.family.transposed)]
+
+    def members(self) -> list[torch.Tensor]:
+        """As ``stacks``, with the base model's tensor last if there is a base model: M of them together."""
+        if self._mixture.base is None:
+            return self.stacks()
+        return [*self.stacks(), self._mixture.base_tensor(self.name, self.shape)[None]]
 
     def stacks(self) -> list[torch.Tensor]:
         """Views of the mapped checkpoint that together hold the tensor of every expert, the shared one first: shapes n,..."""
@@ -129,11 +234,30 @@ class ExpertTensor:
 
 def mixing_weights(alpha_LR: torch.Tensor, shared_weight_L: torch.Tensor | None) -> torch.Tensor:
     """The share of every expert, shape L,N, rows summing to one: (lambda, (1 - lambda) softmax(alpha)); without a
-    shared expert softmax(alpha)."""
+    shared expert softmax(alpha). Where alpha is L,G,R, for groups of a layer, so are the shares."""
     routed_LR = torch.softmax(alpha_LR, dim=-1)
     if shared_weight_L is None:
         return routed_LR
-    return torch.cat([shared_weight_L[:, None], (1 - shared_weight_L)[:, None] * routed_LR], dim=1)
+    shared_L1 = shared_weight_L.reshape(-1, *[1] * (alpha_LR.dim() - 1)).expand(*alpha_LR.shape[:-1], 1)
+    return torch.cat([shared_L1, (1 - shared_L1) * routed_LR], dim=-1)
+
+
+def weighted_sums(
+    stacks: list[torch.Tensor], weight_M: torch.Tensor, dtype: torch.dtype, device: torch.device,
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """sum_i weight_i W_i over the tensors in ``stacks``, in ``dtype`` on ``device``, as ``(rows, their elements)``. Stacks
+    of which no tensor has a weight are not read: a lone weight of one gives its tensor bit for bit."""
+    used = [
+        (stack, weight_n) for stack, weight_n in zip(stacks, weight_M.split([len(stack) for stack in stacks]), strict=True)
+        if weight_n.any()]
+    weight_n = torch.cat([weight_n for _, weight_n in used]).to(device, dtype)
+    for rows, members_nB in _blocks([stack for stack, _ in used], dtype, device):
+        yield rows, torch.mv(members_nB.t(), weight_n)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """What tensors of ``dtype`` are summed in."""
+    return torch.float32 if dtype.itemsize < 4 else torch.float64
 
 
 def _blocks(

@@ -2,7 +2,7 @@
 
 Trial 0 is the start itself, so that the best trial is never worse on these rows, and one trial gives the start bit for
 bit. Every trial is on disk when it ends; a search that was killed asks its method again, tells it what is known, and goes
-on to the same trajectory. Another number to search is one more line of NUMBERS (and its name in the recipe's section).
+on to the same trajectory. Another number to search is one more entry of NUMBERS (and its name in the recipe's section).
 
 Shape suffixes: L layers, N experts (the shared one first).
 """
@@ -10,7 +10,7 @@ Shape suffixes: L layers, N experts (the shared one first).
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ import torch
 
 from xft_core.errors import RecipeError
 from xft_core.files.journal import append, read_appended
+from xft_core.mixing.coefficients import Coefficients
 from xft_core.mixing.mixture import MixtureReader
 from xft_core.recipe.sections import MergeConfig
 from xft_core.runtime.progress import describe_progress
@@ -31,13 +32,13 @@ SIGMA = 0.15  # CMA-ES' first step, as a part of each number's range
 
 @dataclass(frozen=True)
 class Number:
-    """A number that can be searched, from ``low`` to ``high``. ``start`` of one layer's shares (fp64, N), and ``apply`` a
-    value to them."""
+    """A number that can be searched, from ``low`` to ``high``. ``start`` of one layer, from its shares (fp64, N) and its gamma;
+    ``apply`` a value to them."""
 
     low: float
     high: float
-    start: Callable[[torch.Tensor], float]
-    apply: Callable[[torch.Tensor, float], torch.Tensor]
+    start: Callable[[torch.Tensor, float], float]
+    apply: Callable[[torch.Tensor, float, float], tuple[torch.Tensor, float]]
 
 
 def _with_shared_share(weight_N: torch.Tensor, value: float) -> torch.Tensor:
@@ -49,7 +50,10 @@ def _with_shared_share(weight_N: torch.Tensor, value: float) -> torch.Tensor:
 
 
 NUMBERS: dict[str, Number] = {
-    "shared_expert_weight": Number(0.0, 1.0, lambda weight_N: float(weight_N[0]), _with_shared_share),
+    "shared_expert_weight": Number(
+        0.0, 1.0, lambda weight_N, gamma: float(weight_N[0]),
+        lambda weight_N, gamma, value: (_with_shared_share(weight_N, value), gamma)),
+    "delta_scale": Number(0.0, 1.5, lambda weight_N, gamma: gamma, lambda weight_N, gamma, value: (weight_N, value)),
 }
 
 
@@ -66,28 +70,34 @@ class Method(Protocol):
 class Space:
     """The searched numbers, each once for every group of layers: ``shared_expert_weight/0`` is that of the first group."""
 
-    def __init__(self, merge: MergeConfig, start_LN: torch.Tensor) -> None:
-        num_layers = len(start_LN)
+    def __init__(self, merge: MergeConfig, start: Coefficients) -> None:
+        start_LN, num_layers = start.weight, len(start.weight)
+        self._start, self._is_gamma_of_model = start, merge.delta_scale_scope == "model"
+        gamma_L = start.delta_scale_L
+        self._gammas = [1.0] * num_layers if gamma_L is None else gamma_L.tolist()
         size = num_layers if merge.search == "golden" else min(merge.search_layers_per_group or num_layers, num_layers)
         self.groups = [range(first, min(first + size, num_layers)) for first in range(0, num_layers, size)]
-        self.start_LN = start_LN
         self.bounds: dict[str, tuple[float, float]] = {}
         self.start: dict[str, float] = {}
         for name in merge.search_over:
             number = NUMBERS[name]
             for index, group in enumerate(self.groups):
-                mean = math.fsum(number.start(start_LN[layer]) for layer in group) / len(group)
+                mean = math.fsum(number.start(start_LN[layer], self._gammas[layer]) for layer in group) / len(group)
                 self.bounds[f"{name}/{index}"] = number.low, number.high
                 self.start[f"{name}/{index}"] = min(number.high, max(number.low, mean))
 
-    def weights(self, values: dict[str, float]) -> torch.Tensor:
-        """The shares with these values, fp64 L,N."""
-        weight_LN = self.start_LN.clone()
+    def coefficients(self, values: dict[str, float]) -> Coefficients:
+        """The start with these values in place of its own."""
+        weight_LN, gammas = self._start.weight.clone(), [*self._gammas]
         for key, value in values.items():
             name, _, index = key.partition("/")
             for layer in self.groups[int(index)]:
-                weight_LN[layer] = NUMBERS[name].apply(weight_LN[layer], value)
-        return weight_LN
+                weight_LN[layer], gammas[layer] = NUMBERS[name].apply(weight_LN[layer], gammas[layer], value)
+        if gammas == self._gammas:
+            return replace(self._start, weight=weight_LN)
+        outside = gammas[0] if self._is_gamma_of_model else 1.0
+        return replace(
+            self._start, weight=weight_LN, delta_scale_L=torch.tensor(gammas, dtype=torch.float64), outside_scale=outside)
 
 
 class GoldenSection:
@@ -167,7 +177,8 @@ def check_searchable(merge: MergeConfig, mixture: MixtureReader) -> None:
     if not mixture.upcycle.shared_expert and "shared_expert_weight" in merge.search_over:
         raise RecipeError(
             "merge.search_over has shared_expert_weight, but the model has no shared expert: set merge.search to none.")
-    numbers = len(Space(merge, torch.ones(mixture.num_layers, mixture.num_experts, dtype=torch.float64)).bounds)
+    anywhere = Coefficients(torch.ones(mixture.num_layers, mixture.num_experts, dtype=torch.float64))
+    numbers = len(Space(merge, anywhere).bounds)
     if merge.search == "cmaes" and numbers < 2:
         raise RecipeError(
             "merge.search is cmaes, which takes two numbers or more, and there is one: set merge.search_layers_per_group to "
@@ -175,18 +186,18 @@ def check_searchable(merge: MergeConfig, mixture: MixtureReader) -> None:
 
 
 def search(
-    merge: MergeConfig, start_LN: torch.Tensor, loss: Callable[[torch.Tensor], float], seed: int, journal: Path,
+    merge: MergeConfig, start: Coefficients, loss: Callable[[Coefficients], float], seed: int, journal: Path,
     told: Callable[[Trial], None],
-) -> tuple[torch.Tensor, list[Trial]]:
-    """The best shares of merge.search_trials, fp64 L,N, and all trials in their order; of equal ones the first.
+) -> tuple[Coefficients, list[Trial]]:
+    """The best of merge.search_trials, and all trials in their order; of equal ones the first.
 
     Args:
-        start_LN: the shares to start from, trial 0.
+        start: the coefficients to start from, trial 0; of granularity layer.
         loss: on the selection rows.
         journal: where trials are kept as they end; those in it are not evaluated again.
         told: called for every trial, also for those of the journal.
     """
-    space = Space(merge, start_LN)
+    space = Space(merge, start)
     method: Method = GoldenSection(space) if merge.search == "golden" else Optuna(space, merge.search, seed)
     known = read_appended(journal)
     trials: list[Trial] = []
@@ -200,7 +211,7 @@ def search(
                 known = []
                 journal.unlink()
                 append(journal, *(trial.model_dump() for trial in trials))
-            found = loss(start_LN if is_start else space.weights(values))
+            found = loss(start if is_start else space.coefficients(values))
             nll = found if math.isfinite(found) else None
             append(journal, {"number": number, "values": values, "nll": nll})
         if not (is_start and merge.search == "golden"):
@@ -210,7 +221,7 @@ def search(
         shown = "no loss" if nll is None else f"loss {nll:.4f}"
         logger.info(describe_progress("mix search", number + 1, merge.search_trials, shown))
     best = best_trial(trials)
-    return (start_LN if best.number == 0 else space.weights(best.values)), trials
+    return (start if best.number == 0 else space.coefficients(best.values)), trials
 
 
 def best_trial(trials: list[Trial]) -> Trial:

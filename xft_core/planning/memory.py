@@ -17,6 +17,7 @@ import math
 from dataclasses import dataclass
 
 from xft_core.planning.shape import Shape
+from xft_core.recipe.inactive_fields import needs_features
 from xft_core.recipe.sections import MergeConfig, Recipe, SftConfig, UpcycleConfig
 from xft_core.recipe.sections.merge import CLOSED_FORMS, ON_DELTAS
 
@@ -116,7 +117,8 @@ def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequenc
     matrix = float(shape.hidden_size * shape.ffn_size * width)
     block = min(4 * matrix, BLOCK_OF_EXPERTS)
     held_out = max(held_out_memory(shape, None, merge.precision, sequence), block)
-    if merge.method in ("routing", *CLOSED_FORMS):
+    distills = merge.method == "learned" and merge.objective == "distill"
+    if merge.method in ("routing", *CLOSED_FORMS) or needs_features(merge) or distills:
         weights += shape.moe_parameters(upcycle) * width
         held_out = max(held_out, held_out_memory(shape, upcycle, merge.precision, sequence))
     if merge.method in CLOSED_FORMS:
@@ -130,6 +132,8 @@ def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequenc
     if merge.method != "learned":
         return Memory(weights, working=held_out + FREED, certain=weights)
     gradients = shape.num_layers * shape.ffn * width
+    if merge.delta_scale is None and merge.delta_scale_scope == "model":
+        gradients = shape.parameters * width
     tokens = merge.micro_batch_size * sequence
     activations = tokens * shape.num_layers * layer_activations(shape, None, merge.precision, sequence, all_trained=False)
     step = max(activations + max(loss_memory(shape, tokens, merge.precision, trains_head=False), matrix), block)

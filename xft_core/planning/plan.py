@@ -10,7 +10,8 @@ from xft_core.planning import memory
 from xft_core.planning.machine import Machine
 from xft_core.planning.memory import Memory
 from xft_core.planning.shape import Shape
-from xft_core.planning.work import matched_steps
+from xft_core.planning.work import matched_steps, mixing_flops, mixing_passes
+from xft_core.recipe.inactive_fields import learns, needs_features, tests_headroom
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig, WorkToMatch
 from xft_core.recipe.sections.merge import CLOSED_FORMS, OPERATORS
@@ -330,28 +331,42 @@ def _processes(sft: SftConfig) -> dict[str, Any]:
     return {"processes": sft.num_processes, "nodes": sft.num_nodes}
 
 
+HEADROOM_PROBES = 13  # forward passes over the rows of the headroom test, beside one for each routed expert
+
+
 def _mix_flops(recipe: Recipe, shape: Shape, data: DataSize | None) -> float | None:
     """Forward, gradients of activations everywhere and of the FFNs' weights; reading the experts comes on top."""
     if data is None:
         return None
     held_out = 2 * (_held_out_flops(shape, None, data) or 0.0)
     merge, sequence = recipe.merge, recipe.data.max_length
+    total_rows = data.train_rows
+    if merge.rows == "reserved":
+        total_rows = min(recipe.data.reserved_rows, data.train_rows)
+    looked_at = min(merge.calibration_rows, total_rows) * data.tokens_per_row
     if merge.search != "none":
-        rows = min(merge.search_rows, data.train_rows)
+        rows = min(merge.search_rows, total_rows)
         held_out += merge.search_trials * rows * data.tokens_per_row * shape.forward_flops(data.tokens_per_row)
     if merge.method == "routing":
-        rows = min(merge.calibration_rows, data.train_rows)
-        return held_out + rows * data.tokens_per_row * shape.forward_flops(sequence, recipe.upcycle)
+        return held_out + looked_at * shape.forward_flops(sequence, recipe.upcycle)
     if merge.method in CLOSED_FORMS:
-        tokens = min(merge.calibration_rows, data.train_rows) * data.tokens_per_row
-        return held_out + _closed_form_flops(recipe, shape, tokens)
-    if merge.method != "learned":
+        return held_out + _closed_form_flops(recipe, shape, looked_at)
+    if merge.delta_scale != 1:
+        held_out *= 1.5  # measured without it too
+    if not learns(merge):
         return held_out
-    sequences = data.train_rows * data.tokens_per_row / sequence * merge.epochs
+    teacher = recipe.upcycle if merge.objective == "distill" and merge.generator_from is None else None
+    per_token = mixing_flops(shape, sequence, teacher)
+    extra = looked_at * (shape.forward_flops(sequence, recipe.upcycle) + per_token) if needs_features(merge) else 0.0
+    if merge.generator_from is not None:
+        return held_out + extra
+    if tests_headroom(merge):
+        extra += looked_at * (per_token + HEADROOM_PROBES * shape.forward_flops(sequence))
+        extra += looked_at * recipe.upcycle.num_experts * shape.forward_flops(sequence)
+    sequences = total_rows * data.tokens_per_row / sequence * merge.epochs
     if merge.max_steps:
         sequences = min(sequences, merge.max_steps * merge.batch_size)
-    per_token = 2 * shape.forward_flops(sequence) + 2 * shape.num_layers * shape.ffn
-    return held_out + sequences * sequence * per_token
+    return held_out + extra + sequences * sequence * per_token * mixing_passes(merge.cross_validation)
 
 
 def _closed_form_flops(recipe: Recipe, shape: Shape, tokens: float) -> float:

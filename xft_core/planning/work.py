@@ -1,7 +1,8 @@
 """Tokens and floating-point work of trainings: what models are compared at, and how long a training of equal work is.
 
     training   3 forward passes for each token: the forward pass itself, gradients of activations and of weights
-    mixing     2 forward passes (activations' gradients need no weights'), and the gradients of the FFNs' weights
+    mixing     2 forward passes (activations' gradients need no weights'), and the gradients of the FFNs' weights; towards the
+               Mixture-of-Experts (objective distill) a forward pass of that too
 
 What gradient checkpointing computes again is not counted, nor padding, nor what is done once a step (the optimizer, summing
 experts): equal settings have equal shares of it.
@@ -18,9 +19,17 @@ def training_flops(shape: Shape, upcycle: UpcycleConfig | None, length: float) -
     return 3 * shape.forward_flops(length, upcycle)
 
 
-def mixing_flops(shape: Shape, length: float) -> float:
-    """The same of learning mixing coefficients, which takes a step of the merged dense model."""
-    return 2 * shape.forward_flops(length) + 2 * shape.num_layers * shape.ffn
+def mixing_flops(shape: Shape, length: float, teacher: UpcycleConfig | None = None) -> float:
+    """The same of learning mixing coefficients, which takes a step of the merged dense model; with a ``teacher`` its forward
+    pass comes on top."""
+    of_teacher = shape.forward_flops(length, teacher) if teacher else 0.0
+    return 2 * shape.forward_flops(length) + 2 * shape.num_layers * shape.ffn + of_teacher
+
+
+def mixing_passes(cross_validation: bool) -> float:
+    """How often the rows of a mixing are gone through for each of its epochs: with cross-validation, four strengths learn on
+    two of three folds each, three times, before learning itself."""
+    return 1.0 + (4 * 3 * 2 / 3 if cross_validation else 0.0)
 
 
 def steps_of(sequences: float, batch_size: int, epochs: float, max_steps: int | None) -> int:

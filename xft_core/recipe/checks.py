@@ -92,15 +92,23 @@ def training_findings(training: WatchedTraining, checks: ChecksConfig, only_stop
 def mixing_findings(metrics: MixMetrics, method: str, checks: ChecksConfig, only_stop: bool = False) -> list[str]:
     """As ``training_findings``, on mixing coefficients; only those that were learned can disappoint."""
     found: list[str] = []
-    if method != "learned":
+    if method != "learned" or metrics.kept_uniform:
         return found
     merged, uniform = metrics.held_out_nll_merged, metrics.held_out_nll_uniform
     worse = merged is not None and uniform is not None and round(merged, 4) > round(uniform, 4)  # as far as it is told
+    if metrics.predicted:
+        if worse and _wanted(checks.worse_than_uniform, only_stop):
+            found.append(
+                f"Predicted mixing is worse than uniform mixing on held-out rows ({merged:.4f} against {uniform:.4f}): leave "
+                "merge.generator_from empty to learn, or use merge.method=uniform.")
+        return found
     if worse and _wanted(checks.worse_than_uniform, only_stop):
         found.append(
             f"Learned mixing is worse than uniform mixing on held-out rows ({merged:.4f} against {uniform:.4f}): "
             "lower merge.learning_rate, or use merge.method=uniform.")
     movement = metrics.movement_max
+    if movement is not None and metrics.delta_scale_moved is not None:
+        movement = max(movement, metrics.delta_scale_moved)
     if movement is not None and movement < MOVED and _wanted(checks.unmoved_coefficients, only_stop):
         found.append(
             f"The mixing coefficients did not move (largest change {movement:.4f}): this is uniform mixing in all but "

@@ -1,5 +1,6 @@
 """Steps that tune dense models: the baseline with its rivals, and what experts may start from instead of the base model."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,11 +41,20 @@ def work_to_match(recipe: Recipe, match: Match, runs: int = 1) -> WorkToMatch | 
     if match == "epochs":
         return None
     upcycle, merge, sft = recipe.upcycle, recipe.merge, recipe.moe_sft
-    mixing = {} if merge.method != "learned" else {
-        "mixing_epochs": merge.epochs, "mixing_max_steps": merge.max_steps, "mixing_batch_size": merge.batch_size}
+    mixing = {} if merge.method != "learned" or merge.generator_from is not None else {
+        "mixing_epochs": merge.epochs, "mixing_max_steps": _most_steps_of_mixing(recipe), "mixing_batch_size": merge.batch_size}
     return WorkToMatch(
         kind=match, runs=runs, upcycle=upcycle if match == "flops" else None, epochs=sft.epochs if sft else 0.0,
         max_steps=recipe.sft.max_steps, dense_epochs=recipe.sft.epochs - (sft.epochs if sft else 0.0), **mixing)
+
+
+def _most_steps_of_mixing(recipe: Recipe) -> int | None:
+    """Most optimizer steps of learning coefficients; on reserved rows no more than those make if each has a sequence."""
+    merge = recipe.merge
+    if merge.rows == "held_in":
+        return merge.max_steps
+    on_reserved = math.ceil(recipe.data.reserved_rows * merge.epochs / merge.batch_size)
+    return min(on_reserved, merge.max_steps or on_reserved)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,10 @@ from xft_core.recipe.sections.merge import CLOSED_FORMS, ON_DELTAS
 from xft_core.recipe.sections.upcycle import ASSIGNED
 
 _SEARCH_ONLY = ("search_over", "search_trials", "search_rows", "search_layers_per_group")
-_LEARNED_ONLY = ("learning_rate", "epochs", "max_steps", "batch_size", "micro_batch_size", "warmup_steps")
+_STEPS = (
+    "learning_rate", "epochs", "max_steps", "batch_size", "micro_batch_size", "warmup_steps", "objective", "uniform_penalty",
+    "smoothness", "expert_dropout", "cross_validation")
+_LEARNED_ONLY = (*_STEPS, "granularity", "generator", "generator_from", "keep_features", "headroom")
 
 
 def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
@@ -61,10 +64,22 @@ def _unused_in_choice(sft: SftConfig) -> dict[str, str]:
 def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
     """The same of this section. lambda counts in every method: uniform mixing is what each is compared with."""
     found = {}
-    if merge.method not in ("routing", *CLOSED_FORMS):
+    if not (merge.method in ("routing", *CLOSED_FORMS) or tests_headroom(merge) or needs_features(merge)):
         found["calibration_rows"] = f"method {merge.method} averages over no rows"
     if not learns(merge):
         found |= dict.fromkeys(_LEARNED_ONLY, f"method {merge.method} learns nothing")
+        if merge.method not in ("routing", *CLOSED_FORMS) and (merge.search, merge.ensemble) == ("none", "none"):
+            found["rows"] = f"method {merge.method} looks at no rows"
+    elif merge.generator_from is not None:
+        found |= dict.fromkeys((*_STEPS, "headroom"), "the coefficients are predicted")
+    elif merge.cross_validation:
+        found["uniform_penalty"] = "cross-validation chooses it"
+    if not learns(merge) or merge.granularity != "block":
+        found["block_count"] = "nothing is cut into blocks"
+    if not tests_headroom(merge):
+        found["headroom_threshold"] = "headroom is not tested"
+    if not scales_delta(merge):
+        found["delta_scale_scope"] = "merge.delta_scale is 1"
     if merge.method not in ON_DELTAS:
         found["scale"] = f"method {merge.method} has no base model"
     if merge.method not in ("ties", "dare", "della"):
@@ -92,9 +107,30 @@ def learns(merge: MergeConfig) -> bool:
     return merge.method == "learned"
 
 
+def tests_headroom(merge: MergeConfig) -> bool:
+    """Whether it is tested first whether there is anything to learn."""
+    return learns(merge) and merge.headroom and merge.generator_from is None
+
+
+def needs_features(merge: MergeConfig) -> bool:
+    """Whether features of the experts are taken."""
+    return learns(merge) and (merge.generator != "free" or merge.keep_features)
+
+
+def searches_delta_scale(merge: MergeConfig) -> bool:
+    """Whether gamma is searched."""
+    return merge.search != "none" and "delta_scale" in merge.search_over
+
+
+def scales_delta(merge: MergeConfig) -> bool:
+    """Whether W_base has, or may get, a share in the merged model."""
+    return merge.delta_scale != 1 or searches_delta_scale(merge)
+
+
 def needs_base(merge: MergeConfig) -> bool:
-    """Whether mixing needs the base model: only operators on differences from it."""
-    return merge.method in ON_DELTAS
+    """Whether mixing needs the base model: where W_base has a share, and for operators on differences from it. (The headroom
+    test looks along gamma too where it is given one.)"""
+    return scales_delta(merge) or merge.method in ON_DELTAS
 
 
 def uses_seed(merge: MergeConfig) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xft_core.recipe.dense_steps import baseline_steps, start_steps
-from xft_core.recipe.inactive_fields import needs_base
+from xft_core.recipe.inactive_fields import needs_base, scales_delta, tests_headroom
 from xft_core.recipe.sections import Recipe
 from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, MODELS, SNAPSHOTS, Made, Step
 from xft_core.recipe.study import StudyConfig
@@ -173,10 +173,11 @@ def _making(recipe: Recipe) -> Iterator[Step]:
             yield tuned
     yield from baseline_steps(recipe)
     moe = tuned.makes["moe"]
-    base = {"base": BASE} if needs_base(merge) else {}
-    yield Step("mix", "mix", shared | base | {
+    base: dict[str, Any] = {"base": BASE} if scales_delta(merge) else {}
+    looked_at: dict[str, Any] = {"base": BASE} if needs_base(merge) or tests_headroom(merge) else {}
+    yield Step("mix", "mix", shared | looked_at | {
         "model": moe, "merge": merge, "num_processes": recipe.sft.num_processes, "num_nodes": recipe.sft.num_nodes})
-    yield Step("merge", "merge", {  # with the data, to measure the merged model's held-out loss
+    yield Step("merge", "merge", base | {  # with the data, to measure the merged model's held-out loss
         "model": moe, "coefficients": Made("mix"), "data": data, "precision": precision}, "merged")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ from typing import Any
 import torch
 
 from xft_core.data.rows import load_rows
-from xft_core.errors import CheckpointError
+from xft_core.errors import CheckpointError, RecipeError
 from xft_core.files.locate import find_model
-from xft_core.mixing.coefficients import load_coefficients
-from xft_core.mixing.mixture import ExpertTensor, MixtureReader
+from xft_core.mixing.coefficients import Coefficients, load_mixing
+from xft_core.mixing.delta_scale import is_scaled, scaled, scaled_tensor
+from xft_core.mixing.mixture import ExpertTensor, MixtureReader, NeuronShares
 from xft_core.mixing.operators.merged import load_layer
 from xft_core.models.config import DTYPES, NAMES_OF_CODE
 from xft_core.models.loading import copy_beside_weights, load_model
@@ -27,10 +29,14 @@ from xft_core.training.held_out import held_out_loss
 
 def run(config: MergeStage, workspace: Workspace) -> MergeMetrics:
     """Write the merged model and, where there is data, load it again as any user would and measure it."""
-    weight_LN = load_coefficients(config.coefficients)
-    content = CoefficientsFile.read(config.coefficients)
+    coefficients, content = load_mixing(config.coefficients), CoefficientsFile.read(config.coefficients)
+    if coefficients.needs_base and config.base is None:
+        raise RecipeError(
+            f"The coefficients in {str(config.coefficients)!r} have a delta_scale, so that merging needs the base model: give "
+            "it as base.")
+    base = find_model(config.base) if config.base and coefficients.needs_base else None
     ffns = config.coefficients if content and content.merged_ffns else None
-    parameters = merge(find_model(config.model), workspace.output, weight_LN, ffns)
+    parameters = merge(find_model(config.model), workspace.output, coefficients, base, ffns)
     held_out_nll = None
     if config.data:
         model = load_model(workspace.output, DTYPES[config.precision])
@@ -38,32 +44,45 @@ def run(config: MergeStage, workspace: Workspace) -> MergeMetrics:
     return MergeMetrics(parameters=parameters, held_out_nll=held_out_nll)
 
 
-def merge(source: Path, target: Path, weight_LN: torch.Tensor, ffns: Path | None = None) -> int:
+def merge(
+    source: Path, target: Path, mixing: torch.Tensor | Coefficients, base: Path | None = None, ffns: Path | None = None,
+) -> int:
     """Write the dense model with FFNs sum_i weight_i W_i of the upcycled model ``source``; returns its parameters.
 
     Args:
         source: an upcycled model directory.
         target: an existing empty directory.
-        weight_LN: share of every expert in every layer, the shared expert first; rows sum to one.
+        mixing: share of every expert in every layer, fp64 L,N, the shared expert first, rows summing to one; or all that a mix
+            stage said.
+        base: the dense model that the experts come from, where the coefficients give it a share.
         ffns: directory with FFNs that an operator made, which are taken in place of the weighted sums.
 
     Raises CheckpointError when the shares or the FFNs do not fit the model.
     """
-    with MixtureReader(source) as mixture:
-        if list(weight_LN.shape) != [mixture.num_layers, mixture.num_experts]:
+    coefficients = mixing if isinstance(mixing, Coefficients) else Coefficients(mixing)
+    weight, gamma_L, outside_scale = coefficients.weight, coefficients.delta_scale_L, coefficients.outside_scale
+    assert base is not None or not coefficients.needs_base
+    with MixtureReader(source, base) as mixture:
+        if [len(weight), weight.shape[-1]] != [mixture.num_layers, mixture.num_experts]:
             raise CheckpointError(
-                f"The coefficients are for {weight_LN.shape[0]} layers of {weight_LN.shape[1]} experts, {str(source)!r} has "
+                f"The coefficients are for {len(weight)} layers of {weight.shape[-1]} experts, {str(source)!r} has "
                 f"{mixture.num_layers} layers of {mixture.num_experts}. Use the coefficients that were learned for it.")
-        assert torch.allclose(weight_LN.sum(1), torch.ones(len(weight_LN), dtype=weight_LN.dtype))
+        assert torch.allclose(weight.sum(-1), torch.ones(weight.shape[:-1], dtype=weight.dtype))
+        if base and gamma_L is not None:
+            weight = scaled(weight, gamma_L)
         family, layers = mixture.family, range(mixture.num_layers)
         mlps = tuple(prefix for layer in layers for prefix in (*family.ffn_prefixes(layer), f"{family.block_name(layer)}."))
         reader = mixture.reader
-        plans = [reader.copy_plan(name) for name in reader.names() if not name.startswith(mlps)]
+        plans = [
+            reader.copy_plan(name) if outside_scale == 1 else _scaled(mixture, name, outside_scale)
+            for name in reader.names() if not name.startswith(mlps)]
         for layer in range(mixture.num_layers):
             made = load_layer(ffns, layer) if ffns else None  # mapped: read when its turn comes
             plans += [
-                TensorPlan(tensor.name, tensor.shape, tensor.dtype,
-                           _mixed(mixture, tensor, weight_LN[layer]) if made is None else _made(tensor, made))
+                TensorPlan(
+                    tensor.name, tensor.shape, tensor.dtype,
+                    _mixed(mixture, tensor, coefficients.granularity.shares_of(tensor, weight[layer])) if made is None
+                    else _made(tensor, made))
                 for tensor in mixture.expert_tensors(layer)]
         plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
         write_checkpoint(target, plans)
@@ -87,5 +106,12 @@ def _made(tensor: ExpertTensor, made: dict[str, torch.Tensor]) -> Any:
     return lambda: [found]
 
 
-def _mixed(mixture: MixtureReader, tensor: ExpertTensor, weight_N: torch.Tensor) -> Any:
-    return lambda: (block for _, block in mixture.mixed(tensor, weight_N, tensor.dtype, torch.device("cpu")))
+def _mixed(mixture: MixtureReader, tensor: ExpertTensor, shares: torch.Tensor | NeuronShares) -> Any:
+    return lambda: (block for _, block in mixture.mixed(tensor, shares, tensor.dtype, torch.device("cpu")))
+
+
+def _scaled(mixture: MixtureReader, name: str, outside_scale: float) -> TensorPlan:
+    plan = mixture.reader.copy_plan(name)
+    if not is_scaled(mixture.reader.get(name)):
+        return plan
+    return replace(plan, parts=lambda: (block for _, block in scaled_tensor(mixture, name, outside_scale)))

@@ -1,8 +1,8 @@
 """The prepare stage: instruction data to token sequences for training and for the held-out loss.
 
-Leaves train.safetensors and held_out.safetensors (see rows.py), the same as text for people (train.jsonl,
-held_out.jsonl), response_end.json (what ends a response), and decontamination.json: what was dropped because a benchmark
-has it, and why.
+Leaves train.safetensors and held_out.safetensors (see rows.py), where asked for reserved.safetensors too (rows that no
+model trains on, to choose mixing coefficients on), the same as text for people (train.jsonl, held_out.jsonl),
+response_end.json (what ends a response), and decontamination.json: what was dropped because a benchmark has it, and why.
 
 The data are read and tokenised in one pass (see data/reading.py). What that makes waits on disk until it is known
 which rows are used, and in which order.
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def run(config: PrepareStage, workspace: Workspace) -> PrepareMetrics:
     """The stage.
 
-    Rows read = dropped + not used + to train on + held out (held-out rows that come from a file of their own are not
+    Rows read = dropped + not used + to train on + reserved + held out (held-out rows that come from a file of their own are not
     counted among those read). Raises DataError for data that cannot be used, or of which nothing is left.
     """
     directory = workspace.checkpoints / "prepare"
@@ -93,6 +93,8 @@ class _Preparation:
             if not len(held):
                 raise DataError(f"Of the rows of {data.held_out_path!r} (data.held_out_path) none is left to measure on.")
             splits = {"held_out": (held, slice(None)), "train": (rows, slice(None))}
+        if data.reserved_rows:
+            splits |= _reserved(rows, splits["train"][1].start or 0, data)
         notes = np.concatenate([source.notes(part) for source, part in splits.values()])
         for name, bit in BITS.items():
             count = int(np.count_nonzero(notes & bit))
@@ -154,6 +156,16 @@ class _Preparation:
             if name != "truncated" and counts.get(name):
                 level = logging.INFO if name == "control_token_text" else logging.WARNING
                 logger.log(level, "prepare: %d %s", counts[name], sentence)
+
+
+def _reserved(rows: "_Rows", start: int, data: DataConfig) -> "dict[str, tuple[_Rows, slice]]":
+    """The rows from ``start`` on, in two: those that no model trains on, and those to train on."""
+    number = min(data.reserved_rows, len(rows) // 5)
+    if not number:
+        raise DataError(
+            f"data.reserved_rows is {data.reserved_rows}, but of {data.path!r} only {len(rows)} rows are left, and at most a "
+            "fifth of them are reserved: use more data, or set it to 0.")
+    return {"reserved": (rows, slice(start, start + number)), "train": (rows, slice(start + number, None))}
 
 
 class _Rows:

@@ -18,7 +18,7 @@ from xft_core.models.config import DTYPES, dense_config_of, is_moe, upcycle_conf
 from xft_core.models.loading import load_model
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.planning.shape import shape_of_config
-from xft_core.planning.work import mixing_flops, training_flops
+from xft_core.planning.work import mixing_flops, mixing_passes, training_flops
 from xft_core.reporting.statistics import ratio
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import RowLossesStage
@@ -65,11 +65,15 @@ def training_work(directory: Path, model: Path, data: Path) -> tuple[float, floa
         steps, merge = MixMetrics.of(manifest).steps, manifest.config["merge"]
         if not steps:
             return 0.0, 0.0  # nothing was learned
+        if merge.get("rows") == "reserved":
+            rows = load_rows(data, "reserved")
+        teacher = upcycle_config_of(model) if merge.get("objective") == "distill" and is_moe(model) else None
         packed = PackedRows(rows, max(rows.lengths()), packing=True)
         # A pass is cut at its last sequence, not filled up: see mixing/learning.py.
         sequences = min(steps * merge["batch_size"], max(1, round(len(packed) * merge["epochs"])))
-        tokens = sequences * sum(rows.lengths()) / len(packed)
-        return tokens, tokens * mixing_flops(shape, sum(rows.lengths()) / len(packed))
+        passes = mixing_passes(merge.get("cross_validation", False))
+        tokens = passes * sequences * sum(rows.lengths()) / len(packed)
+        return tokens, tokens * mixing_flops(shape, sum(rows.lengths()) / len(packed), teacher)
     if manifest.stage != "sft":
         raise ArtifactError(f"{str(directory)!r} is of the stage {manifest.stage}: only sft and mix train. Give theirs.")
     if part := manifest.config.get("part"):

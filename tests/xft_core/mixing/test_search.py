@@ -1,4 +1,4 @@
-"""Search: it minimises, one trial is the start, a kill changes nothing, and another number is one more line."""
+"""Search: it minimises, one trial is the start, a kill changes nothing; lambda, gamma, or both."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from xft_core.mixing.coefficients import Coefficients
 from xft_core.mixing.search import best_trial, search
 from xft_core.recipe.sections import MergeConfig
 from xft_core.store.results.trials import Trial
@@ -27,8 +28,12 @@ def bowl(target_L: list[float]) -> Callable[[torch.Tensor], float]:
 def run(
     merge: MergeConfig, loss: Callable[[torch.Tensor], float], directory: Path, seed: int = 0,
 ) -> tuple[torch.Tensor, list[Trial]]:
+    """Shares alone: gamma stays None."""
     directory.mkdir(exist_ok=True)
-    return search(merge, START, loss, seed, directory / "trials.jsonl", lambda trial: None)
+    found, trials = search(
+        merge, Coefficients(START), lambda item: loss(item.weight), seed, directory / "trials.jsonl", lambda trial: None)
+    assert found.delta_scale_L is None and found.outside_scale == 1
+    return found.weight, trials
 
 
 def test_golden_section_finds_the_minimum(tmp_path: Path) -> None:
@@ -100,3 +105,45 @@ def test_seeds_differ_and_losses_that_are_no_number_lose(tmp_path: Path) -> None
     assert run(config("tpe", 8), loss, tmp_path / "0", 0)[1] != run(config("tpe", 8), loss, tmp_path / "1", 1)[1]
     weight_LN, _ = run(config("cmaes", 8), lambda w: float("nan") if not torch.equal(w, START) else 1.0, tmp_path / "nan")
     assert torch.equal(weight_LN, START)
+
+
+def gammas(found: Coefficients) -> list[float]:
+    return [1.0] * 3 if found.delta_scale_L is None else found.delta_scale_L.tolist()
+
+
+@pytest.mark.parametrize("scope", ["ffn", "model"])
+def test_gamma_is_searched_and_leaves_the_shares(scope: Any, tmp_path: Path) -> None:
+    merge = config("golden", 20, search_over=["delta_scale"], delta_scale_scope=scope)
+    found, trials = search(
+        merge, Coefficients(START), lambda item: (gammas(item)[0] - 0.7) ** 2, 0, tmp_path / "trials.jsonl", lambda trial: None)
+    assert torch.equal(found.weight, START) and gammas(found) == [pytest.approx(0.7, abs=1e-2)] * 3
+    assert found.outside_scale == (gammas(found)[0] if scope == "model" else 1.0)
+    assert trials[0].values == {"delta_scale/0": 1.0} and trials[0].nll == pytest.approx(0.09)
+
+
+def test_lambda_and_gamma_are_searched_together(tmp_path: Path) -> None:
+    merge = MergeConfig(search="cmaes", search_trials=80, search_over=["shared_expert_weight", "delta_scale"])
+
+    def loss(item: Coefficients) -> float:
+        return float((item.weight[:, 0] - 0.3).square().sum()) + (gammas(item)[0] - 0.6) ** 2
+
+    found, trials = search(merge, Coefficients(START), loss, 0, tmp_path / "trials.jsonl", lambda trial: None)
+    assert loss(found) < 0.05 * loss(Coefficients(START)) == pytest.approx(0.05 * (trials[0].nll or 0))
+
+
+def test_a_start_that_has_a_gamma_is_where_the_search_begins(tmp_path: Path) -> None:
+    start = Coefficients(START, delta_scale_L=torch.full((3,), 0.8, dtype=torch.float64))
+    merge = config("golden", 1, search_over=["delta_scale"])
+    found, trials = search(merge, start, lambda _: 1.0, 0, tmp_path / "trials.jsonl", lambda trial: None)
+    assert found is start and trials[0].values == {"delta_scale/0": pytest.approx(0.8)}
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"search": "tpe", "search_over": ["delta_scale"], "delta_scale_scope": "model", "search_layers_per_group": 1},
+     "one number"),
+    ({"search": "golden", "granularity": "tensor"}, "whole layers"),
+    ({"method": "ties", "delta_scale": 0.7}, "makes no mixture"),
+])
+def test_what_makes_no_sense_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        MergeConfig(**changes)

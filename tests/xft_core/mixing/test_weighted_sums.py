@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.factories import TESTED_FAMILIES
 from tests.xft_core.stages.test_mix import grown_apart
 from xft_core.mixing import weighted_sums
-from xft_core.mixing.learning import MixedModel
+from xft_core.mixing.mixed_model import MixedModel
 from xft_core.mixing.mixture import MixtureReader
 from xft_core.mixing.weighted_sums import ExpertRows
 from xft_core.models.loading import load_model

@@ -18,7 +18,7 @@ from tests.factories import TESTED_FAMILIES, dense_model
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import load_rows
 from xft_core.errors import RecipeError
-from xft_core.mixing.learning import MixedModel
+from xft_core.mixing.mixed_model import MixedModel
 from xft_core.mixing.mixture import MixtureReader, mixing_weights
 from xft_core.models.loading import load_model
 from xft_core.recipe.sections import DataConfig, MergeConfig, UpcycleConfig

@@ -21,7 +21,7 @@ from xft_core.data.packing import PackedRows
 from xft_core.data.rows import load_rows
 from xft_core.errors import RecipeError, XftError
 from xft_core.mixing.coefficients import load_coefficients
-from xft_core.mixing.learning import MixedModel
+from xft_core.mixing.mixed_model import MixedModel
 from xft_core.mixing.mixture import MixtureReader
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import MergeConfig, Recipe, SftConfig, UpcycleConfig

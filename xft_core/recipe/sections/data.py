@@ -1,6 +1,6 @@
 """The recipe's section data."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,8 @@ from xft_core.recipe.sections.base import Section, Seed
 
 class DataConfig(Section):
     """Instruction data and how it becomes training text."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"reserved_rows"})
 
     path: str = Field("demo:instruct.jsonl", description=(
         "Instruction data: a .json, .jsonl or .parquet file, a Hub data set name, or demo:instruct.jsonl."))
@@ -31,3 +33,6 @@ class DataConfig(Section):
         "Seed of the choice of rows and of those held out. It is not the recipe's seed, so that runs with other seeds train "
         "and are measured on the same rows: their spread is that of training alone."))
     decontaminate: bool = Field(True, description="Drop rows that contain a problem of the benchmarks chosen below.")
+    reserved_rows: int = Field(0, ge=0, description=(
+        "Rows that no model trains on, drawn by split_seed, to choose mixing coefficients on (merge.rows: reserved); never "
+        "those that are reported on. At most a fifth of all; 0 for none."))

@@ -9,7 +9,7 @@ from xft_core.recipe.sections.base import MergeMethod, Search, Section
 ON_DELTAS: tuple[MergeMethod, ...] = ("task_arithmetic", "ties", "dare", "della", "model_stock")  # these need W_base
 CLOSED_FORMS: tuple[MergeMethod, ...] = ("regmean", "fisher")
 OPERATORS = (*CLOSED_FORMS, *ON_DELTAS)  # their result is no mean with shares: mix leaves the merged FFNs themselves
-SEARCHED = Literal["shared_expert_weight"]  # numbers that merge.search can choose, see mixing/search
+SEARCHED = Literal["shared_expert_weight", "delta_scale"]  # numbers that merge.search can choose, see mixing/search
 
 
 class MergeConfig(Section):
@@ -17,7 +17,9 @@ class MergeConfig(Section):
 
     added: ClassVar[frozenset[str]] = frozenset({
         "scale", "density", "density_spread", "search", "search_over", "search_trials", "search_rows",
-        "search_layers_per_group", "ensemble", "ensemble_rows", "ensemble_steps"})
+        "search_layers_per_group", "ensemble", "ensemble_rows", "ensemble_steps", "rows", "objective", "delta_scale",
+        "delta_scale_scope", "granularity", "block_count", "headroom", "headroom_threshold", "uniform_penalty", "smoothness",
+        "expert_dropout", "cross_validation", "generator", "generator_from", "keep_features"})
 
     method: MergeMethod = Field("learned", description=(
         "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "
@@ -42,7 +44,8 @@ class MergeConfig(Section):
     warmup_steps: int = Field(125, ge=0, description=(
         "Steps of linear warm-up (at most a tenth of all steps). Plays no part in methods other than learned."))
     calibration_rows: int = Field(512, ge=1, description=(
-        "Training rows that the methods routing, regmean and fisher take statistics of. Plays no part in other methods."))
+        "Rows that the methods routing, regmean and fisher take statistics of, that the headroom test measures on, and that "
+        "features of the experts are taken from. Plays no part where there is none of these."))
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Weights and arithmetic while learning alpha.")
     scale: float = Field(1.0, ge=0, le=10, description=(
         "How far task_arithmetic, ties, dare, della and model_stock go from the base model: 0 is the base model, 1 the "
@@ -58,8 +61,8 @@ class MergeConfig(Section):
         "section, one number), tpe, cmaes (two numbers or more), or none. It takes the best trial, which is never worse there "
         "than the start. docs/explanation/options/search.md."))
     search_over: list[SEARCHED] = Field(["shared_expert_weight"], min_length=1, description=(
-        "What is searched: shared_expert_weight (lambda; the routed experts keep their proportions). Plays no part without "
-        "search."))
+        "What is searched: shared_expert_weight (lambda; the routed experts keep their proportions), delta_scale (gamma, from "
+        "0 to 1.5), or both. Plays no part without search."))
     search_trials: int = Field(16, ge=1, le=10_000, description=(
         "Evaluations of the loss, the start included. Plays no part without search."))
     search_rows: int = Field(256, ge=1, description=(
@@ -74,6 +77,50 @@ class MergeConfig(Section):
         "The ensemble is chosen on this many rows. Plays no part without ensemble."))
     ensemble_steps: int = Field(20, ge=1, le=10_000, description=(
         "Steps of learning the ensemble's shares. Plays no part but in ensemble learned."))
+    rows: Literal["held_in", "reserved"] = Field("held_in", description=(
+        "Rows that coefficients are chosen on: held_in (the training rows, the paper's) or reserved (data.reserved_rows, that "
+        "no model was trained on). Plays no part in the methods uniform, ewa and shared_only without a headroom test."))
+    objective: Literal["nll", "distill"] = Field("nll", description=(
+        "What is made small: nll (loss of the merged model) or distill (KL divergence of the merged model from the "
+        "Mixture-of-Experts on response tokens). Plays no part in methods other than learned."))
+    delta_scale: float | None = Field(1.0, ge=0, le=2, description=(
+        "gamma in W = W_base + gamma (W_mix - W_base): 1 is the mixture itself, 0 the base model (WiSE-FT, arXiv 2109.01903); "
+        "empty: learned too, from 1 (method learned only). A base model is needed only where it is not 1."))
+    delta_scale_scope: Literal["ffn", "model"] = Field("ffn", description=(
+        "What gamma scales: ffn (the FFNs; where it is learned, one number for each layer) or model (one number for all "
+        "weights). Plays no part where delta_scale is 1."))
+    granularity: Literal["layer", "tensor", "block", "column"] = Field("layer", description=(
+        "What has coefficients of its own: each layer, each tensor of a layer's FFN, each of block_count blocks of its "
+        "neurons, or each neuron (column: wants uniform_penalty). Plays no part in methods other than learned."))
+    block_count: int = Field(4, ge=1, le=65_536, description=(
+        "Blocks of neurons in a layer. Plays no part in a granularity other than block."))
+    headroom: bool = Field(False, description=(
+        "First measure on calibration_rows of the rows what could be won along lambda, gamma, the gradient and a few other "
+        "directions; take uniform mixing where that is less than headroom_threshold. Plays no part in methods other than "
+        "learned."))
+    headroom_threshold: float = Field(0.002, ge=0, le=100, description=(
+        "Nats per response token that must be there to win. Plays no part without headroom."))
+    uniform_penalty: float = Field(0.0, ge=0, le=1e30, description=(
+        "rho, weight of KL(shares || uniform shares), summed over layers. Plays no part in methods other than learned, nor "
+        "with cross_validation."))
+    smoothness: float = Field(0.0, ge=0, le=1e30, description=(
+        "eta, weight of |alpha_l - alpha_(l-1)|^2, summed over layers. Plays no part in methods other than learned."))
+    expert_dropout: float = Field(0.0, ge=0, lt=1, description=(
+        "Probability that a step leaves out one routed expert of each layer, drawn by the seed. Plays no part in methods other "
+        "than learned."))
+    cross_validation: bool = Field(False, description=(
+        "Choose rho from 0, 0.001, 0.01 and 0.1 by three folds of the rows: about nine times the work. Plays no part in "
+        "methods other than learned."))
+    generator: Literal["free", "attention", "graph"] = Field("free", description=(
+        "What alpha comes from: free (a number for each expert), attention (a small network that attends over experts and "
+        "layers) or graph (one on the graph of experts), from features of the experts. Plays no part in methods other than "
+        "learned."))
+    generator_from: str | None = Field(None, description=(
+        "Generator that python -m xft_core meta-train made: it predicts alpha, and nothing is learned. Empty: learn. Plays no "
+        "part in methods other than learned."))
+    keep_features: bool = Field(False, description=(
+        "Leave the features of the experts beside the coefficients, for meta-train. Generators leave them anyway. Plays no "
+        "part in methods other than learned."))
 
     @field_validator("method", mode="before")
     @classmethod
@@ -84,10 +131,18 @@ class MergeConfig(Section):
     def _fields_fit(self) -> "MergeConfig":
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})")
+        if self.delta_scale is None and self.method != "learned":
+            raise ValueError(f"delta_scale is empty (learned), but method is {self.method}: give a number, 0 to 2")
+        if self.method == "learned":
+            self._learning_fits()
         if self.shared_expert_weight is None and self.method == "uniform":
             raise ValueError("shared_expert_weight is empty (learned), but method is uniform: give a number, 0 to 1")
         if self.shared_expert_weight is None and self.method in OPERATORS:
             raise ValueError(f"shared_expert_weight is empty (learned), but method {self.method} learns nothing: give a number")
+        if self.delta_scale != 1 and self.method in OPERATORS:
+            raise ValueError(
+                f"delta_scale is {self.delta_scale}, but method {self.method} makes no mixture that it could scale: leave it "
+                "at 1 (merge.scale does the same for differences from the base)")
         self._della_fits()
         self._search_fits()
         return self
@@ -106,5 +161,33 @@ class MergeConfig(Section):
             raise ValueError(f"search is {self.search}, but method {self.method} has no number to search: set search to none")
         if len(set(self.search_over)) < len(self.search_over):
             raise ValueError("search_over names a number twice")
+        if self.method == "learned" and self.granularity != "layer":
+            raise ValueError(
+                f"search is {self.search}, which changes the shares of whole layers, but granularity is {self.granularity}: "
+                "set it to layer, or search to none")
+        one_gamma = "delta_scale" in self.search_over and self.delta_scale_scope == "model"
+        if one_gamma and self.search_layers_per_group is not None and self.search != "golden":
+            raise ValueError(
+                "delta_scale_scope is model, so that gamma is one number, but search_layers_per_group asks for several: leave "
+                "it empty, or set delta_scale_scope to ffn")
         if self.search == "golden" and len(self.search_over) > 1:
             raise ValueError(f"search golden takes one number, search_over has {len(self.search_over)}: use tpe or cmaes")
+
+    def _learning_fits(self) -> None:
+        predicted = self.generator_from is not None
+        if predicted and self.generator == "free":
+            raise ValueError("generator_from names a generator, but generator is free: set it to attention or graph")
+        if self.generator != "free" and self.granularity != "layer":
+            raise ValueError(
+                f"generator {self.generator} makes coefficients of whole layers, but granularity is {self.granularity}: set it "
+                "to layer, or generator to free")
+        if self.keep_features and self.granularity != "layer":
+            raise ValueError(
+                f"keep_features is for generators, which make coefficients of whole layers, but granularity is "
+                f"{self.granularity}: set it to layer, or turn keep_features off")
+        if predicted and (self.cross_validation or self.headroom or self.delta_scale is None):
+            raise ValueError(
+                "generator_from predicts alpha and learns nothing: turn cross_validation and headroom off, and give "
+                "delta_scale a number")
+        if predicted and self.shared_expert_weight is None:
+            raise ValueError("generator_from predicts alpha alone: give shared_expert_weight a number, 0 to 1")

@@ -64,6 +64,10 @@ class Recipe(Section):
     def _sections_fit(self) -> "Recipe":
         if self.merge.method == "shared_only" and not self.upcycle.shared_expert:
             raise ValueError("merge.method is shared_only, but upcycle.shared_expert is false: there is no shared expert")
+        if self.merge.rows == "reserved" and not self.data.reserved_rows:
+            raise ValueError(
+                "merge.rows is reserved, but data.reserved_rows is 0: there are no such rows. Give data.reserved_rows a number "
+                "(128 or more tell small differences), or set merge.rows to held_in")
         if self.upcycle.mode == "fusion" and self.merge.method != "ewa":
             raise ValueError(
                 f"merge.method is {self.merge.method}, but upcycle.mode is fusion, whose model is the mean of its experts: set "

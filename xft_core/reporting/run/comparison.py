@@ -96,6 +96,23 @@ class LayerMix(Part):
     movement: float | None = Field(description="Largest change of a share since the start [fraction, 0 to 1]")
 
 
+class MixingOptions(Part):
+    """What mixing was made of beside shares of layers; what does not apply is None."""
+
+    delta_scale_mean: float | None = Field(description="gamma, mean over layers [no unit]")
+    delta_scale_learned: bool = Field(description="Whether gamma was learned [yes or no]")
+    held_out_nll_unscaled: float | None = Field(description="Held-out loss without gamma [nats per response token]")
+    headroom: float | None = Field(description="Headroom that was found before learning [nats per response token]")
+    headroom_threshold: float | None = Field(description="Headroom that was asked for [nats per response token]")
+    best_probe: str | None = Field(description="Where the headroom test found the lowest loss [text]")
+    best_probe_gain: float | None = Field(description="How far that is below uniform mixing [nats per response token]")
+    best_probe_learnable: bool | None = Field(description="Whether learning can get there [yes or no]")
+    kept_uniform: bool = Field(description="Whether uniform mixing was taken in place of learned shares [yes or no]")
+    predicted: bool = Field(description="Whether a generator of earlier runs predicted the shares [yes or no]")
+    uniform_penalty: float | None = Field(description="rho that cross-validation chose [no unit]")
+    granularity: str = Field(description="What has shares of its own [text]")
+
+
 class Mixing(Part):
     """How the experts were put together, and what the held-out loss says of it."""
 
@@ -105,6 +122,7 @@ class Mixing(Part):
     movement_max: float | None = Field(description="Largest change of a share in any layer [fraction, 0 to 1]")
     movement_mean: float | None = Field(description="Largest change of a share, mean over layers [fraction, 0 to 1]")
     layers: list[LayerMix] = Field(description="The layers in the model's order")
+    options: MixingOptions | None = Field(None, description="What there is beside shares of layers; absent for nothing")
 
 
 class LayerRouting(Part):
@@ -199,4 +217,6 @@ class ComparisonFile(Comparison):
     def text(self) -> str:
         """The content of the file."""
         content = self.model_dump(exclude={name for name in ("row_comparisons", "further") if not getattr(self, name)})
+        if self.mixing and self.mixing.options is None:
+            del content["mixing"]["options"]
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from xft_core.recipe.checks import DEAD_LOAD, worse_than_base
 from xft_core.reporting.pass_rates import certainty, p_text
-from xft_core.reporting.run.comparison import Comparison, Difference
+from xft_core.reporting.run.comparison import Comparison, Difference, Mixing, MixingOptions
 from xft_core.reporting.run.row_comparisons import row_sentences
 from xft_core.runtime.quantities import fixed
 
@@ -103,13 +103,43 @@ def _mixing_sentences(comparison: Comparison) -> Iterator[str]:
         return
     if mixing.held_out_nll_uniform is not None and mixing.held_out_nll_merged is not None:
         gain = mixing.held_out_nll_uniform - mixing.held_out_nll_merged
-        subject = "Learned" if mixing.method == "learned" else f"Merging by {mixing.method.replace('_', ' ')}"
-        yield (f"{subject} against uniform mixing: held-out loss {mixing.held_out_nll_merged:.4f} against "
+        yield (f"{_name_of_mixing(mixing)} against uniform mixing: held-out loss {mixing.held_out_nll_merged:.4f} against "
                f"{mixing.held_out_nll_uniform:.4f} nats per response token, "
                + (f"{fixed(gain, 4)} lower." if gain > 0 else f"{fixed(-gain, 4)} higher." if gain < 0 else "no difference."))
     if mixing.movement_max is not None and mixing.method == "learned":
         mean = "" if mixing.movement_mean is None else f"{mixing.movement_mean:.3f} in the mean, "
-        yield f"The mixing coefficients moved by {mean}{mixing.movement_max:.3f} at most (shares between 0 and 1)."
+        moved = "are away from uniform mixing" if mixing.options and mixing.options.predicted else "moved"
+        yield f"The mixing coefficients {moved} by {mean}{mixing.movement_max:.3f} at most (shares between 0 and 1)."
+    if mixing.options:
+        yield from _option_sentences(mixing, mixing.options)
+
+
+def _name_of_mixing(mixing: Mixing) -> str:
+    """What stands against uniform mixing."""
+    if mixing.options and mixing.options.predicted:
+        return "Predicted"
+    return "Learned" if mixing.method == "learned" else f"Merging by {mixing.method.replace('_', ' ')}"
+
+
+def _option_sentences(mixing: Mixing, options: MixingOptions) -> Iterator[str]:
+    if options.headroom is not None and options.headroom_threshold is not None:
+        enough = options.headroom >= options.headroom_threshold
+        yield (f"Headroom before learning: {fixed(options.headroom, 4)} nats below uniform mixing at the best of what could be "
+               f"learned ({options.headroom_threshold:g} asked for): "
+               + ("there was something to learn." if enough else "nothing to learn here, so uniform mixing was taken."))
+        if options.best_probe and options.best_probe_learnable is False and options.best_probe_gain and (
+                options.best_probe_gain >= options.headroom_threshold):
+            yield (f"The headroom test found {fixed(options.best_probe_gain, 4)} nats at {options.best_probe}, which this "
+                   "recipe does not learn.")
+    elif options.kept_uniform:
+        yield "With its penalty, the objective of learned shares was no lower than that of uniform mixing, which was taken."
+    if options.uniform_penalty is not None:
+        yield f"Cross-validation chose a uniform_penalty of {options.uniform_penalty:g}."
+    if options.delta_scale_mean is not None and options.held_out_nll_unscaled is not None and (
+            mixing.held_out_nll_merged is not None):
+        how = "learned" if options.delta_scale_learned else "given"
+        yield (f"Scaled towards the base model by {options.delta_scale_mean:.3f} ({how}): held-out loss "
+               f"{mixing.held_out_nll_merged:.4f} against {options.held_out_nll_unscaled:.4f} nats per response token without.")
 
 
 def _data_warnings(comparison: Comparison) -> Iterator[str]:

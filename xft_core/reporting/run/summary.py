@@ -16,6 +16,7 @@ from xft_core.reporting.run.comparison import (
     LayerRouting,
     Measure,
     Mixing,
+    MixingOptions,
     PassAtK,
     Row,
     Score,
@@ -27,7 +28,7 @@ from xft_core.reporting.statistics import measured_interval
 from xft_core.store.results.evaluate import EvaluateMetrics, EvaluationFile
 from xft_core.store.results.generate import GenerateMetrics
 from xft_core.store.results.lm_eval import LmEvalFile, TaskResults
-from xft_core.store.results.mix import CoefficientsFile, MixMetrics
+from xft_core.store.results.mix import CoefficientsFile, HeadroomFile, MixMetrics
 from xft_core.store.results.nll import NllMetrics
 from xft_core.store.results.prepare import DecontaminationFile
 from xft_core.store.results.row_losses import RowLossesMetrics
@@ -232,7 +233,23 @@ def _mixing(evidence: Evidence) -> Mixing | None:
             LayerMix(
                 shared=layer.weights[0] if first_routed else None, routed=layer.weights[first_routed:],
                 movement=layer.movement)
-            for layer in content.layers])
+            for layer in content.layers],
+        options=_mixing_options(evidence, content, measured))
+
+
+def _mixing_options(evidence: Evidence, content: CoefficientsFile, measured: MixMetrics) -> MixingOptions | None:
+    merge, headroom = evidence.recipe.merge, evidence.file("mix", HeadroomFile)
+    best = headroom.best if headroom else None
+    found = MixingOptions(
+        delta_scale_mean=measured.delta_scale_mean, delta_scale_learned=merge.delta_scale is None,
+        held_out_nll_unscaled=measured.held_out_nll_unscaled, headroom=measured.headroom,
+        headroom_threshold=measured.headroom_threshold, best_probe=best.name if best else None,
+        best_probe_gain=headroom.uniform - best.loss if headroom and best else None,
+        best_probe_learnable=best.learnable if best else None, kept_uniform=bool(measured.kept_uniform),
+        predicted=content.method == "learned" and merge.generator_from is not None, uniform_penalty=measured.uniform_penalty,
+        granularity=content.granularity)
+    plain = (found.delta_scale_mean, found.headroom, found.uniform_penalty) == (None, None, None)
+    return None if plain and not found.kept_uniform and not found.predicted and found.granularity == "layer" else found
 
 
 def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:

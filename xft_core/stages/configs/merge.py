@@ -16,17 +16,20 @@ class MergeStage(StageConfig):
     summary = "Mixture-of-Experts and mixing coefficients to a stock dense checkpoint."
 
     stage, version, implementation = "merge", 3, "xft_core.stages.merge"
-    path_fields = frozenset({"model", "coefficients", "data"})
+    path_fields = frozenset({"model", "coefficients", "data", "base"})
 
     model: str = Field(description="The tuned Mixture-of-Experts.")
     coefficients: Path = Field(description=f"{ARTIFACT_HELP}: mix.")
     data: Path | None = Field(None, description=f"{ARTIFACT_HELP}: prepare. To measure the merged model's held-out loss.")
     precision: Precision = Field("fp32", description="Weights and arithmetic of that measurement; give the one of sft.")
+    base: str | None = Field(None, description=(
+        "The dense model that the experts come from; needed where the coefficients have a delta_scale."))
 
     def inputs(self) -> dict[str, Path]:
-        """The Mixture-of-Experts, the coefficients and, if given, the prepared data."""
+        """The Mixture-of-Experts, the coefficients and, if given, the prepared data and the base model."""
         found = {"model": find_model(self.model), "coefficients": self.coefficients}
-        return found | ({"data": self.data} if self.data else {})
+        found |= {"data": self.data} if self.data else {}
+        return found | ({"base": find_model(self.base)} if self.base else {})
 
     def settings(self) -> dict[str, Any]:
         """The precision, which only the held-out measurement uses; nothing without data."""

@@ -6,12 +6,13 @@ from typing import Any
 from pydantic import Field
 
 from xft_core.errors import RecipeError
-from xft_core.files.locate import find_model
-from xft_core.recipe.inactive_fields import needs_base, unused_in_merge, uses_seed
+from xft_core.files.locate import find_file, find_model
+from xft_core.recipe.inactive_fields import learns, needs_base, tests_headroom, unused_in_merge, uses_seed
 from xft_core.recipe.sections import PROCESS_FIELDS, MergeConfig, Seed
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.parts import ARTIFACT_HELP, without
 
+GENERATOR_FILE = "generator.safetensors"  # of what meta-train leaves
 OF_ENSEMBLE = ("ensemble", "ensemble_rows", "ensemble_steps")  # another stage's
 
 
@@ -28,22 +29,30 @@ class MixStage(StageConfig):
     num_processes: int = Field(1, ge=1, le=64, description="Processes on each machine that learn them together.")
     num_nodes: int = Field(1, ge=1, le=64, description="Machines that learn them together: docs/how-to/several-gpus.md.")
     base: str | None = Field(None, description=(
-        "The dense model that the experts come from; needed by methods that work on differences from it."))
+        "The dense model that the experts come from; needed where merge.delta_scale is not 1 or is searched, and by methods "
+        "that work on differences from it. A headroom test looks along gamma only where it is given."))
 
     def processes(self) -> tuple[int, int]:
-        """Those of the fields for the method learned; one process for the others."""
-        return (self.num_processes, self.num_nodes) if self.merge.method == "learned" else (1, 1)
+        """Those of the fields where something is learned; one process where nothing is."""
+        merge = self.merge
+        together = merge.method == "learned" and merge.generator_from is None
+        return (self.num_processes, self.num_nodes) if together else (1, 1)
 
     def inputs(self) -> dict[str, Path]:
-        """The tuned Mixture-of-Experts and the prepared data; the base model where it plays a part.
+        """The tuned Mixture-of-Experts and the prepared data; where they play a part, the base model and a generator.
 
-        Raises RecipeError where it is needed and not given.
+        Raises RecipeError where the base model is needed and not given.
         """
         found = {"model": find_model(self.model), "data": self.data}
         if needs_base(self.merge):
             if self.base is None:
-                raise RecipeError(f"merge.method {self.merge.method} needs the base model: give it as base.")
+                raise RecipeError(
+                    "Mixing needs the base model: merge.delta_scale is not 1 or is searched, or merge.method "
+                    f"({self.merge.method}) works on differences from it. Give it as base.")
+        if self.base is not None and (needs_base(self.merge) or tests_headroom(self.merge)):
             found["base"] = find_model(self.base)
+        if learns(self.merge) and self.merge.generator_from is not None:
+            found["generator"] = find_file(f"{self.merge.generator_from}/{GENERATOR_FILE}").parent
         return found
 
     def settings(self) -> dict[str, Any]:
@@ -51,4 +60,4 @@ class MixStage(StageConfig):
         settings = super().settings()
         for name in (*PROCESS_FIELDS, *(() if uses_seed(self.merge) else ("seed",))):
             del settings[name]
-        return without(settings, "merge", (*unused_in_merge(self.merge), *OF_ENSEMBLE))
+        return without(settings, "merge", (*unused_in_merge(self.merge), "generator_from", *OF_ENSEMBLE))

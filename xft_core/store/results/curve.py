@@ -39,6 +39,7 @@ class CurveValues(Metrics):
         "Loss of a trial on the selection rows; the step is the trial's number [nats per response token]"))
     search_best_nll: float | None = Field(None, description=(
         "The smallest of these so far [nats per response token]"))
+    delta_scale: float | None = Field(None, description="gamma of mixing, mean over layers, where it is learned [no unit]")
     others: Annotated[dict[str, float], Flat("")] = Field({}, description="What other versions measure, by name [no unit]")
 
 

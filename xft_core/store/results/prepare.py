@@ -8,8 +8,8 @@ from xft_core.store.results.base import Flat, Metrics, Result, ResultFile
 
 
 class PrepareMetrics(Metrics):
-    """What became of the rows. Rows read = dropped + not used + to train on + held out, where the held-out rows are not
-    of a file of their own."""
+    """What became of the rows. Rows read = dropped + not used + to train on + reserved + held out, where the held-out rows
+    are not of a file of their own."""
 
     rows_read: int | None = Field(description="Rows of the data [count]")
     dropped_empty_response: int | None = Field(description="Rows without a response [count]")
@@ -38,6 +38,9 @@ class PrepareMetrics(Metrics):
     train_rows: int | None = Field(description="Rows to train on [count]")
     train_tokens: int | None = Field(description="Tokens of the rows to train on [count]")
     train_response_tokens: int | None = Field(description="Response tokens of the rows to train on [count]")
+    reserved_rows: int | None = Field(description="Rows that no model trains on; absent for none [count]")
+    reserved_tokens: int | None = Field(description="Tokens of the reserved rows; absent for none [count]")
+    reserved_response_tokens: int | None = Field(description="Response tokens of the reserved rows; absent for none [count]")
     held_out_file: Annotated[dict[str, int], Flat("held_out_")] = Field({}, description=(
         "Of the held-out file, where there is one: rows_read, dropped_empty_response and so on, as above [count]"))
     others: Annotated[dict[str, int], Flat("")] = Field({}, description="What other versions count, by name [count]")

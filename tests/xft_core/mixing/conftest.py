@@ -1,0 +1,16 @@
+"""A tuned mixture and prepared rows for all tests of mixing."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.xft_core.mixing.models import prepared, tuned
+
+
+@pytest.fixture(scope="package")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """dense, moe and data, with 8 reserved rows."""
+    directory = tmp_path_factory.mktemp("mixing")
+    tuned(directory)
+    prepared(directory, reserved_rows=8)
+    return directory

@@ -1,0 +1,77 @@
+"""How strong the pull to uniform mixing is: rho by three folds of the rows (section 8 of the design, Stone 1974).
+
+For every rho and fold, coefficients are learned on the other two folds from uniform mixing, and the objective (without the
+penalty) is measured on the fold. The rho with the lowest mean is taken, of equal ones the largest. Every fold has its own
+directory of checkpoints, and what it measured stays there: a start after a kill goes on where it was.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean
+
+import torch
+
+from xft_core.data.rows import Row, Rows, rows_of
+from xft_core.errors import DataError
+from xft_core.files.disk import write_whole
+from xft_core.mixing.learning import apply_learned, learn, objective_now
+from xft_core.mixing.mixed_model import MixedModel
+from xft_core.mixing.objective import Objective
+from xft_core.recipe.sections import MergeConfig
+from xft_core.runtime.group import is_first, summed
+from xft_core.store.curves import MetricsLog
+from xft_core.store.results.mix import CrossValidationFile, PenaltyLoss
+
+logger = logging.getLogger(__name__)
+
+PENALTIES = (0.0, 1e-3, 1e-2, 1e-1)  # rho
+FOLDS = 3
+
+
+def choose_penalty(
+    mixed: MixedModel, rows: Rows, merge: MergeConfig, seed: int, checkpoints: Path, shared_weight_start: float,
+    objective: Objective, new_generator: Callable[[], torch.nn.Module | None],
+) -> CrossValidationFile:
+    """Try every rho. ``new_generator``: what makes alpha, as it is before learning. Of several processes, all must call it.
+
+    Raises DataError for fewer rows than folds.
+    """
+    if len(rows) < FOLDS:
+        raise DataError(f"merge.cross_validation needs {FOLDS} rows or more to learn on, and there are {len(rows)}.")
+    found = []
+    for penalty in PENALTIES:
+        with_penalty = merge.model_copy(update={"uniform_penalty": penalty})
+        losses = []
+        for fold in range(FOLDS):
+            directory = checkpoints / f"fold-{fold}-{penalty:g}"
+            directory.mkdir(exist_ok=True)
+            loss = _noted(directory)
+            if loss is None:
+                others = _taken(rows, [index for index in range(len(rows)) if index % FOLDS != fold])
+                learned = learn(mixed, others, with_penalty, seed, directory, MetricsLog(directory / "metrics.jsonl"),
+                                shared_weight_start, objective, new_generator())
+                apply_learned(mixed, learned)
+                left_out = _taken(rows, list(range(fold, len(rows), FOLDS)))
+                loss = objective_now(mixed, left_out, merge.micro_batch_size, objective)
+                if is_first():
+                    write_whole(directory / "loss", repr(loss))
+            losses.append(loss)
+        logger.info("mix: rho %g has a loss of %.4f in the mean of %d folds", penalty, fmean(losses), FOLDS)
+        found.append(PenaltyLoss(uniform_penalty=penalty, losses=losses))
+    best = min(found, key=lambda item: (fmean(item.losses), -item.uniform_penalty))
+    return CrossValidationFile(chosen=best.uniform_penalty, penalties=found)
+
+
+def _noted(directory: Path) -> float | None:
+    """What a fold has measured before; the first process looks, so that all know the same."""
+    path = directory / "loss"
+    is_there = is_first() and path.is_file()
+    known = torch.tensor([float(is_there), float(path.read_text()) if is_there else 0.0], dtype=torch.float64)
+    there, loss = summed(known).tolist()
+    return loss if there else None
+
+
+def _taken(rows: Rows, indices: list[int]) -> Rows:
+    chosen = (rows[index] for index in indices)
+    return rows_of([Row(tokens.tolist(), prompt_length) for tokens, prompt_length in chosen])

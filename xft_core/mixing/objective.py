@@ -1,0 +1,89 @@
+"""What learned mixing makes small: the loss of the merged model, or how far it is from the Mixture-of-Experts.
+
+    nll         -log q(token)                                   summed over response tokens
+    distill     KL(p || q) = sum_v p_v (log p_v - log q_v)      the same; p: the Mixture-of-Experts, q: the merged model
+
+The teacher's logits are computed again for every batch, not cached: the divergence is then that of the whole vocabulary, a
+resumed run and several processes need nothing of each other, and over one pass of the rows, the default, it is the same work.
+It costs one forward pass of the Mixture-of-Experts for each batch, and its weights in memory.
+
+Shape suffixes: B sequences, S tokens, X response tokens, V vocabulary, D hidden size.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from xft_core.data.packing import IGNORED
+from xft_core.models.discovery import family_of
+from xft_core.models.loading import load_model
+from xft_core.models.packed_attention import attend_by_example
+from xft_core.training.response_loss import BLOCK_LOGITS, LEAST_BLOCK, response_loss
+
+Objective = Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]  # model and batch to a sum over response tokens
+
+nll: Objective = response_loss
+
+
+class Distillation:
+    """The objective distill, with the Mixture-of-Experts in ``directory`` as its teacher."""
+
+    def __init__(self, directory: Path, dtype: torch.dtype, device: torch.device) -> None:
+        self.teacher = load_model(directory, dtype).to(device).requires_grad_(False)
+
+    def __call__(self, model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The sum of KL(teacher || model) over the response tokens of ``batch``, in fp32 or, of fp64 models, fp64."""
+        with torch.no_grad():
+            teacher_XD, teacher_logits = _before_head(self.teacher, batch)
+        student_XD, student_logits = _before_head(model, batch)
+        size = max(LEAST_BLOCK, BLOCK_LOGITS // model.config.vocab_size)
+        total = torch.zeros((), dtype=torch.promote_types(student_XD.dtype, torch.float32), device=student_XD.device)
+        for start in range(0, len(student_XD), size):
+            block = slice(start, start + size)
+            # A block's logits are computed again for its gradient, so that only one block's are there at a time.
+            total = total + checkpoint(
+                lambda x, y: divergence(teacher_logits(x), student_logits(y)), teacher_XD[block], student_XD[block],
+                use_reentrant=False)
+        return total
+
+
+def divergence(teacher_XV: torch.Tensor, student_XV: torch.Tensor) -> torch.Tensor:
+    """Sum over tokens of KL(softmax(teacher) || softmax(student)), from logits."""
+    wide = torch.promote_types(student_XV.dtype, torch.float32)
+    log_p_XV = F.log_softmax(teacher_XV, dim=-1, dtype=wide)
+    log_q_XV = F.log_softmax(student_XV, dim=-1, dtype=wide)
+    return (log_p_XV.exp() * (log_p_XV - log_q_XV)).sum()
+
+
+def _before_head(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor],
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """What the head is given where response tokens are to be predicted, X,D, and what makes logits of it. Where the family
+    changes its logits afterwards, they are the logits, X,V, themselves."""
+    family = family_of(model.config)
+    if family.attends_by_example:
+        attend_by_example(model)
+    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    chosen_BS = batch["labels"][:, 1:] != IGNORED
+    if not family.plain_head:
+        return model(**inputs).logits[:, :-1][chosen_BS], lambda logits_XV: logits_XV
+    head: Any = model.get_output_embeddings()
+    with _nothing_for_head(head):
+        hidden_BSD = model(**inputs).logits
+    return hidden_BSD[:, :-1][chosen_BS], lambda hidden_XD: F.linear(hidden_XD, head.weight, head.bias)
+
+
+@contextmanager
+def _nothing_for_head(head: Any) -> Iterator[None]:
+    """While it lasts, the head gives what it is given."""
+    head.forward = lambda hidden_BSD: hidden_BSD
+    try:
+        yield
+    finally:
+        del head.forward

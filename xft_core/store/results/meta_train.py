@@ -1,0 +1,39 @@
+"""Results of the meta-train stage."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from xft_core.store.results.base import Metrics, Result, ResultFile
+
+
+class MetaTrainMetrics(Metrics):
+    """How well a generator makes what earlier runs learned."""
+
+    runs: int | None = Field(description="Runs that it learned from [count]")
+    error: float | None = Field(description="Mean squared error of alpha on these runs [no unit]")
+    recovered: float | None = Field(description=(
+        "Of the held-out loss that learning won against uniform mixing, the share that the prediction wins, leaving one run "
+        "out: the sums over all runs; absent for one run, and where learning won nothing [fraction]"))
+
+
+class LeftOutRun(Result):
+    """A run that the generator did not learn from."""
+
+    mix: str = Field(description="Name of the mix artifact's directory [text]")
+    uniform: float = Field(description="Held-out loss of uniform mixing [nats per response token]")
+    learned: float = Field(description="Held-out loss of what the run learned [nats per response token]")
+    predicted: float = Field(description="Held-out loss of the prediction [nats per response token]")
+
+
+class LeaveOneOutFile(ResultFile):
+    """leave_one_out.json: what predictions win for runs that were left out."""
+
+    file_name: ClassVar[str] = "leave_one_out.json"
+    runs: list[LeftOutRun] = Field(description="The runs in their order")
+
+    @property
+    def recovered(self) -> float | None:
+        """The share of what learning won that the predictions win; None where learning won nothing."""
+        won = sum(run.uniform - run.learned for run in self.runs)
+        return sum(run.uniform - run.predicted for run in self.runs) / won if won > 0 else None
