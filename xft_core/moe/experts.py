@@ -12,6 +12,8 @@ from torch import nn
 from transformers.integrations.moe import grouped_mm_experts_forward
 
 from xft_core.families import Family
+from xft_core.moe.hierarchical import HierarchicalRouter, nodes_of
+from xft_core.moe.low_rank import LowRankExperts
 from xft_core.moe.router import Router, Routing
 from xft_core.recipe.sections import UpcycleConfig
 
@@ -53,6 +55,18 @@ class RoutedExperts(nn.Module):
         else:
             y_TD = self._loop_forward(x_TD, expert_index_TK, weight_TK)
         return F.dropout(y_TD, self.dropout, self.training) if self.dropout else y_TD
+
+    def outputs_RTD(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """The output of every routed expert for every token, shape R,T,D."""
+        none = [None] * self.num_experts
+        up_bias_E = getattr(self, f"{self.up_parameter}_bias").unbind() if self.has_bias else none
+        down_bias_E = self.down_proj_bias.unbind() if self.has_bias else none
+        outputs = []
+        for up, up_bias, down, down_bias in zip(
+                getattr(self, self.up_parameter).unbind(), up_bias_E, self.down_proj.unbind(), down_bias_E, strict=True):
+            h = F.linear(x_TD, up, up_bias)
+            outputs.append(F.linear(self._apply_gate(h) if self.has_gate else self.act_fn(h), down, down_bias))
+        return torch.stack(outputs).to(x_TD.dtype)
 
     def _for_kernel(self) -> Any:
         """These experts as the kernel reads them: under autocast with weights cast, since it does not cast them itself."""
@@ -96,6 +110,7 @@ class RoutedExperts(nn.Module):
 class MoeBlock(nn.Module):
     """y = w_0 E_0(x) + sum_i w_i E_i(x), where an FFN was. The shared expert E_0 is the family's own FFN module.
 
+    Low-rank experts are changes of it; where there is no shared expert, it is there all the same as their ``base``.
     ``routing`` holds what the router decided in the latest forward pass before which ``keep_routing`` was set. Not in
     every one: a pass repeated by gradient checkpointing would keep its activations alive until the next step.
     """
@@ -104,8 +119,15 @@ class MoeBlock(nn.Module):
         super().__init__()
         hidden_size = getattr(dense_mlp, family.down).out_features
         weight = getattr(dense_mlp, family.down).weight
-        self.router = Router(hidden_size, upcycle).to(device=weight.device, dtype=weight.dtype)
-        self.experts = RoutedExperts(dense_mlp, family, upcycle.num_experts - int(upcycle.shared_expert))
+        router = HierarchicalRouter if upcycle.groups else Router
+        self.router: Router = router(hidden_size, upcycle).to(device=weight.device, dtype=weight.dtype)
+        self.experts: RoutedExperts | LowRankExperts
+        if upcycle.expert_rank is None:
+            self.experts = RoutedExperts(dense_mlp, family, upcycle.num_routed_experts)
+        else:
+            self.experts = LowRankExperts(dense_mlp, family, upcycle)
+            if not upcycle.shared_expert:
+                self.base = dense_mlp
         self.shared_expert = dense_mlp if upcycle.shared_expert else None
         self.routing: Routing | None = None
         self.keep_routing = False
@@ -116,7 +138,9 @@ class MoeBlock(nn.Module):
         routing = self.router(x_TD)
         if self.keep_routing:
             self.routing, self.keep_routing = routing, False
-        if self.shared_expert is None:
+        if isinstance(self.experts, LowRankExperts):
+            y_TD = self.experts(x_TD, *nodes_of(routing, self.router.upcycle))
+        elif self.shared_expert is None:
             y_TD = self.experts(x_TD, routing.expert_index_TK, routing.weight_TK)
         else:
             y_TD = self.experts(x_TD, routing.expert_index_TK[:, :-1] - 1, routing.weight_TK[:, :-1])

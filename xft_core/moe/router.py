@@ -94,18 +94,22 @@ class Router(nn.Module):
     def __init__(self, hidden_size: int, upcycle: UpcycleConfig) -> None:
         super().__init__()
         self.upcycle = upcycle
-        num_routed = upcycle.num_experts - int(upcycle.shared_expert)
+        num_routed = upcycle.num_routed_experts
         self.hidden = nn.Linear(hidden_size, num_routed, bias=False)
         self.output = nn.Linear(num_routed, num_routed, bias=False)
         self.noise = nn.Linear(hidden_size, num_routed, bias=False) if upcycle.router_noise else None
 
     def forward(self, x_TD: torch.Tensor) -> Routing:
         """Route tokens x_TD. Raises ValueError when the logits are NaN."""
-        logits_TR = self.output(torch.tanh(self.hidden(x_TD))).float()
-        noisy_logits_TR, noise_std_TR = logits_TR, None
-        if self.training and self.noise is not None:
-            noise_std_TR = F.softplus(self.noise(x_TD).float()) + NOISE_FLOOR
-            noisy_logits_TR = logits_TR + torch.randn_like(logits_TR) * noise_std_TR
+        logits_TR, noisy_logits_TR, noise_std_TR = self.logits(x_TD)
         expert_index_TK, weight_TK = routing_weights(
             noisy_logits_TR, self.upcycle.num_experts_per_tok, self.upcycle.normalization, self.upcycle.shared_expert)
         return Routing(logits_TR, noisy_logits_TR, noise_std_TR, expert_index_TK, weight_TK)
+
+    def logits(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The logits, those with noise, and the noise's standard deviation (None without noise)."""
+        logits_TR = self.output(torch.tanh(self.hidden(x_TD))).float()
+        if not self.training or self.noise is None:
+            return logits_TR, logits_TR, None
+        noise_std_TR = F.softplus(self.noise(x_TD).float()) + NOISE_FLOOR
+        return logits_TR, logits_TR + torch.randn_like(logits_TR) * noise_std_TR, noise_std_TR

@@ -8,9 +8,15 @@ _LEARNED_ONLY = ("learning_rate", "epochs", "max_steps", "batch_size", "micro_ba
 
 def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
     """Fields of the section that no code looks at, each with the reason as the end of a sentence."""
-    if upcycle.shared_expert:
-        return {}
-    return {"normalization": "without a shared expert the weights are a softmax, whatever it says"}
+    found = {} if upcycle.shared_expert else {
+        "normalization": "without a shared expert the weights are a softmax, whatever it says"}
+    if upcycle.expert_rank is None:
+        found |= {"expert_alpha": "without upcycle.expert_rank experts have weights of their own"}
+    else:
+        found |= {"store_experts": "low-rank experts are stored as what each adds to the weights that they share"}
+    if upcycle.groups is None:
+        found |= dict.fromkeys(("group_rank", "groups_per_tok"), "there are no groups")
+    return found
 
 
 def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
@@ -18,7 +24,7 @@ def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
     found = {} if merge.method == "routing" else {"calibration_rows": f"method {merge.method} averages over no rows"}
     if not learns(merge):
         found |= dict.fromkeys(_LEARNED_ONLY, f"method {merge.method} learns nothing")
-    return found
+    return found | {"export_adapter": "it says what merge writes, not what the coefficients are"}
 
 
 def unused_in_generate(generate: GenerateConfig) -> dict[str, str]:
@@ -61,6 +67,10 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
     if field == "merge.shared_expert_weight" and (
             merge.method in ("routing", "ewa", "shared_only") or not upcycle.shared_expert):
         return (f"method {merge.method} does not use it" if upcycle.shared_expert else "there is no shared expert")
+    if field == "sft.expert_learning_rate_factor" and upcycle.expert_rank is None:
+        return "only low-rank experts have a learning rate of their own"
+    if field == "merge.export_adapter":
+        return "it is one more file beside the merged model"
     if field in [f"sft.{name}" for name in PROCESS_FIELDS]:
         return "the result is that of one process but for rounding"
     return None

@@ -18,5 +18,5 @@ class BaselineConfig(Section):
         """The baseline's SFT configuration: ``sft`` with the fields set here, and no balance loss (a dense model
         has no router, so that field must not make two otherwise equal baselines differ)."""
         changes = {name: value for name, value in self.model_dump(exclude={"enabled"}).items() if value is not None}
-        changes |= {"balance_loss_weight": 0.0, "balance_loss_reduction": "sum"}
+        changes |= {"balance_loss_weight": 0.0, "balance_loss_reduction": "sum", "expert_learning_rate_factor": 1.0}
         return SftConfig(**(sft.model_dump() | changes))

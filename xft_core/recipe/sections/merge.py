@@ -1,6 +1,6 @@
 """The recipe's section merge."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,8 @@ from xft_core.recipe.sections.base import MergeMethod, Section
 
 class MergeConfig(Section):
     """How the experts become one dense model: W = lambda W_0 + (1 - lambda) sum_i softmax(alpha)_i W_i per layer."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"export_adapter"})
 
     method: MergeMethod = Field("learned", description=(
         "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "
@@ -32,6 +34,9 @@ class MergeConfig(Section):
     calibration_rows: int = Field(512, ge=1, description=(
         "Training rows that method routing averages over. Plays no part in other methods."))
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Weights and arithmetic while learning alpha.")
+    export_adapter: bool = Field(False, description=(
+        "Also write the merge as a LoRA adapter for PEFT: what low-rank experts add together, and the weights that they share "
+        "as the model that it is for. Needs upcycle.expert_rank. Plays no part in the merged model."))
 
     @model_validator(mode="after")
     def _fields_fit(self) -> "MergeConfig":

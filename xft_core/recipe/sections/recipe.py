@@ -48,4 +48,12 @@ class Recipe(Section):
     def _sections_fit(self) -> "Recipe":
         if self.merge.method == "shared_only" and not self.upcycle.shared_expert:
             raise ValueError("merge.method is shared_only, but upcycle.shared_expert is false: there is no shared expert")
+        if self.merge.export_adapter and self.upcycle.expert_rank is None:
+            raise ValueError(
+                "merge.export_adapter is true, but upcycle.expert_rank is empty: only low-rank experts merge to an adapter")
+        if self.upcycle.groups is not None and self.evaluate.lm_eval_tasks:
+            raise ValueError(
+                f"upcycle.groups is {self.upcycle.groups}, and evaluate.lm_eval_tasks is not empty: groups are chosen by the "
+                "prompt, and lm-eval does not say what the prompt is. Empty one of them; the merged model can be evaluated "
+                "by itself (xft evaluate)")
         return self

@@ -1,6 +1,6 @@
 """The recipe's section sft."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,8 @@ from xft_core.recipe.sections.base import Precision, Section
 
 class SftConfig(Section):
     """Supervised fine-tuning, of the MoE and (see baseline) of the dense model."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"expert_learning_rate_factor"})
 
     epochs: float = Field(4.0, gt=0, le=1000, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps; empty for no limit.")
@@ -41,6 +43,9 @@ class SftConfig(Section):
     num_nodes: int = Field(1, ge=1, le=64, description=(
         "Machines that train together; more than one needs a common file system and the setting XFT_RENDEZVOUS, see "
         "docs/how-to/several-gpus.md. Plays no part in the result, which is that of one process but for rounding."))
+    expert_learning_rate_factor: float = Field(1.0, gt=0, le=1000, description=(
+        "Learning rate of low-rank experts' A and B (and biases), as a multiple of learning_rate. Plays no part without "
+        "upcycle.expert_rank."))
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "SftConfig":
