@@ -15,10 +15,11 @@ from types import TracebackType
 import torch
 
 from xft_core.families import Family, family_of
+from xft_core.mixing.low_rank import Changes
 from xft_core.mixing.weighted_sums import ExpertRows
 from xft_core.models.config import dense_config_of, transformers_config, upcycle_config_of
 from xft_core.models.safetensors_io import CheckpointReader
-from xft_core.models.upcycled import check_tensors
+from xft_core.models.upcycled import HOLDERS, check_tensors
 
 BLOCK_ELEMENTS = 2**18  # of all experts, worked on at once on a CPU: 1 MiB in fp32, which a core's cache holds
 ACCELERATOR_BLOCK_ELEMENTS = 2**25  # the same elsewhere: 128 MiB in fp32
@@ -48,6 +49,9 @@ class MixtureReader:
 
     def expert_tensors(self, layer: int) -> Iterator["ExpertTensor"]:
         """The tensors of one layer's FFN, in the dense checkpoint's names."""
+        if self.upcycle.expert_rank is not None:
+            yield from self.low_rank_tensors(layer)
+            return
         mlp = self.family.mlp_name(layer)
         stored_once = f"{mlp}.{self.family.down}.weight" in self.reader
         bias_name = f"{mlp}.{self.family.down}.bias" if stored_once else f"{mlp}.experts.down_proj_bias"
@@ -63,10 +67,24 @@ class MixtureReader:
                 shared = [f"{mlp}.shared_expert.{source}"] if self.upcycle.shared_expert else []
                 yield ExpertTensor(self, name, [*shared, stack], [num_rows, *row], number * num_rows)
 
+    def low_rank_tensors(self, layer: int) -> Iterator["LowRankTensor"]:
+        """The same of low-rank experts."""
+        mlp = self.family.mlp_name(layer)
+        holders = [f"{mlp}.", *(f"{mlp}.{holder}" for holder in HOLDERS)]
+        holder = next(holder for holder in holders if f"{holder}{self.family.down}.weight" in self.reader)
+        for kind in ("weight", "bias"):
+            for source in (f"{layer_name}.{kind}" for layer_name in (*self.family.up, self.family.down)):
+                if f"{holder}{source}" in self.reader:
+                    changes = Changes(self.reader, mlp, source, self.upcycle)
+                    yield LowRankTensor(self, f"{mlp}.{source}", holder + source, changes)
+
     def mixed(
         self, tensor: "ExpertTensor", weight_N: torch.Tensor, dtype: torch.dtype, device: torch.device,
     ) -> Iterator[tuple[slice, torch.Tensor]]:
         """sum_i weight_i W_i for fp64 weights, in ``dtype`` on ``device``, as ``(rows, block of these rows)``."""
+        if isinstance(tensor, LowRankTensor):
+            yield slice(0, tensor.shape[0]), tensor.mixed(weight_N, device).to(dtype)
+            return
         rows = tensor.rows() if device.type == "cpu" and dtype == tensor.dtype else None
         if rows:
             yield from rows.weighted_sums(weight_N)
@@ -83,6 +101,8 @@ class MixtureReader:
     def gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor) -> torch.Tensor:
         """<dL/dW, W_i - W_0> for every expert, fp64, shape N, where the gradient is: dL/dc_i up to what is the same for
         all i."""
+        if isinstance(tensor, LowRankTensor):
+            return tensor.changes.gradient(gradient)
         wide = torch.promote_types(gradient.dtype, torch.float32)
         product_N = torch.zeros(self.num_experts, dtype=torch.float64, device=gradient.device)
         for rows, experts_NB in _blocks(tensor.stacks(), wide, gradient.device):
@@ -123,6 +143,33 @@ class ExpertTensor:
     def of_expert(self, expert: int) -> torch.Tensor:
         """The tensor of expert ``expert``; with a shared expert that is number 0."""
         return [single for stack in self.stacks() for single in stack][expert]
+
+
+class LowRankTensor(ExpertTensor):
+    """The same of low-rank experts: ``changes`` to ``stored_shared``, the tensor that they share. No stack is stored: what
+    ``stacks`` and ``of_expert`` give is made when they are called."""
+
+    def __init__(self, mixture: MixtureReader, name: str, stored_shared: str, changes: Changes) -> None:
+        super().__init__(mixture, name, [stored_shared], mixture.reader.shape(stored_shared), None)
+        self.stored_shared, self.changes = stored_shared, changes
+
+    def mixed(self, weight_N: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """sum_i weight_i W_i, before it is rounded."""
+        wide = torch.float32 if self.dtype.itemsize < 4 else torch.float64
+        shared = self._mixture.reader.get(self.stored_shared).to(device, wide)
+        return (shared * float(weight_N.sum())).add_(self.changes.mixed(weight_N, wide, device).view(shared.shape))
+
+    def stacks(self) -> list[torch.Tensor]:
+        """See ExpertTensor."""
+        return [self.of_expert(expert)[None] for expert in range(self._mixture.num_experts)]
+
+    def rows(self) -> None:
+        """See ExpertTensor: there are none."""
+
+    def of_expert(self, expert: int) -> torch.Tensor:
+        """See ExpertTensor."""
+        share_N = torch.eye(self._mixture.num_experts, dtype=torch.float64)[expert]
+        return self.mixed(share_N, torch.device("cpu")).to(self.dtype)
 
 
 def mixing_weights(alpha_LR: torch.Tensor, shared_weight_L: torch.Tensor | None) -> torch.Tensor:

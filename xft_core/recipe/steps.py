@@ -130,7 +130,8 @@ def _making(recipe: Recipe) -> Iterator[Step]:
     yield Step("mix", "mix", shared | {
         "model": moe, "merge": merge, "num_processes": sft.num_processes, "num_nodes": sft.num_nodes})
     yield Step("merge", "merge", {  # with the data, to measure the merged model's held-out loss
-        "model": moe, "coefficients": Made("mix"), "data": data, "precision": sft.precision}, "merged")
+        "model": moe, "coefficients": Made("mix"), "data": data, "precision": sft.precision,
+        "export_adapter": merge.export_adapter}, "merged")
 
 
 def _measuring(recipe: Recipe, made: Made, model: str, suffix: str) -> Iterator[Step]:

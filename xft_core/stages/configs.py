@@ -186,6 +186,9 @@ class MergeStage(StageConfig):
     coefficients: Path = Field(description=f"{ARTIFACT_HELP}: mix.")
     data: Path | None = Field(None, description=f"{ARTIFACT_HELP}: prepare. To measure the merged model's held-out loss.")
     precision: Precision = Field("fp32", description="Weights and arithmetic of that measurement; give the one of sft.")
+    export_adapter: bool = Field(False, description=(
+        "Also write the merge of low-rank experts as a LoRA adapter for PEFT (adapter/), and the weights that they share as "
+        "the model that it is for (shared_weights/)."))
 
     def inputs(self) -> dict[str, Path]:
         """The Mixture-of-Experts, the coefficients and, if given, the prepared data."""
@@ -194,7 +197,8 @@ class MergeStage(StageConfig):
 
     def settings(self) -> dict[str, Any]:
         """The precision is that of a measurement: where there is no data, there is none."""
-        return {"precision": measuring_precision(self.precision)} if self.data else {}
+        measured = {"precision": measuring_precision(self.precision)} if self.data else {}
+        return measured | ({"export_adapter": True} if self.export_adapter else {})
 
 
 class GenerateStage(StageConfig):

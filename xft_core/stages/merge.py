@@ -11,6 +11,7 @@ import torch
 from xft_core.data.rows import load_rows
 from xft_core.errors import CheckpointError
 from xft_core.files.locate import find_model
+from xft_core.mixing.adapter import ADAPTER, SHARED_WEIGHTS, shared_weights_plans, write_adapter
 from xft_core.mixing.coefficients import load_coefficients
 from xft_core.mixing.mixture import ExpertTensor, MixtureReader
 from xft_core.models.config import DTYPES, NAMES_OF_CODE
@@ -25,8 +26,10 @@ from xft_core.training.held_out import held_out_loss
 
 def run(config: MergeStage, workspace: Workspace) -> MergeMetrics:
     """Write the merged model and, where there is data, load it again as any user would and measure it."""
-    weight_LN = load_coefficients(config.coefficients)
-    parameters = merge(find_model(config.model), workspace.output, weight_LN)
+    weight_LN, source = load_coefficients(config.coefficients), find_model(config.model)
+    parameters = merge(source, workspace.output, weight_LN)
+    if config.export_adapter:
+        export_adapter(source, workspace.output, weight_LN)
     held_out_nll = None
     if config.data:
         model = load_model(workspace.output, DTYPES[config.precision])
@@ -45,11 +48,7 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
     Raises CheckpointError when the shares do not fit the model.
     """
     with MixtureReader(source) as mixture:
-        if list(weight_LN.shape) != [mixture.num_layers, mixture.num_experts]:
-            raise CheckpointError(
-                f"The coefficients are for {weight_LN.shape[0]} layers of {weight_LN.shape[1]} experts, {str(source)!r} has "
-                f"{mixture.num_layers} layers of {mixture.num_experts}. Use the coefficients that were learned for it.")
-        assert torch.allclose(weight_LN.sum(1), torch.ones(len(weight_LN), dtype=weight_LN.dtype))
+        _check_shares(mixture, weight_LN, source)
         mlps = tuple(f"{mixture.family.mlp_name(layer)}." for layer in range(mixture.num_layers))
         reader = mixture.reader
         plans = [reader.copy_plan(name) for name in reader.names() if not name.startswith(mlps)]
@@ -57,9 +56,36 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
             plans += [
                 TensorPlan(tensor.name, tensor.shape, tensor.dtype, _mixed(mixture, tensor, weight_LN[layer]))
                 for tensor in mixture.expert_tensors(layer)]
-        plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
-        write_checkpoint(target, plans)
-        dense_config = mixture.dense_config
+        return _write_dense(plans, mixture.dense_config, source, target)
+
+
+def export_adapter(source: Path, target: Path, weight_LN: torch.Tensor) -> None:
+    """Write the same merge of low-rank experts as a LoRA adapter into ``target``, beside the model that it is for: see
+    mixing/adapter.py. Raises CheckpointError for experts with weights of their own."""
+    with MixtureReader(source) as mixture:
+        if mixture.upcycle.expert_rank is None:
+            raise CheckpointError(
+                f"The experts of {str(source)!r} have weights of their own (upcycle.expert_rank is empty): their merge is no "
+                "low-rank change of anything. Turn merge.export_adapter off.")
+        _check_shares(mixture, weight_LN, source)
+        for name in (SHARED_WEIGHTS, ADAPTER):
+            (target / name).mkdir()
+        _write_dense(shared_weights_plans(mixture), mixture.dense_config, source, target / SHARED_WEIGHTS)
+        write_adapter(mixture, weight_LN, target / ADAPTER)
+
+
+def _check_shares(mixture: MixtureReader, weight_LN: torch.Tensor, source: Path) -> None:
+    if list(weight_LN.shape) != [mixture.num_layers, mixture.num_experts]:
+        raise CheckpointError(
+            f"The coefficients are for {weight_LN.shape[0]} layers of {weight_LN.shape[1]} experts, {str(source)!r} has "
+            f"{mixture.num_layers} layers of {mixture.num_experts}. Use the coefficients that were learned for it.")
+    assert torch.allclose(weight_LN.sum(1), torch.ones(len(weight_LN), dtype=weight_LN.dtype))
+
+
+def _write_dense(plans: list[TensorPlan], dense_config: dict[str, Any], source: Path, target: Path) -> int:
+    """Write a dense checkpoint with the tokenizer of ``source``; returns its parameters."""
+    plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
+    write_checkpoint(target, plans)
     # Plain transformers loads all of a model in the dtype of its config: the one that holds every tensor without rounding.
     dtype = str(reduce(torch.promote_types, {plan.dtype for plan in plans})).removeprefix("torch.")
     left_out = NAMES_OF_CODE | {"torch_dtype"}  # the merged model is transformers' own, and comes with no code

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from xft_core.data.packing import IGNORED
 from xft_core.families import family_of
+from xft_core.moe.prompts import PackedPrompts, asks_prompts, tell_prompts
 from xft_core.training.packed_attention import attend_by_example
 
 BLOCK_LOGITS = 2**25  # logits held at once: 128 MiB in fp32
@@ -38,6 +39,8 @@ def response_loss(
         forward: what to call in place of the model: the same model, wrapped by whoever trains it.
     """
     attend_by_example(model)
+    if asks_prompts(model):
+        tell_prompts(model, PackedPrompts(batch["position_ids"], batch["labels"]))
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     call = forward or model
     if not family_of(model.config.model_type).plain_head:

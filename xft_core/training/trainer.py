@@ -29,6 +29,7 @@ from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.errors import CheckpointError, XftError
 from xft_core.models.upcycled import moe_blocks
 from xft_core.moe.balance import RouterStatistics, balance_loss
+from xft_core.moe.low_rank import LowRankExperts
 from xft_core.recipe.checks import TrainingWatch
 from xft_core.recipe.sections import ChecksConfig, SftConfig
 from xft_core.runtime.group import is_first, number_of_processes, process_number, summed
@@ -87,6 +88,19 @@ class XftTrainer(Trainer):
         """As the Trainer's; of several processes with an Adafactor for sharded parameters."""
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
         return (ShardedAdafactor if kind is Adafactor and number_of_processes() > 1 else kind), options
+
+    def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
+        """As the Trainer's; what low-rank experts add learns at a rate of its own, if it has one."""
+        optimizer = super().create_optimizer(model)
+        factor, experts = self.sft.expert_learning_rate_factor, low_rank_parameters(self.model)
+        if factor == 1.0 or not experts:
+            return optimizer
+        for group in list(optimizer.param_groups):
+            own = [parameter for parameter in group["params"] if id(parameter) in experts]
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in experts]
+            if own:
+                optimizer.add_param_group({**group, "params": own, "lr": group["lr"] * factor})
+        return optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of one forward pass, of which accelerate deals out every n-th to each of n processes."""
@@ -249,6 +263,12 @@ def _fits(checkpoint: str) -> Iterator[None]:
         raise CheckpointError(
             f"{checkpoint!r} cannot be resumed: it is not of this work ({reason}). Remove it to start from the one "
             "before, or from the beginning.") from None
+
+
+def low_rank_parameters(model: torch.nn.Module) -> set[int]:
+    """Ids of the parameters that low-rank experts add to the weights that they share."""
+    return {id(parameter) for block in moe_blocks(model) if isinstance(block.experts, LowRankExperts)
+            for parameter in block.experts.parameters()}
 
 
 class _Epochs(TrainerCallback):
