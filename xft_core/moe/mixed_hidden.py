@@ -81,7 +81,8 @@ class _MixedHidden(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_mixed_TF: torch.Tensor, d_low_TJ: torch.Tensor) -> Any:  # type: ignore[override]
-        work = _Work(ctx.activation, ctx.nodes, ctx.saved_tensors)
+        saved = ctx.saved_tensors  # once: under gradient checkpointing they can be had no second time
+        work = _Work(ctx.activation, ctx.nodes, saved)
         d_weight_TK = torch.empty_like(work.weight_TK)
         d_shared, d_low = ([torch.empty_like(item) for item in kind] for kind in (work.shared, work.low))
         wide = torch.promote_types(d_mixed_TF.dtype, torch.float32)
@@ -112,9 +113,8 @@ class _MixedHidden(torch.autograd.Function):
                     d_shared[number][rows] = slots.of_tokens(d_SF)
                     d_low[number][rows] = slots.of_tokens(slots.into.reduced(d_SF, work.out[number]))
                     slots.into.add_outer(d_out[number], work.low_of_slots(number, slots, rows), d_SF)
-        like = ctx.saved_tensors[2:]
         gradients = [d_down_JF, *d_shared, *d_low, *d_out]
-        return None, None, None, d_weight_TK, *(item.to(one.dtype) for item, one in zip(gradients, like, strict=True))
+        return None, None, None, d_weight_TK, *(item.to(like.dtype) for item, like in zip(gradients, saved[2:], strict=True))
 
 
 class _Work:
