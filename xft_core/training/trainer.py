@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,11 @@ class XftTrainer(Trainer):
         if self.blocks:
             loss = loss + self._balance(token_mask_T).to(loss.dtype)
         return loss * self.processes
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Not deferred to the last micro batch of a step: each process would keep all gradients until then. (The Trainer's own
+        asks the model for a configuration that only transformers' way of sharding leaves.)"""
+        return nullcontext()
 
     def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
         if self.processes == 1:
