@@ -70,9 +70,8 @@ class Shape:
     def low_rank(self, upcycle: UpcycleConfig) -> int:
         """Parameters that one layer's low-rank experts, and their groups, add to the weights that they share: A and B of every
         matrix; of a gate that is one matrix with up, one A."""
-        into, out = self.hidden_size, self.ffn_size
-        columns = low_rank_columns(upcycle)
-        return columns * (self.ffn_matrices * (into + out) - (into if self.fused else 0))
+        sizes = self.ffn_matrices * (self.hidden_size + self.ffn_size) - (self.hidden_size if self.fused else 0)
+        return low_rank_columns(upcycle) * sizes
 
     def moe_parameters(self, upcycle: UpcycleConfig) -> int:
         """Parameters of the upcycled model, every expert counted."""
@@ -85,8 +84,8 @@ class Shape:
         candidates = [self.vocabulary * self.hidden_size, self.hidden_size * self.ffn_size]
         if upcycle and upcycle.expert_rank is not None:
             rows = self.ffn_size * (2 if self.fused else 1)
-            candidates += [self.hidden_size * rows, upcycle.num_routed_experts * upcycle.expert_rank * max(self.hidden_size, rows)]
-            candidates.append((upcycle.groups or 0) * upcycle.group_rank * max(self.hidden_size, rows))
+            columns = max(upcycle.num_routed_experts * upcycle.expert_rank, (upcycle.groups or 0) * upcycle.group_rank)
+            candidates += [self.hidden_size * rows, columns * max(self.hidden_size, rows)]
         elif upcycle:
             candidates.append(upcycle.num_routed_experts * (self.ffn_matrices - 1) * self.hidden_size * self.ffn_size)
         return max(candidates)
@@ -103,8 +102,8 @@ class Shape:
 
     def _low_rank_products(self, upcycle: UpcycleConfig) -> int:
         """Products of low-rank experts per token: with D of all columns, with F of those that the token's slots have."""
-        into = self.hidden_size * (self.ffn_matrices - int(self.fused))
-        return low_rank_columns(upcycle) * into + active_columns(upcycle) * self.ffn_matrices * self.ffn_size
+        all_columns = self.hidden_size * (self.ffn_matrices - int(self.fused))
+        return low_rank_columns(upcycle) * all_columns + active_columns(upcycle) * self.ffn_matrices * self.ffn_size
 
 
 def low_rank_columns(upcycle: UpcycleConfig) -> int:

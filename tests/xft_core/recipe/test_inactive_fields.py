@@ -180,7 +180,7 @@ def test_an_upcycled_model_without_a_shared_expert_is_the_same_whatever_its_norm
 def test_the_help_of_every_field_that_can_be_inactive_says_so_and_of_no_other() -> None:
     changes = [
         ["upcycle.shared_expert=false"], ["upcycle.num_experts=2", "upcycle.num_experts_per_tok=2"],
-        ["upcycle.num_experts_per_tok=2"], ["generate.temperature=0.8"],
+        ["upcycle.num_experts_per_tok=2"], ["generate.temperature=0.8"], ["upcycle.expert_rank=4"],
         *([f"merge.method={method}"] for method in get_args(MergeMethod))]
     recipes = [Recipe(), *(parse(Recipe, {}, change) for change in changes)]
     fields = {
