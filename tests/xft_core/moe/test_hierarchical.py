@@ -84,7 +84,8 @@ def test_tokens_of_a_response_do_not_move_the_groups() -> None:
         assert torch.equal(before.expert_index_TK[example], after.expert_index_TK[example])
         assert torch.equal(before.weight_TK[example], after.weight_TK[example])
     assert torch.equal(before.weight_TK[:, -1], after.weight_TK[:, -1])  # 1 - m, everywhere
-    assert torch.equal(before.expert_index_TK[:, :-1:2] // 3, before.expert_index_TK[:, :-1:2] // 3)
+    groups_TG = (before.expert_index_TK[:, :-1:2] - 1) // 3
+    assert torch.equal(groups_TG, (after.expert_index_TK[:, :-1:2] - 1) // 3)
     assert len(before.weight_TK[:5, -1].unique()) == 1 != len(before.weight_TK[:9, -1].unique())
     changed_TD[0] += 1.0
     assert not torch.equal(routing(changed_TD).weight_TK[:5, -1], before.weight_TK[:5, -1])
@@ -158,7 +159,7 @@ def test_nodes_have_their_parts() -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("grouped")
-    options = {"num_experts": 7, "num_experts_per_tok": 3, "expert_rank": 2, "groups": 2}
+    options: dict[str, Any] = {"num_experts": 7, "num_experts_per_tok": 3, "expert_rank": 2, "groups": 2}
     return load_model(grown_apart(root, **options), torch.float32)
 
 
@@ -195,7 +196,7 @@ def test_answers_are_those_of_each_prompt_alone_and_of_no_cache(model: Any) -> N
 
 
 def test_a_model_that_was_told_nothing_says_so(tmp_path: Path) -> None:
-    options = {"num_experts": 7, "num_experts_per_tok": 3, "expert_rank": 2, "groups": 2}
+    options: dict[str, Any] = {"num_experts": 7, "num_experts_per_tok": 3, "expert_rank": 2, "groups": 2}
     found = load_model(grown_apart(tmp_path, **options), torch.float32)
     with pytest.raises(PromptsUnknown, match="nothing says what the prompt is"):
         found(input_ids=torch.tensor([[1, 2, 3]]))

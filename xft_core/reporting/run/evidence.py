@@ -85,10 +85,12 @@ class Evidence:
         """What a person calls one of MODELS."""
         upcycle, method = self.recipe.upcycle, self.recipe.merge.method
         xft = upcycle.shared_expert and upcycle.normalization == "xft"
+        kind = "experts" if upcycle.expert_rank is None else f"experts of rank {upcycle.expert_rank}"
+        kind += "" if upcycle.groups is None else f" in groups ({upcycle.groups})"
         return {
             "base": "base",
             "sft": "SFT (dense)",
-            "moe": f"MoE, {upcycle.num_experts} experts, {upcycle.num_experts_per_tok} active",
+            "moe": f"MoE, {upcycle.num_experts} {kind}, {upcycle.num_experts_per_tok} active",
             "merged": f"{'XFT merged' if xft else 'merged'} ({method.replace('_', ' ')})",
         }[model]
 

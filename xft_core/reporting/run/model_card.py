@@ -102,6 +102,11 @@ def _routing(recipe: Recipe) -> str:
     upcycle = recipe.upcycle
     routing = "One expert is always on; " if upcycle.shared_expert else "No expert is always on; "
     routing += f"{upcycle.num_experts_per_tok} of {upcycle.num_experts} experts are active per token"
+    if upcycle.groups is not None:
+        routing += (f" in each of {upcycle.groups_per_tok} of {upcycle.groups} groups (the shared one counted once), which the "
+                    "instruction chooses")
+    if upcycle.expert_rank is not None:
+        routing += f"; experts are low-rank changes (rank {upcycle.expert_rank}) of the weights that they share"
     return routing + (f", routing weights normalised as `{upcycle.normalization}`." if upcycle.shared_expert else ".")
 
 
