@@ -10,7 +10,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.pipeline import chosen_recipe
+from flows.pipeline import chosen_recipe, raise_for_failures
 from flows.recipe_form import with_recipe_fields
 from flows.variant_runs import run_by_deployment, run_here
 from tasks.execution import pipeline_run
@@ -63,7 +63,7 @@ def compare(
     no work. MLflow has one run for the comparison with a child for each variant.
 
     Args:
-        recipe_file: A recipe file (YAML) to use instead of all fields from name on, which are then not looked at; change
+        recipe_file: A recipe file (YAML) to use instead of all fields from name on, which are then ignored; change
             it with overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields count.
         overrides: Single fields, set for all variants, on the recipe file or on the fields below: section.field=value,
             for example sft.epochs=2.
@@ -90,7 +90,9 @@ def compare(
         if found:
             reports = {variant: item.report for variant, item in found.items()}
             step = compare_step(recipe, grid, reports)
-            compared: Any = submit(run, [step], base="")[step.role]
+            futures = submit(run, [step], base="")
+            raise_for_failures(run, futures)
+            compared: Any = futures[step.role]
             result = publish_comparison.submit(run, compared, found, failures).result()
         if failures:
             raise ComparisonIncomplete(_failed(failures, len(variants)), result)
@@ -109,17 +111,17 @@ def comparison_recipe(
     return recipe.model_copy(update={"experiment": experiment or f"{recipe.name}-comparison"})
 
 
-def save_report(report: Path, directory: Path) -> Path:
-    """Copy the Markdown and the plots of a comparison to ``directory``; returns the Markdown's path.
+def save_report(report: Path, directory: Path, name: str = "comparison.md") -> Path:
+    """Copy the Markdown called ``name`` and the plots of a comparison or a study to ``directory``; returns the Markdown's path.
 
     Raises XftError when it cannot be written.
     """
-    target = directory / "comparison.md"
+    target = directory / name
     try:
         (directory / "plots").mkdir(parents=True, exist_ok=True)
         for path in sorted((report / "plots").glob("*.png")):
             (directory / "plots" / path.name).write_bytes(path.read_bytes())
-        target.write_bytes((report / "comparison.md").read_bytes())
+        target.write_bytes((report / name).read_bytes())
     except OSError as error:
         raise XftError(f"The report cannot be written to {str(directory)!r}: {error.strerror}. It is in {str(report)!r}."
                        ) from None

@@ -16,7 +16,8 @@ from xft_core.benchmarks.benchmark import NotGradable
 from xft_core.benchmarks.multipl_e.benchmark import MultiPLE
 from xft_core.benchmarks.multipl_e.grading import MultiPLEGrader
 from xft_core.recipe.sections import EvaluateConfig
-from xft_core.stages.evaluate import cores, grade_all
+from xft_core.runtime.cores import cores
+from xft_core.stages.evaluate import grade_all
 
 STUBS = {
     "js": "  return null;\n}", "ts": "  return null as any;\n}", "php": "    return null;\n}", "rb": "  nil\nend",

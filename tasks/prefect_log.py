@@ -13,6 +13,9 @@ from xft_core.errors import XftError, first_line
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 CAUSE = re.compile(r"Caused by \w+\(.*: (.*?)['\")]*$")  # what requests puts at the end of a long line
 
+# How an exception is logged by a run, and by the process that a worker starts for one.
+REPEATED = ("Encountered exception during execution", "Engine execution exited with unexpected exception")
+
 _left_out = ["Starting temporary server", "Stopping temporary server"]
 
 
@@ -33,8 +36,8 @@ class Readable(logging.Filter):
             return False
         if record.exc_info and isinstance(record.exc_info[1], XftError):
             record.exc_info = None
-            # The flow's final state, logged next, says the same.
-            return not message.startswith("Encountered exception during execution")
+            # The flow's final state, which is logged too, says the same.
+            return not message.startswith(REPEATED)
         return True
 
 

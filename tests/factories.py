@@ -1,11 +1,11 @@
-"""Tiny random models of every supported family, made through transformers' own classes, with a real tokenizer."""
+"""Tiny random models of families in the table and of others, made through transformers' own classes, with a real tokenizer."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 VOCABULARY = 320
 CHAT_TEMPLATE = (
@@ -31,6 +31,25 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
     "gpt_neox": {"use_parallel_residual": True},
 }
 
+# Families that are not in the table: their rows are found.
+FOUND_CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_inner": 48},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "bloom": {},
+    "falcon": {"ffn_hidden_size": 48, "bias": True},
+    "gpt_bigcode": {"n_inner": 48},
+    "phi": {},
+    "cohere": {"logit_scale": 0.25},
+    "glm": {"head_dim": 8},
+    "granite": {"logits_scaling": 2.0, "residual_multiplier": 0.5},
+    "exaone4": {"head_dim": 8, "sliding_window": 16},
+    "nemotron": {},
+    "olmo": {},
+    "gemma": {"head_dim": 8},
+    "smollm3": {},
+}
+TESTED_FAMILIES = [*FAMILY_CONFIGS, "gpt2", "opt", "bloom"]  # by default: each kind of FFN; all of them in the slow tests
+
 
 def shared_data(name: str) -> Path:
     """A file of the data that lies beside the project, wherever in the tree this checkout is; it may not exist."""
@@ -52,11 +71,15 @@ def tokenizer() -> PreTrainedTokenizerFast:
         chat_template=CHAT_TEMPLATE)
 
 
+def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
+    """The configuration of a tiny model of ``family``."""
+    return AutoConfig.for_model(family, **(_SIZES | (FAMILY_CONFIGS | FOUND_CONFIGS)[family] | changes))
+
+
 def dense_model(directory: Path, family: str = "llama", seed: int = 0, **changes: Any) -> Path:
     """Write a tiny random dense model of ``family`` with its tokenizer; returns ``directory``."""
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(family, **(_SIZES | FAMILY_CONFIGS[family] | changes))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=torch.float32)
     with torch.no_grad():  # livelier than the usual 0.02, and biases and norms not at their neutral start
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

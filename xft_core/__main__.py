@@ -12,9 +12,10 @@ from pathlib import Path
 
 from xft_core.benchmarks.ds1000.environment import LIBRARIES
 from xft_core.errors import StageKilled, XftError
+from xft_core.files.temporary import sweep
 from xft_core.recipe.load import parse, read_yaml
 from xft_core.runtime.exit_codes import ExitCode
-from xft_core.runtime.process import command, die_with_parent, drop_launcher_variables, quiet_libraries, told
+from xft_core.runtime.process import command, die_with_parent, drop_launcher_variables, leave_out_torch, quiet_libraries, told
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs import STAGES, ImportReferenceStage
 from xft_core.stages.run import run_stage
@@ -55,6 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
             join(options.directory, options.node)
             return ExitCode.DONE
         config = _stage_config(options)
+        if not config.needs_torch:
+            leave_out_torch()
+        sweep()
         result = run_stage(config)
         print(json.dumps({"output": str(config.output), "reused": result.reused, "metrics": result.manifest.metrics}, indent=1))
         return ExitCode.DONE

@@ -1,20 +1,25 @@
-"""Where each model family keeps its feed-forward network (FFN). Supporting another family is one more row.
+"""Where each model family keeps its feed-forward network (FFN): one row for each.
 
 A row says where the decoder layers are, what the FFN's linear layers are called, and whether the first of them is
 gated: y = down(act(gate(x)) * up(x)) when gated, y = down(act(up(x))) when not. Sizes, biases, the activation and all
-else come from the checkpoint's own configuration and from the family's own transformers class.
+else come from the checkpoint's own configuration and from the family's own transformers class. The row of a family that
+is not in this table is found from its modules, and proved (xft_core/models/discovery/).
 """
 
 from dataclasses import dataclass
-
-from xft_core.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class Family:
     """One family's FFN. ``up`` names the layers into the FFN (gate before up; one name when fused or not gated).
 
+    ``mlp``: the FFN's module in its decoder layer; empty where the linear layers are in the decoder layer itself.
+    ``dropout``: the FFN's attribute (a number or a Dropout) for dropout of its output; empty where there is none.
+    ``transposed``: its linear layers are Conv1D, whose weights are input by output.
+    ``adds_residual``: its forward takes the residual too, and returns the sum.
     ``plain_head``: the logits are what the head gives; False where the family changes them afterwards (soft-capping).
+    ``packs``: position numbers that start again keep examples of one sequence apart; False: each gets its own sequence.
+    ``attends_by_example``: models/packed_attention.py may compute its attention.
     ``head_size`` and ``tied``: what the family's configuration class has for head_dim and tie_word_embeddings where a
     config.json leaves them out (None: hidden size over heads).
     """
@@ -26,7 +31,12 @@ class Family:
     layers: str = "model.layers"
     mlp: str = "mlp"
     renamed: tuple[tuple[str, str], ...] = ()
+    dropout: str = "residual_dropout"
+    transposed: bool = False
+    adds_residual: bool = False
     plain_head: bool = True
+    packs: bool = True
+    attends_by_example: bool = True
     head_size: int | None = None
     tied: bool = False
 
@@ -42,9 +52,32 @@ class Family:
         """The stacked experts' name for the layers into the FFN, as transformers' expert kernels expect it."""
         return "gate_up_proj" if self.gated else "up_proj"
 
+    @property
+    def block(self) -> str:
+        """The name, in its decoder layer, of the module whose place the Mixture-of-Experts takes: the FFN, or where that has
+        no module of its own its first linear layer."""
+        return self.mlp or self.up[0]
+
     def mlp_name(self, layer: int) -> str:
-        """Full name of one decoder layer's FFN module."""
-        return f"{self.layers}.{layer}.{self.mlp}"
+        """Full name of one decoder layer's FFN module; of the layer where the FFN has no module of its own."""
+        return f"{self.layers}.{layer}.{self.mlp}".removesuffix(".")
+
+    def block_name(self, layer: int) -> str:
+        """Full name of one decoder layer's Mixture-of-Experts in an upcycled model."""
+        return f"{self.layers}.{layer}.{self.block}"
+
+    def within_block(self, name: str) -> tuple[str, str] | None:
+        """Of a tensor in a Mixture-of-Experts of an upcycled model: its FFN's full name in the dense model, and the tensor's
+        name below the block. None for any other tensor."""
+        number, _, inner = name.removeprefix(f"{self.layers}.").partition(".")
+        if not name.startswith(f"{self.layers}.{number}.{self.block}.") or not number.isdigit():
+            return None
+        return self.mlp_name(int(number)), inner.removeprefix(f"{self.block}.")
+
+    def ffn_prefixes(self, layer: int) -> tuple[str, ...]:
+        """What the names of one dense FFN's tensors begin with."""
+        mlp = self.mlp_name(layer)
+        return (f"{mlp}.",) if self.mlp else tuple(f"{mlp}.{name}." for name in (*self.up, self.down))
 
     def expert_sources(self, has_bias: bool) -> dict[str, tuple[str, ...]]:
         """For every stacked expert parameter, the dense tensors (below the FFN) joined along their first dimension."""
@@ -72,12 +105,3 @@ FAMILIES: dict[str, Family] = {
         renamed=(("lm_head", "embed_out"),)),
 }
 
-
-def family_of(model_type: str) -> Family:
-    """The row of a ``model_type``. Raises CheckpointError listing the known ones and how to add another."""
-    if model_type in FAMILIES:
-        return FAMILIES[model_type]
-    raise CheckpointError(
-        f"Model family {model_type!r} is not known. Known: {', '.join(sorted(FAMILIES))}. To add a dense decoder family, "
-        "add a row to FAMILIES in xft_core/families.py that names its FFN's linear layers, and a tiny model of it to "
-        "tests/factories.py: the tests then check it.")

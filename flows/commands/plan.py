@@ -1,9 +1,7 @@
 """``xft plan RECIPE.yaml``: memory, disk and time of every stage, and whether this machine has them. Runs nothing."""
 
-import math
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,30 +22,6 @@ from xft_core.recipe.sections import Recipe
 from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.quantities import parameters
 from xft_core.stages.preconditions import listed, unmet
-
-
-def add_options(parser: ArgumentParser) -> None:
-    """The options of ``xft plan``."""
-    parser.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
-    parser.add_argument("--model-config", type=Path, metavar="FILE", help="config.json of the model, where it is not here")
-    parser.add_argument("--memory", type=float, metavar="GB", help="plan for this much memory (default: this machine's)")
-    parser.add_argument("--device-memory", type=float, metavar="GB", help="accelerator memory; 0 for none (default: as here)")
-    parser.add_argument("--disk", type=float, metavar="GB", help="free disk (default: this machine's)")
-    parser.add_argument("--flops", type=_positive(float), metavar="TFLOP/s", help="sustained rate (default: probed here)")
-    parser.add_argument("--rows", type=_positive(int), metavar="N", help="training rows, where the data is not here")
-    parser.add_argument("--tokens-per-row", type=_positive(float), metavar="N", help="tokens of a row in the mean")
-
-
-def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise ValueError
-        return value
-
-    parse.__name__ = "number above 0"  # argparse says: invalid ... value
-    return parse
 
 
 def run(options: Namespace) -> int:

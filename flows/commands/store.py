@@ -1,29 +1,19 @@
 """``xft store {ls,verify,gc}``: what the store holds, as tables for people."""
 
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 
+from tasks.home import sweep_home
 from tasks.object_store import upkeep
 from tasks.settings import settings
 from xft_core.runtime.quantities import duration, size
 from xft_core.runtime.terminal import columns
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """The options of ``xft store``."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    ls = actions.add_parser("ls", help="artifacts: stage, key, size, age, and the recipe that made each")
-    verify = actions.add_parser("verify", help="check every file by size and sha256")
-    gc = actions.add_parser("gc", help="show, or with --yes remove, what no run of the last days refers to")
-    for action in (ls, verify, gc):
-        action.add_argument("--s3", action="store_true", help="the object store (XFT_STORE) instead of the local one")
-    gc.add_argument("--days", type=float, default=30, help="how long a run keeps what it used (default 30)")
-    gc.add_argument("--yes", action="store_true", help="remove; without it nothing is changed")
-
-
 def run(options: Namespace) -> int:
     """Do what was asked; returns the exit status: 1 when ``verify`` found something wrong. Raises XftError."""
+    sweep_home(settings())
     return {"ls": _list, "verify": _verify, "gc": _gc}[options.action](options)
 
 

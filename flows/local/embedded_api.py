@@ -5,6 +5,7 @@ the server's own start. Started here as a process beside it, both happen at once
 """
 
 import atexit
+import base64
 import os
 import shutil
 import socket
@@ -13,8 +14,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 from flows.local.addresses import HOST, running_api, running_mlflow
@@ -31,23 +31,22 @@ KEEP_SECONDS = 1
 FULL_BYTES = 2**20  # less room than this, and its database cannot be made
 
 
-def use_prefect_api(home: Path) -> Callable[[], None]:
+def use_prefect_api(home: Path) -> "PrefectApi":
     """Point PREFECT_API_URL at an API: the one in the environment, that of a running ``xft ui``, or one of our own.
     The last two get their secret (PREFECT_API_AUTH_STRING) from the home.
 
-    Returns a function that waits until the API answers, so that the caller can import in the meantime; it raises
-    XftError when the server does not start. Call this before Prefect is imported: the server of our own is stopped at
-    exit, after Prefect has delivered its last events and log lines.
+    Call this before Prefect is imported, and import while the server starts. The server of our own is stopped at exit,
+    after Prefect has delivered its last events and log lines.
     """
     given, address = os.environ.get("PREFECT_API_URL", "").rstrip("/"), running_api(home)
     if given and given.replace("//localhost:", f"//{HOST}:") != address:
-        return lambda: None
+        return PrefectApi()
     os.environ["PREFECT_API_AUTH_STRING"] = server_auth(home)
     if address:
         os.environ["PREFECT_API_URL"] = address
         if pages := running_mlflow(home):
             os.environ.setdefault("XFT_MLFLOW_UI_URL", pages)
-        return lambda: None
+        return PrefectApi()
     for name in ("logs", "locks"):
         (home / name).mkdir(parents=True, exist_ok=True)
     starting = ExitStack()
@@ -56,13 +55,44 @@ def use_prefect_api(home: Path) -> Callable[[], None]:
     atexit.register(server.stop)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{server.port}/api"
     prefect_log.leave_out("View at ")  # an address without web pages behind it, gone when the run ends
+    return PrefectApi(server, starting)
 
-    def wait() -> None:
-        with starting:
-            server.wait_until_up()
-        server.keep()
 
-    return wait
+class PrefectApi:
+    """The API that PREFECT_API_URL names, with the ``server`` of our own behind it, if any."""
+
+    def __init__(self, server: "_Server | None" = None, starting: ExitStack | None = None) -> None:
+        """``starting``: what is held until the server is up."""
+        self._server, self._starting = server, starting or ExitStack()
+        self._error: XftError | None = None
+        # The first request makes the server build its routes, which takes a third of a second: asked early, in a thread.
+        self._waiting = threading.Thread(target=self._wait, name="Start of Prefect's API", daemon=True)
+        self._waiting.start()
+
+    def wait(self) -> None:
+        """Wait until the API answers. Raises XftError when the server does not start."""
+        self._waiting.join()
+        if self._error is not None:
+            raise self._error
+
+    def run_settings(self) -> AbstractContextManager[object]:
+        """Prefect's settings for a flow run. A server that ends with the run needs no heartbeats: the flow's end would
+        wait for their thread, up to a second."""
+        if self._server is None:
+            return nullcontext()
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        return temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+
+    def _wait(self) -> None:
+        try:
+            with self._starting:
+                if self._server is not None:
+                    self._server.wait_until_up()
+            if self._server is not None:
+                self._server.keep()
+        except XftError as error:
+            self._error = error
 
 
 class _Server:
@@ -76,10 +106,13 @@ class _Server:
 
     def wait_until_up(self) -> None:
         """Raises XftError when it ends before, or takes too long."""
+        secret = base64.b64encode(os.environ["PREFECT_API_AUTH_STRING"].encode()).decode()
+        first = urllib.request.Request(
+            f"http://{HOST}:{self.port}/api/admin/version", headers={"Authorization": f"Basic {secret}"})
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             try:
-                with urllib.request.urlopen(f"http://{HOST}:{self.port}/api/health", timeout=5):
+                with urllib.request.urlopen(first, timeout=60):
                     return
             except OSError:
                 time.sleep(0.05)

@@ -25,7 +25,7 @@ def serve(host: str, port: int) -> None:
 
         # The second version of the pages asks an analytics host, and the first advertises it where it is there to be served.
         prefect.__ui_v2_static_path__ = Path(os.devnull, "none")
-        app = from_environment(create_app(final=True))
+        app = from_environment(create_app())  # `final` would look for garbage, for long, and of FastAPI 0.137 on finds none
 
     settings = get_current_settings().server
     uvicorn.run(

@@ -13,8 +13,9 @@ from xft_core.planning.machine import machine_name, slowdown
 from xft_core.planning.plan import DataSize, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe.sections import Recipe
-from xft_core.recipe.steps import planned_roles, without_number
+from xft_core.recipe.steps import planned_role, planned_roles
 from xft_core.stages.base import StageConfig
+from xft_core.stages.configs import SftStage
 from xft_core.store.manifest import Manifest, read_manifest
 from xft_core.store.results.generate import GenerateMetrics
 from xft_core.store.results.prepare import PrepareMetrics
@@ -29,8 +30,8 @@ def threads_of_a_stage() -> int:
 
 def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, logger: Logger) -> None:
     """Remember the time of a stage that was made here from its beginning. What cannot be noted is a warning."""
-    planned = without_number(role)
-    if planned not in planned_roles(recipe):
+    planned = planned_role(recipe, role)
+    if planned is None:
         return
     try:
         path = find_config(base_model(recipe))
@@ -66,8 +67,10 @@ def _work(recipe: Recipe, shape: Shape, role: str, config: StageConfig, manifest
             return None
         train_rows = rows.train_rows
         sequences = None
-        if role.startswith("sft"):
-            sft = recipe.sft if role == "sft_moe" else recipe.baseline.applied_to(recipe.sft)
+        if isinstance(config, SftStage):
+            if config.match or config.part:
+                return None  # its steps do not say how many sequences an epoch has
+            sft = planned_roles(recipe)[role].given["sft"]
             sequences = SftMetrics.of(manifest).steps * sft.batch_size / sft.epochs / train_rows
         data = DataSize(
             train_rows, rows.held_out_rows, rows.train_tokens / train_rows, sequences_per_row=sequences)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 METRICS_PER_CALL = 1000
+OWN_CODE = [Path(__file__).parents[2] / name for name in ("flows", "tasks", "xft_core")]
 _client_lock = threading.Lock()  # two threads must not make the tables of a new database at once
 
 
@@ -48,16 +49,30 @@ def _new_client(uri: str) -> "MlflowClient":
 
 @contextmanager
 def explained(place: Path | None = None) -> Iterator[None]:
-    """Whatever MLflow raises as TrackingUnavailable. ``place``: where the results are that it does not take."""
+    """Whatever MLflow raises as TrackingUnavailable. ``place``: where the results are that it does not take.
+
+    A mistake in our own code is none of MLflow's: called an outage, it would be tried again for minutes."""
     try:
         yield
     except XftError:
         raise
     except Exception as error:
+        if _is_own_mistake(error):
+            raise
         kept = f"They are in {str(place)!r}" if place else "They are kept"
         raise TrackingUnavailable(
             f"MLflow at {settings().tracking_shown} does not take the results: {reason(error)} {kept}; the same run again "
             "delivers them.") from error
+
+
+def _is_own_mistake(error: Exception) -> bool:
+    """Whether a line of this project raised what only a wrong program raises."""
+    if not isinstance(error, AssertionError | AttributeError | LookupError | NameError | TypeError):
+        return False
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and any(Path(trace.tb_frame.f_code.co_filename).is_relative_to(place) for place in OWN_CODE)
 
 
 def scalars(values: dict[str, Any]) -> dict[str, float]:

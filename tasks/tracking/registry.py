@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from tasks import mlflow_pages
 from tasks.prefect_log import Logger
-from tasks.references import ArtifactRef, PipelineRun
+from tasks.references import ArtifactRef, PipelineRun, of_stage
 from tasks.settings import settings
-from tasks.tracking.client import client
+from tasks.tracking.client import client, log_batch
 from tasks.tracking.model import MODEL_NAME
 from xft_core.files.digests import digest_of
 from xft_core.files.disk import locked
@@ -39,14 +39,15 @@ Keep = Callable[[Path], str | None]  # of a directory: its address in the object
 
 
 class Measurement(BaseModel):
-    """How good a merged model is: nats per held-out response token, and the fraction of problems solved (plus tests)."""
+    """How good a merged model is: nats per held-out response token, and the fraction of problems solved (plus tests); of a
+    recipe without a benchmark the loss alone."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     held_out_nll: FiniteFloat
-    pass_at_1: FiniteFloat
-    benchmark: str
-    problems: int
+    pass_at_1: FiniteFloat | None
+    benchmark: str | None
+    problems: int | None
 
 
 @dataclass(frozen=True)
@@ -76,39 +77,42 @@ def register(
     The files are the run's, see ``mlflow_model.log_model``; ``whole``: with their weights; else ``keep``
     has the object store keep the directory. ``card``: the model card.
     """
-    name = run.recipe.registry.name or run.recipe.name
+    name, merged = run.recipe.registry.name or run.recipe.name, of_stage(artifacts, run.recipe, "merge")
     measured_by, measured = _measurement(run, artifacts)
     with locked(settings().locks / f"registry-{name}"):  # variants of a comparison end at the same time
         _have_model(name, run)
-        version = _version_of(name, artifacts["merge"].digest)
+        version = _version_of(name, merged.digest)
         if version is None:
             version = client().create_model_version(
-                name, source=_source(run, artifacts["merge"], whole, keep, logger), run_id=run.mlflow_run_id,
+                name, source=_source(run, merged, whole, keep, logger), run_id=run.mlflow_run_id,
                 description=_description(mlflow_pages.with_files(card, run.mlflow_run_id)), tags=_lineage(run, artifacts))
         number = int(version.version)
         if measured is not None:
-            _tag(name, number, MEASURED + measured_by, measured.model_dump_json())
-            _tag(name, number, "xft.held_out_nll", f"{measured.held_out_nll:.6f}")
-            _tag(name, number, "xft.plus_pass_at_1", f"{measured.pass_at_1:.6f}")
+            _tag(version, MEASURED + measured_by, measured.model_dump_json())
+            _tag(version, "xft.held_out_nll", f"{measured.held_out_nll:.6f}")
+            if measured.pass_at_1 is not None:
+                _tag(version, "xft.plus_pass_at_1", f"{measured.pass_at_1:.6f}")
         champion, why = _contend(name, number, measured_by)
         standing = f"{'yes' if champion else 'no'}: {why}"
-        _tag(name, number, "xft.champion", standing)
+        _tag(client().get_model_version(name, str(number)), "xft.champion", standing)
     registration = Registration(name, number, champion, why)
-    client().set_tag(run.mlflow_run_id, "xft.registered_model", f"{name}/{number}")
-    client().set_tag(run.mlflow_run_id, "xft.champion", standing)
+    log_batch(run.mlflow_run_id, tags={"xft.registered_model": f"{name}/{number}", "xft.champion": standing})
     logger.info("Registered: %s", registration)
     return registration
 
 
 def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[str, Measurement | None]:
     """What the merged model was measured by (its name in tags), and the numbers; None where one is missing."""
-    prepared = read_manifest(artifacts["prepare"].path)
-    graded = read_manifest(artifacts["evaluate_merged_0"].path)
-    rates = EvaluateMetrics.of(graded)
+    prepared = read_manifest(of_stage(artifacts, run.recipe, "prepare").path)
     held_out = next(entry.sha256 for entry in prepared.files if entry.path == "held_out.safetensors")
-    problems = rates.problems
+    loss = MergeMetrics.of(of_stage(artifacts, run.recipe, "merge")).finite().held_out_nll
+    if not run.recipe.evaluate.benchmarks:
+        measured = None if loss is None else Measurement(held_out_nll=loss, pass_at_1=None, benchmark=None, problems=None)
+        return digest_of([held_out])[:16], measured
+    graded = read_manifest(of_stage(artifacts, run.recipe, "evaluate", "merged").path)
+    rates = EvaluateMetrics.of(graded)
+    problems, solved = rates.problems, rates.finite().plus_pass_at_1
     measured_by = digest_of([held_out, graded.parents["benchmark"], problems])[:16]
-    loss, solved = MergeMetrics.of(artifacts["merge"]).finite().held_out_nll, rates.finite().plus_pass_at_1
     if loss is None or solved is None:
         return measured_by, None
     if rates.infrastructure_errors:  # a score of the other answers cannot be compared
@@ -118,12 +122,13 @@ def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[s
 
 
 def _lineage(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> dict[str, str]:
-    recipe, merged = run.recipe, artifacts["merge"]
+    recipe = run.recipe
+    data, upcycled, merged = (of_stage(artifacts, recipe, stage) for stage in ("prepare", "upcycle", "merge"))
     return {
         "xft.recipe": recipe.name, "xft.seed": str(recipe.seed), "xft.digest": merged.digest, "xft.key": merged.key,
         "xft.base_model": recipe.model.path,
-        "xft.base_model.digest": read_manifest(artifacts["upcycle"].path).parents["model"],
-        "xft.data": recipe.data.path, "xft.data.digest": artifacts["prepare"].digest,
+        "xft.base_model.digest": read_manifest(upcycled.path).parents["model"],
+        "xft.data": recipe.data.path, "xft.data.digest": data.digest,
         "prefect.flow_run_id": run.flow_run_id}
 
 
@@ -147,6 +152,8 @@ def _description(card: str) -> str:
 
 
 def _have_model(name: str, run: PipelineRun) -> None:
+    if client().search_registered_models(f"name = '{name}'", max_results=1):
+        return
     try:
         client().create_registered_model(name, description=(
             f"Merged dense models of the recipe {run.recipe.name}. The alias {CHAMPION} moves to a version whose held-out "
@@ -165,8 +172,10 @@ def _search(name: str, tag: str, value: str) -> "list[ModelVersion]":
     return list(client().search_model_versions(f"name = '{name}' and tags.`{tag}` = '{value}'"))
 
 
-def _tag(name: str, version: int, tag: str, value: str) -> None:
-    client().set_model_version_tag(name, str(version), tag, value)
+def _tag(version: "ModelVersion", tag: str, value: str) -> None:
+    """Set a tag that ``version``, as it was just read, does not have."""
+    if version.tags.get(tag) != value:
+        client().set_model_version_tag(version.name, str(version.version), tag, value)
 
 
 def _contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
@@ -177,15 +186,16 @@ def _contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
     """
     for _ in range(PATIENCE):
         champion = _champion(name)
-        mine = _contender(client().get_model_version(name, str(number)), measured_by)
+        version = client().get_model_version(name, str(number))
+        mine = _contender(version, measured_by)
         if mine.measured is None:
             return False, "its held-out loss or pass@1 is not a number, or some of its answers could not be graded."
         if champion is not None and int(champion.version) == number:
-            return True, _standing(client().get_model_version(name, str(number)), mine.measured)
+            return True, _standing(version, mine.measured)
         if champion is not None and (reason := _why_not(_contender(champion, measured_by), mine)):
             return False, reason
-        _tag(name, number, "xft.champion_over", str(champion.version) if champion else "none")
-        _tag(name, number, "xft.champion_at", f"{time.time():.3f}")
+        _tag(version, "xft.champion_over", str(champion.version) if champion else "none")
+        _tag(version, "xft.champion_at", f"{time.time():.3f}")
         _place_best(name, number, measured_by)
     return False, "other runs moved the alias again and again; start this one again."
 
@@ -237,7 +247,7 @@ def _correct_others(name: str, champion: int) -> None:
     """Versions that were champion say so no more."""
     for version in client().search_model_versions(f"name = '{name}'"):
         if int(version.version) != champion and version.tags.get("xft.champion", "").startswith("yes"):
-            _tag(name, int(version.version), "xft.champion", f"no: version {champion} took its place.")
+            _tag(version, "xft.champion", f"no: version {champion} took its place.")
 
 
 def _why_not(champion: _Contender, mine: _Contender) -> str | None:
@@ -251,7 +261,7 @@ def _why_not(champion: _Contender, mine: _Contender) -> str | None:
     worse = []
     if mine_nll > its_nll:
         worse.append("held-out loss {} is worse than {} {}".format(*told_apart(mine_nll, its_nll, 4), of))
-    if mine_solved < its_solved:
+    if mine_solved is not None and its_solved is not None and mine_solved < its_solved:
         worse.append("pass@1 {} % is worse than {} % {}".format(*told_apart(100 * mine_solved, 100 * its_solved, 1), of))
     if not worse and (mine_nll, mine_solved) == (its_nll, its_solved) and mine.version < champion.version:
         worse.append(f"as good as version {champion.version}, which is later")
@@ -260,7 +270,11 @@ def _why_not(champion: _Contender, mine: _Contender) -> str | None:
 
 def _standing(version: "ModelVersion", measured: Measurement) -> str:
     over = version.tags.get("xft.champion_over")
-    numbers = f"held-out loss {measured.held_out_nll:.4f} and pass@1 {100 * measured.pass_at_1:.1f} %"
+    if measured.pass_at_1 is None:
+        numbers, compared = f"held-out loss {measured.held_out_nll:.4f}", "is not worse than that"
+    else:
+        numbers = f"held-out loss {measured.held_out_nll:.4f} and pass@1 {100 * measured.pass_at_1:.1f} %"
+        compared = "are not worse than those"
     if over in (None, "none"):
         return f"{numbers}; no version was champion before it."
-    return f"{numbers} are not worse than those of version {over}."
+    return f"{numbers} {compared} of version {over}."

@@ -40,7 +40,6 @@ class StageRun:
         Raises TrackingUnavailable when MLflow does not take them.
         """
         try:
-            self._deliver(read_metrics(directory / "metrics.jsonl"))
             self._conclude(directory, manifest, reused)
         except Exception as error:
             raise TrackingUnavailable(
@@ -55,8 +54,10 @@ class StageRun:
         if (maker := manifest.provenance.get("mlflow_run_id")) and maker != run_id:
             tags["xft.made_by_run_id"] = maker
         final = scalars(manifest.metrics) | {"stage_seconds": manifest.seconds}
+        curves, reached = self._fresh(read_metrics(directory / "metrics.jsonl"))
         log_batch(run_id, params=_flat(manifest.config), metrics=[
-            (f"final/{name}", value, now, 0) for name, value in final.items()], tags=tags)
+            *curves, *((f"final/{name}", value, now, 0) for name, value in final.items())], tags=tags)
+        self._sent = reached
         end_run(run_id, "FINISHED")
 
     def end(self, status: str) -> None:
@@ -88,6 +89,13 @@ class StageRun:
 
     def _deliver(self, points: Points) -> None:
         run_id = self._open()
+        fresh, reached = self._fresh(points)
+        # Should an answer be lost and a point be sent twice, MLflow drops the double: time, step and value are equal.
+        log_batch(run_id, metrics=fresh)
+        self._sent = reached
+
+    def _fresh(self, points: Points) -> tuple[list[tuple[str, float, int, int]], dict[str, int]]:
+        """What of the points was not delivered yet, and the last step of each curve once that is."""
         fresh: list[tuple[str, float, int, int]] = []
         reached = dict(self._sent)
         for point in points:
@@ -96,9 +104,7 @@ class StageRun:
                 if step > reached.get(name, -1):
                     fresh.append((name, value, int(point["time"] * 1000), step))
                     reached[name] = step
-        # Should an answer be lost and a point be sent twice, MLflow drops the double: time, step and value are equal.
-        log_batch(run_id, metrics=fresh)
-        self._sent = reached
+        return fresh, reached
 
     def _tolerate(self, call: Callable[[], object]) -> bool:
         try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cli import _parser as xft_parser
+from flows.options import parser as xft_parser
 from tests.docs.pages import DOCS, PAGES, REPOSITORY, anchors, blocks, commands, links, name_of, prose
 from xft_core.__main__ import _parser as core_parser
 from xft_core.recipe.load import parse

@@ -33,7 +33,7 @@ def prefect_api() -> Iterator[str]:
     """A real Prefect API over a database of the test session."""
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-    use_prefect_api(settings().home)()
+    use_prefect_api(settings().home).wait()
     address, secret = (os.environ[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"))
     with temporary_settings(updates={PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret}):  # it is imported already
         yield address

@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -109,13 +110,16 @@ def test_every_stage_that_takes_something_from_outside_says_what() -> None:
 class Hub(http.server.BaseHTTPRequestHandler):
     """Refuses as the Hub does: by a status and a code in a header."""
 
-    REFUSALS: ClassVar = {"gated": (403, "GatedRepo"), "private": (401, "RepoNotFound"), "missing": (404, "RepoNotFound"),
-                "broken": (500, "")}
+    REFUSALS: ClassVar = {
+        "gated": (403, "GatedRepo"), "private": (401, "RepoNotFound"), "missing": (404, "RepoNotFound"),
+        "old": (404, "RevisionNotFound"), "stranger": (401, ""), "forbidden": (403, ""), "broken": (500, "")}
 
     def do_HEAD(self) -> None:
         status, code = next(value for name, value in self.REFUSALS.items() if f"/{name}/" in self.path)
         self.send_response(status)
         self.send_header("X-Error-Code", code)
+        if not code:
+            self.send_header("X-Error-Message", "Invalid username or password.")
         self.send_header("X-Request-Id", "Root=1-abc")
         self.send_header("Content-Length", "0")
         self.end_headers()
@@ -139,9 +143,13 @@ import sys
 from tasks.preflight import check_inputs
 from xft_core.recipe.sections import Recipe
 from xft_core.files.locate import find_model
+from xft_core.stages.preconditions import check_data
+from xft_core.data.portions import portions
+from xft_core.recipe.sections import DataConfig
 from xft_core.recipe.load import parse
 for ask in (lambda: check_inputs(parse(Recipe, {}, [f"model.path={sys.argv[1]}", "evaluate.sandbox=unsafe"])),
-            lambda: find_model(sys.argv[1])):
+            lambda: find_model(sys.argv[1]), lambda: check_data(sys.argv[1], is_file=False),
+            *([] if "broken" in sys.argv[1] else [lambda: portions(DataConfig(path=sys.argv[1]), None)])):  # it tries for 23 s
     try:
         ask()
         print("passed")
@@ -150,16 +158,23 @@ for ask in (lambda: check_inputs(parse(Recipe, {}, [f"model.path={sys.argv[1]}",
 """
 
 
-@pytest.mark.parametrize("name", ["gated/model", "private/model", "missing/model", "broken/model"])
-def test_what_the_hub_does_not_give(name: str, hub: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "message"), [
+    ("gated/it", "access to it is restricted.* HF_TOKEN"), ("private/it", "none of that name, or a private one.* HF_TOKEN"),
+    ("missing/it", "none of that name.* HF_TOKEN"), ("old/it@v9", "it has no such revision"),
+    ("stranger/it", "does not accept your token .Invalid username or password.. Correct or unset HF_TOKEN"),
+    ("forbidden/it", r"it may not be read \(Invalid username or password\). .*HF_TOKEN"), ("broken/it", "")])
+def test_what_the_hub_does_not_give(name: str, message: str, hub: str, tmp_path: Path) -> None:
     environment = os.environ | {
         "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "no_proxy": "127.0.0.1"}
     done = subprocess.run(
         [sys.executable, "-c", ASK, name], capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2])
-    before, by_stage = done.stdout.strip().splitlines()
-    assert "Request" not in done.stdout
+    assert "Request" not in done.stdout and "Traceback" not in done.stderr
     if name.startswith("broken"):  # it may come back: that is no reason to refuse a run
-        assert before == "passed" and by_stage.startswith("HubUnavailable")
+        model, model_by_stage, data = done.stdout.strip().splitlines()
+        assert model == "passed" and model_by_stage.startswith("HubUnavailable") and data.startswith("HubUnavailable")
         return
-    assert before == by_stage and before.startswith("CheckpointError") and "HF_TOKEN" in before
-    assert ("huggingface.co/gated/model" in before) == name.startswith("gated")
+    model, model_by_stage, data, data_by_stage = done.stdout.strip().splitlines()
+    assert "connection" not in done.stdout
+    assert model == model_by_stage and model.startswith("CheckpointError") and re.search(message, model)
+    assert data == data_by_stage and data.startswith("DataError") and re.search(message, data)
+    assert ("huggingface.co/gated/it," in model) == ("huggingface.co/datasets/gated/it," in data) == name.startswith("gated")

@@ -1,16 +1,17 @@
-"""Conversations and their token sequences on disk; in memory are some 60 bytes of each, whatever its length."""
+"""Conversations and their token sequences on disk; in memory is what is looked at."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from json.encoder import encode_basestring  # type: ignore[attr-defined]
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xft_core.data.pieces import Pieces
 from xft_core.data.templates import Message
+
+SHARES = 16  # in which equal conversations are looked for, one after the other
 
 
 @dataclass(frozen=True)
@@ -21,29 +22,26 @@ class Sequences:
     prompt_lengths: np.ndarray
     notes: np.ndarray
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each (N,); 0 where there is no row."""
-        return self.pieces.sizes // 4
+    def __len__(self) -> int:
+        return len(self.pieces)
 
-    def take(self, indices: np.ndarray) -> "Sequences":
-        """Those at these indices, in their order."""
-        return Sequences(self.pieces.take(indices), self.prompt_lengths[indices], self.notes[indices])
+    def lengths(self, indices: np.ndarray) -> np.ndarray:
+        """Tokens of those at these indices (len(indices), int64); 0 where there is no row."""
+        sizes = np.asarray(self.pieces.sizes[indices])
+        sizes //= 4
+        return sizes
 
-    @staticmethod
-    def together(parts: "list[Sequences]", path: Path) -> "Sequences":
-        """Those of all parts, one after the other."""
-        return Sequences(
-            Pieces.together([part.pieces for part in parts], path),
-            *(np.concatenate([np.zeros(0, dtype=kind), *(getattr(part, name) for part in parts)])
-              for name, kind in (("prompt_lengths", np.int32), ("notes", np.uint16))))
+    def last_tokens(self, indices: np.ndarray) -> np.ndarray:
+        """The last token of each of those at these indices (len(indices), int32), all of which are rows."""
+        ends = self.pieces.places[indices] + self.pieces.sizes[indices]
+        return np.memmap(self.pieces.path, dtype=np.int32, mode="r")[ends // 4 - 1]
 
 
 @dataclass(frozen=True)
 class Conversations:
     """The conversations of some data that have a response, as lines of JSON on disk.
 
-    ``rows``: rows of the data. ``numbers`` (N,): of each conversation, which row it is, from 0. ``digests`` (N,2): of its
+    ``rows``: rows of the data. ``numbers`` (N,): of each conversation, which row it is, from 0. ``digests`` (N,16): of its
     text. ``found``: what was looked for and found in a conversation, by its index. ``sequences``: None if they were
     not tokenised.
     """
@@ -60,20 +58,23 @@ class Conversations:
 
     def at(self, indices: np.ndarray) -> Iterator[list[Message]]:
         """The conversations at these indices, in their order."""
-        return map(parse_messages, self.lines.take(indices).read())
+        return map(parse_messages, self.lines.read(indices))
 
     def first_of_each(self) -> np.ndarray:
         """Whether each conversation is the first of those that are equal (N, bool)."""
-        order = np.lexsort((self.digests[:, 1], self.digests[:, 0]))  # stable: of equal ones the first comes first
-        in_order = self.digests[order]
-        first = np.ones(len(self.digests), dtype=bool)
-        first[order[1:]] = (in_order[1:] != in_order[:-1]).any(axis=1)
+        first = np.ones(len(self), dtype=bool)
+        for share in range(SHARES):  # equal ones are in the same
+            at = np.flatnonzero(self.digests[:, 0] % SHARES == share)
+            digests = self.digests[at].view(np.uint64)
+            order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: of equal ones the first comes first
+            in_order = digests[order]
+            first[at[order[1:]]] = (in_order[1:] != in_order[:-1]).any(axis=1)
         return first
 
-    def is_in(self, other: "Conversations") -> np.ndarray:
-        """Whether each conversation is also one of the other's (N, bool)."""
-        known = set(map(bytes, other.digests))
-        return np.fromiter((bytes(digest) in known for digest in self.digests), dtype=bool, count=len(self))
+    def is_in(self, other: "Conversations", indices: np.ndarray) -> np.ndarray:
+        """Whether each conversation at these indices is also one of the other's (len(indices), bool)."""
+        known = {digest.tobytes() for digest in other.digests}
+        return np.fromiter((self.digests[index].tobytes() in known for index in indices), dtype=bool, count=len(indices))
 
 
 def line_of(messages: list[Message]) -> bytes:

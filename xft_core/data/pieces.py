@@ -1,4 +1,4 @@
-"""Pieces of a file, by index: found again in whatever order."""
+"""Pieces of a file, by index: found again in whatever order. Their places are in files, too: in memory is what is looked at."""
 
 import mmap
 from collections.abc import Iterator
@@ -9,6 +9,25 @@ from typing import Any, BinaryIO
 import numpy as np
 
 READ_AT_ONCE = 4096
+
+
+class Column:
+    """Numbers that are written to a file one after the other: N of one type, or N times ``width`` of them."""
+
+    def __init__(self, path: Path, kind: type[np.number[Any]], width: int | None = None) -> None:
+        self._path, self._kind, self._width = path, kind, width
+        self._stream: BinaryIO = path.open("wb")
+
+    def add(self, numbers: Any) -> None:
+        """More of them."""
+        self._stream.write(np.ascontiguousarray(numbers, dtype=self._kind).data)
+
+    def done(self) -> np.ndarray:
+        """All of them (N,) or (N,width), left in the file."""
+        self._stream.close()
+        is_empty = self._path.stat().st_size == 0  # which cannot be mapped
+        numbers = np.zeros(0, dtype=self._kind) if is_empty else np.memmap(self._path, dtype=self._kind, mode="r")
+        return numbers if self._width is None else numbers.reshape(-1, self._width)
 
 
 @dataclass(frozen=True)
@@ -22,27 +41,16 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def take(self, indices: np.ndarray) -> "Pieces":
+    def read(self, indices: np.ndarray) -> Iterator[bytes]:
         """The pieces at these indices, in their order."""
-        return Pieces(self.path, self.places[indices], self.sizes[indices])
-
-    def read(self) -> Iterator[bytes]:
-        """Every piece."""
-        if not self.sizes.any():
-            yield from [b""] * len(self)
+        if not self.path.stat().st_size:
+            yield from [b""] * len(indices)
             return
         with self.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            for start in range(0, len(self), READ_AT_ONCE):
-                columns = (column[start:start + READ_AT_ONCE].tolist() for column in (self.places, self.sizes))
-                for place, size in zip(*columns, strict=True):
+            for start in range(0, len(indices), READ_AT_ONCE):
+                some = indices[start:start + READ_AT_ONCE]
+                for place, size in zip(self.places[some].tolist(), self.sizes[some].tolist(), strict=True):
                     yield mapped[place:place + size]
-
-    @staticmethod
-    def together(parts: "list[Pieces]", path: Path) -> "Pieces":
-        """The pieces of all, one after the other."""
-        none = np.zeros(0, dtype=np.int64)
-        return Pieces(path, *(
-            np.concatenate([none, *(getattr(part, name) for part in parts)]) for name in ("places", "sizes")))
 
 
 class PieceWriter:
@@ -51,24 +59,20 @@ class PieceWriter:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stream: BinaryIO = path.open("wb")
-        self._place = 0
-        self._written: list[int] = []
+        self._end = 0
+        self._places, self._sizes = (
+            Column(path.with_name(f"{path.name}.{name}"), np.int64) for name in ("places", "sizes"))
 
-    def write(self, piece: bytes) -> None:
-        """One more piece."""
-        self._stream.write(piece)
-        self._written.append(len(piece))
-
-    def write_all(self, pieces: Any, sizes: np.ndarray) -> None:
-        """More pieces, which are one after the other already."""
+    def write(self, pieces: Any, sizes: np.ndarray) -> None:
+        """More pieces, which are one after the other already. ``sizes``: bytes of each."""
         self._stream.write(pieces)
-        self._written += sizes.tolist()
+        ends = self._end + np.cumsum(sizes, dtype=np.int64)
+        self._places.add(ends - sizes)
+        self._sizes.add(sizes)
+        if len(ends):
+            self._end = int(ends[-1])
 
-    def cut(self) -> Pieces:
-        """The pieces that were written since the last time; they can be read."""
-        self._stream.flush()
-        sizes = np.array(self._written, dtype=np.int64)
-        ends = self._place + np.cumsum(sizes)
-        pieces = Pieces(self.path, ends - sizes, sizes)
-        self._place, self._written = int(ends[-1]) if len(ends) else self._place, []
-        return pieces
+    def done(self) -> Pieces:
+        """All that were written."""
+        self._stream.close()
+        return Pieces(self.path, self._places.done(), self._sizes.done())

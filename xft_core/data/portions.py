@@ -11,7 +11,7 @@ from typing import Any, Protocol, TextIO
 
 from xft_core.data.formats import FORM_FIELDS
 from xft_core.errors import DataError
-from xft_core.files.locate import hub_error
+from xft_core.files.locate import ask_for_data_set, hub_error
 from xft_core.files.parsing import parse_json
 from xft_core.recipe.sections import DataConfig
 
@@ -329,6 +329,8 @@ def _hub_portions(name: str, split: str) -> tuple[int, Iterator[Portion]]:
     try:
         rows = datasets.load_dataset(repository, split=split, revision=revision or None)
     except Exception as error:
+        if isinstance(error, datasets.exceptions.DatasetNotFoundError):
+            ask_for_data_set(name)  # which says more
         raise hub_error(repository, error, DataError) from None
     batches = rows.with_format("arrow").iter(batch_size=PORTION_ROWS)
     return len(rows), (Items(name, batch, len(batch), table=True) for batch in batches)

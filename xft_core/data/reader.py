@@ -1,19 +1,19 @@
-"""What reads a portion of the data and makes rows of it."""
+"""What reads the rows of instruction data, portion by portion."""
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from xft_core.data.conversations import Conversations, Sequences, line_of, parse_messages
+from xft_core.data.conversations import Conversations, line_of
 from xft_core.data.formats import Form, conversation
-from xft_core.data.pieces import Pieces, PieceWriter
+from xft_core.data.pieces import Column, PieceWriter
 from xft_core.data.portions import BLANK, Portion
 from xft_core.data.templates import Message
-from xft_core.data.tokenize import BATCH, BATCH_CHARACTERS, RowMaker
+from xft_core.data.tokenising import Tokeniser
 from xft_core.errors import DataError
 
 DIGEST_BYTES = 16
@@ -26,85 +26,47 @@ class Finder(Protocol):
         """What is found in rows (each a list of its texts), by index: a dataclass."""
 
 
-@dataclass(frozen=True)
-class Read:
-    """What a portion has: its rows and lines, and what Conversations has of it."""
-
-    lines: int
-    part: Conversations
-
-
 class Reader:
     """Reads portions, one after the other, to files in ``directory``."""
 
-    def __init__(self, directory: Path, form: Form | None, maker: RowMaker | None, finder: Finder | None) -> None:
-        self._lines, self._tokens = (PieceWriter(directory / name) for name in ("lines", "tokens"))
-        self._form, self._maker, self._finder = form, maker, finder
+    def __init__(self, directory: Path, form: Form | None, tokeniser: Tokeniser | None, finder: Finder | None) -> None:
+        self._lines = PieceWriter(directory / "lines")
+        self._numbers = Column(directory / "numbers", np.int64)
+        self._digests = Column(directory / "digests", np.uint8, DIGEST_BYTES)
+        self._found: dict[int, Any] = {}
+        self._form, self._tokeniser, self._finder = form, tokeniser, finder
+        self._num_lines = self._num_rows = self._num_kept = 0
 
-    def read(self, portion: Portion) -> Read | None:
-        """What the portion has; None if a row of it cannot be used, which ``numbered`` says more of."""
-        lines = rows = 0
+    def read(self, portion: Portion) -> None:
+        """Read a portion. Raises DataError, with the place, for a row that cannot be used."""
         numbers: list[int] = []
         every: list[list[Message]] = []
-        try:
-            for lines, messages in numbered(portion, self._form, 0):  # noqa: B007
-                if messages is not None:
-                    if messages[-1]["content"].strip():
-                        numbers.append(rows)
-                        every.append(messages)
-                    rows += 1
-        except DataError:
-            return None
+        for line, messages in numbered(portion, self._form, self._num_lines):
+            self._num_lines = line
+            if messages is not None:
+                if messages[-1]["content"].strip():
+                    numbers.append(self._num_rows)
+                    every.append(messages)
+                self._num_rows += 1
         written = [line_of(messages) for messages in every]
-        for line in written:
-            self._lines.write(line)
-        digests = b"".join([hashlib.blake2b(line, digest_size=DIGEST_BYTES).digest() for line in written])
-        found: dict[int, Any] = {}
+        sizes = list(map(len, written))
+        self._lines.write(b"".join(written), np.array(sizes, dtype=np.int64))
+        self._numbers.add(numbers)
+        self._digests.add(np.frombuffer(
+            b"".join([hashlib.blake2b(line, digest_size=DIGEST_BYTES).digest() for line in written]), dtype=np.uint8))
         if self._finder is not None:
             texts = [[message["content"] for message in messages] for messages in every]
-            found = {index: asdict(it) for index, it in self._finder.find_in(texts).items()}
-        pieces = self._lines.cut()
-        sequences = None
-        if self._maker is not None:
-            made = [_made(every[part], self._maker, self._tokens) for part in _parts(list(map(len, written)))]
-            sequences = Sequences.together(made, self._tokens.path)
-        return Read(lines, Conversations(
-            pieces, rows, np.array(numbers, dtype=np.int64), np.frombuffer(digests, dtype=np.uint64).reshape(-1, 2), found,
-            sequences))
+            self._found |= {self._num_kept + index: asdict(it) for index, it in self._finder.find_in(texts).items()}
+        self._num_kept += len(every)
+        if self._tokeniser is not None:
+            for messages, size in zip(every, sizes, strict=True):
+                self._tokeniser.add(messages, size)
 
-
-class Tokeniser:
-    """Makes rows of conversations that were read."""
-
-    def __init__(self, directory: Path, maker: RowMaker) -> None:
-        self._tokens, self._maker = PieceWriter(directory / "used_tokens"), maker
-
-    def sequences(self, lines: Pieces) -> Sequences:
-        """Those of the conversations with these lines."""
-        return _made(list(map(parse_messages, lines.read())), self._maker, self._tokens)
-
-
-def batches(lines: Pieces) -> Iterator[Pieces]:
-    """As many lines as are tokenised at once, and so on."""
-    for part in _parts(lines.sizes.tolist()):
-        yield lines.take(np.arange(part.start, part.stop))
-
-
-def _parts(sizes: list[int]) -> Iterator[slice]:
-    start = size = 0
-    for place, more in enumerate(sizes):
-        if place > start and (place - start == BATCH or size + more > BATCH_CHARACTERS):
-            yield slice(start, place)
-            start, size = place, 0
-        size += more
-    if sizes:
-        yield slice(start, len(sizes))
-
-
-def _made(batch: list[list[Message]], maker: RowMaker, tokens: PieceWriter) -> Sequences:
-    made = maker.make(batch)
-    tokens.write_all(made.input_ids, 4 * made.lengths)
-    return Sequences(tokens.cut(), made.prompt_lengths, made.notes)
+    def done(self) -> Conversations:
+        """All that was read."""
+        return Conversations(
+            self._lines.done(), self._num_rows, self._numbers.done(), self._digests.done(), self._found,
+            None if self._tokeniser is None else self._tokeniser.done())
 
 
 def numbered(portion: Portion, form: Form | None, before: int) -> Iterator[tuple[int, list[Message] | None]]:

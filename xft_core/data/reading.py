@@ -1,22 +1,25 @@
 """Instruction data from a file to conversations on disk, and from there to token sequences."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from xft_core.data.conversations import Conversations, Sequences
+from xft_core.data.conversations import Conversations, Sequences, parse_messages
 from xft_core.data.formats import Form, recognise
-from xft_core.data.pieces import Pieces
 from xft_core.data.portions import BLANK, Portion, portions
-from xft_core.data.reader import Finder, Reader, Tokeniser, batches, numbered
+from xft_core.data.reader import Finder, Reader, numbered
 from xft_core.data.templates import Message
+from xft_core.data.tokenising import Tokeniser
 from xft_core.data.tokenize import FAILED, RowMaker
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 FIRST_PORTIONS = 5  # by which the number of rows is estimated
 # Rows are tokenised while they are read, and not afterwards those that are used, if not more than this many times as many.
@@ -39,7 +42,7 @@ def read_conversations(config: DataConfig, path: Path | None) -> Iterator[list[M
 
 
 def conversations_of(
-    config: DataConfig, path: Path | None, directory: Path, tokenizer: PreTrainedTokenizerBase | None = None,
+    config: DataConfig, path: Path | None, directory: Path, tokenizer: "PreTrainedTokenizerBase | None" = None,
     finder: Finder | None = None,
 ) -> Conversations:
     """Read the data to ``directory``, and look for what ``finder`` finds.
@@ -55,42 +58,33 @@ def conversations_of(
     if tokenizer is not None and first and (
             config.max_rows is None or READ_FOR_USED * config.max_rows >= total * rows / max(1, size)):
         maker = _maker(config, tokenizer)
-    reader = Reader(directory, form, maker, finder)
-    read: list[Conversations] = []
-    before = row = kept = 0
-    for portion in every:
-        result = reader.read(portion)
-        if result is None:  # a row that cannot be used: say where
-            for _ in numbered(portion, form, before):
-                pass
-            raise AssertionError("a row that could not be read can be, the second time")
-        part = result.part
-        read.append(replace(part, numbers=part.numbers + row, found={kept + at: it for at, it in part.found.items()}))
-        before, row, kept = before + result.lines, row + part.rows, kept + len(part)
-    return Conversations(
-        Pieces.together([part.lines for part in read], directory / "lines"), row,
-        np.concatenate([np.zeros(0, dtype=np.int64), *(part.numbers for part in read)]),
-        np.concatenate([np.zeros((0, 2), dtype=np.uint64), *(part.digests for part in read)]),
-        {index: it for part in read for index, it in part.found.items()},
-        None if maker is None else Sequences.together(
-            [part.sequences for part in read if part.sequences], directory / "tokens"))
+    with nullcontext() if maker is None else Tokeniser(directory / "tokens", maker) as tokeniser:
+        reader = Reader(directory, form, tokeniser, finder)
+        for portion in every:
+            reader.read(portion)
+        return reader.done()
 
 
 def sequences_of(
-    conversations: Conversations, indices: np.ndarray, config: DataConfig, tokenizer: PreTrainedTokenizerBase, directory: Path,
-) -> Sequences:
-    """Token sequences of the conversations at these indices, in their order. Raises DataError for one that can be none."""
+    conversations: Conversations, indices: np.ndarray, config: DataConfig, tokenizer: "PreTrainedTokenizerBase",
+    directory: Path,
+) -> tuple[Sequences, np.ndarray]:
+    """Token sequences, and which of them is that of each of the conversations at these indices. Raises DataError for one
+    that can be none."""
     maker = RowMaker(config, tokenizer)
-    if conversations.sequences is not None:
-        sequences = conversations.sequences.take(indices)
+    sequences = conversations.sequences
+    if sequences is not None:
+        places = indices
     else:
-        tokeniser = Tokeniser(directory, maker)
-        made = map(tokeniser.sequences, batches(conversations.lines.take(indices)))
-        sequences = Sequences.together(list(made), directory / "used_tokens")
-    for index in indices[sequences.notes == FAILED]:
+        places = np.arange(len(indices))
+        with Tokeniser(directory / "used_tokens", maker) as tokeniser:
+            for line in conversations.lines.read(indices):
+                tokeniser.add(parse_messages(line), len(line))
+            sequences = tokeniser.done()
+    for index in indices[sequences.notes[places] == FAILED]:
         for messages in conversations.at(np.array([index])):
             maker.check(messages)
-    return sequences
+    return sequences, places
 
 
 def _form_of(config: DataConfig, every: Iterator[Portion]) -> tuple[Form | None, Iterator[Portion]]:
@@ -125,7 +119,7 @@ def _raising(error: DataError) -> Iterator[Portion]:
     yield
 
 
-def _maker(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> RowMaker | None:
+def _maker(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> RowMaker | None:
     try:
         return RowMaker(config, tokenizer)
     except DataError:

@@ -1,24 +1,13 @@
 """Tokenised rows on disk: three flat tensors in one safetensors file, read without copying."""
 
-import json
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from xft_core.data.row_writing import Row
 from xft_core.errors import DataError
-
-
-@dataclass(frozen=True)
-class Row:
-    """One example: its tokens, of which the first ``prompt_length`` are given and the rest are learned."""
-
-    input_ids: list[int]
-    prompt_length: int
 
 
 class Rows:
@@ -34,6 +23,20 @@ class Rows:
         """``(input_ids, prompt_length)`` of one row; input_ids is int64, one dimension."""
         return self._input_ids[self._offsets[index]:self._offsets[index + 1]].long(), self._prompt_lengths[index]
 
+    def part(self, number: int, parts: int, seed: int) -> "Rows":
+        """Part ``number`` (from 1) of ``parts`` disjoint random parts of these rows, as equal in size as can be, in order.
+
+        Raises DataError where there are fewer rows than parts.
+        """
+        if len(self) < parts:
+            raise DataError(f"{len(self)} rows cannot be divided into {parts} parts. Take more rows, or fewer parts.")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        chosen = sorted(order[number - 1::parts])
+        lengths = self.lengths()
+        offsets = torch.tensor([0, *(lengths[index] for index in chosen)]).cumsum(0)
+        return Rows(torch.cat([self[index][0] for index in chosen]), offsets,
+                    torch.tensor([self._prompt_lengths[index] for index in chosen]))
+
     def lengths(self) -> list[int]:
         """Tokens of every row."""
         return [end - start for start, end in zip(self._offsets, self._offsets[1:], strict=False)]
@@ -46,26 +49,6 @@ class Rows:
 def save_rows(path: Path, rows: list[Row]) -> None:
     """Write rows to one safetensors file."""
     save_file(_tensors(rows), path)
-
-
-def write_rows(path: Path, tokens: Iterable[bytes], lengths: np.ndarray, prompt_lengths: np.ndarray) -> None:
-    """Write the file that ``save_rows`` would write. ``tokens``: all rows' (int32), in whatever pieces; ``lengths`` and
-    ``prompt_lengths`` (N,), in tokens."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    header, place = {}, 0
-    tensors = (
-        ("offsets", "I64", len(lengths) + 1, 8), ("input_ids", "I32", int(offsets[-1]), 4),
-        ("prompt_lengths", "I32", len(lengths), 4))
-    for name, kind, size, width in tensors:
-        header[name] = {"dtype": kind, "shape": [size], "data_offsets": [place, place + width * size]}
-        place += width * size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text + offsets.tobytes())
-        stream.writelines(tokens)
-        stream.write(prompt_lengths.astype(np.int32).tobytes())
-        assert stream.tell() == 8 + len(text) + place, "rows hold other numbers of tokens than their lengths say"
 
 
 def rows_of(rows: list[Row]) -> Rows:

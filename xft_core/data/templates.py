@@ -41,8 +41,8 @@ def training_text(
             raise DataError(
                 f"a conversation of {len(messages)} messages does not fit the template magicoder (one instruction, one "
                 "response); use data.template: chat")
-        prompt = PromptText(magicoder_prompt(given[0]["content"]), False, head=len(MAGICODER_HEAD))
-        return prompt.begin(last["content"]), True
+        prompt = magicoder_prompt(given[0]["content"])
+        return PromptText(prompt + last["content"], False, len(prompt), None, len(MAGICODER_HEAD)), True
     asked, _ = _chat(tokenizer, given, add_generation_prompt=True)
     whole, control = _chat(tokenizer, messages, add_generation_prompt=False)
     if not whole.startswith(asked):

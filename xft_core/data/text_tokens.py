@@ -10,9 +10,8 @@ import re
 import string
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import chain, count
-from typing import TYPE_CHECKING, Any
+from itertools import count
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -30,10 +29,10 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _PRIVATE = re.compile("\ue000([0-9]+)\ue002")
 # Texts that a response may be tokenised behind, to have it without the space that begins a text.
 ANCHORS = ("\n", ":", "a", ")", " ")
+NONE = array("i")  # no tokens; never changed
 
 
-@dataclass(frozen=True)
-class PromptText:
+class PromptText(NamedTuple):
     """A text for a model, of which the first ``asked`` characters are the prompt (None: all of it).
 
     A chat template writes its special tokens itself (``has_special_tokens``); else the tokenizer adds its own.
@@ -56,18 +55,17 @@ class PromptText:
 
     def token_ids(self, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
         """The prompt's tokens, with a begin token if the tokenizer uses one and never an end token."""
-        return text_tokens(tokenizer).encode([self])[0].ids
+        return text_tokens(tokenizer).encode([self])[0].ids.tolist()
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Tokens of a text, the first ``prompt_length`` of them of its prompt.
+class Tokens(NamedTuple):
+    """Tokens of a text (int32), the first ``prompt_length`` of them of its prompt.
 
     ``forced``: no token ends where the prompt does, so prompt and answer were tokenised apart. ``parsed``: text of the data
     became a control token, which this tokenizer cannot prevent.
     """
 
-    ids: list[int]
+    ids: "array[int]"
     prompt_length: int
     forced: bool = False
     parsed: bool = False
@@ -82,7 +80,10 @@ def text_tokens(tokenizer: "PreTrainedTokenizerBase") -> "TextTokens":
 
 
 class TextTokens:
-    """A tokenizer for texts that consist of a template's parts and of data."""
+    """A tokenizer for texts that consist of a template's parts and of data.
+
+    ``may_share``: several threads may call ``encode``, while no more than one of them calls the rest.
+    """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.size = len(tokenizer)
@@ -92,16 +93,22 @@ class TextTokens:
         if content:
             controls |= {token["content"] for token in content["added_tokens"] if token["special"]}
         self._spelling = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or r"(?!)", re.IGNORECASE)
+        first = {control[:1] for control in controls}
+        # What none of them can be without, unless it may be in another case.
+        self._first = None if any(it.lower() != it.upper() for it in first) else first
         self._content, self._controls = content, controls
         self._ends: dict[str, bool] = {}
         self._private: tuple[int, Tokenizer, dict[str, str]] | None = None
         self._whole = _loaded(content) if content else None
+        self.may_share = self._whole is not None
         self._token_bytes = _bytes_of_tokens(content) if content else None
-        self._before = self._begin_tokens()
-        self._heads: dict[str, list[int]] = {}
+        self._before = array("i", self._begin_tokens())
+        self._heads: dict[str, array[int]] = {}
 
     def spells_control(self, text: str) -> bool:
         """Whether a text holds the spelling of a control token, in any case."""
+        if self._first is not None and not any([character in text for character in self._first]):
+            return False
         return self._spelling.search(text) is not None
 
     def ends_with_control_token(self, text: str) -> bool:
@@ -137,7 +144,7 @@ class TextTokens:
             found[index] = self._cut(self._whole, texts[index], tail, begins, ids, place, limit, head)
         return found  # type: ignore[return-value]
 
-    def _encoded(self, texts: list[str], asked: list[int | None]) -> list[tuple[list[int], int | None]]:
+    def _encoded(self, texts: list[str], asked: list[int | None]) -> "list[tuple[array[int], int | None]]":
         """Tokens of each text, and the first of them from character ``asked`` on, as ``_boundary`` has it.
 
         Offsets are a third of a tokenizer's time. Where the tokens of a text together have as many bytes as it has, each is
@@ -147,23 +154,28 @@ class TextTokens:
         token_bytes = self._token_bytes
         if token_bytes is None:
             encodings = self._whole.encode_batch(texts, add_special_tokens=False)
-            return [(item.ids, _place(item, begins, text)) for item, begins, text in zip(encodings, asked, texts, strict=True)]
-        ids_of_all = [encoding.ids for encoding in self._whole.encode_batch_fast(texts, add_special_tokens=False)]
-        flat = np.frombuffer(array("i", chain.from_iterable(ids_of_all)), dtype=np.int32)
+            return [
+                (array("i", item.ids), _place(item, begins, text))
+                for item, begins, text in zip(encodings, asked, texts, strict=True)]
+        every, ends = array("i"), [0]
+        for encoding in self._whole.encode_batch_fast(texts, add_special_tokens=False):
+            every.fromlist(encoding.ids)
+            ends.append(len(every))
+        first = np.array(ends)
+        flat = np.frombuffer(every, dtype=np.int32) if every else np.zeros(0, dtype=np.int32)
         before = np.concatenate([[0], np.cumsum(token_bytes[flat])])  # bytes before each token
-        first = np.concatenate([[0], np.cumsum([len(ids) for ids in ids_of_all], dtype=np.int64)])
         given = [_bytes(text[:begins]) if begins else 0 for text, begins in zip(texts, asked, strict=True)]
         wanted = before[first[:-1]] + given
         places = np.searchsorted(before, wanted)
-        found: list[tuple[list[int], int | None]] = []
-        for text, begins, ids, size, place, hit in zip(
-                texts, asked, ids_of_all, np.diff(before[first]).tolist(), (places - first[:-1]).tolist(),
+        found: list[tuple[array[int], int | None]] = []
+        for text, begins, start, end, size, place, hit in zip(
+                texts, asked, ends[:-1], ends[1:], np.diff(before[first]).tolist(), (places - first[:-1]).tolist(),
                 (before[np.minimum(places, len(flat))] == wanted).tolist(), strict=True):
             if size == _bytes(text):
-                found.append((ids, place if hit else None))
+                found.append((every[start:end], place if hit else None))
             else:
                 encoding = self._whole.encode(text, add_special_tokens=False)
-                found.append((encoding.ids, _place(encoding, begins, text)))
+                found.append((array("i", encoding.ids), _place(encoding, begins, text)))
         return found
 
     def _one(self, text: PromptText, limit: int | None, data_spells: bool) -> Tokens:
@@ -171,37 +183,38 @@ class TextTokens:
         assert whole is not None
         written, asked = text.text, text.asked
         if data_spells:
-            number = _unused_number(text.text)
-            if self._private is None or self._private[0] != number:
-                self._private = number, *_with_other_spellings(self._content, self._controls, number)  # type: ignore[arg-type]
-            _, whole, spellings = self._private
+            number, private = _unused_number(text.text), self._private
+            if private is None or private[0] != number:
+                private = self._private = number, *_with_other_spellings(
+                    self._content, self._controls, number)  # type: ignore[arg-type]
+            _, whole, spellings = private
             written, asked = _respelled(text, spellings)
         encoding = _head(whole, written, limit)
-        return self._cut(whole, text, written, asked, encoding.ids, _place(encoding, asked, written), limit)
+        return self._cut(whole, text, written, asked, array("i", encoding.ids), _place(encoding, asked, written), limit)
 
     def _cut(
-        self, whole: "Tokenizer", text: PromptText, written: str, asked: int | None, ids: list[int], place: int | None,
-        limit: int | None, head: Sequence[int] = (),
+        self, whole: "Tokenizer", text: PromptText, written: str, asked: int | None, ids: "array[int]", place: int | None,
+        limit: int | None, head: "array[int]" = NONE,
     ) -> Tokens:
-        before = [*([] if text.has_special_tokens else self._before), *head]
+        before = head if text.has_special_tokens else self._before + head
         if asked is None or asked >= len(written):
             return Tokens(before + ids, len(before) + len(ids))
         if place is not None:
             return Tokens(before + ids, len(before) + place)
-        prompt = _head(whole, written[:asked], limit).ids
+        prompt = array("i", _head(whole, written[:asked], limit).ids)
         return Tokens(before + prompt + _continued(whole, written[asked:], limit), len(before) + len(prompt), forced=True)
 
-    def _head_of(self, text: PromptText) -> list[int]:
+    def _head_of(self, text: PromptText) -> "array[int]":
         """Tokens of a text's head where the rest may be tokenised without it; none where that is not known to be the same."""
         following = text.text[text.head:text.head + 1]
         if not text.head or not (following.isascii() and following.isalnum()):
-            return []
+            return NONE
         head = text.text[:text.head]
         if head not in self._heads:
             self._heads[head] = self._separate(head)
         return self._heads[head]
 
-    def _separate(self, head: str) -> list[int]:
+    def _separate(self, head: str) -> "array[int]":
         """A head's tokens if no letter or digit that follows changes them, nor they what follows; else none."""
         assert self._whole is not None
         ids: list[int] = self._whole.encode(head, add_special_tokens=False).ids
@@ -209,29 +222,29 @@ class TextTokens:
             for rest in (first, f"{first}a b", f"{first} \n", f"{first}1.", first * 9):
                 alone = self._whole.encode(rest, add_special_tokens=False).ids
                 if self._whole.encode(head + rest, add_special_tokens=False).ids != ids + alone:
-                    return []
-        return ids
+                    return NONE
+        return array("i", ids)
 
     def _slow(self, text: PromptText) -> Tokens:
         """With a tokenizer that tells no places: the prompt by itself, and the response as the rest of the whole text."""
         options: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": not text.has_special_tokens}
         parsed = text.has_special_tokens and self.spells_control(_of_the_data(text))
-        before = [] if text.has_special_tokens else self._before
-        ids = list(self._tokenizer(text.text, **options).input_ids)
+        before = NONE if text.has_special_tokens else self._before
+        ids = array("i", self._tokenizer(text.text, **options).input_ids)
         if text.asked is None or text.asked >= len(text.text):
             return Tokens(before + ids, len(before) + len(ids), parsed=parsed)
-        prompt = list(self._tokenizer(text.text[:text.asked], **options).input_ids)
+        prompt = array("i", self._tokenizer(text.text[:text.asked], **options).input_ids)
         if ids[:len(prompt)] == prompt:
             return Tokens(before + ids, len(before) + len(prompt), parsed=parsed)
         response = text.text[text.asked:]
         for anchor in ANCHORS:
-            alone = list(self._tokenizer(anchor, **options).input_ids)
-            behind = list(self._tokenizer(anchor + response, **options).input_ids)
+            alone = array("i", self._tokenizer(anchor, **options).input_ids)
+            behind = array("i", self._tokenizer(anchor + response, **options).input_ids)
             if behind[:len(alone)] == alone:
                 rest = behind[len(alone):]
                 break
         else:
-            rest = list(self._tokenizer(response, **options).input_ids)
+            rest = array("i", self._tokenizer(response, **options).input_ids)
         return Tokens(before + prompt + rest, len(before) + len(prompt), forced=True, parsed=parsed)
 
     def _begin_tokens(self) -> list[int]:
@@ -358,16 +371,14 @@ def _boundary(encoding: "Encoding", asked: int, length: int) -> int | None:
     return None
 
 
-def _continued(whole: "Tokenizer", response: str, limit: int | None) -> list[int]:
+def _continued(whole: "Tokenizer", response: str, limit: int | None) -> "array[int]":
     """Tokens of a response that follows something."""
     for anchor in ANCHORS:
         encoding = _head(whole, anchor + response, limit)
         place = _boundary(encoding, len(anchor), len(anchor) + len(response))
         if place is not None:
-            ids: list[int] = encoding.ids[place:]
-            return ids
-    ids = _head(whole, response, limit).ids
-    return ids
+            return array("i", encoding.ids[place:])
+    return array("i", _head(whole, response, limit).ids)
 
 
 def _longest(limit: int) -> int:

@@ -3,15 +3,18 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from xft_core.data.rows import Row
+from xft_core.data.row_writing import Row
 from xft_core.data.templates import Message, training_text, turn_marker
 from xft_core.data.text_tokens import PromptText, text_tokens
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 BATCH = 1024  # conversations that are tokenised at once
 BATCH_CHARACTERS = 2**20  # fewer of them where they are long
@@ -32,11 +35,22 @@ FAILED = 1 << len(NOTED)  # the conversation cannot be a row: tokenising it alon
 
 
 @dataclass(frozen=True)
+class Texts:
+    """N conversations as texts to tokenise, but for those that FAILED: of each text whose it is (0 to N-1), and whether the
+    end token comes after it; notes (N,)."""
+
+    texts: list[PromptText]
+    places: list[int]
+    needs_end: list[bool]
+    notes: np.ndarray
+
+
+@dataclass(frozen=True)
 class Made:
     """Rows of N conversations: their tokens one after the other (int32), and of each its tokens, those of its prompt, and
     its notes (N,). No tokens: there is no room for any of the response, or it FAILED."""
 
-    input_ids: array  # type: ignore[type-arg]
+    input_ids: "array[int]"
     lengths: np.ndarray
     prompt_lengths: np.ndarray
     notes: np.ndarray
@@ -45,16 +59,21 @@ class Made:
 class RowMaker:
     """What makes rows of conversations. Raises DataError if it can make none, whatever they are."""
 
-    def __init__(self, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._config, self._tokenizer = config, tokenizer
         self._end_token = tokenizer.eos_token_id
         if self._end_token is None and config.template == "magicoder":
             raise DataError(f"{config.path!r}: the tokenizer has no end-of-sequence token, so a response could never end")
         self._tokens = text_tokens(tokenizer)
+        self.may_share = self._tokens.may_share  # several threads may call ``rows``, while one calls ``texts``
         self._marker = turn_marker(tokenizer) if config.template == "chat" else None
 
     def make(self, conversations: Sequence[list[Message]]) -> Made:
         """The row of each. A response that does not fit is cut (and then has no end token)."""
+        return self.rows(self.texts(conversations))
+
+    def texts(self, conversations: Sequence[list[Message]]) -> Texts:
+        """What ``rows`` makes rows of."""
         texts: list[PromptText] = []
         needs_end: list[bool] = []
         notes = np.zeros(len(conversations), dtype=np.uint16)
@@ -68,26 +87,31 @@ class RowMaker:
             texts.append(text)
             needs_end.append(needs_end_token)
             places.append(place)
-        longest = self._config.max_length
+        return Texts(texts, places, needs_end, notes)
+
+    def rows(self, texts: Texts) -> Made:
+        """The row of each conversation."""
+        longest, notes = self._config.max_length, texts.notes
         input_ids = array("i")
-        lengths, prompt_lengths = (np.zeros(len(conversations), dtype=np.int32) for _ in range(2))
-        for place, needs_end_token, item in zip(places, needs_end, self._tokens.encode(texts, longest), strict=True):
-            if item.prompt_length >= longest:
+        lengths, prompt_lengths = ([0] * len(notes) for _ in range(2))
+        encoded = self._tokens.encode(texts.texts, longest)
+        for place, needs_end_token, (ids, prompt_length, forced, parsed) in zip(
+                texts.places, texts.needs_end, encoded, strict=True):
+            if prompt_length >= longest:
                 notes[place] = 0
                 continue
-            ids = item.ids
             if needs_end_token:
                 ids.append(self._end_token)
             if len(ids) > longest:
                 notes[place] |= BITS["truncated"]
                 del ids[longest:]
-            if item.forced:
+            if forced:
                 notes[place] |= BITS["boundary_forced"]
-            if item.parsed:
+            if parsed:
                 notes[place] |= BITS["control_tokens_from_text"]
             input_ids.extend(ids)
-            lengths[place], prompt_lengths[place] = len(ids), item.prompt_length
-        return Made(input_ids, lengths, prompt_lengths, notes)
+            lengths[place], prompt_lengths[place] = len(ids), prompt_length
+        return Made(input_ids, np.array(lengths, dtype=np.int32), np.array(prompt_lengths, dtype=np.int32), notes)
 
     def check(self, messages: list[Message]) -> None:
         """Raises DataError, naming the row, if there is none for this conversation."""
@@ -105,16 +129,18 @@ class RowMaker:
         notes = 0
         if needs_end_token and template == "chat":
             notes |= BITS["end_token_added"]
-        if any(self._tokens.spells_control(message["content"]) for message in messages):
+        if any([self._tokens.spells_control(message["content"]) for message in messages]):
             notes |= BITS["control_token_text"]
-        if any(message["role"] == "assistant" for message in messages[:-1]):
+        if any([message["role"] == "assistant" for message in messages[:-1]]):
             notes |= BITS["earlier_turns_unused"]
         if self._marker is not None and any(self._marker in message["content"] for message in messages):
             notes |= BITS["turn_marker_text"]
         return text, needs_end_token, notes
 
 
-def tokenise(messages: list[Message], config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[Row | None, bool]:
+def tokenise(
+    messages: list[Message], config: DataConfig, tokenizer: "PreTrainedTokenizerBase",
+) -> tuple[Row | None, bool]:
     """One conversation as ``(row, truncated)``. None: its prompt leaves no room for any of the response. Raises DataError,
     naming the row."""
     maker = RowMaker(config, tokenizer)

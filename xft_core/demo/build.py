@@ -23,6 +23,7 @@ MAGICODER = (
 )
 INSTRUCT_ROWS = 2200
 BENCHMARK_ROWS = 80
+HELD_OUT_ROWS = 500
 FUNCTIONS = 40_000  # pretraining functions
 TOKENIZER_SOURCES = 4_000  # pretraining files, from the first on, that train the tokenizer
 

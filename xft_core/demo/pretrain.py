@@ -17,9 +17,11 @@ BATCH = 32  # files a step
 POOL = 16 * BATCH  # files sorted by length together, so that a batch needs little padding
 PEAK_LR = 3e-3
 MAX_POSITIONS = 1024
+SIZES = {
+    "hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
     """A byte-level BPE that round-trips any text.
 
     Newlines are always tokens of their own: a prompt then tokenizes the same whether or not it is cut after its
@@ -31,7 +33,7 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([alone, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocabulary_size,
         special_tokens=list(SPECIALS.values()),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
@@ -46,17 +48,14 @@ def train_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """An untrained Llama of about 2.3 million parameters; the RoPE base differs from the default on purpose."""
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int, **sizes: int) -> LlamaForCausalLM:
+    """An untrained Llama of about 2.3 million parameters, or of other ``sizes`` (fields of LlamaConfig); the RoPE base differs
+    from the default on purpose."""
     torch.manual_seed(seed)
     ids = {name + "_id": tokenizer.convert_tokens_to_ids(token) for name, token in SPECIALS.items()}
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=512,
-        num_hidden_layers=5,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **(SIZES | sizes),
         max_position_embeddings=MAX_POSITIONS,
         rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
         tie_word_embeddings=True,
@@ -131,14 +130,15 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     return [muon, torch.optim.AdamW(others, lr=PEAK_LR, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-def pretrain(model: LlamaForCausalLM, examples: list[Example], seed: int) -> None:
-    """One pass over the examples in random order; bf16 autocast over fp32 weights."""
+def pretrain(model: LlamaForCausalLM, examples: list[Example], seed: int, mixed: bool = True) -> None:
+    """One pass over the examples in random order; bf16 autocast over fp32 weights, or fp32 alone: a processor without
+    instructions for bf16 multiplies it 27 times slower."""
     schedule, optims, start = batches(examples, seed), optimizers(model), time.time()
     model.train()
     for step, batch in enumerate(schedule):
         for group in (group for optimizer in optims for group in optimizer.param_groups):
             group["lr"] = learning_rate(step, len(schedule))
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
             loss = model(**collate(batch, model.config.pad_token_id), use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,11 +1,14 @@
 """Names of things to local paths: directories and files, ``demo:`` for what the package ships, Hub names."""
 
 import os
+import re
 from pathlib import Path
 
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, XftError
 
 DATA_SUFFIXES = (".json", ".jsonl", ".parquet")
+HUB_SECONDS = 10.0  # to answer whether it would give something
+_FOR_ITS_OWN = re.compile(r"\(?Request ID:?[^\n)]*\)?|For more information check: \S*|^\d+ Client Error\.\s*", re.MULTILINE)
 
 
 def demo_path(name: str) -> Path | None:
@@ -83,43 +86,74 @@ def hub_is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "ON", "YES", "TRUE")
 
 
+def ask_for_data_set(name: str) -> None:
+    """Ask the Hub whether it would give a data set (``owner/name@revision``). Raises DataError, HubUnavailable."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+    try:  # a file of it: of a gated one the Hub describes even what it does not give
+        address = hf_hub_url(repository, "README.md", repo_type="dataset", revision=revision or None)
+        get_hf_file_metadata(address, timeout=HUB_SECONDS)
+    except EntryNotFoundError:  # it may be read, and has no such file
+        pass
+    except Exception as error:
+        raise hub_error(repository, error, DataError) from None
+
+
 def hub_error(name: str, error: Exception, lasting: type[XftError]) -> XftError:
-    """What to tell a person whose Hub name did not work, and what to do: ``lasting`` where trying again cannot help, else
-    HubUnavailable."""
+    """What to tell a person whose Hub name did not work, and what to do: ``lasting`` (CheckpointError for a model, DataError
+    for a data set) where trying again cannot help, else HubUnavailable."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
-        GatedRepoError,
         HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
     )
 
-    reason = _without_request_id(str(error)) or type(error).__name__
-    if isinstance(error, GatedRepoError):
-        reason = (
-            f"access to it is restricted. Ask for it on https://huggingface.co/{name}, then set HF_TOKEN to a token of "
-            "that account (https://huggingface.co/settings/tokens), or run 'hf auth login'")
-    elif isinstance(error, RepositoryNotFoundError):
-        reason = (
-            "it has none of that name, or a private one. Check the name; for a private one set HF_TOKEN to a token of an "
-            "account that may read it (https://huggingface.co/settings/tokens), or run 'hf auth login'")
+    refusal = _refusal(name, error, lasting)
+    reason = refusal or _without_request_id(str(error)) or type(error).__name__
     message = f"There is nothing local called {name!r}, and the Hub did not give it: {reason.rstrip('.')}."
-    hopeless: tuple[type[Exception], ...] = (
-        RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, OfflineModeIsEnabled, HFValidationError,
-        EntryNotFoundError, ValueError)
+    hopeless: tuple[type[Exception], ...] = (OfflineModeIsEnabled, HFValidationError, EntryNotFoundError, ValueError)
     offline = hub_is_offline()
-    if isinstance(error, LocalEntryNotFoundError) and not offline:  # the Hub was not reached, and its cache has nothing
+    if refusal or offline:
+        return lasting(message)
+    if isinstance(error, LocalEntryNotFoundError):  # the Hub was not reached, and its cache has nothing
         return HubUnavailable(message)
-    return lasting(message) if offline or isinstance(error, hopeless) else HubUnavailable(message)
+    return lasting(message) if isinstance(error, hopeless) else HubUnavailable(message)
+
+
+def _refusal(name: str, error: Exception, lasting: type[XftError]) -> str | None:
+    """Why the Hub refused, and what to do; None where it did not refuse. Libraries raise errors of their own on top of its."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, HfHubHTTPError):
+        found = found.__cause__ or found.__context__
+    if found is None:
+        return None
+    token = "set HF_TOKEN to a token of {} (https://huggingface.co/settings/tokens), or run 'hf auth login'"
+    status, said = found.response.status_code, _without_request_id(str(found)).rstrip(".")
+    answer = (found.server_message or said).rstrip(".")
+    if isinstance(found, GatedRepoError):
+        address = f"https://huggingface.co/{'datasets/' if lasting is DataError else ''}{name}"
+        return f"access to it is restricted. Ask for it on {address}, then {token.format('that account')}"
+    if isinstance(found, RepositoryNotFoundError):
+        return (f"it has none of that name, or a private one. Check the name; for a private one "
+                f"{token.format('an account that may read it')}")
+    if isinstance(found, RevisionNotFoundError):
+        return "it has no such revision. Check what follows the @"
+    if status == 401:
+        return f"it does not accept your token ({answer}). Correct or unset HF_TOKEN, or run 'hf auth login' again"
+    if status == 403:
+        return f"it may not be read ({answer}). If your account may read it, {token.format('that account')}"
+    return said if status == 404 else None
 
 
 def _without_request_id(message: str) -> str:
-    """The Hub's sentences in one line, without the one that only its own people can use."""
-    lines = [line.strip() for line in message.splitlines()]
-    told = [line for line in lines if line and "Request ID" not in line and not line.startswith("For more information")]
-    return " ".join(told or lines)
+    """The Hub's sentences in one line, without the parts that only its own people can use."""
+    lines = [line.strip() for line in _FOR_ITS_OWN.sub("", message).splitlines()]
+    return " ".join(line for line in lines if line)
 
 
 def find_file(name: str) -> Path:
@@ -134,7 +168,3 @@ def find_file(name: str) -> Path:
     if not path.is_file():
         raise DataError(f"There is no file {name[:200]!r}. Give the path of an existing file (or demo:… for a shipped one).")
     return path
-
-
-
-

@@ -24,7 +24,8 @@ SHARED_WEIGHTS, ADAPTER = "shared_weights", "adapter"
 
 def shared_weights_plans(mixture: MixtureReader) -> list[TensorPlan]:
     """The tensors of the dense model with the weights that low-rank experts share."""
-    mlps = tuple(f"{mixture.family.mlp_name(layer)}." for layer in range(mixture.num_layers))
+    family, layers = mixture.family, range(mixture.num_layers)
+    mlps = tuple(prefix for layer in layers for prefix in (*family.ffn_prefixes(layer), f"{family.block_name(layer)}."))
     reader = mixture.reader
     plans = [reader.copy_plan(name) for name in reader.names() if not name.startswith(mlps)]
     for layer in range(mixture.num_layers):
@@ -50,10 +51,11 @@ def write_adapter(mixture: MixtureReader, weight_LN: torch.Tensor, directory: Pa
     write_checkpoint(directory, plans, max_shard_bytes=2**62)
     (directory / "model.safetensors").rename(directory / "adapter_model.safetensors")
     names = "|".join(map(re.escape, (*mixture.family.up, mixture.family.down)))
+    inside = re.escape(f"{mixture.family.mlp}." if mixture.family.mlp else "")
     content = {
         "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": f"../{SHARED_WEIGHTS}", "r": rank,
         "lora_alpha": rank, "lora_dropout": 0.0, "bias": "none", "lora_bias": has_bias, "inference_mode": True,
-        "target_modules": rf"{re.escape(mixture.family.layers)}\.\d+\.{re.escape(mixture.family.mlp)}\.({names})"}
+        "target_modules": rf"{re.escape(mixture.family.layers)}\.\d+\.{inside}({names})"}
     (directory / "adapter_config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 

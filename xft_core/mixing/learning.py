@@ -92,7 +92,7 @@ def learn(
     Goes on from the last checkpoint in ``checkpoints``. Of several processes, all must call it.
     Returns the shares, fp64 L,N, and the number of steps.
     """
-    data = PackedRows(rows, max(rows.lengths()), packing=True)
+    data = PackedRows(rows, max(rows.lengths()), packing=mixed.mixture.family.packs)
     batches = _batches(len(data), merge, seed)
     parameters = _start(mixed.mixture, merge, shared_weight_start)
     if parameters["alpha"].shape[1] == 1 and len(parameters) == 1:

@@ -19,16 +19,16 @@ class Changes:
 
     Args:
         reader: the upcycled checkpoint.
-        mlp: name of the layer's FFN.
+        block: name of the layer's MoE block.
         tensor: of the FFN, in the dense model's names: ``up_proj.weight`` or a bias.
         upcycle: how the model was upcycled.
     """
 
-    def __init__(self, reader: CheckpointReader, mlp: str, tensor: str, upcycle: UpcycleConfig) -> None:
-        self._reader, self._experts = reader, f"{mlp}.experts."
+    def __init__(self, reader: CheckpointReader, block: str, tensor: str, upcycle: UpcycleConfig) -> None:
+        self._reader, self._experts = reader, f"{block}.experts."
         self._layer, _, kind = tensor.rpartition(".")
         self.is_bias, self._parts = kind == "bias", Parts(upcycle)
-        part_NP = self._parts.of_node_EP()[:upcycle.num_routed_experts]
+        part_NP = self._parts.of_node_EP()[:upcycle.num_routed]
         if upcycle.shared_expert:
             part_NP = torch.cat([torch.zeros_like(part_NP[:1]), part_NP])
         columns_P = [1 if self.is_bias else level.rank for level in self._parts.levels for _ in range(level.count)]

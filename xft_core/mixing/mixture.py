@@ -14,10 +14,11 @@ from types import TracebackType
 
 import torch
 
-from xft_core.families import Family, family_of
+from xft_core.families import Family
 from xft_core.mixing.low_rank import Changes
 from xft_core.mixing.weighted_sums import ExpertRows
 from xft_core.models.config import dense_config_of, transformers_config, upcycle_config_of
+from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.models.upcycled import HOLDERS, check_tensors
 
@@ -32,8 +33,9 @@ class MixtureReader:
         self.upcycle = upcycle_config_of(directory)
         self.reader = CheckpointReader(directory)
         self.dense_config = dense_config_of(self.reader)
-        self.family: Family = family_of(self.dense_config["model_type"])
-        self.num_layers = int(transformers_config(self.dense_config).num_hidden_layers)
+        config = transformers_config(self.dense_config)
+        self.family: Family = family_of(config)
+        self.num_layers = int(config.num_hidden_layers)
         check_tensors(self.reader, self.dense_config, self.upcycle)
 
     def __enter__(self) -> "MixtureReader":
@@ -52,30 +54,30 @@ class MixtureReader:
         if self.upcycle.expert_rank is not None:
             yield from self.low_rank_tensors(layer)
             return
-        mlp = self.family.mlp_name(layer)
+        mlp, block = self.family.mlp_name(layer), self.family.block_name(layer)
         stored_once = f"{mlp}.{self.family.down}.weight" in self.reader
-        bias_name = f"{mlp}.{self.family.down}.bias" if stored_once else f"{mlp}.experts.down_proj_bias"
+        bias_name = f"{mlp}.{self.family.down}.bias" if stored_once else f"{block}.experts.down_proj_bias"
         for stacked, sources in self.family.expert_sources(bias_name in self.reader).items():
             for number, source in enumerate(sources):
                 name = f"{mlp}.{source}"
                 if stored_once:
                     yield ExpertTensor(self, name, [name], self.reader.shape(name), None)
                     continue
-                stack = f"{mlp}.experts.{stacked}"
+                stack = f"{block}.experts.{stacked}"
                 _, num_rows, *row = self.reader.shape(stack)
                 num_rows //= len(sources)
-                shared = [f"{mlp}.shared_expert.{source}"] if self.upcycle.shared_expert else []
+                shared = [f"{block}.shared_expert.{source}"] if self.upcycle.shared_expert else []
                 yield ExpertTensor(self, name, [*shared, stack], [num_rows, *row], number * num_rows)
 
     def low_rank_tensors(self, layer: int) -> Iterator["LowRankTensor"]:
         """The same of low-rank experts."""
-        mlp = self.family.mlp_name(layer)
-        holders = [f"{mlp}.", *(f"{mlp}.{holder}" for holder in HOLDERS)]
+        mlp, block = self.family.mlp_name(layer), self.family.block_name(layer)
+        holders = [f"{mlp}.", *(f"{block}.{holder}" for holder in HOLDERS)]
         holder = next(holder for holder in holders if f"{holder}{self.family.down}.weight" in self.reader)
         for kind in ("weight", "bias"):
             for source in (f"{layer_name}.{kind}" for layer_name in (*self.family.up, self.family.down)):
                 if f"{holder}{source}" in self.reader:
-                    changes = Changes(self.reader, mlp, source, self.upcycle)
+                    changes = Changes(self.reader, block, source, self.upcycle)
                     yield LowRankTensor(self, f"{mlp}.{source}", holder + source, changes)
 
     def mixed(

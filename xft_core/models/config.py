@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from pydantic import ValidationError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
 from xft_core.errors import CheckpointError
-from xft_core.families import Family, family_of
+from xft_core.families import Family
+from xft_core.models.discovery import check_decoder, family_of
 from xft_core.models.safetensors_io import CheckpointReader, read_config
 from xft_core.models.stored_form import check_dense, head_and_embedding, is_tied, shape_only, use_names_of_model, with_tying
 from xft_core.recipe.sections import UpcycleConfig
@@ -54,7 +56,7 @@ def dense_config_of(reader: CheckpointReader) -> dict[str, Any]:
     model = shape_only(config)
     if not is_moe(reader.directory):
         use_names_of_model(reader, model)
-        check_layers(reader, family_of(config.model_type), int(config.num_hidden_layers))
+        check_layers(reader, family_of(config), int(config.num_hidden_layers))
         check_dense(reader, model)
     head, embedding = head_and_embedding(model)
     if embedding not in reader and head in reader:  # tied, and stored as the head alone
@@ -73,25 +75,30 @@ def _dense_config(directory: Path) -> dict[str, Any]:
 def transformers_config(dense_config: dict[str, Any]) -> PreTrainedConfig:
     """A config.json as transformers' own configuration, checked by building the model without memory.
 
-    Raises CheckpointError for an unknown family and for values that make no model.
+    Raises CheckpointError for a family that cannot be upcycled and for values that make no model.
     """
-    family_of(dense_config["model_type"])
-    layers = dense_config.get("num_hidden_layers", 1)
-    if isinstance(layers, int) and layers > MOST_LAYERS:
-        raise CheckpointError(f"num_hidden_layers is {layers:,} in config.json: that is no model.")
     if dense_config.get("quantization_config") is not None:
         raise CheckpointError("config.json has a quantization_config: the model is quantised. Convert it to BF16 or F32 first.")
+    if dense_config["model_type"] not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"The model type {dense_config['model_type']!r} of config.json is not known to transformers "
+            f"{transformers.__version__}. Models that bring their own code are not loaded.")
     try:
         config = AutoConfig.for_model(**{name: value for name, value in dense_config.items() if name not in NAMES_OF_CODE})
+        layers = getattr(config, "num_hidden_layers", 1)
+        if isinstance(layers, int) and layers > MOST_LAYERS:
+            raise CheckpointError(f"num_hidden_layers is {layers:,} in config.json: that is no model.")
+        check_decoder(config)
         with torch.device("meta"), no_init_weights():
             AutoModelForCausalLM.from_config(config)
-        return config
-    except MemoryError:
+    except (MemoryError, CheckpointError):
         raise
     except Exception as error:  # each family checks, or does not check, in its own way
         reason = (str(error).strip().splitlines() or [""])[-1].strip()
         raise CheckpointError(
             f"The config.json makes no {dense_config['model_type']} model: {type(error).__name__}: {reason}") from None
+    family_of(config)
+    return config
 
 
 def decoder_layers(model: nn.Module, family: Family) -> nn.ModuleList:

@@ -16,33 +16,22 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
 )
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from xft_core.errors import CheckpointError, first_line
 from xft_core.files.digests import model_files
 from xft_core.models.config import dense_config_of, is_moe, transformers_config, upcycle_config_of
 from xft_core.models.safetensors_io import CheckpointReader
-from xft_core.models.upcycled import check_tensors, empty_moe, fill
+from xft_core.models.tokenizer import load_tokenizer as load_tokenizer
+from xft_core.models.upcycled import add_stored_bias, check_tensors, empty_moe, fill
 
 disable_progress_bar()
 
 # Not for another model's directory. params.json: a Mistral model's own configuration, which vLLM prefers to config.json.
 NOT_BESIDE_WEIGHTS = frozenset({"config.json", "manifest.json", "router.json", "params.json"})
-
-
-
-
-
-
-
-
-
-
 
 
 def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -54,6 +43,7 @@ def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
         upcycle = upcycle_config_of(directory)
         check_tensors(reader, dense_config, upcycle)
         model = empty_moe(dense_config, upcycle, dtype)
+        add_stored_bias(model, reader)
         fill(model, reader)
     if (directory / "generation_config.json").is_file():
         try:
@@ -63,36 +53,12 @@ def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
     return model.eval()
 
 
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model directory. Raises CheckpointError when it has none, or one that does not work."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        tokenizer("x")  # some values in its files only show when it is used
-        return tokenizer
-    except Exception as error:  # transformers raises a different kind for every way in which files can be missing
-        raise CheckpointError(f"{str(directory)!r} has no tokenizer that can be loaded: {first_line(error)}") from None
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 def copy_beside_weights(source: Path, target: Path) -> None:
     """Copy a model directory's other files: tokenizer, chat template, generation defaults, but no weights, no config."""
     for path in model_files(source):
         is_weights = path.suffix == ".safetensors" or path.name.endswith(".index.json")
         if not is_weights and path.name not in NOT_BESIDE_WEIGHTS:
             shutil.copyfile(path, target / path.name)
-
-
 
 
 def _load_dense(directory: Path, dense_config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:

@@ -17,7 +17,8 @@ from xft_core.files.parsing import parse_json
 SINGLE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
 DISTRIBUTED_SHARD = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
-HEADS, EMBEDDINGS = ("lm_head.weight", "embed_out.weight"), ("embed_tokens.weight", "embed_in.weight")  # ends of names
+HEADS = ("lm_head.weight", "embed_out.weight")  # ends of names
+EMBEDDINGS = ("embed_tokens.weight", "embed_in.weight", "wte.weight", "word_embeddings.weight")
 LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 
 

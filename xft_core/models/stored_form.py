@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from xft_core.errors import CheckpointError
-from xft_core.families import Family, family_of
+from xft_core.families import Family
+from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def use_names_of_model(reader: CheckpointReader, model: PreTrainedModel) -> None
 
     Raises CheckpointError where two tensors would then have the same name.
     """
-    family, known, prefix = family_of(model.config.model_type), model.state_dict().keys(), f"{model.base_model_prefix}."
+    family, known, prefix = family_of(model.config), model.state_dict().keys(), f"{model.base_model_prefix}."
     stored_as: dict[str, str] = {}
     for stored in reader.names():
         name = _name_in_memory(stored, family)
@@ -54,7 +55,7 @@ def use_names_of_model(reader: CheckpointReader, model: PreTrainedModel) -> None
 def check_dense(reader: CheckpointReader, model: PreTrainedModel) -> None:
     """Raise CheckpointError unless a dense checkpoint, under the names of the model, has every tensor of its config, in the
     shape that this says."""
-    family = family_of(model.config.model_type)
+    family = family_of(model.config)
     shapes = {family.stored_name(name): list(tensor.shape) for name, tensor in model.state_dict().items()}
     if _says_tied(model):
         pair = head_and_embedding(model)
@@ -95,7 +96,7 @@ def with_tying(dense_config: dict[str, Any], model: PreTrainedModel, tied: bool)
 
 def head_and_embedding(model: PreTrainedModel) -> tuple[str, str]:
     """Names of the head's and the embedding's weight in the family's checkpoints."""
-    family = family_of(model.config.model_type)
+    family = family_of(model.config)
     names = {id(module): name for name, module in model.named_modules()}
     head, embedding = names[id(model.get_output_embeddings())], names[id(model.get_input_embeddings())]
     return family.stored_name(f"{head}.weight"), family.stored_name(f"{embedding}.weight")

@@ -10,10 +10,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from xft_core.errors import CheckpointError
-from xft_core.families import Family, family_of
+from xft_core.families import Family
 from xft_core.models.config import decoder_layers, save_moe_config, transformers_config
+from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
+from xft_core.moe.assignment import ForwardInputs
 from xft_core.moe.experts import MoeBlock
+from xft_core.moe.placement import place_block
 from xft_core.recipe.sections import UpcycleConfig
 
 # What holds the dense FFN's own tensors in a MoE block. Stored once, they have their dense names.
@@ -22,13 +25,18 @@ HOLDERS = ("shared_expert.", "base.")
 
 def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The family's own transformers class with its FFNs exchanged for MoE blocks; weights are not initialised."""
-    family = family_of(dense_config["model_type"])
     config = transformers_config(dense_config)
+    family = family_of(config)
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()  # part of the initialisation that was left out
     for layer in decoder_layers(model, family):
-        setattr(layer, family.mlp, MoeBlock(getattr(layer, family.mlp), family, upcycle))
+        place_block(layer, family, upcycle)
+    if upcycle.router in ("hashed", "by_example"):
+        inputs = ForwardInputs()
+        inputs.watch(model, by_example=upcycle.router == "by_example")
+        for block in moe_blocks(model):
+            block.router.inputs = inputs
     return model
 
 
@@ -37,10 +45,18 @@ def moe_blocks(model: nn.Module) -> list[MoeBlock]:
     return [module for module in model.modules() if isinstance(module, MoeBlock)]
 
 
+def add_stored_bias(model: PreTrainedModel, reader: CheckpointReader) -> None:
+    """Give the routers of ``model`` a bias (see moe/router.py) if the checkpoint has one: no config says it."""
+    family = family_of(model.config)
+    for layer, block in enumerate(moe_blocks(model)):
+        if f"{family.block_name(layer)}.router.balance_bias" in reader:
+            block.router.add_balance_bias()
+
+
 def save_moe(model: PreTrainedModel, directory: Path, dense_config: dict[str, Any], upcycle: UpcycleConfig) -> None:
     """Write an upcycled model's weights and configuration, with every expert written out. ``dense_config`` is the one that
     the model was made of."""
-    family = family_of(dense_config["model_type"])
+    family = family_of(model.config)
     seen: dict[int, str] = {}
     plans = []
     for name, tensor in model.state_dict().items():
@@ -61,7 +77,7 @@ def check_tensors(reader: CheckpointReader, dense_config: dict[str, Any], upcycl
     No memory is used for it."""
     with torch.device("meta"):
         model = empty_moe(dense_config, upcycle, torch.float32)
-    family, seen = family_of(model.config.model_type), set()
+    family, seen = family_of(model.config), set()
     for name, parameter in model.state_dict(keep_vars=True).items():
         if id(parameter) in seen:
             continue  # tied: stored under its first name
@@ -74,32 +90,32 @@ def check_tensors(reader: CheckpointReader, dense_config: dict[str, Any], upcycl
 
 def _stored_shape(reader: CheckpointReader, family: Family, name: str, upcycle: UpcycleConfig) -> list[int]:
     stored = family.stored_name(name)
-    mlp, _, inner = name.rpartition(f".{family.mlp}.")
+    mlp, inner = family.within_block(name) or ("", "")
     if stored not in reader and inner.startswith("experts.") and upcycle.expert_rank is None:
         sources = family.expert_sources(has_bias=True)[inner.removeprefix("experts.")]
-        shapes = [reader.shape(f"{mlp}.{family.mlp}.{source}") for source in sources]
+        shapes = [reader.shape(f"{mlp}.{source}") for source in sources]
         return [sum(shape[0] for shape in shapes), *shapes[0][1:]] if all(shapes) else []
     if stored not in reader and inner.startswith(HOLDERS):
-        return reader.shape(f"{mlp}.{family.mlp}.{inner.partition('.')[2]}")
+        return reader.shape(f"{mlp}.{inner.partition('.')[2]}")
     return reader.shape(stored)
 
 
 @torch.no_grad()
 def fill(model: PreTrainedModel, reader: CheckpointReader) -> None:
     """Copy every parameter and buffer from the checkpoint, one tensor at a time."""
-    family = family_of(model.config.model_type)
+    family = family_of(model.config)
     filled = set()
     for name, parameter in model.state_dict(keep_vars=True).items():
         if parameter.data_ptr() in filled:
             continue  # tied: filled under its first name
         stored = family.stored_name(name)
-        mlp, _, inner = name.rpartition(f".{family.mlp}.")
+        mlp, inner = family.within_block(name) or ("", "")
         if stored in reader:
             source = reader.get(stored)
         elif inner.startswith("experts.") and inner.removeprefix("experts.") in family.expert_sources(has_bias=True):
-            source = expanded(reader, family, f"{mlp}.{family.mlp}", inner.removeprefix("experts."))
+            source = expanded(reader, family, mlp, inner.removeprefix("experts."))
         elif inner.startswith(HOLDERS):
-            source = reader.get(f"{mlp}.{family.mlp}.{inner.partition('.')[2]}")
+            source = reader.get(f"{mlp}.{inner.partition('.')[2]}")
         else:
             source = reader.get(stored)  # which raises, and says what is missing
         parameter.copy_(source)  # an expanded tensor is broadcast over the experts

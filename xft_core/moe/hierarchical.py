@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from xft_core.moe.prompts import AsksPrompts
-from xft_core.moe.router import Router, Routing, routing_weights
+from xft_core.moe.router import Router, Routing
+from xft_core.moe.weights import routing_weights
 from xft_core.recipe.sections import UpcycleConfig
 
 
@@ -29,7 +30,7 @@ class HierarchicalRouting(Routing):
     """A Routing of paths: the weight of expert i of group g is m u_g p_gi, and the logits are log s_g s_gi. Of a path's weight
     the expert gets the share ``leaf_share_TK`` (q_g) and its group's own expert the rest; the shared expert all."""
 
-    leaf_share_TK: torch.Tensor
+    leaf_share_TK: torch.Tensor | None = None
 
 
 class HierarchicalRouter(Router, AsksPrompts):
@@ -51,7 +52,8 @@ class HierarchicalRouter(Router, AsksPrompts):
         per_group_XI = noisy_logits_TR.unflatten(1, (self.groups, size)).gather(
             1, chosen_TG[..., None].expand(-1, -1, size)).flatten(0, 1)
         index_XK, weight_XK = routing_weights(
-            per_group_XI, upcycle.num_experts_per_tok, upcycle.normalization, upcycle.shared_expert)
+            per_group_XI, upcycle.num_experts_per_tok, upcycle.normalization, upcycle.shared_expert,
+            temperature=upcycle.routing_temperature)
         if upcycle.shared_expert:
             leaf_share_X1 = 1 - weight_XK[:, -1:]
             index_XK, weight_XK = index_XK[:, :-1] - 1, weight_XK[:, :-1] / leaf_share_X1
@@ -66,7 +68,8 @@ class HierarchicalRouter(Router, AsksPrompts):
             leaf_share_TK = torch.cat([leaf_share_TK, torch.ones_like(routed_T1)], dim=1)
         log_leaf_TGI = F.log_softmax(logits_TR.unflatten(1, (self.groups, size)), dim=-1)
         joint_TR = (log_group_TG[..., None] + log_leaf_TGI).flatten(1)
-        return HierarchicalRouting(joint_TR, joint_TR, None, index_TK, weight_TK, leaf_share_TK)
+        return HierarchicalRouting(
+            joint_TR, joint_TR, None, index_TK, weight_TK, smooth_load=False, leaf_share_TK=leaf_share_TK)
 
     def _groups(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """log s, the chosen groups, u and m of the prompt that a token belongs to."""
@@ -78,16 +81,19 @@ class HierarchicalRouter(Router, AsksPrompts):
         return log_PG[prompt_T], chosen_PG[prompt_T], weight_PG[prompt_T], routed_P1[prompt_T]
 
 
-def nodes_of(routing: Routing, upcycle: UpcycleConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """The slots of low-rank experts and their weights: see LowRankExperts.forward for the numbers."""
+def nodes_of(
+    routing: Routing, path_weight_TK: torch.Tensor, upcycle: UpcycleConfig,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The slots of low-rank experts and their weights: see LowRankExperts.forward for the numbers. ``path_weight_TK``: the
+    routing's weights, with whatever gradient."""
     index_TK = routing.expert_index_TK - int(upcycle.shared_expert)  # the shared expert's becomes -1
-    if not isinstance(routing, HierarchicalRouting) or not upcycle.shared_expert:
-        return index_TK, routing.weight_TK
+    if not isinstance(routing, HierarchicalRouting) or routing.leaf_share_TK is None or not upcycle.shared_expert:
+        return index_TK, path_weight_TK
     assert upcycle.groups is not None
     chosen = upcycle.groups_per_tok
-    routed, size = upcycle.num_routed_experts, upcycle.num_routed_experts // upcycle.groups
+    routed, size = upcycle.num_routed, upcycle.num_routed // upcycle.groups
     group_TG = index_TK[:, :-1].unflatten(1, (chosen, -1))[..., 0] // size
-    rest_TK = routing.weight_TK * (1 - routing.leaf_share_TK)
+    rest_TK = path_weight_TK * (1 - routing.leaf_share_TK)
     rest_TG = rest_TK[:, :-1].unflatten(1, (chosen, -1)).sum(-1)
     return torch.cat([index_TK, routed + group_TG], dim=1), torch.cat(
-        [routing.weight_TK * routing.leaf_share_TK, rest_TG], dim=1)
+        [path_weight_TK * routing.leaf_share_TK, rest_TG], dim=1)

@@ -57,7 +57,7 @@ class Parts:
         """One, or two with groups."""
         upcycle = self.upcycle
         assert upcycle.expert_rank is not None
-        found = [Level("", upcycle.num_routed_experts, upcycle.expert_rank, upcycle.expert_alpha)]
+        found = [Level("", upcycle.num_routed, upcycle.expert_rank, upcycle.expert_alpha)]
         if upcycle.groups is not None:
             found.append(Level("group_", upcycle.groups, upcycle.group_rank, upcycle.expert_alpha))
         return found
@@ -65,7 +65,7 @@ class Parts:
     @cached_property
     def of_nodes(self) -> tuple[tuple[int, ...], ...]:
         """Parts of each node: of every routed expert, of every group, and none for W_s."""
-        routed, groups = self.upcycle.num_routed_experts, self.upcycle.groups
+        routed, groups = self.upcycle.num_routed, self.upcycle.groups
         if groups is None:
             return (*((expert,) for expert in range(routed)), ())
         size = routed // groups
@@ -97,9 +97,9 @@ class LowRankExperts(nn.Module):
         super().__init__()
         self._base = (dense_mlp,)  # in a tuple, so that its parameters are the block's and not also these experts'
         self._family, self._parts = family, Parts(upcycle)
-        self.num_experts = upcycle.num_routed_experts
+        self.num_experts = upcycle.num_routed
         self.act_fn = getattr(dense_mlp, family.activation)
-        self.dropout = float(getattr(dense_mlp, "residual_dropout", 0.0))
+        self.dropout = output_dropout(dense_mlp, family)
         self.has_bias = getattr(dense_mlp, family.down).bias is not None
         self.has_fused_gate = family.gated and len(family.up) == 1
         for name in (*family.up, family.down):
@@ -175,3 +175,9 @@ class LowRankExperts(nn.Module):
 
     def _add(self, name: str, like: torch.Tensor, *shape: int) -> None:
         self.register_parameter(name, nn.Parameter(torch.empty(*shape, dtype=like.dtype, device=like.device)))
+
+
+def output_dropout(dense_mlp: nn.Module, family: Family) -> float:
+    """The probability with which the FFN drops an element of its output in training."""
+    found = getattr(dense_mlp, family.dropout, 0.0) if family.dropout else 0.0
+    return float(found.p if isinstance(found, nn.Dropout) else found)

@@ -38,11 +38,12 @@ class Memory:
     optimizer: float = 0.0
     working: float = 0.0
     certain: float = 0.0
+    average: float = 0.0  # of the weights over the training
 
     @property
     def total(self) -> float:
         """All of it, without the process itself."""
-        return self.weights + self.gradients + self.optimizer + self.working
+        return self.weights + self.gradients + self.optimizer + self.working + self.average
 
 
 def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig, sequence: int) -> Memory:
@@ -56,7 +57,9 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
     width, tokens = WIDTH[sft.precision], sft.micro_batch_size * sequence
     weights, gradients = parameters * width, parameters * width
     optimizer = 2 * weights if sft.optimizer == "adamw" else _factored(shape, upcycle) * 4.0
-    layer = tokens * layer_activations(shape, upcycle, sft.precision, sequence)
+    is_fused = upcycle is not None and upcycle.mode == "fusion"
+    layer = tokens * layer_activations(shape, None if is_fused else upcycle, sft.precision, sequence)
+    layer += shape.ffn * (width + 4) if is_fused else 0  # mixed weights, and their sum in fp32
     if sft.gradient_checkpointing:
         activations = tokens * shape.num_layers * shape.hidden_size * width + layer
     else:
@@ -71,8 +74,10 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
     held_out = held_out_memory(shape, upcycle, sft.precision, sequence)
     kept = gradients if accumulates else 0.0
     peak = max(kept + forward, gradients + update, held_out - optimizer)
+    average = 4.0 * parameters if sft.average != "none" else 0.0
     return Memory(
-        weights, gradients, optimizer, max(peak - gradients, 0.0) + FREED, certain=weights + gradients + optimizer)
+        weights, gradients, optimizer, max(peak - gradients, 0.0) + FREED,
+        certain=weights + gradients + optimizer + average, average=average)
 
 
 def _sharded(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig, sequence: int, processes: int) -> Memory:
@@ -83,10 +88,11 @@ def _sharded(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig, sequen
     part = largest_part(shape, upcycle, processes) / whole
     gathered = 2.0 * width * (shape.embeddings + (whole - shape.embeddings) / shape.num_layers)
     held_out = alone.weights + held_out_memory(shape, upcycle, sft.precision, sequence)
-    weights, gradients, optimizer = (part * kind for kind in (alone.weights, alone.gradients, alone.optimizer))
-    certain = weights + gradients + optimizer
+    kinds = (alone.weights, alone.gradients, alone.optimizer, alone.average)
+    weights, gradients, optimizer, average = (part * kind for kind in kinds)
+    certain = weights + gradients + optimizer + average
     working = max(alone.working + gathered, held_out - certain)
-    return Memory(weights, gradients, optimizer, working, certain=certain)
+    return Memory(weights, gradients, optimizer, working, certain=certain, average=average)
 
 
 def largest_part(shape: Shape, upcycle: UpcycleConfig | None, processes: int) -> float:
@@ -101,11 +107,11 @@ def largest_part(shape: Shape, upcycle: UpcycleConfig | None, processes: int) ->
             share = shape.num_layers * shape.low_rank(upcycle) * columns / low_rank_columns(upcycle)
             return share * math.ceil(count / processes) / count
 
-        experts, groups = upcycle.num_routed_experts, upcycle.groups or 0
+        experts, groups = upcycle.num_routed, upcycle.groups or 0
         shared = whole - shape.num_layers * shape.low_rank(upcycle)
         parts = largest(experts * upcycle.expert_rank, experts)
         return shared / processes + parts + (largest(groups * upcycle.group_rank, groups) if groups else 0.0)
-    routed = upcycle.num_routed_experts
+    routed = upcycle.num_routed
     stacked = shape.num_layers * routed * shape.ffn
     return (whole - stacked) / processes + stacked * math.ceil(routed / processes) / routed
 
@@ -134,6 +140,15 @@ def merge_memory(shape: Shape, upcycle: UpcycleConfig, precision: str, sequence:
     """The merge stage: a few matrices, then the merged model to be measured."""
     weights = shape.parameters * WIDTH[precision]
     return Memory(weights, working=held_out_memory(shape, None, precision, sequence), certain=weights)
+
+
+def row_losses_memory(shape: Shape, upcycle: UpcycleConfig | None, precision: str, sequence: int) -> Memory:
+    """The row_losses stage: the model, and all logits of a batch with those of one row once more in fp32."""
+    width = WIDTH[precision]
+    weights = float((shape.moe_parameters(upcycle) if upcycle else shape.parameters) * width)
+    tokens = max(1, HELD_OUT_TOKENS // sequence) * sequence
+    logits = shape.vocabulary * (tokens * width + 8.0 * sequence)
+    return Memory(weights, working=max(logits, tokens * _inference_layer(shape, upcycle, width)) + FREED, certain=weights)
 
 
 def generate_memory(shape: Shape, upcycle: UpcycleConfig | None, recipe: Recipe) -> Memory:
@@ -200,12 +215,15 @@ def _factored(shape: Shape, upcycle: UpcycleConfig | None) -> float:
     of_layer = 2 * (2 * shape.hidden_size + shape.query_size + shape.key_size)
     of_layer += experts * shape.ffn_matrices * (shape.hidden_size + shape.ffn_size)
     if upcycle and upcycle.expert_rank is not None:  # of every A and every B a row and a column
-        parts = upcycle.num_routed_experts + (upcycle.groups or 0)
+        parts = upcycle.num_routed + (upcycle.groups or 0)
         of_layer += shape.low_rank(upcycle) + shape.ffn_matrices * (parts * (shape.hidden_size + shape.ffn_size))
     return matrices + shape.num_layers * of_layer
 
 
 def _inference_layer(shape: Shape, upcycle: UpcycleConfig | None, width: int) -> float:
     """Bytes of one layer's work without gradients, per token: norms and attention, then the FFNs that are active."""
-    experts = upcycle.num_experts_per_tok if upcycle and upcycle.expert_rank is None else 1
+    if upcycle is None or upcycle.expert_rank is not None:
+        experts = 1.0
+    else:
+        experts = upcycle.active_experts(training=False)
     return width * (6 * shape.hidden_size + 2 * shape.query_size + 3 * shape.ffn_size * experts)

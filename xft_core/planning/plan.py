@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xft_core.errors import XftError
@@ -10,8 +10,9 @@ from xft_core.planning import memory
 from xft_core.planning.machine import Machine
 from xft_core.planning.memory import Memory
 from xft_core.planning.shape import Shape
+from xft_core.planning.work import matched_steps
 from xft_core.recipe.load import parse
-from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig
+from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig, WorkToMatch
 from xft_core.recipe.steps import FACTS, Step, planned_roles
 from xft_core.runtime.quantities import size
 
@@ -112,15 +113,22 @@ class StagePlan:
 
 def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, problems: int | None = None) -> list[StagePlan]:
     """The stages of a recipe on a model of this shape; without ``data`` and ``problems`` no work that depends on them."""
+    if not shape.packs:  # as in training
+        recipe = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"packing": False})})
     given = _Given(recipe, shape, data, problems)
     return [WAYS[FACTS[step.stage].planned or ""](role, step, given) for role, step in planned_roles(recipe).items()]
 
 
-def training_steps(sft: SftConfig, sequence: int, data: DataSize) -> tuple[float, float]:
-    """Optimizer steps, and tokens of a sequence in the mean, with its padding (packed sequences count as full)."""
+def training_steps(
+    sft: SftConfig, sequence: int, data: DataSize, shape: Shape | None = None, match: WorkToMatch | None = None,
+) -> tuple[float, float]:
+    """Optimizer steps, and tokens of a sequence in the mean, with its padding (packed sequences count as full). ``match``: of
+    a dense model of this ``shape``, the work that decides the steps."""
     length = float(sequence) if sft.packing else min(data.padded_row or data.tokens_per_row, sequence)
     packed = data.tokens_per_row / length if data.sequences_per_row is None else data.sequences_per_row
     sequences = data.train_rows * packed if sft.packing else data.train_rows
+    if match is not None and shape is not None:
+        return matched_steps(match, shape, sequences, sft.batch_size, data.train_rows * data.tokens_per_row / sequences), length
     steps = max(1.0, math.ceil(sequences / sft.batch_size) * sft.epochs)
     return min(steps, sft.max_steps or steps), length
 
@@ -234,16 +242,24 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
     sequence = given.recipe.data.max_length
     needed = memory.training_memory(shape, upcycle, sft, sequence)
     flops = None
-    if data:
-        steps, length = training_steps(sft, sequence, data)
+    part = step.given.get("part")
+    rows = replace(data, train_rows=math.ceil(data.train_rows / part[1])) if data and part else data
+    if rows:
+        steps, length = training_steps(sft, sequence, rows, shape, step.given.get("match"))
         passes = 4 if sft.gradient_checkpointing else 3
-        flops = steps * sft.batch_size * length * shape.forward_flops(length, upcycle) * passes
-        flops += 2 * (_held_out_flops(shape, upcycle, data) or 0.0)
+        tokens = steps * sft.batch_size * length
+        flops = tokens * shape.forward_flops(length, upcycle, training=True) * passes
+        if upcycle and sft.router_gradient == "dense":  # all routed experts once more, forward
+            flops += tokens * 2 * shape.num_layers * upcycle.num_routed * shape.ffn
+        snapshots, averages = step.given.get("snapshots", 0), int(sft.average != "none")
+        flops += (2 + snapshots + averages) * (_held_out_flops(shape, upcycle, data) or 0.0)
     alone = memory.training_memory(shape, upcycle, sft.model_copy(update={"num_processes": 1, "num_nodes": 1}), sequence)
     weights, checkpoint = alone.weights, alone.weights + alone.optimizer
+    models = 1 + step.given.get("snapshots", 0) + int(sft.average != "none")  # each of the size of the result
+    checkpoint += alone.average + step.given.get("snapshots", 0) * weights
     return StagePlan(
-        role, needed, kept=weights, scratch=checkpoint, flops=flops, written=weights + checkpoint, moe=upcycle is not None,
-        **_processes(sft))
+        role, needed, kept=models * weights, scratch=checkpoint, flops=flops, written=models * weights + checkpoint,
+        moe=upcycle is not None, **_processes(sft))
 
 
 def _mixing(role: str, step: Step, given: _Given) -> StagePlan:
@@ -261,6 +277,23 @@ def _merging(role: str, step: Step, given: _Given) -> StagePlan:
     return StagePlan(
         role, memory.merge_memory(shape, recipe.upcycle, recipe.sft.precision, recipe.data.max_length), kept=merged,
         written=merged, flops=_held_out_flops(shape, None, given.data))
+
+
+def _averaging(role: str, step: Step, given: _Given) -> StagePlan:
+    """Whole models summed from file to file, a block at a time; then the result is measured."""
+    recipe, shape = given.recipe, given.shape
+    written = float(shape.parameters * memory.WIDTH[recipe.sft.precision])
+    return StagePlan(
+        role, memory.merge_memory(shape, recipe.upcycle, recipe.sft.precision, recipe.data.max_length), kept=written,
+        written=written, flops=_held_out_flops(shape, None, given.data))
+
+
+def _row_losses(role: str, step: Step, given: _Given) -> StagePlan:
+    """Every held-out row by itself."""
+    recipe, shape, upcycle = given.recipe, given.shape, given.upcycle(step)
+    return StagePlan(
+        role, memory.row_losses_memory(shape, upcycle, recipe.sft.precision, recipe.data.max_length),
+        flops=_held_out_flops(shape, upcycle, given.data), moe=upcycle is not None)
 
 
 def _unknown(role: str, step: Step, given: _Given) -> StagePlan:
@@ -315,4 +348,5 @@ def _generation(role: str, step: Step, given: _Given) -> StagePlan:
 # How a stage is planned, by the name in its facts (recipe/steps.py).
 WAYS: dict[str, Callable[[str, Step, _Given], StagePlan]] = {
     "upcycling": _upcycling, "training": _training, "mixing": _mixing, "merging": _merging, "generation": _generation,
+    "averaging": _averaging, "row losses": _row_losses,
     "unknown": _unknown}

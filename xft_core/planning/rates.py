@@ -112,7 +112,7 @@ class _Probe:
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
         low_rank = upcycle if upcycle and upcycle.expert_rank is not None else None
         family = Family(up=("up",), down="down", gated=shape.gated)
-        routed = upcycle.num_routed_experts if upcycle and not low_rank else 0
+        routed = upcycle.num_routed if upcycle and not low_rank else 0
         active = upcycle.num_experts_per_tok - int(upcycle.shared_expert) if upcycle else 0
 
         class Ffn(nn.Module):
@@ -157,7 +157,7 @@ class _Probe:
                     slots = torch.arange(batch * length, device=hidden.device)[:, None] + torch.arange(
                         active_slots(low_rank), device=hidden.device)
                     weight = torch.full(slots.shape, 1 / slots.shape[1], device=hidden.device)
-                    return hidden + self.low_rank(normed, slots % low_rank.num_routed_experts, weight).view_as(hidden)
+                    return hidden + self.low_rank(normed, slots % low_rank.num_routed, weight).view_as(hidden)
                 result = self.shared(normed) if self.shared is not None else torch.zeros_like(normed)
                 for index, expert in enumerate(self.experts):  # as evenly as it goes
                     chosen = torch.arange(index, batch * length * active, routed, device=hidden.device) % (batch * length)

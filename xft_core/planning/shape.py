@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.errors import CheckpointError
-from xft_core.families import family_of
+from xft_core.families import FAMILIES
 from xft_core.files.locate import is_hub_name, local_path
 from xft_core.files.parsing import parse_json
 from xft_core.models.safetensors_index import EMBEDDINGS, HEADS, read_header, weight_files
 from xft_core.recipe.sections import UpcycleConfig
+from xft_core.recipe.sections.upcycle import ASSIGNED
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -34,6 +35,7 @@ class Shape:
     gated: bool
     tied: bool
     plain_head: bool = True
+    packs: bool = True
     stored_bytes: int = 2
     fused: bool = False  # gate and up are one matrix
 
@@ -64,8 +66,12 @@ class Shape:
 
     def router(self, upcycle: UpcycleConfig) -> int:
         """Parameters of one layer's router."""
-        routed, groups = upcycle.num_routed_experts, upcycle.groups or 0
-        return routed * (self.hidden_size * (2 if upcycle.router_noise else 1) + routed) + groups * self.hidden_size
+        if upcycle.mode == "fusion":
+            return 0
+        routed = upcycle.num_routed
+        learned = 0 if upcycle.router in ASSIGNED else routed * (self.hidden_size * (2 if upcycle.router_noise else 1) + routed)
+        gate = self.hidden_size if upcycle.shared_gate == "token" and upcycle.shared_expert else 0
+        return learned + gate + (upcycle.groups or 0) * self.hidden_size
 
     def low_rank(self, upcycle: UpcycleConfig) -> int:
         """Parameters that one layer's low-rank experts, and their groups, add to the weights that they share: A and B of every
@@ -84,32 +90,32 @@ class Shape:
         candidates = [self.vocabulary * self.hidden_size, self.hidden_size * self.ffn_size]
         if upcycle and upcycle.expert_rank is not None:
             rows = self.ffn_size * (2 if self.fused else 1)
-            columns = max(upcycle.num_routed_experts * upcycle.expert_rank, (upcycle.groups or 0) * upcycle.group_rank)
+            columns = max(upcycle.num_routed * upcycle.expert_rank, (upcycle.groups or 0) * upcycle.group_rank)
             candidates += [self.hidden_size * rows, columns * max(self.hidden_size, rows)]
         elif upcycle:
-            candidates.append(upcycle.num_routed_experts * (self.ffn_matrices - 1) * self.hidden_size * self.ffn_size)
+            candidates.append(upcycle.num_routed * (self.ffn_matrices - 1) * self.hidden_size * self.ffn_size)
         return max(candidates)
 
-    def forward_flops(self, sequence: float, upcycle: UpcycleConfig | None = None) -> float:
+    def forward_flops(self, sequence: float, upcycle: UpcycleConfig | None = None, training: bool = False) -> float:
         """Floating-point operations of a forward pass, per token of a sequence of ``sequence`` tokens (attention over all
-        of it, as the kernels with a mask do it)."""
+        of it, as the kernels with a mask do it). ``training``: some routers use fewer experts then."""
         if upcycle and upcycle.expert_rank is not None:
-            ffn = self.ffn + self._low_rank_products(upcycle) + self.router(upcycle)
+            ffn = self.ffn + self._low_rank_products(upcycle, training) + self.router(upcycle)
         else:
-            ffn = self.ffn * (upcycle.num_experts_per_tok if upcycle else 1) + (self.router(upcycle) if upcycle else 0)
+            ffn = self.ffn * (upcycle.active_experts(training) if upcycle else 1) + (self.router(upcycle) if upcycle else 0)
         layer = 2 * (self.attention + ffn) + 4 * sequence * self.query_size
         return self.num_layers * layer + 2 * self.vocabulary * self.hidden_size
 
-    def _low_rank_products(self, upcycle: UpcycleConfig) -> int:
+    def _low_rank_products(self, upcycle: UpcycleConfig, training: bool) -> float:
         """Products of low-rank experts per token: with D of all columns, with F of those that the token's slots have."""
         all_columns = self.hidden_size * (self.ffn_matrices - int(self.fused))
-        return low_rank_columns(upcycle) * all_columns + active_columns(upcycle) * self.ffn_matrices * self.ffn_size
+        return low_rank_columns(upcycle) * all_columns + active_columns(upcycle, training) * self.ffn_matrices * self.ffn_size
 
 
 def low_rank_columns(upcycle: UpcycleConfig) -> int:
     """Ranks of all experts and groups together."""
     assert upcycle.expert_rank is not None
-    return upcycle.num_routed_experts * upcycle.expert_rank + (upcycle.groups or 0) * upcycle.group_rank
+    return upcycle.num_routed * upcycle.expert_rank + (upcycle.groups or 0) * upcycle.group_rank
 
 
 def active_slots(upcycle: UpcycleConfig) -> int:
@@ -118,21 +124,25 @@ def active_slots(upcycle: UpcycleConfig) -> int:
     return routed + shared if upcycle.groups is None else upcycle.groups_per_tok * (routed + shared) + shared
 
 
-def active_columns(upcycle: UpcycleConfig) -> int:
-    """Ranks of what a token's slots add to the shared weights."""
+def active_columns(upcycle: UpcycleConfig, training: bool) -> float:
+    """Ranks of what a token's slots add to the shared weights; slots of weight 0 are computed too."""
     assert upcycle.expert_rank is not None
-    routed, shared = upcycle.num_experts_per_tok - int(upcycle.shared_expert), int(upcycle.shared_expert)
+    all_active = not training and upcycle.router in ("random", "by_example")
+    slots = upcycle.num_experts if all_active else upcycle.num_experts_per_tok
+    routed, shared = slots - int(upcycle.shared_expert), int(upcycle.shared_expert)
     if upcycle.groups is None:
         return routed * upcycle.expert_rank
     return upcycle.groups_per_tok * (routed * (upcycle.expert_rank + upcycle.group_rank) + shared * upcycle.group_rank)
 
 
 def shape_of_config(content: dict[str, Any], where: str = "config.json") -> Shape:
-    """The shape that a dense model's config.json describes. Raises CheckpointError for an unknown family, and for sizes
-    that are missing or no numbers."""
+    """The shape that a dense model's config.json describes. Raises CheckpointError for a family that cannot be upcycled, and
+    for sizes that are missing or no numbers."""
     if "upcycle" in content:
         raise CheckpointError(f"{where} is that of an upcycled model. A plan starts from the dense model.")
-    family = family_of(str(content.get("model_type")))
+    if content.get("model_type") not in FAMILIES:
+        return _shape_of_modules(content)
+    family = FAMILIES[content["model_type"]]
     try:
         hidden, heads = int(content["hidden_size"]), int(content["num_attention_heads"])
         head_size = int(content.get("head_dim") or family.head_size or hidden // heads)
@@ -142,9 +152,35 @@ def shape_of_config(content: dict[str, Any], where: str = "config.json") -> Shap
             key_size=int(content.get("num_key_value_heads") or heads) * head_size,
             gated=family.gated, fused=family.gated and len(family.up) == 1, plain_head=family.plain_head,
             tied=bool(content.get("tie_word_embeddings", family.tied)),
-            stored_bytes=BYTES.get(str(content.get("dtype") or content.get("torch_dtype") or "float32"), 4))
+            stored_bytes=_bytes(content))
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CheckpointError(f"{where} gives no sizes to plan with: {type(error).__name__}: {error}") from None
+
+
+def _shape_of_modules(content: dict[str, Any]) -> Shape:
+    """The shape of a model whose family is not in the table: its config.json may call sizes anything, its modules have them.
+    Torch is loaded for it alone."""
+    from xft_core.models.config import decoder_layers, transformers_config
+    from xft_core.models.discovery import family_of
+    from xft_core.models.stored_form import shape_only
+
+    config = transformers_config({**content, "model_type": str(content.get("model_type"))})
+    family, model = family_of(config), shape_only(config)
+    layer = decoder_layers(model, family)[0]
+    down = layer.get_submodule(family.mlp).get_submodule(family.down).weight.shape
+    hidden, ffn_size = (down[1], down[0]) if family.transposed else (down[0], down[1])
+    matrices = (3 if family.gated else 2) * hidden * ffn_size
+    attention = sum(parameter.numel() for parameter in layer.parameters() if parameter.dim() == 2) - matrices
+    heads = int(config.num_attention_heads)
+    query_size = heads * int(getattr(config, "head_dim", None) or hidden // heads)
+    return Shape(
+        hidden_size=hidden, ffn_size=ffn_size, num_layers=int(config.num_hidden_layers), vocabulary=int(config.vocab_size),
+        query_size=query_size, key_size=max(0, attention // (2 * hidden) - query_size), gated=family.gated,
+        tied=bool(config.tie_word_embeddings), plain_head=family.plain_head, packs=family.packs, stored_bytes=_bytes(content))
+
+
+def _bytes(content: dict[str, Any]) -> int:
+    return BYTES.get(str(content.get("dtype") or content.get("torch_dtype") or "float32"), 4)
 
 
 def find_config(name: str) -> Path | None:

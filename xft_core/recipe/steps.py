@@ -1,20 +1,48 @@
 """The pipeline as data: what it knows of each stage, and the steps that a recipe makes of them, in the order of the work.
 
-    prepare ─┬─ sft (dense baseline) ───────────────┐
+    prepare ─┬─ sft (dense baseline) ─ its rivals ──┐
     upcycle ─┴─ sft (MoE) ─ mix ─ merge ────────────┴─ generate ─ evaluate, nll, lm_eval: base, sft, moe, merged ─ report
+
+Rivals are what else the baseline's work could buy: averages of its weights, soups of several trainings, steps back towards
+the base model, trainings of equal work. With them, and with ``evaluate.compare_rows``, every model's rows are measured
+(row_losses). With ``upcycle.experts_from``, dense trainings come before upcycling.
 
 A stage is a kind of work (``sft``); a step is one piece of it in a run (``sft_moe``, ``sft_baseline``). Submitting, planning,
 preflight, the report and what MLflow shows all go through these steps. To add a stage: write ``xft_core/stages/NAME.py`` with
 its StageConfig and its ``run``, and add its facts and its step here.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from xft_core.recipe.dense_steps import baseline_steps, start_steps
 from xft_core.recipe.sections import Recipe
+from xft_core.recipe.step import AVERAGE, BASE, MODELS, SNAPSHOTS, Made, Step
+from xft_core.recipe.study import StudyConfig
 
-MODELS = ("base", "sft", "moe", "merged")
+__all__ = [
+    "AVERAGE",
+    "BASE",
+    "FACTS",
+    "MODELS",
+    "SNAPSHOTS",
+    "Made",
+    "StageFacts",
+    "Step",
+    "compare_step",
+    "evaluation_steps",
+    "model_places",
+    "pipeline_steps",
+    "planned_role",
+    "planned_roles",
+    "rivals",
+    "rows_are_compared",
+    "study_step",
+    "what_to_change",
+    "without_number",
+]
+
 LARGER_MACHINE = "use a larger machine or a smaller model"
 
 
@@ -43,6 +71,7 @@ FACTS: dict[str, StageFacts] = {
     "sft": StageFacts(planned="training", needs_less=(
         "lower sft.micro_batch_size, turn on sft.gradient_checkpointing, use sft.optimizer: adafactor or sft.precision: bf16, "
         "or lower data.max_length")),
+    "average_models": StageFacts(planned="averaging"),
     "mix": StageFacts(planned="mixing", needs_less="lower merge.micro_batch_size, or use merge.precision: bf16",
                       shown="mixing", suffixes=(".json",)),
     "merge": StageFacts(planned="merging"),
@@ -52,57 +81,21 @@ FACTS: dict[str, StageFacts] = {
     "nll": StageFacts(shown="measures/{role}", needs_less="use generate.precision: bf16"),
     "lm_eval": StageFacts(shown="measures/{role}",
                           needs_less="lower generate.batch_size, or use generate.precision: bf16"),
+    "row_losses": StageFacts(planned="row losses", shown="measures/{role}", needs_less="use sft.precision: bf16"),
     "report": StageFacts(heavy=False, shown="report"),
     "compare": StageFacts(heavy=False),
+    "study": StageFacts(heavy=False),
 }
-
-
-@dataclass(frozen=True)
-class Made:
-    """Stands in a step's fields for the directory that the step ``role`` makes."""
-
-    role: str
-
-
-BASE = Made("base")  # stands for the base model
-
-
-@dataclass(frozen=True)
-class Step:
-    """One piece of a run. ``given``: the fields of the stage's configuration, with Made and BASE for directories;
-    ``model``: which of MODELS it makes or measures; ``index``: place in the recipe's list of benchmarks, data or tasks."""
-
-    role: str
-    stage: str
-    given: Mapping[str, Any]
-    model: str | None = None
-    index: int | None = None
-
-    @property
-    def needs(self) -> list[str]:
-        """Roles of the steps that must be done before this one."""
-        values = [item for value in self.given.values() for item in (value.values() if isinstance(value, dict) else [value])]
-        return list(dict.fromkeys(item.role for item in values if isinstance(item, Made) and item != BASE))
-
-    def fields(self, base: str, directory: Callable[[str], str]) -> dict[str, Any]:
-        """Fields of the stage's configuration. ``base``: the base model; ``directory``: of what a role makes."""
-        def placed(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: placed(item) for name, item in value.items()}
-            if isinstance(value, Made):
-                return base if value == BASE else directory(value.role)
-            return value
-
-        return {name: placed(value) for name, value in self.given.items()}
 
 
 def pipeline_steps(recipe: Recipe) -> list[Step]:
     """The steps of a pipeline run, each after those that it needs."""
-    steps = [*_making(recipe)]
-    for model in MODELS:
-        made = BASE if model == "base" else next((Made(step.role) for step in steps if step.model == model), None)
-        if made:  # there may be no baseline
-            steps += _measuring(recipe, made, model, f"_{model}")
+    making = [*_making(recipe)]
+    steps = [*making]
+    for model, place in _places(making).items():
+        if model in MODELS or recipe.baseline.evaluate_rivals:
+            steps += _measuring(recipe, place, model, f"_{model}")
+    steps += _comparing_rows(recipe, making)
     everything = {step.role: Made(step.role) for step in steps}
     return [*steps, Step("report", "report", {"recipe": recipe, "artifacts": everything})]
 
@@ -117,21 +110,66 @@ def compare_step(recipe: Recipe, grid: list[str], reports: Mapping[str, Any]) ->
     return Step("compare", "compare", {"recipe": recipe, "grid": grid, "reports": reports})
 
 
+def study_step(study: StudyConfig, recipe: Recipe, reports: Mapping[str, Any], failures: Mapping[str, str]) -> Step:
+    """The one step of a study beside its runs' own. ``reports``: directories by the runs' names."""
+    return Step("study", "study", {"study": study, "recipe": recipe, "reports": reports, "failures": failures})
+
+
+def model_places(recipe: Recipe) -> dict[str, Made]:
+    """The models of a run as reports list them, each with what makes it: base, sft, its rivals, moe, merged."""
+    return _places(_making(recipe))
+
+
+def rivals(recipe: Recipe) -> list[str]:
+    """Names of the models that are neither base, SFT, Mixture-of-Experts nor merged model."""
+    return [model for model in model_places(recipe) if model not in MODELS]
+
+
+def rows_are_compared(recipe: Recipe) -> bool:
+    """Whether every model's loss on every row is measured."""
+    return recipe.evaluate.compare_rows or recipe.has_rivals
+
+
+def _places(making: Iterable[Step]) -> dict[str, Made]:
+    places = {"base": BASE} | {model: place for step in making for model, place in step.makes.items()}
+    return {model: places[model] for model in sorted(places, key=("moe", "merged").count)}
+
+
 def _making(recipe: Recipe) -> Iterator[Step]:
-    seed, sft, merge = recipe.seed, recipe.sft, recipe.merge
-    data, moe = Made("prepare"), Made("sft_moe")
+    seed, sft, merge = recipe.seed, recipe.moe_sft, recipe.merge
+    data, precision = Made("prepare"), recipe.sft.precision
     shared = {"data": data, "seed": seed}
     yield Step("prepare", "prepare", {"model": BASE, "data": recipe.data, "benchmarks": recipe.evaluate.benchmarks})
-    yield Step("upcycle", "upcycle", {"model": BASE, "seed": seed, "upcycle": recipe.upcycle})
-    yield Step("sft_moe", "sft", shared | {"model": Made("upcycle"), "sft": sft, "checks": recipe.checks}, "moe")
-    if recipe.baseline.enabled:
-        dense = recipe.baseline.applied_to(sft)
-        yield Step("sft_baseline", "sft", shared | {"model": BASE, "sft": dense, "checks": recipe.checks}, "sft")
+    start = start_steps(recipe)
+    yield from start.steps
+    tuned = Step("upcycle", "upcycle", start.given | {"seed": seed, "upcycle": recipe.upcycle}, None if sft else "moe")
+    yield tuned
+    if sft:
+        tuned = Step("sft_moe", "sft", shared | {"model": Made("upcycle"), "sft": sft, "checks": recipe.checks}, "moe")
+        yield tuned
+    yield from baseline_steps(recipe)
+    moe = tuned.makes["moe"]
     yield Step("mix", "mix", shared | {
-        "model": moe, "merge": merge, "num_processes": sft.num_processes, "num_nodes": sft.num_nodes})
+        "model": moe, "merge": merge, "num_processes": recipe.sft.num_processes, "num_nodes": recipe.sft.num_nodes})
     yield Step("merge", "merge", {  # with the data, to measure the merged model's held-out loss
-        "model": moe, "coefficients": Made("mix"), "data": data, "precision": sft.precision,
+        "model": moe, "coefficients": Made("mix"), "data": data, "precision": precision,
         "export_adapter": merge.export_adapter}, "merged")
+
+
+def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
+    """Every model's loss on every held-out row, and what its training took."""
+    if not rows_are_compared(recipe):
+        return
+    by_role = {step.role: step for step in making}
+
+    def trainings(role: str) -> dict[str, Made]:
+        found = {name: place for needed in by_role[role].needs for name, place in trainings(needed).items()}
+        return found | ({role: Made(role)} if by_role[role].stage in ("sft", "mix") else {})
+
+    for model, place in _places(making).items():
+        yield Step(f"row_losses_{model}", "row_losses", {
+            "model": place, "data": Made("prepare"), "precision": recipe.sft.precision,
+            "trained_by": {} if place == BASE else trainings(place.role)}, model)
 
 
 def _measuring(recipe: Recipe, made: Made, model: str, suffix: str) -> Iterator[Step]:
@@ -154,18 +192,36 @@ def _measuring(recipe: Recipe, made: Made, model: str, suffix: str) -> Iterator[
             "batch_size": generate.batch_size, "precision": generate.precision, "seed": seed}, model, index)
 
 
+def role_of(recipe: Recipe, stage: str, model: str | None = None) -> str:
+    """The role of the first step of ``stage`` in a pipeline run; with ``model``, of the first that makes or measures it.
+
+    Raises LookupError when the run has no such step.
+    """
+    for step in pipeline_steps(recipe):
+        if step.stage == stage and model in (None, step.model):
+            return step.role
+    raise LookupError(f"A run of {recipe.name} has no step of stage {stage}" + (f" for {model}." if model else "."))
+
+
 def without_number(role: str) -> str:
     """``generate_merged`` of ``generate_merged_0``, which is on the first benchmark: a plan has one line for all."""
     return role.rstrip("0123456789").rstrip("_")
 
 
 def planned_roles(recipe: Recipe) -> dict[str, Step]:
-    """The steps that ``xft plan`` estimates, by role without its number; of several the first stands for all."""
-    steps = [step for step in pipeline_steps(recipe) if FACTS[step.stage].planned]
+    """The steps that ``xft plan`` estimates, by role; of those on several benchmarks or data the first stands for all, by its
+    role without its number."""
     found: dict[str, Step] = {}
-    for step in steps:
-        found.setdefault(without_number(step.role), step)
+    for step in pipeline_steps(recipe):
+        if FACTS[step.stage].planned:
+            found.setdefault(step.role if step.index is None else without_number(step.role), step)
     return found
+
+
+def planned_role(recipe: Recipe, role: str) -> str | None:
+    """The one of ``planned_roles`` that a step of this role is planned as; None for a step that is not planned."""
+    known = planned_roles(recipe)
+    return next((name for name in (role, without_number(role)) if name in known), None)
 
 
 def what_to_change(stage: str) -> str:

@@ -91,10 +91,14 @@ def _expert_lines(upcycle: dict[str, Any]) -> dict[str, str]:
         active += f" in each of {upcycle.get('groups_per_tok', 1)} of {upcycle['groups']} groups"
     if upcycle.get("expert_rank"):
         active += f", low-rank changes (rank {upcycle['expert_rank']}) of the weights that they share"
-    return {
+    lines = {
         "experts": f"{active}, {'one of them shared (always on)' if shared else 'none shared'}",
         "routing weights": str(upcycle.get("normalization")) if shared else "softmax over the top-k logits",
     }
+    others = ("router", "routing_temperature", "shared_gate", "routing", "target_active")
+    if chosen := [f"{name} {upcycle[name]}" for name in others if name in upcycle]:
+        lines["routing"] = ", ".join(chosen)
+    return lines
 
 
 def _tensor_lines(tensors: dict[str, dict[str, Any]], stored_once: bool) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import re
 
 from xft_core.recipe.labels import path_forms
+from xft_core.recipe.sections import BaselineConfig
 
 BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP", "ds1000": "DS-1000"}
 # The files that evalplus releases hold base and extended tests; their version is in the results.
@@ -24,3 +25,16 @@ def benchmark_title(name: str) -> str:
     stem = file_stem(path_forms(name)[0])
     released = next((title for start, title in RELEASED.items() if stem.startswith(start)), stem)
     return f"demo {stem}" if name.startswith("demo:") else released
+
+
+def dense_name(model: str, baseline: BaselineConfig) -> str:
+    """What a person calls a dense model of a run by its name there (see recipe/dense_steps.py): ``sft_soup_wise_0_7``."""
+    found = re.fullmatch(r"sft(?:_(epochs|tokens|flops))?(_average|_soup)?(?:_wise_([\d_]+))?", model)
+    if found is None:
+        return model.replace("_", " ")
+    match, kind, share = found.groups()
+    average = "EMA" if baseline.average == "ema" else f"mean of last {baseline.average_count}"
+    name = {"_soup": f"SFT soup of {baseline.runs}", "_average": f"SFT, {average}"}.get(kind or "", "SFT (dense)")
+    first = "" if baseline.match[0] == "epochs" else baseline.match[0]
+    name += {"tokens": ", equal tokens", "flops": ", equal work", "epochs": ", own epochs"}.get(match or first, "")
+    return name + (f", WiSE {share.replace('_', '.')}" if share else "")

@@ -19,6 +19,17 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(pvariance(values) / len(values))
 
 
+def ratio(sums: list[float], weights: list[int]) -> tuple[float, float | None]:
+    """sum(sums) / sum(weights), and its standard error where the rows are the sample: that of a ratio of two means, by
+    linearisation (Cochran, Sampling Techniques, 3rd ed., section 2.11). None for a single row."""
+    number, total = len(sums), sum(weights)
+    value = math.fsum(sums) / total
+    if number < 2:
+        return value, None
+    squares = math.fsum((part - value * weight) ** 2 for part, weight in zip(sums, weights, strict=True))
+    return value, math.sqrt(squares * number / (number - 1)) / total
+
+
 def interval_95(values: Sequence[float], samples: int) -> tuple[float, float]:
     """95% confidence interval of the mean of ``values`` (0 to 1, one for each problem; ``samples`` answers in all).
 

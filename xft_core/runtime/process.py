@@ -51,6 +51,15 @@ def quiet_libraries() -> None:
         logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
+def leave_out_torch() -> None:
+    """Have transformers load a tokenizer without torch, which takes longer to import than most tokenizers' work takes.
+
+    For a process that does nothing else: a module that is None in ``sys.modules`` counts as one that is not installed. No
+    effect once torch is imported.
+    """
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+
+
 def die_with_parent() -> None:
     """Ask the kernel for SIGTERM when the process that started this one is gone: no orphan goes on training."""
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)

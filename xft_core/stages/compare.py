@@ -9,6 +9,7 @@ from xft_core.reporting.run.summary import metric_endings
 from xft_core.reporting.variants.findings import best_group
 from xft_core.reporting.variants.markdown import variants_markdown
 from xft_core.reporting.variants.plots import draw_variants
+from xft_core.reporting.variants.rivals import rival_differences
 from xft_core.reporting.variants.summary import Variants, put_together
 from xft_core.stages.configs import CompareStage
 from xft_core.store.results.report import CompareMetrics
@@ -25,7 +26,8 @@ def run(config: CompareStage, workspace: Workspace) -> CompareMetrics:
     if unknown:
         raise RecipeError(f"The grid has no variant {sorted(unknown)[0]!r}.")
     result = put_together(config.recipe.name, parse_grid(config.grid), variants, config.reports)
-    (workspace.output / Variants.file_name).write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    result = result.model_copy(update={"rivals": rival_differences(result.runs, config.reports)})
+    (workspace.output / Variants.file_name).write_text(result.text(), encoding="utf-8")
     labels = field_labels(config.grid)
     plots = draw_variants(result, labels, workspace.output / "plots")
     text = variants_markdown(result, labels, variants, plots)
@@ -45,4 +47,8 @@ def headline(result: Variants) -> dict[str, float]:
         found[metric] = value.mean
         if value.spread is not None:
             found[f"{metric}_spread"] = value.spread
+    for rival in result.rivals:
+        if group and rival.group == group.name:
+            name = f"merged_over_{rival.model}_held_out_nll"
+            found[f"{name}_low"], found[f"{name}_high"] = rival.interval
     return found

@@ -35,6 +35,7 @@ from xft_core.files.journal import append, read_appended
 from xft_core.files.jsonl import read_jsonl
 from xft_core.recipe.labels import group_names
 from xft_core.reporting.statistics import interval_95
+from xft_core.runtime.cores import cores
 from xft_core.stages.configs import EvaluateStage
 from xft_core.store.manifest import MANIFEST, read_manifest
 from xft_core.store.results.evaluate import (
@@ -184,13 +185,6 @@ def group_scores(
     return {
         criterion: {name: GroupScore(problems=len(values), pass_at_1=_mean(values)) for name, values in of_criterion.items()}
         for criterion, of_criterion in rates.items()}
-
-
-def cores() -> int:
-    """Processor cores this process is meant to use: OMP_NUM_THREADS, by which a flow shares a machine, or all it may."""
-    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # OpenMP allows one for each level: 4,2
-    is_number = threads.isascii() and threads.isdecimal() and len(threads) < 5
-    return max(1, int(threads)) if is_number else len(os.sched_getaffinity(0))
 
 
 def grade_all(

@@ -19,7 +19,8 @@ from xft_core.generation.completer import end_tokens
 from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.runtime.device import device_for_work
-from xft_core.stages.configs import LmEvalStage, lm_eval_version
+from xft_core.stages.configs import LmEvalStage
+from xft_core.stages.configs.lm_eval import lm_eval_version
 from xft_core.store.results.lm_eval import STANDARD_ERROR, LmEvalFile, LmEvalMetrics, TaskResults
 from xft_core.store.workspace import Workspace
 

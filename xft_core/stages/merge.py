@@ -49,7 +49,8 @@ def merge(source: Path, target: Path, weight_LN: torch.Tensor) -> int:
     """
     with MixtureReader(source) as mixture:
         _check_shares(mixture, weight_LN, source)
-        mlps = tuple(f"{mixture.family.mlp_name(layer)}." for layer in range(mixture.num_layers))
+        family, layers = mixture.family, range(mixture.num_layers)
+        mlps = tuple(prefix for layer in layers for prefix in (*family.ffn_prefixes(layer), f"{family.block_name(layer)}."))
         reader = mixture.reader
         plans = [reader.copy_plan(name) for name in reader.names() if not name.startswith(mlps)]
         for layer in range(mixture.num_layers):

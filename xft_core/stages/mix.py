@@ -37,6 +37,10 @@ def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
         shared_expert = mixture.upcycle.shared_expert
         if merge.method == "shared_only" and not shared_expert:
             raise RecipeError(f"merge.method is shared_only, but {config.model!r} has no shared expert: choose another method")
+        if mixture.upcycle.mode == "fusion" and merge.method != "ewa":
+            raise RecipeError(
+                f"merge.method is {merge.method}, but {config.model!r} is a fusion of experts, whose model is their mean: "
+                "choose ewa")
         held_out_rows = load_rows(config.data, "held_out")
         uniform_LN = uniform_weights(merge, mixture)
         mixed = MixedModel(mixture, DTYPES[merge.precision], device_for_work())

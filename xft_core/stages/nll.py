@@ -1,7 +1,6 @@
 """The nll stage: negative log-likelihood per response token of any model on any instruction data. Leaves nll.json."""
 
 import logging
-import math
 import random
 import shutil
 from array import array
@@ -12,11 +11,13 @@ import numpy as np
 from safetensors.torch import load_file
 
 from xft_core.data.reading import conversations_of, sequences_of
-from xft_core.data.rows import Rows, write_rows
+from xft_core.data.row_writing import write_rows
+from xft_core.data.rows import Rows
 from xft_core.data.tokenize import BITS
 from xft_core.errors import DataError
 from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
+from xft_core.reporting.statistics import ratio
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import NllStage
 from xft_core.store.results.nll import NllFile, NllMetrics
@@ -55,25 +56,13 @@ def read_rows(config: NllStage, tokenizer: Any, directory: Path) -> tuple[Rows, 
         chosen = np.frombuffer(numbers, dtype=np.int64)[:data.max_rows]
         answered = chosen[np.isin(chosen, read.numbers)]
         indices, num_rows = np.searchsorted(read.numbers, answered), len(chosen)
-    sequences = sequences_of(read, indices, data, tokenizer, directory)
-    fitting = sequences.take(np.flatnonzero(sequences.lengths))
-    num_fitting = len(fitting.pieces)
-    if not num_fitting:
+    sequences, places = sequences_of(read, indices, data, tokenizer, directory)
+    fitting = places[sequences.lengths(places) > 0]
+    if not len(fitting):
         raise DataError(
             f"Of {num_rows} rows of {data.path!r} none is left to measure on: each needs a response, and room "
             f"for some of it within data.max_length ({data.max_length}).")
     path = directory / "rows.safetensors"
-    write_rows(path, fitting.pieces.read(), fitting.lengths, fitting.prompt_lengths)
-    truncated = int(np.count_nonzero(fitting.notes & BITS["truncated"]))
-    return Rows(**load_file(path)), truncated, num_rows - num_fitting
-
-
-def ratio(sums: list[float], weights: list[int]) -> tuple[float, float | None]:
-    """sum(sums) / sum(weights), and its standard error where the rows are the sample: that of a ratio of two means, by
-    linearisation (Cochran, Sampling Techniques, 3rd ed., section 2.11). None for a single row."""
-    number, total = len(sums), sum(weights)
-    value = math.fsum(sums) / total
-    if number < 2:
-        return value, None
-    squares = math.fsum((part - value * weight) ** 2 for part, weight in zip(sums, weights, strict=True))
-    return value, math.sqrt(squares * number / (number - 1)) / total
+    write_rows(path, sequences.pieces.read(fitting), sequences.lengths(fitting), sequences.prompt_lengths[fitting])
+    truncated = int(np.count_nonzero(sequences.notes[fitting] & BITS["truncated"]))
+    return Rows(**load_file(path)), truncated, num_rows - len(fitting)

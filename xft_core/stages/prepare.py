@@ -11,27 +11,27 @@ which rows are used, and in which order.
 import logging
 import random
 import shutil
-import sys
-from array import array
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from xft_core.data.conversations import Conversations, Sequences
-from xft_core.data.pieces import Pieces
+from xft_core.data.conversations import Conversations
+from xft_core.data.pieces import READ_AT_ONCE
 from xft_core.data.reading import conversations_of, sequences_of
 from xft_core.data.response_end import response_ends, save_response_ends
-from xft_core.data.rows import write_rows
+from xft_core.data.row_writing import write_rows
 from xft_core.data.tokenize import BITS, NOTED
 from xft_core.errors import DataError
-from xft_core.models.loading import load_tokenizer
+from xft_core.models.tokenizer import load_tokenizer
 from xft_core.recipe.labels import path_labels
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.configs import PrepareStage
 from xft_core.store.results.prepare import DecontaminationFile, DroppedRow, PrepareMetrics
 from xft_core.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +70,12 @@ class _Preparation:
         if data.held_out_path is not None:
             own = data.model_copy(update={"path": data.held_out_path, "max_rows": None})
             held_out, held_clean = self._read(own, self.inputs.get("held_out"), "held_out_", tokenizer)
-            kept = clean[~read.is_in(held_out)[clean]]
+            kept = clean[~read.is_in(held_out, clean)]
             counts["dropped_held_out"] = len(clean) - len(kept)
             clean = kept
         self._report_contamination()
-        order = array("q", clean.tobytes())
-        random.Random(data.split_seed).shuffle(order)
-        used = np.frombuffer(order, dtype=np.int64)[:data.max_rows]
+        random.Random(data.split_seed).shuffle(memoryview(clean))  # type: ignore[arg-type]  # it has what is needed
+        used = clean[:data.max_rows]
         rows = _Rows(read, used, data, tokenizer, self.directory / "data")
         counts["dropped_no_room"] = rows.no_room
         if len(rows) < (2 if held_out is None else 1):
@@ -94,7 +93,7 @@ class _Preparation:
             if not len(held):
                 raise DataError(f"Of the rows of {data.held_out_path!r} (data.held_out_path) none is left to measure on.")
             splits = {"held_out": (held, slice(None)), "train": (rows, slice(None))}
-        notes = np.concatenate([source.sequences.notes[part] for source, part in splits.values()])
+        notes = np.concatenate([source.notes(part) for source, part in splits.values()])
         for name, bit in BITS.items():
             count = int(np.count_nonzero(notes & bit))
             if count or name == "truncated":
@@ -107,7 +106,7 @@ class _Preparation:
         return counts
 
     def _read(
-        self, data: DataConfig, path: Path | None, prefix: str, tokenizer: PreTrainedTokenizerBase,
+        self, data: DataConfig, path: Path | None, prefix: str, tokenizer: "PreTrainedTokenizerBase",
     ) -> tuple[Conversations, np.ndarray]:
         """The conversations of the data, and which of them are neither again nor contaminated."""
         from xft_core.benchmarks.decontaminate import Contamination
@@ -132,7 +131,7 @@ class _Preparation:
         first[contaminated] = False
         return read, np.flatnonzero(first)
 
-    def _save_ends(self, tokenizer: PreTrainedTokenizerBase, last_tokens: set[int]) -> None:
+    def _save_ends(self, tokenizer: "PreTrainedTokenizerBase", last_tokens: set[int]) -> None:
         save_response_ends(self.output, response_ends(last_tokens, tokenizer), tokenizer)
         if not last_tokens:
             logger.warning(
@@ -161,32 +160,33 @@ class _Rows:
     """Those of some conversations that are rows, in order: their tokens, and their text."""
 
     def __init__(
-        self, read: Conversations, indices: np.ndarray, data: DataConfig, tokenizer: PreTrainedTokenizerBase, directory: Path,
+        self, read: Conversations, indices: np.ndarray, data: DataConfig, tokenizer: "PreTrainedTokenizerBase", directory: Path,
     ) -> None:
-        sequences = sequences_of(read, indices, data, tokenizer, directory)
-        fitting = np.flatnonzero(sequences.lengths)
+        self._lines = read.lines
+        self._sequences, places = sequences_of(read, indices, data, tokenizer, directory)
+        fitting = np.flatnonzero(self._sequences.lengths(places))
         self.no_room = len(indices) - len(fitting)
-        self.sequences: Sequences = sequences.take(fitting)
-        self._lines: Pieces = read.lines.take(indices[fitting])
+        self._in_lines, self._in_sequences = (
+            (indices[fitting], places[fitting]) if self.no_room else (indices, places))  # a copy is memory for each row
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._in_lines)
+
+    def notes(self, part: slice) -> np.ndarray:
+        """Those of a part of the rows."""
+        return np.asarray(self._sequences.notes[self._in_sequences[part]])
 
     def save(self, output: Path, name: str, part: slice, last_tokens: set[int]) -> dict[str, int]:
         """Write a part of the rows as split ``name``; returns its rows, tokens and response tokens. The last token of every
         response that was not cut is added to ``last_tokens``."""
-        indices = np.arange(len(self))[part]
-        sequences, lines = self.sequences.take(indices), self._lines.take(indices)
-        whole = sequences.notes & BITS["truncated"] == 0
-
-        def tokens() -> Iterator[bytes]:
-            for piece, is_whole in zip(sequences.pieces.read(), whole, strict=True):
-                if is_whole:
-                    last_tokens.add(int.from_bytes(piece[-4:], sys.byteorder))
-                yield piece
-
-        write_rows(output / f"{name}.safetensors", tokens(), sequences.lengths, sequences.prompt_lengths)
+        sequences, places = self._sequences, self._in_sequences[part]
+        for start in range(0, len(places), READ_AT_ONCE):
+            some = places[start:start + READ_AT_ONCE]
+            last_tokens |= set(sequences.last_tokens(some[sequences.notes[some] & BITS["truncated"] == 0]).tolist())
+        lengths, prompt_lengths = sequences.lengths(places), sequences.prompt_lengths[places]
+        write_rows(output / f"{name}.safetensors", sequences.pieces.read(places), lengths, prompt_lengths)
         with (output / f"{name}.jsonl").open("wb") as stream:
-            stream.writelines(lines.read())
-        number = int(sequences.lengths.sum())
-        return {"rows": len(indices), "tokens": number, "response_tokens": number - int(sequences.prompt_lengths.sum())}
+            stream.writelines(self._lines.read(self._in_lines[part]))
+        number = int(lengths.sum())
+        return {
+            "rows": len(places), "tokens": number, "response_tokens": number - int(prompt_lengths.sum(dtype=np.int64))}

@@ -1,11 +1,11 @@
 """The report stage: comparison, plots and model card, from manifests and small JSON files alone.
 
 Written: ``comparison.json`` and ``comparison.md``, ``problems.html`` (every answer with its verdict), ``README.md`` (the
-merged model's card), ``plots/*.png``. The same artifacts give the same bytes: nothing here looks at a clock.
+merged model's card), ``plots/*.png``; ``row_losses.json`` where rows are compared. The same artifacts give the same bytes:
+nothing here looks at a clock.
 """
 
 from xft_core.recipe.labels import flat_names, group_names
-from xft_core.recipe.steps import MODELS
 from xft_core.reporting.page import PAGE, Answers, write_page
 from xft_core.reporting.run.comparison import Comparison, ComparisonFile
 from xft_core.reporting.run.evidence import Evidence
@@ -13,6 +13,7 @@ from xft_core.reporting.run.findings import warnings
 from xft_core.reporting.run.markdown import comparison_markdown
 from xft_core.reporting.run.model_card import model_card
 from xft_core.reporting.run.plots import draw_all
+from xft_core.reporting.run.row_comparisons import measured_rows
 from xft_core.reporting.run.summary import compare, metric_endings
 from xft_core.stages.configs import ReportStage
 from xft_core.store.results.report import ReportMetrics
@@ -33,6 +34,8 @@ def run(config: ReportStage, workspace: Workspace) -> ReportMetrics:
     }
     for name, text in files.items():
         (workspace.output / name).write_text(text, encoding="utf-8")
+    if rows := measured_rows(evidence):
+        rows.write(workspace.output)
     write_page(f"{config.recipe.name}: answers and verdicts", _answers(evidence), workspace.output / PAGE)
     return ReportMetrics(numbers=headline(comparison), warnings=len(found))
 
@@ -40,7 +43,7 @@ def run(config: ReportStage, workspace: Workspace) -> ReportMetrics:
 def _answers(evidence: Evidence) -> list[Answers]:
     return [
         Answers(evidence.model_name(model), benchmark, evaluation, evidence.directories.get(f"generate_{model}_{index}"))
-        for index, benchmark in enumerate(evidence.benchmarks()) for model in MODELS
+        for index, benchmark in enumerate(evidence.benchmarks()) for model in evidence.measured_models()
         if (evaluation := evidence.directories.get(f"evaluate_{model}_{index}"))]
 
 
@@ -52,7 +55,9 @@ def headline(comparison: Comparison) -> dict[str, float]:
     ``merged_infrastructure_errors``. Averages over the languages of MultiPL-E: ``merged_multipl_e_pass_at_1``, and
     ``merged_multipl_e_paper_pass_at_1`` over those of the paper's six that were graded; ``multipl_e_paper_languages`` says
     how many these are. Groups of problems: ``merged_pass_at_1/pandas``. Other held-out data:
-    ``merged_nll_on_other_jsonl``; lm-eval: ``merged_mmlu_acc``; each with ``_low`` and ``_high``.
+    ``merged_nll_on_other_jsonl``; lm-eval: ``merged_mmlu_acc``; each with ``_low`` and ``_high``. Where rows were compared:
+    ``sft_soup_training_tokens``, ``sft_soup_training_flops``; ``merged_over_sft_soup_held_out_nll``, with ``_low`` and
+    ``_high``.
     """
     endings = metric_endings(comparison.benchmarks)
     groups = group_names((group.criterion, group.name) for row in comparison.rows for score in row.scores
@@ -74,6 +79,14 @@ def headline(comparison: Comparison) -> dict[str, float]:
     for compared in comparison.differences:
         if (compared.model, compared.against, compared.tests) == ("merged", "sft", "plus"):
             found[f"merged_over_sft_plus_pass_at_1{endings[compared.benchmark]}"] = compared.pair.difference
+    for beside in comparison.row_comparisons:
+        if found.get(f"{beside.model}_held_out_nll") is None:
+            found[f"{beside.model}_held_out_nll"] = beside.held_out_nll
+        found[f"{beside.model}_training_tokens"] = beside.training_tokens
+        found[f"{beside.model}_training_flops"] = beside.training_flops
+        if beside.difference is not None and beside.interval is not None:
+            name = f"merged_over_{beside.model}_held_out_nll"
+            found[name], (found[f"{name}_low"], found[f"{name}_high"]) = beside.difference, beside.interval
     for average in comparison.multilingual:
         found |= {f"{model}_{average.metric}_pass_at_1": value for model, value in average.pass_at_1.items()}
         found[f"{average.metric}_languages"] = len(average.languages)

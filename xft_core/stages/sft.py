@@ -5,6 +5,7 @@ import logging
 import math
 import resource
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,23 +14,34 @@ from transformers import PreTrainedModel
 from xft_core.data.packing import PackedRows
 from xft_core.data.response_end import load_response_ends
 from xft_core.data.rows import Rows, load_rows
+from xft_core.errors import RecipeError
 from xft_core.files.journal import append, read_appended
 from xft_core.files.locate import find_model
-from xft_core.models.config import DTYPES, dense_config_of, is_moe, upcycle_config_of
+from xft_core.models.config import DTYPES, dense_config_of, is_moe, transformers_config, upcycle_config_of
+from xft_core.models.discovery import family_of
 from xft_core.models.generation_defaults import add_end_tokens
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader
-from xft_core.models.upcycled import save_moe
+from xft_core.models.upcycled import expanded, moe_blocks, save_moe
+from xft_core.moe.balance import LayerStatistics
+from xft_core.moe.delta_cosine import delta_cosine
+from xft_core.planning.shape import read_shape
+from xft_core.planning.work import matched_steps
+from xft_core.recipe.sections import SftConfig, UpcycleConfig
+from xft_core.recipe.step import AVERAGE, SNAPSHOTS
 from xft_core.runtime.device import device_for_work
 from xft_core.runtime.group import is_first, leave_others, number_of_processes
 from xft_core.stages.configs import SftStage
-from xft_core.store.checkpoints import PREFIX
+from xft_core.store.checkpoints import PREFIX, step_of
 from xft_core.store.curves import MetricsLog
 from xft_core.store.results.curve import CurveValues
 from xft_core.store.results.sft import LayerRouting, RouterFile, SftMetrics
 from xft_core.store.workspace import Workspace
+from xft_core.training.averaging import put_average
 from xft_core.training.held_out import HeldOutLoss, check_rows_fit, held_out_loss
-from xft_core.training.trainer import put_weights, train
+from xft_core.training.snapshots import NAME as SNAPSHOT
+from xft_core.training.snapshots import snapshot_steps
+from xft_core.training.trainer import WEIGHTS_NAME, put_weights, train
 
 logger = logging.getLogger(__name__)
 
@@ -42,15 +54,23 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
     """
     source = find_model(config.model)
     training_rows, held_out_rows = load_rows(config.data, "train"), load_rows(config.data, "held_out")
+    if config.part:
+        training_rows = training_rows.part(*config.part, config.seed)
     longest = max(*training_rows.lengths(), *held_out_rows.lengths())
-    model = load_model(source, DTYPES[config.sft.precision])
+    model = _load(source, config.sft)
     check_rows_fit(model, [training_rows, held_out_rows])
     metrics_log = MetricsLog(workspace.metrics_path)
     before = _loss_before(model, held_out_rows, workspace, metrics_log) if is_first() else math.nan
     together = number_of_processes() > 1
     model.to("cpu" if together else device_for_work())  # what is sharded goes from the host to each its part
-    data = PackedRows(training_rows, longest, config.sft.packing)
-    training = train(model, data, config.sft, config.seed, workspace.checkpoints, metrics_log, config.checks)
+    packs = family_of(model.config).packs
+    if config.sft.packing and not packs:
+        logger.warning(
+            "sft: sft.packing has no effect for %s models: their attention does not keep packed examples apart. Each example "
+            "gets its own sequence, so sft.batch_size counts examples", model.config.model_type)
+    data = PackedRows(training_rows, longest, config.sft.packing and packs)
+    sft = _with_matched_steps(config, source, data)
+    training = train(model, data, sft, config.seed, workspace.checkpoints, metrics_log, config.checks, config.snapshots)
     if together:
         del model
         gc.collect()  # the training's objects refer to each other, and keep its memory
@@ -58,25 +78,76 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
             return None
     assert training is not None  # this is the first process
     if together:
-        model = load_model(source, DTYPES[config.sft.precision])
-        put_weights(model, workspace.checkpoints / f"{PREFIX}{training.steps}")
+        model = _load(source, config.sft)
+        put_weights(model, workspace.checkpoints / f"{PREFIX}{training.steps}" / WEIGHTS_NAME)
         model.to(device_for_work())
+    last = workspace.checkpoints / f"{PREFIX}{training.steps}"
+    if config.snapshots:
+        _save_snapshots(model, source, config, workspace.output, last, metrics_log, held_out_rows)
     after = held_out_loss(model, held_out_rows)
     metrics_log.set(training.steps, CurveValues(held_out_nll=after.nll).flat())
     logger.info("sft: held-out loss %.4f after %d steps", after.nll, training.steps)
-    _save(model, source, config, workspace, after)
+    _save(model, source, config, workspace.output, after)
+    averaged = None
+    if config.sft.average != "none":
+        put_average(model, last)
+        averaged = held_out_loss(model, held_out_rows)
+        logger.info("sft: held-out loss %.4f of the average", averaged.nll)
+        (workspace.output / AVERAGE).mkdir()
+        _save(model, source, config, workspace.output / AVERAGE, averaged)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     layers = after.router
     has_shared = bool(layers) and layers[0].mean_shared_weight is not None
     return SftMetrics(
         **dict(training), held_out_nll_before=before, held_out_nll=after.nll, held_out_tokens=after.tokens,
-        peak_memory_mb=peak,
+        held_out_nll_average=averaged.nll if averaged else None, peak_memory_mb=peak,
         peak_device_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
         router_entropy=sum(layer.entropy for layer in layers) / len(layers) if layers else None,
         expert_load_min=min(min(layer.load) for layer in layers) if layers else None,
         expert_load_max=max(max(layer.load) for layer in layers) if layers else None,
         mean_shared_weight=(
-            sum(layer.mean_shared_weight or 0.0 for layer in layers) / len(layers) if has_shared else None))
+            sum(layer.mean_shared_weight or 0.0 for layer in layers) / len(layers) if has_shared else None),
+        shared_weight_spread=(
+            sum(layer.shared_weight_spread or 0.0 for layer in layers) / len(layers) if has_shared else None),
+        mean_active_experts=sum(layer.mean_active for layer in layers) / len(layers) if layers else None,
+        expert_delta_cosine=_delta_cosine(model, source))
+
+
+def _load(source: Path, sft: SftConfig) -> PreTrainedModel:
+    """The model to train, with room for what its routers learn besides weights."""
+    model = load_model(source, DTYPES[sft.precision])
+    for block in moe_blocks(model) if sft.balance == "bias" else []:
+        block.router.add_balance_bias()
+    return model
+
+
+def _with_matched_steps(config: SftStage, source: Path, data: PackedRows) -> SftConfig:
+    """The section sft, with the number of steps that gives a dense training the work of another one."""
+    if config.match is None:
+        return config.sft
+    if is_moe(source):
+        raise RecipeError(f"match is for dense trainings, and {config.model!r} is a Mixture-of-Experts.")
+    length = sum(data.rows.lengths()) / len(data)
+    steps = matched_steps(config.match, read_shape(source / "config.json"), len(data), config.sft.batch_size, length)
+    logger.info("sft: %d steps, to match the %s of the Mixture-of-Experts", steps, config.match.kind)
+    return config.sft.model_copy(update={
+        "max_steps": steps, "epochs": steps / math.ceil(len(data) / config.sft.batch_size) + 1})  # epochs set no limit
+
+
+def _save_snapshots(
+    model: PreTrainedModel, source: Path, config: SftStage, output: Path, checkpoint: Path, metrics_log: MetricsLog, rows: Rows,
+) -> None:
+    """Write the models of the steps on the way, each measured; ``model`` is the last step's again afterwards."""
+    steps = snapshot_steps(config.snapshots, step_of(checkpoint))
+    for number, step in enumerate(steps, start=1):
+        put_weights(model, checkpoint / SNAPSHOT.format(step))
+        found = held_out_loss(model, rows)
+        logger.info("sft: held-out loss %.4f after %d steps", found.nll, step)
+        if step < step_of(checkpoint):
+            metrics_log.set(step, CurveValues(held_out_nll=found.nll).flat())
+        directory = output / SNAPSHOTS / str(number)
+        directory.mkdir(parents=True)
+        _save(model, source, config, directory, found)
 
 
 def _loss_before(model: PreTrainedModel, rows: Rows, workspace: Workspace, metrics_log: MetricsLog) -> float:
@@ -92,18 +163,41 @@ def _loss_before(model: PreTrainedModel, rows: Rows, workspace: Workspace, metri
     return before
 
 
-def _save(model: PreTrainedModel, source: Any, config: SftStage, workspace: Workspace, after: HeldOutLoss) -> None:
+def _delta_cosine(model: PreTrainedModel, source: Path) -> float | None:
+    if not is_moe(source) or upcycle_config_of(source).mode == "fusion":
+        return None
+    with CheckpointReader(source) as reader:
+        family = family_of(transformers_config(dense_config_of(reader)))
+
+        def start(layer: int, name: str) -> torch.Tensor:
+            stored = f"{family.block_name(layer)}.experts.{name}"
+            return reader.get(stored).float().mean(0) if stored in reader else expanded(
+                reader, family, family.mlp_name(layer), name)
+
+        return delta_cosine(moe_blocks(model), start)
+
+
+def _save(model: PreTrainedModel, source: Any, config: SftStage, directory: Path, after: HeldOutLoss) -> None:
     if is_moe(source):
         with CheckpointReader(source) as reader:
             dense_config = dense_config_of(reader)
-        save_moe(model, workspace.output, dense_config, upcycle_config_of(source))
-        RouterFile(layers=[LayerRouting(**asdict(layer)) for layer in after.router]).write(workspace.output)
+        upcycle = upcycle_config_of(source)
+        save_moe(model, directory, dense_config, upcycle)
+        RouterFile(layers=[_layer_routing(layer, upcycle) for layer in after.router]).write(directory)
     else:
         model.config.use_cache = True
-        model.save_pretrained(workspace.output)
-    copy_beside_weights(source, workspace.output)
+        model.save_pretrained(directory)
+    copy_beside_weights(source, directory)
     ends = load_response_ends(config.data)
     if ends is None:
         logger.warning("sft: %r does not say what ends a response (an earlier version prepared it): the tuned model stops "
                        "where the base does", str(config.data))
-    add_end_tokens(workspace.output, model, ends or [])
+    add_end_tokens(directory, model, ends or [])
+
+
+def _layer_routing(layer: LayerStatistics, upcycle: UpcycleConfig) -> LayerRouting:
+    """What router.json says of a layer. With the paper's routing it stays the file that it was before there was any other."""
+    found = asdict(layer)
+    if upcycle.shared_gate == "probability" and upcycle.routing == "top_k":
+        del found["shared_weight_spread"], found["mean_active"]
+    return LayerRouting(**found)

@@ -6,23 +6,28 @@ With routing weights that sum to one the upcycled model computes what the dense 
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from xft_core.errors import CheckpointError
-from xft_core.families import Family, family_of
+from xft_core.families import Family
 from xft_core.files.locate import find_model
 from xft_core.models.config import dense_config_of, is_moe, save_moe_config, transformers_config
+from xft_core.models.discovery import family_of
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
 from xft_core.models.upcycled import check_tensors
 from xft_core.moe.low_rank import Parts
 from xft_core.moe.prompts import GeneratedPrompts, tell_prompts
+from xft_core.moe.router import first_gate_bias, first_top_p
 from xft_core.recipe.inactive_fields import unused_in_upcycle
 from xft_core.recipe.sections import UpcycleConfig
+from xft_core.recipe.sections.upcycle import ASSIGNED
 from xft_core.stages.configs import UpcycleStage
 from xft_core.store.results.upcycle import UpcycleMetrics
 from xft_core.store.workspace import Workspace
@@ -37,32 +42,43 @@ LARGEST_ROUNDING = 1e-3  # of the largest logit; deep models in fp32 stay below 
 def run(config: UpcycleStage, workspace: Workspace) -> UpcycleMetrics:
     """The upcycle stage."""
     # The key leaves out what no code looks at, so it must not be in the artifact either.
-    unused = {name: UpcycleConfig.model_fields[name].default for name in unused_in_upcycle(config.upcycle)}
-    return upcycle(find_model(config.model), workspace.output, config.upcycle.model_copy(update=unused), config.seed)
+    names = [*unused_in_upcycle(config.upcycle), "dense_share"]
+    unused = {name: UpcycleConfig.model_fields[name].default for name in names}
+    section = config.upcycle.model_copy(update=unused)
+    experts = [find_model(name) for name in config.experts.values()]
+    return upcycle(find_model(config.model), workspace.output, section, config.seed, experts)
 
 
-def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> UpcycleMetrics:
+def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int, experts: Sequence[Path] = ()) -> UpcycleMetrics:
     """Write the upcycled model of the dense directory ``source`` into ``target``, a few tensors in memory at a time.
 
+    ``experts``: dense models whose FFNs the routed experts are, one for each; none: all experts are the source's FFN. With
+    models that all are the source, the result is the source's function, whatever the router.
+
     What was written is checked: its tensors always, its logits for a small model. Raises CheckpointError for an unknown
-    family, a model that is upcycled already, or a checkpoint that is not whole.
+    family, a model that is upcycled already, a checkpoint that is not whole, or experts of another form or number.
     """
     if is_moe(source):
         raise CheckpointError(f"{str(source)!r} is upcycled already. Give the dense model.")
-    with CheckpointReader(source) as reader:
+    if experts and len(experts) != config.num_routed:
+        raise CheckpointError(f"{len(experts)} models are given for {config.num_routed} routed experts: give one for each.")
+    with ExitStack() as stack:
+        reader = stack.enter_context(CheckpointReader(source))
         dense_config = dense_config_of(reader)
-        family = family_of(dense_config["model_type"])
-        num_layers = int(transformers_config(dense_config).num_hidden_layers)
+        model_config = transformers_config(dense_config)
+        family, num_layers = family_of(model_config), int(model_config.num_hidden_layers)
+        others = [_expert_reader(stack, directory, reader, dense_config) for directory in experts]
+        if experts:
+            config = config.model_copy(update={"store_experts": "all"})
         plans: list[TensorPlan] = []
         of_ffn = set()
         for layer in range(num_layers):
-            mlp = family.mlp_name(layer)
-            of_ffn |= {name for name in reader.names() if name.startswith(f"{mlp}.")}
+            of_ffn |= {name for name in reader.names() if name.startswith(family.ffn_prefixes(layer))}
             if config.expert_rank is not None:
-                plans += _low_rank_plans(reader, family, mlp, config, seed)
+                plans += _low_rank_plans(reader, family, layer, config, seed)
             elif config.store_experts == "all":
-                plans += _expert_plans(reader, family, mlp, config)
-            plans += _router_plans(reader, family, mlp, config, seed, layer)
+                plans += _expert_plans(reader, others, family, layer, config)
+            plans += _router_plans(reader, family, layer, config, seed) if config.mode == "routed" else []
         keeps_ffn = config.store_experts == "once" or config.expert_rank is not None
         dense = [name for name in reader.names() if keeps_ffn or name not in of_ffn]
         write_checkpoint(target, [reader.copy_plan(name) for name in dense] + plans)
@@ -74,15 +90,14 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int) -> Upc
     total, ffn = sum(num_parameters.values()), sum(num_parameters[name] for name in of_ffn)
     router = sum(math.prod(plan.shape) for plan in plans if ".router." in plan.name)
     if config.expert_rank is None:
-        experts, active = (config.num_experts - 1) * ffn, (config.num_experts_per_tok - 1) * ffn
+        more, active = (config.num_experts - 1) * ffn, round((config.active_experts(training=True) - 1) * ffn)
     else:
-        experts, active = _low_rank_parameters(plans, config)
-    parameters_total = total + experts + router
-    if parameters_total <= MOST_PARAMETERS_TO_RUN and (config.normalization != "none" or not config.shared_expert):
+        more, active = _low_rank_parameters(plans, config)
+    parameters_total = total + more + router
+    if parameters_total <= MOST_PARAMETERS_TO_RUN and config.sums_to_one and not experts:
         _check_identity(source, target)
     return UpcycleMetrics(
-        parameters_dense=total, parameters_total=parameters_total,
-        parameters_active=total + active + router)
+        parameters_dense=total, parameters_total=parameters_total, parameters_active=total + active + router)
 
 
 @torch.no_grad()
@@ -106,36 +121,58 @@ def _check_identity(source: Path, target: Path) -> None:
             f"{difference:.3g}. Nothing was kept. Please report it, with the config.json and the names of the tensors.")
 
 
-def _expert_plans(reader: CheckpointReader, family: Family, mlp: str, config: UpcycleConfig) -> list[TensorPlan]:
-    """The shared expert under the dense names, the routed ones stacked."""
+def _expert_reader(
+    stack: ExitStack, directory: Path, model: CheckpointReader, dense_config: dict[str, Any],
+) -> CheckpointReader:
+    """A dense model that an expert comes from. Raises CheckpointError unless its tensors are of the form of ``model``'s."""
+    if is_moe(directory):
+        raise CheckpointError(f"{str(directory)!r} is upcycled already. Experts come from dense models.")
+    reader = stack.enter_context(CheckpointReader(directory))
+    same = dense_config_of(reader)["model_type"] == dense_config["model_type"] and all(
+        name in reader and reader.shape(name) == model.shape(name) and reader.dtype(name) == model.dtype(name)
+        for name in model.names())
+    if not same:
+        raise CheckpointError(f"{str(directory)!r} is of another form than {str(model.directory)!r}: their tensors differ.")
+    return reader
+
+
+def _expert_plans(
+    reader: CheckpointReader, others: list[CheckpointReader], family: Family, layer: int, config: UpcycleConfig,
+) -> list[TensorPlan]:
+    """The shared expert under the dense names, the routed ones stacked: copies, or the FFNs of ``others``."""
+    mlp, block = family.mlp_name(layer), family.block_name(layer)
     has_bias = f"{mlp}.{family.down}.bias" in reader
     sources = family.expert_sources(has_bias)
     plans = []
     if config.shared_expert:
         plans += [
-            reader.copy_plan(f"{mlp}.{name}", f"{mlp}.shared_expert.{name}") for names in sources.values() for name in names]
-    num_routed = config.num_routed_experts
+            reader.copy_plan(f"{mlp}.{name}", f"{block}.shared_expert.{name}") for names in sources.values() for name in names]
+    num_routed = config.num_routed
     for stacked, names in sources.items():
         rows = sum(reader.shape(f"{mlp}.{name}")[0] for name in names)
         shape = [num_routed, rows, *reader.shape(f"{mlp}.{names[0]}")[1:]]
 
         def parts(names: tuple[str, ...] = names) -> list[torch.Tensor]:
-            return [reader.get(f"{mlp}.{name}") for name in names] * num_routed
+            return [item.get(f"{mlp}.{name}") for item in others or [reader] * num_routed for name in names]
 
-        plans.append(TensorPlan(f"{mlp}.experts.{stacked}", shape, reader.dtype(f"{mlp}.{names[0]}"), parts))
+        plans.append(TensorPlan(f"{block}.experts.{stacked}", shape, reader.dtype(f"{mlp}.{names[0]}"), parts))
     return plans
 
 
 def _low_rank_plans(
-    reader: CheckpointReader, family: Family, mlp: str, config: UpcycleConfig, seed: int,
+    reader: CheckpointReader, family: Family, layer: int, config: UpcycleConfig, seed: int,
 ) -> list[TensorPlan]:
     """A as torch initialises linear layers, from the seed and its name alone; B and the changes of biases are zero."""
-    plans = []
+    if family.transposed:
+        raise CheckpointError(
+            f"{str(reader.directory)!r} has an FFN of Conv1D layers, for which there are no low-rank experts. Leave "
+            "upcycle.expert_rank empty.")
+    mlp, block, plans = family.mlp_name(layer), family.block_name(layer), []
     for name in (*family.up, family.down):
         weight = f"{mlp}.{name}.weight"
         (rows, columns), dtype = reader.shape(weight), reader.dtype(weight)
         for level in Parts(config).levels:
-            stored = f"{mlp}.experts.{level.prefix}{name}"
+            stored = f"{block}.experts.{level.prefix}{name}"
             shapes = {"a": [level.count, level.rank, columns], "b": [level.count, rows, level.rank]}
             if f"{mlp}.{name}.bias" in reader:
                 shapes["bias"] = [level.count, rows]
@@ -162,34 +199,43 @@ def _low_rank_parameters(plans: list[TensorPlan], config: UpcycleConfig) -> tupl
              for level in Parts(config).levels}
     groups, total = found.get("group_", 0), found[""]  # every name begins with "", those of groups too
     routed = config.num_experts_per_tok - int(config.shared_expert)
-    active = (total - groups) // config.num_routed_experts * routed
+    active = (total - groups) // config.num_routed * routed
     if config.groups is not None:
         active = config.groups_per_tok * (active + groups // config.groups)
     return total, active
 
 
 def _router_plans(
-    reader: CheckpointReader, family: Family, mlp: str, config: UpcycleConfig, seed: int, layer: int,
+    reader: CheckpointReader, family: Family, layer: int, config: UpcycleConfig, seed: int,
 ) -> list[TensorPlan]:
-    """Router weights as torch initialises linear layers, from the seed and the layer alone; the noise starts at zero."""
-    down = f"{mlp}.{family.down}.weight"
-    hidden_size, dtype = reader.shape(down)[0], reader.dtype(down)
-    num_routed = config.num_routed_experts
+    """Router weights as torch initialises linear layers, from the seed and the layer alone; the noise starts at zero, the
+    gate at m_0 for every token. A router without logits has none."""
+    down, block = f"{family.mlp_name(layer)}.{family.down}.weight", family.block_name(layer)
+    hidden_size, dtype = reader.shape(down)[int(family.transposed)], reader.dtype(down)
+    num_routed = config.num_routed
 
     def linear(offset: int, in_features: int) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + layer) * 2 + offset)
         bound = 1 / math.sqrt(in_features)
         return [torch.empty(num_routed, in_features).uniform_(-bound, bound, generator=generator).to(dtype)]
 
-    plans = [
-        TensorPlan(f"{mlp}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size)),
-        TensorPlan(f"{mlp}.router.output.weight", [num_routed, num_routed], dtype, lambda: linear(1, num_routed))]
-    if config.router_noise:
-        plans.append(TensorPlan(
-            f"{mlp}.router.noise.weight", [num_routed, hidden_size], dtype,
-            lambda: [torch.zeros(num_routed, hidden_size, dtype=dtype)]))
+    def planned(name: str, tensor: torch.Tensor) -> TensorPlan:
+        return TensorPlan(f"{block}.router.{name}", list(tensor.shape), tensor.dtype, lambda: [tensor])
+
+    plans = []
+    if config.router not in ASSIGNED:
+        plans += [
+            TensorPlan(f"{block}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size)),
+            TensorPlan(f"{block}.router.output.weight", [num_routed, num_routed], dtype, lambda: linear(1, num_routed))]
+        if config.router_noise:
+            plans.append(planned("noise.weight", torch.zeros(num_routed, hidden_size, dtype=dtype)))
+    if config.shared_gate == "token" and config.shared_expert:
+        plans.append(planned("gate.weight", torch.zeros(1, hidden_size, dtype=dtype)))
+        plans.append(planned("gate.bias", torch.full([1], first_gate_bias(config), dtype=dtype)))
+    if config.routing == "top_p":
+        plans.append(planned("top_p", torch.tensor([first_top_p(config), 0.0], dtype=torch.float64)))
     if config.groups is not None:
-        shape, name = [config.groups, hidden_size], f"{mlp}.router.group.weight"
+        shape, name = [config.groups, hidden_size], f"{block}.router.group.weight"
         make = partial(_uniform, f"{seed}/{name}", hidden_size)
         plans.append(TensorPlan(name, shape, dtype, partial(_made, make, shape, dtype)))
     return plans

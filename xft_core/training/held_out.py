@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import Rows
 from xft_core.errors import DataError
+from xft_core.models.discovery import family_of
 from xft_core.models.upcycled import moe_blocks
 from xft_core.moe.balance import LayerStatistics, RouterStatistics
 from xft_core.moe.prompts import PackedPrompts, asks_prompts, tell_prompts
@@ -50,13 +51,13 @@ def take_routings(model: torch.nn.Module) -> list[Routing]:
 def held_out_loss(model: PreTrainedModel, rows: Rows, max_rows: int | None = None) -> HeldOutLoss:
     """Measure ``model``, where it is and in its own dtype, on the first ``max_rows`` of ``rows`` (all by default).
 
-    Rows are packed; the result does not depend on how, beyond rounding.
+    Rows are packed where the model keeps them apart; the result does not depend on how, beyond rounding.
     """
     check_rows_fit(model, [rows])
     was_training = model.training
     model.eval()
     max_length = max(rows.lengths())
-    packed = PackedRows(rows, max_length, packing=True)
+    packed = PackedRows(rows, max_length, packing=family_of(model.config).packs)
     if max_rows is not None:
         kept = [[index for index in sequence if index < max_rows] for sequence in packed.sequences]
         packed.sequences = [sequence for sequence in kept if sequence]

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from xft_core.data.packing import IGNORED
-from xft_core.families import family_of
+from xft_core.models.discovery import family_of
+from xft_core.models.packed_attention import attend_by_example
 from xft_core.moe.prompts import PackedPrompts, asks_prompts, tell_prompts
-from xft_core.training.packed_attention import attend_by_example
 
 BLOCK_LOGITS = 2**25  # logits held at once: 128 MiB in fp32
 LEAST_BLOCK = 256  # tokens; smaller blocks would leave the matrix product waiting for memory
@@ -38,16 +38,24 @@ def response_loss(
         batch: as PackedRows.collate makes it, on the model's device.
         forward: what to call in place of the model: the same model, wrapped by whoever trains it.
     """
-    attend_by_example(model)
+    family = family_of(model.config)
+    assert family.packs or not _is_packed(batch["position_ids"]), "examples of one sequence would see each other"
+    if family.attends_by_example:
+        attend_by_example(model)
     if asks_prompts(model):
         tell_prompts(model, PackedPrompts(batch["position_ids"], batch["labels"]))
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     call = forward or model
-    if not family_of(model.config.model_type).plain_head:
+    if not family.plain_head:
         return response_nll(call(**inputs).logits, batch["labels"])
     with _loss_in_place_of_logits(model.get_output_embeddings(), batch["labels"]):
         loss: torch.Tensor = call(**inputs).logits
     return loss
+
+
+def _is_packed(position_ids_BS: torch.Tensor) -> bool:
+    """Whether a sequence has a second example (padding has position 0 at each token)."""
+    return bool((position_ids_BS[:, 2:] == 1).any())
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from xft_core.families import family_of
 from xft_core.models.config import decoder_layers
+from xft_core.models.discovery import family_of
 from xft_core.runtime.group import is_first
 from xft_core.training.sharded_adafactor import placements
 
@@ -25,7 +25,7 @@ def shard(model: PreTrainedModel) -> None:
     the tests could not run it.
     """
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    for layer in decoder_layers(model, family_of(model.config.model_type)):
+    for layer in decoder_layers(model, family_of(model.config)):
         fully_shard(layer, mp_policy=policy)
     fully_shard(model, mp_policy=policy)
 

@@ -1,4 +1,4 @@
-"""transformers.Trainer with the router's balance loss, curves on disk, and checkpoints that are whole or not there.
+"""transformers.Trainer with the routers' losses, curves on disk, and checkpoints that are whole or not there.
 
 One process or several (FSDP2): the same forward passes, dealt out, with the same noise; curves and checkpoints are equal
 but for rounding, and a run may go on from its last checkpoint with another number of processes.
@@ -26,9 +26,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from xft_core.data.order import SeededOrder
 from xft_core.data.packing import IGNORED, PackedRows
-from xft_core.errors import CheckpointError, XftError
+from xft_core.errors import CheckpointError, RecipeError, XftError
 from xft_core.models.upcycled import moe_blocks
-from xft_core.moe.balance import RouterStatistics, balance_loss
+from xft_core.moe.averaging import averaging_share, pull_together
+from xft_core.moe.experts import MoeBlock, RoutedExperts
 from xft_core.moe.low_rank import LowRankExperts
 from xft_core.recipe.checks import TrainingWatch
 from xft_core.recipe.sections import ChecksConfig, SftConfig
@@ -38,12 +39,15 @@ from xft_core.store.checkpoints import PREFIX, seal
 from xft_core.store.curves import MetricsLog
 from xft_core.store.results.curve import CurveValues, read_curve
 from xft_core.store.results.sft import TrainingMetrics
+from xft_core.training.averaging import RunningAverage
 from xft_core.training.held_out import take_routings
 from xft_core.training.optimizer_state import load_state, save_state
 from xft_core.training.response_loss import response_loss
 from xft_core.training.resume import step_to_go_on_from
+from xft_core.training.router_terms import RouterTerms
 from xft_core.training.sharded_adafactor import ShardedAdafactor
 from xft_core.training.sharding import load_optimizer_state, shard, whole_optimizer_state, whole_weights
+from xft_core.training.snapshots import Snapshots, restore_snapshots, snapshot_steps
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +63,7 @@ class XftTrainer(Trainer):
     """One code path for dense models and for the MoE; only the latter has routers to balance."""
 
     def __init__(self, model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path,
-                 metrics: MetricsLog, checks: ChecksConfig) -> None:
+                 metrics: MetricsLog, checks: ChecksConfig, snapshots: int = 0) -> None:
         self.sft, self.metrics, self.directory, self.checks = sft, metrics, directory, checks
         self.watch = TrainingWatch(read_curve(metrics.path))
         self.blocks = moe_blocks(model)
@@ -67,14 +71,19 @@ class XftTrainer(Trainer):
         self.order = SeededOrder(len(data), seed, sft.micro_batch_size * self.processes)
         self.steps_of_epoch = math.ceil(len(data) / sft.batch_size)
         self._tokens, self._time_at_log = 0, time.monotonic()
-        self._pass, self._passes_of_step = 0, 0
-        self._balance_sum, self._balance_count = 0.0, 0
-        self._statistics = self._no_statistics()
+        self._pass = 0
+        arguments = training_arguments(sft, seed, directory, len(data))
+        self.terms = RouterTerms(self.blocks, sft, arguments.max_steps) if self.blocks else None
         if self.processes > 1:
             shard(model)
         super().__init__(
-            model=model, args=training_arguments(sft, seed, directory, len(data)), train_dataset=data,
-            data_collator=data.collate, callbacks=[_Epochs(self.order, self.steps_of_epoch), _Checkpoints(metrics)])
+            model=model, args=arguments, train_dataset=data, data_collator=data.collate,
+            callbacks=[_Epochs(self.order, self.steps_of_epoch), _Routers(self.terms)])
+        taken = Snapshots(directory, snapshot_steps(snapshots, self.args.max_steps))
+        self.add_callback(_Checkpoints(metrics, taken))
+        self.average = RunningAverage(sft, self.args.max_steps) if sft.average != "none" else None
+        experts = _experts_to_average(self.blocks) if sft.expert_averaging else []
+        self.add_callback(_AfterStep(experts, sft, self.average, taken))
         self.loss_is_scaled_for_ga = True
         # Placed and sharded already: accelerate is to add autocast and no more.
         self.is_distributed_loading_by_transformers = self.processes > 1
@@ -116,27 +125,32 @@ class XftTrainer(Trainer):
         batches = list(islice(epoch_iterator, num_batches))
         responses = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
         passes = sum(bool(batch["token_mask"].any()) for batch in batches)
-        totals = summed(torch.tensor([responses, passes]))
-        self._pass, self._passes_of_step = 0, int(totals[1])
+        tokens = sum(int(batch["token_mask"].sum()) for batch in batches)
+        totals = summed(torch.tensor([responses, passes, tokens]))
+        self._pass = 0
+        if self.terms:
+            self.terms.begin_step(self.state.global_step + 1, int(totals[1]), int(totals[2]), int(totals[0]))
         return batches, totals[0].to(device)
 
     def compute_loss(  # type: ignore[override]
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Response negative log-likelihood per token of the whole batch, plus the weighted balance loss.
+        """Response negative log-likelihood per token of the whole batch, plus what routers add to it.
 
         Times the number of processes, whose gradients (and losses, for the curve) are averaged.
         """
         assert num_items_in_batch is not None and not return_outputs
         self._seed_noise()
-        for block in self.blocks:
-            block.keep_routing = True
+        if self.terms:
+            self.terms.begin_pass(inputs["labels"])
         loss = response_loss(self.model, inputs, forward=model) / num_items_in_batch
         token_mask_T = inputs["token_mask"].reshape(-1)
         self._tokens += int(token_mask_T.sum())
-        if self.blocks:
-            loss = loss + self._balance(token_mask_T).to(loss.dtype)
+        if self.terms:
+            step = self.state.global_step + 1
+            is_shown = step % self.args.logging_steps == 0 or step in (1, self.args.max_steps)
+            loss = loss + self.terms.loss(take_routings(self.model), token_mask_T, is_shown).to(loss.dtype)
         return loss * self.processes
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
@@ -153,25 +167,20 @@ class XftTrainer(Trainer):
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Write a point of the curves; the balance loss stands beside the loss, not in it. Every process must come here."""
+        """Write a point of the curves; what routers add stands beside the loss, not in it. Every process must come here."""
         if "loss" in logs:
             point: dict[str, float] = {name: float(logs[name]) for name in CURVES if name in logs}
             if not math.isfinite(point["loss"]):
                 raise TrainingFailed(
                     f"The loss is {point['loss']} at step {self.state.global_step}. The last checkpoint before it is kept. "
                     "Lower sft.learning_rate, set sft.max_grad_norm to 1, or use sft.precision: bf16_mixed.")
-            tokens, balance, passes = summed(torch.tensor(
-                [self._tokens, self._balance_sum, self._balance_count], dtype=torch.float64)).tolist()
-            if passes:
-                point["balance_loss"] = balance / passes
-                point["loss"] -= self.sft.balance_loss_weight * point["balance_loss"]
-            if self._statistics:
-                self._statistics.sum_over_processes()
-                if self._statistics.tokens:
-                    point |= self._statistics.summary()
+            tokens = int(summed(torch.tensor(self._tokens)))
+            if self.terms:
+                of_routers, added = self.terms.take_values()
+                point |= of_routers
+                point["loss"] -= added
             point |= {"tokens_per_second": self._speed(tokens), "epoch": self.state.global_step / self.steps_of_epoch}
-            self._tokens, self._balance_sum, self._balance_count = 0, 0.0, 0
-            self._statistics = self._no_statistics()
+            self._tokens = 0
             values = CurveValues.from_flat(point)
             assert not values.others, f"CurveValues has no fields for {sorted(values.others)}"
             if is_first():
@@ -188,24 +197,6 @@ class XftTrainer(Trainer):
         self._pass += 1
         digest = hashlib.sha256(f"{self.args.seed}/{self.state.global_step}/{number}".encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-    def _balance(self, token_mask_T: torch.Tensor) -> torch.Tensor:
-        routings = take_routings(self.model)
-        next_step = self.state.global_step + 1
-        if self._statistics and (next_step % self.args.logging_steps == 0 or next_step in (1, self.args.max_steps)):
-            self._statistics.add(routings, token_mask_T)
-        balance = balance_loss(
-            routings, token_mask_T, self.blocks[0].router.upcycle.shared_expert, self.sft.balance_loss_reduction)
-        if token_mask_T.any():
-            self._balance_sum += float(balance.detach())
-            self._balance_count += 1
-        return balance * (self.sft.balance_loss_weight / self._passes_of_step)
-
-    def _no_statistics(self) -> RouterStatistics | None:
-        if not self.blocks:
-            return None
-        upcycle = self.blocks[0].router.upcycle
-        return RouterStatistics(len(self.blocks), upcycle.num_experts, upcycle.shared_expert)
 
     def _show(self, detail: str) -> None:
         if self.bar is not None:
@@ -234,6 +225,8 @@ class XftTrainer(Trainer):
     # The Trainer would write these as pickles, and read them back as such: see state_files.py.
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.average:
+            self.average.save(Path(output_dir))
         state = whole_optimizer_state(self.optimizer)
         if is_first():
             save_state(Path(output_dir), "optimizer", state)
@@ -244,6 +237,8 @@ class XftTrainer(Trainer):
             with _fits(checkpoint):
                 load_optimizer_state(self.optimizer, load_state(Path(checkpoint), "optimizer"))
                 self.lr_scheduler.load_state_dict(load_state(Path(checkpoint), "scheduler"))
+                if self.average:
+                    self.average.load(self.model, Path(checkpoint))
 
     def _save_scaler(self, output_dir: str) -> None:
         assert getattr(self.accelerator, "scaler", None) is None, "no precision of ours needs a gradient scaler"
@@ -286,17 +281,57 @@ class _Epochs(TrainerCallback):
         self.order.epoch = state.global_step // self.steps_of_epoch
 
 
+class _Routers(TrainerCallback):
+    """Lets routers change of themselves after a step, before a checkpoint is made of it."""
+
+    def __init__(self, terms: RouterTerms | None) -> None:
+        self.terms = terms
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.terms:
+            self.terms.end_step()
+
+
 class _Checkpoints(TrainerCallback):
     """Puts the curves so far into a checkpoint, and seals it once all of it is written."""
 
-    def __init__(self, metrics: MetricsLog) -> None:
-        self.metrics = metrics
+    def __init__(self, metrics: MetricsLog, snapshots: Snapshots) -> None:
+        self.metrics, self.snapshots = metrics, snapshots
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if is_first():
             directory = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
             self.metrics.copy_to(directory)
+            self.snapshots.copy_to(directory, state.global_step)
             seal(directory)
+
+
+class _AfterStep(TrainerCallback):
+    """Changes or takes in the weights after each optimizer step, before any of them is saved."""
+
+    def __init__(
+        self, experts: list[RoutedExperts], sft: SftConfig, average: RunningAverage | None, snapshots: Snapshots,
+    ) -> None:
+        self.experts, self.sft, self.average, self.snapshots = experts, sft, average, snapshots
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: PreTrainedModel, **_: Any,
+    ) -> None:
+        for experts in self.experts:
+            pull_together(experts, averaging_share(self.sft.expert_averaging, state.global_step, state.max_steps))
+        if self.average:
+            self.average.add(model, state.global_step)
+        self.snapshots.take(model, state.global_step)
+
+
+def _experts_to_average(blocks: list[MoeBlock]) -> list[RoutedExperts]:
+    """Raises RecipeError for experts whose mean is not an expert of their own form."""
+    experts = [block.experts for block in blocks]
+    if not all(type(item) is RoutedExperts and item.num_experts > 1 for item in experts):
+        raise RecipeError(
+            "sft.expert_averaging is set, but the experts of this model are no full weights of their own, or there is one "
+            "only: the mean of low-rank experts has no low rank. Set sft.expert_averaging to 0, or upcycle to full experts.")
+    return experts
 
 
 class _Bar(TrainerCallback):
@@ -338,18 +373,20 @@ def training_arguments(sft: SftConfig, seed: int, directory: Path, num_sequences
     return arguments
 
 
-def put_weights(model: PreTrainedModel, checkpoint: Path) -> None:
-    """Put the weights in a checkpoint into ``model``, which is whole. Raises CheckpointError if they are of another one."""
-    with _fits(str(checkpoint)):
-        load_weights(model, str(checkpoint / WEIGHTS_NAME))
+def put_weights(model: PreTrainedModel, weights: Path) -> None:
+    """Put the weights in a file of a checkpoint into ``model``, which is whole. Raises CheckpointError if they are of another
+    one."""
+    with _fits(str(weights)):
+        load_weights(model, str(weights))
 
 
 def train(
     model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path, metrics: MetricsLog,
-    checks: ChecksConfig,
+    checks: ChecksConfig, snapshots: int = 0,
 ) -> TrainingMetrics | None:
     """Train ``model`` in place, going on from the last checkpoint in ``directory`` if there is one.
 
+    ``snapshots``: how many steps' weights to keep (see snapshots.py).
     Of several processes, all must call it. What each is left with is its part of the model; the last checkpoint, that of
     the last step, has all of it.
     Returns steps, tokens per second in the mean over the curve's points, the loss of the last log interval, and what
@@ -359,8 +396,9 @@ def train(
     step = step_to_go_on_from(directory, metrics, "sft")
     checkpoint = directory / f"{PREFIX}{step}"
     if step:
-        put_weights(model, checkpoint)
-    trainer = XftTrainer(model, data, sft, seed, directory, metrics, checks)
+        put_weights(model, checkpoint / WEIGHTS_NAME)
+        restore_snapshots(checkpoint, directory)
+    trainer = XftTrainer(model, data, sft, seed, directory, metrics, checks, snapshots)
     if step < trainer.args.max_steps:  # else killed after the last step: the Trainer would do one more
         trainer.train(resume_from_checkpoint=str(checkpoint) if step else None)
         # bf16_mixed leaves the model wrapped in autocast; what is measured next is the model as it is saved.

@@ -25,7 +25,7 @@ def servers():
             continue
     return found
 
-use_prefect_api(Path(sys.argv[1]))()
+use_prefect_api(Path(sys.argv[1])).wait()
 first, = servers()
 os.kill(first, signal.SIGKILL)
 deadline = time.monotonic() + 1800

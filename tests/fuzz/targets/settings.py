@@ -94,7 +94,7 @@ def environment(rng: random.Random, directory: Path) -> None:
     """Settings from the environment."""
     from tasks import settings
     from tasks.object_store import bucket
-    from xft_core.stages.evaluate import cores
+    from xft_core.runtime.cores import cores
 
     names = ["XFT_HOME", "XFT_COMPUTE_SLOTS", "XFT_MLFLOW_COPY_LIMIT_MB", "XFT_STORE", "XFT_MLFLOW_UI_URL",
              "MLFLOW_TRACKING_URI", "XFT_S3_ENDPOINT_URL", "OMP_NUM_THREADS", "XFT_BENCHMARKS", "XDG_CACHE_HOME"]

@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from tests.factories import VOCABULARY, dense_model
+from tests.factories import TESTED_FAMILIES, VOCABULARY, dense_model
 from xft_core.data.packing import IGNORED, PackedRows, pack
 from xft_core.data.rows import Row, load_rows, save_rows
 from xft_core.errors import DataError
-from xft_core.families import FAMILIES
+from xft_core.models.discovery import family_of
 from xft_core.models.loading import load_model
+from xft_core.models.packed_attention import attend_by_example
 from xft_core.training.held_out import held_out_loss
-from xft_core.training.packed_attention import attend_by_example
 
 LENGTHS = [9, 5, 12, 3, 7]
 
@@ -34,27 +34,27 @@ def test_a_row_that_does_not_fit_is_an_error() -> None:
         pack([3, 65], 64)
 
 
-def rows(tmp_path: Path, seed: int = 0) -> PackedRows:
+def rows(tmp_path: Path, seed: int = 0, packing: bool = True) -> PackedRows:
     generator = torch.Generator().manual_seed(seed)
     save_rows(tmp_path / "train.safetensors", [
         Row(torch.randint(3, VOCABULARY, (length,), generator=generator).tolist(), 2) for length in LENGTHS])
-    return PackedRows(load_rows(tmp_path, "train"), 24, packing=True)
+    return PackedRows(load_rows(tmp_path, "train"), 24, packing=packing)
 
 
 @pytest.mark.parametrize("by_example", [False, True])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TESTED_FAMILIES)
 @torch.no_grad()
 def test_packed_logits_are_those_of_each_example_alone(
         family: str, by_example: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xft_core.training.packed_attention.LEAST_BLOCK", 6)  # so that some examples share a block
+    monkeypatch.setattr("xft_core.models.packed_attention.LEAST_BLOCK", 6)  # so that some examples share a block
     model = load_model(dense_model(tmp_path / "model", family), torch.float32)
-    if by_example:
+    if by_example and family_of(model.config).attends_by_example:
         attend_by_example(model)
         assert model.config._attn_implementation == ("sdpa_by_example" if family != "gemma2" else "eager")
-    data = rows(tmp_path)
+    data = rows(tmp_path, packing=family_of(model.config).packs)
     batch = data.collate([data[index] for index in range(len(data))])
     packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
-    assert any(len(sequence) > 1 for sequence in data.sequences)
+    assert any(len(sequence) > 1 for sequence in data.sequences) == family_of(model.config).packs
     for number, sequence in enumerate(data.sequences):
         start = 0
         for row in sequence:

@@ -13,10 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.factories import VOCABULARY, dense_model
+from tests.factories import TESTED_FAMILIES, VOCABULARY, dense_model
 from tests.reference_model import reference_model
 from xft_core.errors import CheckpointError
-from xft_core.families import FAMILIES
 from xft_core.models.config import dense_config_of, upcycle_config_of
 from xft_core.models.loading import load_model
 from xft_core.models.safetensors_io import CheckpointReader, read_config
@@ -90,7 +89,7 @@ def the_same_everywhere(source: Path, path: Path, tied: bool) -> None:
 
 
 @pytest.mark.parametrize("how", ["tied", "untied", "both", "own head", "head only"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TESTED_FAMILIES)
 def test_tying_is_that_of_the_tensors(family: str, how: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense", family, tie_word_embeddings=how != "untied")
     head_stored(source, how)
@@ -98,11 +97,11 @@ def test_tying_is_that_of_the_tensors(family: str, how: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("names", ["without prefix", "prefix twice", "head inside"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TESTED_FAMILIES)
 def test_names_are_those_that_transformers_takes_them_for(family: str, names: str, tmp_path: Path) -> None:
     tied = names == "without prefix"
     source = dense_model(tmp_path / "dense", family, tie_word_embeddings=tied)
-    prefix = "gpt_neox." if family == "gpt_neox" else "model."
+    prefix = {"gpt_neox": "gpt_neox.", "gpt2": "transformer.", "bloom": "transformer."}.get(family, "model.")
 
     def change(name: str) -> str:
         if names == "without prefix":
@@ -300,7 +299,7 @@ def test_an_upcycled_model_that_computes_something_else_is_never_called_done(
     def exchanged(reader: CheckpointReader, *others: Any) -> list[Any]:
         plans = expert_plans(reader, *others)
         by_name = {plan.name: plan for plan in plans}
-        gate, up = (f"{others[1]}.shared_expert.{name}.weight" for name in ("gate_proj", "up_proj"))
+        gate, up = (f"{others[0].block_name(others[1])}.shared_expert.{name}.weight" for name in ("gate_proj", "up_proj"))
         swapped = {gate: by_name[up].parts, up: by_name[gate].parts}
         return [type(plan)(plan.name, plan.shape, plan.dtype, swapped.get(plan.name, plan.parts)) for plan in plans]
 

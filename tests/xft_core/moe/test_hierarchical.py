@@ -55,7 +55,7 @@ def test_all_shares_sum_to_one_and_each_group_has_its_own(
     routing, x_TD = router(upcycle, seed).eval(), torch.randn(11, 16)
     routing.prompts = packed([(3, 2), (1, 3)])
     found = routing(x_TD)
-    nodes_TK, weight_TK = nodes_of(found, upcycle)
+    nodes_TK, weight_TK = nodes_of(found, found.weight_TK, upcycle)
     ones_T = torch.ones(11)
     assert (weight_TK >= 0).all() and torch.allclose(weight_TK.sum(1), ones_T, atol=1e-6)
     assert torch.allclose(found.weight_TK.sum(1), ones_T, atol=1e-6)
@@ -208,5 +208,5 @@ def test_gradients_reach_the_groups_router() -> None:
     routing.prompts = packed([(3, 2), (1, 3)])
     found = routing(torch.randn(11, 16))
     assert isinstance(found, HierarchicalRouting)
-    (nodes_of(found, upcycle)[1] * torch.randn(11, 7)).sum().backward()
+    (nodes_of(found, found.weight_TK, upcycle)[1] * torch.randn(11, 7)).sum().backward()
     assert routing.group.weight.grad is not None and routing.group.weight.grad.abs().max() > 0

@@ -86,6 +86,33 @@ def test_work_and_memory_of_low_rank_experts_are_those_of_a_block(family: str, c
     assert sum(kept.values()) / 64 == pytest.approx(layer + 4 * shape.hidden_size, rel=0.05)  # and its own input
 
 
+@pytest.mark.parametrize("changes", [
+    {"router": "hashed"}, {"router": "frozen"}, {"shared_gate": "token"}, {"shared_gate": "token", "shared_expert": False},
+    {"router": "by_example", "shared_gate": "token"}, {"routing": "top_p", "target_active": 2.0}])
+def test_parameters_of_every_router_are_those_of_the_model(changes: dict[str, Any], tmp_path: Path) -> None:
+    upcycle = UpcycleConfig(**({"num_experts": 5, "num_experts_per_tok": 3} | changes))
+    with torch.device("meta"):
+        moe = empty_moe(config_of("llama", tmp_path), upcycle, torch.float32)
+    exact = sum(item.numel() for name, item in moe.named_parameters() if ".router." in name)
+    predicted = 3 * read_shape(tmp_path / "config.json").router(upcycle)
+    assert predicted <= exact <= predicted + 3  # biases are left out
+
+
+def test_what_a_token_costs_is_what_the_routing_says() -> None:
+    shape = shape_of_config(SIZES | {"model_type": "llama"})
+    per_ffn = 2 * 3 * shape.ffn
+
+    def ffns(training: bool, **changes: Any) -> float:
+        upcycle = UpcycleConfig(**({"num_experts": 5, "num_experts_per_tok": 3} | changes))
+        without = shape.forward_flops(0) - per_ffn + 2 * 3 * shape.router(upcycle)
+        return (shape.forward_flops(0, upcycle, training) - without) / per_ffn
+
+    for training in (True, False):
+        assert ffns(training) == ffns(training, router="hashed") == pytest.approx(3)
+        assert ffns(training, routing="top_p", target_active=2.5) == pytest.approx(2.5)
+    assert ffns(True, router="random") == pytest.approx(3) and ffns(False, router="random") == pytest.approx(5)
+
+
 @pytest.mark.parametrize("family", FAMILY_CONFIGS)
 def test_fields_that_a_config_leaves_out_have_the_familys_defaults(family: str, tmp_path: Path) -> None:
     content = config_of(family, tmp_path)
@@ -107,7 +134,8 @@ def test_forward_flops_are_two_for_each_parameter_of_a_token_and_attention() -> 
 
 
 @pytest.mark.parametrize(("content", "message"), [
-    ({"model_type": "bloom"}, "'bloom' is not known"), ({"model_type": "llama"}, "no sizes to plan with"),
+    ({"model_type": "bert"}, "A bert model cannot be upcycled"), ({}, "The model type 'None'"),
+    ({"model_type": "llama"}, "no sizes to plan with"),
     (SIZES | {"model_type": "llama", "num_attention_heads": 0}, "no sizes to plan with"),
     ({"model_type": "xft_moe", "upcycle": {}}, "A plan starts from the dense model")])
 def test_a_config_without_sizes_is_refused(content: dict[str, Any], message: str) -> None:

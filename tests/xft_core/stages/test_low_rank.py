@@ -16,7 +16,7 @@ from tests.xft_core.stages.test_mix import grown_apart
 from xft_core.data.packing import PackedRows
 from xft_core.data.rows import load_rows
 from xft_core.errors import CheckpointError, RecipeError
-from xft_core.families import FAMILIES, family_of
+from xft_core.families import FAMILIES
 from xft_core.files.digests import file_digest
 from xft_core.mixing.mixture import MixtureReader
 from xft_core.models.loading import load_model
@@ -275,6 +275,6 @@ def test_options_that_do_not_fit_are_refused(changes: list[str], message: str) -
 def test_families_know_their_own_names() -> None:
     """No stacked parameter of full experts is called as a low-rank one's weight."""
     for name in FAMILIES:
-        family = family_of(name)
+        family = FAMILIES[name]
         low_rank = {f"{layer}_{kind}" for layer in (*family.up, family.down) for kind in "ab"}
         assert not low_rank & set(family.expert_sources(has_bias=True))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.factories import FAMILY_CONFIGS, VOCABULARY, dense_model, tokenizer
+from tests.factories import FAMILY_CONFIGS, TESTED_FAMILIES, VOCABULARY, dense_model, tokenizer
 from xft_core.errors import CheckpointError
 from xft_core.families import FAMILIES
 from xft_core.models.loading import load_model
@@ -25,6 +25,16 @@ SUM_TO_ONE = [
     UpcycleConfig(num_experts=4, num_experts_per_tok=2, expert_rank=2, shared_expert=False),
     UpcycleConfig(num_experts=7, num_experts_per_tok=3, expert_rank=2, groups=2, groups_per_tok=2),
     UpcycleConfig(num_experts=6, num_experts_per_tok=1, expert_rank=2, groups=3, shared_expert=False),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=1, shared_expert=False),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=3, routing_temperature=0.1),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=3, shared_gate="token"),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=4, routing="top_p", target_active=2.5),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=3, routing="top_p", target_active=1.5, shared_expert=False),
+    *(UpcycleConfig(num_experts=4, num_experts_per_tok=3, router=router)
+      for router in ("frozen", "hashed", "random", "by_example")),
+    *(UpcycleConfig(num_experts=4, num_experts_per_tok=1, shared_expert=False, router=router)
+      for router in ("frozen", "hashed", "random", "by_example")),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=2, router="hashed", shared_gate="token", shared_gate_start=0.9),
 ]
 
 
@@ -43,17 +53,21 @@ def test_every_family_of_the_table_has_a_tiny_model() -> None:
     assert set(FAMILY_CONFIGS) == set(FAMILIES)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TESTED_FAMILIES)
 def test_upcycling_is_the_identity_where_weights_sum_to_one(family: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense", family)
     expected = logits_of(source, ids(2, 12))
     assert expected.abs().max() > 0.1
     for number, config in enumerate(SUM_TO_ONE):
         upcycle(source, _made(tmp_path / f"moe{number}"), config, seed=number)
-        assert (logits_of(tmp_path / f"moe{number}", ids(2, 12)) - expected).abs().max() <= 1e-5, config
+        model = load_model(tmp_path / f"moe{number}", torch.float32)
+        for training in (False, True):
+            with torch.no_grad():
+                found = model.train(training)(input_ids=ids(2, 12), use_cache=False).logits
+            assert (found - expected).abs().max() <= 1e-5, (config, training)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TESTED_FAMILIES)
 def test_without_normalization_the_scale_is_wrong(family: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense", family)
     config = UpcycleConfig(num_experts=6, num_experts_per_tok=5, normalization="none")
@@ -63,7 +77,7 @@ def test_without_normalization_the_scale_is_wrong(family: str, tmp_path: Path) -
     assert difference > (2e-5 if family in ("gemma2", "gemma3_text", "olmo2") else 1e-2)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TESTED_FAMILIES)
 def test_experts_stored_once_and_written_out_are_the_same_model(family: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense", family)
     states = []
@@ -78,11 +92,19 @@ def test_experts_stored_once_and_written_out_are_the_same_model(family: str, tmp
     assert dense < once < dense * 1.1 and everything > once
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_generate_works_with_cache_and_left_padding(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "config"), [
+    *((family, UpcycleConfig(num_experts=4, num_experts_per_tok=3)) for family in TESTED_FAMILIES),
+    *(("llama", UpcycleConfig(num_experts=4, num_experts_per_tok=1, shared_expert=False, router=router))
+      for router in ("hashed", "random", "by_example")),
+    ("gpt_neox", UpcycleConfig(num_experts=4, num_experts_per_tok=4, routing="top_p", target_active=2.5))])
+def test_generate_works_with_cache_and_left_padding(family: str, config: UpcycleConfig, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense", family)
-    upcycle(source, _made(tmp_path / "moe"), UpcycleConfig(num_experts=4, num_experts_per_tok=3), seed=0)
+    upcycle(source, _made(tmp_path / "moe"), config, seed=0)
     model, tokens = load_model(tmp_path / "moe", torch.float32), tokenizer()
+    generator = torch.Generator().manual_seed(0)
+    for block in moe_blocks(model):  # so that it matters which expert a token goes to
+        for parameter in block.experts.parameters():
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.1
     tokens.padding_side = "left"
     texts = ["def f(x):\n", "def a_much_longer_name(x, y):\n    return x"]
     batch = tokens(texts, return_tensors="pt", padding=True, return_token_type_ids=False)
@@ -103,7 +125,7 @@ def test_parameters_of_low_rank_experts_are_counted(config: UpcycleConfig, tmp_p
     assert metrics.parameters_total == sum(parameter.numel() for parameter in parameters.values())
     active_experts = config.num_experts_per_tok - config.shared_expert
     shares = {"group_": config.groups_per_tok / config.groups} if config.groups else {}
-    shares[""] = (config.groups_per_tok if config.groups else 1) * active_experts / config.num_routed_experts
+    shares[""] = (config.groups_per_tok if config.groups else 1) * active_experts / config.num_routed
     unused = sum(
         parameter.numel() * (1 - shares["group_" if ".group_" in name else ""])
         for name, parameter in parameters.items() if ".experts." in name)
@@ -159,11 +181,13 @@ def test_sharded_checkpoints_are_read_and_written(tmp_path: Path, monkeypatch: p
     assert (logits_of(tmp_path / "moe", ids(1, 8)) - expected).abs().max() <= 1e-5
 
 
-def test_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model_type", "reason"), [
+    ("t5", "it is an encoder-decoder.*gpt_neox, llama"), ("no_such_model", "'no_such_model' of config.json is not known to")])
+def test_what_is_no_dense_decoder_is_refused_with_the_reason(model_type: str, reason: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense")
     config = source / "config.json"
-    config.write_text(config.read_text().replace('"llama"', '"bloom"'))
-    with pytest.raises(CheckpointError, match=r"'bloom' is not known.*gpt_neox, llama.*FAMILIES"):
+    config.write_text(config.read_text().replace('"llama"', f'"{model_type}"'))
+    with pytest.raises(CheckpointError, match=reason):
         upcycle(source, _made(tmp_path / "moe"), UpcycleConfig(), seed=0)
 
 

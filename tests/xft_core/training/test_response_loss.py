@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.factories import VOCABULARY, dense_model
+from tests.factories import TESTED_FAMILIES, VOCABULARY, dense_model
 from xft_core.data.packing import IGNORED
-from xft_core.families import FAMILIES
+from xft_core.models.discovery import family_of
 from xft_core.models.loading import load_model
 from xft_core.training import response_loss as module
 from xft_core.training.response_loss import response_loss, response_nll
@@ -20,12 +20,13 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAST_BLOCK", 5)
 
 
-def batch() -> dict[str, torch.Tensor]:
+def batch(packed: bool = True) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     ids_BS = torch.randint(3, VOCABULARY, (3, 16), generator=generator)
     labels_BS = torch.where(torch.rand(ids_BS.shape, generator=generator) < 0.4, IGNORED, ids_BS)
     position_ids_BS = torch.arange(16).expand(3, 16).clone()
-    position_ids_BS[1, 7:] -= 7  # two examples in one sequence
+    if packed:
+        position_ids_BS[1, 7:] -= 7  # two examples in one sequence
     return {"input_ids": ids_BS, "position_ids": position_ids_BS, "labels": labels_BS}
 
 
@@ -40,10 +41,10 @@ def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", TESTED_FAMILIES)
 def test_loss_and_gradients_are_those_of_all_logits(family: str, tmp_path: Path) -> None:
     model = load_model(dense_model(tmp_path, family), torch.float64)
-    inputs = batch()
+    inputs = batch(packed=family_of(model.config).packs)
     expected, found = full(model, inputs), response_loss(model, inputs)
     assert found.dtype == torch.float64 and (found - expected).abs() <= 1e-10
     expected_gradients, found_gradients = gradients(model, expected), gradients(model, found)
@@ -56,9 +57,22 @@ def test_loss_and_gradients_are_those_of_all_logits(family: str, tmp_path: Path)
 
 def test_every_family_with_a_plain_head_takes_the_short_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "response_nll", lambda *_: pytest.fail("all logits were made"))
-    for family, row in FAMILIES.items():
-        if row.plain_head:
-            response_loss(load_model(dense_model(tmp_path / family, family), torch.float32), batch())
+    for family in TESTED_FAMILIES:
+        model = load_model(dense_model(tmp_path / family, family), torch.float32)
+        if family_of(model.config).plain_head:
+            response_loss(model, batch(packed=family_of(model.config).packs))
+
+
+def test_examples_that_would_see_each_other_are_not_packed(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="would see each other"):
+        response_loss(load_model(dense_model(tmp_path, "bloom"), torch.float32), batch())
+
+
+@pytest.mark.parametrize(("family", "changes"), [("cohere", {"logit_scale": 0.25}), ("granite", {"logits_scaling": 8.0})])
+def test_scaled_logits_are_the_models_own(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    model = load_model(dense_model(tmp_path, family, **changes), torch.float64)
+    assert not family_of(model.config).plain_head
+    assert response_loss(model, batch()) == full(model, batch())
 
 
 def test_soft_capped_logits_are_the_models_own(tmp_path: Path) -> None:

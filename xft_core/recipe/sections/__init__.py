@@ -17,8 +17,9 @@ from xft_core.recipe.sections.base import (
     RecipeName,
     Section,
     Seed,
+    WeightAverage,
 )
-from xft_core.recipe.sections.baseline import BaselineConfig
+from xft_core.recipe.sections.baseline import BaselineConfig, Match, WorkToMatch
 from xft_core.recipe.sections.checks import ChecksConfig
 from xft_core.recipe.sections.data import DataConfig
 from xft_core.recipe.sections.evaluate import EvaluateConfig
@@ -40,6 +41,7 @@ __all__ = [
     "EvaluateConfig",
     "ExperimentName",
     "GenerateConfig",
+    "Match",
     "MergeConfig",
     "MergeMethod",
     "ModelConfig",
@@ -54,4 +56,6 @@ __all__ = [
     "Seed",
     "SftConfig",
     "UpcycleConfig",
+    "WeightAverage",
+    "WorkToMatch",
 ]

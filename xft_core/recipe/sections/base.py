@@ -10,6 +10,7 @@ MergeMethod = Literal["learned", "uniform", "routing", "ewa", "shared_only"]
 Precision = Literal["fp32", "bf16", "bf16_mixed"]
 PromptStyle = Literal["magicoder", "chat", "completion"]
 Reaction = Literal["report", "stop"]
+WeightAverage = Literal["none", "last_k", "ema"]
 RecipeName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ExperimentName = Annotated[str, Field(min_length=1, max_length=200)]
@@ -18,8 +19,8 @@ LARGEST_NUMBER, LONGEST_TEXT = 10**12, 100_000  # of any field: nothing that is 
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, and a field that does not exist is an error rather than ignored. No number is
-    infinite or none at all, no text holds a NUL or what is not Unicode."""
+    """Base of all sections: immutable; unknown fields, infinite numbers and NaN, NUL characters and text that is not valid
+    Unicode are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False, allow_inf_nan=False)
 

@@ -1,22 +1,92 @@
 """The recipe's section baseline."""
 
-from pydantic import Field
+from typing import Annotated, Any, ClassVar, Literal
 
-from xft_core.recipe.sections.base import Section
-from xft_core.recipe.sections.sft import SftConfig
+from pydantic import BeforeValidator, Field, model_validator
+
+from xft_core.recipe.sections.base import Section, WeightAverage
+from xft_core.recipe.sections.sft import OF_ROUTERS, SftConfig
+from xft_core.recipe.sections.upcycle import UpcycleConfig
+
+Match = Literal["epochs", "tokens", "flops"]
+OF_SFT = ("epochs", "learning_rate", "warmup_steps")  # fields that replace those of the section sft
+
+
+def _listed(value: Any) -> Any:
+    """One value stands for a list of it."""
+    return [] if value is None else value if isinstance(value, list | tuple) else [value]
+
+
+class WorkToMatch(Section):
+    """The training whose tokens, or floating-point work, a baseline is given: a Mixture-of-Experts', that of its mixing, and
+    that of the dense models that it starts from."""
+
+    kind: Literal["tokens", "flops"] = Field(description="What is to be equal.")
+    runs: int = Field(1, description="Over how many trainings it is split.")
+    upcycle: UpcycleConfig | None = Field(None, description="The Mixture-of-Experts; empty where only tokens count.")
+    epochs: float = Field(description="Passes over the rows of tuning it; 0 for none.")
+    max_steps: int | None = Field(None, description="Most optimizer steps of that.")
+    dense_epochs: float = Field(0.0, description="Passes over the rows of tuning dense models before upcycling.")
+    mixing_epochs: float = Field(0.0, description="Passes over the rows of learning coefficients; 0 where none are learned.")
+    mixing_max_steps: int | None = Field(None, description="Most optimizer steps of that.")
+    mixing_batch_size: int = Field(1, description="Sequences of each of these steps.")
 
 
 class BaselineConfig(Section):
-    """The control: plain SFT of the dense model. Everything not named here is as in the section sft."""
+    """The control: plain SFT of the dense model, and what else the same work could buy (rivals). All other fields are those of
+    the section sft."""
+
+    added: ClassVar[frozenset[str]] = frozenset({
+        "average", "average_count", "runs", "wise", "match", "evaluate_rivals"})
 
     enabled: bool = Field(True, description="Train and evaluate the dense baseline too.")
     epochs: float | None = Field(None, gt=0, le=1000, description="Passes over the rows; empty: as in sft.")
     learning_rate: float | None = Field(None, gt=0, le=1, description="Peak learning rate; empty: as in sft.")
     warmup_steps: int | None = Field(None, ge=0, description="Warm-up steps; empty: as in sft.")
+    average: WeightAverage = Field("none", description=(
+        "Rival: the baseline's weights averaged over its training: last_k (mean of the last average_count of checkpoints that "
+        "are evenly spaced over the last 40% of the steps), ema (exponential moving average with decay 1 - 1/(0.1 steps), "
+        "bias-corrected), or none. It costs one copy of the weights and no training."))
+    average_count: int = Field(5, ge=1, le=1000, description=(
+        "Checkpoints that last_k averages. Plays no part in other averages."))
+    runs: int = Field(1, ge=1, le=64, description=(
+        "Rival: the mean of the weights of this many baselines, of seeds seed, seed + 1 and so on, each with its own order of "
+        "the data (a soup, arXiv 2203.05482); 1 for none. 4 runs cost about what XFT's training costs."))
+    wise: Annotated[list[Annotated[float, Field(ge=0, le=2)]], BeforeValidator(_listed)] = Field([], description=(
+        "Rivals: base + g (tuned - base) for each of these g (WiSE-FT, arXiv 2109.01903), of the baseline, of its average and "
+        "of the soup. It costs no training. 0 is the base model, 1 the tuned one. Empty for none."))
+    match: Annotated[list[Match], BeforeValidator(_listed)] = Field(["epochs"], min_length=1, description=(
+        "How long the baseline trains: epochs (as set here or in sft), tokens (as many tokens as tuning the Mixture-of-Experts "
+        "and learning its coefficients take), flops (as much floating-point work as these). The runs of a soup share tokens "
+        "and work. Several: the first is the baseline, each other one a rival of its own, with averages and soups of its own."))
+    evaluate_rivals: bool = Field(False, description=(
+        "Rivals answer the benchmarks too, and are measured on evaluate.held_out_data and lm-eval tasks. Off: only their "
+        "held-out loss is measured."))
+
+    @property
+    def has_rivals(self) -> bool:
+        """Whether there is more to compare with than the plain baseline."""
+        rivals = self.average != "none" or self.runs > 1 or bool(self.wise) or self.match != ["epochs"]
+        return self.enabled and rivals
 
     def applied_to(self, sft: SftConfig) -> SftConfig:
-        """The baseline's SFT configuration: ``sft`` with the fields set here, and no balance loss (a dense model
-        has no router, so that field must not make two otherwise equal baselines differ)."""
-        changes = {name: value for name, value in self.model_dump(exclude={"enabled"}).items() if value is not None}
-        changes |= {"balance_loss_weight": 0.0, "balance_loss_reduction": "sum", "expert_learning_rate_factor": 1.0}
+        """The baseline's SFT configuration: ``sft`` with the fields set here, and none of those that are of experts (a dense
+        model has none, so that they must not make two otherwise equal baselines differ)."""
+        changes = {name: value for name in OF_SFT if (value := getattr(self, name)) is not None}
+        changes |= OF_ROUTERS | {"expert_averaging": 0.0, "expert_learning_rate_factor": 1.0}
+        changes |= {"average": self.average, "average_count": self.average_count}
         return SftConfig(**(sft.model_dump() | changes))
+
+    @model_validator(mode="after")
+    def _rivals_fit(self) -> "BaselineConfig":
+        for name in ("wise", "match"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names {next(value for value in values if values.count(value) > 1)} twice")
+        if self.epochs is not None and "epochs" not in self.match:
+            raise ValueError(
+                f"epochs is {self.epochs:g}, but match is {', '.join(self.match)}, which decides how long the baseline trains: "
+                "leave epochs empty, or add epochs to match")
+        if not self.enabled and (self.average != "none" or self.runs > 1 or self.wise or self.match != ["epochs"]):
+            raise ValueError("average, runs, wise and match make rivals of the baseline, but enabled is false: turn it on")
+        return self

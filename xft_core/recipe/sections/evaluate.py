@@ -1,6 +1,6 @@
 """The recipe's section evaluate."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,18 +10,21 @@ from xft_core.recipe.sections.base import Section
 class EvaluateConfig(Section):
     """Which benchmark, and how its answers are graded."""
 
-    benchmarks: list[str] = Field(["demo:benchmark.jsonl"], min_length=1, description=(
+    added: ClassVar[frozenset[str]] = frozenset({"compare_rows"})
+
+    benchmarks: list[str] = Field(["demo:benchmark.jsonl"], description=(
         "Benchmarks: humaneval (HumanEval and HumanEval+ from evalplus's own cache), mbpp, multipl-e/js (and ts, java, cpp, "
         "rs, go, php, rb, lua, pl, sh), ds1000 (the files of these two in the directory XFT_BENCHMARKS), the path of a .jsonl "
-        "or .jsonl.gz file in one of these forms, or demo:benchmark.jsonl."))
+        "or .jsonl.gz file in one of these forms, or demo:benchmark.jsonl. An empty list: no answers are generated, models are "
+        "compared by their held-out loss."))
     max_problems: int | None = Field(None, ge=1, description="Only the first this many problems; empty for all.")
     min_time_limit: float = Field(4.0, gt=0, le=600, description="Shortest time limit for one test input, in seconds.")
     time_limit_factor: float = Field(4.0, ge=1, le=1000, description="Limit as a multiple of the reference's own time.")
     memory_limit_mb: int = Field(6144, ge=256, le=2**24, description="Memory one graded program may reserve, in MB.")
     workers: int | None = Field(None, ge=1, le=1024, description="Programs graded at once; empty: one per processor core.")
     sandbox: Literal["bubblewrap", "unsafe"] = Field("bubblewrap", description=(
-        "Grading runs what a model wrote. bubblewrap contains it; unsafe runs it with nothing around it but evalplus's "
-        "own guard, which does not stop network, files or processes."))
+        "Grading runs what a model wrote. bubblewrap contains it; unsafe runs it under evalplus's own guard "
+        "alone, which does not restrict network, files or processes."))
     ds1000_environment: Literal["pinned", "current"] = Field("pinned", description=(
         "Libraries DS-1000 is graded with: pinned (those of its authors, made by python -m xft_core ds1000-environment) or "
         "current (those of this package; other scores, not to be compared with published ones)."))
@@ -36,3 +39,6 @@ class EvaluateConfig(Section):
         "Directory with the YAML files of your own tasks; data files named in them are relative to it. Empty: only the "
         "tasks that lm-eval ships, most of which fetch their data from the Hub."))
     lm_eval_limit: int | None = Field(None, ge=1, description="Only the first this many questions of a task; empty for all.")
+    compare_rows: bool = Field(False, description=(
+        "Measure the loss of every held-out row under every model, and report paired differences with their intervals over "
+        "rows, and the training's tokens and floating-point work. Always on where the section baseline has rivals."))

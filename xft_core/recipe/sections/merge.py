@@ -1,8 +1,8 @@
 """The recipe's section merge."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from xft_core.recipe.sections.base import MergeMethod, Section
 
@@ -14,7 +14,8 @@ class MergeConfig(Section):
 
     method: MergeMethod = Field("learned", description=(
         "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "
-        "ewa (mean of all experts), shared_only (the shared expert alone)."))
+        "ewa, also called mean (mean of all experts, afterwards: what EWA, arXiv 2308.06093, ends with; sft.expert_averaging "
+        "averages while training), shared_only (the shared expert alone)."))
     shared_expert_weight: float | None = Field(0.75, ge=0, le=1, description=(
         "lambda, the shared expert's share; empty: learned too, from 0.75 (method learned only). Plays no part in "
         "the methods routing, ewa and shared_only, nor without a shared expert."))
@@ -37,6 +38,11 @@ class MergeConfig(Section):
     export_adapter: bool = Field(False, description=(
         "Also write the merge as a LoRA adapter for PEFT: what low-rank experts add together, and the weights that they share "
         "as the model that it is for. Needs upcycle.expert_rank. Plays no part in the merged model."))
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _clearer_name(cls, value: Any) -> Any:
+        return "ewa" if value == "mean" else value
 
     @model_validator(mode="after")
     def _fields_fit(self) -> "MergeConfig":

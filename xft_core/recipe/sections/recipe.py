@@ -19,10 +19,10 @@ class Recipe(Section):
     """One run of the pipeline, complete."""
 
     name: RecipeName = Field("demo", description=(
-        "Name of the recipe: letters, digits, dot, dash, underscore. Runs and models are called by it."))
+        "Name of the recipe: letters, digits, dot, dash, underscore. Runs and models are named after it."))
     seed: Seed = Field(0, description=(
-        "Seed of everything random in training and sampling: order, router, noise, samples. (The choice of rows has a seed of "
-        "its own: data.split_seed.)"))
+        "Seed of everything random in training and sampling: order, router, noise, samples. The choice of rows has its own "
+        "seed, data.split_seed."))
     experiment: ExperimentName = Field("xft", description="MLflow experiment the run belongs to.")
     check_fit: bool = Field(True, description=(
         "Refuse, before any work, a recipe that surely needs more memory or disk than this machine has (see xft plan)."))
@@ -32,17 +32,32 @@ class Recipe(Section):
     baseline: BaselineConfig = Field(BaselineConfig(), description="The control: plain SFT of the dense model.")
     upcycle: UpcycleConfig = Field(UpcycleConfig(), description="From the dense model to a Mixture-of-Experts.")
     sft: SftConfig = Field(SftConfig(), description=(
-        "Supervised fine-tuning of the Mixture-of-Experts, and of the baseline where that says nothing else."))
+        "Supervised fine-tuning of the Mixture-of-Experts, and of the baseline unless its section differs."))
     merge: MergeConfig = Field(MergeConfig(), description="From the experts to one dense model.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Answers of every model to the benchmarks' problems.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmarks and grading.")
-    checks: ChecksConfig = Field(ChecksConfig(), description="What a run looks out for, and whether that stops it.")
+    checks: ChecksConfig = Field(ChecksConfig(), description="Signs of trouble in a run, and which of them stop it.")
     registry: RegistryConfig = Field(RegistryConfig(), description="The merged model in MLflow's registry.")
 
     @property
     def prompt_style(self) -> PromptStyle:
         """The form in which tuned models are asked: that of generate, or the one they were tuned in."""
         return self.data.template if self.generate.prompt_style == "auto" else self.generate.prompt_style
+
+    @property
+    def moe_sft(self) -> SftConfig | None:
+        """The fine-tuning of the Mixture-of-Experts; None where its experts are merged as they are. Dense trainings before
+        upcycling have had their share of the epochs."""
+        upcycle = self.upcycle
+        if upcycle.experts_from == "base":
+            return self.sft
+        left = self.sft.epochs * (1 - upcycle.dense_share)
+        return self.sft.model_copy(update={"epochs": left}) if left else None
+
+    @property
+    def has_rivals(self) -> bool:
+        """Whether there are models other than base, SFT, Mixture-of-Experts and merged model."""
+        return self.baseline.has_rivals or self.upcycle.experts_from == "branches"
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":
@@ -56,4 +71,20 @@ class Recipe(Section):
                 f"upcycle.groups is {self.upcycle.groups}, and evaluate.lm_eval_tasks is not empty: groups are chosen by the "
                 "prompt, and lm-eval does not say what the prompt is. Empty one of them; the merged model can be evaluated "
                 "by itself (xft evaluate)")
+        if self.upcycle.mode == "fusion" and self.merge.method != "ewa":
+            raise ValueError(
+                f"merge.method is {self.merge.method}, but upcycle.mode is fusion, whose model is the mean of its experts: set "
+                "merge.method to ewa")
+        if self.upcycle.experts_from != "base" and self.sft.max_steps:
+            raise ValueError(
+                f"sft.max_steps is {self.sft.max_steps}, but upcycle.experts_from is {self.upcycle.experts_from}, which splits "
+                "sft.epochs over several trainings: leave max_steps empty, and lower epochs")
+        if self.sft.expert_averaging and self.upcycle.num_routed < 2:
+            raise ValueError(
+                f"sft.expert_averaging is {self.sft.expert_averaging:g}, but there is one routed expert: raise "
+                "upcycle.num_experts, or set it to 0")
+        if self.seed + self.baseline.runs > 2**31:
+            raise ValueError(f"seed is {self.seed}, too large for baseline.runs ({self.baseline.runs}): take a smaller one")
+        if conflict := self.sft.conflict_with(self.upcycle):
+            raise ValueError(conflict)
         return self

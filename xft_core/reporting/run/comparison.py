@@ -68,7 +68,7 @@ class Measure(Part):
 class Row(Part):
     """One model. ``held_out_nll`` in nats per response token; ``parameters_active`` per token."""
 
-    model: str = Field(description="One of base, sft, moe and merged [text]")
+    model: str = Field(description="One of base, sft, moe and merged, or a rival that was evaluated [text]")
     name: str = Field(description="What a person calls it [text]")
     held_out_nll: float | None = Field(description="Held-out loss [nats per response token]")
     parameters_total: int | None = Field(description="Parameters [count]")
@@ -134,6 +134,25 @@ class Decontamination(Part):
     dropped: list[DroppedRow] = Field(description="The rows that were dropped")
 
 
+class RowComparison(Part):
+    """One model's held-out loss and training beside the merged model's, row by row. ``difference``: merged model minus this
+    one; its interval and p-value are over rows, of one seed (see reporting/study/differences.py)."""
+
+    model: str = Field(description="The model [text]")
+    name: str = Field(description="What a person calls it [text]")
+    held_out_nll: float = Field(description="Held-out loss [nats per response token]")
+    difference: float | None = Field(description=(
+        "Held-out loss of the merged model minus this one's; null for the merged model itself [nats per response token]"))
+    interval: tuple[float, float] | None = Field(description="95% interval of the difference [nats per response token]")
+    p_value: float | None = Field(description="Two-sided, of no difference [fraction, 0 to 1]")
+    training_tokens: float | None = Field(description="Tokens that it was trained on [count]")
+    training_flops: float | None = Field(description="Floating-point operations of its training [count]")
+    reserved_nll: float | None = Field(None, description=(
+        "Loss on the rows that are reserved for choices; null without any [nats per response token]"))
+    equal_tokens: bool = Field(description="Whether its training took as many tokens as the merged model's [yes or no]")
+    equal_flops: bool = Field(description="Whether its training took as much floating-point work [yes or no]")
+
+
 class Further(Part):
     """A step that the report has no section for."""
 
@@ -155,11 +174,15 @@ class Comparison(Part):
         "Computation of the MoE's training over that of the dense baseline [ratio]"))
     mixing: Mixing | None = Field(description="How the experts were merged")
     routing: list[LayerRouting] = Field(description="Use of the experts, in the order of the layers")
+    expert_delta_cosine: float | None = Field(None, description=(
+        "Cosine of what two experts have learned, mean over pairs and layers; null where it was not measured [no unit]"))
     choices: list[str] = Field([], description="What in the recipe does not fit [text]")
     went_wrong: dict[str, list[str]] = Field(description="What was noticed in training and mixing, by model [text]")
     data: dict[str, int] = Field(description="What became of the data's rows, by name [count]")
     held_out: str | None = Field(description="Digest of the rows that held_out_nll is measured on [sha256]")
     decontamination: Decontamination | None = Field(description="What was looked for in the training data")
+    row_comparisons: list[RowComparison] = Field([], description=(
+        "Every model beside the merged one, where rows were compared"))
     further: list[Further] = Field([], description="Steps of stages that were added to the pipeline")
 
     def row(self, model: str) -> Row | None:
@@ -175,5 +198,5 @@ class ComparisonFile(Comparison):
 
     def text(self) -> str:
         """The content of the file."""
-        content = self.model_dump(exclude=None if self.further else {"further"})
+        content = self.model_dump(exclude={name for name in ("row_comparisons", "further") if not getattr(self, name)})
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from xft_core.recipe.labels import looks, path_forms, path_labels, unique_labels
 from xft_core.recipe.sections import EvaluateConfig, Recipe
-from xft_core.reporting.names import benchmark_title, file_stem
+from xft_core.recipe.steps import MODELS, model_places
+from xft_core.reporting.names import benchmark_title, dense_name, file_stem
 from xft_core.store.manifest import Manifest, read_manifest
 from xft_core.store.results.base import Metrics, ResultFile
 from xft_core.store.results.curve import CurvePoint, read_curve
@@ -56,6 +57,14 @@ class Evidence:
         """The fine-tuning of "sft" (the dense baseline) or "moe"."""
         return self.metrics(SFT_ROLES[model], SftMetrics)
 
+    def models(self) -> list[str]:
+        """The run's models, in the order of reports."""
+        return list(model_places(self.recipe))
+
+    def measured_models(self) -> list[str]:
+        """Those that are measured by all that the recipe lists."""
+        return [model for model in self.models() if model in MODELS or self.recipe.baseline.evaluate_rivals]
+
     def merge(self) -> MergeMetrics | None:
         """The merged model."""
         return self.metrics("merge", MergeMetrics)
@@ -82,15 +91,17 @@ class Evidence:
         return benchmark_titles(self.recipe.evaluate.benchmarks)
 
     def model_name(self, model: str) -> str:
-        """What a person calls one of MODELS."""
+        """What a person calls one of the run's models."""
         upcycle, method = self.recipe.upcycle, self.recipe.merge.method
+        if model not in ("base", "moe", "merged"):
+            return dense_name(model, self.recipe.baseline)
         xft = upcycle.shared_expert and upcycle.normalization == "xft"
         kind = "experts" if upcycle.expert_rank is None else f"experts of rank {upcycle.expert_rank}"
         kind += "" if upcycle.groups is None else f" in groups ({upcycle.groups})"
         return {
             "base": "base",
-            "sft": "SFT (dense)",
-            "moe": f"MoE, {upcycle.num_experts} {kind}, {upcycle.num_experts_per_tok} active",
+            "moe": f"fusion of {upcycle.num_experts} experts" if upcycle.mode == "fusion" else (
+                f"MoE, {upcycle.num_experts} {kind}, {upcycle.num_experts_per_tok} active"),
             "merged": f"{'XFT merged' if xft else 'merged'} ({method.replace('_', ' ')})",
         }[model]
 

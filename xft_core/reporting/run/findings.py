@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from xft_core.recipe.checks import DEAD_LOAD, worse_than_base
 from xft_core.reporting.pass_rates import certainty, p_text
 from xft_core.reporting.run.comparison import Comparison, Difference
+from xft_core.reporting.run.row_comparisons import row_sentences
 from xft_core.runtime.quantities import fixed
 
 MANY_TRUNCATED = 0.1
@@ -26,6 +27,7 @@ def findings(comparison: Comparison) -> list[str]:
     """One sentence or two for each thing a reader asks: solved problems, held-out loss, mixing, cost, certainty."""
     found = [difference_sentence(comparison, item) for item in main_differences(comparison)]
     found += _held_out_sentences(comparison)
+    found += row_sentences(comparison)
     found += _mixing_sentences(comparison)
     if comparison.training_compute_ratio is not None:
         found.append(
@@ -110,7 +112,7 @@ def _mixing_sentences(comparison: Comparison) -> Iterator[str]:
 
 
 def _data_warnings(comparison: Comparison) -> Iterator[str]:
-    if comparison.decontamination and not comparison.decontamination.benchmarks:
+    if comparison.benchmarks and comparison.decontamination and not comparison.decontamination.benchmarks:
         yield ("The training data was not searched for the benchmarks' problems (data.decontaminate is off): scores may "
                "be of answers learned by heart.")
 

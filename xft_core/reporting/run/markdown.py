@@ -10,6 +10,7 @@ from xft_core.reporting.run.comparison import Comparison, Decontamination, Diffe
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import findings, main_differences, model_name, test_name, warnings
 from xft_core.reporting.run.multilingual import PAPER_LANGUAGES, Average
+from xft_core.reporting.run.row_comparisons import row_table
 from xft_core.reporting.tables import bullets, table
 from xft_core.runtime.quantities import fixed, parameters
 
@@ -60,6 +61,8 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: froze
     if noted:
         sections += ["## Warnings", bullets(noted)]
     sections += ["## What it says", bullets(findings(comparison) + _conditions(comparison, evidence))]
+    if comparison.row_comparisons:
+        sections += ["## At equal tokens and at equal work", row_table(comparison)]
     sections += groups_sections(comparison)
     if comparison.differences:
         sections += ["## Problem by problem", _differences_section(comparison)]
@@ -271,6 +274,9 @@ def _routing_table(comparison: Comparison) -> str:
     uniform = sum(comparison.routing[0].load) / max(1, experts)
     note = (f"Load: an expert's share of all choices of a routed expert; equal load is {100 * uniform:.1f} %. Entropy "
             f"of the router: at most {math.log(max(1, experts)):.3f} nats.")
+    if comparison.expert_delta_cosine is not None:
+        note += (f" Cosine of what two experts have learned, mean over pairs and layers: {comparison.expert_delta_cosine:.3f} "
+                 "(1: the same).")
     return note + "\n\n" + table(header, rows)
 
 

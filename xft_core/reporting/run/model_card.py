@@ -100,14 +100,24 @@ def _front_matter(evidence: Evidence, merged: Row | None) -> ModelCardData:
 
 def _routing(recipe: Recipe) -> str:
     upcycle = recipe.upcycle
+    if upcycle.mode == "fusion":
+        return f"Every token goes through one FFN, whose weights are a mixture of those of {upcycle.num_experts} experts."
     routing = "One expert is always on; " if upcycle.shared_expert else "No expert is always on; "
-    routing += f"{upcycle.num_experts_per_tok} of {upcycle.num_experts} experts are active per token"
+    most = "at most " if upcycle.routing == "top_p" else ""
+    routing += f"{most}{upcycle.num_experts_per_tok} of {upcycle.num_experts} experts are active per token"
     if upcycle.groups is not None:
         routing += (f" in each of {upcycle.groups_per_tok} of {upcycle.groups} groups (the shared one counted once), which the "
                     "instruction chooses")
     if upcycle.expert_rank is not None:
         routing += f"; experts are low-rank changes (rank {upcycle.expert_rank}) of the weights that they share"
-    return routing + (f", routing weights normalised as `{upcycle.normalization}`." if upcycle.shared_expert else ".")
+    routing += f", routing weights normalised as `{upcycle.normalization}`." if upcycle.shared_expert else "."
+    if upcycle.router != "learned":
+        routing += f" The router is {upcycle.router.replace('_', ' ')}."
+    if upcycle.target_active is not None and upcycle.routing == "top_p":
+        routing += f" Routing is top-p; {upcycle.target_active:g} experts are active in the mean."
+    if upcycle.shared_gate == "token" and upcycle.shared_expert:
+        routing += " A gate for every token sets the shared expert's weight."
+    return routing
 
 
 def _equation(recipe: Recipe) -> tuple[str, str]:
@@ -125,7 +135,8 @@ def _equation(recipe: Recipe) -> tuple[str, str]:
 
 
 def _choices(evidence: Evidence, sections: tuple[str, ...]) -> str:
-    flat = flatten(evidence.recipe)
+    recorded = evidence.recipe.recorded()  # without fields that came later and are at their default
+    flat = {name: value for name, value in flatten(evidence.recipe).items() if _is_in(recorded, name)}
     for name in PROCESS_FIELDS:
         del flat[f"sft.{name}"]
     flat["evaluate.benchmarks"] = evidence.benchmarks()
@@ -134,6 +145,11 @@ def _choices(evidence: Evidence, sections: tuple[str, ...]) -> str:
         [f"`{name}`", display_name(str(value)) if name in PATHS and value else _shown(value)]
         for name, value in flat.items() if name.partition(".")[0] in sections]
     return table(["field", "value"], rows)
+
+
+def _is_in(recorded: Any, name: str) -> bool:
+    section, _, rest = name.partition(".")
+    return section in recorded and (not rest or _is_in(recorded[section], rest))
 
 
 def _shown(value: Any) -> str:

@@ -18,6 +18,7 @@ from xft_core.reporting.run.evidence import Evidence
 
 # Okabe and Ito's palette: told apart with any colour vision.
 COLORS = {"base": "#7F7F7F", "sft": "#0072B2", "moe": "#D55E00", "merged": "#009E73"}
+RIVAL_COLOR = "#56B4E9"
 STYLE: dict[str, Any] = {
     "figure.dpi": 130, "savefig.dpi": 130, "figure.constrained_layout.use": True,
     "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -155,10 +156,10 @@ def _pass_bars(ax: Axes, comparison: Comparison, benchmark: str) -> None:
             continue
         problems = score.problems
         bars: list[tuple[float, float, str, tuple[float, ...], str]] = [
-            (0.0, 0.6, "plus", to_rgb(COLORS[row.model]), "")]
+            (0.0, 0.6, "plus", to_rgb(_color(row.model)), "")]
         if score.extended_tests:
-            bars = [(-0.19, 0.36, "base", _light(COLORS[row.model]), "  base tests"),
-                    (0.19, 0.36, "plus", to_rgb(COLORS[row.model]), "  plus tests")]
+            bars = [(-0.19, 0.36, "base", _light(_color(row.model)), "  base tests"),
+                    (0.19, 0.36, "plus", to_rgb(_color(row.model)), "  plus tests")]
         for shift, height, tests, color, label in bars:
             rate = score.rate(tests)
             if rate is None:
@@ -178,13 +179,17 @@ def _pass_bars(ax: Axes, comparison: Comparison, benchmark: str) -> None:
 def _held_out_bars(ax: Axes, comparison: Comparison) -> None:
     for place, row in enumerate(comparison.rows):
         if row.held_out_nll is not None:
-            ax.barh(place, row.held_out_nll, height=0.6, color=COLORS[row.model])
+            ax.barh(place, row.held_out_nll, height=0.6, color=_color(row.model))
             _label(ax, f"{row.held_out_nll:.4f}", row.held_out_nll, place)
     ax.set_title("Held-out loss (lower is better)")
     ax.set_xlabel("negative log-likelihood, nats per response token")
     ax.margins(x=0.2)
     ax.set_xlim(left=0)
     ax.grid(axis="x")
+
+
+def _color(model: str) -> str:
+    return COLORS.get(model, RIVAL_COLOR)
 
 
 def _label(ax: Axes, text: str, x: float, y: float) -> None:

@@ -3,7 +3,7 @@ findings.py."""
 
 from xft_core.recipe.checks import mixing_findings, recipe_findings, training_findings
 from xft_core.recipe.labels import flat_names, path_labels, unique_labels
-from xft_core.recipe.steps import FACTS, MODELS
+from xft_core.recipe.steps import AVERAGE, FACTS, MODELS
 from xft_core.reporting.pass_rates import counts, pair, pass_rate
 from xft_core.reporting.run.comparison import (
     Comparison,
@@ -22,6 +22,7 @@ from xft_core.reporting.run.comparison import (
 )
 from xft_core.reporting.run.evidence import SFT_ROLES, Evidence
 from xft_core.reporting.run.multilingual import Average, averages
+from xft_core.reporting.run.row_comparisons import row_comparisons
 from xft_core.reporting.statistics import measured_interval
 from xft_core.store.results.evaluate import EvaluateMetrics, EvaluationFile
 from xft_core.store.results.generate import GenerateMetrics
@@ -29,6 +30,7 @@ from xft_core.store.results.lm_eval import LmEvalFile, TaskResults
 from xft_core.store.results.mix import CoefficientsFile, MixMetrics
 from xft_core.store.results.nll import NllMetrics
 from xft_core.store.results.prepare import DecontaminationFile
+from xft_core.store.results.row_losses import RowLossesMetrics
 from xft_core.store.results.sft import RouterFile
 
 # Which model is compared with which: the question of the paper first.
@@ -39,16 +41,17 @@ ROW_CHARACTERS = 200
 def compare(evidence: Evidence) -> Comparison:
     """Put the numbers of all artifacts side by side."""
     prepare, prepared = evidence.manifests.get("prepare"), evidence.prepare()
-    rows = [row for model in MODELS if (row := _row(evidence, model))]
+    rows = [row for model in evidence.measured_models() if (row := _row(evidence, model))]
     return Comparison(
         recipe=evidence.recipe.name, seed=evidence.recipe.seed, benchmarks=evidence.benchmarks(),
         skipped=_skipped(evidence), rows=rows, multilingual=_multilingual(rows), differences=_differences(evidence),
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
+        expert_delta_cosine=moe.expert_delta_cosine if (moe := evidence.sft("moe")) else None,
         choices=recipe_findings(evidence.recipe), went_wrong=_went_wrong(evidence),
         data=dict(sorted(prepared.flat().items())) if prepared else {},
         held_out=next((entry.sha256 for entry in prepare.files if entry.path == "held_out.safetensors"), None)
         if prepare else None,
-        decontamination=_decontamination(evidence), further=_further(evidence))
+        decontamination=_decontamination(evidence), row_comparisons=row_comparisons(evidence), further=_further(evidence))
 
 
 def metric_endings(benchmarks: list[str]) -> dict[str, str]:
@@ -95,8 +98,11 @@ def _held_out_nll(evidence: Evidence, model: str) -> float | None:
         if before is None and moe and evidence.recipe.upcycle.is_identity:
             before = moe.held_out_nll_before
         return before
-    tuned = evidence.sft(model)
-    return tuned.held_out_nll if tuned else None
+    tuned = evidence.sft(model) if model in SFT_ROLES else None
+    if tuned:
+        return tuned.held_out_nll if model == "sft" or evidence.recipe.sft.average == "none" else tuned.held_out_nll_average
+    measured = evidence.metrics(f"row_losses_{model}", RowLossesMetrics)
+    return measured.nll if measured else None
 
 
 def _score(evidence: Evidence, model: str, index: int, benchmark: str) -> Score | None:
@@ -143,7 +149,7 @@ def _lm_eval_measures(evidence: Evidence, model: str) -> list[Measure]:
     names = evidence.recipe.evaluate.lm_eval_tasks
     # A task may be listed beside a group that it belongs to. Labels are those of all models' tasks: they name rows.
     parts = list(dict.fromkeys(
-        (index, part) for index, name in enumerate(names) for other in MODELS
+        (index, part) for index, name in enumerate(names) for other in evidence.measured_models()
         for part in _lm_eval_tasks(evidence, other, index, name)))
     labels = dict(zip(parts, unique_labels([[part, f"{names[index]}/{part}"] for index, part in parts]), strict=True))
     found = []
@@ -167,7 +173,7 @@ def _lm_eval_tasks(evidence: Evidence, model: str, index: int, name: str) -> dic
 def _skipped(evidence: Evidence) -> dict[str, str]:
     reasons = {}
     for index, benchmark in enumerate(evidence.benchmarks()):
-        for model in MODELS:
+        for model in evidence.measured_models():
             results = evidence.file(f"evaluate_{model}_{index}", EvaluationFile)
             if results and results.skipped is not None:
                 reasons[benchmark] = results.skipped
@@ -189,12 +195,14 @@ def _multilingual(rows: list[Row]) -> list[Average]:
 
 def _differences(evidence: Evidence) -> list[Difference]:
     found = []
+    models = evidence.measured_models()
+    pairs = [*PAIRS, *(("merged", model) for model in models if model not in MODELS)]
     for index, benchmark in enumerate(evidence.benchmarks()):
         results = {
-            model: content for model in MODELS if (content := evidence.file(f"evaluate_{model}_{index}", EvaluationFile))}
+            model: content for model in models if (content := evidence.file(f"evaluate_{model}_{index}", EvaluationFile))}
         for tests in ("base", "plus"):
             of_models = {model: counts(content, tests) for model, content in results.items()}
-            for model, against in PAIRS:
+            for model, against in pairs:
                 compared = pair(of_models.get(model, {}), of_models.get(against, {}))
                 if compared:
                     found.append(
@@ -238,7 +246,9 @@ def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
 
 
 def _routing(evidence: Evidence) -> list[LayerRouting]:
-    content = evidence.file("sft_moe", RouterFile)
+    directory = evidence.directories.get("sft_moe")
+    averaged = evidence.recipe.sft.average != "none"
+    content = RouterFile.read(directory / AVERAGE if averaged else directory) if directory else None
     return [
         LayerRouting(load=layer.load, entropy=layer.entropy, mean_shared_weight=layer.mean_shared_weight)
         for layer in (content.layers if content else [])]

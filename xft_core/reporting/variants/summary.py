@@ -27,7 +27,8 @@ class _Part(BaseModel):
 
 class Run(_Part):
     """One variant. ``numbers``: ``<model>/held_out_nll`` in nats per response token, ``<model>/plus_pass_at_1/<benchmark>``
-    and the like as fractions, and ``merged_over_sft/...``: merged model minus dense SFT. ``intervals``: 95% of a pass@1,
+    and the like as fractions, and ``merged_over_sft/...``: merged model minus dense SFT; ``merged_over_<rival>/held_out_nll``
+    where rows were compared. ``intervals``: 95% of a pass@1,
     over the problems of the benchmark; ``not_graded``: answers that have no part in a pass@1, where there are any.
     ``held_out``: digest of the rows that held_out_nll is measured on."""
 
@@ -79,6 +80,21 @@ class Effect(_Part):
     higher: int = Field(description="Pairs in which it rises [count]")
 
 
+class RivalDifference(_Part):
+    """Held-out loss of the merged model minus that of another model, of one group of variants: paired over seeds and rows (see
+    reporting/study/differences.py)."""
+
+    group: str = Field(description="Name of the group [text]")
+    model: str = Field(description="The other model [text]")
+    name: str = Field(description="What a person calls it [text]")
+    seeds: int = Field(description="Runs that have both [count]")
+    mean: float = Field(description="Mean difference [nats per response token]")
+    interval: tuple[float, float] = Field(description="95% interval over seeds and rows [nats per response token]")
+    p_value: float = Field(description="Two-sided, of no difference [fraction, 0 to 1]")
+    work: float | None = Field(description="Floating-point work of its training over the merged model's, mean [ratio]")
+    tokens: float | None = Field(description="Tokens of its training over the merged model's, mean [ratio]")
+
+
 class Variants(_Part):
     """Everything the report of a comparison tells. ``axes``: fields that vary together, with their values in order;
     ``titles``: of the recipes' benchmarks, also of those that were skipped; ``problems``: how many each of the others has.
@@ -96,6 +112,11 @@ class Variants(_Part):
     effects: list[Effect] = Field(description="What each varying field changes")
     missing: list[str] = Field(description="Variants without a result [text]")
     idle: dict[str, list[str]] = Field(description="For a field, the groups in which it plays no part [text]")
+    rivals: list[RivalDifference] = Field([], description="The merged model beside each other one, where rows were compared")
+
+    def text(self) -> str:
+        """The content of the file."""
+        return self.model_dump_json(indent=1, exclude=None if self.rivals else {"rivals"}) + "\n"
 
     def benchmarks(self) -> list[str]:
         """Titles of the benchmarks, in the order of the recipe."""
@@ -104,6 +125,11 @@ class Variants(_Part):
     def compared_axes(self) -> list[tuple[list[str], list[list[Any]]]]:
         """The axes that are not there only to repeat."""
         return [axis for axis in self.axes if axis[0] != [SEED] and len(axis[1]) > 1]
+
+
+def over(model: str) -> str:
+    """What the numbers of the merged model minus those of another one are called."""
+    return f"merged_over_{model}"
 
 
 def put_together(recipe_name: str, axes: list[Axis], variants: list[Variant], reports: Mapping[str, Path]) -> Variants:
@@ -156,10 +182,8 @@ def statistic(values: list[float], depends_on_seed: bool = True) -> Statistic:
 def _run(variant: Variant, comparison: Comparison, names: Mapping[tuple[str, int], str]) -> Run:
     numbers: dict[str, float] = {}
     intervals, not_graded = {}, {}
-    for model in MODELS:
-        row = comparison.row(model)
-        if row is None:
-            continue
+    for row in comparison.rows:
+        model = row.model
         if row.held_out_nll is not None:
             numbers[f"{model}/{NLL}"] = row.held_out_nll
         for score in row.scores:
@@ -169,6 +193,10 @@ def _run(variant: Variant, comparison: Comparison, names: Mapping[tuple[str, int
                     numbers[key], intervals[key] = rate.value, (rate.low, rate.high)
                     if score.infrastructure_errors:
                         not_graded[key] = score.infrastructure_errors
+    for item in comparison.row_comparisons:
+        numbers.setdefault(f"{item.model}/{NLL}", item.held_out_nll)
+        if item.difference is not None and item.model not in MODELS:
+            numbers[f"{over(item.model)}/{NLL}"] = item.difference
     for key in [key for key in numbers if key.startswith("merged/")]:
         rest = key.removeprefix("merged/")
         if (control := numbers.get(f"sft/{rest}")) is not None:

@@ -1,11 +1,11 @@
 """Results of the report and compare stages: the headline numbers of a run and of a comparison. All that they tell is in
 comparison.json, whose models are reporting/run/summary.py and reporting/variants/summary.py."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from xft_core.store.results.base import Flat, Metrics
+from xft_core.store.results.base import Flat, Metrics, ResultFile
 
 
 class ReportMetrics(Metrics):
@@ -26,3 +26,16 @@ class CompareMetrics(Metrics):
     variants: int | None = Field(description="Variants with a report [count]")
     missing: int | None = Field(description="Variants without one [count]")
     groups: int | None = Field(description="Groups of variants that differ in the seed alone [count]")
+
+
+class RunRowsFile(ResultFile):
+    """row_losses.json of a report: the loss of every held-out row under every model, where rows were compared."""
+
+    file_name: ClassVar[str] = "row_losses.json"
+    indent: ClassVar[int | None] = None
+    ending: ClassVar[str] = "\n"
+    tokens: list[int] = Field(description="Response tokens of each row, of those that have any [count]")
+    losses: dict[str, list[float]] = Field(description="By model, the loss of each row, summed over its response [nats]")
+    reserved_nll: dict[str, float] = Field({}, description=(
+        "By model, the loss over the rows that are reserved for choices; none where no rows are [nats per response token]"))
+    training_flops: dict[str, float] = Field({}, description="By model, floating-point operations of its training [count]")

@@ -1,8 +1,11 @@
 """MultiPL-E through the stages: generated with the demo model, graded, and skipped where there is no toolchain."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +127,40 @@ def test_a_toolchain_that_is_not_whole_is_named(
     with pytest.raises(SandboxError, match=r"Grading sh does not work .* a right program got 'fail' \(bash 99"):
         run_stage(stage)
     assert not (tmp_path / "out").exists()
+
+
+FAKE_GO = """#!/bin/sh
+if [ "$1" = version ]; then echo go 99; exit; fi
+echo $$ $GOCACHE > {said}.part && mv {said}.part {said}
+exec sleep 60
+"""
+
+
+def test_what_a_killed_grading_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    benchmark, said, tools = tmp_path / "multipl-e" / "humaneval-go.jsonl", tmp_path / "said", tmp_path / "tools"
+    for directory in (benchmark.parent, tools, tmp_path / "tmp"):
+        directory.mkdir()
+    benchmark.write_text(json.dumps(row("twice", language="go_test.go")) + "\n")
+    (tmp_path / "samples.jsonl").write_text(json.dumps({"task_id": "twice", "solution": "x"}) + "\n")
+    (tools / "go").write_text(FAKE_GO.format(said=said))
+    (tools / "go").chmod(0o755)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({
+        "benchmark": str(benchmark), "samples": str(tmp_path / "samples.jsonl"), "output": str(tmp_path / "out"),
+        "evaluate": {"sandbox": "unsafe"}}))
+    command = [sys.executable, "-m", "xft_core", "evaluate", str(config)]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "PATH": f"{tools}:/usr/bin:/bin"}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        while not said.exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()
+    compiler, cache = said.read_text().split()
+    os.kill(int(compiler), signal.SIGKILL)
+    left = [Path(cache), *(tmp_path / "tmp").glob("xft-work-*")]
+    assert len(left) == 2 and left[1].exists()
+    without = environment | {"PATH": "/usr/bin:/bin"}  # there is nothing to grade with then
+    subprocess.run(command, env=without, check=True, capture_output=True)
+    assert not any(path.exists() for path in left)
 
 
 def test_names_and_the_directory_they_are_looked_for_in(

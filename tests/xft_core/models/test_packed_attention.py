@@ -9,7 +9,7 @@ from tests.factories import VOCABULARY, dense_model
 from xft_core.data.packing import PackedRows
 from xft_core.data.rows import Row, rows_of
 from xft_core.models.loading import load_model
-from xft_core.training.packed_attention import NAME, _mask, attend_by_example
+from xft_core.models.packed_attention import NAME, _mask, attend_by_example
 from xft_core.training.response_loss import response_loss
 
 
@@ -18,7 +18,7 @@ from xft_core.training.response_loss import response_loss
 def test_loss_and_gradients_are_those_of_the_whole_mask(
         family: str, checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Examples that are longer and shorter than a window of attention (16), and padding."""
-    monkeypatch.setattr("xft_core.training.packed_attention.LEAST_BLOCK", 8)
+    monkeypatch.setattr("xft_core.models.packed_attention.LEAST_BLOCK", 8)
     generator = torch.Generator().manual_seed(0)
     data = PackedRows(rows_of([
         Row(torch.randint(3, VOCABULARY, (length,), generator=generator).tolist(), 1) for length in [40, 5, 3, 30, 4, 20]]),

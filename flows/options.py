@@ -1,0 +1,78 @@
+"""The options of the ``xft`` command. Nothing slow is imported here: ``xft run`` reads them before anything else."""
+
+import math
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+
+
+def parser() -> ArgumentParser:
+    """The parser of ``xft`` and its commands."""
+    made = ArgumentParser(
+        prog="xft", description="Dense code model to Mixture-of-Experts, fine-tuned, merged back, measured.")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run the pipeline with a recipe; what is finished already is reused")
+    _add_recipe(run)
+    compare = commands.add_parser(
+        "compare", help="run variants of a recipe and put them side by side; what is finished already is reused")
+    _add_recipe(compare)
+    compare.add_argument(
+        "--grid", action="append", default=[], metavar="SECTION.FIELD=[VALUE,...]",
+        help="what varies, for example seed=[0,1]; again for each field; fields that change together: a.b,a.c=[[1,2],[3,4]]")
+    compare.add_argument("--report", type=Path, metavar="DIRECTORY", help="write the report with its plots there")
+    compare.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: the recipe's name, -comparison)")
+    compare.add_argument(
+        "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
+        help="variants at work at the same time, 1 to 16 (default 2)")
+    study = commands.add_parser(
+        "study", help="test a ladder of claims: arms at several seeds, each tuned; what is finished already is reused")
+    study.add_argument("study", type=Path, metavar="STUDY.yaml")
+    study.add_argument("--report", type=Path, metavar="DIRECTORY", help="write the report with its plots there")
+    study.add_argument(
+        "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
+        help="runs at work at the same time, 1 to 16 (default 2)")
+    _add_plan(commands.add_parser("plan", help="memory, disk and time of every stage; refuses what cannot fit"))
+    ui = commands.add_parser("ui", help="show runs in Prefect's and MLflow's web pages, until Ctrl-C")
+    ui.add_argument("--prefect-port", type=int, default=4200)
+    ui.add_argument("--mlflow-port", type=int, default=5000)
+    _add_store(commands.add_parser("store", help="what the store holds: list, verify, drop what is unused"))
+    commands.add_parser("relocate", help="put a home (XFT_HOME) right that was moved or copied: its addresses lead to it again")
+    return made
+
+
+def _add_recipe(command: ArgumentParser) -> None:
+    command.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    command.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
+
+
+def _add_plan(plan: ArgumentParser) -> None:
+    _add_recipe(plan)
+    plan.add_argument("--model-config", type=Path, metavar="FILE", help="config.json of the model, where it is not here")
+    plan.add_argument("--memory", type=float, metavar="GB", help="plan for this much memory (default: this machine's)")
+    plan.add_argument("--device-memory", type=float, metavar="GB", help="accelerator memory; 0 for none (default: as here)")
+    plan.add_argument("--disk", type=float, metavar="GB", help="free disk (default: this machine's)")
+    plan.add_argument("--flops", type=_positive(float), metavar="TFLOP/s", help="sustained rate (default: probed here)")
+    plan.add_argument("--rows", type=_positive(int), metavar="N", help="training rows, where the data is not here")
+    plan.add_argument("--tokens-per-row", type=_positive(float), metavar="N", help="tokens of a row in the mean")
+
+
+def _add_store(store: ArgumentParser) -> None:
+    actions = store.add_subparsers(dest="action", required=True, metavar="ACTION")
+    ls = actions.add_parser("ls", help="artifacts: stage, key, size, age, and the recipe that made each")
+    verify = actions.add_parser("verify", help="check every file by size and sha256")
+    gc = actions.add_parser("gc", help="show, or with --yes remove, what no run of the last days refers to")
+    for action in (ls, verify, gc):
+        action.add_argument("--s3", action="store_true", help="the object store (XFT_STORE) instead of the local one")
+    gc.add_argument("--days", type=float, default=30, help="how long a run keeps what it used (default 30)")
+    gc.add_argument("--yes", action="store_true", help="remove; without it nothing is changed")
+
+
+def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise ValueError
+        return value
+
+    parse.__name__ = "number above 0"  # argparse says: invalid ... value
+    return parse

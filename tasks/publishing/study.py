@@ -1,0 +1,68 @@
+"""The end of a study: its ladder, table and plots in MLflow's parent run, and its report in Prefect."""
+
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from pydantic import BaseModel, ConfigDict
+
+from tasks import mlflow_pages
+from tasks.execution.delivery import deliver_rest, insist
+from tasks.prefect_page import show_address, show_markdown
+from tasks.publishing.pipeline import shortened
+from tasks.references import ArtifactRef, PipelineRun
+from tasks.retry import PUBLISH_TASK
+from tasks.settings import settings
+from tasks.stopping import stop_event
+from tasks.tracking import runs
+from tasks.tracking.client import explained
+from tasks.tracking.files import log_directory
+from xft_core.reporting.study.ladder import StudyResult
+
+
+class StudyOutcome(BaseModel):
+    """What a study leaves. ``failures``: reasons by run; ``page``: its run in MLflow's pages, if their address is known."""
+
+    model_config = ConfigDict(frozen=True)
+
+    report: Path
+    mlflow_run_id: str
+    page: str | None
+    claims: int
+    failures: dict[str, str]
+
+
+@task(**PUBLISH_TASK)
+def publish_study(run: PipelineRun, made: ArtifactRef, failures: dict[str, str]) -> StudyOutcome:
+    """Show what the study stage made. ``failures``: reasons of the runs that it lacks."""
+    result = StudyResult.model_validate_json((made.path / StudyResult.file_name).read_bytes())
+    text = (made.path / "study.md").read_text(encoding="utf-8")
+    logger, stop = get_run_logger(), stop_event(run.flow_run_id)
+    deliver_rest(run, [made], stop, logger)
+
+    def to_mlflow() -> str:
+        with explained(made.path):
+            note = shortened(mlflow_pages.with_files(text, run.mlflow_run_id))
+            runs.log_summary(run.mlflow_run_id, numbers(result), {"mlflow.note.content": note, "xft.study.key": made.key})
+            log_directory(run.mlflow_run_id, made.path, "report")
+            return runs.experiment_of(run.mlflow_run_id)
+
+    experiment_id = insist(to_mlflow, stop, logger)
+    ui = settings().mlflow_ui
+    page = mlflow_pages.run_page(ui, experiment_id, run.mlflow_run_id) if ui else None
+    show_markdown("study", text, f"Study {result.name}", logger)
+    if page:
+        show_address("study-in-mlflow", page, "The study in MLflow", f"Ladder and arms of {result.name}", logger)
+    return StudyOutcome(
+        report=made.path, mlflow_run_id=run.mlflow_run_id, page=page, claims=len(result.ladder), failures=failures)
+
+
+def numbers(result: StudyResult) -> dict[str, float]:
+    """The metrics of the study's run: ``arm/<name>/loss`` with its spread, ``claim/<number>/difference`` with its interval."""
+    found: dict[str, float | None] = {}
+    for name, arm in result.arms.items():
+        found |= {f"arm/{name}/loss": arm.mean, f"arm/{name}/spread": arm.spread,
+                  f"arm/{name}/training_flops": arm.training_flops}
+    for number, rung in enumerate(result.ladder, 1):
+        found |= {f"claim/{number}/difference": rung.difference, f"claim/{number}/low": rung.low,
+                  f"claim/{number}/high": rung.high, f"claim/{number}/p_value": rung.corrected}
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,64 @@
+"""Equal tokens and equal floating-point work, in steps of a dense training."""
+
+import pytest
+
+from xft_core.planning.shape import Shape
+from xft_core.planning.work import matched_steps, mixing_flops, training_flops
+from xft_core.recipe.load import parse
+from xft_core.recipe.sections import Recipe, UpcycleConfig, WorkToMatch
+
+SHAPE = Shape(hidden_size=64, ffn_size=256, num_layers=4, vocabulary=1000, query_size=64, key_size=64, gated=True, tied=True)
+MOE = UpcycleConfig(num_experts=8, num_experts_per_tok=6)
+
+
+def work(**fields: object) -> WorkToMatch:
+    return WorkToMatch.model_validate({"kind": "flops", "upcycle": MOE, "epochs": 4.0, "max_steps": None} | fields)
+
+
+def test_equal_work_is_equal_to_half_a_step() -> None:
+    steps = matched_steps(work(mixing_epochs=1.0, mixing_batch_size=64), SHAPE, sequences=6400, batch_size=64, length=512)
+    moe, dense = (training_flops(SHAPE, upcycle, 512) for upcycle in (MOE, None))
+    wanted = 4 * 6400 * moe + 6400 * mixing_flops(SHAPE, 512)
+    assert steps * 64 * dense == pytest.approx(wanted, abs=0.5 * 64 * dense)
+    assert steps > 2 * 400  # six experts: far more than the dense model's 400 steps
+
+
+def test_equal_tokens_count_the_mixing_too() -> None:
+    tokens = work(kind="tokens", upcycle=None, mixing_epochs=1.0, mixing_batch_size=32)
+    assert matched_steps(tokens, SHAPE, sequences=6400, batch_size=64, length=512) == 500
+    limited = work(kind="tokens", upcycle=None, mixing_epochs=1.0, mixing_batch_size=32, mixing_max_steps=10, max_steps=50)
+    assert matched_steps(limited, SHAPE, sequences=6400, batch_size=64, length=512) == 55
+
+
+def test_one_active_expert_of_one_is_the_dense_model_but_for_the_router() -> None:
+    vanilla = UpcycleConfig(num_experts=4, num_experts_per_tok=1, shared_expert=False)
+    assert training_flops(SHAPE, vanilla, 512) == pytest.approx(training_flops(SHAPE, None, 512), rel=0.02)
+    fusion = UpcycleConfig(num_experts=4, num_experts_per_tok=1, shared_expert=False, mode="fusion")
+    assert training_flops(SHAPE, fusion, 512) == training_flops(SHAPE, None, 512)
+
+
+def test_the_runs_of_a_soup_share_it_and_dense_starts_count() -> None:
+    whole = matched_steps(work(), SHAPE, sequences=6400, batch_size=64, length=512)
+    assert matched_steps(work(runs=4), SHAPE, sequences=6400, batch_size=64, length=512) == round(whole / 4)
+    started = matched_steps(work(epochs=2.0, dense_epochs=2.0), SHAPE, sequences=6400, batch_size=64, length=512)
+    assert 400 < started < whole
+    assert matched_steps(work(epochs=0.0, dense_epochs=4.0), SHAPE, sequences=6400, batch_size=64, length=512) == 400
+
+
+def test_plans_know_what_rivals_cost() -> None:
+    from xft_core.planning.plan import DataSize, make_plan
+
+    data = DataSize(train_rows=6400, held_out_rows=10, tokens_per_row=500)
+
+    def plan(*changes: str) -> dict[str, float]:
+        return {stage.role: stage.flops or 0.0 for stage in make_plan(parse(Recipe, {}, list(changes)), SHAPE, data)}
+
+    plain = plan()
+    assert plain["sft_moe"] > 2 * plain["sft_baseline"]
+    matched = plan("baseline.match=[epochs,flops]", "baseline.runs=2", "baseline.wise=0.5")
+    assert matched["sft_baseline"] == plain["sft_baseline"] == matched["sft_run_1"]
+    assert matched["sft_flops"] == pytest.approx(plain["sft_moe"] + plain["mix"], rel=0.05)
+    assert matched["sft_flops_run_0"] == pytest.approx(matched["sft_flops"] / 2, rel=0.02)
+    assert {"sft_soup", "sft_wise_0_5", "row_losses_merged"} <= matched.keys()
+    branches = plan("upcycle.experts_from=branches")
+    assert branches["sft_branch_1"] == pytest.approx(plain["sft_baseline"] / 2 / 7, rel=0.05)

@@ -1,0 +1,48 @@
+"""The report of a study says where the ladder breaks, and shows what there is: nothing of it without numbers."""
+
+from pathlib import Path
+
+from tests.xft_core.reporting.study.test_ladder import CHOICES, judged, study
+from xft_core.reporting.study.ladder import Choice
+from xft_core.reporting.study.markdown import study_markdown
+from xft_core.reporting.study.plots import draw_study
+
+CLAIMS = study(("a", "b"), ("b", "c"))
+
+
+def test_the_report_says_where_the_ladder_breaks(tmp_path: Path) -> None:
+    result = judged(CLAIMS, {"a": -0.02, "b": 0.0, "c": 0.0})
+    plots = draw_study(result, tmp_path)
+    text = study_markdown(result, CLAIMS, plots, {"c seed=3": "out of memory"})
+    assert "The ladder breaks at claim 2 of 2** (b is below c): the interval holds zero" in text
+    assert "| 1. a is below b |" in text and " 5 of 5 |" in text and " <0.001 |" in text
+    assert "`c seed=3`: out of memory" in text and "learning_rate=0.1" in text
+    assert set(plots) == {"ladder.png", "work.png"} and all((tmp_path / name).stat().st_size > 5000 for name in plots)
+
+
+def test_a_ladder_that_holds_says_so() -> None:
+    result = judged(study(("a", "b")), {"a": -0.02, "b": 0.0, "c": 0.0})
+    assert "**All 1 claims are shown.**" in study_markdown(result, study(("a", "b")), {}, {})
+
+
+def test_without_any_run_there_is_a_report_all_the_same(tmp_path: Path) -> None:
+    result = judged(CLAIMS, {})
+    assert draw_study(result, tmp_path) == {}
+    text = study_markdown(result, CLAIMS, {}, {})
+    assert "no seed has both arms" in text and text.count("not measured") == 2
+
+
+def test_what_each_arm_chose_from_is_shown() -> None:
+    result = judged(CLAIMS, {"a": 0.0, "b": 0.0, "c": 0.0})
+    tuned = [CHOICES[0], Choice(settings={"sft.learning_rate": 0.2}, reserved_loss=0.4)]
+    arm = result.arms["a"].model_copy(update={"choices": tuned, "chosen": 1})
+    text = study_markdown(result.model_copy(update={"arms": {**result.arms, "a": arm}}), CLAIMS, {}, {})
+    assert "0.4000 ←" in text and "different numbers of settings: `a` 2, `b` 1" in text
+
+
+def test_the_same_numbers_give_the_same_pictures(tmp_path: Path) -> None:
+    result = judged(CLAIMS, {"a": -0.02, "b": 0.0, "c": 0.01})
+    for name in ("one", "two"):
+        draw_study(result, tmp_path / name)
+    for name in ("ladder.png", "work.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()

@@ -1,0 +1,87 @@
+"""The Family row of any dense decoder: from the table, or found from the model's modules and proved on random tokens.
+
+``walk.py`` proposes rows from the names and shapes of the modules, ``scaled.py`` makes a tiny model of the architecture,
+``proof.py`` upcycles that by each row and keeps the one with which nothing changes. What is found depends on the config and
+on transformers alone, takes well under a second, and is kept for the process: no file holds it.
+"""
+
+import json
+import logging
+from typing import Any
+
+import torch
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedConfig
+from transformers.initialization import no_init_weights
+
+from xft_core.errors import CheckpointError
+from xft_core.families import FAMILIES, Family
+from xft_core.models.discovery.proof import prove
+from xft_core.models.discovery.walk import CannotUpcycle, propose
+
+logger = logging.getLogger(__name__)
+
+# Of a config.json, what says nothing about the architecture. Fields that begin with "_" neither.
+NOT_OF_ARCHITECTURE = frozenset({
+    "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache", "tie_word_embeddings", "name_or_path",
+    "return_dict", "output_attentions", "output_hidden_states", "id2label", "label2id"})
+
+_found: dict[str, Family | str] = {}
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """The row of a dense model's family. Raises CheckpointError with the reason where its FFNs cannot become mixtures."""
+    if config.model_type in FAMILIES:
+        return FAMILIES[config.model_type]
+    key = _key(config)
+    if key not in _found:
+        _found[key] = _discovered(config)
+    found = _found[key]
+    if isinstance(found, str):
+        raise _refusal(config, found)
+    return found
+
+
+def check_decoder(config: PreTrainedConfig) -> None:
+    """Raise CheckpointError with the reason for a config whose model is no causal decoder of text: to be called before the
+    model is made."""
+    if config.model_type in FAMILIES:
+        return
+    if getattr(config, "is_encoder_decoder", False):
+        raise _refusal(config, "it is an encoder-decoder")
+    if config.get_text_config() is not config:
+        raise _refusal(config, "it is no plain text decoder: its config.json has several parts")
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise _refusal(config, "transformers has no causal language model of it")
+    if not isinstance(getattr(config, "num_hidden_layers", None), int):
+        raise _refusal(config, "its config.json does not give its number of layers (num_hidden_layers)")
+
+
+def _refusal(config: PreTrainedConfig, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"A {config.model_type} model cannot be upcycled: {reason}. Take a dense decoder: one of the table "
+        f"({', '.join(sorted(FAMILIES))}), or any other of which a tiny model computes the same after upcycling.")
+
+
+def _discovered(config: PreTrainedConfig) -> Family | str:
+    """The row, or why there is none."""
+    try:
+        with torch.device("meta"), no_init_weights():
+            model = AutoModelForCausalLM.from_config(config)
+        family, where = prove(config, model, propose(model))
+    except CannotUpcycle as error:
+        return str(error)
+    up = " * ".join(family.up) if family.gated else family.up[0]
+    logger.info(
+        "%s is not in the table of families. Found from its modules: FFN %s of %s, %s(%s(%s))%s%s. Upcycling %s by it changed "
+        "no logits%s%s.", config.model_type, family.mlp or "without a module of its own", family.layers, family.down,
+        family.activation, up, ", Conv1D" if family.transposed else "", ", plus the residual" if family.adds_residual else "",
+        where, "" if family.plain_head else "; its logits are more than what its head gives",
+        "" if family.packs else "; its attention does not keep packed examples apart, so each gets its own sequence")
+    return family
+
+
+def _key(config: PreTrainedConfig) -> str:
+    fields: dict[str, Any] = {
+        name: value for name, value in config.to_dict().items()
+        if name not in NOT_OF_ARCHITECTURE and not name.startswith("_") and not name.endswith("_token_id")}
+    return json.dumps(fields, sort_keys=True, default=str)

@@ -1,0 +1,86 @@
+"""Steps that tune dense models: the baseline with its rivals, and what experts may start from instead of the base model."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from xft_core.recipe.sections import BaselineConfig, Match, Recipe, SftConfig, WorkToMatch
+from xft_core.recipe.step import BASE, SNAPSHOTS, Made, Step
+
+
+def baseline_steps(recipe: Recipe) -> Iterator[Step]:
+    """The dense baseline (``sft``) and its rivals: for each budget of ``baseline.match`` a training, its average, a soup of
+    several trainings, and each of these a part of the way back to the base model. None where there is no baseline."""
+    baseline = recipe.baseline
+    for match in baseline.match if baseline.enabled else []:
+        name, role = ("sft", "sft_baseline") if match == baseline.match[0] else (f"sft_{match}", f"sft_{match}")
+        dense = baseline.applied_to(recipe.sft)
+        tuned = _training(recipe, role, dense, recipe.seed, model=name, match=work_to_match(recipe, match))
+        yield tuned
+        models = tuned.makes
+        if baseline.runs > 1:
+            once = dense.model_copy(update={"average": "none", "average_count": SftConfig().average_count})
+            runs = [_training(recipe, f"{name}_run_{number}", once, recipe.seed + number,
+                              match=work_to_match(recipe, match, baseline.runs))
+                    for number in range(baseline.runs)]
+            if match == "epochs":
+                runs[0] = tuned  # the same training
+            yield from (run for run in runs if run is not tuned)
+            soup = _weighted(recipe, f"{name}_soup", {run.role: 1 / len(runs) for run in runs})
+            yield soup
+            models = models | soup.makes
+        for model, place in models.items():
+            for share in baseline.wise:
+                yield _weighted(recipe, f"{model}_wise_{share:g}".replace(".", "_"), {"base": 1 - share, model: share}, {
+                    "base": BASE, model: place})
+
+
+def work_to_match(recipe: Recipe, match: Match, runs: int = 1) -> WorkToMatch | None:
+    """What each of ``runs`` dense trainings is given together; None where epochs say it."""
+    if match == "epochs":
+        return None
+    upcycle, merge, sft = recipe.upcycle, recipe.merge, recipe.moe_sft
+    mixing = {} if merge.method != "learned" else {
+        "mixing_epochs": merge.epochs, "mixing_max_steps": merge.max_steps, "mixing_batch_size": merge.batch_size}
+    return WorkToMatch(
+        kind=match, runs=runs, upcycle=upcycle if match == "flops" else None, epochs=sft.epochs if sft else 0.0,
+        max_steps=recipe.sft.max_steps, dense_epochs=recipe.sft.epochs - (sft.epochs if sft else 0.0), **mixing)
+
+
+@dataclass(frozen=True)
+class Start:
+    """What upcycling starts from: the steps that make it, and the fields of the upcycle stage that say so."""
+
+    steps: list[Step] = field(default_factory=list)
+    given: dict[str, Any] = field(default_factory=lambda: {"model": BASE})
+
+
+def start_steps(recipe: Recipe) -> Start:
+    """The base model; or dense models, tuned for a share of the epochs, whose FFNs the experts are."""
+    upcycle = recipe.upcycle
+    number = upcycle.num_routed
+    dense = BaselineConfig().applied_to(recipe.sft)
+    dense = dense.model_copy(update={"epochs": recipe.sft.epochs * upcycle.dense_share})
+    if upcycle.experts_from == "checkpoints":
+        tuned = _training(recipe, "sft_start", dense, recipe.seed, snapshots=number)
+        experts = {str(expert): Made("sft_start", f"{SNAPSHOTS}/{expert}") for expert in range(1, number + 1)}
+        return Start([tuned], {"model": Made("sft_start"), "experts": experts})
+    if upcycle.experts_from == "branches":
+        branches = [_training(recipe, f"sft_branch_{expert}", dense, recipe.seed, part=[expert, number])
+                    for expert in range(1, number + 1)]
+        mean = _weighted(recipe, "branches_mean", {branch.role: 1 / number for branch in branches})
+        experts = {str(expert): Made(branch.role) for expert, branch in enumerate(branches, start=1)}
+        return Start([*branches, mean], {"model": Made("branches_mean"), "experts": experts})
+    return Start()
+
+
+def _training(recipe: Recipe, role: str, sft: SftConfig, seed: int, model: str | None = None, **more: Any) -> Step:
+    given = {"data": Made("prepare"), "seed": seed, "model": BASE, "sft": sft, "checks": recipe.checks}
+    return Step(role, "sft", given | {name: value for name, value in more.items() if value is not None}, model)
+
+
+def _weighted(recipe: Recipe, name: str, weights: Mapping[str, float], places: Mapping[str, Made] | None = None) -> Step:
+    """The weighted mean of whole models. ``places``: where they are; without, what the steps of these roles make."""
+    return Step(name, "average_models", {
+        "models": dict(places or {role: Made(role) for role in weights}), "weights": dict(weights),
+        "data": Made("prepare"), "precision": recipe.sft.precision}, name)

@@ -1,0 +1,60 @@
+"""One step of a run, and the signs for what other steps make. The steps of a recipe are in steps.py."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+MODELS = ("base", "sft", "moe", "merged")  # of every run; steps.model_places has those of one, rivals among them
+AVERAGE, SNAPSHOTS = "average", "snapshots"  # in an sft artifact: further models, in directories of their own
+
+
+@dataclass(frozen=True)
+class Made:
+    """Stands in a step's fields for the directory that the step ``role`` makes, or for ``part`` of it."""
+
+    role: str
+    part: str = ""
+
+
+BASE = Made("base")  # stands for the base model
+
+
+@dataclass(frozen=True)
+class Step:
+    """One piece of a run. ``given``: the fields of the stage's configuration, with Made and BASE for directories;
+    ``model``: the model that it makes or measures; ``index``: place in the recipe's list of benchmarks, data or tasks."""
+
+    role: str
+    stage: str
+    given: Mapping[str, Any]
+    model: str | None = None
+    index: int | None = None
+
+    @property
+    def makes(self) -> dict[str, Made]:
+        """The models that a step other than one of measuring makes. A dense model and the average of its weights are two; of
+        a Mixture-of-Experts the average is what is mixed and merged."""
+        if self.model is None:
+            return {}
+        last, averaged = Made(self.role), Made(self.role, AVERAGE)
+        if self.stage != "sft" or self.given["sft"].average == "none":
+            return {self.model: last}
+        return {self.model: averaged} if self.model == "moe" else {self.model: last, f"{self.model}_{AVERAGE}": averaged}
+
+    @property
+    def needs(self) -> list[str]:
+        """Roles of the steps that must be done before this one."""
+        values = [item for value in self.given.values() for item in (value.values() if isinstance(value, dict) else [value])]
+        return list(dict.fromkeys(item.role for item in values if isinstance(item, Made) and item != BASE))
+
+    def fields(self, base: str, directory: Callable[[str], str]) -> dict[str, Any]:
+        """Fields of the stage's configuration. ``base``: the base model; ``directory``: of what a role makes."""
+        def placed(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: placed(item) for name, item in value.items()}
+            if isinstance(value, Made):
+                return base if value == BASE else str(PurePath(directory(value.role), value.part))
+            return value
+
+        return {name: placed(value) for name, value in self.given.items()}

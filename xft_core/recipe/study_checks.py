@@ -1,0 +1,29 @@
+"""What is wrong with a study, said before any of its runs: hours later is too late."""
+
+from xft_core.errors import RecipeError
+from xft_core.recipe.sections import Recipe
+from xft_core.recipe.steps import model_places, rows_are_compared
+from xft_core.recipe.study import StudyConfig, reported_runs, tuning_runs
+
+
+def check_study(study: StudyConfig, recipe: Recipe) -> None:
+    """Raises RecipeError for arms that their runs do not make, rows that are not measured, and choices without rows to choose
+    by; each in one message with all there is."""
+    wrong = []
+    variants, runs = reported_runs(study, recipe, {})
+    recipes = {variant.name: variant.recipe for variant in variants}
+    for arm in study.arms:
+        own = recipes[next(run.variant for run in runs if run.arm == arm)]
+        models = list(model_places(own))
+        if study.arms[arm].model not in models:
+            wrong.append(f"Arm {arm!r} is the model {study.arms[arm].model!r}, which its run does not make. It makes: "
+                         f"{', '.join(models)}.")
+        if not rows_are_compared(own):
+            wrong.append(f"Arm {arm!r}: no losses by row are measured. Set evaluate.compare_rows: true in {study.recipe}.")
+        if own.data != recipe.data:
+            wrong.append(f"Arm {arm!r} changes the section data: arms are compared on the same rows.")
+    if tuning_runs(study, recipe)[1] and not getattr(recipe.data, "reserved_rows", 0):
+        wrong.append("The arms are tuned, but no rows are reserved for it: what is chosen on the reported rows cannot be "
+                     f"reported on them. Set data.reserved_rows in {study.recipe}.")
+    if wrong:
+        raise RecipeError(f"The study {study.name} cannot be judged:\n" + "\n".join(f"  - {line}" for line in wrong))

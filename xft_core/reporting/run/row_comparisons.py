@@ -1,0 +1,113 @@
+"""Every model's held-out loss beside the merged model's, row by row, with what each one's training took: numbers, sentences and
+a table."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from xft_core.errors import ArtifactError
+from xft_core.reporting.run.comparison import Comparison, RowComparison
+from xft_core.reporting.run.evidence import Evidence
+from xft_core.reporting.study.differences import paired_difference
+from xft_core.reporting.tables import table
+from xft_core.runtime.quantities import fixed, signed
+from xft_core.store.results.report import RunRowsFile
+from xft_core.store.results.row_losses import RowLossesFile, RowLossesMetrics
+
+SAME = 0.05  # tokens or work that differ by less than this share are equal: steps are whole
+NOTE = (
+    "Held-out loss of the merged model minus that of each other one, in nats per response token (below 0: the merged model is "
+    "better), with its 95% interval over rows. Tokens and work: of the training, as shares of the merged model's, whose "
+    "Mixture-of-Experts and mixing are counted; work in floating-point operations. One run: what another training would "
+    "change is not in the intervals.")
+
+
+def measured_rows(evidence: Evidence) -> RunRowsFile | None:
+    """The loss of every row under every model whose rows were measured and that gives numbers; None where the merged model's
+    were not. Raises ArtifactError for a broken file, or for files of different rows."""
+    of_models = {
+        model: content.held_out for model in evidence.models()
+        if (content := evidence.file(f"row_losses_{model}", RowLossesFile))
+        and all(math.isfinite(nll) for nll, _ in content.held_out)}
+    if "merged" not in of_models:
+        return None
+    tokens = {model: [number for _, number in rows if number] for model, rows in of_models.items()}
+    for model, found in tokens.items():
+        if found != tokens["merged"]:
+            raise ArtifactError(f"The rows of row_losses_{model} are not those of row_losses_merged: run both again.")
+    metrics = {model: item for model in of_models if (item := evidence.metrics(f"row_losses_{model}", RowLossesMetrics))}
+    return RunRowsFile(
+        tokens=tokens["merged"],
+        losses={model: [nll for nll, number in rows if number] for model, rows in of_models.items()},
+        reserved_nll={model: item.reserved_nll for model, item in metrics.items() if item.reserved_nll is not None},
+        training_flops={model: item.training_flops for model, item in metrics.items() if item.training_flops is not None})
+
+
+def row_comparisons(evidence: Evidence) -> list[RowComparison]:
+    """The models whose rows were measured, each beside the merged one. Nothing where the merged model's were not."""
+    rows = measured_rows(evidence)
+    if rows is None:
+        return []
+    metrics = {model: evidence.metrics(f"row_losses_{model}", RowLossesMetrics) for model in rows.losses}
+    of_merged, found = metrics["merged"], []
+    assert of_merged is not None
+    for model, losses in rows.losses.items():
+        of_model = metrics[model]
+        assert of_model is not None
+        difference = None if model == "merged" else paired_difference(
+            np.array([rows.losses["merged"]]), np.array([losses]), np.array(rows.tokens), random_seed=0)
+        found.append(RowComparison(
+            model=model, name=evidence.model_name(model), held_out_nll=math.fsum(losses) / sum(rows.tokens),
+            difference=difference.mean if difference else None,
+            interval=(difference.low, difference.high) if difference else None,
+            p_value=difference.p_value if difference else None,
+            training_tokens=of_model.training_tokens, training_flops=of_model.training_flops,
+            reserved_nll=of_model.reserved_nll, equal_tokens=_equal(of_model.training_tokens, of_merged.training_tokens),
+            equal_flops=_equal(of_model.training_flops, of_merged.training_flops)))
+    return found
+
+
+def row_sentences(comparison: Comparison) -> Iterator[str]:
+    """The merged model against the best of those that took as many tokens, and as much work."""
+    for title, chosen in (
+        ("At equal tokens", [item for item in comparison.row_comparisons if item.equal_tokens]),
+        ("At equal floating-point work", [item for item in comparison.row_comparisons if item.equal_flops]),
+    ):
+        others = [item for item in chosen if item.difference is not None and item.model != "moe"]
+        if not others:
+            continue
+        chosen_apart = all(item.reserved_nll is not None for item in others)
+        best = min(others, key=lambda item: item.reserved_nll if item.reserved_nll is not None else item.held_out_nll)
+        assert best.difference is not None and best.interval is not None
+        low, high = best.interval
+        certain = "the interval over rows holds 0: no difference can be claimed" if low <= 0 <= high else (
+            "over rows, of this one training")
+        how = "chosen on reserved rows" if chosen_apart else "found by looking at these rows"
+        among = f", the best of {len(others)} ({how})" if len(others) > 1 else ""
+        side = "lower" if best.difference < 0 else "higher"
+        size = fixed(abs(best.difference), 4)
+        yield (f"{title}: the merged model has {size} nats {side} held-out loss than {best.name}{among}; 95% "
+               f"interval {signed(low, 4)} to {signed(high, 4)}; {certain}.")
+
+
+def row_table(comparison: Comparison) -> str:
+    """One line for each model."""
+    merged = next(item for item in comparison.row_comparisons if item.model == "merged")
+    lines = [
+        [item.name, f"{item.held_out_nll:.4f}",
+         "-" if item.difference is None else signed(item.difference, 4),
+         "-" if item.interval is None else f"{signed(item.interval[0], 4)} to {signed(item.interval[1], 4)}",
+         _share(item.training_tokens, merged.training_tokens), _share(item.training_flops, merged.training_flops),
+         " and ".join(name for name, equal in (("tokens", item.equal_tokens), ("work", item.equal_flops)) if equal) or "-"]
+        for item in comparison.row_comparisons]
+    header = ["model", "NLL \u2193", "merged minus it", "95% interval", "tokens", "work", "equal"]
+    return f"{NOTE}\n\n{table(header, lines)}"
+
+
+def _equal(one: float | None, other: float | None) -> bool:
+    return bool(one and other) and math.isclose(one or 0, other or 0, rel_tol=SAME)
+
+
+def _share(one: float | None, whole: float | None) -> str:
+    return "-" if one is None or not whole else fixed(one / whole, 2)

@@ -1,0 +1,72 @@
+"""What a study reads of its runs' reports: losses on reserved rows to choose by, and on held-out rows to report."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from xft_core.errors import ArtifactError, RecipeError
+from xft_core.recipe.sections import Recipe
+from xft_core.recipe.study import ArmRun, StudyConfig, tuning_runs
+from xft_core.reporting.study.ladder import Choice, Measured
+from xft_core.store.results.report import RunRowsFile
+
+
+def tuned(study: StudyConfig, recipe: Recipe, reports: Mapping[str, Path]) -> dict[str, list[Choice]]:
+    """For each arm what it chooses from, with the losses on the reserved rows. An arm with one setting chooses nothing.
+
+    A setting that failed at one of the tuning seeds has no loss: a mean over fewer seeds would be another measurement."""
+    _, runs = tuning_runs(study, recipe)
+    found = {}
+    for arm in study.arms:
+        choices = []
+        for number, settings in enumerate(study.choices(arm)):
+            of_choice = [item for item in runs if (item.arm, item.choice) == (arm, number)]
+            there = [item for item in of_choice if item.variant in reports]
+            losses = [_reserved_loss(study, item, reports) for item in there]
+            choices.append(Choice(settings=settings, reserved_loss=fmean(losses) if losses and there == of_choice else None))
+        found[arm] = choices
+    return found
+
+
+def reported(
+    study: StudyConfig, runs: list[ArmRun], reports: Mapping[str, Path],
+) -> tuple[dict[str, dict[int, Measured]], np.ndarray]:
+    """Every arm's losses by seed, and the rows' response tokens. Raises ArtifactError for runs on different rows."""
+    measured: dict[str, dict[int, Measured]] = {}
+    tokens: list[int] | None = None
+    for item in runs:
+        if item.variant not in reports:
+            continue
+        rows, model = _rows(study, item, reports)
+        if tokens is not None and rows.tokens != tokens:
+            raise ArtifactError(
+                f"The run {item.variant!r} was measured on other rows than the runs before it: its rows have "
+                f"{sum(rows.tokens):,} response tokens, theirs {sum(tokens):,}. Arms can be compared only on the same rows.")
+        tokens = rows.tokens
+        measured.setdefault(item.arm, {})[item.seed] = Measured(np.array(rows.losses[model]), rows.training_flops.get(model))
+    if tokens is None:
+        raise ArtifactError("No run of the study has a report: all failed. Their reasons are in the flow run's log.")
+    return measured, np.array(tokens)
+
+
+def _rows(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> tuple[RunRowsFile, str]:
+    rows, model = RunRowsFile.read(reports[item.variant]), study.arms[item.arm].model
+    if rows is None:
+        raise RecipeError(
+            f"The report of {item.variant!r} has no losses by row. Set evaluate.compare_rows: true in the study's recipe.")
+    if model not in rows.losses:
+        raise RecipeError(
+            f"Arm {item.arm!r} is the model {model!r}, which its run has not, or whose losses are no numbers. It has: "
+            f"{', '.join(rows.losses)}.")
+    return rows, model
+
+
+def _reserved_loss(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> float:
+    rows, model = _rows(study, item, reports)
+    if model not in rows.reserved_nll:
+        raise RecipeError(
+            "The arms are tuned, but no rows are reserved for it. Set data.reserved_rows in the study's recipe: what is chosen "
+            "on the reported rows cannot be reported on them.")
+    return rows.reserved_nll[model]

@@ -1,0 +1,72 @@
+"""The configurations of the stages, one file each: a stage's fields, its inputs, and which settings change its result.
+
+What all have in common is in ``xft_core/stages/base.py``. A stage may also keep its configuration in its own file,
+``xft_core/stages/<stage>.py``: see CONTRIBUTING.md.
+"""
+
+import importlib
+
+from xft_core.recipe.steps import FACTS
+from xft_core.stages.base import StageConfig
+from xft_core.stages.configs.average_models import AverageModelsStage
+from xft_core.stages.configs.evaluate import EvaluateStage
+from xft_core.stages.configs.generate import GenerateStage
+from xft_core.stages.configs.import_reference import ImportReferenceStage
+from xft_core.stages.configs.lm_eval import LmEvalStage
+from xft_core.stages.configs.merge import MergeStage
+from xft_core.stages.configs.mix import MixStage
+from xft_core.stages.configs.nll import NllStage
+from xft_core.stages.configs.prepare import PrepareStage
+from xft_core.stages.configs.report import CompareStage, ReportStage
+from xft_core.stages.configs.row_losses import RowLossesStage
+from xft_core.stages.configs.sft import SftStage
+from xft_core.stages.configs.study import StudyStage
+from xft_core.stages.configs.upcycle import UpcycleStage
+
+__all__ = [
+    "STAGES",
+    "AverageModelsStage",
+    "CompareStage",
+    "EvaluateStage",
+    "GenerateStage",
+    "ImportReferenceStage",
+    "LmEvalStage",
+    "MergeStage",
+    "MixStage",
+    "NllStage",
+    "PrepareStage",
+    "ReportStage",
+    "RowLossesStage",
+    "SftStage",
+    "StudyStage",
+    "UpcycleStage",
+]
+
+_HERE = {config.stage: config for config in (
+    AverageModelsStage,
+    CompareStage,
+    EvaluateStage,
+    GenerateStage,
+    ImportReferenceStage,
+    LmEvalStage,
+    MergeStage,
+    MixStage,
+    NllStage,
+    PrepareStage,
+    ReportStage,
+    RowLossesStage,
+    SftStage,
+    StudyStage,
+    UpcycleStage,
+)}
+
+
+def _in_own_file(stage: str) -> type[StageConfig]:
+    """The configuration of a stage that is not in this package: in the file of its name, xft_core/stages/<stage>.py."""
+    found = vars(importlib.import_module(f"xft_core.stages.{stage}")).values()
+    return next(item for item in found
+                if isinstance(item, type) and issubclass(item, StageConfig) and getattr(item, "stage", None) == stage)
+
+
+# Last: the file of a stage may import from this package.
+STAGES: dict[str, type[StageConfig]] = {stage: _HERE.get(stage) or _in_own_file(stage) for stage in FACTS}

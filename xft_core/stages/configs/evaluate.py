@@ -1,0 +1,48 @@
+"""The configuration of the evaluate stage: its fields, its inputs, and which settings change its result."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from xft_core.benchmarks.find import find_benchmark
+from xft_core.recipe.sections import EvaluateConfig
+from xft_core.stages.base import StageConfig
+from xft_core.stages.configs.parts import ARTIFACT_HELP
+from xft_core.stages.preconditions import Preconditions, check_sandbox, grading_versions
+
+# Fields of the section evaluate that change verdicts. ds1000_environment does too, by its versions: see settings.
+GRADING = frozenset({"min_time_limit", "time_limit_factor", "memory_limit_mb", "sandbox", "k"})
+
+
+class EvaluateStage(StageConfig):
+    summary = "Verdicts and pass@k for a model's answers."
+
+    stage, version, implementation = "evaluate", 4, "xft_core.stages.evaluate"
+
+    samples: Path = Field(description=f"{ARTIFACT_HELP}: generate.")
+    benchmark: str = Field("demo:benchmark.jsonl", description="The benchmark the samples answer.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmark and grading.")
+
+    def preconditions(self) -> Preconditions:
+        """The benchmark, what it is graded with, and a sandbox that works."""
+        return {f"benchmark {self.benchmark}": partial(find_benchmark, self.benchmark),
+                f"grading {self.benchmark}": partial(grading_versions, self.benchmark, self.evaluate),
+                f"sandbox for {self.benchmark}": partial(check_sandbox, self.benchmark, self.evaluate)}
+
+    def inputs(self) -> dict[str, Path]:
+        """The samples and the benchmark."""
+        return {"samples": self.samples, "benchmark": find_benchmark(self.benchmark)}
+
+    def settings(self) -> dict[str, Any]:
+        """The fields that grading this benchmark uses, and the versions of its toolchain or environment (None where it is
+        missing)."""
+        from xft_core.benchmarks.registry import kind_of
+
+        settings = super().settings()
+        used = GRADING - kind_of(find_benchmark(self.benchmark)).unused_settings
+        settings["evaluate"] = {name: value for name, value in settings["evaluate"].items() if name in used}
+        settings["evaluate"]["k"] = sorted({1, *self.evaluate.k})  # in any order, and 1 always
+        versions = grading_versions(self.benchmark, self.evaluate)
+        return settings | ({"versions": versions} if versions else {})

@@ -1,0 +1,26 @@
+"""What several stages' configurations share: the help of a field, what must be there, settings without some fields."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+from xft_core.files.locate import is_data_file
+from xft_core.stages.preconditions import NOT_YET, check_data, check_model
+
+ARTIFACT_HELP = "Directory that an earlier stage published"
+
+
+def without(settings: dict[str, Any], section: str, fields: Iterable[str]) -> dict[str, Any]:
+    """``settings`` without some fields of a section."""
+    left_out = set(fields)
+    return settings | {section: {name: value for name, value in settings[section].items() if name not in left_out}}
+
+
+def model_needed(name: str) -> dict[str, Callable[[], object]]:
+    """The precondition that a model is there, unless an earlier stage makes it."""
+    return {} if name == NOT_YET else {f"model {name}": partial(check_model, name)}
+
+
+def data_needed(*paths: str | None) -> dict[str, Callable[[], object]]:
+    """The precondition that data files or Hub data sets are there."""
+    return {f"data {path}": partial(check_data, path, is_data_file(path)) for path in paths if path is not None}

@@ -1,0 +1,34 @@
+"""The configuration of the row_losses stage: its fields, its inputs, and which settings change its result."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from xft_core.files.locate import find_model
+from xft_core.recipe.inactive_fields import measuring_precision
+from xft_core.recipe.sections import Precision
+from xft_core.stages.base import StageConfig
+from xft_core.stages.configs.parts import ARTIFACT_HELP
+
+
+class RowLossesStage(StageConfig):
+    summary = "A model's loss on every held-out row, and the tokens and floating-point work of its training."
+
+    stage, version, implementation = "row_losses", 1, "xft_core.stages.row_losses"
+    path_fields = frozenset({"model", "data", "trained_by"})
+
+    model: str = Field(description="Any model: dense, upcycled, tuned or merged.")
+    data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
+    precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
+    trained_by: dict[str, Path] = Field({}, description=(
+        "What the model's training is made of: artifacts of sft and mix by name; none for a model that was not trained here."))
+
+    def inputs(self) -> dict[str, Path]:
+        """The model, the prepared data, and the artifacts of its training."""
+        trainings = {f"trained_by_{number}": path for number, path in enumerate(self.trained_by.values())}
+        return {"model": find_model(self.model), "data": self.data} | trainings
+
+    def settings(self) -> dict[str, Any]:
+        """The precision."""
+        return {"precision": measuring_precision(self.precision)}

@@ -1,0 +1,55 @@
+"""The configuration of the sft stage: its fields, its inputs, and which settings change its result."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from xft_core.files.locate import find_model
+from xft_core.recipe.inactive_fields import unused_in_sft
+from xft_core.recipe.sections import PROCESS_FIELDS, ChecksConfig, Seed, SftConfig, WorkToMatch
+from xft_core.stages.base import StageConfig
+from xft_core.stages.configs.parts import ARTIFACT_HELP, without
+
+
+class SftStage(StageConfig):
+    summary = "Supervised fine-tuning of a dense model or of an upcycled one."
+
+    stage, version, implementation = "sft", 5, "xft_core.stages.sft"
+    added: ClassVar[frozenset[str]] = frozenset({"match", "snapshots", "part"})
+
+    model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
+    data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
+    seed: Seed = Field(0, description="Seed of the order of the data and of the router's noise.")
+    sft: SftConfig = Field(SftConfig(), description="Supervised fine-tuning.")
+    checks: ChecksConfig = Field(ChecksConfig(), description="What stops the training.")
+    match: WorkToMatch | None = Field(None, description=(
+        "A training whose tokens or floating-point work this one is given, in place of its own epochs; of a dense model."))
+    snapshots: int = Field(0, ge=0, le=64, description=(
+        "Models to keep besides the result, in snapshots/1 and so on: the weights after evenly spaced steps, the last among "
+        "them."))
+    part: tuple[int, int] | None = Field(None, description=(
+        "Train on part i of n disjoint random parts of the rows: [i, n], with i from 1; empty for all rows."))
+
+    @model_validator(mode="after")
+    def _part_is_one(self) -> "SftStage":
+        if self.part and not 1 <= self.part[0] <= self.part[1]:
+            raise ValueError(f"part is {list(self.part)}: give [i, n] with i from 1 to n")
+        return self
+
+    def inputs(self) -> dict[str, Path]:
+        """The model and the prepared data."""
+        return {"model": find_model(self.model), "data": self.data}
+
+    def settings(self) -> dict[str, Any]:
+        """Without the fields that change no result: checks, checkpoint_steps, log_steps, and the number of processes."""
+        settings = super().settings()
+        del settings["checks"]
+        for name in ("checkpoint_steps", "log_steps", *PROCESS_FIELDS):
+            del settings["sft"][name]
+        of_length = ("epochs", "max_steps") if self.match else ()  # which the work to match decides
+        return without(settings, "sft", (*of_length, *unused_in_sft(self.sft)))
+
+    def processes(self) -> tuple[int, int]:
+        """Those of the section sft."""
+        return self.sft.num_processes, self.sft.num_nodes

@@ -1,0 +1,89 @@
+"""The row_losses stage: a model's loss on every held-out row, for paired differences, and what its training took.
+
+Leaves row_losses.json, see store/results/row_losses.py. Rows that are reserved for choices are measured too, where there
+are any: what is chosen by them is not chosen by the rows that are reported.
+"""
+
+import logging
+import math
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from xft_core.data.packing import PackedRows
+from xft_core.data.rows import load_rows
+from xft_core.errors import ArtifactError
+from xft_core.files.locate import find_model
+from xft_core.models.config import DTYPES, dense_config_of, is_moe, upcycle_config_of
+from xft_core.models.loading import load_model
+from xft_core.models.safetensors_io import CheckpointReader
+from xft_core.planning.shape import shape_of_config
+from xft_core.planning.work import mixing_flops, training_flops
+from xft_core.reporting.statistics import ratio
+from xft_core.runtime.device import device_for_work
+from xft_core.stages.configs import RowLossesStage
+from xft_core.store.manifest import read_manifest
+from xft_core.store.results.mix import MixMetrics
+from xft_core.store.results.row_losses import RowLossesFile, RowLossesMetrics
+from xft_core.store.results.sft import SftMetrics
+from xft_core.store.workspace import Workspace
+from xft_core.training.held_out import row_losses
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: RowLossesStage, workspace: Workspace) -> RowLossesMetrics:
+    """The stage. Raises DataError for data that cannot be used, CheckpointError for a broken model, ArtifactError for a
+    training of which it is not known what it took."""
+    source = find_model(config.model)
+    trainings = [training_work(directory, source, config.data) for directory in config.trained_by.values()]
+    model = load_model(source, DTYPES[config.precision]).to(device_for_work())  # type: ignore[arg-type]
+    held_out = _losses(model, config.data, "held_out")
+    reserved = _losses(model, config.data, "reserved") if (config.data / "reserved.safetensors").is_file() else []
+    RowLossesFile(held_out=held_out, reserved=reserved).write(workspace.output)
+    nll, error = ratio(*_columns(held_out))
+    logger.info("row_losses: %.4f nats per response token over %d rows", nll, len(held_out))
+    return RowLossesMetrics(
+        nll=nll, nll_standard_error=error, rows=len(held_out),
+        reserved_nll=ratio(*_columns(reserved))[0] if reserved else None,
+        training_tokens=math.fsum(tokens for tokens, _ in trainings),
+        training_flops=math.fsum(flops for _, flops in trainings))
+
+
+def training_work(directory: Path, model: Path, data: Path) -> tuple[float, float]:
+    """Tokens (without padding) and floating-point operations of the training that made an artifact of sft or mix.
+
+    ``model``: any model of the same dense architecture; ``data``: the prepared rows. See planning/work.py for what counts.
+    Raises ArtifactError for an artifact of another stage.
+    """
+    manifest = read_manifest(directory)
+    rows = load_rows(data, "train")
+    longest = max(*rows.lengths(), *load_rows(data, "held_out").lengths())
+    with CheckpointReader(model) as reader:
+        shape = shape_of_config(dense_config_of(reader), str(model))
+    if manifest.stage == "mix":
+        steps, merge = MixMetrics.of(manifest).steps, manifest.config["merge"]
+        if not steps:
+            return 0.0, 0.0  # nothing was learned
+        packed = PackedRows(rows, max(rows.lengths()), packing=True)
+        # A pass is cut at its last sequence, not filled up: see mixing/learning.py.
+        sequences = min(steps * merge["batch_size"], max(1, round(len(packed) * merge["epochs"])))
+        tokens = sequences * sum(rows.lengths()) / len(packed)
+        return tokens, tokens * mixing_flops(shape, sum(rows.lengths()) / len(packed))
+    if manifest.stage != "sft":
+        raise ArtifactError(f"{str(directory)!r} is of the stage {manifest.stage}: only sft and mix train. Give theirs.")
+    if part := manifest.config.get("part"):
+        rows = rows.part(part[0], part[1], manifest.config["seed"])
+    packed = PackedRows(rows, longest, manifest.config["sft"]["packing"])
+    steps_of_epoch = math.ceil(len(packed) / manifest.config["sft"]["batch_size"])
+    tokens = SftMetrics.of(manifest).steps / steps_of_epoch * sum(rows.lengths())
+    upcycle = upcycle_config_of(directory) if is_moe(directory) else None
+    return tokens, tokens * training_flops(shape, upcycle, sum(rows.lengths()) / len(packed))
+
+
+def _losses(model: PreTrainedModel, data: Path, split: str) -> list[tuple[float, int]]:
+    return [(loss.nll, loss.tokens) for loss in row_losses(model, load_rows(data, split))]
+
+
+def _columns(losses: list[tuple[float, int]]) -> tuple[list[float], list[int]]:
+    return [nll for nll, _ in losses], [tokens for _, tokens in losses]

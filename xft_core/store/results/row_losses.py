@@ -1,0 +1,32 @@
+"""Results of the row_losses stage."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field, Strict
+
+from xft_core.store.results.base import Metrics, ResultFile
+
+
+class RowLossesMetrics(Metrics):
+    """A model's loss on the held-out rows, and what its training took."""
+
+    nll: float | None = Field(description="Loss over all held-out rows [nats per response token]")
+    nll_standard_error: float | None = Field(description=(
+        "Standard error of nll, over rows; absent for a single row [nats per response token]"))
+    rows: int | None = Field(description="Held-out rows [count]")
+    reserved_nll: float | None = Field(description=(
+        "Loss over all reserved rows; absent where none are reserved [nats per response token]"))
+    training_tokens: float | None = Field(description="Tokens that it was trained on, each as often as it was [count]")
+    training_flops: float | None = Field(description="Floating-point operations of its training [count]")
+
+
+class RowLossesFile(ResultFile):
+    """row_losses.json: the loss of every row, in the order of the prepared data."""
+
+    file_name: ClassVar[str] = "row_losses.json"
+    indent: ClassVar[int | None] = None
+    ending: ClassVar[str] = "\n"
+    held_out: list[Annotated[tuple[float, int], Strict(False)]] = Field(description=(
+        "For each held-out row its loss, summed over its response, and its response tokens [nats, count]"))
+    reserved: list[Annotated[tuple[float, int], Strict(False)]] = Field([], description=(
+        "The same for each row that is reserved for choices; none where no rows are reserved [nats, count]"))
