@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from xft_core.files.digests import digest_of
 from xft_core.files.disk import file_lock, write_whole
 from xft_core.planning.shape import Shape
-from xft_core.recipe.sections import PROCESS_FIELDS, Recipe
+from xft_core.recipe.sections import PROCESS_FIELDS, Recipe, SftConfig
 from xft_core.recipe.steps import Step, planned_roles
 
 logger = logging.getLogger(__name__)
@@ -55,9 +55,9 @@ def likeness(role: str, recipe: Recipe, shape: Shape, machine: str, threads: int
     may, and all means of models."""
     step = planned_roles(recipe)[role]
     if step.stage == "sft" and step.model != "moe":
-        role = "sft_baseline"
-    return digest_of({
-        "role": role, "shape": vars(shape), "machine": machine, "threads": threads, "settings": _settings(step, recipe)})
+        role = "sft_baseline"  # the name that times of dense trainings have been remembered under
+    settings = _settings(step, recipe)
+    return digest_of({"role": role, "shape": vars(shape), "machine": machine, "threads": threads, "settings": settings})
 
 
 def _settings(step: Step, recipe: Recipe) -> dict[str, Any]:
@@ -65,8 +65,9 @@ def _settings(step: Step, recipe: Recipe) -> dict[str, Any]:
     of_experts = upcycle if step.model == "moe" else {}
     length = {"max_length": recipe.data.max_length}
     if step.stage == "sft":
-        dense = {"router_gradient": "dense"} if of_experts and recipe.sft.router_gradient == "dense" else {}
-        return _fields(step.given["sft"], SPEED_OF_SFT) | length | dense | of_experts
+        sft: SftConfig = step.given["sft"]
+        dense = {"router_gradient": "dense"} if step.model == "moe" and sft.router_gradient == "dense" else {}
+        return _fields(sft, SPEED_OF_SFT) | length | dense | of_experts
     if step.stage == "mix":
         return _fields(recipe.merge, SPEED_OF_MIX) | _fields(recipe.sft, PROCESS_FIELDS) | length | upcycle
     if step.stage == "generate":

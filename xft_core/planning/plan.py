@@ -225,7 +225,7 @@ class _Given:
 
     def upcycle(self, step: Step) -> UpcycleConfig | None:
         """That of the step's model, None for a dense one."""
-        return self.recipe.upcycle if step.model == "moe" else None
+        return self.recipe.upcycle if step.model == "moe" or step.role == "sft_moe" else None
 
 
 def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
@@ -288,6 +288,17 @@ def _averaging(role: str, step: Step, given: _Given) -> StagePlan:
         written=written, flops=_held_out_flops(shape, None, given.data))
 
 
+def _choosing(role: str, step: Step, given: _Given) -> StagePlan:
+    """Each step's uniform merge measured on rows that are as many as the held-out ones; the best is copied."""
+    recipe, shape = given.recipe, given.shape
+    uniform = recipe.merge.model_copy(update={"method": "uniform"})
+    kept = float(shape.moe_parameters(recipe.upcycle) * memory.WIDTH[recipe.sft.precision])
+    held_out = _held_out_flops(shape, None, given.data)
+    return StagePlan(
+        role, memory.mix_memory(shape, recipe.upcycle, uniform, recipe.data.max_length), kept=kept, written=kept,
+        flops=None if held_out is None else held_out * recipe.sft.merge_checkpoints)
+
+
 def _row_losses(role: str, step: Step, given: _Given) -> StagePlan:
     """Every held-out row by itself."""
     recipe, shape, upcycle = given.recipe, given.shape, given.upcycle(step)
@@ -348,5 +359,5 @@ def _generation(role: str, step: Step, given: _Given) -> StagePlan:
 # How a stage is planned, by the name in its facts (recipe/steps.py).
 WAYS: dict[str, Callable[[str, Step, _Given], StagePlan]] = {
     "upcycling": _upcycling, "training": _training, "mixing": _mixing, "merging": _merging, "generation": _generation,
-    "averaging": _averaging, "row losses": _row_losses,
+    "averaging": _averaging, "row losses": _row_losses, "choosing": _choosing,
     "unknown": _unknown}

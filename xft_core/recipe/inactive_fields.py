@@ -57,6 +57,11 @@ def unused_in_sft(sft: SftConfig) -> dict[str, str]:
     return found
 
 
+def _unused_in_choice(sft: SftConfig) -> dict[str, str]:
+    """The same of the fields that choose a step to merge; it is not the sft stage that looks at them."""
+    return {"merge_checkpoints": "the last step is merged"} if sft.merge_at == "last" else {}
+
+
 def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
     """The same of this section. lambda counts in every method: uniform mixing is what each is compared with."""
     found = {} if merge.method == "routing" else {"calibration_rows": f"method {merge.method} averages over no rows"}
@@ -92,8 +97,10 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
     """
     upcycle, merge = recipe.upcycle, recipe.merge
     section, _, name = field.partition(".")
-    unused = {"upcycle": unused_in_upcycle(upcycle), "sft": unused_in_sft(recipe.sft) | _unused_with(upcycle),
-              "merge": unused_in_merge(merge), "generate": unused_in_generate(recipe.generate),
+    unused = {"upcycle": unused_in_upcycle(upcycle), 
+              "sft": unused_in_sft(recipe.sft) | _unused_with(upcycle) | _unused_in_choice(recipe.sft),
+              "merge": unused_in_merge(merge),
+              "generate": unused_in_generate(recipe.generate),
               "baseline": unused_in_average(recipe.baseline)}.get(section, {})
     if name in unused:
         return unused[name]

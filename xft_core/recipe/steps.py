@@ -72,6 +72,7 @@ FACTS: dict[str, StageFacts] = {
         "lower sft.micro_batch_size, turn on sft.gradient_checkpointing, use sft.optimizer: adafactor or sft.precision: bf16, "
         "or lower data.max_length")),
     "average_models": StageFacts(planned="averaging"),
+    "choose_checkpoint": StageFacts(planned="choosing", shown="mixing", suffixes=("choice.json",)),
     "mix": StageFacts(planned="mixing", needs_less="lower merge.micro_batch_size, or use merge.precision: bf16",
                       shown="mixing", suffixes=(".json",)),
     "merge": StageFacts(planned="merging"),
@@ -145,8 +146,15 @@ def _making(recipe: Recipe) -> Iterator[Step]:
     tuned = Step("upcycle", "upcycle", start.given | {"seed": seed, "upcycle": recipe.upcycle}, None if sft else "moe")
     yield tuned
     if sft:
-        tuned = Step("sft_moe", "sft", shared | {"model": Made("upcycle"), "sft": sft, "checks": recipe.checks}, "moe")
-        yield tuned
+        given = shared | {"model": Made("upcycle"), "sft": sft, "checks": recipe.checks}
+        if sft.merge_at == "last":
+            tuned = Step("sft_moe", "sft", given, "moe")
+            yield tuned
+        else:
+            yield Step("sft_moe", "sft", given | {"snapshots": sft.merge_checkpoints})
+            models = {str(number): Made("sft_moe", f"{SNAPSHOTS}/{number}") for number in range(1, sft.merge_checkpoints + 1)}
+            tuned = Step("choose_checkpoint", "choose_checkpoint", {"models": models, "data": data, "merge": merge}, "moe")
+            yield tuned
     yield from baseline_steps(recipe)
     moe = tuned.makes["moe"]
     yield Step("mix", "mix", shared | {

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.factories import FAMILY_CONFIGS, dense_model
+from tests.factories import FAMILY_CONFIGS, dense_model, tiny_config
 from xft_core.errors import CheckpointError
 from xft_core.models.loading import load_model
 from xft_core.models.upcycled import empty_moe, moe_blocks
@@ -167,3 +167,15 @@ def test_weights_beside_the_config_say_what_is_stored(tmp_path: Path) -> None:
     assert 0.98 * exact <= shape.parameters <= exact
     (source / "model.safetensors").unlink()
     assert read_shape(source / "config.json").tied
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "bloom", "falcon", "gpt_bigcode", "glm"])
+def test_the_shape_of_a_family_outside_the_table_is_that_of_its_modules(family: str) -> None:
+    """Whatever its config.json calls sizes. But for learned positions, biases and norms."""
+    config = tiny_config(family, vocab_size=4000, max_position_embeddings=16)
+    shape = shape_of_config(config.to_dict() | {"model_type": family})
+    model = AutoModelForCausalLM.from_config(config)
+    matrices = {id(item): item.numel() for name, item in model.named_parameters() if item.dim() == 2 and "wpe" not in name
+                and "position" not in name}
+    assert shape.parameters == pytest.approx(sum(matrices.values()), rel=0.002)
+    assert shape.packs == (family not in ("opt", "bloom", "falcon"))

@@ -174,8 +174,7 @@ def _dropout(model: PreTrainedModel, family: Family) -> str:
 
 def _plain_head(model: PreTrainedModel) -> bool:
     """Whether the logits are what the head gives, bit for bit."""
-    head = model.get_output_embeddings()
-    given: list[torch.Tensor] = []
+    head, given = model.get_output_embeddings(), list[torch.Tensor]()
     if not isinstance(head, nn.Linear):
         raise CannotUpcycle("it has no linear layer as head")
     with _hooked(head, given):
@@ -185,13 +184,15 @@ def _plain_head(model: PreTrainedModel) -> bool:
 
 def _packs(model: PreTrainedModel) -> bool:
     """Whether two examples in one sequence, with position numbers that start again, have the logits that each has alone."""
-    rows = [_tokens(model, length, seed) for seed, length in enumerate(PACKED_LENGTHS, start=1)]
-    position_ids = torch.cat([torch.arange(length) for length in PACKED_LENGTHS])[None]
+    longest = getattr(model.config, "max_position_embeddings", None) or max(PACKED_LENGTHS)
+    lengths = [min(length, int(longest)) for length in PACKED_LENGTHS]
+    rows = [_tokens(model, length, seed) for seed, length in enumerate(lengths, start=1)]
+    position_ids = torch.cat([torch.arange(length) for length in lengths])[None]
     try:
         packed = model(input_ids=torch.cat(rows, dim=1), position_ids=position_ids, use_cache=False).logits
     except Exception:  # more tokens than positions, where position_ids play no part
         return False
-    parts = packed.split(list(PACKED_LENGTHS), dim=1)
+    parts = packed.split(lengths, dim=1)
     return all(
         _difference(part, model(input_ids=row, use_cache=False).logits) <= LARGEST_DIFFERENCE
         for part, row in zip(parts, rows, strict=True))

@@ -79,6 +79,16 @@ class Recipe(Section):
             raise ValueError(
                 f"sft.max_steps is {self.sft.max_steps}, but upcycle.experts_from is {self.upcycle.experts_from}, which splits "
                 "sft.epochs over several trainings: leave max_steps empty, and lower epochs")
+        if self.sft.expert_averaging and self.upcycle.mode == "fusion":
+            raise ValueError("sft.expert_averaging is set, but upcycle.mode is fusion, which mixes experts anyway: set it to 0")
+        if self.sft.merge_at == "best":
+            if not getattr(self.data, "reserved_rows", 0):
+                raise ValueError(
+                    "sft.merge_at is best, but data.reserved_rows is 0: there are no rows to choose by that are neither "
+                    "trained on nor reported. Reserve some, or set merge_at to last")
+            if self.sft.average != "none" or self.moe_sft is None:
+                raise ValueError("sft.merge_at is best, which chooses a step of the training of the Mixture-of-Experts: set "
+                                 "sft.average to none, and upcycle.dense_share below 1")
         if self.sft.expert_averaging and self.upcycle.num_routed < 2:
             raise ValueError(
                 f"sft.expert_averaging is {self.sft.expert_averaging:g}, but there is one routed expert: raise "

@@ -18,7 +18,7 @@ class SftConfig(Section):
     """Supervised fine-tuning, of the MoE and (see baseline) of the dense model."""
 
     added: ClassVar[frozenset[str]] = frozenset(OF_ROUTERS) - {"balance_loss_weight", "balance_loss_reduction"} | {
-        "average", "average_count", "expert_averaging", "expert_learning_rate_factor"}
+        "average", "average_count", "expert_averaging", "merge_at", "merge_checkpoints", "expert_learning_rate_factor"}
 
     epochs: float = Field(4.0, gt=0, le=1000, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps; empty for no limit.")
@@ -63,6 +63,11 @@ class SftConfig(Section):
         "Expert weight averaging while training (EWA, arXiv 2308.06093): after each optimizer step every routed expert moves "
         "by this share towards the mean of the others. The share rises linearly from 0 to this value; 0 for none, 0.001 to "
         "0.01 are usual. In bf16 weights small shares are lost in rounding: use precision bf16_mixed or fp32."))
+    merge_at: Literal["last", "best"] = Field("last", description=(
+        "Which step of the Mixture-of-Experts is mixed and merged: last, or best: of merge_checkpoints evenly spaced steps the "
+        "one whose uniform merge has the lowest loss on data.reserved_rows."))
+    merge_checkpoints: int = Field(4, ge=2, le=64, description=(
+        "Steps that merge_at best chooses from, the last among them. Plays no part with merge_at last."))
 
     balance: Literal["loss", "bias"] = Field("loss", description=(
         "What keeps the experts evenly used. loss: the balance loss; bias: experts are chosen by s + b and weighed by s, and b "

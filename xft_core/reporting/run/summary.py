@@ -98,7 +98,8 @@ def _held_out_nll(evidence: Evidence, model: str) -> float | None:
         if before is None and moe and evidence.recipe.upcycle.is_identity:
             before = moe.held_out_nll_before
         return before
-    tuned = evidence.sft(model) if model in SFT_ROLES else None
+    chosen = model == "moe" and evidence.recipe.sft.merge_at == "best"  # maybe not the last step
+    tuned = evidence.sft(model) if model in SFT_ROLES and not chosen else None
     if tuned:
         return tuned.held_out_nll if model == "sft" or evidence.recipe.sft.average == "none" else tuned.held_out_nll_average
     measured = evidence.metrics(f"row_losses_{model}", RowLossesMetrics)
@@ -248,6 +249,7 @@ def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
 def _routing(evidence: Evidence) -> list[LayerRouting]:
     directory = evidence.directories.get("sft_moe")
     averaged = evidence.recipe.sft.average != "none"
+    directory = evidence.directories.get("choose_checkpoint", directory)
     content = RouterFile.read(directory / AVERAGE if averaged else directory) if directory else None
     return [
         LayerRouting(load=layer.load, entropy=layer.entropy, mean_shared_weight=layer.mean_shared_weight)

@@ -45,8 +45,8 @@ class SftStage(StageConfig):
         """Without the fields that change no result: checks, checkpoint_steps, log_steps, and the number of processes."""
         settings = super().settings()
         del settings["checks"]
-        for name in ("checkpoint_steps", "log_steps", *PROCESS_FIELDS):
-            del settings["sft"][name]
+        for name in ("checkpoint_steps", "log_steps", *PROCESS_FIELDS, "merge_at", "merge_checkpoints"):
+            settings["sft"].pop(name, None)  # the last two are of another stage, and not there at their defaults
         of_length = ("epochs", "max_steps") if self.match else ()  # which the work to match decides
         return without(settings, "sft", (*of_length, *unused_in_sft(self.sft)))
 
