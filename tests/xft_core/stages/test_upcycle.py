@@ -59,8 +59,13 @@ def test_upcycling_is_the_identity_where_weights_sum_to_one(family: str, tmp_pat
     expected = logits_of(source, ids(2, 12))
     assert expected.abs().max() > 0.1
     for number, config in enumerate(SUM_TO_ONE):
+        if family == "gpt2" and config.expert_rank is not None:
+            with pytest.raises(CheckpointError, match="Conv1D layers, for which there are no low-rank experts"):
+                upcycle(source, _made(tmp_path / f"moe{number}"), config, seed=number)
+            continue
         upcycle(source, _made(tmp_path / f"moe{number}"), config, seed=number)
         model = load_model(tmp_path / f"moe{number}", torch.float32)
+        tell_prompts(model, GeneratedPrompts(torch.ones(2, 12)))
         for training in (False, True):
             with torch.no_grad():
                 found = model.train(training)(input_ids=ids(2, 12), use_cache=False).logits
@@ -117,7 +122,7 @@ def test_generate_works_with_cache_and_left_padding(family: str, config: Upcycle
     assert uncached[:, batch["input_ids"].shape[1]:].tolist() == together.tolist()
 
 
-@pytest.mark.parametrize("config", SUM_TO_ONE[3:])
+@pytest.mark.parametrize("config", [config for config in SUM_TO_ONE if config.expert_rank is not None])
 def test_parameters_of_low_rank_experts_are_counted(config: UpcycleConfig, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense", "starcoder2")
     metrics = upcycle(source, _made(tmp_path / "moe"), config, seed=0)
