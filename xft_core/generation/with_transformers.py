@@ -11,6 +11,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.generation.completer import Completer, end_tokens
 from xft_core.generation.kv_cache import growing_cache
+from xft_core.moe.prompts import GeneratedPrompts, tell_prompts
 from xft_core.recipe.sections import GenerateConfig
 
 
@@ -48,6 +49,8 @@ class TransformersCompleter(Completer):
             return_dict_in_generate=True, **self.decoding)
         written: list[list[int]] = [[] for _ in prompts]
         rows, cache = list(range(len(prompts))), growing_cache(self.model)
+        known_prompts = GeneratedPrompts(attention_mask)
+        tell_prompts(self.model, known_prompts)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             while rows:  # every time with the rows that have not ended, from where they are
@@ -59,6 +62,7 @@ class TransformersCompleter(Completer):
                     written[row] = tokens[longest:longest + length].tolist()
                 going_on = [place for place, length in enumerate(ends.lengths) if not length]
                 rows, cache = [rows[place] for place in going_on], output.past_key_values
+                known_prompts.keep(going_on)
                 cache.batch_select_indices(torch.tensor(going_on, dtype=torch.long, device=self.device))
                 num_new = output.sequences.shape[1] - input_ids.shape[1]
                 input_ids, attention_mask = output.sequences[going_on], F.pad(attention_mask[going_on], (0, num_new), value=1)

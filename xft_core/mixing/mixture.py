@@ -20,11 +20,12 @@ import torch
 
 from xft_core.errors import CheckpointError
 from xft_core.families import Family
+from xft_core.mixing.low_rank import Changes
 from xft_core.mixing.weighted_sums import ExpertRows
 from xft_core.models.config import dense_config_of, transformers_config, upcycle_config_of
 from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader
-from xft_core.models.upcycled import check_tensors
+from xft_core.models.upcycled import HOLDERS, check_tensors
 
 BLOCK_ELEMENTS = 2**18  # of all experts, worked on at once on a CPU: 1 MiB in fp32, which a core's cache holds
 ACCELERATOR_BLOCK_ELEMENTS = 2**25  # the same elsewhere: 128 MiB in fp32
@@ -74,6 +75,9 @@ class MixtureReader:
 
     def expert_tensors(self, layer: int) -> Iterator["ExpertTensor"]:
         """The tensors of one layer's FFN, in the dense checkpoint's names."""
+        if self.upcycle.expert_rank is not None:
+            yield from self.low_rank_tensors(layer)
+            return
         modules: dict[str, int] = {}  # gate, up, down: their numbers
         mlp, block = self.family.mlp_name(layer), self.family.block_name(layer)
         stored_once = f"{mlp}.{self.family.down}.weight" in self.reader
@@ -101,6 +105,18 @@ class MixtureReader:
                 f"{str(self.base.directory)!r}: give the dense model that the experts come from as base.")
         return self.base.get(name)
 
+    def low_rank_tensors(self, layer: int) -> Iterator["LowRankTensor"]:
+        """The same of low-rank experts."""
+        mlp, block = self.family.mlp_name(layer), self.family.block_name(layer)
+        holders = [f"{mlp}.", *(f"{block}.{holder}" for holder in HOLDERS)]
+        holder = next(holder for holder in holders if f"{holder}{self.family.down}.weight" in self.reader)
+        for kind in ("weight", "bias"):
+            for module, layer_name in enumerate((*self.family.up, self.family.down)):
+                source = f"{layer_name}.{kind}"
+                if f"{holder}{source}" in self.reader:
+                    changes = Changes(self.reader, block, source, self.upcycle)
+                    yield LowRankTensor(self, f"{mlp}.{source}", holder + source, changes, module)
+
     def mixed(
         self, tensor: "ExpertTensor", weight: "torch.Tensor | NeuronShares", dtype: torch.dtype, device: torch.device,
     ) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -108,6 +124,9 @@ class MixtureReader:
         ``(rows, block of these rows)``."""
         if isinstance(weight, NeuronShares):
             yield from self._mixed_by_neuron(tensor, weight, dtype, device)
+            return
+        if isinstance(tensor, LowRankTensor):
+            yield slice(0, tensor.shape[0]), tensor.mixed(weight, device).to(dtype)
             return
         with_base = len(weight) > self.num_experts and bool(weight[-1])
         weight_M = weight if with_base else weight[:self.num_experts]
@@ -134,6 +153,8 @@ class MixtureReader:
     def gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor, num_members: int | None = None) -> torch.Tensor:
         """<dL/dW, W_i - W_0> for every member, fp64, shape M, where the gradient is: dL/dc_i up to what is the same for
         all i. ``num_members``: N where the base model has no part, else all."""
+        if isinstance(tensor, LowRankTensor):
+            return tensor.gradient(gradient, with_base=num_members != self.num_experts)
         wide = torch.promote_types(gradient.dtype, torch.float32)
         stacks = tensor.stacks() if num_members == self.num_experts else tensor.members()
         product_M = torch.zeros(sum(map(len, stacks)), dtype=torch.float64, device=gradient.device)
@@ -230,6 +251,48 @@ class ExpertTensor:
     def of_expert(self, expert: int) -> torch.Tensor:
         """The tensor of expert ``expert``; with a shared expert that is number 0."""
         return [single for stack in self.stacks() for single in stack][expert]
+
+
+class LowRankTensor(ExpertTensor):
+    """The same of low-rank experts: ``changes`` to ``stored_shared``, the tensor that they share. No stack is stored: what
+    ``stacks`` and ``of_expert`` give is made when they are called."""
+
+    def __init__(self, mixture: MixtureReader, name: str, stored_shared: str, changes: Changes, module: int) -> None:
+        super().__init__(mixture, name, [stored_shared], mixture.reader.shape(stored_shared), None, module)
+        self.stored_shared, self.changes = stored_shared, changes
+
+    def mixed(self, weight: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """sum_i weight_i W_i of the experts, or of all members, before it is rounded."""
+        wide = _wide(self.dtype)
+        weight_N = weight[:self._mixture.num_experts]
+        shared = self._mixture.reader.get(self.stored_shared).to(device, wide)
+        total = (shared * float(weight_N.sum())).add_(self.changes.mixed(weight_N, wide, device).view(shared.shape))
+        if len(weight) > len(weight_N) and bool(weight[-1]):
+            total += self._mixture.base_tensor(self.name, self.shape).to(device, wide) * float(weight[-1])
+        return total
+
+    def gradient(self, gradient: torch.Tensor, with_base: bool) -> torch.Tensor:
+        """<dL/dW, W_i - W_s> for every expert, fp64, N, where the gradient is; ``with_base``: and for the base model, if there
+        is one."""
+        found_N = self.changes.gradient(gradient)
+        if not with_base or self._mixture.base is None:
+            return found_N
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        shared, base = self._mixture.reader.get(self.stored_shared), self._mixture.base_tensor(self.name, self.shape)
+        change = base.to(gradient.device, wide) - shared.to(gradient.device, wide)
+        return torch.cat([found_N, (gradient.to(wide) * change).sum(dtype=torch.float64)[None]])
+
+    def stacks(self) -> list[torch.Tensor]:
+        """See ExpertTensor."""
+        return [self.of_expert(expert)[None] for expert in range(self._mixture.num_experts)]
+
+    def rows(self) -> None:
+        """See ExpertTensor: there are none."""
+
+    def of_expert(self, expert: int) -> torch.Tensor:
+        """See ExpertTensor."""
+        share_N = torch.eye(self._mixture.num_experts, dtype=torch.float64)[expert]
+        return self.mixed(share_N, torch.device("cpu")).to(self.dtype)
 
 
 def mixing_weights(alpha_LR: torch.Tensor, shared_weight_L: torch.Tensor | None) -> torch.Tensor:

@@ -4,7 +4,9 @@ An upcycled directory is a model directory whose config.json reads
 ``{"model_type": "xft_moe", "dense_config": <the dense checkpoint's own>, "upcycle": <UpcycleConfig>}``; plain
 transformers refuses it rather than load half of it. Its tensors are named as in the dense model, but for the FFNs:
 ``<mlp>.shared_expert.<dense names>``, ``<mlp>.experts.{gate_up_proj,up_proj,down_proj}[_bias]`` (stacked, E first) and
-``<mlp>.router.*``. Where experts are stored once, the FFN's tensors keep their dense names and are expanded here.
+``<mlp>.router.*``. Where experts are stored once, the FFN's tensors keep their dense names and are expanded here. Low-rank
+experts are ``<mlp>.experts.<layer>_{a,b,bias}`` and, of groups, ``group_<layer>_{a,b,bias}``; the weights that they share are
+``<mlp>.shared_expert.*``, ``<mlp>.base.*`` without a shared expert, or have their dense names before tuning.
 """
 
 import shutil

@@ -19,6 +19,9 @@ from xft_core.moe.experts import MoeBlock
 from xft_core.moe.placement import place_block
 from xft_core.recipe.sections import UpcycleConfig
 
+# What holds the dense FFN's own tensors in a MoE block. Stored once, they have their dense names.
+HOLDERS = ("shared_expert.", "base.")
+
 
 def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The family's own transformers class with its FFNs exchanged for MoE blocks; weights are not initialised."""
@@ -79,20 +82,21 @@ def check_tensors(reader: CheckpointReader, dense_config: dict[str, Any], upcycl
         if id(parameter) in seen:
             continue  # tied: stored under its first name
         seen.add(id(parameter))
-        shape, found = list(parameter.shape), _stored_shape(reader, family, name)
-        if found not in (shape, shape[1:] if ".experts." in name else shape):
+        shape, found = list(parameter.shape), _stored_shape(reader, family, name, upcycle)
+        stored_once = ".experts." in name and upcycle.expert_rank is None
+        if found not in (shape, shape[1:] if stored_once else shape):
             raise CheckpointError(f"Tensor {family.stored_name(name)!r} has shape {found}, the config says {shape}.")
 
 
-def _stored_shape(reader: CheckpointReader, family: Family, name: str) -> list[int]:
+def _stored_shape(reader: CheckpointReader, family: Family, name: str, upcycle: UpcycleConfig) -> list[int]:
     stored = family.stored_name(name)
     mlp, inner = family.within_block(name) or ("", "")
-    if stored not in reader and inner.startswith("experts."):
+    if stored not in reader and inner.startswith("experts.") and upcycle.expert_rank is None:
         sources = family.expert_sources(has_bias=True)[inner.removeprefix("experts.")]
         shapes = [reader.shape(f"{mlp}.{source}") for source in sources]
         return [sum(shape[0] for shape in shapes), *shapes[0][1:]] if all(shapes) else []
-    if stored not in reader and inner.startswith("shared_expert."):
-        return reader.shape(f"{mlp}.{inner.removeprefix('shared_expert.')}")
+    if stored not in reader and inner.startswith(HOLDERS):
+        return reader.shape(f"{mlp}.{inner.partition('.')[2]}")
     return reader.shape(stored)
 
 
@@ -108,10 +112,10 @@ def fill(model: PreTrainedModel, reader: CheckpointReader) -> None:
         mlp, inner = family.within_block(name) or ("", "")
         if stored in reader:
             source = reader.get(stored)
-        elif inner.startswith("experts."):
+        elif inner.startswith("experts.") and inner.removeprefix("experts.") in family.expert_sources(has_bias=True):
             source = expanded(reader, family, mlp, inner.removeprefix("experts."))
-        elif inner.startswith("shared_expert."):
-            source = reader.get(f"{mlp}.{inner.removeprefix('shared_expert.')}")
+        elif inner.startswith(HOLDERS):
+            source = reader.get(f"{mlp}.{inner.partition('.')[2]}")
         else:
             source = reader.get(stored)  # which raises, and says what is missing
         parameter.copy_(source)  # an expanded tensor is broadcast over the experts

@@ -15,6 +15,8 @@ from transformers.integrations.moe import grouped_mm_experts_forward
 from xft_core.families import Family
 from xft_core.moe.dense_gradient import with_dense_gradient
 from xft_core.moe.diversity import overlap
+from xft_core.moe.hierarchical import HierarchicalRouter, nodes_of
+from xft_core.moe.low_rank import LowRankExperts, output_dropout
 from xft_core.moe.router import Router, Routing
 from xft_core.recipe.sections import UpcycleConfig
 
@@ -41,7 +43,7 @@ class RoutedExperts(nn.Module):
         down = getattr(dense_mlp, family.down)
         self.has_bias = down.bias is not None
         self.act_fn = getattr(dense_mlp, family.activation)
-        self.dropout = _dropout(dense_mlp, family)
+        self.dropout = output_dropout(dense_mlp, family)
         axis, like = int(family.transposed), down.weight
         up_shape, down_shape = list(up[0].weight.shape), list(like.shape)
         up_shape[axis] = sum(layer.weight.shape[axis] for layer in up)
@@ -118,6 +120,7 @@ class RoutedExperts(nn.Module):
 class MoeBlock(nn.Module):
     """y = w_0 E_0(x) + sum_i w_i E_i(x), where an FFN was. The shared expert E_0 is the family's own FFN module.
 
+    Low-rank experts are changes of it; where there is no shared expert, it is there all the same as their ``base``.
     ``routing`` holds what the router decided in the latest forward pass before which ``keep_routing`` was set. Not in
     every one: a pass repeated by gradient checkpointing would keep its activations alive until the next step.
     ``overlap_tokens_X``: the tokens for whose experts the loss of moe/diversity.py is to be computed while training.
@@ -128,11 +131,18 @@ class MoeBlock(nn.Module):
         weight = getattr(dense_mlp, family.down).weight
         hidden_size = weight.shape[int(family.transposed)]
         self.family = family
-        self.router = Router(hidden_size, upcycle).to(device=weight.device, dtype=weight.dtype)
+        router = HierarchicalRouter if upcycle.groups else Router
+        self.router: Router = router(hidden_size, upcycle).to(device=weight.device, dtype=weight.dtype)
         if upcycle.routing == "top_p":
             self.router.add_top_p()
-        self.experts = RoutedExperts(dense_mlp, family, upcycle.num_experts - int(upcycle.shared_expert))
-        self.experts.skips_zero_weights = upcycle.routing == "top_p"
+        self.experts: RoutedExperts | LowRankExperts
+        if upcycle.expert_rank is None:
+            self.experts = RoutedExperts(dense_mlp, family, upcycle.num_routed)
+            self.experts.skips_zero_weights = upcycle.routing == "top_p"
+        else:
+            self.experts = LowRankExperts(dense_mlp, family, upcycle)
+            if not upcycle.shared_expert:
+                self.base = dense_mlp
         self.shared_expert = dense_mlp if upcycle.shared_expert else None
         self.adds_residual = family.adds_residual
         self.routing: Routing | None = None
@@ -146,7 +156,11 @@ class MoeBlock(nn.Module):
         weight_TK, shared_TD = routing.weight_TK, None
         if routing.dense_weight_TN is not None:
             weight_TK = weight_TK.detach()
-        if self.shared_expert is None:
+        if isinstance(self.experts, LowRankExperts):
+            y_TD = self.experts(x_TD, *nodes_of(routing, weight_TK, self.router.upcycle))
+            if routing.dense_weight_TN is not None and self.shared_expert is not None:
+                shared_TD = self._shared(x_TD)
+        elif self.shared_expert is None:
             y_TD = self.experts(x_TD, routing.expert_index_TK, weight_TK)
         else:
             y_TD = self.experts(x_TD, routing.expert_index_TK[:, :-1] - 1, weight_TK[:, :-1])
@@ -179,12 +193,6 @@ class MoeBlock(nn.Module):
         reference_XD = self._shared(x_XD)
         self.shared_expert.train()
         return overlap(outputs_RXD, reference_XD, active_XR)
-
-
-def _dropout(dense_mlp: nn.Module, family: Family) -> float:
-    """The probability with which the FFN drops an element of its output in training."""
-    found = getattr(dense_mlp, family.dropout, 0.0) if family.dropout else 0.0
-    return float(found.p if isinstance(found, nn.Dropout) else found)
 
 
 def _round_up(count: int) -> int:

@@ -94,10 +94,7 @@ class Router(nn.Module):
             if order_TR is None:
                 num_experts_per_tok = upcycle.num_experts
         else:
-            noisy_logits_TR = logits_TR = self.output(torch.tanh(self.hidden(x_TD))).float()
-            if self.training and self.noise is not None:
-                noise_std_TR = F.softplus(self.noise(x_TD).float()) + NOISE_FLOOR
-                noisy_logits_TR = logits_TR + torch.randn_like(logits_TR) * noise_std_TR
+            logits_TR, noisy_logits_TR, noise_std_TR = self.logits(x_TD)
             if self.balance_bias is not None:
                 order_TR = F.softmax(noisy_logits_TR.detach(), dim=-1) + self.balance_bias
         share_T1 = None if self.gate is None else torch.sigmoid(self.gate(x_TD).float())
@@ -113,6 +110,14 @@ class Router(nn.Module):
         return Routing(
             logits_TR, noisy_logits_TR, noise_std_TR, index_TK, weight_TK, None if self.top_p is None else weight_TK > 0,
             order_TR is None and self.top_p is None, dense_weight_TN)
+
+    def logits(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The logits, those with noise, and the noise's standard deviation (None without noise)."""
+        logits_TR = self.output(torch.tanh(self.hidden(x_TD))).float()
+        if not self.training or self.noise is None:
+            return logits_TR, logits_TR, None
+        noise_std_TR = F.softplus(self.noise(x_TD).float()) + NOISE_FLOOR
+        return logits_TR, logits_TR + torch.randn_like(logits_TR) * noise_std_TR, noise_std_TR
 
     def _assigned(self, num_tokens: int, device: torch.device) -> torch.Tensor | None:
         """The order in which tokens take the experts, T,R; None for all experts alike."""

@@ -16,7 +16,7 @@ and the optimizer's state. A recipe is refused by that alone.
 import math
 from dataclasses import dataclass
 
-from xft_core.planning.shape import Shape
+from xft_core.planning.shape import Shape, low_rank_columns
 from xft_core.recipe.inactive_fields import needs_features
 from xft_core.recipe.sections import MergeConfig, Recipe, SftConfig, UpcycleConfig
 from xft_core.recipe.sections.merge import CLOSED_FORMS, ON_DELTAS
@@ -70,7 +70,7 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
     head = shape.vocabulary * shape.hidden_size
     casts = 2 * (parameters - shape.embeddings + head) if sft.precision == "bf16_mixed" else 0
     # A gradient is made beside the one it is added to; those of stacked experts first one by one, then joined.
-    new_gradient = largest * width * (2 if upcycle else 1)
+    new_gradient = largest * width * (2 if upcycle and upcycle.expert_rank is None else 1)
     accumulates = sft.batch_size > sft.micro_batch_size
     forward = activations + casts + max(loss_memory(shape, tokens, sft.precision), new_gradient)
     update = largest * 4 * (4 if sft.precision == "bf16" else 3)
@@ -104,7 +104,17 @@ def largest_part(shape: Shape, upcycle: UpcycleConfig | None, processes: int) ->
     whole = shape.moe_parameters(upcycle) if upcycle else shape.parameters
     if upcycle is None:
         return whole / processes
-    routed = upcycle.num_experts - int(upcycle.shared_expert)
+    if upcycle.expert_rank is not None:
+        # The tensors of experts and those of groups are cut between them.
+        def largest(columns: int, count: int) -> float:
+            share = shape.num_layers * shape.low_rank(upcycle) * columns / low_rank_columns(upcycle)
+            return share * math.ceil(count / processes) / count
+
+        experts, groups = upcycle.num_routed, upcycle.groups or 0
+        shared = whole - shape.num_layers * shape.low_rank(upcycle)
+        parts = largest(experts * upcycle.expert_rank, experts)
+        return shared / processes + parts + (largest(groups * upcycle.group_rank, groups) if groups else 0.0)
+    routed = upcycle.num_routed
     stacked = shape.num_layers * routed * shape.ffn
     return (whole - stacked) / processes + stacked * math.ceil(routed / processes) / routed
 
@@ -211,6 +221,9 @@ def layer_activations(
     attention = (5 if all_trained else 4) * query * a + sequence * a
     if upcycle is None:
         return norms + attention + ffn
+    if upcycle.expert_rank is not None:  # gate and up of the shared weights, their mixture, and the low-rank inputs
+        low_rank = low_rank_columns(upcycle) * shape.ffn_matrices * a
+        return norms + attention + shape.ffn_matrices * shape.ffn_size * a + low_rank
     routed = upcycle.num_experts_per_tok - int(upcycle.shared_expert)
     experts = routed * (ffn + 2 * hidden * a) + (ffn + hidden * a if upcycle.shared_expert else 0)
     return norms + attention + experts
@@ -219,13 +232,19 @@ def layer_activations(
 def _factored(shape: Shape, upcycle: UpcycleConfig | None) -> float:
     """Numbers that Adafactor keeps: a row and a column for every matrix."""
     matrices = shape.embeddings / shape.vocabulary / shape.hidden_size * (shape.vocabulary + shape.hidden_size)
-    experts = upcycle.num_experts if upcycle else 1
+    experts = upcycle.num_experts if upcycle and upcycle.expert_rank is None else 1
     of_layer = 2 * (2 * shape.hidden_size + shape.query_size + shape.key_size)
     of_layer += experts * shape.ffn_matrices * (shape.hidden_size + shape.ffn_size)
+    if upcycle and upcycle.expert_rank is not None:  # of every A and every B a row and a column
+        parts = upcycle.num_routed + (upcycle.groups or 0)
+        of_layer += shape.low_rank(upcycle) + shape.ffn_matrices * (parts * (shape.hidden_size + shape.ffn_size))
     return matrices + shape.num_layers * of_layer
 
 
 def _inference_layer(shape: Shape, upcycle: UpcycleConfig | None, width: int) -> float:
     """Bytes of one layer's work without gradients, per token: norms and attention, then the FFNs that are active."""
-    experts = upcycle.active_experts(training=False) if upcycle else 1
+    if upcycle is None or upcycle.expert_rank is not None:
+        experts = 1.0
+    else:
+        experts = upcycle.active_experts(training=False)
     return width * (6 * shape.hidden_size + 2 * shape.query_size + 3 * shape.ffn_size * experts)

@@ -167,6 +167,8 @@ def advice(recipe: Recipe, shape: Shape, machine: Machine) -> str:
     for change in CHANGES:
         if peak(made) <= machine.for_models:
             break
+        if recipe.upcycle.groups and "upcycle.num_experts" in change:
+            continue  # other numbers of experts may not fit the groups
         made += [f"{name}={str(value).lower()}" for name, value in change.items() if _is_smaller(values, name, value)]
     if peak(made) > machine.for_models:
         return f"Even with {' '.join(made)} it takes {size(peak(made))}: take a larger machine or a smaller model."
@@ -188,6 +190,8 @@ def _disk_advice(recipe: Recipe, shape: Shape, room: float) -> str:
     for change in DISK_CHANGES:
         if written(made) <= room:
             break
+        if recipe.upcycle.groups and "upcycle.num_experts" in change:
+            continue
         more = made | {name: value for name, value in change.items() if _is_smaller(values, name, value)}
         if written(more) < written(made):
             made = more
@@ -228,7 +232,8 @@ class _Given:
 
 def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
     moe, shape = given.recipe.upcycle, given.shape
-    parameters = shape.parameters if moe.store_experts == "once" else shape.moe_parameters(moe)
+    stored_once = moe.store_experts == "once" and moe.expert_rank is None
+    parameters = shape.parameters if stored_once else shape.moe_parameters(moe)
     upcycled = parameters * float(shape.stored_bytes)
     return StagePlan(role, memory.Memory(0.0), kept=upcycled, written=upcycled)  # copies from file to file
 
@@ -271,6 +276,8 @@ def _mixing(role: str, step: Step, given: _Given) -> StagePlan:
 def _merging(role: str, step: Step, given: _Given) -> StagePlan:
     recipe, shape = given.recipe, given.shape
     merged = float(shape.parameters * memory.WIDTH[recipe.sft.precision])
+    if recipe.merge.export_adapter:  # the shared weights once more, and the adapter in fp32
+        merged = 2 * merged + 4.0 * shape.num_layers * shape.low_rank(recipe.upcycle)
     return StagePlan(
         role, memory.merge_memory(shape, recipe.upcycle, recipe.sft.precision, recipe.data.max_length), kept=merged,
         written=merged, flops=_held_out_flops(shape, None, given.data))

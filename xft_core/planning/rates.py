@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.planning.plan import Rates
-from xft_core.planning.shape import Shape
+from xft_core.planning.shape import Shape, active_slots
 from xft_core.recipe.sections import Recipe, UpcycleConfig
 
 SECONDS, LEAST_REPEATS = 1.5, 5  # of each probe
@@ -42,7 +42,8 @@ def measured_rates(shape: Shape, recipe: Recipe, threads: int, store: Path) -> R
     tokens = sft.micro_batch_size * sequence
     dense, busy = probe.training(tokens, sequence, sft.precision, None)
     token = probe.decoding(generate.batch_size, generate.precision, None)
-    is_small = 4.0 * moe.num_experts * shape.ffn < LARGEST
+    num_ffns = moe.num_experts if moe.expert_rank is None else 1
+    is_small = 4.0 * num_ffns * shape.ffn < LARGEST
     return replace(
         given_rates(dense, store), start=_start(), busy=busy, token=token,
         moe_flops=probe.training(tokens, sequence, sft.precision, moe)[0] if is_small else dense,
@@ -104,9 +105,14 @@ class _Probe:
         from torch import nn
         from torch.nn import functional
 
+        from xft_core.families import Family
+        from xft_core.moe.low_rank import LowRankExperts
+
         shape = self._shape
         dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-        routed = upcycle.num_experts - int(upcycle.shared_expert) if upcycle else 0
+        low_rank = upcycle if upcycle and upcycle.expert_rank is not None else None
+        family = Family(up=("up",), down="down", gated=shape.gated)
+        routed = upcycle.num_routed if upcycle and not low_rank else 0
         active = upcycle.num_experts_per_tok - int(upcycle.shared_expert) if upcycle else 0
 
         class Ffn(nn.Module):
@@ -114,13 +120,14 @@ class _Probe:
                 super().__init__()
                 self.up = nn.Linear(shape.hidden_size, shape.ffn_size * (2 if shape.gated else 1), bias=False)
                 self.down = nn.Linear(shape.ffn_size, shape.hidden_size, bias=False)
+                self.act_fn = nn.SiLU() if shape.gated else nn.GELU()
 
             def forward(self, hidden: Any) -> Any:
                 wide = self.up(hidden)
                 if not shape.gated:
-                    return self.down(functional.gelu(wide))
+                    return self.down(self.act_fn(wide))
                 gate, up = wide.chunk(2, -1)
-                return self.down(functional.silu(gate) * up)
+                return self.down(self.act_fn(gate) * up)
 
         class Layer(nn.Module):
             def __init__(self) -> None:
@@ -129,7 +136,10 @@ class _Probe:
                                         nn.Linear(shape.query_size, shape.hidden_size, bias=False))
                 self.keys = nn.Linear(shape.hidden_size, 2 * shape.key_size, bias=False)
                 self.norms = nn.ModuleList(nn.RMSNorm(shape.hidden_size) for _ in range(2))
-                self.shared = Ffn() if upcycle is None or upcycle.shared_expert else None
+                self.shared = Ffn() if upcycle is None or upcycle.shared_expert or low_rank else None
+                self.low_rank = LowRankExperts(self.shared, family, low_rank) if self.shared and low_rank else None
+                for parameter in self.low_rank.parameters() if self.low_rank else ():
+                    nn.init.normal_(parameter, std=0.02)
                 self.experts = nn.ModuleList(Ffn() for _ in range(routed))
                 self.dtype = dtype
 
@@ -143,6 +153,11 @@ class _Probe:
                 mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
                 hidden = hidden + self.out(mixed.transpose(1, 2).reshape(batch, length, shape.query_size))
                 normed = self.norms[1](hidden).reshape(batch * length, -1)
+                if self.low_rank is not None and low_rank is not None:
+                    slots = torch.arange(batch * length, device=hidden.device)[:, None] + torch.arange(
+                        active_slots(low_rank), device=hidden.device)
+                    weight = torch.full(slots.shape, 1 / slots.shape[1], device=hidden.device)
+                    return hidden + self.low_rank(normed, slots % low_rank.num_routed, weight).view_as(hidden)
                 result = self.shared(normed) if self.shared is not None else torch.zeros_like(normed)
                 for index, expert in enumerate(self.experts):  # as evenly as it goes
                     chosen = torch.arange(index, batch * length * active, routed, device=hidden.device) % (batch * length)

@@ -37,6 +37,7 @@ class Shape:
     plain_head: bool = True
     packs: bool = True
     stored_bytes: int = 2
+    fused: bool = False  # gate and up are one matrix
 
     @property
     def ffn(self) -> int:
@@ -69,27 +70,69 @@ class Shape:
             return 0
         routed = upcycle.num_routed
         learned = 0 if upcycle.router in ASSIGNED else routed * (self.hidden_size * (2 if upcycle.router_noise else 1) + routed)
-        return learned + (self.hidden_size if upcycle.shared_gate == "token" and upcycle.shared_expert else 0)
+        gate = self.hidden_size if upcycle.shared_gate == "token" and upcycle.shared_expert else 0
+        return learned + gate + (upcycle.groups or 0) * self.hidden_size
+
+    def low_rank(self, upcycle: UpcycleConfig) -> int:
+        """Parameters that one layer's low-rank experts, and their groups, add to the weights that they share: A and B of every
+        matrix; of a gate that is one matrix with up, one A."""
+        sizes = self.ffn_matrices * (self.hidden_size + self.ffn_size) - (self.hidden_size if self.fused else 0)
+        return low_rank_columns(upcycle) * sizes
 
     def moe_parameters(self, upcycle: UpcycleConfig) -> int:
         """Parameters of the upcycled model, every expert counted."""
-        more = (upcycle.num_experts - 1) * self.ffn + self.router(upcycle)
+        more = self.router(upcycle)
+        more += self.low_rank(upcycle) if upcycle.expert_rank is not None else (upcycle.num_experts - 1) * self.ffn
         return self.parameters + self.num_layers * more
 
     def largest_matrix(self, upcycle: UpcycleConfig | None) -> int:
         """Parameters of the largest single tensor; the routed experts of a layer are stacked, gate and up together."""
         candidates = [self.vocabulary * self.hidden_size, self.hidden_size * self.ffn_size]
-        if upcycle:
-            routed = upcycle.num_experts - int(upcycle.shared_expert)
-            candidates.append(routed * (self.ffn_matrices - 1) * self.hidden_size * self.ffn_size)
+        if upcycle and upcycle.expert_rank is not None:
+            rows = self.ffn_size * (2 if self.fused else 1)
+            columns = max(upcycle.num_routed * upcycle.expert_rank, (upcycle.groups or 0) * upcycle.group_rank)
+            candidates += [self.hidden_size * rows, columns * max(self.hidden_size, rows)]
+        elif upcycle:
+            candidates.append(upcycle.num_routed * (self.ffn_matrices - 1) * self.hidden_size * self.ffn_size)
         return max(candidates)
 
     def forward_flops(self, sequence: float, upcycle: UpcycleConfig | None = None, training: bool = False) -> float:
         """Floating-point operations of a forward pass, per token of a sequence of ``sequence`` tokens (attention over all
         of it, as the kernels with a mask do it). ``training``: some routers use fewer experts then."""
-        ffn = self.ffn * (upcycle.active_experts(training) if upcycle else 1) + (self.router(upcycle) if upcycle else 0)
+        if upcycle and upcycle.expert_rank is not None:
+            ffn = self.ffn + self._low_rank_products(upcycle, training) + self.router(upcycle)
+        else:
+            ffn = self.ffn * (upcycle.active_experts(training) if upcycle else 1) + (self.router(upcycle) if upcycle else 0)
         layer = 2 * (self.attention + ffn) + 4 * sequence * self.query_size
         return self.num_layers * layer + 2 * self.vocabulary * self.hidden_size
+
+    def _low_rank_products(self, upcycle: UpcycleConfig, training: bool) -> float:
+        """Products of low-rank experts per token: with D of all columns, with F of those that the token's slots have."""
+        all_columns = self.hidden_size * (self.ffn_matrices - int(self.fused))
+        return low_rank_columns(upcycle) * all_columns + active_columns(upcycle, training) * self.ffn_matrices * self.ffn_size
+
+
+def low_rank_columns(upcycle: UpcycleConfig) -> int:
+    """Ranks of all experts and groups together."""
+    assert upcycle.expert_rank is not None
+    return upcycle.num_routed * upcycle.expert_rank + (upcycle.groups or 0) * upcycle.group_rank
+
+
+def active_slots(upcycle: UpcycleConfig) -> int:
+    """Hidden layers of low-rank experts that a token mixes: of experts, of their groups, and of the shared weights."""
+    routed, shared = upcycle.num_experts_per_tok - int(upcycle.shared_expert), int(upcycle.shared_expert)
+    return routed + shared if upcycle.groups is None else upcycle.groups_per_tok * (routed + shared) + shared
+
+
+def active_columns(upcycle: UpcycleConfig, training: bool) -> float:
+    """Ranks of what a token's slots add to the shared weights; slots of weight 0 are computed too."""
+    assert upcycle.expert_rank is not None
+    all_active = not training and upcycle.router in ("random", "by_example")
+    slots = upcycle.num_experts if all_active else upcycle.num_experts_per_tok
+    routed, shared = slots - int(upcycle.shared_expert), int(upcycle.shared_expert)
+    if upcycle.groups is None:
+        return routed * upcycle.expert_rank
+    return upcycle.groups_per_tok * (routed * (upcycle.expert_rank + upcycle.group_rank) + shared * upcycle.group_rank)
 
 
 def shape_of_config(content: dict[str, Any], where: str = "config.json") -> Shape:
@@ -107,7 +150,7 @@ def shape_of_config(content: dict[str, Any], where: str = "config.json") -> Shap
             hidden_size=hidden, ffn_size=int(content["intermediate_size"]), num_layers=int(content["num_hidden_layers"]),
             vocabulary=int(content["vocab_size"]), query_size=heads * head_size,
             key_size=int(content.get("num_key_value_heads") or heads) * head_size,
-            gated=family.gated, plain_head=family.plain_head,
+            gated=family.gated, fused=family.gated and len(family.up) == 1, plain_head=family.plain_head,
             tied=bool(content.get("tie_word_embeddings", family.tied)),
             stored_bytes=_bytes(content))
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:

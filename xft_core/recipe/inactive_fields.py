@@ -39,6 +39,12 @@ def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
         found["router_noise"] = "mode fusion has no router"
     if upcycle.experts_from == "base":
         found["dense_share"] = "no dense model is tuned before upcycling"
+    if upcycle.expert_rank is None:
+        found["expert_alpha"] = "without upcycle.expert_rank experts have weights of their own"
+    else:
+        found["store_experts"] = "low-rank experts are stored as what each adds to the weights that they share"
+    if upcycle.groups is None:
+        found |= dict.fromkeys(("group_rank", "groups_per_tok"), "there are no groups")
     return found
 
 
@@ -94,7 +100,7 @@ def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
         found["ensemble_rows"] = "there is no ensemble"
     if merge.ensemble != "learned":
         found["ensemble_steps"] = "no shares of an ensemble are learned"
-    return found
+    return found | {"export_adapter": "it says what merge writes, not what the coefficients are"}
 
 
 def unused_in_generate(generate: GenerateConfig) -> dict[str, str]:
@@ -176,6 +182,10 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
     if field == "merge.shared_expert_weight" and (
             merge.method in ("routing", "ewa", "shared_only", "regmean", "model_stock") or not upcycle.shared_expert):
         return (f"method {merge.method} does not use it" if upcycle.shared_expert else "there is no shared expert")
+    if field == "sft.expert_learning_rate_factor" and upcycle.expert_rank is None:
+        return "only low-rank experts have a learning rate of their own"
+    if field == "merge.export_adapter":
+        return "it is one more file beside the merged model"
     if field in [f"sft.{name}" for name in PROCESS_FIELDS]:
         return "the result is that of one process but for rounding"
     return None

@@ -178,7 +178,8 @@ def _making(recipe: Recipe) -> Iterator[Step]:
     yield Step("mix", "mix", shared | looked_at | {
         "model": moe, "merge": merge, "num_processes": recipe.sft.num_processes, "num_nodes": recipe.sft.num_nodes})
     yield Step("merge", "merge", base | {  # with the data, to measure the merged model's held-out loss
-        "model": moe, "coefficients": Made("mix"), "data": data, "precision": precision}, "merged")
+        "model": moe, "coefficients": Made("mix"), "data": data, "precision": precision,
+        "export_adapter": merge.export_adapter}, "merged")
 
 
 def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
@@ -190,6 +191,7 @@ def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
     learning = {"steps": merge.ensemble_steps} if merge.ensemble == "learned" else {}
     yield Step(ENSEMBLE, "ensemble", learning | {
         "models": members, "data": Made("prepare"), "method": merge.ensemble, "rows": merge.ensemble_rows,
+        "split": "train" if merge.rows == "held_in" else "reserved",
         "precision": recipe.sft.precision}, ENSEMBLE)
 
 

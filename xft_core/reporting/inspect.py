@@ -87,6 +87,10 @@ def _model_lines(directory: Path) -> dict[str, str]:
 def _expert_lines(upcycle: dict[str, Any]) -> dict[str, str]:
     shared = upcycle.get("shared_expert", True)
     active = f"{upcycle.get('num_experts')} per layer, {upcycle.get('num_experts_per_tok')} active per token"
+    if upcycle.get("groups"):
+        active += f" in each of {upcycle.get('groups_per_tok', 1)} of {upcycle['groups']} groups"
+    if upcycle.get("expert_rank"):
+        active += f", low-rank changes (rank {upcycle['expert_rank']}) of the weights that they share"
     lines = {
         "experts": f"{active}, {'one of them shared (always on)' if shared else 'none shared'}",
         "routing weights": str(upcycle.get("normalization")) if shared else "softmax over the top-k logits",

@@ -4,6 +4,7 @@ Leaves the model and ensemble.json.
 """
 
 from xft_core.data.rows import load_rows
+from xft_core.errors import DataError
 from xft_core.files.locate import find_model
 from xft_core.mixing.ensemble import Members, choose_greedily, learn_shares
 from xft_core.mixing.whole_models import average_models
@@ -19,7 +20,11 @@ from xft_core.training.held_out import held_out_loss
 def run(config: EnsembleStage, workspace: Workspace) -> EnsembleMetrics:
     """Choose the shares, write the model, load it again as any user would and measure it."""
     sources = {name: find_model(model) for name, model in config.models.items()}
-    split, journal = "train", workspace.checkpoints / "measured.jsonl"
+    split, journal = config.split, workspace.checkpoints / "measured.jsonl"
+    if split == "reserved" and not (config.data / "reserved.safetensors").is_file():
+        raise DataError(
+            f"The ensemble is to be chosen on reserved rows, but {str(config.data)!r} has none: prepare the data with "
+            "data.reserved_rows, or set merge.rows to held_in.")
     rows = load_rows(config.data, split)
     with Members(sources, DTYPES[config.precision], device_for_work()) as members:
         if config.method == "greedy":

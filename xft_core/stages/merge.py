@@ -12,7 +12,8 @@ import torch
 from xft_core.data.rows import load_rows
 from xft_core.errors import CheckpointError, RecipeError
 from xft_core.files.locate import find_model
-from xft_core.mixing.coefficients import Coefficients, load_mixing
+from xft_core.mixing.adapter import ADAPTER, SHARED_WEIGHTS, shared_weights_plans, write_adapter
+from xft_core.mixing.coefficients import Coefficients, load_coefficients, load_mixing
 from xft_core.mixing.delta_scale import is_scaled, scaled, scaled_tensor
 from xft_core.mixing.mixture import ExpertTensor, MixtureReader, NeuronShares
 from xft_core.mixing.operators.merged import load_layer
@@ -36,7 +37,10 @@ def run(config: MergeStage, workspace: Workspace) -> MergeMetrics:
             "it as base.")
     base = find_model(config.base) if config.base and coefficients.needs_base else None
     ffns = config.coefficients if content and content.merged_ffns else None
-    parameters = merge(find_model(config.model), workspace.output, coefficients, base, ffns)
+    source = find_model(config.model)
+    parameters = merge(source, workspace.output, coefficients, base, ffns)
+    if config.export_adapter:
+        export_adapter(source, workspace.output, load_coefficients(config.coefficients))
     held_out_nll = None
     if config.data:
         model = load_model(workspace.output, DTYPES[config.precision])
@@ -63,11 +67,7 @@ def merge(
     weight, gamma_L, outside_scale = coefficients.weight, coefficients.delta_scale_L, coefficients.outside_scale
     assert base is not None or not coefficients.needs_base
     with MixtureReader(source, base) as mixture:
-        if [len(weight), weight.shape[-1]] != [mixture.num_layers, mixture.num_experts]:
-            raise CheckpointError(
-                f"The coefficients are for {len(weight)} layers of {weight.shape[-1]} experts, {str(source)!r} has "
-                f"{mixture.num_layers} layers of {mixture.num_experts}. Use the coefficients that were learned for it.")
-        assert torch.allclose(weight.sum(-1), torch.ones(weight.shape[:-1], dtype=weight.dtype))
+        _check_shares(mixture, weight, source)
         if base and gamma_L is not None:
             weight = scaled(weight, gamma_L)
         family, layers = mixture.family, range(mixture.num_layers)
@@ -84,9 +84,36 @@ def merge(
                     _mixed(mixture, tensor, coefficients.granularity.shares_of(tensor, weight[layer])) if made is None
                     else _made(tensor, made))
                 for tensor in mixture.expert_tensors(layer)]
-        plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
-        write_checkpoint(target, plans)
-        dense_config = mixture.dense_config
+        return _write_dense(plans, mixture.dense_config, source, target)
+
+
+def export_adapter(source: Path, target: Path, weight_LN: torch.Tensor) -> None:
+    """Write the same merge of low-rank experts as a LoRA adapter into ``target``, beside the model that it is for: see
+    mixing/adapter.py. Raises CheckpointError for experts with weights of their own."""
+    with MixtureReader(source) as mixture:
+        if mixture.upcycle.expert_rank is None:
+            raise CheckpointError(
+                f"The experts of {str(source)!r} have weights of their own (upcycle.expert_rank is empty): their merge is no "
+                "low-rank change of anything. Turn merge.export_adapter off.")
+        _check_shares(mixture, weight_LN, source)
+        for name in (SHARED_WEIGHTS, ADAPTER):
+            (target / name).mkdir()
+        _write_dense(shared_weights_plans(mixture), mixture.dense_config, source, target / SHARED_WEIGHTS)
+        write_adapter(mixture, weight_LN, target / ADAPTER)
+
+
+def _check_shares(mixture: MixtureReader, weight: torch.Tensor, source: Path) -> None:
+    if [len(weight), weight.shape[-1]] != [mixture.num_layers, mixture.num_experts]:
+        raise CheckpointError(
+            f"The coefficients are for {len(weight)} layers of {weight.shape[-1]} experts, {str(source)!r} has "
+            f"{mixture.num_layers} layers of {mixture.num_experts}. Use the coefficients that were learned for it.")
+    assert torch.allclose(weight.sum(-1), torch.ones(weight.shape[:-1], dtype=weight.dtype))
+
+
+def _write_dense(plans: list[TensorPlan], dense_config: dict[str, Any], source: Path, target: Path) -> int:
+    """Write a dense checkpoint with the tokenizer of ``source``; returns its parameters."""
+    plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
+    write_checkpoint(target, plans)
     # Plain transformers loads all of a model in the dtype of its config: the one that holds every tensor without rounding.
     dtype = str(reduce(torch.promote_types, {plan.dtype for plan in plans})).removeprefix("torch.")
     left_out = NAMES_OF_CODE | {"torch_dtype"}  # the merged model is transformers' own, and comes with no code

@@ -1,11 +1,14 @@
-"""Dense model to Mixture-of-Experts: every expert starts as a copy of the FFN, only the router is new.
+"""Dense model to Mixture-of-Experts: every expert starts as a copy of the FFN, only the router is new; or, with low-rank
+experts, as the FFN itself with a change of zero.
 
 With routing weights that sum to one the upcycled model computes what the dense one does, whatever the router.
 """
 
+import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,8 @@ from xft_core.models.discovery import family_of
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
 from xft_core.models.upcycled import check_tensors
+from xft_core.moe.low_rank import Parts
+from xft_core.moe.prompts import GeneratedPrompts, tell_prompts
 from xft_core.moe.router import first_gate_bias, first_top_p
 from xft_core.recipe.inactive_fields import unused_in_upcycle
 from xft_core.recipe.sections import UpcycleConfig
@@ -69,9 +74,13 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int, expert
         of_ffn = set()
         for layer in range(num_layers):
             of_ffn |= {name for name in reader.names() if name.startswith(family.ffn_prefixes(layer))}
-            plans += _expert_plans(reader, others, family, layer, config) if config.store_experts == "all" else []
+            if config.expert_rank is not None:
+                plans += _low_rank_plans(reader, family, layer, config, seed)
+            elif config.store_experts == "all":
+                plans += _expert_plans(reader, others, family, layer, config)
             plans += _router_plans(reader, family, layer, config, seed) if config.mode == "routed" else []
-        dense = [name for name in reader.names() if config.store_experts == "once" or name not in of_ffn]
+        keeps_ffn = config.store_experts == "once" or config.expert_rank is not None
+        dense = [name for name in reader.names() if keeps_ffn or name not in of_ffn]
         write_checkpoint(target, [reader.copy_plan(name) for name in dense] + plans)
         num_parameters = {name: math.prod(reader.shape(name)) for name in reader.names()}
     save_moe_config(target, dense_config, config)
@@ -80,18 +89,22 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int, expert
         check_tensors(written, dense_config, config)
     total, ffn = sum(num_parameters.values()), sum(num_parameters[name] for name in of_ffn)
     router = sum(math.prod(plan.shape) for plan in plans if ".router." in plan.name)
-    parameters_total = total + (config.num_experts - 1) * ffn + router
+    if config.expert_rank is None:
+        more, active = (config.num_experts - 1) * ffn, round((config.active_experts(training=True) - 1) * ffn)
+    else:
+        more, active = _low_rank_parameters(plans, config)
+    parameters_total = total + more + router
     if parameters_total <= MOST_PARAMETERS_TO_RUN and config.sums_to_one and not experts:
         _check_identity(source, target)
     return UpcycleMetrics(
-        parameters_dense=total, parameters_total=parameters_total,
-        parameters_active=total + round((config.active_experts(training=True) - 1) * ffn) + router)
+        parameters_dense=total, parameters_total=parameters_total, parameters_active=total + active + router)
 
 
 @torch.no_grad()
 def _check_identity(source: Path, target: Path) -> None:
     """Raise CheckpointError unless the upcycled model gives the dense one's logits for a few tokens, but for rounding."""
     dense, upcycled = (load_model(directory, torch.float32) for directory in (source, target))
+    tell_prompts(upcycled, GeneratedPrompts(torch.ones(1, TOKENS_TO_RUN)))
     generator = torch.Generator().manual_seed(0)
     vocabulary = dense.get_input_embeddings().num_embeddings
     input_ids = torch.randint(vocabulary, (1, TOKENS_TO_RUN), generator=generator)
@@ -134,7 +147,7 @@ def _expert_plans(
     if config.shared_expert:
         plans += [
             reader.copy_plan(f"{mlp}.{name}", f"{block}.shared_expert.{name}") for names in sources.values() for name in names]
-    num_routed = config.num_experts - int(config.shared_expert)
+    num_routed = config.num_routed
     for stacked, names in sources.items():
         rows = sum(reader.shape(f"{mlp}.{name}")[0] for name in names)
         shape = [num_routed, rows, *reader.shape(f"{mlp}.{names[0]}")[1:]]
@@ -144,6 +157,52 @@ def _expert_plans(
 
         plans.append(TensorPlan(f"{block}.experts.{stacked}", shape, reader.dtype(f"{mlp}.{names[0]}"), parts))
     return plans
+
+
+def _low_rank_plans(
+    reader: CheckpointReader, family: Family, layer: int, config: UpcycleConfig, seed: int,
+) -> list[TensorPlan]:
+    """A as torch initialises linear layers, from the seed and its name alone; B and the changes of biases are zero."""
+    if family.transposed:
+        raise CheckpointError(
+            f"{str(reader.directory)!r} has an FFN of Conv1D layers, for which there are no low-rank experts. Leave "
+            "upcycle.expert_rank empty.")
+    mlp, block, plans = family.mlp_name(layer), family.block_name(layer), []
+    for name in (*family.up, family.down):
+        weight = f"{mlp}.{name}.weight"
+        (rows, columns), dtype = reader.shape(weight), reader.dtype(weight)
+        for level in Parts(config).levels:
+            stored = f"{block}.experts.{level.prefix}{name}"
+            shapes = {"a": [level.count, level.rank, columns], "b": [level.count, rows, level.rank]}
+            if f"{mlp}.{name}.bias" in reader:
+                shapes["bias"] = [level.count, rows]
+            for kind, shape in shapes.items():
+                make = partial(_uniform, f"{seed}/{stored}", columns) if kind == "a" else torch.zeros
+                plans.append(TensorPlan(f"{stored}_{kind}", shape, dtype, partial(_made, make, shape, dtype)))
+    return plans
+
+
+def _uniform(seed: str, in_features: int, shape: list[int]) -> torch.Tensor:
+    digest = hashlib.sha256(seed.encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    bound = 1 / math.sqrt(in_features)
+    return torch.empty(shape).uniform_(-bound, bound, generator=generator)
+
+
+def _made(make: Callable[[list[int]], torch.Tensor], shape: list[int], dtype: torch.dtype) -> list[torch.Tensor]:
+    return [make(shape).to(dtype)]
+
+
+def _low_rank_parameters(plans: list[TensorPlan], config: UpcycleConfig) -> tuple[int, int]:
+    """Of all experts, and of those that a token uses: what they add to the weights that they share."""
+    found = {level.prefix: sum(math.prod(plan.shape) for plan in plans if f".experts.{level.prefix}" in plan.name)
+             for level in Parts(config).levels}
+    groups, total = found.get("group_", 0), found[""]  # every name begins with "", those of groups too
+    routed = config.num_experts_per_tok - int(config.shared_expert)
+    active = (total - groups) // config.num_routed * routed
+    if config.groups is not None:
+        active = config.groups_per_tok * (active + groups // config.groups)
+    return total, active
 
 
 def _router_plans(
@@ -175,4 +234,8 @@ def _router_plans(
         plans.append(planned("gate.bias", torch.full([1], first_gate_bias(config), dtype=dtype)))
     if config.routing == "top_p":
         plans.append(planned("top_p", torch.tensor([first_top_p(config), 0.0], dtype=torch.float64)))
+    if config.groups is not None:
+        shape, name = [config.groups, hidden_size], f"{block}.router.group.weight"
+        make = partial(_uniform, f"{seed}/{name}", hidden_size)
+        plans.append(TensorPlan(name, shape, dtype, partial(_made, make, shape, dtype)))
     return plans

@@ -11,6 +11,7 @@ from xft_core.errors import DataError
 from xft_core.models.discovery import family_of
 from xft_core.models.upcycled import moe_blocks
 from xft_core.moe.balance import LayerStatistics, RouterStatistics
+from xft_core.moe.prompts import PackedPrompts, asks_prompts, tell_prompts
 from xft_core.moe.router import Routing
 from xft_core.training.response_loss import response_loss, response_nll
 
@@ -93,6 +94,8 @@ def row_losses(model: PreTrainedModel, rows: Rows) -> list[RowLoss]:
         number = max(1, TOKENS_PER_BATCH // lengths[order[0]])
         chosen, order = order[:number], order[number:]
         batch = {name: item.to(model.device) for name, item in packed.collate([[index] for index in chosen]).items()}
+        if asks_prompts(model):
+            tell_prompts(model, PackedPrompts(batch["position_ids"], batch["labels"]))
         logits_BSV = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
         for place, index in enumerate(chosen):
             labels_1S = batch["labels"][place:place + 1]

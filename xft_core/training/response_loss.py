@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from xft_core.data.packing import IGNORED
 from xft_core.models.discovery import family_of
 from xft_core.models.packed_attention import attend_by_example
+from xft_core.moe.prompts import PackedPrompts, asks_prompts, tell_prompts
 
 BLOCK_LOGITS = 2**25  # logits held at once: 128 MiB in fp32
 LEAST_BLOCK = 256  # tokens; smaller blocks would leave the matrix product waiting for memory
@@ -41,6 +42,8 @@ def response_loss(
     assert family.packs or not _is_packed(batch["position_ids"]), "examples of one sequence would see each other"
     if family.attends_by_example:
         attend_by_example(model)
+    if asks_prompts(model):
+        tell_prompts(model, PackedPrompts(batch["position_ids"], batch["labels"]))
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     call = forward or model
     if not family.plain_head:

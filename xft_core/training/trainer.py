@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from xft_core.errors import CheckpointError, RecipeError, XftError
 from xft_core.models.upcycled import moe_blocks
 from xft_core.moe.averaging import averaging_share, pull_together
 from xft_core.moe.experts import MoeBlock, RoutedExperts
+from xft_core.moe.low_rank import LowRankExperts
 from xft_core.recipe.checks import TrainingWatch
 from xft_core.recipe.sections import ChecksConfig, SftConfig
 from xft_core.runtime.group import is_first, number_of_processes, process_number, summed
@@ -97,6 +98,19 @@ class XftTrainer(Trainer):
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
         return (ShardedAdafactor if kind is Adafactor and number_of_processes() > 1 else kind), options
 
+    def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
+        """As the Trainer's; what low-rank experts add learns at a rate of its own, if it has one."""
+        optimizer = super().create_optimizer(model)
+        factor, experts = self.sft.expert_learning_rate_factor, low_rank_parameters(self.model)
+        if factor == 1.0 or not experts:
+            return optimizer
+        for group in list(optimizer.param_groups):
+            own = [parameter for parameter in group["params"] if id(parameter) in experts]
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in experts]
+            if own:
+                optimizer.add_param_group({**group, "params": own, "lr": group["lr"] * factor})
+        return optimizer
+
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Batches of one forward pass, of which accelerate deals out every n-th to each of n processes."""
         loader = DataLoader(
@@ -138,6 +152,11 @@ class XftTrainer(Trainer):
             is_shown = step % self.args.logging_steps == 0 or step in (1, self.args.max_steps)
             loss = loss + self.terms.loss(take_routings(self.model), token_mask_T, is_shown).to(loss.dtype)
         return loss * self.processes
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        """Not deferred to the last micro batch of a step: each process would keep all gradients until then. (The Trainer's own
+        asks the model for a configuration that only transformers' way of sharding leaves.)"""
+        return nullcontext()
 
     def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
         if self.processes == 1:
@@ -244,6 +263,12 @@ def _fits(checkpoint: str) -> Iterator[None]:
         raise CheckpointError(
             f"{checkpoint!r} cannot be resumed: it is not of this work ({reason}). Remove it to start from the one "
             "before, or from the beginning.") from None
+
+
+def low_rank_parameters(model: torch.nn.Module) -> set[int]:
+    """Ids of the parameters that low-rank experts add to the weights that they share."""
+    return {id(parameter) for block in moe_blocks(model) if isinstance(block.experts, LowRankExperts)
+            for parameter in block.experts.parameters()}
 
 
 class _Epochs(TrainerCallback):

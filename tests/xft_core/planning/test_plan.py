@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from xft_core.planning import memory
 from xft_core.planning.estimate import estimate
 from xft_core.planning.machine import Machine, machine_name, slowdown, store_size, this_machine
 from xft_core.planning.plan import DataSize, DoesNotFit, Rates, StagePlan, check_fits, make_plan, training_steps
+from xft_core.planning.rates import _Probe
 from xft_core.planning.shape import Shape
 from xft_core.planning.text import summary, table
 from xft_core.recipe.load import parse
@@ -194,3 +196,47 @@ def test_a_machine_is_named_by_what_makes_it_fast(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1, 2})
     assert machine_name().endswith(" x 3, no accelerator")
+
+
+LOW_RANK = ("upcycle.expert_rank=4",)
+GROUPED = ("upcycle.expert_rank=4", "upcycle.num_experts=7", "upcycle.num_experts_per_tok=3", "upcycle.groups=2")
+
+
+@pytest.mark.parametrize("overrides", [LOW_RANK, GROUPED])
+def test_low_rank_experts_need_about_what_the_dense_model_does(overrides: tuple[str, ...]) -> None:
+    data = DataSize(1000, 100, 300.0)
+    full, stages = (by_role(recipe(*changes), data=data) for changes in ((), overrides))
+    dense, low_rank = stages["sft_baseline"], stages["sft_moe"]
+    assert dense.memory.certain < low_rank.memory.certain < 1.1 * dense.memory.certain < full["sft_moe"].memory.certain
+    assert low_rank.memory.total < dense.memory.total * 1.1
+    assert dense.flops and low_rank.flops and dense.flops < low_rank.flops < 1.2 * dense.flops
+    parameters = DEEPSEEK_1_3B.moe_parameters(recipe(*overrides).upcycle)
+    assert stages["upcycle"].kept == parameters * DEEPSEEK_1_3B.stored_bytes
+    adapter = by_role(recipe(*overrides, "merge.export_adapter=true"))["merge"].kept
+    assert 2 * stages["merge"].kept < adapter < 2.2 * stages["merge"].kept
+
+
+@pytest.mark.parametrize("overrides", [LOW_RANK, GROUPED])
+def test_the_part_of_a_process_is_no_less_than_an_even_share(overrides: tuple[str, ...]) -> None:
+    chosen = recipe(*overrides).upcycle
+    whole = DEEPSEEK_1_3B.moe_parameters(chosen)
+    assert memory.largest_part(DEEPSEEK_1_3B, chosen, 1) == whole
+    assert whole / 4 < memory.largest_part(DEEPSEEK_1_3B, chosen, 4) < whole / 4 * 1.1
+
+
+def test_advice_on_experts_in_groups_leaves_their_number_as_it_is() -> None:
+    with pytest.raises(DoesNotFit) as refused:
+        check_fits(recipe(*GROUPED, "sft.precision=fp32"), DEEPSEEK_1_3B, replace(LARGE, memory=4e9))
+    assert "num_experts" not in str(refused.value)
+    with pytest.raises(DoesNotFit) as refused:
+        check_fits(recipe(*GROUPED, "sft.precision=fp32"), DEEPSEEK_1_3B, replace(LARGE, disk=4e9))
+    assert "num_experts" not in str(refused.value)
+
+
+@pytest.mark.parametrize("overrides", [LOW_RANK, GROUPED])
+def test_a_probe_of_low_rank_experts_trains_them(overrides: tuple[str, ...]) -> None:
+    layer = _Probe(Shape(32, 48, 1, 64, 32, 16, gated=True, tied=True), torch.device("cpu"))._layer(
+        "fp32", recipe(*overrides).upcycle)
+    layer(torch.randn(2, 5, 32, requires_grad=True)).square().sum().backward()
+    names = {name for name, parameter in layer.named_parameters() if parameter.grad is not None and parameter.grad.any()}
+    assert {"low_rank.up_a", "low_rank.down_b", "shared.up.weight"} <= names

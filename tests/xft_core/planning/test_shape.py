@@ -7,12 +7,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tests.factories import FAMILY_CONFIGS, dense_model, tiny_config
 from xft_core.errors import CheckpointError
 from xft_core.models.loading import load_model
-from xft_core.models.upcycled import empty_moe
+from xft_core.models.upcycled import empty_moe, moe_blocks
+from xft_core.moe.prompts import GeneratedPrompts, tell_prompts
+from xft_core.planning.memory import layer_activations
 from xft_core.planning.shape import find_config, read_shape, shape_of_config
 from xft_core.recipe.sections import UpcycleConfig
 
@@ -20,6 +23,8 @@ SIZES: dict[str, Any] = {
     "vocab_size": 32000, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 3, "num_attention_heads": 16,
     "num_key_value_heads": 4, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
 UPCYCLE = UpcycleConfig(num_experts=5, num_experts_per_tok=3)
+LOW_RANK = UpcycleConfig(num_experts=5, num_experts_per_tok=3, expert_rank=4)
+GROUPED = UpcycleConfig(num_experts=5, num_experts_per_tok=2, expert_rank=4, groups=2, groups_per_tok=2, group_rank=6)
 
 
 def config_of(family: str, directory: Path) -> dict[str, Any]:
@@ -36,12 +41,49 @@ def test_parameters_are_those_of_the_model(family: str, tmp_path: Path) -> None:
     shape = read_shape(tmp_path / "config.json")
     with torch.device("meta"):
         dense = AutoModelForCausalLM.from_config(AutoConfig.for_model(**content))
-        moe = empty_moe(content, UPCYCLE, torch.float32)
-    for predicted, model in ((shape.parameters, dense), (shape.moe_parameters(UPCYCLE), moe)):
+        moes = [(config, empty_moe(content, config, torch.float32)) for config in (UPCYCLE, LOW_RANK, GROUPED)]
+    for predicted, model in ((shape.parameters, dense), *((shape.moe_parameters(config), moe) for config, moe in moes)):
         exact = sum(parameter.numel() for parameter in model.parameters())
         assert 0.998 * exact <= predicted <= exact
-    largest = max(parameter.numel() for parameter in moe.parameters())
-    assert shape.largest_matrix(UPCYCLE) == largest
+    for config, moe in moes:
+        assert shape.largest_matrix(config) == max(parameter.numel() for parameter in moe.parameters())
+        if config.expert_rank is not None:
+            added = sum(
+                parameter.numel() for name, parameter in moe.named_parameters()
+                if ".experts." in name and not name.endswith("_bias"))
+            assert shape.num_layers * shape.low_rank(config) == added
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "starcoder2"])
+@pytest.mark.parametrize("config", [LOW_RANK, GROUPED, UpcycleConfig(
+    num_experts=4, num_experts_per_tok=2, expert_rank=3, shared_expert=False)])
+def test_work_and_memory_of_low_rank_experts_are_those_of_a_block(family: str, config: UpcycleConfig, tmp_path: Path) -> None:
+    """Products as torch counts them, and the bytes that a block keeps for its backward pass."""
+    block = moe_blocks(empty_moe(config_of(family, tmp_path), config, torch.float32))[0].train()
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    shape = read_shape(tmp_path / "config.json")
+    x_1SD = torch.randn(1, 64, SIZES["hidden_size"], requires_grad=True)
+    tell_prompts(block, GeneratedPrompts(torch.ones(1, 64)))
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.shape[:1] == (64,):
+            kept[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    def in_place_flop(onto: torch.Size, left: torch.Size, right: torch.Size, **_: Any) -> int:
+        return 2 * left[0] * left[1] * right[1]
+
+    in_place: dict[Any, Any] = {torch.ops.aten.addmm_: in_place_flop}  # what torch does not count by itself
+    counting = FlopCounterMode(display=False, custom_mapping=in_place)
+    with counting as counted, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        block(x_1SD)
+    of_layer = (shape.forward_flops(0, config) - 2 * shape.vocabulary * shape.hidden_size) / shape.num_layers
+    assert counted.get_total_flops() / 64 == pytest.approx(of_layer - 2 * shape.attention, rel=0.005)
+    dense_ffn = (4 if shape.gated else 2) * shape.ffn_size * 4
+    layer = layer_activations(shape, config, "fp32", 64) - layer_activations(shape, None, "fp32", 64) + dense_ffn
+    assert sum(kept.values()) / 64 == pytest.approx(layer + 4 * shape.hidden_size, rel=0.05)  # and its own input
 
 
 @pytest.mark.parametrize("changes", [

@@ -13,6 +13,7 @@ from xft_core.families import FAMILIES
 from xft_core.models.loading import load_model
 from xft_core.models.safetensors_io import read_config
 from xft_core.models.upcycled import moe_blocks
+from xft_core.moe.prompts import GeneratedPrompts, tell_prompts
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.stages.upcycle import upcycle
 
@@ -20,6 +21,10 @@ SUM_TO_ONE = [
     UpcycleConfig(num_experts=4, num_experts_per_tok=3, normalization="xft"),
     UpcycleConfig(num_experts=4, num_experts_per_tok=3, normalization="renormalize"),
     UpcycleConfig(num_experts=4, num_experts_per_tok=2, shared_expert=False),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=3, expert_rank=2),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=2, expert_rank=2, shared_expert=False),
+    UpcycleConfig(num_experts=7, num_experts_per_tok=3, expert_rank=2, groups=2, groups_per_tok=2),
+    UpcycleConfig(num_experts=6, num_experts_per_tok=1, expert_rank=2, groups=3, shared_expert=False),
     UpcycleConfig(num_experts=4, num_experts_per_tok=1, shared_expert=False),
     UpcycleConfig(num_experts=4, num_experts_per_tok=3, routing_temperature=0.1),
     UpcycleConfig(num_experts=4, num_experts_per_tok=3, shared_gate="token"),
@@ -39,7 +44,9 @@ def ids(*shape: int) -> torch.Tensor:
 
 @torch.no_grad()
 def logits_of(directory: Path, input_ids: torch.Tensor) -> torch.Tensor:
-    return load_model(directory, torch.float32)(input_ids=input_ids).logits
+    model = load_model(directory, torch.float32)
+    tell_prompts(model, GeneratedPrompts(torch.ones_like(input_ids)))
+    return model(input_ids=input_ids).logits
 
 
 def test_every_family_of_the_table_has_a_tiny_model() -> None:
@@ -52,8 +59,13 @@ def test_upcycling_is_the_identity_where_weights_sum_to_one(family: str, tmp_pat
     expected = logits_of(source, ids(2, 12))
     assert expected.abs().max() > 0.1
     for number, config in enumerate(SUM_TO_ONE):
+        if family == "gpt2" and config.expert_rank is not None:
+            with pytest.raises(CheckpointError, match="Conv1D layers, for which there are no low-rank experts"):
+                upcycle(source, _made(tmp_path / f"moe{number}"), config, seed=number)
+            continue
         upcycle(source, _made(tmp_path / f"moe{number}"), config, seed=number)
         model = load_model(tmp_path / f"moe{number}", torch.float32)
+        tell_prompts(model, GeneratedPrompts(torch.ones(2, 12)))
         for training in (False, True):
             with torch.no_grad():
                 found = model.train(training)(input_ids=ids(2, 12), use_cache=False).logits
@@ -108,6 +120,32 @@ def test_generate_works_with_cache_and_left_padding(family: str, config: Upcycle
         assert together[row, :len(alone)].tolist() == alone.tolist()
     uncached = model.generate(**batch, max_new_tokens=8, do_sample=False, pad_token_id=2, use_cache=False)
     assert uncached[:, batch["input_ids"].shape[1]:].tolist() == together.tolist()
+
+
+@pytest.mark.parametrize("config", [config for config in SUM_TO_ONE if config.expert_rank is not None])
+def test_parameters_of_low_rank_experts_are_counted(config: UpcycleConfig, tmp_path: Path) -> None:
+    source = dense_model(tmp_path / "dense", "starcoder2")
+    metrics = upcycle(source, _made(tmp_path / "moe"), config, seed=0)
+    parameters = dict(load_model(tmp_path / "moe", torch.float32).named_parameters())
+    assert metrics.parameters_total == sum(parameter.numel() for parameter in parameters.values())
+    active_experts = config.num_experts_per_tok - config.shared_expert
+    shares = {"group_": config.groups_per_tok / config.groups} if config.groups else {}
+    shares[""] = (config.groups_per_tok if config.groups else 1) * active_experts / config.num_routed
+    unused = sum(
+        parameter.numel() * (1 - shares["group_" if ".group_" in name else ""])
+        for name, parameter in parameters.items() if ".experts." in name)
+    assert metrics.parameters_active == pytest.approx(metrics.parameters_total - unused)
+
+
+def test_low_rank_experts_depend_on_the_seed_and_differ(tmp_path: Path) -> None:
+    source = dense_model(tmp_path / "dense")
+    config = UpcycleConfig(num_experts=4, num_experts_per_tok=3, expert_rank=2)
+    found = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        upcycle(source, _made(tmp_path / name), config, seed=seed)
+        found.append(load_model(tmp_path / name, torch.float32).state_dict()["model.layers.0.mlp.experts.up_proj_a"])
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
+    assert found[0].abs().max() <= 32 ** -0.5 and not torch.equal(found[0][0], found[0][1])
 
 
 def test_tied_embeddings_stay_tied_and_the_config_is_the_checkpoints_own(tmp_path: Path) -> None:

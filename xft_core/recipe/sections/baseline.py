@@ -73,7 +73,8 @@ class BaselineConfig(Section):
         """The baseline's SFT configuration: ``sft`` with the fields set here, and none of those that are of experts (a dense
         model has none, so that they must not make two otherwise equal baselines differ)."""
         changes = {name: value for name in OF_SFT if (value := getattr(self, name)) is not None}
-        changes |= OF_ROUTERS | {"expert_averaging": 0.0, "merge_at": "last", "merge_checkpoints": 4}
+        changes |= OF_ROUTERS | {"expert_averaging": 0.0, "expert_learning_rate_factor": 1.0}
+        changes |= {"merge_at": "last", "merge_checkpoints": 4}
         changes |= {"average": self.average, "average_count": self.average_count}
         return SftConfig(**(sft.model_dump() | changes))
 

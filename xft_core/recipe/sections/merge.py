@@ -19,7 +19,7 @@ class MergeConfig(Section):
         "scale", "density", "density_spread", "search", "search_over", "search_trials", "search_rows",
         "search_layers_per_group", "ensemble", "ensemble_rows", "ensemble_steps", "rows", "objective", "delta_scale",
         "delta_scale_scope", "granularity", "block_count", "headroom", "headroom_threshold", "uniform_penalty", "smoothness",
-        "expert_dropout", "cross_validation", "generator", "generator_from", "keep_features"})
+        "expert_dropout", "cross_validation", "generator", "generator_from", "keep_features", "export_adapter"})
 
     method: MergeMethod = Field("learned", description=(
         "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "
@@ -121,6 +121,9 @@ class MergeConfig(Section):
     keep_features: bool = Field(False, description=(
         "Leave the features of the experts beside the coefficients, for meta-train. Generators leave them anyway. Plays no "
         "part in methods other than learned."))
+    export_adapter: bool = Field(False, description=(
+        "Also write the merge as a LoRA adapter for PEFT: what low-rank experts add together, and the weights that they share "
+        "as the model that it is for. Needs upcycle.expert_rank. Plays no part in the merged model."))
 
     @field_validator("method", mode="before")
     @classmethod
@@ -143,6 +146,11 @@ class MergeConfig(Section):
             raise ValueError(
                 f"delta_scale is {self.delta_scale}, but method {self.method} makes no mixture that it could scale: leave it "
                 "at 1 (merge.scale does the same for differences from the base)")
+        scaled = self.delta_scale != 1 or (self.search != "none" and "delta_scale" in self.search_over)
+        if self.export_adapter and (scaled or self.granularity != "layer" or self.method in OPERATORS):
+            raise ValueError(
+                "export_adapter is true, but an adapter holds shares of whole layers alone: leave delta_scale at 1 and "
+                "granularity at layer, and take a method that weighs experts")
         self._della_fits()
         self._search_fits()
         return self

@@ -68,6 +68,14 @@ class Recipe(Section):
             raise ValueError(
                 "merge.rows is reserved, but data.reserved_rows is 0: there are no such rows. Give data.reserved_rows a number "
                 "(128 or more tell small differences), or set merge.rows to held_in")
+        if self.merge.export_adapter and self.upcycle.expert_rank is None:
+            raise ValueError(
+                "merge.export_adapter is true, but upcycle.expert_rank is empty: only low-rank experts merge to an adapter")
+        if self.upcycle.groups is not None and self.evaluate.lm_eval_tasks:
+            raise ValueError(
+                f"upcycle.groups is {self.upcycle.groups}, and evaluate.lm_eval_tasks is not empty: groups are chosen by the "
+                "prompt, and lm-eval does not say what the prompt is. Empty one of them; the merged model can be evaluated "
+                "by itself (xft evaluate)")
         if self.upcycle.mode == "fusion" and self.merge.method != "ewa":
             raise ValueError(
                 f"merge.method is {self.merge.method}, but upcycle.mode is fusion, whose model is the mean of its experts: set "

@@ -18,7 +18,7 @@ class SftConfig(Section):
     """Supervised fine-tuning, of the MoE and (see baseline) of the dense model."""
 
     added: ClassVar[frozenset[str]] = frozenset(OF_ROUTERS) - {"balance_loss_weight", "balance_loss_reduction"} | {
-        "average", "average_count", "expert_averaging", "merge_at", "merge_checkpoints"}
+        "average", "average_count", "expert_averaging", "merge_at", "merge_checkpoints", "expert_learning_rate_factor"}
 
     epochs: float = Field(4.0, gt=0, le=1000, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps; empty for no limit.")
@@ -90,6 +90,9 @@ class SftConfig(Section):
         "lose by it."))
     score_variance_weight: float = Field(0.0, ge=0, description=(
         "Weight of minus the variance of s over experts, on the same tokens and from the same step; 0 for none."))
+    expert_learning_rate_factor: float = Field(1.0, gt=0, le=1000, description=(
+        "Learning rate of low-rank experts' A and B (and biases), as a multiple of learning_rate. Plays no part without "
+        "upcycle.expert_rank."))
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "SftConfig":
@@ -112,6 +115,12 @@ class SftConfig(Section):
         if self.balance == "bias" and upcycle.router in ASSIGNED:
             return (f"sft.balance is bias, but upcycle.router is {upcycle.router}, which chooses experts without looking at "
                     "probabilities: use sft.balance loss")
+        if self.expert_averaging and upcycle.expert_rank is not None:
+            return (f"sft.expert_averaging is {self.expert_averaging:g}, but experts are low-rank (upcycle.expert_rank), and "
+                    "a mean of factors makes no mean of experts: set it to 0")
+        if upcycle.groups is not None and (self.balance == "bias" or self.router_gradient == "dense"):
+            return (f"sft.balance is {self.balance} and sft.router_gradient {self.router_gradient}, but experts are in groups "
+                    "(upcycle.groups), for which there are only loss and chosen")
         learns = upcycle.router == "learned"
         if self.router_gradient == "dense" and not learns and (upcycle.shared_gate != "token" or not upcycle.shared_expert):
             return (f"sft.router_gradient is dense, but upcycle.router is {upcycle.router}: there is nothing that could learn "

@@ -14,7 +14,8 @@ class UpcycleConfig(Section):
 
     added: ClassVar[frozenset[str]] = frozenset({
         "mode", "fusion_concentration", "experts_from", "dense_share", "router", "routing_temperature", "shared_gate",
-        "shared_gate_start", "routing", "target_active"})
+        "shared_gate_start", "routing", "target_active", "expert_rank", "expert_alpha", "groups", "group_rank",
+        "groups_per_tok"})
 
     num_experts: int = Field(8, ge=2, le=64, description="Experts per layer, the shared one included.")
     num_experts_per_tok: int = Field(6, ge=1, le=64, description=(
@@ -31,7 +32,8 @@ class UpcycleConfig(Section):
         "Noisy top-k while training: learned noise on the router's logits (of a fixed size with router frozen). Plays no part "
         "with the routers hashed, random and by_example, nor in mode fusion."))
     store_experts: Literal["once", "all"] = Field("once", description=(
-        "once: the identical experts are stored once and expanded while loading; all: every expert is written out."))
+        "once: the identical experts are stored once and expanded while loading; all: every expert is written out. Plays no "
+        "part with expert_rank, where the weights that experts share are stored once and what each adds beside them."))
     mode: Literal["routed", "fusion"] = Field("routed", description=(
         "routed: each token goes to its experts. fusion (ExFusion, arXiv 2603.27965): every token goes through one FFN of "
         "weights W(c) = sum_i c_i W_i, with c drawn for each layer and forward pass while training, and equal otherwise: the "
@@ -69,6 +71,19 @@ class UpcycleConfig(Section):
     target_active: float | None = Field(None, gt=1, le=64, description=(
         "Experts active per token in the mean over tokens and layers, the shared one included; empty: there is none. "
         "Plays no part with routing top_k, needed with top_p."))
+    expert_rank: int | None = Field(None, ge=1, le=1024, description=(
+        "Low-rank experts: each is the shared weights and a change of this rank, W_s + (expert_alpha / expert_rank) B A. 4 is "
+        "the best of those that DeRS (arXiv 2503.01359) tried. Empty: every expert has weights of its own (the paper's)."))
+    expert_alpha: float = Field(16.0, gt=0, le=10_000, description=(
+        "Scale of low-rank changes, as in LoRA (arXiv 2106.09685): they are multiplied by expert_alpha / rank. Plays no part "
+        "without expert_rank."))
+    groups: int | None = Field(None, ge=1, le=64, description=(
+        "Hierarchical experts: so many groups of routed experts, of equal size, each with a low-rank change of its own. The "
+        "instruction chooses the groups, each token the experts within. Needs expert_rank. Empty: no groups."))
+    group_rank: int = Field(8, ge=1, le=1024, description="Rank of a group's own change. Plays no part without groups.")
+    groups_per_tok: int = Field(1, ge=1, le=64, description=(
+        "Groups active per token; num_experts_per_tok then counts the experts in each of them (and the shared one). Plays no "
+        "part without groups."))
 
     @property
     def is_identity(self) -> bool:
@@ -126,4 +141,46 @@ class UpcycleConfig(Section):
             raise ValueError(
                 f"routing is top_p and target_active is {self.target_active}: give a number from {least} to "
                 f"num_experts_per_tok ({self.num_experts_per_tok})")
+        return self
+
+    @model_validator(mode="after")
+    def _low_rank_fits(self) -> "UpcycleConfig":
+        if self.expert_rank is None:
+            return self
+        if self.mode == "fusion":
+            raise ValueError("mode is fusion, which mixes experts with weights of their own: leave expert_rank empty")
+        if self.experts_from != "base":
+            raise ValueError(
+                f"experts_from is {self.experts_from}, whose experts have weights of their own: leave expert_rank empty")
+        if self.groups is not None and (self.router, self.routing) != ("learned", "top_k"):
+            raise ValueError(
+                f"groups is {self.groups}, whose experts are chosen by the logits of their group: leave router and routing as "
+                "they are")
+        if self.groups is not None and self.shared_gate == "token" and self.shared_expert:
+            raise ValueError(
+                f"groups is {self.groups}, whose prompt sets the shared expert's part: leave shared_gate at probability")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_fit(self) -> "UpcycleConfig":
+        if self.groups is None:
+            return self
+        if self.expert_rank is None:
+            raise ValueError(f"groups is {self.groups}, but expert_rank is empty: experts in groups are low-rank, give a rank")
+        routed = self.num_routed
+        if routed % self.groups:
+            fitting = [groups for groups in range(1, routed + 1) if routed % groups == 0]
+            raise ValueError(
+                f"groups ({self.groups}) does not divide the {routed} routed experts (num_experts without the shared one): "
+                f"choose one of {', '.join(map(str, fitting))}, or another num_experts")
+        if self.groups_per_tok > self.groups:
+            raise ValueError(f"groups_per_tok is {self.groups_per_tok}, more than groups ({self.groups})")
+        size, chosen = routed // self.groups, self.num_experts_per_tok - int(self.shared_expert)
+        if chosen > size:
+            raise ValueError(
+                f"num_experts_per_tok is {self.num_experts_per_tok}, but a group has {size} experts"
+                f"{' and there is the shared one' if self.shared_expert else ''}: choose at most "
+                f"{size + int(self.shared_expert)}")
+        if self.normalization == "none" and self.shared_expert:
+            raise ValueError("normalization is none, but the shares of groups and experts must sum to one: choose another")
         return self

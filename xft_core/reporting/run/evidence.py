@@ -96,10 +96,12 @@ class Evidence:
         if model not in ("base", "moe", "merged"):
             return dense_name(model, self.recipe.baseline)
         xft = upcycle.shared_expert and upcycle.normalization == "xft"
+        kind = "experts" if upcycle.expert_rank is None else f"experts of rank {upcycle.expert_rank}"
+        kind += "" if upcycle.groups is None else f" in groups ({upcycle.groups})"
         return {
             "base": "base",
             "moe": f"fusion of {upcycle.num_experts} experts" if upcycle.mode == "fusion" else (
-                f"MoE, {upcycle.num_experts} experts, {upcycle.num_experts_per_tok} active"),
+                f"MoE, {upcycle.num_experts} {kind}, {upcycle.num_experts_per_tok} active"),
             "merged": f"{'XFT merged' if xft else 'merged'} ({method.replace('_', ' ')})",
         }[model]
 

@@ -113,6 +113,11 @@ def _routing(recipe: Recipe) -> str:
     routing = "One expert is always on; " if upcycle.shared_expert else "No expert is always on; "
     most = "at most " if upcycle.routing == "top_p" else ""
     routing += f"{most}{upcycle.num_experts_per_tok} of {upcycle.num_experts} experts are active per token"
+    if upcycle.groups is not None:
+        routing += (f" in each of {upcycle.groups_per_tok} of {upcycle.groups} groups (the shared one counted once), which the "
+                    "instruction chooses")
+    if upcycle.expert_rank is not None:
+        routing += f"; experts are low-rank changes (rank {upcycle.expert_rank}) of the weights that they share"
     routing += f", routing weights normalised as `{upcycle.normalization}`." if upcycle.shared_expert else "."
     if upcycle.router != "learned":
         routing += f" The router is {upcycle.router.replace('_', ' ')}."

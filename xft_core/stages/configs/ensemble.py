@@ -22,6 +22,8 @@ class EnsembleStage(StageConfig):
         "Dense models of one architecture by name; all but weights is the last one's."))
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
     method: Literal["greedy", "learned"] = Field(description="How members get their shares.")
+    split: Literal["train", "reserved"] = Field("train", description=(
+        "Rows that shares are chosen on: train, or reserved (rows that no member was trained on)."))
     rows: int = Field(256, ge=1, description="Shares are chosen on this many rows, never on those that are reported.")
     steps: int = Field(20, ge=1, description="Steps of learning the shares. Plays no part in greedy.")
     learning_rate: float = Field(0.1, gt=0, description="Adam's, of the shares' logits. Plays no part in greedy.")

@@ -24,6 +24,9 @@ class MergeStage(StageConfig):
     precision: Precision = Field("fp32", description="Weights and arithmetic of that measurement; give the one of sft.")
     base: str | None = Field(None, description=(
         "The dense model that the experts come from; needed where the coefficients have a delta_scale."))
+    export_adapter: bool = Field(False, description=(
+        "Also write the merge of low-rank experts as a LoRA adapter for PEFT (adapter/), and the weights that they share as "
+        "the model that it is for (shared_weights/)."))
 
     def inputs(self) -> dict[str, Path]:
         """The Mixture-of-Experts, the coefficients and, if given, the prepared data and the base model."""
@@ -32,5 +35,6 @@ class MergeStage(StageConfig):
         return found | ({"base": find_model(self.base)} if self.base else {})
 
     def settings(self) -> dict[str, Any]:
-        """The precision, which only the held-out measurement uses; nothing without data."""
-        return {"precision": measuring_precision(self.precision)} if self.data else {}
+        """The precision, which only the held-out measurement uses; nothing without data. And the adapter where it is wanted."""
+        measured = {"precision": measuring_precision(self.precision)} if self.data else {}
+        return measured | ({"export_adapter": True} if self.export_adapter else {})
