@@ -45,7 +45,7 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
     total = min(len(first_places), recipe.data.max_rows or len(first_places))
     held_out = max(1, min(recipe.data.held_out_rows, total // 5))
     lengths = [len(row.input_ids) for row in rows]
-    train_rows = total - held_out - min(recipe.data.reserved_rows, total // 5)
+    train_rows = total - held_out - (0 if recipe.data.reserved_path else min(recipe.data.reserved_rows, total // 5))
     packed = lengths if train_rows <= len(lengths) else random.Random(0).choices(lengths, k=min(train_rows, PACKED))
     size = recipe.sft.micro_batch_size
     batches = [lengths[start:start + size] for start in range(0, len(lengths), size)]

@@ -349,7 +349,7 @@ def _mix_flops(recipe: Recipe, shape: Shape, data: DataSize | None) -> float | N
     merge, sequence = recipe.merge, recipe.data.max_length
     total_rows = data.train_rows
     if merge.rows == "reserved":
-        total_rows = min(recipe.data.reserved_rows, data.train_rows)
+        total_rows = min(recipe.data.reserved_rows or data.train_rows, data.train_rows)
     looked_at = min(merge.calibration_rows, total_rows) * data.tokens_per_row
     if merge.search != "none":
         rows = min(merge.search_rows, total_rows)

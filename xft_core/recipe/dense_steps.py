@@ -51,7 +51,7 @@ def work_to_match(recipe: Recipe, match: Match, runs: int = 1) -> WorkToMatch | 
 def _most_steps_of_mixing(recipe: Recipe) -> int | None:
     """Most optimizer steps of learning coefficients; on reserved rows no more than those make if each has a sequence."""
     merge = recipe.merge
-    if merge.rows == "held_in":
+    if merge.rows == "held_in" or recipe.data.reserved_path is not None:  # how many rows a file has is not known here
         return merge.max_steps
     on_reserved = math.ceil(recipe.data.reserved_rows * merge.epochs / merge.batch_size)
     return min(on_reserved, merge.max_steps or on_reserved)

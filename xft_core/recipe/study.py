@@ -19,6 +19,7 @@ from xft_core.recipe.load import apply_overrides, flatten, parse, read_yaml
 from xft_core.recipe.sections import Recipe, RecipeName, Section, Seed
 
 MOST_RUNS = 2_000
+MODEL = "model"  # in tuning: not a field of the recipe, but which of a run's models is the arm
 
 
 class Arm(Section):
@@ -29,7 +30,8 @@ class Arm(Section):
         "Which model of the run the arm is: base, sft, moe, merged, or a rival such as sft_soup."))
     overrides: list[str] = Field([], description="Fields that differ from the shared recipe: section.field=value.")
     tuning: dict[str, list[Any]] = Field({}, description=(
-        "Fields with the values to choose from, instead of those of the study: section.field: [value, value]."))
+        "Fields with the values to choose from, instead of those of the study: section.field: [value, value]. The name model "
+        "stands for the arm's model: model: [sft, sft_wise_0_7]."))
 
 
 class Rung(Section):
@@ -81,6 +83,10 @@ class StudyConfig(Section):
         tuning = self.arms[arm].tuning or self.tuning
         return [dict(zip(tuning, values, strict=True)) for values in itertools.product(*tuning.values())]
 
+    def model_of(self, arm: str, choice: int) -> str:
+        """Which model of its run an arm is with its choice of this number."""
+        return str(self.choices(arm)[choice].get(MODEL, self.arms[arm].model))
+
 
 @dataclass(frozen=True)
 class ArmRun:
@@ -123,7 +129,8 @@ def _runs(study: StudyConfig, recipe: Recipe, wanted: list[tuple[str, int, int]]
         settings = study.choices(arm)[choice]
         group = " ".join([arm, *(f"{name.rpartition('.')[2]}={value}" for name, value in settings.items())])
         name = f"{group} seed={seed}"
-        changed = _changed(recipe, study.arms[arm].overrides, settings | {SEED: seed}, where=f"Arm {arm!r}")
+        fields = {name: value for name, value in settings.items() if name != MODEL}
+        changed = _changed(recipe, study.arms[arm].overrides, fields | {SEED: seed}, where=f"Arm {arm!r}")
         variant = variants.setdefault(
             changed.model_dump_json(), Variant(name, group, {"arm": arm, **settings, SEED: seed}, changed))
         runs.append(ArmRun(arm, choice, seed, variant.name))

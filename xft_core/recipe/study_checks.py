@@ -15,14 +15,14 @@ def check_study(study: StudyConfig, recipe: Recipe) -> None:
     for arm in study.arms:
         own = recipes[next(run.variant for run in runs if run.arm == arm)]
         models = list(model_places(own))
-        if study.arms[arm].model not in models:
-            wrong.append(f"Arm {arm!r} is the model {study.arms[arm].model!r}, which its run does not make. It makes: "
-                         f"{', '.join(models)}.")
+        wanted = dict.fromkeys(study.model_of(arm, choice) for choice in range(len(study.choices(arm))))
+        wrong += [f"Arm {arm!r} is the model {model!r}, which its run does not make. It makes: {', '.join(models)}."
+                  for model in wanted if model not in models]
         if not rows_are_compared(own):
             wrong.append(f"Arm {arm!r}: no losses by row are measured. Set evaluate.compare_rows: true in {study.recipe}.")
         if own.data != recipe.data:
             wrong.append(f"Arm {arm!r} changes the section data: arms are compared on the same rows.")
-    if tuning_runs(study, recipe)[1] and not getattr(recipe.data, "reserved_rows", 0):
+    if tuning_runs(study, recipe)[1] and not recipe.data.reserves_rows:
         wrong.append("The arms are tuned, but no rows are reserved for it: what is chosen on the reported rows cannot be "
                      f"reported on them. Set data.reserved_rows in {study.recipe}.")
     if wrong:

@@ -73,6 +73,17 @@ class _Preparation:
             kept = clean[~read.is_in(held_out, clean)]
             counts["dropped_held_out"] = len(clean) - len(kept)
             clean = kept
+        reserved = None
+        if data.reserved_path is not None:
+            own = data.model_copy(update={"path": data.reserved_path, "max_rows": None})
+            reserved, reserved_clean = self._read(own, self.inputs.get("reserved"), "reserved_", tokenizer)
+            kept = clean[~read.is_in(reserved, clean)]
+            counts["dropped_reserved"] = len(clean) - len(kept)
+            clean = kept
+            if held_out is not None:
+                kept = reserved_clean[~reserved.is_in(held_out, reserved_clean)]
+                counts["reserved_dropped_held_out"] = len(reserved_clean) - len(kept)
+                reserved_clean = kept
         self._report_contamination()
         random.Random(data.split_seed).shuffle(memoryview(clean))  # type: ignore[arg-type]  # it has what is needed
         used = clean[:data.max_rows]
@@ -93,7 +104,13 @@ class _Preparation:
             if not len(held):
                 raise DataError(f"Of the rows of {data.held_out_path!r} (data.held_out_path) none is left to measure on.")
             splits = {"held_out": (held, slice(None)), "train": (rows, slice(None))}
-        if data.reserved_rows:
+        if reserved is not None:
+            apart = _Rows(reserved, reserved_clean, data, tokenizer, self.directory / "reserved_data")
+            counts["reserved_dropped_no_room"] = apart.no_room
+            if not len(apart):
+                raise DataError(f"Of the rows of {data.reserved_path!r} (data.reserved_path) none is left to choose by.")
+            splits |= {"reserved": (apart, slice(None))}
+        elif data.reserved_rows:
             splits |= _reserved(rows, splits["train"][1].start or 0, data)
         notes = np.concatenate([source.notes(part) for source, part in splits.values()])
         for name, bit in BITS.items():

@@ -77,6 +77,13 @@ def test_a_setting_that_no_recipe_takes_is_refused_before_any_run(tmp_path: Path
         reported_runs(study, recipe, {})
 
 
+def test_an_arm_may_choose_among_the_models_of_one_run(tmp_path: Path) -> None:
+    arms = {"sft": {"tuning": {"model": ["sft", "sft_wise_0_7"], "sft.learning_rate": [0.001]}}}
+    study, recipe = load_study(write(tmp_path, arms=arms, ladder=[]))
+    variants, runs = tuning_runs(study, recipe)
+    assert len(variants) == 1 and [study.model_of(run.arm, run.choice) for run in runs] == ["sft", "sft_wise_0_7"]
+
+
 def test_choices_are_every_combination_in_order() -> None:
     study = StudyConfig(**(STUDY | {"tuning": {"sft.epochs": [1, 2], "sft.learning_rate": [0.1, 0.2]}}))
     assert study.choices("xft")[1] == {"sft.epochs": 1, "sft.learning_rate": 0.2} and len(study.choices("xft")) == 4

@@ -15,6 +15,7 @@ from xft_core.data.templates import MAGICODER_SYSTEM
 from xft_core.data.tokenize import tokenise
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
+from xft_core.reporting.run.markdown import _data_table
 from xft_core.stages.configs import PrepareStage
 from xft_core.stages.run import run_stage
 
@@ -191,3 +192,26 @@ def test_files_that_are_not_there_or_not_text(tmp_path: Path, model: Path) -> No
     (tmp_path / "d.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match="not Parquet"):
         prepare(tmp_path, model, tmp_path / "d.parquet")
+
+
+def test_reserved_rows_of_a_file_are_neither_trained_on_nor_held_out(tmp_path: Path, model: Path) -> None:
+    """Rows in two files go to the one that is reported on; the report's table still adds up."""
+    rows = [{"instruction": f"Add {number}", "response": f"x + {number}"} for number in range(30)]
+    data, held_out = write(tmp_path / "data.jsonl", rows), write(tmp_path / "held_out.jsonl", rows[20:26])
+    reserved = write(tmp_path / "reserved.jsonl", [*rows[24:30], {"instruction": "Only here", "response": "y"}])
+    counts = prepare(tmp_path, model, data, held_out_path=str(held_out), reserved_path=str(reserved))
+    assert (counts["train_rows"], counts["held_out_rows"], counts["reserved_rows"]) == (20, 6, 5)
+    assert (counts["dropped_held_out"], counts["dropped_reserved"], counts["reserved_dropped_held_out"]) == (6, 4, 2)
+    texts = {split: {json.dumps(json.loads(line)) for line in (tmp_path / "out" / f"{split}.jsonl").read_text().splitlines()}
+             for split in ("train", "held_out", "reserved")}
+    assert not texts["train"] & texts["held_out"] and not texts["train"] & texts["reserved"]
+    assert not texts["held_out"] & texts["reserved"]
+    table = _data_table({name: value for name, value in counts.items() if isinstance(value, int)}, None)
+    assert "not accounted for" not in table and "rows reserved to choose by" in table
+
+
+def test_a_file_of_reserved_rows_that_leaves_none_is_refused(tmp_path: Path, model: Path) -> None:
+    rows = [{"instruction": f"Add {number}", "response": f"x + {number}"} for number in range(9)]
+    data, held_out = write(tmp_path / "data.jsonl", rows), write(tmp_path / "held_out.jsonl", rows[:3])
+    with pytest.raises(DataError, match=r"data\.reserved_path\) none is left"):
+        prepare(tmp_path, model, data, held_out_path=str(held_out), reserved_path=str(held_out))

@@ -10,7 +10,7 @@ from xft_core.recipe.sections.base import Section, Seed
 class DataConfig(Section):
     """Instruction data and how it becomes training text."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"reserved_rows"})
+    added: ClassVar[frozenset[str]] = frozenset({"reserved_rows", "reserved_path"})
 
     path: str = Field("demo:instruct.jsonl", description=(
         "Instruction data: a .json, .jsonl or .parquet file, a Hub data set name, or demo:instruct.jsonl."))
@@ -35,4 +35,12 @@ class DataConfig(Section):
     decontaminate: bool = Field(True, description="Drop rows that contain a problem of the benchmarks chosen below.")
     reserved_rows: int = Field(0, ge=0, description=(
         "Rows that no model trains on, drawn by split_seed, to choose mixing coefficients on (merge.rows: reserved); never "
-        "those that are reported on. At most a fifth of all; 0 for none."))
+        "those that are reported on. At most a fifth of all; 0 for none. Plays no part with reserved_path."))
+    reserved_path: str | None = Field(None, description=(
+        "Rows to reserve instead: a file or Hub data set in one of the forms above, all of whose rows are used, without those "
+        "that are held out. Rows that are also in it are not trained on. Empty: reserved_rows of the data."))
+
+    @property
+    def reserves_rows(self) -> bool:
+        """Whether there are rows to choose by that are neither trained on nor reported on."""
+        return self.reserved_rows > 0 or self.reserved_path is not None

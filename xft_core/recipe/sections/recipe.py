@@ -64,7 +64,7 @@ class Recipe(Section):
     def _sections_fit(self) -> "Recipe":
         if self.merge.method == "shared_only" and not self.upcycle.shared_expert:
             raise ValueError("merge.method is shared_only, but upcycle.shared_expert is false: there is no shared expert")
-        if self.merge.rows == "reserved" and not self.data.reserved_rows:
+        if self.merge.rows == "reserved" and not self.data.reserves_rows:
             raise ValueError(
                 "merge.rows is reserved, but data.reserved_rows is 0: there are no such rows. Give data.reserved_rows a number "
                 "(128 or more tell small differences), or set merge.rows to held_in")
@@ -87,7 +87,7 @@ class Recipe(Section):
         if self.sft.expert_averaging and self.upcycle.mode == "fusion":
             raise ValueError("sft.expert_averaging is set, but upcycle.mode is fusion, which mixes experts anyway: set it to 0")
         if self.sft.merge_at == "best":
-            if not getattr(self.data, "reserved_rows", 0):
+            if not self.data.reserves_rows:
                 raise ValueError(
                     "sft.merge_at is best, but data.reserved_rows is 0: there are no rows to choose by that are neither "
                     "trained on nor reported. Reserve some, or set merge_at to last")

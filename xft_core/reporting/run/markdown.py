@@ -29,17 +29,20 @@ ROW_PARTS = {
     "dropped_duplicate": "dropped: duplicate of another row",
     "dropped_contaminated": "dropped: contains a problem of a benchmark",
     "dropped_held_out": "dropped: also in data.held_out_path",
+    "dropped_reserved": "dropped: also in data.reserved_path",
     "dropped_no_room": "dropped: the prompt leaves no room for a response",
     "not_used": "not used (data.max_rows)",
     "held_out_rows": "rows held out",
+    "reserved_rows": "rows reserved to choose by",
     "train_rows": "rows to train on",
 }
-SPLITS = ("held_out_rows", "train_rows")
+SPLITS = ("held_out_rows", "reserved_rows", "train_rows")
 OTHER_COUNTS = {
     "train_tokens": "tokens to train on",
     "train_response_tokens": "of these, response tokens (the loss counts these)",
     "held_out_tokens": "tokens held out",
     "held_out_response_tokens": "of these, response tokens (the NLL counts these)",
+    "reserved_tokens": "tokens reserved to choose by",
     "truncated": "responses cut at data.max_length",
     "control_token_text": "rows with text that spells a control token (it stays text)",
     "earlier_turns_unused": "conversations with earlier answers, which are not learned",
@@ -51,6 +54,12 @@ OTHER_COUNTS = {
     "held_out_dropped_duplicate": "of data.held_out_path dropped: duplicate of another row",
     "held_out_dropped_contaminated": "of data.held_out_path dropped: contains a problem of a benchmark",
     "held_out_dropped_no_room": "of data.held_out_path dropped: the prompt leaves no room for a response",
+    "reserved_rows_read": "rows read of data.reserved_path",
+    "reserved_dropped_empty_response": "of data.reserved_path dropped: empty response",
+    "reserved_dropped_duplicate": "of data.reserved_path dropped: duplicate of another row",
+    "reserved_dropped_contaminated": "of data.reserved_path dropped: contains a problem of a benchmark",
+    "reserved_dropped_held_out": "of data.reserved_path dropped: also in data.held_out_path",
+    "reserved_dropped_no_room": "of data.reserved_path dropped: the prompt leaves no room for a response",
 }
 
 
@@ -293,7 +302,10 @@ def _extremes(values: list[float], first_expert: int) -> tuple[str, str]:
 
 def _data_table(counts: dict[str, int], max_rows: int | None) -> str:
     """All that became of the rows read, and its sum; then what else was counted."""
-    parts = [name for name in counts if name in ROW_PARTS or name.startswith("dropped_") or "max_rows" in name]
+    # Rows of files of their own are none of those that were read here.
+    elsewhere = [f"{split}_rows" for split in ("held_out", "reserved") if f"{split}_rows_read" in counts]
+    parts = [name for name in counts
+             if (name in ROW_PARTS or name.startswith("dropped_") or "max_rows" in name) and name not in elsewhere]
     parts.sort(key=lambda name: (name in SPLITS, [*ROW_PARTS, name].index(name)))
     lines = [(ROW_PARTS.get(name, _words(name)), counts[name]) for name in parts]
     if "rows_read" in counts:
@@ -304,7 +316,7 @@ def _data_table(counts: dict[str, int], max_rows: int | None) -> str:
         lines = [("rows read", counts["rows_read"]), *lines, ("together, the rows read", counts["rows_read"])]
     others = [name for name in counts if name not in parts and name != "rows_read"]
     others.sort(key=lambda name: [*OTHER_COUNTS, name].index(name))
-    lines += [(OTHER_COUNTS.get(name, _words(name)), counts[name]) for name in others]
+    lines += [(OTHER_COUNTS.get(name) or ROW_PARTS.get(name) or _words(name), counts[name]) for name in others]
     return table(["what", "count"], [[what, f"{count:,}"] for what, count in lines])
 
 

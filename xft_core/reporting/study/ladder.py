@@ -131,7 +131,8 @@ def _arm(
     losses = {seed: float(seeds[seed].loss_R.sum() / tokens_R.sum()) for seed in study.seeds if seed in seeds}
     flops = [item.training_flops for item in seeds.values() if item.training_flops is not None]
     return ArmResult(
-        about=study.arms[name].about, model=study.arms[name].model, choices=choices, chosen=choose(choices), losses=losses,
+        about=study.arms[name].about, model=study.model_of(name, choose(choices)), choices=choices, chosen=choose(choices),
+        losses=losses,
         mean=fmean(losses.values()) if losses else None, spread=stdev(losses.values()) if len(losses) > 1 else None,
         training_flops=fmean(flops) if flops else None)
 

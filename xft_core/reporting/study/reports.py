@@ -52,7 +52,7 @@ def reported(
 
 
 def _rows(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> tuple[RunRowsFile, str]:
-    rows, model = RunRowsFile.read(reports[item.variant]), study.arms[item.arm].model
+    rows, model = RunRowsFile.read(reports[item.variant]), study.model_of(item.arm, item.choice)
     if rows is None:
         raise RecipeError(
             f"The report of {item.variant!r} has no losses by row. Set evaluate.compare_rows: true in the study's recipe.")

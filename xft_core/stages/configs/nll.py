@@ -34,7 +34,7 @@ class NllStage(StageConfig):
     def settings(self) -> dict[str, Any]:
         """The fields that make rows of the data; a data file counts by its contents, split_seed only with max_rows."""
         settings = super().settings() | {"precision": measuring_precision(self.precision)}
-        unused = ["held_out_rows", "held_out_path", "decontaminate", "reserved_rows"]
+        unused = ["held_out_rows", "held_out_path", "decontaminate", "reserved_rows", "reserved_path"]
         unused += ["path", "split"] if is_data_file(self.data.path) else []
         unused += ["split_seed"] if self.data.max_rows is None else []
         return without(settings, "data", unused)

@@ -29,7 +29,7 @@ class PrepareStage(StageConfig):
 
     def preconditions(self) -> Preconditions:
         """The model, for its tokenizer, the data and the benchmarks."""
-        found = {**model_needed(self.model), **data_needed(self.data.path, self.data.held_out_path)}
+        found = {**model_needed(self.model), **data_needed(self.data.path, self.data.held_out_path, self.data.reserved_path)}
         if self.data.decontaminate:
             found |= {f"benchmark {name}": partial(find_benchmark, name) for name in self.benchmarks}
         return found
@@ -37,7 +37,8 @@ class PrepareStage(StageConfig):
     def inputs(self) -> dict[str, Path]:
         """The tokenizer's model directory, the data files unless they are Hub data sets, and the benchmarks."""
         found = {"tokenizer": find_model(self.model)}
-        for name, path in (("data", self.data.path), ("held_out", self.data.held_out_path)):
+        for name, path in (
+                ("data", self.data.path), ("held_out", self.data.held_out_path), ("reserved", self.data.reserved_path)):
             if path is not None and is_data_file(path):
                 found[name] = find_file(path)
         if self.data.decontaminate:
@@ -56,8 +57,8 @@ class PrepareStage(StageConfig):
     def settings(self) -> dict[str, Any]:
         """A data file counts by its contents; a Hub data set by its name (pin it: owner/name@revision)."""
         settings = super().settings()
-        for name in ("path", "held_out_path"):
-            path = settings["data"][name]
+        for name in ("path", "held_out_path", "reserved_path"):
+            path = settings["data"].get(name)
             if path is not None and is_data_file(path):
                 del settings["data"][name]
         return settings

@@ -17,6 +17,8 @@ class PrepareMetrics(Metrics):
     dropped_contaminated: int | None = Field(description="Rows with a problem of a benchmark [count]")
     dropped_held_out: int | None = Field(description=(
         "Rows that the held-out file holds too; absent without such a file [count]"))
+    dropped_reserved: int | None = Field(description=(
+        "Rows that the file of reserved rows holds too; absent without such a file [count]"))
     dropped_no_room: int | None = Field(description="Rows whose prompt leaves no room for any response [count]")
     not_used: int | None = Field(description="Rows left out since there are more than data.max_rows [count]")
     truncated: int | None = Field(description="Responses cut off at data.max_length [count]")
@@ -43,6 +45,8 @@ class PrepareMetrics(Metrics):
     reserved_response_tokens: int | None = Field(description="Response tokens of the reserved rows; absent for none [count]")
     held_out_file: Annotated[dict[str, int], Flat("held_out_")] = Field({}, description=(
         "Of the held-out file, where there is one: rows_read, dropped_empty_response and so on, as above [count]"))
+    reserved_file: Annotated[dict[str, int], Flat("reserved_")] = Field({}, description=(
+        "Of the file of reserved rows, where there is one: rows_read, dropped_held_out and so on, as above [count]"))
     others: Annotated[dict[str, int], Flat("")] = Field({}, description="What other versions count, by name [count]")
 
 
