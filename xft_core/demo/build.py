@@ -23,7 +23,8 @@ MAGICODER = (
 )
 INSTRUCT_ROWS = 2200
 BENCHMARK_ROWS = 80
-HELD_OUT_ROWS = 500
+HELD_OUT_ROWS = 500  # of the study's recipe, which trains on few rows
+RESERVED_ROWS = 200
 FUNCTIONS = 40_000  # pretraining functions
 TOKENIZER_SOURCES = 4_000  # pretraining files, from the first on, that train the tokenizer
 
@@ -41,13 +42,15 @@ def main() -> None:
 
 
 def build(out: Path, seed: int, functions: int = FUNCTIONS) -> None:
-    """Write ``benchmark.jsonl``, ``instruct.jsonl`` and ``model/`` to ``out``."""
+    """Write ``benchmark.jsonl``, ``instruct.jsonl``, ``held_out.jsonl``, ``reserved.jsonl`` and ``model/`` to ``out``."""
     start = time.time()
     out.mkdir(parents=True, exist_ok=True)
     # Each data set has its own generator, so that resizing one leaves the others as they are.
     write_jsonl(out / "benchmark.jsonl", benchmark_rows(random.Random(f"benchmark {seed}"), BENCHMARK_ROWS))
     rows = instruction_rows(random.Random(f"instruct {seed}"), INSTRUCT_ROWS)
     write_jsonl(out / "instruct.jsonl", rows)
+    write_jsonl(out / "held_out.jsonl", instruction_rows(random.Random(f"held out {seed}"), HELD_OUT_ROWS))
+    write_jsonl(out / "reserved.jsonl", instruction_rows(random.Random(f"reserved {seed}"), RESERVED_ROWS))
     files = pretraining_files(random.Random(f"pretrain {seed}"), functions)
     texts = [prompt + body for functions in files[:TOKENIZER_SOURCES] for prompt, body in functions]
     tokenizer = train_tokenizer([*texts, *(MAGICODER.format(**row) for row in rows)])
