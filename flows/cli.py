@@ -1,6 +1,7 @@
-"""The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft compare`` runs variants of a recipe
-and puts them side by side, ``xft study`` tests a ladder of claims, ``xft plan`` says what a run needs, ``xft ui`` shows what
-there is, ``xft store`` lists, verifies and cleans the store, ``xft relocate`` puts a home right that was moved or copied.
+"""The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft compare`` runs variants of a recipe and puts them
+side by side, ``xft study`` tests a ladder of claims, ``xft evaluate`` measures any model, ``xft plan`` says what a run needs,
+``xft ui`` shows what there is, ``xft store`` lists, verifies and cleans the store, ``xft relocate`` puts a home right that was
+moved or copied.
 
 Exit status: 0 done, 1 a stage failed, 2 an invalid recipe or setting, 130 interrupted, 141 nobody reads the output.
 """
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         current = open_home(lambda line: print(line, file=sys.stderr))
-        if options.command in ("run", "compare", "study", "ui"):
+        if options.command in ("run", "compare", "study", "evaluate", "ui"):
             check_place(current)
         if options.command == "run":
             return _run(options)
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _compare(options)
         if options.command == "study":
             return _study(options)
+        if options.command == "evaluate":
+            return _evaluate(options)
         if options.command == "ui":
             from flows.local.ui import serve
 
@@ -149,6 +152,33 @@ def _study(options: Namespace) -> int:
     print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_shown}")
     print(f"  look     {result.page or NO_PAGES}")
     return ExitCode.DONE if state.is_completed() else _failed(outcome, state)
+
+
+def _evaluate(options: Namespace) -> int:
+    with imports():
+        api = _start_prefect()
+        from xft_core.recipe.load import parse
+        from xft_core.recipe.sections import Recipe
+
+        if not options.benchmark and not options.held_out:
+            raise XftError("There is nothing to measure: give --benchmark, --held-out, or both.")
+        given = {"experiment": "xft-evaluate", "model": {"path": options.model},
+                 "evaluate": {"benchmarks": options.benchmark, "held_out_data": options.held_out}}
+        recipe = parse(Recipe, given, options.set, where="The evaluation")
+        prefect = _import_in_background("flows.evaluate")
+        _finish_starting(api, prefect)
+        from flows.evaluate import evaluate_model
+        from xft_core.reporting.tables import table
+    chosen = {name: getattr(recipe, name) for name in ("model", "seed", "experiment", "generate", "evaluate")}
+    with api.run_settings():
+        state: Any = evaluate_model(**chosen, return_state=True)
+    if not state.is_completed():
+        return _failed(state.result(raise_on_failure=False), state)
+    rows = [[measured, name, f"{value:.4f}".rstrip("0").rstrip(".")] for measured, numbers in state.result().items()
+            for name, value in numbers.items()]
+    print("\n" + table(["measured on", "number", "value"], rows) + "\n\ndone")
+    print(f"  record   experiment {recipe.experiment!r} in {settings().tracking_shown}")
+    return ExitCode.DONE
 
 
 def _start_prefect() -> "PrefectApi":

@@ -10,6 +10,7 @@ def parser() -> ArgumentParser:
     """The parser of ``xft`` and its commands."""
     made = ArgumentParser(
         prog="xft", description="Dense code model to Mixture-of-Experts, fine-tuned, merged back, measured.")
+    made.add_argument("--version", action="version", version=f"xft {_version()}")
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the pipeline with a recipe; what is finished already is reused")
     _add_recipe(run)
@@ -31,6 +32,18 @@ def parser() -> ArgumentParser:
     study.add_argument(
         "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
         help="runs at work at the same time, 1 to 16 (default 2)")
+    evaluate = commands.add_parser(
+        "evaluate", help="measure any model on benchmarks and on held-out data; what is measured already is reused")
+    evaluate.add_argument("model", metavar="MODEL", help="directory, Hub name, S3 address, or demo:model")
+    evaluate.add_argument(
+        "--benchmark", action="append", default=[], metavar="BENCHMARK",
+        help="humaneval, mbpp, multipl-e/js, ds1000, a .jsonl file, demo:benchmark.jsonl; again for each (default: none)")
+    evaluate.add_argument(
+        "--held-out", action="append", default=[], metavar="DATA",
+        help="instruction data to measure the loss on; again for each")
+    evaluate.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE",
+        help="a field of the sections generate, evaluate or model, or seed or experiment")
     _add_plan(commands.add_parser("plan", help="memory, disk and time of every stage; refuses what cannot fit"))
     ui = commands.add_parser("ui", help="show runs in Prefect's and MLflow's web pages, until Ctrl-C")
     ui.add_argument("--prefect-port", type=int, default=4200)
@@ -38,6 +51,12 @@ def parser() -> ArgumentParser:
     _add_store(commands.add_parser("store", help="what the store holds: list, verify, drop what is unused"))
     commands.add_parser("relocate", help="put a home (XFT_HOME) right that was moved or copied: its addresses lead to it again")
     return made
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("xft-pipeline")
 
 
 def _add_recipe(command: ArgumentParser) -> None:

@@ -130,3 +130,21 @@ def test_ui_serves_both_and_stops_cleanly(tmp_path: Path) -> None:
     for port in (prefect_port, mlflow_port):
         with socket.socket() as probe:
             assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["demo:model"], "nothing to measure"),
+    (["/no/such/model", "--benchmark", "demo:benchmark.jsonl"], "/no/such/model"),
+    (["demo:model", "--benchmark", "/no/such.jsonl"], "/no/such.jsonl"),
+    (["demo:model", "--held-out", "demo:reserved.jsonl", "--set", "generate.max_new_token=4"], "did you mean"),
+])
+def test_an_evaluation_that_cannot_be_made_is_told(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = xft("evaluate", *arguments, home=tmp_path)
+    assert done.returncode in (1, 2) and message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_any_model_is_measured_from_the_command_line(tmp_path: Path) -> None:
+    done = xft("evaluate", "demo:model", "--held-out", "demo:reserved.jsonl", "--set", "generate.precision=fp32", home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "| NLL on reserved.jsonl " in done.stdout and "done" in done.stdout
+    assert "xft 0." in xft("--version", home=tmp_path).stdout
