@@ -163,6 +163,10 @@ def test_work_grows_with_the_data_and_is_unknown_without() -> None:
     assert stages["sft_moe"].flops == pytest.approx((3 * tokens + held_out) * per_token)
     checkpointed = by_role(recipe("sft.gradient_checkpointing=true"), data=DataSize(6400, 100, 1024.0))["sft_moe"]
     assert checkpointed.flops == pytest.approx((4 * tokens + held_out) * per_token)
+    dense = by_role(recipe("sft.router_gradient=dense"), data=DataSize(6400, 100, 1024.0))
+    all_experts = tokens * 2 * DEEPSEEK_1_3B.num_layers * 7 * DEEPSEEK_1_3B.ffn
+    assert dense["sft_moe"].flops == pytest.approx((3 * tokens + held_out) * per_token + all_experts)
+    assert dense["sft_baseline"].flops == stages["sft_baseline"].flops
     moe, baseline, mix = (stages[role].seconds(rates) or 0 for role in ("sft_moe", "sft_baseline", "mix"))
     assert moe > baseline > mix > 0
     assert stages["generate_moe"].seconds(rates) == pytest.approx(512 * stages["generate_moe"].memory.weights / 1e10, rel=0.5)
