@@ -128,8 +128,8 @@ def families_page() -> str:
     from xft_core.families import FAMILIES
 
     lines = ["# Model families", "", (
-        "Look up whether a model can be upcycled: its `model_type` in config.json must be in this table. Another dense decoder "
-        "family is one more row of `FAMILIES` in `xft_core/families.py` (see CONTRIBUTING.md)."), "",
+        "Look up how a model is upcycled: its `model_type` in config.json may be in this table. For any other dense decoder of "
+        "transformers the row is found and proved: see [Families outside the table](../explanation/options/families.md)."), "",
         "| model_type | layers into the FFN | layer out of it | gated |", "|---|---|---|---|"]
     for name, family in FAMILIES.items():
         up = ", ".join(f"`{layer}`" for layer in family.up)

@@ -63,7 +63,7 @@ def compare(
     no work. MLflow has one run for the comparison with a child for each variant.
 
     Args:
-        recipe_file: A recipe file (YAML) to use instead of all fields from name on, which are then not looked at; change
+        recipe_file: A recipe file (YAML) to use instead of all fields from name on, which are then ignored; change
             it with overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields count.
         overrides: Single fields, set for all variants, on the recipe file or on the fields below: section.field=value,
             for example sft.epochs=2.

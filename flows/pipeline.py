@@ -52,10 +52,10 @@ def pipeline(
 ) -> PipelineResult | State[Any]:
     """Turn a dense code model into a better one by way of a Mixture-of-Experts, and measure it against plain SFT.
 
-    Every stage's result is kept in the store: the same recipe again does no work, a changed one only what it must.
+    Every stage's result is kept in the store: running the same recipe again does no work, a changed one only what changed.
 
     Args:
-        recipe_file: A recipe file (YAML) to use instead of all fields below, which are then not looked at; change it with
+        recipe_file: A recipe file (YAML) to use instead of all fields below, which are then ignored; change it with
             overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields below count.
         overrides: Single fields, set last, on the recipe file or on the fields below: section.field=value, for example
             merge.shared_expert_weight=0.5.
@@ -79,7 +79,7 @@ def pipeline(
 
 
 def chosen_recipe(recipe_file: str = "", overrides: list[str] | None = None, **fields: Any) -> Recipe:
-    """The recipe that a run's parameters mean: the file if one is named, else ``fields``; then ``overrides`` on it.
+    """The recipe of a run's parameters: the file if one is named, else ``fields``; ``overrides`` apply to either.
 
     Raises RecipeError naming the file, or each wrong field.
     """
@@ -89,7 +89,7 @@ def chosen_recipe(recipe_file: str = "", overrides: list[str] | None = None, **f
 
 
 def raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]) -> None:
-    """Wait for all; stages that do not depend on a failed one are let finish, so that their work is kept.
+    """Wait for all stages: those that do not depend on a failed one finish, so that their work is kept.
 
     Raises PipelineFailed naming each failed stage with its reason, RunStopped when the run was stopped.
     """

@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from argparse import ArgumentParser
 from pathlib import Path
 
 import yaml
 
 from flows.commands import plan as plan_command
+from flows.options import parser
 from tasks.execution.durations import remembered
 from tasks.references import base_model
 from xft_core.demo import DEMO_DIR
@@ -51,9 +51,7 @@ def main(names: list[str]) -> None:
 
 def compare(path: Path) -> list[tuple[str, str, str, float, bool]]:
     """Plan the recipe, run it, and give for each stage: role, range, what it rests on, seconds, whether it was within."""
-    parser = ArgumentParser()
-    plan_command.add_options(parser)
-    options = parser.parse_args([str(path)])
+    options = parser().parse_args(["plan", str(path)])
     recipe = load_recipe(path, [])
     config = find_config(base_model(recipe))
     assert config is not None

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from xft_core.reporting.tables import table
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -56,10 +58,8 @@ def print_heading(title: str) -> None:
 
 def print_table(columns: list[str], rows: list[list[object]]) -> None:
     """A Markdown table; floats with two decimals."""
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row) + " |")
-    print(flush=True)
+    shown = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    print(table(columns, shown) + "\n", flush=True)
 
 
 def run_command(command: list[str]) -> None:

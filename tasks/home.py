@@ -1,4 +1,4 @@
-"""XFT_HOME at the start of a command or a run: made, for this user only, free of what dead processes left, and in its place.
+"""XFT_HOME at the start of a command or a run: create it for this user only, remove what dead processes left, check its place.
 
 MLflow keeps absolute addresses of files. In a home that was moved or copied they are those of the old one, and a run
 would write there: such a home is refused until ``xft relocate`` has put its addresses right.
@@ -30,7 +30,7 @@ ADDRESSES = (
 
 
 def open_home(say: Callable[[str], object]) -> Settings:
-    """The settings in force, all checked, and their home: there, private, swept. ``say`` takes what a person should know.
+    """The settings in force, all checked, and their home: there, private, swept. ``say`` is called with warnings for the user.
 
     Raises XftError for an invalid setting, or a home that cannot be made or used.
     """

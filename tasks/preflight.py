@@ -1,4 +1,4 @@
-"""What the stages of a run need, looked for before anything starts. Neither Prefect nor MLflow here."""
+"""Checks before a run: that all its stages need is available, and that it fits this machine. No Prefect, no MLflow here."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -21,17 +21,17 @@ Steps = Callable[[Recipe], list[Step]]
 
 
 def check_inputs(*recipes: Recipe, steps: Steps = pipeline_steps) -> None:
-    """Look for all that the stages of these recipes need before they can work (models, data, benchmarks, what these are
-    graded with, a sandbox that works), so that what is missing costs seconds and not hours.
+    """Check all that the stages of these recipes need (models, data, benchmarks and what grades them, a working sandbox), so
+    that a missing input is found in seconds, not after hours.
 
-    ``steps``: what a run of them does. Raises RecipeError for a recipe that cannot be, the XftError of what is missing, and
-    NotReady, which names everything, where several things are.
+    ``steps``: the steps of a run of one recipe. Raises RecipeError for an impossible recipe, the XftError of a missing input,
+    and NotReady, which names them all, where several are missing.
     """
     raise_if_unmet(preconditions(recipes, steps))
 
 
 def preconditions(recipes: Sequence[Recipe], steps: Steps = pipeline_steps) -> dict[str, Callable[[], object]]:
-    """The checks of the recipes' steps, each by what it looks for. Raises RecipeError for a recipe that cannot be."""
+    """The checks of the recipes' steps, by the name of what each looks for. Raises RecipeError for an impossible recipe."""
     found: dict[str, Callable[[], object]] = {}
     for recipe in recipes:
         of_run = steps(recipe)
@@ -76,7 +76,7 @@ def check_fit(recipe: Recipe, model: str) -> str | None:
 
 
 def warning(recipe: Recipe, shape: Shape, machine: Machine) -> str | None:
-    """What to tell of a recipe whose predicted peak exceeds the machine's memory; None where it does not."""
+    """A warning for a recipe whose predicted peak exceeds the machine's memory, else None."""
     largest = max(make_plan(recipe, shape), key=lambda stage: stage.peak(machine))
     if largest.peak(machine) <= machine.for_models:
         return None

@@ -1,11 +1,13 @@
 """The small values that travel between tasks; the big ones stay in the store."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from xft_core.recipe.sections import Recipe
+from xft_core.recipe.steps import role_of
 
 
 class PipelineRun(BaseModel):
@@ -38,6 +40,11 @@ class ArtifactRef(BaseModel):
     reused: bool
     mlflow_run_id: str | None
     recorded: bool = True
+
+
+def of_stage(artifacts: Mapping[str, ArtifactRef], recipe: Recipe, stage: str, model: str | None = None) -> ArtifactRef:
+    """Of a run's ``artifacts`` by role, the first that ``stage`` published (for ``model``, see Step). Raises LookupError."""
+    return artifacts[role_of(recipe, stage, model)]
 
 
 def base_model(recipe: Recipe) -> str:

@@ -33,7 +33,7 @@ def stage(run: PipelineRun, step: Step, needed: dict[str, ArtifactRef], base: st
 def local_base_model(run: PipelineRun) -> str:
     """The base model's name for stages; of one at an S3 address, the local directory that it is fetched to.
 
-    Raises XftError when it cannot be had.
+    Raises XftError when it cannot be fetched.
     """
     name = base_model(run.recipe)
     return fetch_model(run, name) if models.is_address(name) else name

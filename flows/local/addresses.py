@@ -15,17 +15,17 @@ def _is_served(home: Path) -> bool:
     try:
         with file_lock(home / "locks" / LOCK_FILE, wait=False, shared=True, create=False) as lock:
             return lock is None
-    except OSError:  # there is none
+    except OSError:  # no lock file
         return False
 
 
 def running_api(home: Path) -> str | None:
-    """Address of the Prefect API that ``xft ui`` runs for this home, None when there is none."""
+    """Address of the Prefect API that ``xft ui`` runs for this home, or None."""
     return _answering(home, ADDRESS_FILE)
 
 
 def running_mlflow(home: Path) -> str | None:
-    """Address of the MLflow pages that ``xft ui`` shows for this home, None when there are none."""
+    """Address of the MLflow pages that ``xft ui`` shows for this home, or None."""
     return _answering(home, MLFLOW_FILE)
 
 

@@ -46,8 +46,8 @@ def build_data(out: Path, seed: int) -> None:
         rows = corpus.sample(packages, count, seed)
         write_jsonl(out / f"{name}.jsonl", rows)
         print(f"{name}: {len(rows)} rows of {', '.join(packages)}", flush=True)
-    packages = sorted({*corpus.PRETRAINING[1:], *corpus.TRAINING, *corpus.RESERVED, *corpus.REPORT})
-    versions = {name: version(name) for name in packages}
+    used = sorted({*corpus.PRETRAINING[1:], *corpus.TRAINING, *corpus.RESERVED, *corpus.REPORT})
+    versions = {name: version(name) for name in used}
     (out / "versions.json").write_text(json.dumps(versions, indent=1) + "\n", encoding="utf-8")
 
 

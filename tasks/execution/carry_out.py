@@ -51,7 +51,7 @@ KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory: 128 bits
 def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], base: str) -> ArtifactRef | State[Any]:
     """Have the artifact of ``step``: from the store (the task ends as Cached), or by making it.
 
-    ``needed``: what the steps before it made, by role; ``base``: the base model. Raises XftError, also for what of the
+    ``needed``: what the steps before it made, by role; ``base``: the base model. Raises XftError, also when the
     artifact's metrics must stop the run, reused or not; ends as Cancelled when the run was stopped.
     """
     logger, role = get_run_logger(), step.role
@@ -105,7 +105,7 @@ def _placed(
 def _make(
     config: StageConfig, key: str, role: str, child: StageRun, stop: threading.Event, logger: Logger,
 ) -> tuple[Manifest, bool]:
-    """The artifact, and whether all of it was made by this one process: nothing was there to go on from."""
+    """The artifact, and whether this process made all of it, rather than resume earlier work."""
     config.output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if FACTS[config.stage].heavy:

@@ -74,7 +74,7 @@ def run_in_child(
 
 
 def _start(command: list[str], environment: dict[str, str], stdout: IO[bytes], stop: threading.Event) -> Process | None:
-    """As a fork if that can be had, else as a fresh process; None when ``stop`` was set before."""
+    """As a fork where possible, else as a fresh process; None when ``stop`` was set before it started."""
     if process := fork_server.start(command, environment, stdout, stop):
         return process
     if stop.is_set():

@@ -34,7 +34,7 @@ def start(
 ) -> "ForkedProcess | None":
     """Start ``command`` (``[PYTHON, "-P", "-m", MODULE, ...]``) as a fork that leads a session of its own.
 
-    None when it has not started: no server can be had, or ``stop`` was set while the server was importing. The caller
+    None when it has not started: no server could be started, or ``stop`` was set while the server was importing. The caller
     then starts a fresh process, or none.
     """
     global _server

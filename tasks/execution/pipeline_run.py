@@ -29,7 +29,7 @@ prefect_log.install()
 def opened(
     recipe: Recipe, kind: str = "pipeline", sections: frozenset[str] | None = None, without: frozenset[str] = frozenset(),
 ) -> Iterator[PipelineRun]:
-    """The MLflow parent run of the flow run in course, of this ``kind``, with the recipe's ``sections`` (all unless
+    """The MLflow parent run of the current flow run, of this ``kind``, with the recipe's ``sections`` (all unless
     given) as parameters, ``without`` some fields; ends as FINISHED, FAILED, or KILLED when it is cancelled.
 
     An object store that refuses (credentials, no such bucket) ends it before any work. Cancelling also ends the stages

@@ -17,7 +17,7 @@ from tasks.object_store.artifacts import keep
 from tasks.prefect_log import Logger
 from tasks.prefect_page import show_link, show_markdown, show_table
 from tasks.publishing.headline import headline
-from tasks.references import ArtifactRef, PipelineRun
+from tasks.references import ArtifactRef, PipelineRun, of_stage
 from tasks.retry import PUBLISH_TASK
 from tasks.settings import settings
 from tasks.stopping import stop_event
@@ -50,7 +50,7 @@ class PipelineResult(BaseModel):
 @task(**PUBLISH_TASK)
 def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResult:
     """Show the run's results in MLflow's parent run and as Prefect artifacts. ``artifacts``: every stage's, by role."""
-    report, logger, stop = artifacts["report"], get_run_logger(), stop_event(run.flow_run_id)
+    report, logger, stop = of_stage(artifacts, run.recipe, "report"), get_run_logger(), stop_event(run.flow_run_id)
     deliver_rest(run, artifacts.values(), stop, logger)
     card = (report.path / "README.md").read_text(encoding="utf-8")
 
@@ -66,7 +66,7 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
     ui = settings().mlflow_ui
     _to_prefect(run.recipe.name, report.path, card, registered, logger)
     return PipelineResult(
-        report=report.path, merged_model=artifacts["merge"].path, mlflow_run_id=run.mlflow_run_id,
+        report=report.path, merged_model=of_stage(artifacts, run.recipe, "merge").path, mlflow_run_id=run.mlflow_run_id,
         mlflow_page=mlflow_pages.run_page(ui, experiment_id, run.mlflow_run_id) if ui else None,
         registered=str(registered) if registered else None,
         reused_stages=sum(item.reused for item in artifacts.values()), stages=len(artifacts))
@@ -83,7 +83,8 @@ def shortened(text: str, rest: str = "\n\n… the rest is in report/comparison.m
 
 def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     """Returns whether the merged model's weights are there too."""
-    run_id, report, merged = run.mlflow_run_id, artifacts["report"], artifacts["merge"]
+    run_id = run.mlflow_run_id
+    data, merged, report = (of_stage(artifacts, run.recipe, stage) for stage in ("prepare", "merge", "report"))
     tags = {f"xft.{role}.run_id": item.mlflow_run_id for role, item in artifacts.items() if item.mlflow_run_id}
     reused = sum(item.reused for item in artifacts.values())
     tags |= {"xft.report.key": report.key, "xft.stages": str(len(artifacts)), "xft.reused_stages": str(reused)}
@@ -91,7 +92,6 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     tags |= {"xft.merged_model.path": str(merged.path), "xft.merged_model.digest": merged.digest,
              "mlflow.note.content": shortened(text)}
     runs.log_summary(run_id, headline(scalars(report.metrics)), tags)
-    data = artifacts["prepare"]
     runs.log_data_set(
         run_id, name=Path(run.recipe.data.path).name, digest=data.digest,
         source=json.dumps({"uri": run.recipe.data.path}), profile=json.dumps(scalars(data.metrics)))

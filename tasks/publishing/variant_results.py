@@ -32,7 +32,7 @@ class VariantResult(BaseModel):
 def collect(run: PipelineRun) -> dict[str, VariantResult]:
     """The finished variants of the comparison ``run`` by name; the newest where one was run again.
 
-    Raises TrackingUnavailable when MLflow does not answer, ArtifactError when a report cannot be had.
+    Raises TrackingUnavailable when MLflow does not answer, ArtifactError when a report cannot be fetched.
     """
     try:
         parent = client().get_run(run.mlflow_run_id)

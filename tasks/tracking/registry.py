@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from tasks import mlflow_pages
 from tasks.prefect_log import Logger
-from tasks.references import ArtifactRef, PipelineRun
+from tasks.references import ArtifactRef, PipelineRun, of_stage
 from tasks.settings import settings
 from tasks.tracking.client import client, log_batch
 from tasks.tracking.model import MODEL_NAME
@@ -77,14 +77,14 @@ def register(
     The files are the run's, see ``mlflow_model.log_model``; ``whole``: with their weights; else ``keep``
     has the object store keep the directory. ``card``: the model card.
     """
-    name = run.recipe.registry.name or run.recipe.name
+    name, merged = run.recipe.registry.name or run.recipe.name, of_stage(artifacts, run.recipe, "merge")
     measured_by, measured = _measurement(run, artifacts)
     with locked(settings().locks / f"registry-{name}"):  # variants of a comparison end at the same time
         _have_model(name, run)
-        version = _version_of(name, artifacts["merge"].digest)
+        version = _version_of(name, merged.digest)
         if version is None:
             version = client().create_model_version(
-                name, source=_source(run, artifacts["merge"], whole, keep, logger), run_id=run.mlflow_run_id,
+                name, source=_source(run, merged, whole, keep, logger), run_id=run.mlflow_run_id,
                 description=_description(mlflow_pages.with_files(card, run.mlflow_run_id)), tags=_lineage(run, artifacts))
         number = int(version.version)
         if measured is not None:
@@ -103,13 +103,13 @@ def register(
 
 def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[str, Measurement | None]:
     """What the merged model was measured by (its name in tags), and the numbers; None where one is missing."""
-    prepared = read_manifest(artifacts["prepare"].path)
+    prepared = read_manifest(of_stage(artifacts, run.recipe, "prepare").path)
     held_out = next(entry.sha256 for entry in prepared.files if entry.path == "held_out.safetensors")
-    loss = MergeMetrics.of(artifacts["merge"]).finite().held_out_nll
+    loss = MergeMetrics.of(of_stage(artifacts, run.recipe, "merge")).finite().held_out_nll
     if not run.recipe.evaluate.benchmarks:
         measured = None if loss is None else Measurement(held_out_nll=loss, pass_at_1=None, benchmark=None, problems=None)
         return digest_of([held_out])[:16], measured
-    graded = read_manifest(artifacts["evaluate_merged_0"].path)
+    graded = read_manifest(of_stage(artifacts, run.recipe, "evaluate", "merged").path)
     rates = EvaluateMetrics.of(graded)
     problems, solved = rates.problems, rates.finite().plus_pass_at_1
     measured_by = digest_of([held_out, graded.parents["benchmark"], problems])[:16]
@@ -122,12 +122,13 @@ def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[s
 
 
 def _lineage(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> dict[str, str]:
-    recipe, merged = run.recipe, artifacts["merge"]
+    recipe = run.recipe
+    data, upcycled, merged = (of_stage(artifacts, recipe, stage) for stage in ("prepare", "upcycle", "merge"))
     return {
         "xft.recipe": recipe.name, "xft.seed": str(recipe.seed), "xft.digest": merged.digest, "xft.key": merged.key,
         "xft.base_model": recipe.model.path,
-        "xft.base_model.digest": read_manifest(artifacts["upcycle"].path).parents["model"],
-        "xft.data": recipe.data.path, "xft.data.digest": artifacts["prepare"].digest,
+        "xft.base_model.digest": read_manifest(upcycled.path).parents["model"],
+        "xft.data": recipe.data.path, "xft.data.digest": data.digest,
         "prefect.flow_run_id": run.flow_run_id}
 
 

@@ -7,7 +7,7 @@ import pytest
 from prefect.states import Completed, Failed
 
 from flows.compare import _failed
-from flows.pipeline import PipelineFailed, _raise_for_failures
+from flows.pipeline import PipelineFailed, raise_for_failures
 from xft_core.errors import CheckpointError
 
 
@@ -27,7 +27,7 @@ def test_stages_with_one_reason_share_a_line() -> None:
     futures = {role: Finished(Failed(data=missing)) for role in roles}
     futures |= {"nll_base_0": Finished(Failed(message="another")), "report": Finished(Completed(data=None))}
     with pytest.raises(PipelineFailed) as error:
-        _raise_for_failures(SimpleNamespace(flow_run_id="none"), futures)  # type: ignore[arg-type]
+        raise_for_failures(SimpleNamespace(flow_run_id="none"), futures)  # type: ignore[arg-type]
     assert str(error.value).splitlines() == [
         "prepare, upcycle, sft-baseline, generate-base-0, generate-base-1: There is no model 'owner/none'.",
         "nll-base-0: another", "1 of 7 stages are finished; the same command continues from there."]

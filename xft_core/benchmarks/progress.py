@@ -5,13 +5,14 @@ import time
 
 from tqdm import tqdm
 
-from xft_core.runtime.progress import describe_seconds, on_terminal
+from xft_core.runtime.progress import on_terminal
+from xft_core.runtime.quantities import duration
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
 class Progress:
-    """Counts problems: ``generate 32/164 problems, 41.2 problems/min, about 3 min 12 s left``, at most every 5 s.
+    """Counts problems: ``generate 32/164 problems, 41.2 problems/min, about 3 min left``, at most every 5 s.
 
     The speed is that of this start; what an earlier one had already done (``done``) does not flatter it.
     """
@@ -31,7 +32,7 @@ class Progress:
         elif now - self._last_line >= SECONDS_BETWEEN_LINES and self._done < self._total:
             self._last_line = now
             per_minute = 60 * (self._done - self._done_before) / (now - self._started)
-            left = describe_seconds(60 * (self._total - self._done) / per_minute)
+            left = duration(60 * (self._total - self._done) / per_minute)
             self._logger.info("%s %d/%d problems, %.1f problems/min, about %s left",
                               self._stage, self._done, self._total, per_minute, left)
 

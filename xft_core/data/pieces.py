@@ -20,7 +20,7 @@ class Column:
 
     def add(self, numbers: Any) -> None:
         """More of them."""
-        self._stream.write(np.ascontiguousarray(numbers, dtype=self._kind))
+        self._stream.write(np.ascontiguousarray(numbers, dtype=self._kind).data)
 
     def done(self) -> np.ndarray:
         """All of them (N,) or (N,width), left in the file."""

@@ -32,7 +32,7 @@ def write_rows(path: Path, tokens: Iterable[bytes], lengths: np.ndarray, prompt_
     text += b" " * (-len(text) % 8)
     with path.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        stream.write(offsets)
+        stream.write(offsets.data)
         stream.writelines(tokens)
-        stream.write(np.ascontiguousarray(prompt_lengths, dtype=np.int32))
+        stream.write(np.ascontiguousarray(prompt_lengths, dtype=np.int32).data)
         assert stream.tell() == 8 + len(text) + place, "rows hold other numbers of tokens than their lengths say"

@@ -27,7 +27,7 @@ class Tokeniser:
         self._prompt_lengths = Column(path.with_name(f"{path.name}.prompt_lengths"), np.int32)
         self._notes = Column(path.with_name(f"{path.name}.notes"), np.uint16)
         threads = cores() if maker.may_share else 1
-        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenise") if threads > 1 else None
         self._waiting: deque[Future[Made]] = deque()
         self._most_waiting = AHEAD * threads
         self._batch: list[list[Message]] = []

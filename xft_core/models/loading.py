@@ -24,7 +24,7 @@ from xft_core.files.digests import model_files
 from xft_core.models.config import dense_config_of, is_moe, transformers_config, upcycle_config_of
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.models.tokenizer import load_tokenizer as load_tokenizer
-from xft_core.models.upcycled import check_tensors, empty_moe, fill
+from xft_core.models.upcycled import add_stored_bias, check_tensors, empty_moe, fill
 
 disable_progress_bar()
 
@@ -41,6 +41,7 @@ def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
         upcycle = upcycle_config_of(directory)
         check_tensors(reader, dense_config, upcycle)
         model = empty_moe(dense_config, upcycle, dtype)
+        add_stored_bias(model, reader)
         fill(model, reader)
     if (directory / "generation_config.json").is_file():
         try:

@@ -14,6 +14,7 @@ from xft_core.families import Family
 from xft_core.models.config import decoder_layers, save_moe_config, transformers_config
 from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
+from xft_core.moe.assignment import ForwardInputs
 from xft_core.moe.experts import MoeBlock
 from xft_core.moe.placement import place_block
 from xft_core.recipe.sections import UpcycleConfig
@@ -28,12 +29,25 @@ def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch
     model.tie_weights()  # part of the initialisation that was left out
     for layer in decoder_layers(model, family):
         place_block(layer, family, upcycle)
+    if upcycle.router in ("hashed", "by_example"):
+        inputs = ForwardInputs()
+        inputs.watch(model, by_example=upcycle.router == "by_example")
+        for block in moe_blocks(model):
+            block.router.inputs = inputs
     return model
 
 
 def moe_blocks(model: nn.Module) -> list[MoeBlock]:
     """The MoE blocks of a model in order of depth; empty for a dense model."""
     return [module for module in model.modules() if isinstance(module, MoeBlock)]
+
+
+def add_stored_bias(model: PreTrainedModel, reader: CheckpointReader) -> None:
+    """Give the routers of ``model`` a bias (see moe/router.py) if the checkpoint has one: no config says it."""
+    family = family_of(model.config)
+    for layer, block in enumerate(moe_blocks(model)):
+        if f"{family.block_name(layer)}.router.balance_bias" in reader:
+            block.router.add_balance_bias()
 
 
 def save_moe(model: PreTrainedModel, directory: Path, dense_config: dict[str, Any], upcycle: UpcycleConfig) -> None:

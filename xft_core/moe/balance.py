@@ -1,6 +1,6 @@
-"""The balance loss and the router's metrics, from what the routers decided. Padding never counts.
+"""The balance loss, the bias in its place, and the router's metrics, from what the routers decided. Padding never counts.
 
-Shape suffixes: T tokens, R routed experts, K experts per token (the shared one, if any, is the last column).
+Shape suffixes: L layers, T tokens, R routed experts, K experts per token (the shared one, if any, is the last column).
 """
 
 import math
@@ -9,8 +9,10 @@ from typing import Literal
 
 import torch
 
-from xft_core.moe.router import Routing
+from xft_core.moe.router import Router, Routing
 from xft_core.runtime.group import summed
+
+BIAS_STEP = 1e-3  # arXiv 2408.15664's
 
 
 def balance_loss(
@@ -24,11 +26,32 @@ def balance_loss(
         shared_expert: whether the last column of the routing is the shared expert, which is left out.
         reduction: over layers; the reference sums, so that its weight grows with depth.
     """
-    losses = [
-        _squared_variation(importance_R) + _squared_variation(load_R)
-        for importance_R, load_R in (_importance_and_load(item, token_mask_T, shared_expert) for item in routings)]
+    return unevenness(usage(routings, token_mask_T, shared_expert), reduction)
+
+
+def usage(routings: list[Routing], token_mask_T: torch.Tensor, shared_expert: bool) -> torch.Tensor:
+    """Importance and load of every routed expert, L,2,R: sums over the tokens that count."""
+    return torch.stack([torch.stack(_importance_and_load(item, token_mask_T, shared_expert)) for item in routings])
+
+
+def unevenness(usage_L2R: torch.Tensor, reduction: Literal["sum", "mean"]) -> torch.Tensor:
+    """``balance_loss`` of sums over any number of tokens: their scale plays no part."""
+    losses = [_squared_variation(importance_R) + _squared_variation(load_R) for importance_R, load_R in usage_L2R]
     total = torch.stack(losses).sum()
     return total if reduction == "sum" else total / len(losses)
+
+
+def counts(routings: list[Routing], token_mask_T: torch.Tensor, shared_expert: bool) -> torch.Tensor:
+    """How many tokens went to each routed expert, int64, L,R."""
+    return torch.stack([_counts(item, token_mask_T, shared_expert) for item in routings])
+
+
+@torch.no_grad()
+def move_bias(routers: list[Router], counts_LR: torch.Tensor) -> None:
+    """b_i += 0.001 sign(mean load - load_i), from a step's ``counts_LR`` of all processes (arXiv 2408.15664)."""
+    for router, counts_R in zip(routers, counts_LR.double(), strict=True):
+        assert router.balance_bias is not None
+        router.balance_bias += BIAS_STEP * torch.sign(counts_R.mean() - counts_R).to(router.balance_bias)
 
 
 def _importance_and_load(
@@ -38,8 +61,8 @@ def _importance_and_load(
     index_TK, weight_TK = _routed(routing, token_mask_T, shared_expert)
     importance_R = torch.zeros(num_routed, device=weight_TK.device).index_add(0, index_TK.reshape(-1), weight_TK.reshape(-1))
     num_chosen = index_TK.shape[1]
-    if routing.noise_std_TR is None or num_chosen == num_routed:
-        return importance_R, torch.bincount(index_TK.reshape(-1), minlength=num_routed).float()
+    if routing.noise_std_TR is None or num_chosen == num_routed or not routing.smooth_load:
+        return importance_R, _counts(routing, token_mask_T, shared_expert).float()
     chance_TR = chance_of_being_chosen(
         routing.logits_TR[token_mask_T], routing.noisy_logits_TR[token_mask_T], routing.noise_std_TR[token_mask_T],
         num_chosen)
@@ -64,12 +87,16 @@ def chance_of_being_chosen(
 @dataclass(frozen=True)
 class LayerStatistics:
     """One layer's routing, averaged over tokens. ``load``: share of the routed slots per routed expert (sums to 1);
-    ``entropy``: of s, in nats; ``mean_weights``: per expert, the shared one first if there is one."""
+    ``entropy``: of s, in nats; ``mean_weights``: per expert, the shared one first if there is one;
+    ``shared_weight_spread``: standard deviation of the shared expert's weight over tokens; ``mean_active``: experts per
+    token, the shared one included."""
 
     load: list[float]
     entropy: float
     mean_shared_weight: float | None
     mean_weights: list[float]
+    shared_weight_spread: float | None
+    mean_active: float
 
 
 class RouterStatistics:
@@ -81,14 +108,16 @@ class RouterStatistics:
         self._load = torch.zeros(num_layers, num_experts - int(shared_expert), dtype=torch.float64)
         self._weights = torch.zeros(num_layers, num_experts, dtype=torch.float64)
         self._entropy = torch.zeros(num_layers, dtype=torch.float64)
+        self._squares = torch.zeros(num_layers, dtype=torch.float64)  # of the shared expert's weight
 
     @torch.no_grad()
     def add(self, routings: list[Routing], token_mask_T: torch.Tensor) -> None:
         """Count one batch: one routing per layer, of the same tokens."""
         self.tokens += int(token_mask_T.sum())
         for layer, routing in enumerate(routings):
-            index_TK, _ = _routed(routing, token_mask_T, self.shared_expert)
-            self._load[layer] += torch.bincount(index_TK.reshape(-1).cpu(), minlength=self._load.shape[1])
+            self._load[layer] += _counts(routing, token_mask_T, self.shared_expert).cpu()
+            if self.shared_expert:
+                self._squares[layer] += routing.weight_TK[token_mask_T, -1].double().square().sum().cpu()
             self._weights[layer].index_add_(
                 0, routing.expert_index_TK[token_mask_T].reshape(-1).cpu(),
                 routing.weight_TK[token_mask_T].reshape(-1).double().cpu())
@@ -98,7 +127,8 @@ class RouterStatistics:
     def sum_over_processes(self) -> None:
         """Count what every process has counted. All must call it, once."""
         self.tokens = int(summed(torch.tensor(self.tokens)))
-        self._load, self._weights, self._entropy = map(summed, (self._load, self._weights, self._entropy))
+        self._load, self._weights, self._entropy, self._squares = map(
+            summed, (self._load, self._weights, self._entropy, self._squares))
 
     def layers(self) -> list[LayerStatistics]:
         """The means so far, layer by layer. Needs at least one token."""
@@ -108,8 +138,14 @@ class RouterStatistics:
                 load=(self._load[layer] / self._load[layer].sum()).tolist(),
                 entropy=float(self._entropy[layer]) / self.tokens,
                 mean_shared_weight=float(self._weights[layer, 0]) / self.tokens if self.shared_expert else None,
-                mean_weights=(self._weights[layer] / self.tokens).tolist())
+                mean_weights=(self._weights[layer] / self.tokens).tolist(),
+                shared_weight_spread=self._spread(layer) if self.shared_expert else None,
+                mean_active=float(self._load[layer].sum()) / self.tokens + int(self.shared_expert))
             for layer in range(len(self._load))]
+
+    def _spread(self, layer: int) -> float:
+        mean = self._weights[layer, 0] / self.tokens
+        return math.sqrt(max(0.0, float(self._squares[layer] / self.tokens - mean.square())))
 
     def summary(self) -> dict[str, float]:
         """Means over layers for the training curve: entropy, mean shared weight, load per routed expert, and the smallest
@@ -130,6 +166,16 @@ def _routed(routing: Routing, token_mask_T: torch.Tensor, shared_expert: bool) -
     """The routed experts' indices (from 0) and weights of the tokens that count."""
     index_TK, weight_TK = routing.expert_index_TK[token_mask_T], routing.weight_TK[token_mask_T]
     return (index_TK[:, :-1] - 1, weight_TK[:, :-1]) if shared_expert else (index_TK, weight_TK)
+
+
+def _counts(routing: Routing, token_mask_T: torch.Tensor, shared_expert: bool) -> torch.Tensor:
+    """How many of the tokens that count went to each routed expert."""
+    index_TK, _ = _routed(routing, token_mask_T, shared_expert)
+    chosen = index_TK.reshape(-1)
+    if routing.active_TK is not None:
+        active_TK = routing.active_TK[token_mask_T][:, :index_TK.shape[1]]
+        chosen = chosen[active_TK.reshape(-1)]
+    return torch.bincount(chosen, minlength=routing.logits_TR.shape[1])
 
 
 def _squared_variation(x_R: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """The routed experts as stacked weights, and the block that takes an FFN's place in its decoder layer.
 
-Shape suffixes: B batch, S sequence, T = B * S tokens, D hidden size, F FFN size, E routed experts, K experts per token.
+Shape suffixes: B batch, S sequence, T = B * S tokens, X some of them, D hidden size, F FFN size, E or R routed experts,
+K experts per token.
 """
 
 from types import SimpleNamespace
@@ -12,6 +13,8 @@ from torch import nn
 from transformers.integrations.moe import grouped_mm_experts_forward
 
 from xft_core.families import Family
+from xft_core.moe.dense_gradient import with_dense_gradient
+from xft_core.moe.diversity import overlap
 from xft_core.moe.router import Router, Routing
 from xft_core.recipe.sections import UpcycleConfig
 
@@ -30,6 +33,7 @@ class RoutedExperts(nn.Module):
         """Room for ``num_experts`` copies of ``dense_mlp``; values come from a checkpoint or ``copy_dense``."""
         super().__init__()
         self.num_experts = num_experts
+        self.skips_zero_weights = False  # places of weight 0 are then not computed (on a CPU), and get no gradient
         self.has_gate = family.gated
         self.is_transposed = family.transposed
         self.up_parameter = family.up_parameter
@@ -56,6 +60,18 @@ class RoutedExperts(nn.Module):
             y_TD = self._loop_forward(x_TD, expert_index_TK, weight_TK)
         return F.dropout(y_TD, self.dropout, self.training) if self.dropout else y_TD
 
+    def outputs_RTD(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """E_i(x) of every routed expert for every token, without dropout."""
+        none = [None] * self.num_experts
+        up_bias_E = getattr(self, f"{self.up_parameter}_bias").unbind() if self.has_bias else none
+        down_bias_E = self.down_proj_bias.unbind() if self.has_bias else none
+        weights = zip(getattr(self, self.up_parameter).unbind(), up_bias_E, self.down_proj.unbind(), down_bias_E, strict=True)
+        outputs = []
+        for up, up_bias, down, down_bias in weights:
+            h = F.linear(x_TD, up, up_bias)
+            outputs.append(F.linear(self._apply_gate(h) if self.has_gate else self.act_fn(h), down, down_bias))
+        return torch.stack(outputs)
+
     def _for_kernel(self) -> Any:
         """These experts as the kernel reads them: under autocast with weights cast, since it does not cast them itself."""
         if not torch.is_autocast_enabled("cuda"):
@@ -71,7 +87,9 @@ class RoutedExperts(nn.Module):
         # Products of 16 bits are compiled for every number of rows (oneDNN): some rows more, for few of such numbers.
         in_16_bits = x_TD.dtype.itemsize == 2 or torch.is_autocast_enabled(x_TD.device.type)
         slots = torch.sort(expert_index_TK.reshape(-1), stable=True).indices
-        counts = torch.bincount(expert_index_TK.reshape(-1), minlength=self.num_experts).tolist()
+        if self.skips_zero_weights:
+            slots = slots[weight_TK.detach().reshape(-1)[slots] != 0]
+        counts = torch.bincount(expert_index_TK.reshape(-1)[slots], minlength=self.num_experts).tolist()
         # unbind, not indexing: its backward stacks the experts' gradients once instead of adding E zero-filled copies.
         up_E, down_E = getattr(self, self.up_parameter).unbind(), self.down_proj.unbind()
         if self.is_transposed:
@@ -102,34 +120,65 @@ class MoeBlock(nn.Module):
 
     ``routing`` holds what the router decided in the latest forward pass before which ``keep_routing`` was set. Not in
     every one: a pass repeated by gradient checkpointing would keep its activations alive until the next step.
+    ``overlap_tokens_X``: the tokens for whose experts the loss of moe/diversity.py is to be computed while training.
     """
 
     def __init__(self, dense_mlp: nn.Module, family: Family, upcycle: UpcycleConfig) -> None:
         super().__init__()
         weight = getattr(dense_mlp, family.down).weight
         hidden_size = weight.shape[int(family.transposed)]
+        self.family = family
         self.router = Router(hidden_size, upcycle).to(device=weight.device, dtype=weight.dtype)
+        if upcycle.routing == "top_p":
+            self.router.add_top_p()
         self.experts = RoutedExperts(dense_mlp, family, upcycle.num_experts - int(upcycle.shared_expert))
+        self.experts.skips_zero_weights = upcycle.routing == "top_p"
         self.shared_expert = dense_mlp if upcycle.shared_expert else None
         self.adds_residual = family.adds_residual
         self.routing: Routing | None = None
         self.keep_routing = False
+        self.overlap_tokens_X: torch.Tensor | None = None
 
     def forward(self, hidden_states_BSD: torch.Tensor, residual_BSD: torch.Tensor | None = None) -> torch.Tensor:
         """The mixture's output, of the input's shape and dtype; plus the residual where the family's FFN adds it."""
         x_TD = hidden_states_BSD.reshape(-1, hidden_states_BSD.shape[-1])
         routing = self.router(x_TD)
+        weight_TK, shared_TD = routing.weight_TK, None
+        if routing.dense_weight_TN is not None:
+            weight_TK = weight_TK.detach()
+        if self.shared_expert is None:
+            y_TD = self.experts(x_TD, routing.expert_index_TK, weight_TK)
+        else:
+            y_TD = self.experts(x_TD, routing.expert_index_TK[:, :-1] - 1, weight_TK[:, :-1])
+            shared_TD = self._shared(x_TD)
+            y_TD = (y_TD + shared_TD * weight_TK[:, -1:]).to(x_TD.dtype)
+        if routing.dense_weight_TN is not None:
+            y_TD = with_dense_gradient(y_TD, routing.dense_weight_TN, x_TD, shared_TD, self.experts.outputs_RTD)
+        if self.training and self.overlap_tokens_X is not None:
+            routing.overlap = self._overlap(x_TD, routing, self.overlap_tokens_X)
         if self.keep_routing:
             self.routing, self.keep_routing = routing, False
-        if self.shared_expert is None:
-            y_TD = self.experts(x_TD, routing.expert_index_TK, routing.weight_TK)
-        else:
-            y_TD = self.experts(x_TD, routing.expert_index_TK[:, :-1] - 1, routing.weight_TK[:, :-1])
-            # An FFN that adds the residual gets none here: it would be weighted.
-            shared_TD = self.shared_expert(x_TD, torch.zeros_like(x_TD)) if self.adds_residual else self.shared_expert(x_TD)
-            y_TD = (y_TD + shared_TD * routing.weight_TK[:, -1:]).to(x_TD.dtype)
         y_BSD = y_TD.reshape(hidden_states_BSD.shape)
         return y_BSD if residual_BSD is None else residual_BSD + y_BSD
+
+    def _shared(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """The shared expert's output. An FFN that adds the residual gets none here: it would be weighted."""
+        assert self.shared_expert is not None
+        shared_TD: torch.Tensor = self.shared_expert(x_TD, *([torch.zeros_like(x_TD)] if self.adds_residual else []))
+        return shared_TD
+
+    def _overlap(self, x_TD: torch.Tensor, routing: Routing, tokens_X: torch.Tensor) -> torch.Tensor:
+        x_XD, index_XK = x_TD[tokens_X].detach(), routing.expert_index_TK[tokens_X]
+        is_active_XK = torch.ones_like(index_XK) if routing.active_TK is None else routing.active_TK[tokens_X].long()
+        active_XN = torch.zeros(len(x_XD), self.router.upcycle.num_experts, dtype=torch.long, device=x_TD.device)
+        active_XR = active_XN.scatter_add(1, index_XK, is_active_XK)[:, int(self.shared_expert is not None):] > 0
+        outputs_RXD = self.experts.outputs_RTD(x_XD)
+        if self.shared_expert is None:
+            return overlap(outputs_RXD, outputs_RXD.mean(0), active_XR)
+        self.shared_expert.eval()  # without dropout
+        reference_XD = self._shared(x_XD)
+        self.shared_expert.train()
+        return overlap(outputs_RXD, reference_XD, active_XR)
 
 
 def _dropout(dense_mlp: nn.Module, family: Family) -> float:

@@ -1,73 +1,21 @@
-"""The noisy top-k router with an always-on shared expert (XFT, arXiv 2404.15247, section 3.1).
+"""The noisy top-k router with an always-on shared expert (XFT, arXiv 2404.15247, section 3.1), and its variants.
 
 Shape suffixes: T tokens, D hidden size, R routed experts (N - 1 with a shared expert, else N), K experts per token.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from xft_core.recipe.sections import Normalization, UpcycleConfig
+from xft_core.moe.assignment import ForwardInputs, hash_order
+from xft_core.moe.weights import routing_weights
+from xft_core.recipe.sections import UpcycleConfig
+from xft_core.recipe.sections.upcycle import ASSIGNED
 
 NOISE_FLOOR = 0.01  # smallest standard deviation of the routing noise; the reference's value
-
-
-def routing_weights(
-    logits_TN: torch.Tensor, num_experts_per_tok: int, normalization: Normalization = "xft", shared_expert: bool = True,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which experts a token goes to, and with what weight.
-
-    With a shared expert, s = softmax(logits), T = the K-1 largest s, and
-        w_0 = 1 - max(s)                                             the shared expert
-        w_i = max(s) * softmax_{j in T}(s_j)_i        "xft"          (a softmax of probabilities, on purpose)
-        w_i = max(s) * s_i / sum_{j in T} s_j         "renormalize"
-        w_i = s_i                                     "none"         (does not sum to one: the scale mismatch)
-    Without, w = softmax over the K largest logits (sparse upcycling, arXiv 2212.05055) and ``normalization`` plays no part.
-
-    Args:
-        logits_TN: the routed experts' logits, N - 1 columns with a shared expert, N without; any float dtype.
-        num_experts_per_tok: K, the shared expert included.
-        normalization: see above.
-        shared_expert: whether expert 0 is always on.
-
-    Returns:
-        ``(expert_index_TK, weight_TK)``: int64 and fp32, in falling order of weight among the routed experts, ties by the
-        lower index. With a shared expert the routed ones are 1..N-1 and the shared one, 0, is the last column.
-
-    Raises:
-        ValueError: logits that are NaN or infinite upwards, a wrong shape, or a K that does not fit.
-    """
-    if logits_TN.dim() != 2:
-        raise ValueError(f"logits_TN must have 2 dimensions (tokens, experts), not shape {tuple(logits_TN.shape)}")
-    num_routed_per_tok = num_experts_per_tok - int(shared_expert)
-    if not 1 <= num_routed_per_tok <= logits_TN.shape[1]:
-        raise ValueError(
-            f"num_experts_per_tok is {num_experts_per_tok} with {logits_TN.shape[1]} routed experts"
-            f"{' and a shared one' if shared_expert else ''}: choose {1 + int(shared_expert)} to "
-            f"{logits_TN.shape[1] + int(shared_expert)}")
-    logits_TN = logits_TN.float()
-    probability_TN = F.softmax(logits_TN, dim=-1)
-    if bool(torch.isnan(probability_TN).any()):
-        raise ValueError("the router's logits hold NaN or infinity: the model has diverged or its weights are damaged")
-    # A stable sort rather than topk: among equal logits the lower index wins, on every device.
-    # The logits are sorted, not s: s may underflow to equal zeros where the logits still differ.
-    index_TK = torch.sort(logits_TN, dim=-1, descending=True, stable=True).indices[:, :num_routed_per_tok]
-    if not shared_expert:
-        return index_TK, F.softmax(logits_TN.gather(1, index_TK), dim=-1)
-    chosen_TK = probability_TN.gather(1, index_TK)
-    max_T1 = chosen_TK[:, :1]
-    if normalization == "xft":
-        weight_TK = max_T1 * F.softmax(chosen_TK, dim=-1)
-    elif normalization == "renormalize":
-        weight_TK = max_T1 * chosen_TK / chosen_TK.sum(dim=-1, keepdim=True)
-    elif normalization == "none":
-        weight_TK = chosen_TK
-    else:
-        raise ValueError(f"normalization is {normalization!r}: choose xft, renormalize or none")
-    shared_T1 = torch.zeros_like(index_TK[:, :1])
-    return torch.cat([index_TK + 1, shared_T1], dim=1), torch.cat([weight_TK, 1 - max_T1], dim=1)
 
 
 @dataclass
@@ -75,7 +23,10 @@ class Routing:
     """What the router decided for a batch of tokens; the losses and metrics are made of it.
 
     ``logits_TR`` are the router's own, ``noisy_logits_TR`` those it decided by (the same object without noise),
-    ``noise_std_TR`` the noise's standard deviation or None.
+    ``noise_std_TR`` the noise's standard deviation or None. ``active_TK``: which places of a token hold an expert; None for
+    all, the others have weight 0. ``smooth_load``: whether the experts are those with the largest noisy logits, as the
+    balance loss's estimate of the load has it. ``dense_weight_TN``: the weights as they would be with all experts, the shared
+    one first; None unless the router's gradient is to be theirs. ``overlap``: see moe/diversity.py.
     """
 
     logits_TR: torch.Tensor
@@ -83,29 +34,106 @@ class Routing:
     noise_std_TR: torch.Tensor | None
     expert_index_TK: torch.Tensor
     weight_TK: torch.Tensor
+    active_TK: torch.Tensor | None = None
+    smooth_load: bool = True
+    dense_weight_TN: torch.Tensor | None = None
+    overlap: torch.Tensor | None = None
 
 
 class Router(nn.Module):
     """r(x) = W_2 tanh(W_1 x), no biases; while training, noise randn * (softplus(W_noise x) + 0.01) on the logits.
 
-    W_noise starts at zero (Shazeer et al., arXiv 1701.06538, eq. 4; the reference's router).
+    W_noise starts at zero (Shazeer et al., arXiv 1701.06538, eq. 4; the reference's router). With ``upcycle.router`` hashed,
+    random or by_example the logits are 0, and experts are chosen by moe/assignment.py. With ``upcycle.shared_gate`` token,
+    m = sigmoid(``gate``(x)).
+
+    ``top_p`` (with routing top_p): p and the summed error of its controller, see moe/top_p.py. ``balance_bias``: what is
+    added to s to choose experts, where sft.balance bias was used. Both are in fp64 and fp32 whatever the weights are in, part
+    of the model's state, and the same in every process.
     """
+
+    top_p: torch.Tensor | None
+    balance_bias: torch.Tensor | None
 
     def __init__(self, hidden_size: int, upcycle: UpcycleConfig) -> None:
         super().__init__()
         self.upcycle = upcycle
-        num_routed = upcycle.num_experts - int(upcycle.shared_expert)
-        self.hidden = nn.Linear(hidden_size, num_routed, bias=False)
-        self.output = nn.Linear(num_routed, num_routed, bias=False)
-        self.noise = nn.Linear(hidden_size, num_routed, bias=False) if upcycle.router_noise else None
+        self.inputs = ForwardInputs()
+        self.dense_gradient = False
+        num_routed = upcycle.num_routed
+        self.noise: nn.Linear | None = None
+        if upcycle.router not in ASSIGNED:
+            self.hidden = nn.Linear(hidden_size, num_routed, bias=False)
+            self.output = nn.Linear(num_routed, num_routed, bias=False)
+            self.noise = nn.Linear(hidden_size, num_routed, bias=False) if upcycle.router_noise else None
+            if upcycle.router == "frozen":
+                self.requires_grad_(False)
+        has_gate = upcycle.shared_gate == "token" and upcycle.shared_expert
+        self.gate = nn.Linear(hidden_size, 1) if has_gate else None
+        self.register_buffer("top_p", None)
+        self.register_buffer("balance_bias", None)
+
+    def add_top_p(self) -> None:
+        """Make room for p and its controller's state; the start is that of a router whose s are equal."""
+        start = first_top_p(self.upcycle)
+        self.register_buffer("top_p", torch.tensor([start, 0.0], dtype=torch.float64, device=self.hidden.weight.device))
+
+    def add_balance_bias(self) -> None:
+        """Make room for the bias, which is 0. Nothing where there is one."""
+        if self.balance_bias is None:
+            self.register_buffer("balance_bias", torch.zeros(
+                self.upcycle.num_routed, dtype=torch.float32, device=self.hidden.weight.device))
 
     def forward(self, x_TD: torch.Tensor) -> Routing:
-        """Route tokens x_TD. Raises ValueError when the logits are NaN."""
-        logits_TR = self.output(torch.tanh(self.hidden(x_TD))).float()
-        noisy_logits_TR, noise_std_TR = logits_TR, None
-        if self.training and self.noise is not None:
-            noise_std_TR = F.softplus(self.noise(x_TD).float()) + NOISE_FLOOR
-            noisy_logits_TR = logits_TR + torch.randn_like(logits_TR) * noise_std_TR
-        expert_index_TK, weight_TK = routing_weights(
-            noisy_logits_TR, self.upcycle.num_experts_per_tok, self.upcycle.normalization, self.upcycle.shared_expert)
-        return Routing(logits_TR, noisy_logits_TR, noise_std_TR, expert_index_TK, weight_TK)
+        """Route tokens x_TD. Raises ValueError when the logits are NaN, or where a router that goes by tokens has none."""
+        upcycle = self.upcycle
+        noise_std_TR, order_TR, num_experts_per_tok = None, None, upcycle.num_experts_per_tok
+        if upcycle.router in ASSIGNED:
+            noisy_logits_TR = logits_TR = torch.zeros(len(x_TD), upcycle.num_routed, device=x_TD.device)
+            order_TR = self._assigned(len(x_TD), x_TD.device)
+            if order_TR is None:
+                num_experts_per_tok = upcycle.num_experts
+        else:
+            noisy_logits_TR = logits_TR = self.output(torch.tanh(self.hidden(x_TD))).float()
+            if self.training and self.noise is not None:
+                noise_std_TR = F.softplus(self.noise(x_TD).float()) + NOISE_FLOOR
+                noisy_logits_TR = logits_TR + torch.randn_like(logits_TR) * noise_std_TR
+            if self.balance_bias is not None:
+                order_TR = F.softmax(noisy_logits_TR.detach(), dim=-1) + self.balance_bias
+        share_T1 = None if self.gate is None else torch.sigmoid(self.gate(x_TD).float())
+        options = {"temperature": upcycle.routing_temperature, "routed_share_T1": share_T1}
+        index_TK, weight_TK = routing_weights(
+            noisy_logits_TR, num_experts_per_tok, upcycle.normalization, upcycle.shared_expert, **options,  # type: ignore
+            order_TN=order_TR, top_p=None if self.top_p is None else self.top_p[0])
+        dense_weight_TN = None
+        if self.dense_gradient and self.training and (logits_TR.requires_grad or self.gate is not None):
+            everyone_TN, of_everyone_TN = routing_weights(
+                noisy_logits_TR, upcycle.num_experts, upcycle.normalization, upcycle.shared_expert, **options)  # type: ignore
+            dense_weight_TN = torch.zeros_like(of_everyone_TN).scatter(1, everyone_TN, of_everyone_TN)
+        return Routing(
+            logits_TR, noisy_logits_TR, noise_std_TR, index_TK, weight_TK, None if self.top_p is None else weight_TK > 0,
+            order_TR is None and self.top_p is None, dense_weight_TN)
+
+    def _assigned(self, num_tokens: int, device: torch.device) -> torch.Tensor | None:
+        """The order in which tokens take the experts, T,R; None for all experts alike."""
+        kind = self.upcycle.router
+        if kind != "hashed" and not self.training:
+            return None
+        if kind == "random":
+            return torch.rand(num_tokens, self.upcycle.num_routed, device=device)
+        key_T = self.inputs.key_T
+        if key_T is None or len(key_T) != num_tokens:
+            raise ValueError(
+                f"the router {kind} goes by the ids of the tokens, and the model was called without them: give input_ids")
+        return hash_order(key_T, self.upcycle.num_routed)
+
+
+def first_top_p(upcycle: UpcycleConfig) -> float:
+    """p at the start: the share of the routed experts that are to be active."""
+    assert upcycle.target_active is not None
+    return (upcycle.target_active - int(upcycle.shared_expert)) / upcycle.num_routed
+
+
+def first_gate_bias(upcycle: UpcycleConfig) -> float:
+    """b at the start, logit(m_0)."""
+    return math.log(upcycle.shared_gate_start / (1 - upcycle.shared_gate_start))

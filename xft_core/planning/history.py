@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from xft_core.files.digests import digest_of
 from xft_core.files.disk import file_lock, write_whole
 from xft_core.planning.shape import Shape
-from xft_core.recipe.sections import Recipe, SftConfig
+from xft_core.recipe.sections import PROCESS_FIELDS, Recipe, SftConfig
+from xft_core.recipe.steps import Step, planned_roles
 
 logger = logging.getLogger(__name__)
 
@@ -52,28 +53,29 @@ class _Content(BaseModel):
 def likeness(role: str, recipe: Recipe, shape: Shape, machine: str, threads: int) -> str:
     """A digest of all that decides how fast a stage works: equal for stages whose times may be compared. All dense trainings
     may, and all means of models."""
-    if role.startswith("sft_") and role != "sft_moe" and "_soup" not in role and "_wise_" not in role:
-        role = "sft_baseline"
-    return digest_of({
-        "role": role, "shape": vars(shape), "machine": machine, "threads": threads, "settings": _settings(role, recipe)})
+    step = planned_roles(recipe)[role]
+    if step.stage == "sft" and step.model != "moe":
+        role = "sft_baseline"  # the name that times of dense trainings have been remembered under
+    settings = _settings(step, recipe)
+    return digest_of({"role": role, "shape": vars(shape), "machine": machine, "threads": threads, "settings": settings})
 
 
-def _settings(role: str, recipe: Recipe) -> dict[str, Any]:
-    upcycle = recipe.upcycle.recorded()
+def _settings(step: Step, recipe: Recipe) -> dict[str, Any]:
+    upcycle = {"upcycle": recipe.upcycle.recorded()}
+    of_experts = upcycle if step.model == "moe" else {}
     length = {"max_length": recipe.data.max_length}
-    if role == "sft_moe":
-        return _fields(recipe.sft, SPEED_OF_SFT) | length | {"upcycle": upcycle}
-    if role == "sft_baseline":
-        return _fields(recipe.baseline.applied_to(recipe.sft), SPEED_OF_SFT) | length
-    if role == "mix":
-        return _fields(recipe.merge, SPEED_OF_MIX) | _fields(recipe.sft, ("num_processes", "num_nodes")) | length | {
-            "upcycle": upcycle}
-    if role.startswith("generate_"):
-        return _fields(recipe.generate, SPEED_OF_GENERATE) | ({"upcycle": upcycle} if role == "generate_moe" else {})
-    return {"upcycle": upcycle, "precision": recipe.sft.precision}
+    if step.stage == "sft":
+        sft: SftConfig = step.given["sft"]
+        dense = {"router_gradient": "dense"} if step.model == "moe" and sft.router_gradient == "dense" else {}
+        return _fields(sft, SPEED_OF_SFT) | length | dense | of_experts
+    if step.stage == "mix":
+        return _fields(recipe.merge, SPEED_OF_MIX) | _fields(recipe.sft, PROCESS_FIELDS) | length | upcycle
+    if step.stage == "generate":
+        return _fields(recipe.generate, SPEED_OF_GENERATE) | of_experts
+    return upcycle | {"precision": recipe.sft.precision}
 
 
-def _fields(section: BaseModel | SftConfig, names: tuple[str, ...]) -> dict[str, Any]:
+def _fields(section: BaseModel, names: tuple[str, ...]) -> dict[str, Any]:
     values = section.model_dump(mode="json")
     return {name: values[name] for name in names}
 

@@ -223,5 +223,5 @@ def _factored(shape: Shape, upcycle: UpcycleConfig | None) -> float:
 
 def _inference_layer(shape: Shape, upcycle: UpcycleConfig | None, width: int) -> float:
     """Bytes of one layer's work without gradients, per token: norms and attention, then the FFNs that are active."""
-    experts = upcycle.num_experts_per_tok if upcycle else 1
+    experts = upcycle.active_experts(training=False) if upcycle else 1
     return width * (6 * shape.hidden_size + 2 * shape.query_size + 3 * shape.ffn_size * experts)

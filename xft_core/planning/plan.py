@@ -222,7 +222,7 @@ class _Given:
 
     def upcycle(self, step: Step) -> UpcycleConfig | None:
         """That of the step's model, None for a dense one."""
-        return self.recipe.upcycle if step.model == "moe" else None
+        return self.recipe.upcycle if step.model == "moe" or step.role == "sft_moe" else None
 
 
 def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
@@ -243,7 +243,10 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
     if rows:
         steps, length = training_steps(sft, sequence, rows, shape, step.given.get("match"))
         passes = 4 if sft.gradient_checkpointing else 3
-        flops = steps * sft.batch_size * length * shape.forward_flops(length, upcycle) * passes
+        tokens = steps * sft.batch_size * length
+        flops = tokens * shape.forward_flops(length, upcycle, training=True) * passes
+        if upcycle and sft.router_gradient == "dense":  # all routed experts once more, forward
+            flops += tokens * 2 * shape.num_layers * upcycle.num_routed * shape.ffn
         snapshots, averages = step.given.get("snapshots", 0), int(sft.average != "none")
         flops += (2 + snapshots + averages) * (_held_out_flops(shape, upcycle, data) or 0.0)
     alone = memory.training_memory(shape, upcycle, sft.model_copy(update={"num_processes": 1, "num_nodes": 1}), sequence)
@@ -297,6 +300,17 @@ def _ensemble(role: str, step: Step, given: _Given) -> StagePlan:
     passes = 3 * (merge.ensemble_steps + 1) if learned else 2 * members - 1
     flops = averaged.flops + passes * tokens * shape.forward_flops(given.data.tokens_per_row)
     return replace(averaged, memory=needed, flops=flops)
+
+
+def _choosing(role: str, step: Step, given: _Given) -> StagePlan:
+    """Each step's uniform merge measured on rows that are as many as the held-out ones; the best is copied."""
+    recipe, shape = given.recipe, given.shape
+    uniform = recipe.merge.model_copy(update={"method": "uniform"})
+    kept = float(shape.moe_parameters(recipe.upcycle) * memory.WIDTH[recipe.sft.precision])
+    held_out = _held_out_flops(shape, None, given.data)
+    return StagePlan(
+        role, memory.mix_memory(shape, recipe.upcycle, uniform, recipe.data.max_length), kept=kept, written=kept,
+        flops=None if held_out is None else held_out * recipe.sft.merge_checkpoints)
 
 
 def _row_losses(role: str, step: Step, given: _Given) -> StagePlan:
@@ -380,5 +394,5 @@ def _generation(role: str, step: Step, given: _Given) -> StagePlan:
 # How a stage is planned, by the name in its facts (recipe/steps.py).
 WAYS: dict[str, Callable[[str, Step, _Given], StagePlan]] = {
     "upcycling": _upcycling, "training": _training, "mixing": _mixing, "merging": _merging, "generation": _generation,
-    "averaging": _averaging, "ensemble": _ensemble, "row losses": _row_losses,
+    "averaging": _averaging, "ensemble": _ensemble, "row losses": _row_losses, "choosing": _choosing,
     "unknown": _unknown}

@@ -16,6 +16,7 @@ from xft_core.files.locate import is_hub_name, local_path
 from xft_core.files.parsing import parse_json
 from xft_core.models.safetensors_index import EMBEDDINGS, HEADS, read_header, weight_files
 from xft_core.recipe.sections import UpcycleConfig
+from xft_core.recipe.sections.upcycle import ASSIGNED
 
 BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
@@ -66,8 +67,9 @@ class Shape:
         """Parameters of one layer's router."""
         if upcycle.mode == "fusion":
             return 0
-        routed = upcycle.num_experts - int(upcycle.shared_expert)
-        return routed * (self.hidden_size * (2 if upcycle.router_noise else 1) + routed)
+        routed = upcycle.num_routed
+        learned = 0 if upcycle.router in ASSIGNED else routed * (self.hidden_size * (2 if upcycle.router_noise else 1) + routed)
+        return learned + (self.hidden_size if upcycle.shared_gate == "token" and upcycle.shared_expert else 0)
 
     def moe_parameters(self, upcycle: UpcycleConfig) -> int:
         """Parameters of the upcycled model, every expert counted."""
@@ -82,11 +84,10 @@ class Shape:
             candidates.append(routed * (self.ffn_matrices - 1) * self.hidden_size * self.ffn_size)
         return max(candidates)
 
-    def forward_flops(self, sequence: float, upcycle: UpcycleConfig | None = None) -> float:
+    def forward_flops(self, sequence: float, upcycle: UpcycleConfig | None = None, training: bool = False) -> float:
         """Floating-point operations of a forward pass, per token of a sequence of ``sequence`` tokens (attention over all
-        of it, as the kernels with a mask do it)."""
-        active = upcycle.num_experts_per_tok if upcycle and upcycle.mode == "routed" else 1
-        ffn = self.ffn * active + (self.router(upcycle) if upcycle else 0)
+        of it, as the kernels with a mask do it). ``training``: some routers use fewer experts then."""
+        ffn = self.ffn * (upcycle.active_experts(training) if upcycle else 1) + (self.router(upcycle) if upcycle else 0)
         layer = 2 * (self.attention + ffn) + 4 * sequence * self.query_size
         return self.num_layers * layer + 2 * self.vocabulary * self.hidden_size
 

@@ -12,6 +12,7 @@ from xft_core.recipe.sections import (
     UpcycleConfig,
 )
 from xft_core.recipe.sections.merge import CLOSED_FORMS, ON_DELTAS
+from xft_core.recipe.sections.upcycle import ASSIGNED
 
 _SEARCH_ONLY = ("search_over", "search_trials", "search_rows", "search_layers_per_group")
 _LEARNED_ONLY = ("learning_rate", "epochs", "max_steps", "batch_size", "micro_batch_size", "warmup_steps")
@@ -19,13 +20,20 @@ _LEARNED_ONLY = ("learning_rate", "epochs", "max_steps", "batch_size", "micro_ba
 
 def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
     """Fields of the section that no code looks at, each with the reason as the end of a sentence."""
-    found = {}
+    found: dict[str, str] = {}
     if not upcycle.shared_expert:
-        found["normalization"] = "without a shared expert the weights are a softmax, whatever it says"
+        found |= {"normalization": "without a shared expert the weights are a softmax, whatever it says"}
+        found |= dict.fromkeys(("shared_gate", "shared_gate_start", "routing_temperature"), "there is no shared expert")
+    if upcycle.shared_gate == "probability":
+        found["shared_gate_start"] = "shared_gate probability has no start of its own"
+    if upcycle.routing == "top_k":
+        found["target_active"] = "routing top_k has the same number of experts for every token"
+    if upcycle.router in ASSIGNED:
+        found["router_noise"] = f"the router {upcycle.router} has no logits"
     if upcycle.mode == "routed":
         found["fusion_concentration"] = "mode routed draws no shares"
     else:
-        found |= {"router_noise": "mode fusion has no router"}
+        found["router_noise"] = "mode fusion has no router"
     if upcycle.experts_from == "base":
         found["dense_share"] = "no dense model is tuned before upcycling"
     return found
@@ -34,6 +42,20 @@ def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
 def unused_in_average(section: SftConfig | BaselineConfig) -> dict[str, str]:
     """The same of the fields of a section that average weights over a training."""
     return {} if section.average == "last_k" else {"average_count": "only the average last_k counts checkpoints"}
+
+
+def unused_in_sft(sft: SftConfig) -> dict[str, str]:
+    """The same of this section, whatever the model."""
+    found = unused_in_average(sft)
+    if sft.balance == "bias":
+        of_loss = ("balance_loss_weight", "balance_loss_reduction", "balance_scope")
+        found |= dict.fromkeys(of_loss, "with sft.balance bias there is no balance loss")
+    return found
+
+
+def _unused_in_choice(sft: SftConfig) -> dict[str, str]:
+    """The same of the fields that choose a step to merge; it is not the sft stage that looks at them."""
+    return {"merge_checkpoints": "the last step is merged"} if sft.merge_at == "last" else {}
 
 
 def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
@@ -97,8 +119,10 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
     """
     upcycle, merge = recipe.upcycle, recipe.merge
     section, _, name = field.partition(".")
-    unused = {"upcycle": unused_in_upcycle(upcycle), "merge": unused_in_merge(merge),
-              "generate": unused_in_generate(recipe.generate), "sft": unused_in_average(recipe.sft),
+    unused = {"upcycle": unused_in_upcycle(upcycle),
+              "sft": unused_in_sft(recipe.sft) | _unused_with(upcycle) | _unused_in_choice(recipe.sft),
+              "merge": unused_in_merge(merge),
+              "generate": unused_in_generate(recipe.generate),
               "baseline": unused_in_average(recipe.baseline)}.get(section, {})
     if name in unused:
         return unused[name]
@@ -108,12 +132,30 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
                     "every token, whatever it says")
         if upcycle.num_experts_per_tok == 2:
             return "with one routed expert per token its weight is max(s), whatever it says"
+    if field == "upcycle.routing_temperature":
+        if upcycle.num_experts_per_tok == 2:
+            return "with one routed expert per token its weight is m, whatever it says"
+        if upcycle.router in ASSIGNED:
+            return f"all s are equal with the router {upcycle.router}"
     if field == "merge.shared_expert_weight" and (
             merge.method in ("routing", "ewa", "shared_only", "regmean", "model_stock") or not upcycle.shared_expert):
         return (f"method {merge.method} does not use it" if upcycle.shared_expert else "there is no shared expert")
     if field in [f"sft.{name}" for name in PROCESS_FIELDS]:
         return "the result is that of one process but for rounding"
     return None
+
+
+def _unused_with(upcycle: UpcycleConfig) -> dict[str, str]:
+    """Fields of the section sft that change nothing with such a Mixture-of-Experts."""
+    found: dict[str, str] = {}
+    if upcycle.router != "learned":
+        found |= dict.fromkeys(("balance_loss_weight", "balance_loss_reduction", "balance_scope"),
+                               f"the router {upcycle.router} learns nothing")
+    if upcycle.shared_gate != "token" or not upcycle.shared_expert:
+        found["gate_budget_weight"] = "upcycle.shared_gate is not token"
+    if upcycle.routing != "top_p" or upcycle.router != "learned":
+        found["router_entropy_weight"] = "upcycle.routing is not top_p with a router that learns"
+    return found
 
 
 def merges_an_untuned_expert(recipe: Recipe) -> bool:

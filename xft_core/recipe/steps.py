@@ -75,6 +75,7 @@ FACTS: dict[str, StageFacts] = {
         "lower sft.micro_batch_size, turn on sft.gradient_checkpointing, use sft.optimizer: adafactor or sft.precision: bf16, "
         "or lower data.max_length")),
     "average_models": StageFacts(planned="averaging"),
+    "choose_checkpoint": StageFacts(planned="choosing", shown="mixing", suffixes=("choice.json",)),
     "mix": StageFacts(planned="mixing", needs_less="lower merge.micro_batch_size, or use merge.precision: bf16",
                       shown="mixing", suffixes=(".json",)),
     "merge": StageFacts(planned="merging"),
@@ -161,8 +162,15 @@ def _making(recipe: Recipe) -> Iterator[Step]:
     tuned = Step("upcycle", "upcycle", start.given | {"seed": seed, "upcycle": recipe.upcycle}, None if sft else "moe")
     yield tuned
     if sft:
-        tuned = Step("sft_moe", "sft", shared | {"model": Made("upcycle"), "sft": sft, "checks": recipe.checks}, "moe")
-        yield tuned
+        given = shared | {"model": Made("upcycle"), "sft": sft, "checks": recipe.checks}
+        if sft.merge_at == "last":
+            tuned = Step("sft_moe", "sft", given, "moe")
+            yield tuned
+        else:
+            yield Step("sft_moe", "sft", given | {"snapshots": sft.merge_checkpoints})
+            models = {str(number): Made("sft_moe", f"{SNAPSHOTS}/{number}") for number in range(1, sft.merge_checkpoints + 1)}
+            tuned = Step("choose_checkpoint", "choose_checkpoint", {"models": models, "data": data, "merge": merge}, "moe")
+            yield tuned
     yield from baseline_steps(recipe)
     moe = tuned.makes["moe"]
     base = {"base": BASE} if needs_base(merge) else {}
@@ -218,6 +226,17 @@ def _measuring(recipe: Recipe, made: Made, model: str, suffix: str) -> Iterator[
         yield Step(f"lm_eval{suffix}_{index}", "lm_eval", {
             "model": made, "task": task, "directory": evaluate.lm_eval_directory, "limit": evaluate.lm_eval_limit,
             "batch_size": generate.batch_size, "precision": generate.precision, "seed": seed}, model, index)
+
+
+def role_of(recipe: Recipe, stage: str, model: str | None = None) -> str:
+    """The role of the first step of ``stage`` in a pipeline run; with ``model``, of the first that makes or measures it.
+
+    Raises LookupError when the run has no such step.
+    """
+    for step in pipeline_steps(recipe):
+        if step.stage == stage and model in (None, step.model):
+            return step.role
+    raise LookupError(f"A run of {recipe.name} has no step of stage {stage}" + (f" for {model}." if model else "."))
 
 
 def without_number(role: str) -> str:

@@ -87,10 +87,14 @@ def _model_lines(directory: Path) -> dict[str, str]:
 def _expert_lines(upcycle: dict[str, Any]) -> dict[str, str]:
     shared = upcycle.get("shared_expert", True)
     active = f"{upcycle.get('num_experts')} per layer, {upcycle.get('num_experts_per_tok')} active per token"
-    return {
+    lines = {
         "experts": f"{active}, {'one of them shared (always on)' if shared else 'none shared'}",
         "routing weights": str(upcycle.get("normalization")) if shared else "softmax over the top-k logits",
     }
+    others = ("router", "routing_temperature", "shared_gate", "routing", "target_active")
+    if chosen := [f"{name} {upcycle[name]}" for name in others if name in upcycle]:
+        lines["routing"] = ", ".join(chosen)
+    return lines
 
 
 def _tensor_lines(tensors: dict[str, dict[str, Any]], stored_once: bool) -> dict[str, str]:

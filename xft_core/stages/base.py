@@ -12,7 +12,7 @@ from xft_core.store.artifacts import input_digest
 
 
 class StageConfig(Section):
-    """What every stage is given beside its own fields."""
+    """The fields that every stage has, beside its own."""
 
     stage: ClassVar[str]
     summary: ClassVar[str]  # one sentence, for people; a docstring is gone under PYTHONOPTIMIZE=2
@@ -24,12 +24,12 @@ class StageConfig(Section):
     provenance: dict[str, str] = Field({}, description="Noted in the manifest as it is (run ids and the like).")
 
     def processes(self) -> tuple[int, int]:
-        """Processes on each machine that do the work together, and machines. They change no result but for rounding."""
+        """Processes on each machine that share the work, and machines. They change results by rounding only."""
         return 1, 1
 
     def preconditions(self) -> Preconditions:
-        """What must be there before the stage can do its work, other than what earlier stages make: a check by what it
-        looks for. Nothing by default."""
+        """Checks of what the stage needs, apart from what earlier stages make, each by the name of what it looks for. None by
+        default."""
         return {}
 
     @abstractmethod
@@ -41,7 +41,7 @@ class StageConfig(Section):
         return {name: input_digest(path) for name, path in self.inputs().items()}
 
     def settings(self) -> dict[str, Any]:
-        """The fields that change the result."""
+        """The fields that change the result, as JSON values."""
         return self.recorded(frozenset({"output", "provenance"}) | self.path_fields)
 
     path_fields: ClassVar[frozenset[str]] = frozenset({"model", "data", "samples", "benchmark"})

@@ -1,7 +1,6 @@
-"""What a stage needs of this machine and of the world, asked for without doing any of its work.
+"""What a stage needs on this machine and from the Hub, checked without doing any of its work.
 
-Each check raises XftError where a stage would, with the same words. The stages say which they need: see
-StageConfig.preconditions.
+Each check raises the XftError that the stage itself would raise. StageConfig.preconditions lists the checks of a stage.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,14 +21,14 @@ from xft_core.files.locate import (
 )
 from xft_core.recipe.sections import EvaluateConfig
 
-NOT_YET = "/"  # in a configuration that is only checked, the place of what an earlier stage makes
+NOT_YET = "/"  # stands for what an earlier stage makes, in a configuration that is only checked
 
-# A check by what it looks for: stages that need the same thing look once.
+# Checks by the name of what they look for: what several stages need is checked once.
 Preconditions = Mapping[str, Callable[[], object]]
 
 
 def unmet(preconditions: Preconditions) -> list[XftError]:
-    """The errors of the checks that fail, in their order. A Hub that does not answer may do so later: that is none."""
+    """The errors of the checks that fail, in their order. A Hub that does not answer is no error: it may answer later."""
     errors: dict[str, XftError] = {}
     for check in preconditions.values():
         try:
@@ -58,7 +57,7 @@ def listed(errors: list[XftError]) -> str:
 
 
 def check_model(name: str) -> None:
-    """A model is there, or the Hub says that it would give it. Raises CheckpointError, HubUnavailable."""
+    """The model exists here, or the Hub would give it. Raises CheckpointError, HubUnavailable."""
     if not is_hub_model(name):
         find_model(name)
         return
@@ -67,25 +66,25 @@ def check_model(name: str) -> None:
     repository, _, revision = name.partition("@")
     if isinstance(try_to_load_from_cache(repository, "config.json", revision=revision or None), str):
         return
-    try:  # asks for a file of it: of a gated model the Hub describes even what it does not give
+    try:  # asks for a file: the Hub describes a gated model even to those who may not download it
         get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision or None), timeout=HUB_SECONDS)
     except Exception as error:
         raise hub_error(repository, error, CheckpointError) from None
 
 
 def check_data(name: str, is_file: bool) -> None:
-    """Instruction data is there, or the Hub knows it. Raises DataError, HubUnavailable."""
+    """The instruction data exists here, or the Hub knows it. Raises DataError, HubUnavailable."""
     if is_file:
         find_file(name)
         return
     if hub_is_offline():
-        return  # whether it is in the cache shows when it is read
+        return  # reading it shows whether it is in the cache
     ask_for_data_set(name)
 
 
 def grading_versions(benchmark: str, config: EvaluateConfig) -> dict[str, str | None]:
-    """What a benchmark is graded with here, see Kind.versions. Raises DataError where the benchmark is not there,
-    SandboxError where what it needs is not."""
+    """Versions of what a benchmark is graded with here, see Kind.versions. Raises DataError without the benchmark,
+    SandboxError without what it needs."""
     from xft_core.benchmarks.registry import kind_of
 
     path = find_benchmark(benchmark)
@@ -93,17 +92,17 @@ def grading_versions(benchmark: str, config: EvaluateConfig) -> dict[str, str | 
 
 
 def check_sandbox(benchmark: str, config: EvaluateConfig) -> None:
-    """The sandbox works, unless the benchmark is one to be skipped here for want of a toolchain. Raises SandboxError."""
+    """The sandbox works, or the benchmark is skipped here because its toolchain is missing. Raises SandboxError."""
     try:
         skipped = None in grading_versions(benchmark, config).values()
-    except XftError:  # another check's business
+    except XftError:  # another check reports it
         skipped = False
     if not skipped:
         _open_sandbox(config.sandbox)
 
 
 def check_directory(field: str, directory: Path) -> None:
-    """A directory that a field names is there. Raises DataError."""
+    """The directory that a field names exists. Raises DataError."""
     if not local_path(str(directory)).is_dir():
         raise DataError(f"{field}: there is no directory {str(directory)!r}.")
 

@@ -17,15 +17,17 @@ from xft_core.data.rows import Rows, load_rows
 from xft_core.errors import RecipeError
 from xft_core.files.journal import append, read_appended
 from xft_core.files.locate import find_model
-from xft_core.models.config import DTYPES, dense_config_of, is_moe, upcycle_config_of
+from xft_core.models.config import DTYPES, dense_config_of, is_moe, transformers_config, upcycle_config_of
 from xft_core.models.discovery import family_of
 from xft_core.models.generation_defaults import add_end_tokens
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader
-from xft_core.models.upcycled import save_moe
+from xft_core.models.upcycled import expanded, moe_blocks, save_moe
+from xft_core.moe.balance import LayerStatistics
+from xft_core.moe.delta_cosine import delta_cosine
 from xft_core.planning.shape import read_shape
 from xft_core.planning.work import matched_steps
-from xft_core.recipe.sections import SftConfig
+from xft_core.recipe.sections import SftConfig, UpcycleConfig
 from xft_core.recipe.step import AVERAGE, SNAPSHOTS
 from xft_core.runtime.device import device_for_work
 from xft_core.runtime.group import is_first, leave_others, number_of_processes
@@ -55,7 +57,7 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
     if config.part:
         training_rows = training_rows.part(*config.part, config.seed)
     longest = max(*training_rows.lengths(), *held_out_rows.lengths())
-    model = load_model(source, DTYPES[config.sft.precision])
+    model = _load(source, config.sft)
     check_rows_fit(model, [training_rows, held_out_rows])
     metrics_log = MetricsLog(workspace.metrics_path)
     before = _loss_before(model, held_out_rows, workspace, metrics_log) if is_first() else math.nan
@@ -76,7 +78,7 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
             return None
     assert training is not None  # this is the first process
     if together:
-        model = load_model(source, DTYPES[config.sft.precision])
+        model = _load(source, config.sft)
         put_weights(model, workspace.checkpoints / f"{PREFIX}{training.steps}" / WEIGHTS_NAME)
         model.to(device_for_work())
     last = workspace.checkpoints / f"{PREFIX}{training.steps}"
@@ -104,7 +106,19 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
         expert_load_min=min(min(layer.load) for layer in layers) if layers else None,
         expert_load_max=max(max(layer.load) for layer in layers) if layers else None,
         mean_shared_weight=(
-            sum(layer.mean_shared_weight or 0.0 for layer in layers) / len(layers) if has_shared else None))
+            sum(layer.mean_shared_weight or 0.0 for layer in layers) / len(layers) if has_shared else None),
+        shared_weight_spread=(
+            sum(layer.shared_weight_spread or 0.0 for layer in layers) / len(layers) if has_shared else None),
+        mean_active_experts=sum(layer.mean_active for layer in layers) / len(layers) if layers else None,
+        expert_delta_cosine=_delta_cosine(model, source))
+
+
+def _load(source: Path, sft: SftConfig) -> PreTrainedModel:
+    """The model to train, with room for what its routers learn besides weights."""
+    model = load_model(source, DTYPES[sft.precision])
+    for block in moe_blocks(model) if sft.balance == "bias" else []:
+        block.router.add_balance_bias()
+    return model
 
 
 def _with_matched_steps(config: SftStage, source: Path, data: PackedRows) -> SftConfig:
@@ -149,12 +163,27 @@ def _loss_before(model: PreTrainedModel, rows: Rows, workspace: Workspace, metri
     return before
 
 
+def _delta_cosine(model: PreTrainedModel, source: Path) -> float | None:
+    if not is_moe(source) or upcycle_config_of(source).mode == "fusion":
+        return None
+    with CheckpointReader(source) as reader:
+        family = family_of(transformers_config(dense_config_of(reader)))
+
+        def start(layer: int, name: str) -> torch.Tensor:
+            stored = f"{family.block_name(layer)}.experts.{name}"
+            return reader.get(stored).float().mean(0) if stored in reader else expanded(
+                reader, family, family.mlp_name(layer), name)
+
+        return delta_cosine(moe_blocks(model), start)
+
+
 def _save(model: PreTrainedModel, source: Any, config: SftStage, directory: Path, after: HeldOutLoss) -> None:
     if is_moe(source):
         with CheckpointReader(source) as reader:
             dense_config = dense_config_of(reader)
-        save_moe(model, directory, dense_config, upcycle_config_of(source))
-        RouterFile(layers=[LayerRouting(**asdict(layer)) for layer in after.router]).write(directory)
+        upcycle = upcycle_config_of(source)
+        save_moe(model, directory, dense_config, upcycle)
+        RouterFile(layers=[_layer_routing(layer, upcycle) for layer in after.router]).write(directory)
     else:
         model.config.use_cache = True
         model.save_pretrained(directory)
@@ -164,3 +193,11 @@ def _save(model: PreTrainedModel, source: Any, config: SftStage, directory: Path
         logger.warning("sft: %r does not say what ends a response (an earlier version prepared it): the tuned model stops "
                        "where the base does", str(config.data))
     add_end_tokens(directory, model, ends or [])
+
+
+def _layer_routing(layer: LayerStatistics, upcycle: UpcycleConfig) -> LayerRouting:
+    """What router.json says of a layer. With the paper's routing it stays the file that it was before there was any other."""
+    found = asdict(layer)
+    if upcycle.shared_gate == "probability" and upcycle.routing == "top_k":
+        del found["shared_weight_spread"], found["mean_active"]
+    return LayerRouting(**found)

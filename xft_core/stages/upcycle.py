@@ -19,8 +19,10 @@ from xft_core.models.discovery import family_of
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
 from xft_core.models.upcycled import check_tensors
+from xft_core.moe.router import first_gate_bias, first_top_p
 from xft_core.recipe.inactive_fields import unused_in_upcycle
 from xft_core.recipe.sections import UpcycleConfig
+from xft_core.recipe.sections.upcycle import ASSIGNED
 from xft_core.stages.configs import UpcycleStage
 from xft_core.store.results.upcycle import UpcycleMetrics
 from xft_core.store.workspace import Workspace
@@ -83,7 +85,7 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int, expert
         _check_identity(source, target)
     return UpcycleMetrics(
         parameters_dense=total, parameters_total=parameters_total,
-        parameters_active=total + (config.num_experts_per_tok - 1 if config.mode == "routed" else 0) * ffn + router)
+        parameters_active=total + round((config.active_experts(training=True) - 1) * ffn) + router)
 
 
 @torch.no_grad()
@@ -147,21 +149,30 @@ def _expert_plans(
 def _router_plans(
     reader: CheckpointReader, family: Family, layer: int, config: UpcycleConfig, seed: int,
 ) -> list[TensorPlan]:
-    """Router weights as torch initialises linear layers, from the seed and the layer alone; the noise starts at zero."""
+    """Router weights as torch initialises linear layers, from the seed and the layer alone; the noise starts at zero, the
+    gate at m_0 for every token. A router without logits has none."""
     down, block = f"{family.mlp_name(layer)}.{family.down}.weight", family.block_name(layer)
     hidden_size, dtype = reader.shape(down)[int(family.transposed)], reader.dtype(down)
-    num_routed = config.num_experts - int(config.shared_expert)
+    num_routed = config.num_routed
 
     def linear(offset: int, in_features: int) -> list[torch.Tensor]:
         generator = torch.Generator().manual_seed((seed * 1_000_003 + layer) * 2 + offset)
         bound = 1 / math.sqrt(in_features)
         return [torch.empty(num_routed, in_features).uniform_(-bound, bound, generator=generator).to(dtype)]
 
-    plans = [
-        TensorPlan(f"{block}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size)),
-        TensorPlan(f"{block}.router.output.weight", [num_routed, num_routed], dtype, lambda: linear(1, num_routed))]
-    if config.router_noise:
-        plans.append(TensorPlan(
-            f"{block}.router.noise.weight", [num_routed, hidden_size], dtype,
-            lambda: [torch.zeros(num_routed, hidden_size, dtype=dtype)]))
+    def planned(name: str, tensor: torch.Tensor) -> TensorPlan:
+        return TensorPlan(f"{block}.router.{name}", list(tensor.shape), tensor.dtype, lambda: [tensor])
+
+    plans = []
+    if config.router not in ASSIGNED:
+        plans += [
+            TensorPlan(f"{block}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size)),
+            TensorPlan(f"{block}.router.output.weight", [num_routed, num_routed], dtype, lambda: linear(1, num_routed))]
+        if config.router_noise:
+            plans.append(planned("noise.weight", torch.zeros(num_routed, hidden_size, dtype=dtype)))
+    if config.shared_gate == "token" and config.shared_expert:
+        plans.append(planned("gate.weight", torch.zeros(1, hidden_size, dtype=dtype)))
+        plans.append(planned("gate.bias", torch.full([1], first_gate_bias(config), dtype=dtype)))
+    if config.routing == "top_p":
+        plans.append(planned("top_p", torch.tensor([first_top_p(config), 0.0], dtype=torch.float64)))
     return plans

@@ -1,4 +1,4 @@
-"""transformers.Trainer with the router's balance loss, curves on disk, and checkpoints that are whole or not there.
+"""transformers.Trainer with the routers' losses, curves on disk, and checkpoints that are whole or not there.
 
 One process or several (FSDP2): the same forward passes, dealt out, with the same noise; curves and checkpoints are equal
 but for rounding, and a run may go on from its last checkpoint with another number of processes.
@@ -29,7 +29,6 @@ from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.errors import CheckpointError, RecipeError, XftError
 from xft_core.models.upcycled import moe_blocks
 from xft_core.moe.averaging import averaging_share, pull_together
-from xft_core.moe.balance import RouterStatistics, balance_loss
 from xft_core.moe.experts import MoeBlock, RoutedExperts
 from xft_core.recipe.checks import TrainingWatch
 from xft_core.recipe.sections import ChecksConfig, SftConfig
@@ -44,6 +43,7 @@ from xft_core.training.held_out import take_routings
 from xft_core.training.optimizer_state import load_state, save_state
 from xft_core.training.response_loss import response_loss
 from xft_core.training.resume import step_to_go_on_from
+from xft_core.training.router_terms import RouterTerms
 from xft_core.training.sharded_adafactor import ShardedAdafactor
 from xft_core.training.sharding import load_optimizer_state, shard, whole_optimizer_state, whole_weights
 from xft_core.training.snapshots import Snapshots, restore_snapshots, snapshot_steps
@@ -70,14 +70,14 @@ class XftTrainer(Trainer):
         self.order = SeededOrder(len(data), seed, sft.micro_batch_size * self.processes)
         self.steps_of_epoch = math.ceil(len(data) / sft.batch_size)
         self._tokens, self._time_at_log = 0, time.monotonic()
-        self._pass, self._passes_of_step = 0, 0
-        self._balance_sum, self._balance_count = 0.0, 0
-        self._statistics = self._no_statistics()
+        self._pass = 0
+        arguments = training_arguments(sft, seed, directory, len(data))
+        self.terms = RouterTerms(self.blocks, sft, arguments.max_steps) if self.blocks else None
         if self.processes > 1:
             shard(model)
         super().__init__(
-            model=model, args=training_arguments(sft, seed, directory, len(data)), train_dataset=data,
-            data_collator=data.collate, callbacks=[_Epochs(self.order, self.steps_of_epoch)])
+            model=model, args=arguments, train_dataset=data, data_collator=data.collate,
+            callbacks=[_Epochs(self.order, self.steps_of_epoch), _Routers(self.terms)])
         taken = Snapshots(directory, snapshot_steps(snapshots, self.args.max_steps))
         self.add_callback(_Checkpoints(metrics, taken))
         self.average = RunningAverage(sft, self.args.max_steps) if sft.average != "none" else None
@@ -111,27 +111,32 @@ class XftTrainer(Trainer):
         batches = list(islice(epoch_iterator, num_batches))
         responses = sum(int((batch["labels"][:, 1:] != IGNORED).sum()) for batch in batches)
         passes = sum(bool(batch["token_mask"].any()) for batch in batches)
-        totals = summed(torch.tensor([responses, passes]))
-        self._pass, self._passes_of_step = 0, int(totals[1])
+        tokens = sum(int(batch["token_mask"].sum()) for batch in batches)
+        totals = summed(torch.tensor([responses, passes, tokens]))
+        self._pass = 0
+        if self.terms:
+            self.terms.begin_step(self.state.global_step + 1, int(totals[1]), int(totals[2]), int(totals[0]))
         return batches, totals[0].to(device)
 
     def compute_loss(  # type: ignore[override]
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Response negative log-likelihood per token of the whole batch, plus the weighted balance loss.
+        """Response negative log-likelihood per token of the whole batch, plus what routers add to it.
 
         Times the number of processes, whose gradients (and losses, for the curve) are averaged.
         """
         assert num_items_in_batch is not None and not return_outputs
         self._seed_noise()
-        for block in self.blocks:
-            block.keep_routing = True
+        if self.terms:
+            self.terms.begin_pass(inputs["labels"])
         loss = response_loss(self.model, inputs, forward=model) / num_items_in_batch
         token_mask_T = inputs["token_mask"].reshape(-1)
         self._tokens += int(token_mask_T.sum())
-        if self.blocks:
-            loss = loss + self._balance(token_mask_T).to(loss.dtype)
+        if self.terms:
+            step = self.state.global_step + 1
+            is_shown = step % self.args.logging_steps == 0 or step in (1, self.args.max_steps)
+            loss = loss + self.terms.loss(take_routings(self.model), token_mask_T, is_shown).to(loss.dtype)
         return loss * self.processes
 
     def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
@@ -143,25 +148,20 @@ class XftTrainer(Trainer):
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Write a point of the curves; the balance loss stands beside the loss, not in it. Every process must come here."""
+        """Write a point of the curves; what routers add stands beside the loss, not in it. Every process must come here."""
         if "loss" in logs:
             point: dict[str, float] = {name: float(logs[name]) for name in CURVES if name in logs}
             if not math.isfinite(point["loss"]):
                 raise TrainingFailed(
                     f"The loss is {point['loss']} at step {self.state.global_step}. The last checkpoint before it is kept. "
                     "Lower sft.learning_rate, set sft.max_grad_norm to 1, or use sft.precision: bf16_mixed.")
-            tokens, balance, passes = summed(torch.tensor(
-                [self._tokens, self._balance_sum, self._balance_count], dtype=torch.float64)).tolist()
-            if passes:
-                point["balance_loss"] = balance / passes
-                point["loss"] -= self.sft.balance_loss_weight * point["balance_loss"]
-            if self._statistics:
-                self._statistics.sum_over_processes()
-                if self._statistics.tokens:
-                    point |= self._statistics.summary()
+            tokens = int(summed(torch.tensor(self._tokens)))
+            if self.terms:
+                of_routers, added = self.terms.take_values()
+                point |= of_routers
+                point["loss"] -= added
             point |= {"tokens_per_second": self._speed(tokens), "epoch": self.state.global_step / self.steps_of_epoch}
-            self._tokens, self._balance_sum, self._balance_count = 0, 0.0, 0
-            self._statistics = self._no_statistics()
+            self._tokens = 0
             values = CurveValues.from_flat(point)
             assert not values.others, f"CurveValues has no fields for {sorted(values.others)}"
             if is_first():
@@ -178,24 +178,6 @@ class XftTrainer(Trainer):
         self._pass += 1
         digest = hashlib.sha256(f"{self.args.seed}/{self.state.global_step}/{number}".encode()).digest()
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-    def _balance(self, token_mask_T: torch.Tensor) -> torch.Tensor:
-        routings = take_routings(self.model)
-        next_step = self.state.global_step + 1
-        if self._statistics and (next_step % self.args.logging_steps == 0 or next_step in (1, self.args.max_steps)):
-            self._statistics.add(routings, token_mask_T)
-        balance = balance_loss(
-            routings, token_mask_T, self.blocks[0].router.upcycle.shared_expert, self.sft.balance_loss_reduction)
-        if token_mask_T.any():
-            self._balance_sum += float(balance.detach())
-            self._balance_count += 1
-        return balance * (self.sft.balance_loss_weight / self._passes_of_step)
-
-    def _no_statistics(self) -> RouterStatistics | None:
-        if not self.blocks:
-            return None
-        upcycle = self.blocks[0].router.upcycle
-        return RouterStatistics(len(self.blocks), upcycle.num_experts, upcycle.shared_expert)
 
     def _show(self, detail: str) -> None:
         if self.bar is not None:
@@ -272,6 +254,17 @@ class _Epochs(TrainerCallback):
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.order.epoch = state.global_step // self.steps_of_epoch
+
+
+class _Routers(TrainerCallback):
+    """Lets routers change of themselves after a step, before a checkpoint is made of it."""
+
+    def __init__(self, terms: RouterTerms | None) -> None:
+        self.terms = terms
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.terms:
+            self.terms.end_step()
 
 
 class _Checkpoints(TrainerCallback):

@@ -3,12 +3,12 @@
 import signal
 import subprocess
 import sys
-from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
 from flows.commands import store
+from flows.options import parser
 
 VERIFYING = """
 import sys
@@ -23,13 +23,12 @@ with temporary_directory("verify", Path(sys.argv[1])) as directory:
 
 def test_what_a_killed_verify_left_is_swept_by_the_next_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XFT_HOME", str(tmp_path))
-    parser = ArgumentParser()
-    store.add_options(parser)
+    verify = parser().parse_args(["store", "verify"])
     with subprocess.Popen([sys.executable, "-c", VERIFYING, str(tmp_path)], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        store.run(parser.parse_args(["verify"]))
+        store.run(verify)
         assert len(list(tmp_path.glob("xft-verify-*/model.safetensors"))) == 1  # it lives
         process.send_signal(signal.SIGKILL)
-    store.run(parser.parse_args(["verify"]))
+    store.run(verify)
     assert not list(tmp_path.glob("xft-verify-*"))

@@ -4,10 +4,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from prefect.settings import get_current_settings
 
+from flows.local.embedded_api import PrefectApi
 from tests.flows.conftest import REPOSITORY
+from xft_core.errors import XftError
 
 OWNER = """
 import os, signal, sys, time, urllib.request
@@ -50,3 +55,23 @@ def test_it_is_started_again_when_it_is_killed(tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr
     assert not Path(f"/proc/{int(done.stdout)}").exists()
+
+
+def test_only_a_server_that_ends_with_the_run_gets_no_heartbeats() -> None:
+    """The end of a flow waits for the thread that sends them, up to a second."""
+    server: Any = SimpleNamespace(wait_until_up=lambda: None, keep=lambda: None)
+    for api, sends in ((PrefectApi(), True), (PrefectApi(server), False)):
+        api.wait()
+        with api.run_settings():
+            assert (get_current_settings().flows.heartbeat_frequency is not None) == sends
+
+
+def test_a_server_that_does_not_start_is_told_where_it_is_waited_for() -> None:
+    def fail() -> None:
+        raise XftError("it did not start")
+
+    server: Any = SimpleNamespace(wait_until_up=fail)
+    api = PrefectApi(server)
+    for _ in range(2):
+        with pytest.raises(XftError, match="it did not start"):
+            api.wait()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from flows.commands import store as store_command
+from flows.options import parser
 from tasks.execution import carry_out
 from tasks.object_store import artifacts, checkpoints, run_records, upkeep
 from tasks.object_store.bucket import StoreRefused, StoreUnavailable, store
@@ -315,11 +316,7 @@ def test_a_damaged_checkpoint_is_not_used(s3: Proxy, tmp_path: Path) -> None:
 
 
 def store_says(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    from argparse import ArgumentParser
-
-    parser = ArgumentParser()
-    store_command.add_options(parser)
-    status = store_command.run(parser.parse_args(arguments))
+    status = store_command.run(parser().parse_args(["store", *arguments]))
     return status, capsys.readouterr().out
 
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xft_core.moe.router import NOISE_FLOOR, Router, routing_weights
+from xft_core.moe.router import NOISE_FLOOR, Router
+from xft_core.moe.weights import routing_weights
 from xft_core.recipe.sections import Normalization, UpcycleConfig
 
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.factories import FAMILY_CONFIGS, dense_model
+from tests.factories import FAMILY_CONFIGS, dense_model, tiny_config
 from xft_core.errors import CheckpointError
 from xft_core.models.loading import load_model
 from xft_core.models.upcycled import empty_moe
@@ -42,6 +42,33 @@ def test_parameters_are_those_of_the_model(family: str, tmp_path: Path) -> None:
         assert 0.998 * exact <= predicted <= exact
     largest = max(parameter.numel() for parameter in moe.parameters())
     assert shape.largest_matrix(UPCYCLE) == largest
+
+
+@pytest.mark.parametrize("changes", [
+    {"router": "hashed"}, {"router": "frozen"}, {"shared_gate": "token"}, {"shared_gate": "token", "shared_expert": False},
+    {"router": "by_example", "shared_gate": "token"}, {"routing": "top_p", "target_active": 2.0}])
+def test_parameters_of_every_router_are_those_of_the_model(changes: dict[str, Any], tmp_path: Path) -> None:
+    upcycle = UpcycleConfig(**({"num_experts": 5, "num_experts_per_tok": 3} | changes))
+    with torch.device("meta"):
+        moe = empty_moe(config_of("llama", tmp_path), upcycle, torch.float32)
+    exact = sum(item.numel() for name, item in moe.named_parameters() if ".router." in name)
+    predicted = 3 * read_shape(tmp_path / "config.json").router(upcycle)
+    assert predicted <= exact <= predicted + 3  # biases are left out
+
+
+def test_what_a_token_costs_is_what_the_routing_says() -> None:
+    shape = shape_of_config(SIZES | {"model_type": "llama"})
+    per_ffn = 2 * 3 * shape.ffn
+
+    def ffns(training: bool, **changes: Any) -> float:
+        upcycle = UpcycleConfig(**({"num_experts": 5, "num_experts_per_tok": 3} | changes))
+        without = shape.forward_flops(0) - per_ffn + 2 * 3 * shape.router(upcycle)
+        return (shape.forward_flops(0, upcycle, training) - without) / per_ffn
+
+    for training in (True, False):
+        assert ffns(training) == ffns(training, router="hashed") == pytest.approx(3)
+        assert ffns(training, routing="top_p", target_active=2.5) == pytest.approx(2.5)
+    assert ffns(True, router="random") == pytest.approx(3) and ffns(False, router="random") == pytest.approx(5)
 
 
 @pytest.mark.parametrize("family", FAMILY_CONFIGS)
@@ -98,3 +125,15 @@ def test_weights_beside_the_config_say_what_is_stored(tmp_path: Path) -> None:
     assert 0.98 * exact <= shape.parameters <= exact
     (source / "model.safetensors").unlink()
     assert read_shape(source / "config.json").tied
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "bloom", "falcon", "gpt_bigcode", "glm"])
+def test_the_shape_of_a_family_outside_the_table_is_that_of_its_modules(family: str) -> None:
+    """Whatever its config.json calls sizes. But for learned positions, biases and norms."""
+    config = tiny_config(family, vocab_size=4000, max_position_embeddings=16)
+    shape = shape_of_config(config.to_dict() | {"model_type": family})
+    model = AutoModelForCausalLM.from_config(config)
+    matrices = {id(item): item.numel() for name, item in model.named_parameters() if item.dim() == 2 and "wpe" not in name
+                and "position" not in name}
+    assert shape.parameters == pytest.approx(sum(matrices.values()), rel=0.002)
+    assert shape.packs == (family not in ("opt", "bloom", "falcon"))

@@ -20,6 +20,7 @@ from xft_core.recipe.sections import (
     MergeMethod,
     Recipe,
     Section,
+    SftConfig,
     UpcycleConfig,
 )
 from xft_core.stages.base import StageConfig
@@ -31,6 +32,7 @@ from xft_core.stages.configs import (
     MixStage,
     NllStage,
     ReportStage,
+    SftStage,
     UpcycleStage,
 )
 from xft_core.stages.run import run_stage, stage_key
@@ -50,6 +52,10 @@ def mix(seed: int = 0, **fields: Any) -> StageConfig:
 
 def upcycle(seed: int = 0, **fields: Any) -> StageConfig:
     return UpcycleStage(output=NONE, seed=seed, upcycle=UpcycleConfig(**fields))
+
+
+def sft(**fields: Any) -> StageConfig:
+    return SftStage(output=NONE, model="m", data=DATA, sft=SftConfig(**fields))
 
 
 def nll(precision: Any = "fp32", **fields: Any) -> StageConfig:
@@ -82,6 +88,10 @@ SAME: list[tuple[StageConfig, StageConfig]] = [
                                   warmup_steps=1)) for method in FIXED_METHODS),
     *((mix(method=method), mix(method=method, calibration_rows=9)) for method in ("learned", "uniform", "ewa", "shared_only")),
     (upcycle(shared_expert=False, normalization="none"), upcycle(shared_expert=False, normalization="xft")),
+    (upcycle(shared_gate_start=0.5), upcycle()), (upcycle(target_active=3), upcycle()),
+    (upcycle(shared_expert=False, shared_gate="token"), upcycle(shared_expert=False)),
+    (upcycle(router="hashed", router_noise=False), upcycle(router="hashed")),
+    (sft(balance="bias", balance_loss_weight=0.5, balance_scope="step"), sft(balance="bias")),
     (nll(split_seed=0), nll(split_seed=1)), (nll(split="a"), nll(split="b")),
     (nll(precision="bf16_mixed"), nll(precision="fp32")),
     (merge("bf16", None), merge("fp32", None)), (merge("bf16_mixed", DATA), merge("fp32", DATA)),
@@ -97,6 +107,11 @@ DIFFERENT: list[tuple[StageConfig, StageConfig]] = [
     *((mix(method=method, shared_expert_weight=0.5), mix(method=method)) for method in ("learned", "uniform", "ewa")),
     (mix(method="routing", calibration_rows=9), mix(method="routing")),
     (upcycle(normalization="none"), upcycle()), (upcycle(shared_expert=False), upcycle()), (upcycle(0), upcycle(1)),
+    *((upcycle(router=router), upcycle()) for router in ("frozen", "hashed", "random", "by_example")),
+    (upcycle(routing_temperature=0.5), upcycle()), (upcycle(shared_gate="token"), upcycle()),
+    (upcycle(routing="top_p", target_active=3), upcycle(routing="top_p", target_active=4)),
+    (sft(balance="bias"), sft()), (sft(balance_scope="step"), sft()), (sft(router_gradient="dense"), sft()),
+    (sft(diversity_weight=0.01), sft()), (sft(score_variance_weight=0.01), sft()),
     # Equal but for rounding is not equal.
     (upcycle(num_experts=2, num_experts_per_tok=2, normalization="none"), upcycle(num_experts=2, num_experts_per_tok=2)),
     (nll(split_seed=0, max_rows=9), nll(split_seed=1, max_rows=9)), (nll(precision="bf16"), nll()), (nll(max_length=99), nll()),
@@ -180,7 +195,7 @@ def test_an_upcycled_model_without_a_shared_expert_is_the_same_whatever_its_norm
 def test_the_help_of_every_field_that_can_be_inactive_says_so_and_of_no_other() -> None:
     changes = [
         ["upcycle.shared_expert=false"], ["upcycle.num_experts=2", "upcycle.num_experts_per_tok=2"],
-        ["upcycle.num_experts_per_tok=2"], ["generate.temperature=0.8"],
+        ["upcycle.num_experts_per_tok=2"], ["generate.temperature=0.8"], ["upcycle.router=hashed"], ["sft.balance=bias"],
         ["upcycle.mode=fusion", "upcycle.shared_expert=false", "merge.method=ewa"],
         *([f"merge.method={method}"] for method in get_args(MergeMethod))]
     recipes = [Recipe(), *(parse(Recipe, {}, change) for change in changes)]

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,11 +108,24 @@ def test_the_loss_of_packed_rows_is_that_of_each_alone(family: str, tmp_path: Pa
         assert float(response_loss(model, batch).detach()) == pytest.approx(sum(row.nll for row in alone), rel=1e-6)
 
 
+@pytest.mark.parametrize(("family", "changes"), [
+    ("falcon", {"alibi": True}), ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 16}), ("granite", {"mlp_bias": True})])
+def test_other_forms_of_a_family_keep_logits_and_loss(family: str, changes: dict[str, Any], tmp_path: Path, data: Path) -> None:
+    dense = dense_model(tmp_path / "dense", family, **changes)
+    run_stage(UpcycleStage(output=tmp_path / "moe", model=str(dense), upcycle=UPCYCLE))
+    model, rows = load_model(tmp_path / "moe", torch.float32), load_rows(data, "held_out")
+    assert (logits_of(model) - logits_of(load_model(dense, torch.float32))).abs().max() <= 1e-5
+    plain = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval()
+    assert held_out_loss(model, rows).nll == pytest.approx(mean_loss(plain, rows), abs=1e-5)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "bloom"])
 def test_dropout_of_the_ffn_is_that_of_the_dense_model(family: str, tmp_path: Path) -> None:
     """With probability 1 the mixture gives nothing, too; the residual stays."""
     name = {"gpt2": "resid_pdrop", "bloom": "hidden_dropout"}[family]
-    dense = dense_model(tmp_path / "dense", family, **{name: 1.0})
+    changes: dict[str, Any] = {name: 1.0}
+    dense = dense_model(tmp_path / "dense", family, **changes)
     run_stage(UpcycleStage(output=tmp_path / "moe", model=str(dense), upcycle=UPCYCLE))
     model = load_model(tmp_path / "moe", torch.float32).train()
     row = family_of(model.config)

@@ -255,3 +255,23 @@ def test_rows_longer_than_the_models_context_are_refused(ready: Path, tmp_path: 
     short = dense_model(tmp_path / "short", max_position_embeddings=64)
     with pytest.raises(DataError, match="the model takes 64"):
         run_stage(SftStage(output=tmp_path / "out", model=str(short), data=ready / "data", sft=FAST))
+
+
+def test_experts_that_are_averaged_while_training_stay_closer(ready: Path, tmp_path: Path) -> None:
+    """A share of 0.5 at the end: the spread of the experts is far below that without, and the mean still learns."""
+    spreads = []
+    for number, share in enumerate((0.0, 0.5)):
+        metrics = sft(ready, tmp_path / str(number), "moe", changed(expert_averaging=share))
+        assert metrics["held_out_nll"] < metrics["held_out_nll_before"] - 0.5
+        experts = load_file(tmp_path / str(number) / "model.safetensors")["model.layers.0.mlp.experts.down_proj"]
+        spreads.append(float((experts - experts.mean(0)).norm()))
+    assert spreads[1] < 0.5 * spreads[0]
+
+
+def test_a_restart_changes_no_bit_of_averaged_experts(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = changed(expert_averaging=0.3, precision="bf16", checkpoint_steps=2)
+    stages = [SftStage(output=tmp_path / name, model=str(ready / "moe"), data=ready / "data", sft=config) for name in "ab"]
+    interrupted_after(5, stages[0], monkeypatch)
+    for stage in stages:
+        run_stage(stage)
+    assert file_digest(tmp_path / "a" / "model.safetensors") == file_digest(tmp_path / "b" / "model.safetensors")

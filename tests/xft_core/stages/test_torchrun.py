@@ -24,8 +24,8 @@ from xft_core.mixing.coefficients import load_coefficients
 from xft_core.mixing.learning import MixedModel
 from xft_core.mixing.mixture import MixtureReader
 from xft_core.recipe.load import parse
-from xft_core.recipe.sections import MergeConfig, Recipe, SftConfig
-from xft_core.stages.configs import CompareStage, MixStage, ReportStage, SftStage
+from xft_core.recipe.sections import MergeConfig, Recipe, SftConfig, UpcycleConfig
+from xft_core.stages.configs import CompareStage, MixStage, ReportStage, SftStage, UpcycleStage
 from xft_core.stages.run import run_stage, stage_key
 from xft_core.store.curves import read_metrics
 from xft_core.training.response_loss import response_loss
@@ -65,6 +65,48 @@ def test_two_processes_go_on_where_one_stopped_with_the_same_curve(
     for name in ("held_out_nll_before", "held_out_nll", "router_entropy", "train_loss"):
         assert both.metrics[name] == pytest.approx(alone.metrics[name], abs=1e-4)
     assert {entry.path for entry in both.files} == {entry.path for entry in alone.files}
+
+
+@pytest.mark.parametrize(("upcycle", "changes"), [
+    ({"num_experts": 4, "num_experts_per_tok": 4, "routing": "top_p", "target_active": 2.5, "shared_gate": "token"},
+     {"balance_scope": "step", "router_gradient": "dense", "diversity_weight": 0.5, "score_variance_weight": 0.1,
+      "balance_loss_weight": 0.1, "optimizer": "adafactor"}),
+    ({"num_experts": 4, "num_experts_per_tok": 3}, {"balance": "bias", "optimizer": "adamw"}),
+    pytest.param({"num_experts": 4, "num_experts_per_tok": 1, "shared_expert": False, "router": "by_example"}, {},
+                 marks=pytest.mark.slow),
+    pytest.param({"num_experts": 4, "num_experts_per_tok": 2, "router": "random", "shared_gate": "token"},
+                 {"gradient_checkpointing": True}, marks=pytest.mark.slow)])
+def test_two_processes_route_as_one(
+        upcycle: dict[str, Any], changes: dict[str, Any], ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second goes on, with two, from where one was interrupted: what routers know beside weights is in the checkpoint."""
+    moe = tmp_path / "moe"
+    run_stage(UpcycleStage(output=moe, model=str(ready / "dense"), upcycle=UpcycleConfig(**upcycle)))
+    alone = run_stage(stage(ready, tmp_path / "alone", str(moe), **changes)).manifest
+    interrupted_after(3, stage(ready, tmp_path / "both", str(moe), **changes), monkeypatch)
+    both = run_stage(stage(ready, tmp_path / "both", str(moe), num_processes=2, **changes)).manifest
+    assert both.key == alone.key
+    assert_same_curve(tmp_path / "both", tmp_path / "alone", 5e-4)
+    weights, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("both", "alone"))
+    assert weights.keys() == expected.keys()
+    for name in weights:
+        assert (weights[name] - expected[name]).abs().max() < 5e-3, name
+
+
+def test_averages_of_two_processes_are_those_of_one(
+        ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of weights over the training, and of experts after each step, where experts are cut between processes unevenly."""
+    changes = {"average": "ema", "expert_averaging": 0.2, "optimizer": "adamw", "batch_size": 8, "micro_batch_size": 4,
+               "checkpoint_steps": 1}
+    alone = run_stage(stage(ready, tmp_path / "alone", "apart/moe", **changes)).manifest
+    interrupted_after(2, stage(ready, tmp_path / "both", "apart/moe", **changes), monkeypatch)
+    both = run_stage(stage(ready, tmp_path / "both", "apart/moe", num_processes=2, **changes)).manifest
+    assert both.key == alone.key
+    for name in ("held_out_nll", "held_out_nll_average"):
+        assert both.metrics[name] == pytest.approx(alone.metrics[name], abs=1e-4)
+    for place in ("", "average"):
+        one, two = (load_file(tmp_path / name / place / "model.safetensors") for name in ("alone", "both"))
+        assert one.keys() == two.keys()
+        assert all(torch.allclose(one[name], two[name], atol=2e-4) for name in one)
 
 
 def test_two_processes_mix_as_one(ready: Path, tmp_path: Path) -> None:

@@ -20,6 +20,16 @@ SUM_TO_ONE = [
     UpcycleConfig(num_experts=4, num_experts_per_tok=3, normalization="xft"),
     UpcycleConfig(num_experts=4, num_experts_per_tok=3, normalization="renormalize"),
     UpcycleConfig(num_experts=4, num_experts_per_tok=2, shared_expert=False),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=1, shared_expert=False),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=3, routing_temperature=0.1),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=3, shared_gate="token"),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=4, routing="top_p", target_active=2.5),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=3, routing="top_p", target_active=1.5, shared_expert=False),
+    *(UpcycleConfig(num_experts=4, num_experts_per_tok=3, router=router)
+      for router in ("frozen", "hashed", "random", "by_example")),
+    *(UpcycleConfig(num_experts=4, num_experts_per_tok=1, shared_expert=False, router=router)
+      for router in ("frozen", "hashed", "random", "by_example")),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=2, router="hashed", shared_gate="token", shared_gate_start=0.9),
 ]
 
 
@@ -43,7 +53,11 @@ def test_upcycling_is_the_identity_where_weights_sum_to_one(family: str, tmp_pat
     assert expected.abs().max() > 0.1
     for number, config in enumerate(SUM_TO_ONE):
         upcycle(source, _made(tmp_path / f"moe{number}"), config, seed=number)
-        assert (logits_of(tmp_path / f"moe{number}", ids(2, 12)) - expected).abs().max() <= 1e-5, config
+        model = load_model(tmp_path / f"moe{number}", torch.float32)
+        for training in (False, True):
+            with torch.no_grad():
+                found = model.train(training)(input_ids=ids(2, 12), use_cache=False).logits
+            assert (found - expected).abs().max() <= 1e-5, (config, training)
 
 
 @pytest.mark.parametrize("family", TESTED_FAMILIES)
@@ -71,11 +85,19 @@ def test_experts_stored_once_and_written_out_are_the_same_model(family: str, tmp
     assert dense < once < dense * 1.1 and everything > once
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
-def test_generate_works_with_cache_and_left_padding(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "config"), [
+    *((family, UpcycleConfig(num_experts=4, num_experts_per_tok=3)) for family in TESTED_FAMILIES),
+    *(("llama", UpcycleConfig(num_experts=4, num_experts_per_tok=1, shared_expert=False, router=router))
+      for router in ("hashed", "random", "by_example")),
+    ("gpt_neox", UpcycleConfig(num_experts=4, num_experts_per_tok=4, routing="top_p", target_active=2.5))])
+def test_generate_works_with_cache_and_left_padding(family: str, config: UpcycleConfig, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense", family)
-    upcycle(source, _made(tmp_path / "moe"), UpcycleConfig(num_experts=4, num_experts_per_tok=3), seed=0)
+    upcycle(source, _made(tmp_path / "moe"), config, seed=0)
     model, tokens = load_model(tmp_path / "moe", torch.float32), tokenizer()
+    generator = torch.Generator().manual_seed(0)
+    for block in moe_blocks(model):  # so that it matters which expert a token goes to
+        for parameter in block.experts.parameters():
+            parameter.data += torch.randn(parameter.shape, generator=generator) * 0.1
     tokens.padding_side = "left"
     texts = ["def f(x):\n", "def a_much_longer_name(x, y):\n    return x"]
     batch = tokens(texts, return_tensors="pt", padding=True, return_token_type_ids=False)

@@ -61,8 +61,14 @@ def prove(config: PreTrainedConfig, shape: PreTrainedModel, proposed: list[Famil
             if not torch.isfinite(logits).all() or not logits.std() > 0:
                 reason = "the logits of a tiny model of it are no numbers, or all the same"
                 continue
-            _check_causal(model, logits)
-            family = _complete(model, _proved(model, logits, proposed))
+            family = _proved(model, logits, proposed)
+            try:
+                _check_causal(model, logits)
+                family = _complete(model, family)
+            except CannotUpcycle:
+                raise
+            except Exception as error:
+                raise CannotUpcycle(f"what a tiny model of it does cannot be measured ({first_line(error)})") from None
             return family, f"a random model of {model.config.num_hidden_layers} layers and hidden size {_width(model)}"
     raise CannotUpcycle(reason)
 
@@ -138,7 +144,7 @@ def _dropout(model: PreTrainedModel, family: Family) -> str:
     if not family.mlp:
         return ""  # what the layer drops after the FFN it drops after the mixture too
     ffn = copy.deepcopy(model.get_submodule(family.mlp_name(0)))
-    x_1TD = torch.randn(1, TOKENS, _width(model), dtype=torch.float64)
+    x_1TD = torch.randn(1, TOKENS, _width(model), dtype=model.dtype)
     inputs = (x_1TD, torch.zeros_like(x_1TD)) if family.adds_residual else (x_1TD,)
     numbers = {name for name, value in vars(ffn).items() if "drop" in name and isinstance(value, float | int)}
     modules = {name for name, child in ffn.named_children() if isinstance(child, nn.Dropout)}
@@ -168,7 +174,7 @@ def _dropout(model: PreTrainedModel, family: Family) -> str:
 
 def _plain_head(model: PreTrainedModel) -> bool:
     """Whether the logits are what the head gives, bit for bit."""
-    head, given = model.get_output_embeddings(), []
+    head, given = model.get_output_embeddings(), list[torch.Tensor]()
     if not isinstance(head, nn.Linear):
         raise CannotUpcycle("it has no linear layer as head")
     with _hooked(head, given):
@@ -178,13 +184,15 @@ def _plain_head(model: PreTrainedModel) -> bool:
 
 def _packs(model: PreTrainedModel) -> bool:
     """Whether two examples in one sequence, with position numbers that start again, have the logits that each has alone."""
-    rows = [_tokens(model, length, seed) for seed, length in enumerate(PACKED_LENGTHS, start=1)]
-    position_ids = torch.cat([torch.arange(length) for length in PACKED_LENGTHS])[None]
+    longest = getattr(model.config, "max_position_embeddings", None) or max(PACKED_LENGTHS)
+    lengths = [min(length, int(longest)) for length in PACKED_LENGTHS]
+    rows = [_tokens(model, length, seed) for seed, length in enumerate(lengths, start=1)]
+    position_ids = torch.cat([torch.arange(length) for length in lengths])[None]
     try:
         packed = model(input_ids=torch.cat(rows, dim=1), position_ids=position_ids, use_cache=False).logits
-    except IndexError:  # more tokens than learned positions, and no look at position_ids
+    except Exception:  # more tokens than positions, where position_ids play no part
         return False
-    parts = packed.split(list(PACKED_LENGTHS), dim=1)
+    parts = packed.split(lengths, dim=1)
     return all(
         _difference(part, model(input_ids=row, use_cache=False).logits) <= LARGEST_DIFFERENCE
         for part, row in zip(parts, rows, strict=True))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-HIDDEN, FFN, HEADS, HEAD_SIZE, LAYERS, VOCABULARY, POSITIONS = 64, 96, 4, 16, 2, 256, 256
+FFN, HEADS, HEAD_SIZE, LAYERS, VOCABULARY, POSITIONS = 96, 4, 16, 2, 256, 256
 SMALL = 2_000_000  # parameters of a model that is used as it is
 MOST = 200_000_000  # of one that keeps its widths: 1.6 GB in fp64
 # Fields whose number is a count of something else, though it may equal a width.
@@ -17,23 +17,27 @@ NOT_WIDTHS = ("position", "vocab", "token", "window", "ctx", "context", "layer",
 def tiny_models(
     config: PreTrainedConfig, parameters: int, hidden_size: int, ffn_size: int,
 ) -> Iterator[PreTrainedModel | Exception]:
-    """Models of the architecture on the CPU in fp64, evaluation mode, with lively random weights: the first one is the
-    config's own where it is small, then it is scaled down, then with all widths kept. An exception stands for one that cannot
-    be made."""
+    """Models of the architecture on the CPU, in evaluation mode, with lively random weights: of the config itself where that
+    is small; else scaled down, at first as far as possible. In fp64, the last but one in fp32. An exception stands for one
+    that cannot be made."""
     fields = config.to_dict()
-    small = _scaled(config, fields, hidden_size, ffn_size)
+    small = _scaled(config, fields, hidden_size, ffn_size, HEAD_SIZE)
     # Rotary settings may depend on the head's size in ways of their own.
     plain_positions = {name: value for name, value in small.items() if not name.startswith("rope_")}
-    candidates = [fields] if parameters <= SMALL else [small, plain_positions]
-    few_layers = _few_layers(config, fields)
-    for candidate in (*candidates, few_layers):
+    heads = int(getattr(config, "num_attention_heads", None) or HEADS)
+    head_size = int(getattr(config, "head_dim", None) or hidden_size // heads)
+    same_heads = _scaled(config, fields, hidden_size, ffn_size, head_size)
+    candidates = [(fields, torch.float64)] if parameters <= SMALL else []
+    candidates += [(content, torch.float64) for content in (small, plain_positions, same_heads)]
+    candidates += [(small, torch.float32), (_few_layers(config, fields), torch.float64)]
+    for candidate, dtype in candidates:
         try:
             made = AutoConfig.for_model(config.model_type, **{
                 name: value for name, value in candidate.items() if name != "model_type"})
             with torch.device("meta"):
                 size = sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(made).parameters())
             if size <= MOST:
-                yield _lively(AutoModelForCausalLM.from_config(made, dtype=torch.float64))
+                yield _lively(AutoModelForCausalLM.from_config(made, dtype=dtype))
         except MemoryError:
             raise
         except Exception as error:  # every architecture objects in its own way
@@ -56,13 +60,17 @@ def _few_layers(config: PreTrainedConfig, fields: dict[str, Any]) -> dict[str, A
     return cut | {names("num_hidden_layers"): min(LAYERS, layers)}
 
 
-def _scaled(config: PreTrainedConfig, fields: dict[str, Any], hidden_size: int, ffn_size: int) -> dict[str, Any]:
+def _scaled(
+    config: PreTrainedConfig, fields: dict[str, Any], hidden_size: int, ffn_size: int, head_size: int,
+) -> dict[str, Any]:
     """The config with two layers, few small heads, a small FFN and vocabulary; all that is no size stays."""
     names = _names(config)
     small = _few_layers(config, fields)
     for name, value in small.items():
         if isinstance(value, int) and not isinstance(value, bool) and not any(word in name for word in NOT_WIDTHS):
-            small[name] = {hidden_size: HIDDEN, ffn_size: FFN}.get(value, value)
+            small[name] = {hidden_size: HEADS * head_size, ffn_size: FFN}.get(value, value)
+        if name == "rotary_dim" and isinstance(value, int):  # of each head
+            small[name] = min(value, head_size)
         if name.endswith("_token_id") and isinstance(value, int) and value >= VOCABULARY:
             small[name] = 0
     heads = int(getattr(config, "num_attention_heads", HEADS))
@@ -70,9 +78,9 @@ def _scaled(config: PreTrainedConfig, fields: dict[str, Any], hidden_size: int, 
         value = small.get(names(name))
         if isinstance(value, int):
             small[names(name)] = HEADS if value == heads else 1 if value == 1 else HEADS // 2
-    small |= {names("num_attention_heads"): HEADS, names("vocab_size"): VOCABULARY, names("hidden_size"): HIDDEN}
+    small |= {names("num_attention_heads"): HEADS, names("vocab_size"): VOCABULARY, names("hidden_size"): HEADS * head_size}
     if isinstance(small.get("head_dim"), int):
-        small["head_dim"] = HEAD_SIZE
+        small["head_dim"] = head_size
     if isinstance(small.get(names("max_position_embeddings")), int):
         small[names("max_position_embeddings")] = POSITIONS
     return small

@@ -28,11 +28,12 @@ def propose(model: PreTrainedModel) -> list[Family]:
     layers_name, layers = _decoder_layers(model)
     hidden_size = model.get_input_embeddings().embedding_dim
     hidden_size = int(getattr(model.config, "hidden_size", None) or hidden_size)
-    _check_dense(layers_name, layers[0])
+    for number, layer in enumerate(layers):
+        _check_dense(f"{layers_name}.{number}", layer, hidden_size)
     found = [(name, module) for name, module in layers[0].named_modules() if _shapes(module, hidden_size)]
     if not found:
         raise CannotUpcycle(f"no FFN is found in its {layers_name}: no module with linear layers of {hidden_size:,} (hidden "
-                            "size) to some size, and back")
+                            "size) to some size and back, and an activation without weights")
     if len(found) > 1:
         names = ", ".join(repr(name) for name, _ in found)
         raise CannotUpcycle(f"its {layers_name} have several FFNs each ({names})")
@@ -67,15 +68,17 @@ def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     return outer[0]
 
 
-def _check_dense(layers_name: str, layer: nn.Module) -> None:
+def _check_dense(layer_name: str, layer: nn.Module, hidden_size: int) -> None:
     """Raise CannotUpcycle where the layer has experts: stacked ones, or a list of modules with linear layers."""
     for name, module in layer.named_modules():
-        stacked = any(parameter.dim() == 3 for parameter in module.parameters(recurse=False))
+        stacked = any(
+            parameter.dim() == 3 and hidden_size in parameter.shape[1:] and len(parameter) > 1
+            for parameter in module.parameters(recurse=False))
         is_convolution = isinstance(module, nn.Conv1d | nn.Conv2d)
         listed = isinstance(module, nn.ModuleList) and sum(
             any(_is_linear(inner) for inner in child.modules()) for child in module) > 1
         if listed or (stacked and not is_convolution):
-            raise CannotUpcycle(f"it is a mixture of experts already ({layers_name}.0.{name} holds several)")
+            raise CannotUpcycle(f"it is a mixture of experts already ({layer_name}.{name} holds several)")
 
 
 def _check_alike(layers_name: str, layers: nn.ModuleList, mlp: str) -> None:

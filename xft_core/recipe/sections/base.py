@@ -22,8 +22,8 @@ LARGEST_NUMBER, LONGEST_TEXT = 10**12, 100_000  # of any field: nothing that is 
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, and a field that does not exist is an error rather than ignored. No number is
-    infinite or none at all, no text holds a NUL or what is not Unicode."""
+    """Base of all sections: immutable; unknown fields, infinite numbers and NaN, NUL characters and text that is not valid
+    Unicode are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False, allow_inf_nan=False)
 

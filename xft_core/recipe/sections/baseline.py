@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from xft_core.recipe.sections.base import Section, WeightAverage
-from xft_core.recipe.sections.sft import SftConfig
+from xft_core.recipe.sections.sft import OF_ROUTERS, SftConfig
 from xft_core.recipe.sections.upcycle import UpcycleConfig
 
 Match = Literal["epochs", "tokens", "flops"]
@@ -33,8 +33,8 @@ class WorkToMatch(Section):
 
 
 class BaselineConfig(Section):
-    """The control: plain SFT of the dense model, and what else the same work could buy (rivals). Everything not named here is
-    as in the section sft."""
+    """The control: plain SFT of the dense model, and what else the same work could buy (rivals). All other fields are those of
+    the section sft."""
 
     added: ClassVar[frozenset[str]] = frozenset({
         "average", "average_count", "runs", "wise", "match", "evaluate_rivals"})
@@ -73,7 +73,7 @@ class BaselineConfig(Section):
         """The baseline's SFT configuration: ``sft`` with the fields set here, and none of those that are of experts (a dense
         model has none, so that they must not make two otherwise equal baselines differ)."""
         changes = {name: value for name in OF_SFT if (value := getattr(self, name)) is not None}
-        changes |= {"balance_loss_weight": 0.0, "balance_loss_reduction": "sum", "expert_averaging": 0.0}
+        changes |= OF_ROUTERS | {"expert_averaging": 0.0, "merge_at": "last", "merge_checkpoints": 4}
         changes |= {"average": self.average, "average_count": self.average_count}
         return SftConfig(**(sft.model_dump() | changes))
 

@@ -6,18 +6,18 @@ from xft_core.recipe.sections.base import Reaction, Section
 
 
 class ChecksConfig(Section):
-    """What a run looks out for. The report names whatever went wrong; each may also stop the run there and then, with
-    everything finished kept. A loss that is no number always stops it."""
+    """Signs of trouble. The report names each one found; each can also stop the run, which keeps all finished stages. A loss
+    that is NaN always stops it."""
 
     diverging_loss: Reaction = Field("report", description=(
         "The training loss has risen far above its lowest point: by 30% of it, and by 0.3 nats at least, in the mean of "
-        "five points of the curve. report: go on and say so; stop: end the training there."))
+        "five points of the curve. report: continue and say so in the report; stop: end the training."))
     dead_experts: Reaction = Field("report", description=(
-        "In some layer a routed expert got less than 1% of the tokens for dead_expert_steps steps on end. report or stop."))
+        "In some layer a routed expert got less than 1% of the tokens in dead_expert_steps successive steps. report or stop."))
     dead_expert_steps: int = Field(100, ge=1, description="Optimizer steps after which an unused expert counts as dead.")
     unmoved_coefficients: Reaction = Field("report", description=(
-        "Learned mixing coefficients moved by less than 0.01 anywhere: uniform mixing in all but name. report, or stop "
-        "before merging."))
+        "Learned mixing coefficients moved by less than 0.01 everywhere, so that mixing is practically uniform. report, or "
+        "stop before merging."))
     worse_than_uniform: Reaction = Field("report", description=(
         "Learned mixing has a higher held-out loss than uniform mixing. report, or stop before merging."))
     worse_than_base: Reaction = Field("report", description=(

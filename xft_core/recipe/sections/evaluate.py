@@ -23,8 +23,8 @@ class EvaluateConfig(Section):
     memory_limit_mb: int = Field(6144, ge=256, le=2**24, description="Memory one graded program may reserve, in MB.")
     workers: int | None = Field(None, ge=1, le=1024, description="Programs graded at once; empty: one per processor core.")
     sandbox: Literal["bubblewrap", "unsafe"] = Field("bubblewrap", description=(
-        "Grading runs what a model wrote. bubblewrap contains it; unsafe runs it with nothing around it but evalplus's "
-        "own guard, which does not stop network, files or processes."))
+        "Grading runs what a model wrote. bubblewrap contains it; unsafe runs it under evalplus's own guard "
+        "alone, which does not restrict network, files or processes."))
     ds1000_environment: Literal["pinned", "current"] = Field("pinned", description=(
         "Libraries DS-1000 is graded with: pinned (those of its authors, made by python -m xft_core ds1000-environment) or "
         "current (those of this package; other scores, not to be compared with published ones)."))

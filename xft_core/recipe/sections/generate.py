@@ -12,7 +12,7 @@ class GenerateConfig(Section):
 
     prompt_style: Literal["auto", "magicoder", "chat", "completion"] = Field("auto", description=(
         "Prompt for tuned models: auto (the form they were tuned in: data.template), magicoder (the paper's), chat (the "
-        "tokenizer's template) or completion (plain code). A form that they were not tuned in is warned of."))
+        "tokenizer's template) or completion (plain code). A run warns of a form that they were not tuned in."))
     base_prompt_style: PromptStyle = Field("completion", description=(
         "Prompt for the untuned base model, which must be measured in the form it knows."))
     max_new_tokens: int = Field(512, ge=1, description="Longest answer, in tokens.")

@@ -19,10 +19,10 @@ class Recipe(Section):
     """One run of the pipeline, complete."""
 
     name: RecipeName = Field("demo", description=(
-        "Name of the recipe: letters, digits, dot, dash, underscore. Runs and models are called by it."))
+        "Name of the recipe: letters, digits, dot, dash, underscore. Runs and models are named after it."))
     seed: Seed = Field(0, description=(
-        "Seed of everything random in training and sampling: order, router, noise, samples. (The choice of rows has a seed of "
-        "its own: data.split_seed.)"))
+        "Seed of everything random in training and sampling: order, router, noise, samples. The choice of rows has its own "
+        "seed, data.split_seed."))
     experiment: ExperimentName = Field("xft", description="MLflow experiment the run belongs to.")
     check_fit: bool = Field(True, description=(
         "Refuse, before any work, a recipe that surely needs more memory or disk than this machine has (see xft plan)."))
@@ -32,11 +32,11 @@ class Recipe(Section):
     baseline: BaselineConfig = Field(BaselineConfig(), description="The control: plain SFT of the dense model.")
     upcycle: UpcycleConfig = Field(UpcycleConfig(), description="From the dense model to a Mixture-of-Experts.")
     sft: SftConfig = Field(SftConfig(), description=(
-        "Supervised fine-tuning of the Mixture-of-Experts, and of the baseline where that says nothing else."))
+        "Supervised fine-tuning of the Mixture-of-Experts, and of the baseline unless its section differs."))
     merge: MergeConfig = Field(MergeConfig(), description="From the experts to one dense model.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Answers of every model to the benchmarks' problems.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmarks and grading.")
-    checks: ChecksConfig = Field(ChecksConfig(), description="What a run looks out for, and whether that stops it.")
+    checks: ChecksConfig = Field(ChecksConfig(), description="Signs of trouble in a run, and which of them stop it.")
     registry: RegistryConfig = Field(RegistryConfig(), description="The merged model in MLflow's registry.")
 
     @property
@@ -72,10 +72,22 @@ class Recipe(Section):
             raise ValueError(
                 f"sft.max_steps is {self.sft.max_steps}, but upcycle.experts_from is {self.upcycle.experts_from}, which splits "
                 "sft.epochs over several trainings: leave max_steps empty, and lower epochs")
+        if self.sft.expert_averaging and self.upcycle.mode == "fusion":
+            raise ValueError("sft.expert_averaging is set, but upcycle.mode is fusion, which mixes experts anyway: set it to 0")
+        if self.sft.merge_at == "best":
+            if not getattr(self.data, "reserved_rows", 0):
+                raise ValueError(
+                    "sft.merge_at is best, but data.reserved_rows is 0: there are no rows to choose by that are neither "
+                    "trained on nor reported. Reserve some, or set merge_at to last")
+            if self.sft.average != "none" or self.moe_sft is None:
+                raise ValueError("sft.merge_at is best, which chooses a step of the training of the Mixture-of-Experts: set "
+                                 "sft.average to none, and upcycle.dense_share below 1")
         if self.sft.expert_averaging and self.upcycle.num_routed < 2:
             raise ValueError(
                 f"sft.expert_averaging is {self.sft.expert_averaging:g}, but there is one routed expert: raise "
                 "upcycle.num_experts, or set it to 0")
         if self.seed + self.baseline.runs > 2**31:
             raise ValueError(f"seed is {self.seed}, too large for baseline.runs ({self.baseline.runs}): take a smaller one")
+        if conflict := self.sft.conflict_with(self.upcycle):
+            raise ValueError(conflict)
         return self

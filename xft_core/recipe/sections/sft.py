@@ -5,20 +5,28 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from xft_core.recipe.sections.base import Precision, Section, WeightAverage
+from xft_core.recipe.sections.upcycle import ASSIGNED, UpcycleConfig
+
+# Fields about routers, at the values that mean nothing to a dense model: it has none.
+OF_ROUTERS = {
+    "balance_loss_weight": 0.0, "balance_loss_reduction": "sum", "balance": "loss", "balance_scope": "micro_batch",
+    "router_gradient": "chosen", "gate_budget_weight": 1.0, "router_entropy_weight": 0.001, "diversity_weight": 0.0,
+    "score_variance_weight": 0.0}
 
 
 class SftConfig(Section):
     """Supervised fine-tuning, of the MoE and (see baseline) of the dense model."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"average", "average_count", "expert_averaging"})
+    added: ClassVar[frozenset[str]] = frozenset(OF_ROUTERS) - {"balance_loss_weight", "balance_loss_reduction"} | {
+        "average", "average_count", "expert_averaging", "merge_at", "merge_checkpoints"}
 
     epochs: float = Field(4.0, gt=0, le=1000, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps; empty for no limit.")
     batch_size: int = Field(64, ge=1, description="Sequences per optimizer step (packed sequences when packing).")
     micro_batch_size: int = Field(8, ge=1, description=(
-        "Sequences per forward pass. Must divide batch_size; lower it when memory is short. (The balance loss and the "
-        "router's noise are per forward pass: for a Mixture-of-Experts the result differs a little. Not by the number of "
-        "processes: each draws the noise that one process would have drawn for the same sequences.)"))
+        "Sequences per forward pass. Must divide batch_size; lower it when memory is short. The balance loss and the "
+        "router's noise are computed per forward pass, so this changes the result of a Mixture-of-Experts a little. The number "
+        "of processes does not: each draws the noise that one process would have drawn for the same sequences."))
     learning_rate: float = Field(5e-5, gt=0, le=1, description="Peak learning rate.")
     warmup_steps: int = Field(500, ge=0, description="Optimizer steps of linear warm-up (at most a tenth of all steps).")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="Learning rate after warm-up.")
@@ -31,16 +39,17 @@ class SftConfig(Section):
     packing: bool = Field(True, description=(
         "Pack several examples into one sequence without attention between them; off: one example per sequence. Off in "
         "any case for families whose attention does not keep examples apart (opt, bloom, falcon): the log says so."))
-    balance_loss_weight: float = Field(0.01, ge=0, description="Weight of the router's balance loss; 0 for none.")
+    balance_loss_weight: float = Field(0.01, ge=0, description=(
+        "Weight of the router's balance loss; 0 for none. Plays no part with sft.balance bias, nor with an upcycle.router that "
+        "learns nothing."))
     balance_loss_reduction: Literal["sum", "mean"] = Field("sum", description=(
-        "Balance loss over layers: sum (the reference's; grows with depth) or mean."))
+        "Balance loss over layers: sum (the reference's; grows with depth) or mean. Plays no part where the weight does not."))
     checkpoint_steps: int = Field(200, ge=1, description="Optimizer steps between checkpoints to resume from.")
     log_steps: int = Field(10, ge=1, description="Optimizer steps between two points of the training curves.")
     num_processes: int = Field(1, ge=1, le=64, description=(
         "Processes on each machine that train together, and learn the mixing coefficients: one for each accelerator (or "
         "share of the cores). They split batch_size, so micro_batch_size times all processes must divide it; weights, "
-        "gradients and optimizer state are split too. Plays no part in the result, which is that of one process but for "
-        "rounding."))
+        "gradients and optimizer state are split too. Plays no part in the result, apart from rounding."))
     num_nodes: int = Field(1, ge=1, le=64, description=(
         "Machines that train together; more than one needs a common file system and the setting XFT_RENDEZVOUS, see "
         "docs/how-to/several-gpus.md. Plays no part in the result, which is that of one process but for rounding."))
@@ -54,6 +63,33 @@ class SftConfig(Section):
         "Expert weight averaging while training (EWA, arXiv 2308.06093): after each optimizer step every routed expert moves "
         "by this share towards the mean of the others. The share rises linearly from 0 to this value; 0 for none, 0.001 to "
         "0.01 are usual. In bf16 weights small shares are lost in rounding: use precision bf16_mixed or fp32."))
+    merge_at: Literal["last", "best"] = Field("last", description=(
+        "Which step of the Mixture-of-Experts is mixed and merged: last, or best: of merge_checkpoints evenly spaced steps the "
+        "one whose uniform merge has the lowest loss on data.reserved_rows."))
+    merge_checkpoints: int = Field(4, ge=2, le=64, description=(
+        "Steps that merge_at best chooses from, the last among them. Plays no part with merge_at last."))
+
+    balance: Literal["loss", "bias"] = Field("loss", description=(
+        "What keeps the experts evenly used. loss: the balance loss; bias: experts are chosen by s + b and weighed by s, and b "
+        "moves by 0.001 after each step towards equal load (arXiv 2408.15664), without a gradient."))
+    balance_scope: Literal["micro_batch", "step"] = Field("micro_batch", description=(
+        "What the balance loss is of: each forward pass by itself, or the optimizer step so far, which lets a sequence keep to "
+        "few experts (arXiv 2501.11873). Plays no part where balance_loss_weight does not."))
+    router_gradient: Literal["chosen", "dense"] = Field("chosen", description=(
+        "chosen: the router learns from the experts that a token went to. dense: as if it had gone to all of them; costs a "
+        "forward pass through all routed experts, and changes nothing else of the step."))
+    gate_budget_weight: float = Field(1.0, ge=0, description=(
+        "Weight of (mean of m - m*)^2 over the step's response tokens, with m* from 0.4 to 1 times upcycle.shared_gate_start "
+        "in the first third of the steps; a tenth of it afterwards. Plays no part unless upcycle.shared_gate is token."))
+    router_entropy_weight: float = Field(0.001, ge=0, description=(
+        "Weight of the router's mean entropy after the first tenth of the steps, so that sets of experts shrink. Plays no part "
+        "unless upcycle.routing is top_p."))
+    diversity_weight: float = Field(0.0, ge=0, description=(
+        "Weight of the mean squared cosine between what a token's experts add to the shared one, on at most 256 response "
+        "tokens of a step, after the first tenth of the steps; 0 for none. Makes experts differ; the merged model may "
+        "lose by it."))
+    score_variance_weight: float = Field(0.0, ge=0, description=(
+        "Weight of minus the variance of s over experts, on the same tokens and from the same step; 0 for none."))
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "SftConfig":
@@ -69,3 +105,21 @@ class SftConfig(Section):
                 f"micro_batch_size ({self.micro_batch_size}) times {processes} processes does not divide batch_size "
                 f"({self.batch_size}): {advice}")
         return self
+
+    def conflict_with(self, upcycle: UpcycleConfig) -> str | None:
+        """Why a Mixture-of-Experts of ``upcycle`` cannot be trained like this, for people; None where it can."""
+        routed = upcycle.num_experts_per_tok - int(upcycle.shared_expert)
+        if self.balance == "bias" and upcycle.router in ASSIGNED:
+            return (f"sft.balance is bias, but upcycle.router is {upcycle.router}, which chooses experts without looking at "
+                    "probabilities: use sft.balance loss")
+        learns = upcycle.router == "learned"
+        if self.router_gradient == "dense" and not learns and (upcycle.shared_gate != "token" or not upcycle.shared_expert):
+            return (f"sft.router_gradient is dense, but upcycle.router is {upcycle.router}: there is nothing that could learn "
+                    "from it. Use router_gradient chosen")
+        if self.diversity_weight and routed < 2:
+            return ("sft.diversity_weight compares the routed experts of a token, but there is only one: raise "
+                    "upcycle.num_experts_per_tok, or set the weight to 0")
+        if self.score_variance_weight and not learns:
+            return (f"sft.score_variance_weight needs a router that learns, but upcycle.router is {upcycle.router}: set the "
+                    "weight to 0")
+        return None

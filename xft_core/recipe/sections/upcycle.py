@@ -6,16 +6,21 @@ from pydantic import Field, model_validator
 
 from xft_core.recipe.sections.base import Normalization, Section
 
+ASSIGNED = ("hashed", "random", "by_example")  # routers without logits: they do not look at hidden states
+
 
 class UpcycleConfig(Section):
     """How the dense model becomes a Mixture-of-Experts."""
 
     added: ClassVar[frozenset[str]] = frozenset({
-        "mode", "fusion_concentration", "experts_from", "dense_share"})
+        "mode", "fusion_concentration", "experts_from", "dense_share", "router", "routing_temperature", "shared_gate",
+        "shared_gate_start", "routing", "target_active"})
 
     num_experts: int = Field(8, ge=2, le=64, description="Experts per layer, the shared one included.")
     num_experts_per_tok: int = Field(6, ge=1, le=64, description=(
-        "Experts active per token, the shared one included. At most num_experts."))
+        "Experts active per token, the shared one included; with routing top_p the most. At most num_experts. With 1 and no "
+        "shared expert a token's only expert has weight 1: the expert is trained, and a learned router gets a gradient from "
+        "the balance loss alone, none from the task (but see sft.router_gradient)."))
     normalization: Normalization = Field("xft", description=(
         "Routing weights: xft (max(s) times the softmax over the chosen s; sums to one), renormalize (max(s) times "
         "s over its sum; sums to one), none (s itself: the scale mismatch that XFT removes, for comparison). Plays no part "
@@ -23,7 +28,8 @@ class UpcycleConfig(Section):
     shared_expert: bool = Field(True, description=(
         "One expert is always on (XFT). Off: vanilla sparse upcycling, softmax over the top-k logits of all experts."))
     router_noise: bool = Field(True, description=(
-        "Noisy top-k while training: learned noise on the router's logits. Plays no part in mode fusion."))
+        "Noisy top-k while training: learned noise on the router's logits (of a fixed size with router frozen). Plays no part "
+        "with the routers hashed, random and by_example, nor in mode fusion."))
     store_experts: Literal["once", "all"] = Field("once", description=(
         "once: the identical experts are stored once and expanded while loading; all: every expert is written out."))
     mode: Literal["routed", "fusion"] = Field("routed", description=(
@@ -41,6 +47,28 @@ class UpcycleConfig(Section):
     dense_share: float = Field(0.5, gt=0, le=1, description=(
         "Share of sft.epochs that the dense models are tuned for before upcycling; the Mixture-of-Experts has the rest. 1: the "
         "experts are merged as they are. Plays no part where experts_from is base."))
+    router: Literal["learned", "frozen", "hashed", "random", "by_example"] = Field("learned", description=(
+        "How a token's experts are found. learned: by the router's logits; frozen: by those of its random start, which gets no "
+        "gradient; hashed: by a hash of the token's id, without parameters; random: drawn anew for every token and layer while "
+        "training; by_example: by a hash of the example that the token is in, one choice for all of it and for all layers, so "
+        "that experts see disjoint rows. The last three have equal probabilities s; random and by_example use all experts "
+        "equally when they do not train."))
+    routing_temperature: float = Field(1.0, ge=0.01, le=100, description=(
+        "tau of w_i = m softmax(s / tau)_i. Below 1 the best expert gets more: at 1, with 6 active experts, at most 0.405. "
+        "Plays no part unless two or more routed experts are active beside a shared one with normalization xft, nor with the "
+        "routers hashed, random and by_example."))
+    shared_gate: Literal["probability", "token"] = Field("probability", description=(
+        "m, the part of a token that routed experts share; the shared expert gets 1 - m. probability: max(s), the paper's; "
+        "token: sigmoid(u.x + b), learned per layer. Plays no part without a shared expert."))
+    shared_gate_start: float = Field(0.25, gt=0, lt=1, description=(
+        "m at the start with shared_gate token: 0.25 leaves the shared expert 0.75, the paper's lambda. Plays no part with "
+        "shared_gate probability."))
+    routing: Literal["top_k", "top_p"] = Field("top_k", description=(
+        "top_k: every token has num_experts_per_tok experts. top_p: as many as it takes for their s to sum to p, at most "
+        "num_experts_per_tok; p is steered to target_active while training and fixed afterwards."))
+    target_active: float | None = Field(None, gt=1, le=64, description=(
+        "Experts active per token in the mean over tokens and layers, the shared one included; empty: there is none. "
+        "Plays no part with routing top_k, needed with top_p."))
 
     @property
     def is_identity(self) -> bool:
@@ -55,8 +83,16 @@ class UpcycleConfig(Section):
 
     @property
     def num_routed(self) -> int:
-        """Experts that the router chooses from."""
+        """R: experts that the router chooses from; all but the one that is always on."""
         return self.num_experts - int(self.shared_expert)
+
+    def active_experts(self, training: bool) -> float:
+        """Experts that compute for a token in the mean, the shared one included; one where they are mixed beforehand."""
+        if self.mode == "fusion":
+            return 1
+        if not training and self.router in ("random", "by_example"):
+            return self.num_experts
+        return self.num_experts_per_tok if self.target_active is None else self.target_active
 
     @model_validator(mode="after")
     def _experts_fit(self) -> "UpcycleConfig":
@@ -68,4 +104,26 @@ class UpcycleConfig(Section):
             raise ValueError("num_experts_per_tok is 1, but the shared expert is always on: choose 2 or more")
         if self.mode == "fusion" and self.shared_expert:
             raise ValueError("mode is fusion, which has no shared expert: set shared_expert to false")
+        if self.mode == "fusion" and (self.router, self.routing) != ("learned", "top_k"):
+            raise ValueError("mode is fusion, which has no router: leave router and routing as they are")
+        return self
+
+    @model_validator(mode="after")
+    def _routing_fits(self) -> "UpcycleConfig":
+        if self.shared_gate == "token" and self.normalization == "none" and self.shared_expert:
+            raise ValueError(
+                "shared_gate is token, whose weights sum to one, but normalization is none, whose weights do not: choose xft")
+        if self.routing_temperature != 1 and self.shared_expert and self.normalization != "xft":
+            raise ValueError(
+                f"routing_temperature is {self.routing_temperature:g}, but only normalization xft has a softmax of s to apply "
+                f"it to, not {self.normalization}: choose xft, or leave routing_temperature at 1")
+        if self.routing == "top_k":
+            return self
+        if self.router in ASSIGNED:
+            raise ValueError(f"routing is top_p, but the router {self.router} has no probabilities: choose learned or frozen")
+        least = 1 + int(self.shared_expert)
+        if self.target_active is None or not least <= self.target_active <= self.num_experts_per_tok:
+            raise ValueError(
+                f"routing is top_p and target_active is {self.target_active}: give a number from {least} to "
+                f"num_experts_per_tok ({self.num_experts_per_tok})")
         return self

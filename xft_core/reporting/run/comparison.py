@@ -174,6 +174,8 @@ class Comparison(Part):
         "Computation of the MoE's training over that of the dense baseline [ratio]"))
     mixing: Mixing | None = Field(description="How the experts were merged")
     routing: list[LayerRouting] = Field(description="Use of the experts, in the order of the layers")
+    expert_delta_cosine: float | None = Field(None, description=(
+        "Cosine of what two experts have learned, mean over pairs and layers; null where it was not measured [no unit]"))
     choices: list[str] = Field([], description="What in the recipe does not fit [text]")
     went_wrong: dict[str, list[str]] = Field(description="What was noticed in training and mixing, by model [text]")
     data: dict[str, int] = Field(description="What became of the data's rows, by name [count]")

@@ -277,6 +277,9 @@ def _routing_table(comparison: Comparison) -> str:
     uniform = sum(comparison.routing[0].load) / max(1, experts)
     note = (f"Load: an expert's share of all choices of a routed expert; equal load is {100 * uniform:.1f} %. Entropy "
             f"of the router: at most {math.log(max(1, experts)):.3f} nats.")
+    if comparison.expert_delta_cosine is not None:
+        note += (f" Cosine of what two experts have learned, mean over pairs and layers: {comparison.expert_delta_cosine:.3f} "
+                 "(1: the same).")
     return note + "\n\n" + table(header, rows)
 
 

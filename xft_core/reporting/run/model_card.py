@@ -111,8 +111,16 @@ def _routing(recipe: Recipe) -> str:
     if upcycle.mode == "fusion":
         return f"Every token goes through one FFN, whose weights are a mixture of those of {upcycle.num_experts} experts."
     routing = "One expert is always on; " if upcycle.shared_expert else "No expert is always on; "
-    routing += f"{upcycle.num_experts_per_tok} of {upcycle.num_experts} experts are active per token"
-    return routing + (f", routing weights normalised as `{upcycle.normalization}`." if upcycle.shared_expert else ".")
+    most = "at most " if upcycle.routing == "top_p" else ""
+    routing += f"{most}{upcycle.num_experts_per_tok} of {upcycle.num_experts} experts are active per token"
+    routing += f", routing weights normalised as `{upcycle.normalization}`." if upcycle.shared_expert else "."
+    if upcycle.router != "learned":
+        routing += f" The router is {upcycle.router.replace('_', ' ')}."
+    if upcycle.target_active is not None and upcycle.routing == "top_p":
+        routing += f" Routing is top-p; {upcycle.target_active:g} experts are active in the mean."
+    if upcycle.shared_gate == "token" and upcycle.shared_expert:
+        routing += " A gate for every token sets the shared expert's weight."
+    return routing
 
 
 def _equation(recipe: Recipe) -> tuple[str, str]:

@@ -33,10 +33,10 @@ def measured_rows(evidence: Evidence) -> RunRowsFile | None:
     if "merged" not in of_models:
         return None
     tokens = {model: [number for _, number in rows if number] for model, rows in of_models.items()}
-    for model, found in tokens.items():
-        if found != tokens["merged"]:
+    for model, of_model in tokens.items():
+        if of_model != tokens["merged"]:
             raise ArtifactError(f"The rows of row_losses_{model} are not those of row_losses_merged: run both again.")
-    metrics = {model: found for model in of_models if (found := evidence.metrics(f"row_losses_{model}", RowLossesMetrics))}
+    metrics = {model: item for model in of_models if (item := evidence.metrics(f"row_losses_{model}", RowLossesMetrics))}
     return RunRowsFile(
         tokens=tokens["merged"],
         losses={model: [nll for nll, number in rows if number] for model, rows in of_models.items()},

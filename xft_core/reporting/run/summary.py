@@ -46,6 +46,7 @@ def compare(evidence: Evidence) -> Comparison:
         recipe=evidence.recipe.name, seed=evidence.recipe.seed, benchmarks=evidence.benchmarks(),
         skipped=_skipped(evidence), rows=rows, multilingual=_multilingual(rows), differences=_differences(evidence),
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
+        expert_delta_cosine=moe.expert_delta_cosine if (moe := evidence.sft("moe")) else None,
         choices=recipe_findings(evidence.recipe), went_wrong=_went_wrong(evidence),
         data=dict(sorted(prepared.flat().items())) if prepared else {},
         held_out=next((entry.sha256 for entry in prepare.files if entry.path == "held_out.safetensors"), None)
@@ -97,7 +98,8 @@ def _held_out_nll(evidence: Evidence, model: str) -> float | None:
         if before is None and moe and evidence.recipe.upcycle.is_identity:
             before = moe.held_out_nll_before
         return before
-    tuned = evidence.sft(model) if model in SFT_ROLES else None
+    chosen = model == "moe" and evidence.recipe.sft.merge_at == "best"  # maybe not the last step
+    tuned = evidence.sft(model) if model in SFT_ROLES and not chosen else None
     if tuned:
         return tuned.held_out_nll if model == "sft" or evidence.recipe.sft.average == "none" else tuned.held_out_nll_average
     measured = evidence.metrics(f"row_losses_{model}", RowLossesMetrics)
@@ -247,6 +249,7 @@ def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
 def _routing(evidence: Evidence) -> list[LayerRouting]:
     directory = evidence.directories.get("sft_moe")
     averaged = evidence.recipe.sft.average != "none"
+    directory = evidence.directories.get("choose_checkpoint", directory)
     content = RouterFile.read(directory / AVERAGE if averaged else directory) if directory else None
     return [
         LayerRouting(load=layer.load, entropy=layer.entropy, mean_shared_weight=layer.mean_shared_weight)

@@ -32,24 +32,26 @@ def draw_study(result: StudyResult, directory: Path) -> dict[str, str]:
 
 def ladder(result: StudyResult) -> Figure | None:
     """One line a claim: the difference with its interval, every seed as a dot, and the smallest effect as a line."""
-    rungs = [rung for rung in result.ladder if rung.difference is not None]
+    rungs = [(rung, rung.difference, rung.low, rung.high) for rung in result.ladder
+             if rung.difference is not None and rung.low is not None and rung.high is not None]
     if not rungs:
         return None
     figure = Figure(figsize=(9.0, 1.4 + 0.55 * len(rungs)))
     ax = figure.subplots()
     ax.axvline(0, color="#333333", linewidth=1)
     ax.axvline(-result.smallest_effect, color="#999999", linewidth=1, linestyle="--", label="smallest effect that counts")
-    for row, rung in enumerate(rungs):
+    for row, (rung, difference, low, high) in enumerate(rungs):
         color = VERDICT_COLORS[rung.verdict]
-        ax.plot([rung.low, rung.high], [row, row], color=color, linewidth=2.5, solid_capstyle="round")
-        ax.plot([rung.difference], [row], "o", color=color, markersize=7)
+        ax.plot([low, high], [row, row], color=color, linewidth=2.5, solid_capstyle="round")
+        ax.plot([difference], [row], "o", color=color, markersize=7)
         ax.plot(rung.of_seeds, [row + 0.22] * len(rung.of_seeds), "|", color=color, alpha=0.8, markersize=7)
-    ax.set_yticks(range(len(rungs)), [f"{result.ladder.index(rung) + 1}. {rung.lower}\n    − {rung.than}" for rung in rungs])
+    names = [f"{result.ladder.index(rung) + 1}. {rung.lower}\n    − {rung.than}" for rung, *_ in rungs]
+    ax.set_yticks(range(len(rungs)), names)
     ax.set_ylim(len(rungs) - 0.5, -0.5)
     ax.set_title("Difference in loss: left of zero the claim holds")
     ax.set_xlabel(UNIT)
     ax.grid(axis="x")
-    for verdict in dict.fromkeys(rung.verdict for rung in rungs):
+    for verdict in dict.fromkeys(rung.verdict for rung, *_ in rungs):
         ax.plot([], [], "o-", color=VERDICT_COLORS[verdict], label=verdict)
     figure.legend(loc="outside lower center", ncols=5)
     return figure
@@ -57,14 +59,15 @@ def ladder(result: StudyResult) -> Figure | None:
 
 def work(result: StudyResult) -> Figure | None:
     """Loss of every arm, mean with its spread over seeds, against the floating-point work of one training."""
-    arms = [(name, arm) for name, arm in result.arms.items() if arm.mean is not None and arm.training_flops]
+    arms = [(name, arm.training_flops, arm.mean, arm.spread) for name, arm in result.arms.items()
+            if arm.mean is not None and arm.training_flops]
     if len(arms) < 2:
         return None
     figure = Figure(figsize=(9.0, 5.2))
     ax = figure.subplots()
-    for number, (name, arm) in enumerate(arms):
+    for number, (name, flops, mean, spread) in enumerate(arms):
         color = f"C{number % 10}"
-        ax.errorbar([arm.training_flops], [arm.mean], [arm.spread or 0.0], fmt="os^DvP"[number % 6], color=color, capsize=3,
+        ax.errorbar([flops], [mean], [spread or 0.0], fmt="os^DvP"[number % 6], color=color, capsize=3,
                     label=name)
     ax.set_xscale("log")
     ax.set_title("Lower and further left is better")

@@ -9,6 +9,7 @@ import importlib
 from xft_core.recipe.steps import FACTS
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.average_models import AverageModelsStage
+from xft_core.stages.configs.choose_checkpoint import ChooseCheckpointStage
 from xft_core.stages.configs.ensemble import EnsembleStage
 from xft_core.stages.configs.evaluate import EvaluateStage
 from xft_core.stages.configs.generate import GenerateStage
@@ -26,44 +27,13 @@ from xft_core.stages.configs.study import StudyStage
 from xft_core.stages.configs.upcycle import UpcycleStage
 
 __all__ = [
-    "STAGES",
-    "AverageModelsStage",
-    "CompareStage",
-    "EnsembleStage",
-    "EvaluateStage",
-    "GenerateStage",
-    "ImportReferenceStage",
-    "LmEvalStage",
-    "MergeMixtureStage",
-    "MergeStage",
-    "MixStage",
-    "NllStage",
-    "PrepareStage",
-    "ReportStage",
-    "RowLossesStage",
-    "SftStage",
-    "StudyStage",
-    "UpcycleStage",
-]
+    "STAGES", "AverageModelsStage", "ChooseCheckpointStage", "CompareStage", "EnsembleStage", "EvaluateStage", "GenerateStage",
+    "ImportReferenceStage", "LmEvalStage", "MergeMixtureStage", "MergeStage", "MixStage", "NllStage", "PrepareStage",
+    "ReportStage", "RowLossesStage", "SftStage", "StudyStage", "UpcycleStage"]
 
 _HERE = {config.stage: config for config in (
-    AverageModelsStage,
-    CompareStage,
-    EnsembleStage,
-    EvaluateStage,
-    GenerateStage,
-    ImportReferenceStage,
-    LmEvalStage,
-    MergeStage,
-    MixStage,
-    NllStage,
-    PrepareStage,
-    ReportStage,
-    RowLossesStage,
-    SftStage,
-    StudyStage,
-    UpcycleStage,
-)}
+    AverageModelsStage, ChooseCheckpointStage, CompareStage, EnsembleStage, EvaluateStage, GenerateStage, ImportReferenceStage,
+    LmEvalStage, MergeStage, MixStage, NllStage, PrepareStage, ReportStage, RowLossesStage, SftStage, StudyStage, UpcycleStage)}
 
 
 def _in_own_file(stage: str) -> type[StageConfig]:

@@ -12,7 +12,7 @@ from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.parts import ARTIFACT_HELP
 from xft_core.stages.preconditions import Preconditions, check_sandbox, grading_versions
 
-# What of the section evaluate changes the verdicts on one benchmark (ds1000_environment does by the versions it means).
+# Fields of the section evaluate that change verdicts. ds1000_environment does too, by its versions: see settings.
 GRADING = frozenset({"min_time_limit", "time_limit_factor", "memory_limit_mb", "sandbox", "k"})
 
 
@@ -36,8 +36,8 @@ class EvaluateStage(StageConfig):
         return {"samples": self.samples, "benchmark": find_benchmark(self.benchmark)}
 
     def settings(self) -> dict[str, Any]:
-        """Of the section, how this benchmark is graded; and the toolchain or the environment that it is graded with: also
-        that there is none."""
+        """The fields that grading this benchmark uses, and the versions of its toolchain or environment (None where it is
+        missing)."""
         from xft_core.benchmarks.registry import kind_of
 
         settings = super().settings()

@@ -36,8 +36,8 @@ class GenerateStage(StageConfig):
         return {"model": find_model(self.model), "benchmark": find_benchmark(self.benchmark)}
 
     def settings(self) -> dict[str, Any]:
-        """``prompt_style`` of this stage decides; the two of the section are what the pipeline chooses from. Greedy answers
-        are the same for every seed."""
+        """Without the section's two prompt styles: the pipeline has chosen one of them for ``prompt_style``. Without the seed
+        where decoding is greedy."""
         settings = super().settings()
         if not draws_samples(self.generate):
             del settings["seed"]

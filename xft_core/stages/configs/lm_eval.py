@@ -45,7 +45,7 @@ class LmEvalStage(StageConfig):
         return {"model": find_model(self.model)} | ({"tasks": self.directory} if self.directory else {})
 
     def input_digests(self) -> dict[str, str]:
-        """As for any stage, but of the task directory every file counts."""
+        """The digests of every stage; that of the task directory covers all files in it."""
         digests = {"model": input_digest(self.inputs()["model"])}
         if self.directory:
             files = [path for path in self.directory.rglob("*") if path.is_file()]
@@ -53,7 +53,7 @@ class LmEvalStage(StageConfig):
         return digests
 
     def settings(self) -> dict[str, Any]:
-        """Also the harness's version. Raises DataError when it is not installed."""
+        """The fields, and the harness's version. Raises DataError when it is not installed."""
         return super().settings() | {"precision": measuring_precision(self.precision), "lm_eval": lm_eval_version()}
 
 

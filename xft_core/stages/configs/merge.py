@@ -29,5 +29,5 @@ class MergeStage(StageConfig):
         return found | ({"data": self.data} if self.data else {})
 
     def settings(self) -> dict[str, Any]:
-        """The precision is that of a measurement: where there is no data, there is none."""
+        """The precision, which only the held-out measurement uses; nothing without data."""
         return {"precision": measuring_precision(self.precision)} if self.data else {}

@@ -31,7 +31,7 @@ class MixStage(StageConfig):
         "The dense model that the experts come from; needed by methods that work on differences from it."))
 
     def processes(self) -> tuple[int, int]:
-        """Those of the fields where there is something to learn."""
+        """Those of the fields for the method learned; one process for the others."""
         return (self.num_processes, self.num_nodes) if self.merge.method == "learned" else (1, 1)
 
     def inputs(self) -> dict[str, Path]:
@@ -47,7 +47,7 @@ class MixStage(StageConfig):
         return found
 
     def settings(self) -> dict[str, Any]:
-        """Only the fields that play a part in the chosen method."""
+        """The fields that the chosen method uses."""
         settings = super().settings()
         for name in (*PROCESS_FIELDS, *(() if uses_seed(self.merge) else ("seed",))):
             del settings[name]

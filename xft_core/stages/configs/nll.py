@@ -32,7 +32,7 @@ class NllStage(StageConfig):
         return {"model": find_model(self.model)} | ({"data": find_file(self.data.path)} if is_data_file(self.data.path) else {})
 
     def settings(self) -> dict[str, Any]:
-        """A data file counts by its contents; of the section, what makes rows of it. A seed counts where it chooses some."""
+        """The fields that make rows of the data; a data file counts by its contents, split_seed only with max_rows."""
         settings = super().settings() | {"precision": measuring_precision(self.precision)}
         unused = ["held_out_rows", "held_out_path", "decontaminate"]
         unused += ["path", "split"] if is_data_file(self.data.path) else []

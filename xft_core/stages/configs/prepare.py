@@ -45,7 +45,7 @@ class PrepareStage(StageConfig):
         return found
 
     def input_digests(self) -> dict[str, str]:
-        """As for any stage, but of the model only the tokenizer's files count."""
+        """The digests of every stage; that of the model covers the tokenizer's files only."""
         from xft_core.models.tokenizer_files import tokenizer_files
 
         inputs = self.inputs()

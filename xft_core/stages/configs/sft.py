@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from xft_core.files.locate import find_model
-from xft_core.recipe.inactive_fields import unused_in_average
+from xft_core.recipe.inactive_fields import unused_in_sft
 from xft_core.recipe.sections import PROCESS_FIELDS, ChecksConfig, Seed, SftConfig, WorkToMatch
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.parts import ARTIFACT_HELP, without
@@ -42,14 +42,14 @@ class SftStage(StageConfig):
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """All but what only changes how often progress is written down, what stops it, and how many work on it."""
+        """Without the fields that change no result: checks, checkpoint_steps, log_steps, and the number of processes."""
         settings = super().settings()
         del settings["checks"]
-        for name in ("checkpoint_steps", "log_steps", *PROCESS_FIELDS):
-            del settings["sft"][name]
+        for name in ("checkpoint_steps", "log_steps", *PROCESS_FIELDS, "merge_at", "merge_checkpoints"):
+            settings["sft"].pop(name, None)  # the last two are of another stage, and not there at their defaults
         of_length = ("epochs", "max_steps") if self.match else ()  # which the work to match decides
-        return without(settings, "sft", (*of_length, *unused_in_average(self.sft)))
+        return without(settings, "sft", (*of_length, *unused_in_sft(self.sft)))
 
     def processes(self) -> tuple[int, int]:
-        """Those of the section."""
+        """Those of the section sft."""
         return self.sft.num_processes, self.sft.num_nodes

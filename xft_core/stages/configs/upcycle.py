@@ -37,6 +37,7 @@ class UpcycleStage(StageConfig):
             f"expert_{number}": find_model(name) for number, name in self.experts.items()}
 
     def settings(self) -> dict[str, Any]:
-        """All but what no code looks at. Where experts come from other models, their digests say from which."""
+        """Without fields that are unused at these settings. Where experts come from other models, their digests say from
+        which."""
         unused = [*unused_in_upcycle(self.upcycle), "dense_share", *(["store_experts"] if self.experts else [])]
         return without(super().settings(), "upcycle", unused)

@@ -24,6 +24,14 @@ class CurveValues(Metrics):
         "Load of each routed expert by its number, mean over layers [fraction, 0 to 1]"))
     mean_shared_weight: float | None = Field(None, description=(
         "Routing weight of the shared expert, mean over layers [fraction, 0 to 1]"))
+    gate_budget_loss: float | None = Field(None, description=(
+        "Square of what the gate's mean differs by from its budget, before its weight [no unit]"))
+    diversity_loss: float | None = Field(None, description=(
+        "Squared cosine between what a token's experts add, before its weight [fraction, 0 to 1]"))
+    score_variance: float | None = Field(None, description="Variance of the router's probabilities over experts [no unit]")
+    mean_active_experts: float | None = Field(None, description=(
+        "Experts per token, the shared one included, mean over layers, with top-p routing [count]"))
+    top_p: float | None = Field(None, description="What the probabilities of a token's experts sum to [fraction, 0 to 1]")
     tokens_per_second: float | None = Field(None, description="Training speed since the last point [tokens per second]")
     epoch: float | None = Field(None, description="Passes over the data so far [count]")
     held_out_nll: float | None = Field(None, description="Held-out loss [nats per response token]")

@@ -39,6 +39,13 @@ class SftMetrics(TrainingMetrics):
     expert_load_max: float | None = Field(description="Largest share of the routed tokens of any expert [fraction, 0 to 1]")
     mean_shared_weight: float | None = Field(description=(
         "Routing weight of the shared expert, mean over layers; absent without one [fraction, 0 to 1]"))
+    shared_weight_spread: float | None = Field(None, description=(
+        "Standard deviation over tokens of the shared expert's weight, mean over layers [fraction, 0 to 1]"))
+    mean_active_experts: float | None = Field(None, description=(
+        "Experts per token, the shared one included, mean over layers [count]"))
+    expert_delta_cosine: float | None = Field(None, description=(
+        "Cosine of what two experts' weights differ by from the shared expert (without one: from the start), mean over pairs "
+        "and layers; 1: all have learned the same [no unit]"))
 
 
 class LayerRouting(Result):
@@ -50,6 +57,10 @@ class LayerRouting(Result):
         "Routing weight of the shared expert; null without one [fraction, 0 to 1]"))
     mean_weights: list[float] = Field([], description=(
         "Routing weight of each expert, the shared one first if there is one [fraction, 0 to 1]"))
+    shared_weight_spread: float | None = Field(None, description=(
+        "Standard deviation over tokens of the shared expert's weight; absent with the paper's routing [fraction, 0 to 1]"))
+    mean_active: float | None = Field(None, description=(
+        "Experts per token, the shared one included; absent with the paper's routing [count]"))
 
 
 class RouterFile(ResultFile):
