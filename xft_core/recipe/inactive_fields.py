@@ -161,7 +161,7 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
     """
     upcycle, merge = recipe.upcycle, recipe.merge
     section, _, name = field.partition(".")
-    unused = {"upcycle": unused_in_upcycle(upcycle), 
+    unused = {"upcycle": unused_in_upcycle(upcycle),
               "sft": unused_in_sft(recipe.sft) | _unused_with(upcycle) | _unused_in_choice(recipe.sft),
               "merge": unused_in_merge(merge),
               "generate": unused_in_generate(recipe.generate),
