@@ -3,7 +3,7 @@
 Shape suffixes: L layers, G groups of a layer (granularity.py), N experts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -34,7 +34,7 @@ class Coefficients:
     """
 
     weight: torch.Tensor
-    granularity: Granularity = Granularity()
+    granularity: Granularity = field(default_factory=Granularity)
     delta_scale_L: torch.Tensor | None = None
     outside_scale: float = 1.0
 
