@@ -14,7 +14,7 @@ class MetaTrainMetrics(Metrics):
     error: float | None = Field(description="Mean squared error of alpha on these runs [no unit]")
     recovered: float | None = Field(description=(
         "Of the held-out loss that learning won against uniform mixing, the share that the prediction wins, leaving one run "
-        "out: the sums over all runs; absent for one run, and where learning won nothing [fraction]"))
+        "out: the sums over all runs; absent for one run, and where learning won nothing [no unit]"))
 
 
 class LeftOutRun(Result):
