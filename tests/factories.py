@@ -33,8 +33,8 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
 
 # Families that are not in the table: their rows are found.
 FOUND_CONFIGS: dict[str, dict[str, Any]] = {
-    "gpt2": {"n_inner": 48},
-    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},
+    "gpt2": {"n_inner": 48, **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)},
+    "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0},
     "bloom": {},
     "falcon": {"ffn_hidden_size": 48, "bias": True},
     "gpt_bigcode": {"n_inner": 48},

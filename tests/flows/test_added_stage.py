@@ -79,7 +79,7 @@ def code(tmp_path: Path) -> Path:
     steps = root / "xft_core" / "recipe" / "steps.py"
     text = steps.read_text(encoding="utf-8")
     for before, added in (('    "report": StageFacts(', FACTS),
-                          ('    yield Step("upcycle",', STEP.format(words=str(tmp_path / "words.txt")))):
+                          ('    start = start_steps(recipe)', STEP.format(words=str(tmp_path / "words.txt")))):
         assert text.count(before) == 1
         text = text.replace(before, added + before)
     steps.write_text(text, encoding="utf-8")

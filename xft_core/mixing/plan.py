@@ -48,7 +48,7 @@ class MixturePlan(ResultFile):
     file_name: ClassVar[str] = "merge_plan.json"
     num_experts: int = Field(description="Experts, without a shared one [count]")
     num_layers: int = Field(description="Layers [count]")
-    dense_config: dict[str, Any] = Field(description="config.json of the dense model")
+    dense_config: dict[str, Any] = Field(description="config.json of the dense model [no unit]")
     groups: list[ExpertGroup] = Field(description="Tensors made of experts")
     copied: list[str] = Field(description="Tensors that are copied, with {layer} [text]")
     left_out: list[str] = Field([], description="Tensors that have no place in a dense model, with {layer} [text]")

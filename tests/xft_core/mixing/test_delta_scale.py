@@ -117,7 +117,7 @@ def test_without_it_keys_and_inputs_are_as_ever(root: Path, tmp_path: Path) -> N
     assert "base" not in steps["mix"].given and "base" not in steps["merge"].given
     steps = {step.role: step for step in pipeline_steps(Recipe(merge=MergeConfig(delta_scale=0.7)))}
     assert "base" in steps["mix"].given and "base" in steps["merge"].given
-    with pytest.raises(RecipeError, match="mixing needs the base model"):
+    with pytest.raises(RecipeError, match="Mixing needs the base model"):
         mix_stage(root, tmp_path / "c", delta_scale=0.7).inputs()
 
 

@@ -299,7 +299,7 @@ def test_an_upcycled_model_that_computes_something_else_is_never_called_done(
     def exchanged(reader: CheckpointReader, *others: Any) -> list[Any]:
         plans = expert_plans(reader, *others)
         by_name = {plan.name: plan for plan in plans}
-        gate, up = (f"{others[0].block_name(others[1])}.shared_expert.{name}.weight" for name in ("gate_proj", "up_proj"))
+        gate, up = (f"{others[1].block_name(others[2])}.shared_expert.{name}.weight" for name in ("gate_proj", "up_proj"))
         swapped = {gate: by_name[up].parts, up: by_name[gate].parts}
         return [type(plan)(plan.name, plan.shape, plan.dtype, swapped.get(plan.name, plan.parts)) for plan in plans]
 

@@ -49,11 +49,11 @@ def row_comparisons(evidence: Evidence) -> list[RowComparison]:
     rows = measured_rows(evidence)
     if rows is None:
         return []
-    metrics = {model: evidence.metrics(f"row_losses_{model}", RowLossesMetrics) for model in rows.losses}
-    of_merged, found = metrics["merged"], []
+    measured = {model: evidence.metrics(f"row_losses_{model}", RowLossesMetrics) for model in rows.losses}
+    of_merged, found = measured["merged"], []
     assert of_merged is not None
     for model, losses in rows.losses.items():
-        of_model = metrics[model]
+        of_model = measured[model]
         assert of_model is not None
         difference = None if model == "merged" else paired_difference(
             np.array([rows.losses["merged"]]), np.array([losses]), np.array(rows.tokens), random_seed=0)
