@@ -209,6 +209,7 @@ def test_the_help_of_every_field_that_can_be_inactive_says_so_and_of_no_other() 
         ["upcycle.shared_expert=false"], ["upcycle.num_experts=2", "upcycle.num_experts_per_tok=2"],
         ["upcycle.num_experts_per_tok=2"], ["generate.temperature=0.8"], ["upcycle.router=hashed"], ["sft.balance=bias"],
         ["upcycle.mode=fusion", "upcycle.shared_expert=false", "merge.method=ewa"], ["upcycle.expert_rank=4"],
+        ["data.reserved_path=rows.jsonl"],
         *([f"merge.method={method}"] for method in get_args(MergeMethod))]
     recipes = [Recipe(), *(parse(Recipe, {}, change) for change in changes)]
     fields = {

@@ -61,4 +61,6 @@ class PrepareStage(StageConfig):
             path = settings["data"].get(name)
             if path is not None and is_data_file(path):
                 del settings["data"][name]
+        if self.data.reserved_path is not None:
+            settings["data"].pop("reserved_rows", None)
         return settings
