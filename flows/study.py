@@ -2,8 +2,8 @@
 
     runs that choose settings ─ choice on reserved rows ─ reported runs ─ study (ladder, table, plots) ─ publish
 
-Every run is a pipeline run whose stages the store keeps: the same study again, on whatever day or machine with the same store,
-goes on from what is finished.
+Every run is a pipeline run whose stages the store keeps: the same study again, on any day or machine with the same store,
+reuses what is finished.
 """
 
 from collections.abc import Callable
@@ -55,7 +55,7 @@ def study(
 ) -> StudyOutcome:
     """Test a ladder of claims: arms at several seeds, each with its own best settings, on rows that nobody chose by.
 
-    The same study again goes on from what is finished; a run that fails does not lose the others.
+    The same study again reuses what is finished; a run that fails does not lose the others.
 
     Args:
         study_file: The study's file (YAML), relative to the code, for example deployments/studies/demo.yaml.

@@ -51,7 +51,7 @@ def _new_client(uri: str) -> "MlflowClient":
 def explained(place: Path | None = None) -> Iterator[None]:
     """Whatever MLflow raises as TrackingUnavailable. ``place``: where the results are that it does not take.
 
-    A mistake in our own code is none of MLflow's: called an outage, it would be tried again for minutes."""
+    A mistake in this project's own code passes through: as an outage it would be retried for minutes."""
     try:
         yield
     except XftError:
