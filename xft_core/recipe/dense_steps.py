@@ -53,7 +53,7 @@ def _most_steps_of_mixing(recipe: Recipe) -> int | None:
     merge = recipe.merge
     if merge.rows == "held_in" or recipe.data.reserved_path is not None:  # how many rows a file has is not known here
         return merge.max_steps
-    on_reserved = math.ceil(recipe.data.reserved_rows * merge.epochs / merge.batch_size)
+    on_reserved = math.ceil(recipe.data.reserved_rows * max(1, len(recipe.data.sources)) * merge.epochs / merge.batch_size)
     return min(on_reserved, merge.max_steps or on_reserved)
 
 
