@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xft_core.recipe.dense_steps import baseline_steps, start_steps
+from xft_core.recipe.dense_steps import baseline_steps, start_steps, weighted
 from xft_core.recipe.inactive_fields import needs_base, scales_delta, tests_headroom
 from xft_core.recipe.sections import Recipe
 from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, MODELS, PREPARED, SNAPSHOTS, Made, Step
@@ -183,6 +183,9 @@ def _making(recipe: Recipe) -> Iterator[Step]:
     yield Step("merge", "merge", base | {  # with the data, to measure the merged model's held-out loss
         "model": moe, "coefficients": Made("mix"), "data": data, "precision": precision,
         "export_adapter": merge.export_adapter}, "merged")
+    for part in merge.wise:
+        yield weighted(recipe, f"merged_wise_{part:g}".replace(".", "_"), {"base": 1 - part, "merged": part}, {
+            "base": BASE, "merged": Made("merge")})
 
 
 def _preparing(recipe: Recipe) -> Iterator[Step]:

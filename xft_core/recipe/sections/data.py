@@ -157,12 +157,16 @@ class DataConfig(Section):
         return [source.path for source in self.sources] or [self.path]
 
     @property
-    def source_domains(self) -> list[str]:
-        """The domain of each source."""
+    def source_names(self) -> list[str]:
+        """What a person calls each source: its file's name, with as much of its directories as tells it from the others."""
         from xft_core.recipe.labels import path_labels
 
-        labels = path_labels([source.path for source in self.sources])
-        return [source.domain or label for source, label in zip(self.sources, labels, strict=True)]
+        return path_labels([source.path for source in self.sources])
+
+    @property
+    def source_domains(self) -> list[str]:
+        """The domain of each source."""
+        return [source.domain or name for source, name in zip(self.sources, self.source_names, strict=True)]
 
     @property
     def domains(self) -> list[str]:
