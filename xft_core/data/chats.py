@@ -106,7 +106,7 @@ def _message(number: int, item: dict[str, Any]) -> Message:
 
 def _calls(number: int, calls: Any) -> list[Any]:
     """Calls as templates want them: their arguments an object, which many data sets write as text."""
-    calls = _parsed(calls)
+    calls = parsed(calls)
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise DataError(f"'tool_calls' of message {number} must be a list of objects, it is {kind(calls)}.")
     for call in calls:
@@ -114,13 +114,13 @@ def _calls(number: int, calls: Any) -> list[Any]:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise DataError(f"a tool call of message {number} has no name: {call!r:.80}.")
         if "arguments" in function:
-            function["arguments"] = _parsed(function["arguments"])
+            function["arguments"] = parsed(function["arguments"])
     return calls
 
 
 def _tools(tools: Any) -> list[Any] | None:
     """The column tools: a list of JSON schemas, or the same as text."""
-    tools = _without_nulls(_parsed(tools))
+    tools = _without_nulls(parsed(tools))
     if is_null(tools) or tools in ([], ""):
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
@@ -128,7 +128,8 @@ def _tools(tools: Any) -> list[Any] | None:
     return tools
 
 
-def _parsed(value: Any) -> Any:
+def parsed(value: Any) -> Any:
+    """A list or an object that is written as JSON text; any other value as it is."""
     if not isinstance(value, str) or not value.strip().startswith(("[", "{")):
         return value
     try:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from xft_core.data.chats import chat, is_null, kind, not_text, prompt_and_completion, sharegpt
+from xft_core.data.chats import chat, is_null, kind, not_text, parsed, prompt_and_completion, sharegpt
 from xft_core.data.conversation import PLAIN_TEXT, Conversation
 from xft_core.errors import DataError
 
@@ -75,7 +75,7 @@ def _text(row: dict[str, Any], field: str, form: Form) -> str:
 def _list(row: dict[str, Any], field: str, form: Form) -> list[Any]:
     if field not in row:
         raise _missing(row, field, form)
-    messages = row[field]
+    messages = parsed(row[field])  # some write it as text
     of = "from and value" if form == "sharegpt" else "role and content"
     if is_null(messages):
         raise DataError(f"field {field!r} is null. Give it a list of {of}, or remove the row.")

@@ -72,7 +72,7 @@ def check_model(name: str) -> None:
         raise hub_error(repository, error, CheckpointError) from None
 
 
-def check_data(name: str, is_file: bool, split: str) -> None:
+def check_data(name: str, is_file: bool, split: str = "train") -> None:
     """The instruction data exists here, or the Hub knows it. Raises DataError, HubUnavailable."""
     if is_file:
         find_data_files(name, split)

@@ -96,8 +96,8 @@ def domain_warnings(comparison: Comparison) -> Iterator[str]:
     by name. And domains of which nothing is measured."""
     for domain in comparison.domains:
         if not domain.rows:
-            yield (f"The domain {domain.name} has no held-out rows: all of them are also held out of another source. Nothing is "
-                   "said of it.")
+            yield (f"The domain {domain.name} has no held-out rows: all of them are also held out of another source. Nothing "
+                   "is said of it.")
         for loss in domain.losses:
             if not loss.is_worse or loss.difference is None:
                 continue
