@@ -1,10 +1,12 @@
 """Data as people have it, in portions: files of every kind, several of them, Hub data sets, fields with other names."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xft_core.data.formats import FORM_FIELDS
 from xft_core.data.portions import (
     PORTION_ROWS,
     Items,
@@ -14,7 +16,7 @@ from xft_core.data.portions import (
     line_portions,
     parquet_portions,
 )
-from xft_core.data.streams import arrow_portions, is_table, packing_of, streamed_portions
+from xft_core.data.streams import TABLES, arrow_portions, is_table, packing_of, streamed_portions
 from xft_core.errors import DataError
 from xft_core.files.locate import ask_for_data_set, hub_error
 from xft_core.recipe.sections import DataConfig
@@ -143,6 +145,15 @@ def _refuse_other_formats(path: Path) -> None:
     for begin, (kind, remedy) in OTHER_FILES.items():
         if head.startswith(begin):
             raise DataError(f"{str(path)!r} is {kind}, not JSON, JSON lines, CSV, Arrow or Parquet. {remedy}")
+    if path.suffix not in (".json", ".jsonl", *TABLES) and _looks_like_a_table(head):
+        raise DataError(f"{str(path)!r} looks like a table. Give it a name that ends in .csv (commas) or .tsv (tabs).")
+
+
+def _looks_like_a_table(head: bytes) -> bool:
+    first = head.split(b"\n", 1)[0].strip().lower()
+    return not first.startswith((b"{", b"[")) and any(
+        {question.encode(), answer.encode()} <= {name.strip(b' "\'') for name in re.split(rb"[,\t]", first)}
+        for question, answer in (fields for fields in FORM_FIELDS.values() if len(fields) == 2))
 
 
 def _hub_portions(config: DataConfig) -> tuple[int, Iterator[Portion]]:
