@@ -34,7 +34,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def recipe(root: Path, data: dict[str, Any] | None = None, **sources: dict[str, Any]) -> Recipe:
     listed = [{"path": str(root / f"{name}.jsonl"), "domain": name} | sources.get(name, {}) for name in DOMAINS]
-    return parse(Recipe, {"data": {"sources": listed, "held_out_rows": 5, "max_length": 128} | (data or {}),
+    return parse(Recipe, {"data": {"sources": listed, "held_out_rows": 5, "max_length": 256} | (data or {}),
                           "evaluate": {"benchmarks": []}})
 
 
@@ -102,7 +102,7 @@ def test_reserved_rows_are_of_every_source_and_apart(root: Path) -> None:
 
 
 def test_one_file_twice_leaves_the_second_nothing(root: Path) -> None:
-    twice = parse(Recipe, {"data": {"held_out_rows": 5, "sources": [
+    twice = parse(Recipe, {"data": {"held_out_rows": 5, "max_length": 256, "sources": [
         {"path": str(root / "math.jsonl"), "domain": name} for name in ("one", "two")]}})
     assert twice.data.source_names == ["math.jsonl (1)", "math.jsonl (2)"]
     with pytest.raises(DataError, match="no row is left to train on"):

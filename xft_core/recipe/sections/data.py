@@ -159,9 +159,12 @@ class DataConfig(Section):
     @property
     def source_names(self) -> list[str]:
         """What a person calls each source: its file's name, with as much of its directories as tells it from the others."""
-        from xft_core.recipe.labels import path_labels
+        from xft_core.recipe.labels import path_labels, unique_labels
 
-        return path_labels([source.path for source in self.sources])
+        paths = [source.path for source in self.sources]
+        known = list(dict.fromkeys(paths))
+        labels = dict(zip(known, path_labels(known), strict=True))
+        return unique_labels([[labels[path]] for path in paths])
 
     @property
     def source_domains(self) -> list[str]:
