@@ -225,7 +225,7 @@ def test_files_that_cannot_be_read_say_why(name: str, tmp_path: Path) -> None:
 def test_a_zstandard_file_that_is_cut_short(tmp_path: Path) -> None:
     zstd(tmp_path / "whole.zst", LINES.encode() * 2000)
     (tmp_path / "d.jsonl.zst").write_bytes((tmp_path / "whole.zst").read_bytes()[:-9])
-    with pytest.raises(DataError, match="cannot be unpacked.*fetch it again"):
+    with pytest.raises(DataError, match=r"cannot be unpacked.*fetch it again"):
         read(tmp_path / "d.jsonl.zst")
 
 
@@ -236,7 +236,7 @@ def test_several_files_are_read_in_order_and_named_in_errors(tmp_path: Path) -> 
     (tmp_path / "notes.txt").write_text("not data")
     assert read(tmp_path) == EXPECTED == read(tmp_path / "part-*.jsonl") == read(tmp_path / "**" / "p*.jsonl")
     (tmp_path / "part-1.jsonl").write_text('{"question": "a", "answer": "b"}\n{"question": 1}\n')
-    with pytest.raises(DataError, match="part-1.jsonl', line 2: field 'question'"):
+    with pytest.raises(DataError, match=r"part-1.jsonl', line 2: field 'question'"):
         read(tmp_path)
 
 
@@ -253,14 +253,14 @@ def test_directories_of_save_to_disk(tmp_path: Path) -> None:
     rows.save_to_disk(tmp_path / "one", num_shards=3)
     assert read(tmp_path / "both") == EXPECTED == read(tmp_path / "one")
     assert read(tmp_path / "both", split="test") == EXPECTED[2:]
-    with pytest.raises(DataError, match="no split 'dev'. Set split to one of its own: train, test"):
+    with pytest.raises(DataError, match=r"no split 'dev'. Set split to one of its own: train, test"):
         read(tmp_path / "both", split="dev")
     next((tmp_path / "one").glob("*.arrow")).unlink()
-    with pytest.raises(DataError, match="is missing, which .*state.json' names"):
+    with pytest.raises(DataError, match=r"is missing, which .*state.json' names"):
         read(tmp_path / "one")
 
 
 def test_a_field_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text(LINES)
-    with pytest.raises(DataError, match="line 1: the field 'body' .fields: answer. is not there; this row has question"):
+    with pytest.raises(DataError, match=r"line 1: the field 'body' .fields: answer. is not there; this row has question"):
         read(tmp_path / "d.jsonl", fields={"answer": "body"})

@@ -124,7 +124,7 @@ def test_parts_are_whole_and_sum_up() -> None:
 
 
 def test_sources_that_do_not_fit() -> None:
-    with pytest.raises(DataError, match="rows together are 50, but data.max_rows leaves 20"):
+    with pytest.raises(DataError, match=r"rows together are 50, but data.max_rows leaves 20"):
         rows_of_sources([Source("a", 100, rows=50), Source("b", 10)], 1, 0, 20)
     with pytest.raises(DataError, match="source a no row is left"):
         rows_of_sources([Source("a", 0), Source("b", 10)], 1, 0, None)
