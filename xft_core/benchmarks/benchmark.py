@@ -24,11 +24,13 @@ class Verdict:
     """``base``: on the benchmark's own tests; ``plus``: on these and the extended ones together (the same as ``base``
     where a kind has no extended tests). ``infrastructure_error``: it could not be found out, which says nothing about
     the sample. ``detail``: for people, what went wrong: the input that failed, or the end of a compiler's complaint. It
-    may quote a sample; here, and only here, it is made printable."""
+    may quote a sample; here, and only here, it is made printable. ``score``: how much of the answer is right, from 0 to 1,
+    where a task measures it."""
 
     base: Status
     plus: Status
     detail: str = ""
+    score: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "detail", printable(self.detail))
