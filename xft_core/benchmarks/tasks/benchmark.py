@@ -1,9 +1,10 @@
 """A task's folder as a kind of benchmark."""
 
+import csv
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from xft_core.benchmarks.benchmark import Grader, Kind
 from xft_core.benchmarks.prompts import cut, instruction_prompt
 from xft_core.benchmarks.tasks.folder import grader_source, load_task, problem_file
 from xft_core.errors import DataError
+from xft_core.files.jsonl import read_jsonl
 from xft_core.recipe.sections import EvaluateConfig
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from xft_core.data.text_tokens import PromptText
 
+TABLES = {".csv": ",", ".tsv": "\t"}
 _FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:\n?```|\Z)", re.DOTALL)
 
 
@@ -45,6 +48,12 @@ class TaskFolder(Kind[Problem]):
     def load_problems(self, path: Path, max_problems: int | None = None) -> list[Problem]:
         """See Kind. ``path``: the folder."""
         return super().load_problems(problem_file(path), max_problems)
+
+    def rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See Kind. A table has its fields in the first line; a row without a task_id is called by its line."""
+        read = table_rows(path) if path.suffix in TABLES else read_jsonl(path)
+        for number, row in read:
+            yield number, {"task_id": f"{path.stem}/{number}", **row}
 
     def problem(self, row: dict[str, Any], where: str) -> Problem:
         """See Kind."""
@@ -99,6 +108,23 @@ class TaskFolder(Kind[Problem]):
 
     def _filled(self, template: str, problem: Problem) -> str:
         return self._task.template_fields.sub(lambda found: _text(problem.row[found[1]]), template)
+
+
+def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, row) of a table of texts (CSV or TSV, UTF-8). Raises DataError for a row that has not as many fields as the first
+    line, and for what is no text."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream, delimiter=TABLES[path.suffix], strict=True)
+            names = next(reader, [])
+            for values in reader:
+                if len(values) != len(names):
+                    raise DataError(
+                        f"{str(path)!r}, line {reader.line_num}: {len(values)} fields, but the first line names {len(names)}. "
+                        "Put quotes around a field with a comma or a line break in it.")
+                yield reader.line_num, dict(zip(names, values, strict=True))
+    except (OSError, csv.Error, UnicodeError) as error:
+        raise DataError(f"{str(path)!r} cannot be read: {error}.") from None
 
 
 def _text(value: Any) -> str:

@@ -32,7 +32,7 @@ seconds: 2
 GRADER = """
 def execute(problem, answer):
     print("a grader may print")
-    return eval(answer, {"problem": problem}) if answer.startswith("!") is False and "(" in answer else answer
+    return eval(answer, {"problem": problem}) if "(" in answer else answer
 
 def judge(problem, output):
     return {"base": output == problem["reversed"], "score": float(output == problem["reversed"])}
@@ -46,7 +46,7 @@ def task(tmp_path: Path) -> Path:
     (folder / "task.yaml").write_text(TASK)
     (folder / "grader.py").write_text(GRADER)
     (folder / "words.jsonl").write_text("".join(json.dumps({
-        "task_id": f"word/{word}", "word": word, "reversed": word[::-1], "length": len(word), "secret": f"hidden-{word}"}) + "\n"
+        "task_id": f"word/{word}", "word": word, "reversed": word[::-1], "length": len(word), "secret": f"not-{word}"}) + "\n"
         for word in ("tea", "rice")))
     return folder
 
@@ -111,6 +111,21 @@ def test_a_key_follows_from_all_files(task: Path, tmp_path: Path) -> None:
     assert len(keys) == 4
 
 
+def test_a_table_of_questions_and_answers_needs_no_code(tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text(
+        'summary: Capitals.\ngrader: exact\nsplits: {test: test.csv}\nprompt: "{question}"\n'
+        'completion_prompt: "{question}\\n"\nresponse: "{answer}"\n')
+    (tmp_path / "test.csv").write_text('question,answer\n"Of France, please?",Paris\nOf Norway?,Oslo\n')
+    kind = kind_of(tmp_path)
+    problems = kind.load_problems(tmp_path)
+    assert [problem.task_id for problem in problems] == ["test/2", "test/3"]
+    verdicts = kind.open_grader(EvaluateConfig(), tmp_path).grade(problems[1], ["oslo ", "Paris"])
+    assert [verdict.plus for verdict in verdicts] == ["pass", "fail"]
+    (tmp_path / "test.csv").write_text("question,answer\nOf France, please?,Paris\n")
+    with pytest.raises(DataError, match="line 2: 3 fields"):
+        kind.load_problems(tmp_path)
+
+
 def spoil(name: str, old: str, new: str) -> Callable[[Path], None]:
     def change(folder: Path) -> None:
         text = (folder / name).read_text()
@@ -139,7 +154,8 @@ def test_mistakes_are_named(task: Path, change: Callable[[Path], None], named: s
         kind.open_grader(EvaluateConfig(), task)
 
 
-@pytest.mark.parametrize("old, new", [('problem["reversed"], ', 'problem["word"], '), ('output == problem["reversed"], ', "True, ")])
+@pytest.mark.parametrize("old, new", [
+    ('problem["reversed"], ', 'problem["word"], '), ('output == problem["reversed"], ', "True, ")])
 def test_a_grader_that_does_not_tell_right_from_wrong_is_refused(task: Path, old: str, new: str) -> None:
     spoil("grader.py", old, new)(task)
     with pytest.raises(SandboxError, match="answer to its first problem"):

@@ -7,9 +7,10 @@ share one path, so their order does not count for the score.
 
 import json
 from collections import Counter
+from typing import Any
 
 
-def judge(problem, output):
+def judge(problem: dict[str, Any], output: Any) -> Any:
     """Whether the answer is valid, whether it is right, and the share of its fields that are."""
     try:
         found = json.loads(output, object_pairs_hook=unique, parse_constant=refuse)
@@ -26,15 +27,15 @@ def judge(problem, output):
             "detail": "" if right else f"wrong: {', '.join(sorted({path for path, _ in wrong})) or 'order'}"}
 
 
-def invalid(value, schema):
+def invalid(value: Any, schema: Any) -> Any:
     """What the schema says against a value; None for nothing."""
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
     error = next(iter(Draft202012Validator(schema).iter_errors(value)), None)
     return None if error is None else f"not valid at {error.json_path}: {error.message}"
 
 
-def field_f1(found, expected):
+def field_f1(found: Any, expected: Any) -> Any:
     """The harmonic mean of precision and recall over fields; 1 where neither has any."""
     given, right = fields(found), fields(expected)
     if not given and not right:
@@ -42,7 +43,7 @@ def field_f1(found, expected):
     return 2 * (given & right).total() / (given.total() + right.total())
 
 
-def fields(value, path="$"):
+def fields(value: Any, path: str = "$") -> Any:
     """The leaves of a value, each as (path, value), as often as they occur. An empty object or list is a leaf."""
     if isinstance(value, dict) and value:
         return sum((fields(item, f"{path}.{name}") for name, item in value.items()), Counter())
@@ -51,7 +52,7 @@ def fields(value, path="$"):
     return Counter([(path, canonical(value))])
 
 
-def canonical(value):
+def canonical(value: Any) -> Any:
     """One text for each value: 2 and 2.0 are one number, 1 and true are not one value."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{json.dumps(name)}:{canonical(item)}" for name, item in sorted(value.items())) + "}"
@@ -62,7 +63,7 @@ def canonical(value):
     return json.dumps(value)
 
 
-def unique(pairs):
+def unique(pairs: Any) -> Any:
     """An object, none of whose names is given twice."""
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -70,6 +71,6 @@ def unique(pairs):
     return value
 
 
-def refuse(constant):
+def refuse(constant: Any) -> Any:
     """NaN and Infinity are no JSON."""
     raise ValueError(f"{constant} is no JSON")

@@ -5,6 +5,7 @@ number of the answer counts, with the unit that follows it: 2500 m/h is as right
 """
 
 import re
+from typing import Any
 
 TOLERANCE = 0.01
 NUMBER = re.compile(r"[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d{1,2})?")
@@ -12,7 +13,7 @@ UNIT = re.compile(r"[ \t]*([A-Za-zµΩ°%][A-Za-zµΩ°%0-9*/^ ²³·()-]*)?")
 LONGEST_UNIT = 60
 
 
-def judge(problem, output):
+def judge(problem: dict[str, Any], output: Any) -> Any:
     """Whether the answer's last quantity is the right one."""
     import pint
 
@@ -21,7 +22,8 @@ def judge(problem, output):
     if not numbers:
         return {"base": False, "detail": "the answer has no number"}
     value = float(numbers[-1][0].replace(",", ""))
-    unit = UNIT.match(output, numbers[-1].end())[1] or ""
+    following = UNIT.match(output, numbers[-1].end())
+    unit = following[1] or "" if following else ""
     try:
         expected = parsed(units, problem["quantity"])
         found = longest(units, value, unit)
@@ -35,18 +37,20 @@ def judge(problem, output):
     return {"base": passed, "detail": "" if passed else f"{found} instead of {expected}"}
 
 
-def is_exponent(text, place):
+def is_exponent(text: Any, place: Any) -> Any:
     """Whether the number at a place is the power of a unit."""
     return place > 0 and (text[place - 1] in "^*" or text[place - 1].isalpha())
 
 
-def parsed(units, text):
+def parsed(units: Any, text: Any) -> Any:
     """A quantity from text: a number and a unit."""
     number = NUMBER.match(text)
+    if number is None:
+        raise ValueError(f"{text!r} does not begin with a number")
     return units.Quantity(float(number[0]), units.parse_units(text[number.end():].strip()))
 
 
-def longest(units, value, text):
+def longest(units: Any, value: Any, text: Any) -> Any:
     """The quantity of the longest beginning of a text that is a unit: prose may follow it."""
     words = text[:LONGEST_UNIT].replace("²", "**2").replace("³", "**3").replace("^", "**").replace("·", "*").split(" ")
     for count in range(len(words), 0, -1):

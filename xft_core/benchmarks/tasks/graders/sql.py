@@ -8,17 +8,18 @@ NULL alone; numbers are equal within a relative 1e-9, whatever their type; a num
 import math
 import sqlite3
 from collections import Counter
+from typing import Any
 
 MAX_ROWS, TOLERANCE = 10_000, 1e-9
 READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
 
-def execute(problem, answer):
+def execute(problem: dict[str, Any], answer: str) -> Any:
     """The rows of the answer's one query."""
     return rows_of(problem["schema"], answer)
 
 
-def judge(problem, output):
+def judge(problem: dict[str, Any], output: Any) -> Any:
     """Whether the rows are those of the reference."""
     expected, ordered = rows_of(problem["schema"], problem["query"]), bool(problem.get("ordered", False))
     if same_rows(output, expected, ordered):
@@ -27,7 +28,7 @@ def judge(problem, output):
         f"other rows: {output[:2]} … instead of {expected[:2]} …")}
 
 
-def rows_of(schema, query):
+def rows_of(schema: Any, query: str) -> Any:
     """What a query gives on a new database, as lists of [type, value]."""
     if not query.strip():
         raise ValueError("there is no query")
@@ -40,7 +41,7 @@ def rows_of(schema, query):
     return [[value.hex() if isinstance(value, bytes) else value for value in row] for row in rows]
 
 
-def same_rows(found, expected, ordered):
+def same_rows(found: Any, expected: Any, ordered: bool) -> Any:
     """Whether two results are the same: as lists if ``ordered``, else as bags."""
     if not isinstance(found, list) or len(found) != len(expected) or not all(isinstance(row, list) for row in found):
         return False
@@ -66,18 +67,18 @@ def same_rows(found, expected, ordered):
     return not waiting
 
 
-def same_row(found, expected):
+def same_row(found: Any, expected: Any) -> Any:
     """Whether two rows are the same, value by value."""
     return len(found) == len(expected) and all(map(same_value, found, expected))
 
 
-def same_value(found, expected):
+def same_value(found: Any, expected: Any) -> Any:
     """Whether two values are the same."""
     if is_number(found) and is_number(expected):
         return found == expected or math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=1e-12)
     return type(found) is type(expected) and found == expected
 
 
-def is_number(value):
+def is_number(value: Any) -> Any:
     """Whether a value is a number; SQLite has no truth values."""
     return isinstance(value, int | float) and not isinstance(value, bool)
