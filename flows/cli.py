@@ -1,7 +1,7 @@
 """The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft compare`` runs variants of a recipe and puts them
 side by side, ``xft study`` tests a ladder of claims, ``xft evaluate`` measures any model, ``xft init`` writes a recipe,
-``xft plan`` says what a run needs, ``xft chat`` talks to a model, ``xft fetch`` gets benchmarks, ``xft ui`` shows what there is,
-``xft store`` lists, verifies and cleans the store, ``xft relocate`` puts a home right that was moved or copied,
+``xft plan`` says what a run needs, ``xft chat`` talks to a model, ``xft fetch`` gets benchmarks, ``xft ui`` shows what there
+is, ``xft store`` lists, verifies and cleans the store, ``xft relocate`` puts a home right that was moved or copied,
 ``xft completion`` makes a shell complete all of these.
 
 Exit status: 0 done, 1 a stage failed, 2 an invalid recipe or setting, 130 interrupted, 141 nobody reads the output.

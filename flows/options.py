@@ -50,7 +50,7 @@ def parser() -> ArgumentParser:
     init = commands.add_parser("init", help="write a commented recipe for a model and data, checked against both")
     init.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE.yaml", help="file to write (default: the model's name)")
     init.add_argument("--model", required=True, help="directory, Hub name, S3 address, or demo:model")
-    init.add_argument("--data", required=True, help="instruction data: a .json, .jsonl or .parquet file, or demo:instruct.jsonl")
+    init.add_argument("--data", required=True, help="instruction data: a .json, .jsonl or .parquet file")
     init.add_argument(
         "--benchmark", action="append", default=[], metavar="BENCHMARK",
         help="humaneval, a .jsonl file, demo:benchmark.jsonl; again for each (default: what is here of humaneval and mbpp)")
@@ -59,14 +59,14 @@ def parser() -> ArgumentParser:
     chat.add_argument("model", metavar="MODEL", help="directory, Hub name, S3 address, or demo:model")
     chat.add_argument(
         "--template", choices=("auto", "chat", "magicoder"), default="auto",
-        help="chat: the tokenizer's; magicoder: the paper's prompt, of one instruction; auto (default): chat where there is one")
+        help="chat: the tokenizer's; magicoder: the paper's, of one instruction; auto (default): chat where there is one")
     chat.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
     chat.add_argument(
         "--set", action="append", default=[], metavar="generate.FIELD=VALUE",
         help="for example generate.temperature=0.7, generate.max_new_tokens=200")
     fetch = commands.add_parser("fetch", help="get benchmarks from their authors, checked by sha256; without names: a list")
     fetch.add_argument(
-        "benchmark", nargs="*", metavar="BENCHMARK", help="humaneval, mbpp, ds1000, multipl-e/js, or multipl-e for all languages")
+        "benchmark", nargs="*", metavar="BENCHMARK", help="humaneval, mbpp, ds1000, multipl-e/js; multipl-e: all languages")
     completion = commands.add_parser("completion", help="print what makes a shell complete xft's commands and options")
     completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     _add_plan(commands.add_parser("plan", help="memory, disk and time of every stage; refuses what cannot fit"))

@@ -1,4 +1,4 @@
-"""What ships beside the code and has a name of its own: recipes, studies and deployments, in a checkout as in an installed package."""
+"""What ships beside the code: recipes, studies and deployments, in a checkout as in an installed package."""
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable

@@ -105,7 +105,7 @@ def _print_plan(config: StageConfig) -> None:
 
 
 class _CommandParser(argparse.ArgumentParser):
-    """A command whose help ends with the fields of its configuration, if it takes one. They are written only where asked for."""
+    """A command whose help ends with the fields of its configuration, if it takes one; written only where asked for."""
 
     config: type[StageConfig] | None = None
 
@@ -123,7 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary, description=summary)
         command.config = config
         command.add_argument("config", type=Path, help="YAML (or JSON) file with the stage's fields")
-        command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field, also SECTION.FIELD")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field, also SECTION.FIELD")
         command.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     inspect = commands.add_parser("inspect", help="Describe a model directory or a published artifact.")
     inspect.add_argument("directory", type=Path)

@@ -15,7 +15,8 @@ ALL_LANGUAGES = "multipl-e"
 def run(options: Namespace) -> int:
     """Fetch what was named, or list what can be; returns the exit status, 2 where something could not be had."""
     if not options.benchmark:
-        print(columns(("benchmark", "here", "sha256, unpacked"), [(name, _here(name), SOURCES[name].sha256) for name in SOURCES], ()))
+        rows = [(name, _here(name), source.sha256) for name, source in SOURCES.items()]
+        print(columns(("benchmark", "here", "sha256, unpacked"), rows, right=()))
         return ExitCode.DONE
     failed = False
     for name in _chosen(options.benchmark):

@@ -20,8 +20,8 @@ HEADING = (
 
 
 def run(options: Namespace) -> int:
-    """Write the recipe; returns the exit status. Raises XftError for a model or data that cannot be used, and for a file that is
-    there already."""
+    """Write the recipe; returns the exit status. Raises XftError for a model or data that cannot be used, and for a file that
+    is there already."""
     name = short_name(options.model)
     path: Path = options.recipe or Path(f"{name}.yaml")
     if path.exists():

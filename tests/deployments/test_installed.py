@@ -137,7 +137,8 @@ def test_the_pages_offer_the_deployments_and_run_one(scripts: Path, tmp_path: Pa
              json.dumps(parameters)], cwd=tmp_path, env=by_hand, capture_output=True, text=True)
         assert ran.returncode == 0 and "Completed" in ran.stdout, ran.stdout + ran.stderr
         offered = subprocess.run(
-            [scripts / "python", "-m", "prefect", "deployment", "ls"], cwd=tmp_path, env=by_hand, capture_output=True, text=True)
+            [scripts / "python", "-m", "prefect", "deployment", "ls"], cwd=tmp_path, env=by_hand, capture_output=True,
+            text=True)
         assert all(name in offered.stdout for name in ("pipeline/pipeline", "compare/compare", "pipeline/nightly"))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0

@@ -84,8 +84,8 @@ def fetch(name: str, sources: dict[str, Source] | None = None) -> tuple[Path, bo
     if _digest(content) != source.sha256:
         raise DataError(
             f"What {source.address} gave is not the {name} that is known here: its sha256, unpacked, is {_digest(content)} "
-            f"instead of {source.sha256}. Nothing was kept. If its authors released a new one, download it yourself and give its "
-            "path as the benchmark.")
+            f"instead of {source.sha256}. Nothing was kept. If its authors released a new one, download it yourself, and give "
+            "its path as the benchmark.")
     place.parent.mkdir(parents=True, exist_ok=True)
     write_whole(place, gzip.compress(content, mtime=0))
     return place, False

@@ -12,9 +12,9 @@ from xft_core.data.text_tokens import PromptText
 from xft_core.errors import RecipeError
 from xft_core.generation.completer import Completion
 from xft_core.generation.with_transformers import TransformersCompleter
+from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.recipe.sections import GenerateConfig
-from xft_core.models.config import DTYPES
 
 ChatTemplate = Literal["auto", "chat", "magicoder"]
 

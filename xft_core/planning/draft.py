@@ -106,7 +106,8 @@ def _choose_template(
     config = DataConfig(template=made.values["data.template"], max_length=LONGEST)
     lengths = [len(row.input_ids) for row, _ in (tokenise(messages, config, tokenizer) for messages in sample) if row]
     if not lengths:
-        raise DataError(f"No row of {made.values['data.path']!r} has a prompt that leaves room for a response in {LONGEST} tokens.")
+        raise DataError(
+            f"No row of {made.values['data.path']!r} has a prompt that leaves room for a response in {LONGEST} tokens.")
     return sorted(lengths)
 
 
@@ -128,9 +129,11 @@ def _choose_split_and_batch(made: Draft, rows: int, lengths: list[int]) -> None:
     while batch > 1 and sequences / batch < FEWEST_STEPS:
         batch //= 2
     made.set("sft.epochs", paper.epochs)
-    made.set("sft.batch_size", batch, f"about {sequences:,.0f} packed sequences make {max(1.0, sequences / batch):,.0f} steps an epoch.")
+    steps = max(1.0, sequences / batch)
+    made.set("sft.batch_size", batch, f"about {sequences:,.0f} packed sequences make {steps:,.0f} steps an epoch.")
     made.set("sft.micro_batch_size", min(paper.micro_batch_size, batch))
-    made.set("sft.learning_rate", paper.learning_rate, "the paper's value for a model of 1.3B parameters; smaller models take more.")
+    made.set(
+        "sft.learning_rate", paper.learning_rate, "the paper's, for a model of 1.3B parameters; smaller models take more.")
     made.set("upcycle.num_experts", Recipe().upcycle.num_experts)
     made.set("upcycle.num_experts_per_tok", Recipe().upcycle.num_experts_per_tok)
     made.set("merge.method", Recipe().merge.method)

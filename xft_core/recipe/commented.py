@@ -48,7 +48,8 @@ def _field(
 
 def _comment(text: str, indent: str) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", break_long_words=False, break_on_hyphens=False)
+        text, WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ", break_long_words=False,
+        break_on_hyphens=False)
 
 
 def _yaml(value: Any) -> str:
