@@ -9,6 +9,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
+from flows.approval import approved
 from flows.recipe_form import with_recipe_fields
 from tasks import preflight
 from tasks.execution import pipeline_run
@@ -73,9 +74,9 @@ def pipeline(
             futures["publish"] = publish.submit(run, dict(futures))  # type: ignore[arg-type]
             raise_for_failures(run, futures)
             result: PipelineResult = futures["publish"].result()
-            return result
     except RunStopped as stopped:
         return Cancelled(message=str(stopped))
+    return approved(run, result)
 
 
 def chosen_recipe(recipe_file: str = "", overrides: list[str] | None = None, **fields: Any) -> Recipe:

@@ -223,7 +223,7 @@ def test_the_merged_model_is_registered_once(finished: PipelineResult) -> None:
 
 
 def test_a_recipe_may_leave_the_registry_alone(finished: PipelineResult) -> None:
-    state, states = run_pipeline(registry={"enabled": False})
+    state, states = run_pipeline(registry={"register": "none"})
     assert (state.result().registered, rebuilt(states)) == (None, set())
 
 

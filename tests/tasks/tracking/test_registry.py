@@ -16,6 +16,7 @@ import torch
 from tasks.object_store import artifacts as remote
 from tasks.object_store import upkeep
 from tasks.references import ArtifactRef, PipelineRun
+from tasks.tracking import champion as champions
 from tasks.tracking import registry, runs
 from tasks.tracking.client import client
 from tasks.tracking.model import log_model
@@ -81,7 +82,10 @@ def named(run: PipelineRun, request: pytest.FixtureRequest) -> PipelineRun:
     return run.model_copy(update={"recipe": Recipe(name=request.node.originalname, experiment=run.recipe.experiment)})
 
 
-def register(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Registration:
+def register(run: PipelineRun, artifacts: dict[str, ArtifactRef], **section: str) -> Registration:
+    """With ``section`` as the recipe's section registry; all models become versions unless it says otherwise."""
+    changed = run.recipe.registry.model_copy(update={"register": "all", **section})
+    run = run.model_copy(update={"recipe": run.recipe.model_copy(update={"registry": changed})})
     return registry.register(run, artifacts, CARD, True, remote.keep, logger)
 
 
@@ -199,7 +203,7 @@ def test_a_champion_chosen_by_hand_is_the_one_to_beat(
     named: PipelineRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Some time after the choice; a run at the same moment as another that took the alias is its rival instead."""
-    monkeypatch.setattr(registry, "RIVAL_SECONDS", 0.2)
+    monkeypatch.setattr(champions, "RIVAL_SECONDS", 0.2)
     register(named, made(tmp_path))
     register(named, made(tmp_path, model="b", nll=0.3))
     time.sleep(0.3)
@@ -224,7 +228,7 @@ def test_runs_that_end_at_once_leave_the_best_as_champion(
     register(run, made(tmp_path))
     if lock == "two machines":
         together, waited = threading.Barrier(len(losses)), threading.local()
-        read = registry._champion
+        read = champions._champion
 
         @contextmanager
         def unlocked(_: Path) -> Iterator[None]:
@@ -238,7 +242,7 @@ def test_runs_that_end_at_once_leave_the_best_as_champion(
             return found
 
         monkeypatch.setattr(registry, "locked", unlocked)
-        monkeypatch.setattr(registry, "_champion", read_together)
+        monkeypatch.setattr(champions, "_champion", read_together)
     given = [made(tmp_path / str(number), model=str(number), nll=nll) for number, nll in enumerate(losses)]
     found: dict[float, Registration] = {}
 
