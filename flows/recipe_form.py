@@ -2,14 +2,46 @@
 
 import inspect
 from collections.abc import Callable
+import json
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
+from pydantic import create_model
+
 from xft_core.recipe.sections import Recipe
+from xft_core.recipe.sections.base import Section
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULTS = Recipe()
+ESSENTIAL = (
+    "model.path", "data.path", "data.max_length", "upcycle.num_experts", "upcycle.num_experts_per_tok",
+    "upcycle.normalization", "sft.epochs", "sft.learning_rate", "sft.batch_size", "merge.method",
+    "merge.shared_expert_weight", "evaluate.benchmarks")
+
+
+def _essentials() -> type[Section]:
+    fields: Any = {}
+    for name in ESSENTIAL:
+        section, _, field = name.partition(".")
+        info = type(getattr(DEFAULTS, section)).model_fields[field]
+        empty = info.asdict()
+        fields[name.replace(".", "_")] = (
+            Annotated[(info.annotation | None, *info.metadata, Field(description=info.description))], None)
+        del empty
+    return create_model("Essentials", __base__=Section, __doc__=(
+        "The dozen fields that runs differ in most. What is filled in counts, on a recipe file and over the sections below; "
+        "what is empty is as it is there."), **fields)
+
+
+Essentials: Any = _essentials()
+
+
+def as_overrides(essentials: Any) -> list[str]:
+    """The fields that are filled in as ``section.field=value`` items. ``essentials``: Essentials, or a mapping of the same."""
+    given = essentials if isinstance(essentials, dict) else essentials.model_dump(mode="json")
+    names = {name.replace(".", "_"): name for name in ESSENTIAL}
+    return [f"{names.get(field, field)}={json.dumps(value)}" for field, value in given.items() if value not in (None, [])]
 
 
 def with_recipe_fields(function: Callable[P, R]) -> Callable[P, R]:

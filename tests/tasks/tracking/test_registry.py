@@ -337,3 +337,43 @@ def test_measurements_are_plain_json(named: PipelineRun, tmp_path: Path) -> None
     tags = client().get_model_version(named.recipe.name, "1").tags
     text, = (value for name, value in tags.items() if name.startswith("xft.measured."))
     assert json.loads(text) == {"held_out_nll": 0.5, "pass_at_1": 0.5, "benchmark": "benchmark.jsonl", "problems": 80}
+
+
+def test_only_what_takes_the_alias_becomes_a_version(named: PipelineRun, tmp_path: Path) -> None:
+    first = register(named, made(tmp_path), register="champion")
+    worse = register(named, made(tmp_path, model="b", nll=0.6), register="champion")
+    assert (first.version, first.replaced, worse.version) == (1, 0, None)
+    assert str(worse).startswith(f"{named.recipe.name}, no version: held-out loss 0.6000 is worse than 0.5000")
+    assert len(client().search_model_versions(f"name = '{named.recipe.name}'")) == 1
+    better = register(named, made(tmp_path, model="c", nll=0.4), register="champion")
+    assert (better.version, better.champion, better.replaced) == (2, True, 1)
+    assert register(named, made(tmp_path, model="c", nll=0.4), register="champion").replaced is None
+    tags = client().get_model_version(named.recipe.name, "2").tags
+    assert (tags["upcycle.num_experts"], tags["upcycle.normalization"], tags["merge.method"]) == ("8", "xft", "learned")
+
+
+def test_the_alias_waits_for_approval(named: PipelineRun, tmp_path: Path) -> None:
+    name, artifacts = named.recipe.name, made(tmp_path)
+    proposal = register(named, artifacts, approval="required").proposal
+    assert proposal is not None and (proposal.version, proposal.champion) == (1, None)
+    assert champion(name) is None
+    found = registry.decide(named, proposal, True, "", logger)
+    assert (found.champion, found.replaced, champion(name)) == (True, 0, 1)
+    assert register(named, artifacts, approval="required").proposal is None  # nobody is asked twice
+    again = register(named, made(tmp_path, model="b", nll=0.4), approval="required").proposal
+    assert again is not None and again.champion_measured is not None and again.champion_measured.held_out_nll == 0.5
+    assert registry.decide(named, again, False, "a fluke", logger).why == "it was rejected: a fluke."
+    assert champion(name) == 1
+    rejected = register(named, made(tmp_path, model="b", nll=0.4), approval="required")
+    assert (rejected.proposal, rejected.why) == (None, "it was rejected: a fluke.")
+    worse = register(named, made(tmp_path, model="c", nll=0.6), approval="required")
+    assert worse.proposal is None and "is worse than" in worse.why
+
+
+def test_what_is_approved_late_must_still_be_the_best(named: PipelineRun, tmp_path: Path) -> None:
+    proposal = register(named, made(tmp_path), approval="required").proposal
+    assert proposal is not None
+    register(named, made(tmp_path, model="b", nll=0.4))
+    found = registry.decide(named, proposal, True, "", logger)
+    assert not found.champion and "is worse than" in found.why
+    assert champion(named.recipe.name) == 2
