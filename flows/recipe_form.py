@@ -1,11 +1,11 @@
 """The recipe's fields as parameters of a flow: Prefect makes its form from a flow function's signature and docstring."""
 
 import inspect
-from collections.abc import Callable
 import json
-from typing import Any, ParamSpec, TypeVar, get_type_hints
+from collections.abc import Callable
+from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
 
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from xft_core.recipe.sections import Recipe
 from xft_core.recipe.sections.base import Section
@@ -25,10 +25,8 @@ def _essentials() -> type[Section]:
     for name in ESSENTIAL:
         section, _, field = name.partition(".")
         info = type(getattr(DEFAULTS, section)).model_fields[field]
-        empty = info.asdict()
-        fields[name.replace(".", "_")] = (
-            Annotated[(info.annotation | None, *info.metadata, Field(description=info.description))], None)
-        del empty
+        kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        fields[name.replace(".", "_")] = (kind | None, Field(None, description=info.description))
     return create_model("Essentials", __base__=Section, __doc__=(
         "The dozen fields that runs differ in most. What is filled in counts, on a recipe file and over the sections below; "
         "what is empty is as it is there."), **fields)

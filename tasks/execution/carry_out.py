@@ -75,7 +75,7 @@ def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], b
             reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
             recorded = _record(child, config, manifest, reused, logger)
         made: dict[str, HasMetrics] = {**needed, role: manifest}
-        check_events.tell(run, step, made, reused, logger)
+        check_events.tell(run, step, made, reused or not made_here, logger)
         checks.raise_for(checks.stage_findings(step, run.recipe, made, only_stop=True))
     except RunStopped as stopped:
         child.end("KILLED")

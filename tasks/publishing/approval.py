@@ -2,9 +2,10 @@
 
 from prefect import get_run_logger, task
 
+from tasks import events
 from tasks.execution.delivery import insist
+from tasks.prefect_log import Logger
 from tasks.prefect_page import show_markdown
-from tasks.publishing.champion import announce
 from tasks.references import PipelineRun
 from tasks.retry import RETRIED
 from tasks.stopping import stop_event
@@ -37,10 +38,20 @@ def decide(run: PipelineRun, proposal: registry.Proposal, approved: bool, remark
             return registry.decide(run, proposal, approved, remark, logger)
 
     found = insist(to_mlflow, stop, logger)
-    announce(found, logger)
+    announce_champion(found, logger)
     text = f"{question(proposal)}\n**{'Approved' if approved else 'Rejected'}**{f': {remark}' if remark else ''}. {found}\n"
     show_markdown("approval", text, f"Who is champion of {proposal.name}", logger)
     return found
+
+
+def announce_champion(registered: registry.Registration | None, logger: Logger) -> None:
+    """Emit xft.champion.changed if the alias has just moved to this version."""
+    if registered is None or registered.replaced is None:
+        return
+    events.emit(
+        events.CHAMPION_CHANGED, "model", registered.name,
+        {"version": registered.version, "replaced": registered.replaced or None, "why": registered.why,
+         "model": f"models:/{registered.name}@champion"}, logger)
 
 
 def _cells(measured: Measurement | None) -> tuple[str, str]:

@@ -4,7 +4,6 @@ Done for every run, also for one that reused all: a reused stage leaves nothing 
 """
 
 import json
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
-from tasks import events, mlflow_pages
+from tasks import mlflow_pages
 from tasks.execution.delivery import deliver_rest, insist
 from tasks.object_store.artifacts import keep
 from tasks.prefect_log import Logger
 from tasks.prefect_page import show_link, show_markdown, show_table
-from tasks.publishing.champion import announce
+from tasks.publishing.approval import announce_champion
 from tasks.publishing.headline import headline
 from tasks.references import ArtifactRef, PipelineRun, of_stage
 from tasks.retry import PUBLISH_TASK
@@ -38,7 +37,8 @@ LONGEST_TAG = 5000
 
 class PipelineResult(BaseModel):
     """What a finished run leaves: directories of report and merged model, the run in MLflow with its page there, if the
-    address is known, and in words its version in the registry; ``proposal``: a person must say whether it is champion."""
+    address is known, and in words its version in the registry; ``proposal``: a person must say whether it is champion;
+    ``metrics``: the numbers that runs are compared by."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -48,6 +48,7 @@ class PipelineResult(BaseModel):
     mlflow_page: str | None
     registered: str | None
     proposal: registry.Proposal | None = None
+    metrics: dict[str, float] = {}
     reused_stages: int
     stages: int
 
@@ -71,18 +72,13 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
     experiment_id, registered = insist(to_mlflow, stop, logger)
     ui = settings().mlflow_ui
     _to_prefect(run.recipe.name, report.path, card, unregistered or f"Registered in MLflow as {registered}", logger)
-    announce(registered, logger)
-    result = PipelineResult(
+    announce_champion(registered, logger)
+    return PipelineResult(
         report=report.path, merged_model=of_stage(artifacts, run.recipe, "merge").path, mlflow_run_id=run.mlflow_run_id,
         mlflow_page=mlflow_pages.run_page(ui, experiment_id, run.mlflow_run_id) if ui else None,
         registered=str(registered) if registered else None, proposal=registered.proposal if registered else None,
-        reused_stages=sum(item.reused for item in artifacts.values()), stages=len(artifacts))
-    numbers = headline(scalars(report.metrics))
-    events.emit(
-        events.RUN_COMPLETED, "recipe", run.recipe.name,
-        {"experiment": run.recipe.experiment, "metrics": {name: value for name, value in numbers.items() if isfinite(value)},
-         **result.model_dump(mode="json", exclude={"proposal"})}, logger)
-    return result
+        metrics=headline(scalars(report.metrics)), reused_stages=sum(item.reused for item in artifacts.values()),
+        stages=len(artifacts))
 
 
 def shortened(text: str, rest: str = "\n\n… the rest is in report/comparison.md") -> str:

@@ -35,7 +35,7 @@ def _for_forms(schema: dict[str, Any], section: type["Section"]) -> None:
             del field["anyOf"], field["default"]
             field |= {name: value for name, value in kinds[0].items() if name not in field}
     if section.form_rules:
-        schema["dependentSchemas"] = {next(iter(schema["properties"])): {"allOf": list(section.form_rules)}}
+        schema |= {"if": True, "then": {"allOf": list(section.form_rules)}}  # pages would show allOf itself otherwise
 
 
 class Section(BaseModel):
