@@ -26,7 +26,7 @@ from tasks.object_store.bucket import StoreUnavailable
 from tasks.prefect_log import Logger
 from tasks.prefect_page import Progress, show_link
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.settings import settings
+from tasks.settings import KEY_LENGTH, settings
 from tasks.stopping import RunStopped, stop_event
 from tasks.tracking.client import TrackingUnavailable
 from tasks.tracking.follower import Follower
@@ -44,8 +44,6 @@ from xft_core.store.results.base import HasMetrics
 from xft_core.store.workspace import Workspace
 
 prefect_log.install()
-
-KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory: 128 bits
 
 
 def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], base: str) -> ArtifactRef | State[Any]:

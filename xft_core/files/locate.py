@@ -78,7 +78,7 @@ def is_data_file(name: str) -> bool:
 
 
 def _has_form_of_path(name: str) -> bool:
-    return name.startswith(("/", ".", "~", "demo:")) or Path(name).suffix in DATA_SUFFIXES
+    return name.startswith(("/", ".", "~")) or ":" in name or Path(name).suffix in DATA_SUFFIXES
 
 
 def hub_is_offline() -> bool:
