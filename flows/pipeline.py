@@ -1,5 +1,6 @@
 """The pipeline as a flow: the steps of xft_core/recipe/steps.py, each as soon as what it needs is there; then publish."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def pipeline(
     recipe_file: str = "",  # not None: the form would show a choice of types instead of a line to type in
     essentials: Essentials = {},  # type: ignore[valid-type]  # noqa: B006  (as the form shows it: nothing filled in)
     overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
+    seed_by_date: bool = False,
     **fields: Any,
 ) -> PipelineResult | State[Any]:
     """Turn a dense code model into a better one by way of a Mixture-of-Experts, and measure it against plain SFT.
@@ -66,8 +68,10 @@ def pipeline(
             sections below; what is empty is as it is there.
         overrides: Single fields, set last, on the recipe file or on the fields below: section.field=value, for example
             merge.shared_expert_weight=0.5.
+        seed_by_date: seed and data.split_seed are the day that the run is for (UTC, 20261128), so that everything that
+            depends on them is made anew every day.
     """
-    recipe = chosen_recipe(recipe_file, overrides, essentials, **fields)
+    recipe = chosen_recipe(recipe_file, overrides, essentials, seed_by_date, **fields)
     _check_meant(recipe, recipe_file)
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
@@ -89,17 +93,25 @@ def pipeline(
 
 
 def chosen_recipe(
-    recipe_file: str = "", overrides: list[str] | None = None, essentials: Any = None, **fields: Any,
+    recipe_file: str = "", overrides: list[str] | None = None, essentials: Any = None, seed_by_date: bool = False,
+    **fields: Any,
 ) -> Recipe:
-    """The recipe of a run's parameters: the file if one is named, else ``fields``; ``essentials``, then ``overrides`` apply to
-    either.
+    """The recipe of a run's parameters: the file if one is named, else ``fields``; ``essentials``, seeds of the day, then
+    ``overrides`` apply to either.
 
     Raises RecipeError naming the file, or each wrong field.
     """
-    given = [*as_overrides(essentials or {}), *(overrides or [])]
+    given = [*as_overrides(essentials or {}), *(seeds_of(flow_run.scheduled_start_time) if seed_by_date else ()),
+             *(overrides or [])]
     if recipe_file:
         return load_recipe(Path(recipe_file), given)
     return parse(Recipe, plain(fields), given)
+
+
+def seeds_of(day: date) -> list[str]:
+    """Overrides that make the day the seed of all that is random. A run that is started again keeps the day it was for."""
+    number = f"{day:%Y%m%d}"
+    return [f"seed={number}", f"data.split_seed={number}"]
 
 
 def _check_meant(recipe: Recipe, recipe_file: str) -> None:

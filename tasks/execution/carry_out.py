@@ -110,7 +110,8 @@ def _make(
         if FACTS[config.stage].heavy:
             slots = settings().compute_slots
             stack.enter_context(compute_slot(
-                settings().locks, slots, stop, lambda: logger.info("Waits for a compute slot (%d in all).", slots)))
+                settings().locks, slots, stop, f"{role.replace('_', '-')} of {flow_run.name}",
+                lambda holders: logger.info("Waits for a compute slot (%d in all), held by: %s.", slots, holders)))
             if found := find(config.output, key):  # made by another run while this one waited
                 return found, False
         insist(lambda: checkpoints.restore(config.output, key, stop, logger), stop, logger)

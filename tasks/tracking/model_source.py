@@ -22,6 +22,8 @@ from xft_core.files.temporary import temporary_directory
 VERSION = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 RUN = re.compile(r"runs:/([0-9a-f]{32})")
 FORMS = "Give models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID."
+# What MLflow keeps beside a model and could pass for a part of it.
+OF_MLFLOW = ("input_example.json", "serving_input_example.json", "requirements.txt")
 MAKERS = ("upcycle", "sft", "merge", "average_models", "choose_checkpoint")
 
 
@@ -71,7 +73,7 @@ def download(address: str, run_id: str, directory: Path) -> None:
         for path in copy.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
-            elif not path.name.endswith(MODEL_FILE_SUFFIXES) or path.name in ("input_example.json", "requirements.txt"):
+            elif not path.name.endswith(MODEL_FILE_SUFFIXES) or path.name in OF_MLFLOW:
                 path.unlink()
         if not (copy / "config.json").is_file() or not list(copy.glob("*.safetensors")):
             raise CheckpointError(f"{address} has no weights in MLflow: they were too large to be copied there.")
