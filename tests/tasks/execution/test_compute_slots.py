@@ -58,7 +58,7 @@ def test_a_killed_holder_gives_its_slot_back(tmp_path: Path) -> None:
     assert holder.stdout.readline() == "held\n"
     waited = []
     threading.Timer(0.5, holder.kill).start()
-    with compute_slot(tmp_path, 1, threading.Event(), on_wait=lambda: waited.append(True)) as number:
+    with compute_slot(tmp_path, 1, threading.Event(), on_wait=lambda _: waited.append(True)) as number:
         assert number == 0
     assert waited == [True]
     holder.wait()
