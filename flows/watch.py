@@ -32,12 +32,12 @@ def watch(
     Args:
         recipe_file: The recipe to run when the data has changed, relative to the code.
         overrides: Fields of that recipe, set last: section.field=value, for example model.path=models:/demo@champion.
-        path: What to watch: a file, a directory, or s3://bucket/prefix. Empty: data.path of the recipe.
+        path: What to watch: a file, a directory, or s3://bucket/prefix. Empty: the recipe's data.
     """
     logger = get_run_logger()
     recipe = load_recipe(Path(recipe_file), overrides)
-    watched = path or recipe.data.path
-    digest = data_digest(watched)
+    watched = ", ".join(paths := [path] if path else recipe.data.paths)
+    digest = digest_of([data_digest(item) for item in paths])
     remembered = f"xft_watch_{digest_of([recipe_file, overrides, watched])[:16]}"
     before = Variable.get(remembered)
     if before == digest:

@@ -33,6 +33,7 @@ from tasks.tracking.model import MODEL_NAME
 from xft_core.files.digests import digest_of
 from xft_core.files.disk import locked
 from xft_core.recipe.load import flatten
+from xft_core.recipe.steps import PREPARED
 from xft_core.store.manifest import read_manifest
 from xft_core.store.results.evaluate import EvaluateMetrics
 from xft_core.store.results.merge import MergeMetrics
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 APPROVAL = "xft.approval"
 APPROVED, REJECTED, WAITING = "approved", "rejected", "waits for approval"
 DESCRIPTION_LENGTH = 5000  # MLflow's column has no more
+LONGEST_TAG = 4000
 # What versions are searched and told apart by, under the names that recipes and runs have for it.
 CHOICES = ("upcycle.num_experts", "upcycle.num_experts_per_tok", "upcycle.normalization", "merge.method",
            "merge.shared_expert_weight")
@@ -174,7 +176,7 @@ def _told(run: PipelineRun, found: Registration, logger: Logger) -> Registration
 
 def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[str, Measurement | None]:
     """What the merged model was measured by (its name in tags), and the numbers; None where one is missing."""
-    prepared = read_manifest(of_stage(artifacts, run.recipe, "prepare").path)
+    prepared = read_manifest(artifacts[PREPARED].path)
     held_out = next(entry.sha256 for entry in prepared.files if entry.path == "held_out.safetensors")
     loss = MergeMetrics.of(of_stage(artifacts, run.recipe, "merge")).finite().held_out_nll
     if not run.recipe.evaluate.benchmarks:
@@ -194,12 +196,12 @@ def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[s
 
 def _lineage(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> dict[str, str]:
     recipe = run.recipe
-    data, upcycled, merged = (of_stage(artifacts, recipe, stage) for stage in ("prepare", "upcycle", "merge"))
+    upcycled, merged = (of_stage(artifacts, recipe, stage) for stage in ("upcycle", "merge"))
     return {
         "xft.recipe": recipe.name, "xft.seed": str(recipe.seed), "xft.digest": merged.digest, "xft.key": merged.key,
         "xft.base_model": recipe.model.path,
         "xft.base_model.digest": read_manifest(upcycled.path).parents["model"],
-        "xft.data": recipe.data.path, "xft.data.digest": data.digest,
+        "xft.data": ", ".join(recipe.data.paths)[:LONGEST_TAG], "xft.data.digest": artifacts[PREPARED].digest,
         "prefect.flow_run_id": run.flow_run_id,
         **{name: str(value) for name, value in flatten(recipe).items() if name in CHOICES}}
 
