@@ -92,7 +92,7 @@ def test_schedules_have_a_time_zone_and_a_name() -> None:
         checked = RawScheduleConfig.model_validate(item)
         assert checked.timezone and checked.slug
         assert checked.active is True
-        construct_schedule(cron=checked.cron, interval=checked.interval, timezone=checked.timezone)
+        construct_schedule(cron=checked.cron, timezone=checked.timezone)
 
 
 def test_a_schedule_may_have_parameters_of_its_own() -> None:

@@ -112,7 +112,7 @@ def test_parameters_of_a_run_reach_the_flow(flow: Any) -> None:
 
 @pytest.mark.parametrize(("name", "number"), [
     ("UpcycleConfig.normalization", 3), ("MergeConfig.method", 12), ("SftConfig.precision", 3), ("SftConfig.optimizer", 2),
-    ("DataConfig.format", 5), ("DataConfig.template", 2), ("EvaluateConfig.sandbox", 2), ("GenerateConfig.prompt_style", 4),
+    ("DataConfig.format", 9), ("DataConfig.template", 2), ("EvaluateConfig.sandbox", 2), ("GenerateConfig.prompt_style", 4),
     ("GenerateConfig.backend", 2)])
 def test_choices_are_pick_lists(name: str, number: int) -> None:
     assert len(dict(fields(SCHEMA))[name]["enum"]) == number
