@@ -3,7 +3,7 @@
 from prefect import get_run_logger
 from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
 from tasks.publishing.approval import decide, question
@@ -27,7 +27,7 @@ def approved(run: PipelineRun, result: PipelineResult) -> PipelineResult:
     proposal = result.proposal
     if proposal is None:
         return result
-    if deployment.id is None:
+    if deployment.id is None or flow_run.parent_flow_run_id:  # a subflow cannot be suspended
         get_run_logger().warning(
             "Version %d of %s waits for approval: run this recipe by a deployment, whose page asks, or move the alias by hand.",
             proposal.version, proposal.name)

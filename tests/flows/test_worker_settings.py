@@ -50,12 +50,6 @@ def test_a_secret_may_come_from_a_block(prefect_api: str) -> None:
     template = json.loads((REPOSITORY / "deployments" / "work_pools" / "process.json").read_text())
     Secret(value="hf_of_the_block").save("hf-token", overwrite=True)  # type: ignore[call-arg]
 
-    async def filled_in() -> ProcessJobConfiguration:
-        async with get_client() as client:
-            found = await ProcessJobConfiguration.from_template_and_values(
-                template, {"env": {"HF_TOKEN": "{{ prefect.blocks.secret.hf-token }}"}}, client)
-            assert isinstance(found, ProcessJobConfiguration)
-            return found
-
-    job = run_coro_as_sync(filled_in())
-    assert job is not None and job.env["HF_TOKEN"] == "hf_of_the_block"
+    job = run_coro_as_sync(ProcessJobConfiguration.from_template_and_values(
+        template, {"env": {"HF_TOKEN": "{{ prefect.blocks.secret.hf-token }}"}}))
+    assert isinstance(job, ProcessJobConfiguration) and job.env["HF_TOKEN"] == "hf_of_the_block"
