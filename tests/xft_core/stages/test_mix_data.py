@@ -14,7 +14,7 @@ from xft_core.errors import DataError, RecipeError
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import DataConfig, Recipe, SourceConfig
 from xft_core.recipe.steps import pipeline_steps
-from xft_core.stages.configs import STAGES
+from xft_core.stages.configs import STAGES, PrepareStage
 from xft_core.stages.own_rows import own_rows
 from xft_core.stages.run import StageResult, run_stage
 
@@ -186,6 +186,6 @@ def test_a_training_may_be_on_the_rows_of_some_sources(root: Path) -> None:
 
 def test_data_that_is_no_mixture_has_no_sources(root: Path, tmp_path: Path) -> None:
     config = DataConfig(path=str(root / "code.jsonl"), held_out_rows=5)
-    run_stage(STAGES["prepare"](output=tmp_path / "data", model=str(root / "model"), data=config))
+    run_stage(PrepareStage(output=tmp_path / "data", model=str(root / "model"), data=config))
     with pytest.raises(DataError, match="does not say which source"):
         own_rows(tmp_path / "data", None, [0], seed=0)
