@@ -42,7 +42,7 @@ class Distillation:
         with torch.no_grad():
             teacher_XD, teacher_logits = _before_head(self.teacher, batch)
         student_XD, student_logits = _before_head(model, batch)
-        size = max(LEAST_BLOCK, BLOCK_LOGITS // model.config.vocab_size)
+        size = max(LEAST_BLOCK, BLOCK_LOGITS // model.config.get_text_config().vocab_size)
         total = torch.zeros((), dtype=torch.promote_types(student_XD.dtype, torch.float32), device=student_XD.device)
         for start in range(0, len(student_XD), size):
             block = slice(start, start + size)

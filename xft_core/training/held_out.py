@@ -107,7 +107,7 @@ def row_losses(model: PreTrainedModel, rows: Rows) -> list[RowLoss]:
 def check_rows_fit(model: PreTrainedModel, splits: list[Rows]) -> None:
     """Raise DataError for rows longer than the model's context, or prepared for a tokenizer that is not the model's."""
     longest = max(max(rows.lengths()) for rows in splits)
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context and longest > context:
         raise DataError(
             f"The longest row has {longest} tokens, the model takes {context}. Lower data.max_length to {context} or less.")
