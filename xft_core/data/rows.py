@@ -6,6 +6,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from xft_core.data.pictures import Pictures
 from xft_core.data.row_writing import Row
 from xft_core.errors import DataError
 
@@ -13,8 +14,13 @@ from xft_core.errors import DataError
 class Rows:
     """The rows of one split, in order."""
 
-    def __init__(self, input_ids: torch.Tensor, offsets: torch.Tensor, prompt_lengths: torch.Tensor) -> None:
+    def __init__(
+        self, input_ids: torch.Tensor, offsets: torch.Tensor, prompt_lengths: torch.Tensor, pictures: Pictures | None = None,
+        numbers: list[int] | None = None,
+    ) -> None:
+        """``pictures``: those of the whole split, in which these rows have the ``numbers`` (as they come, if not given)."""
         self._input_ids, self._offsets, self._prompt_lengths = input_ids, offsets.tolist(), prompt_lengths.tolist()
+        self._pictures, self._numbers = pictures, numbers
 
     def __len__(self) -> int:
         return len(self._prompt_lengths)
@@ -22,6 +28,15 @@ class Rows:
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         """``(input_ids, prompt_length)`` of one row; input_ids is int64, one dimension."""
         return self._input_ids[self._offsets[index]:self._offsets[index + 1]].long(), self._prompt_lengths[index]
+
+    def pictures(self, indices: list[int], length: int) -> dict[str, torch.Tensor]:
+        """What a batch of these rows, each a sequence of ``length`` tokens, has beside its tokens: nothing without pictures."""
+        if self._pictures is None:
+            return {}
+        return self._pictures.collate([self._number(index) for index in indices], length)
+
+    def _number(self, index: int) -> int:
+        return index if self._numbers is None else self._numbers[index]
 
     def part(self, number: int, parts: int, seed: int) -> "Rows":
         """Part ``number`` (from 1) of ``parts`` disjoint random parts of these rows, as equal in size as can be, in order.
@@ -35,13 +50,14 @@ class Rows:
         lengths = self.lengths()
         offsets = torch.tensor([0, *(lengths[index] for index in chosen)]).cumsum(0)
         return Rows(torch.cat([self[index][0] for index in chosen]), offsets,
-                    torch.tensor([self._prompt_lengths[index] for index in chosen]))
+                    torch.tensor([self._prompt_lengths[index] for index in chosen]), self._pictures,
+                    [self._number(index) for index in chosen])
 
     def first(self, number: int) -> "Rows":
         """The first ``number`` rows, or all where there are fewer."""
         number = min(number, len(self))
         offsets, prompts = torch.tensor(self._offsets[:number + 1]), torch.tensor(self._prompt_lengths[:number])
-        return Rows(self._input_ids[:self._offsets[number]], offsets, prompts)
+        return Rows(self._input_ids[:self._offsets[number]], offsets, prompts, self._pictures, self._numbers)
 
     def lengths(self) -> list[int]:
         """Tokens of every row."""
@@ -81,7 +97,8 @@ def load_rows(directory: Path, split: str) -> Rows:
         raise DataError(f"{str(directory)!r} is not prepared data: it has no whole {path.name}. Run prepare first.") from None
     if not _are_rows(*found):
         raise DataError(f"{str(path)!r} holds no rows: its tensors do not fit each other. Run prepare again.")
-    return Rows(*found)
+    pictures = directory / f"{split}.pictures.safetensors"
+    return Rows(*found, pictures=Pictures(pictures) if pictures.is_file() else None)
 
 
 def _are_rows(input_ids: torch.Tensor, offsets: torch.Tensor, prompt_lengths: torch.Tensor) -> bool:

@@ -41,6 +41,16 @@ def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch
     return model
 
 
+def freeze_all_but_language(model: PreTrainedModel) -> None:
+    """Leave the vision tower and the projector of a model that reads pictures as they are, whatever is trained."""
+    family = family_of(model.config)
+    if family.reads_pictures:
+        language = model.get_submodule(family.layers.rpartition(".")[0])
+        trained = {id(parameter) for module in (language, model.get_output_embeddings()) for parameter in module.parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+
+
 def moe_blocks(model: nn.Module) -> list[MoeBlock]:
     """The MoE blocks of a model in order of depth; empty for a dense model."""
     return [module for module in model.modules() if isinstance(module, MoeBlock)]

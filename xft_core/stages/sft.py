@@ -22,7 +22,7 @@ from xft_core.models.discovery import family_of
 from xft_core.models.generation_defaults import add_end_tokens
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader
-from xft_core.models.upcycled import expanded, moe_blocks, save_moe
+from xft_core.models.upcycled import expanded, freeze_all_but_language, moe_blocks, save_moe
 from xft_core.moe.balance import LayerStatistics
 from xft_core.moe.delta_cosine import delta_cosine
 from xft_core.planning.shape import read_shape
@@ -64,7 +64,7 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
     together = number_of_processes() > 1
     model.to("cpu" if together else device_for_work())  # what is sharded goes from the host to each its part
     packs = family_of(model.config).packs
-    if config.sft.packing and not packs:
+    if config.sft.packing and not packs and not family_of(model.config).reads_pictures:
         logger.warning(
             "sft: sft.packing has no effect for %s models: their attention does not keep packed examples apart. Each example "
             "gets its own sequence, so sft.batch_size counts examples", model.config.model_type)
@@ -118,6 +118,7 @@ def _load(source: Path, sft: SftConfig) -> PreTrainedModel:
     model = load_model(source, DTYPES[sft.precision])
     for block in moe_blocks(model) if sft.balance == "bias" else []:
         block.router.add_balance_bias()
+    freeze_all_but_language(model)
     return model
 
 

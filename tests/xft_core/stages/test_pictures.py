@@ -1,19 +1,29 @@
 """Upcycling and merging the language model of models that read pictures."""
 
+import base64
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from tests.factories import PICTURE_CONFIGS, picture_batch, picture_model
+from tests.factories import PICTURE_CONFIGS, drawn, picture_batch, picture_model, picture_processor
+from xft_core.data.packing import PackedRows
+from xft_core.data.rows import load_rows
+from xft_core.data.templates import magicoder_prompt
 from xft_core.families import PICTURE_FAMILIES
 from xft_core.models.loading import load_model
 from xft_core.models.upcycled import moe_blocks
-from xft_core.recipe.sections import UpcycleConfig
+from xft_core.recipe.sections import DataConfig, MergeConfig, SftConfig, UpcycleConfig
+from xft_core.stages.configs import MergeStage, MixStage, PrepareStage, SftStage, UpcycleStage
 from xft_core.stages.merge import merge
+from xft_core.stages.run import run_stage
 from xft_core.stages.upcycle import upcycle
+from xft_core.training.response_loss import response_loss
 
 
 @pytest.fixture(scope="module", params=PICTURE_CONFIGS)
@@ -64,3 +74,73 @@ def test_only_ffns_of_the_language_model_become_mixtures(made: tuple[str, Path, 
     new = {name for name in upcycled if name not in dense}
     assert new and all(name.startswith(f"{PICTURE_FAMILIES[family]}.layers.") and ".mlp." in name for name in new)
     assert all(torch.equal(dense[name], upcycled[name]) for name in dense if name in upcycled)
+
+
+COLORS = ("red", "green", "blue", "white")
+
+
+def picture_data(path: Path, rows: int = 40) -> Path:
+    questions = ("Which colour is this?", "Name the colour.")
+    lines = [{"image": drawn(color), "instruction": question, "response": f"{color} {number}"}
+             for number in range(rows // 8) for color in COLORS for question in questions]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A llava model with its processor, and rows prepared for it."""
+    directory = tmp_path_factory.mktemp("prepared")
+    model = picture_model(directory / "dense", "llava")
+    picture_processor(model)
+    data = DataConfig(path=str(picture_data(directory / "rows.jsonl")), max_length=256, held_out_rows=4, reserved_rows=4)
+    run_stage(PrepareStage(output=directory / "data", model=str(model), data=data))
+    return model, directory / "data"
+
+
+def test_rows_hold_what_the_processor_makes(prepared: tuple[Path, Path]) -> None:
+    model, data = prepared
+    rows, processor = load_rows(data, "train"), AutoProcessor.from_pretrained(model)
+    texts = [json.loads(line) for line in (data / "train.jsonl").read_text().splitlines()]
+    assert len(rows) == len(texts) == 40 - 4 - 4
+    pictures = {hashlib.sha256(base64.b64decode(drawn(color).partition(",")[2])).hexdigest(): color for color in COLORS}
+    for index in (0, 7):
+        color = pictures[texts[index]["pictures"][0]]
+        made = processor(text="<image>" + magicoder_prompt(texts[index]["question"]),
+                         images=[Image.new("RGB", (24, 24), color)], return_tensors="pt")
+        tokens, prompt_length = rows[index]
+        assert tokens[:prompt_length].tolist() == made["input_ids"][0].tolist()
+        assert processor.tokenizer.decode(tokens[prompt_length:]) == texts[index]["answer"] + "</s>"
+        found = rows.pictures([index], len(tokens))
+        assert found.keys() == {"pixel_values"} and torch.equal(found["pixel_values"], made["pixel_values"])
+
+
+def test_a_padded_batch_has_the_losses_of_its_rows(prepared: tuple[Path, Path]) -> None:
+    model, rows = load_model(prepared[0], torch.float64), load_rows(prepared[1], "train")
+    packed = PackedRows(rows, max(rows.lengths()), packing=False)
+    order = sorted(range(len(rows)), key=lambda index: rows.lengths()[index])
+    chosen = [order[0], order[-1]]
+    assert rows.lengths()[chosen[0]] < rows.lengths()[chosen[1]]
+    alone = sum(float(response_loss(model, packed.collate([[index]]))) for index in chosen)
+    together = float(response_loss(model, packed.collate([[index] for index in chosen])))
+    assert together == pytest.approx(alone, rel=1e-9)
+
+
+def test_language_models_of_pictures_are_tuned_mixed_and_merged(prepared: tuple[Path, Path], tmp_path: Path) -> None:
+    model, data = prepared
+    sft = SftConfig(epochs=3, batch_size=8, micro_batch_size=4, learning_rate=3e-3, precision="fp32", warmup_steps=0)
+    upcycling = UpcycleConfig(num_experts=4, num_experts_per_tok=3)
+    run_stage(UpcycleStage(output=tmp_path / "moe", model=str(model), upcycle=upcycling))
+    tuned = run_stage(SftStage(output=tmp_path / "sft", model=str(tmp_path / "moe"), data=data, sft=sft)).manifest.metrics
+    assert tuned["held_out_nll"] < tuned["held_out_nll_before"] - 0.5
+    mixing = MergeConfig(precision="fp32", micro_batch_size=4, batch_size=8, epochs=1)
+    run_stage(MixStage(output=tmp_path / "mix", model=str(tmp_path / "sft"), data=data, merge=mixing))
+    merged = run_stage(MergeStage(
+        output=tmp_path / "merged", model=str(tmp_path / "sft"), coefficients=tmp_path / "mix", data=data)).manifest.metrics
+    assert merged["held_out_nll"] < tuned["held_out_nll_before"] - 0.5
+    before, after = tensors(model), tensors(tmp_path / "merged")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("language_model.") for name in changed)  # not the tower
+    stock, processor = (kind.from_pretrained(tmp_path / "merged") for kind in (AutoModelForImageTextToText, AutoProcessor))
+    assert stock.config.model_type == "llava" and processor.image_token == "<image>"

@@ -10,7 +10,7 @@ from xft_core.recipe.sections.base import Section, Seed
 class DataConfig(Section):
     """Instruction data and how it becomes training text."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"reserved_rows", "reserved_path"})
+    added: ClassVar[frozenset[str]] = frozenset({"reserved_rows", "reserved_path", "pictures"})
 
     path: str = Field("demo:instruct.jsonl", description=(
         "Instruction data: a .json, .jsonl or .parquet file, a Hub data set name, or demo:instruct.jsonl."))
@@ -39,6 +39,10 @@ class DataConfig(Section):
     reserved_path: str | None = Field(None, description=(
         "Rows to reserve instead: a file or Hub data set in one of the forms above, all of whose rows are used, without those "
         "that are held out. Rows that are also in it are not trained on. Empty: reserved_rows of the data."))
+
+    pictures: str | None = Field(None, description=(
+        "For a model that reads pictures: the directory of the files that the field image, or images, of a row names. Empty: "
+        "rows hold their pictures themselves (data:image/png;base64,...)."))
 
     @property
     def reserves_rows(self) -> bool:
