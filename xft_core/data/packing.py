@@ -52,7 +52,8 @@ class PackedRows(torch.utils.data.Dataset[list[int]]):
     def collate(self, sequences: list[list[int]]) -> dict[str, torch.Tensor]:
         """A batch: input_ids, position_ids, labels (all int64, B,S) and token_mask (bool, B,S; False for padding).
 
-        Of rows with pictures, which are one to a sequence, also what their model's processor made of these. Labels are -100 for prompts and padding; the model shifts them. Padding has position 0, one example a token.
+        Labels are -100 for prompts and padding; the model shifts them. Padding has position 0, one example a token.
+        Of rows with pictures, which are one to a sequence, also what their model's processor made of these.
         Sequences without rows are left out; of nothing else, a batch is padding.
         """
         sequences = [sequence for sequence in sequences if sequence] or [[]]

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image, UnidentifiedImageError
-
 from xft_core.data.formats import conversation
 from xft_core.data.templates import magicoder_prompt
 from xft_core.errors import CheckpointError, DataError, first_line
 
 if TYPE_CHECKING:
+    import torch
+    from PIL import Image
     from transformers import ProcessorMixin
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -47,7 +46,7 @@ class Asked:
     """A prompt for a model that reads pictures: its tokens, and the processor's other tensors (see pictures.py)."""
 
     input_ids: list[int]
-    tensors: dict[str, torch.Tensor]
+    tensors: "dict[str, torch.Tensor]"
 
 
 def picture_row(row: Any, directory: Path | None) -> PictureRow:
@@ -81,7 +80,7 @@ def picture_bytes(value: Any, directory: Path | None) -> bytes:
         except binascii.Error as error:
             raise DataError(f"a picture's address is no base64 ({error}): {value[:40]!r}.") from None
     if directory is None:
-        raise DataError(f"a picture is the file {value!r}, but data.pictures is empty. Set it to the directory of the pictures.")
+        raise DataError(f"a picture is the file {value!r}, but data.pictures is empty. Set it to the pictures' directory.")
     path = (directory / value).resolve()
     if not path.is_relative_to(directory.resolve()):
         raise DataError(f"the picture {value!r} is outside of data.pictures ({str(directory)!r}). Move it there.")
@@ -91,12 +90,15 @@ def picture_bytes(value: Any, directory: Path | None) -> bytes:
         raise DataError(f"the picture {str(path)!r} cannot be read: {error.strerror}.") from None
 
 
-def opened(content: bytes) -> Image.Image:
+def opened(content: bytes) -> "Image.Image":
     """A picture in RGB. Raises DataError for what is no picture of a known format, or one too large."""
+    from PIL import Image, UnidentifiedImageError
+
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             if image.width * image.height > MOST_PIXELS:
-                raise DataError(f"a picture has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}. Scale it down.")
+                raise DataError(
+                    f"a picture has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}. Scale it down.")
             return image.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"a picture cannot be read as any of {', '.join(FORMATS)}: {first_line(error)}") from None
@@ -132,13 +134,15 @@ class PictureAsker:
     def _placeholder(self) -> str:
         """What the processor looks for in a text where a picture belongs."""
         processor: Any = self.processor
-        if hasattr(processor, "boi_token") and "gemma" in type(processor).__name__.lower():
-            return str(processor.boi_token)
-        image = str(getattr(processor.image_token, "content", processor.image_token))
-        return f"<|vision_start|>{image}<|vision_end|>" if type(processor).__name__.startswith("Qwen2VL") else image
+        token = getattr(processor, "boi_token", None) or processor.image_token  # one that begins a picture stands for it
+        image = str(getattr(token, "content", token))
+        start, end = "<|vision_start|>", "<|vision_end|>"  # of vocabularies that enclose pictures
+        return f"{start}{image}{end}" if start in self.tokenizer.get_vocab() else image
 
     def ask(self, question: str, pictures: tuple[bytes, ...]) -> Asked:
         """The prompt. Raises DataError for text that spells a control token, and for a picture that cannot be used."""
+        import torch
+
         self._check(question)
         if self.template == "chat":
             text = self._rendered([self._user(question, len(pictures))], add_generation_prompt=True)
@@ -147,7 +151,9 @@ class PictureAsker:
             text = self._placeholder * len(pictures) + written
         images = [opened(picture) for picture in pictures]
         try:
-            made = self.processor(text=text, **({"images": images} if images else {}), return_tensors="pt")
+            made = self.processor(
+                text=text, **({"images": images} if images else {}), return_tensors="pt",
+                add_special_tokens=self.template != "chat")  # a chat template writes them itself
         except Exception as error:  # each processor checks in its own way
             raise DataError(f"the model's processor refuses a row: {first_line(error)}") from None
         ids = made.pop("input_ids")[0].tolist()

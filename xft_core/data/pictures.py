@@ -68,5 +68,6 @@ def save_pictures(path: Path, sets: Sequence[dict[str, torch.Tensor]], set_of_ro
 
 def _padded(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """Zeros after the entries of every dimension but the first, up to ``sizes``; entries beyond them are cut."""
-    padding = [place for size, found in zip(reversed(sizes), reversed(tensor.shape[1:]), strict=True) for place in (0, size - found)]
+    missing = [size - found for size, found in zip(sizes, tensor.shape[1:], strict=True)]
+    padding = [place for number in reversed(missing) for place in (0, number)]
     return F.pad(tensor, padding) if any(padding) else tensor

@@ -249,6 +249,8 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
     if rows:
         steps, length = training_steps(sft, sequence, rows, shape, step.given.get("match"))
         passes = 4 if sft.gradient_checkpointing else 3
+        if sft.adapter == "lora" and upcycle is None:  # no gradients of weights
+            passes -= 1
         tokens = steps * sft.batch_size * length
         flops = tokens * shape.forward_flops(length, upcycle, training=True) * passes
         if upcycle and sft.router_gradient == "dense":  # all routed experts once more, forward

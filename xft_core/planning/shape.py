@@ -80,6 +80,13 @@ class Shape:
         sizes = self.ffn_matrices * (self.hidden_size + self.ffn_size) - (self.hidden_size if self.fused else 0)
         return low_rank_columns(upcycle) * sizes
 
+    def adapters(self, rank: int, of_ffn: bool) -> int:
+        """Parameters of adapters of a rank: A and B of all attention matrices and, in a dense model, of the FFNs'."""
+        sizes = 4 * self.hidden_size + 2 * (self.query_size + self.key_size)
+        if of_ffn:
+            sizes += self.ffn_matrices * (self.hidden_size + self.ffn_size) - (self.hidden_size if self.fused else 0)
+        return self.num_layers * rank * sizes
+
     def moe_parameters(self, upcycle: UpcycleConfig) -> int:
         """Parameters of the upcycled model, every expert counted."""
         more = self.router(upcycle)

@@ -56,6 +56,8 @@ def unused_in_average(section: SftConfig | BaselineConfig) -> dict[str, str]:
 def unused_in_sft(sft: SftConfig) -> dict[str, str]:
     """The same of this section, whatever the model."""
     found = unused_in_average(sft)
+    if sft.adapter == "none":
+        found |= dict.fromkeys(("adapter_rank", "adapter_alpha", "adapter_export"), "sft.adapter is none")
     if sft.balance == "bias":
         of_loss = ("balance_loss_weight", "balance_loss_reduction", "balance_scope")
         found |= dict.fromkeys(of_loss, "with sft.balance bias there is no balance loss")

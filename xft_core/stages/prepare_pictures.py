@@ -19,7 +19,6 @@ from xft_core.data.rows import save_rows
 from xft_core.errors import DataError
 from xft_core.files.jsonl import read_jsonl
 from xft_core.recipe.labels import path_labels
-from xft_core.recipe.sections import DataConfig
 from xft_core.stages.configs import PrepareStage
 from xft_core.store.results.prepare import DecontaminationFile, DroppedRow, PrepareMetrics
 from xft_core.store.workspace import Workspace
@@ -41,7 +40,8 @@ class _Preparation:
         self.asker = PictureAsker(load_processor(self.inputs["tokenizer"]), config.data.template)
         self.benchmarks = [path for name, path in self.inputs.items() if name.startswith("benchmark_")]
         self.counts: dict[str, int] = dict.fromkeys((
-            "rows_read", "dropped_empty_response", "dropped_duplicate", "dropped_contaminated", "dropped_no_room", "truncated"), 0)
+            "rows_read", "dropped_empty_response", "dropped_duplicate", "dropped_contaminated", "dropped_no_room",
+            "truncated"), 0)
         self.dropped: list[DroppedRow] = []
         self.last_tokens: set[int] = set()
 
@@ -78,9 +78,10 @@ class _Preparation:
         """The rows of one file, in its order. Raises DataError, with the place, for one that cannot be used."""
         names = {"data": self.data.path, "held_out": self.data.held_out_path, "reserved": self.data.reserved_path}
         own = self.data.model_copy(update={"path": names[source]})
-        found, number = [], 0
+        found, last = [], 0
         for portion in portions(own, self.inputs.get(source))[1]:
-            for number, row in portion.rows(number):
+            for number, row in portion.rows(last):
+                last = number
                 if row is BLANK:
                     continue
                 try:
@@ -102,7 +103,8 @@ class _Preparation:
                 task_id, benchmark = problems[key]
                 self.counts["dropped_contaminated"] += 1
                 self.dropped.append(DroppedRow(
-                    task_id=task_id, benchmark=benchmark, kind="substring", excerpt=row.question, row=[row.question, row.answer]))
+                    task_id=task_id, benchmark=benchmark, kind="substring", excerpt=row.question,
+                    row=[row.question, row.answer]))
             else:
                 kept.append(row)
             seen.add((key, row.answer))

@@ -84,6 +84,14 @@ class Recipe(Section):
             raise ValueError(
                 f"sft.max_steps is {self.sft.max_steps}, but upcycle.experts_from is {self.upcycle.experts_from}, which splits "
                 "sft.epochs over several trainings: leave max_steps empty, and lower epochs")
+        if self.baseline.enabled and self.baseline.applied_adapter(self.sft) == "lora" and self.baseline.average != "none":
+            raise ValueError(
+                f"sft.adapter is lora, but baseline.average is {self.baseline.average}, and of earlier steps only adapters are "
+                "known: set baseline.average to none, or baseline.adapter to none")
+        if self.sft.adapter != "none" and self.upcycle.experts_from != "base":
+            raise ValueError(
+                f"sft.adapter is {self.sft.adapter}, but upcycle.experts_from is {self.upcycle.experts_from}, whose experts "
+                "are weights of tuned dense models: set sft.adapter to none")
         if self.sft.expert_averaging and self.upcycle.mode == "fusion":
             raise ValueError("sft.expert_averaging is set, but upcycle.mode is fusion, which mixes experts anyway: set it to 0")
         if self.sft.merge_at == "best":
