@@ -190,6 +190,8 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
         return "it is one more file beside the merged model"
     if field == "data.reserved_rows" and recipe.data.reserved_path is not None:
         return "the rows of data.reserved_path are reserved"
+    if section == "dpo" and name != "benchmark" and recipe.dpo.benchmark is None:
+        return "dpo.benchmark is empty: there is no DPO"
     if field in [f"sft.{name}" for name in PROCESS_FIELDS]:
         return "the result is that of one process but for rounding"
     return None

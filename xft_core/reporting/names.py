@@ -4,6 +4,7 @@ import re
 
 from xft_core.recipe.labels import path_forms
 from xft_core.recipe.sections import BaselineConfig
+from xft_core.recipe.step import DPO
 
 BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP", "ds1000": "DS-1000"}
 # The files that evalplus releases hold base and extended tests; their version is in the results.
@@ -30,6 +31,8 @@ def benchmark_title(name: str) -> str:
 def dense_name(model: str, baseline: BaselineConfig) -> str:
     """What a person calls a dense model of a run by its name there (see recipe/dense_steps.py): ``sft_soup_wise_0_7``."""
     found = re.fullmatch(r"sft(?:_(epochs|tokens|flops))?(_average|_soup)?(?:_wise_([\d_]+))?", model)
+    if model == DPO:
+        return "merged, DPO"
     if found is None:
         return model.replace("_", " ")
     match, kind, share = found.groups()
