@@ -306,7 +306,7 @@ def _choosing(role: str, step: Step, given: _Given) -> StagePlan:
 
 
 def _preferring(role: str, step: Step, given: _Given) -> StagePlan:
-    """Two rows a pair, with all their logits, and the log-softmax of these, in fp32. How many pairs there will be is unknown."""
+    """Two rows a pair, with all their logits, and the log-softmax of these, in fp32. The number of pairs is not known."""
     sft, shape, sequence = given.recipe.dpo.training(), given.shape, given.recipe.data.max_length
     rows = sft.model_copy(update={"micro_batch_size": 2 * sft.micro_batch_size, "batch_size": 2 * sft.batch_size})
     trained = memory.training_memory(shape, None, rows, sequence)
