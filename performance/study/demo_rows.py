@@ -1,6 +1,6 @@
 """Rows of the demo's generator that no earlier study has seen: ``python -m performance.study.demo_rows [OUT] [--seed 1]``.
 
-Writes OUT/train.jsonl (100 rows), OUT/reserved.jsonl (400) and OUT/report.jsonl (1,000). The seed of the shipped rows is 0.
+Writes OUT/train.jsonl (100 rows), OUT/reserved.jsonl (150) and OUT/report.jsonl (500). The seed of the shipped rows is 0.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xft_core.demo.data import instruction_rows, write_jsonl
 
-ROWS = {"train": 100, "reserved": 400, "report": 1_000}
+ROWS = {"train": 100, "reserved": 150, "report": 500}
 
 
 def main() -> None:

@@ -55,8 +55,9 @@ def picture_row(row: Any, directory: Path | None) -> PictureRow:
     if not isinstance(row, dict):
         raise DataError(f"a row must be an object with fields, this is a {type(row).__name__}.")
     messages = conversation({name: value for name, value in row.items() if name not in FIELDS}, None)
-    if len(messages) != 2:
-        raise DataError(f"a row with pictures has one question and one answer, this has {len(messages)} messages.")
+    if [message["role"] for message in messages] != ["user", "assistant"] or messages.beside:
+        raise DataError("a row of a model that reads pictures has one question and one answer, and nothing else (no system "
+                        f"message, no tools); this has {len(messages)} messages.")
     found = row.get("images") if row.get("images") is not None else row.get("image")
     values = [] if found is None else found if isinstance(found, list) else [found]
     return PictureRow(

@@ -12,11 +12,13 @@ from pathlib import Path
 
 from xft_core.data.picture_rows import PictureAsker, PictureRow, load_processor, picture_row
 from xft_core.data.pictures import save_pictures
-from xft_core.data.portions import BLANK, portions
+from xft_core.data.portions import BLANK
 from xft_core.data.response_end import response_ends, save_response_ends
 from xft_core.data.row_writing import Row
 from xft_core.data.rows import save_rows
+from xft_core.data.sources import portions
 from xft_core.errors import DataError
+from xft_core.files.data_files import files_of
 from xft_core.files.jsonl import read_jsonl
 from xft_core.recipe.labels import path_labels
 from xft_core.stages.configs import PrepareStage
@@ -37,6 +39,9 @@ def prepare_pictures(config: PrepareStage, workspace: Workspace) -> PrepareMetri
 class _Preparation:
     def __init__(self, config: PrepareStage, output: Path) -> None:
         self.data, self.output, self.inputs = config.data, output, config.inputs()
+        if self.data.loss_on == "all" or self.data.unusable_rows == "drop":
+            raise DataError("data.loss_on: all and data.unusable_rows: drop are not there for models that read pictures: rows "
+                            "have one answer, and one that cannot be used stops the stage. Leave them out.")
         self.asker = PictureAsker(load_processor(self.inputs["tokenizer"]), config.data.template)
         self.benchmarks = [path for name, path in self.inputs.items() if name.startswith("benchmark_")]
         self.counts: dict[str, int] = dict.fromkeys((
@@ -48,7 +53,8 @@ class _Preparation:
     def run(self) -> PrepareMetrics:
         data, counts = self.data, self.counts
         rows = self._clean(self._read("data"))
-        apart = {split: self._read(split) for split in ("held_out", "reserved") if split in self.inputs}
+        named = {"held_out": data.held_out_path, "reserved": data.reserved_path}
+        apart = {split: self._read(split) for split, path in named.items() if path is not None}
         for split, others in apart.items():
             keys = {key_of(row) for row in others}
             kept = [row for row in rows if key_of(row) not in keys]
@@ -79,7 +85,7 @@ class _Preparation:
         names = {"data": self.data.path, "held_out": self.data.held_out_path, "reserved": self.data.reserved_path}
         own = self.data.model_copy(update={"path": names[source]})
         found, last = [], 0
-        for portion in portions(own, self.inputs.get(source))[1]:
+        for portion in portions(own, files_of(self.inputs, source))[1]:
             for number, row in portion.rows(last):
                 last = number
                 if row is BLANK:
