@@ -35,7 +35,7 @@ def run(config: MixDataStage, workspace: Workspace) -> PrepareMetrics:
     places = sorted(config.prepared, key=int)
     if with_pictures := [place for place in places if [*config.prepared[place].glob("*.pictures.safetensors")]]:
         raise DataError(
-            f"Source {with_pictures[0]} of data.sources was prepared for a model that reads pictures, and pictures are not mixed. "
+            f"Source {with_pictures[0]} of data.sources was prepared for a model that reads pictures, and these are not mixed. "
             "Put all rows into one file, and name it in data.path.")
     prepared = [_Prepared(config.prepared[place]) for place in places]
     clean, dropped = _clean(prepared)
