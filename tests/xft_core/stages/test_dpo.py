@@ -46,7 +46,7 @@ def ready(tmp_path: Path) -> Path:
     """A model, its data, a benchmark, and answers with verdicts: of the first problem one passes and two fail, of the second
     all pass, of the third one fails and one was cut off."""
     model = dense_model(tmp_path / "model")
-    run_stage(PrepareStage(output=tmp_path / "data", model=str(model), data=DataConfig(max_rows=20, max_length=128)))
+    run_stage(PrepareStage(output=tmp_path / "data", model=str(model), data=DataConfig(max_rows=20, max_length=256)))
     problems, samples, graded = [], [], []
     for number, answers in enumerate([
             [("return 1", "pass"), ("return 2", "fail"), ("pass", "timeout")], [("return 1", "pass"), ("return  1", "pass")],

@@ -71,7 +71,7 @@ def test_of_a_mixture_attention_is_adapted_and_experts_are_trained(tmp_path: Pat
 
 def test_a_dense_training_leaves_a_stock_model_and_its_adapters(tmp_path: Path) -> None:
     source, data = dense_model(tmp_path / "dense"), tmp_path / "data"
-    run_stage(PrepareStage(output=data, model=str(source), data=DataConfig(max_rows=40, max_length=128)))
+    run_stage(PrepareStage(output=data, model=str(source), data=DataConfig(max_rows=40, max_length=256)))
     made = tmp_path / "sft"
     metrics = run_stage(SftStage(output=made, model=str(source), data=data, sft=LORA)).manifest.metrics
     assert metrics["held_out_nll"] < metrics["held_out_nll_before"] - 0.1
@@ -88,7 +88,7 @@ def test_a_dense_training_leaves_a_stock_model_and_its_adapters(tmp_path: Path) 
 
 def test_an_interrupted_training_of_adapters_resumes_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, data = dense_model(tmp_path / "dense"), tmp_path / "data"
-    run_stage(PrepareStage(output=data, model=str(source), data=DataConfig(max_rows=30, max_length=128)))
+    run_stage(PrepareStage(output=data, model=str(source), data=DataConfig(max_rows=30, max_length=256)))
     model = moe_of(source, tmp_path / "moe")
     sft = LORA.model_copy(update={"log_steps": 1, "checkpoint_steps": 1, "packing": False})
     stages = [SftStage(output=tmp_path / name, model=str(model), data=data, sft=sft) for name in ("resumed", "whole")]
