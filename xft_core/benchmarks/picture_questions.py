@@ -47,7 +47,7 @@ class ExactMatch(Grader[PictureQuestion]):
 
     def facts(self) -> dict[str, Any]:
         """See Grader."""
-        return {"compared": "first line, without case, white space around it and a full stop"}
+        return {}
 
     def stop(self) -> None:
         """See Grader."""

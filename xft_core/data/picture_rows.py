@@ -29,11 +29,12 @@ FIELDS = ("image", "images")
 
 @dataclass(frozen=True)
 class PictureRow:
-    """One row: what it asks, what it answers, and the files' bytes of its pictures."""
+    """One row: what it asks, what it answers, and the files' bytes of its pictures. ``place``: where it is, for people."""
 
     question: str
     answer: str
     pictures: tuple[bytes, ...]
+    place: str = ""
 
     @property
     def digests(self) -> tuple[str, ...]:

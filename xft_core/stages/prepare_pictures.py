@@ -8,6 +8,7 @@ import json
 import logging
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from xft_core.data.picture_rows import PictureAsker, PictureRow, load_processor, picture_row
@@ -91,7 +92,7 @@ class _Preparation:
                 if row is BLANK:
                     continue
                 try:
-                    found.append(picture_row(row, self.inputs.get("pictures")))
+                    found.append(replace(picture_row(row, self.inputs.get("pictures")), place=portion.place(number)))
                 except DataError as error:
                     raise DataError(f"{portion.place(number)}: {error}") from None
         return found
@@ -132,8 +133,11 @@ class _Preparation:
         made, tensors, set_of_row = [], [], []
         with (self.output / f"{split}.jsonl").open("w", encoding="utf-8") as stream:
             for row in rows:
-                asked = self.asker.ask(row.question, row.pictures)
-                answer = self.asker.answered(row.question, row.answer, len(row.pictures))
+                try:
+                    asked = self.asker.ask(row.question, row.pictures)
+                    answer = self.asker.answered(row.question, row.answer, len(row.pictures))
+                except DataError as error:
+                    raise DataError(f"{row.place}: {error}") from None
                 room = self.data.max_length - len(asked.input_ids)
                 if room <= 0:
                     self.counts["dropped_no_room"] += 1
