@@ -1,5 +1,6 @@
 """LoRA adapters: what is trained, what is written, resuming to the bit."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -134,4 +135,6 @@ def test_a_plan_counts_what_is_trained(tmp_path: Path, upcycle: UpcycleConfig | 
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert planned.gradients == pytest.approx(4 * trained, rel=0.02)
     assert planned.optimizer == pytest.approx(8 * trained, rel=0.02)
-    assert planned.total < training_memory(shape, upcycle, sft.model_copy(update={"adapter": "none"}), 128).total
+    large = replace(shape, hidden_size=1024, ffn_size=4096, num_layers=24, query_size=1024, key_size=1024, vocabulary=32_000)
+    full = sft.model_copy(update={"adapter": "none"})
+    assert training_memory(large, upcycle, sft, 512).total < training_memory(large, upcycle, full, 512).total
