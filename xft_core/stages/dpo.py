@@ -3,6 +3,7 @@
 import logging
 import random
 from collections.abc import Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def run(config: DpoStage, workspace: Workspace) -> DpoMetrics:
     if is_moe(source):
         raise CheckpointError(f"{config.model!r} is a Mixture-of-Experts. DPO is for dense models: merge it first.")
     problems = [*_answered(config, source)]
-    rows, with_pairs = [], 0
+    rows: list[Row] = []
+    with_pairs = 0
     for task_id, passing, failing in problems:
         pairs = [*product(passing, failing)]
         with_pairs += bool(pairs)
@@ -54,9 +56,8 @@ def run(config: DpoStage, workspace: Workspace) -> DpoMetrics:
     logger.info("dpo: %d pairs of %d problems", len(pairs_of_rows), with_pairs)
     metrics_log = MetricsLog(workspace.metrics_path)
     metrics_log.begin()
-    trainer = type("DpoTrainer", (DpoTrainer,), {"beta": dpo.beta})
     training = train(model, pairs_of_rows, dpo.training(), config.seed, workspace.checkpoints, metrics_log, config.checks,
-                     trainer=trainer)
+                     trainer=partial(DpoTrainer, beta=dpo.beta))
     assert training is not None  # there is one process
     margin_P = margins(log_chances_of(model, pairs_of_rows, dpo.micro_batch_size), pairs_of_rows.reference_R)
     after = held_out_loss(model, held_out_rows).nll

@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from xft_core.data.picture_rows import PictureAsker, PictureRow, load_processor, picture_row
 from xft_core.data.pictures import save_pictures
@@ -130,7 +131,9 @@ class _Preparation:
 
     def _save(self, split: str, rows: Sequence[PictureRow]) -> None:
         sets: dict[tuple[str, ...], int] = {}
-        made, tensors, set_of_row = [], [], []
+        made: list[Row] = []
+        tensors: list[dict[str, Any]] = []
+        set_of_row: list[int] = []
         with (self.output / f"{split}.jsonl").open("w", encoding="utf-8") as stream:
             for row in rows:
                 try:

@@ -36,9 +36,11 @@ class Pairs(PackedRows):
 
 
 class DpoTrainer(XftTrainer):
-    """Makes the loss above small. ``beta`` is set before training."""
+    """Makes the loss above small."""
 
-    beta = 0.1
+    def __init__(self, *given: Any, beta: float) -> None:
+        super().__init__(*given)
+        self.beta = beta
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, torch.Tensor]], num_batches: int, device: torch.device,

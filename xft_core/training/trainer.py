@@ -8,7 +8,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -382,7 +382,7 @@ def put_weights(model: PreTrainedModel, weights: Path) -> None:
 
 def train(
     model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path, metrics: MetricsLog,
-    checks: ChecksConfig, snapshots: int = 0, trainer: type[XftTrainer] = XftTrainer,
+    checks: ChecksConfig, snapshots: int = 0, trainer: Callable[..., XftTrainer] = XftTrainer,
 ) -> TrainingMetrics | None:
     """Train ``model`` in place, going on from the last checkpoint in ``directory`` if there is one.
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -102,10 +103,10 @@ def test_an_interrupted_training_of_adapters_resumes_to_the_bit(tmp_path: Path, 
 
 
 def test_qlora_and_what_adapters_cannot_do_are_refused_with_the_reason() -> None:
-    for changes, reason in (
-            ({"adapter": "qlora"}, "bitsandbytes"), ({"adapter": "lora", "num_processes": 2}, "processes"),
-            ({"adapter": "lora", "average": "ema"}, "earlier steps"),
-            ({"adapter": "lora", "merge_at": "best"}, "earlier steps")):
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"adapter": "qlora"}, "bitsandbytes"), ({"adapter": "lora", "num_processes": 2}, "processes"),
+        ({"adapter": "lora", "average": "ema"}, "earlier steps"), ({"adapter": "lora", "merge_at": "best"}, "earlier steps")]
+    for changes, reason in refused:
         with pytest.raises(ValidationError, match=reason):
             SftConfig(**changes)
     with pytest.raises(ValidationError, match="4-bit"):
