@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from tasks.object_store import models
+from tasks.object_store import data, models
 from tasks.references import base_model
 from tasks.settings import settings
+from tasks.tracking import registered
 from xft_core.errors import CheckpointError, RecipeError
 from xft_core.planning.machine import Machine, store_size, this_machine
 from xft_core.planning.plan import advice, check_fits, make_plan
@@ -41,6 +42,10 @@ def preconditions(recipes: Sequence[Recipe], steps: Steps = pipeline_steps) -> d
             found |= STAGES[step.stage](output=Path(NOT_YET), **fields).preconditions()
         if models.is_address(recipe.model.path):  # stages are given the directory that it is fetched to
             found[f"model {recipe.model.path}"] = partial(models.check, recipe.model.path)
+        if registered.is_address(recipe.model.path):
+            found[f"model {recipe.model.path}"] = partial(registered.check, recipe.model.path)
+        found |= data.checks(filter(None, [
+            *recipe.data.paths, recipe.data.held_out_path, recipe.data.reserved_path, *recipe.evaluate.held_out_data]))
     return found
 
 
@@ -51,8 +56,8 @@ def _check_recipe(recipe: Recipe, steps: list[Step]) -> None:
             "generate.backend is vllm, but a pipeline run also has the upcycled Mixture-of-Experts answer, whose "
             "architecture vLLM does not know. Set generate.backend: transformers; docs/how-to/vllm.md says how vLLM answers "
             "for the base, the tuned dense and the merged model.")
-    if models.is_address(recipe.model.path) and recipe.model.revision:
-        raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for an S3 address.")
+    if (models.is_address(recipe.model.path) or registered.is_address(recipe.model.path)) and recipe.model.revision:
+        raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for an address.")
 
 
 def check_fit(recipe: Recipe, model: str) -> str | None:

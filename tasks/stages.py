@@ -12,6 +12,7 @@ from tasks.object_store import models
 from tasks.references import ArtifactRef, PipelineRun, base_model
 from tasks.retry import RETRIED, STAGE_TASK
 from tasks.stopping import stop_event
+from tasks.tracking import registered
 from xft_core.recipe.steps import Step
 
 
@@ -31,16 +32,22 @@ def stage(run: PipelineRun, step: Step, needed: dict[str, ArtifactRef], base: st
 
 
 def local_base_model(run: PipelineRun) -> str:
-    """The base model's name for stages; of one at an S3 address, the local directory that it is fetched to.
+    """The base model's name for stages; of one at an S3 address or in MLflow's registry, the local directory that it is
+    fetched to.
 
     Raises XftError when it cannot be fetched.
     """
     name = base_model(run.recipe)
-    return fetch_model(run, name) if models.is_address(name) else name
+    return fetch_model(run, name) if models.is_address(name) or registered.is_address(name) else name
 
 
 @task(
     name="fetch-model", task_run_name="fetch-model", **RETRIED)
 def fetch_model(run: PipelineRun, address: str) -> str:
-    """The model at an S3 address as a local directory; no transfer if it is here and unchanged there."""
+    """The model at an S3 address, or of MLflow's registry, as a local directory; no transfer if it is here and unchanged
+    there."""
+    if registered.is_address(address):
+        address = registered.files_of(address, get_run_logger())
+        if not models.is_address(address):
+            return address
     return str(models.fetch(address, stop_event(run.flow_run_id), get_run_logger()))

@@ -74,7 +74,8 @@ def row_sentences(comparison: Comparison) -> Iterator[str]:
         ("At equal tokens", [item for item in comparison.row_comparisons if item.equal_tokens]),
         ("At equal floating-point work", [item for item in comparison.row_comparisons if item.equal_flops]),
     ):
-        others = [item for item in chosen if item.difference is not None and item.model != "moe"]
+        others = [item for item in chosen if item.difference is not None and item.model != "moe"
+                  and not item.model.startswith("merged_wise")]  # which are the merged model, in part
         if not others:
             continue
         chosen_apart = all(item.reserved_nll is not None for item in others)
