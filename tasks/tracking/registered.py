@@ -60,7 +60,7 @@ def _version(name: str) -> "ModelVersion":
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             raise CheckpointError(
-                f"MLflow's registry has no {name[:200]!r}. Look in the registry which models and aliases there are; a first run "
+                f"MLflow's registry has no {name[:200]!r}. Look there which models and aliases it has; a first run "
                 "has to start from another model.") from None
         raise
 

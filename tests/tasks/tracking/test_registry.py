@@ -16,13 +16,14 @@ import torch
 from tasks.object_store import artifacts as remote
 from tasks.object_store import upkeep
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.tracking import registry, runs
+from tasks.tracking import registered, registry, runs
 from tasks.tracking.client import client
 from tasks.tracking.model import log_model
 from tasks.tracking.registry import Registration
 from tests.tasks.object_store.proxy import BUCKET, Proxy, raw_client
 from tests.tasks.tracking.mlflow_server import DESTINATION
 from xft_core.demo import DEMO_DIR
+from xft_core.errors import CheckpointError
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.recipe.sections import Recipe
 from xft_core.store.artifacts import publish
@@ -114,6 +115,20 @@ def test_a_registered_model_generates_text(
     text, = model.predict(example, params={"max_new_tokens": 4})
     assert text and example not in text
     assert "string" in str(model.metadata.signature)
+
+
+def test_a_run_can_start_from_a_registered_model(named: PipelineRun, tmp_path: Path, card: Path) -> None:
+    """From MLflow's files, as here, where the store does not have the artifact; by alias and by number."""
+    artifacts = made(tmp_path)
+    assert log_model(named, artifacts["merge"].path, card)
+    register(named, artifacts)
+    name = f"models:/{named.recipe.name}"
+    directory = Path(registered.files_of(f"{name}@champion", logger))
+    assert generates(directory) and registered.files_of(f"{name}/1", logger) == str(directory)
+    for wrong, message in ((f"{name}@nobody", "has no 'models:/"), (f"{name}/7", "has no 'models:/"),
+                           ("models:/absent@champion", "has no 'models:/"), ("models:/", "names no registered model")):
+        with pytest.raises(CheckpointError, match=message):
+            registered.check(wrong)
 
 
 def test_a_version_tells_where_it_comes_from(named: PipelineRun, tmp_path: Path) -> None:
