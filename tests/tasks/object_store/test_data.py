@@ -37,8 +37,8 @@ def test_an_object_is_fetched_once_and_counts_by_its_contents(s3: Proxy, tmp_pat
     address = f"s3://{BUCKET}/rows/one.jsonl"
     path = fetch(address)
     assert path.read_bytes() == ROWS and path.parent.parent == settings().data
-    asked = s3.count("GET", "one.jsonl")
-    assert fetch(address) == path and s3.count("GET", "one.jsonl") == asked
+    asked = s3.count("GET", "rows/one.jsonl")
+    assert fetch(address) == path and s3.count("GET", "rows/one.jsonl") == asked
     (tmp_path / "local.jsonl").write_bytes(ROWS)
     fields = data.fetched({"data": DataConfig(path=address)}, NEVER, logger)
     assert stage_key(PrepareStage(output=tmp_path, **fields)) == stage_key(
