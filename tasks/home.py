@@ -20,7 +20,8 @@ from xft_core.files.temporary import sweep
 # What XFT, Prefect and MLflow put there. A directory that holds anything else is not XFT's alone.
 OURS = frozenset({
     "artifacts", "locks", "logs", "mlflow-artifacts", "mlflow-ui", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm",
-    "mlflow.db-wal", "models", "prefect", "prefect-api", "prefect-storage", "prefect.yaml", "runs", "server-auth"})
+    "mlflow.db-wal", "models", "prefect", "prefect-api", "prefect-storage", "prefect.yaml", "published", "runs",
+    "server-auth"})
 NOT_MINE = stat.S_IRWXG | stat.S_IRWXO
 # Columns of MLflow's database that hold addresses of files; tags do where their key says so.
 ADDRESSES = (

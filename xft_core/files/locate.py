@@ -79,7 +79,8 @@ def is_data_file(name: str) -> bool:
 
 
 def _has_form_of_path(name: str) -> bool:
-    return name.startswith(("/", ".", "~", "demo:")) or Path(name).suffix in (*DATA_SUFFIXES, *PACKED_SUFFIXES) or "*" in name
+    suffixes = (*DATA_SUFFIXES, *PACKED_SUFFIXES)
+    return name.startswith(("/", ".", "~")) or ":" in name or Path(name).suffix in suffixes or "*" in name
 
 
 def hub_is_offline() -> bool:

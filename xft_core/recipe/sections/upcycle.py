@@ -1,10 +1,10 @@
 """The recipe's section upcycle."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from xft_core.recipe.sections.base import Normalization, Section
+from xft_core.recipe.sections.base import Normalization, Section, rule
 
 ASSIGNED = ("hashed", "random", "by_example")  # routers without logits: they do not look at hidden states
 
@@ -16,6 +16,12 @@ class UpcycleConfig(Section):
         "mode", "fusion_concentration", "experts_from", "branches_by", "dense_share", "router", "routing_temperature",
         "shared_gate", "shared_gate_start", "routing", "target_active", "expert_rank", "expert_alpha", "groups", "group_rank",
         "groups_per_tok"})
+
+    form_rules: ClassVar[tuple[dict[str, Any], ...]] = (
+        *(rule({"num_experts": {"const": number}}, {"num_experts_per_tok": {"maximum": number}}) for number in range(2, 64)),
+        rule({"shared_expert": {"const": True}}, {"num_experts_per_tok": {"minimum": 2}}),
+        rule({"mode": {"const": "fusion"}}, {"shared_expert": {"const": False}}),
+        rule({"routing": {"const": "top_p"}}, {"target_active": {"type": "number"}}))
 
     num_experts: int = Field(8, ge=2, le=64, description="Experts per layer, the shared one included.")
     num_experts_per_tok: int = Field(6, ge=1, le=64, description=(
