@@ -107,7 +107,7 @@ def test_rows_that_the_template_refuses_are_counted_and_may_be_dropped(tmp_path:
     model = dense_model(tmp_path / "model")
     rows = [{"messages": [{"role": "user", "content": f"{number}?"}, {"role": "assistant", "content": str(number)}]}
             for number in range(12)]
-    rows += [{"messages": CALLED[:3] + [{"role": "assistant", "content": f"answer {number}"}]} for number in range(3)]
+    rows += [{"messages": [*CALLED[:3], {"role": "assistant", "content": f"answer {number}"}]} for number in range(3)]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = ALL.model_copy(update={"path": str(tmp_path / "d.jsonl"), "held_out_rows": 2})
     with pytest.raises(DataError, match=r"the row that begins 'add': .*no place for .*So it is with 3 of 15 rows"):
