@@ -51,7 +51,7 @@ def open_home(say: Callable[[str], object]) -> Settings:
 def sweep_home(current: Settings) -> None:
     """Remove what killed processes of ours left in the home, and in the places for temporary files."""
     with suppress(OSError):
-        sweep(current.home, current.models, *current.artifacts.glob("*"))
+        sweep(current.home, current.models, current.data, *current.artifacts.glob("*"))
 
 
 def check_place(current: Settings) -> None:

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from tasks.execution import base_model as base_models
+from tasks.object_store import data
 from tasks.references import base_model
 from tasks.settings import settings
 from xft_core.errors import CheckpointError, RecipeError
@@ -41,6 +42,8 @@ def preconditions(recipes: Sequence[Recipe], steps: Steps = pipeline_steps) -> d
             found |= STAGES[step.stage](output=Path(NOT_YET), **fields).preconditions()
         if base_models.is_elsewhere(recipe.model.path):  # stages are given the directory that it is fetched to
             found[f"model {recipe.model.path}"] = partial(base_models.check, recipe.model.path)
+        found |= data.checks(filter(None, [
+            *recipe.data.paths, recipe.data.held_out_path, recipe.data.reserved_path, *recipe.evaluate.held_out_data]))
     return found
 
 

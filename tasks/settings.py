@@ -72,6 +72,11 @@ class Settings:
         return self.home / "models"
 
     @property
+    def data(self) -> Path:
+        """Data that was fetched from addresses."""
+        return self.home / "data"
+
+    @property
     def runs(self) -> Path:
         """One small file for each pipeline run: which artifacts it uses."""
         return self.home / "runs"

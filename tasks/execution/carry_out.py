@@ -21,7 +21,7 @@ from tasks.execution import check_events, durations
 from tasks.execution.child_process import run_in_child
 from tasks.execution.compute_slots import compute_slot
 from tasks.execution.delivery import insist
-from tasks.object_store import artifacts, checkpoints, run_records
+from tasks.object_store import artifacts, checkpoints, data, run_records
 from tasks.object_store.bucket import StoreUnavailable
 from tasks.prefect_log import Logger
 from tasks.prefect_page import Progress, show_link
@@ -57,9 +57,10 @@ def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], b
     show_link(role, run.experiment_id, child.id, logger)
     try:
         with disk_full_is_an_error(settings().home):
-            fields = step.fields(base, lambda role: str(needed[role].path))
-            config, key = _placed(STAGES[step.stage], run, child, **fields)
             stop = stop_event(run.flow_run_id)
+            fields = step.fields(base, lambda role: str(needed[role].path))
+            fields = insist(lambda: data.fetched(fields, stop, logger), stop, logger)
+            config, key = _placed(STAGES[step.stage], run, child, **fields)
             run_records.note(run, f"{step.stage}/{config.output.name}")
             manifest = find(config.output, key) or insist(lambda: artifacts.fetch(config.output, key, stop), stop, logger)
             made_here = manifest is None

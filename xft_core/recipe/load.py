@@ -50,23 +50,37 @@ def parse(model: type[ModelT], values: dict[str, Any], overrides: list[str] | No
 
 
 def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """``values`` with ``section.field=value`` items set; values are read as YAML (``null`` empties a field)."""
+    """``values`` with ``section.field=value`` items set; values are read as YAML (``null`` empties a field). An item of a list
+    is called by its place, from 0: ``data.sources.0.weight=2``."""
     result = dict(values)
     for item in overrides:
         name, separator, text = item.partition("=")
         if not separator or not name.strip():
             raise RecipeError(f"Override {_short(item)} is not of the form section.field=value.")
         *sections, field = name.strip().split(".")
-        place = result
+        place: Any = result
         for section in sections:
-            inner = place.get(section)
-            place[section] = dict(inner) if isinstance(inner, dict) else {}
-            place = place[section]
+            key = _key(place, section, item)
+            inner = place[key] if isinstance(place, list) else place.get(key)
+            if isinstance(inner, BaseModel):
+                inner = inner.model_dump()
+            place[key] = inner.copy() if isinstance(inner, dict | list) else {}
+            place = place[key]
         try:
-            place[field] = parse_yaml(text)
+            place[_key(place, field, item)] = parse_yaml(text)
         except ValueError as error:
             raise RecipeError(f"Override {_short(item)}: the value is not YAML that can be used: {error}.") from None
     return result
+
+
+def _key(place: dict[str, Any] | list[Any], name: str, item: str) -> Any:
+    """What ``name`` is called by in ``place``: in a list it is a place, from 0. Raises RecipeError where that has none such."""
+    if not isinstance(place, list):
+        return name
+    if not name.isdecimal() or int(name) >= len(place):
+        raise RecipeError(f"Override {_short(item)}: {name[:50]!r} is no place in the list, which has {len(place)} "
+                          f"{'item' if len(place) == 1 else 'items'}, from 0.")
+    return int(name)
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
@@ -109,16 +123,17 @@ def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     current: type[BaseModel] = model
     for part in location:
         field = current.model_fields.get(str(part))
-        inner = _model_of(field.annotation) if field else None
+        inner = model_of(field.annotation) if field else None
         if inner is None:
             return []
         current = inner
     return list(current.model_fields)
 
 
-def _model_of(annotation: Any) -> type[BaseModel] | None:
+def model_of(annotation: Any) -> type[BaseModel] | None:
+    """The configuration that a field of this type is, empty or not; None where it is a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in (Union, UnionType):
-        return next((found for item in get_args(annotation) if (found := _model_of(item))), None)
+        return next((found for item in get_args(annotation) if (found := model_of(item))), None)
     return None
