@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from xft_core.data.row_writing import Row
 from xft_core.errors import DataError
@@ -75,27 +75,17 @@ class Rows:
         return int(torch.maximum(self._input_ids, -1 - self._input_ids).max())
 
 
-def save_rows(path: Path, rows: list[Row]) -> None:
-    """Write rows to one safetensors file."""
-    save_file(_tensors(rows), path)
-
-
 def rows_of(rows: list[Row]) -> Rows:
     """Rows that are in memory only."""
-    return Rows(**_tensors(rows))
-
-
-def _tensors(rows: list[Row]) -> dict[str, torch.Tensor]:
     lengths = torch.tensor([0] + [len(row.input_ids) for row in rows], dtype=torch.int64)
-    return {
-        "input_ids": torch.cat([torch.tensor(row.input_ids, dtype=torch.int32) for row in rows]),
-        "offsets": lengths.cumsum(0),
-        "prompt_lengths": torch.tensor([row.prompt_length for row in rows], dtype=torch.int32)}
+    return Rows(
+        torch.cat([torch.tensor(row.input_ids, dtype=torch.int32) for row in rows]), lengths.cumsum(0),
+        torch.tensor([row.prompt_length for row in rows], dtype=torch.int32))
 
 
 def load_rows(directory: Path, split: str) -> Rows:
     """The rows of ``split`` (train or held_out) of prepared data. Raises DataError when there are none, or no rows that
-    ``save_rows`` could have written."""
+    ``row_writing.write_rows`` could have written."""
     path = directory / f"{split}.safetensors"
     try:
         tensors = load_file(path)
