@@ -1,8 +1,10 @@
 """Tiny random models of families in the table and of others, made through transformers' own classes, with a real tokenizer."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
@@ -48,7 +50,14 @@ FOUND_CONFIGS: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 8},
     "smollm3": {},
 }
-TESTED_FAMILIES = [*FAMILY_CONFIGS, "gpt2", "opt", "bloom"]  # by default: each kind of FFN; all of them in the slow tests
+TESTED_FAMILIES = [*FAMILY_CONFIGS, "gpt2", "opt", "bloom"]  # each kind of FFN; others are in test_found_families.py
+# What is tried with every family is tried by default with a gated FFN, a fused one, a plain one and a found one.
+BY_DEFAULT = ("llama", "phi3", "starcoder2", "gpt2")
+
+
+def each_family(families: Iterable[str] = TESTED_FAMILIES) -> list[Any]:
+    """Parameters of a test: the families, all but those BY_DEFAULT marked slow."""
+    return [pytest.param(family, marks=() if family in BY_DEFAULT else pytest.mark.slow) for family in families]
 
 
 def shared_data(name: str) -> Path:

@@ -75,7 +75,7 @@ def test_other_text_and_what_an_added_token_is_in_are_left_to_the_tokenizer(text
     [byte_level(add_prefix_space=True)],
     [pre_tokenizers.Metaspace()],
     [split(r"\s+", "removed"), byte_level()],
-    [split(r"\p{Script=Greek}|\p{L}+"), byte_level(use_regex=False)],
+    [split(r"\p{Greek}|\p{L}+"), byte_level(use_regex=False)],
     [split(r"^\w+"), byte_level(use_regex=False)],  # at the beginning of a line there, of the text here
     [split(r"\h+"), byte_level(use_regex=False)],  # hexadecimal digits there
 ], ids=["prefix space", "metaspace", "removed", "unknown class", "line", "escape"])
