@@ -125,19 +125,17 @@ def _model(case: Case, root: Path) -> Path:
 
 
 def _data(case: Case, root: Path) -> Path:
-    import numpy as np
     import torch
 
-    from xft_core.data.row_writing import write_rows
+    from xft_core.data.rows import Row, save_rows
 
     data = root / f"data{MODELS[case.model]['vocab_size']}"
     if not data.is_dir():
         data.mkdir()
         generator = torch.Generator().manual_seed(0)
         for split in ("train", "held_out"):
-            ids = torch.randint(0, MODELS[case.model]["vocab_size"], (16, SEQUENCE), generator=generator).int()
-            write_rows(
-                data / f"{split}.safetensors", [ids.numpy().tobytes()], np.full(16, SEQUENCE), np.full(16, 8))
+            ids = torch.randint(0, MODELS[case.model]["vocab_size"], (16, SEQUENCE), generator=generator).tolist()
+            save_rows(data / f"{split}.safetensors", [Row(row, 8) for row in ids])
     return data
 
 

@@ -51,7 +51,7 @@ class Row:
 
 
 def write_rows(path: Path, tokens: Iterable[bytes], lengths: np.ndarray, prompt_lengths: np.ndarray) -> None:
-    """Write rows to one safetensors file. ``tokens``: all rows' (int32), in whatever pieces; ``lengths`` and
+    """Write the file that ``rows.save_rows`` would write. ``tokens``: all rows' (int32), in whatever pieces; ``lengths`` and
     ``prompt_lengths`` (N,), in tokens."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])

@@ -24,6 +24,7 @@ from xft_core.recipe.step import (
     AVERAGE,
     BASE,
     CHOSEN,
+    DPO,
     ENSEMBLE,
     MERGED,
     MIXED,
@@ -42,6 +43,7 @@ __all__ = [
     "AVERAGE",
     "BASE",
     "CHOSEN",
+    "DPO",
     "ENSEMBLE",
     "FACTS",
     "MERGED",
@@ -103,6 +105,8 @@ FACTS: dict[str, StageFacts] = {
     "mix": StageFacts(planned="mixing", needs_less="lower merge.micro_batch_size, or use merge.precision: bf16",
                       shown="mixing", suffixes=(".json",)),
     "merge": StageFacts(planned="merging"),
+    "dpo": StageFacts(planned="preferring", own_section=False, needs_less=(
+        "lower dpo.micro_batch_size, or use dpo.precision: bf16")),
     "ensemble": StageFacts(planned="ensemble", shown="ensemble", suffixes=(".json",), needs_less="use sft.precision: bf16",
                            own_section=False),
     "generate": StageFacts(planned="generation", shown="samples/{of}", needs_less=(
@@ -152,7 +156,7 @@ def model_places(recipe: Recipe) -> dict[str, Made]:
 
 def is_measured(recipe: Recipe, model: str) -> bool:
     """Whether a model is measured by all that the recipe lists; of others only the held-out loss is."""
-    return model in (*MODELS, ENSEMBLE) or recipe.baseline.evaluate_rivals
+    return model in (*MODELS, ENSEMBLE, DPO) or recipe.baseline.evaluate_rivals
 
 
 def rivals(recipe: Recipe) -> list[str]:
@@ -167,12 +171,12 @@ def rows_are_compared(recipe: Recipe) -> bool:
 
 def _all_making(recipe: Recipe) -> list[Step]:
     making = [*_making(recipe)]
-    return [*making, *_ensemble(recipe, making)]
+    return [*making, *_ensemble(recipe, making), *_preferring(recipe)]
 
 
 def _places(making: Iterable[Step]) -> dict[str, Made]:
     places = {"base": BASE} | {model: place for step in making for model, place in step.makes.items()}
-    last = ("moe", "merged", ENSEMBLE)
+    last = ("moe", "merged", ENSEMBLE, DPO)
     return {model: places[model] for model in sorted(places, key=last.count)}
 
 
@@ -238,6 +242,20 @@ def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
         "models": members, "data": Made(PREPARED), "method": merge.ensemble, "rows": merge.ensemble_rows,
         "split": "train" if merge.rows == "held_in" else "reserved",
         "precision": recipe.sft.precision}, ENSEMBLE)
+
+
+def _preferring(recipe: Recipe) -> Iterator[Step]:
+    """One more model: the merged one, tuned on preferences among its own answers to a benchmark of its own."""
+    dpo, merged = recipe.dpo, Made(MERGED)
+    if dpo.benchmark is None:
+        return
+    shared = {"benchmark": dpo.benchmark, "prompt_style": recipe.prompt_style, "seed": recipe.seed}
+    yield Step("generate_preferences", "generate", shared | {"model": merged, "generate": dpo.sampled(recipe.generate)})
+    yield Step("evaluate_preferences", "evaluate", {
+        "samples": Made("generate_preferences"), "benchmark": dpo.benchmark, "evaluate": recipe.evaluate})
+    yield Step(DPO, "dpo", shared | {
+        "model": merged, "data": Made(PREPARED), "samples": Made("generate_preferences"),
+        "verdicts": Made("evaluate_preferences"), "dpo": dpo, "checks": recipe.checks}, DPO)
 
 
 def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:

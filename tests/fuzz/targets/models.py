@@ -96,8 +96,7 @@ def shard_index(rng: random.Random, directory: Path) -> None:
 def made_once() -> tuple[tempfile.TemporaryDirectory[str], Path]:
     """A place with ``moe``, an upcycled model of the smallest size, and ``data``, prepared rows."""
     from tests.factories import dense_model
-    from tests.prepared_rows import save_rows
-    from xft_core.data.row_writing import Row
+    from xft_core.data.rows import Row, save_rows
     from xft_core.recipe.sections import UpcycleConfig
     from xft_core.stages.configs import UpcycleStage
     from xft_core.stages.run import run_stage

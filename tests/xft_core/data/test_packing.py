@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tests.factories import VOCABULARY, dense_model, each_family
-from tests.prepared_rows import save_rows
 from xft_core.data.packing import IGNORED, PackedRows, pack
-from xft_core.data.rows import Row, load_rows
+from xft_core.data.rows import Row, load_rows, save_rows
 from xft_core.errors import DataError
 from xft_core.models.discovery import family_of
 from xft_core.models.loading import load_model

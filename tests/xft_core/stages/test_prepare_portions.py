@@ -12,11 +12,10 @@ import pyarrow.parquet
 import pytest
 
 from tests.factories import dense_model
-from tests.prepared_rows import save_rows
 from xft_core.benchmarks.decontaminate import Contamination
 from xft_core.benchmarks.find import find_benchmark
 from xft_core.data import portions, tokenising
-from xft_core.data.row_writing import Row
+from xft_core.data.rows import Row, save_rows
 from xft_core.data.tokenize import tokenise
 from xft_core.errors import DataError
 from xft_core.models.loading import load_tokenizer
