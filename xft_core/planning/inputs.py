@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.benchmarks.find import find_benchmark
+from xft_core.benchmarks.tasks.folder import problem_file
 from xft_core.data.conversation import Message
 from xft_core.errors import XftError
 from xft_core.files.data_files import find_data_files
@@ -111,6 +112,8 @@ def problem_count(recipe: Recipe) -> int | None:
             path = find_benchmark(name)
         except XftError:
             return None
+        if path.is_dir():
+            path = problem_file(path)
         if not path.name.endswith((".jsonl", ".jsonl.gz")):
             return None
         opened: Callable[..., object] = gzip.open if path.suffix == ".gz" else open
