@@ -41,7 +41,8 @@ def recipe(root: Path, data: dict[str, Any] | None = None, **sources: dict[str, 
 
 def mixed(root: Path, of: Recipe) -> tuple[Path, dict[str, Any], list[StageResult]]:
     """The directory of the mixture, its numbers, and what the steps up to it said."""
-    results, places = [], {}
+    results: list[StageResult] = []
+    places: dict[str, Path] = {}
     for step in pipeline_steps(of):
         if step.stage in ("prepare", "mix_data"):
             fields = step.fields(str(root / "model"), lambda role: str(places[role]))
