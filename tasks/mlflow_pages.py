@@ -1,4 +1,4 @@
-"""Addresses in MLflow's pages.
+"""Addresses in MLflow's pages, and of runs in Prefect's.
 
 Each names the kind of work: without ``workflowType`` MLflow 3 opens a run among GenAI evaluations, with neither runs nor
 models in its menu. MLflow's router reads it behind the ``#``.
@@ -20,6 +20,21 @@ def first_page(mlflow_ui: str) -> str:
 def run_page(mlflow_ui: str, experiment_id: str, run_id: str) -> str:
     """One run."""
     return _address(mlflow_ui, f"/experiments/{experiment_id}/runs/{run_id}")
+
+
+def experiment_page(mlflow_ui: str, experiment_id: str) -> str:
+    """The table of an experiment's runs."""
+    return _address(mlflow_ui, f"/experiments/{experiment_id}/runs")
+
+
+def models_page(mlflow_ui: str, experiment_id: str) -> str:
+    """All models of an experiment's runs, to be sorted by any number."""
+    return _address(mlflow_ui, f"/experiments/{experiment_id}/models")
+
+
+def prefect_run_page(prefect_ui: str, flow_run_id: str) -> str:
+    """A run in Prefect's pages. ``prefect_ui``: their address without a closing slash; empty where MLflow's are beside them."""
+    return f"{prefect_ui}/runs/flow-run/{flow_run_id}"
 
 
 def compare_page(mlflow_ui: str, experiment_id: str, run_ids: list[str]) -> str:

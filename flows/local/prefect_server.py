@@ -1,6 +1,8 @@
 """Prefect's server behind the gate (``tasks/servers/gate.py``).
 
     python -m flows.local.prefect_server --host HOST --port PORT
+
+XFT_MLFLOW_BESIDE: address of an MLflow server behind the same gate, to be shown at /mlflow; unset: none.
 """
 
 import argparse
@@ -9,9 +11,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tasks.servers.beside import Beside
 from tasks.servers.gate import AUTH_VARIABLE, from_environment, given_auth_string
 from xft_core.errors import XftError
 from xft_core.runtime.process import imports
+
+MLFLOW_VARIABLE = "XFT_MLFLOW_BESIDE"
 
 
 def serve(host: str, port: int) -> None:
@@ -25,7 +30,10 @@ def serve(host: str, port: int) -> None:
 
         # The second version of the pages asks an analytics host, and the first advertises it where it is there to be served.
         prefect.__ui_v2_static_path__ = Path(os.devnull, "none")
-        app = from_environment(create_app())  # `final` would look for garbage, for long, and of FastAPI 0.137 on finds none
+        pages = create_app()
+        if mlflow := os.environ.get(MLFLOW_VARIABLE):
+            pages = Beside(pages, mlflow, given_auth_string())
+        app = from_environment(pages)  # `final` would look for garbage, for long, and of FastAPI 0.137 on finds none
 
     settings = get_current_settings().server
     uvicorn.run(
