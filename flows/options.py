@@ -50,9 +50,9 @@ def parser() -> ArgumentParser:
     ui.add_argument("--mlflow-port", type=int, default=5000)
     ui.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS",
-        help="where Prefect's pages, with MLflow's at /mlflow, listen (default 127.0.0.1); other machines are asked for a password")
+        help="where the pages listen (default 127.0.0.1), MLflow's at /mlflow; other machines are asked for a password")
     ui.add_argument(
-        "--public-address", metavar="URL", help="what other machines call it: http://name:port, https://name (a proxy with TLS)")
+        "--public-address", metavar="URL", help="what other machines call it: http://name:port, or https://name of a proxy")
     _add_store(commands.add_parser("store", help="what the store holds: list, verify, drop what is unused"))
     commands.add_parser("relocate", help="put a home (XFT_HOME) right that was moved or copied: its addresses lead to it again")
     return made

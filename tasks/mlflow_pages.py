@@ -48,10 +48,11 @@ def charts_page(mlflow_ui: str, experiment_id: str, view_key: str) -> str:
         mlflow_ui, f"/experiments/{experiment_id}/runs", f"viewStateShareKey={view_key}", "compareRunsMode=CHART")
 
 
-def with_files(text: str, run_id: str, directory: str = "report") -> str:
-    """Markdown for a description in MLflow: pictures and files beside it are those of a run's ``directory``."""
+def with_files(text: str, run_id: str, directory: str = "report", pages: str = "") -> str:
+    """Markdown whose pictures and files beside it are those of a run's ``directory``. ``pages``: address of MLflow's pages with
+    a closing slash; empty for text that is shown in them."""
     return _FILE_BESIDE.sub(
-        lambda found: f"](get-artifact?path={quote(f'{directory}/{found[1]}', safe='')}&run_uuid={run_id})", text)
+        lambda found: f"]({pages}get-artifact?path={quote(f'{directory}/{found[1]}', safe='')}&run_uuid={run_id})", text)
 
 
 def _address(mlflow_ui: str, path: str, *query: str) -> str:

@@ -143,8 +143,8 @@ def _public(host: str, port: int, given: str | None) -> str | None:
         return None
     if host in EVERYWHERE:
         raise XftError(
-            f"--host {host} is every address of this machine. Say by --public-address http://NAME:{port} what browsers call it: "
-            "requests to any other name are refused.")
+            f"--host {host} is every address of this machine. Say by --public-address http://NAME:{port} what browsers call "
+            "it: requests to any other name are refused.")
     return f"http://{host.lower()}:{port}"
 
 

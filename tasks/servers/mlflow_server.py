@@ -16,8 +16,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tasks.settings import FIRST_VIEW
 from tasks.servers.gate import allowed_hosts, from_environment, given_auth_string
+from tasks.settings import FIRST_VIEW
 from xft_core.errors import XftError
 
 LOOPBACK = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*")

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from tasks import mlflow_pages
 from tasks.prefect_log import reason
 from tasks.references import PipelineRun
 from tasks.settings import settings
 from tasks.tracking.client import TrackingUnavailable, client, log_batch
-from tasks.tracking.experiments import STAGES_EXPERIMENT, experiment_id
+from tasks.tracking.experiments import DESCRIPTION, STAGES_EXPERIMENT, experiment_id
 from tasks.tracking.files import log_text
 from tasks.tracking.parameters import VARIES, run_parameters, variant_parameters
+from tasks.tracking.saved_views import begin_with
 from tasks.tracking.source import source_tags
 from tasks.variant_tags import VariantOf
 from xft_core.errors import XftError
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 EXPERIMENTS = 1000  # that are searched for a run
 NAME = "xft.name"
 MOST_COUNTED = 1000
-NOTE = "mlflow.note.content"
+# Columns of a table of pipeline runs, and whether they are numeric.
+TOLD_APART_BY = {
+    "upcycle.num_experts": True, "upcycle.normalization": False, "merge.method": False, "seed": True, "sft.learning_rate": True}
 
 
 def open_run(
@@ -58,10 +62,12 @@ def open_run(
                 if parent := _find_run(own_id, variant.comparison, "comparison"):
                     tags["mlflow.parentRunId"] = str(parent.info.run_id)
                     parameters = variant_parameters(recipe, parent.data.tags) or parameters
-            shown, tags = _numbered(own_id, name), tags | source_tags(kind)
+            shown, tags = _numbered(own_id, name), tags | source_tags(kind) | {DESCRIPTION: _links(flow_run_id)}
             run_id = str(client().create_run(own_id, run_name=shown, tags=tags).info.run_id)
             log_batch(run_id, params=parameters)
             log_text(run_id, recipe_text(recipe), "recipe.yaml")
+            if kind == "pipeline" and not variant:
+                begin_with(own_id, TOLD_APART_BY)
     except XftError:
         raise
     except Exception as error:
@@ -92,11 +98,6 @@ def end_run(run_id: str, status: str) -> None:
     client().set_terminated(run_id, status)
 
 
-def experiment_of(run_id: str) -> str:
-    """The experiment that a run belongs to."""
-    return str(client().get_run(run_id).info.experiment_id)
-
-
 def close_runs(flow_run_id: str, status: str) -> None:
     """Set the run of a flow run, and those of its stages, from RUNNING to ``status``: FINISHED, FAILED or KILLED.
 
@@ -115,12 +116,17 @@ def log_summary(run_id: str, metrics: dict[str, float], tags: dict[str, str]) ->
     log_batch(run_id, metrics=[(name, value, now, 0) for name, value in metrics.items()], tags=tags)
 
 
-def log_data_set(run_id: str, name: str, digest: str, source: str, profile: str) -> None:
-    """Note the instruction data as an input of the run (``digest`` is cut to MLflow's 36 characters)."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+def note(run: PipelineRun, text: str) -> str:
+    """``text`` as the description of a run, below links to where else the run is."""
+    return f"{_links(run.flow_run_id)}\n\n{text}"
 
-    data_set = Dataset(name=name, digest=digest[:36], source_type="local", source=source, profile=profile)
-    client().log_inputs(run_id, datasets=[DatasetInput(data_set, [InputTag("mlflow.data.context", "training")])])
+
+def _links(flow_run_id: str) -> str:
+    prefect, store = settings().prefect_links, settings().store
+    places = [] if prefect is None else [
+        f"[Log, graph and artifacts in Prefect]({mlflow_pages.prefect_run_page(prefect, flow_run_id)})"]
+    places += ["recipe: `recipe.yaml` in Artifacts", *([f"object store: `{store}`"] if store else [])]
+    return " · ".join(places)
 
 
 def _find_run(experiment: str, flow_run_id: str, kind: str) -> "Run | None":
