@@ -122,7 +122,8 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._latest is not None:
             done, line = self._latest
-            self._latest = (100.0, f"Done: {_words(self._role)}.") if kind is None else (done, f"Ended before its end, at: {line}")
+            self._latest = (
+                (100.0, f"Done: {_words(self._role)}.") if kind is None else (done, f"Ended before its end, at: {line}"))
         self._done.set()
         self._thread.join(WAIT_AT_END_SECONDS)  # a server that hangs must not hold up a cancelled run
 

@@ -26,10 +26,15 @@ def serve(host: str, port: int) -> None:
         import prefect
         import uvicorn
         from prefect.server.api.server import create_app
+        from prefect.server.schemas.core import Artifact
+        from prefect.server.utilities.schemas.bases import TimeSeriesBaseModel
         from prefect.settings import get_current_settings
 
         # The second version of the pages asks an analytics host, and the first advertises it where it is there to be served.
         prefect.__ui_v2_static_path__ = Path(os.devnull, "none")
+        # Pages list artifacts by their ids, the last one first: ids in order of time, as runs have them, give the newest first.
+        Artifact.model_fields["id"].default_factory = TimeSeriesBaseModel.model_fields["id"].default_factory
+        Artifact.model_rebuild(force=True)
         pages = create_app()
         if mlflow := os.environ.get(MLFLOW_VARIABLE):
             pages = Beside(pages, mlflow, given_auth_string())

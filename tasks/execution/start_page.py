@@ -1,5 +1,5 @@
-"""The first thing that a run's page in Prefect shows: where its numbers are, the recipe in force, what is planned and how long it
-may take. Made before any work, so that runs that fail or are cancelled have it, too."""
+"""The first thing that a run's page in Prefect shows: where its numbers are, the recipe in force, what is planned and how long
+it may take. Made before any work, so that runs that fail or are cancelled have it, too."""
 
 from tasks import mlflow_pages
 from tasks.execution.durations import remembered
@@ -25,7 +25,8 @@ def show_start(run: PipelineRun, kind: str, logger: Logger) -> None:
     except Exception as error:  # of a plan above all, which the run does without
         logger.warning("The page to start from cannot be made; the work goes on. %s", reason(error))
         return
-    show_markdown(run.flow_run_id, KEY, text, f"Start here: where {run.recipe.name} is, what it does, how long it takes", logger)
+    what = f"Start here: where {run.recipe.name} is, what it does, how long it takes"
+    show_markdown(run.flow_run_id, KEY, text, what, logger)
 
 
 def start_page(run: PipelineRun, kind: str) -> str:
@@ -33,8 +34,8 @@ def start_page(run: PipelineRun, kind: str) -> str:
     parts = [f"# {run.recipe.name}", *_places(run, kind)]
     if kind == "pipeline":
         parts += ["## Plan", *_plan(run)]
-    parts += ["## Recipe in force", "Every field, whatever the form shows; fields of the form play no part where a recipe file is "
-              "given.", f"```yaml\n{recipe_text(run.recipe)}```"]
+    parts += ["## Recipe in force", "Every field. Those of the form play no part where a recipe file is given.",
+              f"```yaml\n{recipe_text(run.recipe)}```"]
     return "\n\n".join(parts) + "\n"
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 VIEW_TAG = "mlflow.sharedViewState."
 LEAD = ("merged/plus_pass_at_1", "merged/held_out_nll")
-SHOWN = (*LEAD, "merged/pass_at_1", "merged/over_sft_plus_pass_at_1", "sft/plus_pass_at_1", "sft/held_out_nll",
-         "moe/plus_pass_at_1", "moe/held_out_nll")
+COLUMNS = (*LEAD, "sft/plus_pass_at_1", "sft/held_out_nll", "moe/plus_pass_at_1", "moe/held_out_nll")
+SHOWN = (*COLUMNS, "merged/pass_at_1", "merged/over_sft_plus_pass_at_1")
+RUN_NAME = "attributes.`Run Name`"
 CURVES = ("moe/loss", "sft/loss", "mix/loss", "moe/held_out_nll_while_training", "mix/held_out_nll_while_training",
           "moe/router_entropy", "moe/expert_load_max", "moe/expert_load_min", "moe/balance_loss", "moe/mean_shared_weight")
 ACTIVE = "moe/active_parameters"
@@ -81,9 +82,11 @@ def _state(fields: dict[str, bool], metrics: Sequence[str] | None) -> dict[str, 
         x, y = (field for field in [*(field for field in numeric if field != SEED), SEED][:2])
         charts += [_chart("CONTOUR", f"{name} by {x} and {y}", AGAINST, xaxis=_axis(x, "PARAM"), yaxis=_axis(y, "PARAM"),
                           zaxis=_axis(name, "METRIC")) for name in lead[-1:]]
+    columns = [*(f"params.`{name}`" for name in fields), *(f"metrics.`{name}`" for name in known if name in COLUMNS)]
     return {
         "orderByKey": f"metrics.`{lead[0]}`" if lead and metrics is not None else "attributes.start_time", "orderByAsc": False,
-        "selectedColumns": [*(f"params.`{name}`" for name in fields), *(f"metrics.`{name}`" for name in known)],
+        "selectedColumns": columns, "columnOrder": [RUN_NAME, *columns],
+        "columnWidths": {RUN_NAME: 300} | dict.fromkeys(columns, 150),
         "runsHiddenMode": "SHOW_ALL", "hideEmptyCharts": True,
         "compareRunCharts": [chart | {"uuid": f"xft-{number}"} for number, chart in enumerate(charts)],
         "compareRunSections": [{"uuid": uuid, "name": name, "display": True, "isReordered": True}
