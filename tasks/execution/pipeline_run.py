@@ -18,7 +18,6 @@ from tasks.references import PipelineRun
 from tasks.stopping import RunStopped, stop_event, stop_with
 from tasks.tracking import runs
 from tasks.tracking.client import explained
-from tasks.tracking.system_metrics import sampled
 from tasks.variant_tags import variant_of
 from xft_core.errors import XftError
 from xft_core.files.disk import disk_full_is_an_error
@@ -57,8 +56,7 @@ def opened(
             logger.info("MLflow run %s in experiment %r", run.mlflow_run_id, recipe.experiment)
             run_records.note(run)
             show_start(run, kind, logger)
-            with sampled(run.mlflow_run_id):
-                yield run
+            yield run
             status = "FINISHED"
         except RunStopped:
             status = "KILLED"

@@ -9,7 +9,7 @@ from typing import Any
 from tasks.references import ArtifactRef, PipelineRun, base_model, of_stage
 from tasks.tracking.client import scalars
 from tasks.tracking.logged_models import DataSet, Measured, MeasuredModel
-from xft_core.recipe.steps import BASE, model_places, pipeline_steps
+from xft_core.recipe.steps import BASE, PREPARED, model_places, pipeline_steps
 from xft_core.reporting.run.comparison import Row, Score
 from xft_core.reporting.variants.summary import read_comparison
 from xft_core.store.manifest import read_manifest
@@ -24,9 +24,9 @@ Artifacts = Mapping[str, ArtifactRef]
 
 def data_sets(run: PipelineRun, artifacts: Artifacts) -> list[DataSet]:
     """What the run's models were trained on and measured on."""
-    data = of_stage(artifacts, run.recipe, "prepare")
-    source, counts = run.recipe.data.path, scalars(data.metrics)
-    training = DataSet(Path(source).name, _digest(data, "train.safetensors"), "training", source, INSTRUCTIONS, counts)
+    data, paths = artifacts[PREPARED], run.recipe.data.paths
+    training = DataSet(
+        _data_name(run), _digest(data, "train.safetensors"), "training", ", ".join(paths), INSTRUCTIONS, scalars(data.metrics))
     return [training, _held_out(run, artifacts), *_benchmarks(run, artifacts).values()]
 
 
@@ -73,11 +73,15 @@ def verdict_table(run: PipelineRun, artifacts: Artifacts) -> str:
 
 
 def _held_out(run: PipelineRun, artifacts: Artifacts) -> DataSet:
-    data = of_stage(artifacts, run.recipe, "prepare")
-    source = run.recipe.data.held_out_path or run.recipe.data.path
+    data, own = artifacts[PREPARED], run.recipe.data.held_out_path
     counts = {name: value for name, value in scalars(data.metrics).items() if name.startswith("held_out")}
-    name, digest = f"{Path(source).name} (held out)", _digest(data, "held_out.safetensors")
-    return DataSet(name, digest, "validation", source, INSTRUCTIONS, counts)
+    name, digest = f"{Path(own).name if own else _data_name(run)} (held out)", _digest(data, "held_out.safetensors")
+    return DataSet(name, digest, "validation", own or ", ".join(run.recipe.data.paths), INSTRUCTIONS, counts)
+
+
+def _data_name(run: PipelineRun) -> str:
+    paths = run.recipe.data.paths
+    return Path(paths[0]).name if len(paths) == 1 else f"{run.recipe.name}, {len(paths)} sources"
 
 
 def _benchmarks(run: PipelineRun, artifacts: Artifacts) -> dict[str, DataSet]:
@@ -115,7 +119,7 @@ def _parameters(run: PipelineRun, model: str) -> dict[str, str]:
     recipe, moe = run.recipe, run.recipe.upcycle
     found: dict[str, Any] = {"model.path": recipe.model.path}
     if model != "base":
-        found |= {"seed": recipe.seed, "data.path": recipe.data.path}
+        found |= {"seed": recipe.seed, "data.path": ", ".join(recipe.data.paths)}
     if model in ("moe", "merged"):
         found |= {"upcycle.num_experts": moe.num_experts, "upcycle.num_experts_per_tok": moe.num_experts_per_tok,
                   "upcycle.normalization": moe.normalization}

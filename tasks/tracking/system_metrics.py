@@ -1,4 +1,4 @@
-"""Load of the machine while a run is at work: CPU, memory, disk, network and NVIDIA GPUs, as MLflow samples them."""
+"""Load of the machine while a stage is at work: CPU, memory, disk, network and NVIDIA GPUs, as MLflow samples them."""
 
 import logging
 import threading
@@ -14,7 +14,7 @@ SECONDS_TO_END = 5.0
 def sampled(run_id: str) -> Iterator[None]:
     """While the block runs, ``run_id`` has metrics ``system/...``, every ten seconds (MLflow's own settings change that).
 
-    It never fails a run or holds it up: after an outage of MLflow the rest of the run has none.
+    It never fails a stage or holds it up: after an outage of MLflow the rest of the stage has none.
     """
     monitor = None
     with suppress(Exception):

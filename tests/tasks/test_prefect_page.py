@@ -81,7 +81,8 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_table_has_the_columns_of_all_rows(shown: list[str]) -> None:
-    show_table(FLOW_RUN, "scores", [{"model": "base", "nll": math.nan}, {"model": "merged", "pass@1 %": "50.0"}], "models", logger)
+    rows = [{"model": "base", "nll": math.nan}, {"model": "merged", "pass@1 %": "50.0"}]
+    show_table(FLOW_RUN, "scores", rows, "models", logger)
     assert [json.loads(item) for item in shown] == [[
         {"model": "base", "nll": None, "pass@1 %": None}, {"model": "merged", "nll": None, "pass@1 %": "50.0"}]]
 
@@ -99,7 +100,8 @@ def test_markdown_has_no_front_matter_and_its_pictures_where_pages_have_one_addr
         "# Card", "# Card\n\n![Loss](/mlflow/get-artifact?path=report%2Fplots%2Floss.png&run_uuid=a1)"]
 
 
-@pytest.mark.parametrize(("fails", "percent", "words"), [(False, 100.0, "Done: sft-moe."), (True, 60.0, "Ended before its end")])
+@pytest.mark.parametrize(
+    ("fails", "percent", "words"), [(False, 100.0, "Done: sft-moe."), (True, 60.0, "Ended before its end")])
 def test_progress_that_ends_says_so(
     fails: bool, percent: float, words: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:

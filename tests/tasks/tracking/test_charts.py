@@ -1,4 +1,4 @@
-"""The saved views of a comparison in MLflow: columns, curves and charts. That MLflow shows them: tests/ui/test_comparison.py."""
+"""The saved views of a comparison in MLflow: columns, curves, charts. That MLflow shows them: tests/ui/test_comparison.py."""
 
 import json
 from typing import Any
