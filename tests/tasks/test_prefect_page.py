@@ -43,7 +43,8 @@ def test_a_server_that_is_away_costs_a_line(
 
 
 def test_no_link_where_mlflow_has_no_pages(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XFT_MLFLOW_UI_URL", raising=False)
+    for name in ("XFT_MLFLOW_UI_URL", "XFT_ONE_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
     show_link("sft_moe", "1", "run", logger)
     assert caplog.messages == []
 
