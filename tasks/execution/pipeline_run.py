@@ -55,7 +55,7 @@ def opened(
             run = runs.open_run(recipe, flow_run_id, name, kind, sections, without, variant)
             logger.info("MLflow run %s in experiment %r", run.mlflow_run_id, recipe.experiment)
             run_records.note(run)
-            show_start(run, kind, logger)
+            show_start(run, kind, sections, bool(without), logger)
             yield run
             status = "FINISHED"
         except RunStopped:

@@ -18,10 +18,10 @@ from xft_core.runtime.quantities import duration, size
 KEY = "start-here"
 
 
-def show_start(run: PipelineRun, kind: str, logger: Logger) -> None:
+def show_start(run: PipelineRun, kind: str, sections: frozenset[str] | None, has_variants: bool, logger: Logger) -> None:
     """Show it. What cannot be known is left out; nothing here fails a run."""
     try:
-        text = start_page(run, kind)
+        text = start_page(run, kind, sections, has_variants)
     except Exception as error:  # of a plan above all, which the run does without
         logger.warning("The page to start from cannot be made; the work goes on. %s", reason(error))
         return
@@ -29,17 +29,18 @@ def show_start(run: PipelineRun, kind: str, logger: Logger) -> None:
     show_markdown(run.flow_run_id, KEY, text, what, logger)
 
 
-def start_page(run: PipelineRun, kind: str) -> str:
-    """The Markdown of it. ``kind``: of the run, as its tag in MLflow says."""
-    parts = [f"# {run.recipe.name}", *_places(run, kind)]
+def start_page(run: PipelineRun, kind: str, sections: frozenset[str] | None = None, has_variants: bool = False) -> str:
+    """The Markdown of it. ``kind``: of the run, as its tag in MLflow says; ``sections``: of the recipe that play a role, None
+    for all; ``has_variants``: whether fields vary below it."""
+    parts = [f"# {run.recipe.name}", *_places(run, has_variants)]
     if kind == "pipeline":
         parts += ["## Plan", *_plan(run)]
     parts += ["## Recipe in force", "Every field. Those of the form play no part where a recipe file is given.",
-              f"```yaml\n{recipe_text(run.recipe)}```"]
+              f"```yaml\n{recipe_text(run.recipe, sections)}```"]
     return "\n\n".join(parts) + "\n"
 
 
-def _places(run: PipelineRun, kind: str) -> list[str]:
+def _places(run: PipelineRun, has_variants: bool) -> list[str]:
     pages, experiment = settings().mlflow_links, run.run_experiment_id
     if pages is None:
         found = [f"MLflow: run `{run.mlflow_run_id}` in `{settings().tracking_shown}` (`xft ui` shows it)"]
@@ -48,7 +49,7 @@ def _places(run: PipelineRun, kind: str) -> list[str]:
                  f"({mlflow_pages.run_page(pages, experiment, run.mlflow_run_id)})",
                  f"[All runs of the experiment]({mlflow_pages.experiment_page(pages, experiment)})",
                  f"[All its models, ranked]({mlflow_pages.models_page(pages, experiment)})"]
-        if kind == "comparison":
+        if has_variants:
             view = mlflow_pages.charts_page(pages, experiment, view_key(run.mlflow_run_id))
             found.insert(1, f"[**Losses of the variants side by side, as they train**]({view})")
     if store := settings().store:

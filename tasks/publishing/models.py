@@ -11,6 +11,7 @@ from tasks.tracking.client import scalars
 from tasks.tracking.logged_models import DataSet, Measured, MeasuredModel
 from xft_core.recipe.steps import BASE, PREPARED, model_places, pipeline_steps
 from xft_core.reporting.run.comparison import Row, Score
+from xft_core.reporting.run.evidence import benchmark_titles
 from xft_core.reporting.variants.summary import read_comparison
 from xft_core.store.manifest import read_manifest
 from xft_core.store.results.evaluate import EvaluationFile
@@ -37,12 +38,12 @@ def measured_models(run: PipelineRun, artifacts: Artifacts) -> list[MeasuredMode
     benchmarks, held_out = _benchmarks(run, artifacts), _held_out(run, artifacts)
     found = []
     for row in read_comparison(report.path).rows:
-        place, graded = places[row.model], _evaluations(run, artifacts, row.model)
-        own = graded[0] if graded else report
+        place, graded = places[row.model], _graded(run, artifacts, row.model)
+        own = next(iter(graded.values()), report)
         parameters = {"parameters": row.parameters_total, "active_parameters": row.parameters_active}
         measured = [(own, None, parameters), (own, held_out, {"held_out_nll": row.held_out_nll})]
-        measured += [(item, benchmarks[score.benchmark], _rates(score))
-                     for item, score in zip(graded, row.scores, strict=False) if score.benchmark in benchmarks]
+        measured += [(graded[score.benchmark], benchmarks[score.benchmark], _rates(score))
+                     for score in row.scores if score.benchmark in graded]
         found.append(MeasuredModel(
             name=_name(run, row), kind=row.model,
             digest=_base_digest(run, artifacts) if place == BASE else f"{artifacts[place.role].digest}{place.part}",
@@ -59,16 +60,12 @@ def verdict_table(run: PipelineRun, artifacts: Artifacts) -> str:
     """Every answer with its verdicts, in the form that MLflow shows as a table and compares between runs."""
     columns = ["benchmark", "problem", "model", "answer", "verdict", "with extended tests", "what went wrong"]
     lines: list[list[Any]] = []
-    titles = list(_benchmarks(run, artifacts))
-    for step in pipeline_steps(run.recipe):
-        if step.stage == "evaluate" and step.role in artifacts and step.index is not None:
-            content = EvaluationFile.read(artifacts[step.role].path)
-            if content is None:
-                continue
-            title = titles[step.index] if step.index < len(titles) else str(step.given["benchmark"])
+    for model in model_places(run.recipe):
+        for title, item in _graded(run, artifacts, model).items():
+            content = EvaluationFile.read(item.path)
             lines += [
-                [title, problem.task_id, step.model, number, sample.base, sample.plus, sample.detail[:LONGEST_DETAIL]]
-                for problem in content.problems for number, sample in enumerate(problem.samples)]
+                [title, problem.task_id, model, number, sample.base, sample.plus, sample.detail[:LONGEST_DETAIL]]
+                for problem in (content.problems if content else ()) for number, sample in enumerate(problem.samples)]
     return json.dumps({"columns": columns, "data": lines})
 
 
@@ -86,20 +83,21 @@ def _data_name(run: PipelineRun) -> str:
 
 def _benchmarks(run: PipelineRun, artifacts: Artifacts) -> dict[str, DataSet]:
     """By their titles in the report."""
-    report = of_stage(artifacts, run.recipe, "report")
-    merged = next(row for row in read_comparison(report.path).rows if row.model == "merged")
-    found = {}
-    for item, score in zip(_evaluations(run, artifacts, "merged"), merged.scores, strict=False):
-        source = run.recipe.evaluate.benchmarks[len(found)]
-        found[score.benchmark] = DataSet(
-            score.benchmark, read_manifest(item.path).parents["benchmark"], "evaluation", source, PROBLEMS,
-            {"problems": score.problems})
-    return found
+    evaluate = run.recipe.evaluate
+    sources = dict(zip(benchmark_titles(evaluate.benchmarks), evaluate.benchmarks, strict=True))
+    return {
+        title: DataSet(
+            title, read_manifest(item.path).parents["benchmark"], "evaluation", sources[title], PROBLEMS,
+            {name: value for name, value in scalars(item.metrics).items() if name == "problems"})
+        for title, item in _graded(run, artifacts, "merged").items()}
 
 
-def _evaluations(run: PipelineRun, artifacts: Artifacts, model: str) -> list[ArtifactRef]:
-    return [artifacts[step.role] for step in pipeline_steps(run.recipe)
-            if step.stage == "evaluate" and step.model == model and not artifacts[step.role].metrics.get("skipped")]
+def _graded(run: PipelineRun, artifacts: Artifacts, model: str) -> dict[str, ArtifactRef]:
+    """The evaluations of a model by the titles of the benchmarks, without those that were skipped."""
+    titles = benchmark_titles(run.recipe.evaluate.benchmarks)
+    return {titles[step.index]: artifacts[step.role] for step in pipeline_steps(run.recipe)
+            if step.stage == "evaluate" and step.model == model and step.index is not None
+            and not artifacts[step.role].metrics.get("skipped")}
 
 
 def _rates(score: Score) -> dict[str, float | None]:

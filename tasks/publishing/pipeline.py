@@ -92,6 +92,7 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     log_data_sets(run_id, data_sets(run, artifacts))
     log_models(run, measured_models(run, artifacts))
     log_text(run_id, verdict_table(run, artifacts), VERDICTS)
+    log_text(run_id, runs.recipe_text(run.recipe), runs.RECIPE_FILE)
     log_text(run_id, text, "comparison.md")  # that of the report's directory, whose digest is known, has pictures beside it
     for role, item in artifacts.items():
         facts = FACTS[item.stage]

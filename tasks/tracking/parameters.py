@@ -38,7 +38,7 @@ def variant_parameters(recipe: Recipe, parent: Mapping[str, str]) -> dict[str, A
     return {field: flat[field] for field in varying if field in flat} or None
 
 
-def stage_parameters(recipe: Recipe) -> dict[str, Any]:
-    """Of the run of a stage, beside the stage's own settings."""
+def stage_parameters(recipe: Recipe) -> dict[str, str]:
+    """Of the run of a stage of a pipeline, beside the stage's own settings."""
     flat = flatten(recipe)
-    return {field: flat[field] for field in OF_STAGES}
+    return {field: str(flat[field]) for field in OF_STAGES}

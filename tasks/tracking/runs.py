@@ -5,6 +5,7 @@ Runs are named by their ids throughout: MLflow's "active run" belongs to a threa
 
 import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import yaml
@@ -16,7 +17,7 @@ from tasks.settings import settings
 from tasks.tracking.client import TrackingUnavailable, client, log_batch
 from tasks.tracking.experiments import DESCRIPTION, STAGES_EXPERIMENT, experiment_id
 from tasks.tracking.files import log_text
-from tasks.tracking.parameters import VARIES, run_parameters, variant_parameters
+from tasks.tracking.parameters import VARIES, run_parameters, stage_parameters, variant_parameters
 from tasks.tracking.saved_views import begin_with
 from tasks.tracking.source import source_tags
 from tasks.variant_tags import VariantOf
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENTS = 1000  # that are searched for a run
-NAME = "xft.name"
-MOST_COUNTED = 1000
+NAME, NUMBER = "xft.name", "xft.number"
+RECIPE_FILE = "recipe.yaml"
 # Columns of a table of pipeline runs, and whether they are numeric.
 TOLD_APART_BY = {
     "upcycle.num_experts": True, "upcycle.normalization": False, "merge.method": False, "seed": True, "sft.learning_rate": True}
@@ -62,30 +63,36 @@ def open_run(
                 if parent := _find_run(own_id, variant.comparison, "comparison"):
                     tags["mlflow.parentRunId"] = str(parent.info.run_id)
                     parameters = variant_parameters(recipe, parent.data.tags) or parameters
-            shown, tags = _numbered(own_id, name), tags | source_tags(kind) | {DESCRIPTION: _links(flow_run_id)}
+            number = _count(own_id, name) + 1
+            tags |= source_tags(kind) | {DESCRIPTION: _links(flow_run_id), NUMBER: str(number)}
+            shown = f"{name} ({number})" if number > 1 else name
             run_id = str(client().create_run(own_id, run_name=shown, tags=tags).info.run_id)
             log_batch(run_id, params=parameters)
-            log_text(run_id, recipe_text(recipe), "recipe.yaml")
-            if kind == "pipeline" and not variant:
-                begin_with(own_id, TOLD_APART_BY)
+            with suppress(Exception):  # the place for files may be away, and the end of the run insists on it
+                log_text(run_id, recipe_text(recipe, sections), RECIPE_FILE)
+                if kind == "pipeline" and not variant:
+                    begin_with(own_id, TOLD_APART_BY)
     except XftError:
         raise
     except Exception as error:
         raise TrackingUnavailable(f"MLflow at {settings().tracking_shown} cannot be used: {reason(error)}") from error
     return PipelineRun(
         recipe=recipe, flow_run_id=flow_run_id, experiment_id=stages_id, mlflow_run_id=run_id, run_experiment_id=own_id,
-        variant=variant.name if variant else None)
+        variant=variant.name if variant else None, told_apart_by=stage_parameters(recipe) if kind == "pipeline" else {})
 
 
-def recipe_text(recipe: Recipe) -> str:
-    """The recipe in force, whole, as a recipe file."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def recipe_text(recipe: Recipe, sections: frozenset[str] | None = None) -> str:
+    """The recipe in force as a recipe file: all of it, or the ``sections`` that play a role."""
+    content = recipe.model_dump(mode="json")
+    kept = {name: value for name, value in content.items() if sections is None or name in sections}
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
-def _numbered(experiment: str, name: str) -> str:
-    """``name``, with a number from the second run of that name on: ``experts=4 seed=1 (2)``."""
-    earlier = len(client().search_runs([experiment], f"tags.`{NAME}` = '{_plain(name)}'", max_results=MOST_COUNTED))
-    return f"{name} ({earlier + 1})" if earlier else name
+def _count(experiment: str, name: str) -> int:
+    """How many runs of that name there are."""
+    newest = client().search_runs(
+        [experiment], f"tags.`{NAME}` = '{_plain(name)}'", max_results=1, order_by=["attributes.start_time DESC"])
+    return int(newest[0].data.tags.get(NUMBER, 1)) if newest else 0
 
 
 def _plain(name: str) -> str:

@@ -11,7 +11,6 @@ from tasks.references import PipelineRun
 from tasks.settings import settings
 from tasks.tracking.client import TrackingUnavailable, client, log_batch, scalars
 from tasks.tracking.follower import Points
-from tasks.tracking.parameters import stage_parameters
 from tasks.tracking.runs import end_run
 from tasks.tracking.source import source_tags
 from xft_core.store.curves import read_metrics
@@ -38,7 +37,7 @@ class StageRun:
         self._again = again
         self._warned = False
         self._sent: dict[str, int] = {}  # last step delivered, by name of the curve
-        self._parameters = {name: str(value) for name, value in stage_parameters(run.recipe).items()}
+        self._parameters = run.told_apart_by
         self.id: str | None = None
         self._tolerate(self._open)
 
@@ -100,7 +99,7 @@ class StageRun:
             run_id = found[0].info.run_id
             self._sent = {
                 name: max(point.step for point in client().get_metric_history(run_id, name))
-                for name in found[0].data.metrics if not name.startswith("final/")}
+                for name in found[0].data.metrics if not name.startswith(("final/", "system/"))}
             client().update_run(run_id, status="RUNNING")
             self.id = run_id
 

@@ -1,4 +1,4 @@
-"""MLflow's pages beside Prefect's, through one port: what is passed on, and what is not. A real page: tests/ui/test_landing.py."""
+"""MLflow's pages beside Prefect's, through one port: what is passed on, and what not. A real page: tests/ui/test_landing.py."""
 
 import base64
 import threading
