@@ -10,11 +10,15 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.servers.beside import Beside
 from tasks.servers.gate import AUTH_VARIABLE, from_environment, given_auth_string
 from xft_core.errors import XftError
 from xft_core.runtime.process import imports
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 MLFLOW_VARIABLE = "XFT_MLFLOW_BESIDE"
 
@@ -35,7 +39,7 @@ def serve(host: str, port: int) -> None:
         # Pages list artifacts by their ids, the last one first: ids in order of time, as runs have them, give the newest first.
         Artifact.model_fields["id"].default_factory = TimeSeriesBaseModel.model_fields["id"].default_factory
         Artifact.model_rebuild(force=True)
-        pages = create_app()
+        pages: "ASGIApp" = create_app()
         if mlflow := os.environ.get(MLFLOW_VARIABLE):
             pages = Beside(pages, mlflow, given_auth_string())
         app = from_environment(pages)  # `final` would look for garbage, for long, and of FastAPI 0.137 on finds none

@@ -41,7 +41,8 @@ def measured_models(run: PipelineRun, artifacts: Artifacts) -> list[MeasuredMode
         place, graded = places[row.model], _graded(run, artifacts, row.model)
         own = next(iter(graded.values()), report)
         parameters = {"parameters": row.parameters_total, "active_parameters": row.parameters_active}
-        measured = [(own, None, parameters), (own, held_out, {"held_out_nll": row.held_out_nll})]
+        measured: list[tuple[ArtifactRef, DataSet | None, Mapping[str, float | None]]] = [
+            (own, None, parameters), (own, held_out, {"held_out_nll": row.held_out_nll})]
         measured += [(graded[score.benchmark], benchmarks[score.benchmark], _rates(score))
                      for score in row.scores if score.benchmark in graded]
         found.append(MeasuredModel(
@@ -51,8 +52,8 @@ def measured_models(run: PipelineRun, artifacts: Artifacts) -> list[MeasuredMode
             parameters=_parameters(run, row.model),
             tags={"xft.recipe": recipe.name, "xft.path": base_model(recipe) if place == BASE else str(
                 artifacts[place.role].path / place.part), "prefect.flow_run_id": run.flow_run_id},
-            numbers=[Measured(item.mlflow_run_id or run.mlflow_run_id, of, scalars(numbers))
-                     for item, of, numbers in measured if scalars(numbers)]))
+            numbers=[Measured(item.mlflow_run_id or run.mlflow_run_id, of, scalars(dict(numbers)))
+                     for item, of, numbers in measured if scalars(dict(numbers))]))
     return found
 
 

@@ -80,7 +80,7 @@ def log_models(run: PipelineRun, models: Sequence[MeasuredModel]) -> dict[str, s
     from mlflow.entities import LoggedModelInput, LoggedModelOutput, LoggedModelStatus
 
     ids: dict[str, str] = {}
-    outputs, inputs = [], []
+    outputs, inputs = list[str](), list[str]()
     with locked(settings().locks / f"models-{run.run_experiment_id}"):  # variants that share a model end at the same time
         for model in models:
             found = _known(run.run_experiment_id, model.digest)
