@@ -39,7 +39,7 @@ def serve(host: str, port: int) -> None:
         # Pages list artifacts by their ids, the last one first: ids in order of time, as runs have them, give the newest first.
         Artifact.model_fields["id"].default_factory = TimeSeriesBaseModel.model_fields["id"].default_factory
         Artifact.model_rebuild(force=True)
-        pages: "ASGIApp" = create_app()
+        pages: ASGIApp = create_app()
         if mlflow := os.environ.get(MLFLOW_VARIABLE):
             pages = Beside(pages, mlflow, given_auth_string())
         app = from_environment(pages)  # `final` would look for garbage, for long, and of FastAPI 0.137 on finds none
