@@ -87,7 +87,6 @@ class StageRun:
             self.id = client().create_run(
                 self._run.experiment_id, run_name=f"{role} {variant}" if variant else role,
                 tags=tags | source_tags(self._stage) | ({"xft.variant": variant} if variant else {})).info.run_id
-            log_batch(str(self.id), params=self._parameters)
         return self.id
 
     def _reopen(self) -> None:
@@ -108,7 +107,7 @@ class StageRun:
         fresh, reached = self._fresh(points)
         # Should an answer be lost and a point be sent twice, MLflow drops the double: time, step and value are equal.
         self._show(fresh)
-        log_batch(run_id, metrics=fresh)
+        log_batch(run_id, metrics=fresh, params={} if self._sent else self._parameters)
         self._sent = reached
 
     def _show(self, fresh: Curve) -> None:

@@ -31,7 +31,7 @@ def test_a_variant_is_a_child_of_its_comparison(request: pytest.FixtureRequest, 
     assert child.data.tags["mlflow.parentRunId"] == comparison.mlflow_run_id
     assert child.data.tags["xft.group"] == VARIANT.group
     stage = StageRun(variant, "sft", "sft_moe", logger)
-    assert stage.id is not None
+    assert stage.id is not None and stage.log_points([{"step": 1, "time": 1.0, "metrics": {"loss": 2.0}}])
     shown = client().get_run(stage.id)
     assert shown.data.tags["xft.variant"] == VARIANT.name and shown.data.params["upcycle.num_experts"] == "8"
     assert shown.info.run_name == f"sft-moe {VARIANT.name}"
