@@ -82,7 +82,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_table_has_the_columns_of_all_rows(shown: list[str]) -> None:
-    rows = [{"model": "base", "nll": math.nan}, {"model": "merged", "pass@1 %": "50.0"}]
+    rows: list[dict[str, object]] = [{"model": "base", "nll": math.nan}, {"model": "merged", "pass@1 %": "50.0"}]
     show_table(FLOW_RUN, "scores", rows, "models", logger)
     assert [json.loads(item) for item in shown] == [[
         {"model": "base", "nll": None, "pass@1 %": None}, {"model": "merged", "nll": None, "pass@1 %": "50.0"}]]
