@@ -42,6 +42,7 @@ from xft_core.errors import XftError
 from xft_core.files.environment import path_setting, rendezvous
 
 DEFAULT_HOME = ".xft"
+KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory of the store: 128 bits
 CREDENTIALS = re.compile(r"://[^/\s'\"]*@")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FIRST_VIEW = "xft.first_view"  # tag of an MLflow experiment: what a table that nobody has arranged begins with
@@ -78,6 +79,11 @@ class Settings:
     def models(self) -> Path:
         """Models that were fetched from S3 addresses."""
         return self.home / "models"
+
+    @property
+    def data(self) -> Path:
+        """Data that was fetched from addresses."""
+        return self.home / "data"
 
     @property
     def runs(self) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, task
+from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from tasks import mlflow_pages
@@ -15,6 +16,7 @@ from tasks.execution.delivery import deliver_rest, insist
 from tasks.object_store.artifacts import keep
 from tasks.prefect_log import Logger
 from tasks.prefect_page import show_markdown, show_table
+from tasks.publishing.approval import announce_champion
 from tasks.publishing.headline import headline, of_variant
 from tasks.publishing.models import VERDICTS, data_sets, measured_models, verdict_table
 from tasks.references import ArtifactRef, PipelineRun, of_stage
@@ -26,6 +28,8 @@ from tasks.tracking.client import explained, scalars
 from tasks.tracking.files import log_directory, log_text
 from tasks.tracking.logged_models import log_data_sets, log_models
 from tasks.tracking.model import log_model
+from tasks.variant_tags import variant_of
+from xft_core.recipe.sections import RegistryConfig
 from xft_core.recipe.steps import FACTS
 from xft_core.reporting.variants.summary import read_comparison
 
@@ -34,7 +38,8 @@ LONGEST_TAG = 5000
 
 class PipelineResult(BaseModel):
     """What a finished run leaves: directories of report and merged model, the run in MLflow with its page there, if the
-    address is known, and in words its version in the registry."""
+    address is known, and in words its version in the registry; ``proposal``: a person must say whether it is champion;
+    ``metrics``: the numbers that runs are compared by."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,6 +48,8 @@ class PipelineResult(BaseModel):
     mlflow_run_id: str
     mlflow_page: str | None
     registered: str | None
+    proposal: registry.Proposal | None = None
+    metrics: dict[str, float] = {}
     reused_stages: int
     stages: int
 
@@ -57,17 +64,19 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
     def to_mlflow() -> registry.Registration | None:
         with explained(report.path):
             whole = _to_mlflow(run, artifacts)
-            registered = registry.register(run, artifacts, card, whole, keep, logger) if run.recipe.registry.enabled else None
-            return registered
+            return None if unregistered else registry.register(run, artifacts, card, whole, keep, logger)
 
+    unregistered = _unregistered(run.recipe.registry)
     registered = insist(to_mlflow, stop, logger)
     ui = settings().mlflow_ui
-    _to_prefect(run, report.path, card, registered, logger)
+    _to_prefect(run, report.path, card, unregistered or f"Registered in MLflow as {registered}", logger)
+    announce_champion(registered, logger)
     return PipelineResult(
         report=report.path, merged_model=of_stage(artifacts, run.recipe, "merge").path, mlflow_run_id=run.mlflow_run_id,
         mlflow_page=mlflow_pages.run_page(ui, run.run_experiment_id, run.mlflow_run_id) if ui else None,
-        registered=str(registered) if registered else None,
-        reused_stages=sum(item.reused for item in artifacts.values()), stages=len(artifacts))
+        registered=str(registered) if registered else None, proposal=registered.proposal if registered else None,
+        metrics=headline(scalars(report.metrics)), reused_stages=sum(item.reused for item in artifacts.values()),
+        stages=len(artifacts))
 
 
 def shortened(text: str, rest: str = "\n\n… the rest is in report/comparison.md") -> str:
@@ -108,12 +117,20 @@ def _numbers(run: PipelineRun, report: ArtifactRef) -> dict[str, float]:
     return of_variant(found) if run.variant else found
 
 
-def _to_prefect(
-    run: PipelineRun, report: Path, card: str, registered: registry.Registration | None, logger: Logger,
-) -> None:
+def _unregistered(section: RegistryConfig) -> str | None:
+    """Why a run's model is kept out of the registry; None when it is not."""
+    if section.register == "none":
+        return "Not registered (registry.register is none)."
+    if section.register == "champion" and variant_of(flow_run.tags or ()):
+        return (
+            "Not registered: a variant of a comparison. Run its recipe by itself, which reuses all stages, or set "
+            "registry.register to all.")
+    return None
+
+
+def _to_prefect(run: PipelineRun, report: Path, card: str, standing: str, logger: Logger) -> None:
     """The most important one last: the newest is on top."""
     name, flow_run_id = run.recipe.name, run.flow_run_id
-    standing = f"Registered in MLflow as {registered}" if registered else "Not registered (registry.enabled is false)."
     text = (report / "comparison.md").read_text(encoding="utf-8")
     show_markdown(flow_run_id, "model-card", f"{card}\n> {standing}\n", f"Model card of {name}", logger, run.mlflow_run_id)
     show_table(

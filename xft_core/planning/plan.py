@@ -244,8 +244,9 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
     sequence = given.recipe.data.max_length
     needed = memory.training_memory(shape, upcycle, sft, sequence)
     flops = None
-    part = step.given.get("part")
-    rows = replace(data, train_rows=math.ceil(data.train_rows / part[1])) if data and part else data
+    is_branch = step.given.get("part") or step.given.get("sources")  # of domains: as if they were equally large
+    branches = given.recipe.upcycle.num_routed
+    rows = replace(data, train_rows=math.ceil(data.train_rows / branches)) if data and is_branch else data
     if rows:
         steps, length = training_steps(sft, sequence, rows, shape, step.given.get("match"))
         passes = 4 if sft.gradient_checkpointing else 3

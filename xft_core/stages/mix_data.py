@@ -61,7 +61,8 @@ def run(config: MixDataStage, workspace: Workspace) -> PrepareMetrics:
             dropped=source.metrics["rows_read"] - sum(len(clean[split][place]) for split in SPLITS),
             taken=numbers[place], taken_tokens=source.num_tokens("train", chosen["train"][place]))
         for place, source in enumerate(prepared)]
-    MixtureFile(sources=rows, held_out=orders["held_out"][:, 0].tolist()).write(workspace.output)
+    MixtureFile(
+        sources=rows, held_out=orders["held_out"][:, 0].tolist(), train=orders["train"][:, 0].tolist()).write(workspace.output)
     _merge_files(prepared, workspace.output)
     _log(rows)
     return PrepareMetrics.from_flat(counts)

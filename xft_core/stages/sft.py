@@ -32,6 +32,7 @@ from xft_core.recipe.step import AVERAGE, SNAPSHOTS
 from xft_core.runtime.device import device_for_work
 from xft_core.runtime.group import is_first, leave_others, number_of_processes
 from xft_core.stages.configs import SftStage
+from xft_core.stages.own_rows import own_rows
 from xft_core.store.checkpoints import PREFIX, step_of
 from xft_core.store.curves import MetricsLog
 from xft_core.store.results.curve import CurveValues
@@ -53,9 +54,8 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
     Of several processes the first does all but the tuning alone, with the whole model; the others return None.
     """
     source = find_model(config.model)
-    training_rows, held_out_rows = load_rows(config.data, "train"), load_rows(config.data, "held_out")
-    if config.part:
-        training_rows = training_rows.part(*config.part, config.seed)
+    training_rows = own_rows(config.data, config.part, config.sources, config.seed)
+    held_out_rows = load_rows(config.data, "held_out")
     longest = max(*training_rows.lengths(), *held_out_rows.lengths())
     model = _load(source, config.sft)
     check_rows_fit(model, [training_rows, held_out_rows])

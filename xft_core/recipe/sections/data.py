@@ -45,8 +45,7 @@ class SourceConfig(Section):
     benchmarks: list[str] = Field([], description=(
         "Those of evaluate.benchmarks that measure this domain: the report shows their pass rates by domain."))
     licence: str | None = Field(None, max_length=200, description=(
-        "Licence of the data, for the model card, for example cc-by-4.0. Empty: what the data set's own card says, if it is "
-        "there."))
+        "Licence of the data, for the model card and the report, for example cc-by-4.0."))
 
     @model_validator(mode="after")
     def _share_is_said_once(self) -> "SourceConfig":

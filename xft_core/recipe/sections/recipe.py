@@ -55,6 +55,12 @@ class Recipe(Section):
         return self.sft.model_copy(update={"epochs": left}) if left else None
 
     @property
+    def trained_domains(self) -> list[str]:
+        """The domains of data.sources that are trained on, each once, in their order; replayed sources have a domain too."""
+        domains = self.data.source_domains
+        return list(dict.fromkeys(domain for place, domain in enumerate(domains) if self.data.is_trained_on(place)))
+
+    @property
     def has_rivals(self) -> bool:
         """Whether there are models other than base, SFT, Mixture-of-Experts and merged model."""
         more = self.upcycle.experts_from == "branches" or self.merge.ensemble != "none" or bool(self.merge.wise)
@@ -76,6 +82,11 @@ class Recipe(Section):
                 f"upcycle.groups is {self.upcycle.groups}, and evaluate.lm_eval_tasks is not empty: groups are chosen by the "
                 "prompt, and lm-eval does not say what the prompt is. Empty one of them; the merged model can be evaluated "
                 "by itself (xft evaluate)")
+        if self.upcycle.branches_by == "domain" and len(self.trained_domains) < self.upcycle.num_routed:
+            raise ValueError(
+                f"upcycle.branches_by is domain, but data.sources has {len(self.trained_domains)} domains to train on, fewer "
+                f"than the {self.upcycle.num_routed} routed experts that each start from a branch of their own: lower "
+                "upcycle.num_experts, add sources, or set branches_by to random")
         if self.upcycle.mode == "fusion" and self.merge.method != "ewa":
             raise ValueError(
                 f"merge.method is {self.merge.method}, but upcycle.mode is fusion, whose model is the mean of its experts: set "
