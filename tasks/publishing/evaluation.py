@@ -63,7 +63,7 @@ def publish_scores(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Score
 def as_in_a_pipeline(part: str, graded: Scores, measured: Scores, names: dict[str, str]) -> dict[str, float]:
     """The numbers under the names that a pipeline run has for them (``merged/plus_pass_at_1``), so that MLflow shows them in
     one column. ``part``: what the model is in its pipeline; ``names``: of labels."""
-    found = {}
+    found: dict[str, float] = {}
     for place, (label, numbers) in enumerate(graded.items()):
         ending = f"_{names[label]}" if place else ""  # the first benchmark has the plain names
         found |= {f"{part}/{plain(name)}{ending}": value for name, value in numbers.items() if "pass_at_" in name}

@@ -14,7 +14,7 @@ from xft_core.reporting.run.comparison import Row, Score
 from xft_core.reporting.run.evidence import benchmark_titles
 from xft_core.reporting.variants.summary import read_comparison
 from xft_core.store.manifest import read_manifest
-from xft_core.store.results.evaluate import EvaluationFile
+from xft_core.store.results.evaluate import EvaluateMetrics, EvaluationFile
 
 VERDICTS = "verdicts.json"
 LONGEST_DETAIL = 200  # characters of what went wrong
@@ -98,7 +98,7 @@ def _graded(run: PipelineRun, artifacts: Artifacts, model: str) -> dict[str, Art
     titles = benchmark_titles(run.recipe.evaluate.benchmarks)
     return {titles[step.index]: artifacts[step.role] for step in pipeline_steps(run.recipe)
             if step.stage == "evaluate" and step.model == model and step.index is not None
-            and not artifacts[step.role].metrics.get("skipped")}
+            and not EvaluateMetrics.of(artifacts[step.role]).skipped}
 
 
 def _rates(score: Score) -> dict[str, float | None]:
