@@ -108,7 +108,7 @@ def commands_page() -> str:
         "MLflow. The `make` targets are in the Makefile."), ""]
     for parser in (xft(), core()):
         for name, command in _subparsers(parser):
-            if "fields of CONFIG" in (command.description or ""):
+            if getattr(command, "config", None) is not None:
                 continue  # a stage: they are all alike, and their fields are on a page of their own
             lines += [f"## {parser.prog} {name}", "", "```text", command.format_help().strip(), "```", ""]
     return "\n".join([*lines, "## python -m xft_core STAGE", "", "One stage; see [Stages](stages.md).", "", *_exit_statuses()])
@@ -125,7 +125,7 @@ def _exit_statuses() -> list[str]:
 
 def families_page() -> str:
     """The table of families."""
-    from xft_core.families import FAMILIES
+    from xft_core.families import FAMILIES, PICTURE_FAMILIES
 
     lines = ["# Model families", "", (
         "Look up how a model is upcycled: its `model_type` in config.json may be in this table. For any other dense decoder of "
@@ -134,6 +134,11 @@ def families_page() -> str:
     for name, family in FAMILIES.items():
         up = ", ".join(f"`{layer}`" for layer in family.up)
         lines.append(f"| {name} | {up} | `{family.down}` | {'yes' if family.gated else 'no'} |")
+    lines += ["", (
+        "Of a model that reads pictures, the language model inside is upcycled; it must be of a family above. See "
+        "[Models that read pictures](../explanation/options/pictures.md)."), "",
+        "| model_type | the language model inside |", "|---|---|",
+        *(f"| {name} | `{inside}` |" for name, inside in PICTURE_FAMILIES.items())]
     return "\n".join(lines)
 
 

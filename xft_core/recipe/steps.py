@@ -20,12 +20,13 @@ from typing import Any
 from xft_core.recipe.dense_steps import baseline_steps, start_steps, weighted
 from xft_core.recipe.inactive_fields import needs_base, scales_delta, tests_headroom
 from xft_core.recipe.sections import Recipe
-from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, MODELS, PREPARED, SNAPSHOTS, Made, Step
+from xft_core.recipe.step import AVERAGE, BASE, DPO, ENSEMBLE, MODELS, PREPARED, SNAPSHOTS, Made, Step
 from xft_core.recipe.study import StudyConfig
 
 __all__ = [
     "AVERAGE",
     "BASE",
+    "DPO",
     "ENSEMBLE",
     "FACTS",
     "MODELS",
@@ -82,6 +83,8 @@ FACTS: dict[str, StageFacts] = {
     "mix": StageFacts(planned="mixing", needs_less="lower merge.micro_batch_size, or use merge.precision: bf16",
                       shown="mixing", suffixes=(".json",)),
     "merge": StageFacts(planned="merging"),
+    "dpo": StageFacts(planned="preferring", own_section=False, needs_less=(
+        "lower dpo.micro_batch_size, or use dpo.precision: bf16")),
     "ensemble": StageFacts(planned="ensemble", shown="ensemble", suffixes=(".json",), needs_less="use sft.precision: bf16",
                            own_section=False),
     "generate": StageFacts(planned="generation", shown="samples/{of}", needs_less=(
@@ -131,7 +134,7 @@ def model_places(recipe: Recipe) -> dict[str, Made]:
 
 def is_measured(recipe: Recipe, model: str) -> bool:
     """Whether a model is measured by all that the recipe lists; of others only the held-out loss is."""
-    return model in (*MODELS, ENSEMBLE) or recipe.baseline.evaluate_rivals
+    return model in (*MODELS, ENSEMBLE, DPO) or recipe.baseline.evaluate_rivals
 
 
 def rivals(recipe: Recipe) -> list[str]:
@@ -146,12 +149,12 @@ def rows_are_compared(recipe: Recipe) -> bool:
 
 def _all_making(recipe: Recipe) -> list[Step]:
     making = [*_making(recipe)]
-    return [*making, *_ensemble(recipe, making)]
+    return [*making, *_ensemble(recipe, making), *_preferring(recipe)]
 
 
 def _places(making: Iterable[Step]) -> dict[str, Made]:
     places = {"base": BASE} | {model: place for step in making for model, place in step.makes.items()}
-    last = ("moe", "merged", ENSEMBLE)
+    last = ("moe", "merged", ENSEMBLE, DPO)
     return {model: places[model] for model in sorted(places, key=last.count)}
 
 
@@ -216,6 +219,20 @@ def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
         "models": members, "data": Made("prepare"), "method": merge.ensemble, "rows": merge.ensemble_rows,
         "split": "train" if merge.rows == "held_in" else "reserved",
         "precision": recipe.sft.precision}, ENSEMBLE)
+
+
+def _preferring(recipe: Recipe) -> Iterator[Step]:
+    """One more model: the merged one, tuned on preferences among its own answers to a benchmark of its own."""
+    dpo, merged = recipe.dpo, Made("merge")
+    if dpo.benchmark is None:
+        return
+    shared = {"benchmark": dpo.benchmark, "prompt_style": recipe.prompt_style, "seed": recipe.seed}
+    yield Step("generate_preferences", "generate", shared | {"model": merged, "generate": dpo.sampled(recipe.generate)})
+    yield Step("evaluate_preferences", "evaluate", {
+        "samples": Made("generate_preferences"), "benchmark": dpo.benchmark, "evaluate": recipe.evaluate})
+    yield Step(DPO, "dpo", shared | {
+        "model": merged, "data": Made(PREPARED), "samples": Made("generate_preferences"),
+        "verdicts": Made("evaluate_preferences"), "dpo": dpo, "checks": recipe.checks}, DPO)
 
 
 def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:

@@ -33,6 +33,10 @@ RECOUNTED = {f"{split}_{what}" for split in SPLITS for what in ("rows", "tokens"
 def run(config: MixDataStage, workspace: Workspace) -> PrepareMetrics:
     """The stage. Raises DataError for sources that give no rows, or that were prepared for another tokenizer."""
     places = sorted(config.prepared, key=int)
+    if with_pictures := [place for place in places if [*config.prepared[place].glob("*.pictures.safetensors")]]:
+        raise DataError(
+            f"Source {with_pictures[0]} of data.sources was prepared for a model that reads pictures, and these are not mixed. "
+            "Put all rows into one file, and name it in data.path.")
     prepared = [_Prepared(config.prepared[place]) for place in places]
     clean, dropped = _clean(prepared)
     sources = [

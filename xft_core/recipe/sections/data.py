@@ -63,7 +63,7 @@ class DataConfig(Section):
 
     added: ClassVar[frozenset[str]] = frozenset({
         "reserved_rows", "reserved_path", "config", "revision", "fields", "sources", "temperature", "replay", "leave_out",
-        "loss_on", "unusable_rows"})
+        "loss_on", "unusable_rows", "pictures"})
 
     path: str = Field("demo:instruct.jsonl", description=_PATH_HELP)
     split: str = Field("train", description="Split to read of a Hub data set or of a directory of save_to_disk.")
@@ -109,6 +109,10 @@ class DataConfig(Section):
     leave_out: str | None = Field(None, description=(
         "A domain that is not trained on, only measured. Compare data.leave_out=[null, DOMAIN, ...] to see what each domain "
         "contributes."))
+
+    pictures: str | None = Field(None, description=(
+        "For a model that reads pictures: the directory of the files that the field image, or images, of a row names. Empty: "
+        "rows hold their pictures themselves (data:image/png;base64,...)."))
 
     @property
     def reserves_rows(self) -> bool:

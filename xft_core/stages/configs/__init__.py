@@ -10,6 +10,7 @@ from xft_core.recipe.steps import FACTS
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.average_models import AverageModelsStage
 from xft_core.stages.configs.choose_checkpoint import ChooseCheckpointStage
+from xft_core.stages.configs.dpo import DpoStage
 from xft_core.stages.configs.ensemble import EnsembleStage
 from xft_core.stages.configs.evaluate import EvaluateStage
 from xft_core.stages.configs.generate import GenerateStage
@@ -32,6 +33,7 @@ __all__ = [
     "AverageModelsStage",
     "ChooseCheckpointStage",
     "CompareStage",
+    "DpoStage",
     "EnsembleStage",
     "EvaluateStage",
     "GenerateStage",
@@ -55,6 +57,7 @@ _HERE = {config.stage: config for config in (
     AverageModelsStage,
     ChooseCheckpointStage,
     CompareStage,
+    DpoStage,
     EnsembleStage,
     EvaluateStage,
     GenerateStage,

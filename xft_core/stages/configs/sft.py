@@ -41,6 +41,13 @@ class SftStage(StageConfig):
             raise ValueError("part and sources both choose rows: give one of them")
         return self
 
+    @model_validator(mode="after")
+    def _snapshots_are_whole(self) -> "SftStage":
+        if self.snapshots and self.sft.adapter != "none":
+            raise ValueError(f"snapshots is {self.snapshots}, but sft.adapter is {self.sft.adapter}, and of earlier steps only "
+                             "adapters are known: set snapshots to 0")
+        return self
+
     def inputs(self) -> dict[str, Path]:
         """The model and the prepared data."""
         return {"model": find_model(self.model), "data": self.data}
