@@ -69,6 +69,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=4200)
     options = parser.parse_args()
     environment = server_environment(os.environ, os.environ.get(AUTH_VARIABLE, ""))
+    environment.setdefault("PREFECT_UI_URL", f"http://{options.host}:{options.port}")  # for links in messages of automations
     os.environ.clear()
     os.environ.update(environment)
     try:
