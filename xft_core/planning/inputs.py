@@ -51,8 +51,8 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
         [number / len(size.lengths) for number, size in zip(numbers, sizes, strict=True) for _ in size.lengths], k=SAMPLE)
     train_rows = sum(numbers)
     packed = lengths if train_rows <= len(lengths) else random.Random(0).choices(lengths, k=min(train_rows, PACKED))
-    size = recipe.sft.micro_batch_size
-    batches = [lengths[start:start + size] for start in range(0, len(lengths), size)]
+    together = recipe.sft.micro_batch_size
+    batches = [lengths[start:start + together] for start in range(0, len(lengths), together)]
     return DataSize(
         train_rows, sum(size.held_out for size in sizes), sum(lengths) / len(lengths),
         sequences_per_row=len(pack(packed, max(lengths))) / len(packed),
