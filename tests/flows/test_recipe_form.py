@@ -104,8 +104,8 @@ def test_both_forms_show_the_same_recipe_in_the_order_of_the_chain() -> None:
     for form in (of_pipeline, of_compare):
         in_order = sorted(form["properties"], key=lambda name: form["properties"][name]["position"])
         assert [name for name in in_order if name in shared] == shared
-    assert shared[-10:] == [
-        "model", "data", "baseline", "upcycle", "sft", "merge", "generate", "evaluate", "checks", "registry"]
+    assert shared[-11:] == [
+        "model", "data", "baseline", "upcycle", "sft", "merge", "dpo", "generate", "evaluate", "checks", "registry"]
 
 
 @pytest.mark.parametrize("flow", [pipeline, compare], ids=lambda flow: str(flow.name))
