@@ -72,8 +72,8 @@ def _plan(run: PipelineRun) -> list[str]:
     earlier = remembered(recipe, shape)
     took = {role: timings[-1].seconds for role, timings in earlier.items() if timings}
     plan = make_plan(recipe, shape)
-    rows = [[stage.role.replace("_", " "), size(stage.memory.total + PROCESS), duration(took[stage.role]) if stage.role in took else "-"]
-            for stage in plan]
+    rows = [[stage.role.replace("_", " "), size(stage.memory.total + PROCESS),
+             duration(took[stage.role]) if stage.role in took else "-"] for stage in plan]
     unknown = sum(stage.role not in took for stage in plan)
     estimate = f"**About {duration(sum(took.values()))}** if nothing is in the store yet" if took else "Not known yet"
     rest = f"; {unknown} of {len(plan)} stages were not run here before with such settings (`xft plan` probes them)"
