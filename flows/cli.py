@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "ui":
             from flows.local.ui import serve
 
-            return serve(options.prefect_port, options.mlflow_port)
+            return serve(options.prefect_port, options.mlflow_port, options.host, options.public_address)
         if options.command == "relocate":
             from flows.commands import relocate
 

@@ -73,6 +73,11 @@ def parser() -> ArgumentParser:
     ui = commands.add_parser("ui", help="show runs in Prefect's and MLflow's web pages, until Ctrl-C")
     ui.add_argument("--prefect-port", type=int, default=4200)
     ui.add_argument("--mlflow-port", type=int, default=5000)
+    ui.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS",
+        help="where the pages listen (default 127.0.0.1), MLflow's at /mlflow; other machines are asked for a password")
+    ui.add_argument(
+        "--public-address", metavar="URL", help="what other machines call it: http://name:port, or https://name of a proxy")
     _add_store(commands.add_parser("store", help="what the store holds: list, verify, drop what is unused"))
     commands.add_parser("relocate", help="put a home (XFT_HOME) right that was moved or copied: its addresses lead to it again")
     return made

@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+from xft_core.benchmarks.tasks.folder import problem_file
 from xft_core.errors import DataError
 from xft_core.files.environment import benchmarks_directory, cache_directory
 from xft_core.files.locate import find_file, local_path
@@ -17,8 +18,8 @@ MULTIPL_E = re.compile(r"multipl-e/(\w+)")
 
 
 def find_benchmark(name: str) -> Path:
-    """The file of a benchmark: a path, a shipped one, one of evalplus's own cache by its name, or one in the
-    directory XFT_BENCHMARKS: ``multipl-e/js`` (multipl-e/humaneval-js.jsonl, or .jsonl.gz) and ``ds1000``
+    """The file of a benchmark, or the folder of a task: a path, a shipped one, one of evalplus's own cache by its name, or
+    one in the directory XFT_BENCHMARKS: ``multipl-e/js`` (multipl-e/humaneval-js.jsonl, or .jsonl.gz) and ``ds1000``
     (ds1000/ds1000.jsonl.gz).
 
     Nothing is downloaded. Raises DataError when it is not there.
@@ -28,6 +29,9 @@ def find_benchmark(name: str) -> Path:
         return _in_benchmarks(name, f"multipl-e/humaneval-{multipl_e[1]}.jsonl")
     if name == "ds1000":
         return _in_benchmarks(name, "ds1000/ds1000.jsonl")
+    if name not in EVALPLUS_FILES and local_path(name).is_dir():
+        problem_file(local_path(name))  # that it is a task
+        return local_path(name)
     if name not in EVALPLUS_FILES:
         return find_file(name)
     variable, file_name = EVALPLUS_FILES[name]
