@@ -11,6 +11,7 @@ from tests.factories import dense_model
 from xft_core.data.mixture import Source, apportioned, rows_of_sources
 from xft_core.data.rows import load_rows
 from xft_core.errors import DataError, RecipeError
+from xft_core.recipe.grid import expand
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import DataConfig, Recipe, SourceConfig
 from xft_core.recipe.steps import pipeline_steps
@@ -41,7 +42,8 @@ def recipe(root: Path, data: dict[str, Any] | None = None, **sources: dict[str, 
 
 def mixed(root: Path, of: Recipe) -> tuple[Path, dict[str, Any], list[StageResult]]:
     """The directory of the mixture, its numbers, and what the steps up to it said."""
-    results, places = [], {}
+    results: list[StageResult] = []
+    places: dict[str, Path] = {}
     for step in pipeline_steps(of):
         if step.stage in ("prepare", "mix_data"):
             fields = step.fields(str(root / "model"), lambda role: str(places[role]))
@@ -162,6 +164,18 @@ A, B = {"path": "a.jsonl", "domain": "a"}, {"path": "b.jsonl", "domain": "b"}
 def test_mixtures_that_mean_nothing_are_refused(data: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse(Recipe, {"data": data})
+
+
+def test_weights_of_sources_vary_in_a_comparison() -> None:
+    base = parse(Recipe, {"data": {"sources": [A | {"weight": 1}, B | {"weight": 1}]}})
+    variants = expand(base, ["data.sources.0.weight=[1,3]", "data.leave_out=[null,b]"])
+    assert [variant.name for variant in variants] == [
+        "weight=1 leave_out=null", "weight=1 leave_out=b", "weight=3 leave_out=null", "weight=3 leave_out=b"]
+    assert [variant.recipe.data.sources[0].weight for variant in variants] == [1, 1, 3, 3]
+    for wrong, message in (
+            ("data.sources.7.weight=[1]", "2 sources, numbered from 0"), ("data.sources.0.wieght=[1]", "no such field")):
+        with pytest.raises(RecipeError, match=message):
+            expand(base, [wrong])
 
 
 def test_a_stage_that_reads_one_source_refuses_a_mixture(tmp_path: Path) -> None:
