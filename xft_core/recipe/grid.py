@@ -22,7 +22,7 @@ from xft_core.recipe.sections import Recipe, SourceConfig
 
 MOST_VARIANTS = 500
 LONGEST_VALUE = 40
-# How runs call the fields that comparisons are mostly about; any other is called by its last part.
+# Names of common fields in the names of runs; any other field goes by its last part.
 SHORT_NAMES = {
     "upcycle.num_experts": "experts", "upcycle.num_experts_per_tok": "active", "upcycle.normalization": "norm",
     "upcycle.shared_expert": "shared", "merge.method": "merge", "merge.shared_expert_weight": "lambda"}
