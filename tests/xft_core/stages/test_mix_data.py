@@ -16,6 +16,7 @@ from xft_core.recipe.load import parse
 from xft_core.recipe.sections import DataConfig, Recipe, SourceConfig
 from xft_core.recipe.steps import pipeline_steps
 from xft_core.stages.configs import STAGES, PrepareStage
+from xft_core.stages.mix_data import _Prepared
 from xft_core.stages.own_rows import own_rows
 from xft_core.stages.run import StageResult, run_stage
 
@@ -102,6 +103,14 @@ def test_reserved_rows_are_of_every_source_and_apart(root: Path) -> None:
     assert counts["reserved_rows"] == sum(reserved.values()) and {"code", "law", "math"} <= set(reserved)
     assert not set((directory / "reserved.jsonl").read_text().splitlines()) & set(
         (directory / "train.jsonl").read_text().splitlines())
+
+
+def test_rows_of_pictures_are_not_mixed_without_their_pictures(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "manifest.json").write_text("{}")
+    (tmp_path / "source" / "train.pictures.safetensors").write_bytes(b"")
+    with pytest.raises(DataError, match="Rows of pictures cannot be mixed"):
+        _Prepared(tmp_path / "source")
 
 
 def test_one_file_twice_leaves_the_second_nothing(root: Path) -> None:
