@@ -38,21 +38,22 @@ def main() -> None:
         root = Path(scratch)
         mixing_step.make_models(root, config)
         sequence = min(SEQUENCE, options.tokens)
+        rows = sft.random_rows(config["vocab_size"], options.rows, sequence)
         parts: list[tuple[str, list[str], Callable[[], list[list[object]]]]] = [
             ("MoE step", moe_step.COLUMNS,
              lambda: moe_step.measure(config, options.tokens, torch.bfloat16, device, options.repeats)),
             ("Mixing step", mixing_step.COLUMNS, lambda: [
                 ["bf16", *mixing_step.measure(root, config, sequence, torch.bfloat16, device, options.repeats)]]),
             ("SFT, dense, fp32", sft.COLUMNS, lambda: sft.measure(
-                root / "dense", sft.random_rows(config["vocab_size"], options.rows, sequence), sequence, options.repeats)),
+                sft.ways_of(root / "dense", rows, sequence), rows, options.repeats)),
         ]
         for title, columns, part in parts:
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
-            rows = part()
+            found = part()
             memory = f", {torch.cuda.max_memory_allocated() / 1e9:.2f} GB on the device" if device.type == "cuda" else ""
             print(f"{title}{memory}\n")
-            print_table(columns, rows)
+            print_table(columns, found)
 
 
 if __name__ == "__main__":

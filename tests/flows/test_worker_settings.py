@@ -45,11 +45,11 @@ def test_wrong_settings_of_a_worker_are_one_message(
     assert said.count("XFT_COMPUTE_SLOTS is 'abc'") == 1
     assert "Traceback" not in said and "unexpected exception" not in said
 
+
 def test_a_secret_may_come_from_a_block(prefect_api: str) -> None:
     """A pool's environment names it; the worker fills it in for each run."""
     template = json.loads((REPOSITORY / "deployments" / "work_pools" / "process.json").read_text())
     Secret(value="hf_of_the_block").save("hf-token", overwrite=True)  # type: ignore[call-arg]
-
-    job = run_coro_as_sync(ProcessJobConfiguration.from_template_and_values(
+    job: Any = run_coro_as_sync(ProcessJobConfiguration.from_template_and_values(
         template, {"env": {"HF_TOKEN": "{{ prefect.blocks.secret.hf-token }}"}}))
     assert isinstance(job, ProcessJobConfiguration) and job.env["HF_TOKEN"] == "hf_of_the_block"

@@ -103,7 +103,7 @@ class TextTokens:
         self._whole = _loaded(content) if content else None
         self.may_share = self._whole is not None
         self._token_bytes = _bytes_of_tokens(content) if content else None
-        self._words = words_of(content, self._whole) if content and self._token_bytes is not None else None
+        self._words = words_of(content, self._whole) if content and self._whole and self._token_bytes is not None else None
         self._before = array("i", self._begin_tokens())
         self._heads: dict[str, array[int]] = {}
 
@@ -180,7 +180,7 @@ class TextTokens:
     def _ids(self, texts: list[str]) -> list[bytes]:
         """Tokens of each text (int32)."""
         assert self._whole is not None
-        ids = [None] * len(texts) if self._words is None else list(map(self._words.ids, texts))
+        ids: list[bytes | None] = [None] * len(texts) if self._words is None else list(map(self._words.ids, texts))
         others = [index for index, known in enumerate(ids) if known is None]
         encodings = self._whole.encode_batch_fast([texts[index] for index in others], add_special_tokens=False)
         for index, encoding in zip(others, encodings, strict=True):

@@ -76,5 +76,6 @@ def _config(model: PreTrainedModel, sft: SftConfig) -> Any:
         name for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D) and name.startswith(f"{family.layers}.") and id(module) not in of_experts]
     return LoraConfig(
-        r=sft.adapter_rank, lora_alpha=sft.adapter_alpha, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+        r=sft.adapter_rank, lora_alpha=sft.adapter_alpha,  # type: ignore[arg-type]  # PEFT takes any number
+        lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
         target_modules=targets, fan_in_fan_out=family.transposed)
