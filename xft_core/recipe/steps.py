@@ -19,7 +19,7 @@ from typing import Any
 from xft_core.recipe.dense_steps import baseline_steps, start_steps
 from xft_core.recipe.inactive_fields import needs_base, scales_delta, tests_headroom
 from xft_core.recipe.sections import Recipe
-from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, MODELS, SNAPSHOTS, Made, Step
+from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, EXPORTED, MODELS, SNAPSHOTS, Made, Step
 from xft_core.recipe.study import StudyConfig
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Step",
     "compare_step",
     "evaluation_steps",
+    "exports",
     "is_measured",
     "model_places",
     "pipeline_steps",
@@ -81,6 +82,7 @@ FACTS: dict[str, StageFacts] = {
     "merge": StageFacts(planned="merging"),
     "ensemble": StageFacts(planned="ensemble", shown="ensemble", suffixes=(".json",), needs_less="use sft.precision: bf16",
                            own_section=False),
+    "export": StageFacts(needs_less="use sft.precision: bf16", own_section=False, shown="export/{of}", suffixes=("Modelfile",)),
     "generate": StageFacts(planned="generation", shown="samples/{of}", needs_less=(
         "lower generate.batch_size, use generate.precision: bf16, or lower generate.max_new_tokens")),
     "evaluate": StageFacts(shown="verdicts/{of}", needs_less="lower evaluate.workers or evaluate.memory_limit_mb"),
@@ -128,12 +130,17 @@ def model_places(recipe: Recipe) -> dict[str, Made]:
 
 def is_measured(recipe: Recipe, model: str) -> bool:
     """Whether a model is measured by all that the recipe lists; of others only the held-out loss is."""
-    return model in (*MODELS, ENSEMBLE) or recipe.baseline.evaluate_rivals
+    return model in (*MODELS, ENSEMBLE, *exports(recipe)) or recipe.baseline.evaluate_rivals
 
 
 def rivals(recipe: Recipe) -> list[str]:
     """Names of the models that are neither base, SFT, Mixture-of-Experts nor merged model."""
     return [model for model in model_places(recipe) if model not in MODELS]
+
+
+def exports(recipe: Recipe) -> dict[str, str]:
+    """Names of the models that are other forms of the merged one, each with its quantization."""
+    return {f"{EXPORTED}{quantization}": quantization for quantization in recipe.export.gguf}
 
 
 def rows_are_compared(recipe: Recipe) -> bool:
@@ -143,13 +150,14 @@ def rows_are_compared(recipe: Recipe) -> bool:
 
 def _all_making(recipe: Recipe) -> list[Step]:
     making = [*_making(recipe)]
-    return [*making, *_ensemble(recipe, making)]
+    return [*making, *_ensemble(recipe, making), *_exporting(recipe)]
 
 
 def _places(making: Iterable[Step]) -> dict[str, Made]:
     places = {"base": BASE} | {model: place for step in making for model, place in step.makes.items()}
     last = ("moe", "merged", ENSEMBLE)
-    return {model: places[model] for model in sorted(places, key=last.count)}
+    return {
+        model: places[model] for model in sorted(places, key=lambda name: (name.startswith(EXPORTED), last.count(name)))}
 
 
 def _making(recipe: Recipe) -> Iterator[Step]:
@@ -195,6 +203,14 @@ def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
         "precision": recipe.sft.precision}, ENSEMBLE)
 
 
+def _exporting(recipe: Recipe) -> Iterator[Step]:
+    """The merged model in other forms."""
+    for model, quantization in exports(recipe).items():
+        yield Step(f"export_{model}", "export", {
+            "model": Made("merge"), "form": "gguf", "quantization": quantization, "template": recipe.data.template,
+            "data": Made("prepare"), "precision": recipe.sft.precision}, model)
+
+
 def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
     """Every model's loss on every held-out row, and what its training took."""
     if not rows_are_compared(recipe):
@@ -206,6 +222,8 @@ def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
         return found | ({role: Made(role)} if by_role[role].stage in ("sft", "mix") else {})
 
     for model, place in _places(making).items():
+        if model in exports(recipe):
+            continue  # their losses are the export stage's
         yield Step(f"row_losses_{model}", "row_losses", {
             "model": place, "data": Made("prepare"), "precision": recipe.sft.precision,
             "trained_by": {} if place == BASE else trainings(place.role)}, model)

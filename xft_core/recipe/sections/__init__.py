@@ -23,6 +23,7 @@ from xft_core.recipe.sections.baseline import BaselineConfig, Match, WorkToMatch
 from xft_core.recipe.sections.checks import ChecksConfig
 from xft_core.recipe.sections.data import DataConfig
 from xft_core.recipe.sections.evaluate import EvaluateConfig
+from xft_core.recipe.sections.export import ExportConfig, ExportForm, Quantization
 from xft_core.recipe.sections.generate import GenerateConfig
 from xft_core.recipe.sections.merge import MergeConfig
 from xft_core.recipe.sections.model import ModelConfig
@@ -40,6 +41,8 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "ExperimentName",
+    "ExportConfig",
+    "ExportForm",
     "GenerateConfig",
     "Match",
     "MergeConfig",
@@ -48,6 +51,7 @@ __all__ = [
     "Normalization",
     "Precision",
     "PromptStyle",
+    "Quantization",
     "Reaction",
     "Recipe",
     "RecipeName",

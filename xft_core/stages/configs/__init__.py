@@ -12,6 +12,7 @@ from xft_core.stages.configs.average_models import AverageModelsStage
 from xft_core.stages.configs.choose_checkpoint import ChooseCheckpointStage
 from xft_core.stages.configs.ensemble import EnsembleStage
 from xft_core.stages.configs.evaluate import EvaluateStage
+from xft_core.stages.configs.export import ExportStage
 from xft_core.stages.configs.generate import GenerateStage
 from xft_core.stages.configs.import_reference import ImportReferenceStage
 from xft_core.stages.configs.lm_eval import LmEvalStage
@@ -33,6 +34,7 @@ __all__ = [
     "CompareStage",
     "EnsembleStage",
     "EvaluateStage",
+    "ExportStage",
     "GenerateStage",
     "ImportReferenceStage",
     "LmEvalStage",
@@ -54,6 +56,7 @@ _HERE = {config.stage: config for config in (
     CompareStage,
     EnsembleStage,
     EvaluateStage,
+    ExportStage,
     GenerateStage,
     ImportReferenceStage,
     LmEvalStage,
