@@ -4,6 +4,8 @@ transformers reads the file and multiplies quantised weights out: what is measur
 arithmetic of ``dtype``. llama.cpp also rounds activations, and differs a little from that.
 """
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import torch
@@ -27,9 +29,10 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import GgufConfig
 
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, dtype=dtype, quantization_config=GgufConfig(dequantize=True),
-            output_loading_info=True)
+        with redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=dtype, quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True)
     except Exception as error:  # each architecture fails in its own way
         raise CheckpointError(f"{str(path)!r} cannot be loaded: {first_line(error)}") from None
     vars(model.config).pop("quantization_config", None)

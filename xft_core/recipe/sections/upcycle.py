@@ -27,10 +27,10 @@ class UpcycleConfig(Section):
     normalization: Normalization = Field("xft", description=(
         "Routing weights: xft (max(s) times the softmax over the chosen s; sums to one), renormalize (max(s) times "
         "s over its sum; sums to one), none (s itself: the scale mismatch that XFT removes, for comparison). The next two "
-        "train in an architecture that other programs serve, with a linear router and the softmax over the chosen logits: granite "
-        "(granitemoeshared, for llama and mistral; the shared expert has 1 - shared_gate_start for good), qwen2_moe (for "
-        "qwen2; the shared expert has a gate that starts at 1/2, the others 1/2). Plays no part without a shared expert; the first "
-        "three neither with 2 experts, nor where num_experts_per_tok is 2."))
+        "train in an architecture that other programs serve, with a linear router and the softmax over the chosen logits: "
+        "granite (granitemoeshared, for llama and mistral; the shared expert has 1 - shared_gate_start for good), qwen2_moe "
+        "(for qwen2; the shared expert has a gate that starts at 1/2, the others 1/2). Plays no part without a shared expert; "
+        "the first three neither with 2 experts, nor where num_experts_per_tok is 2."))
     shared_expert: bool = Field(True, description=(
         "One expert is always on (XFT). Off: vanilla sparse upcycling, softmax over the top-k logits of all experts."))
     router_noise: bool = Field(True, description=(
