@@ -26,7 +26,7 @@ from tasks.tracking.client import explained, scalars
 from tasks.tracking.files import log_directory, log_text
 from tasks.tracking.model import log_model
 from xft_core.recipe.sections import Recipe
-from xft_core.recipe.steps import FACTS
+from xft_core.recipe.steps import FACTS, PREPARED
 from xft_core.reporting.variants.summary import read_comparison
 
 LONGEST_TAG = 5000
@@ -84,7 +84,8 @@ def shortened(text: str, rest: str = "\n\n… the rest is in report/comparison.m
 def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     """Returns whether the merged model's weights are there too."""
     run_id = run.mlflow_run_id
-    data, merged, report = (of_stage(artifacts, run.recipe, stage) for stage in ("prepare", "merge", "report"))
+    merged, report = (of_stage(artifacts, run.recipe, stage) for stage in ("merge", "report"))
+    data, paths = artifacts[PREPARED], run.recipe.data.paths
     tags = {f"xft.{role}.run_id": item.mlflow_run_id for role, item in artifacts.items() if item.mlflow_run_id}
     reused = sum(item.reused for item in artifacts.values())
     tags |= {"xft.report.key": report.key, "xft.stages": str(len(artifacts)), "xft.reused_stages": str(reused)}
@@ -93,8 +94,9 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
              "mlflow.note.content": shortened(text)}
     runs.log_summary(run_id, headline(scalars(report.metrics)), tags)
     runs.log_data_set(
-        run_id, name=Path(run.recipe.data.path).name, digest=data.digest,
-        source=json.dumps({"uri": run.recipe.data.path}), profile=json.dumps(scalars(data.metrics)))
+        run_id, name=Path(paths[0]).name if len(paths) == 1 else f"{run.recipe.name}, {len(paths)} sources",
+        digest=data.digest, source=json.dumps({"uri": paths[0]} if len(paths) == 1 else {"uris": paths}),
+        profile=json.dumps(scalars(data.metrics)))
     log_text(run_id, _yaml(run.recipe), "recipe.yaml")
     for role, item in artifacts.items():
         facts = FACTS[item.stage]

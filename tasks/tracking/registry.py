@@ -22,6 +22,7 @@ from tasks.tracking.client import client, log_batch
 from tasks.tracking.model import MODEL_NAME
 from xft_core.files.digests import digest_of
 from xft_core.files.disk import locked
+from xft_core.recipe.steps import PREPARED
 from xft_core.runtime.quantities import told_apart
 from xft_core.store.manifest import read_manifest
 from xft_core.store.results.evaluate import EvaluateMetrics
@@ -35,6 +36,7 @@ MEASURED = "xft.measured."
 DESCRIPTION_LENGTH = 5000  # MLflow's column has no more
 RIVAL_SECONDS = 120.0  # two runs that promote theirs within this time may have done so at once
 PATIENCE = 20
+LONGEST_TAG = 4000
 Keep = Callable[[Path], str | None]  # of a directory: its address in the object store, None where there is none
 
 
@@ -103,7 +105,7 @@ def register(
 
 def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[str, Measurement | None]:
     """What the merged model was measured by (its name in tags), and the numbers; None where one is missing."""
-    prepared = read_manifest(of_stage(artifacts, run.recipe, "prepare").path)
+    prepared = read_manifest(artifacts[PREPARED].path)
     held_out = next(entry.sha256 for entry in prepared.files if entry.path == "held_out.safetensors")
     loss = MergeMetrics.of(of_stage(artifacts, run.recipe, "merge")).finite().held_out_nll
     if not run.recipe.evaluate.benchmarks:
@@ -123,12 +125,12 @@ def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[s
 
 def _lineage(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> dict[str, str]:
     recipe = run.recipe
-    data, upcycled, merged = (of_stage(artifacts, recipe, stage) for stage in ("prepare", "upcycle", "merge"))
+    upcycled, merged = (of_stage(artifacts, recipe, stage) for stage in ("upcycle", "merge"))
     return {
         "xft.recipe": recipe.name, "xft.seed": str(recipe.seed), "xft.digest": merged.digest, "xft.key": merged.key,
         "xft.base_model": recipe.model.path,
         "xft.base_model.digest": read_manifest(upcycled.path).parents["model"],
-        "xft.data": recipe.data.path, "xft.data.digest": data.digest,
+        "xft.data": ", ".join(recipe.data.paths)[:LONGEST_TAG], "xft.data.digest": artifacts[PREPARED].digest,
         "prefect.flow_run_id": run.flow_run_id}
 
 

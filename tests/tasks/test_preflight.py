@@ -144,7 +144,7 @@ from tasks.preflight import check_inputs
 from xft_core.recipe.sections import Recipe
 from xft_core.files.locate import find_model
 from xft_core.stages.preconditions import check_data
-from xft_core.data.portions import portions
+from xft_core.data.sources import portions
 from xft_core.recipe.sections import DataConfig
 from xft_core.recipe.load import parse
 for ask in (lambda: check_inputs(parse(Recipe, {}, [f"model.path={sys.argv[1]}", "evaluate.sandbox=unsafe"])),

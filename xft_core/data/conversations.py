@@ -1,16 +1,20 @@
 """Conversations and their token sequences on disk; in memory is what is looked at."""
 
+import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from json.encoder import encode_basestring  # type: ignore[attr-defined]
 from typing import Any
 
 import numpy as np
 
+from xft_core.data.conversation import Conversation, Message, beside
 from xft_core.data.pieces import Pieces
-from xft_core.data.templates import Message
+from xft_core.errors import DataError
 
+DIGEST_BYTES = 16
+MOST_EXAMPLES = 20
 SHARES = 16  # in which equal conversations are looked for, one after the other
 
 
@@ -37,13 +41,27 @@ class Sequences:
         return np.memmap(self.pieces.path, dtype=np.int32, mode="r")[ends // 4 - 1]
 
 
+@dataclass
+class Unusable:
+    """Rows that cannot be used: how many, and what is wrong with some of them, with their places."""
+
+    count: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def add(self, error: DataError) -> None:
+        """One more."""
+        self.count += 1
+        if len(self.examples) < MOST_EXAMPLES:
+            self.examples.append(str(error)[:1000])
+
+
 @dataclass(frozen=True)
 class Conversations:
     """The conversations of some data that have a response, as lines of JSON on disk.
 
     ``rows``: rows of the data. ``numbers`` (N,): of each conversation, which row it is, from 0. ``digests`` (N,16): of its
     text. ``found``: what was looked for and found in a conversation, by its index. ``sequences``: None if they were
-    not tokenised.
+    not tokenised. ``unusable``: rows that are not among them, since they cannot be read.
     """
 
     lines: Pieces
@@ -52,6 +70,7 @@ class Conversations:
     digests: np.ndarray
     found: dict[int, Any]
     sequences: Sequences | None
+    unusable: Unusable
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -62,14 +81,7 @@ class Conversations:
 
     def first_of_each(self) -> np.ndarray:
         """Whether each conversation is the first of those that are equal (N, bool)."""
-        first = np.ones(len(self), dtype=bool)
-        for share in range(SHARES):  # equal ones are in the same
-            at = np.flatnonzero(self.digests[:, 0] % SHARES == share)
-            digests = self.digests[at].view(np.uint64)
-            order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: of equal ones the first comes first
-            in_order = digests[order]
-            first[at[order[1:]]] = (in_order[1:] != in_order[:-1]).any(axis=1)
-        return first
+        return first_of_each(self.digests)
 
     def is_in(self, other: "Conversations", indices: np.ndarray) -> np.ndarray:
         """Whether each conversation at these indices is also one of the other's (len(indices), bool)."""
@@ -77,15 +89,36 @@ class Conversations:
         return np.fromiter((self.digests[index].tobytes() in known for index in indices), dtype=bool, count=len(indices))
 
 
+def first_of_each(digests_ND: np.ndarray) -> np.ndarray:
+    """Whether each digest (N,16) is the first of those that are equal (N, bool)."""
+    first = np.ones(len(digests_ND), dtype=bool)
+    for share in range(SHARES):  # equal ones are in the same
+        at = np.flatnonzero(digests_ND[:, 0] % SHARES == share)
+        digests = np.ascontiguousarray(digests_ND[at]).view(np.uint64)
+        order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: of equal ones the first comes first
+        in_order = digests[order]
+        first[at[order[1:]]] = (in_order[1:] != in_order[:-1]).any(axis=1)
+    return first
+
+
+def digest_of_line(line: bytes) -> bytes:
+    """What conversations are told apart by, of the line that ``line_of`` wrote."""
+    return hashlib.blake2b(line, digest_size=DIGEST_BYTES).digest()
+
+
 def line_of(messages: list[Message]) -> bytes:
-    """``json.dumps({"messages": messages}, ensure_ascii=False)`` and a line break, in a quarter of the time."""
+    """``json.dumps({"messages": messages}, ensure_ascii=False)`` and a line break, in a quarter of the time; with what is
+    beside the messages."""
+    more = beside(messages)
+    if more or any([len(message) > 2 for message in messages]):
+        return json.dumps({"messages": messages, **more}, ensure_ascii=False).encode(errors="surrogatepass") + b"\n"
     written = ", ".join([
         f'{{"role": {encode_basestring(message["role"])}, "content": {encode_basestring(message["content"])}}}'
         for message in messages])
     return f'{{"messages": [{written}]}}\n'.encode()
 
 
-def parse_messages(line: bytes) -> list[Message]:
+def parse_messages(line: bytes) -> Conversation:
     """The conversation that ``line_of`` wrote."""
-    messages: list[Message] = json.loads(line)["messages"]
-    return messages
+    row = json.loads(line)
+    return Conversation(row.pop("messages"), **row)

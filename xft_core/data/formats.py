@@ -1,102 +1,90 @@
-"""Rows of instruction data to conversations: four forms, recognised by their fields."""
+"""Rows of instruction data to conversations: forms, recognised by their fields. Lists of messages: chats.py."""
 
-import re
 from typing import Any, Literal
 
-from xft_core.data.templates import Message
+from xft_core.data.chats import chat, is_null, kind, not_text, parsed, prompt_and_completion, sharegpt
+from xft_core.data.conversation import PLAIN_TEXT, Conversation
 from xft_core.errors import DataError
 
-Form = Literal["instruction", "alpaca", "problem", "messages"]
+Form = Literal[
+    "instruction", "alpaca", "problem", "messages", "sharegpt", "prompt_completion", "question_answer", "text"]
 
-# Fields a row of each form must have. The order is that in which "auto" tries them.
+# Fields a row of each form must have. The order is that in which "auto" tries them, but for text: that all of a row is to be
+# learned is no guess to make.
 FORM_FIELDS: dict[Form, tuple[str, ...]] = {
     "messages": ("messages",),
+    "sharegpt": ("conversations",),
     "problem": ("problem", "solution"),
     "alpaca": ("instruction", "output"),
     "instruction": ("instruction", "response"),
+    "prompt_completion": ("prompt", "completion"),
+    "question_answer": ("question", "answer"),
+    "text": ("text",),
 }
-_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_ .-]{0,39}")
+
+WITH_SYSTEM = ("prompt_completion", "question_answer")  # of these a field system is the system's message
 
 
 def recognise(row: dict[str, Any]) -> Form:
     """The form of a row that has all of its fields; a field that is null counts only where no other form is whole."""
     for absent in ((None,), ()):
         for form, fields in FORM_FIELDS.items():
-            if all(field in row and row[field] not in absent for field in fields):
+            if form != "text" and all(field in row and row[field] not in absent for field in fields):
                 return form
     forms = "; ".join(f"{form}: {', '.join(fields)}" for form, fields in FORM_FIELDS.items())
-    raise DataError(f"fields {', '.join(map(str, row)) or '(none)'} are of no known form ({forms}).")
+    raise DataError(
+        f"fields {', '.join(map(str, row)) or '(none)'} are of no known form ({forms}). Name fields that are called otherwise "
+        "in data.fields; of the form text, say so in data.format.")
 
 
-def conversation(row: Any, form: Form | None) -> list[Message]:
+def conversation(row: Any, form: Form | None) -> Conversation:
     """A row of that form (None: whatever it is of) as messages, of which the last is the response. Raises DataError without
     the row's place."""
     if not isinstance(row, dict):
-        raise DataError(f"a row must be an object with fields, this is {_kind(row)}.")
+        raise DataError(f"a row must be an object with fields, this is {kind(row)}.")
     form = form or recognise(row)
     if form == "messages":
-        return _messages(row)
+        return chat(_list(row, "messages", form), row)
+    if form == "sharegpt":
+        return sharegpt(_list(row, "conversations", form), row)
+    if form == "text":
+        return Conversation([{"role": PLAIN_TEXT, "content": _text(row, "text", form)}])
     question_field, answer_field = FORM_FIELDS[form]
+    if form == "prompt_completion" and any(isinstance(row.get(field), list) for field in (question_field, answer_field)):
+        return prompt_and_completion(_list(row, question_field, form), _list(row, answer_field, form), row)
     question, answer = (_text(row, field, form) for field in (question_field, answer_field))
     extra = row.get("input") if form == "alpaca" else None
     if extra is not None and not isinstance(extra, str):
-        raise DataError(f"field 'input' {_not_text(extra)}")
+        raise DataError(f"field 'input' {not_text(extra)}")
     if extra and extra.strip():
         question = f"{question}\n\n{extra}"
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    system = row.get("system") if form in WITH_SYSTEM else None
+    if system is not None and not isinstance(system, str):
+        raise DataError(f"field 'system' {not_text(system)}")
+    begin = [{"role": "system", "content": system}] if system and system.strip() else []
+    return Conversation([*begin, {"role": "user", "content": question}, {"role": "assistant", "content": answer}])
 
 
 def _text(row: dict[str, Any], field: str, form: Form) -> str:
     value = row.get(field)
     if isinstance(value, str):
         return value
+    raise _missing(row, field, form) if field not in row else DataError(f"field {field!r} {not_text(value)}")
+
+
+def _list(row: dict[str, Any], field: str, form: Form) -> list[Any]:
     if field not in row:
-        raise DataError(
-            f"a row of the form {form} needs the field {field!r}; this one has {', '.join(map(str, row)) or 'none'}. "
-            "All rows must be of one form; correct or remove the row.")
-    raise DataError(f"field {field!r} {_not_text(value)}")
-
-
-def _not_text(value: Any) -> str:
-    """What is wrong with a value that must be text, and what to do, as the end of a sentence."""
-    if value is None:
-        return "is null. Give it text, or remove the row."
-    if isinstance(value, list):
-        return ("must be text, it is a list. Text in parts (a list of type and text, as of chat APIs) is not read: join the "
-                "parts to one text.")
-    return f"must be text, it is {_kind(value)}: {value!r:.80}."
-
-
-def _kind(value: Any) -> str:
-    """A JSON value's type as a person calls it."""
-    if value is None:
-        return "null"
-    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    return names.get(type(value), f"a {type(value).__name__}")
-
-
-def _messages(row: dict[str, Any]) -> list[Message]:
-    if "messages" not in row:
-        raise DataError(
-            "a row of the form messages needs the field 'messages'; this one has "
-            f"{', '.join(map(str, row)) or 'none'}. All rows must be of one form; correct or remove the row.")
-    messages = row["messages"]
-    if messages is None:
-        raise DataError("field 'messages' is null. Give it a list of role and content, or remove the row.")
+        raise _missing(row, field, form)
+    messages = parsed(row[field])  # some write it as text
+    of = "from and value" if form == "sharegpt" else "role and content"
+    if is_null(messages):
+        raise DataError(f"field {field!r} is null. Give it a list of {of}, or remove the row.")
     if not isinstance(messages, list):
-        raise DataError(f"field 'messages' must be a list of role and content, it is {_kind(messages)}.")
-    for number, item in enumerate(messages, start=1):
-        if not isinstance(item, dict):
-            raise DataError(f"message {number} must be an object of role and content, it is {_kind(item)}.")
-        for field in ("role", "content"):
-            if field not in item:
-                raise DataError(
-                    f"message {number} has no {field!r}, only {', '.join(map(str, item)) or 'no field at all'}.")
-            if not isinstance(item[field], str):
-                raise DataError(f"{field!r} of message {number} {_not_text(item[field])}")
-        if not _ROLE.fullmatch(item["role"]):
-            raise DataError(
-                f"the role of message {number} is {item['role']!r:.80}. A role is one word, such as user.")
-    if len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise DataError("the conversation has no response: its last message must be the assistant's.")
-    return [{"role": item["role"], "content": item["content"]} for item in messages]
+        raise DataError(f"field {field!r} must be a list of {of}, it is {kind(messages)}.")
+    return messages
+
+
+def _missing(row: dict[str, Any], field: str, form: Form) -> DataError:
+    return DataError(
+        f"a row of the form {form} needs the field {field!r}; this one has {', '.join(map(str, row)) or 'none'}. "
+        "All rows must be of one form; correct or remove the row.")

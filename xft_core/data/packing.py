@@ -63,11 +63,11 @@ class PackedRows(torch.utils.data.Dataset[list[int]]):
         for number, sequence in enumerate(sequences):
             start = 0
             for row in sequence:
-                tokens, prompt_length = self.rows[row]
+                tokens, _ = self.rows[row]
                 end = start + len(tokens)
                 input_ids_BS[number, start:end] = tokens
                 position_ids_BS[number, start:end] = torch.arange(len(tokens))
-                labels_BS[number, start + prompt_length:end] = tokens[prompt_length:]
+                labels_BS[number, start:end] = self.rows.labels(row, IGNORED)
                 token_mask_BS[number, start:end] = True
                 start = end
         return {

@@ -1,6 +1,5 @@
 """What reads the rows of instruction data, portion by portion."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -8,15 +7,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xft_core.data.conversations import Conversations, line_of
+from xft_core.data.conversation import Message
+from xft_core.data.conversations import DIGEST_BYTES, Conversations, Unusable, digest_of_line, line_of
 from xft_core.data.formats import Form, conversation
 from xft_core.data.pieces import Column, PieceWriter
 from xft_core.data.portions import BLANK, Portion
-from xft_core.data.templates import Message
 from xft_core.data.tokenising import Tokeniser
 from xft_core.errors import DataError
 
-DIGEST_BYTES = 16
+UNUSABLE: list[Message] = []  # in place of a row that cannot be used
 
 
 class Finder(Protocol):
@@ -29,22 +28,28 @@ class Finder(Protocol):
 class Reader:
     """Reads portions, one after the other, to files in ``directory``."""
 
-    def __init__(self, directory: Path, form: Form | None, tokeniser: Tokeniser | None, finder: Finder | None) -> None:
+    def __init__(
+        self, directory: Path, form: Form | None, tokeniser: Tokeniser | None, finder: Finder | None,
+        unusable: Unusable | None = None,
+    ) -> None:
         self._lines = PieceWriter(directory / "lines")
         self._numbers = Column(directory / "numbers", np.int64)
         self._digests = Column(directory / "digests", np.uint8, DIGEST_BYTES)
         self._found: dict[int, Any] = {}
         self._form, self._tokeniser, self._finder = form, tokeniser, finder
+        self._unusable = unusable  # where rows that cannot be used are noted; None: the first one is an error
         self._num_lines = self._num_rows = self._num_kept = 0
 
     def read(self, portion: Portion) -> None:
         """Read a portion. Raises DataError, with the place, for a row that cannot be used."""
         numbers: list[int] = []
         every: list[list[Message]] = []
-        for line, messages in numbered(portion, self._form, self._num_lines):
+        for line, messages in numbered(portion, self._form, self._num_lines, self._unusable):
             self._num_lines = line
-            if messages is not None:
-                if messages[-1]["content"].strip():
+            if messages is UNUSABLE:
+                self._num_rows += 1
+            elif messages is not None:
+                if answers(messages):
                     numbers.append(self._num_rows)
                     every.append(messages)
                 self._num_rows += 1
@@ -53,7 +58,7 @@ class Reader:
         self._lines.write(b"".join(written), np.array(sizes, dtype=np.int64))
         self._numbers.add(numbers)
         self._digests.add(np.frombuffer(
-            b"".join([hashlib.blake2b(line, digest_size=DIGEST_BYTES).digest() for line in written]), dtype=np.uint8))
+            b"".join([digest_of_line(line) for line in written]), dtype=np.uint8))
         if self._finder is not None:
             texts = [[message["content"] for message in messages] for messages in every]
             self._found |= {self._num_kept + index: asdict(it) for index, it in self._finder.find_in(texts).items()}
@@ -66,18 +71,32 @@ class Reader:
         """All that was read."""
         return Conversations(
             self._lines.done(), self._num_rows, self._numbers.done(), self._digests.done(), self._found,
-            None if self._tokeniser is None else self._tokeniser.done())
+            None if self._tokeniser is None else self._tokeniser.done(), self._unusable or Unusable())
 
 
-def numbered(portion: Portion, form: Form | None, before: int) -> Iterator[tuple[int, list[Message] | None]]:
+def answers(messages: list[Message]) -> bool:
+    """Whether a conversation's last message says anything."""
+    return bool(messages[-1]["content"].strip() or messages[-1].get("tool_calls"))
+
+
+def numbered(
+    portion: Portion, form: Form | None, before: int, unusable: Unusable | None = None,
+) -> Iterator[tuple[int, list[Message] | None]]:
     """The conversations of a portion, ``before`` which there are so many rows or lines: each with its number, counted
-    likewise; None for a blank line. Raises DataError, with the place."""
+    likewise; None for a blank line. Rows that cannot be used are noted in ``unusable``, and are UNUSABLE; without it the first
+    of them is raised as DataError, with the place."""
     for number, row in portion.rows(before):
         if row is BLANK:
             yield number, None
             continue
+        messages = UNUSABLE
         try:
+            if isinstance(row, DataError):
+                raise row
             messages = conversation(row, form)
         except DataError as error:
-            raise DataError(f"{portion.place(number)}: {error}") from None
+            failure = error if error is row else DataError(f"{portion.place(number)}: {error}")
+            if unusable is None:
+                raise failure from None
+            unusable.add(failure)
         yield number, messages

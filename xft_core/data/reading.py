@@ -1,6 +1,6 @@
 """Instruction data from a file to conversations on disk, and from there to token sequences."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from itertools import chain, islice
 from pathlib import Path
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from xft_core.data.conversations import Conversations, Sequences, parse_messages
+from xft_core.data.conversation import Message
+from xft_core.data.conversations import Conversations, Sequences, Unusable, parse_messages
 from xft_core.data.formats import Form, recognise
-from xft_core.data.portions import BLANK, Portion, portions
+from xft_core.data.portions import BLANK, Portion
 from xft_core.data.reader import Finder, Reader, numbered
-from xft_core.data.templates import Message
+from xft_core.data.sources import portions
 from xft_core.data.tokenising import Tokeniser
 from xft_core.data.tokenize import FAILED, RowMaker
 from xft_core.errors import DataError
@@ -26,23 +27,24 @@ FIRST_PORTIONS = 5  # by which the number of rows is estimated
 READ_FOR_USED = 2
 
 
-def read_conversations(config: DataConfig, path: Path | None) -> Iterator[list[Message]]:
-    """Conversations of the data file ``path`` (or of the Hub data set when None), each ending with the response.
+def read_conversations(config: DataConfig, path: Path | Sequence[Path] | None) -> Iterator[list[Message]]:
+    """Conversations of the data file ``path``, or several (or of the Hub data set when None), each ending with the response.
 
     A row with an empty response gives an empty last message. Raises DataError for a file that cannot be read, a row of
     another form, and a row without a response.
     """
     form, found = _form_of(config, portions(config, path)[1])
     lines = 0
+    unusable = Unusable() if config.unusable_rows == "drop" else None
     for portion in found:
-        for number, messages in numbered(portion, form, lines):
+        for number, messages in numbered(portion, form, lines, unusable):
             lines = number
-            if messages is not None:
+            if messages:
                 yield messages
 
 
 def conversations_of(
-    config: DataConfig, path: Path | None, directory: Path, tokenizer: "PreTrainedTokenizerBase | None" = None,
+    config: DataConfig, path: Path | Sequence[Path] | None, directory: Path, tokenizer: "PreTrainedTokenizerBase | None" = None,
     finder: Finder | None = None,
 ) -> Conversations:
     """Read the data to ``directory``, and look for what ``finder`` finds.
@@ -59,7 +61,7 @@ def conversations_of(
             config.max_rows is None or READ_FOR_USED * config.max_rows >= total * rows / max(1, size)):
         maker = _maker(config, tokenizer)
     with nullcontext() if maker is None else Tokeniser(directory / "tokens", maker) as tokeniser:
-        reader = Reader(directory, form, tokeniser, finder)
+        reader = Reader(directory, form, tokeniser, finder, Unusable() if config.unusable_rows == "drop" else None)
         for portion in every:
             reader.read(portion)
         return reader.done()
@@ -69,8 +71,8 @@ def sequences_of(
     conversations: Conversations, indices: np.ndarray, config: DataConfig, tokenizer: "PreTrainedTokenizerBase",
     directory: Path,
 ) -> tuple[Sequences, np.ndarray]:
-    """Token sequences, and which of them is that of each of the conversations at these indices. Raises DataError for one
-    that can be none."""
+    """Token sequences, and which of them is that of each of the conversations at these indices. Those that can be none are
+    noted in ``conversations.unusable`` where the recipe says to drop them; else raises DataError, with their number."""
     maker = RowMaker(config, tokenizer)
     sequences = conversations.sequences
     if sequences is not None:
@@ -81,9 +83,16 @@ def sequences_of(
             for line in conversations.lines.read(indices):
                 tokeniser.add(parse_messages(line), len(line))
             sequences = tokeniser.done()
-    for index in indices[sequences.notes[places] == FAILED]:
-        for messages in conversations.at(np.array([index])):
+    failed = indices[sequences.notes[places] == FAILED]
+    for messages in conversations.at(failed if config.unusable_rows == "drop" else failed[:1]):
+        try:
             maker.check(messages)
+        except DataError as error:
+            if config.unusable_rows == "drop":
+                conversations.unusable.add(error)
+                continue
+            more = f" So it is with {len(failed):,} of {len(indices):,} rows; data.unusable_rows: drop leaves them out."
+            raise DataError(f"{str(error).rstrip('.')}.{more if len(failed) > 1 else ''}") from None
     return sequences, places
 
 

@@ -7,6 +7,40 @@ from pathlib import Path
 
 import numpy as np
 
+from xft_core.errors import DataError
+
+
+@dataclass(frozen=True)
+class WrittenRows:
+    """Rows in a file, as ``write_rows`` wrote them; in memory is what is looked at. ``offsets`` (N+1), ``input_ids`` (all rows'
+    tokens), ``prompt_lengths`` (N,)."""
+
+    offsets: np.ndarray
+    input_ids: np.ndarray
+    prompt_lengths: np.ndarray
+
+    @classmethod
+    def read(cls, path: Path) -> "WrittenRows":
+        """The rows of a file. Raises DataError for one that is not whole."""
+        try:
+            with path.open("rb") as stream:
+                size = int.from_bytes(stream.read(8), "little")
+                header = json.loads(stream.read(size))
+            kinds = {"I64": np.int64, "I32": np.int32}
+            return cls(**{
+                name: np.memmap(path, kinds[header[name]["dtype"]], "r", 8 + size + header[name]["data_offsets"][0],
+                                tuple(header[name]["shape"]))
+                for name in ("offsets", "input_ids", "prompt_lengths")})
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataError(f"{str(path)!r} holds no rows. Run prepare again.") from None
+
+    def __len__(self) -> int:
+        return len(self.prompt_lengths)
+
+    def tokens(self, index: int) -> bytes:
+        """A row's tokens, as they are written."""
+        return self.input_ids[self.offsets[index]:self.offsets[index + 1]].tobytes()
+
 
 @dataclass(frozen=True)
 class Row:

@@ -1,5 +1,10 @@
-"""Tokenised rows on disk: three flat tensors in one safetensors file, read without copying."""
+"""Tokenised rows on disk: three flat tensors in one safetensors file, read without copying.
 
+``input_ids`` holds the rows' tokens one after the other. Of a row the first ``prompt_length`` are given and the rest are
+learned, but for those that are written as -1 - token: they are given, behind an answer that is learned (data.loss_on: all).
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +26,18 @@ class Rows:
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         """``(input_ids, prompt_length)`` of one row; input_ids is int64, one dimension."""
-        return self._input_ids[self._offsets[index]:self._offsets[index + 1]].long(), self._prompt_lengths[index]
+        written_S = self._written(index)
+        return torch.where(written_S < 0, -1 - written_S, written_S), self._prompt_lengths[index]
+
+    def labels(self, index: int, ignored: int) -> torch.Tensor:
+        """Of one row the tokens that are learned (int64, one dimension), and ``ignored`` in place of those that are given."""
+        labels_S = self._written(index)
+        labels_S[labels_S < 0] = ignored
+        labels_S[:self._prompt_lengths[index]] = ignored
+        return labels_S
+
+    def _written(self, index: int) -> torch.Tensor:
+        return self._input_ids[self._offsets[index]:self._offsets[index + 1]].long()
 
     def part(self, number: int, parts: int, seed: int) -> "Rows":
         """Part ``number`` (from 1) of ``parts`` disjoint random parts of these rows, as equal in size as can be, in order.
@@ -31,17 +47,24 @@ class Rows:
         if len(self) < parts:
             raise DataError(f"{len(self)} rows cannot be divided into {parts} parts. Take more rows, or fewer parts.")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
-        chosen = sorted(order[number - 1::parts])
-        lengths = self.lengths()
-        offsets = torch.tensor([0, *(lengths[index] for index in chosen)]).cumsum(0)
-        return Rows(torch.cat([self[index][0] for index in chosen]), offsets,
-                    torch.tensor([self._prompt_lengths[index] for index in chosen]))
+        return self.select(sorted(order[number - 1::parts]))
 
     def first(self, number: int) -> "Rows":
         """The first ``number`` rows, or all where there are fewer."""
-        number = min(number, len(self))
-        offsets, prompts = torch.tensor(self._offsets[:number + 1]), torch.tensor(self._prompt_lengths[:number])
-        return Rows(self._input_ids[:self._offsets[number]], offsets, prompts)
+        return self.between(0, min(number, len(self)))
+
+    def between(self, start: int, end: int) -> "Rows":
+        """The rows from ``start`` to before ``end``."""
+        offsets = torch.tensor(self._offsets[start:end + 1])
+        return Rows(self._input_ids[self._offsets[start]:self._offsets[end]], offsets - offsets[0],
+                    torch.tensor(self._prompt_lengths[start:end]))
+
+    def select(self, indices: Sequence[int]) -> "Rows":
+        """The rows at these indices, of which there is one at least, in their order."""
+        lengths = self.lengths()
+        offsets = torch.tensor([0, *(lengths[index] for index in indices)]).cumsum(0)
+        return Rows(torch.cat([self._written(index) for index in indices]), offsets,
+                    torch.tensor([self._prompt_lengths[index] for index in indices]))
 
     def lengths(self) -> list[int]:
         """Tokens of every row."""
@@ -49,7 +72,7 @@ class Rows:
 
     def largest_token(self) -> int:
         """The largest token number in any row."""
-        return int(self._input_ids.max())
+        return int(torch.maximum(self._input_ids, -1 - self._input_ids).max())
 
 
 def save_rows(path: Path, rows: list[Row]) -> None:
@@ -92,5 +115,5 @@ def _are_rows(input_ids: torch.Tensor, offsets: torch.Tensor, prompt_lengths: to
         return False
     lengths = offsets.diff()
     return bool(
-        offsets[0] == 0 and offsets[-1] == len(input_ids) and (lengths > 0).all() and input_ids.min() >= 0
+        offsets[0] == 0 and offsets[-1] == len(input_ids) and (lengths > 0).all() and input_ids[offsets[:-1]].min() >= 0
         and (prompt_lengths >= 0).all() and (prompt_lengths <= lengths).all() and (prompt_lengths < lengths).any())

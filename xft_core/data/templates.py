@@ -1,7 +1,9 @@
 """Prompt templates, the same for training and for evaluation."""
 
+import json
 from typing import TYPE_CHECKING, Any, Literal
 
+from xft_core.data.conversation import PLAIN_TEXT, Message, beside
 from xft_core.data.text_tokens import PromptText, Span, text_tokens
 from xft_core.errors import DataError
 
@@ -13,8 +15,6 @@ MAGICODER_SYSTEM = (
     "user instructions.")
 MAGICODER_HEAD = f"{MAGICODER_SYSTEM}\n\n@@ Instruction\n"
 
-Message = dict[str, str]
-
 
 def magicoder_prompt(instruction: str) -> str:
     """The paper's prompt: a system sentence, the instruction, and the place where the response begins."""
@@ -23,7 +23,7 @@ def magicoder_prompt(instruction: str) -> str:
 
 def chat_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> PromptText:
     """The tokenizer's chat template up to where the assistant begins. Raises DataError when it has no template."""
-    text, control = _chat(tokenizer, messages, add_generation_prompt=True)
+    text, control = chat_text(tokenizer, messages, add_generation_prompt=True)
     return PromptText(text, True, control=control)
 
 
@@ -36,33 +36,73 @@ def training_text(
     generation can stop at, which is then part of it. Raises DataError when the template cannot hold the conversation.
     """
     *given, last = messages
+    if last["role"] == PLAIN_TEXT:
+        return PromptText(last["content"], False, 0), True
     if template == "magicoder":
-        if len(given) != 1:
+        if len(given) != 1 or beside(messages).get("tools"):
+            tools = " with tools" if beside(messages).get("tools") else ""
             raise DataError(
-                f"a conversation of {len(messages)} messages does not fit the template magicoder (one instruction, one "
+                f"a conversation of {len(messages)} messages{tools} does not fit the template magicoder (one instruction, one "
                 "response); use data.template: chat")
         prompt = magicoder_prompt(given[0]["content"])
         return PromptText(prompt + last["content"], False, len(prompt), None, len(MAGICODER_HEAD)), True
-    asked, _ = _chat(tokenizer, given, add_generation_prompt=True)
-    whole, control = _chat(tokenizer, messages, add_generation_prompt=False)
+    more = template_options(messages)
+    asked, _ = chat_text(tokenizer, given, add_generation_prompt=True, **more)
+    whole, control = chat_text(tokenizer, messages, add_generation_prompt=False, **more)
+    check_holds(whole, messages, tokenizer)
     if not whole.startswith(asked):
         raise DataError("the tokenizer's chat template writes a conversation otherwise with its answer than without")
     # What follows the end token (a line break, mostly) belongs to the next turn.
     response = whole.removeprefix(asked).rstrip()
     text = PromptText(asked + response, True, len(asked), control)
-    after_content = response.rpartition(last["content"].strip())[2]  # all of it where the template changed the content
+    content = last["content"].strip()
+    after_content = response.rpartition(content)[2] if content else response  # all of it where the template changed the content
     return text, not text_tokens(tokenizer).ends_with_control_token(after_content)
 
 
 def turn_marker(tokenizer: "PreTrainedTokenizerBase") -> str | None:
     """What the chat template writes where the assistant begins, if that is text which data can spell: no control token."""
     message = [{"role": "user", "content": "a"}]
-    without, _ = _chat(tokenizer, message, add_generation_prompt=False)
-    marker = _chat(tokenizer, message, add_generation_prompt=True)[0].removeprefix(without).strip()
+    without, _ = chat_text(tokenizer, message, add_generation_prompt=False)
+    marker = chat_text(tokenizer, message, add_generation_prompt=True)[0].removeprefix(without).strip()
     return None if not marker or text_tokens(tokenizer).spells_control(marker) else marker
 
 
-def _chat(
+def template_options(messages: list[Message]) -> dict[str, Any]:
+    """What a chat template is given beside the messages: their tools, where there are any."""
+    tools = beside(messages).get("tools")
+    return {"tools": tools} if tools else {}
+
+
+def check_holds(text: str, messages: list[Message], tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise DataError where the text that a chat template made of a conversation lacks a part of it: a system message, a tool,
+    a call of one or its answer. A model would be tuned on answers that nothing asks for."""
+    tools = beside(messages).get("tools") or []
+    if tools or any(["tool_calls" in message for message in messages]):
+        written = json.dumps([tools, [message.get("tool_calls") for message in messages]], ensure_ascii=False)
+        if text_tokens(tokenizer).spells_control(written):
+            raise DataError("a tool or a call of one spells a control token of the tokenizer, which cannot be kept text there")
+    for tool in tools:
+        _check_part(text, _name(tool), "tools: {} is not in the text that it makes")
+    for message in messages:
+        if message["role"] in ("system", "tool"):
+            _check_part(text, message["content"].strip(), f"messages of the role {message['role']}: it leaves out {{}}")
+        for call in message.get("tool_calls", ()):
+            _check_part(text, _name(call), "calls of tools: {} is not in the text that it makes")
+
+
+def _name(tool: dict[str, Any]) -> str:
+    name = tool.get("function", tool)
+    name = name.get("name") if isinstance(name, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _check_part(text: str, part: str, lacking: str) -> None:
+    if part not in text:
+        raise DataError(f"the tokenizer's chat template has no place for {lacking.format(repr(part[:60]))}")
+
+
+def chat_text(
     tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any,
 ) -> tuple[str, tuple[Span, ...] | None]:
     """The conversation as the chat template writes it, and which spans of that are the template's own. None: all of it,
@@ -73,7 +113,8 @@ def _chat(
         return text, None
     names = [f"\ue000{index}\ue001" for index in range(len(messages))]  # stand for contents where no content is
     frame = _render(
-        tokenizer, [message | {"content": name} for message, name in zip(messages, names, strict=True)], **options)
+        tokenizer, [message | {"content": name} if message["content"] else message
+                    for message, name in zip(messages, names, strict=True)], **options)
     for used in (contents, [content.strip() for content in contents]):  # many templates strip them
         control, written, end = [], "", 0
         for name, content in zip(names, used, strict=True):

@@ -7,9 +7,9 @@ from types import TracebackType
 
 import numpy as np
 
+from xft_core.data.conversation import Message
 from xft_core.data.conversations import Sequences
 from xft_core.data.pieces import Column, PieceWriter
-from xft_core.data.templates import Message
 from xft_core.data.tokenize import BATCH, BATCH_CHARACTERS, Made, RowMaker
 from xft_core.runtime.cores import cores
 

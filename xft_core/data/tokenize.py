@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from xft_core.data.conversation import PLAIN_TEXT, Message
 from xft_core.data.row_writing import Row
-from xft_core.data.templates import Message, training_text, turn_marker
+from xft_core.data.templates import training_text, turn_marker
 from xft_core.data.text_tokens import PromptText, text_tokens
+from xft_core.data.turns import is_whole, join, turns
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
 
@@ -37,7 +39,7 @@ FAILED = 1 << len(NOTED)  # the conversation cannot be a row: tokenising it alon
 @dataclass(frozen=True)
 class Texts:
     """N conversations as texts to tokenise, but for those that FAILED: of each text whose it is (0 to N-1), and whether the
-    end token comes after it; notes (N,)."""
+    end token comes after it; notes (N,). Where every answer is learned, a conversation has a text for each."""
 
     texts: list[PromptText]
     places: list[int]
@@ -80,13 +82,13 @@ class RowMaker:
         places = []
         for place, messages in enumerate(conversations):
             try:
-                text, needs_end_token, notes[place] = self._text(messages)
+                found, needs_end_token, notes[place] = self._texts(messages)
             except DataError:
                 notes[place] = FAILED
                 continue
-            texts.append(text)
-            needs_end.append(needs_end_token)
-            places.append(place)
+            texts += found
+            needs_end += [False] * (len(found) - 1) + [needs_end_token]
+            places += [place] * len(found)
         return Texts(texts, places, needs_end, notes)
 
     def rows(self, texts: Texts) -> Made:
@@ -94,6 +96,8 @@ class RowMaker:
         longest, notes = self._config.max_length, texts.notes
         input_ids = array("i")
         lengths, prompt_lengths = ([0] * len(notes) for _ in range(2))
+        if self._config.loss_on == "all":
+            return self._rows_of_turns(texts)
         encoded = self._tokens.encode(texts.texts, longest)
         for place, needs_end_token, (ids, prompt_length, forced, parsed) in zip(
                 texts.places, texts.needs_end, encoded, strict=True):
@@ -113,29 +117,64 @@ class RowMaker:
             lengths[place], prompt_lengths[place] = len(ids), prompt_length
         return Made(input_ids, np.array(lengths, dtype=np.int32), np.array(prompt_lengths, dtype=np.int32), notes)
 
+    def _rows_of_turns(self, texts: Texts) -> Made:
+        """The row of each conversation, of which every answer is learned."""
+        longest, notes = self._config.max_length, texts.notes
+        input_ids = array("i")
+        lengths, prompt_lengths = ([0] * len(notes) for _ in range(2))
+        encoded = self._tokens.encode(texts.texts, longest)
+        start = 0
+        while start < len(texts.places):
+            place = texts.places[start]
+            end = start + texts.places[start:].count(place)
+            found = encoded[start:end]
+            ids, prompt_length = join([(ids, length) for ids, length, _, _ in found])
+            if any(forced for _, _, forced, _ in found) or not is_whole(texts.texts[start:end], ids, self._tokens):
+                notes[place] |= BITS["boundary_forced"]
+            if any(parsed for _, _, _, parsed in found):
+                notes[place] |= BITS["control_tokens_from_text"]
+            if texts.needs_end[end - 1]:
+                ids.append(self._end_token)
+            start = end
+            if prompt_length >= longest:
+                notes[place] = 0
+                continue
+            if len(ids) > longest:
+                notes[place] |= BITS["truncated"]
+                del ids[longest:]
+                while ids[-1] < 0:  # given, and nothing that is learned comes after it
+                    ids.pop()
+            input_ids.extend(ids)
+            lengths[place], prompt_lengths[place] = len(ids), prompt_length
+        return Made(input_ids, np.array(lengths, dtype=np.int32), np.array(prompt_lengths, dtype=np.int32), notes)
+
     def check(self, messages: list[Message]) -> None:
         """Raises DataError, naming the row, if there is none for this conversation."""
         try:
-            self._text(messages)
+            self._texts(messages)
         except DataError as error:
             begin = messages[0]["content"][:60]
             raise DataError(f"{self._config.path!r}, the row that begins {begin!r}: {error}") from None
 
-    def _text(self, messages: list[Message]) -> tuple[PromptText, bool, int]:
-        template = self._config.template
-        text, needs_end_token = training_text(messages, template, self._tokenizer)
+    def _texts(self, messages: list[Message]) -> tuple[list[PromptText], bool, int]:
+        template, all_learned = self._config.template, self._config.loss_on == "all"
+        if all_learned and template == "chat" and messages[-1]["role"] != PLAIN_TEXT:
+            texts, needs_end_token = turns(messages, self._tokenizer)
+        else:
+            text, needs_end_token = training_text(messages, template, self._tokenizer)
+            texts = [text]
         if needs_end_token and self._end_token is None:
             raise DataError("the tokenizer has no end-of-sequence token, so a response could never end")
         notes = 0
-        if needs_end_token and template == "chat":
+        if needs_end_token and template == "chat" and messages[-1]["role"] != PLAIN_TEXT:
             notes |= BITS["end_token_added"]
         if any([self._tokens.spells_control(message["content"]) for message in messages]):
             notes |= BITS["control_token_text"]
-        if any([message["role"] == "assistant" for message in messages[:-1]]):
+        if not all_learned and any([message["role"] == "assistant" for message in messages[:-1]]):
             notes |= BITS["earlier_turns_unused"]
         if self._marker is not None and any(self._marker in message["content"] for message in messages):
             notes |= BITS["turn_marker_text"]
-        return text, needs_end_token, notes
+        return texts, needs_end_token, notes
 
 
 def tokenise(

@@ -23,6 +23,7 @@ MAGICODER = (
 )
 INSTRUCT_ROWS = 2200
 BENCHMARK_ROWS = 80
+LARGE_BENCHMARK_ROWS = 300  # for studies: programs enough to tell two models apart that are 3 points from each other
 HELD_OUT_ROWS = 500  # of the study's recipe, which trains on few rows
 RESERVED_ROWS = 200
 FUNCTIONS = 40_000  # pretraining functions
@@ -42,11 +43,14 @@ def main() -> None:
 
 
 def build(out: Path, seed: int, functions: int = FUNCTIONS) -> None:
-    """Write ``benchmark.jsonl``, ``instruct.jsonl``, ``held_out.jsonl``, ``reserved.jsonl`` and ``model/`` to ``out``."""
+    """Write both benchmarks, ``instruct.jsonl``, ``held_out.jsonl``, ``reserved.jsonl`` and ``model/`` to ``out``."""
     start = time.time()
     out.mkdir(parents=True, exist_ok=True)
     # Each data set has its own generator, so that resizing one leaves the others as they are.
     write_jsonl(out / "benchmark.jsonl", benchmark_rows(random.Random(f"benchmark {seed}"), BENCHMARK_ROWS))
+    write_jsonl(
+        out / f"benchmark_{LARGE_BENCHMARK_ROWS}.jsonl",
+        benchmark_rows(random.Random(f"large benchmark {seed}"), LARGE_BENCHMARK_ROWS))
     rows = instruction_rows(random.Random(f"instruct {seed}"), INSTRUCT_ROWS)
     write_jsonl(out / "instruct.jsonl", rows)
     write_jsonl(out / "held_out.jsonl", instruction_rows(random.Random(f"held out {seed}"), HELD_OUT_ROWS))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, XftError
 
-DATA_SUFFIXES = (".json", ".jsonl", ".parquet")
+DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv", ".tsv", ".arrow")
+PACKED_SUFFIXES = (".gz", ".zst")
 HUB_SECONDS = 10.0  # to answer whether it would give something
 _FOR_ITS_OWN = re.compile(r"\(?Request ID:?[^\n)]*\)?|For more information check: \S*|^\d+ Client Error\.\s*", re.MULTILINE)
 
@@ -78,7 +79,7 @@ def is_data_file(name: str) -> bool:
 
 
 def _has_form_of_path(name: str) -> bool:
-    return name.startswith(("/", ".", "~", "demo:")) or Path(name).suffix in DATA_SUFFIXES
+    return name.startswith(("/", ".", "~", "demo:")) or Path(name).suffix in (*DATA_SUFFIXES, *PACKED_SUFFIXES) or "*" in name
 
 
 def hub_is_offline() -> bool:

@@ -12,7 +12,7 @@ from statistics import fmean
 
 import torch
 
-from xft_core.data.rows import Row, Rows, rows_of
+from xft_core.data.rows import Rows
 from xft_core.errors import DataError
 from xft_core.files.disk import write_whole
 from xft_core.mixing.learning import apply_learned, learn, objective_now
@@ -73,5 +73,4 @@ def _noted(directory: Path) -> float | None:
 
 
 def _taken(rows: Rows, indices: list[int]) -> Rows:
-    chosen = (rows[index] for index in indices)
-    return rows_of([Row(tokens.tolist(), prompt_length) for tokens, prompt_length in chosen])
+    return rows.select(indices)

@@ -5,62 +5,97 @@ import hashlib
 import random
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from xft_core.benchmarks.find import find_benchmark
-from xft_core.data.templates import Message
+from xft_core.data.conversation import Message
 from xft_core.errors import XftError
-from xft_core.files.locate import find_file
+from xft_core.files.data_files import find_data_files
 from xft_core.planning.plan import DataSize
-from xft_core.recipe.sections import Recipe
+from xft_core.recipe.sections import DataConfig, Recipe
 
 SAMPLE = 500  # rows that are tokenised
 PACKED = 5000  # rows of their lengths that are packed: the more, the better sequences fill up
 
 
 def data_size(recipe: Recipe, model: Path) -> DataSize | None:
-    """Rows of the data file, and the lengths of a sample of them with the tokenizer in ``model``, packed and padded as they
-    are in training; None for what is only on the Hub, and where no row is left. Duplicates are not counted, contaminated
-    rows are."""
+    """Rows of the data, and the lengths of a sample of them with the tokenizer in ``model``, packed and padded as they are in
+    training; None for what is only on the Hub, and where no row is left. Duplicates are not counted, contaminated rows are."""
+    from xft_core.data.mixture import Source, rows_of_sources
     from xft_core.data.packing import pack
-    from xft_core.data.reading import read_conversations
-    from xft_core.data.tokenize import tokenise
     from xft_core.models.loading import load_tokenizer
 
+    data = recipe.data
+    configs = [data.of_source(place) for place in range(len(data.sources))] or [data]
     try:
-        path, tokenizer = find_file(recipe.data.path), load_tokenizer(model)
+        tokenizer = load_tokenizer(model)
+        paths = [find_data_files(config.path, config.split) for config in configs]
     except XftError:
         return None
-    first_places = _first_of_each(read_conversations(recipe.data, path))
-    chosen = random.Random(recipe.data.split_seed).sample(first_places, min(SAMPLE, len(first_places)))
-    wanted = set(chosen)
-    sample = {
-        place: messages
-        for place, messages in enumerate(islice(read_conversations(recipe.data, path), max(chosen, default=-1) + 1))
-        if place in wanted}
-    rows = [row for row, _ in (tokenise(sample[place], recipe.data, tokenizer) for place in chosen) if row]
-    if not rows:
+    sizes = [size for config, files in zip(configs, paths, strict=True) if (size := _source_size(config, files, tokenizer))]
+    if len(sizes) < len(configs):
         return None
-    total = min(len(first_places), recipe.data.max_rows or len(first_places))
-    held_out = max(1, min(recipe.data.held_out_rows, total // 5))
-    lengths = [len(row.input_ids) for row in rows]
-    train_rows = total - held_out - (0 if recipe.data.reserved_path else min(recipe.data.reserved_rows, total // 5))
+    numbers = [sizes[0].train_rows]
+    if data.sources:
+        numbers = rows_of_sources([
+            Source(source.path, max(1, size.train_rows), data.is_trained_on(place), source.weight, source.rows, source.replay)
+            for place, (source, size) in enumerate(zip(data.sources, sizes, strict=True))],
+            data.temperature, data.replay, data.max_rows)
+    # Of a mixture each length as often as its source's rows are taken.
+    lengths = sizes[0].lengths if not data.sources else random.Random(0).choices(
+        [length for size in sizes for length in size.lengths],
+        [number / len(size.lengths) for number, size in zip(numbers, sizes, strict=True) for _ in size.lengths], k=SAMPLE)
+    train_rows = sum(numbers)
     packed = lengths if train_rows <= len(lengths) else random.Random(0).choices(lengths, k=min(train_rows, PACKED))
     size = recipe.sft.micro_batch_size
     batches = [lengths[start:start + size] for start in range(0, len(lengths), size)]
     return DataSize(
-        train_rows, held_out, sum(lengths) / len(lengths),
+        train_rows, sum(size.held_out for size in sizes), sum(lengths) / len(lengths),
         sequences_per_row=len(pack(packed, max(lengths))) / len(packed),
         padded_row=sum(map(max, batches)) / len(batches))
 
 
+@dataclass(frozen=True)
+class _SourceSize:
+    """Rows of one source to train on and to hold out, and the lengths of a sample, in tokens."""
+
+    train_rows: int
+    held_out: int
+    lengths: list[int]
+
+
+def _source_size(data: DataConfig, paths: list[Path], tokenizer: Any) -> _SourceSize | None:
+    """None where no row is left. Raises DataError for what cannot be read."""
+    from xft_core.data.reading import read_conversations
+    from xft_core.data.tokenize import tokenise
+
+    first_places = _first_of_each(read_conversations(data, paths))
+    chosen = random.Random(data.split_seed).sample(first_places, min(SAMPLE, len(first_places)))
+    wanted = set(chosen)
+    sample = {
+        place: messages
+        for place, messages in enumerate(islice(read_conversations(data, paths), max(chosen, default=-1) + 1))
+        if place in wanted}
+    rows = [row for row, _ in (tokenise(sample[place], data, tokenizer) for place in chosen) if row]
+    if not rows:
+        return None
+    total = min(len(first_places), data.max_rows or len(first_places))
+    held_out = max(1, min(data.held_out_rows, total // 5))
+    train_rows = total - held_out - (0 if data.reserved_path else min(data.reserved_rows, total // 5))
+    return _SourceSize(train_rows, held_out, [len(row.input_ids) for row in rows])
+
+
 def _first_of_each(conversations: Iterator[list[Message]]) -> "array[int]":
     """Places of the conversations with a response, of equal ones the first. Memory: some 100 bytes for each."""
+    from xft_core.data.reader import answers
+
     seen: set[bytes] = set()
     places = array("q")
     for place, messages in enumerate(conversations):
-        if messages[-1]["content"].strip():
+        if answers(messages):
             digest = hashlib.blake2b(repr(messages).encode(errors="surrogatepass"), digest_size=16).digest()
             if digest not in seen:
                 seen.add(digest)

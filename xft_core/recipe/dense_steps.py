@@ -27,12 +27,12 @@ def baseline_steps(recipe: Recipe) -> Iterator[Step]:
             if match == "epochs":
                 runs[0] = tuned  # the same training
             yield from (run for run in runs if run is not tuned)
-            soup = _weighted(recipe, f"{name}_soup", {run.role: 1 / len(runs) for run in runs})
+            soup = weighted(recipe, f"{name}_soup", {run.role: 1 / len(runs) for run in runs})
             yield soup
             models = models | soup.makes
         for model, place in models.items():
             for share in baseline.wise:
-                yield _weighted(recipe, f"{model}_wise_{share:g}".replace(".", "_"), {"base": 1 - share, model: share}, {
+                yield weighted(recipe, f"{model}_wise_{share:g}".replace(".", "_"), {"base": 1 - share, model: share}, {
                     "base": BASE, model: place})
 
 
@@ -53,7 +53,7 @@ def _most_steps_of_mixing(recipe: Recipe) -> int | None:
     merge = recipe.merge
     if merge.rows == "held_in" or recipe.data.reserved_path is not None:  # how many rows a file has is not known here
         return merge.max_steps
-    on_reserved = math.ceil(recipe.data.reserved_rows * merge.epochs / merge.batch_size)
+    on_reserved = math.ceil(recipe.data.reserved_rows * max(1, len(recipe.data.sources)) * merge.epochs / merge.batch_size)
     return min(on_reserved, merge.max_steps or on_reserved)
 
 
@@ -78,7 +78,7 @@ def start_steps(recipe: Recipe) -> Start:
     if upcycle.experts_from == "branches":
         branches = [_training(recipe, f"sft_branch_{expert}", dense, recipe.seed, part=[expert, number])
                     for expert in range(1, number + 1)]
-        mean = _weighted(recipe, "branches_mean", {branch.role: 1 / number for branch in branches})
+        mean = weighted(recipe, "branches_mean", {branch.role: 1 / number for branch in branches})
         experts = {str(expert): Made(branch.role) for expert, branch in enumerate(branches, start=1)}
         return Start([*branches, mean], {"model": Made("branches_mean"), "experts": experts})
     return Start()
@@ -89,7 +89,7 @@ def _training(recipe: Recipe, role: str, sft: SftConfig, seed: int, model: str |
     return Step(role, "sft", given | {name: value for name, value in more.items() if value is not None}, model)
 
 
-def _weighted(recipe: Recipe, name: str, weights: Mapping[str, float], places: Mapping[str, Made] | None = None) -> Step:
+def weighted(recipe: Recipe, name: str, weights: Mapping[str, float], places: Mapping[str, Made] | None = None) -> Step:
     """The weighted mean of whole models. ``places``: where they are; without, what the steps of these roles make."""
     return Step(name, "average_models", {
         "models": dict(places or {role: Made(role) for role in weights}), "weights": dict(weights),

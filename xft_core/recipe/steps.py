@@ -5,7 +5,8 @@
 
 Rivals are what else the baseline's work could buy: averages of its weights, soups of several trainings, steps back towards
 the base model, trainings of equal work. With them, and with ``evaluate.compare_rows``, every model's rows are measured
-(row_losses). With ``upcycle.experts_from``, dense trainings come before upcycling.
+(row_losses). Of a mixture of sources each is prepared by itself, and mix_data makes the prepared rows of them. With
+``upcycle.experts_from``, dense trainings come before upcycling.
 
 A stage is a kind of work (``sft``); a step is one piece of it in a run (``sft_moe``, ``sft_baseline``). Submitting, planning,
 preflight, the report and what MLflow shows all go through these steps. To add a stage: write ``xft_core/stages/NAME.py`` with
@@ -16,10 +17,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from xft_core.recipe.dense_steps import baseline_steps, start_steps
+from xft_core.recipe.dense_steps import baseline_steps, start_steps, weighted
 from xft_core.recipe.inactive_fields import needs_base, scales_delta, tests_headroom
 from xft_core.recipe.sections import Recipe
+<<<<<<< HEAD
 from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, EXPORTED, MODELS, SNAPSHOTS, Made, Step
+=======
+from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, MODELS, PREPARED, SNAPSHOTS, Made, Step
+>>>>>>> main
 from xft_core.recipe.study import StudyConfig
 
 __all__ = [
@@ -28,6 +33,7 @@ __all__ = [
     "ENSEMBLE",
     "FACTS",
     "MODELS",
+    "PREPARED",
     "SNAPSHOTS",
     "Made",
     "StageFacts",
@@ -70,7 +76,8 @@ class StageFacts:
 
 # In the order of the work. Grading is heavy: its time limits mean nothing on cores that train a model.
 FACTS: dict[str, StageFacts] = {
-    "prepare": StageFacts(heavy=False, shown="data", suffixes=("decontamination.json",)),
+    "prepare": StageFacts(heavy=False, shown="data", suffixes=("decontamination.json", "refused.json")),
+    "mix_data": StageFacts(heavy=False, shown="data", suffixes=("decontamination.json", "mixture.json", "refused.json")),
     "upcycle": StageFacts(planned="upcycling", needs_less="lower upcycle.num_experts"),
     "sft": StageFacts(planned="training", needs_less=(
         "lower sft.micro_batch_size, turn on sft.gradient_checkpointing, use sft.optimizer: adafactor or sft.precision: bf16, "
@@ -145,7 +152,7 @@ def exports(recipe: Recipe) -> dict[str, str]:
 
 def rows_are_compared(recipe: Recipe) -> bool:
     """Whether every model's loss on every row is measured."""
-    return recipe.evaluate.compare_rows or recipe.has_rivals
+    return recipe.evaluate.compare_rows or recipe.has_rivals or bool(recipe.data.sources)
 
 
 def _all_making(recipe: Recipe) -> list[Step]:
@@ -164,7 +171,7 @@ def _making(recipe: Recipe) -> Iterator[Step]:
     seed, sft, merge = recipe.seed, recipe.moe_sft, recipe.merge
     data, precision = Made("prepare"), recipe.sft.precision
     shared = {"data": data, "seed": seed}
-    yield Step("prepare", "prepare", {"model": BASE, "data": recipe.data, "benchmarks": recipe.evaluate.benchmarks})
+    yield from _preparing(recipe)
     start = start_steps(recipe)
     yield from start.steps
     tuned = Step("upcycle", "upcycle", start.given | {"seed": seed, "upcycle": recipe.upcycle}, None if sft else "moe")
@@ -188,6 +195,26 @@ def _making(recipe: Recipe) -> Iterator[Step]:
     yield Step("merge", "merge", base | {  # with the data, to measure the merged model's held-out loss
         "model": moe, "coefficients": Made("mix"), "data": data, "precision": precision,
         "export_adapter": merge.export_adapter}, "merged")
+    for part in merge.wise:
+        yield weighted(recipe, f"merged_wise_{part:g}".replace(".", "_"), {"base": 1 - part, "merged": part}, {
+            "base": BASE, "merged": Made("merge")})
+
+
+def _preparing(recipe: Recipe) -> Iterator[Step]:
+    """The step ``prepare``, whose rows everything else takes: of a mixture the one that mixes, after one for each source."""
+    data, benchmarks = recipe.data, recipe.evaluate.benchmarks
+    if not data.sources:
+        yield Step("prepare", "prepare", {"model": BASE, "data": data, "benchmarks": benchmarks})
+        return
+    for place in range(len(data.sources)):
+        yield Step(f"prepare_{place}", "prepare", {
+            "model": BASE, "data": data.of_source(place), "benchmarks": benchmarks}, index=place)
+    yield Step("prepare", "mix_data", {
+        "prepared": {str(place): Made(f"prepare_{place}") for place in range(len(data.sources))},
+        "sources": [
+            {"weight": source.weight, "rows": source.rows, "replay": source.replay, "trained": data.is_trained_on(place)}
+            for place, source in enumerate(data.sources)],
+        "temperature": data.temperature, "replay": data.replay, "max_rows": data.max_rows, "seed": data.split_seed})
 
 
 def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
@@ -240,9 +267,8 @@ def _measuring(recipe: Recipe, made: Made, model: str, suffix: str) -> Iterator[
         yield Step(f"evaluate{suffix}_{index}", "evaluate", {
             "samples": Made(answers), "benchmark": benchmark, "evaluate": evaluate}, model, index)
     for index, path in enumerate(evaluate.held_out_data):
-        data = recipe.data.model_copy(update={"path": path, "format": "auto", "max_rows": None, "held_out_path": None})
         yield Step(f"nll{suffix}_{index}", "nll", {
-            "model": made, "data": data, "precision": generate.precision}, model, index)
+            "model": made, "data": recipe.data.other(path), "precision": generate.precision}, model, index)
     for index, task in enumerate(evaluate.lm_eval_tasks):
         yield Step(f"lm_eval{suffix}_{index}", "lm_eval", {
             "model": made, "task": task, "directory": evaluate.lm_eval_directory, "limit": evaluate.lm_eval_limit,

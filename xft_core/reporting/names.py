@@ -29,6 +29,8 @@ def benchmark_title(name: str) -> str:
 
 def dense_name(model: str, baseline: BaselineConfig) -> str:
     """What a person calls a dense model of a run by its name there (see recipe/dense_steps.py): ``sft_soup_wise_0_7``."""
+    if between := re.fullmatch(r"merged_wise_([\d_]+)", model):
+        return f"merged, WiSE {between[1].replace('_', '.')}"
     found = re.fullmatch(r"sft(?:_(epochs|tokens|flops))?(_average|_soup)?(?:_wise_([\d_]+))?", model)
     if found is None:
         return model.replace("_", " ")

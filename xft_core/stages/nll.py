@@ -15,6 +15,7 @@ from xft_core.data.row_writing import write_rows
 from xft_core.data.rows import Rows
 from xft_core.data.tokenize import BITS
 from xft_core.errors import DataError
+from xft_core.files.data_files import files_of
 from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.reporting.statistics import ratio
@@ -48,7 +49,7 @@ def run(config: NllStage, workspace: Workspace) -> NllMetrics:
 def read_rows(config: NllStage, tokenizer: Any, directory: Path) -> tuple[Rows, int, int]:
     """The data as token sequences, and how many rows were truncated and dropped. Texts wait in ``directory``."""
     data = config.data
-    read = conversations_of(data, config.inputs().get("data"), directory, tokenizer)
+    read = conversations_of(data, files_of(config.inputs(), "data"), directory, tokenizer)
     indices, num_rows = np.arange(len(read)), read.rows
     if data.max_rows is not None:
         numbers = array("q", range(read.rows))

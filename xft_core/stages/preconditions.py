@@ -10,10 +10,10 @@ from pathlib import Path
 
 from xft_core.benchmarks.find import find_benchmark
 from xft_core.errors import CheckpointError, DataError, HubUnavailable, NotReady, RecipeError, XftError
+from xft_core.files.data_files import find_data_files
 from xft_core.files.locate import (
     HUB_SECONDS,
     ask_for_data_set,
-    find_file,
     find_model,
     hub_error,
     hub_is_offline,
@@ -80,10 +80,10 @@ def check_gguf() -> None:
             "GGUF files are written by the package gguf, which is not installed: pip install 'xft-pipeline[gguf]'.")
 
 
-def check_data(name: str, is_file: bool) -> None:
+def check_data(name: str, is_file: bool, split: str = "train") -> None:
     """The instruction data exists here, or the Hub knows it. Raises DataError, HubUnavailable."""
     if is_file:
-        find_file(name)
+        find_data_files(name, split)
         return
     if hub_is_offline():
         return  # reading it shows whether it is in the cache

@@ -11,6 +11,7 @@ which rows are used, and in which order.
 import logging
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,13 +22,14 @@ from xft_core.data.pieces import READ_AT_ONCE
 from xft_core.data.reading import conversations_of, sequences_of
 from xft_core.data.response_end import response_ends, save_response_ends
 from xft_core.data.row_writing import write_rows
-from xft_core.data.tokenize import BITS, NOTED
+from xft_core.data.tokenize import BITS, FAILED, NOTED
 from xft_core.errors import DataError
+from xft_core.files.data_files import files_of
 from xft_core.models.tokenizer import load_tokenizer
 from xft_core.recipe.labels import path_labels
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.configs import PrepareStage
-from xft_core.store.results.prepare import DecontaminationFile, DroppedRow, PrepareMetrics
+from xft_core.store.results.prepare import DecontaminationFile, DroppedRow, PrepareMetrics, RefusedFile
 from xft_core.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -60,23 +62,24 @@ class _Preparation:
         self.counts: dict[str, int] = {"rows_read": 0}
         self.benchmarks = [path for name, path in self.inputs.items() if name.startswith("benchmark_")]
         self.dropped: list[DroppedRow] = []
+        self.refused: list[str] = []
         self.checked = 0
 
     def run(self) -> dict[str, int]:
         data, counts = self.data, self.counts
         tokenizer = load_tokenizer(self.inputs["tokenizer"])
-        read, clean = self._read(data, self.inputs.get("data"), "", tokenizer)
+        read, clean = self._read(data, files_of(self.inputs, "data"), "", tokenizer)
         held_out = None
         if data.held_out_path is not None:
             own = data.model_copy(update={"path": data.held_out_path, "max_rows": None})
-            held_out, held_clean = self._read(own, self.inputs.get("held_out"), "held_out_", tokenizer)
+            held_out, held_clean = self._read(own, files_of(self.inputs, "held_out"), "held_out_", tokenizer)
             kept = clean[~read.is_in(held_out, clean)]
             counts["dropped_held_out"] = len(clean) - len(kept)
             clean = kept
         reserved = None
         if data.reserved_path is not None:
             own = data.model_copy(update={"path": data.reserved_path, "max_rows": None})
-            reserved, reserved_clean = self._read(own, self.inputs.get("reserved"), "reserved_", tokenizer)
+            reserved, reserved_clean = self._read(own, files_of(self.inputs, "reserved"), "reserved_", tokenizer)
             kept = clean[~read.is_in(reserved, clean)]
             counts["dropped_reserved"] = len(clean) - len(kept)
             clean = kept
@@ -89,11 +92,13 @@ class _Preparation:
         used = clean[:data.max_rows]
         rows = _Rows(read, used, data, tokenizer, self.directory / "data")
         counts["dropped_no_room"] = rows.no_room
+        self._note_unusable("", read)
         if len(rows) < (2 if held_out is None else 1):
             needed = ("at least 2 are needed, one to train on and one to hold out" if held_out is None
                       else "at least 1 is needed")
+            example = f" For example: {read.unusable.examples[0]}" if read.unusable.examples else ""
             raise DataError(
-                f"Of {counts['rows_read']} rows of {data.path!r}, {len(rows)} are left; {needed}. Dropped: {counts}.")
+                f"Of {counts['rows_read']} rows of {data.path!r}, {len(rows)} are left; {needed}. Dropped: {counts}.{example}")
         counts["not_used"] = len(clean) - len(used)
         if held_out is None:
             num_held_out = max(1, min(data.held_out_rows, len(rows) // 5))
@@ -101,12 +106,14 @@ class _Preparation:
         else:
             held = _Rows(held_out, held_clean, data, tokenizer, self.directory / "held_out_data")
             counts["held_out_dropped_no_room"] = held.no_room
+            self._note_unusable("held_out_", held_out)
             if not len(held):
                 raise DataError(f"Of the rows of {data.held_out_path!r} (data.held_out_path) none is left to measure on.")
             splits = {"held_out": (held, slice(None)), "train": (rows, slice(None))}
         if reserved is not None:
             apart = _Rows(reserved, reserved_clean, data, tokenizer, self.directory / "reserved_data")
             counts["reserved_dropped_no_room"] = apart.no_room
+            self._note_unusable("reserved_", reserved)
             if not len(apart):
                 raise DataError(f"Of the rows of {data.reserved_path!r} (data.reserved_path) none is left to choose by.")
             splits |= {"reserved": (apart, slice(None))}
@@ -121,11 +128,20 @@ class _Preparation:
         for name, (source, part) in splits.items():
             counts |= {f"{name}_{what}": count for what, count in source.save(self.output, name, part, last_tokens).items()}
         self._save_ends(tokenizer, last_tokens)
+        if self.refused:
+            RefusedFile(rows=self.refused).write(self.output)
         self._log()
         return counts
 
+    def _note_unusable(self, prefix: str, read: Conversations) -> None:
+        if read.unusable.count:
+            self.counts[f"{prefix}dropped_unusable"] = read.unusable.count
+            self.refused += read.unusable.examples
+            logger.warning("prepare: %d rows cannot be used and were dropped. For example: %s",
+                           read.unusable.count, read.unusable.examples[0])
+
     def _read(
-        self, data: DataConfig, path: Path | None, prefix: str, tokenizer: "PreTrainedTokenizerBase",
+        self, data: DataConfig, path: list[Path] | None, prefix: str, tokenizer: "PreTrainedTokenizerBase",
     ) -> tuple[Conversations, np.ndarray]:
         """The conversations of the data, and which of them are neither again nor contaminated."""
         from xft_core.benchmarks.decontaminate import Contamination
@@ -145,7 +161,7 @@ class _Preparation:
         num_first = int(first.sum())
         self.checked += num_first
         self.counts |= {
-            f"{prefix}rows_read": read.rows, f"{prefix}dropped_empty_response": read.rows - len(read),
+            f"{prefix}rows_read": read.rows, f"{prefix}dropped_empty_response": read.rows - len(read) - read.unusable.count,
             f"{prefix}dropped_duplicate": len(read) - num_first, f"{prefix}dropped_contaminated": len(contaminated)}
         first[contaminated] = False
         return read, np.flatnonzero(first)
@@ -194,9 +210,11 @@ class _Rows:
         self._lines = read.lines
         self._sequences, places = sequences_of(read, indices, data, tokenizer, directory)
         fitting = np.flatnonzero(self._sequences.lengths(places))
-        self.no_room = len(indices) - len(fitting)
+        self._all_learned = data.loss_on == "all"
+        left_out = len(indices) - len(fitting)
+        self.no_room = left_out - int(np.count_nonzero(self._sequences.notes[places] == FAILED))
         self._in_lines, self._in_sequences = (
-            (indices[fitting], places[fitting]) if self.no_room else (indices, places))  # a copy is memory for each row
+            (indices[fitting], places[fitting]) if left_out else (indices, places))  # a copy is memory for each row
 
     def __len__(self) -> int:
         return len(self._in_lines)
@@ -213,9 +231,18 @@ class _Rows:
             some = places[start:start + READ_AT_ONCE]
             last_tokens |= set(sequences.last_tokens(some[sequences.notes[some] & BITS["truncated"] == 0]).tolist())
         lengths, prompt_lengths = sequences.lengths(places), sequences.prompt_lengths[places]
-        write_rows(output / f"{name}.safetensors", sequences.pieces.read(places), lengths, prompt_lengths)
+        given = int(prompt_lengths.sum(dtype=np.int64))
+
+        def written() -> Iterator[bytes]:
+            nonlocal given
+            for tokens in sequences.pieces.read(places):
+                if self._all_learned:
+                    given += int(np.count_nonzero(np.frombuffer(tokens, dtype=np.int32) < 0))
+                yield tokens
+
+        write_rows(output / f"{name}.safetensors", written(), lengths, prompt_lengths)
         with (output / f"{name}.jsonl").open("wb") as stream:
             stream.writelines(self._lines.read(self._in_lines[part]))
         number = int(lengths.sum())
         return {
-            "rows": len(places), "tokens": number, "response_tokens": number - int(prompt_lengths.sum(dtype=np.int64))}
+            "rows": len(places), "tokens": number, "response_tokens": number - given}

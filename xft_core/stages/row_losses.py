@@ -24,10 +24,11 @@ from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import RowLossesStage
 from xft_core.store.manifest import read_manifest
 from xft_core.store.results.mix import MixMetrics
-from xft_core.store.results.row_losses import RowLossesFile, RowLossesMetrics
+from xft_core.store.results.mix_data import MixtureFile
+from xft_core.store.results.row_losses import RowLossesFile, RowLossesMetrics, SourceRouting, SourceRoutingFile
 from xft_core.store.results.sft import SftMetrics
 from xft_core.store.workspace import Workspace
-from xft_core.training.held_out import row_losses
+from xft_core.training.held_out import held_out_loss, row_losses
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def run(config: RowLossesStage, workspace: Workspace) -> RowLossesMetrics:
     held_out = _losses(model, config.data, "held_out")
     reserved = _losses(model, config.data, "reserved") if (config.data / "reserved.safetensors").is_file() else []
     RowLossesFile(held_out=held_out, reserved=reserved).write(workspace.output)
+    if (mixture := MixtureFile.read(config.data)) and is_moe(source):
+        SourceRoutingFile(sources=_routing(model, config.data, mixture)).write(workspace.output)
     nll, error = ratio(*_columns(held_out))
     logger.info("row_losses: %.4f nats per response token over %d rows", nll, len(held_out))
     return RowLossesMetrics(
@@ -87,6 +90,17 @@ def training_work(directory: Path, model: Path, data: Path) -> tuple[float, floa
 
 def _losses(model: PreTrainedModel, data: Path, split: str) -> list[tuple[float, int]]:
     return [(loss.nll, loss.tokens) for loss in row_losses(model, load_rows(data, split))]
+
+
+def _routing(model: PreTrainedModel, data: Path, mixture: MixtureFile) -> list[SourceRouting]:
+    """Use of the experts, source by source."""
+    rows, found = load_rows(data, "held_out"), []
+    for place in range(len(mixture.sources)):
+        at = [row for row, of_source in enumerate(mixture.held_out) if of_source == place]
+        of_source = rows.select(at) if at else None
+        layers = held_out_loss(model, of_source).router if of_source else []
+        found.append(SourceRouting(tokens=sum(of_source.lengths()) if of_source else 0, load=[layer.load for layer in layers]))
+    return found
 
 
 def _columns(losses: list[tuple[float, int]]) -> tuple[list[float], list[int]]:

@@ -177,10 +177,9 @@ def test_files_that_are_not_there_or_not_text(tmp_path: Path, model: Path) -> No
     with pytest.raises(DataError, match="is a directory"):
         prepare(tmp_path, model, tmp_path)
     for name, content, message in (
-            ("d.csv", b"instruction,response\na,b\n", "is a table of comma-separated values"),
-            ("d.txt", b"instruction,response\na,b\n", "is a table of comma-separated values"),
-            ("d.tsv", b"instruction\tresponse\n", "is a table of tabs"),
-            ("d.jsonl.gz", b"\x1f\x8b\x08\x00", "compressed by gzip"), ("d.json", b"\x28\xb5\x2f\xfd", "Zstandard"),
+            ("d.txt", b"instruction,response\na,b\n", "looks like a table. Give it a name that ends in .csv"),
+            ("d.tsv", b"instruction\tresponse\n", "holds no rows"),
+            ("d.jsonl.gz", b"\x1f\x8b\x08\x00", "cannot be unpacked"), ("d.json", b"\x28\xb5\x2f\xfd", "not Zstandard"),
             ("d.zip", b"PK\x03\x04", "ZIP archive"), ("d.data", b"PAR1", "Parquet under another name"),
             ("d.jsonl", b"\xff\xfea\x00", "UTF-16"), ("d.json", b"<!DOCTYPE html>", "a web page")):
         (tmp_path / name).write_bytes(content)

@@ -21,7 +21,7 @@ from xft_core.recipe.sections.base import (
 )
 from xft_core.recipe.sections.baseline import BaselineConfig, Match, WorkToMatch
 from xft_core.recipe.sections.checks import ChecksConfig
-from xft_core.recipe.sections.data import DataConfig
+from xft_core.recipe.sections.data import DataConfig, SourceConfig
 from xft_core.recipe.sections.evaluate import EvaluateConfig
 from xft_core.recipe.sections.export import ExportConfig, ExportForm, Quantization
 from xft_core.recipe.sections.generate import GenerateConfig
@@ -59,6 +59,7 @@ __all__ = [
     "Section",
     "Seed",
     "SftConfig",
+    "SourceConfig",
     "UpcycleConfig",
     "WeightAverage",
     "WorkToMatch",

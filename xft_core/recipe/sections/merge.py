@@ -1,6 +1,6 @@
 """The recipe's section merge."""
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,7 +19,8 @@ class MergeConfig(Section):
         "scale", "density", "density_spread", "search", "search_over", "search_trials", "search_rows",
         "search_layers_per_group", "ensemble", "ensemble_rows", "ensemble_steps", "rows", "objective", "delta_scale",
         "delta_scale_scope", "granularity", "block_count", "headroom", "headroom_threshold", "uniform_penalty", "smoothness",
-        "expert_dropout", "cross_validation", "generator", "generator_from", "keep_features", "export_adapter"})
+        "expert_dropout", "cross_validation", "generator", "generator_from", "keep_features", "export_adapter",
+        "wise"})
 
     method: MergeMethod = Field("learned", description=(
         "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "
@@ -77,6 +78,9 @@ class MergeConfig(Section):
         "The ensemble is chosen on this many rows. Plays no part without ensemble."))
     ensemble_steps: int = Field(20, ge=1, le=10_000, description=(
         "Steps of learning the ensemble's shares. Plays no part but in ensemble learned."))
+    wise: list[Annotated[float, Field(gt=0, lt=1)]] = Field([], max_length=20, description=(
+        "Also measure the merged model this part of the way from the base model (WiSE-FT, arXiv 2109.01903): 0.5 is half of "
+        "each. The report plots what domains trade. They are measured, not registered: for that, set delta_scale."))
     rows: Literal["held_in", "reserved"] = Field("held_in", description=(
         "Rows that coefficients are chosen on: held_in (the training rows, the paper's) or reserved (data.reserved_rows, that "
         "no model was trained on). Plays no part in the methods uniform, ewa and shared_only without a headroom test."))

@@ -63,7 +63,7 @@ class Recipe(Section):
     @property
     def has_rivals(self) -> bool:
         """Whether there are models other than base, SFT, Mixture-of-Experts and merged model."""
-        more = self.upcycle.experts_from == "branches" or self.merge.ensemble != "none"
+        more = self.upcycle.experts_from == "branches" or self.merge.ensemble != "none" or bool(self.merge.wise)
         return self.baseline.has_rivals or more
 
     @field_validator("export")

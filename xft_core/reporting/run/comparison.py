@@ -171,6 +171,68 @@ class RowComparison(Part):
     equal_flops: bool = Field(description="Whether its training took as much floating-point work [yes or no]")
 
 
+class DomainLoss(Part):
+    """One model's held-out loss in one domain; ``difference``: from the base model's, over the same rows."""
+
+    model: str = Field(description="The model [text]")
+    nll: float = Field(description="Held-out loss [nats per response token]")
+    interval: tuple[float, float] | None = Field(description="95% interval over rows [nats per response token]")
+    difference: float | None = Field(description=(
+        "It minus the base model's; null for that, and where that was not measured [nats per response token]"))
+    interval_of_difference: tuple[float, float] | None = Field(description=(
+        "95% interval of the difference, paired by row [nats per response token]"))
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether it is above the base model's beyond the interval."""
+        return self.interval_of_difference is not None and self.interval_of_difference[0] > 0
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it is below the base model's beyond the interval."""
+        return self.interval_of_difference is not None and self.interval_of_difference[1] < 0
+
+
+class Domain(Part):
+    """One domain of a mixture. ``learned``: a source of it that is no replay was trained on."""
+
+    name: str = Field(description="The domain [text]")
+    rows: int = Field(description="Held-out rows [count]")
+    train_rows: int = Field(description="Training rows of the mixture [count]")
+    learned: bool = Field(description="Whether it was trained on other than as replay [yes or no]")
+    benchmarks: list[str] = Field(description="Titles of the benchmarks that measure it [text]")
+    losses: list[DomainLoss] = Field(description="Every model's held-out loss")
+
+    def loss(self, model: str) -> DomainLoss | None:
+        """A model's, if it was measured."""
+        return next((loss for loss in self.losses if loss.model == model), None)
+
+
+class DomainRouting(Part):
+    """Use of the routed experts on the held-out rows of a domain; each layer's loads sum to one."""
+
+    domain: str = Field(description="The domain [text]")
+    load: list[list[float]] = Field(description=(
+        "By layer, share of all choices for each routed expert, sum 1 [fraction, 0 to 1]"))
+
+
+class SourceCounts(Part):
+    """What became of a source's rows, see xft_core/store/results/mix_data.py."""
+
+    name: str = Field(description="The source [text]")
+    domain: str = Field(description="Its domain [text]")
+    licence: str | None = Field(description="Licence of the data; null where none is known [text]")
+    replay: bool = Field(description="Whether its rows are replayed [yes or no]")
+    rows_read: int = Field(description="Rows of the source [count]")
+    dropped: int = Field(description="Rows that were dropped, or that another source has too [count]")
+    held_out: int = Field(description="Rows held out [count]")
+    reserved: int = Field(description="Rows reserved for choices [count]")
+    available: int = Field(description="Rows that can be trained on [count]")
+    used: int = Field(description="Rows that are trained on [count]")
+    taken: int = Field(description="Training rows, each as often as it is taken [count]")
+    taken_tokens: int = Field(description="Their tokens [count]")
+
+
 class Further(Part):
     """A step that the report has no section for."""
 
@@ -201,11 +263,17 @@ class Comparison(Part):
     decontamination: Decontamination | None = Field(description="What was looked for in the training data")
     row_comparisons: list[RowComparison] = Field([], description=(
         "Every model beside the merged one, where rows were compared"))
+    domains: list[Domain] = Field([], description="Domain by domain, of a mixture of sources")
+    domain_routing: list[DomainRouting] = Field([], description="Use of the experts, domain by domain")
+    sources: list[SourceCounts] = Field([], description="What became of every source's rows, of a mixture")
     further: list[Further] = Field([], description="Steps of stages that were added to the pipeline")
 
     def row(self, model: str) -> Row | None:
         """The row of one of MODELS, if it is there."""
         return next((row for row in self.rows if row.model == model), None)
+
+
+OMITTED = ("row_comparisons", "further", "domains", "domain_routing", "sources")  # where they are empty
 
 
 class ComparisonFile(Comparison):
@@ -216,7 +284,7 @@ class ComparisonFile(Comparison):
 
     def text(self) -> str:
         """The content of the file."""
-        content = self.model_dump(exclude={name for name in ("row_comparisons", "further") if not getattr(self, name)})
+        content = self.model_dump(exclude={name for name in OMITTED if not getattr(self, name)})
         if self.mixing and self.mixing.options is None:
             del content["mixing"]["options"]
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from xft_core.recipe.checks import DEAD_LOAD, worse_than_base
 from xft_core.reporting.pass_rates import certainty, p_text
 from xft_core.reporting.run.comparison import Comparison, Difference, Mixing, MixingOptions
+from xft_core.reporting.run.domains import domain_sentences, domain_warnings
 from xft_core.reporting.run.row_comparisons import row_sentences
 from xft_core.runtime.quantities import fixed
 
 MANY_TRUNCATED = 0.1
 DATA_WARNINGS = {
+    "dropped_unusable": (
+        "rows cannot be used and were dropped: refused.json of the prepare stage says of some what is wrong with them."),
     "earlier_turns_unused": (
         "conversations have earlier answers of the assistant, which are given and not learned: only the last of each is."),
     "control_tokens_from_text": (
@@ -27,6 +30,7 @@ def findings(comparison: Comparison) -> list[str]:
     """One sentence or two for each thing a reader asks: solved problems, held-out loss, mixing, cost, certainty."""
     found = [difference_sentence(comparison, item) for item in main_differences(comparison)]
     found += _held_out_sentences(comparison)
+    found += domain_sentences(comparison)
     found += row_sentences(comparison)
     found += _mixing_sentences(comparison)
     if comparison.training_compute_ratio is not None:
@@ -75,8 +79,8 @@ def test_name(comparison: Comparison, benchmark: str, tests: str) -> str:
 
 def warnings(comparison: Comparison) -> list[str]:
     """What a person must know before using the merged model."""
-    return [*comparison.choices, *_data_warnings(comparison), *_loss_warnings(comparison), *_went_wrong_warnings(comparison),
-            *_routing_warnings(comparison), *_evaluation_warnings(comparison)]
+    return [*comparison.choices, *_data_warnings(comparison), *_loss_warnings(comparison), *domain_warnings(comparison),
+            *_went_wrong_warnings(comparison), *_routing_warnings(comparison), *_evaluation_warnings(comparison)]
 
 
 def _held_out_sentences(comparison: Comparison) -> Iterator[str]:

@@ -8,6 +8,8 @@ from xft_core.recipe.sections.merge import OPERATORS
 from xft_core.reporting.page import PAGE
 from xft_core.reporting.pass_rates import MCNEMAR, p_text, points_text, rate_text
 from xft_core.reporting.run.comparison import Comparison, Decontamination, Difference, LayerMix, Measure, Mixing
+from xft_core.reporting.run.domain_plots import TRADE_OFF_NOTE
+from xft_core.reporting.run.domains import domain_table, routing_table, source_table
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import findings, main_differences, model_name, test_name, warnings
 from xft_core.reporting.run.multilingual import PAPER_LANGUAGES, Average
@@ -21,11 +23,13 @@ CAPTION = (
     "the problems, rows or questions.")
 SHOWN_PROBLEMS, SHOWN_ROWS = 12, 5
 PICTURES = {"results": "pass@1 and held-out loss", "loss": "training and held-out loss", "mixing": "mixing coefficients",
-            "expert_load": "expert load"}
+            "expert_load": "expert load", "domains": "held-out loss by domain", "domain_routing": "experts by domain",
+            "trade_off": "trade-off between domains"}
 
 # What becomes of the rows read, in the order of the work; what prepare counts besides comes after their sum.
 ROW_PARTS = {
     "dropped_empty_response": "dropped: empty response",
+    "dropped_unusable": "dropped: cannot be used (refused.json)",
     "dropped_duplicate": "dropped: duplicate of another row",
     "dropped_contaminated": "dropped: contains a problem of a benchmark",
     "dropped_held_out": "dropped: also in data.held_out_path",
@@ -73,6 +77,12 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: froze
     sections += ["## What it says", bullets(findings(comparison) + _conditions(comparison, evidence))]
     if comparison.row_comparisons:
         sections += ["## At equal tokens and at equal work", row_table(comparison)]
+    if comparison.domains:
+        sections += ["## Domains", domain_table(comparison), *picture("domains", plots)]
+    if comparison.domain_routing:
+        sections += ["## Routed experts by domain", routing_table(comparison), *picture("domain_routing", plots)]
+    if "trade_off" in plots:
+        sections += ["## Between the base model and the tuned ones", TRADE_OFF_NOTE, *picture("trade_off", plots)]
     sections += groups_sections(comparison)
     if comparison.differences:
         sections += ["## Problem by problem", _differences_section(comparison)]
@@ -84,6 +94,8 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: froze
         sections += ["## Routed experts, on held-out rows", _routing_table(comparison), *picture("expert_load", plots)]
     if comparison.data:
         sections += ["## Data", _data_table(comparison.data, evidence.recipe.data.max_rows)]
+    if comparison.sources:
+        sections += ["## Sources", source_table(comparison)]
     if comparison.decontamination and comparison.decontamination.benchmarks:
         sections += ["## Decontamination", _decontamination_section(comparison.decontamination)]
     if comparison.further:
@@ -309,12 +321,15 @@ def _data_table(counts: dict[str, int], max_rows: int | None) -> str:
     parts.sort(key=lambda name: (name in SPLITS, [*ROW_PARTS, name].index(name)))
     lines = [(ROW_PARTS.get(name, _words(name)), counts[name]) for name in parts]
     if "rows_read" in counts:
-        left = counts["rows_read"] - sum(counts[name] for name in parts)
+        again = counts.get("repeated_rows", 0)
+        left = counts["rows_read"] + again - sum(counts[name] for name in parts)
         if left:
             is_rest = max_rows is not None and left > 0
             lines.append((f"not used: more than data.max_rows ({max_rows:,})" if is_rest else "not accounted for", left))
-        lines = [("rows read", counts["rows_read"]), *lines, ("together, the rows read", counts["rows_read"])]
-    others = [name for name in counts if name not in parts and name != "rows_read"]
+        together = "together, the rows read" if not again else "together, the rows read and those taken again"
+        lines = [("rows read", counts["rows_read"]), *([("taken again (data.sources)", again)] if again else []), *lines,
+                 (together, counts["rows_read"] + again)]
+    others = [name for name in counts if name not in parts and name not in ("rows_read", "repeated_rows")]
     others.sort(key=lambda name: [*OTHER_COUNTS, name].index(name))
     lines += [(OTHER_COUNTS.get(name) or ROW_PARTS.get(name) or _words(name), counts[name]) for name in others]
     return table(["what", "count"], [[what, f"{count:,}"] for what, count in lines])

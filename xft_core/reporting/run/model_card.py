@@ -90,8 +90,8 @@ def _front_matter(evidence: Evidence, merged: Row | None) -> ModelCardData:
     }
     if is_hub_name(recipe.model.path):
         fields |= {"base_model": recipe.model.path.partition("@")[0], "base_model_relation": "finetune"}
-    if is_hub_name(recipe.data.path):
-        fields |= {"datasets": [recipe.data.path.partition("@")[0]]}
+    if hub := [path.partition("@")[0] for path in recipe.data.paths if is_hub_name(path)]:
+        fields |= {"datasets": hub}
     scores = merged.scores if merged else []
     names = flat_names(score.benchmark for score in scores)
     fields["eval_results"] = [

@@ -1,4 +1,4 @@
-"""The four plots, drawn with matplotlib's own PNG writer: no display, no date, the same bytes for the same numbers."""
+"""The plots, drawn with matplotlib's own PNG writer: no display, no date, the same bytes for the same numbers."""
 
 import math
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
 from xft_core.reporting.run.comparison import Comparison
+from xft_core.reporting.run.domain_plots import domain_bars, domain_heat_map, trade_off
 from xft_core.reporting.run.evidence import Evidence
 
 # Okabe and Ito's palette: told apart with any colour vision.
@@ -31,13 +32,16 @@ MOST_COLUMNS = 3
 
 
 def draw_all(comparison: Comparison, evidence: Evidence, directory: Path) -> frozenset[str]:
-    """Write the plots there is something to show in: results, loss, expert_load and mixing, as PNG. Returns which."""
+    """Write the plots there is something to show in, as PNG. Returns which."""
     directory.mkdir(parents=True, exist_ok=True)
     draw: dict[str, Callable[[], Figure | None]] = {
         "results": lambda: results(comparison),
         "loss": lambda: loss(comparison, evidence),
         "expert_load": lambda: expert_load(comparison),
         "mixing": lambda: mixing(comparison),
+        "domains": lambda: domain_bars(comparison, COLORS),
+        "domain_routing": lambda: domain_heat_map(comparison),
+        "trade_off": lambda: trade_off(comparison),
     }
     drawn = set()
     with style.context(["default", STYLE]):  # "default" first: nobody's own matplotlibrc plays a part

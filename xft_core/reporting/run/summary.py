@@ -9,6 +9,7 @@ from xft_core.reporting.run.comparison import (
     Comparison,
     Decontamination,
     Difference,
+    Domain,
     DroppedRow,
     Further,
     Group,
@@ -21,6 +22,7 @@ from xft_core.reporting.run.comparison import (
     Row,
     Score,
 )
+from xft_core.reporting.run.domains import domain_routing, domains, source_counts
 from xft_core.reporting.run.evidence import SFT_ROLES, Evidence
 from xft_core.reporting.run.multilingual import Average, averages
 from xft_core.reporting.run.row_comparisons import row_comparisons
@@ -43,7 +45,8 @@ ROW_CHARACTERS = 200
 def compare(evidence: Evidence) -> Comparison:
     """Put the numbers of all artifacts side by side."""
     prepare, prepared = evidence.manifests.get("prepare"), evidence.prepare()
-    rows = [row for model in evidence.measured_models() if (row := _row(evidence, model))]
+    of_domains = domains(evidence)
+    rows = [row for model in evidence.measured_models() if (row := _row(evidence, model, of_domains))]
     return Comparison(
         recipe=evidence.recipe.name, seed=evidence.recipe.seed, benchmarks=evidence.benchmarks(),
         skipped=_skipped(evidence), rows=rows, multilingual=_multilingual(rows), differences=_differences(evidence),
@@ -53,7 +56,8 @@ def compare(evidence: Evidence) -> Comparison:
         data=dict(sorted(prepared.flat().items())) if prepared else {},
         held_out=next((entry.sha256 for entry in prepare.files if entry.path == "held_out.safetensors"), None)
         if prepare else None,
-        decontamination=_decontamination(evidence), row_comparisons=row_comparisons(evidence), further=_further(evidence))
+        decontamination=_decontamination(evidence), row_comparisons=row_comparisons(evidence), domains=of_domains,
+        sources=source_counts(evidence), domain_routing=domain_routing(evidence), further=_further(evidence))
 
 
 def metric_endings(benchmarks: list[str]) -> dict[str, str]:
@@ -62,13 +66,16 @@ def metric_endings(benchmarks: list[str]) -> dict[str, str]:
     return {benchmark: f"_{names[benchmark]}" if place else "" for place, benchmark in enumerate(benchmarks)}
 
 
-def _row(evidence: Evidence, model: str) -> Row | None:
+def _row(evidence: Evidence, model: str, of_domains: list[Domain]) -> Row | None:
     total, active = _parameters(evidence, model)
     scores = [
         score for index, benchmark in enumerate(evidence.benchmarks())
         if (score := _score(evidence, model, index, benchmark))]
     nll = _held_out_nll(evidence, model)
-    measures = _held_out_measures(evidence, model) + _lm_eval_measures(evidence, model)
+    measures = [
+        Measure(title=f"NLL on {domain.name}", value=loss.nll, interval=loss.interval, higher_is_better=False)
+        for domain in of_domains if (loss := domain.loss(model))]
+    measures += _held_out_measures(evidence, model) + _lm_eval_measures(evidence, model)
     if nll is None and not scores and not measures:
         return None
     return Row(

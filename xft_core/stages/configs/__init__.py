@@ -19,6 +19,7 @@ from xft_core.stages.configs.lm_eval import LmEvalStage
 from xft_core.stages.configs.merge import MergeStage
 from xft_core.stages.configs.merge_mixture import MergeMixtureStage
 from xft_core.stages.configs.mix import MixStage
+from xft_core.stages.configs.mix_data import MixDataStage, MixedSource
 from xft_core.stages.configs.nll import NllStage
 from xft_core.stages.configs.prepare import PrepareStage
 from xft_core.stages.configs.report import CompareStage, ReportStage
@@ -40,7 +41,9 @@ __all__ = [
     "LmEvalStage",
     "MergeMixtureStage",
     "MergeStage",
+    "MixDataStage",
     "MixStage",
+    "MixedSource",
     "NllStage",
     "PrepareStage",
     "ReportStage",
@@ -61,6 +64,7 @@ _HERE = {config.stage: config for config in (
     ImportReferenceStage,
     LmEvalStage,
     MergeStage,
+    MixDataStage,
     MixStage,
     NllStage,
     PrepareStage,

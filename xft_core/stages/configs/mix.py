@@ -13,7 +13,7 @@ from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.parts import ARTIFACT_HELP, without
 
 GENERATOR_FILE = "generator.safetensors"  # of what meta-train leaves
-OF_ENSEMBLE = ("ensemble", "ensemble_rows", "ensemble_steps")  # another stage's
+OF_OTHERS = ("ensemble", "ensemble_rows", "ensemble_steps", "wise")  # other stages'
 
 
 class MixStage(StageConfig):
@@ -60,4 +60,4 @@ class MixStage(StageConfig):
         settings = super().settings()
         for name in (*PROCESS_FIELDS, *(() if uses_seed(self.merge) else ("seed",))):
             del settings[name]
-        return without(settings, "merge", (*unused_in_merge(self.merge), "generator_from", *OF_ENSEMBLE))
+        return without(settings, "merge", (*unused_in_merge(self.merge), "generator_from", *OF_OTHERS))

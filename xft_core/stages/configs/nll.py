@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import Field
 
-from xft_core.files.locate import find_file, find_model, is_data_file
+from xft_core.files.data_files import data_inputs
+from xft_core.files.locate import find_model, is_data_file
 from xft_core.recipe.inactive_fields import measuring_precision
 from xft_core.recipe.sections import DataConfig, Precision
 from xft_core.stages.base import StageConfig
@@ -25,11 +26,11 @@ class NllStage(StageConfig):
 
     def preconditions(self) -> Preconditions:
         """The model and the data."""
-        return {**model_needed(self.model), **data_needed(self.data.path)}
+        return {**model_needed(self.model), **data_needed(self.data, self.data.path)}
 
     def inputs(self) -> dict[str, Path]:
         """The model, and the data file unless it is a Hub data set."""
-        return {"model": find_model(self.model)} | ({"data": find_file(self.data.path)} if is_data_file(self.data.path) else {})
+        return {"model": find_model(self.model)} | data_inputs("data", self.data.path, self.data.split)
 
     def settings(self) -> dict[str, Any]:
         """The fields that make rows of the data; a data file counts by its contents, split_seed only with max_rows."""

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from xft_core.files.locate import is_data_file
+from xft_core.recipe.sections import DataConfig
 from xft_core.stages.preconditions import NOT_YET, check_data, check_model
 
 ARTIFACT_HELP = "Directory that an earlier stage published"
@@ -21,6 +22,6 @@ def model_needed(name: str) -> dict[str, Callable[[], object]]:
     return {} if name == NOT_YET else {f"model {name}": partial(check_model, name)}
 
 
-def data_needed(*paths: str | None) -> dict[str, Callable[[], object]]:
-    """The precondition that data files or Hub data sets are there."""
-    return {f"data {path}": partial(check_data, path, is_data_file(path)) for path in paths if path is not None}
+def data_needed(data: DataConfig, *paths: str | None) -> dict[str, Callable[[], object]]:
+    """The precondition that the files or Hub data sets of some data are there."""
+    return {f"data {path}": partial(check_data, path, is_data_file(path), data.split) for path in paths if path is not None}

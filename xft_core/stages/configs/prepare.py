@@ -7,8 +7,9 @@ from typing import Any
 from pydantic import Field
 
 from xft_core.benchmarks.find import find_benchmark
+from xft_core.files.data_files import data_inputs
 from xft_core.files.digests import directory_digest
-from xft_core.files.locate import find_file, find_model, is_data_file
+from xft_core.files.locate import find_model, is_data_file
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.parts import data_needed, model_needed
@@ -29,7 +30,8 @@ class PrepareStage(StageConfig):
 
     def preconditions(self) -> Preconditions:
         """The model, for its tokenizer, the data and the benchmarks."""
-        found = {**model_needed(self.model), **data_needed(self.data.path, self.data.held_out_path, self.data.reserved_path)}
+        found = {**model_needed(self.model), **data_needed(
+            self.data, self.data.path, self.data.held_out_path, self.data.reserved_path)}
         if self.data.decontaminate:
             found |= {f"benchmark {name}": partial(find_benchmark, name) for name in self.benchmarks}
         return found
@@ -39,8 +41,8 @@ class PrepareStage(StageConfig):
         found = {"tokenizer": find_model(self.model)}
         for name, path in (
                 ("data", self.data.path), ("held_out", self.data.held_out_path), ("reserved", self.data.reserved_path)):
-            if path is not None and is_data_file(path):
-                found[name] = find_file(path)
+            if path is not None:
+                found |= data_inputs(name, path, self.data.split)
         if self.data.decontaminate:
             found |= {f"benchmark_{index}": find_benchmark(name) for index, name in enumerate(self.benchmarks)}
         return found

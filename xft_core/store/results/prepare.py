@@ -13,6 +13,8 @@ class PrepareMetrics(Metrics):
 
     rows_read: int | None = Field(description="Rows of the data [count]")
     dropped_empty_response: int | None = Field(description="Rows without a response [count]")
+    dropped_unusable: int | None = Field(description=(
+        "Rows that cannot be used, where data.unusable_rows is drop; absent for none [count]"))
     dropped_duplicate: int | None = Field(description="Rows that the data holds already [count]")
     dropped_contaminated: int | None = Field(description="Rows with a problem of a benchmark [count]")
     dropped_held_out: int | None = Field(description=(
@@ -43,6 +45,9 @@ class PrepareMetrics(Metrics):
     reserved_rows: int | None = Field(description="Rows that no model trains on; absent for none [count]")
     reserved_tokens: int | None = Field(description="Tokens of the reserved rows; absent for none [count]")
     reserved_response_tokens: int | None = Field(description="Response tokens of the reserved rows; absent for none [count]")
+    repeated_rows: int | None = Field(description=(
+        "Of a mixture, rows to train on beyond the first of each: taken again, as a weight or rows asks; absent for none "
+        "[count]"))
     held_out_file: Annotated[dict[str, int], Flat("held_out_")] = Field({}, description=(
         "Of the held-out file, where there is one: rows_read, dropped_empty_response and so on, as above [count]"))
     reserved_file: Annotated[dict[str, int], Flat("reserved_")] = Field({}, description=(
@@ -68,6 +73,13 @@ class DecontaminationFile(ResultFile):
     benchmarks: list[str] = Field(description="Names of the benchmarks' files [text]")
     rows_checked: int = Field(description="Rows that were searched [count]")
     dropped: list[DroppedRow] = Field(description="The rows that were dropped")
+
+
+class RefusedFile(ResultFile):
+    """refused.json: examples of the rows that cannot be used, where data.unusable_rows is drop."""
+
+    file_name: ClassVar[str] = "refused.json"
+    rows: list[str] = Field(description="For each where it is and what is wrong with it [text]")
 
 
 class ResponseEndFile(ResultFile):

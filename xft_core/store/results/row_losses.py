@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, Strict
 
-from xft_core.store.results.base import Metrics, ResultFile
+from xft_core.store.results.base import Metrics, Result, ResultFile
 
 
 class RowLossesMetrics(Metrics):
@@ -18,6 +18,22 @@ class RowLossesMetrics(Metrics):
         "Loss over all reserved rows; absent where none are reserved [nats per response token]"))
     training_tokens: float | None = Field(description="Tokens that it was trained on, each as often as it was [count]")
     training_flops: float | None = Field(description="Floating-point operations of its training [count]")
+
+
+class SourceRouting(Result):
+    """Use of the routed experts on one source's held-out rows."""
+
+    tokens: int = Field(description="Tokens that were routed [count]")
+    load: list[list[float]] = Field(description=(
+        "By layer, share of all choices for each routed expert, sum 1; none without rows [fraction, 0 to 1]"))
+
+
+class SourceRoutingFile(ResultFile):
+    """source_routing.json: of a Mixture-of-Experts on a mixture of sources."""
+
+    file_name: ClassVar[str] = "source_routing.json"
+    ending: ClassVar[str] = "\n"
+    sources: list[SourceRouting] = Field(description="The sources, in the recipe's order")
 
 
 class RowLossesFile(ResultFile):

@@ -1,0 +1,145 @@
+"""Lists of messages to conversations, with all that a chat template may use: system messages, tools, calls of them."""
+
+import json
+import math
+import re
+from typing import Any
+
+from xft_core.data.conversation import Conversation, Message
+from xft_core.errors import DataError
+
+# What messages may hold beside role and content, handed to the chat template as it is.
+MORE_FIELDS = ("name", "tool_calls", "tool_call_id", "reasoning_content", "thinking")
+SHAREGPT_ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "model": "assistant", "assistant": "assistant", "system": "system", "tool": "tool", "observation": "tool",
+    "function_response": "tool", "function": "tool"}
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_ .-]{0,39}")
+
+
+def chat(messages: list[Any], row: dict[str, Any]) -> Conversation:
+    """``messages``, objects of role and content, of which the last is the assistant's. ``row``: what they are in. Raises
+    DataError."""
+    found: list[Message] = []
+    for number, item in enumerate(messages, start=1):
+        if not isinstance(item, dict):
+            raise DataError(f"message {number} must be an object of role and content, it is {kind(item)}.")
+        found.append(_message(number, item))
+    if len(found) < 2 or found[-1]["role"] != "assistant":
+        raise DataError("the conversation has no response: its last message must be the assistant's.")
+    return Conversation(found, tools=_tools(row.get("tools")))
+
+
+def sharegpt(messages: list[Any], row: dict[str, Any]) -> Conversation:
+    """The same of objects of from and value (of role and content where those are there). Messages of the human after the last
+    answer are left out: nothing answers them."""
+    found = []
+    for number, item in enumerate(messages, start=1):
+        if not isinstance(item, dict):
+            raise DataError(f"message {number} must be an object of from and value, it is {kind(item)}.")
+        if "from" not in item and "role" in item:
+            found.append(item)
+            continue
+        for field in ("from", "value"):
+            if field not in item:
+                raise DataError(
+                    f"message {number} has no {field!r}, only {', '.join(map(str, item)) or 'no field at all'}.")
+        role = SHAREGPT_ROLES.get(item["from"]) if isinstance(item["from"], str) else None
+        if role is None:
+            raise DataError(f"message {number} is from {item['from']!r:.80}; known are {', '.join(SHAREGPT_ROLES)}.")
+        found.append({"role": role, "content": item["value"]})
+    system = row.get("system")
+    if isinstance(system, str) and system.strip() and not (found and found[0].get("role") == "system"):
+        found.insert(0, {"role": "system", "content": system})
+    while found and found[-1].get("role") == "user":
+        found.pop()
+    return chat(found, row)
+
+
+def prompt_and_completion(prompt: list[Any], completion: list[Any], row: dict[str, Any]) -> Conversation:
+    """TRL's conversational form: both are lists of messages."""
+    if not completion:
+        raise DataError("field 'completion' is empty. Give it the assistant's message, or remove the row.")
+    return chat([*prompt, *completion], row)
+
+
+def is_null(value: Any) -> bool:
+    """Whether a value is none; NaN is what tables have in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def not_text(value: Any) -> str:
+    """What is wrong with a value that must be text, and what to do, as the end of a sentence."""
+    if is_null(value):
+        return "is null. Give it text, or remove the row."
+    if isinstance(value, list):
+        return ("must be text, it is a list. Text in parts (a list of type and text, as of chat APIs) is not read: join the "
+                "parts to one text.")
+    return f"must be text, it is {kind(value)}: {value!r:.80}."
+
+
+def kind(value: Any) -> str:
+    """A JSON value's type as a person calls it."""
+    if value is None:
+        return "null"
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _message(number: int, item: dict[str, Any]) -> Message:
+    more = {name: _without_nulls(item[name]) for name in MORE_FIELDS if not is_null(item.get(name)) and item[name] != []}
+    for field in ("role", "content"):
+        if field not in item and not (field == "content" and "tool_calls" in more):
+            raise DataError(f"message {number} has no {field!r}, only {', '.join(map(str, item)) or 'no field at all'}.")
+    content = item.get("content")
+    if is_null(content) and "tool_calls" in more:
+        content = ""  # a call says it all
+    for field, value in (("role", item["role"]), ("content", content)):
+        if not isinstance(value, str):
+            raise DataError(f"{field!r} of message {number} {not_text(value)}")
+    if not _ROLE.fullmatch(item["role"]):
+        raise DataError(f"the role of message {number} is {item['role']!r:.80}. A role is one word, such as user.")
+    if "tool_calls" in more:
+        more["tool_calls"] = _calls(number, more["tool_calls"])
+    return {"role": item["role"], "content": content, **more}
+
+
+def _calls(number: int, calls: Any) -> list[Any]:
+    """Calls as templates want them: their arguments an object, which many data sets write as text."""
+    calls = parsed(calls)
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise DataError(f"'tool_calls' of message {number} must be a list of objects, it is {kind(calls)}.")
+    for call in calls:
+        function = call.get("function", call)
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise DataError(f"a tool call of message {number} has no name: {call!r:.80}.")
+        if "arguments" in function:
+            function["arguments"] = parsed(function["arguments"])
+    return calls
+
+
+def _tools(tools: Any) -> list[Any] | None:
+    """The column tools: a list of JSON schemas, or the same as text."""
+    tools = _without_nulls(parsed(tools))
+    if is_null(tools) or tools in ([], ""):
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise DataError(f"field 'tools' must be a list of objects (JSON schemas), it is {kind(tools)}: {tools!r:.80}.")
+    return tools
+
+
+def parsed(value: Any) -> Any:
+    """A list or an object that is written as JSON text; any other value as it is."""
+    if not isinstance(value, str) or not value.strip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _without_nulls(value: Any) -> Any:
+    """Without the fields that are null: Arrow gives every object the fields that any other has."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

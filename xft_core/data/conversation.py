@@ -1,0 +1,23 @@
+"""One conversation: what every form of row becomes."""
+
+from collections.abc import Iterable
+from typing import Any
+
+Message = dict[str, Any]
+"""``role`` and ``content`` (text), and of a call or an answer of a tool what chats.MORE_FIELDS has."""
+
+PLAIN_TEXT = "plain text"  # role of the only message of a row that is no conversation: all of it is learned
+
+
+class Conversation(list[Message]):
+    """The messages in order, of which the last is the response. ``beside``: what a row holds for all of them and a chat
+    template or a processor is given as it is, by name: ``tools``, a list of JSON schemas. Empty for most."""
+
+    def __init__(self, messages: Iterable[Message], **beside: Any) -> None:
+        super().__init__(messages)
+        self.beside: dict[str, Any] = {name: value for name, value in beside.items() if value is not None}
+
+
+def beside(messages: list[Message]) -> dict[str, Any]:
+    """What there is beside the messages; nothing for a plain list of them."""
+    return getattr(messages, "beside", {})
