@@ -7,11 +7,8 @@ from typing import Any
 
 MODELS = ("base", "sft", "moe", "merged")  # of every run; steps.model_places has those of one, rivals among them
 ENSEMBLE = "ensemble"  # one more model, measured like these, where merge.ensemble asks for it
-<<<<<<< HEAD
 EXPORTED = "merged_"  # begins the names of the merged model's other forms
-=======
 PREPARED = "prepare"  # role of the step whose rows models are tuned and measured on
->>>>>>> main
 AVERAGE, SNAPSHOTS = "average", "snapshots"  # in an sft artifact: further models, in directories of their own
 
 

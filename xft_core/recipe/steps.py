@@ -20,11 +20,7 @@ from typing import Any
 from xft_core.recipe.dense_steps import baseline_steps, start_steps, weighted
 from xft_core.recipe.inactive_fields import needs_base, scales_delta, tests_headroom
 from xft_core.recipe.sections import Recipe
-<<<<<<< HEAD
-from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, EXPORTED, MODELS, SNAPSHOTS, Made, Step
-=======
-from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, MODELS, PREPARED, SNAPSHOTS, Made, Step
->>>>>>> main
+from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, EXPORTED, MODELS, PREPARED, SNAPSHOTS, Made, Step
 from xft_core.recipe.study import StudyConfig
 
 __all__ = [
@@ -235,7 +231,7 @@ def _exporting(recipe: Recipe) -> Iterator[Step]:
     for model, quantization in exports(recipe).items():
         yield Step(f"export_{model}", "export", {
             "model": Made("merge"), "form": "gguf", "quantization": quantization, "template": recipe.data.template,
-            "data": Made("prepare"), "precision": recipe.sft.precision}, model)
+            "data": Made(PREPARED), "precision": recipe.sft.precision}, model)
 
 
 def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
