@@ -75,7 +75,7 @@ class Hub(Destination):
             there = set(self._api.list_repo_files(self._repository))
             # Weights of an earlier version under other names would be read too.
             old = [name for name in sorted(there - files.keys()) if name.endswith((".safetensors", ".safetensors.index.json"))]
-            operations = [
+            operations: list[CommitOperationAdd | CommitOperationDelete] = [
                 *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()),
                 *(CommitOperationDelete(path_in_repo=name) for name in old)]
             commit = self._api.create_commit(self._repository, operations, commit_message=message)

@@ -64,7 +64,7 @@ def release_to(
     """See ``release``."""
     version = registered.resolve(address)
     found = {}
-    with temporary_directory("release") as root:
+    with temporary_directory("transfer") as root:
         directory = _files(version, root / "registered", stop, logger)
         files = {path.name: path for path in model_files(directory) if path.name not in NOT_OF_MODEL}
         if not any(name.endswith(".safetensors") for name in files):

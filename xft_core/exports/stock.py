@@ -15,6 +15,8 @@ from xft_core.mixing.mixture import MixtureReader
 from xft_core.models.loading import copy_beside_weights
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
 
+TRAINED_BY = "xft"  # field of config.json
+
 
 def export_stock(source: Path, target: Path) -> None:
     """Write the upcycled model ``source`` into the empty directory ``target`` as a stock mixture.
@@ -34,6 +36,7 @@ def export_stock(source: Path, target: Path) -> None:
         for block in blocks:
             plans += of_block(reader, block, block.removesuffix(f"{family.block}."), upcycle.num_routed)
         write_checkpoint(target, sorted(plans, key=lambda plan: plan.name))
+    content |= {TRAINED_BY: {"down_scales": upcycle.down_scales}}  # a mean of these experts is not their merge
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     copy_beside_weights(source, target)
 

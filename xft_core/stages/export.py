@@ -95,7 +95,7 @@ def _write_gguf(config: ExportStage, source: Path, output: Path) -> Path:
         template = magicoder_template()
     special = Special(tokenizer.bos_token_id, tokenizer.pad_token_id, ends, adds_bos)
     path = output / f"model-{config.quantization}{SUFFIX}"
-    with temporary_directory("stock") as directory:
+    with temporary_directory("work") as directory:
         if is_moe(source):
             if upcycle_config_of(source).normalization != "granite":
                 raise CheckpointError(

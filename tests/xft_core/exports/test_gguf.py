@@ -67,7 +67,7 @@ def test_a_quantised_file_has_its_own_loss_and_it_is_that_of_its_weights(tmp_pat
         read = {item.name: item for item in gguf.GGUFReader(tmp_path / kind / f"model-{kind}.gguf").tensors}
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                stored = read[names.get_name(name, try_suffixes=(".weight",))]
+                stored = read[str(names.get_name(name, try_suffixes=(".weight",)))]
                 weight = torch.from_numpy(np.array(gguf.dequantize(stored.data, stored.tensor_type), dtype=np.float32))
                 if ".q_proj" in name or ".k_proj" in name:
                     heads = 4 if ".q_proj" in name else 2

@@ -10,6 +10,8 @@ vLLM and SGLang exchange ``experts`` for kernels of their own: it holds 3-D para
 Shape suffixes: T tokens, D hidden size, F FFN size, R routed experts, K routed experts of a token.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -28,7 +30,7 @@ class XftConfig(DenseConfig):
 class XftExperts(nn.Module):
     """The routed experts' weights: ``gate_up_proj`` R,2F,D and ``down_proj`` R,D,F."""
 
-    def __init__(self, config):
+    def __init__(self, config: Any) -> None:
         super().__init__()
         self.num_experts = config.num_experts
         hidden_size, ffn_size = config.hidden_size, config.intermediate_size
@@ -36,7 +38,9 @@ class XftExperts(nn.Module):
         self.down_proj = nn.Parameter(torch.empty(self.num_experts, hidden_size, ffn_size))
         self.act_fn = ACT2FN[config.hidden_act]
 
-    def forward(self, hidden_states, top_k_index, top_k_weights):
+    def forward(
+        self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor,
+    ) -> torch.Tensor:
         """sum_k top_k_weights[:, k] E_{top_k_index[:, k]}(x), shape T,D."""
         total_TD = torch.zeros_like(hidden_states, dtype=torch.promote_types(hidden_states.dtype, top_k_weights.dtype))
         for expert in range(self.num_experts):
@@ -59,7 +63,7 @@ class XftRouter(nn.Module):
     most K; ``balance_bias``: added to s to choose T.
     """
 
-    def __init__(self, config, layer):
+    def __init__(self, config: Any, layer: int) -> None:
         super().__init__()
         xft, num_routed = config.xft, config.num_experts
         self.top_k, self.num_routed = config.num_experts_per_tok, num_routed
@@ -71,9 +75,9 @@ class XftRouter(nn.Module):
         self.top_p = xft["top_p"][layer] if xft["top_p"] else None
         self.balance_bias = xft["balance_bias"][layer] if xft["balance_bias"] else None
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """``(top_k_index, top_k_weights, shared_weight)``; int64 T,K, fp32 T,K and fp32 T,1 (None without a shared expert)."""
-        if self.hidden is None:
+        if self.hidden is None or self.output is None:
             logits_TR = hidden_states.new_zeros(len(hidden_states), self.num_routed, dtype=torch.float32)
         else:
             logits_TR = self.output(torch.tanh(self.hidden(hidden_states))).float()
@@ -106,13 +110,13 @@ class XftRouter(nn.Module):
 class XftBlock(nn.Module):
     """y = w_0 E_0(x) + sum_i w_i E_i(x). The shared expert E_0 is the family's own FFN."""
 
-    def __init__(self, config, dense_mlp, layer):
+    def __init__(self, config: Any, dense_mlp: nn.Module, layer: int) -> None:
         super().__init__()
         self.router = XftRouter(config, layer)
         self.experts = XftExperts(config)
         self.shared_expert = dense_mlp if config.xft["shared_expert"] else None
 
-    def forward(self, hidden_states):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """The mixture's output, of the input's shape and dtype."""
         x_TD = hidden_states.reshape(-1, hidden_states.shape[-1])
         index_TK, weight_TK, shared_weight_T1 = self.router(x_TD)
@@ -127,7 +131,7 @@ class XftModel(DenseModel):
 
     config_class = XftConfig
 
-    def __init__(self, config):
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         for number, layer in enumerate(self.layers):
             layer.mlp = XftBlock(config, layer.mlp, number)
@@ -139,7 +143,7 @@ class XftForCausalLM(DenseForCausalLM):
 
     config_class = XftConfig
 
-    def __init__(self, config):
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
         self.model = XftModel(config)
         self.post_init()

@@ -41,7 +41,7 @@ def chat_template(tokenizer: Any, bos: str | None) -> str:
         later = written("user", "assistant", "user").removeprefix(exchange)
         asks = written("user", ask=True).removeprefix(first)
         head, answer = first.removesuffix(later), exchange.removeprefix(first)
-        expected = {("user", "assistant", "user"): head + later + answer + later + asks}
+        expected: dict[tuple[str, ...], str] = {("user", "assistant", "user"): head + later + answer + later + asks}
         try:
             system = written("system", "user").removesuffix(later)
         except Exception:
