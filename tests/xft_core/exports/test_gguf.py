@@ -98,7 +98,7 @@ def test_the_file_says_what_ends_an_answer(tmp_path: Path) -> None:
 def test_the_demo_model_can_be_written(tmp_path: Path) -> None:
     metrics = exported(find_model("demo:model"), tmp_path / "export")
     assert metrics["largest_difference"] < 1
-    assert fields_of(tmp_path / "export")["tokenizer.ggml.pre"] == "gpt-2"
+    assert fields_of(tmp_path / "export")["tokenizer.ggml.pre"] == "smollm"  # digits stand alone
 
 
 def test_a_granite_mixture_is_written_with_its_experts(tmp_path: Path) -> None:

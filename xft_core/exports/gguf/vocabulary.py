@@ -7,6 +7,7 @@ llama.cpp does not normalise: text that is not in Unicode's form NFC may get oth
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from tokenizers import Regex, pre_tokenizers
@@ -28,10 +29,10 @@ PRE_TOKENIZERS: dict[str, tuple[str, ...]] = {
     "deepseek-coder": (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}"),
 }
 IGNORES_MERGES = frozenset({"llama-bpe"})  # a word that is a token is one, whatever the merges say
-TELLING = (
-    "def f(x1, y22):\n\n    return x1[-1] + 3.14159 # it's 2026, we'll see\n\t\tpass\r\n\r\n  ", "a  b   c\n \n\n\tx",
-    "!!! ?? ((())) <= >= != -> **", "I'm IT'S don't 'll", "naïve Größe 東京 한국어 Привет 😀", "12345 1 22 333 4444\n55555",
-    "x=1;y=2\n#include <stdio.h>\n/* a */")
+_PIECES = (" ", "    ", "\n", "\n\n", "\r\n", "\t", "1", "234", "5678", "a", "Def", "(", "!=", "'s", "é", "東", "😀")
+TELLING = [
+    "def f(x1, y22):\n\n    return x1[-1] + 3.14159 # it's 2026, we'll see\n\t\tpass\n    1. first\n  10. tenth\n",
+    *("".join(pieces) for pieces in product(_PIECES, repeat=3))]
 
 
 @dataclass(frozen=True)
