@@ -7,7 +7,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED = false
 BIN = .venv/bin
 INSTALL = $(BIN)/pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: demo ui test test-slow check screenshots ds1000 smollm2 demo-model bench bench-gpu sandbox chromium ceph toolchains docs clean
+.PHONY: demo ui test test-slow check screenshots ds1000 smollm2 paper-plan paper-table demo-model bench bench-gpu sandbox chromium ceph toolchains docs clean
 
 demo: .venv/run sandbox      ## The whole pipeline on the model and data that ship with the package
 	@$(BIN)/xft run deployments/recipes/demo.yaml $(if $(shell command -v bwrap),,--set evaluate.sandbox=unsafe)
@@ -36,6 +36,15 @@ smollm2: .venv/run sandbox   ## A limited real run: SmolLM2-135M on 2 CPU cores
 	$(INSTALL) ".[gguf]"
 	$(BIN)/python deployments/fetch_smollm2.py .downloads
 	$(BIN)/xft run deployments/recipes/smollm2_cpu.yaml
+
+# The whole table of the paper (arXiv 2404.15247): merge methods x seeds, all benchmarks, the rivals. For a GPU machine with the Hub.
+PAPER = deployments/recipes/deepseek_coder_1_3b.yaml --grid 'merge.method=[learned,uniform,ewa]' --grid 'seed=[0,1,2]'
+
+paper-plan: .venv/run        ## What paper-table costs on this machine
+	@$(BIN)/xft plan $(PAPER)
+
+paper-table: .venv/run sandbox  ## The paper's table: XFT, its MoE, EWA and SFT with its rivals, three seeds (needs XFT_BENCHMARKS)
+	$(BIN)/xft compare $(PAPER) --report paper-table/
 
 demo-model: .venv/run        ## Build the shipped demo model, data and benchmark again
 	$(BIN)/python -m xft_core.demo.build

@@ -125,7 +125,7 @@ def _exit_statuses() -> list[str]:
 
 def families_page() -> str:
     """The table of families."""
-    from xft_core.families import FAMILIES
+    from xft_core.families import FAMILIES, PICTURE_FAMILIES
 
     lines = ["# Model families", "", (
         "Look up how a model is upcycled: its `model_type` in config.json may be in this table. For any other dense decoder of "
@@ -134,6 +134,11 @@ def families_page() -> str:
     for name, family in FAMILIES.items():
         up = ", ".join(f"`{layer}`" for layer in family.up)
         lines.append(f"| {name} | {up} | `{family.down}` | {'yes' if family.gated else 'no'} |")
+    lines += ["", (
+        "Of a model that reads pictures, the language model inside is upcycled; it must be of a family above. See "
+        "[Models that read pictures](../explanation/options/pictures.md)."), "",
+        "| model_type | the language model inside |", "|---|---|",
+        *(f"| {name} | `{inside}` |" for name, inside in PICTURE_FAMILIES.items())]
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from tasks.publishing.comparison import ComparisonResult, publish_comparison
 from tasks.stages import submit
 from xft_core.errors import XftError
 from xft_core.recipe.grid import expand, field_labels
-from xft_core.recipe.sections import ExperimentName, Recipe
+from xft_core.recipe.sections import Recipe
 from xft_core.recipe.steps import compare_step
 
 DEFAULT_GRID = ["upcycle.normalization=[xft,none]", "seed=[0,1]"]
@@ -46,7 +46,7 @@ def run_name() -> str:
         return "refused"
 
 
-@flow(name="compare", persist_result=False, flow_run_name=run_name)
+@flow(name="compare", persist_result=False, flow_run_name=run_name, validate_parameters=False)  # see pipeline
 @with_recipe_fields
 def compare(
     recipe_file: str = "",
@@ -54,7 +54,7 @@ def compare(
     grid: list[str] = DEFAULT_GRID,
     run_in: Literal["this_process", "deployment"] = "this_process",
     at_once: Annotated[int, Field(ge=1, le=16)] = 2,
-    experiment: ExperimentName | None = None,
+    experiment: Annotated[str, Field(max_length=200)] = "",
     **fields: Any,
 ) -> ComparisonResult:
     """Run variants of one recipe and put them side by side: by expert count, normalization, seed, or any other field.

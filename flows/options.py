@@ -79,6 +79,8 @@ def _add_publish(publish: ArgumentParser) -> None:
 
 def _add_plan(plan: ArgumentParser) -> None:
     _add_recipe(plan)
+    plan.add_argument("--grid", action="append", default=[], metavar="SECTION.FIELD=[VALUE,...]",
+                      help="plan the comparison of these variants, see xft compare")
     plan.add_argument("--model-config", type=Path, metavar="FILE", help="config.json of the model, where it is not here")
     plan.add_argument("--memory", type=float, metavar="GB", help="plan for this much memory (default: this machine's)")
     plan.add_argument("--device-memory", type=float, metavar="GB", help="accelerator memory; 0 for none (default: as here)")

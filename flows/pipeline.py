@@ -1,25 +1,28 @@
 """The pipeline as a flow: the steps of xft_core/recipe/steps.py, each as soon as what it needs is there; then publish."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 
-from flows.recipe_form import with_recipe_fields
+from flows.approval import approved
+from flows.recipe_form import DEFAULTS, Essentials, as_overrides, with_recipe_fields
 from tasks import preflight
 from tasks.execution import pipeline_run
 from tasks.prefect_page import reason_of
 from tasks.preflight import check_inputs
+from tasks.publishing.announcing import announce_completed
 from tasks.publishing.pipeline import PipelineResult, publish
 from tasks.references import PipelineRun, base_model
 from tasks.stages import local_base_model, submit
 from tasks.stopping import RunStopped, stop_event
 from tasks.variant_tags import variant_of
-from xft_core.errors import XftError
+from xft_core.errors import RecipeError, XftError
 from xft_core.recipe.checks import recipe_findings
 from xft_core.recipe.load import load_recipe, parse, plain
 from xft_core.recipe.sections import Recipe
@@ -43,11 +46,14 @@ def run_name() -> str:
     return f"{recipe.name}-{moe.num_experts}x{moe.num_experts_per_tok}-{moe.normalization}-{recipe.merge.method}"
 
 
-@flow(name="pipeline", persist_result=False, flow_run_name=run_name)
+# Not validated by Prefect, whose words are a programmer's: chosen_recipe does, and says what to do.
+@flow(name="pipeline", persist_result=False, flow_run_name=run_name, validate_parameters=False)
 @with_recipe_fields
 def pipeline(
     recipe_file: str = "",  # not None: the form would show a choice of types instead of a line to type in
+    essentials: Essentials = {},  # type: ignore[valid-type]  # noqa: B006  (as the form shows it: nothing filled in)
     overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
+    seed_by_date: bool = False,
     **fields: Any,
 ) -> PipelineResult | State[Any]:
     """Turn a dense code model into a better one by way of a Mixture-of-Experts, and measure it against plain SFT.
@@ -56,11 +62,17 @@ def pipeline(
 
     Args:
         recipe_file: A recipe file (YAML) to use instead of all fields below, which are then ignored; change it with
-            overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields below count.
+            essentials and overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields
+            below count.
+        essentials: The dozen fields that runs differ in most. What is filled in counts, on the recipe file or over the
+            sections below; what is empty is as it is there.
         overrides: Single fields, set last, on the recipe file or on the fields below: section.field=value, for example
             merge.shared_expert_weight=0.5.
+        seed_by_date: seed and data.split_seed are the day that the run is for (UTC, 20261128), so that everything that
+            depends on them is made anew every day.
     """
-    recipe = chosen_recipe(recipe_file, overrides, **fields)
+    recipe = chosen_recipe(recipe_file, overrides, essentials, seed_by_date, **fields)
+    _check_meant(recipe, recipe_file)
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
     check_inputs(recipe)
@@ -73,19 +85,43 @@ def pipeline(
             futures["publish"] = publish.submit(run, dict(futures))  # type: ignore[arg-type]
             raise_for_failures(run, futures)
             result: PipelineResult = futures["publish"].result()
-            return result
     except RunStopped as stopped:
         return Cancelled(message=str(stopped))
+    result = approved(run, result)
+    announce_completed(recipe, result, get_run_logger())
+    return result
 
 
-def chosen_recipe(recipe_file: str = "", overrides: list[str] | None = None, **fields: Any) -> Recipe:
-    """The recipe of a run's parameters: the file if one is named, else ``fields``; ``overrides`` apply to either.
+def chosen_recipe(
+    recipe_file: str = "", overrides: list[str] | None = None, essentials: Any = None, seed_by_date: bool = False,
+    **fields: Any,
+) -> Recipe:
+    """The recipe of a run's parameters: the file if one is named, else ``fields``; ``essentials``, seeds of the day, then
+    ``overrides`` apply to either.
 
     Raises RecipeError naming the file, or each wrong field.
     """
+    given = [*as_overrides(essentials or {}), *(seeds_of(flow_run.scheduled_start_time) if seed_by_date else ()),
+             *(overrides or [])]
     if recipe_file:
-        return load_recipe(Path(recipe_file), overrides)
-    return parse(Recipe, plain(fields), overrides)
+        return load_recipe(Path(recipe_file), given)
+    return parse(Recipe, plain(fields), given)
+
+
+def seeds_of(day: date) -> list[str]:
+    """Overrides that make the day the seed of all that is random. A run that is started again keeps the day it was for."""
+    number = f"{day:%Y%m%d}"
+    return [f"seed={number}", f"data.split_seed={number}"]
+
+
+def _check_meant(recipe: Recipe, recipe_file: str) -> None:
+    """Raise RecipeError for a form that was submitted as it was found: the paper's training, hours of it, on the demo's
+    model, for which it was not made."""
+    if deployment.id is None or recipe_file or recipe.model != DEFAULTS.model or recipe.sft != DEFAULTS.sft:
+        return
+    raise RecipeError(
+        "No model and no training is chosen: this would train the demo's tiny model with the paper's settings, which are for "
+        "1.3 billion parameters. Name a model (essentials: Model Path) or a recipe file, or run the deployment demo.")
 
 
 def raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]) -> None:

@@ -1,15 +1,45 @@
 """The recipe's fields as parameters of a flow: Prefect makes its form from a flow function's signature and docstring."""
 
 import inspect
+import json
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar, get_type_hints
+from typing import Annotated, Any, ParamSpec, TypeVar, get_type_hints
+
+from pydantic import Field, create_model
 
 from xft_core.recipe.sections import Recipe
+from xft_core.recipe.sections.base import Section
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 DEFAULTS = Recipe()
+ESSENTIAL = (
+    "model.path", "data.path", "data.max_length", "upcycle.num_experts", "upcycle.num_experts_per_tok",
+    "upcycle.normalization", "sft.epochs", "sft.learning_rate", "sft.batch_size", "merge.method",
+    "merge.shared_expert_weight", "evaluate.benchmarks")
+
+
+def _essentials() -> type[Section]:
+    fields: Any = {}
+    for name in ESSENTIAL:
+        section, _, field = name.partition(".")
+        info = type(getattr(DEFAULTS, section)).model_fields[field]
+        kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+        fields[name.replace(".", "_")] = (kind | None, Field(None, description=info.description))
+    return create_model("Essentials", __base__=Section, __doc__=(
+        "The dozen fields that runs differ in most. What is filled in counts, on a recipe file and over the sections below; "
+        "what is empty is as it is there."), **fields)
+
+
+Essentials: Any = _essentials()
+
+
+def as_overrides(essentials: Any) -> list[str]:
+    """The fields that are filled in as ``section.field=value`` items. ``essentials``: Essentials, or a mapping of the same."""
+    given = essentials if isinstance(essentials, dict) else essentials.model_dump(mode="json")
+    names = {name.replace(".", "_"): name for name in ESSENTIAL}
+    return [f"{names.get(field, field)}={json.dumps(value)}" for field, value in given.items() if value not in (None, [])]
 
 
 def with_recipe_fields(function: Callable[P, R]) -> Callable[P, R]:

@@ -57,7 +57,7 @@ def compare(path: Path) -> list[tuple[str, str, str, float, bool]]:
     assert config is not None
     shape = read_shape(config)
     plan = make_plan(recipe, shape, plan_command.data_of(recipe, config, options), problem_count(recipe))
-    times = plan_command.times_of(plan, recipe, shape, options)
+    times = plan_command.StageTimes(shape, options).of(plan, recipe)
     subprocess.run([sys.executable, "-m", "flows.cli", "run", str(path)], cwd=REPOSITORY, check=True, capture_output=True)
     took = {role: found[-1].seconds for role, found in remembered(recipe, shape).items() if found}
     shutil.rmtree(Path(os.environ["XFT_HOME"]) / "artifacts")

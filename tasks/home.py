@@ -20,7 +20,8 @@ from xft_core.files.temporary import sweep
 # What XFT, Prefect and MLflow put there. A directory that holds anything else is not XFT's alone.
 OURS = frozenset({
     "artifacts", "locks", "logs", "mlflow-artifacts", "mlflow-ui", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm",
-    "mlflow.db-wal", "models", "prefect", "prefect-api", "prefect-storage", "prefect.yaml", "runs", "server-auth"})
+    "mlflow.db-wal", "models", "prefect", "prefect-api", "prefect-storage", "prefect.yaml", "published", "runs",
+    "server-auth"})
 NOT_MINE = stat.S_IRWXG | stat.S_IRWXO
 # Columns of MLflow's database that hold addresses of files; tags do where their key says so.
 ADDRESSES = (
@@ -50,7 +51,7 @@ def open_home(say: Callable[[str], object]) -> Settings:
 def sweep_home(current: Settings) -> None:
     """Remove what killed processes of ours left in the home, and in the places for temporary files."""
     with suppress(OSError):
-        sweep(current.home, current.models, *current.artifacts.glob("*"))
+        sweep(current.home, current.models, current.data, *current.artifacts.glob("*"))
 
 
 def check_place(current: Settings) -> None:

@@ -1,10 +1,11 @@
-"""Checks before a run: that all its stages need is available, and that it fits this machine. No Prefect, no MLflow here."""
+"""Checks before a run: that all its stages need is available, and that it fits this machine. No Prefect here."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from tasks.object_store import models
+from tasks.execution import base_model as base_models
+from tasks.object_store import data
 from tasks.references import base_model
 from tasks.settings import settings
 from xft_core.errors import CheckpointError, RecipeError
@@ -39,8 +40,10 @@ def preconditions(recipes: Sequence[Recipe], steps: Steps = pipeline_steps) -> d
         for step in of_run:
             fields = step.fields(base_model(recipe), lambda role: NOT_YET)
             found |= STAGES[step.stage](output=Path(NOT_YET), **fields).preconditions()
-        if models.is_address(recipe.model.path):  # stages are given the directory that it is fetched to
-            found[f"model {recipe.model.path}"] = partial(models.check, recipe.model.path)
+        if base_models.is_elsewhere(recipe.model.path):  # stages are given the directory that it is fetched to
+            found[f"model {recipe.model.path}"] = partial(base_models.check, recipe.model.path)
+        found |= data.checks(filter(None, [
+            *recipe.data.paths, recipe.data.held_out_path, recipe.data.reserved_path, *recipe.evaluate.held_out_data]))
     return found
 
 
@@ -51,15 +54,16 @@ def _check_recipe(recipe: Recipe, steps: list[Step]) -> None:
             "generate.backend is vllm, but a pipeline run also has the upcycled Mixture-of-Experts answer, whose "
             "architecture vLLM does not know. Set generate.backend: transformers; docs/how-to/vllm.md says how vLLM answers "
             "for the base, the tuned dense and the merged model.")
-    if models.is_address(recipe.model.path) and recipe.model.revision:
-        raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for an S3 address.")
+    if base_models.is_elsewhere(recipe.model.path) and recipe.model.revision:
+        raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for {recipe.model.path!r}.")
 
 
 def check_fit(recipe: Recipe, model: str) -> str | None:
     """Raise DoesNotFit for a recipe that surely does not fit this machine, unless its ``check_fit`` is off.
 
     Returns a warning where the predicted peak exceeds the memory, though it may be less. What cannot be known is not
-    checked: a Hub model whose config.json is not in the Hub's cache, a config.json that leaves sizes to their defaults.
+    checked: a Hub model whose config.json is not in the Hub's cache, a config.json that leaves sizes to their defaults, a model
+    that must be fetched first.
     """
     try:
         path = find_config(model)

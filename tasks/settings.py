@@ -39,6 +39,7 @@ from xft_core.errors import XftError
 from xft_core.files.environment import path_setting, rendezvous
 
 DEFAULT_HOME = ".xft"
+KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory of the store: 128 bits
 CREDENTIALS = re.compile(r"://[^/\s'\"]*@")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 S3_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
@@ -69,6 +70,11 @@ class Settings:
     def models(self) -> Path:
         """Models that were fetched from S3 addresses."""
         return self.home / "models"
+
+    @property
+    def data(self) -> Path:
+        """Data that was fetched from addresses."""
+        return self.home / "data"
 
     @property
     def runs(self) -> Path:

@@ -7,8 +7,8 @@ from prefect import get_run_logger, task
 from prefect.client.schemas.objects import State
 from prefect.futures import PrefectFuture
 
+from tasks.execution import base_model as base_models
 from tasks.execution.carry_out import carry_out
-from tasks.object_store import models
 from tasks.references import ArtifactRef, PipelineRun, base_model
 from tasks.retry import RETRIED, STAGE_TASK
 from tasks.stopping import stop_event
@@ -31,16 +31,16 @@ def stage(run: PipelineRun, step: Step, needed: dict[str, ArtifactRef], base: st
 
 
 def local_base_model(run: PipelineRun) -> str:
-    """The base model's name for stages; of one at an S3 address, the local directory that it is fetched to.
+    """The base model's name for stages; of one at an S3 address or in MLflow, the local directory that it is fetched to.
 
     Raises XftError when it cannot be fetched.
     """
     name = base_model(run.recipe)
-    return fetch_model(run, name) if models.is_address(name) else name
+    return fetch_model(run, name) if base_models.is_elsewhere(name) else name
 
 
 @task(
     name="fetch-model", task_run_name="fetch-model", **RETRIED)
 def fetch_model(run: PipelineRun, address: str) -> str:
-    """The model at an S3 address as a local directory; no transfer if it is here and unchanged there."""
-    return str(models.fetch(address, stop_event(run.flow_run_id), get_run_logger()))
+    """The model at an S3 address or in MLflow as a local directory; no transfer if it is here and unchanged there."""
+    return str(base_models.fetch(address, stop_event(run.flow_run_id), get_run_logger()))

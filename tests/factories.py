@@ -1,15 +1,31 @@
 """Tiny random models of families in the table and of others, made through transformers' own classes, with a real tokenizer."""
 
+import base64
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    LlavaProcessor,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 VOCABULARY = 320
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>\n{{ message.content }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}")
+
+PICTURE_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>\n{% for part in message.content %}"
+    "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}")
 
 _SIZES: dict[str, Any] = {
@@ -48,6 +64,33 @@ FOUND_CONFIGS: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 8},
     "smollm3": {},
 }
+# Models that read pictures: the configuration of each but for the sizes, which are the same for all.
+_TEXT = {name: value for name, value in _SIZES.items() if name != "max_position_embeddings"} | {"max_position_embeddings": 512}
+_VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16,
+           "patch_size": 4}
+PICTURE_TOKEN = 3  # of the tokenizer of ``picture_model``
+PICTURE_CONFIGS: dict[str, dict[str, Any]] = {
+    "llava": {
+        "text_config": {"model_type": "llama", **_TEXT}, "image_token_index": PICTURE_TOKEN,
+        "vision_config": {"model_type": "clip_vision_model", "projection_dim": 16, **_VISION}},
+    "idefics3": {
+        "text_config": {"model_type": "llama", **_TEXT}, "vision_config": _VISION, "image_token_id": PICTURE_TOKEN,
+        "scale_factor": 2, "pad_token_id": 2},
+    "smolvlm": {
+        "text_config": {"model_type": "llama", **_TEXT}, "vision_config": _VISION, "image_token_id": PICTURE_TOKEN,
+        "scale_factor": 2, "pad_token_id": 2},
+    "gemma3": {
+        "text_config": {"model_type": "gemma3_text", "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 64, **_TEXT},
+        "vision_config": {"model_type": "siglip_vision_model", **_VISION}, "image_token_index": PICTURE_TOKEN,
+        "boi_token_index": 4, "eoi_token_index": 5, "mm_tokens_per_image": 4},
+    "qwen2_vl": {
+        "text_config": {
+            "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}, **_TEXT},
+        "vision_config": {"depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4,
+                          "spatial_merge_size": 2, "temporal_patch_size": 2},
+        "image_token_id": PICTURE_TOKEN, "video_token_id": 6, "vision_start_token_id": 4, "vision_end_token_id": 5,
+        "tie_word_embeddings": False},
+}
 TESTED_FAMILIES = [*FAMILY_CONFIGS, "gpt2", "opt", "bloom"]  # by default: each kind of FFN; all of them in the slow tests
 
 
@@ -57,18 +100,19 @@ def shared_data(name: str) -> Path:
     return next((path for path in found if path.is_file()), found[1])
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 320 tokens that knows every byte; <s>, </s> and <pad> are 0, 1 and 2."""
+def tokenizer(*more: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 320 tokens that knows every byte; <s>, </s> and <pad> are 0, 1 and 2,
+    ``more`` of this kind follow."""
     model = Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=["<s>", "</s>", "<pad>"], show_progress=False,
+        vocab_size=VOCABULARY, special_tokens=["<s>", "</s>", "<pad>", *more], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     model.train_from_iterator(["def f(x):\n    return x + 1\n", "@@ Instruction\n\n@@ Response\n```python\n"] * 8, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=model, bos_token="<s>", eos_token="</s>", pad_token="<pad>", clean_up_tokenization_spaces=False,
-        chat_template=CHAT_TEMPLATE)
+        chat_template=CHAT_TEMPLATE, **({"additional_special_tokens": list(more)} if more else {}))
 
 
 def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
@@ -86,3 +130,49 @@ def dense_model(directory: Path, family: str = "llama", seed: int = 0, **changes
     model.save_pretrained(directory)
     tokenizer().save_pretrained(directory)
     return directory
+
+
+def picture_model(directory: Path, family: str = "idefics3", seed: int = 0) -> Path:
+    """Write a tiny random model of ``family`` that reads pictures, without a tokenizer; returns ``directory``."""
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(family, **PICTURE_CONFIGS[family])
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    with torch.no_grad():  # as of dense_model
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(directory)
+    return directory
+
+
+def picture_batch(family: str, num_rows: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Text with one random picture a row, as the family's processor would hand it to its model."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = {"llava": 16, "idefics3": 4, "smolvlm": 4, "gemma3": 4, "qwen2_vl": 4}[family]
+    text = torch.randint(10, VOCABULARY, (num_rows, 12), generator=generator)
+    begin, end = torch.full((num_rows, 1), 4), torch.full((num_rows, 1), 5)
+    input_ids = torch.cat([text[:, :4], begin, torch.full((num_rows, tokens), PICTURE_TOKEN), end, text[:, 4:]], dim=1)
+    batch = {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+    kinds = (input_ids == PICTURE_TOKEN).long()
+    if family == "qwen2_vl":
+        pixels = torch.randn(num_rows * 16, 3 * 2 * 4 * 4, generator=generator)
+        grid = torch.tensor([[1, 4, 4]] * num_rows)
+        return batch | {"pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": kinds}
+    pixels = torch.randn(num_rows, 3, 16, 16, generator=generator)
+    if family in ("idefics3", "smolvlm"):
+        return batch | {"pixel_values": pixels[:, None]}
+    return batch | {"pixel_values": pixels} | ({"token_type_ids": kinds} if family == "gemma3" else {})
+
+
+def picture_processor(directory: Path) -> None:
+    """Put a processor for the llava model of ``picture_model`` beside it: pictures of 16 x 16 pixels, 16 tokens each."""
+    image_processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    LlavaProcessor(
+        image_processor, tokenizer("<image>"), patch_size=4, vision_feature_select_strategy="default",
+        num_additional_image_tokens=1, chat_template=PICTURE_CHAT_TEMPLATE).save_pretrained(directory)
+
+
+def drawn(color: str, size: int = 24) -> str:
+    """A square of one colour as the address of a PNG."""
+    stream = io.BytesIO()
+    Image.new("RGB", (size, size), color).save(stream, "PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -4,9 +4,11 @@ A row says where the decoder layers are, what the FFN's linear layers are called
 gated: y = down(act(gate(x)) * up(x)) when gated, y = down(act(up(x))) when not. Sizes, biases, the activation and all
 else come from the checkpoint's own configuration and from the family's own transformers class. The row of a family that
 is not in this table is found from its modules, and proved (xft_core/models/discovery/).
+
+Of a model that reads pictures, the language model inside is such a family; its layers are elsewhere (``PICTURE_FAMILIES``).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,7 @@ class Family:
     ``plain_head``: the logits are what the head gives; False where the family changes them afterwards (soft-capping).
     ``packs``: position numbers that start again keep examples of one sequence apart; False: each gets its own sequence.
     ``attends_by_example``: models/packed_attention.py may compute its attention.
+    ``reads_pictures``: the decoder is the language model of one that reads pictures; its batches are one example a sequence.
     ``head_size`` and ``tied``: what the family's configuration class has for head_dim and tie_word_embeddings where a
     config.json leaves them out (None: hidden size over heads).
     """
@@ -37,6 +40,7 @@ class Family:
     plain_head: bool = True
     packs: bool = True
     attends_by_example: bool = True
+    reads_pictures: bool = False
     head_size: int | None = None
     tied: bool = False
 
@@ -105,3 +109,23 @@ FAMILIES: dict[str, Family] = {
         renamed=(("lm_head", "embed_out"),)),
 }
 
+# Models that read pictures: where the language model is in them. Its row is that of its own model type.
+PICTURE_FAMILIES: dict[str, str] = {
+    "llava": "model.language_model",
+    "idefics3": "model.text_model",
+    "smolvlm": "model.text_model",
+    "gemma3": "model.language_model",
+    "qwen2_vl": "model.language_model",
+}
+# Language models that are only ever inside another model, by the row that they have.
+INNER_FAMILIES: dict[str, str] = {"qwen2_vl_text": "qwen2"}
+
+
+def picture_family(model_type: str, text_model_type: str) -> Family | None:
+    """The row of a model that reads pictures; None where the language model inside is of no family in the table."""
+    inner = FAMILIES.get(INNER_FAMILIES.get(text_model_type, text_model_type))
+    if inner is None:
+        return None
+    return replace(
+        inner, layers=f"{PICTURE_FAMILIES[model_type]}.layers", renamed=(), packs=False, attends_by_example=False,
+        reads_pictures=True)

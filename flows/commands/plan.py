@@ -2,9 +2,11 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from flows.commands import plan_comparison
 from tasks.execution.durations import remembered, threads_of_a_stage
 from tasks.preflight import check_inputs, preconditions, warning
 from tasks.references import base_model
@@ -14,7 +16,7 @@ from xft_core.planning import text
 from xft_core.planning.estimate import Estimate, estimate
 from xft_core.planning.inputs import data_size, problem_count
 from xft_core.planning.machine import Machine, slowdown, store_size, this_machine
-from xft_core.planning.plan import DataSize, StagePlan, check_fits, make_plan
+from xft_core.planning.plan import DataSize, Rates, StagePlan, check_fits, make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe.checks import recipe_findings
 from xft_core.recipe.load import load_recipe
@@ -37,8 +39,16 @@ def run(options: Namespace) -> int:
             f"{recipe.model.path!r} is not in the Hub's cache, and a plan downloads nothing. Give its config.json with "
             "--model-config FILE, or download the model first.")
     shape, machine = read_shape(path), _machine(options)
-    plan = make_plan(recipe, shape, data_of(recipe, path, options), problem_count(recipe))
-    times = times_of(plan, recipe, shape, options)
+    times_of = StageTimes(shape, options).of
+
+    def planner(recipe: Recipe) -> tuple[list[StagePlan], dict[str, Estimate | None]]:
+        plan = make_plan(recipe, shape, data_of(recipe, path, options), problem_count(recipe))
+        return plan, times_of(plan, recipe)
+
+    if options.grid:
+        plan_comparison.planned(options, recipe, shape, machine, planner)
+        return ExitCode.DONE
+    plan, times = planner(recipe)
     print(f"{recipe.name}: {parameters(shape.parameters)} parameters, {parameters(shape.moe_parameters(recipe.upcycle))} as a "
           f"Mixture-of-Experts of {recipe.upcycle.num_experts} experts\n")
     print(text.table(plan, times))
@@ -77,14 +87,32 @@ def data_of(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None
     return DataSize(rows, size.held_out_rows if size else recipe.data.held_out_rows, tokens)
 
 
-def times_of(plan: list[StagePlan], recipe: Recipe, shape: Shape, options: Namespace) -> dict[str, Estimate | None]:
-    """The range of every stage's time, by role: from earlier runs here where there were any, else from probes."""
-    from xft_core.planning.rates import given_rates, measured_rates
+class StageTimes:
+    """What this machine does in a second, probed once for all recipes that train the same layers."""
 
-    if options.flops:
-        rates = given_rates(options.flops * 1e12, settings().artifacts)
-        return {stage.role: estimate(stage, rates, given=True) for stage in plan}
-    now = slowdown(more=threads_of_a_stage())  # before the probes, which are a load themselves
-    rates = measured_rates(shape, recipe, threads_of_a_stage(), settings().artifacts)
-    earlier = remembered(recipe, shape)
-    return {stage.role: estimate(stage, rates, earlier[stage.role], slowdown=now) for stage in plan}
+    def __init__(self, shape: Shape, options: Namespace) -> None:
+        self._shape, self._flops = shape, options.flops
+        self._known: dict[str, Rates] = {}
+        self._slowdown: float | None = None
+
+    def of(self, plan: list[StagePlan], recipe: Recipe) -> dict[str, Estimate | None]:
+        """The range of every stage's time, by role: from earlier runs here where there were any, else from probes."""
+        from xft_core.planning.rates import given_rates, measured_rates
+
+        if self._flops:
+            rates = self._once("given", lambda: given_rates(self._flops * 1e12, settings().artifacts))
+            return {stage.role: estimate(stage, rates, given=True) for stage in plan}
+        if self._slowdown is None:
+            self._slowdown = slowdown(more=threads_of_a_stage())  # before the probes, which are a load themselves
+        probed = "\n".join([
+            recipe.upcycle.model_dump_json(), str(recipe.data.max_length), str(recipe.sft.micro_batch_size),
+            recipe.sft.precision, str(recipe.generate.batch_size), recipe.generate.precision])
+        rates = self._once(
+            probed, lambda: measured_rates(self._shape, recipe, threads_of_a_stage(), settings().artifacts))
+        earlier = remembered(recipe, self._shape)
+        return {stage.role: estimate(stage, rates, earlier[stage.role], slowdown=self._slowdown) for stage in plan}
+
+    def _once(self, what: str, measure: Callable[[], Rates]) -> Rates:
+        if what not in self._known:
+            self._known[what] = measure()
+        return self._known[what]

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from flows.local.automations import apply_automations
 from xft_core.errors import XftError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,6 +55,21 @@ def provision(home: Path) -> None:
     path = home / "prefect.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     _deploy(path)
+    _name_limits()
+    apply_automations()
+
+
+def _name_limits() -> None:
+    """Call the limits of open runs by their deployments. Prefect calls them ``deployment:<id>``, and finds them by id."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+
+    with get_client(sync_client=True) as client:
+        for deployment in client.read_deployments():
+            limit = deployment.global_concurrency_limit
+            if limit is not None and limit.name.startswith("deployment:"):
+                name = f"xft-runs-of-{deployment.name}"
+                client.update_global_concurrency_limit(limit.name, GlobalConcurrencyLimitUpdate(name=name))
 
 
 def _read() -> dict[str, Any]:

@@ -17,16 +17,16 @@ from prefect.runtime import flow_run, task_run
 from prefect.states import Cancelled, Completed
 
 from tasks import prefect_log
-from tasks.execution import durations
+from tasks.execution import check_events, durations
 from tasks.execution.child_process import run_in_child
 from tasks.execution.compute_slots import compute_slot
 from tasks.execution.delivery import insist
-from tasks.object_store import artifacts, checkpoints, run_records
+from tasks.object_store import artifacts, checkpoints, data, run_records
 from tasks.object_store.bucket import StoreUnavailable
 from tasks.prefect_log import Logger
 from tasks.prefect_page import Progress, show_link
 from tasks.references import ArtifactRef, PipelineRun
-from tasks.settings import settings
+from tasks.settings import KEY_LENGTH, settings
 from tasks.stopping import RunStopped, stop_event
 from tasks.tracking.client import TrackingUnavailable
 from tasks.tracking.follower import Follower
@@ -45,8 +45,6 @@ from xft_core.store.workspace import Workspace
 
 prefect_log.install()
 
-KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory: 128 bits
-
 
 def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], base: str) -> ArtifactRef | State[Any]:
     """Have the artifact of ``step``: from the store (the task ends as Cached), or by making it.
@@ -59,14 +57,15 @@ def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], b
     show_link(role, run.experiment_id, child.id, logger)
     try:
         with disk_full_is_an_error(settings().home):
-            fields = step.fields(base, lambda role: str(needed[role].path))
-            config, key = _placed(STAGES[step.stage], run, child, **fields)
             stop = stop_event(run.flow_run_id)
+            fields = step.fields(base, lambda role: str(needed[role].path))
+            fields = insist(lambda: data.fetched(fields, stop, logger), stop, logger)
+            config, key = _placed(STAGES[step.stage], run, child, **fields)
             run_records.note(run, f"{step.stage}/{config.output.name}")
             manifest = find(config.output, key) or insist(lambda: artifacts.fetch(config.output, key, stop), stop, logger)
             made_here = manifest is None
             if manifest is None:
-                manifest, whole = _make(config, key, role, child, stop, logger)
+                manifest, whole = _make(run, config, key, role, child, stop, logger)
                 if whole:
                     durations.note(run.recipe, role, config, manifest, logger)
             _deliver(config, stop, logger)
@@ -75,7 +74,8 @@ def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], b
             reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
             recorded = _record(child, config, manifest, reused, logger)
         made: dict[str, HasMetrics] = {**needed, role: manifest}
-        checks.raise_for(checks.must_stop(step, run.recipe, made))
+        check_events.tell(run, step, made, reused or not made_here, logger)
+        checks.raise_for(checks.stage_findings(step, run.recipe, made, only_stop=True))
     except RunStopped as stopped:
         child.end("KILLED")
         return Cancelled(message=str(stopped))
@@ -103,7 +103,7 @@ def _placed(
 
 
 def _make(
-    config: StageConfig, key: str, role: str, child: StageRun, stop: threading.Event, logger: Logger,
+    run: PipelineRun, config: StageConfig, key: str, role: str, child: StageRun, stop: threading.Event, logger: Logger,
 ) -> tuple[Manifest, bool]:
     """The artifact, and whether this process made all of it, rather than resume earlier work."""
     config.output.parent.mkdir(parents=True, exist_ok=True)
@@ -111,12 +111,14 @@ def _make(
         if FACTS[config.stage].heavy:
             slots = settings().compute_slots
             stack.enter_context(compute_slot(
-                settings().locks, slots, stop, lambda: logger.info("Waits for a compute slot (%d in all).", slots)))
+                settings().locks, slots, stop, f"{role.replace('_', '-')} of {flow_run.name}",
+                lambda holders: logger.info("Waits for a compute slot (%d in all), held by: %s.", slots, holders)))
             if found := find(config.output, key):  # made by another run while this one waited
                 return found, False
         insist(lambda: checkpoints.restore(config.output, key, stop, logger), stop, logger)
         stack.enter_context(checkpoints.Keeper(config.output, key, logger))
         stack.enter_context(Follower(Workspace(config.output).metrics_path, child.log_points))
+        stack.enter_context(check_events.watched(Workspace(config.output).metrics_path, run, role, logger))
         progress = stack.enter_context(Progress(role, logger))
 
         def take(line: str) -> None:

@@ -93,7 +93,7 @@ def verify_remote(bucket: Bucket) -> Iterator[tuple[str, str | None]]:
 
 def garbage_local(days: float) -> list[Removal]:
     """What no run of the last ``days`` refers to and is older than that: artifacts, work in progress, models
-    fetched from addresses, run records."""
+    and data fetched from addresses, run records."""
     before = _before(days)
     records = {
         str(path): (path.stat().st_mtime, record, path.stat().st_size, partial(path.unlink, missing_ok=True))
@@ -106,9 +106,10 @@ def garbage_local(days: float) -> list[Removal]:
             continue
         why = "no run refers to it" if path.suffix == "" else "left behind"
         found.append(Removal(f"{path.parent.name}/{path.name}", _size(path), why, partial(_remove, path)))
-    for path in sorted(settings().models.glob("*")):
+    for path in sorted([*settings().models.glob("*"), *settings().data.glob("*")]):
         if path.is_dir() and path.lstat().st_mtime < before:
-            found.append(Removal(f"models/{path.name}", _size(path), "fetched, not used since", partial(_remove, path)))
+            name = f"{path.parent.name}/{path.name}"
+            found.append(Removal(name, _size(path), "fetched, not used since", partial(_remove, path)))
     for name, (written, record, size, unlink) in records.items():
         if (record.updated if record else written) < before:
             found.append(Removal(f"runs/{Path(name).name}", size, "old", unlink))

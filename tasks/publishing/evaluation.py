@@ -8,7 +8,7 @@ from tasks.prefect_page import show_link, show_table
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.retry import PUBLISH_TASK
 from tasks.stopping import stop_event
-from tasks.tracking import runs
+from tasks.tracking import model_source, runs
 from tasks.tracking.client import explained, scalars
 from tasks.tracking.files import log_directory
 from xft_core.files.temporary import temporary_directory
@@ -39,6 +39,10 @@ def publish_scores(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Score
         with explained():
             for label, numbers in scores.items():
                 runs.log_summary(run.mlflow_run_id, {f"{names[label]}/{name}": value for name, value in numbers.items()}, {})
+            if model_source.is_address(address := run.recipe.model.path):
+                part = model_source.resolve(address).model
+                graded_numbers, others = ({label: scores[label] for label in group} for group in (graded, measured))
+                runs.log_summary(run.mlflow_run_id, as_in_a_pipeline(part, graded_numbers, others, names), {})
             for role, item in artifacts.items():
                 facts = FACTS[item.stage]
                 if facts.shown:
@@ -52,6 +56,16 @@ def publish_scores(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Score
         "scores", [{"benchmark": benchmark, **numbers} for benchmark, numbers in scores.items()],
         f"{run.recipe.model.path}: fractions of problems solved, 0 to 1; nats per response token", logger)
     return scores
+
+
+def as_in_a_pipeline(part: str, graded: Scores, measured: Scores, names: dict[str, str]) -> dict[str, float]:
+    """The numbers under the names that a pipeline run has for them (``merged/plus_pass_at_1``), so that MLflow shows them in
+    one column. ``part``: what the model is in its pipeline; ``names``: of labels."""
+    found = {}
+    for place, (label, numbers) in enumerate(graded.items()):
+        ending = f"_{names[label]}" if place else ""  # the first benchmark has the plain names
+        found |= {f"{part}/{name}{ending}": value for name, value in numbers.items() if "pass_at_" in name}
+    return found | {f"{part}/{names[label]}": numbers["nll"] for label, numbers in measured.items() if "nll" in numbers}
 
 
 def _labels(run: PipelineRun) -> dict[str, str]:

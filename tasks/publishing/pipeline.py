@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from prefect import get_run_logger, task
+from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from tasks import mlflow_pages
@@ -16,6 +17,7 @@ from tasks.execution.delivery import deliver_rest, insist
 from tasks.object_store.artifacts import keep
 from tasks.prefect_log import Logger
 from tasks.prefect_page import show_link, show_markdown, show_table
+from tasks.publishing.approval import announce_champion
 from tasks.publishing.headline import headline
 from tasks.references import ArtifactRef, PipelineRun, of_stage
 from tasks.retry import PUBLISH_TASK
@@ -25,7 +27,8 @@ from tasks.tracking import registry, runs
 from tasks.tracking.client import explained, scalars
 from tasks.tracking.files import log_directory, log_text
 from tasks.tracking.model import log_model
-from xft_core.recipe.sections import Recipe
+from tasks.variant_tags import variant_of
+from xft_core.recipe.sections import Recipe, RegistryConfig
 from xft_core.recipe.steps import FACTS, PREPARED
 from xft_core.reporting.variants.summary import read_comparison
 
@@ -34,7 +37,8 @@ LONGEST_TAG = 5000
 
 class PipelineResult(BaseModel):
     """What a finished run leaves: directories of report and merged model, the run in MLflow with its page there, if the
-    address is known, and in words its version in the registry."""
+    address is known, and in words its version in the registry; ``proposal``: a person must say whether it is champion;
+    ``metrics``: the numbers that runs are compared by."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -43,6 +47,8 @@ class PipelineResult(BaseModel):
     mlflow_run_id: str
     mlflow_page: str | None
     registered: str | None
+    proposal: registry.Proposal | None = None
+    metrics: dict[str, float] = {}
     reused_stages: int
     stages: int
 
@@ -59,17 +65,20 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
             whole = _to_mlflow(run, artifacts)
             experiment_id = runs.experiment_of(run.mlflow_run_id)
             show_link("pipeline", experiment_id, run.mlflow_run_id, logger)
-            registered = registry.register(run, artifacts, card, whole, keep, logger) if run.recipe.registry.enabled else None
+            registered = None if unregistered else registry.register(run, artifacts, card, whole, keep, logger)
             return experiment_id, registered
 
+    unregistered = _unregistered(run.recipe.registry)
     experiment_id, registered = insist(to_mlflow, stop, logger)
     ui = settings().mlflow_ui
-    _to_prefect(run.recipe.name, report.path, card, registered, logger)
+    _to_prefect(run.recipe.name, report.path, card, unregistered or f"Registered in MLflow as {registered}", logger)
+    announce_champion(registered, logger)
     return PipelineResult(
         report=report.path, merged_model=of_stage(artifacts, run.recipe, "merge").path, mlflow_run_id=run.mlflow_run_id,
         mlflow_page=mlflow_pages.run_page(ui, experiment_id, run.mlflow_run_id) if ui else None,
-        registered=str(registered) if registered else None,
-        reused_stages=sum(item.reused for item in artifacts.values()), stages=len(artifacts))
+        registered=str(registered) if registered else None, proposal=registered.proposal if registered else None,
+        metrics=headline(scalars(report.metrics)), reused_stages=sum(item.reused for item in artifacts.values()),
+        stages=len(artifacts))
 
 
 def shortened(text: str, rest: str = "\n\n… the rest is in report/comparison.md") -> str:
@@ -105,8 +114,18 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     return log_model(run, merged.path, report.path / "README.md")
 
 
-def _to_prefect(name: str, report: Path, card: str, registered: registry.Registration | None, logger: Logger) -> None:
-    standing = f"Registered in MLflow as {registered}" if registered else "Not registered (registry.enabled is false)."
+def _unregistered(section: RegistryConfig) -> str | None:
+    """Why a run's model is kept out of the registry; None when it is not."""
+    if section.register == "none":
+        return "Not registered (registry.register is none)."
+    if section.register == "champion" and variant_of(flow_run.tags or ()):
+        return (
+            "Not registered: a variant of a comparison. Run its recipe by itself, which reuses all stages, or set "
+            "registry.register to all.")
+    return None
+
+
+def _to_prefect(name: str, report: Path, card: str, standing: str, logger: Logger) -> None:
     show_table("comparison", _table(report), f"Base, SFT, MoE and merged model of {name}. {standing}", logger)
     show_markdown("report", (report / "comparison.md").read_text(encoding="utf-8"), f"What the numbers of {name} say", logger)
     show_markdown("model-card", f"{card}\n> {standing}\n", f"Model card of {name}", logger)

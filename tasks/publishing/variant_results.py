@@ -5,11 +5,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.execution.carry_out import KEY_LENGTH
 from tasks.object_store import artifacts
 from tasks.prefect_log import reason
 from tasks.references import PipelineRun
-from tasks.settings import settings
+from tasks.settings import KEY_LENGTH, settings
 from tasks.stopping import stop_event
 from tasks.tracking.client import TrackingUnavailable, client
 from xft_core.errors import ArtifactError

@@ -35,7 +35,8 @@ def read_by_prefect(content: dict[str, Any]) -> dict[str, Any]:
 def test_prefect_reads_all_of_the_file() -> None:
     given = {name: value for name, value in CONTENT.items() if name != "definitions"}  # anchors, as its documentation has it
     assert read_by_prefect(given) == given
-    assert {"pipeline", "compare", "evaluate", "nightly"} <= {item["name"] for item in DEPLOYMENTS}
+    shipped = {"pipeline", "demo", "compare", "evaluate", "nightly", "watch", "publish-champion"}
+    assert shipped <= {item["name"] for item in DEPLOYMENTS}
 
 
 @pytest.mark.parametrize("place", [(), (0,), (0, "work_pool"), (0, "concurrency_limit")])
@@ -92,3 +93,10 @@ def test_schedules_have_a_time_zone_and_a_name() -> None:
         assert checked.timezone and checked.slug
         assert checked.active is True
         construct_schedule(cron=checked.cron, timezone=checked.timezone)
+
+
+def test_a_schedule_may_have_parameters_of_its_own() -> None:
+    nightly = next(item for item in DEPLOYMENTS if item["name"] == "nightly")
+    own = next(item["parameters"] for item in nightly["schedules"] if "parameters" in item)
+    schema = parameter_schema(flow_of(nightly)).model_dump()
+    assert not validate(nightly["parameters"] | own, schema)

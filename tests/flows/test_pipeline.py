@@ -19,6 +19,7 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
+from flows.evaluate import evaluate_model
 from flows.pipeline import pipeline
 from tasks.publishing.pipeline import PipelineResult
 from tasks.retry import may_pass
@@ -27,7 +28,7 @@ from tasks.tracking.client import client
 from tests.flows.conftest import RECIPE, REPOSITORY
 from xft_core.errors import XftError
 from xft_core.recipe.load import parse
-from xft_core.recipe.sections import Recipe
+from xft_core.recipe.sections import ModelConfig, Recipe
 from xft_core.store.manifest import read_manifest
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
@@ -222,8 +223,30 @@ def test_the_merged_model_is_registered_once(finished: PipelineResult) -> None:
     assert version.run_id == finished.mlflow_run_id
 
 
+@pytest.mark.parametrize("address", ["models:/tiny@champion", "runs:/{run_id}", "runs:/{moe_id}"])
+def test_a_model_in_mlflow_is_evaluated_under_the_pipelines_names(finished: PipelineResult, address: str) -> None:
+    """The numbers of its pipeline, from the answers that are there."""
+    moe = children(finished.mlflow_run_id)["sft_moe"].info.run_id
+    model = "moe" if "moe" in address else "merged"
+    address = address.format(run_id=finished.mlflow_run_id, moe_id=moe)
+    recipe = parse(Recipe, RECIPE)
+    style = {"prompt_style": "magicoder", "base_prompt_style": "magicoder"}
+    state = evaluate_model(
+        model=ModelConfig(path=address), experiment="addresses", generate=recipe.generate.model_copy(update=style),
+        evaluate=recipe.evaluate, return_state=True)
+    assert state.is_completed(), state.message
+    assert {name: state for name, state in task_states(state.state_details.flow_run_id).items() if state != "Cached"} == {
+        "fetch-model": "Completed", "publish": "Completed"}
+    experiment = client().get_experiment_by_name("addresses")
+    assert experiment is not None
+    run, *_ = client().search_runs(
+        [experiment.experiment_id], f"tags.`xft.kind` = 'evaluate' and params.`model.path` = '{address}'")
+    of_pipeline = client().get_run(finished.mlflow_run_id).data.metrics
+    assert run.data.metrics[f"{model}/plus_pass_at_1"] == of_pipeline[f"{model}/plus_pass_at_1"]
+
+
 def test_a_recipe_may_leave_the_registry_alone(finished: PipelineResult) -> None:
-    state, states = run_pipeline(registry={"enabled": False})
+    state, states = run_pipeline(registry={"register": "none"})
     assert (state.result().registered, rebuilt(states)) == (None, set())
 
 

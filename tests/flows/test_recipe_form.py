@@ -30,14 +30,66 @@ def fields(schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def test_every_field_has_help_and_a_default_and_can_be_shown(flow: Any) -> None:
     for name, field in fields(parameter_schema(flow).model_dump()):
         assert field.get("description"), f"{name}: no help"
-        assert "default" in field, f"{name}: no default"
-        assert not {"oneOf", "discriminator", "allOf"} & field.keys(), f"{name}: the form cannot show this"
-        if "anyOf" in field:
-            assert [item.get("type") for item in field["anyOf"]][1:] == ["null"], name
+        assert "default" in field or may_be_empty(name, field), f"{name}: no default"
+        # Of "int or null" the page makes a choice between a field and the word None.
+        assert not {"oneOf", "discriminator", "allOf", "anyOf"} & field.keys(), f"{name}: the form cannot show this"
+
+
+def may_be_empty(name: str, field: dict[str, Any]) -> bool:
+    """Whether the schema has the form's field empty, which Prefect takes for null: one type, and no default."""
+    section, _, inner = name.partition(".")
+    if section == "Essentials" and "enum" in field:
+        return True  # a list that nothing is picked from is left out
+    schema = {"type": "object", "properties": {inner or section: field}}
+    return not validate({inner or section: None}, schema)
+
+
+@pytest.mark.parametrize(("parameters", "said"), [
+    ({"upcycle": {"num_experts": 4, "num_experts_per_tok": 6}}, "6 is greater than the maximum of 4"),
+    ({"upcycle": {"shared_expert": True, "num_experts_per_tok": 1}}, "1 is less than the minimum of 2"),
+    ({"upcycle": {"mode": "fusion", "shared_expert": True}}, "False was expected"),
+    ({"upcycle": {"routing": "top_p", "target_active": None}}, "None is not of type 'number'"),
+    ({"merge": {"method": "uniform", "shared_expert_weight": None}}, "None is not of type 'number'"),
+    ({"merge": {"method": "ties", "delta_scale": 0.5}}, "1 was expected"),
+    ({"merge": {"method": "ewa", "search": "golden"}}, "'none' was expected"),
+    ({"generate": {"num_samples": 4, "temperature": 0.0}}, "0.0 is less than or equal to the minimum of 0")])
+def test_a_wrong_combination_is_refused_before_there_is_a_run(parameters: dict[str, Any], said: str) -> None:
+    """And it is wrong by the section's own validators, which see more."""
+    errors = validate(parameters, SCHEMA)
+    assert [error.message for error in errors] == [said]
+    with pytest.raises(RecipeError):
+        chosen_recipe(**parameters)
+
+
+def test_the_forms_rules_refuse_nothing_that_is_valid() -> None:
+    for fields in (
+        {"upcycle": {"num_experts": 64, "num_experts_per_tok": 64}}, {"upcycle": {"num_experts": 4, "num_experts_per_tok": 4}},
+        {"upcycle": {"shared_expert": False, "num_experts_per_tok": 1}}, {"merge": {"shared_expert_weight": None}},
+        {"upcycle": {"routing": "top_p", "target_active": 3}}, {"merge": {"delta_scale": None}},
+        {"merge": {"method": "ties"}}, {"generate": {"num_samples": 4, "temperature": 0.5}}, {"sft": {"max_steps": None}},
+        {"merge": {"method": "uniform", "search": "golden"}},
+    ):
+        whole = chosen_recipe(**fields).model_dump(mode="json")
+        assert not validate(whole, SCHEMA)
+
+
+def test_essentials_count_over_the_recipe_file_and_overrides_over_them(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({"name": "mine", "merge": {"shared_expert_weight": 0.25}, "sft": {"epochs": 2}}))
+    given = {"upcycle_num_experts": 4, "upcycle_num_experts_per_tok": 3, "sft_epochs": 3, "evaluate_benchmarks": ["humaneval"]}
+    found = chosen_recipe(str(path), ["sft.epochs=5"], given)
+    assert (found.upcycle.num_experts, found.sft.epochs, found.merge.shared_expert_weight) == (4, 5, 0.25)
+    assert found.evaluate.benchmarks == ["humaneval"]
+    with pytest.raises(RecipeError, match="num_expert: there is no such field"):
+        chosen_recipe("", [], {"upcycle.num_expert": 4})
+    in_order = sorted(SCHEMA["properties"], key=lambda name: SCHEMA["properties"][name]["position"])
+    assert in_order[:3] == ["recipe_file", "essentials", "overrides"]
+    assert len(SCHEMA["definitions"]["Essentials"]["properties"]) == 12
 
 
 def test_both_forms_show_the_same_recipe_in_the_order_of_the_chain() -> None:
     of_pipeline, of_compare = (parameter_schema(flow).model_dump() for flow in (pipeline, compare))
+    assert of_pipeline["definitions"].pop("Essentials")  # a grid varies them
     assert of_pipeline["definitions"] == of_compare["definitions"]
     shared = [name for name in Recipe.model_fields if name != "experiment"]  # a comparison names its own by default
     for name in shared:
@@ -60,7 +112,7 @@ def test_parameters_of_a_run_reach_the_flow(flow: Any) -> None:
 
 @pytest.mark.parametrize(("name", "number"), [
     ("UpcycleConfig.normalization", 3), ("MergeConfig.method", 12), ("SftConfig.precision", 3), ("SftConfig.optimizer", 2),
-    ("DataConfig.format", 5), ("DataConfig.template", 2), ("EvaluateConfig.sandbox", 2), ("GenerateConfig.prompt_style", 4),
+    ("DataConfig.format", 9), ("DataConfig.template", 2), ("EvaluateConfig.sandbox", 2), ("GenerateConfig.prompt_style", 4),
     ("GenerateConfig.backend", 2)])
 def test_choices_are_pick_lists(name: str, number: int) -> None:
     assert len(dict(fields(SCHEMA))[name]["enum"]) == number

@@ -1,5 +1,6 @@
 """A worker's flow run where settings are wrong: one message that names them all, and no stack trace."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
+from prefect.utilities.asyncutils import run_coro_as_sync
+from prefect.workers.process import ProcessJobConfiguration
 
 from tests.flows.conftest import REPOSITORY
 from tests.tasks.test_settings import WRONG
@@ -40,3 +44,12 @@ def test_wrong_settings_of_a_worker_are_one_message(
     said = done.stdout + done.stderr
     assert said.count("XFT_COMPUTE_SLOTS is 'abc'") == 1
     assert "Traceback" not in said and "unexpected exception" not in said
+
+def test_a_secret_may_come_from_a_block(prefect_api: str) -> None:
+    """A pool's environment names it; the worker fills it in for each run."""
+    template = json.loads((REPOSITORY / "deployments" / "work_pools" / "process.json").read_text())
+    Secret(value="hf_of_the_block").save("hf-token", overwrite=True)  # type: ignore[call-arg]
+
+    job = run_coro_as_sync(ProcessJobConfiguration.from_template_and_values(
+        template, {"env": {"HF_TOKEN": "{{ prefect.blocks.secret.hf-token }}"}}))
+    assert isinstance(job, ProcessJobConfiguration) and job.env["HF_TOKEN"] == "hf_of_the_block"

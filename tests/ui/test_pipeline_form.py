@@ -24,7 +24,7 @@ def test_the_form_explains_itself(form: Form) -> None:
     assert form.value("merge", "shared_expert_weight") == "0.75"
     assert form.value("upcycle", "normalization") == "xft"
     assert form.choices("upcycle", "normalization") == ["xft", "renormalize", "none"]
-    assert len(form.choices("merge", "method")) == 5
+    assert len(form.choices("merge", "method")) == 12
     assert "shared one included" in form.help("upcycle", "num_experts")
     without_help = [
         label.inner_text() for label in form.page.locator("form .schema-form-property > .p-label__header").all()
@@ -44,14 +44,46 @@ def test_a_wrong_value_is_refused_in_the_form(
     assert len(ui.runs()) == before
 
 
-def test_what_the_form_cannot_know_is_told_at_once(form: Form, ui: XftUi) -> None:
+def test_a_wrong_combination_is_refused_in_the_form(form: Form, ui: XftUi) -> None:
+    before = len(ui.runs())
     form.fill("upcycle", "num_experts", 4)
     form.fill("upcycle", "num_experts_per_tok", 6)
+    form.submit()
+    expect(form.page.get_by_text("6 is greater than the maximum of 4").first).to_be_visible()
+    assert len(ui.runs()) == before
+
+
+def test_what_the_form_cannot_know_is_told_at_once(form: Form, ui: XftUi) -> None:
+    """A rule over two sections: one message, and no stack trace."""
+    form.fill("upcycle", "shared_expert", False)
+    form.fill("merge", "method", "shared_only")
     run_id = submitted(form, ui)
     ui.wait_for_state(run_id, "FAILED", seconds=60)
     run = RunPage(form.page, ui.prefect, run_id)
     run.expect_state("Failed", seconds=10)
-    run.find_log_line("num_experts_per_tok")
+    run.find_log_line("there is no shared expert")
+    assert not [line for line in ui.log_lines(run_id) if "Traceback" in line]
+
+
+def test_the_form_as_it_is_found_starts_no_training_of_the_demos_model(form: Form, ui: XftUi) -> None:
+    assert form.page.locator("form").get_by_text("None", exact=True).count() == 0  # no field is a choice between it and another
+    run_id = submitted(form, ui)
+    ui.wait_for_state(run_id, "FAILED", seconds=60)
+    RunPage(form.page, ui.prefect, run_id).find_log_line("No model and no training is chosen")
+
+
+def test_the_demo_needs_nothing_but_run(page: Page, ui: XftUi) -> None:
+    """And its essentials count: with three experts the run is called by them, before any stage is at work."""
+    form = Form(page, ui.prefect, ui.deployment_id("demo"))
+    assert form.top("recipe_file").locator("textarea, input").first.input_value() == "deployments/recipes/demo.yaml"
+    form.fill("essentials", "upcycle_num_experts", 3)
+    form.fill("essentials", "data_max_length", 64)
+    run_id = submitted(form, ui, "demo")
+    run = RunPage(page, ui.prefect, run_id)
+    expect(page.locator(".page-heading").get_by_text("demo-3x3-xft-learned")).to_be_visible(timeout=120_000)
+    ui.wait_for_checkpoints()
+    run.press("Cancel")
+    ui.wait_for_state(run_id, "CANCELLED", seconds=120)
 
 
 def test_a_recipe_file_with_overrides_runs_to_its_end(form: Form, ui: XftUi) -> None:

@@ -8,7 +8,7 @@ quotes and comment signs play no part. A row is contaminated when it holds
                 For solutions every character but white space counts, not only the words.
     n_gram      NGRAM_WORDS consecutive words of a problem's prompt or solution. Runs that several problems of
                 the benchmarks share (imports, ``for i in range(len(``, stock phrases) are nobody's and do not count.
-                One problem in several files (HumanEval+, its mini version, MultiPL-E in eleven languages) is one problem.
+                One problem in several files (HumanEval+, its mini version, MultiPL-E in twelve languages) is one problem.
 """
 
 import ast

@@ -53,6 +53,7 @@ class PackedRows(torch.utils.data.Dataset[list[int]]):
         """A batch: input_ids, position_ids, labels (all int64, B,S) and token_mask (bool, B,S; False for padding).
 
         Labels are -100 for prompts and padding; the model shifts them. Padding has position 0, one example a token.
+        Of rows with pictures, which are one to a sequence, also what their model's processor made of these.
         Sequences without rows are left out; of nothing else, a batch is padding.
         """
         sequences = [sequence for sequence in sequences if sequence] or [[]]
@@ -70,5 +71,7 @@ class PackedRows(torch.utils.data.Dataset[list[int]]):
                 labels_BS[number, start:end] = self.rows.labels(row, IGNORED)
                 token_mask_BS[number, start:end] = True
                 start = end
+        rows = [sequence[0] for sequence in sequences if sequence]
         return {
-            "input_ids": input_ids_BS, "position_ids": position_ids_BS, "labels": labels_BS, "token_mask": token_mask_BS}
+            "input_ids": input_ids_BS, "position_ids": position_ids_BS, "labels": labels_BS, "token_mask": token_mask_BS,
+            **self.rows.pictures(rows, longest)}

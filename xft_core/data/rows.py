@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from xft_core.data.pictures import Pictures
 from xft_core.data.row_writing import Row
 from xft_core.errors import DataError
 
@@ -18,8 +19,13 @@ from xft_core.errors import DataError
 class Rows:
     """The rows of one split, in order."""
 
-    def __init__(self, input_ids: torch.Tensor, offsets: torch.Tensor, prompt_lengths: torch.Tensor) -> None:
+    def __init__(
+        self, input_ids: torch.Tensor, offsets: torch.Tensor, prompt_lengths: torch.Tensor, pictures: Pictures | None = None,
+        numbers: list[int] | None = None,
+    ) -> None:
+        """``pictures``: those of the whole split, in which these rows have the ``numbers`` (as they come, if not given)."""
         self._input_ids, self._offsets, self._prompt_lengths = input_ids, offsets.tolist(), prompt_lengths.tolist()
+        self._pictures, self._numbers = pictures, numbers
 
     def __len__(self) -> int:
         return len(self._prompt_lengths)
@@ -39,6 +45,15 @@ class Rows:
     def _written(self, index: int) -> torch.Tensor:
         return self._input_ids[self._offsets[index]:self._offsets[index + 1]].long()
 
+    def pictures(self, indices: list[int], length: int) -> dict[str, torch.Tensor]:
+        """What a batch of these rows, each a sequence of ``length`` tokens, has beside its tokens: nothing without pictures."""
+        if self._pictures is None:
+            return {}
+        return self._pictures.collate([self._number(index) for index in indices], length)
+
+    def _number(self, index: int) -> int:
+        return index if self._numbers is None else self._numbers[index]
+
     def part(self, number: int, parts: int, seed: int) -> "Rows":
         """Part ``number`` (from 1) of ``parts`` disjoint random parts of these rows, as equal in size as can be, in order.
 
@@ -57,14 +72,16 @@ class Rows:
         """The rows from ``start`` to before ``end``."""
         offsets = torch.tensor(self._offsets[start:end + 1])
         return Rows(self._input_ids[self._offsets[start]:self._offsets[end]], offsets - offsets[0],
-                    torch.tensor(self._prompt_lengths[start:end]))
+                    torch.tensor(self._prompt_lengths[start:end]), self._pictures,
+                    [self._number(index) for index in range(start, end)])
 
     def select(self, indices: Sequence[int]) -> "Rows":
         """The rows at these indices, of which there is one at least, in their order."""
         lengths = self.lengths()
         offsets = torch.tensor([0, *(lengths[index] for index in indices)]).cumsum(0)
         return Rows(torch.cat([self._written(index) for index in indices]), offsets,
-                    torch.tensor([self._prompt_lengths[index] for index in indices]))
+                    torch.tensor([self._prompt_lengths[index] for index in indices]), self._pictures,
+                    [self._number(index) for index in indices])
 
     def lengths(self) -> list[int]:
         """Tokens of every row."""
@@ -104,7 +121,8 @@ def load_rows(directory: Path, split: str) -> Rows:
         raise DataError(f"{str(directory)!r} is not prepared data: it has no whole {path.name}. Run prepare first.") from None
     if not _are_rows(*found):
         raise DataError(f"{str(path)!r} holds no rows: its tensors do not fit each other. Run prepare again.")
-    return Rows(*found)
+    pictures = directory / f"{split}.pictures.safetensors"
+    return Rows(*found, pictures=Pictures(pictures) if pictures.is_file() else None)
 
 
 def _are_rows(input_ids: torch.Tensor, offsets: torch.Tensor, prompt_lengths: torch.Tensor) -> bool:

@@ -78,28 +78,29 @@ def check_holds(text: str, messages: list[Message], tokenizer: "PreTrainedTokeni
     """Raise DataError where the text that a chat template made of a conversation lacks a part of it: a system message, a tool,
     a call of one or its answer. A model would be tuned on answers that nothing asks for."""
     tools = beside(messages).get("tools") or []
-    if tools or any(["tool_calls" in message for message in messages]):
+    calling = any(["tool_calls" in message for message in messages])
+    if tools or calling:
         written = json.dumps([tools, [message.get("tool_calls") for message in messages]], ensure_ascii=False)
         if text_tokens(tokenizer).spells_control(written):
             raise DataError("a tool or a call of one spells a control token of the tokenizer, which cannot be kept text there")
-    for tool in tools:
-        _check_part(text, _name(tool), "tools: {} is not in the text that it makes")
+    if tools and text == _attempted(tokenizer, messages):
+        raise DataError("the tokenizer's chat template has no place for tools: it leaves them out")
+    without_calls = [{name: value for name, value in message.items() if name != "tool_calls"} for message in messages]
+    if calling and text == _attempted(tokenizer, without_calls, **template_options(messages)):
+        raise DataError("the tokenizer's chat template has no place for calls of tools: it leaves them out")
     for message in messages:
-        if message["role"] in ("system", "tool"):
-            _check_part(text, message["content"].strip(), f"messages of the role {message['role']}: it leaves out {{}}")
-        for call in message.get("tool_calls", ()):
-            _check_part(text, _name(call), "calls of tools: {} is not in the text that it makes")
+        if message["role"] in ("system", "tool") and message["content"].strip() not in text:
+            raise DataError(
+                f"the tokenizer's chat template has no place for messages of the role {message['role']}: it leaves out "
+                f"{message['content'].strip()[:60]!r}")
 
 
-def _name(tool: dict[str, Any]) -> str:
-    name = tool.get("function", tool)
-    name = name.get("name") if isinstance(name, dict) else None
-    return name if isinstance(name, str) else ""
-
-
-def _check_part(text: str, part: str, lacking: str) -> None:
-    if part not in text:
-        raise DataError(f"the tokenizer's chat template has no place for {lacking.format(repr(part[:60]))}")
+def _attempted(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str | None:
+    """The conversation as the chat template writes it; None where it refuses to."""
+    try:
+        return _render(tokenizer, list(messages), add_generation_prompt=False, **options)
+    except DataError:
+        return None
 
 
 def chat_text(

@@ -70,7 +70,7 @@ def is_hub_model(name: str) -> bool:
 
 def is_hub_name(name: str) -> bool:
     """Whether a model's or data set's name has the form ``owner/name``, rather than that of a path or a file."""
-    return name.count("/") == 1 and not _has_form_of_path(name)
+    return name.count("/") == 1 and ":" not in name and not _has_form_of_path(name)
 
 
 def is_data_file(name: str) -> bool:
@@ -79,7 +79,8 @@ def is_data_file(name: str) -> bool:
 
 
 def _has_form_of_path(name: str) -> bool:
-    return name.startswith(("/", ".", "~", "demo:")) or Path(name).suffix in (*DATA_SUFFIXES, *PACKED_SUFFIXES) or "*" in name
+    suffixes = (*DATA_SUFFIXES, *PACKED_SUFFIXES)
+    return name.startswith(("/", ".", "~")) or ":" in name or Path(name).suffix in suffixes or "*" in name
 
 
 def hub_is_offline() -> bool:

@@ -54,7 +54,7 @@ class TransformersCompleter(Completer):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             while rows:  # every time with the rows that have not ended, from where they are
-                ends = _RowEnds(self, longest, [rooms[row] for row in rows])
+                ends = RowEnds(self, longest, [rooms[row] for row in rows])
                 output = self.model.generate(
                     input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache,
                     generation_config=generation, stopping_criteria=StoppingCriteriaList([ends]))
@@ -69,7 +69,7 @@ class TransformersCompleter(Completer):
         return written
 
 
-class _RowEnds(StoppingCriteria):
+class RowEnds(StoppingCriteria):
     """Ends each row at an end token, at one of the stops, or when its room is used up, and notes its length there; ends all
     once half of them have ended, as the others are faster without them."""
 

@@ -4,12 +4,13 @@ Shape suffixes: L layers, G groups, N experts (shared one first), M members (the
 """
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from xft_core.mixing.delta_scale import is_scaled, outside_gradient, scaled_tensor
 from xft_core.mixing.granularity import Granularity
 from xft_core.mixing.mixture import ExpertTensor, MixtureReader
+from xft_core.models.classes import auto_class
 from xft_core.models.config import transformers_config
 
 
@@ -22,8 +23,8 @@ class MixedModel:
     ) -> None:
         self.mixture, self.granularity = mixture, granularity or Granularity()
         with no_init_weights():
-            self.model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                transformers_config(mixture.dense_config), dtype=dtype)
+            config = transformers_config(mixture.dense_config)
+            self.model: PreTrainedModel = auto_class(config).from_config(config, dtype=dtype)
         self.model.tie_weights()
         self.model.requires_grad_(False)
         parameters = dict(self.model.named_parameters())

@@ -22,7 +22,7 @@ from xft_core.errors import CheckpointError
 from xft_core.families import Family
 from xft_core.mixing.low_rank import Changes
 from xft_core.mixing.weighted_sums import ExpertRows
-from xft_core.models.config import dense_config_of, transformers_config, upcycle_config_of
+from xft_core.models.config import dense_config_of, num_layers_of, transformers_config, upcycle_config_of
 from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.models.upcycled import HOLDERS, check_tensors
@@ -47,7 +47,7 @@ class MixtureReader:
         self.dense_config = dense_config_of(self.reader)
         config = transformers_config(self.dense_config)
         self.family: Family = family_of(config)
-        self.num_layers = int(config.num_hidden_layers)
+        self.num_layers = num_layers_of(config)
         check_tensors(self.reader, self.dense_config, self.upcycle)
         self.base = CheckpointReader(base) if base else None
         if self.base and (found := dense_config_of(self.base)["model_type"]) != self.dense_config["model_type"]:

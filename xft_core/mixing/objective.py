@@ -24,7 +24,7 @@ from xft_core.data.packing import IGNORED
 from xft_core.models.discovery import family_of
 from xft_core.models.loading import load_model
 from xft_core.models.packed_attention import attend_by_example
-from xft_core.training.response_loss import BLOCK_LOGITS, LEAST_BLOCK, response_loss
+from xft_core.training.response_loss import BLOCK_LOGITS, LEAST_BLOCK, model_inputs, response_loss
 
 Objective = Callable[[PreTrainedModel, dict[str, torch.Tensor]], torch.Tensor]  # model and batch to a sum over response tokens
 
@@ -42,7 +42,7 @@ class Distillation:
         with torch.no_grad():
             teacher_XD, teacher_logits = _before_head(self.teacher, batch)
         student_XD, student_logits = _before_head(model, batch)
-        size = max(LEAST_BLOCK, BLOCK_LOGITS // model.config.vocab_size)
+        size = max(LEAST_BLOCK, BLOCK_LOGITS // model.config.get_text_config().vocab_size)
         total = torch.zeros((), dtype=torch.promote_types(student_XD.dtype, torch.float32), device=student_XD.device)
         for start in range(0, len(student_XD), size):
             block = slice(start, start + size)
@@ -69,7 +69,7 @@ def _before_head(
     family = family_of(model.config)
     if family.attends_by_example:
         attend_by_example(model)
-    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    inputs = model_inputs(model, batch)
     chosen_BS = batch["labels"][:, 1:] != IGNORED
     if not family.plain_head:
         return model(**inputs).logits[:, :-1][chosen_BS], lambda logits_XV: logits_XV

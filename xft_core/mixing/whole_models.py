@@ -9,12 +9,14 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from xft_core.errors import CheckpointError
-from xft_core.models.config import NAMES_OF_CODE, dense_config_of, is_moe
+from xft_core.models.config import NAMES_OF_CODE, dense_config_of, is_moe, transformers_config
+from xft_core.models.discovery import family_of
 from xft_core.models.loading import copy_beside_weights
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
 
@@ -53,6 +55,8 @@ def average_models(sources: Mapping[str, Path], weights: Mapping[str, float], ta
                 continue
             plans.append(TensorPlan(tensor, last.shape(tensor), dtype, lambda tensor=tensor, parts=parts, dtype=dtype: _blocks(  # type: ignore[misc]
                 tensor, parts, dtype)))
+        if family_of(transformers_config(dense_config)).reads_pictures:  # files have several conventions
+            plans = [replace(plan, name=last.name_in_file(plan.name)) for plan in plans]
         write_checkpoint(target, plans)
     content = {name: value for name, value in dense_config.items() if name not in NAMES_OF_CODE}
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")

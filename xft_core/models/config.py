@@ -8,11 +8,12 @@ import torch
 import transformers
 from pydantic import ValidationError
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 from transformers.initialization import no_init_weights
 
 from xft_core.errors import CheckpointError
 from xft_core.families import Family
+from xft_core.models.classes import auto_class
 from xft_core.models.discovery import check_decoder, family_of
 from xft_core.models.safetensors_io import CheckpointReader, read_config
 from xft_core.models.stored_form import check_dense, head_and_embedding, is_tied, shape_only, use_names_of_model, with_tying
@@ -56,7 +57,7 @@ def dense_config_of(reader: CheckpointReader) -> dict[str, Any]:
     model = shape_only(config)
     if not is_moe(reader.directory):
         use_names_of_model(reader, model)
-        check_layers(reader, family_of(config), int(config.num_hidden_layers))
+        check_layers(reader, family_of(config), num_layers_of(config))
         check_dense(reader, model)
     head, embedding = head_and_embedding(model)
     if embedding not in reader and head in reader:  # tied, and stored as the head alone
@@ -85,12 +86,12 @@ def transformers_config(dense_config: dict[str, Any]) -> PreTrainedConfig:
             f"{transformers.__version__}. Models that bring their own code are not loaded.")
     try:
         config = AutoConfig.for_model(**{name: value for name, value in dense_config.items() if name not in NAMES_OF_CODE})
-        layers = getattr(config, "num_hidden_layers", 1)
+        layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
         if isinstance(layers, int) and layers > MOST_LAYERS:
             raise CheckpointError(f"num_hidden_layers is {layers:,} in config.json: that is no model.")
         check_decoder(config)
         with torch.device("meta"), no_init_weights():
-            AutoModelForCausalLM.from_config(config)
+            auto_class(config).from_config(config)
     except (MemoryError, CheckpointError):
         raise
     except Exception as error:  # each family checks, or does not check, in its own way
@@ -99,6 +100,11 @@ def transformers_config(dense_config: dict[str, Any]) -> PreTrainedConfig:
             f"The config.json makes no {dense_config['model_type']} model: {type(error).__name__}: {reason}") from None
     family_of(config)
     return config
+
+
+def num_layers_of(config: PreTrainedConfig) -> int:
+    """Decoder layers of a model of this configuration; of one that reads pictures, of the language model inside."""
+    return int(config.get_text_config().num_hidden_layers)
 
 
 def decoder_layers(model: nn.Module, family: Family) -> nn.ModuleList:

@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoModelForCausalLM,
-    GenerationConfig,
-    PreTrainedModel,
-)
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from xft_core.errors import CheckpointError, first_line
 from xft_core.files.digests import model_files
+from xft_core.models.classes import auto_class
 from xft_core.models.config import dense_config_of, is_moe, transformers_config, upcycle_config_of
 from xft_core.models.gguf_files import gguf_file, load_gguf
 from xft_core.models.safetensors_io import CheckpointReader
@@ -72,7 +69,7 @@ def copy_beside_weights(source: Path, target: Path) -> None:
 def _load_dense(directory: Path, dense_config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     config = transformers_config(dense_config)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = auto_class(config).from_pretrained(
             directory, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True)
     except Exception as error:  # as for the tokenizer
         raise CheckpointError(f"{str(directory)!r} cannot be loaded: {first_line(error)}") from None

@@ -64,6 +64,10 @@ class CheckpointReader:
         """Every tensor's name, sorted."""
         return sorted(self._place_of)
 
+    def name_in_file(self, name: str) -> str:
+        """What the files call a tensor, whatever it was renamed to."""
+        return self._place_of[name][1]
+
     def rename(self, names: dict[str, str]) -> None:
         """Call tensors by other names from now on; ``names`` says the new one of each that gets one."""
         renamed = {names.get(name, name): place for name, place in self._place_of.items()}

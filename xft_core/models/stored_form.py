@@ -5,19 +5,28 @@ another model than the one that loads. Here they are settled once, for every rea
 """
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from xft_core.errors import CheckpointError
 from xft_core.families import Family
+from xft_core.models.classes import auto_class
 from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader
 
 logger = logging.getLogger(__name__)
 
+# What files and memory have before the names of a vision-language model's tensors; the first that makes a known name counts.
+PICTURE_PREFIXES = (
+    ("language_model.lm_head.", "lm_head."), ("language_model.model.", "model.language_model."),
+    ("language_model.", "model.language_model."), ("vision_tower.vision_model.", "model.vision_tower."),
+    ("vision_tower.", "model.vision_tower."), ("model.vision_tower.vision_model.", "model.vision_tower."),
+    ("multi_modal_projector.", "model.multi_modal_projector."), ("visual.", "model.visual."),
+    ("model.", "model.language_model."))
 # What torch.compile, DDP, FSDP and PEFT put before the names of the model inside.
 WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "base_model.model.")
 
@@ -25,7 +34,7 @@ WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "base_model.model.
 def shape_only(config: PreTrainedConfig) -> PreTrainedModel:
     """The dense model of a configuration, without memory for its weights."""
     with torch.device("meta"), no_init_weights():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+        model: PreTrainedModel = auto_class(config).from_config(config)
     return model
 
 
@@ -39,7 +48,9 @@ def use_names_of_model(reader: CheckpointReader, model: PreTrainedModel) -> None
     stored_as: dict[str, str] = {}
     for stored in reader.names():
         name = _name_in_memory(stored, family)
-        if name.startswith(prefix) and name.removeprefix(prefix) in known:
+        if family.reads_pictures:
+            name = _name_of_picture_model(stored, known)
+        elif name.startswith(prefix) and name.removeprefix(prefix) in known:
             name = name.removeprefix(prefix)
         elif prefix + name in known:
             name = prefix + name
@@ -104,6 +115,14 @@ def head_and_embedding(model: PreTrainedModel) -> tuple[str, str]:
 
 def _says_tied(model: PreTrainedModel) -> bool:
     return bool(getattr(model.config, "tie_word_embeddings", False))
+
+
+def _name_of_picture_model(stored: str, known: Collection[str]) -> str:
+    """The name in memory of a tensor of a vision-language checkpoint; ``stored`` where none is known."""
+    if stored in known:
+        return stored
+    candidates = (memory + stored.removeprefix(files) for files, memory in PICTURE_PREFIXES if stored.startswith(files))
+    return next((name for name in candidates if name in known), stored)
 
 
 def _name_in_memory(stored: str, family: Family) -> str:

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from xft_core.errors import CheckpointError
 from xft_core.families import Family
+from xft_core.models.classes import auto_class
 from xft_core.models.config import decoder_layers, save_moe_config, transformers_config
 from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
@@ -28,7 +29,7 @@ def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch
     config = transformers_config(dense_config)
     family = family_of(config)
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = auto_class(config).from_config(config, dtype=dtype)
     model.tie_weights()  # part of the initialisation that was left out
     for layer in decoder_layers(model, family):
         place_block(layer, family, upcycle)
@@ -38,6 +39,16 @@ def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch
         for block in moe_blocks(model):
             block.router.inputs = inputs
     return model
+
+
+def freeze_all_but_language(model: PreTrainedModel) -> None:
+    """Leave the vision tower and the projector of a model that reads pictures as they are, whatever is trained."""
+    family = family_of(model.config)
+    if family.reads_pictures:
+        language = model.get_submodule(family.layers.rpartition(".")[0])
+        trained = {id(parameter) for module in (language, model.get_output_embeddings()) for parameter in module.parameters()}
+        for parameter in model.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
 
 
 def moe_blocks(model: nn.Module) -> list[MoeBlock]:

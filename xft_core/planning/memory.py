@@ -58,8 +58,15 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
     parameters = shape.moe_parameters(upcycle) if upcycle else shape.parameters
     largest = shape.largest_matrix(upcycle)
     width, tokens = WIDTH[sft.precision], sft.micro_batch_size * sequence
-    weights, gradients = parameters * width, parameters * width
-    optimizer = 2 * weights if sft.optimizer == "adamw" else _factored(shape, upcycle) * 4.0
+    weights, trained = float(parameters * width), float((parameters - shape.beside) * width)
+    optimizer = 2 * trained if sft.optimizer == "adamw" else _factored(shape, upcycle) * 4.0
+    if sft.adapter == "lora":  # adapters are in fp32 whatever the weights are
+        adapters = 4.0 * shape.adapters(sft.adapter_rank, of_ffn=upcycle is None)
+        fixed = float(shape.parameters if upcycle is None else shape.parameters - shape.num_layers * shape.ffn)
+        weights, trained = weights + adapters, (parameters - fixed) * width + adapters
+        optimizer = 2 * trained if sft.optimizer == "adamw" else min(optimizer, trained)
+        largest = largest if upcycle else shape.hidden_size * sft.adapter_rank
+    gradients = trained
     is_fused = upcycle is not None and upcycle.mode == "fusion"
     layer = tokens * layer_activations(shape, None if is_fused else upcycle, sft.precision, sequence)
     layer += shape.ffn * (width + 4) if is_fused else 0  # mixed weights, and their sum in fp32
@@ -72,7 +79,8 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
     # A gradient is made beside the one it is added to; those of stacked experts first one by one, then joined.
     new_gradient = largest * width * (2 if upcycle and upcycle.expert_rank is None else 1)
     accumulates = sft.batch_size > sft.micro_batch_size
-    forward = activations + casts + max(loss_memory(shape, tokens, sft.precision), new_gradient)
+    loss = loss_memory(shape, tokens, sft.precision, trains_head=sft.adapter == "none")
+    forward = activations + casts + max(loss, new_gradient)
     update = largest * 4 * (4 if sft.precision == "bf16" else 3)
     held_out = held_out_memory(shape, upcycle, sft.precision, sequence)
     kept = gradients if accumulates else 0.0

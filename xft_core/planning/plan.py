@@ -244,11 +244,14 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
     sequence = given.recipe.data.max_length
     needed = memory.training_memory(shape, upcycle, sft, sequence)
     flops = None
-    part = step.given.get("part")
-    rows = replace(data, train_rows=math.ceil(data.train_rows / part[1])) if data and part else data
+    is_branch = step.given.get("part") or step.given.get("sources")  # of domains: as if they were equally large
+    branches = given.recipe.upcycle.num_routed
+    rows = replace(data, train_rows=math.ceil(data.train_rows / branches)) if data and is_branch else data
     if rows:
         steps, length = training_steps(sft, sequence, rows, shape, step.given.get("match"))
         passes = 4 if sft.gradient_checkpointing else 3
+        if sft.adapter == "lora" and upcycle is None:  # no gradients of weights
+            passes -= 1
         tokens = steps * sft.batch_size * length
         flops = tokens * shape.forward_flops(length, upcycle, training=True) * passes
         if upcycle and sft.router_gradient == "dense":  # all routed experts once more, forward
@@ -301,6 +304,18 @@ def _choosing(role: str, step: Step, given: _Given) -> StagePlan:
     return StagePlan(
         role, memory.mix_memory(shape, recipe.upcycle, uniform, recipe.data.max_length), kept=kept, written=kept,
         flops=None if held_out is None else held_out * recipe.sft.merge_checkpoints)
+
+
+def _preferring(role: str, step: Step, given: _Given) -> StagePlan:
+    """Two rows a pair, with all their logits, and the log-softmax of these, in fp32. The number of pairs is not known."""
+    sft, shape, sequence = given.recipe.dpo.training(), given.shape, given.recipe.data.max_length
+    rows = sft.model_copy(update={"micro_batch_size": 2 * sft.micro_batch_size, "batch_size": 2 * sft.batch_size})
+    trained = memory.training_memory(shape, None, rows, sequence)
+    logits = 12.0 * rows.micro_batch_size * sequence * shape.vocabulary
+    needed = replace(trained, working=trained.working + logits)
+    weights = float(shape.parameters * memory.WIDTH[sft.precision])
+    return StagePlan(role, needed, kept=weights, scratch=weights + trained.optimizer, flops=None,
+                     written=2 * weights + trained.optimizer)
 
 
 def _ensemble(role: str, step: Step, given: _Given) -> StagePlan:
@@ -416,5 +431,5 @@ def _generation(role: str, step: Step, given: _Given) -> StagePlan:
 # How a stage is planned, by the name in its facts (recipe/steps.py).
 WAYS: dict[str, Callable[[str, Step, _Given], StagePlan]] = {
     "upcycling": _upcycling, "training": _training, "mixing": _mixing, "merging": _merging, "generation": _generation,
-    "averaging": _averaging, "row losses": _row_losses, "choosing": _choosing, "ensemble": _ensemble,
+    "averaging": _averaging, "row losses": _row_losses, "choosing": _choosing, "ensemble": _ensemble, "preferring": _preferring,
     "unknown": _unknown}

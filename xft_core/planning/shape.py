@@ -38,6 +38,7 @@ class Shape:
     packs: bool = True
     stored_bytes: int = 2
     fused: bool = False  # gate and up are one matrix
+    beside: int = 0  # parameters outside the decoder: of a model that reads pictures its vision tower and projector
 
     @property
     def ffn(self) -> int:
@@ -62,7 +63,7 @@ class Shape:
     @property
     def parameters(self) -> int:
         """Parameters of the dense model."""
-        return self.embeddings + self.num_layers * (self.attention + self.ffn)
+        return self.embeddings + self.num_layers * (self.attention + self.ffn) + self.beside
 
     def router(self, upcycle: UpcycleConfig) -> int:
         """Parameters of one layer's router."""
@@ -80,6 +81,13 @@ class Shape:
         matrix; of a gate that is one matrix with up, one A."""
         sizes = self.ffn_matrices * (self.hidden_size + self.ffn_size) - (self.hidden_size if self.fused else 0)
         return low_rank_columns(upcycle) * sizes
+
+    def adapters(self, rank: int, of_ffn: bool) -> int:
+        """Parameters of adapters of a rank: A and B of all attention matrices and, in a dense model, of the FFNs'."""
+        sizes = 4 * self.hidden_size + 2 * (self.query_size + self.key_size)
+        if of_ffn:
+            sizes += self.ffn_matrices * (self.hidden_size + self.ffn_size) - (self.hidden_size if self.fused else 0)
+        return self.num_layers * rank * sizes
 
     def moe_parameters(self, upcycle: UpcycleConfig) -> int:
         """Parameters of the upcycled model, every expert counted."""
@@ -173,12 +181,19 @@ def _shape_of_modules(content: dict[str, Any]) -> Shape:
     hidden, ffn_size = (down[1], down[0]) if family.transposed else (down[0], down[1])
     matrices = (3 if family.gated else 2) * hidden * ffn_size
     attention = sum(parameter.numel() for parameter in layer.parameters() if parameter.dim() == 2) - matrices
-    heads = int(config.num_attention_heads)
-    query_size = heads * int(getattr(config, "head_dim", None) or hidden // heads)
+    text = config.get_text_config()
+    heads = int(text.num_attention_heads)
+    query_size = heads * int(getattr(text, "head_dim", None) or hidden // heads)
+    beside = 0
+    if family.reads_pictures:
+        language = {id(item) for item in model.get_submodule(family.layers.rpartition(".")[0]).parameters()}
+        language |= {id(item) for item in model.get_output_embeddings().parameters()}
+        beside = sum(item.numel() for item in model.parameters() if id(item) not in language)
     return Shape(
-        hidden_size=hidden, ffn_size=ffn_size, num_layers=int(config.num_hidden_layers), vocabulary=int(config.vocab_size),
+        hidden_size=hidden, ffn_size=ffn_size, num_layers=int(text.num_hidden_layers), vocabulary=int(text.vocab_size),
         query_size=query_size, key_size=max(0, attention // (2 * hidden) - query_size), gated=family.gated,
-        tied=bool(config.tie_word_embeddings), plain_head=family.plain_head, packs=family.packs, stored_bytes=_bytes(content))
+        tied=bool(config.tie_word_embeddings), plain_head=family.plain_head, packs=family.packs,
+        stored_bytes=_bytes(content), beside=beside)
 
 
 def _bytes(content: dict[str, Any]) -> int:

@@ -3,7 +3,7 @@
 Every limit is here, so that a stage that stops and a report that warns mean the same.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from xft_core.errors import XftError
@@ -23,6 +23,18 @@ MOVED = 0.01  # difference of a share from uniform mixing
 
 class RunWentWrong(XftError):
     """Something that the recipe's checks say the run must stop for. What was finished is kept."""
+
+
+class Finding(str):
+    """A sentence on what was noticed. ``check``: the field of the recipe's section checks that it is about."""
+
+    check: str
+
+    def __new__(cls, check: str, text: str) -> "Finding":
+        """The sentence, of this check."""
+        made = super().__new__(cls, text)
+        made.check = check
+        return made
 
 
 class TrainingWatch:
@@ -74,67 +86,70 @@ def recipe_findings(recipe: Recipe) -> list[str]:
         f"{recipe.data.template} (data.template): they answer in a form they never saw. Set generate.prompt_style to auto."]
 
 
-def training_findings(training: WatchedTraining, checks: ChecksConfig, only_stop: bool = False) -> list[str]:
+def training_findings(training: WatchedTraining, checks: ChecksConfig, only_stop: bool = False) -> list[Finding]:
     """Sentences on what was noticed in a training; ``only_stop``: only those that must stop the run."""
-    found = []
+    found: list[Finding] = []
     diverged, dead = training.diverged_at_step, training.dead_expert_steps or 0
     if diverged is not None and _wanted(checks.diverging_loss, only_stop):
-        found.append(
+        found.append(Finding("diverging_loss", (
             f"The training loss diverged: at step {diverged} it was far above its lowest point. Lower sft.learning_rate, "
-            "lengthen sft.warmup_steps, or set sft.max_grad_norm to 1.")
+            "lengthen sft.warmup_steps, or set sft.max_grad_norm to 1.")))
     if dead >= checks.dead_expert_steps and _wanted(checks.dead_experts, only_stop):
-        found.append(
+        found.append(Finding("dead_experts", (
             f"In some layer a routed expert got less than {DEAD_LOAD:.0%} of the tokens for {dead} steps on end. Raise "
-            "sft.balance_loss_weight, or turn upcycle.router_noise on.")
+            "sft.balance_loss_weight, or turn upcycle.router_noise on.")))
     return found
 
 
-def mixing_findings(metrics: MixMetrics, method: str, checks: ChecksConfig, only_stop: bool = False) -> list[str]:
+def mixing_findings(metrics: MixMetrics, method: str, checks: ChecksConfig, only_stop: bool = False) -> list[Finding]:
     """As ``training_findings``, on mixing coefficients; only those that were learned can disappoint."""
-    found: list[str] = []
+    found: list[Finding] = []
     if method != "learned" or metrics.kept_uniform:
         return found
     merged, uniform = metrics.held_out_nll_merged, metrics.held_out_nll_uniform
     worse = merged is not None and uniform is not None and round(merged, 4) > round(uniform, 4)  # as far as it is told
     if metrics.predicted:
         if worse and _wanted(checks.worse_than_uniform, only_stop):
-            found.append(
+            found.append(Finding("worse_than_uniform", (
                 f"Predicted mixing is worse than uniform mixing on held-out rows ({merged:.4f} against {uniform:.4f}): leave "
-                "merge.generator_from empty to learn, or use merge.method=uniform.")
+                "merge.generator_from empty to learn, or use merge.method=uniform.")))
         return found
     if worse and _wanted(checks.worse_than_uniform, only_stop):
-        found.append(
+        found.append(Finding("worse_than_uniform", (
             f"Learned mixing is worse than uniform mixing on held-out rows ({merged:.4f} against {uniform:.4f}): "
-            "lower merge.learning_rate, or use merge.method=uniform.")
+            "lower merge.learning_rate, or use merge.method=uniform.")))
     movement = metrics.movement_max
     if movement is not None and metrics.delta_scale_moved is not None:
         movement = max(movement, metrics.delta_scale_moved)
     if movement is not None and movement < MOVED and _wanted(checks.unmoved_coefficients, only_stop):
-        found.append(
+        found.append(Finding("unmoved_coefficients", (
             f"The mixing coefficients did not move (largest change {movement:.4f}): this is uniform mixing in all but "
-            "name. Raise merge.learning_rate or merge.epochs.")
+            "name. Raise merge.learning_rate or merge.epochs.")))
     return found
 
 
-def merge_findings(metrics: MergeMetrics, base: float | None, checks: ChecksConfig) -> list[str]:
-    """Why a merged model of these ``metrics`` must stop the run; ``base``: held-out loss of the base model."""
+def merge_findings(
+    metrics: MergeMetrics, base: float | None, checks: ChecksConfig, only_stop: bool = True,
+) -> list[Finding]:
+    """As ``training_findings``, on a merged model of these ``metrics``; ``base``: held-out loss of the base model."""
     merged = metrics.held_out_nll
-    if base is None or merged is None or merged <= base or checks.worse_than_base != "stop":
+    if base is None or merged is None or merged <= base or not _wanted(checks.worse_than_base, only_stop):
         return []
-    return [worse_than_base("The merged model", merged, base)]
+    return [Finding("worse_than_base", worse_than_base("The merged model", merged, base))]
 
 
-def must_stop(step: Step, recipe: Recipe, made: Mapping[str, HasMetrics]) -> list[str]:
-    """Why a run must stop after ``step``, in sentences. ``made``: what it and the steps that it needs made, by role."""
+def stage_findings(step: Step, recipe: Recipe, made: Mapping[str, HasMetrics], only_stop: bool = False) -> list[Finding]:
+    """What was noticed in what ``step`` made; ``only_stop``: only what the run must stop for. ``made``: what it and the
+    steps that it needs made, by role."""
     own = made[step.role]
     if step.stage == "sft":
-        return training_findings(SftMetrics.of(own), recipe.checks, only_stop=True)
+        return training_findings(SftMetrics.of(own), recipe.checks, only_stop)
     if step.stage == "mix":
-        return mixing_findings(MixMetrics.of(own), recipe.merge.method, recipe.checks, only_stop=True)
+        return mixing_findings(MixMetrics.of(own), recipe.merge.method, recipe.checks, only_stop)
     if step.stage == "merge":
         # The untouched Mixture-of-Experts stands for the base model where upcycling is the identity.
         base = SftMetrics.of(made["sft_moe"]).held_out_nll_before if recipe.upcycle.is_identity else None
-        return merge_findings(MergeMetrics.of(own), base, recipe.checks)
+        return merge_findings(MergeMetrics.of(own), base, recipe.checks, only_stop)
     return []
 
 
@@ -143,7 +158,7 @@ def worse_than_base(name: str, loss: float, base: float) -> str:
     return f"{name} is worse than the base model on held-out rows: {loss:.4f} against {base:.4f} nats per response token."
 
 
-def raise_for(findings: list[str]) -> None:
+def raise_for(findings: Sequence[str]) -> None:
     """Raise RunWentWrong if there are any."""
     if findings:
         raise RunWentWrong(

@@ -76,12 +76,21 @@ def start_steps(recipe: Recipe) -> Start:
         experts = {str(expert): Made("sft_start", f"{SNAPSHOTS}/{expert}") for expert in range(1, number + 1)}
         return Start([tuned], {"model": Made("sft_start"), "experts": experts})
     if upcycle.experts_from == "branches":
-        branches = [_training(recipe, f"sft_branch_{expert}", dense, recipe.seed, part=[expert, number])
+        branches = [_training(recipe, f"sft_branch_{expert}", dense, recipe.seed, **_rows_of_branch(recipe, expert, number))
                     for expert in range(1, number + 1)]
         mean = weighted(recipe, "branches_mean", {branch.role: 1 / number for branch in branches})
         experts = {str(expert): Made(branch.role) for expert, branch in enumerate(branches, start=1)}
         return Start([*branches, mean], {"model": Made("branches_mean"), "experts": experts})
     return Start()
+
+
+def _rows_of_branch(recipe: Recipe, branch: int, branches: int) -> dict[str, Any]:
+    """The fields of the sft stage that choose the rows of a branch (from 1)."""
+    if recipe.upcycle.branches_by == "random":
+        return {"part": [branch, branches]}
+    own = set(recipe.trained_domains[branch - 1::branches])
+    return {"sources": [place for place, domain in enumerate(recipe.data.source_domains)
+                        if domain in own and recipe.data.is_trained_on(place)]}
 
 
 def _training(recipe: Recipe, role: str, sft: SftConfig, seed: int, model: str | None = None, **more: Any) -> Step:

@@ -58,6 +58,8 @@ def unused_in_average(section: SftConfig | BaselineConfig) -> dict[str, str]:
 def unused_in_sft(sft: SftConfig) -> dict[str, str]:
     """The same of this section, whatever the model."""
     found = unused_in_average(sft)
+    if sft.adapter == "none":
+        found |= dict.fromkeys(("adapter_rank", "adapter_alpha", "adapter_export"), "sft.adapter is none")
     if sft.balance == "bias":
         of_loss = ("balance_loss_weight", "balance_loss_reduction", "balance_scope")
         found |= dict.fromkeys(of_loss, "with sft.balance bias there is no balance loss")
@@ -190,6 +192,8 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
         return "it is one more file beside the merged model"
     if field == "data.reserved_rows" and recipe.data.reserved_path is not None:
         return "the rows of data.reserved_path are reserved"
+    if section == "dpo" and name != "benchmark" and recipe.dpo.benchmark is None:
+        return "dpo.benchmark is empty: there is no DPO"
     if field in [f"sft.{name}" for name in PROCESS_FIELDS]:
         return "the result is that of one process but for rounding"
     return None

@@ -50,23 +50,37 @@ def parse(model: type[ModelT], values: dict[str, Any], overrides: list[str] | No
 
 
 def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """``values`` with ``section.field=value`` items set; values are read as YAML (``null`` empties a field)."""
+    """``values`` with ``section.field=value`` items set; values are read as YAML (``null`` empties a field). An item of a list
+    is called by its place, from 0: ``data.sources.0.weight=2``."""
     result = dict(values)
     for item in overrides:
         name, separator, text = item.partition("=")
         if not separator or not name.strip():
             raise RecipeError(f"Override {_short(item)} is not of the form section.field=value.")
         *sections, field = name.strip().split(".")
-        place = result
+        place: Any = result
         for section in sections:
-            inner = place.get(section)
-            place[section] = dict(inner) if isinstance(inner, dict) else {}
-            place = place[section]
+            key = _key(place, section, item)
+            inner = place[key] if isinstance(place, list) else place.get(key)
+            if isinstance(inner, BaseModel):
+                inner = inner.model_dump()
+            place[key] = inner.copy() if isinstance(inner, dict | list) else {}
+            place = place[key]
         try:
-            place[field] = parse_yaml(text)
+            place[_key(place, field, item)] = parse_yaml(text)
         except ValueError as error:
             raise RecipeError(f"Override {_short(item)}: the value is not YAML that can be used: {error}.") from None
     return result
+
+
+def _key(place: dict[str, Any] | list[Any], name: str, item: str) -> Any:
+    """What ``name`` is called by in ``place``: in a list it is a place, from 0. Raises RecipeError where that has none such."""
+    if not isinstance(place, list):
+        return name
+    if not name.isdecimal() or int(name) >= len(place):
+        raise RecipeError(f"Override {_short(item)}: {name[:50]!r} is no place in the list, which has {len(place)} "
+                          f"{'item' if len(place) == 1 else 'items'}, from 0.")
+    return int(name)
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -20,12 +20,13 @@ from typing import Any
 from xft_core.recipe.dense_steps import baseline_steps, start_steps, weighted
 from xft_core.recipe.inactive_fields import needs_base, scales_delta, tests_headroom
 from xft_core.recipe.sections import Recipe
-from xft_core.recipe.step import AVERAGE, BASE, ENSEMBLE, EXPORTED, MODELS, PREPARED, SNAPSHOTS, Made, Step
+from xft_core.recipe.step import AVERAGE, BASE, DPO, ENSEMBLE, EXPORTED, MODELS, PREPARED, SNAPSHOTS, Made, Step
 from xft_core.recipe.study import StudyConfig
 
 __all__ = [
     "AVERAGE",
     "BASE",
+    "DPO",
     "ENSEMBLE",
     "FACTS",
     "MODELS",
@@ -83,6 +84,8 @@ FACTS: dict[str, StageFacts] = {
     "mix": StageFacts(planned="mixing", needs_less="lower merge.micro_batch_size, or use merge.precision: bf16",
                       shown="mixing", suffixes=(".json",)),
     "merge": StageFacts(planned="merging"),
+    "dpo": StageFacts(planned="preferring", own_section=False, needs_less=(
+        "lower dpo.micro_batch_size, or use dpo.precision: bf16")),
     "ensemble": StageFacts(planned="ensemble", shown="ensemble", suffixes=(".json",), needs_less="use sft.precision: bf16",
                            own_section=False),
     "export": StageFacts(needs_less="use sft.precision: bf16", own_section=False, shown="export/{of}", suffixes=("Modelfile",)),
@@ -133,7 +136,7 @@ def model_places(recipe: Recipe) -> dict[str, Made]:
 
 def is_measured(recipe: Recipe, model: str) -> bool:
     """Whether a model is measured by all that the recipe lists; of others only the held-out loss is."""
-    return model in (*MODELS, ENSEMBLE, *exports(recipe)) or recipe.baseline.evaluate_rivals
+    return model in (*MODELS, ENSEMBLE, DPO, *exports(recipe)) or recipe.baseline.evaluate_rivals
 
 
 def rivals(recipe: Recipe) -> list[str]:
@@ -153,12 +156,12 @@ def rows_are_compared(recipe: Recipe) -> bool:
 
 def _all_making(recipe: Recipe) -> list[Step]:
     making = [*_making(recipe)]
-    return [*making, *_ensemble(recipe, making), *_exporting(recipe)]
+    return [*making, *_ensemble(recipe, making), *_preferring(recipe), *_exporting(recipe)]
 
 
 def _places(making: Iterable[Step]) -> dict[str, Made]:
     places = {"base": BASE} | {model: place for step in making for model, place in step.makes.items()}
-    last = ("moe", "merged", ENSEMBLE)
+    last = ("moe", "merged", ENSEMBLE, DPO)
     return {
         model: places[model] for model in sorted(places, key=lambda name: (name.startswith(EXPORTED), last.count(name)))}
 
@@ -232,6 +235,20 @@ def _exporting(recipe: Recipe) -> Iterator[Step]:
         yield Step(f"export_{model}", "export", {
             "model": Made("merge"), "form": "gguf", "quantization": quantization, "template": recipe.data.template,
             "data": Made(PREPARED), "precision": recipe.sft.precision}, model)
+
+
+def _preferring(recipe: Recipe) -> Iterator[Step]:
+    """One more model: the merged one, tuned on preferences among its own answers to a benchmark of its own."""
+    dpo, merged = recipe.dpo, Made("merge")
+    if dpo.benchmark is None:
+        return
+    shared = {"benchmark": dpo.benchmark, "prompt_style": recipe.prompt_style, "seed": recipe.seed}
+    yield Step("generate_preferences", "generate", shared | {"model": merged, "generate": dpo.sampled(recipe.generate)})
+    yield Step("evaluate_preferences", "evaluate", {
+        "samples": Made("generate_preferences"), "benchmark": dpo.benchmark, "evaluate": recipe.evaluate})
+    yield Step(DPO, "dpo", shared | {
+        "model": merged, "data": Made(PREPARED), "samples": Made("generate_preferences"),
+        "verdicts": Made("evaluate_preferences"), "dpo": dpo, "checks": recipe.checks}, DPO)
 
 
 def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:

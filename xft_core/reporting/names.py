@@ -4,6 +4,7 @@ import re
 
 from xft_core.recipe.labels import path_forms
 from xft_core.recipe.sections import BaselineConfig
+from xft_core.recipe.step import DPO
 
 BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP", "ds1000": "DS-1000"}
 # The files that evalplus releases hold base and extended tests; their version is in the results.
@@ -32,6 +33,8 @@ def dense_name(model: str, baseline: BaselineConfig) -> str:
     if between := re.fullmatch(r"merged_wise_([\d_]+)", model):
         return f"merged, WiSE {between[1].replace('_', '.')}"
     found = re.fullmatch(r"sft(?:_(epochs|tokens|flops))?(_average|_soup)?(?:_wise_([\d_]+))?", model)
+    if model == DPO:
+        return "merged, DPO"
     if found is None:
         return model.replace("_", " ")
     match, kind, share = found.groups()

@@ -6,6 +6,7 @@ Written: ``comparison.json``, ``comparison.md`` and ``plots/*.png``. The same re
 from xft_core.errors import RecipeError
 from xft_core.recipe.grid import expand, field_labels, parse_grid
 from xft_core.reporting.run.summary import metric_endings
+from xft_core.reporting.variants.contributions import contributions
 from xft_core.reporting.variants.findings import best_group
 from xft_core.reporting.variants.markdown import variants_markdown
 from xft_core.reporting.variants.plots import draw_variants
@@ -26,7 +27,8 @@ def run(config: CompareStage, workspace: Workspace) -> CompareMetrics:
     if unknown:
         raise RecipeError(f"The grid has no variant {sorted(unknown)[0]!r}.")
     result = put_together(config.recipe.name, parse_grid(config.grid), variants, config.reports)
-    result = result.model_copy(update={"rivals": rival_differences(result.runs, config.reports)})
+    result = result.model_copy(update={
+        "rivals": rival_differences(result.runs, config.reports), "contributions": contributions(result.runs, config.reports)})
     (workspace.output / Variants.file_name).write_text(result.text(), encoding="utf-8")
     labels = field_labels(config.grid)
     plots = draw_variants(result, labels, workspace.output / "plots")

@@ -10,21 +10,27 @@ import hashlib
 import json
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.benchmarks.benchmark import AnyProblem, Kind
+from xft_core.benchmarks.picture_questions import PictureQuestions
 from xft_core.benchmarks.progress import Progress
 from xft_core.benchmarks.registry import kind_of
+from xft_core.data.picture_rows import PictureAsker, load_processor
+from xft_core.errors import RecipeError
 from xft_core.files.digests import canonical_json
 from xft_core.files.journal import append, read_appended
 from xft_core.generation.completer import Completer
+from xft_core.generation.with_pictures import PictureCompleter
 from xft_core.generation.with_transformers import TransformersCompleter
 from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
+from xft_core.models.tokenizer_files import reads_pictures
 from xft_core.recipe.sections import GenerateConfig
 from xft_core.stages.configs import GenerateStage
 from xft_core.store.results.generate import SAMPLES, GenerateMetrics, Sample
@@ -43,6 +49,7 @@ class Request:
     sample_index: int
     prompt: str
     token_ids: list[int]
+    pictures: dict[str, Any] = field(default_factory=dict)  # what a processor made of them beside the tokens
 
     @property
     def sample_id(self) -> SampleId:
@@ -60,10 +67,11 @@ def run(config: GenerateStage, workspace: Workspace) -> GenerateMetrics:
     kind = kind_of(inputs["benchmark"])
     problems = kind.load_problems(inputs["benchmark"], config.max_problems)
     tokenizer = load_tokenizer(inputs["model"])
+    asks_pictures = isinstance(kind, PictureQuestions) and reads_pictures(inputs["model"])
+    asked = asked_about_pictures if asks_pictures else asked_in_text
     batches = make_batches([
-        Request(problem, index, prompt.text, prompt.token_ids(tokenizer))
-        for problem in problems
-        for prompt in [kind.build_prompt(problem, config.prompt_style, tokenizer)]
+        replace(request, sample_index=index)
+        for request in asked(kind, problems, config.prompt_style, inputs["model"], tokenizer)
         for index in range(config.generate.num_samples)
     ], config.generate.batch_size)
 
@@ -73,7 +81,7 @@ def run(config: GenerateStage, workspace: Workspace) -> GenerateMetrics:
     problems_before = len(problems) - sum(map(len, waiting)) / config.generate.num_samples
     if waiting:
         completer = open_completer(
-            inputs["model"], tokenizer, config.generate, kind.stops(problems, config.prompt_style))
+            inputs["model"], tokenizer, config.generate, kind.stops(problems, config.prompt_style), asks_pictures)
         progress = Progress(logger, "generate", len(problems), problems_before)
         for batch in waiting:
             finished = answer(completer, kind, batch, config.prompt_style, config.seed)
@@ -92,10 +100,36 @@ def run(config: GenerateStage, workspace: Workspace) -> GenerateMetrics:
         problems_per_minute=round(60 * (len(problems) - problems_before) / seconds, 3))
 
 
+def asked_in_text(
+    kind: Kind[Any], problems: list[Any], style: str, model: Path, tokenizer: PreTrainedTokenizerBase,
+) -> Iterator[Request]:
+    """The first request for each problem."""
+    for problem in problems:
+        prompt = kind.build_prompt(problem, style, tokenizer)
+        yield Request(problem, 0, prompt.text, prompt.token_ids(tokenizer))
+
+
+def asked_about_pictures(
+    kind: Kind[Any], problems: list[Any], style: str, model: Path, tokenizer: PreTrainedTokenizerBase,
+) -> Iterator[Request]:
+    """The same through the model's own processor."""
+    asker = PictureAsker(load_processor(model), style)
+    for problem in problems:
+        made = asker.ask(problem.question, problem.pictures)
+        yield Request(problem, 0, problem.question, made.input_ids, made.tensors)
+
+
 def open_completer(
     model: Path, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig, stops: tuple[str, ...],
+    asks_pictures: bool = False,
 ) -> Completer:
     """The model directory in the back end that is asked for. Raises CheckpointError, RecipeError."""
+    if asks_pictures:
+        if config.backend != "transformers":
+            raise RecipeError(
+                f"generate.backend is {config.backend}, but the benchmark asks about pictures, which only transformers is "
+                "given here: set it to transformers.")
+        return PictureCompleter(load_model(model, DTYPES[config.precision]), tokenizer, config, stops)
     if config.backend == "vllm":
         from xft_core.generation.with_vllm import VllmCompleter
 
@@ -105,6 +139,8 @@ def open_completer(
 
 def answer(completer: Completer, kind: Kind[Any], batch: list[Request], style: str, seed: int) -> list[Sample]:
     """The samples of one batch."""
+    if isinstance(completer, PictureCompleter):
+        completer.pictures = [request.pictures for request in batch]
     completions = completer.complete([request.token_ids for request in batch], batch_seed(seed, batch))
     return [
         Sample(task_id=request.problem.task_id, sample_index=request.sample_index, prompt=request.prompt,

@@ -20,6 +20,8 @@ from xft_core.mixing.operators.merged import load_layer
 from xft_core.models.config import DTYPES, NAMES_OF_CODE
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import TensorPlan, write_checkpoint
+from xft_core.models.tensor_names import NAME as TENSOR_NAMES
+from xft_core.models.tensor_names import with_tensor_names
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import MergeStage
 from xft_core.store.results.merge import MergeMetrics
@@ -112,6 +114,7 @@ def _check_shares(mixture: MixtureReader, weight: torch.Tensor, source: Path) ->
 
 def _write_dense(plans: list[TensorPlan], dense_config: dict[str, Any], source: Path, target: Path) -> int:
     """Write a dense checkpoint with the tokenizer of ``source``; returns its parameters."""
+    plans = with_tensor_names(plans, source)
     plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
     write_checkpoint(target, plans)
     # Plain transformers loads all of a model in the dtype of its config: the one that holds every tensor without rounding.
@@ -120,6 +123,7 @@ def _write_dense(plans: list[TensorPlan], dense_config: dict[str, Any], source: 
     content = {name: value for name, value in dense_config.items() if name not in left_out} | {"dtype": dtype}
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     copy_beside_weights(source, target)
+    (target / TENSOR_NAMES).unlink(missing_ok=True)
     return sum(math.prod(plan.shape) for plan in plans)
 
 

@@ -33,6 +33,10 @@ RECOUNTED = {f"{split}_{what}" for split in SPLITS for what in ("rows", "tokens"
 def run(config: MixDataStage, workspace: Workspace) -> PrepareMetrics:
     """The stage. Raises DataError for sources that give no rows, or that were prepared for another tokenizer."""
     places = sorted(config.prepared, key=int)
+    if with_pictures := [place for place in places if [*config.prepared[place].glob("*.pictures.safetensors")]]:
+        raise DataError(
+            f"Source {with_pictures[0]} of data.sources was prepared for a model that reads pictures, and these are not mixed. "
+            "Put all rows into one file, and name it in data.path.")
     prepared = [_Prepared(config.prepared[place]) for place in places]
     clean, dropped = _clean(prepared)
     sources = [
@@ -61,7 +65,8 @@ def run(config: MixDataStage, workspace: Workspace) -> PrepareMetrics:
             dropped=source.metrics["rows_read"] - sum(len(clean[split][place]) for split in SPLITS),
             taken=numbers[place], taken_tokens=source.num_tokens("train", chosen["train"][place]))
         for place, source in enumerate(prepared)]
-    MixtureFile(sources=rows, held_out=orders["held_out"][:, 0].tolist()).write(workspace.output)
+    MixtureFile(
+        sources=rows, held_out=orders["held_out"][:, 0].tolist(), train=orders["train"][:, 0].tolist()).write(workspace.output)
     _merge_files(prepared, workspace.output)
     _log(rows)
     return PrepareMetrics.from_flat(counts)

@@ -18,6 +18,7 @@ from xft_core.errors import DataError
 from xft_core.files.data_files import files_of
 from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
+from xft_core.models.tokenizer_files import reads_pictures
 from xft_core.reporting.statistics import ratio
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import NllStage
@@ -31,6 +32,10 @@ logger = logging.getLogger(__name__)
 def run(config: NllStage, workspace: Workspace) -> NllMetrics:
     """The stage. Raises DataError for data that cannot be used, CheckpointError for a broken model."""
     inputs = config.inputs()
+    if reads_pictures(inputs["model"]):
+        raise DataError(
+            f"{config.model!r} reads pictures, and this stage measures rows of text alone. Leave evaluate.held_out_data empty: "
+            "the held-out rows of the data are measured with their pictures.")
     directory = workspace.checkpoints / "rows"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()

@@ -26,6 +26,7 @@ from xft_core.data.tokenize import BITS, FAILED, NOTED
 from xft_core.errors import DataError
 from xft_core.files.data_files import files_of
 from xft_core.models.tokenizer import load_tokenizer
+from xft_core.models.tokenizer_files import reads_pictures
 from xft_core.recipe.labels import path_labels
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.configs import PrepareStage
@@ -44,6 +45,10 @@ def run(config: PrepareStage, workspace: Workspace) -> PrepareMetrics:
     Rows read = dropped + not used + to train on + reserved + held out (held-out rows that come from a file of their own are not
     counted among those read). Raises DataError for data that cannot be used, or of which nothing is left.
     """
+    if reads_pictures(config.inputs()["tokenizer"]):
+        from xft_core.stages.prepare_pictures import prepare_pictures  # which needs torch
+
+        return prepare_pictures(config, workspace)
     directory = workspace.checkpoints / "prepare"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()

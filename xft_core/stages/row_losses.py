@@ -22,6 +22,7 @@ from xft_core.planning.work import mixing_flops, mixing_passes, training_flops
 from xft_core.reporting.statistics import ratio
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import RowLossesStage
+from xft_core.stages.own_rows import own_rows
 from xft_core.store.manifest import read_manifest
 from xft_core.store.results.mix import MixMetrics
 from xft_core.store.results.mix_data import MixtureFile
@@ -71,7 +72,7 @@ def training_work(directory: Path, model: Path, data: Path) -> tuple[float, floa
         if merge.get("rows") == "reserved":
             rows = load_rows(data, "reserved")
         teacher = upcycle_config_of(model) if merge.get("objective") == "distill" and is_moe(model) else None
-        packed = PackedRows(rows, max(rows.lengths()), packing=True)
+        packed = PackedRows(rows, max(rows.lengths()), packing=shape.packs)
         # A pass is cut at its last sequence, not filled up: see mixing/learning.py.
         sequences = min(steps * merge["batch_size"], max(1, round(len(packed) * merge["epochs"])))
         passes = mixing_passes(merge.get("cross_validation", False))
@@ -79,9 +80,8 @@ def training_work(directory: Path, model: Path, data: Path) -> tuple[float, floa
         return tokens, tokens * mixing_flops(shape, sum(rows.lengths()) / len(packed), teacher)
     if manifest.stage != "sft":
         raise ArtifactError(f"{str(directory)!r} is of the stage {manifest.stage}: only sft and mix train. Give theirs.")
-    if part := manifest.config.get("part"):
-        rows = rows.part(part[0], part[1], manifest.config["seed"])
-    packed = PackedRows(rows, longest, manifest.config["sft"]["packing"])
+    rows = own_rows(data, manifest.config.get("part"), manifest.config.get("sources"), manifest.config["seed"])
+    packed = PackedRows(rows, longest, manifest.config["sft"]["packing"] and shape.packs)
     steps_of_epoch = math.ceil(len(packed) / manifest.config["sft"]["batch_size"])
     tokens = SftMetrics.of(manifest).steps / steps_of_epoch * sum(rows.lengths())
     upcycle = upcycle_config_of(directory) if is_moe(directory) else None

@@ -22,21 +22,23 @@ from xft_core.models.discovery import family_of
 from xft_core.models.generation_defaults import add_end_tokens
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader
-from xft_core.models.upcycled import expanded, moe_blocks, save_moe
+from xft_core.models.upcycled import expanded, freeze_all_but_language, moe_blocks, save_moe
 from xft_core.moe.balance import LayerStatistics
 from xft_core.moe.delta_cosine import delta_cosine
 from xft_core.planning.shape import read_shape
 from xft_core.planning.work import matched_steps
 from xft_core.recipe.sections import SftConfig, UpcycleConfig
-from xft_core.recipe.step import AVERAGE, SNAPSHOTS
+from xft_core.recipe.step import ADAPTER, AVERAGE, SNAPSHOTS
 from xft_core.runtime.device import device_for_work
 from xft_core.runtime.group import is_first, leave_others, number_of_processes
 from xft_core.stages.configs import SftStage
+from xft_core.stages.own_rows import own_rows
 from xft_core.store.checkpoints import PREFIX, step_of
 from xft_core.store.curves import MetricsLog
 from xft_core.store.results.curve import CurveValues
 from xft_core.store.results.sft import LayerRouting, RouterFile, SftMetrics
 from xft_core.store.workspace import Workspace
+from xft_core.training.adapters import add_adapters, merge_adapters, save_adapters
 from xft_core.training.averaging import put_average
 from xft_core.training.held_out import HeldOutLoss, check_rows_fit, held_out_loss
 from xft_core.training.snapshots import NAME as SNAPSHOT
@@ -53,18 +55,17 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
     Of several processes the first does all but the tuning alone, with the whole model; the others return None.
     """
     source = find_model(config.model)
-    training_rows, held_out_rows = load_rows(config.data, "train"), load_rows(config.data, "held_out")
-    if config.part:
-        training_rows = training_rows.part(*config.part, config.seed)
+    training_rows = own_rows(config.data, config.part, config.sources, config.seed)
+    held_out_rows = load_rows(config.data, "held_out")
     longest = max(*training_rows.lengths(), *held_out_rows.lengths())
-    model = _load(source, config.sft)
+    model = _load(source, config)
     check_rows_fit(model, [training_rows, held_out_rows])
     metrics_log = MetricsLog(workspace.metrics_path)
     before = _loss_before(model, held_out_rows, workspace, metrics_log) if is_first() else math.nan
     together = number_of_processes() > 1
     model.to("cpu" if together else device_for_work())  # what is sharded goes from the host to each its part
     packs = family_of(model.config).packs
-    if config.sft.packing and not packs:
+    if config.sft.packing and not packs and not family_of(model.config).reads_pictures:
         logger.warning(
             "sft: sft.packing has no effect for %s models: their attention does not keep packed examples apart. Each example "
             "gets its own sequence, so sft.batch_size counts examples", model.config.model_type)
@@ -78,12 +79,17 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
             return None
     assert training is not None  # this is the first process
     if together:
-        model = _load(source, config.sft)
+        model = _load(source, config)
         put_weights(model, workspace.checkpoints / f"{PREFIX}{training.steps}" / WEIGHTS_NAME)
         model.to(device_for_work())
     last = workspace.checkpoints / f"{PREFIX}{training.steps}"
     if config.snapshots:
         _save_snapshots(model, source, config, workspace.output, last, metrics_log, held_out_rows)
+    if config.sft.adapter != "none":
+        if config.sft.adapter_export:
+            (workspace.output / ADAPTER).mkdir()
+            save_adapters(model, config.sft, workspace.output / ADAPTER)
+        merge_adapters(model)
     after = held_out_loss(model, held_out_rows)
     metrics_log.set(training.steps, CurveValues(held_out_nll=after.nll).flat())
     logger.info("sft: held-out loss %.4f after %d steps", after.nll, training.steps)
@@ -113,11 +119,13 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
         expert_delta_cosine=_delta_cosine(model, source))
 
 
-def _load(source: Path, sft: SftConfig) -> PreTrainedModel:
-    """The model to train, with room for what its routers learn besides weights."""
-    model = load_model(source, DTYPES[sft.precision])
-    for block in moe_blocks(model) if sft.balance == "bias" else []:
+def _load(source: Path, config: SftStage) -> PreTrainedModel:
+    """The model to train, with room for what its routers learn besides weights, and with the adapters that are asked for."""
+    model = load_model(source, DTYPES[config.sft.precision])
+    for block in moe_blocks(model) if config.sft.balance == "bias" else []:
         block.router.add_balance_bias()
+    freeze_all_but_language(model)
+    add_adapters(model, config.sft, config.seed)
     return model
 
 

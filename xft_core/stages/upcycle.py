@@ -19,10 +19,12 @@ from xft_core.errors import CheckpointError
 from xft_core.exports.architectures import check_architecture
 from xft_core.families import Family
 from xft_core.files.locate import find_model
-from xft_core.models.config import dense_config_of, is_moe, save_moe_config, transformers_config
+from xft_core.models.classes import special_picture_tokens
+from xft_core.models.config import dense_config_of, is_moe, num_layers_of, save_moe_config, transformers_config
 from xft_core.models.discovery import family_of
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
+from xft_core.models.tensor_names import save_tensor_names
 from xft_core.models.upcycled import check_tensors
 from xft_core.moe.low_rank import Parts
 from xft_core.moe.prompts import GeneratedPrompts, tell_prompts
@@ -68,7 +70,7 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int, expert
         reader = stack.enter_context(CheckpointReader(source))
         dense_config = dense_config_of(reader)
         model_config = transformers_config(dense_config)
-        family, num_layers = family_of(model_config), int(model_config.num_hidden_layers)
+        family, num_layers = family_of(model_config), num_layers_of(model_config)
         others = [_expert_reader(stack, directory, reader, dense_config) for directory in experts]
         if config.is_stock:
             check_architecture(config, dense_config, str(source))
@@ -86,6 +88,8 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int, expert
         keeps_ffn = config.store_experts == "once" or config.expert_rank is not None
         dense = [name for name in reader.names() if keeps_ffn or name not in of_ffn]
         write_checkpoint(target, [reader.copy_plan(name) for name in dense] + plans)
+        if family.reads_pictures:
+            save_tensor_names(reader, target)
         num_parameters = {name: math.prod(reader.shape(name)) for name in reader.names()}
     save_moe_config(target, dense_config, config)
     copy_beside_weights(source, target)
@@ -110,8 +114,9 @@ def _check_identity(source: Path, target: Path) -> None:
     dense, upcycled = (load_model(directory, torch.float32) for directory in (source, target))
     tell_prompts(upcycled, GeneratedPrompts(torch.ones(1, TOKENS_TO_RUN)))
     generator = torch.Generator().manual_seed(0)
-    vocabulary = dense.get_input_embeddings().num_embeddings
-    input_ids = torch.randint(vocabulary, (1, TOKENS_TO_RUN), generator=generator)
+    pictures = special_picture_tokens(dense.config)  # which are not looked at: that part of the model is copied as it is
+    text = torch.tensor([token for token in range(dense.get_input_embeddings().num_embeddings) if token not in pictures])
+    input_ids = text[torch.randint(len(text), (1, TOKENS_TO_RUN), generator=generator)]
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so little work is slower with several, many times so on a busy machine
     try:

@@ -13,7 +13,7 @@ from xft_core.models.upcycled import moe_blocks
 from xft_core.moe.balance import LayerStatistics, RouterStatistics
 from xft_core.moe.prompts import PackedPrompts, asks_prompts, tell_prompts
 from xft_core.moe.router import Routing
-from xft_core.training.response_loss import response_loss, response_nll
+from xft_core.training.response_loss import model_inputs, response_loss, response_nll
 
 TOKENS_PER_BATCH = 4096
 
@@ -96,7 +96,7 @@ def row_losses(model: PreTrainedModel, rows: Rows) -> list[RowLoss]:
         batch = {name: item.to(model.device) for name, item in packed.collate([[index] for index in chosen]).items()}
         if asks_prompts(model):
             tell_prompts(model, PackedPrompts(batch["position_ids"], batch["labels"]))
-        logits_BSV = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False).logits
+        logits_BSV = model(**model_inputs(model, batch)).logits
         for place, index in enumerate(chosen):
             labels_1S = batch["labels"][place:place + 1]
             nll = float(response_nll(logits_BSV[place:place + 1], labels_1S))
@@ -107,7 +107,7 @@ def row_losses(model: PreTrainedModel, rows: Rows) -> list[RowLoss]:
 def check_rows_fit(model: PreTrainedModel, splits: list[Rows]) -> None:
     """Raise DataError for rows longer than the model's context, or prepared for a tokenizer that is not the model's."""
     longest = max(max(rows.lengths()) for rows in splits)
-    context = getattr(model.config, "max_position_embeddings", None)
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context and longest > context:
         raise DataError(
             f"The longest row has {longest} tokens, the model takes {context}. Lower data.max_length to {context} or less.")

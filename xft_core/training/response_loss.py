@@ -19,6 +19,7 @@ from xft_core.models.packed_attention import attend_by_example
 from xft_core.moe.prompts import PackedPrompts, asks_prompts, tell_prompts
 
 BLOCK_LOGITS = 2**25  # logits held at once: 128 MiB in fp32
+OF_TEXT = ("input_ids", "position_ids", "labels", "token_mask")  # of a batch; all else is of pictures
 LEAST_BLOCK = 256  # tokens; smaller blocks would leave the matrix product waiting for memory
 
 
@@ -44,13 +45,23 @@ def response_loss(
         attend_by_example(model)
     if asks_prompts(model):
         tell_prompts(model, PackedPrompts(batch["position_ids"], batch["labels"]))
-    inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    inputs = model_inputs(model, batch)
     call = forward or model
     if not family.plain_head:
         return response_nll(call(**inputs).logits, batch["labels"])
     with _loss_in_place_of_logits(model.get_output_embeddings(), batch["labels"]):
         loss: torch.Tensor = call(**inputs).logits
     return loss
+
+
+def model_inputs(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """What a model is called with for a batch of PackedRows.collate. One that reads pictures numbers its positions itself,
+    since they depend on these; its sequences are single rows with padding behind."""
+    if not family_of(model.config).reads_pictures:
+        return {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    pictures = {
+        name: item.to(model.dtype) if item.is_floating_point() else item for name, item in batch.items() if name not in OF_TEXT}
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["token_mask"].long(), "use_cache": False, **pictures}
 
 
 def _is_packed(position_ids_BS: torch.Tensor) -> bool:

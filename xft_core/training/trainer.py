@@ -8,7 +8,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -382,11 +382,11 @@ def put_weights(model: PreTrainedModel, weights: Path) -> None:
 
 def train(
     model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path, metrics: MetricsLog,
-    checks: ChecksConfig, snapshots: int = 0,
+    checks: ChecksConfig, snapshots: int = 0, trainer: Callable[..., XftTrainer] = XftTrainer,
 ) -> TrainingMetrics | None:
     """Train ``model`` in place, going on from the last checkpoint in ``directory`` if there is one.
 
-    ``snapshots``: how many steps' weights to keep (see snapshots.py).
+    ``snapshots``: how many steps' weights to keep (see snapshots.py); ``trainer``: what makes another loss small.
     Of several processes, all must call it. What each is left with is its part of the model; the last checkpoint, that of
     the last step, has all of it.
     Returns steps, tokens per second in the mean over the curve's points, the loss of the last log interval, and what
@@ -398,16 +398,16 @@ def train(
     if step:
         put_weights(model, checkpoint / WEIGHTS_NAME)
         restore_snapshots(checkpoint, directory)
-    trainer = XftTrainer(model, data, sft, seed, directory, metrics, checks, snapshots)
-    if step < trainer.args.max_steps:  # else killed after the last step: the Trainer would do one more
-        trainer.train(resume_from_checkpoint=str(checkpoint) if step else None)
+    training = trainer(model, data, sft, seed, directory, metrics, checks, snapshots)
+    if step < training.args.max_steps:  # else killed after the last step: the Trainer would do one more
+        training.train(resume_from_checkpoint=str(checkpoint) if step else None)
         # bf16_mixed leaves the model wrapped in autocast; what is measured next is the model as it is saved.
-        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        training.accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
     if not is_first():
         return None
     points = [point.values for point in read_curve(metrics.path)]
     losses = [values.loss for values in points if values.loss is not None]
     speeds = [values.tokens_per_second for values in points if values.tokens_per_second is not None]
     return TrainingMetrics(
-        steps=trainer.args.max_steps, train_loss=losses[-1], tokens_per_second=sum(speeds) / len(speeds),
-        **dict(trainer.watch.found()))
+        steps=training.args.max_steps, train_loss=losses[-1], tokens_per_second=sum(speeds) / len(speeds),
+        **dict(training.watch.found()))

@@ -33,6 +33,23 @@ def test_no_more_than_the_slots_at_once(tmp_path: Path) -> None:
     assert most == 2
 
 
+def test_who_waits_is_told_who_holds_the_slots(tmp_path: Path) -> None:
+    told: list[str] = []
+    never = threading.Event()
+
+    def wait() -> None:
+        with compute_slot(tmp_path, 1, never, "mix of other", told.append):
+            pass
+
+    with compute_slot(tmp_path, 1, never, "sft-moe of demo-4x3-xft-learned"):
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while not told:
+            time.sleep(0.01)
+    thread.join()
+    assert told == ["sft-moe of demo-4x3-xft-learned"]
+
+
 def test_a_killed_holder_gives_its_slot_back(tmp_path: Path) -> None:
     code = ("import threading, time; from pathlib import Path; from tasks.execution.compute_slots import compute_slot\n"
             f"with compute_slot(Path({str(tmp_path)!r}), 1, threading.Event()): print('held', flush=True); time.sleep(60)")
@@ -41,7 +58,7 @@ def test_a_killed_holder_gives_its_slot_back(tmp_path: Path) -> None:
     assert holder.stdout.readline() == "held\n"
     waited = []
     threading.Timer(0.5, holder.kill).start()
-    with compute_slot(tmp_path, 1, threading.Event(), on_wait=lambda: waited.append(True)) as number:
+    with compute_slot(tmp_path, 1, threading.Event(), on_wait=lambda _: waited.append(True)) as number:
         assert number == 0
     assert waited == [True]
     holder.wait()

@@ -16,6 +16,7 @@ import torch
 from tasks.object_store import artifacts as remote
 from tasks.object_store import upkeep
 from tasks.references import ArtifactRef, PipelineRun
+from tasks.tracking import champion as champions
 from tasks.tracking import registry, runs
 from tasks.tracking.client import client
 from tasks.tracking.model import log_model
@@ -81,7 +82,10 @@ def named(run: PipelineRun, request: pytest.FixtureRequest) -> PipelineRun:
     return run.model_copy(update={"recipe": Recipe(name=request.node.originalname, experiment=run.recipe.experiment)})
 
 
-def register(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Registration:
+def register(run: PipelineRun, artifacts: dict[str, ArtifactRef], **section: str) -> Registration:
+    """With ``section`` as the recipe's section registry; all models become versions unless it says otherwise."""
+    changed = run.recipe.registry.model_copy(update={"register": "all", **section})
+    run = run.model_copy(update={"recipe": run.recipe.model_copy(update={"registry": changed})})
     return registry.register(run, artifacts, CARD, True, remote.keep, logger)
 
 
@@ -199,7 +203,7 @@ def test_a_champion_chosen_by_hand_is_the_one_to_beat(
     named: PipelineRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Some time after the choice; a run at the same moment as another that took the alias is its rival instead."""
-    monkeypatch.setattr(registry, "RIVAL_SECONDS", 0.2)
+    monkeypatch.setattr(champions, "RIVAL_SECONDS", 0.2)
     register(named, made(tmp_path))
     register(named, made(tmp_path, model="b", nll=0.3))
     time.sleep(0.3)
@@ -224,7 +228,7 @@ def test_runs_that_end_at_once_leave_the_best_as_champion(
     register(run, made(tmp_path))
     if lock == "two machines":
         together, waited = threading.Barrier(len(losses)), threading.local()
-        read = registry._champion
+        read = champions._champion
 
         @contextmanager
         def unlocked(_: Path) -> Iterator[None]:
@@ -238,7 +242,7 @@ def test_runs_that_end_at_once_leave_the_best_as_champion(
             return found
 
         monkeypatch.setattr(registry, "locked", unlocked)
-        monkeypatch.setattr(registry, "_champion", read_together)
+        monkeypatch.setattr(champions, "_champion", read_together)
     given = [made(tmp_path / str(number), model=str(number), nll=nll) for number, nll in enumerate(losses)]
     found: dict[float, Registration] = {}
 
@@ -333,3 +337,43 @@ def test_measurements_are_plain_json(named: PipelineRun, tmp_path: Path) -> None
     tags = client().get_model_version(named.recipe.name, "1").tags
     text, = (value for name, value in tags.items() if name.startswith("xft.measured."))
     assert json.loads(text) == {"held_out_nll": 0.5, "pass_at_1": 0.5, "benchmark": "benchmark.jsonl", "problems": 80}
+
+
+def test_only_what_takes_the_alias_becomes_a_version(named: PipelineRun, tmp_path: Path) -> None:
+    first = register(named, made(tmp_path), register="champion")
+    worse = register(named, made(tmp_path, model="b", nll=0.6), register="champion")
+    assert (first.version, first.replaced, worse.version) == (1, 0, None)
+    assert str(worse).startswith(f"{named.recipe.name}, no version: held-out loss 0.6000 is worse than 0.5000")
+    assert len(client().search_model_versions(f"name = '{named.recipe.name}'")) == 1
+    better = register(named, made(tmp_path, model="c", nll=0.4), register="champion")
+    assert (better.version, better.champion, better.replaced) == (2, True, 1)
+    assert register(named, made(tmp_path, model="c", nll=0.4), register="champion").replaced is None
+    tags = client().get_model_version(named.recipe.name, "2").tags
+    assert (tags["upcycle.num_experts"], tags["upcycle.normalization"], tags["merge.method"]) == ("8", "xft", "learned")
+
+
+def test_the_alias_waits_for_approval(named: PipelineRun, tmp_path: Path) -> None:
+    name, artifacts = named.recipe.name, made(tmp_path)
+    proposal = register(named, artifacts, approval="required").proposal
+    assert proposal is not None and (proposal.version, proposal.champion) == (1, None)
+    assert champion(name) is None
+    found = registry.decide(named, proposal, True, "", logger)
+    assert (found.champion, found.replaced, champion(name)) == (True, 0, 1)
+    assert register(named, artifacts, approval="required").proposal is None  # nobody is asked twice
+    again = register(named, made(tmp_path, model="b", nll=0.4), approval="required").proposal
+    assert again is not None and again.champion_measured is not None and again.champion_measured.held_out_nll == 0.5
+    assert registry.decide(named, again, False, "a fluke", logger).why == "it was rejected: a fluke."
+    assert champion(name) == 1
+    rejected = register(named, made(tmp_path, model="b", nll=0.4), approval="required")
+    assert (rejected.proposal, rejected.why) == (None, "it was rejected: a fluke.")
+    worse = register(named, made(tmp_path, model="c", nll=0.6), approval="required")
+    assert worse.proposal is None and "is worse than" in worse.why
+
+
+def test_what_is_approved_late_must_still_be_the_best(named: PipelineRun, tmp_path: Path) -> None:
+    proposal = register(named, made(tmp_path), approval="required").proposal
+    assert proposal is not None
+    register(named, made(tmp_path, model="b", nll=0.4))
+    found = registry.decide(named, proposal, True, "", logger)
+    assert not found.champion and "is worse than" in found.why
+    assert champion(named.recipe.name) == 2

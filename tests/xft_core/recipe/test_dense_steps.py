@@ -108,7 +108,29 @@ def test_dense_starts_take_their_share_of_the_epochs() -> None:
     assert [branches[f"sft_branch_{number}"].given["part"] for number in (1, 7)] == [[1, 7], [7, 7]]
 
 
+def of_domains(*names: str, experts: int, **more: object) -> Recipe:
+    sources = [{"path": f"{number}.jsonl", "domain": name, "weight": 0 if name == "unused" else 1}
+               for number, name in enumerate(names)]
+    upcycle = {"experts_from": "branches", "branches_by": "domain", "num_experts": experts, "num_experts_per_tok": 2}
+    return parse(Recipe, {"data": {"sources": sources} | more, "upcycle": upcycle})
+
+
+def test_branches_of_domains_share_out_the_sources() -> None:
+    found = {step.role: step for step in pipeline_steps(of_domains("code", "law", "code", "unused", "math", experts=3))}
+    sources = [found[f"sft_branch_{number}"].given["sources"] for number in (1, 2)]
+    assert sources == [[0, 2, 4], [1]] and "part" not in found["sft_branch_1"].given
+    assert parse(Recipe, {}, ["upcycle.experts_from=branches"]).recorded()["upcycle"].get("branches_by") is None
+
+
+@pytest.mark.parametrize("more", [{}, {"leave_out": "law"}])
+def test_branches_of_domains_need_a_domain_each(more: dict[str, str]) -> None:
+    with pytest.raises(RecipeError, match=r"data\.sources has . domains to train on, fewer than the 3 routed experts"):
+        of_domains("code", "law", "unused", experts=4, **more)
+
+
 @pytest.mark.parametrize(("changes", "message"), [
+    (["upcycle.branches_by=domain"], "which has no branches: set it to branches"),
+    (["upcycle.branches_by=domain", "upcycle.experts_from=branches"], "data.sources has 0 domains"),
     (["baseline.epochs=2", "baseline.match=flops"], "leave epochs empty"),
     (["baseline.enabled=false", "baseline.runs=2"], "enabled is false: turn it on"),
     (["baseline.wise=[0.5,0.5]"], "wise names 0.5 twice"),

@@ -1,4 +1,4 @@
-"""MultiPL-E as a kind of benchmark: programs in one of eleven languages, judged by tests in the same language."""
+"""MultiPL-E as a kind of benchmark: programs in one of twelve languages, judged by tests in the same language."""
 
 from collections.abc import Sequence
 from pathlib import Path

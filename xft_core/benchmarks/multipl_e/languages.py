@@ -103,6 +103,14 @@ LANGUAGES: dict[str, Language] = {
         closes=True,
         canary=Canary("fn add(a: isize, b: isize) -> isize {\n    {body}\n}\n\nfn main() {\n    let candidate = add;\n"
                       "    assert_eq!(candidate(1, 2), 3);\n}\n")),
+    # Not tried with a toolchain here: Debian 12 has none. The canary is tried before anything is graded, as everywhere.
+    "swift": Language(
+        name="swift", fence="swift", file="main.swift", run=("./main",),
+        compile=("swiftc", "-Onone", "-module-cache-path", ".modules", "main.swift", "-o", "main"),  # -O drops assert
+        probes=(("swiftc", "--version"),), packages="swiftlang, from Debian 13 on, or swift.org's", end='print("{token}")',
+        closes=True, limit_memory=False,
+        canary=Canary("import Foundation\n\nfunc add(a: Int, b: Int) -> Int {\n    {body}\n}\n\nassert(add(a: 1, b: 2) == 3)\n",
+                      right="return a + b", wrong="return a - b", broken="return a +")),
     "go_test.go": Language(
         name="go", fence="go", file="main_test.go",
         # Compiled, and checked by go vet as for any test, by running none of its tests.

@@ -7,7 +7,7 @@ magicoder, chat   the whole answer up to the fence counts: MultiPL-E's stop toke
                   function anew, with includes, imports or a class around it. A main function of its own, which would
                   stand beside that of the tests, is left out.
 
-In cpp, java, rs and sh the tests begin with the brace that closes the function: where the answer has closed it already,
+In cpp, java, rs, swift and sh the tests begin with the brace that closes the function: where the answer has closed it already,
 that brace is left out.
 """
 
@@ -26,6 +26,7 @@ _DECLARATIONS = {
     "cpp": _TYPED,
     "java": _TYPED,
     "rs": (r"\bfn\s+(\w+)", r"\bfn\s+{name}\s*[(<][^{{]*\{{"),
+    "swift": (r"\bfunc\s+(\w+)", r"\bfunc\s+{name}\s*[(<][^{{]*\{{"),
     "go": (r"\bfunc\s+(\w+)", r"^func\s+{name}\s*\("),
     "php": (r"\bfunction\s+(\w+)", r"\bfunction\s+{name}\s*\("),
     "rb": (r"\bdef\s+(\w+)", r"\bdef\s+{name}\b"),

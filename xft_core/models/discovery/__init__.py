@@ -14,7 +14,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreT
 from transformers.initialization import no_init_weights
 
 from xft_core.errors import CheckpointError
-from xft_core.families import FAMILIES, Family
+from xft_core.families import FAMILIES, PICTURE_FAMILIES, Family, picture_family
 from xft_core.models.discovery.proof import prove
 from xft_core.models.discovery.walk import CannotUpcycle, propose
 
@@ -32,19 +32,25 @@ def family_of(config: PreTrainedConfig) -> Family:
     """The row of a dense model's family. Raises CheckpointError with the reason where its FFNs cannot become mixtures."""
     if config.model_type in FAMILIES:
         return FAMILIES[config.model_type]
+    if config.model_type in PICTURE_FAMILIES:
+        inner = config.get_text_config().model_type
+        found = picture_family(config.model_type, inner)
+        if found is None:
+            raise _refusal(config, f"the language model inside, {inner}, is of no family in the table")
+        return found
     key = _key(config)
     if key not in _found:
         _found[key] = _discovered(config)
-    found = _found[key]
-    if isinstance(found, str):
-        raise _refusal(config, found)
-    return found
+    row = _found[key]
+    if isinstance(row, str):
+        raise _refusal(config, row)
+    return row
 
 
 def check_decoder(config: PreTrainedConfig) -> None:
     """Raise CheckpointError with the reason for a config whose model is no causal decoder of text: to be called before the
     model is made."""
-    if config.model_type in FAMILIES:
+    if config.model_type in (*FAMILIES, *PICTURE_FAMILIES):
         return
     if getattr(config, "is_encoder_decoder", False):
         raise _refusal(config, "it is an encoder-decoder")
@@ -59,7 +65,8 @@ def check_decoder(config: PreTrainedConfig) -> None:
 def _refusal(config: PreTrainedConfig, reason: str) -> CheckpointError:
     return CheckpointError(
         f"A {config.model_type} model cannot be upcycled: {reason}. Take a dense decoder: one of the table "
-        f"({', '.join(sorted(FAMILIES))}), or any other of which a tiny model computes the same after upcycling.")
+        f"({', '.join(sorted(FAMILIES))}), one that reads pictures ({', '.join(sorted(PICTURE_FAMILIES))}), or any "
+        "other of which a tiny model computes the same after upcycling.")
 
 
 def _discovered(config: PreTrainedConfig) -> Family | str:

@@ -22,6 +22,7 @@ from xft_core.recipe.sections.base import (
 from xft_core.recipe.sections.baseline import BaselineConfig, Match, WorkToMatch
 from xft_core.recipe.sections.checks import ChecksConfig
 from xft_core.recipe.sections.data import DataConfig, SourceConfig
+from xft_core.recipe.sections.dpo import DpoConfig
 from xft_core.recipe.sections.evaluate import EvaluateConfig
 from xft_core.recipe.sections.export import ExportConfig, ExportForm, Quantization
 from xft_core.recipe.sections.generate import GenerateConfig
@@ -39,6 +40,7 @@ __all__ = [
     "BaselineConfig",
     "ChecksConfig",
     "DataConfig",
+    "DpoConfig",
     "EvaluateConfig",
     "ExperimentName",
     "ExportConfig",

@@ -21,11 +21,34 @@ PROCESS_FIELDS = ("num_processes", "num_nodes")  # of the section sft; they chan
 LARGEST_NUMBER, LONGEST_TEXT = 10**12, 100_000  # of any field: nothing that is meant comes near
 
 
+def rule(condition: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
+    """JSON schema of a section's rule: where the fields of ``condition`` are as it says, those of ``then`` must be so too."""
+    return {"if": {"properties": condition, "required": list(condition)}, "then": {"properties": then}}
+
+
+def _for_forms(schema: dict[str, Any], section: type["Section"]) -> None:
+    """What a form needs beside what pydantic writes: a field that may be empty has one type, so that the page shows a plain
+    field instead of a choice between it and None (without a default the form takes null for empty); and ``form_rules``."""
+    for field in schema.get("properties", {}).values():
+        kinds = [item for item in field.get("anyOf", ()) if item != {"type": "null"}]
+        if len(kinds) == 1 and len(field["anyOf"]) == 2 and "type" in kinds[0]:
+            del field["anyOf"], field["default"]
+            field |= {name: value for name, value in kinds[0].items() if name not in field}
+    if section.form_rules:
+        schema |= {"if": True, "then": {"allOf": list(section.form_rules)}}  # pages would show allOf itself otherwise
+
+
 class Section(BaseModel):
     """Base of all sections: immutable; unknown fields, infinite numbers and NaN, NUL characters and text that is not valid
     Unicode are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=False, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=False, allow_inf_nan=False,
+        json_schema_extra=_for_forms)  # type: ignore[typeddict-item]
+
+    form_rules: ClassVar[tuple[dict[str, Any], ...]] = ()
+    """Those of the validators' rules that a JSON schema can say (``rule``): a form refuses what breaks them before there is
+    a run. The validators are complete, and have the better words."""
 
     @field_validator("*")
     @classmethod

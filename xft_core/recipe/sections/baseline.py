@@ -5,11 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from xft_core.recipe.sections.base import Section, WeightAverage
-from xft_core.recipe.sections.sft import OF_ROUTERS, SftConfig
+from xft_core.recipe.sections.sft import OF_ROUTERS, Adapter, SftConfig
 from xft_core.recipe.sections.upcycle import UpcycleConfig
 
 Match = Literal["epochs", "tokens", "flops"]
-OF_SFT = ("epochs", "learning_rate", "warmup_steps")  # fields that replace those of the section sft
+OF_SFT = ("epochs", "learning_rate", "warmup_steps", "adapter")  # fields that replace those of the section sft
 
 
 def _listed(value: Any) -> Any:
@@ -37,12 +37,14 @@ class BaselineConfig(Section):
     the section sft."""
 
     added: ClassVar[frozenset[str]] = frozenset({
-        "average", "average_count", "runs", "wise", "match", "evaluate_rivals"})
+        "average", "average_count", "runs", "wise", "match", "evaluate_rivals", "adapter"})
 
     enabled: bool = Field(True, description="Train and evaluate the dense baseline too.")
     epochs: float | None = Field(None, gt=0, le=1000, description="Passes over the rows; empty: as in sft.")
     learning_rate: float | None = Field(None, gt=0, le=1, description="Peak learning rate; empty: as in sft.")
     warmup_steps: int | None = Field(None, ge=0, description="Warm-up steps; empty: as in sft.")
+    adapter: Adapter | None = Field(None, description=(
+        "lora or none, as sft.adapter, with the rank and scale of the section sft; empty: as in sft."))
     average: WeightAverage = Field("none", description=(
         "Rival: the baseline's weights averaged over its training: last_k (mean of the last average_count of checkpoints that "
         "are evenly spaced over the last 40% of the steps), ema (exponential moving average with decay 1 - 1/(0.1 steps), "
@@ -69,6 +71,10 @@ class BaselineConfig(Section):
         rivals = self.average != "none" or self.runs > 1 or bool(self.wise) or self.match != ["epochs"]
         return self.enabled and rivals
 
+    def applied_adapter(self, sft: SftConfig) -> Adapter:
+        """The baseline's adapter: its own, or that of ``sft``."""
+        return self.adapter or sft.adapter
+
     def applied_to(self, sft: SftConfig) -> SftConfig:
         """The baseline's SFT configuration: ``sft`` with the fields set here, and none of those that are of experts (a dense
         model has none, so that they must not make two otherwise equal baselines differ)."""
@@ -88,6 +94,12 @@ class BaselineConfig(Section):
             raise ValueError(
                 f"epochs is {self.epochs:g}, but match is {', '.join(self.match)}, which decides how long the baseline trains: "
                 "leave epochs empty, or add epochs to match")
+        if self.adapter == "qlora":
+            raise ValueError("adapter is qlora, which needs 4-bit kernels that a CPU does not have: use lora")
+        if self.adapter == "lora" and self.average != "none":
+            raise ValueError(
+                f"adapter is lora, but average is {self.average}, and of earlier steps only adapters are known: set average to "
+                "none")
         if not self.enabled and (self.average != "none" or self.runs > 1 or self.wise or self.match != ["epochs"]):
             raise ValueError("average, runs, wise and match make rivals of the baseline, but enabled is false: turn it on")
         return self

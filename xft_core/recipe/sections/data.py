@@ -45,8 +45,7 @@ class SourceConfig(Section):
     benchmarks: list[str] = Field([], description=(
         "Those of evaluate.benchmarks that measure this domain: the report shows their pass rates by domain."))
     licence: str | None = Field(None, max_length=200, description=(
-        "Licence of the data, for the model card, for example cc-by-4.0. Empty: what the data set's own card says, if it is "
-        "there."))
+        "Licence of the data, for the model card and the report, for example cc-by-4.0."))
 
     @model_validator(mode="after")
     def _share_is_said_once(self) -> "SourceConfig":
@@ -64,7 +63,7 @@ class DataConfig(Section):
 
     added: ClassVar[frozenset[str]] = frozenset({
         "reserved_rows", "reserved_path", "config", "revision", "fields", "sources", "temperature", "replay", "leave_out",
-        "loss_on", "unusable_rows"})
+        "loss_on", "unusable_rows", "pictures"})
 
     path: str = Field("demo:instruct.jsonl", description=_PATH_HELP)
     split: str = Field("train", description="Split to read of a Hub data set or of a directory of save_to_disk.")
@@ -110,6 +109,10 @@ class DataConfig(Section):
     leave_out: str | None = Field(None, description=(
         "A domain that is not trained on, only measured. Compare data.leave_out=[null, DOMAIN, ...] to see what each domain "
         "contributes."))
+
+    pictures: str | None = Field(None, description=(
+        "For a model that reads pictures: the directory of the files that the field image, or images, of a row names. Empty: "
+        "rows hold their pictures themselves (data:image/png;base64,...)."))
 
     @property
     def reserves_rows(self) -> bool:

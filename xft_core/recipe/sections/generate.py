@@ -1,14 +1,17 @@
 """The recipe's section generate."""
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from xft_core.recipe.sections.base import PromptStyle, Section
+from xft_core.recipe.sections.base import PromptStyle, Section, rule
 
 
 class GenerateConfig(Section):
     """How the models answer the benchmark's problems."""
+
+    form_rules: ClassVar[tuple[dict[str, Any], ...]] = (
+        rule({"num_samples": {"minimum": 2}}, {"temperature": {"exclusiveMinimum": 0}}),)
 
     prompt_style: Literal["auto", "magicoder", "chat", "completion"] = Field("auto", description=(
         "Prompt for tuned models: auto (the form they were tuned in: data.template), magicoder (the paper's), chat (the "

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from xft_core.recipe.sections.base import MergeMethod, Search, Section
+from xft_core.recipe.sections.base import MergeMethod, Search, Section, rule
 
 ON_DELTAS: tuple[MergeMethod, ...] = ("task_arithmetic", "ties", "dare", "della", "model_stock")  # these need W_base
 CLOSED_FORMS: tuple[MergeMethod, ...] = ("regmean", "fisher")
@@ -21,6 +21,12 @@ class MergeConfig(Section):
         "delta_scale_scope", "granularity", "block_count", "headroom", "headroom_threshold", "uniform_penalty", "smoothness",
         "expert_dropout", "cross_validation", "generator", "generator_from", "keep_features", "export_adapter",
         "wise"})
+
+    form_rules: ClassVar[tuple[dict[str, Any], ...]] = (
+        rule({"method": {"enum": ["uniform", *OPERATORS]}}, {"shared_expert_weight": {"type": "number"}}),
+        rule({"method": {"not": {"const": "learned"}}}, {"delta_scale": {"type": "number"}}),
+        rule({"method": {"enum": list(OPERATORS)}}, {"delta_scale": {"const": 1}}),
+        rule({"method": {"enum": [*OPERATORS, "ewa", "shared_only"]}}, {"search": {"const": "none"}}))
 
     method: MergeMethod = Field("learned", description=(
         "learned (alpha by gradient), uniform (equal alpha), routing (mean routing weights on training data), "

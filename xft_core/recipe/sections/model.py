@@ -10,6 +10,6 @@ class ModelConfig(Section):
 
     path: str = Field("demo:model", description=(
         "Model directory (safetensors), a Hub name such as deepseek-ai/deepseek-coder-1.3b-base, an S3 address "
-        "s3://bucket/prefix of a model directory or of an artifact, or demo:model for the small model that ships with the "
-        "package."))
+        "s3://bucket/prefix of a model directory or of an artifact, a model in MLflow (models:/name@alias, models:/name/3, "
+        "runs:/id), or demo:model for the small model that ships with the package."))
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit); only for a Hub name.")

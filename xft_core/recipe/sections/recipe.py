@@ -8,6 +8,7 @@ from xft_core.recipe.sections.base import ExperimentName, PromptStyle, RecipeNam
 from xft_core.recipe.sections.baseline import BaselineConfig
 from xft_core.recipe.sections.checks import ChecksConfig
 from xft_core.recipe.sections.data import DataConfig
+from xft_core.recipe.sections.dpo import DpoConfig
 from xft_core.recipe.sections.evaluate import EvaluateConfig
 from xft_core.recipe.sections.export import ExportConfig
 from xft_core.recipe.sections.generate import GenerateConfig
@@ -21,7 +22,7 @@ from xft_core.recipe.sections.upcycle import UpcycleConfig
 class Recipe(Section):
     """One run of the pipeline, complete."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"export"})
+    added: ClassVar[frozenset[str]] = frozenset({"dpo", "export"})
 
     name: RecipeName = Field("demo", description=(
         "Name of the recipe: letters, digits, dot, dash, underscore. Runs and models are named after it."))
@@ -39,6 +40,7 @@ class Recipe(Section):
     sft: SftConfig = Field(SftConfig(), description=(
         "Supervised fine-tuning of the Mixture-of-Experts, and of the baseline unless its section differs."))
     merge: MergeConfig = Field(MergeConfig(), description="From the experts to one dense model.")
+    dpo: DpoConfig = Field(DpoConfig(), description="From the merged model to one that prefers what passes.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Answers of every model to the benchmarks' problems.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmarks and grading.")
     checks: ChecksConfig = Field(ChecksConfig(), description="Signs of trouble in a run, and which of them stop it.")
@@ -61,9 +63,16 @@ class Recipe(Section):
         return self.sft.model_copy(update={"epochs": left}) if left else None
 
     @property
+    def trained_domains(self) -> list[str]:
+        """The domains of data.sources that are trained on, each once, in their order; replayed sources have a domain too."""
+        domains = self.data.source_domains
+        return list(dict.fromkeys(domain for place, domain in enumerate(domains) if self.data.is_trained_on(place)))
+
+    @property
     def has_rivals(self) -> bool:
         """Whether there are models other than base, SFT, Mixture-of-Experts and merged model."""
         more = self.upcycle.experts_from == "branches" or self.merge.ensemble != "none" or bool(self.merge.wise)
+        more = more or self.dpo.benchmark is not None
         return self.baseline.has_rivals or more
 
     @field_validator("export")
@@ -89,6 +98,11 @@ class Recipe(Section):
                 f"upcycle.groups is {self.upcycle.groups}, and evaluate.lm_eval_tasks is not empty: groups are chosen by the "
                 "prompt, and lm-eval does not say what the prompt is. Empty one of them; the merged model can be evaluated "
                 "by itself (xft evaluate)")
+        if self.upcycle.branches_by == "domain" and len(self.trained_domains) < self.upcycle.num_routed:
+            raise ValueError(
+                f"upcycle.branches_by is domain, but data.sources has {len(self.trained_domains)} domains to train on, fewer "
+                f"than the {self.upcycle.num_routed} routed experts that each start from a branch of their own: lower "
+                "upcycle.num_experts, add sources, or set branches_by to random")
         if self.upcycle.mode == "fusion" and self.merge.method != "ewa":
             raise ValueError(
                 f"merge.method is {self.merge.method}, but upcycle.mode is fusion, whose model is the mean of its experts: set "
@@ -97,6 +111,18 @@ class Recipe(Section):
             raise ValueError(
                 f"sft.max_steps is {self.sft.max_steps}, but upcycle.experts_from is {self.upcycle.experts_from}, which splits "
                 "sft.epochs over several trainings: leave max_steps empty, and lower epochs")
+        if self.dpo.benchmark is not None and self.dpo.benchmark in self.evaluate.benchmarks:
+            raise ValueError(
+                f"dpo.benchmark is {self.dpo.benchmark!r}, which is in evaluate.benchmarks too: the model would be measured on "
+                "the problems that it was tuned on. Remove it from one of them")
+        if self.baseline.enabled and self.baseline.applied_adapter(self.sft) == "lora" and self.baseline.average != "none":
+            raise ValueError(
+                f"sft.adapter is lora, but baseline.average is {self.baseline.average}, and of earlier steps only adapters are "
+                "known: set baseline.average to none, or baseline.adapter to none")
+        if self.sft.adapter != "none" and self.upcycle.experts_from != "base":
+            raise ValueError(
+                f"sft.adapter is {self.sft.adapter}, but upcycle.experts_from is {self.upcycle.experts_from}, whose experts "
+                "are weights of tuned dense models: set sft.adapter to none")
         if self.sft.expert_averaging and self.upcycle.mode == "fusion":
             raise ValueError("sft.expert_averaging is set, but upcycle.mode is fusion, which mixes experts anyway: set it to 0")
         if self.sft.merge_at == "best":

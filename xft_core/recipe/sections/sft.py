@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from xft_core.recipe.sections.base import Precision, Section, WeightAverage
 from xft_core.recipe.sections.upcycle import ASSIGNED, UpcycleConfig
 
+Adapter = Literal["none", "lora", "qlora"]
 # Fields about routers, at the values that mean nothing to a dense model: it has none.
 OF_ROUTERS = {
     "balance_loss_weight": 0.0, "balance_loss_reduction": "sum", "balance": "loss", "balance_scope": "micro_batch",
@@ -18,7 +19,8 @@ class SftConfig(Section):
     """Supervised fine-tuning, of the MoE and (see baseline) of the dense model."""
 
     added: ClassVar[frozenset[str]] = frozenset(OF_ROUTERS) - {"balance_loss_weight", "balance_loss_reduction"} | {
-        "average", "average_count", "expert_averaging", "merge_at", "merge_checkpoints", "expert_learning_rate_factor"}
+        "average", "average_count", "expert_averaging", "merge_at", "merge_checkpoints", "expert_learning_rate_factor",
+        "adapter", "adapter_rank", "adapter_alpha", "adapter_export"}
 
     epochs: float = Field(4.0, gt=0, le=1000, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps; empty for no limit.")
@@ -93,6 +95,34 @@ class SftConfig(Section):
     expert_learning_rate_factor: float = Field(1.0, gt=0, le=1000, description=(
         "Learning rate of low-rank experts' A and B (and biases), as a multiple of learning_rate. Plays no part without "
         "upcycle.expert_rank."))
+
+    adapter: Adapter = Field("none", description=(
+        "lora: train low-rank adapters (LoRA, arXiv 2106.09685) in place of weights: in a dense model of all linear layers of "
+        "the decoder, in a Mixture-of-Experts of attention, while experts and routers are trained themselves; embeddings, "
+        "norms and head stay as they are. Adapters are summed into the weights at the end. qlora is refused: see "
+        "docs/explanation/options/adapters.md."))
+    adapter_rank: int = Field(16, ge=1, le=4096, description="Rank r of the adapters. Plays no part without sft.adapter.")
+    adapter_alpha: float = Field(32.0, gt=0, le=1e6, description=(
+        "The adapters' output is scaled by adapter_alpha / adapter_rank. Plays no part without sft.adapter."))
+    adapter_export: bool = Field(False, description=(
+        "Also write the adapters by themselves (adapter/), for PEFT on top of the model that was tuned. Plays no part without "
+        "sft.adapter."))
+
+    @model_validator(mode="after")
+    def _adapters_fit(self) -> "SftConfig":
+        if self.adapter == "qlora":
+            raise ValueError(
+                "adapter is qlora, which keeps the weights in 4 bits: that needs the kernels of bitsandbytes on a CUDA "
+                "accelerator, and on a CPU there are none that train. Use lora; in bf16 weights take 2 bytes each")
+        if self.adapter == "lora" and self.num_processes * self.num_nodes > 1:
+            raise ValueError(
+                f"adapter is lora, but {self.num_processes * self.num_nodes} processes are to train together, which split "
+                "weights that all are trained: set num_processes and num_nodes to 1, or adapter to none")
+        if self.adapter == "lora" and (self.average != "none" or self.merge_at == "best"):
+            raise ValueError(
+                "adapter is lora, but average or merge_at asks for the weights of earlier steps, and of these only adapters "
+                "are known: set average to none and merge_at to last")
+        return self
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "SftConfig":

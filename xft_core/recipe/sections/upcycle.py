@@ -1,11 +1,11 @@
 """The recipe's section upcycle."""
 
 import json
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from xft_core.recipe.sections.base import Normalization, Section
+from xft_core.recipe.sections.base import Normalization, Section, rule
 
 STOCK = ("granite", "qwen2_moe")  # normalizations of architectures that other programs have
 ASSIGNED = ("hashed", "random", "by_example")  # routers without logits: they do not look at hidden states
@@ -15,9 +15,15 @@ class UpcycleConfig(Section):
     """How the dense model becomes a Mixture-of-Experts."""
 
     added: ClassVar[frozenset[str]] = frozenset({
-        "mode", "fusion_concentration", "experts_from", "dense_share", "router", "routing_temperature", "shared_gate",
-        "shared_gate_start", "routing", "target_active", "expert_rank", "expert_alpha", "groups", "group_rank",
+        "mode", "fusion_concentration", "experts_from", "branches_by", "dense_share", "router", "routing_temperature",
+        "shared_gate", "shared_gate_start", "routing", "target_active", "expert_rank", "expert_alpha", "groups", "group_rank",
         "groups_per_tok"})
+
+    form_rules: ClassVar[tuple[dict[str, Any], ...]] = (
+        *(rule({"num_experts": {"const": number}}, {"num_experts_per_tok": {"maximum": number}}) for number in range(2, 64)),
+        rule({"shared_expert": {"const": True}}, {"num_experts_per_tok": {"minimum": 2}}),
+        rule({"mode": {"const": "fusion"}}, {"shared_expert": {"const": False}}),
+        rule({"routing": {"const": "top_p"}}, {"target_active": {"type": "number"}}))
 
     num_experts: int = Field(8, ge=2, le=64, description="Experts per layer, the shared one included.")
     num_experts_per_tok: int = Field(6, ge=1, le=64, description=(
@@ -49,8 +55,12 @@ class UpcycleConfig(Section):
     experts_from: Literal["base", "checkpoints", "branches"] = Field("base", description=(
         "What the experts start as: base (copies of the base model's FFN, the paper's), checkpoints (FFNs of evenly spaced "
         "checkpoints of a dense SFT, UpIT, arXiv 2410.01610; all else and the shared expert are its last), branches (FFNs of "
-        "dense models that are tuned on disjoint random parts of the rows, as in Branch-Train-Mix, arXiv 2403.07816; all else "
-        "and the shared expert are the branches' mean)."))
+        "dense models that are tuned on disjoint parts of the rows, as in Branch-Train-Mix, arXiv 2403.07816; all else and the "
+        "shared expert are the branches' mean)."))
+    branches_by: Literal["random", "domain"] = Field("random", description=(
+        "How branches share the rows: random (disjoint parts of equal size), or domain (each has the rows of some domains of "
+        "data.sources: the first of the first domain, the second of the second, and in turn again where there are more domains "
+        "than branches). Plays no part unless experts_from is branches."))
     dense_share: float = Field(0.5, gt=0, le=1, description=(
         "Share of sft.epochs that the dense models are tuned for before upcycling; the Mixture-of-Experts has the rest. 1: the "
         "experts are merged as they are. Plays no part where experts_from is base."))
@@ -133,6 +143,9 @@ class UpcycleConfig(Section):
             raise ValueError(
                 f"num_experts_per_tok is {self.num_experts_per_tok}, more than num_experts ({self.num_experts}); "
                 f"choose at most {self.num_experts}")
+        if self.branches_by == "domain" and self.experts_from != "branches":
+            raise ValueError(
+                f"branches_by is domain, but experts_from is {self.experts_from}, which has no branches: set it to branches")
         if self.shared_expert and self.num_experts_per_tok < 2:
             raise ValueError("num_experts_per_tok is 1, but the shared expert is always on: choose 2 or more")
         if self.mode == "fusion" and self.shared_expert:

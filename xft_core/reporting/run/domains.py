@@ -115,7 +115,7 @@ def domain_warnings(comparison: Comparison) -> Iterator[str]:
 def domain_table(comparison: Comparison) -> str:
     """A row for each domain, a column for each model; pass rates of the domain's benchmarks below its loss."""
     models = list(dict.fromkeys(loss.model for domain in comparison.domains for loss in domain.losses))
-    names = {row.model: row.name for row in comparison.rows}
+    names = {row.model: row.name for row in (*comparison.rows, *comparison.row_comparisons)}
     lines = []
     for domain in comparison.domains:
         cells = []
@@ -131,7 +131,7 @@ def domain_table(comparison: Comparison) -> str:
                 rate = score.rate("plus") if score else None
                 rates.append(rate_text(rate) if rate else "-")
             lines.append([f"{domain.name}: {benchmark} pass@1 % ↑", "", *rates])
-    header = ["domain", "held-out rows", *(names.get(model, model.replace("_", " ")) for model in models)]
+    header = ["domain", "held-out rows", *(names.get(model, model) for model in models)]
     return f"{NOTE}\n\n{table(header, lines)}"
 
 

@@ -1,6 +1,7 @@
 """``comparison.md``: the table first, then what it says, then the evidence in compact tables."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from xft_core.benchmarks.decontaminate import NGRAM_WORDS
@@ -40,6 +41,10 @@ ROW_PARTS = {
     "reserved_rows": "rows reserved to choose by",
     "train_rows": "rows to train on",
 }
+OF_MIXTURE = {
+    "dropped_held_out": "dropped: held out or reserved of another source",
+    "dropped_duplicate": "dropped: duplicate of another row, of any source",
+    "not_used": "not used (the source's share is smaller)"}
 SPLITS = ("held_out_rows", "reserved_rows", "train_rows")
 OTHER_COUNTS = {
     "train_tokens": "tokens to train on",
@@ -93,7 +98,8 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: froze
     if comparison.routing:
         sections += ["## Routed experts, on held-out rows", _routing_table(comparison), *picture("expert_load", plots)]
     if comparison.data:
-        sections += ["## Data", _data_table(comparison.data, evidence.recipe.data.max_rows)]
+        sections += ["## Data", _data_table(
+            comparison.data, evidence.recipe.data.max_rows, OF_MIXTURE if comparison.sources else {})]
     if comparison.sources:
         sections += ["## Sources", source_table(comparison)]
     if comparison.decontamination and comparison.decontamination.benchmarks:
@@ -312,14 +318,15 @@ def _extremes(values: list[float], first_expert: int) -> tuple[str, str]:
     return low, high
 
 
-def _data_table(counts: dict[str, int], max_rows: int | None) -> str:
-    """All that became of the rows read, and its sum; then what else was counted."""
+def _data_table(counts: dict[str, int], max_rows: int | None, names: Mapping[str, str] = {}) -> str:
+    """All that became of the rows read, and its sum; then what else was counted. ``names``: of counts that are called
+    otherwise here."""
     # Rows of files of their own are none of those that were read here.
     elsewhere = [f"{split}_rows" for split in ("held_out", "reserved") if f"{split}_rows_read" in counts]
     parts = [name for name in counts
              if (name in ROW_PARTS or name.startswith("dropped_") or "max_rows" in name) and name not in elsewhere]
     parts.sort(key=lambda name: (name in SPLITS, [*ROW_PARTS, name].index(name)))
-    lines = [(ROW_PARTS.get(name, _words(name)), counts[name]) for name in parts]
+    lines = [(names.get(name) or ROW_PARTS.get(name, _words(name)), counts[name]) for name in parts]
     if "rows_read" in counts:
         again = counts.get("repeated_rows", 0)
         left = counts["rows_read"] + again - sum(counts[name] for name in parts)

@@ -10,10 +10,11 @@ from xft_core.data.templates import magicoder_prompt
 from xft_core.files.locate import is_hub_name
 from xft_core.recipe.labels import flat_names, path_labels
 from xft_core.recipe.load import flatten
-from xft_core.recipe.sections import PROCESS_FIELDS, Recipe
+from xft_core.recipe.sections import PROCESS_FIELDS, Recipe, SourceConfig
 from xft_core.recipe.sections.merge import ON_DELTAS, OPERATORS
 from xft_core.recipe.steps import FACTS
 from xft_core.reporting.run.comparison import Comparison, Row
+from xft_core.reporting.run.domains import domain_table, source_table
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import warnings
 from xft_core.reporting.run.markdown import CAPTION, picture, results_table
@@ -57,7 +58,8 @@ def model_card(comparison: Comparison, evidence: Evidence, plots: frozenset[str]
         warnings=warnings(comparison), routing=_routing(recipe), equation=equation, where=where,
         method=METHOD[recipe.merge.method], made=_choices(evidence, TRAINING_SECTIONS),
         measured=_choices(evidence, MEASURING_SECTIONS), lineage=_lineage(evidence), used=_used(evidence),
-        decontamination=_decontamination(comparison))
+        decontamination=_decontamination(comparison), sources=source_table(comparison) if comparison.sources else "",
+        domains=domain_table(comparison) if comparison.domains else "")
     return str(ModelCard(card))
 
 
@@ -166,6 +168,9 @@ def _is_in(recorded: Any, name: str) -> bool:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, SourceConfig):
+        said = value.recorded() | {"path": display_name(value.path)}
+        return "; ".join(f"{name} {_shown(item)}" for name, item in said.items() if item not in (None, [], {}, False))
     if isinstance(value, list):
         return ", ".join(map(_shown, value)) or "-"
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# The languages of the paper's multilingual average. Swift is not graded here: Debian has no toolchain for it.
+# The languages of the paper's multilingual average.
 PAPER_LANGUAGES = ("cpp", "php", "rs", "swift", "js", "java")
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from xft_core.errors import ArtifactError
+from xft_core.recipe.steps import PREPARED
 from xft_core.reporting.run.comparison import Comparison, RowComparison
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.study.differences import paired_difference
 from xft_core.reporting.tables import table
 from xft_core.runtime.quantities import fixed, signed
+from xft_core.store.results.mix_data import MixtureFile
 from xft_core.store.results.report import RunRowsFile
 from xft_core.store.results.row_losses import RowLossesFile, RowLossesMetrics
 
@@ -37,8 +39,12 @@ def measured_rows(evidence: Evidence) -> RunRowsFile | None:
         if of_model != tokens["merged"]:
             raise ArtifactError(f"The rows of row_losses_{model} are not those of row_losses_merged: run both again.")
     metrics = {model: item for model in of_models if (item := evidence.metrics(f"row_losses_{model}", RowLossesMetrics))}
+    mixture = evidence.file(PREPARED, MixtureFile)
+    of_source = evidence.recipe.data.source_domains
+    of_domains = {} if mixture is None else {"domains": [
+        of_source[place] for place, (_, number) in zip(mixture.held_out, of_models["merged"], strict=True) if number]}
     return RunRowsFile(
-        tokens=tokens["merged"],
+        tokens=tokens["merged"], **of_domains,
         losses={model: [nll for nll, number in rows if number] for model, rows in of_models.items()},
         reserved_nll={model: item.reserved_nll for model, item in metrics.items() if item.reserved_nll is not None},
         training_flops={model: item.training_flops for model, item in metrics.items() if item.training_flops is not None})
@@ -74,7 +80,8 @@ def row_sentences(comparison: Comparison) -> Iterator[str]:
         ("At equal tokens", [item for item in comparison.row_comparisons if item.equal_tokens]),
         ("At equal floating-point work", [item for item in comparison.row_comparisons if item.equal_flops]),
     ):
-        others = [item for item in chosen if item.difference is not None and item.model != "moe"]
+        others = [item for item in chosen if item.difference is not None and item.model != "moe"
+                  and not item.model.startswith("merged_wise")]  # which are the merged model, in part
         if not others:
             continue
         chosen_apart = all(item.reserved_nll is not None for item in others)

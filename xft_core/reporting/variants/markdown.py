@@ -6,6 +6,7 @@ from xft_core.recipe.grid import Variant
 from xft_core.recipe.steps import MODELS
 from xft_core.reporting.pass_rates import PassRate, not_graded_text, rate_text
 from xft_core.reporting.tables import bullets, table
+from xft_core.reporting.variants.contributions import contributions_section
 from xft_core.reporting.variants.findings import show, value_text, variant_findings, variant_limits
 from xft_core.reporting.variants.rivals import rivals_table
 from xft_core.reporting.variants.summary import NLL, OVER_SFT, PASS, Group, Run, Variants
@@ -35,6 +36,8 @@ def variants_markdown(
         sections += ["## By field", *(f"![{title}](plots/{name})" for name, title in pictures)]
     if result.rivals:
         sections += ["## At equal tokens and at equal work", rivals_table(result.rivals)]
+    if result.contributions:
+        sections += ["## One domain left out", contributions_section(result.contributions)]
     sections += ["## All models", *_model_tables(result)]
     sections += ["## Every run", _runs_table(result, labels)]
     return "\n\n".join(sections) + "\n"

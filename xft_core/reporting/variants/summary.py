@@ -64,6 +64,17 @@ class Group(_Part):
     not_graded: dict[str, int] = Field(description="Answers of all runs that have no part in a pass@1, by name [count]")
 
 
+class Contribution(_Part):
+    """The merged model's held-out loss in one domain without another, minus that with all."""
+
+    settings: str = Field(description="Values of the other varying fields [text]")
+    left_out: str = Field(description="The domain that was not trained on [text]")
+    domain: str = Field(description="The domain that is measured [text]")
+    seeds: int = Field(description="Seeds [count]")
+    mean: float = Field(description="The difference [nats per response token]")
+    interval: tuple[float, float] = Field(description="Its 95% interval, over seeds and rows [nats per response token]")
+
+
 class Effect(_Part):
     """What changes when ``fields`` go from the values ``reference`` to ``values`` and nothing else does: the mean over
     pairs of runs, with half of its 95% interval (Student's t; None for one pair, and where all pairs differ by exactly the
@@ -113,10 +124,12 @@ class Variants(_Part):
     missing: list[str] = Field(description="Variants without a result [text]")
     idle: dict[str, list[str]] = Field(description="For a field, the groups in which it plays no part [text]")
     rivals: list[RivalDifference] = Field([], description="The merged model beside each other one, where rows were compared")
+    contributions: list[Contribution] = Field([], description="What each domain contributes, where data.leave_out varies")
 
     def text(self) -> str:
         """The content of the file."""
-        return self.model_dump_json(indent=1, exclude=None if self.rivals else {"rivals"}) + "\n"
+        empty = {name for name in ("rivals", "contributions") if not getattr(self, name)}
+        return self.model_dump_json(indent=1, exclude=empty) + "\n"
 
     def benchmarks(self) -> list[str]:
         """Titles of the benchmarks, in the order of the recipe."""

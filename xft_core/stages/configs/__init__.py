@@ -10,6 +10,7 @@ from xft_core.recipe.steps import FACTS
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.average_models import AverageModelsStage
 from xft_core.stages.configs.choose_checkpoint import ChooseCheckpointStage
+from xft_core.stages.configs.dpo import DpoStage
 from xft_core.stages.configs.ensemble import EnsembleStage
 from xft_core.stages.configs.evaluate import EvaluateStage
 from xft_core.stages.configs.export import ExportStage
@@ -33,6 +34,7 @@ __all__ = [
     "AverageModelsStage",
     "ChooseCheckpointStage",
     "CompareStage",
+    "DpoStage",
     "EnsembleStage",
     "EvaluateStage",
     "ExportStage",
@@ -57,6 +59,7 @@ _HERE = {config.stage: config for config in (
     AverageModelsStage,
     ChooseCheckpointStage,
     CompareStage,
+    DpoStage,
     EnsembleStage,
     EvaluateStage,
     ExportStage,

@@ -43,6 +43,8 @@ class PrepareStage(StageConfig):
                 ("data", self.data.path), ("held_out", self.data.held_out_path), ("reserved", self.data.reserved_path)):
             if path is not None:
                 found |= data_inputs(name, path, self.data.split)
+        if self.data.pictures is not None:
+            found["pictures"] = Path(self.data.pictures)
         if self.data.decontaminate:
             found |= {f"benchmark_{index}": find_benchmark(name) for index, name in enumerate(self.benchmarks)}
         return found
@@ -59,6 +61,7 @@ class PrepareStage(StageConfig):
     def settings(self) -> dict[str, Any]:
         """A data file counts by its contents; a Hub data set by its name (pin it: owner/name@revision)."""
         settings = super().settings()
+        settings["data"].pop("pictures", None)  # they count by their contents
         for name in ("path", "held_out_path", "reserved_path"):
             path = settings["data"].get(name)
             if path is not None and is_data_file(path):

@@ -16,7 +16,7 @@ class SftStage(StageConfig):
     summary = "Supervised fine-tuning of a dense model or of an upcycled one."
 
     stage, version, implementation = "sft", 5, "xft_core.stages.sft"
-    added: ClassVar[frozenset[str]] = frozenset({"match", "snapshots", "part"})
+    added: ClassVar[frozenset[str]] = frozenset({"match", "snapshots", "part", "sources"})
 
     model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
@@ -30,11 +30,22 @@ class SftStage(StageConfig):
         "them."))
     part: tuple[int, int] | None = Field(None, description=(
         "Train on part i of n disjoint random parts of the rows: [i, n], with i from 1; empty for all rows."))
+    sources: list[int] | None = Field(None, description=(
+        "Train on the rows of these sources of a mixture alone, by their places in data.sources, from 0; empty for all."))
 
     @model_validator(mode="after")
     def _part_is_one(self) -> "SftStage":
         if self.part and not 1 <= self.part[0] <= self.part[1]:
             raise ValueError(f"part is {list(self.part)}: give [i, n] with i from 1 to n")
+        if self.part and self.sources is not None:
+            raise ValueError("part and sources both choose rows: give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _snapshots_are_whole(self) -> "SftStage":
+        if self.snapshots and self.sft.adapter != "none":
+            raise ValueError(f"snapshots is {self.snapshots}, but sft.adapter is {self.sft.adapter}, and of earlier steps only "
+                             "adapters are known: set snapshots to 0")
         return self
 
     def inputs(self) -> dict[str, Path]:

@@ -22,8 +22,9 @@ class SourceRows(Result):
 
 
 class MixtureFile(ResultFile):
-    """mixture.json: what each source gave, and which source each held-out row is of."""
+    """mixture.json: what each source gave, and which source each row is of."""
 
     file_name: ClassVar[str] = "mixture.json"
     sources: list[SourceRows] = Field(description="The sources, in the recipe's order")
     held_out: list[int] = Field(description="For each held-out row the place of its source, from 0 [no unit]")
+    train: list[int] = Field([], description="For each training row the place of its source, from 0 [no unit]")

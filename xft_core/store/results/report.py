@@ -36,6 +36,7 @@ class RunRowsFile(ResultFile):
     ending: ClassVar[str] = "\n"
     tokens: list[int] = Field(description="Response tokens of each row, of those that have any [count]")
     losses: dict[str, list[float]] = Field(description="By model, the loss of each row, summed over its response [nats]")
+    domains: list[str] = Field([], description="Domain of each row, of a mixture of sources; none without one [text]")
     reserved_nll: dict[str, float] = Field({}, description=(
         "By model, the loss over the rows that are reserved for choices; none where no rows are [nats per response token]"))
     training_flops: dict[str, float] = Field({}, description="By model, floating-point operations of its training [count]")

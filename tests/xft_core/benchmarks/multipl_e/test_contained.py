@@ -20,7 +20,7 @@ BY_NAME = {language.name: language for language in LANGUAGES.values()}
 EXITS = {
     "js": "process.exit(0);", "ts": "return (globalThis as any).process.exit(0);", "cpp": "std::exit(0);",
     "java": "System.exit(0); return 3;", "rs": "std::process::exit(0);", "go": 'panic(fmt.Sprint(os.Getpid() + exit()))',
-    "php": "exit(0);", "rb": "exit!(true)", "lua": "os.exit(0)", "pl": "exit 0;", "sh": "exit 0"}
+    "php": "exit(0);", "rb": "exit!(true)", "lua": "os.exit(0)", "swift": "exit(0)", "pl": "exit 0;", "sh": "exit 0"}
 
 ATTACKS = {
     "js reads a file": ("js", "try {{ return require('fs').readFileSync('{secret}') ? 3 : 0; }} catch (error) {{ return 0; }}"),

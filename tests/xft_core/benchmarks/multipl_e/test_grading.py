@@ -17,7 +17,7 @@ from xft_core.sandbox.bubblewrap import open_sandbox
 
 DATA = Path(__file__).parents[5] / "shared" / "data" / "benchmarks" / "multipl-e"
 BY_NAME = {language.name: language for language in LANGUAGES.values()}
-COMPILED = {"ts", "cpp", "java", "rs", "go"}  # seconds for each program
+COMPILED = {"ts", "cpp", "java", "rs", "go", "swift"}  # seconds for each program
 EACH_LANGUAGE = [
     pytest.param(name, marks=[pytest.mark.slow] if name in COMPILED else [], id=name) for name in BY_NAME]
 

@@ -25,6 +25,8 @@ PARTS: dict[str, tuple[str, str, str, str, tuple[str, ...]]] = {
              "    }\n    public static void main(String[] args) {\n    }\n\n}", ("\n    }\n",)),
     "rs": ("/// Twice.\n", "fn twice(x: isize) -> isize {\n", "    let _open = '{';\n    2 * x\n",
            "}\n\nfn main() {\n    assert_eq!(twice(1), 2);\n}", ("\n}",)),
+    "swift": ("/// Twice.\n", "func twice(x: Int) -> Int {\n", "    let open = \"{\"\n    return 2 * x\n",
+              "}\n\nassert(twice(x: 1) == 2)", ("\n}",)),
     "sh": ("#!/bin/bash\n# Twice.\n", "twice() {\n", "    echo $(($1 * 2))\n", "}\n\nset -e\nrun_test", ("\n}",)),
 }
 EVERY = pytest.mark.parametrize("name", BY_NAME)
@@ -79,7 +81,8 @@ HELPERS = {
     "php": "function more($x) {\n    return $x;\n}", "go": "func more(x int) int {\n    return x\n}",
     "rb": "def more(x)\n\n  x\nend", "lua": "function more(x)\n\n    return x\nend", "pl": "sub more {\n\n    return 1;\n}",
     "cpp": "long more(long x) { return x; }", "java": "    static long more(long x) {\n        return x;\n    }",
-    "rs": "fn more(x: isize) -> isize {\n    x\n}", "sh": "more() {\n    echo 1\n}"}
+    "rs": "fn more(x: isize) -> isize {\n    x\n}",
+    "swift": "func more(x: Int) -> Int {\n    return x\n}", "sh": "more() {\n    echo 1\n}"}
 
 
 @EVERY

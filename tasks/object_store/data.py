@@ -1,0 +1,152 @@
+"""Data named by an address: fetched into XFT_HOME before its stage's key is computed, so that contents count as with files.
+
+    s3://bucket/prefix/rows.jsonl        one object
+    s3://bucket/prefix/                  all objects of data below it; with * in its last part those that fit
+    https://host/rows.csv                one file, where there is a network
+
+    <XFT_HOME>/data/<digest of what is at the address>/    where it is fetched to
+
+Neither Prefect nor MLflow here.
+"""
+
+import fnmatch
+import http.client
+import os
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from tasks.object_store import file_sets, models
+from tasks.object_store.bucket import Bucket, StoredObject, StoreUnavailable, bucket_at
+from tasks.prefect_log import Logger
+from tasks.settings import S3_ADDRESS, settings
+from tasks.stopping import RunStopped
+from xft_core.errors import DataError
+from xft_core.files.data_files import is_shard
+from xft_core.files.digests import digest_of
+from xft_core.files.disk import disk_full_is_an_error, locked
+from xft_core.recipe.sections import DataConfig
+
+WEB = ("https://", "http://")
+PATHS = ("path", "held_out_path", "reserved_path")
+SECONDS, BLOCK = 60.0, 2**20
+NAME_LENGTH = 32  # hexadecimal digits of the digest that names a directory
+
+
+def is_address(name: str) -> bool:
+    """Whether data is named by an address that is fetched."""
+    return name.startswith((models.SCHEME, *WEB))
+
+
+def checks(names: Iterable[str]) -> dict[str, Callable[[], object]]:
+    """For those of ``names`` that are addresses: whether something is there, without fetching it, by the name that
+    preconditions have for data. A web address is asked when it is fetched."""
+    return {f"data {name}": partial(_check, name) for name in names if is_address(name)}
+
+
+def fetched(fields: dict[str, Any], stop: threading.Event, logger: Logger) -> dict[str, Any]:
+    """A stage's fields with the paths of what was fetched in place of the addresses of its data. Raises DataError for an
+    address that gives nothing; StoreRefused, StoreUnavailable, RunStopped."""
+    data = fields.get("data")
+    if not isinstance(data, DataConfig):
+        return fields
+    found = {field: str(fetch(name, stop, logger)) for field in PATHS if (name := getattr(data, field)) and is_address(name)}
+    return fields | {"data": data.model_copy(update=found)} if found else fields
+
+
+def fetch(address: str, stop: threading.Event, logger: Logger) -> Path:
+    """The local file of an address, or the directory of several. No transfer if it is here and unchanged there."""
+    return _from_web(address, stop, logger) if address.startswith(WEB) else _from_store(address, stop, logger)
+
+
+def _check(address: str) -> None:
+    if not address.startswith(WEB):
+        _offer(address)
+
+
+def _offer(address: str) -> tuple[Bucket, list[StoredObject]]:
+    """The objects at an S3 address, by their names below its last directory."""
+    place, _, name = address.rpartition("/")
+    if not S3_ADDRESS.fullmatch(place) or not set(name) <= {*"*?", *_PLAIN}:
+        shown = "" if "@" in address else f" ({address[:200]!r})"  # it may be a password that was put there
+        raise DataError(
+            f"data.path{shown} is no address s3://bucket/prefix: letters, digits and ._=- in the prefix, * in its last part, "
+            "no credentials. Those belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in AWS_PROFILE.")
+    bucket = bucket_at(place, "data.path")
+    plain = name.split("*")[0].split("?")[0]
+    listed = [item for item in bucket.objects(plain) if item.size]
+    if not name:
+        found = [item for item in listed if is_shard(item.name)]
+    else:
+        found = [item for item in listed if fnmatch.fnmatchcase(item.name, name)]
+        if not found and plain == name:
+            found = [item for item in listed if item.name.startswith(f"{name}/") and is_shard(item.name)]
+    if not found:
+        raise DataError(f"There is no data at {address}: no object of that name, and none of data below it.")
+    return bucket, found
+
+
+_PLAIN = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._=-"
+
+
+def _from_store(address: str, stop: threading.Event, logger: Logger) -> Path:
+    bucket, offered = _offer(address)
+    name = digest_of(sorted([item.name, item.size, item.etag] for item in offered))[:NAME_LENGTH]
+    directory = settings().data / name
+    with locked(directory), disk_full_is_an_error(directory):
+        if not directory.is_dir():
+            with file_sets.beside(directory) as arriving:
+                bucket.download({item.name: arriving / item.name for item in offered}, stop)
+                for item in offered:
+                    path = arriving / item.name
+                    if not path.is_file() or path.stat().st_size != item.size:
+                        raise StoreUnavailable(f"{bucket.address}/{item.name} changed while it was fetched. Try again.")
+                arriving.rename(directory)
+            logger.info("Fetched %s to %s", address, directory)
+        os.utime(directory)
+    return directory / offered[0].name if len(offered) == 1 else directory
+
+
+def _from_web(address: str, stop: threading.Event, logger: Logger) -> Path:
+    name = PurePosixPath(unquote(urlsplit(address).path)).name
+    if "@" in urlsplit(address).netloc or not is_shard(name) or name != Path(name).name:
+        raise DataError(
+            "A web address of data must end in the name of a file of data, such as rows.jsonl or rows.csv.gz, and hold no "
+            f"password{'' if '@' in address else f': {address[:200]!r} does not'}.")
+    try:
+        with urllib.request.urlopen(address, timeout=SECONDS) as answer:
+            said = [address, *(answer.headers.get(field) for field in ("ETag", "Last-Modified", "Content-Length"))]
+            directory = settings().data / digest_of(said)[:NAME_LENGTH]
+            with locked(directory), disk_full_is_an_error(directory):
+                if not directory.is_dir() or said[1:3] == [None, None]:  # a server that does not say when it changes
+                    with file_sets.beside(directory) as arriving:
+                        _receive(answer, arriving / name, said[3], stop)
+                        if directory.is_dir():
+                            os.replace(arriving / name, directory / name)
+                        else:
+                            arriving.rename(directory)
+                    logger.info("Fetched %s to %s", address, directory)
+                os.utime(directory)
+            return directory / name
+    except urllib.error.HTTPError as error:
+        raise DataError(f"{address[:200]!r} gives no data: the server says {error.code} {error.reason}.") from None
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise DataError(
+            f"{address[:200]!r} cannot be fetched: {reason}. Is there a network here? Else fetch it elsewhere, and give the "
+            "path of the file.") from None
+
+
+def _receive(answer: Any, path: Path, length: str | None, stop: threading.Event) -> None:
+    with path.open("wb") as stream:
+        while block := answer.read(BLOCK):
+            if stop.is_set():
+                raise RunStopped("The run was stopped while data was fetched.")
+            stream.write(block)
+    if length is not None and path.stat().st_size != int(length):
+        raise DataError(f"Of {path.name} {path.stat().st_size} bytes of {length} arrived. Try again.")

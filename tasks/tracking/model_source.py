@@ -1,0 +1,99 @@
+"""Models named by where MLflow has them, as directories like any other.
+
+    models:/name@alias, models:/name/3     a version of a registered model
+    runs:/<run id>                         what a run made: a stage's run its artifact, a pipeline run its merged model
+
+Such a model is an artifact of ours, with a key by which the stores have it; of a merged model, the run in MLflow has a copy.
+"""
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from tasks.prefect_log import reason
+from tasks.settings import settings
+from tasks.tracking.client import TrackingUnavailable, client, explained
+from tasks.tracking.model import MODEL_NAME
+from xft_core.errors import CheckpointError
+from xft_core.files.digests import MODEL_FILE_SUFFIXES
+from xft_core.files.temporary import temporary_directory
+
+VERSION = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
+RUN = re.compile(r"runs:/([0-9a-f]{32})")
+FORMS = "Give models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID."
+# What MLflow keeps beside a model and could pass for a part of it.
+OF_MLFLOW = ("input_example.json", "serving_input_example.json", "requirements.txt")
+MAKERS = ("upcycle", "sft", "merge", "average_models", "choose_checkpoint")
+
+
+@dataclass(frozen=True)
+class Source:
+    """An artifact that holds a model, and the MLflow run that has a copy of it (None: none has). ``plays``: what it is in
+    its pipeline run (sft_moe, merge)."""
+
+    stage: str
+    key: str
+    plays: str
+    run_id: str | None
+
+    @property
+    def model(self) -> str:
+        """What reports and metrics call it: merged, moe, sft, or its role."""
+        return {"merge": "merged", "upcycle": "moe", "sft_moe": "moe", "sft_baseline": "sft"}.get(self.plays, self.plays)
+
+
+def is_address(name: str) -> bool:
+    """Whether a model's name is one of MLflow's addresses."""
+    return name.startswith(("models:/", "runs:/"))
+
+
+def resolve(address: str) -> Source:
+    """The artifact behind an address. Raises CheckpointError when there is none, TrackingUnavailable."""
+    version, run = VERSION.fullmatch(address), RUN.fullmatch(address)
+    if version is None and run is None:
+        raise CheckpointError(f"{address[:200]!r} is no model in MLflow. {FORMS}")
+    try:
+        return _of_version(address, *version.groups()) if version else _of_run(address, str(run and run[1]))
+    except CheckpointError:
+        raise
+    except Exception as error:
+        if getattr(error, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise CheckpointError(f"MLflow at {settings().tracking_shown} has no {address}: {reason(error)}") from None
+        raise TrackingUnavailable(f"MLflow at {settings().tracking_shown} cannot be read: {reason(error)}") from error
+
+
+def download(address: str, run_id: str, directory: Path) -> None:
+    """Have the merged model of a run in ``directory``: its own files, without what MLflow has beside them.
+
+    Raises CheckpointError when MLflow has no weights of it."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_directory("transfer", output=directory) as arriving, explained():
+        copy = Path(client().download_artifacts(run_id, MODEL_NAME, str(arriving)))
+        for path in copy.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif not path.name.endswith(MODEL_FILE_SUFFIXES) or path.name in OF_MLFLOW:
+                path.unlink()
+        if not (copy / "config.json").is_file() or not list(copy.glob("*.safetensors")):
+            raise CheckpointError(f"{address} has no weights in MLflow: they were too large to be copied there.")
+        copy.rename(directory)
+
+
+def _of_version(address: str, name: str, alias: str | None, number: str | None) -> Source:
+    version = (client().get_model_version_by_alias(name, alias) if alias
+               else client().get_model_version(name, str(number)))
+    if (key := version.tags.get("xft.key")) is None:
+        raise CheckpointError(f"{address} was not registered by a pipeline run. Give its directory instead.")
+    return Source("merge", key, "merge", version.run_id)
+
+
+def _of_run(address: str, run_id: str) -> Source:
+    tags = client().get_run(run_id).data.tags
+    if merged := tags.get("xft.merge.run_id"):
+        return Source("merge", client().get_run(merged).data.tags["xft.key"], "merge", run_id)
+    if tags.get("xft.stage") not in MAKERS or "xft.key" not in tags:
+        raise CheckpointError(
+            f"{address} is no run that made a model: give a finished pipeline run, or one of its stages "
+            f"{', '.join(MAKERS[:3])}.")
+    return Source(tags["xft.stage"], tags["xft.key"], tags["xft.role"], None)

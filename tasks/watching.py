@@ -1,0 +1,40 @@
+"""What data is, as a digest to compare with that of an earlier look. Data is a file, a glob, a directory, or what is in S3."""
+
+from pathlib import Path
+
+from tasks.object_store.bucket import bucket_at
+from xft_core.errors import DataError
+from xft_core.files.digests import digest_of, file_digest
+from xft_core.files.locate import DATA_SUFFIXES, local_path
+
+S3 = "s3://"
+
+
+def data_digest(path: str) -> str:
+    """sha256 of the contents of a file, or of all files of a glob or a directory; of what is in S3, of names, sizes and ETags:
+    nothing is fetched. Raises DataError when nothing is there, StoreRefused, StoreUnavailable.
+    """
+    if path.startswith(S3):
+        return _in_s3(path.rstrip("/"))
+    place = local_path(path)
+    if place.is_file():
+        return file_digest(place)
+    if "*" in path:
+        place = local_path(str(Path(path.partition("*")[0]).parent if not path.startswith("*") else Path()))
+        files = sorted(item for item in place.glob(str(Path(path).expanduser().relative_to(place))) if item.is_file())
+    else:
+        files = sorted(item for item in place.rglob("*") if item.is_file())
+    if not files:
+        raise DataError(f"There is nothing to watch at {path!r}: name a file, a directory with files, or s3://bucket/prefix.")
+    return digest_of([[str(item.relative_to(place)), file_digest(item)] for item in files])
+
+
+def _in_s3(address: str) -> str:
+    above, _, name = address.rpartition("/")
+    if Path(name).suffix in DATA_SUFFIXES:
+        found = [item for item in bucket_at(above, "path").objects(name) if item.name == name]
+    else:
+        found = list(bucket_at(address, "path").objects(""))
+    if not found:
+        raise DataError(f"There is nothing to watch at {address}: no object is there or below it.")
+    return digest_of(sorted([item.name, item.size, item.etag] for item in found))

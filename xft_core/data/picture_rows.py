@@ -1,0 +1,196 @@
+"""Rows of pictures, instruction and response, through the model's own processor, to tokens and the processor's tensors.
+
+A row has ``image`` (one) or ``images`` (a list) beside the fields of any form of formats.py with one question and one answer.
+A picture is a data address (data:image/png;base64,...), an object with the bytes (as Parquet files of the Hub have it), or the
+path of a file in the directory data.pictures. A row without pictures is one of text.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xft_core.data.formats import conversation
+from xft_core.data.templates import magicoder_prompt
+from xft_core.errors import CheckpointError, DataError, first_line
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+    from transformers import ProcessorMixin
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+MOST_PIXELS = 2**26  # of one picture; larger ones are no pictures, but attacks on memory
+FIELDS = ("image", "images")
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """One row: what it asks, what it answers, and the files' bytes of its pictures. ``place``: where it is, for people."""
+
+    question: str
+    answer: str
+    pictures: tuple[bytes, ...]
+    place: str = ""
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Of each picture."""
+        return tuple(hashlib.sha256(picture).hexdigest() for picture in self.pictures)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A prompt for a model that reads pictures: its tokens, and the processor's other tensors (see pictures.py)."""
+
+    input_ids: list[int]
+    tensors: "dict[str, torch.Tensor]"
+
+
+def picture_row(row: Any, directory: Path | None) -> PictureRow:
+    """A row of a data file. ``directory``: where its pictures are, if it names files. Raises DataError without the row's
+    place."""
+    if not isinstance(row, dict):
+        raise DataError(f"a row must be an object with fields, this is a {type(row).__name__}.")
+    messages = conversation({name: value for name, value in row.items() if name not in FIELDS}, None)
+    if [message["role"] for message in messages] != ["user", "assistant"] or messages.beside:
+        raise DataError("a row of a model that reads pictures has one question and one answer, and nothing else (no system "
+                        f"message, no tools); this has {len(messages)} messages.")
+    found = row.get("images") if row.get("images") is not None else row.get("image")
+    values = [] if found is None else found if isinstance(found, list) else [found]
+    return PictureRow(
+        messages[0]["content"], messages[1]["content"], tuple(picture_bytes(value, directory) for value in values))
+
+
+def picture_bytes(value: Any, directory: Path | None) -> bytes:
+    """The file of one picture. Raises DataError for what is none."""
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return value["bytes"]
+    if isinstance(value, dict) and isinstance(value.get("path"), str):
+        value = value["path"]
+    if not isinstance(value, str):
+        raise DataError(f"a picture must be text or an object with bytes, it is a {type(value).__name__}.")
+    if value.startswith("data:"):
+        head, _, content = value.partition(",")
+        if not head.startswith("data:image/") or not head.endswith(";base64"):
+            raise DataError(f"a picture's address begins {value[:40]!r}. It must begin data:image/KIND;base64,.")
+        try:
+            return base64.b64decode(content, validate=True)
+        except binascii.Error as error:
+            raise DataError(f"a picture's address is no base64 ({error}): {value[:40]!r}.") from None
+    if directory is None:
+        raise DataError(f"a picture is the file {value!r}, but data.pictures is empty. Set it to the pictures' directory.")
+    path = (directory / value).resolve()
+    if not path.is_relative_to(directory.resolve()):
+        raise DataError(f"the picture {value!r} is outside of data.pictures ({str(directory)!r}). Move it there.")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"the picture {str(path)!r} cannot be read: {error.strerror}.") from None
+
+
+def opened(content: bytes) -> "Image.Image":
+    """A picture in RGB. Raises DataError for what is no picture of a known format, or one too large."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise DataError(
+                    f"a picture has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}. Scale it down.")
+            return image.convert("RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"a picture cannot be read as any of {', '.join(FORMATS)}: {first_line(error)}") from None
+
+
+def load_processor(directory: Path) -> "ProcessorMixin":
+    """The processor of a model that reads pictures. Raises CheckpointError when it has none that works."""
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(directory, trust_remote_code=False)
+    except Exception as error:  # as for tokenizers
+        raise CheckpointError(f"{str(directory)!r} has no processor that can be loaded: {first_line(error)}") from None
+    if getattr(processor, "image_processor", None) is None or getattr(processor, "tokenizer", None) is None:
+        raise CheckpointError(f"{str(directory)!r} has no processor of both pictures and text (preprocessor_config.json).")
+    return processor
+
+
+class PictureAsker:
+    """Makes prompts of questions about pictures, and rows of prompts and answers, in the way of one processor."""
+
+    def __init__(self, processor: "ProcessorMixin", template: str) -> None:
+        """``template``: magicoder, chat (the processor's own) or completion (the question alone).
+
+        Raises DataError where the processor has no chat template and ``template`` is chat."""
+        self.processor, self.tokenizer, self.template = processor, processor.tokenizer, template  # type: ignore[attr-defined]
+        if template == "chat" and not (processor.chat_template or self.tokenizer.chat_template):
+            raise DataError("the processor has no chat template; use the template (or prompt style) magicoder")
+        # What must not stand in a row's own text: the processor would take it for a control token, or for a picture.
+        self._control = {token for token in (*self.tokenizer.all_special_tokens, self._placeholder) if token}
+
+    @property
+    def _placeholder(self) -> str:
+        """What the processor looks for in a text where a picture belongs."""
+        processor: Any = self.processor
+        token = getattr(processor, "boi_token", None) or processor.image_token  # one that begins a picture stands for it
+        image = str(getattr(token, "content", token))
+        start, end = "<|vision_start|>", "<|vision_end|>"  # of vocabularies that enclose pictures
+        return f"{start}{image}{end}" if start in self.tokenizer.get_vocab() else image
+
+    def ask(self, question: str, pictures: tuple[bytes, ...]) -> Asked:
+        """The prompt. Raises DataError for text that spells a control token, and for a picture that cannot be used."""
+        import torch
+
+        self._check(question)
+        if self.template == "chat":
+            text = self._rendered([self._user(question, len(pictures))], add_generation_prompt=True)
+        else:
+            written = question if self.template == "completion" else magicoder_prompt(question)
+            text = self._placeholder * len(pictures) + written
+        images = [opened(picture) for picture in pictures]
+        try:
+            made = self.processor(
+                text=text, **({"images": images} if images else {}), return_tensors="pt",
+                add_special_tokens=self.template != "chat")  # a chat template writes them itself
+        except Exception as error:  # each processor checks in its own way
+            raise DataError(f"the model's processor refuses a row: {first_line(error)}") from None
+        ids = made.pop("input_ids")[0].tolist()
+        made.pop("attention_mask", None)
+        if ids and ids[-1] == self.tokenizer.eos_token_id and self.template != "chat":
+            ids.pop()
+        return Asked(ids, {name: tensor for name, tensor in made.items() if isinstance(tensor, torch.Tensor)})
+
+    def answered(self, question: str, answer: str, num_pictures: int) -> list[int]:
+        """The tokens of an answer after its prompt, with the one that ends it."""
+        self._check(answer)
+        text, end = answer, [self.tokenizer.eos_token_id]
+        if self.template == "chat":
+            asked = [self._user(question, num_pictures)]
+            given = self._rendered(asked, add_generation_prompt=True)
+            whole = self._rendered([*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}],
+                                   add_generation_prompt=False)
+            if not whole.startswith(given):
+                raise DataError("the chat template writes a conversation otherwise with its answer than without")
+            text = whole.removeprefix(given).rstrip()
+            end = [] if any(text.endswith(token) for token in self._control) else end
+        if end == [None]:
+            raise DataError("the tokenizer has no end-of-sequence token, so a response could never end")
+        return [*self.tokenizer(text, add_special_tokens=False).input_ids, *end]
+
+    def _user(self, question: str, num_pictures: int) -> dict[str, Any]:
+        return {"role": "user", "content": [*[{"type": "image"}] * num_pictures, {"type": "text", "text": question}]}
+
+    def _rendered(self, messages: list[dict[str, Any]], **options: Any) -> str:
+        try:
+            return str(self.processor.apply_chat_template(messages, tokenize=False, **options))
+        except Exception as error:  # templates are programs that raise what they like
+            raise DataError(f"the processor's chat template refuses the conversation: {first_line(error)}") from None
+
+    def _check(self, text: str) -> None:
+        found = next((token for token in self._control if token in text), None)
+        if found:
+            raise DataError(f"text spells {found!r}, which the model's processor takes for more than text. Remove it.")

@@ -1,0 +1,43 @@
+"""The recipe's section dpo."""
+
+from pydantic import Field, model_validator
+
+from xft_core.recipe.sections.base import Precision, Section
+from xft_core.recipe.sections.generate import GenerateConfig
+from xft_core.recipe.sections.sft import SftConfig
+
+
+class DpoConfig(Section):
+    """One more model: the merged one after direct preference optimization (DPO, arXiv 2305.18290) on its own answers to a
+    benchmark, of which those that pass are preferred to those that fail."""
+
+    benchmark: str | None = Field(None, description=(
+        "Problems that the merged model answers to make preferences: as in evaluate.benchmarks, and none of these, so that no "
+        "model is measured on what it was tuned on. Empty: no DPO."))
+    num_samples: int = Field(8, ge=2, le=1000, description="Answers to each problem.")
+    temperature: float = Field(0.8, gt=0, le=5, description="Their sampling temperature.")
+    pairs_per_problem: int = Field(4, ge=1, le=1000, description="Most pairs of a passing and a failing answer to one problem.")
+    beta: float = Field(0.1, gt=0, le=100, description="How strongly the model is held to the merged one.")
+    epochs: float = Field(1.0, gt=0, le=100, description="Passes over the pairs.")
+    batch_size: int = Field(16, ge=1, description="Pairs per optimizer step.")
+    micro_batch_size: int = Field(2, ge=1, description="Pairs per forward pass. Must divide batch_size.")
+    learning_rate: float = Field(5e-6, gt=0, le=1, description="Peak learning rate.")
+    warmup_steps: int = Field(10, ge=0, description="Optimizer steps of linear warm-up (at most a tenth of all steps).")
+    precision: Precision = Field("bf16_mixed", description="Weights and arithmetic, as in the section sft.")
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> "DpoConfig":
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size ({self.micro_batch_size}) does not divide batch_size ({self.batch_size})")
+        return self
+
+    def training(self) -> SftConfig:
+        """The fields of a training, for the trainer."""
+        return SftConfig(
+            epochs=self.epochs, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size, packing=False,
+            learning_rate=self.learning_rate, warmup_steps=self.warmup_steps, optimizer="adamw", max_grad_norm=1.0,
+            precision=self.precision, log_steps=1, checkpoint_steps=50)
+
+    def sampled(self, generate: GenerateConfig) -> GenerateConfig:
+        """How the answers are drawn: as those of the benchmarks, but several to each problem."""
+        return GenerateConfig(**(generate.model_dump() | {"num_samples": self.num_samples, "temperature": self.temperature}))

@@ -1,0 +1,99 @@
+"""The dpo stage: a dense model tuned to prefer its answers that pass to those that fail."""
+
+import logging
+import random
+from collections.abc import Iterator
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from xft_core.benchmarks.registry import kind_of
+from xft_core.data.response_end import load_response_ends
+from xft_core.data.row_writing import Row
+from xft_core.data.rows import load_rows, rows_of
+from xft_core.errors import CheckpointError, DataError
+from xft_core.files.locate import find_model
+from xft_core.models.config import DTYPES, is_moe
+from xft_core.models.generation_defaults import add_end_tokens
+from xft_core.models.loading import copy_beside_weights, load_model, load_tokenizer
+from xft_core.runtime.device import device_for_work
+from xft_core.stages.configs import DpoStage
+from xft_core.store.curves import MetricsLog
+from xft_core.store.results.dpo import DpoMetrics
+from xft_core.store.results.evaluate import EvaluationFile
+from xft_core.store.results.generate import Sample, generated_samples
+from xft_core.store.workspace import Workspace
+from xft_core.training.held_out import held_out_loss
+from xft_core.training.preferences import DpoTrainer, Pairs, log_chances_of, margins
+from xft_core.training.trainer import train
+
+logger = logging.getLogger(__name__)
+
+
+def run(config: DpoStage, workspace: Workspace) -> DpoMetrics:
+    """Tune and write the model, and measure its held-out loss before and after. Raises DataError where no problem has both an
+    answer that passes and one that fails."""
+    source, dpo = find_model(config.model), config.dpo
+    if is_moe(source):
+        raise CheckpointError(f"{config.model!r} is a Mixture-of-Experts. DPO is for dense models: merge it first.")
+    problems = [*_answered(config, source)]
+    rows: list[Row] = []
+    with_pairs = 0
+    for task_id, passing, failing in problems:
+        pairs = [*product(passing, failing)]
+        with_pairs += bool(pairs)
+        random.Random(f"{config.seed}/{task_id}").shuffle(pairs)
+        rows += [row for pair in pairs[:dpo.pairs_per_problem] for row in pair]
+    if not rows:
+        raise DataError(
+            f"None of the {len(problems)} problems of {config.benchmark!r} has an answer that passes and one that fails, so "
+            "that nothing is preferred. Raise dpo.num_samples, or take easier or harder problems.")
+    pairs_of_rows = Pairs(rows_of(rows))
+    model = load_model(source, DTYPES[dpo.precision]).to(device_for_work())  # type: ignore[arg-type]
+    held_out_rows = load_rows(config.data, "held_out")
+    before = held_out_loss(model, held_out_rows).nll
+    pairs_of_rows.reference_R = log_chances_of(model, pairs_of_rows, dpo.micro_batch_size)
+    logger.info("dpo: %d pairs of %d problems", len(pairs_of_rows), with_pairs)
+    metrics_log = MetricsLog(workspace.metrics_path)
+    metrics_log.begin()
+    training = train(model, pairs_of_rows, dpo.training(), config.seed, workspace.checkpoints, metrics_log, config.checks,
+                     trainer=partial(DpoTrainer, beta=dpo.beta))
+    assert training is not None  # there is one process
+    margin_P = margins(log_chances_of(model, pairs_of_rows, dpo.micro_batch_size), pairs_of_rows.reference_R)
+    after = held_out_loss(model, held_out_rows).nll
+    logger.info("dpo: held-out loss %.4f before, %.4f after", before, after)
+    model.config.use_cache = True
+    model.save_pretrained(workspace.output)
+    copy_beside_weights(source, workspace.output)
+    add_end_tokens(workspace.output, model, load_response_ends(config.data) or [])
+    return DpoMetrics(
+        **dict(training), pairs=len(pairs_of_rows), problems_with_pairs=with_pairs,
+        problems_without_pairs=len(problems) - with_pairs, preferred=float((margin_P > 0).float().mean()),
+        held_out_nll_before=before, held_out_nll=after,
+        parameters=sum(parameter.numel() for parameter in model.parameters()))
+
+
+def _answered(config: DpoStage, source: Path) -> Iterator[tuple[str, list[Row], list[Row]]]:
+    """Every problem with its answers that pass and those that fail, as rows, each once. An answer that was cut off, or could
+    not be graded, is left out. Raises DataError where the verdicts are missing."""
+    results = EvaluationFile.read(config.verdicts)
+    if results is None or results.skipped:
+        raise DataError(f"{str(config.verdicts)!r} holds no verdicts on {config.benchmark!r}. Grade the answers first.")
+    benchmark, tokenizer = config.inputs()["benchmark"], load_tokenizer(source)
+    kind = kind_of(benchmark)
+    verdicts = {problem.task_id: problem.samples for problem in results.problems}
+    samples: dict[str, list[Sample]] = {}
+    for sample in generated_samples(config.samples):
+        samples.setdefault(sample.task_id, []).append(sample)
+    for problem in kind.load_problems(benchmark):
+        if problem.task_id not in samples or problem.task_id not in verdicts:
+            continue
+        prompt = kind.build_prompt(problem, config.prompt_style, tokenizer).token_ids(tokenizer)
+        found: dict[str, dict[str, Row]] = {"pass": {}, "fail": {}}
+        for sample, graded in zip(samples[problem.task_id], verdicts[problem.task_id], strict=True):
+            verdict = "fail" if graded.plus == "timeout" else graded.plus
+            if verdict in found and sample.finish_reason == "stop" and sample.completion:
+                answer = tokenizer(sample.completion, add_special_tokens=False).input_ids
+                end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+                found[verdict][sample.completion] = Row([*prompt, *answer, *end], len(prompt))
+        yield problem.task_id, [*found["pass"].values()], [*found["fail"].values()]
