@@ -5,6 +5,7 @@ No number changes: tensors are renamed, put side by side or cut along a dimensio
 
 import json
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -36,6 +37,9 @@ def export_stock(source: Path, target: Path) -> None:
         for block in blocks:
             plans += of_block(reader, block, block.removesuffix(f"{family.block}."), upcycle.num_routed)
         write_checkpoint(target, sorted(plans, key=lambda plan: plan.name))
+        # transformers loads all of a model in this dtype: the one that holds every tensor without rounding.
+        dtype = str(reduce(torch.promote_types, {plan.dtype for plan in plans})).removeprefix("torch.")
+        content = {name: value for name, value in content.items() if name != "torch_dtype"} | {"dtype": dtype}
     content |= {TRAINED_BY: {"down_scales": upcycle.down_scales}}  # a mean of these experts is not their merge
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     copy_beside_weights(source, target)

@@ -172,8 +172,11 @@ def _expert_plans(
 
 
 def _scaled(plan: TensorPlan, scale: float) -> TensorPlan:
-    """The tensor times ``scale``, rounded once."""
-    return plan if scale == 1 else replace(plan, parts=lambda: (part * scale for part in plan.parts()))
+    """The tensor times ``scale``. One of 16 bits gets 32 where the product would be rounded: 0.75 is no power of two."""
+    if scale == 1:
+        return plan
+    dtype = plan.dtype if math.frexp(scale)[0] == 0.5 else torch.promote_types(plan.dtype, torch.float32)
+    return replace(plan, dtype=dtype, parts=lambda: (part.to(dtype) * scale for part in plan.parts()))
 
 
 def _low_rank_plans(

@@ -111,9 +111,9 @@ class FakeHub:
     def _api(self, request: Any, name: str, repository: Repository, rest: list[str], content: Any, body: bytes) -> None:
         if not rest or rest[0] == "revision":
             commit = rest[1] if rest and rest[1] in repository.commits else repository.head
-            files = [{"rfilename": path} for path in repository.commits[commit]]
+            listed = [{"rfilename": path} for path in repository.commits[commit]]
             return request.answer(200, {
-                "id": name, "modelId": name, "sha": commit, "private": repository.private, "siblings": files, "tags": [],
+                "id": name, "modelId": name, "sha": commit, "private": repository.private, "siblings": listed, "tags": [],
                 "downloads": 0, "likes": 0})
         if rest[0] == "tree":
             files = repository.commits[rest[1] if rest[1] in repository.commits else repository.head]

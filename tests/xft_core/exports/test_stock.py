@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from tests.factories import VOCABULARY, dense_model
@@ -56,6 +56,24 @@ def test_the_untouched_mixture_is_the_dense_model(
     assert weights.keys() == merged.keys()
     for name, weight in weights.items():
         assert torch.allclose(merged[name], weight, rtol=1e-6, atol=0), name
+
+
+@pytest.mark.parametrize(("normalization", "family"), [("granite", "llama"), ("qwen2_moe", "qwen2")])
+def test_nothing_is_rounded_where_the_dense_model_has_16_bits(normalization: str, family: str, tmp_path: Path) -> None:
+    path = dense_model(tmp_path / "dense", family) / "model.safetensors"
+    weights = {name: weight.bfloat16() for name, weight in load_file(path).items()}
+    save_file(weights, path, {"format": "pt"})
+    for name in ("moe", "stock", "merged"):
+        (tmp_path / name).mkdir()
+    upcycle(tmp_path / "dense", tmp_path / "moe", config(normalization), seed=0)
+    expected = logits(tmp_path / "dense")
+    assert float((logits(tmp_path / "moe") - expected).abs().max()) < 1e-5
+    export_stock(tmp_path / "moe", tmp_path / "stock")
+    if normalization == "granite":  # loaded in fp32, as its config.json says
+        assert float((logits(tmp_path / "stock", stock=True) - expected).abs().max()) < 1e-5
+    merge(tmp_path / "moe", tmp_path / "merged", torch.full((2, 4), 0.25, dtype=torch.float64))
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert all(torch.equal(merged[name], weight) for name, weight in weights.items())
 
 
 @pytest.mark.parametrize(("normalization", "family", "changes"), CASES)
