@@ -28,7 +28,7 @@ from tests.tasks.object_store.proxy import BUCKET, Proxy
 from tests.tasks.publishing.hub import TOKEN, FakeHub
 from tests.tasks.tracking.test_registry import CARD, made
 from xft_core.files.digests import file_digest
-from xft_core.recipe.sections import Recipe
+from xft_core.recipe.sections import Recipe, RegistryConfig
 
 SCRIPT = Path(__file__).with_name("send_to_hub.py")
 logger = logging.getLogger("tests.release")
@@ -50,7 +50,8 @@ def model(tmp_path: Path) -> Path:
 @pytest.fixture
 def registered(run: PipelineRun, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a version that a run registered, champion of its name."""
-    named = run.model_copy(update={"recipe": Recipe(name=request.node.originalname, experiment=run.recipe.experiment)})
+    recipe = Recipe(name=request.node.originalname, experiment=run.recipe.experiment, registry=RegistryConfig(register="all"))
+    named = run.model_copy(update={"recipe": recipe})
     artifacts = made(tmp_path)
     (tmp_path / "card.md").write_text(CARD)
     log_model(named, artifacts["merge"].path, tmp_path / "card.md")
