@@ -108,7 +108,7 @@ def commands_page() -> str:
         "MLflow. The `make` targets are in the Makefile."), ""]
     for parser in (xft(), core()):
         for name, command in _subparsers(parser):
-            if "fields of CONFIG" in (command.description or ""):
+            if getattr(command, "config", None) is not None:
                 continue  # a stage: they are all alike, and their fields are on a page of their own
             lines += [f"## {parser.prog} {name}", "", "```text", command.format_help().strip(), "```", ""]
     return "\n".join([*lines, "## python -m xft_core STAGE", "", "One stage; see [Stages](stages.md).", "", *_exit_statuses()])

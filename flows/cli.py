@@ -1,7 +1,8 @@
 """The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft compare`` runs variants of a recipe and puts them
-side by side, ``xft study`` tests a ladder of claims, ``xft evaluate`` measures any model, ``xft plan`` says what a run needs,
-``xft ui`` shows what there is, ``xft store`` lists, verifies and cleans the store, ``xft relocate`` puts a home right that was
-moved or copied.
+side by side, ``xft study`` tests a ladder of claims, ``xft evaluate`` measures any model, ``xft init`` writes a recipe,
+``xft plan`` says what a run needs, ``xft chat`` talks to a model, ``xft fetch`` gets benchmarks, ``xft ui`` shows what there
+is, ``xft store`` lists, verifies and cleans the store, ``xft relocate`` puts a home right that was moved or copied,
+``xft completion`` makes a shell complete all of these.
 
 Exit status: 0 done, 1 a stage failed, 2 an invalid recipe or setting, 130 interrupted, 141 nobody reads the output.
 """
@@ -38,6 +39,10 @@ NO_PAGES = "make ui  (or: xft ui)  shows Prefect and MLflow in the browser"
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     options = parser().parse_args(arguments)
+    if options.command == "completion":
+        from flows.commands import completion
+
+        return completion.run(options)
     try:
         current = open_home(lambda line: print(line, file=sys.stderr))
         if options.command in ("run", "compare", "study", "evaluate", "publish", "ui"):
@@ -55,18 +60,15 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command == "ui":
             from flows.local.ui import serve
 
-            return serve(options.prefect_port, options.mlflow_port)
-        if options.command == "plan":
-            from flows.commands import plan
+            return serve(options.prefect_port, options.mlflow_port, options.host, options.public_address)
+        if options.command == "relocate":
+            from flows.commands import relocate
 
-            return plan.run(options)
-        if options.command == "store":
-            from flows.commands import store
-
-            return store.run(options)
-        from flows.commands import relocate
-
-        return relocate.run(current)
+            return relocate.run(current)
+        with imports():
+            command_module = import_module(f"flows.commands.{options.command}")
+        status: int = command_module.run(options)
+        return status
     except XftError as error:
         print(f"error: {error}", file=sys.stderr)
         return ExitCode.MISTAKE

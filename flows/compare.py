@@ -16,7 +16,7 @@ from flows.variant_runs import run_by_deployment, run_here
 from tasks.execution import pipeline_run
 from tasks.preflight import check_inputs
 from tasks.publishing import variant_results
-from tasks.publishing.comparison import ComparisonResult, publish_comparison
+from tasks.publishing.comparison import ComparisonResult, announce, publish_comparison
 from tasks.stages import submit
 from xft_core.errors import XftError
 from xft_core.recipe.grid import expand, field_labels
@@ -80,6 +80,7 @@ def compare(
     check_inputs(*(variant.recipe for variant in variants))
     get_run_logger().info("%d variants in experiment %r", len(variants), recipe.experiment)
     with pipeline_run.opened(recipe, kind="comparison", without=frozenset(variants[0].settings)) as run:
+        announce(run, grid)
         failures = run_here(variants, at_once) if run_in == "this_process" else run_by_deployment(variants)
         found = variant_results.collect(run)
         failures |= {

@@ -1,7 +1,5 @@
 """Evaluation of one model, whatever it is: a directory, an S3 address, a Hub name, what a pipeline run published."""
 
-import re
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -11,6 +9,7 @@ from tasks.execution import pipeline_run
 from tasks.preflight import check_inputs
 from tasks.publishing.evaluation import Scores, publish_scores
 from tasks.stages import local_base_model, submit
+from xft_core.recipe.labels import short_name
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import EvaluateConfig, ExperimentName, GenerateConfig, ModelConfig, Recipe, Seed
 from xft_core.recipe.steps import evaluation_steps
@@ -57,8 +56,3 @@ def evaluate_model(
         futures: Any = submit(run, evaluation_steps(recipe), local_base_model(run))
         scores: Scores = publish_scores.submit(run, futures).result()
         return scores
-
-
-def short_name(model: str) -> str:
-    """A model's path or Hub name as a name for runs: its last part, of letters, digits, dot, dash, underscore."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(model).name).strip("-._")[:80] or "model"

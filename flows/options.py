@@ -5,6 +5,8 @@ from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.shipped import shipped_or_file
+
 
 def parser() -> ArgumentParser:
     """The parser of ``xft`` and its commands."""
@@ -27,7 +29,8 @@ def parser() -> ArgumentParser:
         help="variants at work at the same time, 1 to 16 (default 2)")
     study = commands.add_parser(
         "study", help="test a ladder of claims: arms at several seeds, each tuned; what is finished already is reused")
-    study.add_argument("study", type=Path, metavar="STUDY.yaml")
+    study.add_argument(
+        "study", type=shipped_or_file("studies"), metavar="STUDY.yaml", help="file, or the name of a study that ships: demo")
     study.add_argument("--report", type=Path, metavar="DIRECTORY", help="write the report with its plots there")
     study.add_argument(
         "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
@@ -46,10 +49,37 @@ def parser() -> ArgumentParser:
         help="a field of the sections generate, evaluate or model, or seed or experiment")
     _add_publish(commands.add_parser(
         "publish", help="send a registered model to the Hub, to S3 or to a directory, and check what arrived"))
+    init = commands.add_parser("init", help="write a commented recipe for a model and data, checked against both")
+    init.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE.yaml", help="file to write (default: the model's name)")
+    init.add_argument("--model", required=True, help="directory, Hub name, S3 address, or demo:model")
+    init.add_argument("--data", required=True, help="instruction data: a .json, .jsonl or .parquet file")
+    init.add_argument(
+        "--benchmark", action="append", default=[], metavar="BENCHMARK",
+        help="humaneval, a .jsonl file, demo:benchmark.jsonl; again for each (default: what is here of humaneval and mbpp)")
+    init.add_argument("--all", action="store_true", help="write every other field too, with its default, as a comment")
+    chat = commands.add_parser("chat", help="talk to a model: merged, dense, upcycled or stock")
+    chat.add_argument("model", metavar="MODEL", help="directory, Hub name, S3 address, or demo:model")
+    chat.add_argument(
+        "--template", choices=("auto", "chat", "magicoder"), default="auto",
+        help="chat: the tokenizer's; magicoder: the paper's, of one instruction; auto (default): chat where there is one")
+    chat.add_argument("--seed", type=int, default=0, help="of sampling (default 0)")
+    chat.add_argument(
+        "--set", action="append", default=[], metavar="generate.FIELD=VALUE",
+        help="for example generate.temperature=0.7, generate.max_new_tokens=200")
+    fetch = commands.add_parser("fetch", help="get benchmarks from their authors, checked by sha256; without names: a list")
+    fetch.add_argument(
+        "benchmark", nargs="*", metavar="BENCHMARK", help="humaneval, mbpp, ds1000, multipl-e/js; multipl-e: all languages")
+    completion = commands.add_parser("completion", help="print what makes a shell complete xft's commands and options")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
     _add_plan(commands.add_parser("plan", help="memory, disk and time of every stage; refuses what cannot fit"))
     ui = commands.add_parser("ui", help="show runs in Prefect's and MLflow's web pages, until Ctrl-C")
     ui.add_argument("--prefect-port", type=int, default=4200)
     ui.add_argument("--mlflow-port", type=int, default=5000)
+    ui.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS",
+        help="where the pages listen (default 127.0.0.1), MLflow's at /mlflow; other machines are asked for a password")
+    ui.add_argument(
+        "--public-address", metavar="URL", help="what other machines call it: http://name:port, or https://name of a proxy")
     _add_store(commands.add_parser("store", help="what the store holds: list, verify, drop what is unused"))
     commands.add_parser("relocate", help="put a home (XFT_HOME) right that was moved or copied: its addresses lead to it again")
     return made
@@ -62,7 +92,8 @@ def _version() -> str:
 
 
 def _add_recipe(command: ArgumentParser) -> None:
-    command.add_argument("recipe", type=Path, metavar="RECIPE.yaml")
+    command.add_argument(
+        "recipe", type=shipped_or_file("recipes"), metavar="RECIPE.yaml", help="file, or the name of a recipe that ships: demo")
     command.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
 
 

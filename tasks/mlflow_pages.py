@@ -1,4 +1,4 @@
-"""Addresses in MLflow's pages.
+"""Addresses in MLflow's pages, and of runs in Prefect's.
 
 Each names the kind of work: without ``workflowType`` MLflow 3 opens a run among GenAI evaluations, with neither runs nor
 models in its menu. MLflow's router reads it behind the ``#``.
@@ -22,6 +22,21 @@ def run_page(mlflow_ui: str, experiment_id: str, run_id: str) -> str:
     return _address(mlflow_ui, f"/experiments/{experiment_id}/runs/{run_id}")
 
 
+def experiment_page(mlflow_ui: str, experiment_id: str) -> str:
+    """The table of an experiment's runs."""
+    return _address(mlflow_ui, f"/experiments/{experiment_id}/runs")
+
+
+def models_page(mlflow_ui: str, experiment_id: str) -> str:
+    """All models of an experiment's runs, to be sorted by any number."""
+    return _address(mlflow_ui, f"/experiments/{experiment_id}/models")
+
+
+def prefect_run_page(prefect_ui: str, flow_run_id: str) -> str:
+    """A run in Prefect's pages. ``prefect_ui``: their address without a closing slash; empty where MLflow's are beside them."""
+    return f"{prefect_ui}/runs/flow-run/{flow_run_id}"
+
+
 def compare_page(mlflow_ui: str, experiment_id: str, run_ids: list[str]) -> str:
     """Parameters and metrics of some runs side by side."""
     return _address(mlflow_ui, "/compare-runs", f"runs={_json(run_ids)}", f"experiments={_json([experiment_id])}")
@@ -33,10 +48,11 @@ def charts_page(mlflow_ui: str, experiment_id: str, view_key: str) -> str:
         mlflow_ui, f"/experiments/{experiment_id}/runs", f"viewStateShareKey={view_key}", "compareRunsMode=CHART")
 
 
-def with_files(text: str, run_id: str, directory: str = "report") -> str:
-    """Markdown for a description in MLflow: pictures and files beside it are those of a run's ``directory``."""
+def with_files(text: str, run_id: str, directory: str = "report", pages: str = "") -> str:
+    """Markdown whose pictures and files beside it are those of a run's ``directory``. ``pages``: address of MLflow's pages with
+    a closing slash; empty for text that is shown in them."""
     return _FILE_BESIDE.sub(
-        lambda found: f"](get-artifact?path={quote(f'{directory}/{found[1]}', safe='')}&run_uuid={run_id})", text)
+        lambda found: f"]({pages}get-artifact?path={quote(f'{directory}/{found[1]}', safe='')}&run_uuid={run_id})", text)
 
 
 def _address(mlflow_ui: str, path: str, *query: str) -> str:

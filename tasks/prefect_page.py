@@ -1,22 +1,22 @@
-"""What a run's page in Prefect shows beside the log: progress of a stage at work, links to MLflow, tables and Markdown.
+"""What a run's page in Prefect shows beside the log: where to start, progress of a stage at work, links to MLflow, tables and
+Markdown. What is said of the run as a whole belongs to the run rather than to a task: its page shows that first, the newest on
+top.
 
 None of it may fail a run or hold it up: what Prefect does not take costs a line in the log.
 """
 
 import contextvars
+import json
+import math
 import re
 import threading
 from collections.abc import Callable
 from typing import Any, cast
 from uuid import UUID
 
-from prefect.artifacts import (
-    create_link_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_link_artifact, create_progress_artifact, update_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.client.schemas.objects import State
 
 from tasks import mlflow_pages
@@ -32,35 +32,62 @@ PROGRESS_LINE = re.compile(r"[a-z]+ (\d+)/(\d+)\b")  # "sft 120/400 (30%), ...":
 
 def show_link(role: str, experiment_id: str, run_id: str | None, logger: Logger) -> None:
     """A link to an MLflow run, where it is known that MLflow has web pages and where."""
-    pages = settings().mlflow_ui
+    pages = settings().mlflow_links
     if pages is None or run_id is None:
         return
-    show_address(
-        f"mlflow-{_words(role)}", mlflow_pages.run_page(pages, experiment_id, run_id), f"MLflow run of {_words(role)}",
-        f"Parameters, curves and files of {_words(role)} in MLflow", logger)
+    address, words = mlflow_pages.run_page(pages, experiment_id, run_id), _words(role)
+    _tolerate(logger, lambda: create_link_artifact(
+        address, link_text=f"MLflow run of {words}", key=f"mlflow-{words}",
+        description=f"Parameters, curves and files of {words} in MLflow"))
 
 
-def show_address(key: str, address: str, text: str, description: str, logger: Logger) -> None:
-    """A link to any page."""
-    _tolerate(logger, lambda: create_link_artifact(address, link_text=text, key=key, description=description))
+def show_run_address(flow_run_id: str, key: str, address: str, text: str, description: str, logger: Logger) -> None:
+    """A link to any page, of the run as a whole."""
+    _show_of_run(flow_run_id, "markdown", key, f"[{text}]({address})", description, logger)
 
 
-def show_table(key: str, rows: list[dict[str, Any]], description: str, logger: Logger) -> None:
+def show_table(flow_run_id: str, key: str, rows: list[dict[str, Any]], description: str, logger: Logger) -> None:
     """Rows as a table with the columns of all rows: Prefect's page shows those of the first row alone."""
     columns = dict.fromkeys(column for row in rows for column in row)
-    whole = [{column: row.get(column) for column in columns} for row in rows]
-    _tolerate(logger, lambda: create_table_artifact(whole, key=key, description=description))
+    whole = [{column: _finite(row.get(column)) for column in columns} for row in rows]
+    _show_of_run(flow_run_id, "table", key, json.dumps(whole), description, logger)
 
 
-def show_markdown(key: str, text: str, description: str, logger: Logger) -> None:
-    """Markdown, without what it has beside it."""
-    _tolerate(logger, lambda: create_markdown_artifact(without_files(text), key=key, description=description))
+def show_markdown(
+    flow_run_id: str, key: str, text: str, description: str, logger: Logger, mlflow_run_id: str | None = None,
+) -> None:
+    """Markdown without its YAML front matter. Pictures and files beside it are those that ``mlflow_run_id`` has as its report,
+    where MLflow's pages have Prefect's address, else left out."""
+    pages, text = settings().mlflow_links, without_front_matter(text)
+    if mlflow_run_id and pages and pages.startswith("/"):  # of another address the page's policy lets no picture in
+        text = mlflow_pages.with_files(text, mlflow_run_id, pages=f"{pages}/")
+    else:
+        text = without_files(text)
+    _show_of_run(flow_run_id, "markdown", key, text, description, logger)
+
+
+def without_front_matter(text: str) -> str:
+    """Markdown without the YAML that some files of it begin with, for programs."""
+    return text.split("---\n", 2)[2].lstrip() if text.startswith("---\n") else text
 
 
 def without_files(text: str) -> str:
     """Markdown without pictures and links to files beside it, which Prefect does not have. MLflow has them."""
     text = text.replace(f"[{PAGE}]({PAGE})", f"`report/{PAGE}` of the run in MLflow")
     return "\n".join(line for line in text.splitlines() if not line.startswith("![")) + "\n"
+
+
+def _show_of_run(flow_run_id: str, kind: str, key: str, data: str, description: str, logger: Logger) -> None:
+    def create() -> None:
+        with get_client(sync_client=True) as api:
+            api.create_artifact(ArtifactCreate(
+                type=kind, key=key, data=data, description=description, flow_run_id=UUID(flow_run_id)))
+
+    _tolerate(logger, create)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no such number
 
 
 def percent(line: str) -> float | None:
@@ -93,8 +120,10 @@ class Progress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self._latest is not None:
-            self._latest = 100.0, self._latest[1]
+        if self._latest is not None:
+            done, line = self._latest
+            self._latest = (
+                (100.0, f"Done: {_words(self._role)}.") if kind is None else (done, f"Ended before its end, at: {line}"))
         self._done.set()
         self._thread.join(WAIT_AT_END_SECONDS)  # a server that hangs must not hold up a cancelled run
 

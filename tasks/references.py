@@ -12,7 +12,8 @@ from xft_core.recipe.steps import role_of
 
 class PipelineRun(BaseModel):
     """What every task is told about the run that it is part of. ``experiment_id``: where its stages are shown, which for
-    a comparison and its variants is an experiment beside theirs."""
+    a comparison and its variants is an experiment beside theirs; ``run_experiment_id``: where the run itself is. ``variant``:
+    its name in its comparison, None for a run of its own; ``told_apart_by``: fields that its stages have as parameters."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -20,6 +21,9 @@ class PipelineRun(BaseModel):
     flow_run_id: str
     experiment_id: str
     mlflow_run_id: str
+    run_experiment_id: str
+    variant: str | None = None
+    told_apart_by: dict[str, str] = {}
 
 
 class ArtifactRef(BaseModel):

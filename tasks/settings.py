@@ -8,6 +8,9 @@
     XFT_STORE                s3://bucket/prefix: artifacts and checkpoints are kept there too (object_store/); default: none
     XFT_MLFLOW_UI_URL        address of MLflow's web pages, for links to runs; default: MLFLOW_TRACKING_URI where that is a
                              server, else none. `xft ui` tells its worker
+    XFT_PREFECT_UI_URL       address of Prefect's web pages, for links to its runs; default: PREFECT_API_URL without /api
+    XFT_ONE_ADDRESS          1: MLflow's pages are at /mlflow of Prefect's, and links between them name no host. `xft ui` tells
+                             its worker, and `xft run` beside it does the same
     XFT_DELIVERY_SECONDS     how long a run insists on a server that is away (MLflow, the object store) before it gives up:
                              at its end, and before a stage whose result the object store may have; default: 600
     XFT_S3_ENDPOINT_URL      another S3 than Amazon's (or the standard AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL)
@@ -42,6 +45,8 @@ DEFAULT_HOME = ".xft"
 KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory of the store: 128 bits
 CREDENTIALS = re.compile(r"://[^/\s'\"]*@")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FIRST_VIEW = "xft.first_view"  # tag of an MLflow experiment: what a table that nobody has arranged begins with
+BESIDE = "/mlflow"  # where Prefect's server of `xft ui` has MLflow's pages, too
 S3_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
 
 
@@ -50,7 +55,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings in force. ``mlflow_ui``: address of MLflow's pages without a closing slash; None when unknown."""
+    """The settings in force. ``mlflow_ui``: address of MLflow's pages without a closing slash; None when unknown.
+    ``mlflow_links`` and ``prefect_links``: what links in the other's pages begin with, likewise; without a host where both have
+    one address."""
 
     home: Path
     tracking_uri: str
@@ -59,6 +66,8 @@ class Settings:
     delivery_seconds: int = 600
     store: str | None = None
     mlflow_ui: str | None = None
+    mlflow_links: str | None = None
+    prefect_links: str | None = None
     s3_endpoint: str | None = None
 
     @property
@@ -127,7 +136,9 @@ def settings() -> Settings:
         copy_limit_mb=read(lambda: _whole_number("XFT_MLFLOW_COPY_LIMIT_MB", 1024, least=0, most=10**8), 0),
         delivery_seconds=read(lambda: _whole_number("XFT_DELIVERY_SECONDS", 600, least=0, most=10**6), 0),
         store=read(_store, None),
-        mlflow_ui=read(lambda: _mlflow_ui(tracking_uri), None),
+        mlflow_ui=(mlflow_ui := read(lambda: _mlflow_ui(tracking_uri), None)),
+        mlflow_links=BESIDE if (one_address := os.environ.get("XFT_ONE_ADDRESS") == "1") else mlflow_ui,
+        prefect_links="" if one_address else read(_prefect_ui, None),
         s3_endpoint=read(_s3_endpoint, None),
     )
     read(rendezvous, None)
@@ -255,17 +266,30 @@ def _store() -> str | None:
 
 
 def _mlflow_ui(tracking_uri: str) -> str | None:
-    given = os.environ.get("XFT_MLFLOW_UI_URL", "").strip()
-    address = given or tracking_uri
-    if not address.startswith(("http://", "https://")):
-        if given:
-            raise XftError(f"XFT_MLFLOW_UI_URL is {given!r}. Give the address of MLflow's pages: http://host:port.")
+    if not os.environ.get("XFT_MLFLOW_UI_URL", "").strip() and not tracking_uri.startswith(("http://", "https://")):
         return None
+    return _pages("XFT_MLFLOW_UI_URL", "MLFLOW_TRACKING_URI", tracking_uri, "MLflow's")
+
+
+def _prefect_ui() -> str | None:
+    api = os.environ.get("PREFECT_API_URL", "").strip().rstrip("/").removesuffix("/api")
+    if not os.environ.get("XFT_PREFECT_UI_URL", "").strip() and not api.startswith(("http://", "https://")):
+        return None
+    return _pages("XFT_PREFECT_UI_URL", "PREFECT_API_URL", api, "Prefect's")
+
+
+def _pages(name: str, other: str, instead: str, whose: str) -> str:
+    """The address of web pages in setting ``name``, else ``instead``, which is of setting ``other``."""
+    given = os.environ.get(name, "").strip()
+    address = given or instead
+    if not address.startswith(("http://", "https://")):
+        raise XftError(f"{name if given else other} is {address!r}. Give the address of {whose} pages: http://host:port.")
     try:
         parts = urlsplit(address)
     except ValueError as error:
-        name = "XFT_MLFLOW_UI_URL" if given else "MLFLOW_TRACKING_URI"
-        raise XftError(f"{name} is no address ({error}). Give the address of MLflow's pages: http://host:port.") from None
+        raise XftError(
+            f"{name if given else other} is no address ({error}). Give the address of {whose} pages: http://host:port."
+        ) from None
     # A link is shown to everyone: no credentials in it.
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from xft_core.benchmarks.ds1000.environment import LIBRARIES
 from xft_core.errors import StageKilled, XftError
 from xft_core.files.temporary import sweep
+from xft_core.recipe.field_help import field_help
 from xft_core.recipe.load import parse, read_yaml
 from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.process import command, die_with_parent, drop_launcher_variables, leave_out_torch, quiet_libraries, told
@@ -103,17 +104,27 @@ def _print_plan(config: StageConfig) -> None:
         print(json.dumps(chosen_plan(reader, inputs.get("plan")).model_dump(), indent=1, ensure_ascii=False))
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """A command whose help ends with the fields of its configuration, if it takes one; written only where asked for."""
+
+    config: type[StageConfig] | None = None
+
+    def format_help(self) -> str:
+        """See ArgumentParser."""
+        text = super().format_help()
+        return text if self.config is None else f"{text}\nfields of CONFIG:\n{field_help(self.config)}\n"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m xft_core", description=DESCRIPTION)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE", parser_class=_CommandParser)
     for name, config in COMMANDS.items():
         summary = config.summary
-        fields = [f"  {field}: {info.description}" for field, info in config.model_fields.items()]
-        command = commands.add_parser(
-            name, help=summary, description=summary + "\n\nfields of CONFIG:\n" + "\n".join(fields).replace("%", "%%"),
-            formatter_class=argparse.RawDescriptionHelpFormatter)
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.config = config
         command.add_argument("config", type=Path, help="YAML (or JSON) file with the stage's fields")
-        command.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field, also SECTION.FIELD")
         command.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
     inspect = commands.add_parser("inspect", help="Describe a model directory or a published artifact.")
     inspect.add_argument("directory", type=Path)

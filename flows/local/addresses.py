@@ -1,13 +1,15 @@
-"""Where the servers of ``xft ui`` answer: two small files in XFT_HOME that hold their addresses while they run."""
+"""Where the servers of ``xft ui`` answer: small files in XFT_HOME that hold their addresses while they run."""
 
 import urllib.request
 from pathlib import Path
 
 from tasks.mlflow_pages import first_page
+from tasks.settings import BESIDE
 from xft_core.files.disk import file_lock
 
 HOST = "127.0.0.1"
-ADDRESS_FILE, MLFLOW_FILE, LOCK_FILE = "prefect-api", "mlflow-ui", "ui.lock"
+# The public file has what other machines reach Prefect's pages by, where that is another address.
+ADDRESS_FILE, MLFLOW_FILE, PUBLIC_FILE, LOCK_FILE = "prefect-api", "mlflow-ui", "public-address", "ui.lock"
 
 
 def _is_served(home: Path) -> bool:
@@ -33,8 +35,22 @@ def pages(home: Path, api: str) -> dict[str, str]:
     """Addresses of Prefect's and MLflow's pages, by name, when ``xft ui`` runs for this home and its API is ``api``."""
     if api != running_api(home):
         return {}
-    mlflow = running_mlflow(home)
-    return {"Prefect": api.removesuffix("/api")} | ({"MLflow": first_page(mlflow)} if mlflow else {})
+    if public := public_address(home):
+        return shown_pages(public, f"{public}{BESIDE}")
+    return shown_pages(api.removesuffix("/api"), running_mlflow(home))
+
+
+def shown_pages(prefect: str, mlflow: str | None) -> dict[str, str]:
+    """Addresses to begin at, by name."""
+    return {"Prefect": prefect} | ({"MLflow": first_page(mlflow)} if mlflow else {})
+
+
+def public_address(home: Path) -> str | None:
+    """What other machines reach Prefect's pages by, as the running ``xft ui`` was told; None where that is no other address."""
+    try:
+        return (home / PUBLIC_FILE).read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
 
 
 def _answering(home: Path, name: str) -> str | None:

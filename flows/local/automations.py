@@ -4,15 +4,16 @@ A file is what Prefect calls an automation. Where Prefect wants ids, it has name
 ``deployment: <flow>/<deployment>``. Blocks that are not there are made with an address that nobody answers at.
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from flows.shipped import DEPLOYMENTS
+
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-AUTOMATIONS = Path(__file__).parents[2] / "deployments" / "automations"
+AUTOMATIONS = DEPLOYMENTS / "automations"
 TO_BE_SET = "http://127.0.0.1:9/put-your-address-here"
 
 

@@ -42,6 +42,8 @@ def use_prefect_api(home: Path) -> "PrefectApi":
     if given and given.replace("//localhost:", f"//{HOST}:") != address:
         return PrefectApi()
     os.environ["PREFECT_API_AUTH_STRING"] = server_auth(home)
+    if not os.environ.get("XFT_MLFLOW_UI_URL"):  # this home's pages are, or will be, those of `xft ui`
+        os.environ["XFT_ONE_ADDRESS"] = "1"
     if address:
         os.environ["PREFECT_API_URL"] = address
         if pages := running_mlflow(home):

@@ -1,6 +1,8 @@
 """Prefect's server behind the gate (``tasks/servers/gate.py``).
 
     python -m flows.local.prefect_server --host HOST --port PORT
+
+XFT_MLFLOW_BESIDE: address of an MLflow server behind the same gate, to be shown at /mlflow; unset: none.
 """
 
 import argparse
@@ -8,10 +10,17 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from tasks.servers.beside import Beside
 from tasks.servers.gate import AUTH_VARIABLE, from_environment, given_auth_string
 from xft_core.errors import XftError
 from xft_core.runtime.process import imports
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+MLFLOW_VARIABLE = "XFT_MLFLOW_BESIDE"
 
 
 def serve(host: str, port: int) -> None:
@@ -21,11 +30,19 @@ def serve(host: str, port: int) -> None:
         import prefect
         import uvicorn
         from prefect.server.api.server import create_app
+        from prefect.server.schemas.core import Artifact
+        from prefect.server.utilities.schemas.bases import TimeSeriesBaseModel
         from prefect.settings import get_current_settings
 
         # The second version of the pages asks an analytics host, and the first advertises it where it is there to be served.
         prefect.__ui_v2_static_path__ = Path(os.devnull, "none")
-        app = from_environment(create_app())  # `final` would look for garbage, for long, and of FastAPI 0.137 on finds none
+        # Pages list artifacts by their ids, the last one first: ids in order of time, as runs have them, give the newest first.
+        Artifact.model_fields["id"].default_factory = TimeSeriesBaseModel.model_fields["id"].default_factory
+        Artifact.model_rebuild(force=True)
+        pages: ASGIApp = create_app()
+        if mlflow := os.environ.get(MLFLOW_VARIABLE):
+            pages = Beside(pages, mlflow, given_auth_string())
+        app = from_environment(pages)  # `final` would look for garbage, for long, and of FastAPI 0.137 on finds none
 
     settings = get_current_settings().server
     uvicorn.run(
@@ -52,6 +69,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=4200)
     options = parser.parse_args()
     environment = server_environment(os.environ, os.environ.get(AUTH_VARIABLE, ""))
+    environment.setdefault("PREFECT_UI_URL", f"http://{options.host}:{options.port}")  # for links in messages of automations
     os.environ.clear()
     os.environ.update(environment)
     try:

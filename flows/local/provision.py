@@ -14,11 +14,11 @@ from typing import Any
 import yaml
 
 from flows.local.automations import apply_automations
+from flows.shipped import CODE, DEPLOYMENTS
 from xft_core.errors import XftError
 
-REPOSITORY = Path(__file__).parents[2]
-PREFECT_FILE = REPOSITORY / "prefect.yaml"
-POOL_TEMPLATE = REPOSITORY / "deployments" / "work_pools" / "process.json"
+PREFECT_FILE = DEPLOYMENTS / "prefect.yaml"
+POOL_TEMPLATE = DEPLOYMENTS / "work_pools" / "process.json"
 
 
 def pool_name() -> str:
@@ -51,7 +51,7 @@ def provision(home: Path) -> None:
     for deployment in content["deployments"]:
         for schedule in deployment.get("schedules", []):
             schedule["active"] = (deployment["name"], schedule["slug"]) in switched_on
-    content.setdefault("pull", [{"prefect.deployments.steps.set_working_directory": {"directory": str(REPOSITORY)}}])
+    content.setdefault("pull", [{"prefect.deployments.steps.set_working_directory": {"directory": str(CODE)}}])
     path = home / "prefect.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     _deploy(path)
@@ -80,7 +80,7 @@ def _read() -> dict[str, Any]:
 def _deploy(path: Path) -> None:
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(path)]
     done = subprocess.run(
-        command, cwd=REPOSITORY, env=dict(os.environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        command, cwd=CODE, env=dict(os.environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise XftError(f"Prefect refuses the deployments of prefect.yaml:\n{done.stdout.strip()}")

@@ -28,7 +28,7 @@ def worker_environment(current: Settings, api: str, mlflow_ui: str) -> dict[str,
     """
     return os.environ | {
         "PREFECT_API_URL": api, "XFT_HOME": str(current.home), "MLFLOW_TRACKING_URI": current.tracking_uri,
-        "XFT_MLFLOW_UI_URL": current.mlflow_ui or mlflow_ui}
+        "XFT_MLFLOW_UI_URL": current.mlflow_ui or mlflow_ui} | ({} if current.mlflow_ui else {"XFT_ONE_ADDRESS": "1"})
 
 
 def cancel_runs(pool: str) -> int:

@@ -31,6 +31,7 @@ from tasks.stopping import RunStopped, stop_event
 from tasks.tracking.client import TrackingUnavailable
 from tasks.tracking.follower import Follower
 from tasks.tracking.stage_run import StageRun
+from tasks.tracking.system_metrics import sampled
 from xft_core.errors import XftError
 from xft_core.files.disk import disk_full_is_an_error
 from xft_core.recipe import checks
@@ -120,6 +121,8 @@ def _make(
         stack.enter_context(Follower(Workspace(config.output).metrics_path, child.log_points))
         stack.enter_context(check_events.watched(Workspace(config.output).metrics_path, run, role, logger))
         progress = stack.enter_context(Progress(role, logger))
+        if child.id and FACTS[config.stage].heavy:
+            stack.enter_context(sampled(child.id))
 
         def take(line: str) -> None:
             logger.info("%s", line)

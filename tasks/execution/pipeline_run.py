@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 from tasks import prefect_log
 from tasks.execution import ownership
 from tasks.execution.delivery import insist
+from tasks.execution.start_page import show_start
 from tasks.home import check_place, open_home
 from tasks.object_store import run_records
 from tasks.object_store.bucket import store
@@ -44,7 +45,7 @@ def opened(
     variant = variant_of(flow_run.tags or ()) if kind == "pipeline" else None
     if variant:
         stop_with(flow_run_id, variant.comparison)
-    name = variant.name if variant else str(flow_run.name)
+    name = variant.name if variant else str(flow_run.name) + (f" seed={recipe.seed}" if kind == "pipeline" else "")
     with suppress(Exception):  # MLflow is away, which the next line says; they are closed another time
         ownership.close_abandoned(owners, runs.close_runs)
     status, run = "FAILED", None
@@ -54,6 +55,7 @@ def opened(
             run = runs.open_run(recipe, flow_run_id, name, kind, sections, without, variant)
             logger.info("MLflow run %s in experiment %r", run.mlflow_run_id, recipe.experiment)
             run_records.note(run)
+            show_start(run, kind, sections, bool(without), logger)
             yield run
             status = "FINISHED"
         except RunStopped:

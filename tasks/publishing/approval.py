@@ -40,7 +40,7 @@ def decide(run: PipelineRun, proposal: registry.Proposal, approved: bool, remark
     found = insist(to_mlflow, stop, logger)
     announce_champion(found, logger)
     text = f"{question(proposal)}\n**{'Approved' if approved else 'Rejected'}**{f': {remark}' if remark else ''}. {found}\n"
-    show_markdown("approval", text, f"Who is champion of {proposal.name}", logger)
+    show_markdown(run.flow_run_id, "approval", text, f"Who is champion of {proposal.name}", logger)
     return found
 
 

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks import mlflow_pages
 from tasks.execution.delivery import deliver_rest, insist
-from tasks.prefect_page import show_address, show_markdown, show_table
+from tasks.prefect_log import reason
+from tasks.prefect_page import show_markdown, show_run_address, show_table
 from tasks.publishing.headline import headline
 from tasks.publishing.pipeline import shortened
 from tasks.publishing.variant_results import VariantResult
@@ -18,10 +19,10 @@ from tasks.references import ArtifactRef, PipelineRun
 from tasks.retry import PUBLISH_TASK
 from tasks.settings import settings
 from tasks.stopping import stop_event
-from tasks.tracking import charts as comparison_view
-from tasks.tracking import runs
+from tasks.tracking import charts, experiments, runs, saved_views
 from tasks.tracking.client import client, explained, scalars
 from tasks.tracking.files import log_directory, log_text
+from xft_core.recipe.grid import parse_grid
 from xft_core.reporting.variants.findings import best_group
 from xft_core.reporting.variants.markdown import cell, wide_rows
 from xft_core.reporting.variants.summary import Variants
@@ -45,6 +46,14 @@ class ComparisonResult(BaseModel):
     stages: int
 
 
+def announce(run: PipelineRun, grid: list[str]) -> None:
+    """Have MLflow's pages ready for the variants before they begin: the charts in which their curves appear."""
+    try:
+        saved_views.save(run, [(axis.fields, axis.values) for axis in parse_grid(grid)])
+    except Exception as error:  # they are saved again at the end, which insists
+        get_run_logger().warning("MLflow did not take the charts of this comparison yet; the work goes on. %s", reason(error))
+
+
 @task(**PUBLISH_TASK)
 def publish_comparison(
     run: PipelineRun, compared: ArtifactRef, variants: dict[str, VariantResult], failures: dict[str, str],
@@ -56,29 +65,36 @@ def publish_comparison(
     logger, stop = get_run_logger(), stop_event(run.flow_run_id)
     deliver_rest(run, [compared], stop, logger)
 
-    def to_mlflow() -> str:
+    def to_mlflow() -> None:
         with explained(compared.path):
-            experiment_id = runs.experiment_of(run.mlflow_run_id)
             _to_mlflow(run, compared, result, text, failures)
-            _save_view(experiment_id, run, result, run_ids)
-            return experiment_id
+            metrics = [name for run_id in run_ids for name in client().get_run(run_id).data.metrics]
+            saved_views.save(run, result.axes, list(dict.fromkeys(metrics)))
+            experiments.show_newest(run.run_experiment_id, _newest(run, text))
 
-    experiment_id = insist(to_mlflow, stop, logger)
-    ui = settings().mlflow_ui
-    page = mlflow_pages.compare_page(ui, experiment_id, run_ids) if ui else None
-    view_key = comparison_view.view_key(run.mlflow_run_id)
-    charts = mlflow_pages.charts_page(ui, experiment_id, view_key) if ui else None
+    insist(to_mlflow, stop, logger)
+
+    def pages(ui: str | None) -> tuple[str, str] | tuple[None, None]:
+        if ui is None:
+            return None, None
+        experiment = run.run_experiment_id
+        return (mlflow_pages.compare_page(ui, experiment, run_ids),
+                mlflow_pages.charts_page(ui, experiment, charts.view_key(run.mlflow_run_id)))
+
     name = run.recipe.name
-    show_table("variants-table", _table(result), f"Variants of {name}: mean ± spread over seeds", logger)
-    show_markdown("variants", text, f"Comparison of variants of {name}", logger)
-    for address, key, link_text, what in (
-        (page, "compare-in-mlflow", "Compare the variants in MLflow", "Parameters and metrics side by side"),
-        (charts, "charts-in-mlflow", "Charts of the variants in MLflow", "Table, parallel coordinates and bars"),
-    ):
+    links = zip(pages(settings().mlflow_links), (
+        ("compare-in-mlflow", "Compare the variants in MLflow", "Parameters and metrics side by side"),
+        ("charts-in-mlflow", "Charts of the variants in MLflow", "Losses by variant, parallel coordinates and bars"),
+    ), strict=True)
+    for address, (key, link_text, what) in links:
         if address:
-            show_address(key, address, link_text, f"{what}: {len(run_ids)} variants of {name}", logger)
+            show_run_address(run.flow_run_id, key, address, link_text, f"{what}: {len(run_ids)} variants of {name}", logger)
+    show_table(
+        run.flow_run_id, "variants-table", _table(result), f"Variants of {name}: mean ± spread over seeds", logger)
+    show_markdown(run.flow_run_id, "variants", text, f"Comparison of variants of {name}", logger, run.mlflow_run_id)
+    page, chart_page = pages(settings().mlflow_ui)
     return ComparisonResult(
-        report=compared.path, mlflow_run_id=run.mlflow_run_id, compare_page=page, charts_page=charts,
+        report=compared.path, mlflow_run_id=run.mlflow_run_id, compare_page=page, charts_page=chart_page,
         variants=len(result.runs), failures=failures, stages=sum(item.stages for item in variants.values()),
         reused_stages=sum(item.reused_stages for item in variants.values()))
 
@@ -87,7 +103,8 @@ def _to_mlflow(
     run: PipelineRun, compared: ArtifactRef, result: Variants, text: str, failures: dict[str, str],
 ) -> None:
     run_id = run.mlflow_run_id
-    tags = {"mlflow.note.content": shortened(mlflow_pages.with_files(text, run_id)), "xft.compare.key": compared.key,
+    text = mlflow_pages.with_files(text, run_id)
+    tags = {"mlflow.note.content": shortened(runs.note(run, text)), "xft.compare.key": compared.key,
             "mlflow.loggedArtifacts": json.dumps([{"path": TABLE, "type": "table"}])}
     if best := best_group(result):
         tags["xft.best_group"] = best.name  # whose means the metrics are
@@ -95,19 +112,15 @@ def _to_mlflow(
         tags["xft.failed"] = shortened("\n".join(f"{name}: {reason}" for name, reason in failures.items()), "\n…")
     runs.log_summary(run_id, headline(scalars(compared.metrics)), tags)
     log_text(run_id, _split(wide_rows(result)), TABLE)
+    log_text(run_id, text, "comparison.md")  # see pipeline.py
     log_directory(run_id, compared.path, "report")
 
 
-def _save_view(experiment_id: str, run: PipelineRun, result: Variants, run_ids: list[str]) -> None:
-    """Columns and charts of MLflow's pages for this comparison."""
-    fields = {
-        field: all(isinstance(step[place], int | float) and not isinstance(step[place], bool) for step in steps)
-        for names, steps in result.axes for place, field in enumerate(names) if len(steps) > 1}
-    # Of all of them: the first may lack what others have.
-    metrics = list(dict.fromkeys(name for run_id in run_ids for name in client().get_run(run_id).data.metrics))
-    client().set_experiment_tag(
-        experiment_id, f"{comparison_view.VIEW_TAG}{comparison_view.view_key(run.mlflow_run_id)}",
-        comparison_view.view(run.mlflow_run_id, fields, metrics))
+def _newest(run: PipelineRun, text: str) -> str:
+    """What the experiment's description says of its newest comparison: its plots, means with their spread."""
+    page = mlflow_pages.run_page("", run.run_experiment_id, run.mlflow_run_id)
+    pictures = [line for line in mlflow_pages.with_files(text, run.mlflow_run_id).splitlines() if line.startswith("![")]
+    return "\n\n".join([f"Newest comparison: [{run.recipe.name}]({page})", *pictures])
 
 
 def _split(rows: list[dict[str, Any]]) -> str:

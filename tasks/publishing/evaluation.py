@@ -5,6 +5,7 @@ from prefect import get_run_logger, task
 
 from tasks.execution.delivery import deliver_rest, insist
 from tasks.prefect_page import show_link, show_table
+from tasks.publishing.headline import plain
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.retry import PUBLISH_TASK
 from tasks.stopping import stop_event
@@ -38,7 +39,8 @@ def publish_scores(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Score
     def to_mlflow() -> None:
         with explained():
             for label, numbers in scores.items():
-                runs.log_summary(run.mlflow_run_id, {f"{names[label]}/{name}": value for name, value in numbers.items()}, {})
+                runs.log_summary(
+                    run.mlflow_run_id, {f"{names[label]}/{plain(name)}": value for name, value in numbers.items()}, {})
             if model_source.is_address(address := run.recipe.model.path):
                 part = model_source.resolve(address).model
                 graded_numbers, others = ({label: scores[label] for label in group} for group in (graded, measured))
@@ -53,7 +55,7 @@ def publish_scores(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Score
     insist(to_mlflow, stop, logger)
     show_link("evaluation", run.experiment_id, run.mlflow_run_id, logger)
     show_table(
-        "scores", [{"benchmark": benchmark, **numbers} for benchmark, numbers in scores.items()],
+        run.flow_run_id, "scores", [{"benchmark": benchmark, **numbers} for benchmark, numbers in scores.items()],
         f"{run.recipe.model.path}: fractions of problems solved, 0 to 1; nats per response token", logger)
     return scores
 
@@ -61,10 +63,10 @@ def publish_scores(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Score
 def as_in_a_pipeline(part: str, graded: Scores, measured: Scores, names: dict[str, str]) -> dict[str, float]:
     """The numbers under the names that a pipeline run has for them (``merged/plus_pass_at_1``), so that MLflow shows them in
     one column. ``part``: what the model is in its pipeline; ``names``: of labels."""
-    found = {}
+    found: dict[str, float] = {}
     for place, (label, numbers) in enumerate(graded.items()):
         ending = f"_{names[label]}" if place else ""  # the first benchmark has the plain names
-        found |= {f"{part}/{name}{ending}": value for name, value in numbers.items() if "pass_at_" in name}
+        found |= {f"{part}/{plain(name)}{ending}": value for name, value in numbers.items() if "pass_at_" in name}
     return found | {f"{part}/{names[label]}": numbers["nll"] for label, numbers in measured.items() if "nll" in numbers}
 
 

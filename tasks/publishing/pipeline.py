@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
@@ -16,9 +15,10 @@ from tasks import mlflow_pages
 from tasks.execution.delivery import deliver_rest, insist
 from tasks.object_store.artifacts import keep
 from tasks.prefect_log import Logger
-from tasks.prefect_page import show_link, show_markdown, show_table
+from tasks.prefect_page import show_markdown, show_table
 from tasks.publishing.approval import announce_champion
-from tasks.publishing.headline import headline
+from tasks.publishing.headline import headline, of_variant
+from tasks.publishing.models import VERDICTS, data_sets, measured_models, verdict_table
 from tasks.references import ArtifactRef, PipelineRun, of_stage
 from tasks.retry import PUBLISH_TASK
 from tasks.settings import settings
@@ -26,10 +26,11 @@ from tasks.stopping import stop_event
 from tasks.tracking import registry, runs
 from tasks.tracking.client import explained, scalars
 from tasks.tracking.files import log_directory, log_text
+from tasks.tracking.logged_models import log_data_sets, log_models
 from tasks.tracking.model import log_model
 from tasks.variant_tags import variant_of
-from xft_core.recipe.sections import Recipe, RegistryConfig
-from xft_core.recipe.steps import FACTS, PREPARED
+from xft_core.recipe.sections import RegistryConfig
+from xft_core.recipe.steps import FACTS
 from xft_core.reporting.variants.summary import read_comparison
 
 LONGEST_TAG = 5000
@@ -60,22 +61,19 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
     deliver_rest(run, artifacts.values(), stop, logger)
     card = (report.path / "README.md").read_text(encoding="utf-8")
 
-    def to_mlflow() -> tuple[str, registry.Registration | None]:
+    def to_mlflow() -> registry.Registration | None:
         with explained(report.path):
             whole = _to_mlflow(run, artifacts)
-            experiment_id = runs.experiment_of(run.mlflow_run_id)
-            show_link("pipeline", experiment_id, run.mlflow_run_id, logger)
-            registered = None if unregistered else registry.register(run, artifacts, card, whole, keep, logger)
-            return experiment_id, registered
+            return None if unregistered else registry.register(run, artifacts, card, whole, keep, logger)
 
     unregistered = _unregistered(run.recipe.registry)
-    experiment_id, registered = insist(to_mlflow, stop, logger)
+    registered = insist(to_mlflow, stop, logger)
     ui = settings().mlflow_ui
-    _to_prefect(run.recipe.name, report.path, card, unregistered or f"Registered in MLflow as {registered}", logger)
+    _to_prefect(run, report.path, card, unregistered or f"Registered in MLflow as {registered}", logger)
     announce_champion(registered, logger)
     return PipelineResult(
         report=report.path, merged_model=of_stage(artifacts, run.recipe, "merge").path, mlflow_run_id=run.mlflow_run_id,
-        mlflow_page=mlflow_pages.run_page(ui, experiment_id, run.mlflow_run_id) if ui else None,
+        mlflow_page=mlflow_pages.run_page(ui, run.run_experiment_id, run.mlflow_run_id) if ui else None,
         registered=str(registered) if registered else None, proposal=registered.proposal if registered else None,
         metrics=headline(scalars(report.metrics)), reused_stages=sum(item.reused for item in artifacts.values()),
         stages=len(artifacts))
@@ -88,30 +86,35 @@ def shortened(text: str, rest: str = "\n\n… the rest is in report/comparison.m
     return text[:LONGEST_TAG - len(rest)].rpartition("\n")[0] + rest
 
 
-
-
 def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     """Returns whether the merged model's weights are there too."""
     run_id = run.mlflow_run_id
     merged, report = (of_stage(artifacts, run.recipe, stage) for stage in ("merge", "report"))
-    data, paths = artifacts[PREPARED], run.recipe.data.paths
     tags = {f"xft.{role}.run_id": item.mlflow_run_id for role, item in artifacts.items() if item.mlflow_run_id}
     reused = sum(item.reused for item in artifacts.values())
     tags |= {"xft.report.key": report.key, "xft.stages": str(len(artifacts)), "xft.reused_stages": str(reused)}
     text = mlflow_pages.with_files((report.path / "comparison.md").read_text(encoding="utf-8"), run_id)
     tags |= {"xft.merged_model.path": str(merged.path), "xft.merged_model.digest": merged.digest,
-             "mlflow.note.content": shortened(text)}
-    runs.log_summary(run_id, headline(scalars(report.metrics)), tags)
-    runs.log_data_set(
-        run_id, name=Path(paths[0]).name if len(paths) == 1 else f"{run.recipe.name}, {len(paths)} sources",
-        digest=data.digest, source=json.dumps({"uri": paths[0]} if len(paths) == 1 else {"uris": paths}),
-        profile=json.dumps(scalars(data.metrics)))
-    log_text(run_id, _yaml(run.recipe), "recipe.yaml")
+             "mlflow.note.content": shortened(runs.note(run, text)),
+             "mlflow.loggedArtifacts": json.dumps([{"path": VERDICTS, "type": "table"}])}
+    runs.log_summary(run_id, _numbers(run, report), tags)
+    log_data_sets(run_id, data_sets(run, artifacts))
+    log_models(run, measured_models(run, artifacts))
+    log_text(run_id, verdict_table(run, artifacts), VERDICTS)
+    log_text(run_id, runs.recipe_text(run.recipe), runs.RECIPE_FILE)
+    log_text(run_id, text, "comparison.md")  # that of the report's directory, whose digest is known, has pictures beside it
     for role, item in artifacts.items():
         facts = FACTS[item.stage]
         if facts.shown:
             log_directory(run_id, item.path, facts.shown.format(role=role, of=role.partition("_")[2]), facts.suffixes)
     return log_model(run, merged.path, report.path / "README.md")
+
+
+def _numbers(run: PipelineRun, report: ArtifactRef) -> dict[str, float]:
+    found = headline(scalars(report.metrics))
+    found |= {f"{row.model}/active_parameters": float(row.parameters_active)
+              for row in read_comparison(report.path).rows if row.model == "moe" and row.parameters_active}
+    return of_variant(found) if run.variant else found
 
 
 def _unregistered(section: RegistryConfig) -> str | None:
@@ -125,10 +128,14 @@ def _unregistered(section: RegistryConfig) -> str | None:
     return None
 
 
-def _to_prefect(name: str, report: Path, card: str, standing: str, logger: Logger) -> None:
-    show_table("comparison", _table(report), f"Base, SFT, MoE and merged model of {name}. {standing}", logger)
-    show_markdown("report", (report / "comparison.md").read_text(encoding="utf-8"), f"What the numbers of {name} say", logger)
-    show_markdown("model-card", f"{card}\n> {standing}\n", f"Model card of {name}", logger)
+def _to_prefect(run: PipelineRun, report: Path, card: str, standing: str, logger: Logger) -> None:
+    """The most important one last: the newest is on top."""
+    name, flow_run_id = run.recipe.name, run.flow_run_id
+    text = (report / "comparison.md").read_text(encoding="utf-8")
+    show_markdown(flow_run_id, "model-card", f"{card}\n> {standing}\n", f"Model card of {name}", logger, run.mlflow_run_id)
+    show_table(
+        flow_run_id, "comparison", _table(report), f"Base, SFT, MoE and merged model of {name}. {standing}", logger)
+    show_markdown(flow_run_id, "report", text, f"What the numbers of {name} say", logger, run.mlflow_run_id)
 
 
 def _table(report: Path) -> list[dict[str, Any]]:
@@ -146,7 +153,3 @@ def _table(report: Path) -> list[dict[str, Any]]:
 
 def _rounded(value: float | None, digits: int) -> float | None:
     return None if value is None else round(value, digits)
-
-
-def _yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks import mlflow_pages
 from tasks.execution.delivery import deliver_rest, insist
-from tasks.prefect_page import show_address, show_markdown
+from tasks.prefect_page import show_markdown, show_run_address
 from tasks.publishing.pipeline import shortened
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.retry import PUBLISH_TASK
@@ -39,19 +39,20 @@ def publish_study(run: PipelineRun, made: ArtifactRef, failures: dict[str, str])
     logger, stop = get_run_logger(), stop_event(run.flow_run_id)
     deliver_rest(run, [made], stop, logger)
 
-    def to_mlflow() -> str:
+    def to_mlflow() -> None:
         with explained(made.path):
-            note = shortened(mlflow_pages.with_files(text, run.mlflow_run_id))
+            note = shortened(runs.note(run, mlflow_pages.with_files(text, run.mlflow_run_id)))
             runs.log_summary(run.mlflow_run_id, numbers(result), {"mlflow.note.content": note, "xft.study.key": made.key})
             log_directory(run.mlflow_run_id, made.path, "report")
-            return runs.experiment_of(run.mlflow_run_id)
 
-    experiment_id = insist(to_mlflow, stop, logger)
+    insist(to_mlflow, stop, logger)
     ui = settings().mlflow_ui
-    page = mlflow_pages.run_page(ui, experiment_id, run.mlflow_run_id) if ui else None
-    show_markdown("study", text, f"Study {result.name}", logger)
-    if page:
-        show_address("study-in-mlflow", page, "The study in MLflow", f"Ladder and arms of {result.name}", logger)
+    page = mlflow_pages.run_page(ui, run.run_experiment_id, run.mlflow_run_id) if ui else None
+    if links := settings().mlflow_links:
+        show_run_address(
+            run.flow_run_id, "study-in-mlflow", mlflow_pages.run_page(links, run.run_experiment_id, run.mlflow_run_id),
+            "The study in MLflow", f"Ladder and arms of {result.name}", logger)
+    show_markdown(run.flow_run_id, "study", text, f"Study {result.name}", logger, run.mlflow_run_id)
     return StudyOutcome(
         report=made.path, mlflow_run_id=run.mlflow_run_id, page=page, claims=len(result.ladder), failures=failures)
 

@@ -5,14 +5,19 @@ every page of this machine in, whatever its port, and knows no secret.
 """
 
 import argparse
+import json
 import os
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from starlette.responses import HTMLResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tasks.servers.gate import allowed_hosts, from_environment, given_auth_string
+from tasks.settings import FIRST_VIEW
 from xft_core.errors import XftError
 
 LOOPBACK = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*")
@@ -23,18 +28,52 @@ if (!localStorage.getItem("mlflow.workflowType_v1")) localStorage.setItem("mlflo
 } catch (error) {}</script>"""
 
 
-class MachineLearningFirst:
-    """MLflow's application, whose page begins with machine learning until the user chooses another kind of work."""
+FIRST_VIEWS = """<script>try {
+for (const [key, view] of Object.entries(VIEWS)) if (!localStorage.getItem(key)) localStorage.setItem(key, view);
+} catch (error) {}</script>"""
+PREFECT_RUN = re.compile(r"/runs/flow-run/[0-9a-f-]+")
+MOST_EXPERIMENTS = 1000
 
-    def __init__(self, app: ASGIApp, page: str) -> None:
-        """``page``: MLflow's index.html."""
-        self._app, self._page = app, page.replace("<head>", f"<head>{KIND_OF_WORK}", 1)
+
+class MachineLearningFirst:
+    """MLflow's application, whose page begins with machine learning until the user chooses another kind of work, and shows an
+    experiment's table with the columns that matter until the user chooses others."""
+
+    def __init__(self, app: ASGIApp, page: str, first_views: Callable[[], dict[str, str]], prefect_ui: str = "") -> None:
+        """``page``: MLflow's index.html; ``first_views``: what the table of each experiment begins with, see
+        ``tracking/charts.py``; ``prefect_ui``: address of Prefect's pages, to which links to its runs are sent on."""
+        self._app, self._page, self._first_views, self._prefect_ui = app, page, first_views, prefect_ui
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == "/" and scope["method"] in ("GET", "HEAD"):
-            await HTMLResponse(self._page)(scope, receive, send)
+        is_read = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
+        if is_read and scope["path"] == "/":
+            views = await run_in_threadpool(self._first_views)
+            await HTMLResponse(with_beginnings(self._page, views))(scope, receive, send)
+        elif is_read and self._prefect_ui and PREFECT_RUN.fullmatch(scope["path"]):
+            await RedirectResponse(self._prefect_ui + scope["path"])(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+
+def with_beginnings(page: str, views: dict[str, str]) -> str:
+    """MLflow's ``page`` with what a browser that was never here begins with: the kind of work, and by the ids of experiments
+    what their tables show, as MLflow's pages themselves keep it. No ``<`` of a name can end the script."""
+    kept = json.dumps({f'MLflowLocalStorage-1.1-ExperimentPage-["{number}"]-ReactComponentState': view
+                       for number, view in views.items()}).replace("<", "\\u003c")
+    return page.replace("<head>", f"<head>{KIND_OF_WORK}{FIRST_VIEWS.replace('VIEWS', kept)}", 1)
+
+
+def first_views() -> dict[str, str]:
+    """What the tables of experiments begin with, by their ids; none when the database cannot be read now."""
+    from mlflow.entities import ViewType
+    from mlflow.server.handlers import _get_tracking_store
+
+    try:
+        found = _get_tracking_store().search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=MOST_EXPERIMENTS)
+        return {str(item.experiment_id): item.tags[FIRST_VIEW] for item in found if FIRST_VIEW in item.tags}
+    except Exception as error:
+        print(f"MLflow's tables begin with its own columns: {error}", file=sys.stderr)
+        return {}
 
 
 def serve(host: str, port: int, backend_store_uri: str, artifacts_destination: str) -> None:
@@ -55,7 +94,7 @@ def serve(host: str, port: int, backend_store_uri: str, artifacts_destination: s
     from mlflow.server.fastapi_app import app
 
     page = Path(str(flask_app.static_folder), "index.html").read_text(encoding="utf-8")
-    guarded = from_environment(MachineLearningFirst(app, page))
+    guarded = from_environment(MachineLearningFirst(app, page, first_views, os.environ.get("XFT_PREFECT_UI_URL", "")))
     uvicorn.run(guarded, host=host, port=port, log_level="warning", lifespan="on", proxy_headers=False)
 
 

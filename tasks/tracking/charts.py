@@ -1,51 +1,119 @@
-"""How MLflow's pages show one comparison without any work by hand: a saved view of its experiment.
+"""How MLflow's pages show runs without any work by hand: saved views of a comparison, and what a table begins with.
 
-The view holds only the comparison's variants, has the varying fields and the merged model's numbers as columns, and as
-charts parallel coordinates, a bar for each number, and each numeric field against each number. It is stored as MLflow's
-own "share" button stores one, in a tag of the experiment; a version that does not know the form says so and shows the
-plain table.
+Views are stored as MLflow's own "save view" stores them, in tags of the experiment, and are listed under *Views*. There is one
+of all variants, and one for each varying field that colours the variants by its values: their curves, as training goes on, are
+drawn as the mean over the variants of each value. A version of MLflow that does not know the form says so and shows the plain
+table.
 """
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 VIEW_TAG = "mlflow.sharedViewState."
 LEAD = ("merged/plus_pass_at_1", "merged/held_out_nll")
-SHOWN = (*LEAD, "merged/base_pass_at_1", "merged/over_sft_plus_pass_at_1", "sft/plus_pass_at_1", "sft/held_out_nll",
-         "moe/plus_pass_at_1", "moe/held_out_nll")
+COLUMNS = (*LEAD, "sft/plus_pass_at_1", "sft/held_out_nll", "moe/plus_pass_at_1", "moe/held_out_nll")
+SHOWN = (*COLUMNS, "merged/pass_at_1", "merged/over_sft_plus_pass_at_1")
+RUN_NAME = "attributes.`Run Name`"
+CURVES = ("moe/loss", "sft/loss", "mix/loss", "moe/held_out_nll_while_training", "mix/held_out_nll_while_training",
+          "moe/router_entropy", "moe/expert_load_max", "moe/expert_load_min", "moe/balance_loss", "moe/mean_shared_weight")
+ACTIVE = "moe/active_parameters"
+SEED = "seed"
 MOST_PARALLEL_AXES = 6
+TRAINING, NUMBERS, AGAINST = "xft-training", "xft-numbers", "xft-against"
+SECTIONS = {TRAINING: "While it trains", NUMBERS: "Results", AGAINST: "Fields and results"}
+
+
+@dataclass(frozen=True)
+class View:
+    """A saved view: the end of its tag's name, the name that people see, and what it shows, as MLflow's pages keep it."""
+
+    key: str
+    name: str
+    state: dict[str, Any]
+
+    def content(self, saved_at: float) -> str:
+        """The tag's value. ``saved_at``: seconds since 1970."""
+        when = int(saved_at * 1000)
+        return json.dumps({"name": self.name, "createdAt": when, "updatedAt": when, "state": json.dumps(self.state)})
 
 
 def view_key(parent_run_id: str) -> str:
-    """The name of a comparison's view."""
+    """The key of the view of all variants of a comparison."""
     return f"comparison-{parent_run_id[:8]}"
 
 
-def view(parent_run_id: str, fields: dict[str, bool], metrics: list[str]) -> str:
-    """The content of the view's tag. ``fields``: the varying ones, and whether each is numeric; ``metrics``: names of those
-    that the variants have."""
-    known = [name for name in SHOWN if name in metrics]
-    lead = [name for name in LEAD if name in metrics]
-    charts: list[dict[str, Any]] = [
-        _chart(0, "PARALLEL", "Varying fields and the merged model", selectedParams=list(fields)[:MOST_PARALLEL_AXES],
-               selectedMetrics=lead, showAllRuns=True)]
-    charts += [_chart(len(charts) + index, "BAR", "", metricKey=name) for index, name in enumerate(known)]
-    for field, is_numeric in fields.items():
-        for name in lead if is_numeric else ():
-            charts.append(_chart(
-                len(charts), "SCATTER", "", xaxis={"key": field, "type": "PARAM"}, yaxis={"key": name, "type": "METRIC"}))
-    return json.dumps({
-        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'",
-        "orderByKey": f"metrics.`{lead[0]}`" if lead else "attributes.start_time", "orderByAsc": False,
-        "selectedColumns": [*(f"params.`{name}`" for name in fields), *(f"metrics.`{name}`" for name in known)],
-        "runsHiddenMode": "SHOW_ALL", "compareRunCharts": charts,
-        "compareRunSections": [{"uuid": SECTION, "name": "Comparison", "display": True, "isReordered": True}],
-        "isAccordionReordered": True})
+def views(name: str, parent_run_id: str, fields: dict[str, bool], metrics: Sequence[str] | None = None) -> list[View]:
+    """The views of the comparison called ``name``, that of all variants last: MLflow lists the newest first. ``fields``: the
+    varying ones, and whether each is numeric; ``metrics``: names of those that the variants have, None before they have any."""
+    whole = _state(fields, metrics) | {"searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'"}
+    key = view_key(parent_run_id)
+    groups = {f"by {field}": [field] for field in fields if field != SEED}
+    if len(groups) > 1:
+        groups["by " + " × ".join(field for field in fields if field != SEED)] = [field for field in fields if field != SEED]
+    found = [
+        View(f"{key}-{number}", f"{name} {title}", whole | _grouped(grouping))
+        for number, (title, grouping) in enumerate(groups.items(), 1)]
+    return [*reversed(found), View(key, name, whole)]
 
 
-SECTION = "xft-comparison"
+def first_view(fields: dict[str, bool], metrics: Sequence[str] | None = None, expanded: str | None = None) -> str:
+    """What the table of an experiment begins with in a browser that was never there (a tag of the experiment, see
+    ``servers/mlflow_server.py``). ``expanded``: the comparison whose variants are seen at once."""
+    return json.dumps(_state(fields, metrics) | ({"runsExpanded": {expanded: True}} if expanded else {}))
 
 
-def _chart(number: int, kind: str, title: str, **options: Any) -> dict[str, Any]:
-    return {"uuid": f"xft-{number}", "type": kind, "deleted": False, "isGenerated": False, "runsCountToCompare": 100,
-            "metricSectionId": SECTION, "displayName": title, **options}
+def _state(fields: dict[str, bool], metrics: Sequence[str] | None) -> dict[str, Any]:
+    def has(name: str) -> bool:
+        return metrics is None or name in metrics
+
+    known, lead = [name for name in SHOWN if has(name)], [name for name in LEAD if has(name)]
+    numeric = [field for field, is_numeric in fields.items() if is_numeric]
+    charts = [_line(name) for name in CURVES if has(name)]
+    charts += [_chart("BAR", name, NUMBERS, metricKey=name) for name in known]
+    charts.append(_chart(
+        "PARALLEL", "Varying fields and the merged model", AGAINST, selectedParams=list(fields)[:MOST_PARALLEL_AXES],
+        selectedMetrics=lead, showAllRuns=True))
+    if has(ACTIVE) and has("moe/plus_pass_at_1"):
+        charts.append(_scatter("pass@1 against active parameters", (ACTIVE, "METRIC"), "moe/plus_pass_at_1"))
+    charts += [_scatter(f"{name} against {field}", (field, "PARAM"), name) for field in numeric for name in lead]
+    if len(numeric) > 1:
+        x, y = (field for field in [*(field for field in numeric if field != SEED), SEED][:2])
+        charts += [_chart("CONTOUR", f"{name} by {x} and {y}", AGAINST, xaxis=_axis(x, "PARAM"), yaxis=_axis(y, "PARAM"),
+                          zaxis=_axis(name, "METRIC")) for name in lead[-1:]]
+    columns = [*(f"params.`{name}`" for name in fields), *(f"metrics.`{name}`" for name in known if name in COLUMNS)]
+    return {
+        "orderByKey": f"metrics.`{lead[0]}`" if lead and metrics is not None else "attributes.start_time", "orderByAsc": False,
+        "selectedColumns": columns, "columnOrder": [RUN_NAME, *columns],
+        "columnWidths": {RUN_NAME: 300} | dict.fromkeys(columns, 150),
+        "runsHiddenMode": "SHOW_ALL", "hideEmptyCharts": True,
+        "compareRunCharts": [chart | {"uuid": f"xft-{number}"} for number, chart in enumerate(charts)],
+        "compareRunSections": [{"uuid": uuid, "name": name, "display": True, "isReordered": True}
+                               for uuid, name in SECTIONS.items()],
+        "isAccordionReordered": True}
+
+
+def _grouped(fields: list[str]) -> dict[str, Any]:
+    keys = [{"mode": "param", "groupByData": field} for field in fields]
+    return {"groupBy": {"aggregateFunction": "average", "groupByKeys": keys}, "useGroupedValuesInCharts": True}
+
+
+def _line(name: str) -> dict[str, Any]:
+    return _chart(
+        "LINE", name, TRAINING, metricKey=name, selectedMetricKeys=[name], xAxisKey="step", xAxisScaleType="linear",
+        scaleType="linear", lineSmoothness=0, range={}, yAxisKey="metric", yAxisExpressions=[], ignoreOutliers=False,
+        selectedXAxisMetricKey="", useGlobalXaxisKey=True, useGlobalLineSmoothing=True)
+
+
+def _scatter(title: str, x: tuple[str, str], y: str) -> dict[str, Any]:
+    return _chart("SCATTER", title, AGAINST, xaxis=_axis(*x), yaxis=_axis(y, "METRIC"))
+
+
+def _axis(key: str, kind: str) -> dict[str, str]:
+    return {"key": key, "type": kind}
+
+
+def _chart(kind: str, title: str, section: str, **options: Any) -> dict[str, Any]:
+    return {"type": kind, "deleted": False, "isGenerated": False, "runsCountToCompare": 100, "metricSectionId": section,
+            "displayName": title, **options}

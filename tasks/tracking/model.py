@@ -6,6 +6,8 @@
         requirements.txt, python_env.yaml
         components/tokenizer/           the tokenizer's files again: the transformers flavor looks for them there
 
+A model that reads pictures has the directory and the card, and no flavors: AutoModelForImageTextToText loads the directory.
+
 Nothing is loaded to write this, so it costs the same for any model. (``mlflow.transformers.log_model`` loads the model,
 copies it, and asks the Hub.)
 """
@@ -51,8 +53,11 @@ def write_beside(directory: Path, run: PipelineRun, model: Path) -> None:
     from mlflow.types.schema import ColSpec, ParamSchema, ParamSpec, Schema
     from mlflow.utils.environment import _PythonEnv
 
-    from xft_core.models.tokenizer_files import tokenizer_files
+    from xft_core.models.tokenizer_files import reads_pictures, tokenizer_files
 
+    if reads_pictures(model):  # its flavors take text alone: such a model is loaded from its directory
+        Model(artifact_path=MODEL_NAME, run_id=run.mlflow_run_id).save(str(directory / "MLmodel"))
+        return
     generate = run.recipe.generate
     described = Model(
         artifact_path=MODEL_NAME, run_id=run.mlflow_run_id, metadata=_prompt_template(run.recipe),

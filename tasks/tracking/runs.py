@@ -1,39 +1,38 @@
-"""MLflow: one parent run for a pipeline run, one child for each of its stages. Only this module and mlflow_model.py import it.
+"""MLflow: one parent run for a pipeline run, one child for each of its stages.
 
 Runs are named by their ids throughout: MLflow's "active run" belongs to a thread, and stages run in several.
 """
 
+import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import yaml
+
+from tasks import mlflow_pages
 from tasks.prefect_log import reason
 from tasks.references import PipelineRun
 from tasks.settings import settings
 from tasks.tracking.client import TrackingUnavailable, client, log_batch
+from tasks.tracking.experiments import DESCRIPTION, STAGES_EXPERIMENT, experiment_id
+from tasks.tracking.files import log_text
+from tasks.tracking.parameters import VARIES, run_parameters, stage_parameters, variant_parameters
+from tasks.tracking.saved_views import begin_with
+from tasks.tracking.source import source_tags
 from tasks.variant_tags import VariantOf
 from xft_core.errors import XftError
-from xft_core.recipe.load import flatten
 from xft_core.recipe.sections import Recipe
 
 if TYPE_CHECKING:
-    pass
+    from mlflow.entities import Run
 
-
-# Stages of a comparison's variants are kept out of its own experiment: the table there compares variants.
-STAGES_EXPERIMENT = "/stages"
 EXPERIMENTS = 1000  # that are searched for a run
-
-
-
-
-
-
-
-
-
-
-
-
+NAME, NUMBER = "xft.name", "xft.number"
+RECIPE_FILE = "recipe.yaml"
+# Columns of a table of pipeline runs, and whether they are numeric.
+TOLD_APART_BY = {
+    "upcycle.num_experts": True, "upcycle.normalization": False, "merge.method": False, "seed": True, "sft.learning_rate": True}
 
 
 def open_run(
@@ -48,37 +47,62 @@ def open_run(
     Raises TrackingUnavailable when MLflow cannot be reached, XftError when the experiment was deleted in it.
     """
     try:
-        experiment_id = stages_id = _experiment_id(recipe.experiment)
+        own_id = stages_id = experiment_id(recipe.experiment, "comparison" if variant else kind)
         if variant or kind == "comparison":
-            stages_id = _experiment_id(recipe.experiment + STAGES_EXPERIMENT)
-        run_id = _find_run(experiment_id, flow_run_id, kind)
-        if run_id:
+            stages_id = experiment_id(recipe.experiment + STAGES_EXPERIMENT, "stages")
+        if known := _find_run(own_id, flow_run_id, kind):
+            run_id = str(known.info.run_id)
             client().update_run(run_id, status="RUNNING")
         else:
-            tags = {"xft.kind": kind, "xft.recipe": recipe.name, "prefect.flow_run_id": flow_run_id}
+            tags = {"xft.kind": kind, "xft.recipe": recipe.name, "prefect.flow_run_id": flow_run_id, NAME: _plain(name)}
+            parameters = run_parameters(recipe, sections, without)
+            if without:
+                tags[VARIES] = json.dumps(sorted(without))
             if variant:
                 tags |= {"xft.variant": variant.name, "xft.group": variant.group}
-                if parent := _find_run(experiment_id, variant.comparison, "comparison"):
-                    tags["mlflow.parentRunId"] = parent
-            run_id = str(client().create_run(experiment_id, run_name=name, tags=tags).info.run_id)
-            log_batch(run_id, params={
-                field: value for field, value in flatten(recipe).items()
-                if field not in without and (sections is None or field.partition(".")[0] in sections)})
+                if parent := _find_run(own_id, variant.comparison, "comparison"):
+                    tags["mlflow.parentRunId"] = str(parent.info.run_id)
+                    parameters = variant_parameters(recipe, parent.data.tags) or parameters
+            number = _count(own_id, name) + 1
+            tags |= source_tags(kind) | {DESCRIPTION: _links(flow_run_id), NUMBER: str(number)}
+            shown = f"{name} ({number})" if number > 1 else name
+            run_id = str(client().create_run(own_id, run_name=shown, tags=tags).info.run_id)
+            log_batch(run_id, params=parameters)
+            with suppress(Exception):  # the place for files may be away, and the end of the run insists on it
+                log_text(run_id, recipe_text(recipe, sections), RECIPE_FILE)
+                if kind == "pipeline" and not variant:
+                    begin_with(own_id, TOLD_APART_BY)
     except XftError:
         raise
     except Exception as error:
         raise TrackingUnavailable(f"MLflow at {settings().tracking_shown} cannot be used: {reason(error)}") from error
-    return PipelineRun(recipe=recipe, flow_run_id=flow_run_id, experiment_id=stages_id, mlflow_run_id=run_id)
+    return PipelineRun(
+        recipe=recipe, flow_run_id=flow_run_id, experiment_id=stages_id, mlflow_run_id=run_id, run_experiment_id=own_id,
+        variant=variant.name if variant else None, told_apart_by=stage_parameters(recipe) if kind == "pipeline" else {})
+
+
+def recipe_text(recipe: Recipe, sections: frozenset[str] | None = None) -> str:
+    """The recipe in force as a recipe file: all of it, or the ``sections`` that play a role."""
+    content = recipe.model_dump(mode="json")
+    kept = {name: value for name, value in content.items() if sections is None or name in sections}
+    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+
+
+def _count(experiment: str, name: str) -> int:
+    """How many runs of that name there are."""
+    newest = client().search_runs(
+        [experiment], f"tags.`{NAME}` = '{_plain(name)}'", max_results=1, order_by=["attributes.start_time DESC"])
+    return int(newest[0].data.tags.get(NUMBER, 1)) if newest else 0
+
+
+def _plain(name: str) -> str:
+    """``name`` without what ends a text in MLflow's search."""
+    return name.replace("'", "").replace("\\", "")
 
 
 def end_run(run_id: str, status: str) -> None:
     """Set a run's final status: FINISHED, FAILED or KILLED."""
     client().set_terminated(run_id, status)
-
-
-def experiment_of(run_id: str) -> str:
-    """The experiment that a run belongs to."""
-    return str(client().get_run(run_id).info.experiment_id)
 
 
 def close_runs(flow_run_id: str, status: str) -> None:
@@ -99,44 +123,20 @@ def log_summary(run_id: str, metrics: dict[str, float], tags: dict[str, str]) ->
     log_batch(run_id, metrics=[(name, value, now, 0) for name, value in metrics.items()], tags=tags)
 
 
-def log_data_set(run_id: str, name: str, digest: str, source: str, profile: str) -> None:
-    """Note the instruction data as an input of the run (``digest`` is cut to MLflow's 36 characters)."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    data_set = Dataset(name=name, digest=digest[:36], source_type="local", source=source, profile=profile)
-    client().log_inputs(run_id, datasets=[DatasetInput(data_set, [InputTag("mlflow.data.context", "training")])])
+def note(run: PipelineRun, text: str) -> str:
+    """``text`` as the description of a run, below links to where else the run is."""
+    return f"{_links(run.flow_run_id)}\n\n{text}"
 
 
+def _links(flow_run_id: str) -> str:
+    prefect, store = settings().prefect_links, settings().store
+    places = [] if prefect is None else [
+        f"[Log, graph and artifacts in Prefect]({mlflow_pages.prefect_run_page(prefect, flow_run_id)})"]
+    places += ["recipe: `recipe.yaml` in Artifacts", *([f"object store: `{store}`"] if store else [])]
+    return " · ".join(places)
 
 
-
-
-def _find_run(experiment_id: str, flow_run_id: str, kind: str) -> str | None:
+def _find_run(experiment: str, flow_run_id: str, kind: str) -> "Run | None":
     found = client().search_runs(
-        [experiment_id], f"tags.`prefect.flow_run_id` = '{flow_run_id}' and tags.`xft.kind` = '{kind}'", max_results=1)
-    return str(found[0].info.run_id) if found else None
-
-
-def _experiment_id(name: str) -> str:
-    found = client().get_experiment_by_name(name)
-    if found is None:
-        from mlflow.exceptions import MlflowException
-
-        location = settings().mlflow_artifacts.as_uri() if settings().tracking_is_local else None
-        try:
-            return str(client().create_experiment(name, artifact_location=location))
-        except MlflowException:  # another run made it at the same moment
-            found = client().get_experiment_by_name(name)
-            if found is None:
-                raise
-    if found.lifecycle_stage != "active":
-        raise XftError(f"The MLflow experiment {name!r} was deleted. Restore it there, or choose another experiment.")
-    return str(found.experiment_id)
-
-
-
-
-
-
-
-
+        [experiment], f"tags.`prefect.flow_run_id` = '{flow_run_id}' and tags.`xft.kind` = '{kind}'", max_results=1)
+    return found[0] if found else None

@@ -1,4 +1,5 @@
-"""The MLflow run of one stage: parameters, metrics and curves below the run of the pipeline."""
+"""The MLflow run of one stage: parameters, metrics and curves below the run of the pipeline; what tells how training goes is
+shown on the pipeline's run, too, as it happens: ``moe/loss``, ``sft/loss``, ``mix/loss`` of many runs are in one chart."""
 
 import time
 from collections.abc import Callable
@@ -11,8 +12,17 @@ from tasks.settings import settings
 from tasks.tracking.client import TrackingUnavailable, client, log_batch, scalars
 from tasks.tracking.follower import Points
 from tasks.tracking.runs import end_run
+from tasks.tracking.source import source_tags
 from xft_core.store.curves import read_metrics
 from xft_core.store.manifest import Manifest
+
+# Whose curves the run of the pipeline shows, by role, and which: the last part of the name there.
+SHOWN_ROLES = {"sft_moe": "moe", "sft_baseline": "sft", "mix": "mix"}
+SHOWN_CURVES = {
+    "loss": "loss", "learning_rate": "learning_rate", "balance_loss": "balance_loss", "router_entropy": "router_entropy",
+    "expert_load_min": "expert_load_min", "expert_load_max": "expert_load_max", "mean_shared_weight": "mean_shared_weight",
+    "held_out_nll": "held_out_nll_while_training"}  # the name without more is the final number's
+Curve = list[tuple[str, float, int, int]]  # name, value, time in ms, step
 
 
 class StageRun:
@@ -27,6 +37,7 @@ class StageRun:
         self._again = again
         self._warned = False
         self._sent: dict[str, int] = {}  # last step delivered, by name of the curve
+        self._parameters = run.told_apart_by
         self.id: str | None = None
         self._tolerate(self._open)
 
@@ -55,7 +66,8 @@ class StageRun:
             tags["xft.made_by_run_id"] = maker
         final = scalars(manifest.metrics) | {"stage_seconds": manifest.seconds}
         curves, reached = self._fresh(read_metrics(directory / "metrics.jsonl"))
-        log_batch(run_id, params=_flat(manifest.config), metrics=[
+        self._show(curves)
+        log_batch(run_id, params=_flat(manifest.config) | self._parameters, metrics=[
             *curves, *((f"final/{name}", value, now, 0) for name, value in final.items())], tags=tags)
         self._sent = reached
         end_run(run_id, "FINISHED")
@@ -69,9 +81,12 @@ class StageRun:
         if self.id is None and self._again:
             self._reopen()
         if self.id is None:
-            self.id = client().create_run(self._run.experiment_id, run_name=self._role.replace("_", "-"), tags={
-                "mlflow.parentRunId": self._run.mlflow_run_id, "xft.kind": "stage", "xft.stage": self._stage,
-                "xft.role": self._role, "prefect.flow_run_id": self._run.flow_run_id}).info.run_id
+            role, variant = self._role.replace("_", "-"), self._run.variant
+            tags = {"mlflow.parentRunId": self._run.mlflow_run_id, "xft.kind": "stage", "xft.stage": self._stage,
+                    "xft.role": self._role, "prefect.flow_run_id": self._run.flow_run_id} | self._parameters
+            self.id = client().create_run(
+                self._run.experiment_id, run_name=f"{role} {variant}" if variant else role,
+                tags=tags | source_tags(self._stage) | ({"xft.variant": variant} if variant else {})).info.run_id
         return self.id
 
     def _reopen(self) -> None:
@@ -83,7 +98,7 @@ class StageRun:
             run_id = found[0].info.run_id
             self._sent = {
                 name: max(point.step for point in client().get_metric_history(run_id, name))
-                for name in found[0].data.metrics if not name.startswith("final/")}
+                for name in found[0].data.metrics if not name.startswith(("final/", "system/"))}
             client().update_run(run_id, status="RUNNING")
             self.id = run_id
 
@@ -91,12 +106,21 @@ class StageRun:
         run_id = self._open()
         fresh, reached = self._fresh(points)
         # Should an answer be lost and a point be sent twice, MLflow drops the double: time, step and value are equal.
-        log_batch(run_id, metrics=fresh)
+        self._show(fresh)
+        log_batch(run_id, metrics=fresh, params={} if self._sent else self._parameters)
         self._sent = reached
 
-    def _fresh(self, points: Points) -> tuple[list[tuple[str, float, int, int]], dict[str, int]]:
+    def _show(self, fresh: Curve) -> None:
+        """Give the pipeline's run its share, before the stage's own run, which says what both have."""
+        if model := SHOWN_ROLES.get(self._role):
+            shown = [(f"{model}/{SHOWN_CURVES[name]}", value, when, step)
+                     for name, value, when, step in fresh if name in SHOWN_CURVES]
+            if shown:
+                log_batch(self._run.mlflow_run_id, metrics=shown)
+
+    def _fresh(self, points: Points) -> tuple[Curve, dict[str, int]]:
         """What of the points was not delivered yet, and the last step of each curve once that is."""
-        fresh: list[tuple[str, float, int, int]] = []
+        fresh: Curve = []
         reached = dict(self._sent)
         for point in points:
             step = int(point["step"])

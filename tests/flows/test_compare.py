@@ -108,6 +108,10 @@ def test_the_parent_has_the_best_table_and_report(finished: ComparisonResult) ->
     found = children(finished)
     best = found[parent.data.tags["xft.best_group"]]
     assert parent.data.metrics["merged/held_out_nll"] == best.data.metrics["merged/held_out_nll"]
+    tags = client().get_experiment(parent.info.experiment_id).tags
+    saved = [json.loads(value)["name"] for name, value in tags.items() if name.startswith("mlflow.sharedViewState.")]
+    assert f"{parent.info.run_name} by merge.method" in saved and parent.info.run_name in saved
+    assert "plots%2Foverview.png" in tags["mlflow.note.content"]
     assert json.loads(parent.data.tags["mlflow.loggedArtifacts"]) == [{"path": "variants.json", "type": "table"}]
     path = client().download_artifacts(finished.mlflow_run_id, "variants.json")
     table = json.loads(Path(path).read_text())
@@ -124,7 +128,7 @@ def test_prefect_shows_variants_under_the_comparison(finished: ComparisonResult)
         keys = {item.key for item in api.read_artifacts()}
     assert {run.name for run in variants} == {f"varied {name}" for name in NAMES}
     assert all(run.parent_task_run_id for run in variants)
-    assert {"variants", "variants-table"} <= keys
+    assert {"variants", "variants-table", "start-here"} <= keys
 
 
 def test_the_report_can_be_written_elsewhere(finished: ComparisonResult, tmp_path: Path) -> None:

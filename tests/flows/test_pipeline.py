@@ -128,7 +128,7 @@ def finished(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Pipe
 def test_a_killed_run_is_resumed_and_recorded_truthfully(finished: PipelineResult) -> None:
     parent = client().get_run(finished.mlflow_run_id)
     assert parent.info.status == "FINISHED"
-    assert parent.info.run_name == "tiny-2x2-xft-learned"
+    assert parent.info.run_name == "tiny-2x2-xft-learned seed=0 (2)"  # the killed one is the first
     attempts = client().search_runs([parent.info.experiment_id], "tags.`xft.kind` = 'pipeline'")
     assert sorted(item.info.status for item in attempts) == ["FINISHED", "KILLED"]
     killed = next(item.info.run_id for item in attempts if item.info.status == "KILLED")
@@ -153,9 +153,17 @@ def test_the_parent_compares(finished: PipelineResult) -> None:
         assert 0 <= found.data.metrics[f"{model}/plus_pass_at_1"] <= 1
     assert found.data.metrics["merged/held_out_nll"] > 0
     assert found.data.params["upcycle.num_experts"] == "2"
-    assert found.inputs.dataset_inputs[0].dataset.name.endswith("instruct.jsonl")
+    names = {entry.dataset.name for entry in found.inputs.dataset_inputs}
+    assert names == {"demo:instruct.jsonl", "demo:instruct.jsonl (held out)", "demo benchmark"}
+    models = client().search_logged_models([found.info.experiment_id])
+    assert {model.model_type for model in models} == {"base", "moe", "merged"}
+    for model in models:
+        assert {"held_out_nll", "plus_pass_at_1"} <= {metric.key for metric in model.metrics or []}
+    assert curve_steps(finished.mlflow_run_id, "moe/loss") == list(range(1, RECIPE["sft"]["max_steps"] + 1))  # type: ignore[index]
+    verdicts = json.loads(Path(client().download_artifacts(finished.mlflow_run_id, "verdicts.json")).read_text())
+    assert {row[2] for row in verdicts["data"]} == {"base", "moe", "merged"}
     listed = {item.path for item in client().list_artifacts(finished.mlflow_run_id)}
-    assert {"recipe.yaml", "report", "merged_model", "samples", "verdicts"} <= listed
+    assert {"recipe.yaml", "comparison.md", "report", "merged_model", "samples", "verdicts"} <= listed
     shown = {item.path for name in ("report", "data") for item in client().list_artifacts(finished.mlflow_run_id, name)}
     assert {"report/problems.html", "report/comparison.md", "data/decontamination.json"} <= shown
     merged = {item.path for item in client().list_artifacts(finished.mlflow_run_id, "merged_model")}
@@ -188,6 +196,7 @@ def artifacts(flow_run_id: Any) -> dict[str, Any]:
 def test_prefect_shows_table_card_and_links(finished: PipelineResult, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a run that reused all, too; without progress, as nothing was at work."""
     monkeypatch.setenv("XFT_MLFLOW_UI_URL", "http://127.0.0.1:5000")
+    monkeypatch.delenv("XFT_ONE_ADDRESS", raising=False)  # then both have addresses of their own
     state, _ = run_pipeline()
     shown = artifacts(state.state_details.flow_run_id)
     rows = json.loads(shown["comparison"].data)
@@ -201,16 +210,20 @@ def test_prefect_shows_table_card_and_links(finished: PipelineResult, monkeypatc
     assert "report/problems.html" in shown["report"].data and "](" not in shown["report"].data
     run_id = children(state.result().mlflow_run_id)["sft_moe"].info.run_id
     assert re.search(rf"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/{run_id}\b", shown["mlflow-sft-moe"].data)
-    assert {"mlflow-pipeline", "mlflow-evaluate-merged-0"} <= shown.keys()
+    assert "mlflow-evaluate-merged-0" in shown
+    start = shown["start-here"].data
+    assert f"/runs/{state.result().mlflow_run_id}" in start and "max_steps: 12" in start and "took here before" in start
+    of_run = [item.key for item in shown.values() if item.task_run_id is None]
+    assert of_run == ["start-here", "model-card", "comparison", "report"]  # pages show the newest first
+    assert "---" not in shown["model-card"].data[:10]
     assert not [key for key in shown if key.startswith("progress-")]
 
 
 def test_stages_at_work_show_their_progress(finished: PipelineResult) -> None:
     parent = client().get_run(finished.mlflow_run_id)
     shown = artifacts(parent.data.tags["prefect.flow_run_id"])
-    steps = RECIPE["sft"]["max_steps"]  # type: ignore[index]
     assert shown["progress-sft-moe"].data == 100
-    assert f"sft {steps}/{steps}" in shown["progress-sft-moe"].description
+    assert shown["progress-sft-moe"].description == "Done: sft-moe."
     # With one routed expert mixing has nothing to learn, and upcycling never counts its steps.
     assert not {"progress-mix", "progress-upcycle"} & shown.keys()
 

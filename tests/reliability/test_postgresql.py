@@ -86,7 +86,7 @@ class Machine:
             *python, "tasks.servers.mlflow_server", "--port", self._mlflow_port, "--backend-store-uri", self._uri,
             "--artifacts-destination", str(self.directory / "files")], self.server)
         for address in (f"{self.api}/health", f"{self.mlflow}/health"):
-            wait_for(lambda address=address: _answers(address), 300, f"{address} did not answer")  # type: ignore[misc]
+            wait_for(lambda address=address: _answers(address), 900, f"{address} did not answer")  # type: ignore[misc]
         prefect = [*python, "prefect", "--no-prompt"]
         template = str(REPOSITORY / "deployments" / "work_pools" / "process.json")
         pool = ["work-pool", "create", "xft", "--type", "process", "--base-job-template", template]
@@ -112,7 +112,7 @@ class Machine:
             json={"parameters": {"recipe_file": str(recipe)}, "state": {"type": "SCHEDULED"}}).json()
         over = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
         address = f"{self.api}/flow_runs/{made['id']}"
-        wait_for(lambda: httpx.get(address, auth=self.auth).json()["state_type"] in over, 900, "the run did not end")
+        wait_for(lambda: httpx.get(address, auth=self.auth).json()["state_type"] in over, 1800, "the run did not end")
         assert httpx.get(address, auth=self.auth).json()["state_type"] == "COMPLETED"
         return str(made["id"])
 

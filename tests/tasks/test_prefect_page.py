@@ -1,8 +1,11 @@
 """What is shown in Prefect costs a line in the log when Prefect is away. (That it is shown: tests/flows/test_pipeline.py.)"""
 
+import json
 import logging
+import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -21,6 +24,9 @@ def nobody_at_home() -> Iterator[None]:
         yield
 
 
+FLOW_RUN = "00000000-0000-0000-0000-000000000001"
+
+
 def warnings(caplog: pytest.LogCaptureFixture) -> int:
     return sum("Prefect did not take something to show; the work goes on." in message for message in caplog.messages)
 
@@ -30,14 +36,15 @@ def test_a_server_that_is_away_costs_a_line(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XFT_MLFLOW_UI_URL", "http://127.0.0.1:5000")
-    show_table("comparison", [{"model": "base"}], "models", logger)
-    show_markdown("report", "# Report", "what it says", logger)
+    show_table(FLOW_RUN, "comparison", [{"model": "base"}], "models", logger)
+    show_markdown(FLOW_RUN, "report", "# Report", "what it says", logger)
     show_link("sft_moe", "1", "run", logger)
     assert warnings(caplog) == 3
 
 
 def test_no_link_where_mlflow_has_no_pages(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XFT_MLFLOW_UI_URL", raising=False)
+    for name in ("XFT_MLFLOW_UI_URL", "XFT_ONE_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
     show_link("sft_moe", "1", "run", logger)
     assert caplog.messages == []
 
@@ -66,8 +73,43 @@ def test_the_lines_of_all_stages_that_count_are_understood(
         assert prefect_page.percent(other) is None
 
 
-def test_a_table_has_the_columns_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[list[dict[str, object]]] = []
-    monkeypatch.setattr("tasks.prefect_page.create_table_artifact", lambda rows, **_: shown.append(rows))
-    show_table("scores", [{"model": "base"}, {"model": "merged", "pass@1 %": "50.0"}], "models", logger)
-    assert shown == [[{"model": "base", "pass@1 %": None}, {"model": "merged", "pass@1 %": "50.0"}]]
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The content of what is shown of a run."""
+    found: list[str] = []
+    monkeypatch.setattr("tasks.prefect_page._show_of_run", lambda run, kind, key, data, *rest: found.append(data))
+    return found
+
+
+def test_a_table_has_the_columns_of_all_rows(shown: list[str]) -> None:
+    rows: list[dict[str, object]] = [{"model": "base", "nll": math.nan}, {"model": "merged", "pass@1 %": "50.0"}]
+    show_table(FLOW_RUN, "scores", rows, "models", logger)
+    assert [json.loads(item) for item in shown] == [[
+        {"model": "base", "nll": None, "pass@1 %": None}, {"model": "merged", "nll": None, "pass@1 %": "50.0"}]]
+
+
+def test_markdown_has_no_front_matter_and_its_pictures_where_pages_have_one_address(
+    shown: list[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = "---\nlicense: x\n---\n\n# Card\n\n![Loss](plots/loss.png)\n"
+    monkeypatch.delenv("XFT_MLFLOW_UI_URL", raising=False)
+    monkeypatch.delenv("XFT_ONE_ADDRESS", raising=False)
+    show_markdown(FLOW_RUN, "card", text, "what it is", logger, "a1")
+    monkeypatch.setenv("XFT_ONE_ADDRESS", "1")
+    show_markdown(FLOW_RUN, "card", text, "what it is", logger, "a1")
+    assert [item.strip() for item in shown] == [
+        "# Card", "# Card\n\n![Loss](/mlflow/get-artifact?path=report%2Fplots%2Floss.png&run_uuid=a1)"]
+
+
+@pytest.mark.parametrize(
+    ("fails", "percent", "words"), [(False, 100.0, "Done: sft-moe."), (True, 60.0, "Ended before its end")])
+def test_progress_that_ends_says_so(
+    fails: bool, percent: float, words: str, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[tuple[float, str]] = []
+    monkeypatch.setattr(Progress, "_publish", lambda self, percent, text: said.append((percent, text)))
+    with suppress(ValueError), Progress("sft_moe", logger, poll_seconds=0.02) as progress:
+        progress.line("sft 3/5 (60%), loss 1.0, about 10 s left")
+        if fails:
+            raise ValueError
+    assert said[-1][0] == percent and said[-1][1].startswith(words)

@@ -58,7 +58,7 @@ def test_all_that_is_missing_is_one_message() -> None:
     with pytest.raises(NotReady) as error:
         check_inputs(lacking)
     lines = str(error.value).splitlines()
-    for part in ("model directory './no-model'", "'no-data.jsonl'", "get_human_eval_plus()", "get_mbpp_plus()",
+    for part in ("model directory './no-model'", "'no-data.jsonl'", "xft fetch humaneval", "xft fetch mbpp",
                  "XFT_BENCHMARKS", "'none.jsonl'", "'held.jsonl'", "'no-tasks'", "apt-get install bubblewrap"):
         assert sum(part in line for line in lines) == 1, (part, lines)
     assert lines[0].startswith(f"{len(lines) - 1} things")

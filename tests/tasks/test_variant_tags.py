@@ -25,13 +25,17 @@ def test_a_variant_is_a_child_of_its_comparison(request: pytest.FixtureRequest, 
         recipe, "flow-1", "tiny by experts", kind="comparison", without=frozenset({"upcycle.num_experts"}))
     variant = runs.open_run(recipe, "flow-2", VARIANT.name, variant=VARIANT)
     parent, child = client().get_run(comparison.mlflow_run_id), client().get_run(variant.mlflow_run_id)
-    assert "upcycle.num_experts" not in parent.data.params and "upcycle.num_experts" in child.data.params
+    assert "upcycle.num_experts" not in parent.data.params
+    assert set(child.data.params) == {"upcycle.num_experts"}  # what varies; MLflow's charts then begin with it
     assert child.info.experiment_id == parent.info.experiment_id
     assert child.data.tags["mlflow.parentRunId"] == comparison.mlflow_run_id
     assert child.data.tags["xft.group"] == VARIANT.group
     stage = StageRun(variant, "sft", "sft_moe", logger)
-    assert stage.id is not None
-    beside = client().get_run(stage.id).info.experiment_id
+    assert stage.id is not None and stage.log_points([{"step": 1, "time": 1.0, "metrics": {"loss": 2.0}}])
+    shown = client().get_run(stage.id)
+    assert shown.data.tags["xft.variant"] == VARIANT.name and shown.data.params["upcycle.num_experts"] == "8"
+    assert shown.info.run_name == f"sft-moe {VARIANT.name}"
+    beside = shown.info.experiment_id
     assert client().get_experiment(beside).name == f"{recipe.experiment}/stages"
 
     # The comparison's process was killed: its variants may go on elsewhere.

@@ -50,8 +50,8 @@ def test_its_run_shows_the_report_and_leads_to_mlflow(page: Page, ui: XftUi, com
         expect(page.get_by_text(key, exact=True)).to_be_visible()
     page.get_by_text("compare-in-mlflow", exact=True).click()
     link = page.get_by_role("link", name="Compare the variants in MLflow").get_attribute("href")
-    assert link is not None and link.startswith(ui.mlflow)
-    open_mlflow_comparison(page, link, len(comparison.variants))
+    assert link is not None and link.startswith("/mlflow/#")
+    open_mlflow_comparison(page, ui.prefect + link, len(comparison.variants))
     for name in NAMES:
         expect(page.get_by_text(name, exact=True).first).to_be_attached()
     experts = page.locator("tr").filter(has=page.get_by_text("upcycle.num_experts", exact=True)).first
@@ -71,6 +71,18 @@ def test_the_charts_page_shows_the_varying_fields(page: Page, ui: XftUi, compari
         expect(page.get_by_text(variant.info.run_name, exact=True).first).to_be_visible()
 
 
+def test_losses_are_side_by_side_and_coloured_by_expert_count(page: Page, ui: XftUi, comparison: Comparison) -> None:
+    page.goto(ui.link(comparison.run_id, "charts-in-mlflow"))
+    for curve in ("moe/loss", "mix/loss"):
+        expect(page.get_by_text(curve, exact=True).first).to_be_visible(timeout=60_000)
+    page.get_by_test_id("saved-views-trigger").click()
+    page.get_by_text(re.compile(r"by upcycle\.num_experts$")).first.click()
+    expect(page.get_by_text("Group by: upcycle.num_experts")).to_be_visible(timeout=60_000)
+    for variant in comparison.variants:
+        history = ui.tracking().get_metric_history(variant.info.run_id, "moe/loss")
+        assert [point.step for point in history] == list(range(1, 13))
+
+
 def test_mlflows_table_of_variants_has_columns_by_name(page: Page, ui: XftUi, comparison: Comparison) -> None:
     open_mlflow_runs(page, ui.mlflow, comparison.experiment_id)
     show_columns(page, ["upcycle.num_experts", "merged/held_out_nll"])
@@ -78,7 +90,7 @@ def test_mlflows_table_of_variants_has_columns_by_name(page: Page, ui: XftUi, co
 
 def test_all_variants_carry_the_same_names(comparison: Comparison) -> None:
     for variant in comparison.variants:
-        assert {"upcycle.num_experts", "upcycle.normalization"} <= variant.data.params.keys()
+        assert variant.data.params.keys() == {"upcycle.num_experts", "upcycle.normalization"}
         assert {"merged/plus_pass_at_1", "merged/held_out_nll", "moe/held_out_nll"} <= variant.data.metrics.keys()
     numbers = {(run.data.params["upcycle.num_experts"], run.data.params["upcycle.normalization"])
                for run in comparison.variants}

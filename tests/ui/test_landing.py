@@ -55,10 +55,10 @@ def test_prefect_opens_in_its_first_version_without_advertisements(page: Page, u
 
 
 def test_links_to_mlflow_open_among_runs_and_models(page: Page, ui: XftUi, run_id: str) -> None:
-    link = ui.link(run_id, "mlflow-pipeline")
     run = ui.tracking_run(run_id)
-    assert link == mlflow_pages.run_page(ui.mlflow, run.info.experiment_id, run.info.run_id)
-    page.goto(link)
+    link = mlflow_pages.run_page("/mlflow", run.info.experiment_id, run.info.run_id)
+    assert f"({link})" in ui.artifact(run_id, "start-here")
+    page.goto(ui.prefect + link)
     expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Model registry").first).to_be_visible()
     expect(page.get_by_text("Description", exact=True).first).to_be_visible()
@@ -131,6 +131,25 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         pass
 
 
+def test_a_table_begins_with_the_columns_that_matter(browser: Browser, ui: XftUi, run_id: str) -> None:
+    run = ui.tracking_run(run_id)
+    page = browser.new_page()  # nothing is remembered of other pages
+    for base in (ui.mlflow, f"{ui.prefect}/mlflow"):
+        page.goto(f"{base}/")
+        page.goto(mlflow_pages.experiment_page(base, run.info.experiment_id))
+        for column in ("upcycle.num_experts", "merged/plus_pass_at_1"):
+            expect(page.get_by_role("columnheader").filter(has_text=column).first).to_be_attached(timeout=60_000)
+        page.goto("about:blank")
+    page.close()
+
+
+def test_models_are_ranked(page: Page, ui: XftUi, run_id: str) -> None:
+    run = ui.tracking_run(run_id)
+    page.goto(mlflow_pages.models_page(ui.mlflow, run.info.experiment_id))
+    for kind in ("base", "moe", "merged"):
+        expect(page.get_by_text(f"tiny-{kind}").first).to_be_visible(timeout=60_000)
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, host: str) -> None:
     tunnels = {name: Tunnel(int(getattr(ui, name).rpartition(":")[2])) for name in ("prefect", "mlflow")}
@@ -143,6 +162,15 @@ def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, h
     run = ui.tracking_run(run_id)
     page.goto(mlflow_pages.run_page(mlflow, run.info.experiment_id, run.info.run_id))
     expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
+    # Links lead on, both ways, with Prefect's port alone.
+    start = RunPage(page, prefect, run_id)
+    start.open_artifacts()
+    page.get_by_text("start-here", exact=True).click()
+    page.get_by_role("link", name="Numbers, curves and files").first.click()
+    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
+    assert page.url.startswith(f"{prefect}/mlflow/")
+    page.get_by_role("link", name="Log, graph and artifacts in Prefect").first.click()
+    expect(page).to_have_url(re.compile(rf"{prefect}/runs/flow-run/{run_id}"))
     page.close()
     for tunnel in tunnels.values():
         tunnel.close()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urljoin
 
 import httpx
 from mlflow import MlflowClient
@@ -154,9 +155,13 @@ class XftUi:
                 return found
 
     def link(self, run_id: str, key: str) -> str:
-        """Address of the link artifact that a run published under ``key``."""
+        """Address of the link artifact that a run published under ``key``, as a browser at Prefect's pages has it."""
+        return urljoin(self.prefect, self.artifact(run_id, key).partition("](")[2].rstrip(")"))
+
+    def artifact(self, run_id: str, key: str) -> str:
+        """Content of the artifact that a run published under ``key``."""
         body = {"artifacts": {"flow_run_id": {"any_": [run_id]}, "key": {"any_": [key]}}, "sort": "CREATED_DESC"}
-        return str(self.api("/artifacts/filter", body)[0]["data"]).partition("](")[2].rstrip(")")
+        return str(self.api("/artifacts/filter", body)[0]["data"])
 
     def wait_for_checkpoints(self) -> Path:
         """The directory of SFT's checkpoints, once it holds the first one of a training that goes on."""

@@ -26,7 +26,8 @@ def write(path: Path, **fields: object) -> Path:
 def test_help_names_every_stage_and_every_field() -> None:
     text = xft_core("--help").stdout
     assert all(stage in text for stage in [*STAGES, "inspect", "import-reference"])
-    assert all(field in xft_core("sft", "--help").stdout for field in ("model", "data", "seed", "output"))
+    shown = xft_core("sft", "--help").stdout
+    assert all(field in shown for field in ("model", "data", "seed", "output", "sft.learning_rate: ", "checks.dead_experts: "))
 
 
 def test_the_stages_one_by_one(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What every kind of benchmark must be able to do. The kinds themselves are in packages of their own; see kinds.py."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
@@ -24,11 +24,13 @@ class Verdict:
     """``base``: on the benchmark's own tests; ``plus``: on these and the extended ones together (the same as ``base``
     where a kind has no extended tests). ``infrastructure_error``: it could not be found out, which says nothing about
     the sample. ``detail``: for people, what went wrong: the input that failed, or the end of a compiler's complaint. It
-    may quote a sample; here, and only here, it is made printable."""
+    may quote a sample; here, and only here, it is made printable. ``score``: how much of the answer is right, from 0 to 1,
+    where a task measures it."""
 
     base: Status
     plus: Status
     detail: str = ""
+    score: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "detail", printable(self.detail))
@@ -136,6 +138,10 @@ class Kind(ABC, Generic[P]):
         """What reports group benchmarks of this kind by, for results.json. Nothing by default."""
         return {}
 
+    def rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(line, row) of a benchmark file. Raises DataError for what cannot be read."""
+        return read_jsonl(path)
+
     def load_problems(self, path: Path, max_problems: int | None = None) -> list[P]:
         """The problems of a benchmark file, in its order; only the first ``max_problems`` if given.
 
@@ -144,7 +150,7 @@ class Kind(ABC, Generic[P]):
         """
         problems: list[P] = []
         lines: dict[str, int] = {}
-        for number, row in read_jsonl(path):
+        for number, row in self.rows(path):
             problem = self.problem(row, where=f"{str(path)!r}, line {number}")
             if problem.task_id in lines:
                 raise DataError(

@@ -4,22 +4,22 @@ import os
 import re
 from pathlib import Path
 
+from xft_core.benchmarks.tasks.folder import problem_file
 from xft_core.errors import DataError
 from xft_core.files.environment import benchmarks_directory, cache_directory
 from xft_core.files.locate import find_file, local_path
 
-# Benchmarks that evalplus 0.3 knows: its override variable, the file's name in its cache directory, and the function of
-# evalplus.data that downloads it.
+# Benchmarks that evalplus 0.3 knows: its override variable, and the file's name in its cache directory.
 EVALPLUS_FILES = {
-    "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl", "get_human_eval_plus"),
-    "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl", "get_mbpp_plus"),
+    "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl"),
+    "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl"),
 }
 MULTIPL_E = re.compile(r"multipl-e/(\w+)")
 
 
 def find_benchmark(name: str) -> Path:
-    """The file of a benchmark: a path, a shipped one, one of evalplus's own cache by its name, or one in the
-    directory XFT_BENCHMARKS: ``multipl-e/js`` (multipl-e/humaneval-js.jsonl, or .jsonl.gz) and ``ds1000``
+    """The file of a benchmark, or the folder of a task: a path, a shipped one, one of evalplus's own cache by its name, or
+    one in the directory XFT_BENCHMARKS: ``multipl-e/js`` (multipl-e/humaneval-js.jsonl, or .jsonl.gz) and ``ds1000``
     (ds1000/ds1000.jsonl.gz).
 
     Nothing is downloaded. Raises DataError when it is not there.
@@ -29,9 +29,12 @@ def find_benchmark(name: str) -> Path:
         return _in_benchmarks(name, f"multipl-e/humaneval-{multipl_e[1]}.jsonl")
     if name == "ds1000":
         return _in_benchmarks(name, "ds1000/ds1000.jsonl")
+    if name not in EVALPLUS_FILES and local_path(name).is_dir():
+        problem_file(local_path(name))  # that it is a task
+        return local_path(name)
     if name not in EVALPLUS_FILES:
         return find_file(name)
-    variable, file_name, function = EVALPLUS_FILES[name]
+    variable, file_name = EVALPLUS_FILES[name]
     cache = cache_directory() / "evalplus"
     candidates = [Path(os.environ[variable])] if os.environ.get(variable) else []
     candidates += [cache / file_name, cache / f"{file_name}.gz"]
@@ -40,8 +43,7 @@ def find_benchmark(name: str) -> Path:
             return candidate
     raise DataError(
         f"Benchmark {name!r} is neither in evalplus's cache ({str(cache / file_name)!r}) nor named by {variable}. "
-        f"Get it with: python -c 'from evalplus.data import {function}; {function}()'. Or put the released file there, or "
-        "give its path as the benchmark.")
+        f"Get it with: xft fetch {name}. Or put the released file there, or give its path as the benchmark.")
 
 
 def _in_benchmarks(name: str, relative: str) -> Path:
@@ -55,5 +57,5 @@ def _in_benchmarks(name: str, relative: str) -> Path:
         if candidate.is_file():
             return candidate
     raise DataError(
-        f"Benchmark {name!r}: there is no file {str(file)!r} (XFT_BENCHMARKS is {str(directory)!r}). Put the benchmark's "
-        "file there, or give its path as the benchmark.")
+        f"Benchmark {name!r}: there is no file {str(file)!r} (XFT_BENCHMARKS is {str(directory)!r}). Get it with: "
+        f"xft fetch {name}. Or put the benchmark's file there, or give its path as the benchmark.")

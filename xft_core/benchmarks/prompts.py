@@ -33,10 +33,28 @@ def code_prompt(
         return PromptText(magicoder_prompt(instruction), has_special_tokens=False).begin(begun)
     if style == "chat":
         return chat_prompt(tokenizer, [{"role": "user", "content": instruction}]).begin(begun)
-    raise DataError(f"There is no prompt style {style!r}. Choose one of: {', '.join(STYLES)}.")
+    raise _no_style(style)
+
+
+def instruction_prompt(
+    instruction: str, plain: str, style: str, tokenizer: "PreTrainedTokenizerBase",
+) -> PromptText:
+    """The prompt in a style, for an answer that is no code and that nothing begins: ``plain`` is what completion goes on
+    from. Raises DataError as ``code_prompt``."""
+    if style == "completion":
+        return PromptText(plain, has_special_tokens=False)
+    if style == "magicoder":
+        return PromptText(magicoder_prompt(instruction), has_special_tokens=False)
+    if style == "chat":
+        return chat_prompt(tokenizer, [{"role": "user", "content": instruction}])
+    raise _no_style(style)
 
 
 def cut(completion: str, stops: tuple[str, ...]) -> str:
     """The completion up to the first place where any of ``stops`` begins."""
     places = [place for stop in stops if (place := completion.find(stop)) >= 0]
     return completion[:min(places)] if places else completion
+
+
+def _no_style(style: str) -> DataError:
+    return DataError(f"There is no prompt style {style!r}. Choose one of: {', '.join(STYLES)}.")

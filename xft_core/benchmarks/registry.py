@@ -8,6 +8,7 @@ from xft_core.benchmarks.ds1000.benchmark import DS1000
 from xft_core.benchmarks.evalplus.benchmark import EvalPlus
 from xft_core.benchmarks.multipl_e.benchmark import MultiPLE
 from xft_core.benchmarks.picture_questions import PictureQuestions
+from xft_core.benchmarks.tasks.benchmark import TaskFolder
 from xft_core.errors import DataError
 from xft_core.files.jsonl import read_jsonl
 
@@ -15,7 +16,10 @@ KINDS: tuple[Kind[Any], ...] = (EvalPlus(), MultiPLE(), DS1000(), PictureQuestio
 
 
 def kind_of(path: Path) -> Kind[Any]:
-    """The kind of a benchmark file. Raises DataError for an empty file, and for rows of no known kind."""
+    """The kind of a benchmark file, or of a task's folder. Raises DataError for an empty file, rows of no known kind, and a
+    directory that is no task."""
+    if path.is_dir():
+        return TaskFolder(path)
     first = next(iter(read_jsonl(path)), None)
     if first is None:
         raise DataError(f"{str(path)!r} holds no problems: it is empty. Give a file with one JSON problem a line.")

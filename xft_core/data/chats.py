@@ -44,9 +44,15 @@ def sharegpt(messages: list[Any], row: dict[str, Any]) -> Conversation:
             if field not in item:
                 raise DataError(
                     f"message {number} has no {field!r}, only {', '.join(map(str, item)) or 'no field at all'}.")
+        if item["from"] == "function_call":
+            calls = parsed(item["value"])
+            calls = [{"type": "function", "function": call} for call in (calls if isinstance(calls, list) else [calls])]
+            found.append({"role": "assistant", "tool_calls": calls})
+            continue
         role = SHAREGPT_ROLES.get(item["from"]) if isinstance(item["from"], str) else None
         if role is None:
-            raise DataError(f"message {number} is from {item['from']!r:.80}; known are {', '.join(SHAREGPT_ROLES)}.")
+            raise DataError(f"message {number} is from {item['from']!r:.80}; known are {', '.join(SHAREGPT_ROLES)}, "
+                            "function_call.")
         found.append({"role": role, "content": item["value"]})
     system = row.get("system")
     if isinstance(system, str) and system.strip() and not (found and found[0].get("role") == "system"):

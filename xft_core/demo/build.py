@@ -16,6 +16,7 @@ import torch
 from xft_core.demo import DEMO_DIR
 from xft_core.demo.data import benchmark_rows, instruction_rows, pretraining_files, write_jsonl
 from xft_core.demo.pretrain import encode, new_model, pretrain, train_tokenizer
+from xft_core.demo.task_rows import TASKS
 
 MAGICODER = (
     "You are an exceptionally intelligent coding assistant that consistently delivers accurate and reliable responses "
@@ -28,6 +29,15 @@ HELD_OUT_ROWS = 500  # of the study's recipe, which trains on few rows
 RESERVED_ROWS = 200
 FUNCTIONS = 40_000  # pretraining functions
 TOKENIZER_SOURCES = 4_000  # pretraining files, from the first on, that train the tokenizer
+
+
+def write_tasks(out: Path, seed: int) -> None:
+    """Write the rows of the tasks that ship into their folders."""
+    for name, (make, *counts) in TASKS.items():
+        for split, count in zip(("train", "test"), counts, strict=True):
+            (out / name).mkdir(parents=True, exist_ok=True)
+            rows = make(random.Random(f"{name} {split} {seed}"), count, split == "test")
+            write_jsonl(out / name / f"{split}.jsonl", rows)
 
 
 def main() -> None:
@@ -43,7 +53,8 @@ def main() -> None:
 
 
 def build(out: Path, seed: int, functions: int = FUNCTIONS) -> None:
-    """Write both benchmarks, ``instruct.jsonl``, ``held_out.jsonl``, ``reserved.jsonl`` and ``model/`` to ``out``."""
+    """Write both benchmarks, ``instruct.jsonl``, ``held_out.jsonl``, ``reserved.jsonl``, the rows of ``tasks/`` and ``model/``
+    to ``out``."""
     start = time.time()
     out.mkdir(parents=True, exist_ok=True)
     # Each data set has its own generator, so that resizing one leaves the others as they are.
@@ -55,6 +66,7 @@ def build(out: Path, seed: int, functions: int = FUNCTIONS) -> None:
     write_jsonl(out / "instruct.jsonl", rows)
     write_jsonl(out / "held_out.jsonl", instruction_rows(random.Random(f"held out {seed}"), HELD_OUT_ROWS))
     write_jsonl(out / "reserved.jsonl", instruction_rows(random.Random(f"reserved {seed}"), RESERVED_ROWS))
+    write_tasks(out / "tasks", seed)
     files = pretraining_files(random.Random(f"pretrain {seed}"), functions)
     texts = [prompt + body for functions in files[:TOKENIZER_SOURCES] for prompt, body in functions]
     tokenizer = train_tokenizer([*texts, *(MAGICODER.format(**row) for row in rows)])

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+TASK_FILE = "task.yaml"  # a directory that has one is a task's folder (benchmarks/tasks/)
+
 # What makes a model directory: weights, configuration, tokenizer, chat template. Notes and caches do not count.
 MODEL_FILE_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
 
@@ -30,6 +32,13 @@ def directory_digest(directory: Path, files: Iterable[Path] | None = None) -> st
     """sha256 over (relative path, sha256) of the files of a directory, by default those that make a model."""
     chosen = model_files(directory) if files is None else sorted(files)
     return digest_of([[path.relative_to(directory).as_posix(), file_digest(path)] for path in chosen])
+
+
+def task_files(folder: Path) -> list[Path]:
+    """The files of a task's folder, at any depth, sorted; without hidden ones and caches."""
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and not any(
+            part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts))
 
 
 def model_files(directory: Path) -> list[Path]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList, TextStreamer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.generation.completer import Completer, end_tokens
@@ -16,7 +16,9 @@ from xft_core.recipe.sections import GenerateConfig
 
 
 class TransformersCompleter(Completer):
-    """On the GPU where there is one."""
+    """On the GPU where there is one. ``streamer``: is told the tokens of a single prompt's completion as they are written."""
+
+    streamer: TextStreamer | None = None
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig, stops: tuple[str, ...]
@@ -57,7 +59,7 @@ class TransformersCompleter(Completer):
                 ends = RowEnds(self, longest, [rooms[row] for row in rows])
                 output = self.model.generate(
                     input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache,
-                    generation_config=generation, stopping_criteria=StoppingCriteriaList([ends]))
+                    generation_config=generation, stopping_criteria=StoppingCriteriaList([ends]), streamer=self.streamer)
                 for row, tokens, length in zip(rows, output.sequences, ends.lengths, strict=True):
                     written[row] = tokens[longest:longest + length].tolist()
                 going_on = [place for place, length in enumerate(ends.lengths) if not length]

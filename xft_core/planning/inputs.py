@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.benchmarks.find import find_benchmark
+from xft_core.benchmarks.tasks.folder import problem_file
 from xft_core.data.conversation import Message
 from xft_core.errors import XftError
 from xft_core.files.data_files import find_data_files
@@ -50,8 +51,8 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
         [number / len(size.lengths) for number, size in zip(numbers, sizes, strict=True) for _ in size.lengths], k=SAMPLE)
     train_rows = sum(numbers)
     packed = lengths if train_rows <= len(lengths) else random.Random(0).choices(lengths, k=min(train_rows, PACKED))
-    size = recipe.sft.micro_batch_size
-    batches = [lengths[start:start + size] for start in range(0, len(lengths), size)]
+    together = recipe.sft.micro_batch_size
+    batches = [lengths[start:start + together] for start in range(0, len(lengths), together)]
     return DataSize(
         train_rows, sum(size.held_out for size in sizes), sum(lengths) / len(lengths),
         sequences_per_row=len(pack(packed, max(lengths))) / len(packed),
@@ -111,6 +112,8 @@ def problem_count(recipe: Recipe) -> int | None:
             path = find_benchmark(name)
         except XftError:
             return None
+        if path.is_dir():
+            path = problem_file(path)
         if not path.name.endswith((".jsonl", ".jsonl.gz")):
             return None
         opened: Callable[..., object] = gzip.open if path.suffix == ".gz" else open

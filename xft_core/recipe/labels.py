@@ -16,6 +16,11 @@ LONGEST_NAME = 120  # bytes; MLflow takes 250 for a metric, a file system 255 fo
 DIGEST_LENGTH = 6
 
 
+def short_name(model: str) -> str:
+    """A model's path or Hub name as a name for runs and recipes: its last part, of letters, digits, dot, dash, underscore."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", PurePath(model).name).strip("-._")[:80] or "model"
+
+
 def looks(label: str) -> str:
     """What a person sees of a label: texts that differ only in how accents are encoded look the same."""
     return unicodedata.normalize("NFC", label)

@@ -123,16 +123,17 @@ def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     current: type[BaseModel] = model
     for part in location:
         field = current.model_fields.get(str(part))
-        inner = _model_of(field.annotation) if field else None
+        inner = model_of(field.annotation) if field else None
         if inner is None:
             return []
         current = inner
     return list(current.model_fields)
 
 
-def _model_of(annotation: Any) -> type[BaseModel] | None:
+def model_of(annotation: Any) -> type[BaseModel] | None:
+    """The configuration that a field of this type is, empty or not; None where it is a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in (Union, UnionType):
-        return next((found for item in get_args(annotation) if (found := _model_of(item))), None)
+        return next((found for item in get_args(annotation) if (found := model_of(item))), None)
     return None

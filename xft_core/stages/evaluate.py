@@ -30,13 +30,13 @@ from xft_core.benchmarks.pass_at_k import pass_at_k
 from xft_core.benchmarks.progress import Progress
 from xft_core.benchmarks.registry import kind_of
 from xft_core.errors import DataError, SandboxError
-from xft_core.files.digests import file_digest
 from xft_core.files.journal import append, read_appended
 from xft_core.files.jsonl import read_jsonl
 from xft_core.recipe.labels import group_names
 from xft_core.reporting.statistics import interval_95
 from xft_core.runtime.cores import cores
 from xft_core.stages.configs import EvaluateStage
+from xft_core.store.artifacts import input_digest
 from xft_core.store.manifest import MANIFEST, read_manifest
 from xft_core.store.results.evaluate import (
     EvaluateMetrics,
@@ -61,7 +61,7 @@ def run(config: EvaluateStage, workspace: Workspace) -> EvaluateMetrics:
     """
     started = time.monotonic()
     benchmark = config.inputs()["benchmark"]
-    benchmark_digest = file_digest(benchmark)
+    benchmark_digest = input_digest(benchmark)
     kind = kind_of(benchmark)
     problems, solutions = read_samples(config.samples, kind, benchmark, benchmark_digest)
     labels: dict[str, Any] = kind.labels(problems)
@@ -69,6 +69,7 @@ def run(config: EvaluateStage, workspace: Workspace) -> EvaluateMetrics:
         file=benchmark.name, sha256=benchmark_digest, kind=kind.name, extended_tests=kind.extended_tests,
         problems=len(problems), **labels)
     groups: dict[str, float] = {}
+    mean_score = None
     try:
         grader = kind.open_grader(config.evaluate, benchmark)
     except NotGradable as reason:
@@ -83,10 +84,11 @@ def run(config: EvaluateStage, workspace: Workspace) -> EvaluateMetrics:
         results = EvaluationFile(
             benchmark=described, **grader.facts(), cpu=_processor(), **grouped, problems=[
                 GradedProblem(task_id=problem.task_id, **_grouped(kind, problem), samples=[
-                    GradedSample(**asdict(verdict), solution=solution)
+                    GradedSample(**_given(verdict), solution=solution)
                     for verdict, solution in zip(verdicts[problem.task_id], solutions[problem.task_id], strict=True)])
                 for problem in problems])
         rates = scores(list(verdicts.values()), config.evaluate.k)
+        mean_score = _mean_score(list(verdicts.values()))
         scored = {
             (criterion, name): group.pass_at_1 for criterion, found in by_criterion.items() for name, group in found.items()}
         groups = {name: scored[group] for group, name in group_names(scored).items()}
@@ -96,7 +98,7 @@ def run(config: EvaluateStage, workspace: Workspace) -> EvaluateMetrics:
             for solution in solutions[problem.task_id]:
                 stream.write(json.dumps({"task_id": problem.task_id, "solution": solution}, ensure_ascii=False) + "\n")
     return EvaluateMetrics(
-        **dict(rates), skipped=None if results.skipped is None else 1, pass_at_1_of_group=groups,
+        **dict(rates), mean_score=mean_score, skipped=None if results.skipped is None else 1, pass_at_1_of_group=groups,
         seconds=round(time.monotonic() - started, 3))
 
 
@@ -209,7 +211,7 @@ def grade_all(
 
     def keep(problem: AnyProblem, found: list[Verdict]) -> None:
         verdicts[problem.task_id] = found
-        append(graded, {"task_id": problem.task_id, "verdicts": list(map(asdict, found))})
+        append(graded, {"task_id": problem.task_id, "verdicts": list(map(_given, found))})
         progress.advance(1)
 
     pool = ThreadPoolExecutor(workers)
@@ -255,6 +257,18 @@ def _is_graded(of_problem: Sequence[Verdict]) -> bool:
 def _grouped(kind: Kind[Any], problem: AnyProblem) -> dict[str, Any]:
     groups = kind.groups(problem)
     return {"groups": groups} if groups else {}
+
+
+def _given(verdict: Verdict) -> dict[str, Any]:
+    """A verdict's fields: the score only where there is one."""
+    return {name: value for name, value in asdict(verdict).items() if name != "score" or value is not None}
+
+
+def _mean_score(verdicts: Sequence[Sequence[Verdict]]) -> float | None:
+    """The mean over problems; None where nothing was scored, 0 for an answer without a score among others that have one."""
+    if all(verdict.score is None for of_problem in verdicts for verdict in of_problem):
+        return None
+    return _mean([_mean([verdict.score or 0.0 for verdict in of_problem]) for of_problem in verdicts if _is_graded(of_problem)])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.errors import ArtifactError
-from xft_core.files.digests import MODEL_FILE_SUFFIXES, directory_digest, file_digest
+from xft_core.files.digests import MODEL_FILE_SUFFIXES, TASK_FILE, directory_digest, file_digest, task_files
 from xft_core.files.disk import sync
 from xft_core.store.manifest import (
     MANIFEST,
@@ -142,7 +142,8 @@ def _versions() -> dict[str, str]:
 
 
 def input_digest(path: Path) -> str:
-    """Digest of a stage's input: an artifact's own digest once its files are verified, a model directory, or one file.
+    """Digest of a stage's input: an artifact's own digest once its files are verified, a model directory, a
+    task's folder, or one file.
 
     Raises ArtifactError where there is nothing to digest, or an artifact is damaged.
     """
@@ -158,5 +159,5 @@ def input_digest(path: Path) -> str:
 
         if is_artifact(path):
             return verify(path).digest
-        return directory_digest(path)
+        return directory_digest(path, task_files(path) if (path / TASK_FILE).is_file() else None)
     raise ArtifactError(f"Input {str(path)[:200]!r} does not exist. Give an existing file, model directory or artifact.")

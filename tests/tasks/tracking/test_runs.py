@@ -1,19 +1,22 @@
 """Real MLflow on real SQLite: parents, children, curves, statuses, files."""
 
+import json
 import logging
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tasks.publishing.headline import headline
+from tasks.publishing.headline import headline, of_variant
 from tasks.references import PipelineRun
-from tasks.settings import settings
+from tasks.settings import FIRST_VIEW, settings
 from tasks.tracking import runs
 from tasks.tracking.client import TrackingUnavailable, client
 from tasks.tracking.files import log_directory
+from tasks.tracking.parameters import ALWAYS, OF_STAGES
 from tasks.tracking.stage_run import StageRun
-from xft_core.recipe.load import flatten
+from xft_core.recipe.load import load_recipe
 from xft_core.recipe.sections import Recipe
 from xft_core.store.curves import MetricsLog
 from xft_core.store.manifest import Manifest
@@ -36,12 +39,59 @@ def points(*steps: int) -> list[dict[str, object]]:
     return [{"step": step, "time": 1000.0 + step, "metrics": {"loss": 1 / step}} for step in steps]
 
 
-def test_the_parent_has_every_recipe_field(run: PipelineRun) -> None:
+def test_the_parent_has_the_fields_that_tell_runs_apart_and_the_whole_recipe_as_a_file(
+    run: PipelineRun, tmp_path: Path,
+) -> None:
     parameters = client().get_run(run.mlflow_run_id).data.params
-    assert set(parameters) == set(flatten(run.recipe))
+    assert set(parameters) == set(ALWAYS)  # the recipe has no more but defaults
     assert parameters["merge.shared_expert_weight"] == "0.75"
-    assert parameters["upcycle.normalization"] == "xft"
-    assert parameters["sft.max_steps"] == "null"
+    changed = run.recipe.model_copy(update={"sft": run.recipe.sft.model_copy(update={"max_steps": 7})})
+    other = client().get_run(runs.open_run(changed, "another", "tiny").mlflow_run_id)
+    assert set(other.data.params) == {*ALWAYS, "sft.max_steps"}
+    shown = client().download_artifacts(other.info.run_id, "recipe.yaml", str(tmp_path))
+    assert load_recipe(Path(shown)) == changed
+
+
+def test_a_run_has_a_counter_a_user_a_commit_and_links(run: PipelineRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XFT_ONE_ADDRESS", "1")
+    again = client().get_run(runs.open_run(run.recipe, "f-2", "tiny").mlflow_run_id)
+    third = client().get_run(runs.open_run(run.recipe, "f-3", "tiny").mlflow_run_id)
+    assert [again.info.run_name, third.info.run_name] == ["tiny (2)", "tiny (3)"]
+    tags = third.data.tags
+    assert tags["mlflow.user"] and tags["mlflow.source.name"] == "xft pipeline"
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    if commit.returncode == 0:
+        assert tags["mlflow.source.git.commit"] == commit.stdout.strip()
+    assert "](/runs/flow-run/f-3)" in tags["mlflow.note.content"]
+
+
+def test_an_experiment_opens_among_runs_and_is_described_once(run: PipelineRun) -> None:
+    tags = client().get_experiment(run.run_experiment_id).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "Runs of the pipeline" in tags["mlflow.note.content"]
+    assert "metrics.`merged/plus_pass_at_1`" in json.loads(tags[FIRST_VIEW])["selectedColumns"]
+    client().set_experiment_tag(run.run_experiment_id, "mlflow.note.content", "mine")
+    runs.open_run(run.recipe, "another", "tiny")
+    assert client().get_experiment(run.run_experiment_id).tags["mlflow.note.content"] == "mine"
+
+
+def test_curves_are_on_the_pipelines_run_as_they_happen(
+    run: PipelineRun, logger: logging.Logger, tmp_path: Path,
+) -> None:
+    for role, name in (("sft_moe", "moe/loss"), ("sft_baseline", "sft/loss"), ("mix", "mix/loss")):
+        child = StageRun(run, role.partition("_")[0], role, logger)
+        assert child.log_points(points(1, 2, 3))
+        assert curve(run.mlflow_run_id, name) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in (1, 2, 3, 4):
+        log.log(step, {"loss": 1 / step, "router_entropy": 0.5, "expert_load/1": 0.5, "held_out_nll": 2.0})
+    moe = StageRun(run, "sft", "sft_moe", logger, again=True)
+    moe.finish(tmp_path, manifest(), reused=True)
+    assert [step for step, _ in curve(run.mlflow_run_id, "moe/loss")] == [1, 2, 3, 4]
+    shown = client().get_run(run.mlflow_run_id).data.metrics
+    assert {"moe/router_entropy", "moe/held_out_nll_while_training"} <= shown.keys()
+    assert "moe/held_out_nll" not in shown  # the final number's name
+    assert not any("expert_load/" in name for name in shown)
 
 
 def test_a_retried_flow_run_has_one_parent(run: PipelineRun) -> None:
@@ -62,7 +112,9 @@ def test_a_child_ends_with_its_numbers(run: PipelineRun, logger: logging.Logger,
     assert found.data.tags["xft.reused"] == "false"
     assert "xft.made_by_run_id" not in found.data.tags
     assert found.data.metrics == {"final/held_out_nll": 0.5, "final/stage_seconds": 2.5}
-    assert found.data.params == {"seed": "0", "sft.epochs": "1.0", "sft.max_steps": "null"}
+    assert {"seed": "0", "sft.epochs": "1.0", "sft.max_steps": "null"}.items() <= found.data.params.items()
+    told_apart = {name: value for name, value in client().get_run(run.mlflow_run_id).data.params.items() if name in OF_STAGES}
+    assert told_apart.items() <= found.data.params.items() and told_apart.items() <= found.data.tags.items()
 
 
 def test_a_reused_child_names_its_maker_and_has_the_curves(
@@ -174,15 +226,10 @@ def test_a_large_model_is_not_copied_to_a_store_elsewhere(
     assert client().get_run(run.mlflow_run_id).data.tags["xft.merged_model.path"] == str(tmp_path)
 
 
-def test_the_data_set_is_an_input(run: PipelineRun) -> None:
-    runs.log_data_set(run.mlflow_run_id, "rows.jsonl", "a" * 64, '{"uri": "rows.jsonl"}', '{"rows": 3}')
-    entry = client().get_run(run.mlflow_run_id).inputs.dataset_inputs[0]
-    assert (entry.dataset.name, entry.dataset.digest) == ("rows.jsonl", "a" * 36)
-
-
 def test_headline_names() -> None:
-    assert headline({"merged_plus_pass_at_1": 0.5, "moe_held_out_nll": 1.0, "warnings": 2}) == {
-        "merged/plus_pass_at_1": 0.5, "moe/held_out_nll": 1.0, "warnings": 2}
+    assert headline({"merged_plus_pass_at_1": 0.5, "moe_held_out_nll": 1.0, "base_base_pass_at_1": 0.25, "warnings": 2}) == {
+        "merged/plus_pass_at_1": 0.5, "moe/held_out_nll": 1.0, "base/pass_at_1": 0.25, "warnings": 2}
+    assert of_variant({"merged/held_out_nll": 1.0, "base/held_out_nll": 2.0}) == {"merged/held_out_nll": 1.0}
 
 
 def test_many_cached_children_are_quick(run: PipelineRun, logger: logging.Logger, tmp_path: Path) -> None:

@@ -93,6 +93,9 @@ GOOD_ROWS: list[tuple[dict[str, Any], list[tuple[str, str]], dict[str, Any]]] = 
      [("system", "s"), ("user", "a"), ("assistant", "b")], {}),
     ({"conversations": [ASKED, {"role": "assistant", "content": "b"}]},
      [("user", "a"), ("assistant", "b")], {}),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": '{"name": "add", "arguments": {}}'},
+                        {"from": "observation", "value": "2"}, {"from": "gpt", "value": "b"}], "tools": json.dumps([TOOL])},
+     [("user", "a"), ("assistant", ""), ("tool", "2"), ("assistant", "b")], {}),
     ({"messages": json.dumps([ASKED, {"role": "assistant", "content": "b"}])},
      [("user", "a"), ("assistant", "b")], {}),
     ({"title": "a", "post": {"body": "b"}}, [("user", "a"), ("assistant", "b")],
@@ -121,7 +124,8 @@ def test_a_table_with_quotes_and_line_breaks(tmp_path: Path) -> None:
 
 
 def test_tools_and_calls_go_along(tmp_path: Path) -> None:
-    messages = [{"role": "user", "content": "add"}, {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    messages: list[dict[str, Any]] = [
+        {"role": "user", "content": "add"}, {"role": "assistant", "content": None, "tool_calls": [CALL]},
                 {"role": "tool", "content": "2", "name": "add"}, {"role": "assistant", "content": "2"}]
     as_text = [CALL | {"function": {"name": "add", "arguments": '{"a": 1}'}}]
     for tools, calls in ([TOOL], [CALL]), (json.dumps([TOOL]), as_text):
@@ -154,6 +158,7 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"conversations": ["hello"]}, "message 1 must be an object of from and value"),
     ({"conversations": [{"from": "alien", "value": "a"}]}, "message 1 is from 'alien'; known are human"),
     ({"conversations": [{"from": 3, "value": "a"}]}, "message 1 is from 3"),
+    ({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "add it"}]}, "has no name"),
     ({"conversations": [{"from": "human"}]}, "message 1 has no 'value', only from"),
     ({"conversations": [{"from": "human", "value": None}, {"from": "gpt", "value": "b"}]}, "'content' of message 1 is null"),
     ({"conversations": [{"from": "human", "value": "a"}]}, "no response"),

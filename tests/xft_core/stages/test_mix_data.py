@@ -41,7 +41,8 @@ def recipe(root: Path, data: dict[str, Any] | None = None, **sources: dict[str, 
 
 def mixed(root: Path, of: Recipe) -> tuple[Path, dict[str, Any], list[StageResult]]:
     """The directory of the mixture, its numbers, and what the steps up to it said."""
-    results, places = [], {}
+    results: list[StageResult] = []
+    places: dict[str, Path] = {}
     for step in pipeline_steps(of):
         if step.stage in ("prepare", "mix_data"):
             fields = step.fields(str(root / "model"), lambda role: str(places[role]))
@@ -152,14 +153,21 @@ A, B = {"path": "a.jsonl", "domain": "a"}, {"path": "b.jsonl", "domain": "b"}
     ({"sources": [A], "leave_out": "a"}, "no source is left to train on"),
     ({"path": "c.jsonl", "sources": [A]}, "path .c.jsonl. and sources are both given"),
     ({"sources": [A], "held_out_path": "h.jsonl"}, "held_out_path is for a single path"),
+    ({"sources": [A], "format": "text"}, "format is for a single path"),
     ({"sources": [A], "temperature": 0.7}, "data.temperature"),
     ({"sources": [A | {"fields": {"question": ""}}]}, "empty name"),
     ({"sources": [A | {"domain": "a|b"}]}, "data.sources.0.domain"),
+    ({"sources": [A | {"benchmarks": ["mbpp"]}]}, "a.jsonl has 'mbpp', which is not in evaluate.benchmarks"),
     ({"sources": [A | {"wieght": 1}]}, "data.sources.0.wieght: there is no such field"),
 ])
 def test_mixtures_that_mean_nothing_are_refused(data: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse(Recipe, {"data": data})
+
+
+def test_a_stage_that_reads_one_source_refuses_a_mixture(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is a mixture, and this stage reads one path"):
+        PrepareStage(output=tmp_path, data=DataConfig(sources=[SourceConfig(path="a.jsonl")]))
 
 
 def test_a_source_is_prepared_as_it_would_be_alone() -> None:

@@ -135,10 +135,10 @@ class DataConfig(Section):
             return self
         if self.path != type(self).model_fields["path"].default:
             raise ValueError(f"path ({self.path}) and sources are both given: make the path one of the sources")
-        for name in ("held_out_path", "reserved_path", "config", "revision", "fields"):
-            if getattr(self, name):
+        for name in ("held_out_path", "reserved_path", "config", "revision", "fields", "format", "split"):
+            if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is for a single path; with sources, rows are held out and reserved of each source, "
-                                 "and each has its own config, revision and fields")
+                                 "and each has its own config, split, revision, format and fields")
         main = [source for source in self.sources if not source.replay]
         if not main:
             raise ValueError("every source has replay: true, so there is nothing to train on beside them")

@@ -15,8 +15,9 @@ class EvaluateConfig(Section):
     benchmarks: list[str] = Field(["demo:benchmark.jsonl"], description=(
         "Benchmarks: humaneval (HumanEval and HumanEval+ from evalplus's own cache), mbpp, multipl-e/js (and ts, java, cpp, "
         "rs, go, php, rb, lua, pl, sh), ds1000 (the files of these two in the directory XFT_BENCHMARKS), the path of a .jsonl "
-        "or .jsonl.gz file in one of these forms, demo:benchmark.jsonl (80 problems), or demo:benchmark_300.jsonl. An empty "
-        "list: no answers are generated, models are compared by their held-out loss."))
+        "or .jsonl.gz file in one of these forms, the folder of a task (docs/how-to/tasks.md), demo:benchmark.jsonl (80 "
+        "problems), demo:benchmark_300.jsonl, or demo:tasks/extraction (sql, quantities). An empty list: no "
+        "answers are generated, models are compared by their held-out loss."))
     max_problems: int | None = Field(None, ge=1, description="Only the first this many problems; empty for all.")
     min_time_limit: float = Field(4.0, gt=0, le=600, description="Shortest time limit for one test input, in seconds.")
     time_limit_factor: float = Field(4.0, ge=1, le=1000, description="Limit as a multiple of the reference's own time.")

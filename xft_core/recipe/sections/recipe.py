@@ -86,6 +86,11 @@ class Recipe(Section):
     def _sections_fit(self) -> "Recipe":
         if self.merge.method == "shared_only" and not self.upcycle.shared_expert:
             raise ValueError("merge.method is shared_only, but upcycle.shared_expert is false: there is no shared expert")
+        for source in self.data.sources:
+            if unknown := [name for name in source.benchmarks if name not in self.evaluate.benchmarks]:
+                raise ValueError(
+                    f"data.sources: benchmarks of {source.path} has {unknown[0]!r}, which is not in "
+                    "evaluate.benchmarks: add it there")
         if self.merge.rows == "reserved" and not self.data.reserves_rows:
             raise ValueError(
                 "merge.rows is reserved, but data.reserved_rows is 0: there are no such rows. Give data.reserved_rows a number "

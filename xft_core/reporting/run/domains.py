@@ -115,7 +115,7 @@ def domain_warnings(comparison: Comparison) -> Iterator[str]:
 def domain_table(comparison: Comparison) -> str:
     """A row for each domain, a column for each model; pass rates of the domain's benchmarks below its loss."""
     models = list(dict.fromkeys(loss.model for domain in comparison.domains for loss in domain.losses))
-    names = {row.model: row.name for row in (*comparison.rows, *comparison.row_comparisons)}
+    names = {row.model: row.name for row in comparison.rows} | {row.model: row.name for row in comparison.row_comparisons}
     lines = []
     for domain in comparison.domains:
         cells = []

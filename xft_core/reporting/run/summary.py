@@ -265,12 +265,13 @@ def _mixing_options(evidence: Evidence, content: CoefficientsFile, measured: Mix
 
 def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
     """Sentences on each training and on mixing, by model, from the same limits that would have stopped the run."""
-    checks, found = evidence.recipe.checks, {}
+    checks = evidence.recipe.checks
+    found: dict[str, list[str]] = {}
     for model in SFT_ROLES:
         if training := evidence.sft(model):
-            found[model] = training_findings(training, checks)
+            found[model] = [*training_findings(training, checks)]
     if mixing := evidence.metrics("mix", MixMetrics):
-        found["merged"] = mixing_findings(mixing, evidence.recipe.merge.method, checks)
+        found["merged"] = [*mixing_findings(mixing, evidence.recipe.merge.method, checks)]
     return found
 
 

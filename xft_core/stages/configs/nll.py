@@ -10,7 +10,7 @@ from xft_core.files.locate import find_model, is_data_file
 from xft_core.recipe.inactive_fields import measuring_precision
 from xft_core.recipe.sections import DataConfig, Precision
 from xft_core.stages.base import StageConfig
-from xft_core.stages.configs.parts import data_needed, model_needed, without
+from xft_core.stages.configs.parts import OneSource, data_needed, model_needed, without
 from xft_core.stages.preconditions import Preconditions
 
 
@@ -21,7 +21,7 @@ class NllStage(StageConfig):
     path_fields = frozenset({"model"})
 
     model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")
-    data: DataConfig = Field(DataConfig(), description="Instruction data, and how it becomes text for the model.")
+    data: OneSource = Field(DataConfig(), description="Instruction data, and how it becomes text for the model.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
 
     def preconditions(self) -> Preconditions:

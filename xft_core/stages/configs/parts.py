@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
 
 from xft_core.files.locate import is_data_file
 from xft_core.recipe.sections import DataConfig
@@ -20,6 +22,17 @@ def without(settings: dict[str, Any], section: str, fields: Iterable[str]) -> di
 def model_needed(name: str) -> dict[str, Callable[[], object]]:
     """The precondition that a model is there, unless an earlier stage makes it."""
     return {} if name == NOT_YET else {f"model {name}": partial(check_model, name)}
+
+
+def of_one_source(data: DataConfig) -> DataConfig:
+    """The data, for a stage that reads one source. Raises ValueError for a mixture."""
+    if data.sources:
+        raise ValueError("sources is a mixture, and this stage reads one path: give each source to a prepare of its own, and "
+                         "what they leave to mix_data (a pipeline run does)")
+    return data
+
+
+OneSource = Annotated[DataConfig, AfterValidator(of_one_source)]
 
 
 def data_needed(data: DataConfig, *paths: str | None) -> dict[str, Callable[[], object]]:

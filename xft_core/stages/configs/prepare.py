@@ -12,7 +12,7 @@ from xft_core.files.digests import directory_digest
 from xft_core.files.locate import find_model, is_data_file
 from xft_core.recipe.sections import DataConfig
 from xft_core.stages.base import StageConfig
-from xft_core.stages.configs.parts import data_needed, model_needed
+from xft_core.stages.configs.parts import OneSource, data_needed, model_needed
 from xft_core.stages.preconditions import Preconditions
 from xft_core.store.artifacts import input_digest
 
@@ -25,7 +25,7 @@ class PrepareStage(StageConfig):
     path_fields = frozenset({"model", "benchmarks"})
 
     model: str = Field("demo:model", description="Model whose tokenizer and chat template are used.")
-    data: DataConfig = Field(DataConfig(), description="Instruction data.")
+    data: OneSource = Field(DataConfig(), description="Instruction data.")
     benchmarks: list[str] = Field([], description="Benchmarks whose problems must not be in the data.")
 
     def preconditions(self) -> Preconditions:

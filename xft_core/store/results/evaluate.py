@@ -35,6 +35,8 @@ class EvaluateMetrics(PassRates):
     """All numbers of the stage. Of a benchmark that is skipped there are no rates."""
 
     skipped: int | None = Field(description="1 for a benchmark that cannot be graded here; absent for others [count]")
+    mean_score: float | None = Field(None, description=(
+        "Mean over problems of how much of an answer is right, of tasks that measure it (field F1) [fraction, 0 to 1]"))
     pass_at_1_of_group: Annotated[dict[str, float], Flat("pass_at_1/")] = Field(description=(
         "pass@1 on base and extended tests of each group of problems, by name [fraction, 0 to 1]"))
     seconds: float | None = Field(description="Duration of the start that finished the stage [seconds]")
@@ -47,6 +49,7 @@ class GradedSample(Result):
     plus: str = Field(description="Verdict of base and extended tests together [text]")
     detail: str = Field("", description="What went wrong [text]")
     solution: str = Field("", description="The program that was graded [text]")
+    score: float | None = Field(None, description="How much of the answer is right, of tasks that measure it [0 to 1]")
 
     def verdict(self, tests: str) -> str:
         """Of "base" or "plus"."""

@@ -1,0 +1,33 @@
+"""Whose run it is, and of which code: the tags by which MLflow's pages show user, source and version."""
+
+import getpass
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+CODE = Path(__file__).parents[2]
+
+
+def source_tags(command: str) -> dict[str, str]:
+    """Tags of a run that ``command`` (``pipeline``, ``compare``) started. Without the commit where the code is no checkout."""
+    commit = _commit()
+    return {"mlflow.user": _user(), "mlflow.source.name": f"xft {command}", "mlflow.source.type": "LOCAL"} | (
+        {"mlflow.source.git.commit": commit} if commit else {})
+
+
+@lru_cache(maxsize=1)
+def _commit() -> str | None:
+    command = ["git", "-C", str(CODE), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):  # no git here
+        return None
+    is_own = (CODE / ".git").exists()  # not one that the code was only unpacked in
+    return done.stdout.strip() if done.returncode == 0 and is_own else None
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container whose user has no name
+        return "unknown"

@@ -1,0 +1,72 @@
+"""A conversation with a model, in the form that it was tuned in; what it writes is shown as it is written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import TextStreamer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from xft_core.data.templates import Message, chat_prompt, magicoder_prompt
+from xft_core.data.text_tokens import PromptText
+from xft_core.errors import RecipeError
+from xft_core.generation.completer import Completion
+from xft_core.generation.with_transformers import TransformersCompleter
+from xft_core.models.config import DTYPES
+from xft_core.models.loading import load_model, load_tokenizer
+from xft_core.recipe.sections import GenerateConfig
+
+ChatTemplate = Literal["auto", "chat", "magicoder"]
+
+
+class Chat:
+    """A model directory (dense, upcycled or stock) and what was said so far.
+
+    ``template``: chat is the tokenizer's own, in which a model is told the whole conversation; magicoder is the paper's prompt,
+    which holds one instruction, so that nothing before it counts; auto is chat where the tokenizer has one.
+    """
+
+    def __init__(self, directory: Path, config: GenerateConfig, template: ChatTemplate = "auto", seed: int = 0) -> None:
+        """Load the model. Raises CheckpointError where it cannot be, RecipeError for a back end that cannot show its words, and
+        for the template chat where there is none."""
+        if config.backend != "transformers":
+            raise RecipeError(f"generate.backend is {config.backend}, which cannot chat. Leave it out, or set transformers.")
+        self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(directory)
+        has_template = self.tokenizer.chat_template is not None
+        if template == "chat" and not has_template:
+            raise RecipeError(f"The tokenizer of {str(directory)!r} has no chat template. Give --template magicoder.")
+        self.template = ("chat" if has_template else "magicoder") if template == "auto" else template
+        self.seed, self.messages = seed, list[Message]()
+        self._completer = TransformersCompleter(
+            load_model(directory, DTYPES[config.precision]), self.tokenizer, config, stops=())
+
+    def ask(self, question: str, show: Callable[[str], object]) -> Completion:
+        """The model's answer, which ``show`` is given in pieces as they are written.
+
+        A question is kept with its answer, and neither where the answer was not finished: interrupted, or without room in the
+        model's context (``finish_reason`` is then prompt_too_long). Raises DataError for what the chat template refuses.
+        """
+        asked: list[Message] = [*self.messages, {"role": "user", "content": question}]
+        prompt = (chat_prompt(self.tokenizer, asked) if self.template == "chat"
+                  else PromptText(magicoder_prompt(question), False))
+        self._completer.streamer = _Shown(self.tokenizer, show)
+        [answer] = self._completer.complete([prompt.token_ids(self.tokenizer)], self.seed)
+        if self.template == "chat" and answer.finish_reason != "prompt_too_long":
+            self.messages = [*asked, {"role": "assistant", "content": answer.text}]
+        return answer
+
+    def begin_anew(self) -> None:
+        """Forget what was said."""
+        self.messages = []
+
+
+class _Shown(TextStreamer):
+    """Hands whole words to a function instead of the terminal."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, show: Callable[[str], object]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+        self._show = show
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> Any:
+        """See TextStreamer."""
+        self._show(text)
