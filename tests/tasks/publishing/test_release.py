@@ -24,6 +24,7 @@ from tasks.tracking.client import client
 from tasks.tracking.model import log_model
 from tasks.tracking.registered import NotRegistered, Version, resolve
 from tests.factories import dense_model
+from tests.tasks.environment import HOME
 from tests.tasks.object_store.proxy import BUCKET, Proxy
 from tests.tasks.publishing.hub import TOKEN, FakeHub
 from tests.tasks.tracking.test_registry import CARD, made
@@ -98,7 +99,10 @@ def test_what_the_hub_refuses_is_said(hub: FakeHub, model: Path) -> None:
     assert not sent(hub, model).startswith("me/it")
 
 
-def test_a_version_goes_to_s3_and_to_a_directory_and_comes_back(registered: str, s3: Proxy, tmp_path: Path) -> None:
+def test_a_version_goes_to_s3_and_to_a_directory_and_comes_back(
+    registered: str, s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XFT_HOME", str(HOME))  # where the version is registered: s3 has a home of its own
     address = f"s3://{BUCKET}/released/one"
     places = [ObjectStore(address), Directory(tmp_path / "released")]
     found = release_to(registered, places, Licences("apache-2.0", "CC-BY-4.0"), threading.Event(), logger)
@@ -116,7 +120,10 @@ def test_a_version_goes_to_s3_and_to_a_directory_and_comes_back(registered: str,
     assert len([request for request in s3.requests if request.method == "PUT"]) == written
 
 
-def test_a_place_that_holds_something_else_is_left_alone(registered: str, s3: Proxy, tmp_path: Path) -> None:
+def test_a_place_that_holds_something_else_is_left_alone(
+    registered: str, s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XFT_HOME", str(HOME))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("x")
     with pytest.raises(CannotPublish, match="holds something else"):
