@@ -20,7 +20,7 @@ from transformers.integrations.moe import grouped_mm_experts_forward
 from performance.random_models import shape
 from performance.side_by_side import Taken, print_heading, print_table, side_by_side
 from xft_core.models.upcycled import empty_moe, moe_blocks
-from xft_core.moe.balance import balance_loss
+from xft_core.moe.balance import unevenness, usage
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.training.held_out import take_routings
 from xft_core.training.response_loss import response_loss
@@ -112,7 +112,7 @@ def step(model: Any, batch: dict[str, torch.Tensor]) -> None:
     loss = response_loss(model, batch) / batch["labels"].numel()
     routings = take_routings(model)
     if routings:
-        loss = loss + 0.01 * balance_loss(routings, batch["token_mask"].reshape(-1), UPCYCLE.shared_expert, "sum")
+        loss = loss + 0.01 * unevenness(usage(routings, batch["token_mask"].reshape(-1), UPCYCLE.shared_expert), "sum")
     loss.backward()
     if loss.is_cuda:
         torch.cuda.synchronize()

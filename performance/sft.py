@@ -1,16 +1,21 @@
-"""Useful tokens a second in SFT, packed, against plain ``transformers.Trainer`` that pads to the longest of its batch.
+"""Useful tokens a second in SFT, packed, against plain ``transformers.Trainer`` that pads to the longest of its batch, and
+against TRL's SFTTrainer, packed, where that is installed (``pip install --no-deps trl``, or PYTHONPATH to a place that has it).
 
-    python -m performance.sft DATA.json [--model DIR] [--rows 256] [--sequence 1024] [--repeats 3]
+    python -m performance.sft DATA.json [--model DIR] [--rows 256] [--sequence 1024] [--repeats 3] [--only WAY]
 
-Both train the same dense model by the same optimizer for one epoch of the same rows, in turns: Trainer 8 rows in a batch,
-ours one packed sequence, which is about as many tokens. Useful is what is no padding: prompt and response.
+All train the same dense model by the same optimizer for one epoch of the same rows, in turns: Trainer 8 rows in a batch,
+TRL and ours one packed sequence, which is about as many tokens. ``--only`` does one way, once, in a process of its own, and
+prints its peak memory. Useful is what is no padding: prompt and response.
 """
 
 import argparse
 import contextlib
 import io
+import resource
 import tempfile
+from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -42,10 +47,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--sequence", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", choices=("Trainer, padded", "TRL, packed", "ours, packed"))
     options = parser.parse_args()
     rows = read_rows(options)
     print_heading(f"SFT, {options.model.name}, {len(rows)} rows of {options.data.name}, at most {options.sequence} tokens")
-    print_table(COLUMNS, measure(options.model, rows, options.sequence, options.repeats))
+    ways = ways_of(options.model, rows, options.sequence)
+    if options.only:
+        ways[options.only]()
+        print(f"{options.only}: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:.0f} MB at the peak")
+        return
+    print_table(COLUMNS, measure(ways, rows, options.repeats))
 
 
 def read_rows(options: argparse.Namespace) -> Rows:
@@ -57,16 +68,23 @@ def read_rows(options: argparse.Namespace) -> Rows:
     return rows_of([row for row in found if row is not None])
 
 
-def measure(model: Path, rows: Rows, sequence: int, repeats: int) -> list[list[object]]:
+def ways_of(model: Path, rows: Rows, sequence: int) -> dict[str, Callable[[], None]]:
+    """What is compared, by name; TRL where it is there."""
+    ways: dict[str, Callable[[], None]] = {"Trainer, padded": partial(train_padded, model, rows)}
+    if find_spec("trl"):
+        ways["TRL, packed"] = partial(train_with_trl, model, rows, sequence)
+    return ways | {"ours, packed": partial(train_packed, model, rows, sequence)}
+
+
+def measure(ways: dict[str, Callable[[], None]], rows: Rows, repeats: int) -> list[list[object]]:
     """Rows of the table."""
-    taken = side_by_side({
-        "Trainer, padded": partial(train_padded, model, rows), "ours, packed": partial(train_packed, model, rows, sequence),
-    }, repeats, warm_up=False)
+    taken = side_by_side(ways, repeats, warm_up=False)
     lengths, useful = rows.lengths(), sum(rows.lengths())
     padded = sum(
         max(lengths[start:start + ROWS_OF_TRAINER]) * len(lengths[start:start + ROWS_OF_TRAINER])
         for start in range(0, len(lengths), ROWS_OF_TRAINER))
-    kept = {"Trainer, padded": useful / padded, "ours, packed": 1.0}  # one sequence in a batch: nothing to pad
+    # One packed sequence in a batch: nothing to pad.
+    kept = {"Trainer, padded": useful / padded, "TRL, packed": 1.0, "ours, packed": 1.0}
     plain = taken["Trainer, padded"]
 
     def line(name: str, item: Taken) -> list[object]:
@@ -82,6 +100,27 @@ def train_packed(model: Path, rows: Rows, sequence: int) -> None:
         loaded = load_model(model, torch.float32).to(device_for_work())
         metrics = MetricsLog(Path(scratch) / "metrics.jsonl")
         train(loaded, PackedRows(rows, sequence, packing=True), SFT, 0, Path(scratch), metrics, ChecksConfig())
+
+
+def train_with_trl(model: Path, rows: Rows, sequence: int) -> None:
+    """The same by TRL's SFTTrainer, its best-fit packing, with a loss on responses only."""
+    from datasets import Dataset
+    from trl import SFTConfig as TrlConfig
+    from trl import SFTTrainer
+
+    examples = [rows[index] for index in range(len(rows))]
+    data = Dataset.from_dict({
+        "input_ids": [ids.tolist() for ids, _ in examples],
+        "completion_mask": [[int(place >= prompt) for place in range(len(ids))] for ids, prompt in examples]})
+    with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
+        arguments = TrlConfig(
+            output_dir=scratch, num_train_epochs=1, per_device_train_batch_size=1, packing=True, max_length=sequence,
+            completion_only_loss=True, report_to="none", learning_rate=SFT.learning_rate, optim="adamw_torch",
+            max_grad_norm=SFT.max_grad_norm, disable_tqdm=True, logging_steps=1000, save_strategy="steps", save_steps=10**6,
+            seed=0, use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False)
+        SFTTrainer(
+            model=load_model(model, torch.float32), args=arguments, train_dataset=data,
+            processing_class=load_tokenizer(model)).train()
 
 
 def train_padded(model: Path, rows: Rows) -> None:

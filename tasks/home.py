@@ -1,7 +1,7 @@
 """XFT_HOME at the start of a command or a run: create it for this user only, remove what dead processes left, check its place.
 
-MLflow keeps absolute addresses of files. In a home that was moved or copied they are those of the old one, and a run
-would write there: such a home is refused until ``xft relocate`` has put its addresses right.
+MLflow stores absolute addresses of files. After a home is moved or copied, they still point to the old home, and a run would
+write there. Such a home is refused until ``xft relocate`` corrects its addresses.
 """
 
 import os
@@ -17,7 +17,7 @@ from xft_core.errors import XftError
 from xft_core.files.temporary import NAME as TEMPORARY
 from xft_core.files.temporary import sweep
 
-# What XFT, Prefect and MLflow put there. A directory that holds anything else is not XFT's alone.
+# Names that XFT, Prefect and MLflow create there. A directory with any other name in it has other uses too.
 OURS = frozenset({
     "artifacts", "locks", "logs", "mlflow-artifacts", "mlflow-ui", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm",
     "mlflow.db-wal", "models", "prefect", "prefect-api", "prefect-storage", "prefect.yaml", "published", "runs",
@@ -31,7 +31,7 @@ ADDRESSES = (
 
 
 def open_home(say: Callable[[str], object]) -> Settings:
-    """The settings in force, all checked, and their home: there, private, swept. ``say`` is called with warnings for the user.
+    """Check the settings, create and clean their home, and return them. ``say`` receives warnings for the user.
 
     Raises XftError for an invalid setting, or a home that cannot be made or used.
     """
@@ -49,7 +49,7 @@ def open_home(say: Callable[[str], object]) -> Settings:
 
 
 def sweep_home(current: Settings) -> None:
-    """Remove what killed processes of ours left in the home, and in the places for temporary files."""
+    """Remove what our killed processes left in the home and in the directories for temporary files."""
     with suppress(OSError):
         sweep(current.home, current.models, current.data, *current.artifacts.glob("*"))
 
@@ -102,8 +102,8 @@ def relocate(current: Settings) -> int:
 
 
 def _tighten(home: Path, say: Callable[[str], object]) -> None:
-    """Leave group and others no rights to the home. One that a group shares on purpose is told by its setgid bit; one that
-    is another user's, or holds other things too, is left as it is."""
+    """Take all rights to the home from group and others. A home with the setgid bit is shared on purpose and stays open to its
+    group. A home of another user, or with other files in it, stays as it is."""
     found = home.stat()
     mode = stat.S_IMODE(found.st_mode)
     shared = mode & stat.S_ISGID
@@ -112,8 +112,8 @@ def _tighten(home: Path, say: Callable[[str], object]) -> None:
         return
     strangers = [path for path in home.iterdir() if path.name not in OURS and not TEMPORARY.fullmatch(path.name)]
     if mode & stat.S_ISVTX or strangers:
-        say(f"Others can read {str(home)!r}, which is left as it is, since not all in it is XFT's. Name a directory of its "
-            "own in XFT_HOME, or change this one: chmod 700.")
+        say(f"Others can read {str(home)!r}. XFT does not change its mode, since it holds other files too. Set XFT_HOME to a "
+            "directory of its own, or change this one: chmod 700.")
         return
     home.chmod(wanted)
     say(f"{str(home)!r} was open to other users and is now closed to them (mode {wanted:o}). To share it with a group: "
@@ -121,15 +121,16 @@ def _tighten(home: Path, say: Callable[[str], object]) -> None:
 
 
 def _are_here(current: Settings, database: Path, old: Path, runs: list[str]) -> bool:
-    """Whether addresses in ``old`` are of files that are here, or of none. They are not where another home uses this
-    database too, and has the files of these ``runs``."""
+    """Whether the files behind addresses in ``old`` are in this home, or nowhere. They are elsewhere if another home shares
+    this database and holds the files of these ``runs``."""
     if any((current.mlflow_artifacts / run).exists() for run in runs):
         return True
     return database.parent == current.home and not any((old / "mlflow-artifacts" / run).exists() for run in runs)
 
 
 def _replace(connection: sqlite3.Connection, table: str, column: str, before: str, after: str) -> int:
-    right = f"{after}/" if after.startswith(f"{before}/") else None  # a home within the old one: what is right stays
+    # Where the new home is inside the old one, addresses that are right stay.
+    right = f"{after}/" if after.startswith(f"{before}/") else None
     known = {row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')}
     if column not in known:  # another release of MLflow
         return 0
@@ -141,7 +142,7 @@ def _replace(connection: sqlite3.Connection, table: str, column: str, before: st
 
 
 def _home_of(location: str | None) -> Path | None:
-    """The home that an experiment's address is below, as tracking.py makes them; None for any other address."""
+    """The home of an experiment's artifact address, in the form that tasks/tracking gives it; None for any other address."""
     parts = urlsplit(location or "")
     path = Path(unquote(parts.path))
     if parts.scheme not in ("", "file") or path.name != "mlflow-artifacts" or not path.is_absolute():
@@ -157,7 +158,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _database(current: Settings) -> Path | None:
-    """The file of MLflow's database, where that is SQLite and there."""
+    """The file of MLflow's database; None unless that is SQLite and the file exists."""
     scheme, _, rest = current.tracking_uri.partition(":///")
     if scheme.partition("+")[0] != "sqlite":
         return None

@@ -214,13 +214,13 @@ def make_private(directory: Path) -> None:
 
 
 def _except_loopback_from_proxies() -> None:
-    """Add this machine's own addresses to what is asked without a proxy. Programs read either spelling, most of them the
-    lower case first: both get what either has."""
+    """Except this machine's own addresses from proxies. Programs read either spelling, most of them lower case first, where an
+    empty value hides the other: both get the same."""
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    if given.strip() == "*":  # nothing goes through a proxy, and a longer list would no longer say so
-        return
     names = [name.strip() for name in given.split(",") if name.strip()]
-    value = ",".join([*names, *(name for name in LOOPBACK if name not in names)])
+    if names != ["*"]:  # by itself it excepts every host; in a list it would not
+        names += [name for name in LOOPBACK if name not in names]
+    value = ",".join(names)
     os.environ |= {"no_proxy": value, "NO_PROXY": value}
 
 

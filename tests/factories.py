@@ -2,9 +2,11 @@
 
 import base64
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -91,7 +93,14 @@ PICTURE_CONFIGS: dict[str, dict[str, Any]] = {
         "image_token_id": PICTURE_TOKEN, "video_token_id": 6, "vision_start_token_id": 4, "vision_end_token_id": 5,
         "tie_word_embeddings": False},
 }
-TESTED_FAMILIES = [*FAMILY_CONFIGS, "gpt2", "opt", "bloom"]  # by default: each kind of FFN; all of them in the slow tests
+TESTED_FAMILIES = [*FAMILY_CONFIGS, "gpt2", "opt", "bloom"]  # each kind of FFN; others are in test_found_families.py
+# What is tried with every family is tried by default with a gated FFN, a fused one, a plain one and a found one.
+BY_DEFAULT = ("llama", "phi3", "starcoder2", "gpt2")
+
+
+def each_family(families: Iterable[str] = TESTED_FAMILIES) -> list[Any]:
+    """Parameters of a test: the families, all but those BY_DEFAULT marked slow."""
+    return [pytest.param(family, marks=() if family in BY_DEFAULT else pytest.mark.slow) for family in families]
 
 
 def shared_data(name: str) -> Path:

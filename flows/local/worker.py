@@ -21,7 +21,7 @@ def worker_command(pool: str) -> list[str]:
 
 
 def worker_environment(current: Settings, api: str, mlflow_ui: str) -> dict[str, str]:
-    """What the worker's runs are told: the same places that ``xft run`` uses here, and where MLflow's pages are.
+    """The environment of the worker's runs: the places that ``xft run`` uses here, and the address of MLflow's pages.
 
     MLflow's database rather than its server: an experiment made through the server keeps its files behind the server's
     address, where ``xft run`` without one could not add to it, and models would be copied instead of linked.
@@ -32,7 +32,7 @@ def worker_environment(current: Settings, api: str, mlflow_ui: str) -> dict[str,
 
 
 def cancel_runs(pool: str) -> int:
-    """Cancel what runs in ``pool`` and wait until it ended, so that no record says that it goes on. Returns how many."""
+    """Cancel the runs in ``pool`` and wait until they end, so that none is recorded as running. Returns their number."""
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling
 
@@ -47,7 +47,7 @@ def cancel_runs(pool: str) -> int:
 
 
 def close_abandoned_runs(pool: str) -> None:
-    """Set runs whose worker was killed to Crashed. To be called while ``pool`` has no worker."""
+    """Mark runs whose worker was killed as Crashed. Call it only while ``pool`` has no worker."""
     from prefect.client.orchestration import get_client
     from prefect.states import Crashed
 

@@ -10,6 +10,7 @@ from tasks.settings import settings
 from tasks.tracking.charts import view_key
 from tasks.tracking.runs import recipe_text
 from xft_core.errors import XftError
+from xft_core.planning.memory import PROCESS
 from xft_core.planning.plan import make_plan
 from xft_core.planning.shape import find_config, read_shape
 from xft_core.reporting.tables import table
@@ -45,13 +46,13 @@ def _places(run: PipelineRun, has_variants: bool) -> list[str]:
     if pages is None:
         found = [f"MLflow: run `{run.mlflow_run_id}` in `{settings().tracking_shown}` (`xft ui` shows it)"]
     else:
-        found = [f"[**Numbers, curves and files of this run in MLflow**]"
+        found = ["[Numbers, curves and files of this run in MLflow]"
                  f"({mlflow_pages.run_page(pages, experiment, run.mlflow_run_id)})",
                  f"[All runs of the experiment]({mlflow_pages.experiment_page(pages, experiment)})",
                  f"[All its models, ranked]({mlflow_pages.models_page(pages, experiment)})"]
         if has_variants:
             view = mlflow_pages.charts_page(pages, experiment, view_key(run.mlflow_run_id))
-            found.insert(1, f"[**Losses of the variants side by side, as they train**]({view})")
+            found.insert(1, f"[Losses of the variants side by side, as they train]({view})")
     if store := settings().store:
         found.append(f"Object store: `{store}`")
     found.append(f"Artifacts on the machine that runs it: `{settings().artifacts}`")
@@ -71,8 +72,8 @@ def _plan(run: PipelineRun) -> list[str]:
     earlier = remembered(recipe, shape)
     took = {role: timings[-1].seconds for role, timings in earlier.items() if timings}
     plan = make_plan(recipe, shape)
-    rows = [[stage.role.replace("_", " "), size(stage.memory.total), duration(took[stage.role]) if stage.role in took else "-"]
-            for stage in plan]
+    rows = [[stage.role.replace("_", " "), size(stage.memory.total + PROCESS),
+             duration(took[stage.role]) if stage.role in took else "-"] for stage in plan]
     unknown = sum(stage.role not in took for stage in plan)
     estimate = f"**About {duration(sum(took.values()))}** if nothing is in the store yet" if took else "Not known yet"
     rest = f"; {unknown} of {len(plan)} stages were not run here before with such settings (`xft plan` probes them)"

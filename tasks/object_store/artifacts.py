@@ -1,7 +1,7 @@
-"""Artifacts in the object store: the local store stays where stages work, this is where other machines find them.
+"""Artifacts in the object store. Stages work in the local store; other machines find the artifacts here.
 
     <prefix>/artifacts/<stage>/<key>/manifest.json    the artifact's own manifest; the files beside it: see file_sets.py
-    <prefix>/kept/<stage>/<key>                       says that something outside refers to the artifact: gc leaves it
+    <prefix>/kept/<stage>/<key>                       marks an artifact that something outside refers to: gc keeps it
 """
 
 import logging
@@ -61,9 +61,9 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
 
 
 def deliver(output: Path, stop: threading.Event) -> bool:
-    """Have the published artifact ``output`` in the object store too. Returns whether it had to be sent.
+    """Copy the published artifact ``output`` to the object store, unless it is there. Returns whether it was sent.
 
-    Its checkpoints there are of no use any more and removed. Raises ArtifactError for a file that was altered here,
+    Removes its checkpoints there, which have no more use. Raises ArtifactError for a file that was altered here,
     StoreUnavailable, StoreRefused, RunStopped.
     """
     bucket = store()
@@ -82,8 +82,8 @@ def deliver(output: Path, stop: threading.Event) -> bool:
 
 
 def keep(output: Path) -> str | None:
-    """The address of the files of the delivered artifact ``output``, which gc leaves alone from now on; None without an
-    object store. Raises ArtifactError when it is not there, StoreUnavailable, StoreRefused."""
+    """Keep the delivered artifact ``output`` from gc, and return the address of its files; None without an object store.
+    Raises ArtifactError when it is not there, StoreUnavailable, StoreRefused."""
     bucket = store()
     if bucket is None:
         return None
@@ -126,7 +126,7 @@ def _is_there(bucket: Bucket, place: str, key: str) -> bool:
 
 
 def _remove_own_files(bucket: Bucket, place: str, own: Manifest) -> None:
-    """Another machine published the same meanwhile; what was sent beside its files has no manifest and goes."""
+    """Another machine published the same artifact first: remove the files that this one sent, which have no manifest."""
     try:
         theirs = read_manifest(bucket, place)
     except ArtifactError:  # removed or damaged since: no business of this run, whose own artifact is whole

@@ -1,7 +1,7 @@
 """Object stores: files by name below one prefix of an S3 bucket. The only module that imports boto3.
 
     XFT_STORE            s3://bucket/prefix; unset: nothing is kept but under XFT_HOME
-    XFT_S3_ENDPOINT_URL  another S3 than Amazon's (or the standard AWS_ENDPOINT_URL_S3); addressed by path, not host name
+    XFT_S3_ENDPOINT_URL  a server other than Amazon's (or the standard AWS_ENDPOINT_URL_S3), with path-style addresses
 
 Credentials are boto3's own business (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role of the machine): they are read nowhere here.
 Every request is signed together with the SHA-256 of its content (large objects go in parts, several at once). Servers should
@@ -41,11 +41,11 @@ ABSENT_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
 
 
 class StoreRefused(XftError):
-    """The object store says no: wrong or expired credentials, no such bucket, no right. Trying again cannot help."""
+    """The object store refuses: wrong or expired credentials, no such bucket, no permission. A retry cannot help."""
 
 
 class StoreUnavailable(XftError):
-    """The object store does not answer, or not well. It may, the next time; everything local is kept."""
+    """The object store does not answer, or answers with a fault of its own. A retry may help; all local files are kept."""
 
     may_pass = True
 
@@ -62,7 +62,7 @@ class StoredObject:
 
 
 def store() -> "Bucket | None":
-    """The object store in force, or None when there is only the local one. Raises XftError for a setting that cannot be."""
+    """The object store of the settings, None without one. Raises XftError for an invalid setting."""
     address = settings().store
     return None if address is None else bucket_at(address)
 
@@ -108,7 +108,7 @@ class Bucket:
             self._client = _client()
 
     def check(self) -> None:
-        """One cheap question, so that wrong credentials or a missing bucket show before any work."""
+        """One cheap request, to find wrong credentials or a missing bucket before any work."""
         with self._explained():
             self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._key("runs/"), MaxKeys=1)
 

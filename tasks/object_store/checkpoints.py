@@ -1,4 +1,4 @@
-"""A stage's checkpoints in the object store while it works, so that a run goes on on another machine.
+"""A stage's checkpoints in the object store, from which another machine can continue the run.
 
     <prefix>/checkpoints/<stage>/<key>/    the newest whole checkpoint, as tasks/object_store/file_sets.py describes
 
@@ -148,7 +148,7 @@ def _loose_files(workspace: Workspace) -> list[Path]:
 
 
 def _state(workspace: Workspace) -> object:
-    """Equal as long as there is nothing new to send; None when there is nothing at all."""
+    """A value that changes when there is something new to send; None when there is nothing."""
     newest, loose = _newest(workspace), _loose_files(workspace)
     return (newest and newest.name, [(path.name, path.stat().st_mtime_ns) for path in loose]) if newest or loose else None
 

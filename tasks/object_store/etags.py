@@ -1,4 +1,4 @@
-"""The tag that S3 gives an object's content: mostly an MD5, and then it tells whether what is stored is what was sent.
+"""S3's tag for an object's content. It is mostly an MD5, which shows whether the server stored what we sent.
 
     sent in one request     MD5 of the content
     sent in N parts         MD5 of the parts' MD5s, "-N"

@@ -1,4 +1,4 @@
-"""Files that belong together in the object store: an artifact, or a checkpoint. They count once their manifest is there.
+"""Sets of files in the object store: an artifact or a checkpoint. A set is valid once its manifest is there.
 
     <place>/manifest.json                says which files, with sizes and sha256; written last, once, in one request
     <place>/<digest of the files>/...    the files
@@ -25,7 +25,7 @@ DIGEST_LENGTH = 16  # hexadecimal digits that name a directory; within one place
 
 
 def manifest_name(place: str) -> str:
-    """Name of the object that makes the files of ``place`` count."""
+    """Name of the object that makes the files of ``place`` valid."""
     return f"{place}/{MANIFEST}"
 
 
@@ -100,13 +100,13 @@ def receive_from(bucket: Bucket, content: str, files: list[FileEntry], directory
 
 
 def remove_from(bucket: Bucket, place: str) -> None:
-    """Remove a set, its manifest first: from there on it does not count."""
+    """Remove a set. The manifest goes first, so that the set is invalid from then on."""
     bucket.delete([manifest_name(place)])
     bucket.delete_below(place + "/")
 
 
 def discard(bucket: Bucket, place: str) -> None:
-    """Remove a damaged set if the store lets us; a store that does not is a warning."""
+    """Remove a damaged set; log a warning if the store does not allow it."""
     try:
         remove_from(bucket, place)
     except (StoreUnavailable, StoreRefused) as error:

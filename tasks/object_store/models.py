@@ -1,4 +1,4 @@
-"""Models named by an S3 address: fetched once into XFT_HOME, and from there on a directory like any other.
+"""Models named by an S3 address. Each is fetched once into XFT_HOME and is then an ordinary directory.
 
     s3://bucket/prefix                                        a model directory: its files directly below the prefix
     s3://bucket/prefix/artifacts/<stage>/<key>                an artifact that a run delivered (docs/reference/files.md)

@@ -24,8 +24,8 @@ from tasks.tracking.client import client, explained, scalars
 from tasks.tracking.files import log_directory, log_text
 from xft_core.recipe.grid import parse_grid
 from xft_core.reporting.variants.findings import best_group
-from xft_core.reporting.variants.markdown import cell, wide_rows
-from xft_core.reporting.variants.summary import Variants
+from xft_core.reporting.variants.markdown import MODEL_TITLES, NEWEST_FIRST, cell, wide_rows
+from xft_core.reporting.variants.summary import OVER_SFT, Variants
 
 TABLE = "variants.json"
 
@@ -131,7 +131,8 @@ def _split(rows: list[dict[str, Any]]) -> str:
 
 def _table(result: Variants) -> list[dict[str, str]]:
     """The table for a person: merged model first, numbers with their spread, pass@1 in percent."""
-    keys = [key for model in ("merged", "merged_over_sft", "sft", "moe", "base")
+    first, *others = NEWEST_FIRST
+    keys = [key for model in (first, OVER_SFT, *others)
             for key in dict.fromkeys(key for group in result.groups for key in group.numbers)
             if key.startswith(f"{model}/")]
     return [
@@ -141,7 +142,7 @@ def _table(result: Variants) -> list[dict[str, str]]:
 
 def _column(key: str) -> str:
     model, name, *benchmark = key.split("/", 2)
-    model = {"merged_over_sft": "merged over SFT", "sft": "SFT", "moe": "MoE"}.get(model, model)
+    model = "merged over SFT" if model == OVER_SFT else MODEL_TITLES.get(model, model)
     if not benchmark:
         return f"{model} NLL"
     return f"{model} {benchmark[0]}{'+' if name.startswith('plus') else ''} pass@1 %"

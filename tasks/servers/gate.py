@@ -1,16 +1,16 @@
-"""The gate in front of Prefect's and MLflow's servers, which by themselves obey whoever reaches their port.
+"""The gate in front of Prefect's and MLflow's servers, which by themselves obey anyone who reaches their port.
 
-Whoever can use Prefect's API can run commands through its worker. Two kinds of strangers can reach a port on loopback, and
-the gate turns both away:
+Anyone who can use Prefect's API can run commands through its worker. Two kinds of strangers can reach a port on loopback.
+The gate refuses both:
 
-- **Web pages** that the user has open. A request must name a host of ours (a page that points its own name at 127.0.0.1,
-  DNS rebinding, names its own), and must not come from another origin, another port of this machine included.
+- **Web pages** that the user has open. The Host header must be one of ours, which stops DNS rebinding, and the request must
+  not come from another origin. Another port of this machine is another origin.
 - **Other users of the machine.** A request must carry the secret: as HTTP Basic authentication (``PREFECT_API_AUTH_STRING``,
   ``MLFLOW_TRACKING_USERNAME`` and ``_PASSWORD``), as the token of Prefect's websocket handshake, or as a cookie. The browser
-  gets the cookie when it opens a page and its connection belongs to the user who runs the server, as the kernel says; where
-  the kernel cannot tell (containers, a proxy of another user), the browser asks for the secret.
+  gets the cookie when it opens a page over a connection that the kernel says belongs to the server's user. Where the kernel
+  cannot tell (containers, another user's proxy), the browser asks for the secret.
 
-Answers carry a Content-Security-Policy, so that no page asks anything of another machine.
+Responses carry a Content-Security-Policy that keeps pages from loading anything from another machine.
 """
 
 import base64
@@ -30,10 +30,10 @@ from xft_core.errors import XftError
 
 AUTH_VARIABLE, HOSTS_VARIABLE = "XFT_SERVER_AUTH_STRING", "XFT_SERVER_ALLOWED_HOSTS"
 LOOPBACK = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?")
-UNGUARDED = ("/health", "/api/health", "/api/ready")  # they say nothing but that the server is up
+UNGUARDED = ("/health", "/api/health", "/api/ready")  # they only say that the server is up
 SAFE_METHODS = ("GET", "HEAD")
 POLICY_VIOLATION = 1008  # WebSocket close code
-UNKNOWN_USER = 65534  # what the kernel calls a user that has no number in this namespace
+UNKNOWN_USER = 65534  # the kernel's number for a user that this namespace does not map
 CONTENT_POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; "
                   "frame-ancestors 'self'; object-src 'none'")
 NO_SECRET = ("This server answers only the user who runs it. In a browser, give the name and the password of the file "
@@ -42,7 +42,7 @@ NO_SECRET = ("This server answers only the user who runs it. In a browser, give 
 
 
 class Gate:
-    """An ASGI application that lets through to ``app`` what is the user's own."""
+    """An ASGI application that passes only the user's own requests on to ``app``."""
 
     def __init__(self, app: ASGIApp, auth_string: str, hosts: frozenset[str] = frozenset()) -> None:
         """``auth_string``: name:password. ``hosts``: further values of the Host header, with port, beside loopback's names."""
@@ -75,7 +75,7 @@ class Gate:
             await _refuse(scope, receive, send, 401, NO_SECRET, {"WWW-Authenticate": 'Basic realm="xft"'} if opens_page else {})
 
     def _foreign(self, connection: HTTPConnection) -> str | None:
-        """Why a request comes from a foreign page, or is on its way to a foreign name."""
+        """Why a request is foreign, by its Host header or by the page that sent it; None for one that is not."""
         named = connection.headers.getlist("host")
         host = named[0].lower() if len(named) == 1 else ""
         if not (LOOPBACK.fullmatch(host) or host in self._hosts):
@@ -95,7 +95,7 @@ class Gate:
         return _equal(connection.cookies.get(self._cookie, ""), self._cookie_value)
 
     def _handshake(self, receive: Receive, send: Send) -> Receive:
-        """Messages of a websocket of Prefect's clients, the first of which must bring the secret."""
+        """Receives a websocket's messages; the first one from Prefect's client must hold the secret."""
         is_known = False
 
         async def checked() -> Message:
@@ -110,7 +110,7 @@ class Gate:
         return checked
 
     def _dressed(self, send: Send, with_cookie: bool = False) -> Send:
-        """Answers with the policy for pages, and with the cookie."""
+        """Adds the policy for pages to every response, and the cookie on request."""
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -127,15 +127,15 @@ class Gate:
 
 
 def from_environment(app: ASGIApp) -> Gate:
-    """The gate as XFT_SERVER_AUTH_STRING (name:password) and XFT_SERVER_ALLOWED_HOSTS (host:port,...) describe it.
+    """The gate that XFT_SERVER_AUTH_STRING (name:password) and XFT_SERVER_ALLOWED_HOSTS (host:port,...) describe.
 
-    Raises XftError when the first one is missing.
+    Raises XftError when XFT_SERVER_AUTH_STRING is missing or malformed.
     """
     return Gate(app, given_auth_string(), allowed_hosts())
 
 
 def given_auth_string() -> str:
-    """What XFT_SERVER_AUTH_STRING says, name:password. Raises XftError when it says something else."""
+    """The value of XFT_SERVER_AUTH_STRING, name:password. Raises XftError for any other form."""
     auth_string = os.environ.get(AUTH_VARIABLE, "")
     if not all(auth_string.partition(":")):
         raise XftError(f"{AUTH_VARIABLE} must be name:password; without it anyone could use this server.")
@@ -143,7 +143,7 @@ def given_auth_string() -> str:
 
 
 def allowed_hosts() -> frozenset[str]:
-    """What XFT_SERVER_ALLOWED_HOSTS names."""
+    """The hosts in XFT_SERVER_ALLOWED_HOSTS."""
     return frozenset(name.strip().lower() for name in os.environ.get(HOSTS_VARIABLE, "").split(",") if name.strip())
 
 
@@ -152,7 +152,7 @@ def is_own_connection(scope: Scope) -> bool:
     client, server = scope.get("client"), scope.get("server")
     if client is None or server is None or client[0] != "127.0.0.1" or os.getuid() == UNKNOWN_USER:
         return False
-    for table in ("tcp", "tcp6"):  # in the second one, sockets for both that speak IPv4
+    for table in ("tcp", "tcp6"):  # tcp6 lists dual-stack sockets, also those that carry IPv4
         try:
             lines = Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
         except OSError:
@@ -183,7 +183,7 @@ def _opens_page(connection: HTTPConnection) -> bool:
 
 
 def _follows_link(connection: HTTPConnection) -> bool:
-    """Whether the user follows a link from another page, which then is left."""
+    """Whether the user follows a link and leaves the page it is on."""
     return (connection.scope["type"] == "http" and _opens_page(connection)
             and connection.headers.get("sec-fetch-dest") == "document")
 

@@ -141,7 +141,7 @@ def test_the_pages_offer_the_deployments_and_run_one(scripts: Path, tmp_path: Pa
             text=True)
         assert all(name in offered.stdout for name in ("pipeline/pipeline", "compare/compare", "pipeline/nightly"))
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
 

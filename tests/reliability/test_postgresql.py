@@ -62,7 +62,7 @@ class Machine:
         self.directory = directory
         prefect, mlflow = free_ports(2)
         self.api, self.mlflow = f"http://127.0.0.1:{prefect}/api", f"http://127.0.0.1:{mlflow}"
-        self.auth = ("xft", PASSWORD)
+        self.asked = httpx.Client(auth=("xft", PASSWORD), timeout=60)
         kept = {name: value for name, value in os.environ.items()
                 if not name.startswith(("PREFECT_", "XFT_", "MLFLOW_TRACKING"))}
         at = f"xft:{PASSWORD}@127.0.0.1:{database}"
@@ -106,20 +106,20 @@ class Machine:
 
     def run(self, recipe: Path) -> str:
         """Have the pipeline run by its deployment, to its end; returns the id of the run."""
-        found = httpx.get(f"{self.api}/deployments/name/pipeline/pipeline", auth=self.auth).json()
-        made = httpx.post(
-            f"{self.api}/deployments/{found['id']}/create_flow_run", auth=self.auth,
+        found = self.asked.get(f"{self.api}/deployments/name/pipeline/pipeline").json()
+        made = self.asked.post(
+            f"{self.api}/deployments/{found['id']}/create_flow_run",
             json={"parameters": {"recipe_file": str(recipe)}, "state": {"type": "SCHEDULED"}}).json()
         over = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
         address = f"{self.api}/flow_runs/{made['id']}"
-        wait_for(lambda: httpx.get(address, auth=self.auth).json()["state_type"] in over, 1800, "the run did not end")
-        assert httpx.get(address, auth=self.auth).json()["state_type"] == "COMPLETED"
+        wait_for(lambda: self.asked.get(address).json()["state_type"] in over, 1800, "the run did not end")
+        assert self.asked.get(address).json()["state_type"] == "COMPLETED"
         return str(made["id"])
 
 
 def _answers(address: str) -> bool:
     try:
-        return httpx.get(address, timeout=5).status_code == 200
+        return httpx.get(address, timeout=30).status_code == 200
     except httpx.HTTPError:
         time.sleep(0.5)
         return False
@@ -140,11 +140,11 @@ def test_runs_are_recorded_in_postgresql_and_strangers_turned_away(
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE))
-    assert httpx.get(f"{machine.api}/flows/name/pipeline").status_code == 401
-    assert httpx.get(f"{machine.mlflow}/api/2.0/mlflow/experiments/get?experiment_id=0").status_code == 401
+    assert httpx.get(f"{machine.api}/flows/name/pipeline", timeout=60).status_code == 401
+    assert httpx.get(f"{machine.mlflow}/api/2.0/mlflow/experiments/get?experiment_id=0", timeout=60).status_code == 401
     first, again = machine.run(recipe), machine.run(recipe)
-    tasks = httpx.post(
-        f"{machine.api}/task_runs/filter", json={"flow_runs": {"id": {"any_": [again]}}}, auth=machine.auth).json()
+    tasks = machine.asked.post(
+        f"{machine.api}/task_runs/filter", json={"flow_runs": {"id": {"any_": [again]}}}).json()
     assert {item["name"] for item in tasks if item["state_name"] != "Cached"} == {"publish"}
     for name, value in machine.worker.items():
         if name.startswith("MLFLOW_TRACKING"):

@@ -190,7 +190,7 @@ def test_a_directory_that_is_not_ours_alone_is_left_as_it_is(home: Path, mark: s
     if mark == "others' files":
         (home / "thesis.tex").write_text("x")
     before = mode(home)
-    assert "left as it is" in opened()[0]
+    assert "does not change its mode" in opened()[0]
     assert mode(home) == before
 
 

@@ -166,12 +166,16 @@ def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, h
     start = RunPage(page, prefect, run_id)
     start.open_artifacts()
     page.get_by_text("start-here", exact=True).click()
-    page.get_by_role("link", name="Numbers, curves and files").first.click()
-    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
-    assert page.url.startswith(f"{prefect}/mlflow/")
-    page.get_by_role("link", name="Log, graph and artifacts in Prefect").first.click()
-    expect(page).to_have_url(re.compile(rf"{prefect}/runs/flow-run/{run_id}"))
-    page.close()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="Numbers, curves and files").first.click()
+    numbers = opened.value
+    expect(numbers.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
+    assert numbers.url.startswith(f"{prefect}/mlflow/")
+    with numbers.expect_popup() as opened:
+        numbers.get_by_role("link", name="Log, graph and artifacts in Prefect").first.click()
+    expect(opened.value).to_have_url(re.compile(rf"{prefect}/runs/flow-run/{run_id}"))
+    for each in (opened.value, numbers, page):
+        each.close()
     for tunnel in tunnels.values():
         tunnel.close()
     own = re.compile(rf"(http|ws)://{re.escape(host)}:({'|'.join(str(tunnel.port) for tunnel in tunnels.values())})/")

@@ -134,12 +134,6 @@ class Contamination:
         return n_gram
 
 
-def find_contaminated(rows: list[list[str]], benchmarks: list[Path]) -> dict[int, Overlap]:
-    """The rows (each a list of its texts) that contain a problem of the benchmark files, by index, with the reason.
-    Raises DataError for a benchmark file that cannot be used."""
-    return Contamination(benchmarks).find_in(rows)
-
-
 def _problems(path: Path, label: str) -> Iterator[_Problem]:
     kind = kind_of(path)
     for problem in kind.load_problems(path):

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from xft_core.data.response_end import is_control_token
+from xft_core.data.words import words_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -102,6 +103,7 @@ class TextTokens:
         self._whole = _loaded(content) if content else None
         self.may_share = self._whole is not None
         self._token_bytes = _bytes_of_tokens(content) if content else None
+        self._words = words_of(content, self._whole) if content and self._token_bytes is not None else None
         self._before = array("i", self._begin_tokens())
         self._heads: dict[str, array[int]] = {}
 
@@ -157,26 +159,33 @@ class TextTokens:
             return [
                 (array("i", item.ids), _place(item, begins, text))
                 for item, begins, text in zip(encodings, asked, texts, strict=True)]
-        every, ends = array("i"), [0]
-        for encoding in self._whole.encode_batch_fast(texts, add_special_tokens=False):
-            every.fromlist(encoding.ids)
-            ends.append(len(every))
-        first = np.array(ends)
-        flat = np.frombuffer(every, dtype=np.int32) if every else np.zeros(0, dtype=np.int32)
+        every = self._ids(texts)
+        ends = np.cumsum([0, *map(len, every)]) // 4
+        flat = np.frombuffer(b"".join(every), dtype=np.int32)
         before = np.concatenate([[0], np.cumsum(token_bytes[flat])])  # bytes before each token
         given = [_bytes(text[:begins]) if begins else 0 for text, begins in zip(texts, asked, strict=True)]
-        wanted = before[first[:-1]] + given
+        wanted = before[ends[:-1]] + given
         places = np.searchsorted(before, wanted)
         found: list[tuple[array[int], int | None]] = []
-        for text, begins, start, end, size, place, hit in zip(
-                texts, asked, ends[:-1], ends[1:], np.diff(before[first]).tolist(), (places - first[:-1]).tolist(),
+        for text, begins, ids, size, place, hit in zip(
+                texts, asked, every, np.diff(before[ends]).tolist(), (places - ends[:-1]).tolist(),
                 (before[np.minimum(places, len(flat))] == wanted).tolist(), strict=True):
             if size == _bytes(text):
-                found.append((every[start:end], place if hit else None))
+                found.append((array("i", ids), place if hit else None))
             else:
                 encoding = self._whole.encode(text, add_special_tokens=False)
                 found.append((array("i", encoding.ids), _place(encoding, begins, text)))
         return found
+
+    def _ids(self, texts: list[str]) -> list[bytes]:
+        """Tokens of each text (int32)."""
+        assert self._whole is not None
+        ids = [None] * len(texts) if self._words is None else list(map(self._words.ids, texts))
+        others = [index for index, known in enumerate(ids) if known is None]
+        encodings = self._whole.encode_batch_fast([texts[index] for index in others], add_special_tokens=False)
+        for index, encoding in zip(others, encodings, strict=True):
+            ids[index] = array("i", encoding.ids).tobytes()
+        return ids  # type: ignore[return-value]
 
     def _one(self, text: PromptText, limit: int | None, data_spells: bool) -> Tokens:
         whole = self._whole

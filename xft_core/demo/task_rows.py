@@ -1,5 +1,5 @@
-"""Rows of the three tasks that ship: orders to JSON, questions to SQL, word problems with units. Everything follows from the
-generator that is given."""
+"""Rows of the three tasks that ship: customers' letters to JSON, questions to SQL, word problems with units. Everything follows
+from the generator that is given."""
 
 from __future__ import annotations
 
@@ -14,26 +14,22 @@ NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Felix", "Greta", "Hugo", "Ida
 CITIES = ("Bonn", "Paris", "Oslo", "Rome", "Vienna", "Madrid", "Lyon", "Turin", "Basel", "Ghent")
 ITEMS = ("green tea", "black tea", "coffee", "rice", "honey", "olive oil", "salt", "flour", "red lentils", "oats")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
-CONTAINERS = ("boxes", "bags", "jars", "crates")
 
-# The last two wordings of orders are in the test split alone.
-ORDERS = (
-    "Please send {quantity} {container} of {item} to {name} in {city}{by}.",
-    "{name} from {city} orders {quantity} {container} of {item}{by}.",
-    "{quantity} {container} of {item} for {name}, {city}{by}.",
-    "I am {name}. I need {quantity} {container} of {item}{by}. I live in {city}.",
-    "To {city}: {item}, {quantity} {container}{by}. The name is {name}.",
-    "{name} wants {item}{by}, {quantity} {container}, sent to {city}.",
-    "Can {name} in {city} have {quantity} {container} of {item}{by}?",
-    "Send {item} to {city}{by}: {quantity} {container}. Ask for {name}.",
-)
-NEW_WORDINGS = 2
-ORDER_SCHEMA = {
-    "type": "object", "additionalProperties": False, "required": ["name", "city", "item", "container", "quantity"],
-    "properties": {
-        "name": {"type": "string"}, "city": {"type": "string"}, "item": {"type": "string"},
-        "container": {"enum": list(CONTAINERS)}, "quantity": {"type": "integer", "minimum": 1},
-        "day": {"enum": list(DAYS)}}}
+# What customers write. The last wording of each topic is in the test split alone.
+PRODUCTS = ("lamp", "chair", "kettle", "radio", "clock", "bag")
+TOPICS = {
+    "refund": ("I want my money back for the {}.", "Please refund the {}.", "Pay me back, the {} was too dear.",
+               "I ask for a refund of the {}."),
+    "delivery": ("Where is my {}?", "The {} has not arrived.", "When do you deliver the {}?", "I still wait for the {}."),
+    "defect": ("The {} is broken.", "My {} does not work.", "The {} fell apart.", "The {} came with a crack."),
+    "question": ("How do I use the {}?", "What is the {} made of?", "Is the {} safe for children?", "Can I clean the {}?"),
+    "praise": ("I love the {}.", "The {} is great, thank you.", "What a fine {}!", "We are very happy with the {}."),
+}
+URGENT = ("I need an answer today.", "This is urgent.", "Call me at once.")
+PATIENT = ("There is no hurry.", "Take your time.", "Best wishes.")
+TICKET_SCHEMA = {
+    "type": "object", "additionalProperties": False, "required": ["topic", "product", "urgent"],
+    "properties": {"topic": {"enum": list(TOPICS)}, "product": {"enum": list(PRODUCTS)}, "urgent": {"type": "boolean"}}}
 
 TABLE = "CREATE TABLE orders (name TEXT, city TEXT, item TEXT, quantity INTEGER, price REAL, day TEXT);"
 # Question, query, whether the order of the rows counts.
@@ -67,26 +63,19 @@ PROBLEMS: tuple[tuple[str, Callable[[int, int], float], str], ...] = (
 
 
 def extraction_rows(rng: random.Random, count: int, test: bool) -> list[Row]:
-    """Orders in words, and as JSON; a third has no day."""
+    """What customers write, and the ticket as JSON: topic, product, and whether it is urgent."""
     rows: list[Row] = []
-    seen: set[str] = set()
     while len(rows) < count:
-        record: dict[str, Any] = {
-            "name": rng.choice(NAMES), "city": rng.choice(CITIES), "item": rng.choice(ITEMS),
-            "container": rng.choice(CONTAINERS), "quantity": rng.randint(1, 60)}
-        by = ""
-        if rng.random() < 2 / 3:
-            record["day"] = rng.choice(DAYS)
-            by = f" by {record['day']}"
-        place = rng.randrange(len(ORDERS) if test else len(ORDERS) - NEW_WORDINGS)
-        instruction = f"Write the order as JSON: {ORDERS[place].format(**record, by=by)}"
-        if instruction in seen:
-            continue
-        seen.add(instruction)
-        row: Row = {"instruction": instruction, "response": json.dumps(record)}
+        topic, product, urgent = rng.choice([*TOPICS]), rng.choice(PRODUCTS), rng.random() < 0.5
+        place = rng.randrange(len(TOPICS[topic]) - (not test))
+        sentences = [TOPICS[topic][place].format(product), rng.choice(URGENT if urgent else PATIENT)]
+        if rng.random() < 0.5:
+            sentences.reverse()
+        record = {"topic": topic, "product": product, "urgent": urgent}
+        row: Row = {"instruction": f"Write a ticket: {' '.join(sentences)} {rng.choice(NAMES)}", "response": json.dumps(record)}
         if test:
-            wording = "new" if place >= len(ORDERS) - NEW_WORDINGS else "known"
-            row = {"task_id": f"order/{len(rows)}", **row, "record": record, "schema": ORDER_SCHEMA, "wording": wording}
+            wording = "new" if place == len(TOPICS[topic]) - 1 else "known"
+            row = {"task_id": f"ticket/{len(rows)}", **row, "record": record, "schema": TICKET_SCHEMA, "wording": wording}
         rows.append(row)
     return rows
 
@@ -128,5 +117,5 @@ def quantity_rows(rng: random.Random, count: int, test: bool) -> list[Row]:
 
 
 TASKS: dict[str, tuple[Callable[[random.Random, int, bool], list[Row]], int, int]] = {
-    "extraction": (extraction_rows, 1600, 120), "sql": (sql_rows, 300, 60), "quantities": (quantity_rows, 300, 60)}
+    "extraction": (extraction_rows, 1600, 100), "sql": (sql_rows, 300, 60), "quantities": (quantity_rows, 300, 60)}
 """By name of the folder: what makes its rows, and how many rows train and test have."""

@@ -15,27 +15,24 @@ from xft_core.runtime.group import summed
 BIAS_STEP = 1e-3  # arXiv 2408.15664's
 
 
-def balance_loss(
-    routings: list[Routing], token_mask_T: torch.Tensor, shared_expert: bool, reduction: Literal["sum", "mean"],
-) -> torch.Tensor:
-    """CV^2(importance) + CV^2(load) of the routed experts (arXiv 1701.06538, eq. 6 to 11), over the layers.
+def usage(routings: list[Routing], token_mask_T: torch.Tensor, shared_expert: bool) -> torch.Tensor:
+    """Importance and load of every routed expert, L,2,R: sums over the tokens that count.
 
     Args:
         routings: one per layer, of the same tokens.
         token_mask_T: True where a token counts; padding is False.
         shared_expert: whether the last column of the routing is the shared expert, which is left out.
-        reduction: over layers; the reference sums, so that its weight grows with depth.
     """
-    return unevenness(usage(routings, token_mask_T, shared_expert), reduction)
-
-
-def usage(routings: list[Routing], token_mask_T: torch.Tensor, shared_expert: bool) -> torch.Tensor:
-    """Importance and load of every routed expert, L,2,R: sums over the tokens that count."""
     return torch.stack([torch.stack(_importance_and_load(item, token_mask_T, shared_expert)) for item in routings])
 
 
 def unevenness(usage_L2R: torch.Tensor, reduction: Literal["sum", "mean"]) -> torch.Tensor:
-    """``balance_loss`` of sums over any number of tokens: their scale plays no part."""
+    """The balance loss: CV^2(importance) + CV^2(load) of the routed experts (arXiv 1701.06538, eq. 6 to 11), over the layers.
+
+    Args:
+        usage_L2R: sums over any number of tokens, whose scale plays no part.
+        reduction: over layers; the reference sums, so that its weight grows with depth.
+    """
     losses = [_squared_variation(importance_R) + _squared_variation(load_R) for importance_R, load_R in usage_L2R]
     total = torch.stack(losses).sum()
     return total if reduction == "sum" else total / len(losses)

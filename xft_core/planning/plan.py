@@ -15,7 +15,7 @@ from xft_core.recipe.inactive_fields import learns, needs_features, tests_headro
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig, WorkToMatch
 from xft_core.recipe.sections.merge import CLOSED_FORMS, OPERATORS
-from xft_core.recipe.steps import FACTS, Step, planned_roles
+from xft_core.recipe.steps import FACTS, TUNED, Step, planned_roles
 from xft_core.runtime.quantities import size
 
 # Changes that make a recipe smaller, in the order in which they cost least. Each is tried on top of those before it.
@@ -227,7 +227,7 @@ class _Given:
 
     def upcycle(self, step: Step) -> UpcycleConfig | None:
         """That of the step's model, None for a dense one."""
-        return self.recipe.upcycle if step.model == "moe" or step.role == "sft_moe" else None
+        return self.recipe.upcycle if step.model == "moe" or step.role == TUNED["moe"] else None
 
 
 def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from xft_core.errors import XftError
 from xft_core.recipe.sections import ChecksConfig, Recipe
-from xft_core.recipe.steps import Step
+from xft_core.recipe.steps import TUNED, Step
 from xft_core.store.results.base import HasMetrics
 from xft_core.store.results.curve import CurvePoint, CurveValues
 from xft_core.store.results.merge import MergeMetrics
@@ -148,7 +148,7 @@ def stage_findings(step: Step, recipe: Recipe, made: Mapping[str, HasMetrics], o
         return mixing_findings(MixMetrics.of(own), recipe.merge.method, recipe.checks, only_stop)
     if step.stage == "merge":
         # The untouched Mixture-of-Experts stands for the base model where upcycling is the identity.
-        base = SftMetrics.of(made["sft_moe"]).held_out_nll_before if recipe.upcycle.is_identity else None
+        base = SftMetrics.of(made[TUNED["moe"]]).held_out_nll_before if recipe.upcycle.is_identity else None
         return merge_findings(MergeMetrics.of(own), base, recipe.checks, only_stop)
     return []
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xft_core.recipe.sections import BaselineConfig, Match, Recipe, SftConfig, WorkToMatch
-from xft_core.recipe.step import BASE, SNAPSHOTS, Made, Step
+from xft_core.recipe.step import BASE, PREPARED, SNAPSHOTS, TUNED, Made, Step
 
 
 def baseline_steps(recipe: Recipe) -> Iterator[Step]:
@@ -14,7 +14,7 @@ def baseline_steps(recipe: Recipe) -> Iterator[Step]:
     several trainings, and each of these a part of the way back to the base model. None where there is no baseline."""
     baseline = recipe.baseline
     for match in baseline.match if baseline.enabled else []:
-        name, role = ("sft", "sft_baseline") if match == baseline.match[0] else (f"sft_{match}", f"sft_{match}")
+        name, role = ("sft", TUNED["sft"]) if match == baseline.match[0] else (f"sft_{match}", f"sft_{match}")
         dense = baseline.applied_to(recipe.sft)
         tuned = _training(recipe, role, dense, recipe.seed, model=name, match=work_to_match(recipe, match))
         yield tuned
@@ -94,7 +94,7 @@ def _rows_of_branch(recipe: Recipe, branch: int, branches: int) -> dict[str, Any
 
 
 def _training(recipe: Recipe, role: str, sft: SftConfig, seed: int, model: str | None = None, **more: Any) -> Step:
-    given = {"data": Made("prepare"), "seed": seed, "model": BASE, "sft": sft, "checks": recipe.checks}
+    given = {"data": Made(PREPARED), "seed": seed, "model": BASE, "sft": sft, "checks": recipe.checks}
     return Step(role, "sft", given | {name: value for name, value in more.items() if value is not None}, model)
 
 
@@ -102,4 +102,4 @@ def weighted(recipe: Recipe, name: str, weights: Mapping[str, float], places: Ma
     """The weighted mean of whole models. ``places``: where they are; without, what the steps of these roles make."""
     return Step(name, "average_models", {
         "models": dict(places or {role: Made(role) for role in weights}), "weights": dict(weights),
-        "data": Made("prepare"), "precision": recipe.sft.precision}, name)
+        "data": Made(PREPARED), "precision": recipe.sft.precision}, name)

@@ -9,6 +9,7 @@ import difflib
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -17,15 +18,16 @@ from typing import Any
 from xft_core.errors import RecipeError
 from xft_core.files.parsing import parse_yaml
 from xft_core.recipe.load import flatten, parse
-from xft_core.recipe.sections import Recipe
+from xft_core.recipe.sections import Recipe, SourceConfig
 
 MOST_VARIANTS = 500
 LONGEST_VALUE = 40
-# How runs call the fields that comparisons are mostly about; any other is called by its last part.
+# Names of common fields in the names of runs; any other field goes by its last part.
 SHORT_NAMES = {
     "upcycle.num_experts": "experts", "upcycle.num_experts_per_tok": "active", "upcycle.normalization": "norm",
     "upcycle.shared_expert": "shared", "merge.method": "merge", "merge.shared_expert_weight": "lambda"}
 SEED = "seed"
+_OF_SOURCE = re.compile(r"data\.sources\.[0-9]{1,4}\.(\w+)")  # a field of one source of a mixture
 # Runs of one comparison belong to one experiment.
 FIXED = "experiment"
 
@@ -85,8 +87,7 @@ def expand(recipe: Recipe, grid: Iterable[str]) -> list[Variant]:
         name = " ".join(parts.values())
         group = " ".join(part for field, part in parts.items() if field != SEED) or recipe.name
         changed = parse(Recipe, _with(recipe, settings), where=f"Variant {name!r}")
-        flat = flatten(changed)
-        variants.append(Variant(name, group, {field: flat[field] for field in fields}, changed))
+        variants.append(Variant(name, group, {field: _value(changed, field) for field in fields}, changed))
     _check_all_differ(variants)
     return variants
 
@@ -125,7 +126,8 @@ def _check_known(field: str) -> None:
     known = list(flatten(Recipe()))
     if field == FIXED:
         raise RecipeError("Grid: experiment cannot vary, a comparison is one experiment. Set it for the whole comparison.")
-    if field in known:
+    in_source = _OF_SOURCE.fullmatch(field)
+    if field in known or (in_source and in_source[1] in SourceConfig.model_fields):
         return
     inside = [name for name in known if name.startswith(f"{field}.")]
     if inside:
@@ -169,9 +171,22 @@ def _exact(value: Any) -> str:
 def _with(recipe: Recipe, settings: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = recipe.model_dump()
     for name, value in settings.items():
-        section, _, field = name.rpartition(".")
-        (values[section] if section else values)[field] = value
+        *sections, field = name.split(".")
+        place: Any = values
+        for section in sections:
+            if isinstance(place, list) and int(section) >= len(place):
+                raise RecipeError(f"Grid: {name}: the recipe has {len(place)} sources, numbered from 0.")
+            place = place[int(section)] if isinstance(place, list) else place[section]
+        place[field] = value
     return values
+
+
+def _value(recipe: Recipe, field: str) -> Any:
+    """A field's value as the recipe has it."""
+    value: Any = recipe
+    for name in field.split("."):
+        value = value[int(name)] if isinstance(value, list) else getattr(value, name)
+    return value
 
 
 def _check_all_differ(variants: list[Variant]) -> None:

@@ -75,9 +75,12 @@ def _cut(name: str) -> str:
 def group_names(groups: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     """What metrics call groups of problems, each a criterion (``library``) and a name: the name in small letters, with the
     criterion before it where another criterion has a group of that name."""
+    def written(label: str) -> str:
+        return re.sub(r"[^\w.-]+", "_", looks(label))
+
     known = list(dict.fromkeys(groups))
-    labels = unique_labels([[name.lower(), f"{criterion} {name}".lower()] for criterion, name in known])
-    return {group: re.sub(r"[^\w.-]+", "_", looks(label)) for group, label in zip(known, labels, strict=True)}
+    labels = unique_labels([[name.lower(), f"{criterion} {name}".lower()] for criterion, name in known], alike=written)
+    return {group: written(label) for group, label in zip(known, labels, strict=True)}
 
 
 def _shared(labels: Iterable[str]) -> set[str]:

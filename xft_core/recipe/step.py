@@ -10,8 +10,17 @@ ENSEMBLE = "ensemble"  # one more model, measured like these, where merge.ensemb
 EXPORTED = "merged_"  # begins the names of the merged model's other forms
 DPO = "dpo"  # the merged model after preference tuning, measured like these, where dpo.benchmark asks for it
 ADAPTER = "adapter"  # in an sft artifact: the adapters that were trained, by themselves
-PREPARED = "prepare"  # role of the step whose rows models are tuned and measured on
+# Roles of steps that every run has, or that others look for; of those that measure a model see measuring_role.
+PREPARED = "prepare"  # the rows that models are tuned and measured on
+UPCYCLED, MIXED, MERGED = "upcycle", "mix", "merge"
+TUNED = {"sft": "sft_baseline", "moe": "sft_moe"}  # by model
+CHOSEN = "choose_checkpoint"  # the Mixture-of-Experts, where it is not that of the last step
 AVERAGE, SNAPSHOTS = "average", "snapshots"  # in an sft artifact: further models, in directories of their own
+
+
+def measuring_role(stage: str, model: str | None, index: int | None = None) -> str:
+    """Role of the step by which ``stage`` measures a model of a run; None: the only model. ``index``: as in Step."""
+    return "_".join(str(part) for part in (stage, model, index) if part is not None)
 
 
 @dataclass(frozen=True)

@@ -20,18 +20,40 @@ from typing import Any
 from xft_core.recipe.dense_steps import baseline_steps, start_steps, weighted
 from xft_core.recipe.inactive_fields import needs_base, scales_delta, tests_headroom
 from xft_core.recipe.sections import Recipe
-from xft_core.recipe.step import AVERAGE, BASE, DPO, ENSEMBLE, EXPORTED, MODELS, PREPARED, SNAPSHOTS, Made, Step
+from xft_core.recipe.step import (
+    AVERAGE,
+    BASE,
+    CHOSEN,
+    DPO,
+    ENSEMBLE,
+    EXPORTED,
+    MERGED,
+    MIXED,
+    MODELS,
+    PREPARED,
+    SNAPSHOTS,
+    TUNED,
+    UPCYCLED,
+    Made,
+    Step,
+    measuring_role,
+)
 from xft_core.recipe.study import StudyConfig
 
 __all__ = [
     "AVERAGE",
     "BASE",
+    "CHOSEN",
     "DPO",
     "ENSEMBLE",
     "FACTS",
+    "MERGED",
+    "MIXED",
     "MODELS",
     "PREPARED",
     "SNAPSHOTS",
+    "TUNED",
+    "UPCYCLED",
     "Made",
     "StageFacts",
     "Step",
@@ -39,6 +61,7 @@ __all__ = [
     "evaluation_steps",
     "exports",
     "is_measured",
+    "measuring_role",
     "model_places",
     "pipeline_steps",
     "planned_role",
@@ -108,7 +131,7 @@ def pipeline_steps(recipe: Recipe) -> list[Step]:
     steps = [*making]
     for model, place in _places(making).items():
         if is_measured(recipe, model):
-            steps += _measuring(recipe, place, model, f"_{model}")
+            steps += _measuring(recipe, place, model, model)
     steps += _comparing_rows(recipe, making)
     everything = {step.role: Made(step.role) for step in steps}
     return [*steps, Step("report", "report", {"recipe": recipe, "artifacts": everything})]
@@ -116,7 +139,7 @@ def pipeline_steps(recipe: Recipe) -> list[Step]:
 
 def evaluation_steps(recipe: Recipe) -> list[Step]:
     """The steps of an evaluation of one model."""
-    return [*_measuring(recipe, BASE, "base", "")]
+    return [*_measuring(recipe, BASE, "base", None)]
 
 
 def compare_step(recipe: Recipe, grid: list[str], reports: Mapping[str, Any]) -> Step:
@@ -168,47 +191,48 @@ def _places(making: Iterable[Step]) -> dict[str, Made]:
 
 def _making(recipe: Recipe) -> Iterator[Step]:
     seed, sft, merge = recipe.seed, recipe.moe_sft, recipe.merge
-    data, precision = Made("prepare"), recipe.sft.precision
+    data, precision = Made(PREPARED), recipe.sft.precision
     shared = {"data": data, "seed": seed}
     yield from _preparing(recipe)
     start = start_steps(recipe)
     yield from start.steps
-    tuned = Step("upcycle", "upcycle", start.given | {"seed": seed, "upcycle": recipe.upcycle}, None if sft else "moe")
+    tuned = Step(UPCYCLED, "upcycle", start.given | {"seed": seed, "upcycle": recipe.upcycle}, None if sft else "moe")
     yield tuned
     if sft:
-        given = shared | {"model": Made("upcycle"), "sft": sft, "checks": recipe.checks}
+        given = shared | {"model": Made(UPCYCLED), "sft": sft, "checks": recipe.checks}
         if sft.merge_at == "last":
-            tuned = Step("sft_moe", "sft", given, "moe")
+            tuned = Step(TUNED["moe"], "sft", given, "moe")
             yield tuned
         else:
-            yield Step("sft_moe", "sft", given | {"snapshots": sft.merge_checkpoints})
-            models = {str(number): Made("sft_moe", f"{SNAPSHOTS}/{number}") for number in range(1, sft.merge_checkpoints + 1)}
-            tuned = Step("choose_checkpoint", "choose_checkpoint", {"models": models, "data": data, "merge": merge}, "moe")
+            yield Step(TUNED["moe"], "sft", given | {"snapshots": sft.merge_checkpoints})
+            numbers = range(1, sft.merge_checkpoints + 1)
+            models = {str(number): Made(TUNED["moe"], f"{SNAPSHOTS}/{number}") for number in numbers}
+            tuned = Step(CHOSEN, "choose_checkpoint", {"models": models, "data": data, "merge": merge}, "moe")
             yield tuned
     yield from baseline_steps(recipe)
     moe = tuned.makes["moe"]
     base: dict[str, Any] = {"base": BASE} if scales_delta(merge) else {}
     looked_at: dict[str, Any] = {"base": BASE} if needs_base(merge) or tests_headroom(merge) else {}
-    yield Step("mix", "mix", shared | looked_at | {
+    yield Step(MIXED, "mix", shared | looked_at | {
         "model": moe, "merge": merge, "num_processes": recipe.sft.num_processes, "num_nodes": recipe.sft.num_nodes})
-    yield Step("merge", "merge", base | {  # with the data, to measure the merged model's held-out loss
-        "model": moe, "coefficients": Made("mix"), "data": data, "precision": precision,
+    yield Step(MERGED, "merge", base | {  # with the data, to measure the merged model's held-out loss
+        "model": moe, "coefficients": Made(MIXED), "data": data, "precision": precision,
         "export_adapter": merge.export_adapter}, "merged")
     for part in merge.wise:
         yield weighted(recipe, f"merged_wise_{part:g}".replace(".", "_"), {"base": 1 - part, "merged": part}, {
-            "base": BASE, "merged": Made("merge")})
+            "base": BASE, "merged": Made(MERGED)})
 
 
 def _preparing(recipe: Recipe) -> Iterator[Step]:
     """The step ``prepare``, whose rows everything else takes: of a mixture the one that mixes, after one for each source."""
     data, benchmarks = recipe.data, recipe.evaluate.benchmarks
     if not data.sources:
-        yield Step("prepare", "prepare", {"model": BASE, "data": data, "benchmarks": benchmarks})
+        yield Step(PREPARED, "prepare", {"model": BASE, "data": data, "benchmarks": benchmarks})
         return
     for place in range(len(data.sources)):
         yield Step(f"prepare_{place}", "prepare", {
             "model": BASE, "data": data.of_source(place), "benchmarks": benchmarks}, index=place)
-    yield Step("prepare", "mix_data", {
+    yield Step(PREPARED, "mix_data", {
         "prepared": {str(place): Made(f"prepare_{place}") for place in range(len(data.sources))},
         "sources": [
             {"weight": source.weight, "rows": source.rows, "replay": source.replay, "trained": data.is_trained_on(place)}
@@ -224,7 +248,7 @@ def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
     members = {model: place for model, place in _places(making).items() if model != "moe"}
     learning = {"steps": merge.ensemble_steps} if merge.ensemble == "learned" else {}
     yield Step(ENSEMBLE, "ensemble", learning | {
-        "models": members, "data": Made("prepare"), "method": merge.ensemble, "rows": merge.ensemble_rows,
+        "models": members, "data": Made(PREPARED), "method": merge.ensemble, "rows": merge.ensemble_rows,
         "split": "train" if merge.rows == "held_in" else "reserved",
         "precision": recipe.sft.precision}, ENSEMBLE)
 
@@ -233,13 +257,13 @@ def _exporting(recipe: Recipe) -> Iterator[Step]:
     """The merged model in other forms."""
     for model, quantization in exports(recipe).items():
         yield Step(f"export_{model}", "export", {
-            "model": Made("merge"), "form": "gguf", "quantization": quantization, "template": recipe.data.template,
+            "model": Made(MERGED), "form": "gguf", "quantization": quantization, "template": recipe.data.template,
             "data": Made(PREPARED), "precision": recipe.sft.precision}, model)
 
 
 def _preferring(recipe: Recipe) -> Iterator[Step]:
     """One more model: the merged one, tuned on preferences among its own answers to a benchmark of its own."""
-    dpo, merged = recipe.dpo, Made("merge")
+    dpo, merged = recipe.dpo, Made(MERGED)
     if dpo.benchmark is None:
         return
     shared = {"benchmark": dpo.benchmark, "prompt_style": recipe.prompt_style, "seed": recipe.seed}
@@ -264,26 +288,26 @@ def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
     for model, place in _places(making).items():
         if model in exports(recipe):
             continue  # their losses are the export stage's
-        yield Step(f"row_losses_{model}", "row_losses", {
-            "model": place, "data": Made("prepare"), "precision": recipe.sft.precision,
+        yield Step(measuring_role("row_losses", model), "row_losses", {
+            "model": place, "data": Made(PREPARED), "precision": recipe.sft.precision,
             "trained_by": {} if place == BASE else trainings(place.role)}, model)
 
 
-def _measuring(recipe: Recipe, made: Made, model: str, suffix: str) -> Iterator[Step]:
+def _measuring(recipe: Recipe, made: Made, model: str, role_model: str | None) -> Iterator[Step]:
     seed, generate, evaluate = recipe.seed, recipe.generate, recipe.evaluate
     style = generate.base_prompt_style if model == "base" else recipe.prompt_style  # each in the form that it knows
     for index, benchmark in enumerate(evaluate.benchmarks):
-        answers = f"generate{suffix}_{index}"
+        answers = measuring_role("generate", role_model, index)
         yield Step(answers, "generate", {
             "model": made, "benchmark": benchmark, "seed": seed, "max_problems": evaluate.max_problems,
             "prompt_style": style, "generate": generate}, model, index)
-        yield Step(f"evaluate{suffix}_{index}", "evaluate", {
+        yield Step(measuring_role("evaluate", role_model, index), "evaluate", {
             "samples": Made(answers), "benchmark": benchmark, "evaluate": evaluate}, model, index)
     for index, path in enumerate(evaluate.held_out_data):
-        yield Step(f"nll{suffix}_{index}", "nll", {
+        yield Step(measuring_role("nll", role_model, index), "nll", {
             "model": made, "data": recipe.data.other(path), "precision": generate.precision}, model, index)
     for index, task in enumerate(evaluate.lm_eval_tasks):
-        yield Step(f"lm_eval{suffix}_{index}", "lm_eval", {
+        yield Step(measuring_role("lm_eval", role_model, index), "lm_eval", {
             "model": made, "task": task, "directory": evaluate.lm_eval_directory, "limit": evaluate.lm_eval_limit,
             "batch_size": generate.batch_size, "precision": generate.precision, "seed": seed}, model, index)
 

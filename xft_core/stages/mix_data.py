@@ -77,6 +77,9 @@ class _Prepared:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        if any(directory.glob("*.pictures.safetensors")):
+            raise DataError("Rows of pictures cannot be mixed: give a model that reads pictures one data.path in place of "
+                            "data.sources.")
         self.metrics: dict[str, int] = read_manifest(directory).metrics
         self.splits = {split: WrittenRows.read(directory / f"{split}.safetensors") for split in SPLITS
                        if (directory / f"{split}.safetensors").is_file()}

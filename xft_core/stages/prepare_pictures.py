@@ -92,6 +92,8 @@ class _Preparation:
                 last = number
                 if row is BLANK:
                     continue
+                if isinstance(row, DataError):
+                    raise row
                 try:
                     found.append(replace(picture_row(row, self.inputs.get("pictures")), place=portion.place(number)))
                 except DataError as error:

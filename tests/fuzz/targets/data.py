@@ -63,7 +63,7 @@ BENCHMARKS = [
 @target
 def benchmark(rng: random.Random, directory: Path) -> None:
     """A benchmark file of every kind: its problems, prompts, and what decontamination makes of them."""
-    from xft_core.benchmarks.decontaminate import find_contaminated
+    from xft_core.benchmarks.decontaminate import Contamination
     from xft_core.benchmarks.registry import kind_of
 
     row = rng.choice(BENCHMARKS)
@@ -78,7 +78,7 @@ def benchmark(rng: random.Random, directory: Path) -> None:
     for problem in problems:
         json.dumps({"task_id": problem.task_id}, ensure_ascii=False).encode()
         kind.solution(problem, "    return x\n```\n", "completion")
-    find_contaminated([["def f(x):\n    return x"]], [path])
+    Contamination([path]).find_in([["def f(x):\n    return x"]])
 
 
 @target

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from xft_core.benchmarks.decontaminate import NGRAM_WORDS, find_contaminated
+from xft_core.benchmarks.decontaminate import NGRAM_WORDS, Contamination
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 WORDING = "Return the largest number that can be reached from the start by steps of three or five."
@@ -41,7 +41,7 @@ def test_wording_and_solutions_are_found_however_they_are_laid_out(benchmark: Pa
         ["Solve this", SOLUTION.replace("    ", "\t").replace(" % ", "%")],
         ["Tell me: how do I return the largest number that can be reached from the start by steps?", "No idea."],
     ]
-    found = find_contaminated(rows, [benchmark])
+    found = Contamination([benchmark]).find_in(rows)
     assert sorted(found) == [1, 2, 3]
     assert {found[index].task_id for index in found} == {"Own/reach"}
     assert [found[index].kind for index in (1, 2, 3)] == ["substring", "substring", "n_gram"]
@@ -54,7 +54,7 @@ def test_files_of_one_name_are_told_apart(benchmark: Path) -> None:
     other.parent.mkdir()
     wording = "Tell how many of the words of a sentence begin and end with one and the same letter of the alphabet."
     other.write_text(json.dumps(problem("Else/0", f'def reach(s):\n    """ {wording} """\n', "    return 1\n")) + "\n")
-    found = find_contaminated([[WORDING, "a"], [wording, "b"]], [benchmark, other])
+    found = Contamination([benchmark, other]).find_in([[WORDING, "a"], [wording, "b"]])
     assert [found[0].benchmark, found[1].benchmark] == [f"{benchmark.parent.name}/own.jsonl", "other/own.jsonl"]
 
 
@@ -65,7 +65,7 @@ def test_what_is_anyones_is_not_contamination(benchmark: Path) -> None:
         ["Steps", "best = 0\nfor step in steps:\n    if step > 1:\n        best = max(best, step)\nreturn best"],
         ["Imports", HEADER + "    pass"],
     ]
-    assert find_contaminated(rows, [benchmark]) == {}
+    assert Contamination([benchmark]).find_in(rows) == {}
 
 
 def test_rows_come_by_the_hundred_thousand(benchmark: Path) -> None:
@@ -73,7 +73,7 @@ def test_rows_come_by_the_hundred_thousand(benchmark: Path) -> None:
     rows = [[" ".join(words[(index * step) % 12] for step in range(150))] for index in range(10_000)]
     rows.append([WORDING])
     started = time.process_time()
-    assert list(find_contaminated(rows, [benchmark])) == [10_000]
+    assert list(Contamination([benchmark]).find_in(rows)) == [10_000]
     assert time.process_time() - started < 4
 
 
@@ -85,10 +85,10 @@ def test_real_data_against_real_benchmarks(name: str) -> None:
 
     rows = [[row["instruction"], row["input"], row["output"]]
             for row in json.loads((SHARED / "instruct" / "codealpaca_4k.json").read_text())]
-    assert len(find_contaminated(rows, [benchmark])) < 0.005 * len(rows)
+    assert len(Contamination([benchmark]).find_in(rows)) < 0.005 * len(rows)
     problems = EvalPlus().load_problems(benchmark)
     leaked = [["Complete this", "```python\n" + problem.prompt + problem.canonical_solution + "```"] for problem in problems]
-    found = find_contaminated(leaked, [benchmark])
+    found = Contamination([benchmark]).find_in(leaked)
     # "Write a function to multiply two integers." and return x * y: too short to be anyone's.
     assert {problem.task_id for index, problem in enumerate(problems) if index not in found} <= {"Mbpp/127"}
 
@@ -118,7 +118,7 @@ def test_one_problem_in_several_languages_is_one_problem(tmp_path: Path) -> None
         ["Solve", f"Mind that {tail}"],
         ["Imports", f"{imports}    public static void main(String[] arguments) {{}}\n}}"],
     ]
-    found = find_contaminated(rows, [*paths, python])
+    found = Contamination([*paths, python]).find_in(rows)
     assert {index: (overlap.kind, overlap.task_id) for index, overlap in found.items()} == {
         0: ("n_gram", "HumanEval/7"), 1: ("substring", "HumanEval_7_reach"), 2: ("n_gram", "HumanEval_7_reach")}
     assert found[1].benchmark == "humaneval-js.jsonl"
@@ -131,4 +131,4 @@ def test_real_multipl_e_beside_humaneval_plus() -> None:
     files = [SHARED / "benchmarks" / "multipl-e" / f"humaneval-{language}.jsonl" for language in ("js", "java", "rs", "sh")]
     leaked = [[problem.prompt] for path in files for problem in MultiPLE().load_problems(path)]
     with_python = [*files, SHARED / "benchmarks" / "HumanEvalPlus-v0.1.10.jsonl.gz"]
-    assert len(find_contaminated(leaked, with_python)) == len(leaked) == 633
+    assert len(Contamination(with_python).find_in(leaked)) == len(leaked) == 633

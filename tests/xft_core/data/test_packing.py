@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from tests.factories import TESTED_FAMILIES, VOCABULARY, dense_model
+from tests.factories import VOCABULARY, dense_model, each_family
 from xft_core.data.packing import IGNORED, PackedRows, pack
 from xft_core.data.rows import Row, load_rows, save_rows
 from xft_core.errors import DataError
@@ -42,7 +42,7 @@ def rows(tmp_path: Path, seed: int = 0, packing: bool = True) -> PackedRows:
 
 
 @pytest.mark.parametrize("by_example", [False, True])
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 @torch.no_grad()
 def test_packed_logits_are_those_of_each_example_alone(
         family: str, by_example: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ def test_a_table_with_quotes_and_line_breaks(tmp_path: Path) -> None:
 def test_tools_and_calls_go_along(tmp_path: Path) -> None:
     messages: list[dict[str, Any]] = [
         {"role": "user", "content": "add"}, {"role": "assistant", "content": None, "tool_calls": [CALL]},
-                {"role": "tool", "content": "2", "name": "add"}, {"role": "assistant", "content": "2"}]
+        {"role": "tool", "content": "2", "name": "add"}, {"role": "assistant", "content": "2"}]
     as_text = [CALL | {"function": {"name": "add", "arguments": '{"a": 1}'}}]
     for tools, calls in ([TOOL], [CALL]), (json.dumps([TOOL]), as_text):
         messages[1]["tool_calls"] = calls

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from tests.factories import FAMILY_CONFIGS, VOCABULARY, dense_model
+from tests.factories import FAMILY_CONFIGS, VOCABULARY, dense_model, each_family
 from xft_core.generation.kv_cache import ROOM, GrowingLayer, growing_cache
 from xft_core.models.loading import load_model
 
 
-@pytest.mark.parametrize("family", sorted(FAMILY_CONFIGS))
+@pytest.mark.parametrize("family", each_family(sorted(FAMILY_CONFIGS)))
 @torch.inference_mode()
 def test_logits_are_those_with_transformers_own_cache(tmp_path: Path, family: str) -> None:
     model = load_model(dense_model(tmp_path / "model", family), torch.float32)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.factories import TESTED_FAMILIES
+from tests.factories import each_family
 from tests.xft_core.stages.test_mix import grown_apart
 from xft_core.errors import CheckpointError
 from xft_core.mixing.mixture import MixtureReader
@@ -14,7 +14,7 @@ from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.stages.merge_mixture import chosen_plan
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 @pytest.mark.parametrize("shared_expert", [True, False])
 def test_the_plan_is_the_family_table(family: str, shared_expert: bool, tmp_path: Path) -> None:
     directory = grown_apart(tmp_path, family, shared_expert=shared_expert)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from tests.factories import TESTED_FAMILIES
+from tests.factories import each_family
 from tests.xft_core.stages.test_mix import grown_apart
 from xft_core.mixing import weighted_sums
 from xft_core.mixing.mixed_model import MixedModel
@@ -72,7 +72,7 @@ def test_an_expert_of_share_zero_is_not_read() -> None:
     assert found.flatten().tolist() == [0.5, 1.0]
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_mixing_in_16_bits_sets_the_same_weights_as_merging(family: str, tmp_path: Path) -> None:
     """Matrices and biases of every family."""
     directory = grown_apart(tmp_path, family)

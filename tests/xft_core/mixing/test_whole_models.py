@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from tests.factories import TESTED_FAMILIES, dense_model
+from tests.factories import dense_model, each_family
 from xft_core.errors import CheckpointError
 from xft_core.mixing.whole_models import average_models
 from xft_core.models.loading import load_model
@@ -21,7 +21,7 @@ def averaged(target: Path, sources: dict[str, Path], weights: dict[str, float]) 
     return load_file(target / "model.safetensors")
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_base_and_tuned_are_the_ends_of_the_way_between_them(family: str, tmp_path: Path) -> None:
     sources = {name: dense_model(tmp_path / name, family, seed) for seed, name in enumerate(("base", "tuned"))}
     ends = {name: load_model(directory, torch.float32).state_dict() for name, directory in sources.items()}

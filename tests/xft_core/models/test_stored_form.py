@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.factories import TESTED_FAMILIES, VOCABULARY, dense_model
+from tests.factories import VOCABULARY, dense_model, each_family
 from tests.reference_model import reference_model
 from xft_core.errors import CheckpointError
 from xft_core.models.config import dense_config_of, upcycle_config_of
@@ -89,7 +89,7 @@ def the_same_everywhere(source: Path, path: Path, tied: bool) -> None:
 
 
 @pytest.mark.parametrize("how", ["tied", "untied", "both", "own head", "head only"])
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_tying_is_that_of_the_tensors(family: str, how: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense", family, tie_word_embeddings=how != "untied")
     head_stored(source, how)
@@ -97,7 +97,7 @@ def test_tying_is_that_of_the_tensors(family: str, how: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("names", ["without prefix", "prefix twice", "head inside"])
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_names_are_those_that_transformers_takes_them_for(family: str, names: str, tmp_path: Path) -> None:
     tied = names == "without prefix"
     source = dense_model(tmp_path / "dense", family, tie_word_embeddings=tied)

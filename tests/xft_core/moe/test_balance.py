@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from xft_core.moe.balance import RouterStatistics, balance_loss, chance_of_being_chosen
+from xft_core.moe.balance import RouterStatistics, chance_of_being_chosen, unevenness, usage
 from xft_core.moe.router import Router, Routing
 from xft_core.moe.weights import routing_weights
 from xft_core.recipe.sections import UpcycleConfig
@@ -35,9 +35,9 @@ def test_even_routing_costs_nothing_and_uneven_routing_something() -> None:
     even = routing(torch.eye(4).repeat(8, 1) * 5, k=2)
     uneven = routing(torch.tensor([[5.0, 0, 0, 0]]).repeat(32, 1), k=2)
     mask = torch.ones(32, dtype=torch.bool)
-    assert balance_loss([even], mask, True, "sum").item() == pytest.approx(0, abs=1e-6)
+    assert unevenness(usage([even], mask, True), "sum").item() == pytest.approx(0, abs=1e-6)
     # All importance and all load on one of 4: CV^2 = 4 for each of the two, with the unbiased deviation.
-    assert balance_loss([uneven], mask, True, "sum").item() == pytest.approx(8, rel=1e-4)
+    assert unevenness(usage([uneven], mask, True), "sum").item() == pytest.approx(8, rel=1e-4)
 
 
 @pytest.mark.parametrize("noise_std", [None, 0.7])
@@ -46,29 +46,29 @@ def test_padding_does_not_count(noise_std: float | None) -> None:
     whole = routing(logits, noise_std=noise_std)
     mask = torch.arange(20) < 13
     part = Routing(*(item[:13] if isinstance(item, torch.Tensor) else item for item in vars(whole).values()))
-    found = balance_loss([whole], mask, True, "sum")
-    assert torch.equal(found, balance_loss([part], torch.ones(13, dtype=torch.bool), True, "sum"))
-    assert not torch.isclose(found, balance_loss([whole], torch.ones(20, dtype=torch.bool), True, "sum"))
+    found = unevenness(usage([whole], mask, True), "sum")
+    assert torch.equal(found, unevenness(usage([part], torch.ones(13, dtype=torch.bool), True), "sum"))
+    assert not torch.isclose(found, unevenness(usage([whole], torch.ones(20, dtype=torch.bool), True), "sum"))
 
 
 def test_sum_and_mean_over_layers() -> None:
     layers = [routing(torch.randn(9, 4, generator=torch.Generator().manual_seed(seed))) for seed in range(3)]
     mask = torch.ones(9, dtype=torch.bool)
-    total = balance_loss(layers, mask, True, "sum")
-    assert torch.allclose(total, sum(balance_loss([layer], mask, True, "sum") for layer in layers))
-    assert torch.allclose(total / 3, balance_loss(layers, mask, True, "mean"))
+    total = unevenness(usage(layers, mask, True), "sum")
+    assert torch.allclose(total, sum(unevenness(usage([layer], mask, True), "sum") for layer in layers))
+    assert torch.allclose(total / 3, unevenness(usage(layers, mask, True), "mean"))
 
 
 def test_gradient_reaches_the_router_and_its_noise() -> None:
     torch.manual_seed(0)
     router = Router(8, UpcycleConfig(num_experts=5, num_experts_per_tok=3)).train()
-    balance_loss([router(torch.randn(16, 8))], torch.ones(16, dtype=torch.bool), True, "sum").backward()
+    unevenness(usage([router(torch.randn(16, 8))], torch.ones(16, dtype=torch.bool), True), "sum").backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in router.parameters())
 
 
 def test_a_single_routed_expert_has_nothing_to_balance() -> None:
     only = routing(torch.zeros(4, 1), k=2)
-    assert balance_loss([only], torch.ones(4, dtype=torch.bool), True, "sum").item() == 0
+    assert unevenness(usage([only], torch.ones(4, dtype=torch.bool), True), "sum").item() == 0
 
 
 def test_statistics_are_means_over_tokens_that_count() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.factories import TESTED_FAMILIES, dense_model
+from tests.factories import dense_model, each_family
 from tests.xft_core.stages.test_sft import changed, ready  # noqa: F401  (a fixture)
 from xft_core.errors import RecipeError
 from xft_core.models.loading import load_model
@@ -26,7 +26,7 @@ def fused(directory: Path, dense: Path) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_upcycling_is_the_identity_whatever_the_shares(family: str, tmp_path: Path) -> None:
     dense_model(tmp_path / "dense", family)
     model = load_model(fused(tmp_path / "moe", tmp_path / "dense"), torch.float64)

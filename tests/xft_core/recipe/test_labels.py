@@ -56,5 +56,10 @@ def test_groups_of_two_criteria_with_one_name() -> None:
                      ("library", "Difficult-Rewrite"): "difficult-rewrite"}
 
 
+def test_groups_whose_names_differ_in_signs_only_are_told_apart() -> None:
+    groups = [("kind", "surface mod"), ("kind", "surface_mod"), ("kind", "surface+mod"), ("kind", "Surface mod")]
+    assert len(set(group_names(groups).values())) == len(groups)
+
+
 def test_numbering_takes_no_ones_name() -> None:
     assert unique_labels([["a"], ["a"], ["a (1)"]]) == ["a (2)", "a (3)", "a (1)"]

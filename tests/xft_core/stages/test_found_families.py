@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.factories import FOUND_CONFIGS, TESTED_FAMILIES, VOCABULARY, dense_model
+from tests.factories import FOUND_CONFIGS, VOCABULARY, dense_model, each_family
 from xft_core.data.packing import PackedRows
 from xft_core.data.rows import Rows, load_rows
 from xft_core.mixing.coefficients import load_coefficients
@@ -26,7 +26,7 @@ SFT = SftConfig(
     batch_size=4, micro_batch_size=2, learning_rate=1e-2, max_steps=3, warmup_steps=0, precision="fp32", optimizer="adamw",
     max_grad_norm=1.0)
 MIX = MergeConfig(batch_size=4, micro_batch_size=2, precision="fp32", learning_rate=0.2, epochs=1)
-FAMILIES = [pytest.param(family, marks=() if family in TESTED_FAMILIES else pytest.mark.slow) for family in FOUND_CONFIGS]
+FAMILIES = each_family(FOUND_CONFIGS)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.factories import TESTED_FAMILIES, dense_model
+from tests.factories import dense_model, each_family
 from tests.xft_core.stages.test_mix import grown_apart
 from xft_core.errors import ArtifactError, CheckpointError
 from xft_core.mixing.coefficients import load_coefficients
@@ -24,7 +24,7 @@ def random_shares(num_layers: int, num_experts: int) -> torch.Tensor:
     return torch.softmax(torch.randn(num_layers, num_experts, dtype=torch.float64, generator=generator), -1)
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 @pytest.mark.parametrize("store", ["once", "all"])
 @pytest.mark.parametrize("shared_expert", [True, False])
 def test_an_untouched_upcycle_merges_back_to_the_dense_weights_exactly(
@@ -54,7 +54,7 @@ def test_equal_experts_merge_to_themselves_in_any_dtype(dtype: torch.dtype, tmp_
     assert all(tensor.dtype == dtype and torch.equal(tensor, weights[name]) for name, tensor in merged.items())
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_the_merged_weights_are_the_mixture(family: str, tmp_path: Path) -> None:
     """Against the equation, expert by expert, and loaded by transformers alone."""
     directory = grown_apart(tmp_path, family)

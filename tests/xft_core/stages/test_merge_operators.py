@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 import xft_core.mixing.operators.merged as merged_module
-from tests.factories import TESTED_FAMILIES, dense_model
+from tests.factories import dense_model, each_family
 from tests.xft_core.stages.test_mix import grown_apart
 from tests.xft_core.stages.test_mix import ready as ready_data
 from xft_core.errors import ArtifactError, CheckpointError, RecipeError
@@ -55,7 +55,7 @@ def test_equal_experts_come_back(method: str, dtype: torch.dtype, ready: Path, t
         assert (tensor.float() - weights[name].float()).abs().max() <= 1e-6, name
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 @pytest.mark.parametrize("method", ["task_arithmetic", "regmean", "fisher"])
 def test_every_family_merges_to_what_mix_measured(family: str, method: str, ready: Path, tmp_path: Path) -> None:
     directory = grown_apart(tmp_path, family)

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import xft_core.mixing.mixture as mixing_weights_module
-from tests.factories import TESTED_FAMILIES, dense_model
+from tests.factories import dense_model, each_family
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.rows import load_rows
 from xft_core.errors import RecipeError
@@ -65,7 +65,7 @@ def mix(ready: Path, output: Path, **changes: Any) -> tuple[dict[str, Any], torc
     return metrics, torch.tensor([layer["weights"] for layer in layers], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 @pytest.mark.parametrize("shared_expert", [True, False])
 def test_the_projected_gradient_is_that_of_autograd_through_all_experts(
         family: str, shared_expert: bool, tmp_path: Path, ready: Path) -> None:

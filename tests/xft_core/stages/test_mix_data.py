@@ -11,10 +11,12 @@ from tests.factories import dense_model
 from xft_core.data.mixture import Source, apportioned, rows_of_sources
 from xft_core.data.rows import load_rows
 from xft_core.errors import DataError, RecipeError
+from xft_core.recipe.grid import expand
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import DataConfig, Recipe, SourceConfig
 from xft_core.recipe.steps import pipeline_steps
 from xft_core.stages.configs import STAGES, PrepareStage
+from xft_core.stages.mix_data import _Prepared
 from xft_core.stages.own_rows import own_rows
 from xft_core.stages.run import StageResult, run_stage
 
@@ -103,6 +105,14 @@ def test_reserved_rows_are_of_every_source_and_apart(root: Path) -> None:
         (directory / "train.jsonl").read_text().splitlines())
 
 
+def test_rows_of_pictures_are_not_mixed_without_their_pictures(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "manifest.json").write_text("{}")
+    (tmp_path / "source" / "train.pictures.safetensors").write_bytes(b"")
+    with pytest.raises(DataError, match="Rows of pictures cannot be mixed"):
+        _Prepared(tmp_path / "source")
+
+
 def test_one_file_twice_leaves_the_second_nothing(root: Path) -> None:
     twice = parse(Recipe, {"data": {"held_out_rows": 5, "max_length": 256, "sources": [
         {"path": str(root / "math.jsonl"), "domain": name} for name in ("one", "two")]}})
@@ -163,6 +173,18 @@ A, B = {"path": "a.jsonl", "domain": "a"}, {"path": "b.jsonl", "domain": "b"}
 def test_mixtures_that_mean_nothing_are_refused(data: Any, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse(Recipe, {"data": data})
+
+
+def test_weights_of_sources_vary_in_a_comparison() -> None:
+    base = parse(Recipe, {"data": {"sources": [A | {"weight": 1}, B | {"weight": 1}]}})
+    variants = expand(base, ["data.sources.0.weight=[1,3]", "data.leave_out=[null,b]"])
+    assert [variant.name for variant in variants] == [
+        "weight=1 leave_out=null", "weight=1 leave_out=b", "weight=3 leave_out=null", "weight=3 leave_out=b"]
+    assert [variant.recipe.data.sources[0].weight for variant in variants] == [1, 1, 3, 3]
+    for wrong, message in (
+            ("data.sources.7.weight=[1]", "2 sources, numbered from 0"), ("data.sources.0.wieght=[1]", "no such field")):
+        with pytest.raises(RecipeError, match=message):
+            expand(base, [wrong])
 
 
 def test_a_stage_that_reads_one_source_refuses_a_mixture(tmp_path: Path) -> None:

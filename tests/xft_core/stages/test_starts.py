@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.factories import TESTED_FAMILIES, dense_model
+from tests.factories import dense_model, each_family
 from tests.xft_core.interrupted import interrupted_after
 from tests.xft_core.stages.test_sft import changed, ready, sft  # noqa: F401  (a fixture)
 from xft_core.data.rows import load_rows
@@ -30,7 +30,7 @@ def upcycled(output: Path, model: Path, *experts: Path) -> UpcycleStage:
     return UpcycleStage(output=output, model=str(model), upcycle=MOE, experts=numbered)
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_experts_that_all_are_the_model_make_the_model(family: str, tmp_path: Path) -> None:
     dense = dense_model(tmp_path / "dense", family)
     run_stage(upcycled(tmp_path / "moe", dense, dense, dense))

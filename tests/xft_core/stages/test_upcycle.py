@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.factories import FAMILY_CONFIGS, TESTED_FAMILIES, VOCABULARY, dense_model, tokenizer
+from tests.factories import FAMILY_CONFIGS, VOCABULARY, dense_model, each_family, tokenizer
 from xft_core.errors import CheckpointError
 from xft_core.families import FAMILIES
 from xft_core.models.loading import load_model
@@ -53,7 +53,7 @@ def test_every_family_of_the_table_has_a_tiny_model() -> None:
     assert set(FAMILY_CONFIGS) == set(FAMILIES)
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_upcycling_is_the_identity_where_weights_sum_to_one(family: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense", family)
     expected = logits_of(source, ids(2, 12))
@@ -72,7 +72,7 @@ def test_upcycling_is_the_identity_where_weights_sum_to_one(family: str, tmp_pat
             assert (found - expected).abs().max() <= 1e-5, (config, training)
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_without_normalization_the_scale_is_wrong(family: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense", family)
     config = UpcycleConfig(num_experts=6, num_experts_per_tok=5, normalization="none")
@@ -82,7 +82,7 @@ def test_without_normalization_the_scale_is_wrong(family: str, tmp_path: Path) -
     assert difference > (2e-5 if family in ("gemma2", "gemma3_text", "olmo2") else 1e-2)
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_experts_stored_once_and_written_out_are_the_same_model(family: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense", family)
     states = []
@@ -98,7 +98,8 @@ def test_experts_stored_once_and_written_out_are_the_same_model(family: str, tmp
 
 
 @pytest.mark.parametrize(("family", "config"), [
-    *((family, UpcycleConfig(num_experts=4, num_experts_per_tok=3)) for family in TESTED_FAMILIES),
+    *(pytest.param(*family.values, UpcycleConfig(num_experts=4, num_experts_per_tok=3), marks=family.marks)
+      for family in each_family()),
     *(("llama", UpcycleConfig(num_experts=4, num_experts_per_tok=1, shared_expert=False, router=router))
       for router in ("hashed", "random", "by_example")),
     ("gpt_neox", UpcycleConfig(num_experts=4, num_experts_per_tok=4, routing="top_p", target_active=2.5))])

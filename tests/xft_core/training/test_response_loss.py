@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.factories import TESTED_FAMILIES, VOCABULARY, dense_model
+from tests.factories import TESTED_FAMILIES, VOCABULARY, dense_model, each_family
 from xft_core.data.packing import IGNORED
 from xft_core.models.discovery import family_of
 from xft_core.models.loading import load_model
@@ -41,7 +41,7 @@ def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_loss_and_gradients_are_those_of_all_logits(family: str, tmp_path: Path) -> None:
     model = load_model(dense_model(tmp_path, family), torch.float64)
     inputs = batch(packed=family_of(model.config).packs)

@@ -8,7 +8,7 @@ import torch
 
 from xft_core.data.packing import IGNORED
 from xft_core.errors import RecipeError
-from xft_core.moe.balance import balance_loss
+from xft_core.moe.balance import unevenness, usage
 from xft_core.moe.router import Router, Routing
 from xft_core.recipe.sections import SftConfig, UpcycleConfig
 from xft_core.training.router_terms import RouterTerms, answers, entropy, evenly_chosen, score_variance
@@ -56,7 +56,7 @@ def test_over_a_step_of_one_pass_the_balance_loss_is_as_ever() -> None:
         terms.begin_step(1, 1, 30, 15)
         terms.begin_pass(labels(30))
         loss, routings = pass_of(terms, x_TD)
-        assert torch.equal(loss, 0.01 * balance_loss(routings, torch.ones(30, dtype=torch.bool), True, "sum"))
+        assert torch.equal(loss, 0.01 * unevenness(usage(routings, torch.ones(30, dtype=torch.bool), True), "sum"))
         values.append((loss, gradient(terms, loss), terms.take_values()[0]["balance_loss"]))
     assert values[0][0] == values[1][0] and torch.equal(values[0][1], values[1][1]) and values[0][2] == values[1][2]
 

@@ -54,14 +54,6 @@ class Features:
         varies_P = deviation_P > TINY
         return torch.where(varies_P, (self.features_LNP - flat.mean(dim=0)) / torch.where(varies_P, deviation_P, 1.0), 0.0)
 
-    def permuted(self, order_LN: torch.Tensor) -> Self:
-        """The same with the experts of every layer in another order: expert ``order_LN[l, i]`` comes to be expert i."""
-        layer_L1 = torch.arange(len(order_LN))[:, None]
-        within = self.within_LNN[layer_L1[..., None], order_LN[:, :, None], order_LN[:, None]]
-        before, after = order_LN[:-1], order_LN[1:]
-        between = self.between_LNN[layer_L1[:-1, :, None], before[:, :, None], after[:, None]]
-        return type(self)(self.features_LNP[layer_L1, order_LN], within, between, self.shared_expert)
-
     def save(self, directory: Path) -> None:
         """Write features.safetensors into ``directory``."""
         save_file({

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xft_core.errors import ArtifactError
-from xft_core.recipe.steps import PREPARED
+from xft_core.recipe.steps import PREPARED, measuring_role
 from xft_core.reporting.pass_rates import rate_text
 from xft_core.reporting.run.comparison import Comparison, Domain, DomainLoss, DomainRouting, SourceCounts
 from xft_core.reporting.run.evidence import Evidence
@@ -30,7 +30,7 @@ def domains(evidence: Evidence) -> list[Domain]:
     if mixture is None:
         return []
     of_models = {model: content.held_out for model in evidence.models()
-                 if (content := evidence.file(f"row_losses_{model}", RowLossesFile))}
+                 if (content := evidence.file(measuring_role("row_losses", model), RowLossesFile))}
     data, titles = evidence.recipe.data, evidence.benchmarks()
     of_source = data.source_domains
     found = []

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from xft_core.recipe.labels import looks, path_forms, path_labels, unique_labels
 from xft_core.recipe.sections import EvaluateConfig, Recipe
-from xft_core.recipe.steps import exports, is_measured, model_places
+from xft_core.recipe.steps import MERGED, PREPARED, TUNED, UPCYCLED, exports, is_measured, model_places
 from xft_core.reporting.names import benchmark_title, dense_name, file_stem
 from xft_core.store.manifest import Manifest, read_manifest
 from xft_core.store.results.base import Metrics, ResultFile
@@ -17,7 +17,6 @@ from xft_core.store.results.prepare import PrepareMetrics
 from xft_core.store.results.sft import SftMetrics
 from xft_core.store.results.upcycle import UpcycleMetrics
 
-SFT_ROLES = {"sft": "sft_baseline", "moe": "sft_moe"}  # by model
 M = TypeVar("M", bound=Metrics)
 F = TypeVar("F", bound=ResultFile)
 
@@ -47,15 +46,15 @@ class Evidence:
 
     def prepare(self) -> PrepareMetrics | None:
         """What became of the data's rows."""
-        return self.metrics("prepare", PrepareMetrics)
+        return self.metrics(PREPARED, PrepareMetrics)
 
     def upcycle(self) -> UpcycleMetrics | None:
         """Sizes of base model and Mixture-of-Experts."""
-        return self.metrics("upcycle", UpcycleMetrics)
+        return self.metrics(UPCYCLED, UpcycleMetrics)
 
     def sft(self, model: str) -> SftMetrics | None:
         """The fine-tuning of "sft" (the dense baseline) or "moe"."""
-        return self.metrics(SFT_ROLES[model], SftMetrics)
+        return self.metrics(TUNED[model], SftMetrics)
 
     def models(self) -> list[str]:
         """The run's models, in the order of reports."""
@@ -67,7 +66,7 @@ class Evidence:
 
     def merge(self) -> MergeMetrics | None:
         """The merged model."""
-        return self.metrics("merge", MergeMetrics)
+        return self.metrics(MERGED, MergeMetrics)
 
     def curve(self, role: str) -> list[CurvePoint]:
         """The points of a role's metrics.jsonl."""

@@ -13,6 +13,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
+from xft_core.recipe.steps import MIXED, TUNED
 from xft_core.reporting.run.comparison import Comparison
 from xft_core.reporting.run.domain_plots import domain_bars, domain_heat_map, trade_off
 from xft_core.reporting.run.evidence import Evidence
@@ -94,9 +95,8 @@ def results(comparison: Comparison) -> Figure | None:
 def loss(comparison: Comparison, evidence: Evidence) -> Figure | None:
     """Training loss and held-out loss of both fine-tunings, and of learned mixing, over optimizer steps."""
     names = {row.model: row.name for row in comparison.rows}
-    tuning = [("sft_baseline", "sft"), ("sft_moe", "moe")]
-    has_tuning = any(evidence.loss_curve(role) or evidence.held_out_curve(role) for role, _ in tuning)
-    mixing_loss = evidence.loss_curve("mix")
+    has_tuning = any(evidence.loss_curve(role) or evidence.held_out_curve(role) for role in TUNED.values())
+    mixing_loss = evidence.loss_curve(MIXED)
     panels = has_tuning + bool(mixing_loss)
     if not panels:
         return None
@@ -105,7 +105,7 @@ def loss(comparison: Comparison, evidence: Evidence) -> Figure | None:
     if has_tuning:
         ax = axes[0]
         ax.set_title("Supervised fine-tuning")
-        for role, model in tuning:
+        for model, role in TUNED.items():
             name = names.get(model, model)
             _loss_line(ax, evidence.loss_curve(role), COLORS[model], f"{name}, training")
             _held_out_line(ax, evidence.held_out_curve(role), COLORS[model], f"{name}, held out")

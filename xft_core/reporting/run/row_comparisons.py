@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xft_core.errors import ArtifactError
-from xft_core.recipe.steps import PREPARED
+from xft_core.recipe.steps import PREPARED, measuring_role
 from xft_core.reporting.run.comparison import Comparison, RowComparison
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.study.differences import paired_difference
@@ -30,7 +30,7 @@ def measured_rows(evidence: Evidence) -> RunRowsFile | None:
     were not. Raises ArtifactError for a broken file, or for files of different rows."""
     of_models = {
         model: content.held_out for model in evidence.models()
-        if (content := evidence.file(f"row_losses_{model}", RowLossesFile))
+        if (content := evidence.file(measuring_role("row_losses", model), RowLossesFile))
         and all(math.isfinite(nll) for nll, _ in content.held_out)}
     if "merged" not in of_models:
         return None
@@ -38,7 +38,7 @@ def measured_rows(evidence: Evidence) -> RunRowsFile | None:
     for model, of_model in tokens.items():
         if of_model != tokens["merged"]:
             raise ArtifactError(f"The rows of row_losses_{model} are not those of row_losses_merged: run both again.")
-    metrics = {model: item for model in of_models if (item := evidence.metrics(f"row_losses_{model}", RowLossesMetrics))}
+    metrics = {model: item for model in of_models if (item := _metrics(evidence, model))}
     mixture = evidence.file(PREPARED, MixtureFile)
     of_source = evidence.recipe.data.source_domains
     of_domains = {} if mixture is None else {"domains": [
@@ -50,12 +50,16 @@ def measured_rows(evidence: Evidence) -> RunRowsFile | None:
         training_flops={model: item.training_flops for model, item in metrics.items() if item.training_flops is not None})
 
 
+def _metrics(evidence: Evidence, model: str) -> RowLossesMetrics | None:
+    return evidence.metrics(measuring_role("row_losses", model), RowLossesMetrics)
+
+
 def row_comparisons(evidence: Evidence) -> list[RowComparison]:
     """The models whose rows were measured, each beside the merged one. Nothing where the merged model's were not."""
     rows = measured_rows(evidence)
     if rows is None:
         return []
-    measured = {model: evidence.metrics(f"row_losses_{model}", RowLossesMetrics) for model in rows.losses}
+    measured = {model: _metrics(evidence, model) for model in rows.losses}
     of_merged, found = measured["merged"], []
     assert of_merged is not None
     for model, losses in rows.losses.items():

@@ -3,7 +3,7 @@ findings.py."""
 
 from xft_core.recipe.checks import mixing_findings, recipe_findings, training_findings
 from xft_core.recipe.labels import flat_names, path_labels, unique_labels
-from xft_core.recipe.steps import AVERAGE, FACTS, MODELS, exports
+from xft_core.recipe.steps import AVERAGE, CHOSEN, FACTS, MIXED, MODELS, PREPARED, TUNED, exports, measuring_role
 from xft_core.reporting.pass_rates import counts, pair, pass_rate
 from xft_core.reporting.run.comparison import (
     Comparison,
@@ -23,7 +23,7 @@ from xft_core.reporting.run.comparison import (
     Score,
 )
 from xft_core.reporting.run.domains import domain_routing, domains, source_counts
-from xft_core.reporting.run.evidence import SFT_ROLES, Evidence
+from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.multilingual import Average, averages
 from xft_core.reporting.run.row_comparisons import row_comparisons
 from xft_core.reporting.statistics import measured_interval
@@ -44,7 +44,7 @@ ROW_CHARACTERS = 200
 
 def compare(evidence: Evidence) -> Comparison:
     """Put the numbers of all artifacts side by side."""
-    prepare, prepared = evidence.manifests.get("prepare"), evidence.prepare()
+    prepare, prepared = evidence.manifests.get(PREPARED), evidence.prepare()
     of_domains = domains(evidence)
     rows = [row for model in evidence.measured_models() if (row := _row(evidence, model, of_domains))]
     return Comparison(
@@ -111,19 +111,19 @@ def _held_out_nll(evidence: Evidence, model: str) -> float | None:
             before = moe.held_out_nll_before
         return before
     chosen = model == "moe" and evidence.recipe.sft.merge_at == "best"  # maybe not the last step
-    tuned = evidence.sft(model) if model in SFT_ROLES and not chosen else None
+    tuned = evidence.sft(model) if model in TUNED and not chosen else None
     if tuned:
         return tuned.held_out_nll if model == "sft" or evidence.recipe.sft.average == "none" else tuned.held_out_nll_average
-    measured = evidence.metrics(f"row_losses_{model}", RowLossesMetrics)
+    measured = evidence.metrics(measuring_role("row_losses", model), RowLossesMetrics)
     return measured.nll if measured else None
 
 
 def _score(evidence: Evidence, model: str, index: int, benchmark: str) -> Score | None:
-    role = f"evaluate_{model}_{index}"
+    role = measuring_role("evaluate", model, index)
     results, graded = evidence.file(role, EvaluationFile), evidence.metrics(role, EvaluateMetrics)
     if graded is None or graded.plus_pass_at_1 is None or results is None:
         return None
-    generated = evidence.metrics(f"generate_{model}_{index}", GenerateMetrics)
+    generated = evidence.metrics(measuring_role("generate", model, index), GenerateMetrics)
     rates = []
     for tests in ("base", "plus"):
         of_problems = counts(results, tests)
@@ -155,7 +155,7 @@ def _held_out_measures(evidence: Evidence, model: str) -> list[Measure]:
         Measure(title=f"NLL on {label}", value=found.nll, higher_is_better=False,
                 interval=measured_interval(found.nll, found.nll_standard_error))
         for index, label in enumerate(labels)
-        if (found := evidence.metrics(f"nll_{model}_{index}", NllMetrics)) and found.nll is not None]
+        if (found := evidence.metrics(measuring_role("nll", model, index), NllMetrics)) and found.nll is not None]
 
 
 def _lm_eval_measures(evidence: Evidence, model: str) -> list[Measure]:
@@ -178,7 +178,7 @@ def _lm_eval_measures(evidence: Evidence, model: str) -> list[Measure]:
 
 def _lm_eval_tasks(evidence: Evidence, model: str, index: int, name: str) -> dict[str, TaskResults]:
     """The aggregate of a group; where it has none, its parts."""
-    results = evidence.file(f"lm_eval_{model}_{index}", LmEvalFile)
+    results = evidence.file(measuring_role("lm_eval", model, index), LmEvalFile)
     tasks = {part: task for part, task in results.tasks.items() if task.metrics} if results else {}
     return {name: tasks[name]} if name in tasks else tasks
 
@@ -187,7 +187,7 @@ def _skipped(evidence: Evidence) -> dict[str, str]:
     reasons = {}
     for index, benchmark in enumerate(evidence.benchmarks()):
         for model in evidence.measured_models():
-            results = evidence.file(f"evaluate_{model}_{index}", EvaluationFile)
+            results = evidence.file(measuring_role("evaluate", model, index), EvaluationFile)
             if results and results.skipped is not None:
                 reasons[benchmark] = results.skipped
     return reasons
@@ -212,7 +212,8 @@ def _differences(evidence: Evidence) -> list[Difference]:
     pairs = [*PAIRS, *(("merged", model) for model in models if model not in MODELS)]
     for index, benchmark in enumerate(evidence.benchmarks()):
         results = {
-            model: content for model in models if (content := evidence.file(f"evaluate_{model}_{index}", EvaluationFile))}
+            model: content for model in models
+            if (content := evidence.file(measuring_role("evaluate", model, index), EvaluationFile))}
         for tests in ("base", "plus"):
             of_models = {model: counts(content, tests) for model, content in results.items()}
             for model, against in pairs:
@@ -232,7 +233,7 @@ def _training_compute_ratio(evidence: Evidence) -> float | None:
 
 
 def _mixing(evidence: Evidence) -> Mixing | None:
-    content, measured = evidence.file("mix", CoefficientsFile), evidence.metrics("mix", MixMetrics)
+    content, measured = evidence.file(MIXED, CoefficientsFile), evidence.metrics(MIXED, MixMetrics)
     if content is None or measured is None:
         return None
     first_routed = 1 if content.shared_expert else 0
@@ -249,7 +250,7 @@ def _mixing(evidence: Evidence) -> Mixing | None:
 
 
 def _mixing_options(evidence: Evidence, content: CoefficientsFile, measured: MixMetrics) -> MixingOptions | None:
-    merge, headroom = evidence.recipe.merge, evidence.file("mix", HeadroomFile)
+    merge, headroom = evidence.recipe.merge, evidence.file(MIXED, HeadroomFile)
     best = headroom.best if headroom else None
     found = MixingOptions(
         delta_scale_mean=measured.delta_scale_mean, delta_scale_learned=merge.delta_scale is None,
@@ -267,18 +268,18 @@ def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
     """Sentences on each training and on mixing, by model, from the same limits that would have stopped the run."""
     checks = evidence.recipe.checks
     found: dict[str, list[str]] = {}
-    for model in SFT_ROLES:
+    for model in TUNED:
         if training := evidence.sft(model):
             found[model] = [*training_findings(training, checks)]
-    if mixing := evidence.metrics("mix", MixMetrics):
+    if mixing := evidence.metrics(MIXED, MixMetrics):
         found["merged"] = [*mixing_findings(mixing, evidence.recipe.merge.method, checks)]
     return found
 
 
 def _routing(evidence: Evidence) -> list[LayerRouting]:
-    directory = evidence.directories.get("sft_moe")
+    directory = evidence.directories.get(TUNED["moe"])
     averaged = evidence.recipe.sft.average != "none"
-    directory = evidence.directories.get("choose_checkpoint", directory)
+    directory = evidence.directories.get(CHOSEN, directory)
     content = RouterFile.read(directory / AVERAGE if averaged else directory) if directory else None
     return [
         LayerRouting(load=layer.load, entropy=layer.entropy, mean_shared_weight=layer.mean_shared_weight)
@@ -292,7 +293,7 @@ def _further(evidence: Evidence) -> list[Further]:
 
 
 def _decontamination(evidence: Evidence) -> Decontamination | None:
-    content = evidence.file("prepare", DecontaminationFile)
+    content = evidence.file(PREPARED, DecontaminationFile)
     if content is None:
         return None
     return Decontamination(

@@ -118,6 +118,24 @@ def test_one_unit_in_other_spellings(quantity: str, answer: str) -> None:
     assert QUANTITY["judge"]({"quantity": quantity}, answer)["base"]
 
 
+CRUX = {"code": "def f(x, y=1):\n    return [x] * y", "input": "'a', 2", "output": "['a', 'a']"}
+
+
+@pytest.mark.parametrize("answer, right", [
+    ("['a', 'a']", True), ('[ANSWER]["a", "a"][/ANSWER]', True), ("assert f('a', 2) == ['a', 'a']", True), ("['a']", False),
+    ("", False), ("f('a', 2)", False), ("['a'] * 2", False), ("__import__('os')", False)])
+def test_outputs_of_cruxeval(answer: str, right: bool) -> None:
+    assert runpy.run_path(str(GRADERS / "cruxeval_output.py"))["judge"](CRUX, answer)["base"] == right
+
+
+@pytest.mark.parametrize("answer, right", [
+    ("'a', 2", True), ("f('a', y=2)", True), ("[ANSWER]'a', 2[/ANSWER]", True), ("assert f('a', 2) == ['a', 'a']", True),
+    ("'a', 3", False), ("'b', 2", False), ("", False), ("2", False), ("'a', 'b', 'c'", False), ("**{'x': 'a'}", False),
+    ("type('E', (), {'__eq__': lambda *_: True})(), 1", False), ("print('a'), 2", False)])
+def test_inputs_of_cruxeval(answer: str, right: bool) -> None:
+    assert runpy.run_path(str(GRADERS / "cruxeval_input.py"))["judge"](CRUX, answer)["base"] == right
+
+
 def test_short_answers_are_compared_without_case_and_space() -> None:
     assert EXACT["judge"]({"answer": ["New York", "NYC"]}, " new  york\n")["base"]
     assert not EXACT["judge"]({"answer": "New York"}, "New York City")["base"]

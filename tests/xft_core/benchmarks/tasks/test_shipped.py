@@ -15,7 +15,8 @@ from xft_core.demo.task_rows import TASKS
 from xft_core.recipe.sections import EvaluateConfig
 
 WRONG: dict[str, Callable[[str], list[str]]] = {
-    "extraction": lambda right: [right.replace('"city"', '"town"'), right[:-1], right.replace('": "', '": " ', 1)],
+    "extraction": lambda right: [
+        right.replace('"topic"', '"theme"'), right[:-1], right.replace("true", "1").replace("false", "0")],
     "sql": lambda right: [right.replace("SELECT", "SELECT 1,"), right.replace("FROM orders", "FROM order")],
     "quantities": lambda right: [right.split()[0], f"1{right}", f"{right.split()[0]} mol"]}
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.factories import TESTED_FAMILIES
+from tests.factories import each_family
 from tests.xft_core.stages.test_mix import grown_apart
 from tests.xft_core.stages.test_mix import ready as ready_data
 from xft_core.data.packing import PackedRows
@@ -20,7 +20,7 @@ from xft_core.training.response_loss import response_loss
 ready = ready_data  # a fixture
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_fisher_information_is_that_of_autograd(family: str, ready: Path, tmp_path: Path) -> None:
     """Of the Mixture-of-Experts' own parameters, row by row, in every family: gated, fused or not, with biases."""
     directory = grown_apart(tmp_path, family)
@@ -52,7 +52,7 @@ def test_fisher_information_is_that_of_autograd(family: str, ready: Path, tmp_pa
         assert torch.allclose(information, expected[name], rtol=1e-3, atol=1e-6 * float(expected[name].max())), name
 
 
-@pytest.mark.parametrize("family", TESTED_FAMILIES)
+@pytest.mark.parametrize("family", each_family())
 def test_gram_matrices_are_of_what_the_layers_are_given(family: str, ready: Path, tmp_path: Path) -> None:
     """The shared expert's, from hooks on its own layers; every expert's tokens and weights; no padding."""
     directory = grown_apart(tmp_path, family)

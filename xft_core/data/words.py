@@ -1,0 +1,153 @@
+"""Tokens of ASCII text, a word at a time: seven eighths of a byte-level tokenizer's time go into finding the words.
+
+A byte-level BPE tokenizer cuts a text into words by regular expressions, and makes tokens of each word by itself. Here
+Python's ``re`` cuts, and the tokens of a word are remembered. In ASCII text both engines mean the same by ``\\s`` and
+``\\p{L}``; that the words are the tokenizer's own is tried on texts of all kinds of characters before any is used.
+"""
+
+import random
+import re
+from array import array
+from collections.abc import Callable, Iterator
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+REMEMBERED = 2**16  # words
+LONGEST = 64  # characters of a word that is remembered
+GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of ByteLevel itself
+SAME_IN_ASCII = {"NFC", "NFD", "NFKC", "NFKD"}  # normalizers
+# The ASCII characters of Unicode's classes, for use inside of brackets.
+CLASSES = {
+    "L": "A-Za-z", "Lu": "A-Z", "Ll": "a-z", "Lt": "", "Lm": "", "Lo": "", "M": "", "Mn": "", "N": "0-9", "Nd": "0-9",
+    "P": r"!-#%-*,-/:;?@\[-\]_{}", "S": r"$+<=>\^`|~", "Han": ""}
+_CLASS = re.compile(r"\\p\{(\w+)\}")
+_OTHER_MEANING = re.compile(r"\\[^prnstdfSDx.\-\[\](){}/*+?|^$'\"]|\\P|&&|\[\[|\(\?[^:!=i]|\((?!\?)|(?<![\[\\])[\^$]")
+_TRIED = "aZs1 \n\t\r'._(\x00\x1f\x7f"
+
+Cut = Callable[[str], list[str]]
+
+
+class Words:
+    """Makes tokens of texts, in several threads if need be."""
+
+    def __init__(self, whole: "Tokenizer", cuts: list[Cut], added: "re.Pattern[str]") -> None:
+        self._cuts, self._added = cuts, added
+        self._tokens = _Remembered(whole)
+
+    def ids(self, text: str) -> bytes | None:
+        """A text's tokens (int32). None: of this text only the tokenizer knows them."""
+        if not text.isascii() or self._added.search(text):
+            return None
+        return b"".join(map(self._tokens.__getitem__, self.cut(text)))
+
+    def cut(self, text: str) -> list[str]:
+        """The words of an ASCII text."""
+        words = [text]
+        for cut in self._cuts:
+            words = [part for word in words for part in cut(word) if part]
+        return words
+
+
+class _Remembered(dict[str, bytes]):
+    """The tokens of words."""
+
+    def __init__(self, whole: "Tokenizer") -> None:
+        from tokenizers.pre_tokenizers import ByteLevel
+
+        super().__init__()
+        self._model = whole.model
+        # One letter for each byte; those of printable ASCII are themselves, and the others follow each other in the same order.
+        letters = sorted(ByteLevel.alphabet(), key=ord)
+        own = {ord(letter) for letter in letters if ord(letter) < 256}
+        others = iter([letter for letter in letters if ord(letter) >= 256])
+        self._letters = {byte: chr(byte) if byte in own else next(others) for byte in range(256)}
+
+    def __missing__(self, word: str) -> bytes:
+        made = array("i", [token.id for token in self._model.tokenize(word.translate(self._letters))]).tobytes()
+        if len(word) <= LONGEST:
+            if len(self) >= REMEMBERED:
+                self.clear()
+            self[word] = made
+        return made
+
+
+def words_of(content: dict[str, Any], whole: "Tokenizer") -> Words | None:
+    """What makes tokens of ASCII text as ``whole`` does, whose tokenizer.json is ``content``; None if that is not certain."""
+    model = content["model"]
+    if model["type"] != "BPE" or model.get("dropout") or any(
+            model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix")):
+        return None
+    if not all(part["type"] in SAME_IN_ASCII for part in _parts(content.get("normalizer"), "normalizers")):
+        return None
+    parts = _parts(content.get("pre_tokenizer"), "pretokenizers")
+    cuts = [cut for part in parts for cut in _cuts(part)]
+    if None in cuts or not any(part["type"] == "ByteLevel" for part in parts):
+        return None
+    added = "|".join(re.escape(token["content"]) for token in content["added_tokens"]) or r"(?!)"
+    words = Words(whole, cuts, re.compile(added))  # type: ignore[arg-type]
+    return words if all(_same(words, whole, text) for text in _texts_to_try()) else None
+
+
+def _parts(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
+    """A part of a tokenizer.json, or those of a sequence."""
+    if not part:
+        return []
+    return [each for inner in part[name] for each in _parts(inner, name)] if part["type"] == "Sequence" else [part]
+
+
+def _cuts(part: dict[str, Any]) -> "Iterator[Cut | None]":
+    """How a part of a pre-tokenizer cuts; None for one that is not known here."""
+    kind = part["type"]
+    if kind == "ByteLevel" and not part["add_prefix_space"]:
+        if part.get("use_regex", True):
+            yield _cut_by(GPT2)
+    elif kind == "Digits":
+        yield _cut_by(r"\p{N}" if part["individual_digits"] else r"\p{N}+")
+    elif kind == "Split" and part["behavior"] == "Isolated" and not part["invert"]:
+        pattern = part["pattern"]
+        yield _cut_by(pattern["Regex"] if "Regex" in pattern else re.escape(pattern["String"]))
+    else:
+        yield None
+
+
+def _cut_by(pattern: str) -> "Cut | None":
+    """What cuts around each match of the tokenizer's regular expression; None if Python's may mean something else by it."""
+    if set(_CLASS.findall(pattern)) - set(CLASSES):
+        return None
+    translated, in_brackets, place = "", False, 0
+    while place < len(pattern):
+        found = _CLASS.match(pattern, place)
+        if found:
+            characters = CLASSES[found[1]]
+            translated += characters if in_brackets else f"[{characters}]" if characters else "(?!)"
+            place = found.end()
+            continue
+        size = 2 if pattern[place] == "\\" else 1
+        piece = pattern[place:place + size]
+        in_brackets = piece == "[" or (in_brackets and piece != "]")
+        translated += piece
+        place += size
+    if _OTHER_MEANING.search(pattern.replace("[^", "[")):
+        return None
+    try:
+        compiled = re.compile(f"({translated})", re.ASCII)
+    except re.error:
+        return None
+    return None if compiled.match("") else compiled.split
+
+
+def _texts_to_try() -> Iterator[str]:
+    """All short texts of characters of every kind, and some long ones."""
+    yield from map("".join, product(_TRIED, repeat=3))
+    rng = random.Random(0)
+    for _ in range(300):
+        yield "".join(chr(rng.randrange(128)) if rng.random() < 0.3 else rng.choice(_TRIED) for _ in range(40))
+
+
+def _same(words: Words, whole: "Tokenizer", text: str) -> bool:
+    """Whether both have the same tokens for a text."""
+    ids = words.ids(text)
+    return ids is None or ids == array("i", whole.encode(text, add_special_tokens=False).ids).tobytes()
