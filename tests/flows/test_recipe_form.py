@@ -1,5 +1,6 @@
 """The form that Prefect makes of a flow's parameters: help on every field, pick lists, defaults, nothing it cannot show."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,6 @@ def test_every_field_has_help_and_a_default_and_can_be_shown(flow: Any) -> None:
 def may_be_empty(name: str, field: dict[str, Any]) -> bool:
     """Whether the schema has the form's field empty, which Prefect takes for null: one type, and no default."""
     section, _, inner = name.partition(".")
-    if section == "Essentials" and "enum" in field:
-        return True  # a list that nothing is picked from is left out
     schema = {"type": "object", "properties": {inner or section: field}}
     return not validate({inner or section: None}, schema)
 
@@ -59,6 +58,11 @@ def test_a_wrong_combination_is_refused_before_there_is_a_run(parameters: dict[s
     assert [error.message for error in errors] == [said]
     with pytest.raises(RecipeError):
         chosen_recipe(**parameters)
+
+
+def test_the_form_can_be_submitted_as_it_is_found() -> None:
+    found = {name: field["default"] for name, field in SCHEMA["properties"].items()}
+    assert not validate(json.loads(json.dumps(found)), SCHEMA)
 
 
 def test_the_forms_rules_refuse_nothing_that_is_valid() -> None:
@@ -100,8 +104,8 @@ def test_both_forms_show_the_same_recipe_in_the_order_of_the_chain() -> None:
     for form in (of_pipeline, of_compare):
         in_order = sorted(form["properties"], key=lambda name: form["properties"][name]["position"])
         assert [name for name in in_order if name in shared] == shared
-    assert shared[-10:] == [
-        "model", "data", "baseline", "upcycle", "sft", "merge", "generate", "evaluate", "checks", "registry"]
+    assert shared[-11:] == [
+        "model", "data", "baseline", "upcycle", "sft", "merge", "dpo", "generate", "evaluate", "checks", "registry"]
 
 
 @pytest.mark.parametrize("flow", [pipeline, compare], ids=lambda flow: str(flow.name))

@@ -34,6 +34,8 @@ def _for_forms(schema: dict[str, Any], section: type["Section"]) -> None:
         if len(kinds) == 1 and len(field["anyOf"]) == 2 and "type" in kinds[0]:
             del field["anyOf"], field["default"]
             field |= {name: value for name, value in kinds[0].items() if name not in field}
+            if "enum" in field:
+                field["enum"] = [*field["enum"], None]
     if section.form_rules:
         schema |= {"if": True, "then": {"allOf": list(section.form_rules)}}  # pages would show allOf itself otherwise
 

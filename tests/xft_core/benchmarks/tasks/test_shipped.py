@@ -33,6 +33,12 @@ def test_rows_follow_from_the_seed(name: str) -> None:
         assert rows == make(random.Random(f"{name} {split} 0"), count, split == "test")
 
 
+def test_no_ticket_of_the_test_is_trained_on() -> None:
+    train, test = (
+        {row["instruction"] for row in read_jsonl(folder_of("extraction") / f"{split}.jsonl")} for split in ("train", "test"))
+    assert train and test and not train & test
+
+
 @pytest.mark.parametrize("name", [*TASKS])
 def test_right_answers_pass_and_wrong_neighbours_fail(name: str, most: int = 2) -> None:
     kind = kind_of(folder_of(name))

@@ -17,7 +17,7 @@ def judge(problem: dict[str, Any], output: Any) -> Any:
     """Whether the answer's last quantity is the right one."""
     import pint
 
-    units = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
+    units: Any = pint.UnitRegistry(autoconvert_offset_to_baseunit=True)
     numbers = [number for number in NUMBER.finditer(output) if not is_exponent(output, number.start())]
     if not numbers:
         return {"base": False, "detail": "the answer has no number"}
