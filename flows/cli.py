@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         return completion.run(options)
     try:
         current = open_home(lambda line: print(line, file=sys.stderr))
-        if options.command in ("run", "compare", "study", "evaluate", "ui"):
+        if options.command in ("run", "compare", "study", "evaluate", "publish", "ui"):
             check_place(current)
         if options.command == "run":
             return _run(options)
@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _study(options)
         if options.command == "evaluate":
             return _evaluate(options)
+        if options.command == "publish":
+            return _publish(options)
         if options.command == "ui":
             from flows.local.ui import serve
 
@@ -180,6 +182,24 @@ def _evaluate(options: Namespace) -> int:
             for name, value in numbers.items()]
     print("\n" + table(["measured on", "number", "value"], rows) + "\n\ndone")
     print(f"  record   experiment {recipe.experiment!r} in {settings().tracking_shown}")
+    return ExitCode.DONE
+
+
+def _publish(options: Namespace) -> int:
+    with imports():
+        api = _start_prefect()
+        prefect = _import_in_background("flows.publish")
+        _finish_starting(api, prefect)
+        from flows.publish import publish
+    given = {name: getattr(options, name)
+             for name in ("model", "hub", "public", "token_block", "s3", "directory", "licence", "data_licence")}
+    with api.run_settings():
+        state: Any = publish(**given, return_state=True)
+    if not state.is_completed():
+        return _failed(state.result(raise_on_failure=False), state)
+    print("\ndone: fetched again, the same files, logits and tokens")
+    for kind, place in state.result().items():
+        print(f"  {kind:11} {place}")
     return ExitCode.DONE
 
 

@@ -47,6 +47,8 @@ def parser() -> ArgumentParser:
     evaluate.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE",
         help="a field of the sections generate, evaluate or model, or seed or experiment")
+    _add_publish(commands.add_parser(
+        "publish", help="send a registered model to the Hub, to S3 or to a directory, and check what arrived"))
     init = commands.add_parser("init", help="write a commented recipe for a model and data, checked against both")
     init.add_argument("recipe", type=Path, nargs="?", metavar="RECIPE.yaml", help="file to write (default: the model's name)")
     init.add_argument("--model", required=True, help="directory, Hub name, S3 address, or demo:model")
@@ -93,6 +95,17 @@ def _add_recipe(command: ArgumentParser) -> None:
     command.add_argument(
         "recipe", type=shipped_or_file("recipes"), metavar="RECIPE.yaml", help="file, or the name of a recipe that ships: demo")
     command.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
+
+
+def _add_publish(publish: ArgumentParser) -> None:
+    publish.add_argument("model", metavar="MODEL", help="models:/NAME@champion or models:/NAME/3")
+    publish.add_argument("--hub", default="", metavar="OWNER/NAME", help="repository of the Hub (token: HF_TOKEN)")
+    publish.add_argument("--public", action="store_true", help="everybody may see the repository (default: private)")
+    publish.add_argument("--token-block", default="", metavar="NAME", help="Prefect's Secret block with the Hub's token")
+    publish.add_argument("--s3", default="", metavar="ADDRESS", help="s3://bucket/prefix")
+    publish.add_argument("--directory", default="", metavar="DIRECTORY", help="directory to make")
+    publish.add_argument("--licence", default="", help="licence of the model as the Hub names it, for its card")
+    publish.add_argument("--data-licence", default="", help="licence of the instruction data, in words, for the card")
 
 
 def _add_plan(plan: ArgumentParser) -> None:

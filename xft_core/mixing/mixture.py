@@ -93,7 +93,8 @@ class MixtureReader:
                 _, num_rows, *row = self.reader.shape(stack)
                 num_rows //= len(sources)
                 shared = [f"{block}.shared_expert.{source}"] if self.upcycle.shared_expert else []
-                yield ExpertTensor(self, name, [*shared, stack], [num_rows, *row], number * num_rows, module)
+                scales = self.upcycle.down_scales if stacked == "down_proj" else (1.0, 1.0)
+                yield ExpertTensor(self, name, [*shared, stack], [num_rows, *row], number * num_rows, module, scales)
 
     def base_tensor(self, name: str, shape: list[int]) -> torch.Tensor:
         """A tensor of the base model, by its dense name. Raises CheckpointError for one of another shape, or for none."""
@@ -201,10 +202,12 @@ class ExpertTensor:
 
     def __init__(
         self, mixture: MixtureReader, name: str, stored: list[str], shape: list[int], first_row: int | None, module: int,
+        scales: tuple[float, float] = (1.0, 1.0),
     ) -> None:
         self.module_number = module  # of the FFN's linear layers, in their order: its weight and bias share it
         self.name, self.shape, self.dtype = name, shape, mixture.reader.dtype(stored[-1])
         self._mixture, self._stored, self._first_row = mixture, stored, first_row
+        self._scales = scales  # what the shared expert's and the others' are stored times (UpcycleConfig.down_scales)
 
     @property
     def neuron_axis(self) -> int | None:
@@ -229,14 +232,20 @@ class ExpertTensor:
         return [*self.stacks(), self._mixture.base_tensor(self.name, self.shape)[None]]
 
     def stacks(self) -> list[torch.Tensor]:
-        """Views of the mapped checkpoint that together hold the tensor of every expert, the shared one first: shapes n,..."""
+        """Views of the mapped checkpoint that together hold the tensor of every expert, the shared one first: shapes n,...
+        Those that are stored times something are tensors of a wider dtype."""
         *shared, last = map(self._mixture.reader.get, self._stored)
         if self._first_row is None:
             return [last.expand(self._mixture.num_experts, *last.shape)]
-        return [single[None] for single in shared] + [last[:, self._first_row:self._first_row + self.shape[0]]]
+        stacks = [single[None] for single in shared] + [last[:, self._first_row:self._first_row + self.shape[0]]]
+        if self._scales == (1.0, 1.0):
+            return stacks
+        return [stack.to(_wide(self.dtype)) / scale for stack, scale in zip(stacks, self._scales, strict=True)]
 
     def rows(self) -> ExpertRows | None:
-        """All experts as rows of one table, if they have 16 bits and lie in one shard."""
+        """All experts as rows of one table, if they have 16 bits, lie in one shard and are stored as they are."""
+        if self._scales != (1.0, 1.0):
+            return None
         reader, shards, starts = self._mixture.reader, [], []
         for name, stack in zip(self._stored, self.stacks(), strict=True):
             shard, start = reader.place(name)
@@ -250,7 +259,7 @@ class ExpertTensor:
 
     def of_expert(self, expert: int) -> torch.Tensor:
         """The tensor of expert ``expert``; with a shared expert that is number 0."""
-        return [single for stack in self.stacks() for single in stack][expert]
+        return [single for stack in self.stacks() for single in stack][expert].to(self.dtype)
 
 
 class LowRankTensor(ExpertTensor):

@@ -21,6 +21,7 @@ from xft_core.errors import CheckpointError, first_line
 from xft_core.files.digests import model_files
 from xft_core.models.classes import auto_class
 from xft_core.models.config import dense_config_of, is_moe, transformers_config, upcycle_config_of
+from xft_core.models.gguf_files import gguf_file, load_gguf
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.models.tokenizer import load_tokenizer as load_tokenizer
 from xft_core.models.upcycled import add_stored_bias, check_tensors, empty_moe, fill
@@ -32,7 +33,10 @@ NOT_BESIDE_WEIGHTS = frozenset({"config.json", "manifest.json", "router.json", "
 
 
 def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """A dense or upcycled model in evaluation mode on the CPU. Raises CheckpointError when it is not whole."""
+    """A dense or upcycled model, or one in a GGUF file, in evaluation mode on the CPU. Raises CheckpointError when it is not
+    whole."""
+    if path := gguf_file(directory):
+        return _with_generation_config(load_gguf(path, dtype), directory)
     with CheckpointReader(directory) as reader:
         dense_config = dense_config_of(reader)
         if not is_moe(directory):
@@ -42,6 +46,10 @@ def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
         model = empty_moe(dense_config, upcycle, dtype)
         add_stored_bias(model, reader)
         fill(model, reader)
+    return _with_generation_config(model, directory)
+
+
+def _with_generation_config(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     if (directory / "generation_config.json").is_file():
         try:
             model.generation_config = GenerationConfig.from_pretrained(directory)

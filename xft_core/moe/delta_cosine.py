@@ -43,7 +43,8 @@ def _gram(block: MoeBlock, layer: int, start: Start) -> torch.Tensor:
     for name, sources in block.family.expert_sources(experts.has_bias).items():
         stack = getattr(experts, name)
         reference = start(layer, name) if shared is None else torch.cat([shared[source] for source in sources])
-        reference = reference.to(stack.device)
+        of_shared, of_routed = block.router.upcycle.down_scales if name == "down_proj" else (1.0, 1.0)
+        reference = reference.to(stack.device) * (of_routed / of_shared)  # Delta_i times of_routed, the same for all i
         size = max(1, BLOCK_ELEMENTS // max(1, stack[:, 0].numel()))
         for first in range(0, stack.shape[1], size):
             rows = slice(first, first + size)

@@ -35,6 +35,7 @@ class RoutedExperts(nn.Module):
         """Room for ``num_experts`` copies of ``dense_mlp``; values come from a checkpoint or ``copy_dense``."""
         super().__init__()
         self.num_experts = num_experts
+        self.down_scale = 1.0  # what ``down_proj`` is the experts' own times (UpcycleConfig.down_scales)
         self.skips_zero_weights = False  # places of weight 0 are then not computed (on a CPU), and get no gradient
         self.has_gate = family.gated
         self.is_transposed = family.transposed
@@ -55,6 +56,8 @@ class RoutedExperts(nn.Module):
 
     def forward(self, x_TD: torch.Tensor, expert_index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
         """sum_k weight_TK[:, k] * E_{expert_index_TK[:, k]}(x), shape T,D."""
+        if self.down_scale != 1:
+            weight_TK = weight_TK / self.down_scale
         # One grouped matrix product on a GPU; on a CPU a loop over experts, which also takes fp64.
         if x_TD.is_cuda:
             y_TD = grouped_mm_experts_forward(self._for_kernel(), x_TD, expert_index_TK, weight_TK)
@@ -72,7 +75,7 @@ class RoutedExperts(nn.Module):
         for up, up_bias, down, down_bias in weights:
             h = F.linear(x_TD, up, up_bias)
             outputs.append(F.linear(self._apply_gate(h) if self.has_gate else self.act_fn(h), down, down_bias))
-        return torch.stack(outputs)
+        return torch.stack(outputs) if self.down_scale == 1 else torch.stack(outputs) / self.down_scale
 
     def _for_kernel(self) -> Any:
         """These experts as the kernel reads them: under autocast with weights cast, since it does not cast them itself."""
@@ -139,6 +142,7 @@ class MoeBlock(nn.Module):
         if upcycle.expert_rank is None:
             self.experts = RoutedExperts(dense_mlp, family, upcycle.num_routed)
             self.experts.skips_zero_weights = upcycle.routing == "top_p"
+            self.experts.down_scale = upcycle.down_scales[1]
         else:
             self.experts = LowRankExperts(dense_mlp, family, upcycle)
             if not upcycle.shared_expert:
@@ -179,7 +183,8 @@ class MoeBlock(nn.Module):
         """The shared expert's output. An FFN that adds the residual gets none here: it would be weighted."""
         assert self.shared_expert is not None
         shared_TD: torch.Tensor = self.shared_expert(x_TD, *([torch.zeros_like(x_TD)] if self.adds_residual else []))
-        return shared_TD
+        scale = self.router.upcycle.down_scales[0]
+        return shared_TD if scale == 1 else shared_TD / scale
 
     def _overlap(self, x_TD: torch.Tensor, routing: Routing, tokens_X: torch.Tensor) -> torch.Tensor:
         x_XD, index_XK = x_TD[tokens_X].detach(), routing.expert_index_TK[tokens_X]

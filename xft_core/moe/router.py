@@ -5,6 +5,7 @@ Shape suffixes: T tokens, D hidden size, R routed experts (N - 1 with a shared e
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,8 @@ class Router(nn.Module):
 
     W_noise starts at zero (Shazeer et al., arXiv 1701.06538, eq. 4; the reference's router). With ``upcycle.router`` hashed,
     random or by_example the logits are 0, and experts are chosen by moe/assignment.py. With ``upcycle.shared_gate`` token,
-    m = sigmoid(``gate``(x)).
+    m = sigmoid(``gate``(x)). With the normalizations granite and qwen2_moe r(x) = W_1 x; of qwen2_moe
+    w_0 = sigmoid(``gate``(x)), without a bias.
 
     ``top_p`` (with routing top_p): p and the summed error of its controller, see moe/top_p.py. ``balance_bias``: what is
     added to s to choose experts, where sft.balance bias was used. Both are in fp64 and fp32 whatever the weights are in, part
@@ -64,12 +66,14 @@ class Router(nn.Module):
         self.noise: nn.Linear | None = None
         if upcycle.router not in ASSIGNED:
             self.hidden = nn.Linear(hidden_size, num_routed, bias=False)
-            self.output = nn.Linear(num_routed, num_routed, bias=False)
+            self.output = None if upcycle.is_stock else nn.Linear(num_routed, num_routed, bias=False)
             self.noise = nn.Linear(hidden_size, num_routed, bias=False) if upcycle.router_noise else None
             if upcycle.router == "frozen":
                 self.requires_grad_(False)
         has_gate = upcycle.shared_gate == "token" and upcycle.shared_expert
         self.gate = nn.Linear(hidden_size, 1) if has_gate else None
+        if upcycle.normalization == "qwen2_moe":
+            self.gate = nn.Linear(hidden_size, 1, bias=False)
         self.register_buffer("top_p", None)
         self.register_buffer("balance_bias", None)
 
@@ -98,14 +102,17 @@ class Router(nn.Module):
             if self.balance_bias is not None:
                 order_TR = F.softmax(noisy_logits_TR.detach(), dim=-1) + self.balance_bias
         share_T1 = None if self.gate is None else torch.sigmoid(self.gate(x_TD).float())
-        options = {"temperature": upcycle.routing_temperature, "routed_share_T1": share_T1}
+        options: dict[str, Any] = {"temperature": upcycle.routing_temperature, "routed_share_T1": share_T1}
+        if upcycle.is_stock:
+            routed_share_T1 = torch.full_like(logits_TR[:, :1], upcycle.down_scales[1])
+            options |= {"routed_share_T1": routed_share_T1, "shared_weight_T1": share_T1}
         index_TK, weight_TK = routing_weights(
-            noisy_logits_TR, num_experts_per_tok, upcycle.normalization, upcycle.shared_expert, **options,  # type: ignore
+            noisy_logits_TR, num_experts_per_tok, upcycle.normalization, upcycle.shared_expert, **options,
             order_TN=order_TR, top_p=None if self.top_p is None else self.top_p[0])
         dense_weight_TN = None
         if self.dense_gradient and self.training and (logits_TR.requires_grad or self.gate is not None):
             everyone_TN, of_everyone_TN = routing_weights(
-                noisy_logits_TR, upcycle.num_experts, upcycle.normalization, upcycle.shared_expert, **options)  # type: ignore
+                noisy_logits_TR, upcycle.num_experts, upcycle.normalization, upcycle.shared_expert, **options)
             dense_weight_TN = torch.zeros_like(of_everyone_TN).scatter(1, everyone_TN, of_everyone_TN)
         return Routing(
             logits_TR, noisy_logits_TR, noise_std_TR, index_TK, weight_TK, None if self.top_p is None else weight_TK > 0,
@@ -113,7 +120,7 @@ class Router(nn.Module):
 
     def logits(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The logits, those with noise, and the noise's standard deviation (None without noise)."""
-        logits_TR = self.output(torch.tanh(self.hidden(x_TD))).float()
+        logits_TR = self.hidden(x_TD).float() if self.output is None else self.output(torch.tanh(self.hidden(x_TD))).float()
         if not self.training or self.noise is None:
             return logits_TR, logits_TR, None
         noise_std_TR = F.softplus(self.noise(x_TD).float()) + NOISE_FLOOR

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from xft_core.recipe.sections import Normalization
+from xft_core.recipe.sections.upcycle import STOCK
 
 
 def routing_weights(
     logits_TN: torch.Tensor, num_experts_per_tok: int, normalization: Normalization = "xft", shared_expert: bool = True, *,
     temperature: float = 1.0, order_TN: torch.Tensor | None = None, routed_share_T1: torch.Tensor | None = None,
-    top_p: torch.Tensor | None = None,
+    top_p: torch.Tensor | None = None, shared_weight_T1: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Which experts a token goes to, and with what weight.
 
@@ -21,6 +22,7 @@ def routing_weights(
         w_i = m * softmax_{j in T}(s_j / temperature)_i   "xft"      (a softmax of probabilities, on purpose)
         w_i = m * s_i / sum_{j in T} s_j                  "renormalize"
         w_i = s_i                                         "none"     (does not sum to one: the scale mismatch)
+        w_i = m * softmax_{j in T}(logits_j)_i            "granite" and "qwen2_moe"
     Without, w = softmax over the K largest logits (sparse upcycling, arXiv 2212.05055) and ``normalization`` plays no part.
 
     Args:
@@ -31,6 +33,7 @@ def routing_weights(
         temperature: see above; 1 is the paper's.
         order_TN: what T is the largest of, in place of the logits; equal ones are ordered by the logits.
         routed_share_T1: m, in place of max(s).
+        shared_weight_T1: w_0, in place of 1 - m.
         top_p: T is the smallest set, in falling order, whose s sum to this, at least one expert and at most K; 1: all K. The
             places that a token does not need have weight 0.
 
@@ -73,10 +76,14 @@ def routing_weights(
         weight_TK = max_T1 * chosen_TK / chosen_TK.sum(dim=-1, keepdim=True)
     elif normalization == "none":
         weight_TK = _left_out(chosen_TK, not_needed_TK, 0.0)
+    elif normalization in STOCK:
+        weight_TK = max_T1 * F.softmax(_left_out(logits_TN.gather(1, index_TK), not_needed_TK), dim=-1)
     else:
-        raise ValueError(f"normalization is {normalization!r}: choose xft, renormalize or none")
+        raise ValueError(f"normalization is {normalization!r}: choose xft, renormalize, none, granite or qwen2_moe")
     shared_T1 = torch.zeros_like(index_TK[:, :1])
-    return torch.cat([index_TK + 1, shared_T1], dim=1), torch.cat([weight_TK, 1 - max_T1], dim=1)
+    if shared_weight_T1 is None:
+        shared_weight_T1 = 1 - max_T1
+    return torch.cat([index_TK + 1, shared_T1], dim=1), torch.cat([weight_TK, shared_weight_T1], dim=1)
 
 
 def _not_needed(chosen_TK: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:

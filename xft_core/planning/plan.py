@@ -232,7 +232,7 @@ class _Given:
 
 def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
     moe, shape = given.recipe.upcycle, given.shape
-    stored_once = moe.store_experts == "once" and moe.expert_rank is None
+    stored_once = moe.store_experts == "once" and moe.expert_rank is None and not moe.is_stock
     parameters = shape.parameters if stored_once else shape.moe_parameters(moe)
     upcycled = parameters * float(shape.stored_bytes)
     return StagePlan(role, memory.Memory(0.0), kept=upcycled, written=upcycled)  # copies from file to file

@@ -70,8 +70,10 @@ class Shape:
         if upcycle.mode == "fusion":
             return 0
         routed = upcycle.num_routed
-        learned = 0 if upcycle.router in ASSIGNED else routed * (self.hidden_size * (2 if upcycle.router_noise else 1) + routed)
-        gate = self.hidden_size if upcycle.shared_gate == "token" and upcycle.shared_expert else 0
+        output = 0 if upcycle.is_stock else routed
+        learned = 0 if upcycle.router in ASSIGNED else routed * (self.hidden_size * (2 if upcycle.router_noise else 1) + output)
+        has_gate = upcycle.normalization == "qwen2_moe" or (upcycle.shared_gate == "token" and upcycle.shared_expert)
+        gate = self.hidden_size if has_gate else 0
         return learned + gate + (upcycle.groups or 0) * self.hidden_size
 
     def low_rank(self, upcycle: UpcycleConfig) -> int:

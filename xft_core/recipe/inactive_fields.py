@@ -27,7 +27,9 @@ def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
     if not upcycle.shared_expert:
         found |= {"normalization": "without a shared expert the weights are a softmax, whatever it says"}
         found |= dict.fromkeys(("shared_gate", "shared_gate_start", "routing_temperature"), "there is no shared expert")
-    if upcycle.shared_gate == "probability":
+    if upcycle.is_stock:
+        found["store_experts"] = "an architecture that other programs have stores every expert"
+    if upcycle.shared_gate == "probability" and upcycle.normalization != "granite":
         found["shared_gate_start"] = "shared_gate probability has no start of its own"
     if upcycle.routing == "top_k":
         found["target_active"] = "routing top_k has the same number of experts for every token"
@@ -170,7 +172,7 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
               "baseline": unused_in_average(recipe.baseline)}.get(section, {})
     if name in unused:
         return unused[name]
-    if field == "upcycle.normalization":
+    if field == "upcycle.normalization" and not upcycle.is_stock:
         if upcycle.num_experts == 2:
             return ("with two experts the only routed one has s = 1, so its weight is 1 and the shared expert's 0 for "
                     "every token, whatever it says")
@@ -212,4 +214,6 @@ def _unused_with(upcycle: UpcycleConfig) -> dict[str, str]:
 
 def merges_an_untuned_expert(recipe: Recipe) -> bool:
     """Whether the shared expert's weight is 0 for every token, so that it is not tuned, and merging uses it all the same."""
-    return recipe.upcycle.shared_expert and recipe.upcycle.num_experts == 2 and recipe.merge.method != "routing"
+    upcycle = recipe.upcycle
+    never_used = upcycle.shared_expert and upcycle.num_experts == 2 and not upcycle.is_stock
+    return never_used and recipe.merge.method != "routing"

@@ -7,6 +7,7 @@ from typing import Any
 
 MODELS = ("base", "sft", "moe", "merged")  # of every run; steps.model_places has those of one, rivals among them
 ENSEMBLE = "ensemble"  # one more model, measured like these, where merge.ensemble asks for it
+EXPORTED = "merged_"  # begins the names of the merged model's other forms
 DPO = "dpo"  # the merged model after preference tuning, measured like these, where dpo.benchmark asks for it
 ADAPTER = "adapter"  # in an sft artifact: the adapters that were trained, by themselves
 # Roles of steps that every run has, or that others look for; of those that measure a model see measuring_role.

@@ -26,6 +26,7 @@ from xft_core.recipe.step import (
     CHOSEN,
     DPO,
     ENSEMBLE,
+    EXPORTED,
     MERGED,
     MIXED,
     MODELS,
@@ -58,6 +59,7 @@ __all__ = [
     "Step",
     "compare_step",
     "evaluation_steps",
+    "exports",
     "is_measured",
     "measuring_role",
     "model_places",
@@ -109,6 +111,7 @@ FACTS: dict[str, StageFacts] = {
         "lower dpo.micro_batch_size, or use dpo.precision: bf16")),
     "ensemble": StageFacts(planned="ensemble", shown="ensemble", suffixes=(".json",), needs_less="use sft.precision: bf16",
                            own_section=False),
+    "export": StageFacts(needs_less="use sft.precision: bf16", own_section=False, shown="export/{of}", suffixes=("Modelfile",)),
     "generate": StageFacts(planned="generation", shown="samples/{of}", needs_less=(
         "lower generate.batch_size, use generate.precision: bf16, or lower generate.max_new_tokens")),
     "evaluate": StageFacts(shown="verdicts/{of}", needs_less="lower evaluate.workers or evaluate.memory_limit_mb"),
@@ -156,12 +159,17 @@ def model_places(recipe: Recipe) -> dict[str, Made]:
 
 def is_measured(recipe: Recipe, model: str) -> bool:
     """Whether a model is measured by all that the recipe lists; of others only the held-out loss is."""
-    return model in (*MODELS, ENSEMBLE, DPO) or recipe.baseline.evaluate_rivals
+    return model in (*MODELS, ENSEMBLE, DPO, *exports(recipe)) or recipe.baseline.evaluate_rivals
 
 
 def rivals(recipe: Recipe) -> list[str]:
     """Names of the models that are neither base, SFT, Mixture-of-Experts nor merged model."""
     return [model for model in model_places(recipe) if model not in MODELS]
+
+
+def exports(recipe: Recipe) -> dict[str, str]:
+    """Names of the models that are other forms of the merged one, each with its quantization."""
+    return {f"{EXPORTED}{quantization}": quantization for quantization in recipe.export.gguf}
 
 
 def rows_are_compared(recipe: Recipe) -> bool:
@@ -171,13 +179,14 @@ def rows_are_compared(recipe: Recipe) -> bool:
 
 def _all_making(recipe: Recipe) -> list[Step]:
     making = [*_making(recipe)]
-    return [*making, *_ensemble(recipe, making), *_preferring(recipe)]
+    return [*making, *_ensemble(recipe, making), *_preferring(recipe), *_exporting(recipe)]
 
 
 def _places(making: Iterable[Step]) -> dict[str, Made]:
     places = {"base": BASE} | {model: place for step in making for model, place in step.makes.items()}
     last = ("moe", "merged", ENSEMBLE, DPO)
-    return {model: places[model] for model in sorted(places, key=last.count)}
+    return {
+        model: places[model] for model in sorted(places, key=lambda name: (name.startswith(EXPORTED), last.count(name)))}
 
 
 def _making(recipe: Recipe) -> Iterator[Step]:
@@ -244,6 +253,14 @@ def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
         "precision": recipe.sft.precision}, ENSEMBLE)
 
 
+def _exporting(recipe: Recipe) -> Iterator[Step]:
+    """The merged model in other forms."""
+    for model, quantization in exports(recipe).items():
+        yield Step(f"export_{model}", "export", {
+            "model": Made(MERGED), "form": "gguf", "quantization": quantization, "template": recipe.data.template,
+            "data": Made(PREPARED), "precision": recipe.sft.precision}, model)
+
+
 def _preferring(recipe: Recipe) -> Iterator[Step]:
     """One more model: the merged one, tuned on preferences among its own answers to a benchmark of its own."""
     dpo, merged = recipe.dpo, Made(MERGED)
@@ -269,6 +286,8 @@ def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
         return found | ({role: Made(role)} if by_role[role].stage in ("sft", "mix") else {})
 
     for model, place in _places(making).items():
+        if model in exports(recipe):
+            continue  # their losses are the export stage's
         yield Step(measuring_role("row_losses", model), "row_losses", {
             "model": place, "data": Made(PREPARED), "precision": recipe.sft.precision,
             "trained_by": {} if place == BASE else trainings(place.role)}, model)

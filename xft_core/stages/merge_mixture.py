@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from xft_core.errors import CheckpointError, first_line
+from xft_core.exports.stock import TRAINED_BY
 from xft_core.families import FAMILIES
 from xft_core.files.locate import find_file, find_model
 from xft_core.mixing.plan import ExpertGroup, MixturePlan, auto_plan, check_plan, expand, made_shape, of_expert, sources
@@ -77,6 +78,10 @@ def chosen_plan(reader: CheckpointReader, file: Path | None) -> MixturePlan:
         check_plan(plan, reader, dense_tensors(plan.dense_config, reader))
         return plan
     config = read_config(reader.directory)
+    if TRAINED_BY in config or (config["model_type"] == MOE_MODEL_TYPE and upcycle_config_of(reader.directory).is_stock):
+        raise CheckpointError(
+            f"{str(reader.directory)!r} was made by upcycle in a stock architecture: its down projections are scaled. Merge "
+            "the upcycled model itself: by a recipe, or with the stages mix and merge.")
     if config["model_type"] == MOE_MODEL_TYPE:
         upcycle = upcycle_config_of(reader.directory)
         sibling = Sibling(dense_config_of(reader), upcycle.num_experts - int(upcycle.shared_expert))

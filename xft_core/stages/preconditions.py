@@ -5,10 +5,11 @@ Each check raises the XftError that the stage itself would raise. StageConfig.pr
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from xft_core.benchmarks.find import find_benchmark
-from xft_core.errors import CheckpointError, DataError, HubUnavailable, NotReady, XftError
+from xft_core.errors import CheckpointError, DataError, HubUnavailable, NotReady, RecipeError, XftError
 from xft_core.files.data_files import find_data_files
 from xft_core.files.locate import (
     HUB_SECONDS,
@@ -70,6 +71,13 @@ def check_model(name: str) -> None:
         get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision or None), timeout=HUB_SECONDS)
     except Exception as error:
         raise hub_error(repository, error, CheckpointError) from None
+
+
+def check_gguf() -> None:
+    """The package that writes and reads GGUF files is installed. Raises RecipeError."""
+    if find_spec("gguf") is None:
+        raise RecipeError(
+            "GGUF files are written by the package gguf, which is not installed: pip install 'xft-pipeline[gguf]'.")
 
 
 def check_data(name: str, is_file: bool, split: str = "train") -> None:

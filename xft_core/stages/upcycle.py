@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 
 from xft_core.errors import CheckpointError
+from xft_core.exports.architectures import check_architecture
 from xft_core.families import Family
 from xft_core.files.locate import find_model
 from xft_core.models.classes import special_picture_tokens
@@ -70,7 +72,9 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int, expert
         model_config = transformers_config(dense_config)
         family, num_layers = family_of(model_config), num_layers_of(model_config)
         others = [_expert_reader(stack, directory, reader, dense_config) for directory in experts]
-        if experts:
+        if config.is_stock:
+            check_architecture(config, dense_config, str(source))
+        if experts or config.is_stock:
             config = config.model_copy(update={"store_experts": "all"})
         plans: list[TensorPlan] = []
         of_ffn = set()
@@ -151,7 +155,9 @@ def _expert_plans(
     plans = []
     if config.shared_expert:
         plans += [
-            reader.copy_plan(f"{mlp}.{name}", f"{block}.shared_expert.{name}") for names in sources.values() for name in names]
+            _scaled(reader.copy_plan(f"{mlp}.{name}", f"{block}.shared_expert.{name}"), config.down_scales[0])
+            if name == f"{family.down}.weight" else reader.copy_plan(f"{mlp}.{name}", f"{block}.shared_expert.{name}")
+            for names in sources.values() for name in names]
     num_routed = config.num_routed
     for stacked, names in sources.items():
         rows = sum(reader.shape(f"{mlp}.{name}")[0] for name in names)
@@ -160,8 +166,17 @@ def _expert_plans(
         def parts(names: tuple[str, ...] = names) -> list[torch.Tensor]:
             return [item.get(f"{mlp}.{name}") for item in others or [reader] * num_routed for name in names]
 
-        plans.append(TensorPlan(f"{block}.experts.{stacked}", shape, reader.dtype(f"{mlp}.{names[0]}"), parts))
+        plan = TensorPlan(f"{block}.experts.{stacked}", shape, reader.dtype(f"{mlp}.{names[0]}"), parts)
+        plans.append(_scaled(plan, config.down_scales[1]) if stacked == "down_proj" else plan)
     return plans
+
+
+def _scaled(plan: TensorPlan, scale: float) -> TensorPlan:
+    """The tensor times ``scale``. One of 16 bits gets 32 where the product would be rounded: 0.75 is no power of two."""
+    if scale == 1:
+        return plan
+    dtype = plan.dtype if math.frexp(scale)[0] == 0.5 else torch.promote_types(plan.dtype, torch.float32)
+    return replace(plan, dtype=dtype, parts=lambda: (part.to(dtype) * scale for part in plan.parts()))
 
 
 def _low_rank_plans(
@@ -230,10 +245,14 @@ def _router_plans(
     plans = []
     if config.router not in ASSIGNED:
         plans += [
-            TensorPlan(f"{block}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size)),
-            TensorPlan(f"{block}.router.output.weight", [num_routed, num_routed], dtype, lambda: linear(1, num_routed))]
+            TensorPlan(f"{block}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size))]
+        if not config.is_stock:
+            plans.append(
+                TensorPlan(f"{block}.router.output.weight", [num_routed, num_routed], dtype, lambda: linear(1, num_routed)))
         if config.router_noise:
             plans.append(planned("noise.weight", torch.zeros(num_routed, hidden_size, dtype=dtype)))
+    if config.normalization == "qwen2_moe":
+        plans.append(planned("gate.weight", torch.zeros(1, hidden_size, dtype=dtype)))
     if config.shared_gate == "token" and config.shared_expert:
         plans.append(planned("gate.weight", torch.zeros(1, hidden_size, dtype=dtype)))
         plans.append(planned("gate.bias", torch.full([1], first_gate_bias(config), dtype=dtype)))

@@ -66,6 +66,7 @@ def test_one_expert_a_token_teaches_the_router_nothing_unless_the_gradient_is_de
         block.router.dense_gradient = dense
         block.zero_grad()
         block(torch.randn(1, 9, 32)).square().sum().backward()
+        assert block.router.output is not None
         moved = block.router.output.weight.grad
         assert (moved is not None and bool(moved.abs().max() > 0)) == dense
 

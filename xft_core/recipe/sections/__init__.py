@@ -24,6 +24,7 @@ from xft_core.recipe.sections.checks import ChecksConfig
 from xft_core.recipe.sections.data import DataConfig, SourceConfig
 from xft_core.recipe.sections.dpo import DpoConfig
 from xft_core.recipe.sections.evaluate import EvaluateConfig
+from xft_core.recipe.sections.export import ExportConfig, ExportForm, Quantization
 from xft_core.recipe.sections.generate import GenerateConfig
 from xft_core.recipe.sections.merge import MergeConfig
 from xft_core.recipe.sections.model import ModelConfig
@@ -42,6 +43,8 @@ __all__ = [
     "DpoConfig",
     "EvaluateConfig",
     "ExperimentName",
+    "ExportConfig",
+    "ExportForm",
     "GenerateConfig",
     "Match",
     "MergeConfig",
@@ -50,6 +53,7 @@ __all__ = [
     "Normalization",
     "Precision",
     "PromptStyle",
+    "Quantization",
     "Reaction",
     "Recipe",
     "RecipeName",

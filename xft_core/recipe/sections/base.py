@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-Normalization = Literal["xft", "renormalize", "none"]
+Normalization = Literal["xft", "renormalize", "none", "granite", "qwen2_moe"]
 MergeMethod = Literal[
     "learned", "uniform", "routing", "ewa", "shared_only", "regmean", "fisher", "task_arithmetic", "ties", "dare", "della",
     "model_stock"]

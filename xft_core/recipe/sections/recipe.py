@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from xft_core.recipe.sections.base import ExperimentName, PromptStyle, RecipeName, Section, Seed
 from xft_core.recipe.sections.baseline import BaselineConfig
@@ -10,6 +10,7 @@ from xft_core.recipe.sections.checks import ChecksConfig
 from xft_core.recipe.sections.data import DataConfig
 from xft_core.recipe.sections.dpo import DpoConfig
 from xft_core.recipe.sections.evaluate import EvaluateConfig
+from xft_core.recipe.sections.export import ExportConfig
 from xft_core.recipe.sections.generate import GenerateConfig
 from xft_core.recipe.sections.merge import MergeConfig
 from xft_core.recipe.sections.model import ModelConfig
@@ -21,7 +22,7 @@ from xft_core.recipe.sections.upcycle import UpcycleConfig
 class Recipe(Section):
     """One run of the pipeline, complete."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"dpo"})
+    added: ClassVar[frozenset[str]] = frozenset({"dpo", "export"})
 
     name: RecipeName = Field("demo", description=(
         "Name of the recipe: letters, digits, dot, dash, underscore. Runs and models are named after it."))
@@ -43,6 +44,7 @@ class Recipe(Section):
     generate: GenerateConfig = Field(GenerateConfig(), description="Answers of every model to the benchmarks' problems.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Benchmarks and grading.")
     checks: ChecksConfig = Field(ChecksConfig(), description="Signs of trouble in a run, and which of them stop it.")
+    export: ExportConfig = Field(ExportConfig(), description="Other forms of the merged model, measured like it.")
     registry: RegistryConfig = Field(RegistryConfig(), description="The merged model in MLflow's registry.")
 
     @property
@@ -72,6 +74,13 @@ class Recipe(Section):
         more = self.upcycle.experts_from == "branches" or self.merge.ensemble != "none" or bool(self.merge.wise)
         more = more or self.dpo.benchmark is not None
         return self.baseline.has_rivals or more
+
+    @field_validator("export")
+    @classmethod
+    def _each_once(cls, export: ExportConfig) -> ExportConfig:
+        if len(set(export.gguf)) < len(export.gguf):
+            raise ValueError(f"export.gguf names one twice: {', '.join(export.gguf)}")
+        return export
 
     @model_validator(mode="after")
     def _sections_fit(self) -> "Recipe":

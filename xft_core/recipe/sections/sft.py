@@ -145,6 +145,9 @@ class SftConfig(Section):
         if self.balance == "bias" and upcycle.router in ASSIGNED:
             return (f"sft.balance is bias, but upcycle.router is {upcycle.router}, which chooses experts without looking at "
                     "probabilities: use sft.balance loss")
+        if self.balance == "bias" and upcycle.is_stock:
+            return (f"sft.balance is bias, but upcycle.normalization is {upcycle.normalization}, an architecture whose router "
+                    "has no bias: use sft.balance loss")
         if self.expert_averaging and upcycle.expert_rank is not None:
             return (f"sft.expert_averaging is {self.expert_averaging:g}, but experts are low-rank (upcycle.expert_rank), and "
                     "a mean of factors makes no mean of experts: set it to 0")

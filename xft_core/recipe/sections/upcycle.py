@@ -1,11 +1,13 @@
 """The recipe's section upcycle."""
 
+import json
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from xft_core.recipe.sections.base import Normalization, Section, rule
 
+STOCK = ("granite", "qwen2_moe")  # normalizations of architectures that other programs have
 ASSIGNED = ("hashed", "random", "by_example")  # routers without logits: they do not look at hidden states
 
 
@@ -30,8 +32,11 @@ class UpcycleConfig(Section):
         "the balance loss alone, none from the task (but see sft.router_gradient)."))
     normalization: Normalization = Field("xft", description=(
         "Routing weights: xft (max(s) times the softmax over the chosen s; sums to one), renormalize (max(s) times "
-        "s over its sum; sums to one), none (s itself: the scale mismatch that XFT removes, for comparison). Plays no part "
-        "without a shared expert, with 2 experts, or where num_experts_per_tok is 2."))
+        "s over its sum; sums to one), none (s itself: the scale mismatch that XFT removes, for comparison). The next two "
+        "train in an architecture that other programs serve, with a linear router and the softmax over the chosen logits: "
+        "granite (granitemoeshared, for llama and mistral; the shared expert has 1 - shared_gate_start for good), qwen2_moe "
+        "(for qwen2; the shared expert has a gate that starts at 1/2, the others 1/2). Plays no part without a shared expert; "
+        "the first three neither with 2 experts, nor where num_experts_per_tok is 2."))
     shared_expert: bool = Field(True, description=(
         "One expert is always on (XFT). Off: vanilla sparse upcycling, softmax over the top-k logits of all experts."))
     router_noise: bool = Field(True, description=(
@@ -73,8 +78,8 @@ class UpcycleConfig(Section):
         "m, the part of a token that routed experts share; the shared expert gets 1 - m. probability: max(s), the paper's; "
         "token: sigmoid(u.x + b), learned per layer. Plays no part without a shared expert."))
     shared_gate_start: float = Field(0.25, gt=0, lt=1, description=(
-        "m at the start with shared_gate token: 0.25 leaves the shared expert 0.75, the paper's lambda. Plays no part with "
-        "shared_gate probability."))
+        "m at the start with shared_gate token, and for good with normalization granite: 0.25 leaves the shared expert 0.75, "
+        "the paper's lambda. Plays no part otherwise."))
     routing: Literal["top_k", "top_p"] = Field("top_k", description=(
         "top_k: every token has num_experts_per_tok experts. top_p: as many as it takes for their s to sum to p, at most "
         "num_experts_per_tok; p is steered to target_active while training and fixed afterwards."))
@@ -105,6 +110,19 @@ class UpcycleConfig(Section):
     def sums_to_one(self) -> bool:
         """Whether the routing weights of every token sum to one."""
         return self.normalization != "none" or not self.shared_expert
+
+    @property
+    def is_stock(self) -> bool:
+        """Whether the Mixture-of-Experts is trained in an architecture that other programs have."""
+        return self.normalization in STOCK
+
+    @property
+    def down_scales(self) -> tuple[float, float]:
+        """What the down projections of the shared expert and of the routed ones are stored times: the architecture's own sum
+        then is ours."""
+        if self.normalization == "granite":  # y = E_0(x) + sum_i p_i E_i(x)
+            return 1 - self.shared_gate_start, self.shared_gate_start
+        return (1.0, 0.5) if self.normalization == "qwen2_moe" else (1.0, 1.0)  # y = sigmoid(g.x) E_0(x) + sum_i p_i E_i(x)
 
     @property
     def num_routed(self) -> int:
@@ -154,6 +172,22 @@ class UpcycleConfig(Section):
             raise ValueError(
                 f"routing is top_p and target_active is {self.target_active}: give a number from {least} to "
                 f"num_experts_per_tok ({self.num_experts_per_tok})")
+        return self
+
+    @model_validator(mode="after")
+    def _stock_fits(self) -> "UpcycleConfig":
+        if not self.is_stock:
+            return self
+        wanted = {
+            "shared_expert": True, "router": ("learned", "frozen"), "routing": "top_k", "shared_gate": "probability",
+            "expert_rank": None}
+        for name, fitting in wanted.items():
+            found = getattr(self, name)
+            if found != fitting and not (isinstance(fitting, tuple) and found in fitting):
+                shown = " or ".join(fitting) if isinstance(fitting, tuple) else json.dumps(fitting)
+                raise ValueError(
+                    f"{name} is {json.dumps(found)}, but normalization is {self.normalization}, an architecture that has no "
+                    f"such thing: set {name} to {shown}, or choose normalization xft")
         return self
 
     @model_validator(mode="after")

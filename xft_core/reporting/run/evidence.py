@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from xft_core.recipe.labels import looks, path_forms, path_labels, unique_labels
 from xft_core.recipe.sections import EvaluateConfig, Recipe
-from xft_core.recipe.steps import MERGED, PREPARED, TUNED, UPCYCLED, is_measured, model_places
+from xft_core.recipe.steps import MERGED, PREPARED, TUNED, UPCYCLED, exports, is_measured, model_places
 from xft_core.reporting.names import benchmark_title, dense_name, file_stem
 from xft_core.store.manifest import Manifest, read_manifest
 from xft_core.store.results.base import Metrics, ResultFile
@@ -92,6 +92,8 @@ class Evidence:
     def model_name(self, model: str) -> str:
         """What a person calls one of the run's models."""
         upcycle, method = self.recipe.upcycle, self.recipe.merge.method
+        if quantization := exports(self.recipe).get(model):
+            return f"merged, GGUF {quantization.upper()}"
         if model not in ("base", "moe", "merged"):
             return dense_name(model, self.recipe.baseline)
         xft = upcycle.shared_expert and upcycle.normalization == "xft"

@@ -3,7 +3,7 @@ findings.py."""
 
 from xft_core.recipe.checks import mixing_findings, recipe_findings, training_findings
 from xft_core.recipe.labels import flat_names, path_labels, unique_labels
-from xft_core.recipe.steps import AVERAGE, CHOSEN, FACTS, MIXED, MODELS, PREPARED, TUNED, measuring_role
+from xft_core.recipe.steps import AVERAGE, CHOSEN, FACTS, MIXED, MODELS, PREPARED, TUNED, exports, measuring_role
 from xft_core.reporting.pass_rates import counts, pair, pass_rate
 from xft_core.reporting.run.comparison import (
     Comparison,
@@ -28,6 +28,7 @@ from xft_core.reporting.run.multilingual import Average, averages
 from xft_core.reporting.run.row_comparisons import row_comparisons
 from xft_core.reporting.statistics import measured_interval
 from xft_core.store.results.evaluate import EvaluateMetrics, EvaluationFile
+from xft_core.store.results.export import ExportMetrics
 from xft_core.store.results.generate import GenerateMetrics
 from xft_core.store.results.lm_eval import LmEvalFile, TaskResults
 from xft_core.store.results.mix import CoefficientsFile, HeadroomFile, MixMetrics
@@ -99,6 +100,9 @@ def _held_out_nll(evidence: Evidence, model: str) -> float | None:
     if model == "merged":
         merged = evidence.merge()
         return merged.held_out_nll if merged else None
+    if model in exports(evidence.recipe):
+        exported = evidence.metrics(f"export_{model}", ExportMetrics)
+        return exported.held_out_nll if exported else None
     if model == "base":
         dense, moe = evidence.sft("sft"), evidence.sft("moe")
         before = dense.held_out_nll_before if dense else None

@@ -13,6 +13,7 @@ from xft_core.stages.configs.choose_checkpoint import ChooseCheckpointStage
 from xft_core.stages.configs.dpo import DpoStage
 from xft_core.stages.configs.ensemble import EnsembleStage
 from xft_core.stages.configs.evaluate import EvaluateStage
+from xft_core.stages.configs.export import ExportStage
 from xft_core.stages.configs.generate import GenerateStage
 from xft_core.stages.configs.import_reference import ImportReferenceStage
 from xft_core.stages.configs.lm_eval import LmEvalStage
@@ -36,6 +37,7 @@ __all__ = [
     "DpoStage",
     "EnsembleStage",
     "EvaluateStage",
+    "ExportStage",
     "GenerateStage",
     "ImportReferenceStage",
     "LmEvalStage",
@@ -60,6 +62,7 @@ _HERE = {config.stage: config for config in (
     DpoStage,
     EnsembleStage,
     EvaluateStage,
+    ExportStage,
     GenerateStage,
     ImportReferenceStage,
     LmEvalStage,

@@ -1,0 +1,41 @@
+"""Models that are in one GGUF file, quantised or not, as models of transformers.
+
+transformers reads the file and multiplies quantised weights out: what is measured are the weights that are in the file, in the
+arithmetic of ``dtype``. llama.cpp also rounds activations, and differs a little from that.
+"""
+
+import io
+from contextlib import redirect_stderr
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from xft_core.errors import CheckpointError, first_line
+
+SUFFIX = ".gguf"
+
+
+def gguf_file(directory: Path) -> Path | None:
+    """The directory's only GGUF file; None where it has none. Raises CheckpointError for several."""
+    found = sorted(directory.glob(f"*{SUFFIX}"))
+    if len(found) > 1:
+        raise CheckpointError(f"{str(directory)!r} holds {len(found)} GGUF files: it is not known which one is meant.")
+    return found[0] if found else None
+
+
+def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """The model in ``path``, its weights multiplied out. Raises CheckpointError for one that transformers does not read."""
+    from transformers import GgufConfig
+
+    try:
+        with redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, dtype=dtype, quantization_config=GgufConfig(dequantize=True),
+                output_loading_info=True)
+    except Exception as error:  # each architecture fails in its own way
+        raise CheckpointError(f"{str(path)!r} cannot be loaded: {first_line(error)}") from None
+    vars(model.config).pop("quantization_config", None)
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(f"{str(path)!r} lacks {len(missing)} tensors, {missing[0]!r} among them.")
+    return model

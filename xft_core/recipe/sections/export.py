@@ -1,0 +1,19 @@
+"""The recipe's section export."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from xft_core.recipe.sections.base import Section
+
+Quantization = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+ExportForm = Literal["code", "stock", "gguf"]
+
+
+class ExportConfig(Section):
+    """Other forms of a run's models, each measured like them."""
+
+    gguf: list[Quantization] = Field([], max_length=8, description=(
+        "GGUF files of the merged model, with a Modelfile for Ollama: q8_0, q5_1, q5_0, q4_1, q4_0, or f32, f16, bf16. Each is "
+        "loaded again and measured as a model of its own. K-quants (Q4_K_M) are not among them: the package gguf cannot make "
+        "them."))

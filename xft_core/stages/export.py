@@ -1,0 +1,191 @@
+"""The export stage: a model for other programs, loaded again and compared with the one that it was made of."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from xft_core.data.packing import IGNORED, PackedRows
+from xft_core.data.response_end import load_response_ends
+from xft_core.data.rows import Rows, load_rows
+from xft_core.errors import CheckpointError, first_line
+from xft_core.exports.code.export import export_code
+from xft_core.exports.gguf.modelfile import chat_template, magicoder_template, modelfile
+from xft_core.exports.gguf.vocabulary import vocabulary_of
+from xft_core.exports.gguf.write import Special, write_gguf
+from xft_core.exports.stock import export_stock
+from xft_core.files.temporary import temporary_directory
+from xft_core.models.config import DTYPES, is_moe, upcycle_config_of
+from xft_core.models.gguf_files import SUFFIX, load_gguf
+from xft_core.models.loading import copy_beside_weights, load_model, load_tokenizer
+from xft_core.models.safetensors_io import read_config
+from xft_core.moe.prompts import GeneratedPrompts, tell_prompts
+from xft_core.runtime.device import device_for_work
+from xft_core.stages.configs.export import ExportStage
+from xft_core.stages.preconditions import check_gguf
+from xft_core.store.results.export import ExportMetrics
+from xft_core.store.workspace import Workspace
+from xft_core.training.held_out import TOKENS_PER_BATCH, held_out_loss
+
+logger = logging.getLogger(__name__)
+
+MODELFILE = "Modelfile"
+TOKENS_TO_RUN = 16
+LARGEST_ROUNDING = 1e-4  # of the largest logit, in fp32
+TEXTS_TO_CUT = 64  # held-out rows whose text a GGUF file's tokenizer must cut alike
+
+
+def run(config: ExportStage, workspace: Workspace) -> ExportMetrics:
+    """The stage. Raises CheckpointError for a model that does not fit the form."""
+    source, output = config.inputs()["model"], workspace.output
+    if config.form == "code":
+        export_code(source, output)
+        exported = None
+    elif config.form == "stock":
+        export_stock(source, output)
+        exported = _load_stock(output)
+    else:
+        check_gguf()
+        path = _write_gguf(config, source, output)
+        exported = None if is_moe(source) else load_gguf(path, torch.float32)
+    size = sum(path.stat().st_size for path in output.iterdir() if path.suffix in (".safetensors", SUFFIX))
+    measured: dict[str, Any] = dict.fromkeys(("held_out_nll", "held_out_nll_source", "same_tokens", "largest_difference"))
+    if exported is not None:
+        original = load_model(source, torch.float32)
+        measured["largest_difference"] = difference = _largest_difference(original, exported)
+        exact = config.form == "stock" or config.quantization == "f32"
+        if exact and difference > LARGEST_ROUNDING * _largest_logit(original):
+            raise CheckpointError(
+                f"The export does not compute what {str(source)!r} does: logits differ by {difference:.3g}. Nothing was kept. "
+                "Please report it, with the config.json.")
+        if config.data:
+            measured |= _compared(original, exported, load_rows(config.data, "held_out"), DTYPES[config.precision])
+    return ExportMetrics(size_bytes=size, **measured)
+
+
+def _load_stock(directory: Path) -> PreTrainedModel:
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=torch.float32, trust_remote_code=False, output_loading_info=True)
+    except Exception as error:  # each family fails in its own way
+        raise CheckpointError(f"The export cannot be loaded: {first_line(error)}") from None
+    if report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]:
+        raise CheckpointError("transformers finds other tensors in the export than the architecture has. Please report it.")
+    return model.eval()
+
+
+def _write_gguf(config: ExportStage, source: Path, output: Path) -> Path:
+    """The file, the Modelfile, and beside them what transformers needs to measure it. Returns the file's path."""
+    tokenizer = load_tokenizer(source)
+    generation = _read(source / "generation_config.json")
+    dense_config = read_config(source)
+    dense_config = dense_config.get("dense_config", dense_config)
+    ends = _ends(config, tokenizer, generation, dense_config)
+    texts = _texts(config.data, tokenizer)
+    vocabulary = vocabulary_of(tokenizer, int(dense_config["vocab_size"]), texts)
+    bos, adds_bos = tokenizer.bos_token, _adds_bos(tokenizer)
+    if config.template == "chat":
+        adds_bos = bos is not None and _starts_with(tokenizer, bos)
+        template = chat_template(tokenizer, bos if adds_bos else None)
+    else:
+        template = magicoder_template()
+    special = Special(tokenizer.bos_token_id, tokenizer.pad_token_id, ends, adds_bos)
+    path = output / f"model-{config.quantization}{SUFFIX}"
+    with temporary_directory("work") as directory:
+        if is_moe(source):
+            if upcycle_config_of(source).normalization != "granite":
+                raise CheckpointError(
+                    f"{str(source)!r} is a Mixture-of-Experts of normalization {upcycle_config_of(source).normalization}: "
+                    "llama.cpp has only that of granite. Write the merged model, or train with upcycle.normalization granite.")
+            export_stock(source, directory)
+        write_gguf(directory if is_moe(source) else source, path, config.quantization, vocabulary, special,
+                   tokenizer.chat_template if config.template == "chat" else None)
+    stops = tokenizer.convert_ids_to_tokens(list(ends))
+    context = int(dense_config["max_position_embeddings"])
+    (output / MODELFILE).write_text(modelfile(path.name, template, stops, context), encoding="utf-8")
+    copy_beside_weights(source, output)
+    shutil.copyfile(source / "config.json", output / "config.json")
+    return path
+
+
+def _ends(config: ExportStage, tokenizer: Any, generation: dict[str, Any], model: dict[str, Any]) -> list[int]:
+    """Tokens that end an answer: first those that the data teaches, then what the model says. Raises CheckpointError for
+    none, and for more than a file can name."""
+    taught = load_response_ends(config.data) if config.data else None
+    found: list[int] = []
+    for item in (taught, generation.get("eos_token_id"), model.get("eos_token_id"), tokenizer.eos_token_id):
+        found += item if isinstance(item, list) else [] if item is None else [item]
+    ends = list(dict.fromkeys(found))
+    if not ends:
+        raise CheckpointError("Nothing says what ends an answer: neither the data, nor the model, nor its tokenizer.")
+    if len(ends) > 3:
+        raise CheckpointError(
+            f"{len(ends)} tokens end an answer, a GGUF file can name three. Leave fewer in generation_config.json.")
+    return ends
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+
+
+def _starts_with(tokenizer: Any, bos: str) -> bool:
+    return bool(tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).startswith(bos))
+
+
+def _texts(data: Path | None, tokenizer: Any) -> list[str]:
+    """Held-out rows as text."""
+    if data is None:
+        return []
+    rows = load_rows(data, "held_out")
+    return list(tokenizer.batch_decode([rows[index][0].tolist() for index in range(min(len(rows), TEXTS_TO_CUT))]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes()) if path.is_file() else {}
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    input_ids = torch.randint(vocabulary, (1, TOKENS_TO_RUN), generator=generator)
+    tell_prompts(model, GeneratedPrompts(torch.ones(1, TOKENS_TO_RUN)))
+    logits: torch.Tensor = model(input_ids=input_ids, use_cache=False).logits
+    return logits
+
+
+def _largest_difference(original: PreTrainedModel, exported: PreTrainedModel) -> float:
+    return float((_logits(exported) - _logits(original)).abs().max())
+
+
+def _largest_logit(model: PreTrainedModel) -> float:
+    return float(_logits(model).abs().max())
+
+
+@torch.no_grad()
+def _compared(
+    original: PreTrainedModel, exported: PreTrainedModel, rows: Rows, dtype: torch.dtype,
+) -> dict[str, float]:
+    """Held-out losses of both, and how often their most likely tokens are the same."""
+    device = device_for_work()
+    models = [model.to(device=device, dtype=dtype) for model in (original, exported)]  # type: ignore[call-overload]
+    packed, same, tokens = PackedRows(rows, max(rows.lengths()), packing=False), 0, 0
+    size = max(1, TOKENS_PER_BATCH // max(rows.lengths()))
+    for first in range(0, len(rows), size):
+        batch = packed.collate([[index] for index in range(first, min(first + size, len(rows)))])
+        wanted = batch["labels"][:, 1:] != IGNORED
+        likely = [_most_likely(model, batch)[wanted] for model in models]
+        same, tokens = same + int((likely[0] == likely[1]).sum()), tokens + int(wanted.sum())
+    losses = [held_out_loss(model, rows).nll for model in models]
+    return {"held_out_nll_source": losses[0], "held_out_nll": losses[1], "same_tokens": same / tokens}
+
+
+def _most_likely(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    fields = {name: batch[name].to(model.device) for name in ("input_ids", "position_ids")}
+    likely: torch.Tensor = model(**fields, use_cache=False).logits[:, :-1].argmax(-1).cpu()
+    return likely
