@@ -117,6 +117,8 @@ PICTURE_FAMILIES: dict[str, str] = {
     "gemma3": "model.language_model",
     "qwen2_vl": "model.language_model",
 }
+# The dense families whose mixtures a stock architecture holds, by upcycle.normalization.
+FAMILIES_OF_ARCHITECTURES: dict[str, tuple[str, ...]] = {"granite": ("llama", "mistral"), "qwen2_moe": ("qwen2",)}
 # Language models that are only ever inside another model, by the row that they have.
 INNER_FAMILIES: dict[str, str] = {"qwen2_vl_text": "qwen2"}
 

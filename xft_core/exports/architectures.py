@@ -9,15 +9,14 @@
 from typing import Any
 
 from xft_core.errors import CheckpointError
+from xft_core.families import FAMILIES_OF_ARCHITECTURES
 from xft_core.models.config import NAMES_OF_CODE, transformers_config
 from xft_core.recipe.sections import UpcycleConfig
-
-FAMILIES_OF = {"granite": ("llama", "mistral"), "qwen2_moe": ("qwen2",)}
 
 
 def check_architecture(upcycle: UpcycleConfig, dense_config: dict[str, Any], name: str) -> None:
     """Raise CheckpointError with the reason where a dense model does not fit the architecture of ``upcycle.normalization``."""
-    fitting = FAMILIES_OF[upcycle.normalization]
+    fitting = FAMILIES_OF_ARCHITECTURES[upcycle.normalization]
     if dense_config["model_type"] not in fitting:
         raise CheckpointError(
             f"upcycle.normalization is {upcycle.normalization}, an architecture for models of type {' and '.join(fitting)}; "

@@ -46,7 +46,7 @@ def run(config: MixDataStage, workspace: Workspace) -> PrepareMetrics:
     chosen = clean | {"train": [taken(rows, number) for rows, number in zip(clean["train"], numbers, strict=True)]}
     counts = dict[str, int](dropped)
     for source in prepared:
-        for name, value in source.metrics.items():
+        for name, value in source.counts.flat().items():
             if name not in RECOUNTED:
                 counts[name] = counts.get(name, 0) + value
     random = np.random.default_rng(config.seed)
@@ -60,9 +60,9 @@ def run(config: MixDataStage, workspace: Workspace) -> PrepareMetrics:
         counts["repeated_rows"] = repeated
     rows = [
         SourceRows(
-            rows_read=source.metrics["rows_read"], held_out=len(clean["held_out"][place]),
+            rows_read=source.rows_read, held_out=len(clean["held_out"][place]),
             reserved=len(clean["reserved"][place]), available=len(clean["train"][place]), used=used[place],
-            dropped=source.metrics["rows_read"] - sum(len(clean[split][place]) for split in SPLITS),
+            dropped=source.rows_read - sum(len(clean[split][place]) for split in SPLITS),
             taken=numbers[place], taken_tokens=source.num_tokens("train", chosen["train"][place]))
         for place, source in enumerate(prepared)]
     MixtureFile(
@@ -80,7 +80,8 @@ class _Prepared:
         if any(directory.glob("*.pictures.safetensors")):
             raise DataError("Rows of pictures cannot be mixed: give a model that reads pictures one data.path in place of "
                             "data.sources.")
-        self.metrics: dict[str, int] = read_manifest(directory).metrics
+        self.counts = PrepareMetrics.of(read_manifest(directory))
+        self.rows_read = self.counts.rows_read or 0
         self.splits = {split: WrittenRows.read(directory / f"{split}.safetensors") for split in SPLITS
                        if (directory / f"{split}.safetensors").is_file()}
         self.lines = {split: _lines(directory / f"{split}.jsonl") for split in self.splits}
