@@ -119,6 +119,10 @@ PICTURE_FAMILIES: dict[str, str] = {
 }
 # The dense families whose mixtures a stock architecture holds, by upcycle.normalization.
 FAMILIES_OF_ARCHITECTURES: dict[str, tuple[str, ...]] = {"granite": ("llama", "mistral"), "qwen2_moe": ("qwen2",)}
+# By model_type: the architecture's name in gguf.MODEL_ARCH, and whether the halves of rotary pairs alternate in llama.cpp.
+GGUF_ARCHITECTURES: dict[str, tuple[str, bool]] = {
+    "llama": ("LLAMA", True), "mistral": ("LLAMA", True), "qwen2": ("QWEN2", False), "qwen3": ("QWEN3", False),
+    "granitemoeshared": ("GRANITE_MOE", True)}
 # Language models that are only ever inside another model, by the row that they have.
 INNER_FAMILIES: dict[str, str] = {"qwen2_vl_text": "qwen2"}
 

@@ -14,14 +14,11 @@ import torch
 
 from xft_core.errors import CheckpointError
 from xft_core.exports.gguf.vocabulary import Vocabulary
+from xft_core.families import GGUF_ARCHITECTURES
 from xft_core.models.config import dense_config_of, transformers_config
 from xft_core.models.safetensors_io import CheckpointReader, read_config
 from xft_core.recipe.sections.export import Quantization
 
-# model_type: the architecture's name in gguf.MODEL_ARCH, and whether the halves of rotary pairs alternate in llama.cpp
-ARCHITECTURES = {
-    "llama": ("LLAMA", True), "mistral": ("LLAMA", True), "qwen2": ("QWEN2", False), "qwen3": ("QWEN3", False),
-    "granitemoeshared": ("GRANITE_MOE", True)}
 _GRANITE_PAIRS = {
     "block_sparse_moe.input_linear.weight": ("ffn_gate_exps.weight", "ffn_up_exps.weight"),
     "shared_mlp.input_linear.weight": ("ffn_gate_shexp.weight", "ffn_up_shexp.weight")}
@@ -51,11 +48,11 @@ def write_gguf(
     import gguf
 
     content = read_config(source)
-    if content["model_type"] not in ARCHITECTURES:
+    if content["model_type"] not in GGUF_ARCHITECTURES:
         raise CheckpointError(
-            f"A model of type {content['model_type']!r} is not written to GGUF here (known: {', '.join(ARCHITECTURES)}). "
+            f"A model of type {content['model_type']!r} is not written to GGUF here (known: {', '.join(GGUF_ARCHITECTURES)}). "
             "Convert it with llama.cpp's convert_hf_to_gguf.py.")
-    name, alternates = ARCHITECTURES[content["model_type"]]
+    name, alternates = GGUF_ARCHITECTURES[content["model_type"]]
     arch = gguf.MODEL_ARCH[name]
     with CheckpointReader(source) as reader:
         config = _config(content, reader)
