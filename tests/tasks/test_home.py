@@ -24,7 +24,7 @@ from tasks.settings import settings
 from tasks.tracking import runs
 from tasks.tracking.client import client
 client, name = client(), sys.argv[1]
-experiment = runs._experiment_id("xft")
+experiment = runs.experiment_id("xft", "pipeline")
 run = client.create_run(experiment).info
 (settings().home / "artifacts" / "merge" / "key").mkdir(parents=True, exist_ok=True)
 client.set_tag(run.run_id, "xft.path", str(settings().home / "artifacts" / "merge" / "key"))
@@ -120,7 +120,7 @@ def test_the_same_home_by_a_link_is_in_its_place(original: Path, tmp_path: Path)
 def test_another_home_that_uses_this_ones_database_is_left_alone(original: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     environment = f"import os; os.environ['MLFLOW_TRACKING_URI'] = {settings_of(original).tracking_uri!r}\n"
-    experiment = WORK.replace('_experiment_id("xft")', '_experiment_id("other")')
+    experiment = WORK.replace('experiment_id("xft", ', 'experiment_id("other", ')
     within(other, environment + experiment, "elsewhere")
     assert (other / "mlflow-artifacts").is_dir()
     assert old_places(settings_of(original)) == []

@@ -41,6 +41,8 @@ def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
         found["router_noise"] = "mode fusion has no router"
     if upcycle.experts_from == "base":
         found["dense_share"] = "no dense model is tuned before upcycling"
+    if upcycle.experts_from != "branches":
+        found["branches_by"] = "there are no branches"
     if upcycle.expert_rank is None:
         found["expert_alpha"] = "without upcycle.expert_rank experts have weights of their own"
     else:

@@ -64,7 +64,7 @@ def run(config: ExportStage, workspace: Workspace) -> ExportMetrics:
                 "Please report it, with the config.json.")
         if config.data:
             measured |= _compared(original, exported, load_rows(config.data, "held_out"), DTYPES[config.precision])
-    return ExportMetrics(size_bytes=size, **measured)
+    return ExportMetrics(size_mb=size / 2**20, **measured)
 
 
 def _load_stock(directory: Path) -> PreTrainedModel:

@@ -59,7 +59,7 @@ def test_a_quantised_file_has_its_own_loss_and_it_is_that_of_its_weights(tmp_pat
     assert found["q8_0"]["held_out_nll_source"] == found["q4_0"]["held_out_nll_source"]
     assert 0 < found["q8_0"]["largest_difference"] < found["q4_0"]["largest_difference"]
     assert found["q8_0"]["same_tokens"] > found["q4_0"]["same_tokens"] > 0
-    assert found["q4_0"]["size_bytes"] < found["q8_0"]["size_bytes"]
+    assert found["q4_0"]["size_mb"] < found["q8_0"]["size_mb"]
     # By hand: the weights of the file, multiplied out by the gguf package, put into the model.
     for kind, metrics in found.items():
         model = load_model(tmp_path / "dense", torch.float32)

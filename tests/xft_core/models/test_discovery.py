@@ -80,7 +80,7 @@ def test_looking_for_a_row_leaves_the_random_state_alone() -> None:
     ("qwen2_moe", {"num_hidden_layers": 2}, "it is a mixture of experts already"),
     ("olmoe", {"num_hidden_layers": 2}, "it is a mixture of experts already"),
     ("granitemoe", {"num_hidden_layers": 2}, "it is a mixture of experts already"),
-    ("gemma3", {}, "its config.json has several parts"),
+    ("paligemma", {}, "its config.json has several parts"),
     ("bloom", {"pretraining_tp": 2, "slow_but_exact": True}, "computes something else|does not run"),
 ])
 def test_what_cannot_fit_is_refused_with_the_reason(model_type: str, fields: dict[str, Any], reason: str) -> None:

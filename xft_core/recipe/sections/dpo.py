@@ -14,16 +14,21 @@ class DpoConfig(Section):
     benchmark: str | None = Field(None, description=(
         "Problems that the merged model answers to make preferences: as in evaluate.benchmarks, and none of these, so that no "
         "model is measured on what it was tuned on. Empty: no DPO."))
-    num_samples: int = Field(8, ge=2, le=1000, description="Answers to each problem.")
-    temperature: float = Field(0.8, gt=0, le=5, description="Their sampling temperature.")
-    pairs_per_problem: int = Field(4, ge=1, le=1000, description="Most pairs of a passing and a failing answer to one problem.")
-    beta: float = Field(0.1, gt=0, le=100, description="How strongly the model is held to the merged one.")
-    epochs: float = Field(1.0, gt=0, le=100, description="Passes over the pairs.")
-    batch_size: int = Field(16, ge=1, description="Pairs per optimizer step.")
-    micro_batch_size: int = Field(2, ge=1, description="Pairs per forward pass. Must divide batch_size.")
-    learning_rate: float = Field(5e-6, gt=0, le=1, description="Peak learning rate.")
-    warmup_steps: int = Field(10, ge=0, description="Optimizer steps of linear warm-up (at most a tenth of all steps).")
-    precision: Precision = Field("bf16_mixed", description="Weights and arithmetic, as in the section sft.")
+    num_samples: int = Field(8, ge=2, le=1000, description="Answers to each problem. Plays no part without dpo.benchmark.")
+    temperature: float = Field(0.8, gt=0, le=5, description="Their sampling temperature. Plays no part without dpo.benchmark.")
+    pairs_per_problem: int = Field(4, ge=1, le=1000, description=(
+        "Most pairs of a passing and a failing answer to one problem. Plays no part without dpo.benchmark."))
+    beta: float = Field(0.1, gt=0, le=100, description=(
+        "How strongly the model is held to the merged one. Plays no part without dpo.benchmark."))
+    epochs: float = Field(1.0, gt=0, le=100, description="Passes over the pairs. Plays no part without dpo.benchmark.")
+    batch_size: int = Field(16, ge=1, description="Pairs per optimizer step. Plays no part without dpo.benchmark.")
+    micro_batch_size: int = Field(2, ge=1, description=(
+        "Pairs per forward pass. Must divide batch_size. Plays no part without dpo.benchmark."))
+    learning_rate: float = Field(5e-6, gt=0, le=1, description="Peak learning rate. Plays no part without dpo.benchmark.")
+    warmup_steps: int = Field(10, ge=0, description=(
+        "Optimizer steps of linear warm-up (at most a tenth of all steps). Plays no part without dpo.benchmark."))
+    precision: Precision = Field("bf16_mixed", description=(
+        "Weights and arithmetic, as in the section sft. Plays no part without dpo.benchmark."))
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "DpoConfig":

@@ -49,7 +49,7 @@ class GradedSample(Result):
     plus: str = Field(description="Verdict of base and extended tests together [text]")
     detail: str = Field("", description="What went wrong [text]")
     solution: str = Field("", description="The program that was graded [text]")
-    score: float | None = Field(None, description="How much of the answer is right, of tasks that measure it [0 to 1]")
+    score: float | None = Field(None, description="Part of the answer that is right, of tasks that say so [fraction, 0 to 1]")
 
     def verdict(self, tests: str) -> str:
         """Of "base" or "plus"."""

@@ -8,7 +8,7 @@ from xft_core.store.results.base import Metrics
 class ExportMetrics(Metrics):
     """Size of the export, and how it compares with the model that it was made of."""
 
-    size_bytes: int | None = Field(description="Weights of the export [bytes]")
+    size_mb: float | None = Field(description="Weights of the export [MiB]")
     held_out_nll: float | None = Field(description=(
         "Held-out loss of the export, loaded again; absent where no data was given [nats per response token]"))
     held_out_nll_source: float | None = Field(description=(
