@@ -104,8 +104,8 @@ def test_both_forms_show_the_same_recipe_in_the_order_of_the_chain() -> None:
     for form in (of_pipeline, of_compare):
         in_order = sorted(form["properties"], key=lambda name: form["properties"][name]["position"])
         assert [name for name in in_order if name in shared] == shared
-    assert shared[-11:] == [
-        "model", "data", "baseline", "upcycle", "sft", "merge", "dpo", "generate", "evaluate", "checks", "registry"]
+    assert shared[-12:] == [
+        "model", "data", "baseline", "upcycle", "sft", "merge", "dpo", "generate", "evaluate", "checks", "export", "registry"]
 
 
 @pytest.mark.parametrize("flow", [pipeline, compare], ids=lambda flow: str(flow.name))
@@ -115,7 +115,7 @@ def test_parameters_of_a_run_reach_the_flow(flow: Any) -> None:
 
 
 @pytest.mark.parametrize(("name", "number"), [
-    ("UpcycleConfig.normalization", 3), ("MergeConfig.method", 12), ("SftConfig.precision", 3), ("SftConfig.optimizer", 2),
+    ("UpcycleConfig.normalization", 5), ("MergeConfig.method", 12), ("SftConfig.precision", 3), ("SftConfig.optimizer", 2),
     ("DataConfig.format", 9), ("DataConfig.template", 2), ("EvaluateConfig.sandbox", 2), ("GenerateConfig.prompt_style", 4),
     ("GenerateConfig.backend", 2)])
 def test_choices_are_pick_lists(name: str, number: int) -> None:
