@@ -3,9 +3,10 @@
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -18,6 +19,18 @@ BLANK = object()  # in place of a row: a line without any
 BLOCK, LARGEST_BLOCK = 2**20, 2**28  # characters that are read at once
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
+
+
+def row_of_line(text: str, place: Callable[[], str]) -> Any:
+    """A line of JSON as a row: what it holds, BLANK, or a DataError with its place for one that is not JSON."""
+    if not text.strip():
+        return BLANK
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError as error:
+        return DataError(f"{place()}: not JSON: {error.msg}.")
+    except ValueError as error:
+        return DataError(f"{place()}: {error}.")
 
 
 class Portion(Protocol):
@@ -60,17 +73,7 @@ class Lines:
                 place += len(read)
                 for line in _LINE.findall(content) if b"\r" in content else (content,):
                     number += 1
-                    text = line.decode()
-                    if not text.strip():
-                        yield number, BLANK
-                        continue
-                    try:
-                        row = parse_json(text)
-                    except json.JSONDecodeError as error:
-                        row = DataError(f"{self.place(number)}: not JSON: {error.msg}.")
-                    except ValueError as error:
-                        row = DataError(f"{self.place(number)}: {error}.")
-                    yield number, row
+                    yield number, row_of_line(line.decode(), partial(self.place, number))
 
     def place(self, number: int) -> str:
         return f"{str(self.path)!r}, line {number}"

@@ -3,18 +3,17 @@
 import csv
 import gzip
 import io
-import json
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from xft_core.data.portions import BLANK, PORTION, PORTION_ROWS, Items, Portion, items, readable
+from xft_core.data.portions import PORTION, PORTION_ROWS, Items, Portion, items, readable, row_of_line
 from xft_core.errors import DataError
-from xft_core.files.parsing import parse_json
 
 LONGEST_LINE = 2**28  # characters: a packed file of a few MB can hold a line that no memory does
 TABLES = {".csv": ",", ".tsv": "\t"}
@@ -46,16 +45,7 @@ class Texts(Items):
 
     def rows(self, before: int) -> Iterator[tuple[int, Any]]:
         for number, text in enumerate(self.content, start=before + 1):
-            if not text.strip():
-                yield number, BLANK
-                continue
-            try:
-                row = parse_json(text)
-            except json.JSONDecodeError as error:
-                row = DataError(f"{self.place(number)}: not JSON: {error.msg}.")
-            except ValueError as error:
-                row = DataError(f"{self.place(number)}: {error}.")
-            yield number, row
+            yield number, row_of_line(text, partial(self.place, number))
 
     def place(self, number: int) -> str:
         return f"{self.name}, line {number}"
