@@ -66,9 +66,9 @@ class UpcycleConfig(Section):
         "Share of sft.epochs that the dense models are tuned for before upcycling; the Mixture-of-Experts has the rest. 1: the "
         "experts are merged as they are. Plays no part where experts_from is base."))
     router_start: Literal["random", "ridge"] = Field("random", description=(
-        "First weights of the router's logits. random: as a linear layer's; ridge: by ridge regression from "
-        "hidden states to experts, on a hundredth of the rows (at least 256). A row's expert is the branch that was tuned on it, or the "
-        "checkpoint with the lowest loss on it. ridge needs experts that differ (experts_from)."))
+        "First weights of the router's logits. random: as a linear layer's; ridge: by ridge regression from hidden states to "
+        "experts, on a hundredth of the rows (at least 256), each labelled with the branch that was tuned on it, or with the "
+        "checkpoint that has the lowest loss on it. ridge needs experts that differ (experts_from)."))
     router: Literal["learned", "frozen", "hashed", "random", "by_example"] = Field("learned", description=(
         "How a token's experts are found. learned: by the router's logits; frozen: by those of its start, which gets no "
         "gradient; hashed: by a hash of the token's id, without parameters; random: drawn anew for every token and layer while "
