@@ -1,8 +1,8 @@
-"""LiveCodeBench's form (Jain et al. 2024): question_content, starter_code, public_test_cases and private_test_cases, with tests of
-standard input and output, or of a function.
+"""LiveCodeBench's form (Jain et al. 2024): question_content, starter_code, public_test_cases and private_test_cases, with tests
+of standard input and output, or of a function.
 
-Test cases are a list of {"input", "output", "testtype"}, or that list as JSON text. The authors' file packs private ones with pickle,
-which can run code while it is read: that is refused.
+Test cases are a list of {"input", "output", "testtype"}, or that list as JSON text. The authors' file packs private ones with
+pickle, which can run code while it is read: that is refused.
 """
 
 import json
@@ -55,8 +55,8 @@ class LiveCodeBench(Kind[Problem]):
         kinds = {case["testtype"] for case in cases}
         if not cases or len(kinds) > 1:
             raise DataError(
-                f"{where}: the test cases are of {len(kinds)} kinds ({', '.join(sorted(kinds)) or 'there are none'}). Give some, all "
-                "stdin or all functional.")
+                f"{where}: the test cases are of {len(kinds)} kinds ({', '.join(sorted(kinds)) or 'there are none'}). Give "
+                "some, all stdin or all functional.")
         function = _function(row, where) if kinds == {"functional"} else ""
         if function:
             for case in cases:
@@ -107,14 +107,16 @@ def _cases(given: Any, where: str) -> list[dict[str, str]]:
             given = json.loads(given)
         except (ValueError, RecursionError):
             raise DataError(
-                f"{where} is no JSON. LiveCodeBench's own file packs it with pickle, which can run code while it is read, so it "
-                "is not read here: unpack it with the authors' loader and write the list as JSON, or leave it empty.") from None
+                f"{where} is no JSON. LiveCodeBench's own file packs it with pickle, which can run code while it is read, so "
+                "it is not read here: unpack it with the authors' loader and write the list as JSON, or leave it empty."
+            ) from None
     given = given or []
     if not isinstance(given, list) or not all(
             isinstance(case, dict) and all(isinstance(case.get(name), str) for name in ("input", "output"))
             and case.get("testtype") in ("stdin", "functional") for case in given):
         raise DataError(
-            f'{where} is {shown(given)}. Give a list of {{"input": text, "output": text, "testtype": "stdin" or "functional"}}.')
+            f'{where} is {shown(given)}. Give a list of {{"input": text, "output": text, "testtype": "stdin" or '
+            '"functional"}.')
     return given
 
 

@@ -1,8 +1,8 @@
 """BigCodeBench's form: a program and, in the same module, a unittest.TestCase about it (Zhuo et al. 2024).
 
-The tests must run beside the program, whose libraries they patch. An answer has passed when all tests came to their end, and a
-word was handed over that is drawn for this one run. A program that ends the process, prints a verdict or changes unittest has not
-passed; one that searches the memory of the process for the word can.
+The tests must run beside the program, whose libraries they patch. An answer has passed when all tests came to their end, none
+skipped, and a word was handed over that is drawn for this one run. A program that ends the process, prints a verdict or changes
+unittest has not passed; one that searches the memory of the process for the word can.
 """
 
 import os
