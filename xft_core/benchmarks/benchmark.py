@@ -14,7 +14,7 @@ from xft_core.recipe.sections import EvaluateConfig
 if TYPE_CHECKING:  # grading needs no tokenizer, and these imports take seconds
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from xft_core.data.text_tokens import PromptText
+    from xft_core.data.prompt_text import PromptText
 
 Status = Literal["pass", "fail", "timeout", "infrastructure_error"]
 

@@ -23,6 +23,7 @@ from xft_core.benchmarks.picture_questions import PictureQuestions
 from xft_core.benchmarks.progress import Progress
 from xft_core.benchmarks.registry import kind_of
 from xft_core.data.picture_rows import PictureAsker, load_processor
+from xft_core.data.text_tokens import prompt_token_ids
 from xft_core.errors import RecipeError
 from xft_core.files.digests import canonical_json
 from xft_core.files.journal import append, read_appended
@@ -116,7 +117,7 @@ def asked_in_text(
     """The first request for each problem."""
     for problem in problems:
         prompt = kind.build_prompt(problem, style, tokenizer)
-        yield Request(problem, 0, prompt.text, prompt.token_ids(tokenizer))
+        yield Request(problem, 0, prompt.text, prompt_token_ids(prompt, tokenizer))
 
 
 def asked_about_pictures(

@@ -46,7 +46,8 @@ def test_the_runs_of_a_soup_share_it_and_dense_starts_count() -> None:
 
 
 def test_plans_know_what_rivals_cost() -> None:
-    from xft_core.planning.plan import DataSize, make_plan
+    from xft_core.planning.plan import make_plan
+    from xft_core.planning.stage_plan import DataSize
 
     data = DataSize(train_rows=6400, held_out_rows=10, tokens_per_row=500)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xft_core.benchmarks.evalplus.problems import Problem
 from xft_core.benchmarks.prompts import FENCE, INSTRUCTION, code_prompt
-from xft_core.data.text_tokens import PromptText
+from xft_core.data.prompt_text import PromptText
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
