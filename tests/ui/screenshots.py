@@ -39,7 +39,7 @@ def main(home: Path, directory: Path) -> None:
 
 def take_form(page: Page, ui: XftUi, path: Path) -> None:
     form = Form(page, ui.prefect, ui.deployment_id("pipeline"))
-    form.top("upcycle").evaluate("element => element.scrollIntoView()")
+    form.top("recipe_file").evaluate("element => element.scrollIntoView()")
     page.wait_for_timeout(500)
     page.screenshot(path=path)
 
