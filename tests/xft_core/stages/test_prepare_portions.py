@@ -1,8 +1,8 @@
 """What prepare leaves depends neither on where the data is cut into portions nor on how many processes read and tokenise."""
 
 import json
-import random
 import multiprocessing
+import random
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,29 @@ def test_the_first_mistake_is_told_with_its_place(
     with pytest.raises(DataError, match="line 91: not JSON"):
         run_stage(PrepareStage(output=tmp_path / "out", model=str(model), data=DataConfig(path=str(path))))
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("bad", [3, 50])  # all of them told, and so many that most only count
+def test_dropped_rows_are_counted_and_told_with_their_places(
+        bad: int, tmp_path: Path, model: Path, small_portions: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[Any] = [{"instruction": f"{number}", "response": f"x{number}"} for number in range(200)]
+    places = sorted(random.Random(bad).sample(range(1, 200), bad))
+    for place in places:
+        rows[place] = {"instruction": "a", "response": None}
+    for name, part in (("a", rows[:80]), ("b", rows[80:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    told = [f"a.jsonl', line {place + 1}: " if place < 80 else f"b.jsonl', line {place - 79}: " for place in places][:20]
+    seen = set()
+    for processes in PROCESSES:
+        monkeypatch.setenv("OMP_NUM_THREADS", str(processes))
+        output = tmp_path / f"out{processes}"
+        manifest = run_stage(PrepareStage(
+            output=output, model=str(model), data=DataConfig(path=str(tmp_path / "*.jsonl"), unusable_rows="drop"))).manifest
+        assert manifest.metrics["dropped_unusable"] == bad
+        examples = json.loads((output / "refused.json").read_text())["rows"]
+        assert len(examples) == len(told) and all(map(lambda example, place: place in example, examples, told))
+        seen.add(manifest.digest)
+    assert len(seen) == 1
 
 
 def test_a_row_that_cannot_be_tokenised_counts_only_when_used(
