@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xft_core.data.conversation import PLAIN_TEXT, Message
+from xft_core.data.prompt_text import PromptText
 from xft_core.data.row_writing import Row
 from xft_core.data.templates import training_text, turn_marker
-from xft_core.data.text_tokens import PromptText, text_tokens
+from xft_core.data.text_tokens import text_tokens
 from xft_core.data.turns import is_whole, join, turns
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
