@@ -36,7 +36,8 @@ def block_of(root: Path, family: str, config: UpcycleConfig) -> MoeBlock:
 
 
 @pytest.mark.parametrize("family", ["llama", "starcoder2", "gpt2"])
-@pytest.mark.parametrize("config", CONFIGS, ids=["xft", "temperature and gate", "none", "one of four", "top-p", "low-rank", "low-rank base"])
+@pytest.mark.parametrize("config", CONFIGS, ids=[
+    "xft", "temperature and gate", "none", "one of four", "top-p", "low-rank", "low-rank base"])
 def test_gradients(config: UpcycleConfig, family: str, tmp_path: Path) -> None:
     if family == "gpt2" and config.expert_rank is not None:
         pytest.skip("low-rank experts are refused where weights are transposed")

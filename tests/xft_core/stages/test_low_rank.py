@@ -242,7 +242,8 @@ def test_with_dense_gradient_diversity_and_bias_it_learns_and_resumes_to_the_bit
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "changes"), [
-    ("flat", TOGETHER), ("flat", TOGETHER | {"balance": "loss", "balance_scope": "step"}), ("groups", {"diversity_weight": 1e-2})])
+    ("flat", TOGETHER), ("flat", TOGETHER | {"balance": "loss", "balance_scope": "step"}),
+    ("groups", {"diversity_weight": 1e-2})])
 def test_two_processes_train_as_one_with_these_options_too(
         model: str, changes: dict[str, Any], ready: Path, tmp_path: Path) -> None:
     train_as_one(model, ready, tmp_path, **changes)
