@@ -98,7 +98,7 @@ class PrefectApi:
 
 
 class _Server:
-    """The server process. Once it is up it is kept: one that is killed is started again, so that the run goes on."""
+    """The server process. Once it is up it is kept: one that is killed is started again, so that the run continues."""
 
     def __init__(self, port: int, log: Path) -> None:
         self.port, self._log = port, log

@@ -1,6 +1,6 @@
 """The work pool and the deployments of prefect.yaml on this machine's Prefect server. Applying them again changes nothing.
 
-Schedules begin paused here: who opens the web pages must not find training going on at night. One that is switched on
+Schedules begin paused here: who opens the web pages must not find a training at work at night. One that is switched on
 in the UI stays on.
 """
 

@@ -296,7 +296,7 @@ class Bucket:
     def _away(self, reason: str) -> XftError:
         return StoreUnavailable(
             f"{self.address} does not answer as it should: {reason}. Everything finished is kept under "
-            f"{str(settings().home)!r}; the same command goes on and delivers it.")
+            f"{str(settings().home)!r}; the same command continues and delivers it.")
 
 
 def _code(error: Exception) -> str:

@@ -18,12 +18,14 @@ from tasks.tracking.model import MODEL_NAME
 from xft_core.errors import CheckpointError
 from xft_core.files.digests import MODEL_FILE_SUFFIXES
 from xft_core.files.temporary import temporary_directory
+from xft_core.recipe.steps import MERGED, MERGED_MODEL, MOE_MODEL, TUNED, UPCYCLED
 
 VERSION = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 RUN = re.compile(r"runs:/([0-9a-f]{32})")
 FORMS = "Give models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID."
 # What MLflow keeps beside a model and could pass for a part of it.
 OF_MLFLOW = ("input_example.json", "serving_input_example.json", "requirements.txt")
+MADE_BY = {MERGED: MERGED_MODEL, UPCYCLED: MOE_MODEL} | {role: model for model, role in TUNED.items()}
 MAKERS = ("upcycle", "sft", "merge", "average_models", "choose_checkpoint")
 
 
@@ -40,7 +42,7 @@ class Source:
     @property
     def model(self) -> str:
         """What reports and metrics call it: merged, moe, sft, or its role."""
-        return {"merge": "merged", "upcycle": "moe", "sft_moe": "moe", "sft_baseline": "sft"}.get(self.plays, self.plays)
+        return MADE_BY.get(self.plays, self.plays)
 
 
 def is_address(name: str) -> bool:

@@ -20,7 +20,7 @@ def own_rows(data: Path, part: Sequence[int] | None, sources: Sequence[int] | No
     if mixture is None or len(mixture.train) != len(rows):
         raise DataError(
             f"{str(data)!r} does not say which source each training row is of, so rows of the sources "
-            f"{list(sources)} cannot be chosen. Mix the sources anew (mix_data).")
+            f"{list(sources)} cannot be chosen. Mix the sources again (mix_data).")
     wanted = set(sources)
     chosen = [index for index, source in enumerate(mixture.train) if source in wanted]
     if not chosen:

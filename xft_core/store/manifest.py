@@ -156,5 +156,5 @@ def _files(directory: Path) -> list[str]:
 
 
 def files_digest(files: list[FileEntry]) -> str:
-    # Curves hold times of day and speeds: two runs of one recipe are the same artifact all the same.
+    # Curves hold times of day and speeds: two runs of one recipe are the same artifact anyway.
     return digest_of([[entry.path, entry.sha256] for entry in files if entry.path != "metrics.jsonl"])

@@ -30,7 +30,7 @@ class Epochs(TrainerCallback):
 
 
 class Routers(TrainerCallback):
-    """Lets routers change of themselves after a step, before a checkpoint is made of it."""
+    """Lets routers change by themselves after a step, before a checkpoint is made of it."""
 
     def __init__(self, terms: RouterTerms | None) -> None:
         self.terms = terms

@@ -35,7 +35,7 @@ def load_state(directory: Path, name: str) -> Any:
         content = parse_json((directory / f"{name}.json").read_bytes())
         return _decoded(content, load_file(directory / f"{name}.safetensors"), DEEPEST)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError):
-        raise CheckpointError(f"{str(directory / name)!r} holds no state to go on from. Remove {str(directory)!r}.") from None
+        raise CheckpointError(f"{str(directory / name)!r} holds no state to resume from. Remove {str(directory)!r}.") from None
 
 
 def _encoded(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
