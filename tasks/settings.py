@@ -19,10 +19,9 @@
 What stages read themselves (XFT_RENDEZVOUS, XFT_BENCHMARKS, XFT_DS1000_ENVIRONMENT) is in xft_core/files/environment.py, and
 checked here with the rest, before any work.
 
-pydantic-settings does not read them, although Prefect imports it anyway and it costs only 0.07 s of CPU: one setting has
-several names, a refused value may be a password and is not repeated, and all problems are told at once in our own words, so
-that validators and a translation of its errors would be more code than the readers below. ``xft`` reads them before it imports
-anything slow.
+pydantic-settings (2.16, which Prefect installs) does not read them. One setting has several names, a refused value may be a
+password and is not repeated, and one message lists all problems: the validators would be the readers below, and a translation
+of its errors would come on top. ``xft`` reads the settings before it imports anything slow.
 """
 
 import os

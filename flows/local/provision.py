@@ -44,7 +44,7 @@ def provision(home: Path) -> None:
         try:
             client.create_work_pool(WorkPoolCreate(name=pool_name(), type="process", base_job_template=template))
         except ObjectAlreadyExists:
-            pass  # possibly changed by its owner since: theirs
+            pass  # its owner may have changed it
         switched_on = {
             (known.name, schedule.slug)
             for known in client.read_deployments() for schedule in known.schedules if schedule.active}

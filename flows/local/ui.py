@@ -133,7 +133,7 @@ def mlflow_command(current: Settings, port: int) -> list[str]:
 
 
 def _public(host: str, port: int, given: str | None) -> str | None:
-    """What browsers on other machines reach Prefect's pages by; None where they reach nothing. Raises XftError."""
+    """The address of Prefect's pages for browsers on other machines; None if they cannot reach it. Raises XftError."""
     if given:
         parts = urlsplit(given)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.path not in ("", "/"):
