@@ -27,7 +27,7 @@ def copy_model(name: str, target: Path | None, stop: threading.Event, logger: Lo
         target = settings().home / "published" / words
         target.parent.mkdir(exist_ok=True)
     if target.exists() and not (target / "config.json").is_file():
-        raise XftError(f"{str(target)!r} is there and is no model: it is not replaced. Name another directory.")
+        raise XftError(f"{str(target)!r} exists and is not a model: it is not replaced. Name another directory.")
     try:
         with locked(target), disk_full_is_an_error(target), temporary_directory("transfer", output=target) as directory:
             arriving, left = directory / "arriving", directory / "left"

@@ -287,7 +287,7 @@ def _pages(name: str, other: str, instead: str, whose: str) -> str:
         parts = urlsplit(address)
     except ValueError as error:
         raise XftError(
-            f"{name if given else other} is no address ({error}). Give the address of {whose} pages: http://host:port."
+            f"{name if given else other} is not an address ({error}). Give the address of {whose} pages: http://host:port."
         ) from None
     # A link is shown to everyone: no credentials in it.
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))

@@ -155,7 +155,7 @@ def _check_free(name: str, port: int, host: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE and host != HOST:
-                raise XftError(f"--host {host!r} is no address of this machine: {error.strerror}.") from None
+                raise XftError(f"--host {host!r} is not an address of this machine: {error.strerror}.") from None
             raise XftError(
                 f"Port {port} for {name} is taken. Choose another: xft ui --{name.lower()}-port NUMBER.") from None
 

@@ -54,7 +54,7 @@ def resolve(address: str) -> Source:
     """The artifact behind an address. Raises CheckpointError when there is none, TrackingUnavailable."""
     version, run = VERSION.fullmatch(address), RUN.fullmatch(address)
     if version is None and run is None:
-        raise CheckpointError(f"{address[:200]!r} is no model in MLflow. {FORMS}")
+        raise CheckpointError(f"{address[:200]!r} is not a model in MLflow. {FORMS}")
     try:
         return _of_version(address, *version.groups()) if version else _of_run(address, str(run and run[1]))
     except CheckpointError:
@@ -96,6 +96,6 @@ def _of_run(address: str, run_id: str) -> Source:
         return Source("merge", client().get_run(merged).data.tags["xft.key"], "merge", run_id)
     if tags.get("xft.stage") not in MAKERS or "xft.key" not in tags:
         raise CheckpointError(
-            f"{address} is no run that made a model: give a finished pipeline run, or one of its stages "
+            f"{address} is not a run that made a model: give a finished pipeline run, or one of its stages "
             f"{', '.join(MAKERS[:3])}.")
     return Source(tags["xft.stage"], tags["xft.key"], tags["xft.role"], None)

@@ -20,5 +20,5 @@ def test_a_copy_takes_the_place_of_the_last_and_of_nothing_else(tmp_path: Path) 
         (target / "README.md").write_text("of the last one")
     assert {path.name for path in tmp_path.iterdir()} <= {"served", "served.lock"}
     (tmp_path / "mine").mkdir()
-    with pytest.raises(XftError, match="is no model: it is not replaced"):
+    with pytest.raises(XftError, match="is not a model: it is not replaced"):
         copy_model("demo:model", tmp_path / "mine", threading.Event(), logger)

@@ -142,7 +142,7 @@ def _changed(recipe: Recipe, overrides: list[str], settings: dict[str, Any], whe
     known = flatten(Recipe())
     for name in settings:
         if name not in known:
-            raise RecipeError(f"{where}: tuning names {name!r}, which is no field of a recipe.")
+            raise RecipeError(f"{where}: tuning names {name!r}, which is not a field of a recipe.")
     values = apply_overrides(recipe.model_dump(), overrides)
     for name, value in settings.items():
         *sections, field = name.split(".")

@@ -129,7 +129,7 @@ def read_samples(
             solution.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{str(path)!r}, line {number}: the solution is no text ({error}). Remove the half of a character.") from None
+                f"{str(path)!r}, line {number}: the solution is not text ({error}). Remove the half of a character.") from None
         if task_id not in known:
             raise DataError(
                 f"{str(path)!r}, line {number}: the benchmark {str(benchmark)!r} has no problem {task_id!r}. "

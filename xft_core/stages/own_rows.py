@@ -10,7 +10,7 @@ from xft_core.store.results.mix_data import MixtureFile
 
 def own_rows(data: Path, part: Sequence[int] | None, sources: Sequence[int] | None, seed: int) -> Rows:
     """The training rows of a training with these fields of SftStage. Raises DataError for sources without rows, and for data
-    that is no mixture but is chosen from by source."""
+    that is not a mixture but is chosen from by source."""
     rows = load_rows(data, "train")
     if part:
         return rows.part(part[0], part[1], seed)

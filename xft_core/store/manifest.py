@@ -23,7 +23,7 @@ class OtherVersion(ArtifactError):
 
 
 def _time(text: str) -> str:
-    if time.strftime(TIME, time.strptime(text, TIME)) != text:  # which raises ValueError for what is no time at all
+    if time.strftime(TIME, time.strptime(text, TIME)) != text:  # which raises ValueError for what is not a time at all
         raise ValueError(f"{text[:40]!r} is not written as times are here")
     return text
 

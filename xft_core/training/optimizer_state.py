@@ -50,7 +50,7 @@ def _encoded(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {"tuple": [_encoded(item, tensors) for item in value]}
     if isinstance(value, dict) and all(isinstance(key, int | str) for key in value):
         return {"dict": [[key, _encoded(item, tensors)] for key, item in value.items()]}
-    raise TypeError(f"a {type(value).__name__} is no state that can be written")
+    raise TypeError(f"a {type(value).__name__} cannot be written as state")
 
 
 def _decoded(value: Any, tensors: dict[str, torch.Tensor], deepest: int) -> Any:

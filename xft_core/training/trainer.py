@@ -55,7 +55,7 @@ CURVES = ["loss", "learning_rate", "grad_norm"]
 
 
 class TrainingFailed(XftError):
-    """The loss is no number any more."""
+    """The loss is no longer a number."""
 
 
 class XftTrainer(Trainer):
@@ -310,7 +310,7 @@ def train(
     the last step, has all of it.
     Returns steps, mean tokens per second over the curve's points, the loss of the last log interval, and what
     was noticed on the way (see checks.TrainingWatch); None in all but the first of several processes.
-    Raises TrainingFailed when the loss is no number any more, RunWentWrong for what ``checks`` says to stop for.
+    Raises TrainingFailed when the loss is no longer a number, RunWentWrong for what ``checks`` says to stop for.
     """
     step = step_to_go_on_from(directory, metrics, "sft")
     checkpoint = directory / f"{PREFIX}{step}"

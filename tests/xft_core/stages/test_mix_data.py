@@ -159,7 +159,7 @@ A, B = {"path": "a.jsonl", "domain": "a"}, {"path": "b.jsonl", "domain": "b"}
     ({"sources": [A, B], "replay": 0.1}, "no source has replay"),
     ({"sources": [A, B | {"replay": True, "rows": 4}]}, "the share of replayed rows is data.replay"),
     ({"replay": 0.1}, "data.sources is empty"),
-    ({"sources": [A, B], "leave_out": "c"}, "leave_out is 'c', which is no domain: there are a, b"),
+    ({"sources": [A, B], "leave_out": "c"}, "leave_out is 'c', which is not a domain: there are a, b"),
     ({"sources": [A], "leave_out": "a"}, "no source is left to train on"),
     ({"path": "c.jsonl", "sources": [A]}, "path .c.jsonl. and sources are both given"),
     ({"sources": [A], "held_out_path": "h.jsonl"}, "held_out_path is for a single path"),

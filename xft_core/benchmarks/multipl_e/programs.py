@@ -39,7 +39,7 @@ _MAIN = {
     "java": re.compile(r"^\s*public\s+static\s+void\s+main\s*\([^)]*\)[^{;]*\{", re.MULTILINE),
     "rs": re.compile(r"^\s*(?:pub\s+)?fn\s+main\s*\(\s*\)[^{;]*\{", re.MULTILINE),
 }
-# Comments, texts and characters, in which braces do not count (a lifetime of Rust is no character), and braces.
+# Comments, texts and characters, in which braces do not count (a lifetime of Rust is not a character), and braces.
 _TOKENS = re.compile(
     r"""//[^\n]*|/\*.*?\*/|\br(\#+)".*?"\1|"(?:\\.|[^"\\])*"|'(?:\\[^'\n]*|[^\\'\n])'|[{}]""", re.DOTALL)
 _IMPORT_BLOCK = re.compile(r'^import\s*(?:\(([^)]*)\)|((?:[\w.]+\s+)?"[^"\n]+"))[^\n]*\n?', re.MULTILINE)

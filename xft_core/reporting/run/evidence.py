@@ -48,7 +48,7 @@ class Evidence:
 
     def metrics(self, role: str, kind: type[M]) -> M | None:
         """The numbers of a role's artifact, None in place of those that are not finite; None without the role. Raises
-        ArtifactError for one that is no number."""
+        ArtifactError for one that is not a number."""
         return kind.of(self.manifests[role]).finite() if role in self.manifests else None
 
     def file(self, role: str, kind: type[F]) -> F | None:
