@@ -262,7 +262,7 @@ def _grouped(kind: Kind[Any], problem: AnyProblem) -> dict[str, Any]:
 
 def _given(verdict: Verdict) -> dict[str, Any]:
     """A verdict's fields: score and measures only where there are any."""
-    optional = {"score": None, "measures": {}}
+    optional: dict[str, Any] = {"score": None, "measures": {}}
     return {name: value for name, value in asdict(verdict).items() if name not in optional or value != optional[name]}
 
 

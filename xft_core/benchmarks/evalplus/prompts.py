@@ -42,7 +42,12 @@ def problem_code(problem: Problem) -> str:
     Most tokenizers take a newline and the indentation after it as one token. After a newline alone they have hardly ever
     seen an indented line: a model then closes the fence or begins the next function.
     """
-    code = problem.prompt.strip()
+    return begun(problem.prompt)
+
+
+def begun(code: str) -> str:
+    """Code to go on from, see ``problem_code``."""
+    code = code.strip()
     return code if code.splitlines()[-1][:1].isspace() else f"{code}\n"
 
 

@@ -123,7 +123,7 @@ def _wrong(name: Any, arguments: dict[str, Any]) -> str | None:
     for argument, kind in CHECKERS[name].arguments.items():
         value = arguments.get(argument)
         if isinstance(value, bool) or not isinstance(value, kind) or value in ("", []) or (
-                kind is list and not all(isinstance(item, str) and item for item in value)):
+                isinstance(value, list) and not all(isinstance(item, str) and item for item in value)):
             wanted = {int: "a whole number", str: "a text", list: "a list of texts"}[kind]
             return f"kwargs of {name}: {argument} is {_shown(value)}. Give {wanted}."
         if argument.endswith("relation") and value not in RELATIONS:
