@@ -17,6 +17,7 @@ import torch
 
 from xft_core.benchmarks.find import find_benchmark
 from xft_core.benchmarks.registry import kind_of
+from xft_core.data.text_tokens import prompt_token_ids
 from xft_core.errors import XftError
 from xft_core.files.locate import find_model
 from xft_core.generation.with_transformers import TransformersCompleter
@@ -101,7 +102,7 @@ def _report(options: argparse.Namespace) -> dict[str, object]:
     requests = []
     for problem in problems:
         prompt = kind.build_prompt(problem, options.prompt_style, tokenizer)
-        requests.append(Request(problem, 0, prompt.text, prompt.token_ids(tokenizer)))
+        requests.append(Request(problem, 0, prompt.text, prompt_token_ids(prompt, tokenizer)))
     requests = [request for request in requests if completer.room(request.token_ids)]
     found = partings(completer, requests, options.batch_size)
     return {

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.planning.memory import PROCESS
-from xft_core.planning.plan import DataSize, Rates, StagePlan, make_plan
+from xft_core.planning.plan import make_plan
 from xft_core.planning.shape import Shape, shape_of_config
+from xft_core.planning.stage_plan import DataSize, Rates, StagePlan
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe
 from xft_core.reporting.tables import table

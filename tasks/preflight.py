@@ -9,8 +9,9 @@ from tasks.object_store import data
 from tasks.references import base_model
 from tasks.settings import settings
 from xft_core.errors import CheckpointError, RecipeError
+from xft_core.planning.fit import advice, check_fits
 from xft_core.planning.machine import Machine, store_size, this_machine
-from xft_core.planning.plan import advice, check_fits, make_plan
+from xft_core.planning.plan import make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe.sections import Recipe
 from xft_core.recipe.steps import Step, pipeline_steps

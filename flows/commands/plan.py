@@ -14,10 +14,12 @@ from tasks.settings import settings
 from xft_core.errors import CheckpointError
 from xft_core.planning import text
 from xft_core.planning.estimate import Estimate, estimate
+from xft_core.planning.fit import check_fits
 from xft_core.planning.inputs import data_size, problem_count
 from xft_core.planning.machine import Machine, slowdown, store_size, this_machine
-from xft_core.planning.plan import DataSize, Rates, StagePlan, check_fits, make_plan
+from xft_core.planning.plan import make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
+from xft_core.planning.stage_plan import DataSize, Rates, StagePlan
 from xft_core.recipe.checks import recipe_findings
 from xft_core.recipe.load import load_recipe
 from xft_core.recipe.sections import Recipe

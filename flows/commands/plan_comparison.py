@@ -7,9 +7,10 @@ from pathlib import Path
 
 from tasks.settings import settings
 from xft_core.planning.estimate import Estimate, together
+from xft_core.planning.fit import check_fits
 from xft_core.planning.machine import Machine, store_size
-from xft_core.planning.plan import StagePlan, check_fits
 from xft_core.planning.shape import Shape
+from xft_core.planning.stage_plan import StagePlan
 from xft_core.planning.text import between
 from xft_core.recipe.grid import Variant, expand
 from xft_core.recipe.sections import Recipe

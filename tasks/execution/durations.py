@@ -10,8 +10,9 @@ from xft_core.errors import XftError
 from xft_core.planning import history
 from xft_core.planning.history import Timing, likeness
 from xft_core.planning.machine import machine_name, slowdown
-from xft_core.planning.plan import DataSize, make_plan
+from xft_core.planning.plan import make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
+from xft_core.planning.stage_plan import DataSize
 from xft_core.recipe.sections import Recipe
 from xft_core.recipe.steps import planned_role, planned_roles
 from xft_core.stages.base import StageConfig

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -14,7 +14,7 @@ from xft_core.recipe.sections import EvaluateConfig
 if TYPE_CHECKING:  # grading needs no tokenizer, and these imports take seconds
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from xft_core.data.text_tokens import PromptText
+    from xft_core.data.prompt_text import PromptText
 
 Status = Literal["pass", "fail", "timeout", "infrastructure_error"]
 
@@ -25,12 +25,13 @@ class Verdict:
     where a kind has no extended tests). ``infrastructure_error``: it could not be found out, which says nothing about
     the sample. ``detail``: for people, what went wrong: the input that failed, or the end of a compiler's complaint. It
     may quote a sample; here, and only here, it is made printable. ``score``: how much of the answer is right, from 0 to 1,
-    where a task measures it."""
+    where a task measures it. ``measures``: what else is counted, by name: [what is right, out of how many]."""
 
     base: Status
     plus: Status
     detail: str = ""
     score: float | None = None
+    measures: dict[str, list[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "detail", printable(self.detail))
@@ -89,12 +90,14 @@ class Kind(ABC, Generic[P]):
     name             as results and reports call it
     fields           a row of its file has all of these, and no other kind's row has
     extended_tests   whether ``plus`` verdicts say more than ``base`` ones
+    runs_programs    whether grading runs what a model wrote, which needs a sandbox
     unused_settings  fields of the section evaluate that its grading does not look at, though another kind's does
     """
 
     name: ClassVar[str]
     fields: ClassVar[frozenset[str]]
     extended_tests: ClassVar[bool]
+    runs_programs: ClassVar[bool] = True
     unused_settings: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod

@@ -18,7 +18,7 @@ from xft_core.recipe.sections import EvaluateConfig
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from xft_core.data.text_tokens import PromptText
+    from xft_core.data.prompt_text import PromptText
 
 STOPS = ("\n",)
 
@@ -59,6 +59,7 @@ class PictureQuestions(Kind[PictureQuestion]):
     name = "picture questions"
     fields = frozenset({"task_id", "image", "question", "answer"})
     extended_tests = False
+    runs_programs = False
     unused_settings = frozenset({"min_time_limit", "time_limit_factor", "memory_limit_mb"})
 
     def problem(self, row: dict[str, Any], where: str) -> PictureQuestion:

@@ -5,8 +5,8 @@ The program to grade is the problem's own code plus the completion up to the sto
 
 from typing import TYPE_CHECKING
 
+from xft_core.data.prompt_text import PromptText
 from xft_core.data.templates import chat_prompt, magicoder_prompt
-from xft_core.data.text_tokens import PromptText
 from xft_core.errors import DataError
 
 if TYPE_CHECKING:

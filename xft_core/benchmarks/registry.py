@@ -6,13 +6,20 @@ from typing import Any
 from xft_core.benchmarks.benchmark import Kind
 from xft_core.benchmarks.ds1000.benchmark import DS1000
 from xft_core.benchmarks.evalplus.benchmark import EvalPlus
+from xft_core.benchmarks.ifeval.benchmark import IFEval
 from xft_core.benchmarks.multipl_e.benchmark import MultiPLE
+from xft_core.benchmarks.multiple_choice import MultipleChoice
 from xft_core.benchmarks.picture_questions import PictureQuestions
+from xft_core.benchmarks.programs.bigcodebench import BigCodeBench
+from xft_core.benchmarks.programs.evoeval import EvoEval
+from xft_core.benchmarks.programs.livecodebench import LiveCodeBench
 from xft_core.benchmarks.tasks.benchmark import TaskFolder
 from xft_core.errors import DataError
 from xft_core.files.jsonl import read_jsonl
 
-KINDS: tuple[Kind[Any], ...] = (EvalPlus(), MultiPLE(), DS1000(), PictureQuestions())
+KINDS: tuple[Kind[Any], ...] = (
+    EvalPlus(), MultiPLE(), DS1000(), PictureQuestions(), MultipleChoice(), IFEval(), EvoEval(), BigCodeBench(),
+    LiveCodeBench())
 
 
 def kind_of(path: Path) -> Kind[Any]:

@@ -4,7 +4,8 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from xft_core.data.conversation import PLAIN_TEXT, Message, beside
-from xft_core.data.text_tokens import PromptText, Span, text_tokens
+from xft_core.data.prompt_text import PromptText, Span
+from xft_core.data.text_tokens import text_tokens
 from xft_core.errors import DataError
 
 if TYPE_CHECKING:

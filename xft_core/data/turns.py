@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from xft_core.data.conversation import Message
+from xft_core.data.prompt_text import PromptText, Span
 from xft_core.data.templates import chat_text, check_holds, template_options
-from xft_core.data.text_tokens import PromptText, Span, TextTokens, text_tokens
+from xft_core.data.text_tokens import TextTokens, text_tokens
 from xft_core.errors import DataError
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from transformers import TextStreamer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from xft_core.data.prompt_text import PromptText
 from xft_core.data.templates import Message, chat_prompt, magicoder_prompt
-from xft_core.data.text_tokens import PromptText
+from xft_core.data.text_tokens import prompt_token_ids
 from xft_core.errors import RecipeError
 from xft_core.generation.completer import Completion
 from xft_core.generation.with_transformers import TransformersCompleter
@@ -50,7 +51,7 @@ class Chat:
         prompt = (chat_prompt(self.tokenizer, asked) if self.template == "chat"
                   else PromptText(magicoder_prompt(question), False))
         self._completer.streamer = _Shown(self.tokenizer, show)
-        [answer] = self._completer.complete([prompt.token_ids(self.tokenizer)], self.seed)
+        [answer] = self._completer.complete([prompt_token_ids(prompt, self.tokenizer)], self.seed)
         if self.template == "chat" and answer.finish_reason != "prompt_too_long":
             self.messages = [*asked, {"role": "assistant", "content": answer.text}]
         return answer

@@ -15,8 +15,8 @@ from xft_core.errors import DataError, XftError
 from xft_core.files.locate import find_file
 from xft_core.files.parsing import parse_json
 from xft_core.models.tokenizer import load_tokenizer
+from xft_core.planning.fit import advice
 from xft_core.planning.machine import Machine
-from xft_core.planning.plan import advice
 from xft_core.planning.shape import read_shape
 from xft_core.recipe.load import apply_overrides, parse
 from xft_core.recipe.sections import DataConfig, Recipe

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from xft_core.planning.history import Timing
-from xft_core.planning.plan import Rates, StagePlan
+from xft_core.planning.stage_plan import Rates, StagePlan
 
 EARLIER, PROBE, GIVEN = "earlier run", "probe", "--flops"
 SPREAD = 1.6  # of one stage's time, run again on the same machine

@@ -15,7 +15,7 @@ from xft_core.benchmarks.tasks.folder import problem_file
 from xft_core.data.conversation import Message
 from xft_core.errors import XftError
 from xft_core.files.data_files import find_data_files
-from xft_core.planning.plan import DataSize
+from xft_core.planning.stage_plan import DataSize
 from xft_core.recipe.sections import DataConfig, Recipe
 
 SAMPLE = 500  # rows that are tokenised

@@ -1,116 +1,18 @@
-"""The plan of a recipe: memory, disk and work of every stage that a model runs in, and whether a machine has that much."""
+"""The plan of a recipe: memory, disk and work of every stage that a model runs in."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xft_core.errors import XftError
 from xft_core.planning import memory
-from xft_core.planning.machine import Machine
-from xft_core.planning.memory import Memory
 from xft_core.planning.shape import Shape
-from xft_core.planning.work import matched_steps, mixing_flops, mixing_passes
+from xft_core.planning.stage_plan import DataSize, StagePlan
+from xft_core.planning.work import matched_steps, mixing_flops, mixing_passes, router_start_rows
 from xft_core.recipe.inactive_fields import learns, needs_features, tests_headroom
-from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig, WorkToMatch
 from xft_core.recipe.sections.merge import CLOSED_FORMS, OPERATORS
 from xft_core.recipe.steps import FACTS, TUNED, Step, planned_roles
-from xft_core.runtime.quantities import size
-
-# Changes that make a recipe smaller, in the order in which they cost least. Each is tried on top of those before it.
-CHANGES: tuple[dict[str, Any], ...] = (
-    {"sft.micro_batch_size": 1}, {"merge.micro_batch_size": 1}, {"sft.gradient_checkpointing": True},
-    {"sft.optimizer": "adafactor"}, {"sft.precision": "bf16"}, {"merge.precision": "bf16"}, {"generate.precision": "bf16"},
-    {"generate.batch_size": 1}, {"upcycle.num_experts_per_tok": 3, "upcycle.num_experts": 4})
-
-DISK_CHANGES: tuple[dict[str, Any], ...] = (
-    {"upcycle.store_experts": "once"}, {"sft.precision": "bf16"}, {"sft.optimizer": "adafactor"},
-    {"upcycle.num_experts_per_tok": 3, "upcycle.num_experts": 4}, {"upcycle.num_experts_per_tok": 2, "upcycle.num_experts": 2})
-
-
-class DoesNotFit(XftError):
-    """A recipe that surely needs more memory or disk than the machine has."""
-
-
-@dataclass(frozen=True)
-class DataSize:
-    """Training rows, held-out rows, and tokens of a row in the mean. Of a sample, where there is one: packed sequences for
-    each row (None: as if they filled up), and tokens of the longest row of a micro batch, to which the others are padded."""
-
-    train_rows: int
-    held_out_rows: int
-    tokens_per_row: float
-    sequences_per_row: float | None = None
-    padded_row: float | None = None
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a machine does in a second: floating-point operations, bytes moved in memory, bytes written to disk.
-
-    ``accelerated``: the first two are of one accelerator, and every process has its own. ``moe_flops``: operations of a
-    Mixture-of-Experts, None: as many. ``token``, ``moe_token``: seconds of one token of a batch of answers, 0 where they are
-    not known. ``start``: seconds until a stage has its libraries. ``busy``: how much slower all this was than on the same
-    machine with nothing else to do.
-    """
-
-    flops: float
-    bandwidth: float
-    disk: float
-    accelerated: bool = False
-    moe_flops: float | None = None
-    token: float = 0.0
-    moe_token: float = 0.0
-    start: float = 0.0
-    busy: float = 1.0
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage. ``kept`` and ``scratch``: bytes on disk afterwards, and more while it runs. ``flops`` (arithmetic) and
-    ``memory_read`` (bytes of weights) are None where they depend on data that is not known; ``written``: bytes to disk.
-    ``memory`` is that of one process, of ``processes`` on each of ``nodes`` machines; all else is of all of them. ``tokens``:
-    how often a batch of answers is lengthened by one; ``moe``: the model at work is the Mixture-of-Experts."""
-
-    role: str
-    memory: Memory
-    kept: float = 0.0
-    scratch: float = 0.0
-    flops: float | None = 0.0
-    memory_read: float | None = 0.0
-    written: float = 0.0
-    processes: int = 1
-    nodes: int = 1
-    tokens: float = 0.0
-    moe: bool = False
-
-    @property
-    def work(self) -> float | None:
-        """What times of alike stages are in proportion to: operations, 1 where there are none, None where not known."""
-        return None if self.flops is None else self.flops or 1.0
-
-    def certain(self, machine: Machine) -> float:
-        """Bytes of what is certain, in the memory that processes have to themselves or share."""
-        return self.memory.certain * self._sharing(machine)
-
-    def peak(self, machine: Machine) -> float:
-        """Bytes at the peak, likewise, with the processes themselves."""
-        return (self.memory.total + memory.PROCESS) * self._sharing(machine)
-
-    def _sharing(self, machine: Machine) -> int:
-        return self.processes if machine.device_memory is None else 1
-
-    def seconds(self, rates: Rates) -> float | None:
-        """Time at these rates, None where it cannot be known: the start, the slowest of arithmetic, reading weights and
-        lengthening answers, and writing."""
-        if self.flops is None or self.memory_read is None:
-            return None
-        workers = self.nodes * (self.processes if rates.accelerated else 1)
-        flops = rates.moe_flops if self.moe and rates.moe_flops else rates.flops
-        answers = self.tokens * (rates.moe_token if self.moe else rates.token)
-        work = max(self.flops / flops, self.memory_read / rates.bandwidth, answers)
-        return rates.start + work / workers + self.written / rates.disk
 
 
 def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, problems: int | None = None) -> list[StagePlan]:
@@ -135,89 +37,6 @@ def training_steps(
     return min(steps, sft.max_steps or steps), length
 
 
-def check_fits(recipe: Recipe, shape: Shape, machine: Machine, in_store: float = 0.0) -> None:
-    """Raise DoesNotFit for a recipe of which what is certain exceeds the machine: weights, kept gradients and optimizer
-    state of a stage, or the files of all stages. ``in_store``: bytes already stored, which may be this recipe's own."""
-    plan = make_plan(recipe, shape)
-    too_large = [stage for stage in plan if stage.certain(machine) > machine.for_models]
-    if too_large:
-        worst = max(too_large, key=lambda stage: stage.certain(machine))
-        kind = "memory" if machine.device_memory is None else "accelerator memory"
-        raise DoesNotFit(
-            f"{worst.role} cannot fit: its weights, gradients and optimizer state take "
-            f"{size(worst.certain(machine))} of {kind}, this machine has {size(machine.for_models)}. "
-            f"{advice(recipe, shape, machine)} To go on all the same (for example where that stage is in the store already): "
-            "check_fit: false.")
-    needed, room = _written(plan), machine.disk + in_store
-    if needed > room:
-        raise DoesNotFit(
-            f"The recipe writes {size(needed)} and {size(room)} are free or in the store already. "
-            f"{_disk_advice(recipe, shape, room)} To go on all the same: check_fit: false.")
-
-
-def advice(recipe: Recipe, shape: Shape, machine: Machine) -> str:
-    """Which changes bring every stage's predicted peak under the machine's memory: the first of the list that do, without
-    those that turn out not to be needed. Empty where nothing needs to change."""
-    values = recipe.model_dump()
-
-    def peak(changes: list[str]) -> float:
-        return max(stage.peak(machine) for stage in make_plan(parse(Recipe, values, changes), shape))
-
-    made: list[str] = []
-    for change in CHANGES:
-        if peak(made) <= machine.for_models:
-            break
-        if recipe.upcycle.groups and "upcycle.num_experts" in change:
-            continue  # other numbers of experts may not fit the groups
-        made += [f"{name}={str(value).lower()}" for name, value in change.items() if _is_smaller(values, name, value)]
-    if peak(made) > machine.for_models:
-        return f"Even with {' '.join(made)} it takes {size(peak(made))}: take a larger machine or a smaller model."
-    for item in list(made):
-        fewer = [other for other in made if other != item]
-        if not item.startswith("upcycle.") and peak(fewer) <= machine.for_models:
-            made = fewer
-    return f"What makes it fit: {' '.join(made)} (then at most {size(peak(made))} at once)." if made else ""
-
-
-def _disk_advice(recipe: Recipe, shape: Shape, room: float) -> str:
-    """Which changes bring what is written under ``room`` bytes. Only such as make it less than it is."""
-    values = recipe.model_dump()
-
-    def written(changes: dict[str, Any]) -> float:
-        return _written(make_plan(parse(Recipe, values, _assignments(changes)), shape))
-
-    made: dict[str, Any] = {}
-    for change in DISK_CHANGES:
-        if written(made) <= room:
-            break
-        if recipe.upcycle.groups and "upcycle.num_experts" in change:
-            continue
-        more = made | {name: value for name, value in change.items() if _is_smaller(values, name, value)}
-        if written(more) < written(made):
-            made = more
-    shown, free = " ".join(_assignments(made)), "Free some, or put XFT_HOME on a larger disk"
-    if not made:
-        return f"{free}: no setting makes it less."
-    if written(made) > room:
-        return f"{free}: even with {shown} it is {size(written(made))}."
-    return f"{free}, or choose {shown} (then {size(written(made))})."
-
-
-def _assignments(changes: dict[str, Any]) -> list[str]:
-    return [f"{name}={value}" for name, value in changes.items()]
-
-
-def _written(plan: list[StagePlan]) -> float:
-    """Bytes on disk when all stages are done, with the most that one has beside its result."""
-    return sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
-
-
-def _is_smaller(values: dict[str, Any], name: str, value: Any) -> bool:
-    section, field = name.split(".")
-    now = values[section][field]
-    return bool(value < now if isinstance(value, int) and not isinstance(value, bool) else value != now)
-
-
 @dataclass(frozen=True)
 class _Given:
     recipe: Recipe
@@ -235,7 +54,24 @@ def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
     stored_once = moe.store_experts == "once" and moe.expert_rank is None and not moe.is_stock
     parameters = shape.parameters if stored_once else shape.moe_parameters(moe)
     upcycled = parameters * float(shape.stored_bytes)
-    return StagePlan(role, memory.Memory(0.0), kept=upcycled, written=upcycled)  # copies from file to file
+    copied = StagePlan(role, memory.Memory(0.0), kept=upcycled, written=upcycled)  # from file to file
+    if moe.router_start == "random":
+        return copied
+    recipe, data, flops = given.recipe, given.data, None
+    if data is not None:  # losses of every expert that may be a row's, then hidden states, and what is summed of these
+        passes = 1 if moe.experts_from == "branches" else 1 + moe.num_routed
+        tokens = router_start_rows(data.train_rows) * data.tokens_per_row
+        summed = 2.0 * shape.num_layers * shape.hidden_size**2
+        flops = tokens * (passes * shape.forward_flops(data.tokens_per_row) + summed)
+    return replace(copied, flops=flops, memory=memory.router_start_memory(shape, recipe.sft.precision, recipe.data.max_length))
+
+
+def _clustering(role: str, step: Step, given: _Given) -> StagePlan:
+    """A forward pass over every training row; k-means takes next to nothing beside it."""
+    recipe, shape, data = given.recipe, given.shape, given.data
+    return StagePlan(
+        role, memory.row_losses_memory(shape, None, recipe.sft.precision, recipe.data.max_length),
+        flops=None if data is None else data.train_rows * data.tokens_per_row * shape.forward_flops(data.tokens_per_row))
 
 
 def _training(role: str, step: Step, given: _Given) -> StagePlan:
@@ -244,7 +80,7 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
     sequence = given.recipe.data.max_length
     needed = memory.training_memory(shape, upcycle, sft, sequence)
     flops = None
-    is_branch = step.given.get("part") or step.given.get("sources")  # of domains: as if they were equally large
+    is_branch = {"part", "sources", "cluster"} & step.given.keys()  # of domains and clusters: as if they were equally large
     branches = given.recipe.upcycle.num_routed
     rows = replace(data, train_rows=math.ceil(data.train_rows / branches)) if data and is_branch else data
     if rows:
@@ -432,4 +268,4 @@ def _generation(role: str, step: Step, given: _Given) -> StagePlan:
 WAYS: dict[str, Callable[[str, Step, _Given], StagePlan]] = {
     "upcycling": _upcycling, "training": _training, "mixing": _mixing, "merging": _merging, "generation": _generation,
     "averaging": _averaging, "row losses": _row_losses, "choosing": _choosing, "ensemble": _ensemble, "preferring": _preferring,
-    "unknown": _unknown}
+    "clustering": _clustering, "unknown": _unknown}

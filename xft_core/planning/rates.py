@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xft_core.planning.plan import Rates
 from xft_core.planning.shape import Shape, active_slots
+from xft_core.planning.stage_plan import Rates
 from xft_core.recipe.sections import Recipe, UpcycleConfig
 
 SECONDS, LEAST_REPEATS = 1.5, 5  # of each probe

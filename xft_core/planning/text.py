@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from xft_core.planning.estimate import Estimate, together
 from xft_core.planning.machine import Machine
 from xft_core.planning.memory import PROCESS
-from xft_core.planning.plan import StagePlan
+from xft_core.planning.stage_plan import StagePlan
 from xft_core.runtime.quantities import duration, size
 from xft_core.runtime.terminal import columns
 

@@ -32,6 +32,11 @@ def mixing_passes(cross_validation: bool) -> float:
     return 1.0 + (4 * 3 * 2 / 3 if cross_validation else 0.0)
 
 
+def router_start_rows(train_rows: int) -> int:
+    """Rows that a router starts from (stages/router_start.py): a hundredth, at least 256 if there are so many."""
+    return min(train_rows, max(256, train_rows // 100))
+
+
 def steps_of(sequences: float, batch_size: int, epochs: float, max_steps: int | None) -> int:
     """Optimizer steps of a training on ``sequences`` for ``epochs``, as the trainer counts them."""
     by_epochs = math.ceil(math.ceil(sequences / batch_size) * epochs)

@@ -14,6 +14,7 @@ ADAPTER = "adapter"  # in an sft artifact: the adapters that were trained, by th
 PREPARED = "prepare"  # the rows that models are tuned and measured on
 UPCYCLED, MIXED, MERGED = "upcycle", "mix", "merge"
 TUNED = {"sft": "sft_baseline", "moe": "sft_moe"}  # by model
+CLUSTERED = "cluster_rows"  # which cluster each training row is of, where branches are tuned on one each
 CHOSEN = "choose_checkpoint"  # the Mixture-of-Experts, where it is not that of the last step
 AVERAGE, SNAPSHOTS = "average", "snapshots"  # in an sft artifact: further models, in directories of their own
 

@@ -24,6 +24,7 @@ from xft_core.recipe.step import (
     AVERAGE,
     BASE,
     CHOSEN,
+    CLUSTERED,
     DPO,
     ENSEMBLE,
     EXPORTED,
@@ -98,6 +99,8 @@ class StageFacts:
 FACTS: dict[str, StageFacts] = {
     "prepare": StageFacts(heavy=False, shown="data", suffixes=("decontamination.json", "refused.json")),
     "mix_data": StageFacts(heavy=False, shown="data", suffixes=("decontamination.json", "mixture.json", "refused.json")),
+    "cluster_rows": StageFacts(planned="clustering", shown="data", suffixes=("clusters.json",), own_section=False,
+                               needs_less="use sft.precision: bf16, or set upcycle.branches_by to random"),
     "upcycle": StageFacts(planned="upcycling", needs_less="lower upcycle.num_experts"),
     "sft": StageFacts(planned="training", needs_less=(
         "lower sft.micro_batch_size, turn on sft.gradient_checkpointing, use sft.optimizer: adafactor or sft.precision: bf16, "
@@ -290,7 +293,8 @@ def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
             continue  # their losses are the export stage's
         yield Step(measuring_role("row_losses", model), "row_losses", {
             "model": place, "data": Made(PREPARED), "precision": recipe.sft.precision,
-            "trained_by": {} if place == BASE else trainings(place.role)}, model)
+            "trained_by": {} if place == BASE else trainings(place.role),
+            **({"clusters": Made(CLUSTERED)} if CLUSTERED in by_role else {})}, model)
 
 
 def _measuring(recipe: Recipe, made: Made, model: str, role_model: str | None) -> Iterator[Step]:

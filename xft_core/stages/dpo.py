@@ -11,6 +11,7 @@ from xft_core.benchmarks.registry import kind_of
 from xft_core.data.response_end import load_response_ends
 from xft_core.data.row_writing import Row
 from xft_core.data.rows import load_rows, rows_of
+from xft_core.data.text_tokens import prompt_token_ids
 from xft_core.errors import CheckpointError, DataError
 from xft_core.files.locate import find_model
 from xft_core.models.config import DTYPES, is_moe
@@ -90,7 +91,7 @@ def _answered(config: DpoStage, source: Path) -> Iterator[tuple[str, list[Row], 
     for problem in kind.load_problems(benchmark):
         if problem.task_id not in samples or problem.task_id not in verdicts:
             continue
-        prompt = kind.build_prompt(problem, config.prompt_style, tokenizer).token_ids(tokenizer)
+        prompt = prompt_token_ids(kind.build_prompt(problem, config.prompt_style, tokenizer), tokenizer)
         found: dict[str, dict[str, Row]] = {"pass": {}, "fail": {}}
         for sample, graded in zip(samples[problem.task_id], verdicts[problem.task_id], strict=True):
             verdict = "fail" if graded.plus == "timeout" else graded.plus

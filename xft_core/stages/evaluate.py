@@ -33,6 +33,7 @@ from xft_core.errors import DataError, SandboxError
 from xft_core.files.journal import append, read_appended
 from xft_core.files.jsonl import read_jsonl
 from xft_core.recipe.labels import group_names
+from xft_core.reporting.partial_credit import MEAN_SCORE, partial_credit
 from xft_core.reporting.statistics import interval_95
 from xft_core.runtime.cores import cores
 from xft_core.stages.configs import EvaluateStage
@@ -69,7 +70,7 @@ def run(config: EvaluateStage, workspace: Workspace) -> EvaluateMetrics:
         file=benchmark.name, sha256=benchmark_digest, kind=kind.name, extended_tests=kind.extended_tests,
         problems=len(problems), **labels)
     groups: dict[str, float] = {}
-    mean_score = None
+    credit: dict[str, float] = {}
     try:
         grader = kind.open_grader(config.evaluate, benchmark)
     except NotGradable as reason:
@@ -88,7 +89,7 @@ def run(config: EvaluateStage, workspace: Workspace) -> EvaluateMetrics:
                     for verdict, solution in zip(verdicts[problem.task_id], solutions[problem.task_id], strict=True)])
                 for problem in problems])
         rates = scores(list(verdicts.values()), config.evaluate.k)
-        mean_score = _mean_score(list(verdicts.values()))
+        credit = {item.name: item.value for item in partial_credit(results)}
         scored = {
             (criterion, name): group.pass_at_1 for criterion, found in by_criterion.items() for name, group in found.items()}
         groups = {name: scored[group] for group, name in group_names(scored).items()}
@@ -98,8 +99,8 @@ def run(config: EvaluateStage, workspace: Workspace) -> EvaluateMetrics:
             for solution in solutions[problem.task_id]:
                 stream.write(json.dumps({"task_id": problem.task_id, "solution": solution}, ensure_ascii=False) + "\n")
     return EvaluateMetrics(
-        **dict(rates), mean_score=mean_score, skipped=None if results.skipped is None else 1, pass_at_1_of_group=groups,
-        seconds=round(time.monotonic() - started, 3))
+        **dict(rates), mean_score=credit.pop(MEAN_SCORE, None), measures=credit, skipped=None if results.skipped is None else 1,
+        pass_at_1_of_group=groups, seconds=round(time.monotonic() - started, 3))
 
 
 def read_samples(
@@ -260,15 +261,9 @@ def _grouped(kind: Kind[Any], problem: AnyProblem) -> dict[str, Any]:
 
 
 def _given(verdict: Verdict) -> dict[str, Any]:
-    """A verdict's fields: the score only where there is one."""
-    return {name: value for name, value in asdict(verdict).items() if name != "score" or value is not None}
-
-
-def _mean_score(verdicts: Sequence[Sequence[Verdict]]) -> float | None:
-    """The mean over problems; None where nothing was scored, 0 for an answer without a score among others that have one."""
-    if all(verdict.score is None for of_problem in verdicts for verdict in of_problem):
-        return None
-    return _mean([_mean([verdict.score or 0.0 for verdict in of_problem]) for of_problem in verdicts if _is_graded(of_problem)])
+    """A verdict's fields: score and measures only where there are any."""
+    optional: dict[str, Any] = {"score": None, "measures": {}}
+    return {name: value for name, value in asdict(verdict).items() if name not in optional or value != optional[name]}
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -18,10 +18,12 @@ from typing import Any
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.benchmarks.benchmark import AnyProblem, Kind
+from xft_core.benchmarks.multiple_choice import MultipleChoice
 from xft_core.benchmarks.picture_questions import PictureQuestions
 from xft_core.benchmarks.progress import Progress
 from xft_core.benchmarks.registry import kind_of
 from xft_core.data.picture_rows import PictureAsker, load_processor
+from xft_core.data.text_tokens import prompt_token_ids
 from xft_core.errors import RecipeError
 from xft_core.files.digests import canonical_json
 from xft_core.files.journal import append, read_appended
@@ -32,6 +34,7 @@ from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.models.tokenizer_files import reads_pictures
 from xft_core.recipe.sections import GenerateConfig
+from xft_core.stages.choice_scores import choice_samples
 from xft_core.stages.configs import GenerateStage
 from xft_core.store.results.generate import SAMPLES, GenerateMetrics, Sample
 from xft_core.store.workspace import Workspace
@@ -67,6 +70,10 @@ def run(config: GenerateStage, workspace: Workspace) -> GenerateMetrics:
     kind = kind_of(inputs["benchmark"])
     problems = kind.load_problems(inputs["benchmark"], config.max_problems)
     tokenizer = load_tokenizer(inputs["model"])
+    partial = workspace.checkpoints / "samples.partial.jsonl"
+    if isinstance(kind, MultipleChoice):
+        scored, done_now = choice_samples(config, kind, problems, tokenizer, partial)
+        return finish(workspace, [scored[problem.task_id] for problem in problems], len(problems), done_now, started)
     asks_pictures = isinstance(kind, PictureQuestions) and reads_pictures(inputs["model"])
     asked = asked_about_pictures if asks_pictures else asked_in_text
     batches = make_batches([
@@ -75,7 +82,6 @@ def run(config: GenerateStage, workspace: Workspace) -> GenerateMetrics:
         for index in range(config.generate.num_samples)
     ], config.generate.batch_size)
 
-    partial = workspace.checkpoints / "samples.partial.jsonl"
     samples = {sample.sample_id: sample for sample in map(Sample.model_validate, read_appended(partial))}
     waiting = [batch for batch in batches if any(request.sample_id not in samples for request in batch)]
     problems_before = len(problems) - sum(map(len, waiting)) / config.generate.num_samples
@@ -91,13 +97,18 @@ def run(config: GenerateStage, workspace: Workspace) -> GenerateMetrics:
         progress.close()
     ordered = [
         samples[problem.task_id, index] for problem in problems for index in range(config.generate.num_samples)]
+    return finish(workspace, ordered, len(problems), len(problems) - problems_before, started)
+
+
+def finish(workspace: Workspace, ordered: list[Sample], problems: int, done_now: float, started: float) -> GenerateMetrics:
+    """Write the samples, which are in the benchmark's order. ``done_now``: problems that this start has answered."""
     (workspace.output / SAMPLES).write_text("".join(map(_line, ordered)), encoding="utf-8")
     reasons = [sample.finish_reason for sample in ordered]
     seconds = time.monotonic() - started
     return GenerateMetrics(
-        problems=len(problems), samples=len(ordered), new_tokens=sum(sample.new_tokens for sample in ordered),
+        problems=problems, samples=len(ordered), new_tokens=sum(sample.new_tokens for sample in ordered),
         truncated=reasons.count("length"), prompt_too_long=reasons.count("prompt_too_long"), seconds=round(seconds, 3),
-        problems_per_minute=round(60 * (len(problems) - problems_before) / seconds, 3))
+        problems_per_minute=round(60 * done_now / seconds, 3))
 
 
 def asked_in_text(
@@ -106,7 +117,7 @@ def asked_in_text(
     """The first request for each problem."""
     for problem in problems:
         prompt = kind.build_prompt(problem, style, tokenizer)
-        yield Request(problem, 0, prompt.text, prompt.token_ids(tokenizer))
+        yield Request(problem, 0, prompt.text, prompt_token_ids(prompt, tokenizer))
 
 
 def asked_about_pictures(

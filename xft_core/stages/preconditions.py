@@ -100,9 +100,12 @@ def grading_versions(benchmark: str, config: EvaluateConfig) -> dict[str, str | 
 
 
 def check_sandbox(benchmark: str, config: EvaluateConfig) -> None:
-    """The sandbox works, or the benchmark is skipped here because its toolchain is missing. Raises SandboxError."""
+    """The sandbox works, or the benchmark needs none, or it is skipped here because its toolchain is missing. Raises
+    SandboxError."""
+    from xft_core.benchmarks.registry import kind_of
+
     try:
-        skipped = None in grading_versions(benchmark, config).values()
+        skipped = not kind_of(find_benchmark(benchmark)).runs_programs or None in grading_versions(benchmark, config).values()
     except XftError:  # another check reports it
         skipped = False
     if not skipped:

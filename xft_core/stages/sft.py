@@ -55,7 +55,7 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
     Of several processes the first does all but the tuning alone, with the whole model; the others return None.
     """
     source = find_model(config.model)
-    training_rows = own_rows(config.data, config.part, config.sources, config.seed)
+    training_rows = own_rows(config.data, config, config.seed, config.clusters)
     held_out_rows = load_rows(config.data, "held_out")
     longest = max(*training_rows.lengths(), *held_out_rows.lengths())
     model = _load(source, config)

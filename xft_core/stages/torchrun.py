@@ -24,6 +24,7 @@ from xft_core.errors import RecipeError, StageInterrupted, StageKilled, XftError
 from xft_core.files.disk import write_whole
 from xft_core.files.environment import rendezvous
 from xft_core.recipe.steps import what_to_change
+from xft_core.runtime.process import drop_launcher_variables
 from xft_core.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _launch(directory: Path, job: dict[str, Any], node: int) -> None:
     # -P: a file in the current directory must not shadow a module.
     command = (sys.executable, "-P", "-m", "xft_core.stages.torchrun_worker", str(directory))
     try:
-        with _signals_restored():
+        with _process_restored():
             elastic_launch(launch, command[0])(*command[1:])
     except SignalException as stopped:
         if stopped.sigval is signal.SIGINT:
@@ -157,12 +158,13 @@ def _check_accelerators(number: int) -> None:
 
 
 @contextmanager
-def _signals_restored() -> Iterator[None]:
-    """torchrun's launcher handles signals its own way, and leaves it at that."""
+def _process_restored() -> Iterator[None]:
+    """torchrun's launcher handles signals its own way and sets variables for its workers, and leaves both behind."""
     try:
         before = {number: signal.getsignal(number) for number in HANDLED}
         yield
     finally:
+        drop_launcher_variables()
         for number, handler in before.items():
             try:
                 signal.signal(number, handler)

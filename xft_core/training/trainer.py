@@ -20,26 +20,25 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.optimization import Adafactor
 from transformers.trainer_callback import PrinterCallback
 
 from xft_core.data.order import SeededOrder
 from xft_core.data.packing import IGNORED, PackedRows
-from xft_core.errors import CheckpointError, RecipeError, XftError
+from xft_core.errors import CheckpointError, XftError
 from xft_core.models.upcycled import moe_blocks
-from xft_core.moe.averaging import averaging_share, pull_together
-from xft_core.moe.experts import MoeBlock, RoutedExperts
 from xft_core.moe.low_rank import LowRankExperts
 from xft_core.recipe.checks import TrainingWatch
 from xft_core.recipe.sections import ChecksConfig, SftConfig
 from xft_core.runtime.group import is_first, number_of_processes, process_number, summed
 from xft_core.runtime.progress import describe_progress, on_terminal
-from xft_core.store.checkpoints import PREFIX, seal
+from xft_core.store.checkpoints import PREFIX
 from xft_core.store.curves import MetricsLog
 from xft_core.store.results.curve import CurveValues, read_curve
 from xft_core.store.results.sft import TrainingMetrics
 from xft_core.training.averaging import RunningAverage
+from xft_core.training.callbacks import AfterStep, Checkpoints, Epochs, ProgressBar, Routers, experts_to_average
 from xft_core.training.held_out import take_routings
 from xft_core.training.optimizer_state import load_state, save_state
 from xft_core.training.response_loss import response_loss
@@ -78,19 +77,19 @@ class XftTrainer(Trainer):
             shard(model)
         super().__init__(
             model=model, args=arguments, train_dataset=data, data_collator=data.collate,
-            callbacks=[_Epochs(self.order, self.steps_of_epoch), _Routers(self.terms)])
+            callbacks=[Epochs(self.order, self.steps_of_epoch), Routers(self.terms)])
         taken = Snapshots(directory, snapshot_steps(snapshots, self.args.max_steps))
-        self.add_callback(_Checkpoints(metrics, taken))
+        self.add_callback(Checkpoints(metrics, taken))
         self.average = RunningAverage(sft, self.args.max_steps) if sft.average != "none" else None
-        experts = _experts_to_average(self.blocks) if sft.expert_averaging else []
-        self.add_callback(_AfterStep(experts, sft, self.average, taken))
+        experts = experts_to_average(self.blocks) if sft.expert_averaging else []
+        self.add_callback(AfterStep(experts, sft, self.average, taken))
         self.loss_is_scaled_for_ga = True
         # Placed and sharded already: accelerate is to add autocast and no more.
         self.is_distributed_loading_by_transformers = self.processes > 1
         self.remove_callback(PrinterCallback)
         self.bar = tqdm(unit="step", desc="sft") if on_terminal() and is_first() else None
         if self.bar is not None:
-            self.add_callback(_Bar(self.bar))
+            self.add_callback(ProgressBar(self.bar))
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: PreTrainedModel | None = None) -> tuple[Any, Any]:
@@ -269,86 +268,6 @@ def low_rank_parameters(model: torch.nn.Module) -> set[int]:
     """Ids of the parameters that low-rank experts add to the weights that they share."""
     return {id(parameter) for block in moe_blocks(model) if isinstance(block.experts, LowRankExperts)
             for parameter in block.experts.parameters()}
-
-
-class _Epochs(TrainerCallback):
-    """Tells the order of the data which epoch it is, also after a restart."""
-
-    def __init__(self, order: SeededOrder, steps_of_epoch: int) -> None:
-        self.order, self.steps_of_epoch = order, steps_of_epoch
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.order.epoch = state.global_step // self.steps_of_epoch
-
-
-class _Routers(TrainerCallback):
-    """Lets routers change of themselves after a step, before a checkpoint is made of it."""
-
-    def __init__(self, terms: RouterTerms | None) -> None:
-        self.terms = terms
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self.terms:
-            self.terms.end_step()
-
-
-class _Checkpoints(TrainerCallback):
-    """Puts the curves so far into a checkpoint, and seals it once all of it is written."""
-
-    def __init__(self, metrics: MetricsLog, snapshots: Snapshots) -> None:
-        self.metrics, self.snapshots = metrics, snapshots
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if is_first():
-            directory = Path(args.output_dir) / f"{PREFIX}{state.global_step}"
-            self.metrics.copy_to(directory)
-            self.snapshots.copy_to(directory, state.global_step)
-            seal(directory)
-
-
-class _AfterStep(TrainerCallback):
-    """Changes or takes in the weights after each optimizer step, before any of them is saved."""
-
-    def __init__(
-        self, experts: list[RoutedExperts], sft: SftConfig, average: RunningAverage | None, snapshots: Snapshots,
-    ) -> None:
-        self.experts, self.sft, self.average, self.snapshots = experts, sft, average, snapshots
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: PreTrainedModel, **_: Any,
-    ) -> None:
-        for experts in self.experts:
-            pull_together(experts, averaging_share(self.sft.expert_averaging, state.global_step, state.max_steps))
-        if self.average:
-            self.average.add(model, state.global_step)
-        self.snapshots.take(model, state.global_step)
-
-
-def _experts_to_average(blocks: list[MoeBlock]) -> list[RoutedExperts]:
-    """Raises RecipeError for experts whose mean is not an expert of their own form."""
-    experts = [block.experts for block in blocks]
-    if not all(type(item) is RoutedExperts and item.num_experts > 1 for item in experts):
-        raise RecipeError(
-            "sft.expert_averaging is set, but the experts of this model are no full weights of their own, or there is one "
-            "only: the mean of low-rank experts has no low rank. Set sft.expert_averaging to 0, or upcycle to full experts.")
-    return experts
-
-
-class _Bar(TrainerCallback):
-    """A progress bar of optimizer steps on a terminal."""
-
-    def __init__(self, bar: tqdm) -> None:
-        self.bar = bar
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.reset(total=state.max_steps)
-        self.bar.update(state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.update(1)
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.bar.close()
 
 
 def training_arguments(sft: SftConfig, seed: int, directory: Path, num_sequences: int) -> TrainingArguments:

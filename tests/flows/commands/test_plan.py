@@ -14,9 +14,9 @@ from tasks.preflight import check_fit
 from tests.flows.conftest import REPOSITORY
 from tests.flows.test_cli import RecipeFile, xft
 from xft_core.demo import DEMO_DIR
+from xft_core.planning.fit import DoesNotFit
 from xft_core.planning.history import Timing, likeness, remember
 from xft_core.planning.machine import machine_name
-from xft_core.planning.plan import DoesNotFit
 from xft_core.planning.shape import read_shape
 from xft_core.recipe.load import load_recipe, parse
 from xft_core.recipe.sections import Recipe

@@ -22,6 +22,7 @@ def data_rows(rng: random.Random, directory: Path) -> None:
     """Instruction data in every form, as lines, as a list, and as Parquet; down to the tokens."""
     from xft_core.data.reading import read_conversations
     from xft_core.data.templates import training_text
+    from xft_core.data.text_tokens import prompt_token_ids
     from xft_core.models.loading import load_tokenizer
     from xft_core.recipe.sections import DataConfig
 
@@ -47,7 +48,7 @@ def data_rows(rng: random.Random, directory: Path) -> None:
     tokenizer = _TOKENIZER["tiny"]
     config = DataConfig(path=str(path), template=rng.choice(["magicoder", "chat"]))
     for messages in read_conversations(config, path):
-        training_text(messages, config.template, tokenizer)[0].token_ids(tokenizer)
+        prompt_token_ids(training_text(messages, config.template, tokenizer)[0], tokenizer)
 
 
 _TOKENIZER: dict[str, Any] = {}

@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from tests.factories import dense_model, tokenizer
+from xft_core.data.prompt_text import PromptText
 from xft_core.data.templates import chat_prompt, magicoder_prompt
-from xft_core.data.text_tokens import PromptText, text_tokens
+from xft_core.data.text_tokens import prompt_token_ids, text_tokens
 from xft_core.data.tokenize import RowMaker, tokenise
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
@@ -67,15 +68,15 @@ def test_a_response_in_training_has_the_tokens_that_generation_begins_with(name:
     asked = chat_prompt(made, messages("Add.", "")[:1]) if template == "chat" else PromptText(magicoder_prompt("Add."), False)
     assert row is not None
     for length in range(1, len(answer) + 1):
-        begun = asked.begin(answer[:length]).token_ids(made)
+        begun = prompt_token_ids(asked.begin(answer[:length]), made)
         if begun == row.input_ids[:len(begun)]:
             break
     assert begun == row.input_ids[:len(begun)] and len(begun) > row.prompt_length
-    whole = asked.begin(answer).token_ids(made)
+    whole = prompt_token_ids(asked.begin(answer), made)
     assert row.input_ids[:len(whole)] == whole and len(row.input_ids) == len(whole) + 1
     assert made.decode(row.input_ids[row.prompt_length:-1]).lstrip() == answer.lstrip()
     if not answer.startswith((" ", "\n")):
-        assert row.input_ids[:row.prompt_length] == asked.token_ids(made)
+        assert row.input_ids[:row.prompt_length] == prompt_token_ids(asked, made)
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -96,8 +97,8 @@ def test_text_of_the_data_is_no_control_token(name: str, template: Any, text: st
     assert controls_in(f"Say {text}", text) == controls_in("Say it", "it") == controls_in("Say it", text)
     asked = chat_prompt(made, messages(text, "")[:1]) if template == "chat" else PromptText(magicoder_prompt(text), False)
     plain = chat_prompt(made, messages("x", "")[:1]) if template == "chat" else PromptText(magicoder_prompt("x"), False)
-    assert [token for token in asked.begin(text).token_ids(made) if token in controls] == [
-        token for token in plain.token_ids(made) if token in controls]
+    assert [token for token in prompt_token_ids(asked.begin(text), made) if token in controls] == [
+        token for token in prompt_token_ids(plain, made) if token in controls]
 
 
 def test_other_spellings_change_nothing_else() -> None:
@@ -139,7 +140,7 @@ def test_a_tokenizer_without_offsets_cuts_where_the_prompt_ends() -> None:
     slow: Any = Slow()
     row, _ = tokenise(messages("Add <s>", "x <s> y"), DataConfig(), slow)
     assert row and row.input_ids[0] == 0 and 0 not in row.input_ids[1:]
-    assert row.prompt_length == len(PromptText(magicoder_prompt("Add <s>"), False).token_ids(slow))
+    assert row.prompt_length == len(prompt_token_ids(PromptText(magicoder_prompt("Add <s>"), False), slow))
     assert len(row.input_ids) == row.prompt_length + 4
 
 
@@ -150,7 +151,7 @@ def test_a_row_far_longer_than_fits_has_the_tokens_of_the_whole() -> None:
         made = make()
         for answer in ("a" * 20_000, "".join(rng.choices(words, k=9_000)), "🙂" * 20_000, "\n" * 20_000):
             row, cut = tokenise(messages("Add.", answer), DataConfig(max_length=200), made)
-            whole = PromptText(magicoder_prompt("Add."), False).begin(answer).token_ids(made)
+            whole = prompt_token_ids(PromptText(magicoder_prompt("Add."), False).begin(answer), made)
             assert row and cut and row.input_ids == whole[:200]
             assert tokenise(messages(answer, "b"), DataConfig(max_length=200), made) == (None, False)
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.factories import dense_model
+from xft_core.data.prompt_text import PromptText
 from xft_core.data.templates import chat_prompt, magicoder_prompt
-from xft_core.data.text_tokens import PromptText
+from xft_core.data.text_tokens import prompt_token_ids
 from xft_core.errors import RecipeError
 from xft_core.generation.chat import Chat
 from xft_core.recipe.sections import GenerateConfig, UpcycleConfig
@@ -42,7 +43,7 @@ def test_the_models_own_template_holds_the_whole_conversation(model: Path, monke
     chat.ask("Two </s>?", shown.append)  # what spells a control token stays text
     said = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": first.text},
             {"role": "user", "content": "Two </s>?"}]
-    assert given[1] == chat_prompt(chat.tokenizer, said).token_ids(chat.tokenizer)
+    assert given[1] == prompt_token_ids(chat_prompt(chat.tokenizer, said), chat.tokenizer)
     chat.begin_anew()
     assert chat.ask("One?", shown.append) == first
 
@@ -52,7 +53,7 @@ def test_the_papers_prompt_holds_one_instruction(model: Path, monkeypatch: pytes
     given = spy(chat, monkeypatch)
     for question in ("One?", "Two?"):
         chat.ask(question, lambda _: None)
-    assert given[1] == PromptText(magicoder_prompt("Two?"), False).token_ids(chat.tokenizer)
+    assert given[1] == prompt_token_ids(PromptText(magicoder_prompt("Two?"), False), chat.tokenizer)
     assert Chat(Path("xft_core/demo/model"), CONFIG).template == "magicoder"  # has no template of its own
 
 

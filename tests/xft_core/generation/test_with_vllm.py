@@ -16,6 +16,7 @@ from tests.factories import dense_model
 from tests.xft_core.stages.test_generate import PROMPTS, benchmark
 from xft_core.benchmarks.find import find_benchmark
 from xft_core.benchmarks.registry import kind_of
+from xft_core.data.text_tokens import prompt_token_ids
 from xft_core.errors import CheckpointError, RecipeError
 from xft_core.files.locate import find_model
 from xft_core.generation import with_vllm
@@ -139,7 +140,7 @@ def test_vllm_itself_gives_what_transformers_gives(monkeypatch: pytest.MonkeyPat
     directory, path = find_model("demo:model"), find_benchmark("demo:benchmark.jsonl")
     tokenizer, kind = load_tokenizer(directory), kind_of(path)
     problems = kind.load_problems(path, 40)
-    prompts = [kind.build_prompt(problem, "completion", tokenizer).token_ids(tokenizer) for problem in problems]
+    prompts = [prompt_token_ids(kind.build_prompt(problem, "completion", tokenizer), tokenizer) for problem in problems]
     prompts += [[5] * 1024, [5] * 1020]
     stops = kind.stops(problems, "completion")
     config = GenerateConfig(max_new_tokens=96, precision="fp32")

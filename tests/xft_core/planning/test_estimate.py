@@ -18,7 +18,7 @@ from xft_core.planning.estimate import (
 )
 from xft_core.planning.history import Timing
 from xft_core.planning.memory import Memory
-from xft_core.planning.plan import Rates, StagePlan
+from xft_core.planning.stage_plan import Rates, StagePlan
 from xft_core.planning.text import between
 
 RATES = Rates(flops=1e9, bandwidth=1e12, disk=1e12, start=5.0)

@@ -58,7 +58,9 @@ def test_two_processes_go_on_where_one_stopped_with_the_same_curve(
     """With noise and balance loss, Adafactor, experts without tokens, and an epoch whose last step is no whole one."""
     alone = run_stage(stage(ready, tmp_path / "alone", "moe")).manifest
     interrupted_after(3, stage(ready, tmp_path / "both", "moe"), monkeypatch)  # its last checkpoint is of step 2
+    environment = dict(os.environ)
     both = run_stage(stage(ready, tmp_path / "both", "moe", num_processes=2)).manifest
+    assert dict(os.environ) == environment, "the launcher's variables stay behind: what starts next would inherit them"
     assert both.key == alone.key
     assert_same_curve(tmp_path / "both", tmp_path / "alone")
     assert min(point["expert_load_min"] for point in curve(tmp_path / "both").values()) == 0

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from xft_core.benchmarks.ds1000.problems import Problem
 from xft_core.benchmarks.prompts import FENCE, STYLES, cut
+from xft_core.data.prompt_text import PromptText
 from xft_core.data.templates import chat_prompt, magicoder_prompt
-from xft_core.data.text_tokens import PromptText
 from xft_core.errors import DataError
 
 if TYPE_CHECKING:

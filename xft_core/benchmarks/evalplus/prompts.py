@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xft_core.benchmarks.evalplus.problems import Problem
 from xft_core.benchmarks.prompts import FENCE, INSTRUCTION, code_prompt
-from xft_core.data.text_tokens import PromptText
+from xft_core.data.prompt_text import PromptText
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -42,7 +42,12 @@ def problem_code(problem: Problem) -> str:
     Most tokenizers take a newline and the indentation after it as one token. After a newline alone they have hardly ever
     seen an indented line: a model then closes the fence or begins the next function.
     """
-    code = problem.prompt.strip()
+    return begun(problem.prompt)
+
+
+def begun(code: str) -> str:
+    """Code to go on from, see ``problem_code``."""
+    code = code.strip()
     return code if code.splitlines()[-1][:1].isspace() else f"{code}\n"
 
 

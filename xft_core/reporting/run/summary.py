@@ -4,6 +4,7 @@ findings.py."""
 from xft_core.recipe.checks import mixing_findings, recipe_findings, training_findings
 from xft_core.recipe.labels import flat_names, path_labels, unique_labels
 from xft_core.recipe.steps import AVERAGE, CHOSEN, FACTS, MIXED, MODELS, PREPARED, TUNED, exports, measuring_role
+from xft_core.reporting.partial_credit import TITLES, partial_credit
 from xft_core.reporting.pass_rates import counts, pair, pass_rate
 from xft_core.reporting.run.comparison import (
     Comparison,
@@ -75,6 +76,7 @@ def _row(evidence: Evidence, model: str, of_domains: list[Domain]) -> Row | None
     measures = [
         Measure(title=f"NLL on {domain.name}", value=loss.nll, interval=loss.interval, higher_is_better=False)
         for domain in of_domains if (loss := domain.loss(model))]
+    measures += _partial_credit(evidence, model)
     measures += _held_out_measures(evidence, model) + _lm_eval_measures(evidence, model)
     if nll is None and not scores and not measures:
         return None
@@ -146,6 +148,17 @@ def _groups(results: EvaluationFile) -> list[Group]:
         graded = {task_id: of_problems[task_id] for task_id in task_ids if task_id in of_problems}
         if rate := pass_rate(graded, 1):
             found.append(Group(criterion=criterion, name=name, problems=len(graded), rate=rate))
+    return found
+
+
+def _partial_credit(evidence: Evidence, model: str) -> list[Measure]:
+    found = []
+    for index, benchmark in enumerate(evidence.benchmarks()):
+        results = evidence.file(measuring_role("evaluate", model, index), EvaluationFile)
+        found += [
+            Measure(title=f"{benchmark} {TITLES.get(item.name, item.name)}", value=item.value, interval=item.interval,
+                    higher_is_better=True)
+            for item in (partial_credit(results) if results else [])]
     return found
 
 

@@ -37,6 +37,8 @@ class EvaluateMetrics(PassRates):
     skipped: int | None = Field(description="1 for a benchmark that cannot be graded here; absent for others [count]")
     mean_score: float | None = Field(None, description=(
         "Mean over problems of how much of an answer is right, of tasks that measure it (field F1) [fraction, 0 to 1]"))
+    measures: Annotated[dict[str, float], Flat("measure/")] = Field({}, description=(
+        "What else a benchmark counts, by name (acc_norm), over all of its answers [fraction, 0 to 1]"))
     pass_at_1_of_group: Annotated[dict[str, float], Flat("pass_at_1/")] = Field(description=(
         "pass@1 on base and extended tests of each group of problems, by name [fraction, 0 to 1]"))
     seconds: float | None = Field(description="Duration of the start that finished the stage [seconds]")
@@ -50,6 +52,7 @@ class GradedSample(Result):
     detail: str = Field("", description="What went wrong [text]")
     solution: str = Field("", description="The program that was graded [text]")
     score: float | None = Field(None, description="Part of the answer that is right, of tasks that say so [fraction, 0 to 1]")
+    measures: dict[str, list[float]] = Field({}, description="What else is counted: what is right, out of how many [count]")
 
     def verdict(self, tests: str) -> str:
         """Of "base" or "plus"."""
