@@ -204,7 +204,7 @@ def _save(model: PreTrainedModel, source: Any, config: SftStage, directory: Path
     if ends is None:
         logger.warning("sft: %r does not say what ends a response (an earlier version prepared it): the tuned model stops "
                        "where the base does", str(config.data))
-    add_end_tokens(directory, model, ends or [])
+    add_end_tokens(directory, model.generation_config, ends or [])
 
 
 def _token_classes(model: PreTrainedModel, source: Path, config: SftStage) -> list[TokenClassWeight]:

@@ -139,7 +139,7 @@ def test_a_killed_run_started_again_gives_the_same_bits(model: str, ready: Path,
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "going on from step" in result.stderr
+    assert "continuing from step" in result.stderr
     names = ("model.safetensors", "config.json")
     assert [file_digest(tmp_path / "killed" / name) for name in names] == [
         file_digest(tmp_path / "undisturbed" / name) for name in names]

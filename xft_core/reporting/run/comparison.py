@@ -194,7 +194,7 @@ class DomainLoss(Part):
 
 
 class Domain(Part):
-    """One domain of a mixture. ``learned``: a source of it that is no replay was trained on."""
+    """One domain of a mixture. ``learned``: a source of it that is not a replay was trained on."""
 
     name: str = Field(description="The domain [text]")
     rows: int = Field(description="Held-out rows [count]")

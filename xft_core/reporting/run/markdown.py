@@ -286,7 +286,7 @@ def _mixing_section(mixing: Mixing) -> str:
     note = (f"Share of each expert in the merged layer, in %. Method: {mixing.method.replace('_', ' ')}. Equal shares "
             f"of the {len(routed)} routed experts of layer 0 would be {100 * equal:.1f} % each.")
     if mixing.method in OPERATORS:
-        note += " The merged weights are no mean with these shares: they are what the method starts from."
+        note += " The merged weights are not the mean with these shares: they are what the method starts from."
     return note + "\n\n" + table(header, rows)
 
 

@@ -14,13 +14,13 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
-from xft_core.recipe.steps import MIXED, TUNED
+from xft_core.recipe.steps import BASE_MODEL, MERGED_MODEL, MIXED, MOE_MODEL, SFT_MODEL, TUNED
 from xft_core.reporting.run.comparison import Comparison
 from xft_core.reporting.run.domain_plots import domain_bars, domain_heat_map, trade_off
 from xft_core.reporting.run.evidence import Evidence
 
 # Okabe and Ito's palette: told apart with any colour vision.
-COLORS = {"base": "#7F7F7F", "sft": "#0072B2", "moe": "#D55E00", "merged": "#009E73"}
+COLORS = {BASE_MODEL: "#7F7F7F", SFT_MODEL: "#0072B2", MOE_MODEL: "#D55E00", MERGED_MODEL: "#009E73"}
 RIVAL_COLOR = "#56B4E9"
 STYLE: dict[str, Any] = {
     "figure.dpi": 130, "savefig.dpi": 130, "figure.constrained_layout.use": True,
@@ -114,11 +114,11 @@ def loss(comparison: Comparison, evidence: Evidence) -> Figure | None:
     if mixing_loss:
         ax = axes[-1]
         ax.set_title("Learning the mixing coefficients")
-        _loss_line(ax, mixing_loss, COLORS["merged"], "training")
+        _loss_line(ax, mixing_loss, COLORS[MERGED_MODEL], "training")
         result = comparison.mixing
         if result and result.held_out_nll_uniform is not None and result.held_out_nll_merged is not None:
             ends = [(0, result.held_out_nll_uniform), (mixing_loss[-1][0], result.held_out_nll_merged)]
-            _held_out_line(ax, ends, COLORS["merged"], f"held out: uniform {ends[0][1]:.4f}, learned {ends[1][1]:.4f}")
+            _held_out_line(ax, ends, COLORS[MERGED_MODEL], f"held out: uniform {ends[0][1]:.4f}, learned {ends[1][1]:.4f}")
     for ax in axes:
         ax.set_xlabel("optimizer step")
         ax.grid(axis="y")

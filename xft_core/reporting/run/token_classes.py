@@ -2,7 +2,7 @@
 
 import math
 
-from xft_core.recipe.step import AVERAGE, CHOSEN, TUNED
+from xft_core.recipe.step import AVERAGE, CHOSEN, MOE_MODEL, TUNED
 from xft_core.reporting.run.comparison import Comparison, TokenClassRouting
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.tables import table
@@ -17,7 +17,7 @@ NOTE = (
 def router_file(evidence: Evidence) -> RouterFile | None:
     """router.json of the Mixture-of-Experts that is merged; None without one."""
     averaged = evidence.recipe.sft.average != "none"
-    directory = evidence.directories.get(CHOSEN, evidence.directories.get(TUNED["moe"]))
+    directory = evidence.directories.get(CHOSEN, evidence.directories.get(TUNED[MOE_MODEL]))
     return RouterFile.read(directory / AVERAGE if averaged else directory) if directory else None
 
 
