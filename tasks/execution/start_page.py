@@ -24,7 +24,7 @@ def show_start(run: PipelineRun, kind: str, sections: frozenset[str] | None, has
     try:
         text = start_page(run, kind, sections, has_variants)
     except Exception as error:  # of a plan above all, which the run does without
-        logger.warning("The page to start from cannot be made; the work goes on. %s", reason(error))
+        logger.warning("The page to start from cannot be made; the work continues. %s", reason(error))
         return
     what = f"Start here: where {run.recipe.name} is, what it does, how long it takes"
     show_markdown(run.flow_run_id, KEY, text, what, logger)
