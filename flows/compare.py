@@ -64,9 +64,10 @@ def compare(
 
     Args:
         recipe_file: A recipe file (YAML) to use instead of all fields from name on, which are then ignored; change
-            it with overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields count.
+            it with essentials and overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the
+            fields count.
         overrides: Single fields, set for all variants, on the recipe file or on the fields below: section.field=value,
-            for example sft.epochs=2.
+            for example sft.epochs=2. What grid varies counts over them and over essentials.
         grid: What varies: section.field=[value, value]; every combination is a variant. Fields that change together are
             given together: upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3],[8,3]]. With seed=[0,1,2] means
             and spreads over seeds are shown.
@@ -130,7 +131,7 @@ def save_report(report: Path, directory: Path, name: str = "comparison.md") -> P
 
 
 def _failed(failures: dict[str, str], planned: int) -> str:
-    lines = [f"{len(failures)} of {planned} variants failed; the others are compared. The same comparison again goes on."]
+    lines = [f"{len(failures)} of {planned} variants failed; the others are compared. Start it again to continue."]
     if len(failures) == planned:
         lines = [f"All {planned} variants failed."]
     for reason in dict.fromkeys(failures.values()):

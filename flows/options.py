@@ -103,7 +103,9 @@ def _add_publish(publish: ArgumentParser) -> None:
     publish.add_argument("--public", action="store_true", help="everybody may see the repository (default: private)")
     publish.add_argument("--token-block", default="", metavar="NAME", help="Prefect's Secret block with the Hub's token")
     publish.add_argument("--s3", default="", metavar="ADDRESS", help="s3://bucket/prefix")
-    publish.add_argument("--directory", default="", metavar="DIRECTORY", help="directory to make")
+    publish.add_argument(
+        "--directory", default="", metavar="DIRECTORY",
+        help="directory to make (with no place given: published/NAME-VERSION in XFT_HOME)")
     publish.add_argument("--licence", default="", help="licence of the model as the Hub names it, for its card")
     publish.add_argument("--data-licence", default="", help="licence of the instruction data, in words, for the card")
 
@@ -118,7 +120,7 @@ def _add_plan(plan: ArgumentParser) -> None:
     plan.add_argument("--disk", type=float, metavar="GB", help="free disk (default: this machine's)")
     plan.add_argument("--flops", type=_positive(float), metavar="TFLOP/s", help="sustained rate (default: probed here)")
     plan.add_argument("--rows", type=_positive(int), metavar="N", help="training rows, where the data is not here")
-    plan.add_argument("--tokens-per-row", type=_positive(float), metavar="N", help="tokens of a row in the mean")
+    plan.add_argument("--tokens-per-row", type=_positive(float), metavar="N", help="tokens of a row on average")
 
 
 def _add_store(store: ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Cancelled
 
 from flows.approval import approved
-from flows.recipe_form import DEFAULTS, Essentials, as_overrides, with_recipe_fields
+from flows.recipe_form import DEFAULTS, as_overrides, with_recipe_fields
 from tasks import preflight
 from tasks.execution import pipeline_run
 from tasks.prefect_page import reason_of
@@ -51,7 +51,6 @@ def run_name() -> str:
 @with_recipe_fields
 def pipeline(
     recipe_file: str = "",  # not None: the form would show a choice of types instead of a line to type in
-    essentials: Essentials = {},  # type: ignore[valid-type]  # noqa: B006  (as the form shows it: nothing filled in)
     overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
     seed_by_date: bool = False,
     **fields: Any,
@@ -64,14 +63,12 @@ def pipeline(
         recipe_file: A recipe file (YAML) to use instead of all fields below, which are then ignored; change it with
             essentials and overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields
             below count.
-        essentials: The dozen fields that runs differ in most. What is filled in counts, on the recipe file or over the
-            sections below; what is empty is as it is there.
         overrides: Single fields, set last, on the recipe file or on the fields below: section.field=value, for example
             merge.shared_expert_weight=0.5.
         seed_by_date: seed and data.split_seed are the day that the run is for (UTC, 20261128), so that everything that
-            depends on them is made anew every day.
+            depends on them is made again every day.
     """
-    recipe = chosen_recipe(recipe_file, overrides, essentials, seed_by_date, **fields)
+    recipe = chosen_recipe(recipe_file, overrides, seed_by_date=seed_by_date, **fields)
     _check_meant(recipe, recipe_file)
     if recipe_file:
         get_run_logger().info("The recipe is %s; the fields of the form are not used.", recipe_file)
@@ -138,7 +135,7 @@ def raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]])
         elif state.is_final():
             reasons.setdefault(reason_of(state), []).append(role.replace("_", "-"))
     if reasons and stop_event(run.flow_run_id).is_set():
-        raise RunStopped(f"Stopped. {finished} of {len(futures)} stages are finished; the same run again goes on.")
+        raise RunStopped(f"Stopped. {finished} of {len(futures)} stages are finished; start the same run again to continue.")
     if reasons:
         failed = "\n".join(f"{', '.join(roles)}: {reason}" for reason, roles in reasons.items())
         raise PipelineFailed(

@@ -27,9 +27,7 @@ def _essentials() -> type[Section]:
         info = type(getattr(DEFAULTS, section)).model_fields[field]
         kind: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
         fields[name.replace(".", "_")] = (kind | None, Field(None, description=info.description))
-    return create_model("Essentials", __base__=Section, __doc__=(
-        "The dozen fields that runs differ in most. What is filled in counts, on a recipe file and over the sections below; "
-        "what is empty is as it is there."), **fields)
+    return create_model("Essentials", __base__=Section, __doc__="Fields of the recipe's sections.", **fields)
 
 
 Essentials: Any = _essentials()
@@ -43,19 +41,26 @@ def as_overrides(essentials: Any) -> list[str]:
 
 
 def with_recipe_fields(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of a flow function that takes ``**fields``: in their place its signature gets a parameter for each field of
-    the recipe, in the recipe's order, and its docstring, which must end with ``Args``, gets their help texts.
+    """Decorator of a flow function that takes ``recipe_file`` first, then others, and ``**fields``: its signature gets
+    ``essentials`` behind the first, and at the end a parameter for each field of the recipe, in the recipe's order; its
+    docstring, which must end with ``Args``, gets their help texts. All are given by name.
 
     A field that the function has as a parameter of its own stays as it is there. To be applied below ``@flow``.
     """
-    own = [parameter for parameter in inspect.signature(function).parameters.values()
+    given = inspect.signature(function).parameters.values()
+    own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in given
            if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+    # Its default is what the form shows: nothing filled in.
+    own.insert(1, inspect.Parameter("essentials", inspect.Parameter.KEYWORD_ONLY, default={}, annotation=Essentials))
     types = get_type_hints(Recipe, include_extras=True)
     fields = [name for name in Recipe.model_fields if name not in {parameter.name for parameter in own}]
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(DEFAULTS, name), annotation=types[name])
         for name in fields]
-    helps = [f"    {name}: {Recipe.model_fields[name].description}" for name in fields]
+    # Not the class's docstring: a description that is the same in both is left out of the schema.
+    helps = ["    essentials: The dozen fields that runs differ in most. What is filled in counts, on a recipe file and over "
+             "the sections below; what is empty is as it is there."]
+    helps += [f"    {name}: {Recipe.model_fields[name].description}" for name in fields]
     changed: Any = function
     changed.__signature__ = inspect.signature(function).replace(parameters=[*own, *shared])
     changed.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), *helps])

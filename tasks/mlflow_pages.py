@@ -32,6 +32,11 @@ def models_page(mlflow_ui: str, experiment_id: str) -> str:
     return _address(mlflow_ui, f"/experiments/{experiment_id}/models")
 
 
+def version_page(mlflow_ui: str, name: str, version: int) -> str:
+    """A version of a registered model, with its card."""
+    return _address(mlflow_ui, f"/models/{quote(name, safe='')}/versions/{version}")
+
+
 def prefect_run_page(prefect_ui: str, flow_run_id: str) -> str:
     """A run in Prefect's pages. ``prefect_ui``: their address without a closing slash; empty where MLflow's are beside them."""
     return f"{prefect_ui}/runs/flow-run/{flow_run_id}"

@@ -30,7 +30,7 @@ from tasks.tracking.logged_models import log_data_sets, log_models
 from tasks.tracking.model import log_model
 from tasks.variant_tags import variant_of
 from xft_core.recipe.sections import RegistryConfig
-from xft_core.recipe.steps import FACTS
+from xft_core.recipe.steps import FACTS, MOE_MODEL
 from xft_core.reporting.variants.summary import read_comparison
 
 LONGEST_TAG = 5000
@@ -69,7 +69,7 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
     unregistered = _unregistered(run.recipe.registry)
     registered = insist(to_mlflow, stop, logger)
     ui = settings().mlflow_ui
-    _to_prefect(run, report.path, card, unregistered or f"Registered in MLflow as {registered}", logger)
+    _to_prefect(run, report.path, card, unregistered or _standing(registered), logger)
     announce_champion(registered, logger)
     return PipelineResult(
         report=report.path, merged_model=of_stage(artifacts, run.recipe, "merge").path, mlflow_run_id=run.mlflow_run_id,
@@ -113,7 +113,7 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
 def _numbers(run: PipelineRun, report: ArtifactRef) -> dict[str, float]:
     found = headline(scalars(report.metrics))
     found |= {f"{row.model}/active_parameters": float(row.parameters_active)
-              for row in read_comparison(report.path).rows if row.model == "moe" and row.parameters_active}
+              for row in read_comparison(report.path).rows if row.model == MOE_MODEL and row.parameters_active}
     return of_variant(found) if run.variant else found
 
 
@@ -126,6 +126,15 @@ def _unregistered(section: RegistryConfig) -> str | None:
             "Not registered: a variant of a comparison. Run its recipe by itself, which reuses all stages, or set "
             "registry.register to all.")
     return None
+
+
+def _standing(registered: registry.Registration | None) -> str:
+    """What became of a run's model in the registry, with the way to its version there. Markdown."""
+    if registered is None or registered.version is None:
+        return f"Not registered in MLflow: {registered.why if registered else 'its recipe says so.'}"
+    pages = settings().mlflow_links
+    place = f"[MLflow]({mlflow_pages.version_page(pages, registered.name, registered.version)})" if pages else "MLflow"
+    return f"Registered in {place} as {registered}"
 
 
 def _to_prefect(run: PipelineRun, report: Path, card: str, standing: str, logger: Logger) -> None:

@@ -50,7 +50,8 @@ class Licences:
 
 @task(name="release", **RETRIED)
 def release(address: str, destinations: list[Destination], licences: Licences) -> dict[str, str]:
-    """Publish the version at ``address`` in every place and check each. Returns the places by kind of destination.
+    """Publish the version at ``address`` in every place and check each; with no place in ``published`` of the home. Returns the
+    places by kind of destination.
 
     Raises NotRegistered, CannotPublish, ReleaseDiffers; HubNotReached and StoreUnavailable, which may pass.
     """
@@ -63,6 +64,7 @@ def release_to(
 ) -> dict[str, str]:
     """See ``release``."""
     version = registered.resolve(address)
+    destinations = destinations or [Directory(settings().home / "published" / f"{version.name}-{version.number}")]
     found = {}
     with temporary_directory("transfer") as root:
         directory = _files(version, root / "registered", stop, logger)
@@ -130,13 +132,11 @@ def _files(version: Version, target: Path, stop: threading.Event, logger: Logger
 
 
 def destinations_of(hub: str, public: bool, token: str | None, s3: str, directory: str) -> list[Destination]:
-    """The places that are given, not empty. Raises CannotPublish for none."""
+    """The places that are given, not empty. Raises CannotPublish for one that is no place."""
     found: list[Destination] = []
     found += [Hub(hub, public, token)] if hub else []
     found += [ObjectStore(s3)] if s3 else []
     found += [Directory(Path(directory))] if directory else []
-    if not found:
-        raise CannotPublish("There is nowhere to publish to: give a repository of the Hub, an S3 address, or a directory.")
     return found
 
 

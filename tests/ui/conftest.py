@@ -7,7 +7,7 @@ import pytest
 import yaml
 from playwright.sync_api import Browser, Page
 
-from tests.ui.browser import WINDOW, chromium
+from tests.ui.browser import chromium, new_page
 from tests.ui.xft_ui import XftUi
 
 
@@ -33,15 +33,14 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A page that may ask nothing but this machine; a picture of it is kept when the test fails."""
-    context = browser.new_context(viewport=WINDOW)
-    opened = context.new_page()
+    opened = new_page(browser)
     asked: list[str] = []
     opened.on("request", lambda request: asked.append(request.url))
     failed_before = request.session.testsfailed
     yield opened
     if request.session.testsfailed > failed_before:
         opened.screenshot(path=tmp_path / "page.png")
-    context.close()
+    opened.context.close()
     here = ("http://127.0.0.1:", "data:", "blob:")
     assert [address for address in asked if not address.startswith(here)] == []
 

@@ -1,4 +1,4 @@
-"""Pictures for the README and docs: Prefect's form, a finished run, its artifacts, MLflow's compare page.
+"""Pictures for the README and docs: Prefect's form, a finished run, MLflow's compare page and charts.
 
     python -m tests.ui.screenshots HOME DIRECTORY
 
@@ -9,14 +9,12 @@ are shown, by an ``xft ui`` that is started for it and ended again.
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 from playwright.sync_api import Page, expect
 
-from tests.ui.browser import Form, RunPage, chromium, close_assistant
+from tests.ui.browser import Form, RunPage, chromium, close_assistant, new_page
 from tests.ui.xft_ui import XftUi
 
-WINDOW: Any = {"width": 1280, "height": 800}
 LIMIT_BYTES = 300_000
 
 
@@ -26,10 +24,9 @@ def main(home: Path, directory: Path) -> None:
     try:
         ui.start()
         with chromium() as browser:
-            page = browser.new_page(viewport=WINDOW)
+            page = new_page(browser)
             take_form(page, ui, directory / "form.png")
             take_run(page, ui, directory / "run.png")
-            take_artifact(page, ui, directory / "artifact.png")
             take_comparison(page, ui, directory / "comparison.png")
             take_charts(page, ui, directory / "charts.png")
         ui.end()
@@ -41,30 +38,23 @@ def main(home: Path, directory: Path) -> None:
 
 def take_form(page: Page, ui: XftUi, path: Path) -> None:
     form = Form(page, ui.prefect, ui.deployment_id("pipeline"))
-    form.top("upcycle").evaluate("element => element.scrollIntoView()")
+    form.top("recipe_file").evaluate("element => element.scrollIntoView()")
     page.wait_for_timeout(500)
     page.screenshot(path=path)
 
 
 def take_run(page: Page, ui: XftUi, path: Path) -> None:
-    RunPage(page, ui.prefect, newest(ui, "pipeline")).expect_state("Completed", seconds=30)
-    page.wait_for_timeout(4000)  # the graph arranges itself
-    page.screenshot(path=path)
-
-
-def take_artifact(page: Page, ui: XftUi, path: Path) -> None:
     run = RunPage(page, ui.prefect, newest(ui, "pipeline"))
-    run.open_artifacts()
-    page.get_by_text("comparison", exact=True).click()
-    expect(page.locator("table").first).to_be_visible()
-    page.wait_for_timeout(1000)
+    run.expect_state("Completed", seconds=30)
+    run.open_tab("Artifacts")
+    page.wait_for_timeout(4000)  # the graph arranges itself
     page.screenshot(path=path)
 
 
 def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
     run_id = newest(ui, "compare")
     page.goto(ui.link(run_id, "compare-in-mlflow"))
-    expect(page.get_by_text(re.compile(r"Comparing \d+ Runs"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile(r"Comparing \d+ Runs"))).to_be_visible()
     close_assistant(page)
     page.wait_for_timeout(2000)
     page.screenshot(path=path)
@@ -73,7 +63,7 @@ def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
 def take_charts(page: Page, ui: XftUi, path: Path) -> None:
     page.set_viewport_size({"width": 1700, "height": 900})
     page.goto(ui.link(newest(ui, "compare"), "charts-in-mlflow"))
-    expect(page.get_by_text("moe/loss").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("moe/loss").first).to_be_visible()
     close_assistant(page)
     page.wait_for_timeout(2000)
     page.screenshot(path=path)

@@ -3,7 +3,6 @@ that a page or the browser does leaves this machine."""
 
 import http.server
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -16,8 +15,9 @@ from playwright.sync_api import Browser, Page, expect
 
 from tasks import mlflow_pages
 from tests.flows.conftest import RECIPE, REPOSITORY
-from tests.ui.browser import RunPage, another_chromium
+from tests.ui.browser import RunPage, another_chromium, new_page
 from tests.ui.netlog import left_the_machine
+from tests.ui.tunnel import Tunnel
 from tests.ui.xft_ui import XftUi
 
 pytestmark = pytest.mark.slow
@@ -59,7 +59,7 @@ def test_links_to_mlflow_open_among_runs_and_models(page: Page, ui: XftUi, run_i
     link = mlflow_pages.run_page("/mlflow", run.info.experiment_id, run.info.run_id)
     assert f"({link})" in ui.artifact(run_id, "start-here")
     page.goto(ui.prefect + link)
-    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible()
     expect(page.get_by_text("Model registry").first).to_be_visible()
     expect(page.get_by_text("Description", exact=True).first).to_be_visible()
     pictures = page.locator("img[alt]").filter(visible=True).and_(page.locator("[src*='plots']"))
@@ -67,7 +67,7 @@ def test_links_to_mlflow_open_among_runs_and_models(page: Page, ui: XftUi, run_i
     for picture in pictures.all():  # of the run's report
         page.wait_for_function("picture => picture.complete && picture.naturalWidth > 100", arg=picture.element_handle())
     page.goto(mlflow_pages.first_page(ui.mlflow))
-    expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Model registry").first).to_be_visible()
 
 
 @pytest.mark.parametrize("path", ["", "/#/experiments", "/#/experiments?workflowType=machine_learning"])
@@ -76,12 +76,12 @@ def test_experiments_are_opened_among_runs_and_models_from_mlflows_own_lists(
 ) -> None:
     run = ui.tracking_run(run_id)
     name = ui.tracking().get_experiment(run.info.experiment_id).name
-    page = browser.new_page()  # nothing is remembered of other pages
+    page = new_page(browser)  # nothing is remembered of other pages
     page.goto(ui.mlflow + path)
     page.get_by_role("link", name=name, exact=True).first.click()
-    expect(page.get_by_role("link", name=str(run.info.run_name)).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_role("link", name=str(run.info.run_name)).first).to_be_visible()
     page.goto(f"{ui.mlflow}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")  # as others may send it
-    expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Model registry").first).to_be_visible()
     expect(page.get_by_text("Description", exact=True).first).to_be_visible()
     page.close()
 
@@ -96,49 +96,19 @@ def test_a_run_beside_it_says_where_it_is_shown(page: Page, ui: XftUi, recipe: P
     shown = re.search(r"^  look     (\S+)$", done.stdout, flags=re.MULTILINE)
     assert shown is not None
     page.goto(shown[1])
-    expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Model registry").first).to_be_visible()
     assert ui.runs()[-1]["deployment_id"] is None  # it is in Prefect's pages, too
     assert ui.secret[1] not in done.stdout + done.stderr
 
 
-class Tunnel:
-    """Like ``ssh -L``: a port that leads to another one."""
-
-    def __init__(self, target: int) -> None:
-        self._server, self._target = socket.create_server(("127.0.0.1", 0)), target
-        self.port = self._server.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                ends = self._server.accept()[0], socket.create_connection(("127.0.0.1", self._target))
-            except OSError:
-                return
-            for one, other in (ends, ends[::-1]):
-                threading.Thread(target=_pump, args=(one, other), daemon=True).start()
-
-    def close(self) -> None:
-        self._server.close()
-
-
-def _pump(source: socket.socket, sink: socket.socket) -> None:
-    try:
-        while data := source.recv(65536):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-    except OSError:
-        pass
-
-
 def test_a_table_begins_with_the_columns_that_matter(browser: Browser, ui: XftUi, run_id: str) -> None:
     run = ui.tracking_run(run_id)
-    page = browser.new_page()  # nothing is remembered of other pages
+    page = new_page(browser)  # nothing is remembered of other pages
     for base in (ui.mlflow, f"{ui.prefect}/mlflow"):
         page.goto(f"{base}/")
         page.goto(mlflow_pages.experiment_page(base, run.info.experiment_id))
         for column in ("upcycle.num_experts", "merged/plus_pass_at_1"):
-            expect(page.get_by_role("columnheader").filter(has_text=column).first).to_be_attached(timeout=60_000)
+            expect(page.get_by_role("columnheader").filter(has_text=column).first).to_be_attached()
         page.goto("about:blank")
     page.close()
 
@@ -147,13 +117,13 @@ def test_models_are_ranked(page: Page, ui: XftUi, run_id: str) -> None:
     run = ui.tracking_run(run_id)
     page.goto(mlflow_pages.models_page(ui.mlflow, run.info.experiment_id))
     for kind in ("base", "moe", "merged"):
-        expect(page.get_by_text(f"tiny-{kind}").first).to_be_visible(timeout=60_000)
+        expect(page.get_by_text(f"tiny-{kind}").first).to_be_visible()
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, host: str) -> None:
     tunnels = {name: Tunnel(int(getattr(ui, name).rpartition(":")[2])) for name in ("prefect", "mlflow")}
-    page = browser.new_page()
+    page = new_page(browser)
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("websocket", lambda websocket: asked.append(websocket.url))
@@ -161,7 +131,7 @@ def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, h
     RunPage(page, prefect, run_id).expect_state("Completed", seconds=30)
     run = ui.tracking_run(run_id)
     page.goto(mlflow_pages.run_page(mlflow, run.info.experiment_id, run.info.run_id))
-    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible()
     # Links lead on, both ways, with Prefect's port alone.
     start = RunPage(page, prefect, run_id)
     start.open_artifacts()
@@ -169,7 +139,7 @@ def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, h
     with page.expect_popup() as opened:
         page.get_by_role("link", name="Numbers, curves and files").first.click()
     numbers = opened.value
-    expect(numbers.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
+    expect(numbers.get_by_text(str(run.info.run_name)).first).to_be_visible()
     assert numbers.url.startswith(f"{prefect}/mlflow/")
     with numbers.expect_popup() as opened:
         numbers.get_by_role("link", name="Log, graph and artifacts in Prefect").first.click()
@@ -190,7 +160,7 @@ def test_nothing_leaves_the_machine(browser: Browser, ui: XftUi, run_id: str, tm
                   mlflow_pages.run_page(ui.mlflow, run.info.experiment_id, run.info.run_id),
                   mlflow_pages.compare_page(ui.mlflow, run.info.experiment_id, [run.info.run_id])]
     with another_chromium(browser, f"--log-net-log={record}") as recorded:
-        page = recorded.new_page()
+        page = new_page(recorded)
         for address in addresses:
             page.goto("about:blank")  # two addresses that differ behind the # alone are one page
             page.goto(address)
@@ -224,7 +194,7 @@ def leaky_page() -> Iterator[str]:
 def test_the_record_shows_what_would_leave(browser: Browser, leaky_page: str, tmp_path: Path) -> None:
     record = tmp_path / "netlog.json"
     with another_chromium(browser, f"--log-net-log={record}") as recorded:
-        page = recorded.new_page()
+        page = new_page(recorded)
         page.goto(leaky_page)
         page.wait_for_timeout(3000)
     found = " ".join(left_the_machine(record))

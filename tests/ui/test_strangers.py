@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.ui.browser import another_chromium
+from tests.ui.browser import another_chromium, new_page
 from tests.ui.xft_ui import XftUi
 
 pytestmark = pytest.mark.slow
@@ -79,7 +79,7 @@ def open_own_pages(page: Page, ui: XftUi) -> None:
 
 
 def test_a_page_of_another_port(browser: Browser, ui: XftUi, foreign_port: str) -> None:
-    page = browser.new_page()
+    page = new_page(browser)
     open_own_pages(page, ui)
     answered: list[int] = []
     page.on("response", lambda answer: answered.append(answer.status) if not answer.url.startswith(foreign_port) else None)
@@ -101,7 +101,7 @@ def test_a_page_of_another_port(browser: Browser, ui: XftUi, foreign_port: str) 
 
 def test_a_page_whose_name_was_pointed_here(browser: Browser, ui: XftUi) -> None:
     with another_chromium(browser, "--host-resolver-rules=MAP evil.example 127.0.0.1") as fooled:
-        page = fooled.new_page()
+        page = new_page(fooled)
         open_own_pages(page, ui)
         prefect, mlflow = (address.replace("127.0.0.1", "evil.example") for address in (ui.prefect, ui.mlflow))
         for address in (prefect, mlflow):

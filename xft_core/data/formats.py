@@ -10,7 +10,7 @@ Form = Literal[
     "instruction", "alpaca", "problem", "messages", "sharegpt", "prompt_completion", "question_answer", "text"]
 
 # Fields a row of each form must have. The order is that in which "auto" tries them, but for text: that all of a row is to be
-# learned is no guess to make.
+# learned is not a guess to make.
 FORM_FIELDS: dict[Form, tuple[str, ...]] = {
     "messages": ("messages",),
     "sharegpt": ("conversations",),

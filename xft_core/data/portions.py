@@ -42,6 +42,10 @@ class Portion(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def begins_file(self) -> bool:
+        """Whether it is the first portion of one of several files: its rows are numbered from 1 again."""
+
     def rows(self, before: int) -> Iterator[tuple[int, Any]]:
         """Every row (or BLANK, or a DataError, with the place, of one that cannot be read) with its number, from ``before`` + 1
         on. Raises DataError for what keeps the rest from being read."""
@@ -52,6 +56,9 @@ class Portion(Protocol):
     def count(self) -> int: ...
 
 
+Portions = Callable[[], Iterator[Portion]]  # all of some data, from the first one on whenever it is called
+
+
 @dataclass(frozen=True)
 class Lines:
     """Bytes ``start`` to ``end`` of a file of JSON lines."""
@@ -59,6 +66,7 @@ class Lines:
     path: Path
     start: int
     end: int
+    begins_file = False
 
     @property
     def size(self) -> int:
@@ -92,6 +100,7 @@ class Items:
     content: Any
     size: int
     table: bool = False
+    begins_file = False
 
     def rows(self, before: int) -> Iterator[tuple[int, Any]]:
         yield from enumerate(self.content.to_pylist() if self.table else self.content, start=before + 1)
@@ -254,7 +263,7 @@ def _is_parquet(name: str) -> Iterator[None]:
             f"{name} is not Parquet: {(str(error).splitlines() or [''])[0]} Fetch or write the file again.") from None
 
 
-def parquet_portions(path: Path) -> tuple[int, Iterator[Portion]]:
+def parquet_portions(path: Path) -> tuple[int, Portions]:
     from pyarrow import parquet
 
     name = repr(str(path))
@@ -266,4 +275,4 @@ def parquet_portions(path: Path) -> tuple[int, Iterator[Portion]]:
 
     with _is_parquet(name):
         file = parquet.ParquetFile(path, memory_map=True)
-        return file.metadata.num_rows, read()
+        return file.metadata.num_rows, read

@@ -1,23 +1,25 @@
 """Instruction data from a file to conversations on disk, and from there to token sequences."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
-from itertools import chain, islice
+from contextlib import closing, suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from xft_core.data.conversation import Message
 from xft_core.data.conversations import Conversations, Sequences, Unusable, parse_messages
 from xft_core.data.formats import Form, recognise
-from xft_core.data.portions import BLANK, Portion
+from xft_core.data.portions import BLANK, Portion, Portions
 from xft_core.data.reader import Finder, Reader, numbered
 from xft_core.data.sources import portions
-from xft_core.data.tokenising import Tokeniser
-from xft_core.data.tokenize import FAILED, RowMaker
+from xft_core.data.tokenising import SequenceWriter, batches, processes
+from xft_core.data.tokenize import BATCH, BATCH_CHARACTERS, FAILED, Made, RowMaker
 from xft_core.errors import DataError
 from xft_core.recipe.sections import DataConfig
+from xft_core.runtime.shared_work import in_processes
 
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -33,10 +35,10 @@ def read_conversations(config: DataConfig, path: Path | Sequence[Path] | None) -
     A row with an empty response gives an empty last message. Raises DataError for a file that cannot be read, a row of
     another form, and a row without a response.
     """
-    form, found = _form_of(config, portions(config, path)[1])
-    lines = 0
+    found = portions(config, path)[1]
+    form, lines = _form_of(config, found), 0
     unusable = Unusable() if config.unusable_rows == "drop" else None
-    for portion in found:
+    for portion in found():
         for number, messages in numbered(portion, form, lines, unusable):
             lines = number
             if messages:
@@ -52,19 +54,15 @@ def conversations_of(
     They are tokenised, too, where ``tokenizer`` is given and most of them are likely to be used. Raises DataError as
     ``read_conversations`` does.
     """
-    total, every = portions(config, path)
-    form, every = _form_of(config, every)
-    first, every = _begin(every)
+    total, found = portions(config, path)
+    form, first = _form_of(config, found), _first(found)
     size, rows = sum(portion.size for portion in first), sum(portion.count() for portion in first)
     maker = None
     if tokenizer is not None and first and (
             config.max_rows is None or READ_FOR_USED * config.max_rows >= total * rows / max(1, size)):
         maker = _maker(config, tokenizer)
-    with nullcontext() if maker is None else Tokeniser(directory / "tokens", maker) as tokeniser:
-        reader = Reader(directory, form, tokeniser, finder, Unusable() if config.unusable_rows == "drop" else None)
-        for portion in every:
-            reader.read(portion)
-        return reader.done()
+    reader = Reader(form, maker, finder, config.unusable_rows == "drop")
+    return reader.read(found, directory, processes() if len(first) > 1 else 1)
 
 
 def sequences_of(
@@ -79,10 +77,7 @@ def sequences_of(
         places = indices
     else:
         places = np.arange(len(indices))
-        with Tokeniser(directory / "used_tokens", maker) as tokeniser:
-            for line in conversations.lines.read(indices):
-                tokeniser.add(parse_messages(line), len(line))
-            sequences = tokeniser.done()
+        sequences = _sequences(conversations, indices, maker, directory / "used_tokens")
     failed = indices[sequences.notes[places] == FAILED]
     for messages in conversations.at(failed if config.unusable_rows == "drop" else failed[:1]):
         try:
@@ -96,36 +91,44 @@ def sequences_of(
     return sequences, places
 
 
-def _form_of(config: DataConfig, every: Iterator[Portion]) -> tuple[Form | None, Iterator[Portion]]:
-    """The form of the rows, which the first one shows, and the same portions again. None where that row cannot be read."""
+def _sequences(conversations: Conversations, indices: np.ndarray, maker: RowMaker, path: Path) -> Sequences:
+    """Token sequences of the conversations at these indices, written to files of ``path``."""
+    sizes = conversations.lines.sizes[indices]
+    written = SequenceWriter(path)
+
+    def made(some: slice) -> Made:
+        return maker.make([parse_messages(line) for line in conversations.lines.read(indices[some])])
+
+    def elsewhere(some: slice) -> list[Any] | None:  # long rows are in memory one at a time
+        return made(some).buffers() if sizes[some].sum() <= BATCH_CHARACTERS else None
+
+    shared = in_processes(partial(batches, sizes), elsewhere, processes() if len(indices) > BATCH else 1)
+    with closing(shared):
+        for buffers, some in shared:
+            written.write(Made.of(buffers) if some is None else made(some))
+    return written.done()
+
+
+def _form_of(config: DataConfig, found: Portions) -> Form | None:
+    """The form of the rows, which the first one shows. None where that row cannot be read."""
     if config.format != "auto":
-        return config.format, every
-    form, looked_at = None, []
-    for portion in every:
-        looked_at.append(portion)
-        try:
-            first = next((row for _, row in portion.rows(0) if row is not BLANK), BLANK)
-            form = recognise(first) if isinstance(first, dict) else None
-        except DataError:
-            break
-        if first is not BLANK:
-            break
-    return form, chain(looked_at, every)
-
-
-def _begin(every: Iterator[Portion]) -> tuple[list[Portion], Iterator[Portion]]:
-    """The first portions, and all of them; what keeps others from being read is raised after these."""
-    few: list[Portion] = []
+        return config.format
     try:
-        few += islice(every, FIRST_PORTIONS)
-    except DataError as error:
-        return few, chain(few, _raising(error))
-    return few, chain(few, every)
+        for portion in found():
+            first = next((row for _, row in portion.rows(0) if row is not BLANK), BLANK)
+            if first is not BLANK:
+                return recognise(first) if isinstance(first, dict) else None
+    except DataError:
+        pass  # which is told when all is read
+    return None
 
 
-def _raising(error: DataError) -> Iterator[Portion]:
-    raise error
-    yield
+def _first(found: Portions) -> list[Portion]:
+    """The first portions, up to one that cannot be read."""
+    few: list[Portion] = []
+    with suppress(DataError):
+        few += islice(found(), FIRST_PORTIONS)
+    return few
 
 
 def _maker(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> RowMaker | None:

@@ -43,7 +43,8 @@ class Rows:
         return labels_S
 
     def _written(self, index: int) -> torch.Tensor:
-        return self._input_ids[self._offsets[index]:self._offsets[index + 1]].long()
+        """A copy, which callers may change."""
+        return self._input_ids[self._offsets[index]:self._offsets[index + 1]].to(torch.long, copy=True)
 
     def pictures(self, indices: list[int], length: int) -> dict[str, torch.Tensor]:
         """What a batch of these rows, each a sequence of ``length`` tokens, has beside its tokens: nothing without pictures."""
@@ -79,7 +80,7 @@ class Rows:
         """The rows at these indices, of which there is one at least, in their order."""
         lengths = self.lengths()
         offsets = torch.tensor([0, *(lengths[index] for index in indices)]).cumsum(0)
-        return Rows(torch.cat([self._written(index) for index in indices]), offsets,
+        return Rows(torch.cat([self._input_ids[self._offsets[index]:self._offsets[index + 1]] for index in indices]), offsets,
                     torch.tensor([self._prompt_lengths[index] for index in indices]), self._pictures,
                     [self._number(index) for index in indices])
 

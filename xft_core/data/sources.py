@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from xft_core.data.portions import (
     PORTION_ROWS,
     Items,
     Portion,
+    Portions,
     array_portions,
     begins_an_array,
     line_portions,
@@ -37,19 +39,19 @@ OTHER_FILES = {
 }
 
 
-def portions(config: DataConfig, paths: Path | Sequence[Path] | None) -> tuple[int, Iterator[Portion]]:
-    """The data files ``paths`` (or the Hub data set when None) in portions, and the size of all of them together, roughly.
-    Raises DataError for what cannot be read."""
+def portions(config: DataConfig, paths: Path | Sequence[Path] | None) -> tuple[int, Portions]:
+    """The data files ``paths`` (or the Hub data set when None) in portions, as often as they are asked for, and the size of all
+    of them together, roughly. Raises DataError for what cannot be read."""
     if paths is None:
         size, found = _hub_portions(config)
     elif isinstance(paths, Path) or len(paths) == 1:
         size, found = _file_portions(paths if isinstance(paths, Path) else paths[0])
     else:
         size, found = _several(paths)
-    return size, (Renamed(portion, config.fields) for portion in found) if config.fields else found
+    return size, (lambda: (Renamed(portion, config.fields) for portion in found())) if config.fields else found
 
 
-def _file_portions(path: Path) -> tuple[int, Iterator[Portion]]:
+def _file_portions(path: Path) -> tuple[int, Portions]:
     if path.suffix == ".parquet":
         return parquet_portions(path)
     if path.suffix == ".arrow":
@@ -60,14 +62,14 @@ def _file_portions(path: Path) -> tuple[int, Iterator[Portion]]:
         packing = packing_of(path)
         plain = path.name.removesuffix(packing.suffix) if packing else path.name
         if packing or is_table(plain):
-            return size, streamed_portions(path, packing, plain)
+            return size, partial(streamed_portions, path, packing, plain)
         is_array = begins_an_array(path)
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
-    return size, array_portions(path) if is_array else line_portions(path)
+    return size, partial(array_portions if is_array else line_portions, path)
 
 
-def _several(paths: Sequence[Path]) -> tuple[int, Iterator[Portion]]:
+def _several(paths: Sequence[Path]) -> tuple[int, Portions]:
     """The size of all is estimated from that of the first: not all are opened at once."""
     sizes = [max(1, path.stat().st_size) for path in paths]
     size, first = _file_portions(paths[0])
@@ -75,10 +77,10 @@ def _several(paths: Sequence[Path]) -> tuple[int, Iterator[Portion]]:
     def read() -> Iterator[Portion]:
         for place, path in enumerate(paths):
             found = _file_portions(path)[1] if place else first
-            for number, portion in enumerate(found):
+            for number, portion in enumerate(found()):
                 yield portion if number else FirstOfFile(portion)
 
-    return size * sum(sizes) // sizes[0], read()
+    return size * sum(sizes) // sizes[0], read
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class FirstOfFile:
     """The first portion of one of several files: its rows are numbered from 1 again."""
 
     inner: Portion
+    begins_file = True
 
     @property
     def size(self) -> int:
@@ -111,6 +114,10 @@ class Renamed:
     @property
     def size(self) -> int:
         return self.inner.size
+
+    @property
+    def begins_file(self) -> bool:
+        return self.inner.begins_file
 
     def rows(self, before: int) -> Iterator[tuple[int, Any]]:
         for number, row in self.inner.rows(before):
@@ -156,7 +163,7 @@ def _looks_like_a_table(head: bytes) -> bool:
         for question, answer in (fields for fields in FORM_FIELDS.values() if len(fields) == 2))
 
 
-def _hub_portions(config: DataConfig) -> tuple[int, Iterator[Portion]]:
+def _hub_portions(config: DataConfig) -> tuple[int, Portions]:
     import datasets
 
     datasets.disable_progress_bars()
@@ -169,5 +176,5 @@ def _hub_portions(config: DataConfig) -> tuple[int, Iterator[Portion]]:
         if isinstance(error, datasets.exceptions.DatasetNotFoundError):
             ask_for_data_set(name)  # which says more
         raise hub_error(repository, error, DataError) from None
-    batches = rows.with_format("arrow").iter(batch_size=PORTION_ROWS)
-    return len(rows), (Items(name, batch, len(batch), table=True) for batch in batches)
+    table = rows.with_format("arrow")
+    return len(rows), lambda: (Items(name, batch, len(batch), table=True) for batch in table.iter(batch_size=PORTION_ROWS))

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from xft_core.data.portions import PORTION, PORTION_ROWS, Items, Portion, items, readable, row_of_line
+from xft_core.data.portions import PORTION, PORTION_ROWS, Items, Portion, Portions, items, readable, row_of_line
 from xft_core.errors import DataError
 
 LONGEST_LINE = 2**28  # characters: a packed file of a few MB can hold a line that no memory does
@@ -88,7 +88,7 @@ def streamed_portions(path: Path, packing: Packing | None, plain: str) -> Iterat
         yield from _portions(repr(str(path)), found, Items)
 
 
-def arrow_portions(path: Path) -> tuple[int, Iterator[Portion]]:
+def arrow_portions(path: Path) -> tuple[int, Portions]:
     """An Arrow file: a stream (as datasets writes) or of the format for random access."""
     import pyarrow
     from pyarrow import ipc
@@ -115,7 +115,7 @@ def arrow_portions(path: Path) -> tuple[int, Iterator[Portion]]:
 
     with is_arrow():
         size = path.stat().st_size
-    return size, read()
+    return size, read
 
 
 class _Continued:
@@ -157,7 +157,7 @@ def _lines(path: Path, head: str, stream: TextIO) -> Iterator[tuple[str, int]]:
     while line := head + stream.readline(LONGEST_LINE):
         head, number = "", number + 1
         if len(line) >= LONGEST_LINE:
-            raise DataError(f"{str(path)!r}, line {number} has more than {LONGEST_LINE:,} characters: that is no row of data.")
+            raise DataError(f"{str(path)!r}, line {number} has more than {LONGEST_LINE:,} characters: that is not a row.")
         yield line, len(line)
 
 

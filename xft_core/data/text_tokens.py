@@ -50,10 +50,7 @@ def prompt_token_ids(prompt: PromptText, tokenizer: "PreTrainedTokenizerBase") -
 
 
 class TextTokens:
-    """A tokenizer for texts that consist of a template's parts and of data.
-
-    ``may_share``: several threads may call ``encode``, while no more than one of them calls the rest.
-    """
+    """A tokenizer for texts that consist of a template's parts and of data."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.size = len(tokenizer)
@@ -70,7 +67,6 @@ class TextTokens:
         self._ends: dict[str, bool] = {}
         self._private: tuple[int, Tokenizer, dict[str, str]] | None = None
         self._whole = loaded(content) if content else None
-        self.may_share = self._whole is not None
         self._token_bytes = bytes_of_tokens(content) if content else None
         self._words = words_of(content, self._whole) if content and self._whole and self._token_bytes is not None else None
         self._before = array("i", self._begin_tokens())

@@ -1,9 +1,7 @@
-"""Rows of many conversations, made by threads beside the one that reads: tokenizers compute without Python's lock."""
+"""Token sequences of many conversations, batch by batch, to files."""
 
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -13,61 +11,49 @@ from xft_core.data.pieces import Column, PieceWriter
 from xft_core.data.tokenize import BATCH, BATCH_CHARACTERS, Made, RowMaker
 from xft_core.runtime.cores import cores
 
-AHEAD = 2  # batches that wait for each thread
+MOST_PROCESSES = 8  # that share the work: each takes memory, and more of them wait for the one that writes
 
 
-class Tokeniser:
-    """Writes rows to files of ``path`` in the order in which their conversations are added, however many threads there are.
+def processes() -> int:
+    """How many processes are to make rows."""
+    return min(cores(), MOST_PROCESSES)
 
-    A context manager: at its end no thread is left.
-    """
 
-    def __init__(self, path: Path, maker: RowMaker) -> None:
-        self._maker, self._tokens = maker, PieceWriter(path)
+def batches(sizes: Sequence[int]) -> Iterator[slice]:
+    """Which conversations are tokenised at once, of those with so many characters each, about."""
+    start = characters = 0
+    for place, size in enumerate(sizes):
+        if place > start and (place - start == BATCH or characters + size > BATCH_CHARACTERS):
+            yield slice(start, place)
+            start, characters = place, 0
+        characters += size
+    if start < len(sizes):
+        yield slice(start, len(sizes))
+
+
+def make(conversations: Sequence[list[Message]], sizes: Sequence[int], maker: RowMaker) -> Made:
+    """The rows of conversations, which have so many characters each, about."""
+    first, *others = [maker.make(conversations[some]) for some in batches(sizes)] or [maker.make([])]
+    for made in others:
+        first.input_ids.extend(made.input_ids)
+    return Made(first.input_ids, *(
+        np.concatenate(column) for column in zip(*(made.buffers()[1:] for made in (first, *others)), strict=True)))
+
+
+class SequenceWriter:
+    """Writes rows to files of ``path`` in the order in which they come."""
+
+    def __init__(self, path: Path) -> None:
+        self._tokens = PieceWriter(path)
         self._prompt_lengths = Column(path.with_name(f"{path.name}.prompt_lengths"), np.int32)
         self._notes = Column(path.with_name(f"{path.name}.notes"), np.uint16)
-        threads = cores() if maker.may_share else 1
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="tokenise") if threads > 1 else None
-        self._waiting: deque[Future[Made]] = deque()
-        self._most_waiting = AHEAD * threads
-        self._batch: list[list[Message]] = []
-        self._size = 0  # characters of the batch
 
-    def __enter__(self) -> "Tokeniser":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def add(self, messages: list[Message], size: int) -> None:
-        """One more conversation, which has about so many characters."""
-        if self._batch and (len(self._batch) == BATCH or self._size + size > BATCH_CHARACTERS):
-            self._hand_out()
-        self._batch.append(messages)
-        self._size += size
-
-    def done(self) -> Sequences:
-        """All rows."""
-        if self._batch:
-            self._hand_out()
-        self._collect(0)
-        return Sequences(self._tokens.done(), self._prompt_lengths.done(), self._notes.done())
-
-    def _hand_out(self) -> None:
-        texts, is_long = self._maker.texts(self._batch), self._size > BATCH_CHARACTERS
-        self._batch, self._size = [], 0
-        if self._pool is None:
-            self._write(self._maker.rows(texts))
-            return
-        self._waiting.append(self._pool.submit(self._maker.rows, texts))
-        self._collect(0 if is_long else self._most_waiting)  # long rows are in memory one at a time
-
-    def _collect(self, most_waiting: int) -> None:
-        while len(self._waiting) > most_waiting:
-            self._write(self._waiting.popleft().result())
-
-    def _write(self, made: Made) -> None:
+    def write(self, made: Made) -> None:
+        """More of them."""
         self._tokens.write(made.input_ids, 4 * made.lengths.astype(np.int64))
         self._prompt_lengths.add(made.prompt_lengths)
         self._notes.add(made.notes)
+
+    def done(self) -> Sequences:
+        """All rows."""
+        return Sequences(self._tokens.done(), self._prompt_lengths.done(), self._notes.done())

@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -58,6 +58,18 @@ class Made:
     prompt_lengths: np.ndarray
     notes: np.ndarray
 
+    def buffers(self) -> list[Any]:
+        """What ``of`` makes it of again."""
+        return [self.input_ids, self.lengths, self.prompt_lengths, self.notes]
+
+    @classmethod
+    def of(cls, buffers: Sequence[bytes]) -> "Made":
+        """What another process made."""
+        input_ids = array("i")
+        input_ids.frombytes(buffers[0])
+        kinds = (np.int32, np.int32, np.uint16)
+        return cls(input_ids, *(np.frombuffer(given, kind) for given, kind in zip(buffers[1:], kinds, strict=True)))
+
 
 class RowMaker:
     """What makes rows of conversations. Raises DataError if it can make none, whatever they are."""
@@ -68,15 +80,13 @@ class RowMaker:
         if self._end_token is None and config.template == "magicoder":
             raise DataError(f"{config.path!r}: the tokenizer has no end-of-sequence token, so a response could never end")
         self._tokens = text_tokens(tokenizer)
-        self.may_share = self._tokens.may_share  # several threads may call ``rows``, while one calls ``texts``
         self._marker = turn_marker(tokenizer) if config.template == "chat" else None
 
     def make(self, conversations: Sequence[list[Message]]) -> Made:
         """The row of each. A response that does not fit is cut (and then has no end token)."""
-        return self.rows(self.texts(conversations))
+        return self._rows(self._texts_of(conversations))
 
-    def texts(self, conversations: Sequence[list[Message]]) -> Texts:
-        """What ``rows`` makes rows of."""
+    def _texts_of(self, conversations: Sequence[list[Message]]) -> Texts:
         texts: list[PromptText] = []
         needs_end: list[bool] = []
         notes = np.zeros(len(conversations), dtype=np.uint16)
@@ -92,8 +102,7 @@ class RowMaker:
             places += [place] * len(found)
         return Texts(texts, places, needs_end, notes)
 
-    def rows(self, texts: Texts) -> Made:
-        """The row of each conversation."""
+    def _rows(self, texts: Texts) -> Made:
         longest, notes = self._config.max_length, texts.notes
         input_ids = array("i")
         lengths, prompt_lengths = ([0] * len(notes) for _ in range(2))

@@ -31,7 +31,7 @@ Cut = Callable[[str], list[str]]
 
 
 class Words:
-    """Makes tokens of texts, in several threads if need be."""
+    """Makes tokens of texts."""
 
     def __init__(self, whole: "Tokenizer", cuts: list[Cut], added: "re.Pattern[str]") -> None:
         self._cuts, self._added = cuts, added

@@ -4,22 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import GenerationConfig
 
 from xft_core.files.parsing import parse_json
 
 FILE_NAME = "generation_config.json"
 
 
-def add_end_tokens(directory: Path, model: PreTrainedModel, token_ids: list[int]) -> None:
+def add_end_tokens(directory: Path, defaults: GenerationConfig, token_ids: list[int]) -> None:
     """Add tokens to those that end an answer of the model in ``directory``; the others, and all other fields, stay.
 
-    Where the directory has no generation_config.json, or one that transformers cannot read, it gets the model's own.
+    Where the directory has no generation_config.json, or one that transformers cannot read, it gets ``defaults``.
     """
     path = directory / FILE_NAME
     content = _read(path)
     if content is None:
-        model.generation_config.save_pretrained(directory)
+        defaults.save_pretrained(directory)
         content = json.loads(path.read_bytes())
     named = content.get("eos_token_id")
     ends = named if isinstance(named, list) else [] if named is None else [named]

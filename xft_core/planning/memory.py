@@ -14,7 +14,7 @@ and the optimizer's state. A recipe is refused by that alone.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xft_core.planning.shape import Shape, low_rank_columns
 from xft_core.recipe.inactive_fields import needs_features
@@ -178,6 +178,14 @@ def row_losses_memory(shape: Shape, upcycle: UpcycleConfig | None, precision: st
     tokens = max(1, HELD_OUT_TOKENS // sequence) * sequence
     logits = shape.vocabulary * (tokens * width + 8.0 * sequence)
     return Memory(weights, working=max(logits, tokens * _inference_layer(shape, upcycle, width)) + FREED, certain=weights)
+
+
+def router_start_memory(shape: Shape, precision: str, sequence: int) -> Memory:
+    """The upcycle stage with router_start ridge: one dense model that measures rows, and sums of as many layers as fit into
+    LAYERS_BYTES, in fp64."""
+    measured = row_losses_memory(shape, None, precision, sequence)
+    layer = 8.0 * shape.hidden_size**2
+    return replace(measured, working=measured.working + 2 * layer + min(max(layer, LAYERS_BYTES), shape.num_layers * layer))
 
 
 def generate_memory(shape: Shape, upcycle: UpcycleConfig | None, recipe: Recipe) -> Memory:

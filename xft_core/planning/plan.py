@@ -8,11 +8,11 @@ from typing import Any
 from xft_core.planning import memory
 from xft_core.planning.shape import Shape
 from xft_core.planning.stage_plan import DataSize, StagePlan
-from xft_core.planning.work import matched_steps, mixing_flops, mixing_passes
+from xft_core.planning.work import matched_steps, mixing_flops, mixing_passes, router_start_rows
 from xft_core.recipe.inactive_fields import learns, needs_features, tests_headroom
 from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig, WorkToMatch
 from xft_core.recipe.sections.merge import CLOSED_FORMS, OPERATORS
-from xft_core.recipe.steps import FACTS, TUNED, Step, planned_roles
+from xft_core.recipe.steps import FACTS, MOE_MODEL, TUNED, Step, planned_roles
 
 
 def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, problems: int | None = None) -> list[StagePlan]:
@@ -26,7 +26,7 @@ def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, proble
 def training_steps(
     sft: SftConfig, sequence: int, data: DataSize, shape: Shape | None = None, match: WorkToMatch | None = None,
 ) -> tuple[float, float]:
-    """Optimizer steps, and tokens of a sequence in the mean, with its padding (packed sequences count as full). ``match``: of
+    """Optimizer steps, and tokens of a sequence on average, with its padding (packed sequences count as full). ``match``: of
     a dense model of this ``shape``, the work that decides the steps."""
     length = float(sequence) if sft.packing else min(data.padded_row or data.tokens_per_row, sequence)
     packed = data.tokens_per_row / length if data.sequences_per_row is None else data.sequences_per_row
@@ -46,7 +46,7 @@ class _Given:
 
     def upcycle(self, step: Step) -> UpcycleConfig | None:
         """That of the step's model, None for a dense one."""
-        return self.recipe.upcycle if step.model == "moe" or step.role == TUNED["moe"] else None
+        return self.recipe.upcycle if step.model == MOE_MODEL or step.role == TUNED[MOE_MODEL] else None
 
 
 def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
@@ -54,7 +54,24 @@ def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
     stored_once = moe.store_experts == "once" and moe.expert_rank is None and not moe.is_stock
     parameters = shape.parameters if stored_once else shape.moe_parameters(moe)
     upcycled = parameters * float(shape.stored_bytes)
-    return StagePlan(role, memory.Memory(0.0), kept=upcycled, written=upcycled)  # copies from file to file
+    copied = StagePlan(role, memory.Memory(0.0), kept=upcycled, written=upcycled)  # from file to file
+    if moe.router_start == "random":
+        return copied
+    recipe, data, flops = given.recipe, given.data, None
+    if data is not None:  # losses of every expert that may be a row's, then hidden states, and what is summed of these
+        passes = 1 if moe.experts_from == "branches" else 1 + moe.num_routed
+        tokens = router_start_rows(data.train_rows) * data.tokens_per_row
+        summed = 2.0 * shape.num_layers * shape.hidden_size**2
+        flops = tokens * (passes * shape.forward_flops(data.tokens_per_row) + summed)
+    return replace(copied, flops=flops, memory=memory.router_start_memory(shape, recipe.sft.precision, recipe.data.max_length))
+
+
+def _clustering(role: str, step: Step, given: _Given) -> StagePlan:
+    """A forward pass over every training row; k-means takes next to nothing beside it."""
+    recipe, shape, data = given.recipe, given.shape, given.data
+    return StagePlan(
+        role, memory.row_losses_memory(shape, None, recipe.sft.precision, recipe.data.max_length),
+        flops=None if data is None else data.train_rows * data.tokens_per_row * shape.forward_flops(data.tokens_per_row))
 
 
 def _training(role: str, step: Step, given: _Given) -> StagePlan:
@@ -63,7 +80,7 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
     sequence = given.recipe.data.max_length
     needed = memory.training_memory(shape, upcycle, sft, sequence)
     flops = None
-    is_branch = step.given.get("part") or step.given.get("sources")  # of domains: as if they were equally large
+    is_branch = {"part", "sources", "cluster"} & step.given.keys()  # of domains and clusters: as if they were equally large
     branches = given.recipe.upcycle.num_routed
     rows = replace(data, train_rows=math.ceil(data.train_rows / branches)) if data and is_branch else data
     if rows:
@@ -251,4 +268,4 @@ def _generation(role: str, step: Step, given: _Given) -> StagePlan:
 WAYS: dict[str, Callable[[str, Step, _Given], StagePlan]] = {
     "upcycling": _upcycling, "training": _training, "mixing": _mixing, "merging": _merging, "generation": _generation,
     "averaging": _averaging, "row losses": _row_losses, "choosing": _choosing, "ensemble": _ensemble, "preferring": _preferring,
-    "unknown": _unknown}
+    "clustering": _clustering, "unknown": _unknown}

@@ -32,6 +32,11 @@ def mixing_passes(cross_validation: bool) -> float:
     return 1.0 + (4 * 3 * 2 / 3 if cross_validation else 0.0)
 
 
+def router_start_rows(train_rows: int) -> int:
+    """Rows that a router starts from (stages/router_start.py): a hundredth, at least 256 if there are so many."""
+    return min(train_rows, max(256, train_rows // 100))
+
+
 def steps_of(sequences: float, batch_size: int, epochs: float, max_steps: int | None) -> int:
     """Optimizer steps of a training on ``sequences`` for ``epochs``, as the trainer counts them."""
     by_epochs = math.ceil(math.ceil(sequences / batch_size) * epochs)
@@ -46,7 +51,7 @@ def matched_steps(work: WorkToMatch, shape: Shape, sequences: float, batch_size:
         shape: the dense model's sizes.
         sequences: those of an epoch, the same for all.
         batch_size: sequences of an optimizer step, the same for the Mixture-of-Experts.
-        length: tokens of a sequence in the mean.
+        length: tokens of a sequence on average.
     """
     tuned = steps_of(sequences, batch_size, work.epochs, work.max_steps) * batch_size if work.epochs else 0.0
     dense = sequences * work.dense_epochs

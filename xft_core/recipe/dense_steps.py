@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xft_core.recipe.sections import BaselineConfig, Match, Recipe, SftConfig, WorkToMatch
-from xft_core.recipe.step import BASE, PREPARED, SNAPSHOTS, TUNED, Made, Step
+from xft_core.recipe.step import BASE, CLUSTERED, PREPARED, SFT_MODEL, SNAPSHOTS, TUNED, Made, Step
 
 
 def baseline_steps(recipe: Recipe) -> Iterator[Step]:
@@ -14,7 +14,7 @@ def baseline_steps(recipe: Recipe) -> Iterator[Step]:
     several trainings, and each of these a part of the way back to the base model. None where there is no baseline."""
     baseline = recipe.baseline
     for match in baseline.match if baseline.enabled else []:
-        name, role = ("sft", TUNED["sft"]) if match == baseline.match[0] else (f"sft_{match}", f"sft_{match}")
+        name, role = (SFT_MODEL, TUNED[SFT_MODEL]) if match == baseline.match[0] else (f"sft_{match}", f"sft_{match}")
         dense = baseline.applied_to(recipe.sft)
         tuned = _training(recipe, role, dense, recipe.seed, model=name, match=work_to_match(recipe, match))
         yield tuned
@@ -74,20 +74,35 @@ def start_steps(recipe: Recipe) -> Start:
     if upcycle.experts_from == "checkpoints":
         tuned = _training(recipe, "sft_start", dense, recipe.seed, snapshots=number)
         experts = {str(expert): Made("sft_start", f"{SNAPSHOTS}/{expert}") for expert in range(1, number + 1)}
-        return Start([tuned], {"model": Made("sft_start"), "experts": experts})
+        return Start([tuned], {"model": Made("sft_start"), "experts": experts, **_router_start(recipe)})
     if upcycle.experts_from == "branches":
-        branches = [_training(recipe, f"sft_branch_{expert}", dense, recipe.seed, **_rows_of_branch(recipe, expert, number))
-                    for expert in range(1, number + 1)]
+        rows = {expert: _rows_of_branch(recipe, expert, number) for expert in range(1, number + 1)}
+        clusters: dict[str, Any] = {"clusters": Made(CLUSTERED)} if upcycle.branches_by == "clusters" else {}
+        branches = [_training(recipe, f"sft_branch_{expert}", dense, recipe.seed, **own, **clusters)
+                    for expert, own in rows.items()]
+        clustering = Step(CLUSTERED, "cluster_rows", {
+            "model": BASE, "data": Made(PREPARED), "clusters": number, "seed": recipe.seed, "precision": recipe.sft.precision})
         mean = weighted(recipe, "branches_mean", {branch.role: 1 / number for branch in branches})
         experts = {str(expert): Made(branch.role) for expert, branch in enumerate(branches, start=1)}
-        return Start([*branches, mean], {"model": Made("branches_mean"), "experts": experts})
+        started = _router_start(recipe, rows_of_experts={str(expert): own for expert, own in rows.items()}, **clusters)
+        steps = [clustering, *branches, mean] if clusters else [*branches, mean]
+        return Start(steps, {"model": Made("branches_mean"), "experts": experts, **started})
     return Start()
+
+
+def _router_start(recipe: Recipe, **rows: Any) -> dict[str, Any]:
+    """The fields of the upcycle stage that say what the router starts from."""
+    if recipe.upcycle.router_start == "random":
+        return {}
+    return {"data": Made(PREPARED), "precision": recipe.sft.precision, **rows}
 
 
 def _rows_of_branch(recipe: Recipe, branch: int, branches: int) -> dict[str, Any]:
     """The fields of the sft stage that choose the rows of a branch (from 1)."""
     if recipe.upcycle.branches_by == "random":
         return {"part": [branch, branches]}
+    if recipe.upcycle.branches_by == "clusters":
+        return {"cluster": branch - 1}
     own = set(recipe.trained_domains[branch - 1::branches])
     return {"sources": [place for place, domain in enumerate(recipe.data.source_domains)
                         if domain in own and recipe.data.is_trained_on(place)]}

@@ -71,7 +71,7 @@ ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
 UNIX_OR_DEFAULT_PROTOCOL, IPPROTO_TCP, IPPROTO_UDP = (0, 1), 6, 17
 NEW_NAMESPACE_FLAGS = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
-F_SETPIPE_SZ = 1031
+F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ = 1024, 1026, 1031
 PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_MM = 4, 22, 35
 SOL_SOCKET, BUFFER_SIZES = 1, (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF and their FORCE
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
@@ -112,7 +112,8 @@ RULES = (
     *(Rule(call, errno.EPROTONOSUPPORT, (Test(2, (*UNIX_OR_DEFAULT_PROTOCOL, IPPROTO_TCP, IPPROTO_UDP), negated=True),))
       for call in ("socket", "socketpair")),
     Rule("clone", errno.EPERM, (Test(0, bits=NEW_NAMESPACE_FLAGS),)),
-    Rule("fcntl", errno.EPERM, (Test(1, (F_SETPIPE_SZ,)),)),
+    # Larger pipes; leases, by which a program holds up whoever opens a file of its user's; news of what others do with files.
+    Rule("fcntl", errno.EPERM, (Test(1, (F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ)),)),
     # Whoever watches its memory must be able to look.
     Rule("prctl", errno.EPERM, (Test(0, (PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_MM)),)),
     # Programs that ask for larger buffers go on with those they have; the kernel itself does so above its own bound.

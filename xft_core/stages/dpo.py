@@ -66,7 +66,7 @@ def run(config: DpoStage, workspace: Workspace) -> DpoMetrics:
     model.config.use_cache = True
     model.save_pretrained(workspace.output)
     copy_beside_weights(source, workspace.output)
-    add_end_tokens(workspace.output, model, load_response_ends(config.data) or [])
+    add_end_tokens(workspace.output, model.generation_config, load_response_ends(config.data) or [])
     return DpoMetrics(
         **dict(training), pairs=len(pairs_of_rows), problems_with_pairs=with_pairs,
         problems_without_pairs=len(problems) - with_pairs, preferred=float((margin_P > 0).float().mean()),
@@ -83,6 +83,8 @@ def _answered(config: DpoStage, source: Path) -> Iterator[tuple[str, list[Row], 
     benchmark, tokenizer = config.inputs()["benchmark"], load_tokenizer(source)
     kind = kind_of(benchmark)
     verdicts = {problem.task_id: problem.samples for problem in results.problems}
+    taught = load_response_ends(config.data) or [tokenizer.eos_token_id]  # a chat template may have an end of its own
+    end = [token for token in taught[:1] if token is not None]
     samples: dict[str, list[Sample]] = {}
     for sample in generated_samples(config.samples):
         samples.setdefault(sample.task_id, []).append(sample)
@@ -95,6 +97,5 @@ def _answered(config: DpoStage, source: Path) -> Iterator[tuple[str, list[Row], 
             verdict = "fail" if graded.plus == "timeout" else graded.plus
             if verdict in found and sample.finish_reason == "stop" and sample.completion:
                 answer = tokenizer(sample.completion, add_special_tokens=False).input_ids
-                end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
                 found[verdict][sample.completion] = Row([*prompt, *answer, *end], len(prompt))
         yield problem.task_id, [*found["pass"].values()], [*found["fail"].values()]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from xft_core.data.packing import IGNORED, PackedRows
 from xft_core.data.response_end import load_response_ends
@@ -19,7 +20,8 @@ from xft_core.exports.gguf.vocabulary import vocabulary_of
 from xft_core.exports.gguf.write import Special, write_gguf
 from xft_core.exports.stock import export_stock
 from xft_core.files.temporary import temporary_directory
-from xft_core.models.config import DTYPES, is_moe, upcycle_config_of
+from xft_core.models.config import DTYPES, is_moe, transformers_config, upcycle_config_of
+from xft_core.models.generation_defaults import add_end_tokens
 from xft_core.models.gguf_files import SUFFIX, load_gguf
 from xft_core.models.loading import copy_beside_weights, load_model, load_tokenizer
 from xft_core.models.safetensors_io import read_config
@@ -29,13 +31,14 @@ from xft_core.stages.configs.export import ExportStage
 from xft_core.stages.preconditions import check_gguf
 from xft_core.store.results.export import ExportMetrics
 from xft_core.store.workspace import Workspace
-from xft_core.training.held_out import TOKENS_PER_BATCH, held_out_loss
+from xft_core.training.held_out import TOKENS_PER_BATCH
 
 logger = logging.getLogger(__name__)
 
 MODELFILE = "Modelfile"
 TOKENS_TO_RUN = 16
 LARGEST_ROUNDING = 1e-4  # of the largest logit, in fp32
+MOST_ENDS = 3  # that a GGUF file has fields for
 TEXTS_TO_CUT = 64  # held-out rows whose text a GGUF file's tokenizer must cut alike
 
 
@@ -52,6 +55,10 @@ def run(config: ExportStage, workspace: Workspace) -> ExportMetrics:
         check_gguf()
         path = _write_gguf(config, source, output)
         exported = None if is_moe(source) else load_gguf(path, torch.float32)
+    if config.data:
+        content = read_config(source)
+        defaults = GenerationConfig.from_model_config(transformers_config(content.get("dense_config", content)))
+        add_end_tokens(output, defaults, load_response_ends(config.data) or [])
     size = sum(path.stat().st_size for path in output.iterdir() if path.suffix in (".safetensors", SUFFIX))
     measured: dict[str, Any] = dict.fromkeys(("held_out_nll", "held_out_nll_source", "same_tokens", "largest_difference"))
     if exported is not None:
@@ -84,16 +91,22 @@ def _write_gguf(config: ExportStage, source: Path, output: Path) -> Path:
     generation = _read(source / "generation_config.json")
     dense_config = read_config(source)
     dense_config = dense_config.get("dense_config", dense_config)
-    ends = _ends(config, tokenizer, generation, dense_config)
-    texts = _texts(config.data, tokenizer)
-    vocabulary = vocabulary_of(tokenizer, int(dense_config["vocab_size"]), texts)
+    size = int(dense_config["vocab_size"])
+    ends = [token for token in _ends(config, tokenizer, generation, dense_config) if token < size]
+    if not 1 <= len(ends) <= MOST_ENDS:
+        raise CheckpointError(
+            f"{len(ends)} tokens of the model end an answer, a GGUF file names one to {MOST_ENDS}. Say which in "
+            "generation_config.json (eos_token_id).")
+    padding = tokenizer.pad_token_id
+    vocabulary = vocabulary_of(tokenizer, size, _texts(config.data, tokenizer))
     bos, adds_bos = tokenizer.bos_token, _adds_bos(tokenizer)
     if config.template == "chat":
         adds_bos = bos is not None and _starts_with(tokenizer, bos)
         template = chat_template(tokenizer, bos if adds_bos else None)
     else:
         template = magicoder_template()
-    special = Special(tokenizer.bos_token_id, tokenizer.pad_token_id, ends, adds_bos)
+    special = Special(
+        tokenizer.bos_token_id, None if padding is None or padding >= size else padding, ends, adds_bos)
     path = output / f"model-{config.quantization}{SUFFIX}"
     with temporary_directory("work") as directory:
         if is_moe(source):
@@ -104,7 +117,7 @@ def _write_gguf(config: ExportStage, source: Path, output: Path) -> Path:
             export_stock(source, directory)
         write_gguf(directory if is_moe(source) else source, path, config.quantization, vocabulary, special,
                    tokenizer.chat_template if config.template == "chat" else None)
-    stops = tokenizer.convert_ids_to_tokens(list(ends))
+    stops = [tokenizer.decode([token]) for token in ends]
     context = int(dense_config["max_position_embeddings"])
     (output / MODELFILE).write_text(modelfile(path.name, template, stops, context), encoding="utf-8")
     copy_beside_weights(source, output)
@@ -113,19 +126,12 @@ def _write_gguf(config: ExportStage, source: Path, output: Path) -> Path:
 
 
 def _ends(config: ExportStage, tokenizer: Any, generation: dict[str, Any], model: dict[str, Any]) -> list[int]:
-    """Tokens that end an answer: first those that the data teaches, then what the model says. Raises CheckpointError for
-    none, and for more than a file can name."""
+    """Tokens that end an answer: first those that the data teaches, then what the model says."""
     taught = load_response_ends(config.data) if config.data else None
     found: list[int] = []
     for item in (taught, generation.get("eos_token_id"), model.get("eos_token_id"), tokenizer.eos_token_id):
         found += item if isinstance(item, list) else [] if item is None else [item]
-    ends = list(dict.fromkeys(found))
-    if not ends:
-        raise CheckpointError("Nothing says what ends an answer: neither the data, nor the model, nor its tokenizer.")
-    if len(ends) > 3:
-        raise CheckpointError(
-            f"{len(ends)} tokens end an answer, a GGUF file can name three. Leave fewer in generation_config.json.")
-    return ends
+    return list(dict.fromkeys(found))
 
 
 def _adds_bos(tokenizer: Any) -> bool:
@@ -174,18 +180,23 @@ def _compared(
     """Held-out losses of both, and how often their most likely tokens are the same."""
     device = device_for_work()
     models = [model.to(device=device, dtype=dtype) for model in (original, exported)]  # type: ignore[call-overload]
-    packed, same, tokens = PackedRows(rows, max(rows.lengths()), packing=False), 0, 0
-    size = max(1, TOKENS_PER_BATCH // max(rows.lengths()))
+    packed, size = PackedRows(rows, max(rows.lengths()), packing=False), max(1, TOKENS_PER_BATCH // max(rows.lengths()))
+    nll, same, tokens = [0.0, 0.0], 0, 0
     for first in range(0, len(rows), size):
         batch = packed.collate([[index] for index in range(first, min(first + size, len(rows)))])
-        wanted = batch["labels"][:, 1:] != IGNORED
-        likely = [_most_likely(model, batch)[wanted] for model in models]
+        labels = batch["labels"][:, 1:]
+        wanted, likely = labels != IGNORED, []
+        for place, model in enumerate(models):
+            logits_TV = _response_logits(model, batch, wanted)
+            nll[place] += float(F.cross_entropy(logits_TV, labels[wanted], reduction="sum"))
+            likely.append(logits_TV.argmax(-1))
         same, tokens = same + int((likely[0] == likely[1]).sum()), tokens + int(wanted.sum())
-    losses = [held_out_loss(model, rows).nll for model in models]
-    return {"held_out_nll_source": losses[0], "held_out_nll": losses[1], "same_tokens": same / tokens}
+    return {"held_out_nll_source": nll[0] / tokens, "held_out_nll": nll[1] / tokens, "same_tokens": same / tokens}
 
 
-def _most_likely(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+def _response_logits(model: PreTrainedModel, batch: dict[str, torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
+    """What is predicted for the tokens ``wanted``: (tokens, vocabulary), fp32. A stock mixture is of no family of ours, so
+    that the loss of training does not take it."""
     fields = {name: batch[name].to(model.device) for name in ("input_ids", "position_ids")}
-    likely: torch.Tensor = model(**fields, use_cache=False).logits[:, :-1].argmax(-1).cpu()
-    return likely
+    logits: torch.Tensor = model(**fields, use_cache=False).logits[:, :-1].cpu()[wanted].float()
+    return logits

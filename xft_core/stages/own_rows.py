@@ -1,30 +1,53 @@
-"""The rows that a training of the sft stage is on: all of the data's, a random part, or those of some sources."""
+"""The rows that a training of the sft stage is on: all of the data's, a random part, or those of some sources or a cluster."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from xft_core.data.rows import Rows, load_rows
 from xft_core.errors import DataError
+from xft_core.stages.configs.parts import OwnRows
+from xft_core.store.results.cluster_rows import ClustersFile
 from xft_core.store.results.mix_data import MixtureFile
 
 
-def own_rows(data: Path, part: Sequence[int] | None, sources: Sequence[int] | None, seed: int) -> Rows:
-    """The training rows of a training with these fields of SftStage. Raises DataError for sources without rows, and for data
-    that is no mixture but is chosen from by source."""
+def own_rows(data: Path, own: OwnRows, seed: int, clusters: Path | None = None) -> Rows:
+    """The training rows that ``own`` says, of prepared ``data``. ``seed``: that of the training; ``clusters``: what
+    cluster_rows made, where a cluster is meant.
+
+    Raises DataError for sources or a cluster without rows, and for data that does not say of which source or cluster its rows
+    are.
+    """
     rows = load_rows(data, "train")
-    if part:
-        return rows.part(part[0], part[1], seed)
-    if sources is None:
-        return rows
+    if own.part:
+        return rows.part(own.part[0], own.part[1], seed)
+    if own.sources is not None:
+        return rows.select(_of_sources(data, len(rows), own.sources))
+    if own.cluster is not None:
+        return rows.select(_of_cluster(clusters, len(rows), own.cluster))
+    return rows
+
+
+def _of_sources(data: Path, number: int, sources: list[int]) -> list[int]:
     mixture = MixtureFile.read(data)
-    if mixture is None or len(mixture.train) != len(rows):
+    if mixture is None or len(mixture.train) != number:
         raise DataError(
             f"{str(data)!r} does not say which source each training row is of, so rows of the sources "
-            f"{list(sources)} cannot be chosen. Mix the sources anew (mix_data).")
+            f"{sources} cannot be chosen. Mix the sources again (mix_data).")
     wanted = set(sources)
     chosen = [index for index, source in enumerate(mixture.train) if source in wanted]
     if not chosen:
         raise DataError(
-            f"The sources {list(sources)} give no training rows to the mixture {str(data)!r}. Give them a larger "
-            "weight, or more rows.")
-    return rows.select(chosen)
+            f"The sources {sources} give no training rows to the mixture {str(data)!r}. Give them a larger weight, or more "
+            "rows.")
+    return chosen
+
+
+def _of_cluster(clusters: Path | None, number: int, cluster: int) -> list[int]:
+    found = None if clusters is None else ClustersFile.read(clusters)
+    if found is None or len(found.train) != number:
+        raise DataError(
+            f"{str(clusters)!r} does not say which cluster each of the {number} training rows is of. Give what cluster_rows "
+            "made of the same data.")
+    chosen = [index for index, of_row in enumerate(found.train) if of_row == cluster]
+    if not chosen:
+        raise DataError(f"There is no cluster {cluster} in {str(clusters)!r}: its clusters go from 0 to {max(found.train)}.")
+    return chosen

@@ -87,7 +87,7 @@ class _Preparation:
         names = {"data": self.data.path, "held_out": self.data.held_out_path, "reserved": self.data.reserved_path}
         own = self.data.model_copy(update={"path": names[source]})
         found, last = [], 0
-        for portion in portions(own, files_of(self.inputs, source))[1]:
+        for portion in portions(own, files_of(self.inputs, source))[1]():
             for number, row in portion.rows(last):
                 last = number
                 if row is BLANK:

@@ -22,6 +22,7 @@ from xft_core.planning.work import mixing_flops, mixing_passes, training_flops
 from xft_core.reporting.statistics import ratio
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import RowLossesStage
+from xft_core.stages.configs.parts import OwnRows
 from xft_core.stages.own_rows import own_rows
 from xft_core.store.manifest import read_manifest
 from xft_core.store.results.mix import MixMetrics
@@ -38,7 +39,7 @@ def run(config: RowLossesStage, workspace: Workspace) -> RowLossesMetrics:
     """The stage. Raises DataError for data that cannot be used, CheckpointError for a broken model, ArtifactError for a
     training of which it is not known what it took."""
     source = find_model(config.model)
-    trainings = [training_work(directory, source, config.data) for directory in config.trained_by.values()]
+    trainings = [training_work(directory, source, config.data, config.clusters) for directory in config.trained_by.values()]
     model = load_model(source, DTYPES[config.precision]).to(device_for_work())  # type: ignore[arg-type]
     held_out = _losses(model, config.data, "held_out")
     reserved = _losses(model, config.data, "reserved") if (config.data / "reserved.safetensors").is_file() else []
@@ -54,10 +55,11 @@ def run(config: RowLossesStage, workspace: Workspace) -> RowLossesMetrics:
         training_flops=math.fsum(flops for _, flops in trainings))
 
 
-def training_work(directory: Path, model: Path, data: Path) -> tuple[float, float]:
+def training_work(directory: Path, model: Path, data: Path, clusters: Path | None = None) -> tuple[float, float]:
     """Tokens (without padding) and floating-point operations of the training that made an artifact of sft or mix.
 
-    ``model``: any model of the same dense architecture; ``data``: the prepared rows. See planning/work.py for what counts.
+    ``model``: any model of the same dense architecture; ``data``: the prepared rows; ``clusters``: of each of them, where a
+    training is on one. See planning/work.py for what counts.
     Raises ArtifactError for an artifact of another stage.
     """
     manifest = read_manifest(directory)
@@ -80,7 +82,8 @@ def training_work(directory: Path, model: Path, data: Path) -> tuple[float, floa
         return tokens, tokens * mixing_flops(shape, sum(rows.lengths()) / len(packed), teacher)
     if manifest.stage != "sft":
         raise ArtifactError(f"{str(directory)!r} is of the stage {manifest.stage}: only sft and mix train. Give theirs.")
-    rows = own_rows(data, manifest.config.get("part"), manifest.config.get("sources"), manifest.config["seed"])
+    own = OwnRows.model_validate({name: value for name, value in manifest.config.items() if name in OwnRows.model_fields})
+    rows = own_rows(data, own, manifest.config["seed"], clusters)
     packed = PackedRows(rows, longest, manifest.config["sft"]["packing"] and shape.packs)
     steps_of_epoch = math.ceil(len(packed) / manifest.config["sft"]["batch_size"])
     tokens = SftMetrics.of(manifest).steps / steps_of_epoch * sum(rows.lengths())

@@ -33,6 +33,7 @@ from xft_core.recipe.inactive_fields import unused_in_upcycle
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.recipe.sections.upcycle import ASSIGNED
 from xft_core.stages.configs import UpcycleStage
+from xft_core.stages.router_start import router_start
 from xft_core.store.results.upcycle import UpcycleMetrics
 from xft_core.store.workspace import Workspace
 
@@ -50,14 +51,24 @@ def run(config: UpcycleStage, workspace: Workspace) -> UpcycleMetrics:
     unused = {name: UpcycleConfig.model_fields[name].default for name in names}
     section = config.upcycle.model_copy(update=unused)
     experts = [find_model(name) for name in config.experts.values()]
-    return upcycle(find_model(config.model), workspace.output, section, config.seed, experts)
+    source = find_model(config.model)
+    if section.router_start == "random":
+        return upcycle(source, workspace.output, section, config.seed, experts)
+    start = router_start(config, source, experts)
+    made = upcycle(source, workspace.output, section, config.seed, experts, start.weights)
+    return made.model_copy(update={
+        "router_start_rows": sum(start.rows_of_experts), "router_start_rows_min": min(start.rows_of_experts)})
 
 
-def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int, experts: Sequence[Path] = ()) -> UpcycleMetrics:
+def upcycle(
+    source: Path, target: Path, config: UpcycleConfig, seed: int, experts: Sequence[Path] = (),
+    router_weights: Sequence[torch.Tensor] = (),
+) -> UpcycleMetrics:
     """Write the upcycled model of the dense directory ``source`` into ``target``, a few tensors in memory at a time.
 
     ``experts``: dense models whose FFNs the routed experts are, one for each; none: all experts are the source's FFN. With
-    models that all are the source, the result is the source's function, whatever the router.
+    models that all are the source, the result is the source's function, whatever the router. ``router_weights``: of each
+    layer's router (R,D) where it does not start at random, see stages/router_start.py.
 
     What was written is checked: its tensors always, its logits for a small model. Raises CheckpointError for an unknown
     family, a model that is upcycled already, a checkpoint that is not whole, or experts of another form or number.
@@ -84,7 +95,8 @@ def upcycle(source: Path, target: Path, config: UpcycleConfig, seed: int, expert
                 plans += _low_rank_plans(reader, family, layer, config, seed)
             elif config.store_experts == "all":
                 plans += _expert_plans(reader, others, family, layer, config)
-            plans += _router_plans(reader, family, layer, config, seed) if config.mode == "routed" else []
+            started = router_weights[layer] if router_weights else None
+            plans += _router_plans(reader, family, layer, config, seed, started) if config.mode == "routed" else []
         keeps_ffn = config.store_experts == "once" or config.expert_rank is not None
         dense = [name for name in reader.names() if keeps_ffn or name not in of_ffn]
         write_checkpoint(target, [reader.copy_plan(name) for name in dense] + plans)
@@ -172,7 +184,7 @@ def _expert_plans(
 
 
 def _scaled(plan: TensorPlan, scale: float) -> TensorPlan:
-    """The tensor times ``scale``. One of 16 bits gets 32 where the product would be rounded: 0.75 is no power of two."""
+    """The tensor times ``scale``. One of 16 bits gets 32 where the product would be rounded: 0.75 is not a power of two."""
     if scale == 1:
         return plan
     dtype = plan.dtype if math.frexp(scale)[0] == 0.5 else torch.promote_types(plan.dtype, torch.float32)
@@ -226,10 +238,10 @@ def _low_rank_parameters(plans: list[TensorPlan], config: UpcycleConfig) -> tupl
 
 
 def _router_plans(
-    reader: CheckpointReader, family: Family, layer: int, config: UpcycleConfig, seed: int,
+    reader: CheckpointReader, family: Family, layer: int, config: UpcycleConfig, seed: int, started_RD: torch.Tensor | None,
 ) -> list[TensorPlan]:
-    """Router weights as torch initialises linear layers, from the seed and the layer alone; the noise starts at zero, the
-    gate at m_0 for every token. A router without logits has none."""
+    """Router weights as torch initialises linear layers, from the seed and the layer alone, or W_1 as given and W_2 = 1; the
+    noise starts at zero, the gate at m_0 for every token. A router without logits has none."""
     down, block = f"{family.mlp_name(layer)}.{family.down}.weight", family.block_name(layer)
     hidden_size, dtype = reader.shape(down)[int(family.transposed)], reader.dtype(down)
     num_routed = config.num_routed
@@ -244,9 +256,13 @@ def _router_plans(
 
     plans = []
     if config.router not in ASSIGNED:
-        plans += [
-            TensorPlan(f"{block}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size))]
-        if not config.is_stock:
+        if started_RD is not None:
+            plans.append(planned("hidden.weight", started_RD.to(dtype)))
+            plans += [] if config.is_stock else [planned("output.weight", torch.eye(num_routed, dtype=dtype))]
+        else:
+            plans.append(
+                TensorPlan(f"{block}.router.hidden.weight", [num_routed, hidden_size], dtype, lambda: linear(0, hidden_size)))
+        if not config.is_stock and started_RD is None:
             plans.append(
                 TensorPlan(f"{block}.router.output.weight", [num_routed, num_routed], dtype, lambda: linear(1, num_routed)))
         if config.router_noise:

@@ -128,14 +128,16 @@ def test_a_place_that_holds_something_else_is_left_alone(
     (tmp_path / "full" / "mine").write_text("x")
     with pytest.raises(CannotPublish, match="holds something else"):
         release_to(registered, [Directory(tmp_path / "full")], Licences(), threading.Event(), logger)
+    (HOME / "published").mkdir(exist_ok=True)
+    (HOME / "published" / f"{resolve(registered).name}-1").write_text("where it goes with no place given")
+    with pytest.raises(CannotPublish, match=r"published/test_a_place_\w+-1' exists and holds something else"):
+        release_to(registered, [], Licences(), threading.Event(), logger)
     ObjectStore(f"s3://{BUCKET}/other").send({"mine.txt": tmp_path / "full" / "mine"}, "", threading.Event())
     with pytest.raises(CannotPublish, match=r"'mine\.txt', which is not of this model"):
         release_to(registered, [ObjectStore(f"s3://{BUCKET}/other")], Licences(), threading.Event(), logger)
-    with pytest.raises(CannotPublish, match="nowhere to publish to"):
-        destinations_of("", False, None, "", "")
     with pytest.raises(NotRegistered, match="has no models:/nobody@champion"):
         resolve("models:/nobody@champion")
-    with pytest.raises(NotRegistered, match="is no version of the registry"):
+    with pytest.raises(NotRegistered, match="is not a registered version"):
         resolve("demo")
 
 

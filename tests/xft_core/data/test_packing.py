@@ -34,6 +34,12 @@ def test_a_row_that_does_not_fit_is_an_error() -> None:
         pack([3, 65], 64)
 
 
+def test_a_part_of_the_rows_gives_the_same_batch_every_time(tmp_path: Path) -> None:
+    packed = PackedRows(rows(tmp_path).rows.part(1, 2, seed=0), 30, packing=True)
+    batches = [packed.collate(packed.sequences) for _ in range(2)]
+    assert all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0])
+
+
 def rows(tmp_path: Path, seed: int = 0, packing: bool = True) -> PackedRows:
     generator = torch.Generator().manual_seed(seed)
     save_rows(tmp_path / "train.safetensors", [

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
-from tests.factories import CHAT_TEMPLATE, dense_model, tokenizer
+from tests.factories import CHAT_TEMPLATE, VOCABULARY, dense_model, tokenizer
 from tests.xft_core.mixing.models import prepared, tuned
 from xft_core.data.rows import load_rows
 from xft_core.data.templates import magicoder_prompt
@@ -93,6 +93,36 @@ def test_the_file_says_what_ends_an_answer(tmp_path: Path) -> None:
     assert text.startswith("FROM ./model-f16.gguf\n")
     assert 'PARAMETER stop "</s>"' in text and 'PARAMETER stop "<pad>"' in text
     assert "@@ Instruction\n{{ .Prompt }}\n\n@@ Response\n{{ .Response }}" in text
+
+
+ODD_END = '<|"end" of\\turn|>'
+
+
+def test_an_end_that_only_the_chat_template_has_is_in_every_file(tmp_path: Path) -> None:
+    """And a padding token that was added beyond the model's rows is left out: llama.cpp wants as many tokens as rows."""
+    dense = dense_model(tmp_path / "dense")
+    (dense / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
+    odd = tokenizer(ODD_END)
+    odd.chat_template = CHAT_TEMPLATE.replace("</s>", ODD_END)
+    odd.add_tokens([f"<|filler {number}|>" for number in range(VOCABULARY - len(odd))])
+    odd.add_special_tokens({"pad_token": "<|beyond|>"})
+    odd.save_pretrained(dense)
+    data, end = prepared(tmp_path, template="chat"), odd.convert_tokens_to_ids(ODD_END)
+    exported(dense, tmp_path / "export", quantization="f32", data=data, template="chat")
+    fields = fields_of(tmp_path / "export")
+    assert (fields["tokenizer.ggml.eos_token_id"], fields["tokenizer.ggml.eot_token_id"]) == (end, 1)
+    assert len(fields["tokenizer.ggml.tokens"]) == VOCABULARY and "tokenizer.ggml.padding_token_id" not in fields
+    assert json.loads((tmp_path / "export" / "generation_config.json").read_text())["eos_token_id"] == [1, end]
+    # As Ollama reads a value: quotes go, the rest stays as it is.
+    assert f'PARAMETER stop """{ODD_END}"""\n' in (tmp_path / "export" / "Modelfile").read_text()
+
+
+def test_an_end_that_is_a_word_is_written_as_text(tmp_path: Path) -> None:
+    dense = dense_model(tmp_path / "dense")
+    word = tokenizer().convert_tokens_to_ids("Ġ")
+    (dense / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, word]}))
+    exported(dense, tmp_path / "export")
+    assert 'PARAMETER stop " "\n' in (tmp_path / "export" / "Modelfile").read_text()
 
 
 def test_the_demo_model_can_be_written(tmp_path: Path) -> None:

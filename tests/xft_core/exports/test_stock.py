@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from tests.factories import VOCABULARY, dense_model
 from tests.xft_core.mixing.models import prepared, tuned
+from xft_core.data.rows import load_rows
 from xft_core.errors import CheckpointError
 from xft_core.exports.stock import export_stock
 from xft_core.mixing.mixture import MixtureReader
@@ -18,10 +19,11 @@ from xft_core.models.loading import load_model
 from xft_core.models.upcycled import moe_blocks
 from xft_core.moe.delta_cosine import delta_cosine
 from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig
-from xft_core.stages.configs import SftStage
+from xft_core.stages.configs import ExportStage, SftStage
 from xft_core.stages.merge import merge
 from xft_core.stages.run import run_stage
 from xft_core.stages.upcycle import upcycle
+from xft_core.training.held_out import held_out_loss
 
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("granite", "llama", {}), ("granite", "mistral", {"sliding_window": None}), ("qwen2_moe", "qwen2", {}),
@@ -97,6 +99,17 @@ def test_the_export_computes_the_same_and_changes_no_number(
     for name, tensor in ours.items():
         if name not in left_out:
             assert all(row.numpy().tobytes() in values for row in tensor.reshape(-1, tensor.shape[-1])), name
+
+
+@pytest.mark.parametrize(("normalization", "family"), [("granite", "llama"), ("qwen2_moe", "qwen2")])
+def test_the_stage_measures_the_export_on_held_out_rows(normalization: str, family: str, tmp_path: Path) -> None:
+    moe, data = tuned(tmp_path, family, normalization=normalization), prepared(tmp_path)
+    stage = ExportStage(output=tmp_path / "stock", model=str(moe), form="stock", data=data)
+    metrics = run_stage(stage).manifest.metrics
+    expected = held_out_loss(load_model(moe, torch.float32), load_rows(data, "held_out")).nll
+    assert metrics["held_out_nll"] == pytest.approx(metrics["held_out_nll_source"], abs=1e-5)
+    assert metrics["held_out_nll"] == pytest.approx(expected, abs=1e-5)
+    assert metrics["same_tokens"] == 1
 
 
 @pytest.mark.parametrize(("normalization", "family"), [("granite", "llama"), ("qwen2_moe", "qwen2")])

@@ -61,5 +61,9 @@ def test_plans_know_what_rivals_cost() -> None:
     assert matched["sft_flops"] == pytest.approx(plain["sft_moe"] + plain["mix"], rel=0.05)
     assert matched["sft_flops_run_0"] == pytest.approx(matched["sft_flops"] / 2, rel=0.02)
     assert {"sft_soup", "sft_wise_0_5", "row_losses_merged"} <= matched.keys()
+    assert plan("upcycle.experts_from=branches", "upcycle.branches_by=clusters")["cluster_rows"] > plain["sft_baseline"] / 20
+    starts = [plan("upcycle.router_start=ridge", f"upcycle.experts_from={start}")["upcycle"]
+              for start in ("branches", "checkpoints")]
+    assert plain["upcycle"] == 0 < starts[0] < starts[1] < plain["sft_baseline"] / 10  # seven checkpoints measure 256 rows each
     branches = plan("upcycle.experts_from=branches")
     assert branches["sft_branch_1"] == pytest.approx(plain["sft_baseline"] / 2 / 7, rel=0.05)

@@ -25,6 +25,8 @@ def steps(*changes: str) -> dict[str, Step]:
 @pytest.mark.parametrize("changes", [
     EVERYTHING, [*EVERYTHING, "baseline.evaluate_rivals=true"], ["sft.average=last_k", "evaluate.compare_rows=true"],
     *([f"upcycle.experts_from={start}"] for start in STARTS),
+    *([f"upcycle.experts_from={start}", "upcycle.router_start=ridge"] for start in STARTS),
+    ["upcycle.experts_from=branches", "upcycle.branches_by=clusters", "upcycle.router_start=ridge"],
     *([f"upcycle.experts_from={start}", "upcycle.dense_share=1"] for start in STARTS)])
 def test_each_step_comes_after_what_it_needs_and_can_be_configured(changes: list[str]) -> None:
     done: set[str] = set()
@@ -122,6 +124,17 @@ def test_branches_of_domains_share_out_the_sources() -> None:
     assert parse(Recipe, {}, ["upcycle.experts_from=branches"]).recorded()["upcycle"].get("branches_by") is None
 
 
+def test_the_router_starts_from_the_rows_that_each_branch_was_tuned_on() -> None:
+    clusters = steps("upcycle.experts_from=branches", "upcycle.branches_by=clusters", "upcycle.router_start=ridge")
+    assert clusters["cluster_rows"].given["clusters"] == 7 and "cluster_rows" in clusters["sft_branch_3"].needs
+    given = clusters["upcycle"].given
+    assert {"prepare", "cluster_rows"} < set(clusters["upcycle"].needs) and given["rows_of_experts"]["3"] == {"cluster": 2}
+    assert clusters["row_losses_merged"].given["clusters"] == Made("cluster_rows")
+    checkpoints = steps("upcycle.experts_from=checkpoints", "upcycle.router_start=ridge")["upcycle"]
+    assert "prepare" in checkpoints.needs and "rows_of_experts" not in checkpoints.given
+    assert "data" not in steps("upcycle.experts_from=checkpoints")["upcycle"].given
+
+
 @pytest.mark.parametrize("more", [{}, {"leave_out": "law"}])
 def test_branches_of_domains_need_a_domain_each(more: dict[str, str]) -> None:
     with pytest.raises(RecipeError, match=r"data\.sources has . domains to train on, fewer than the 3 routed experts"):
@@ -130,6 +143,7 @@ def test_branches_of_domains_need_a_domain_each(more: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(("changes", "message"), [
     (["upcycle.branches_by=domain"], "which has no branches: set it to branches"),
+    (["upcycle.router_start=ridge"], "choose checkpoints or branches"),
     (["upcycle.branches_by=domain", "upcycle.experts_from=branches"], "data.sources has 0 domains"),
     (["baseline.epochs=2", "baseline.match=flops"], "leave epochs empty"),
     (["baseline.enabled=false", "baseline.runs=2"], "enabled is false: turn it on"),

@@ -1,8 +1,8 @@
-"""What prepare leaves depends neither on where the data is cut into portions nor on how many threads tokenise."""
+"""What prepare leaves depends neither on where the data is cut into portions nor on how many processes read and tokenise."""
 
 import json
+import multiprocessing
 import random
-import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from tests.factories import dense_model
 from xft_core.benchmarks.decontaminate import Contamination
 from xft_core.benchmarks.find import find_benchmark
-from xft_core.data import portions, tokenising
+from xft_core.data import portions, reading, tokenising
 from xft_core.data.rows import Row, save_rows
 from xft_core.data.tokenize import tokenise
 from xft_core.errors import DataError
@@ -24,7 +24,7 @@ from xft_core.stages.configs import NllStage, PrepareStage
 from xft_core.stages.nll import read_rows
 from xft_core.stages.run import run_stage
 
-THREADS = (1, 2, 3)
+PROCESSES = (1, 2, 3)
 BENCHMARK = "demo:benchmark.jsonl"
 PROBLEM = json.loads(find_benchmark(BENCHMARK).read_text().splitlines()[0])
 WORDS = ["add", "ß", "漢字", "<s>", "</s>", "\u2028", "\x85", "return x", "\\",
@@ -39,12 +39,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
-            (portions, "PORTION", 2000), (portions, "PORTION_ROWS", 9), (tokenising, "BATCH", 5)):
+            (portions, "PORTION", 2000), (portions, "PORTION_ROWS", 9), (tokenising, "BATCH", 5),
+            (reading, "BATCH", 5)):
         monkeypatch.setattr(module, name, value)
-
-
-def tokenising_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tokenise")]
 
 
 def some_rows(rng: random.Random) -> list[dict[str, str]]:
@@ -125,15 +122,15 @@ def test_prepare_leaves_what_plain_lists_give(
     expected = reference(rows, data, model, tmp_path / "expected")
     assert expected["dropped_contaminated"] and expected["dropped_duplicate"] and expected["train_rows"] > 10
     seen = set()
-    for threads in THREADS:
-        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        output = tmp_path / f"out{threads}"
+    for processes in PROCESSES:
+        monkeypatch.setenv("OMP_NUM_THREADS", str(processes))
+        output = tmp_path / f"out{processes}"
         manifest = run_stage(PrepareStage(output=output, model=str(model), data=data, benchmarks=[BENCHMARK])).manifest
         for file in (tmp_path / "expected").iterdir():
-            assert (output / file.name).read_bytes() == file.read_bytes(), (threads, file.name)
+            assert (output / file.name).read_bytes() == file.read_bytes(), (processes, file.name)
         assert expected.items() <= manifest.metrics.items()
         seen.add((manifest.digest, json.dumps(manifest.metrics)))
-    assert len(seen) == 1 and not tokenising_threads()
+    assert len(seen) == 1 and not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("max_rows", [None, 7, 1000])
@@ -149,21 +146,21 @@ def test_nll_takes_the_rows_of_plain_lists(
         messages = [{"role": "user", "content": row["instruction"]}, {"role": "assistant", "content": row["response"]}]
         if row["response"].strip() and (made := tokenise(messages, data, tokenizer)[0]):
             expected.append((made.input_ids, made.prompt_length))
-    for threads in THREADS:
-        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-        (tmp_path / str(threads)).mkdir()
+    for processes in PROCESSES:
+        monkeypatch.setenv("OMP_NUM_THREADS", str(processes))
+        (tmp_path / str(processes)).mkdir()
         config = NllStage(output=tmp_path / "out", model=str(model), data=data)
-        found, _, dropped = read_rows(config, tokenizer, tmp_path / str(threads))
+        found, _, dropped = read_rows(config, tokenizer, tmp_path / str(processes))
         assert [(found[index][0].tolist(), found[index][1]) for index in range(len(found))] == expected
         assert dropped == len(chosen[:max_rows]) - len(expected)
 
 
 @pytest.mark.parametrize(("suffix", "message"), [(".jsonl", "line 34: field 'response' is null"), (".json", "row 34: field")])
-@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("processes", PROCESSES)
 def test_the_first_mistake_is_told_with_its_place(
-        threads: int, suffix: str, message: str, tmp_path: Path, model: Path, small_portions: None,
+        processes: int, suffix: str, message: str, tmp_path: Path, model: Path, small_portions: None,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(processes))
     rows: list[Any] = [{"instruction": f"{number}", "response": "x"} for number in range(90)]
     rows[33] = {"instruction": "a", "response": None}
     rows[40] = 5
@@ -176,7 +173,30 @@ def test_the_first_mistake_is_told_with_its_place(
     path.write_text(text + separator.join(map(json.dumps, rows)) + separator + "{{")
     with pytest.raises(DataError, match="line 91: not JSON"):
         run_stage(PrepareStage(output=tmp_path / "out", model=str(model), data=DataConfig(path=str(path))))
-    assert not tokenising_threads()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("bad", [3, 50])  # all of them told, and so many that most only count
+def test_dropped_rows_are_counted_and_told_with_their_places(
+        bad: int, tmp_path: Path, model: Path, small_portions: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[Any] = [{"instruction": f"{number}", "response": f"x{number}"} for number in range(200)]
+    places = sorted(random.Random(bad).sample(range(1, 200), bad))
+    for place in places:
+        rows[place] = {"instruction": "a", "response": None}
+    for name, part in (("a", rows[:80]), ("b", rows[80:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    told = [f"a.jsonl', line {place + 1}: " if place < 80 else f"b.jsonl', line {place - 79}: " for place in places][:20]
+    seen = set()
+    for processes in PROCESSES:
+        monkeypatch.setenv("OMP_NUM_THREADS", str(processes))
+        output = tmp_path / f"out{processes}"
+        manifest = run_stage(PrepareStage(
+            output=output, model=str(model), data=DataConfig(path=str(tmp_path / "*.jsonl"), unusable_rows="drop"))).manifest
+        assert manifest.metrics["dropped_unusable"] == bad
+        examples = json.loads((output / "refused.json").read_text())["rows"]
+        assert len(examples) == len(told) and all(map(lambda example, place: place in example, examples, told))
+        seen.add(manifest.digest)
+    assert len(seen) == 1
 
 
 def test_a_row_that_cannot_be_tokenised_counts_only_when_used(

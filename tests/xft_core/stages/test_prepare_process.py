@@ -9,6 +9,7 @@ import time
 import tracemalloc
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.factories import FAMILY_CONFIGS, dense_model
@@ -72,8 +73,11 @@ def test_what_is_ended_leaves_no_half_of_an_artifact_and_is_made_again(
     with subprocess.Popen([*COMMAND, str(config)], stderr=subprocess.PIPE, text=True, env=environment) as process:
         while not (tokens.exists() and tokens.stat().st_size) and process.poll() is None:
             time.sleep(0.01)
+        children = psutil.Process(process.pid).children()
+        assert len(children) == 3
         process.send_signal(number)
         assert process.wait(20) == status
+        assert not psutil.wait_procs(children, timeout=5)[1]
         assert process.stderr
         said = process.stderr.read()
     assert "Traceback" not in said and (number != signal.SIGINT or "error: interrupted. Start the same command again" in said)
@@ -83,7 +87,9 @@ def test_what_is_ended_leaves_no_half_of_an_artifact_and_is_made_again(
     assert read_manifest(output).digest == other.manifest.digest and not Workspace(output).root.exists()
 
 
-def test_memory_hardly_grows_with_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("processes", [1, 2])  # of two, what the one holds that takes what the other read
+def test_memory_hardly_grows_with_the_rows(processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", str(processes))
     monkeypatch.setattr(portions, "PORTION", 2**14)  # else what is read at once is more than what is kept of so few rows
     monkeypatch.setattr(tokenising, "BATCH", 64)
     peaks = []

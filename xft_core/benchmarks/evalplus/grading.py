@@ -51,10 +51,11 @@ START = (
 CANARY = Problem(
     task_id="canary", prompt="def add(a, b):\n", entry_point="add", canonical_solution="    return a + b\n",
     base_input=[[1, 2]], plus_input=[[-1, 5], [2.5, 0.25]])
-CANARIES: dict[str, tuple[str, Status]] = {
-    "a right": ("def add(a, b):\n    return b + a\n", "pass"),
-    "a wrong": ("def add(a, b):\n    return a - b\n", "fail"),
-    "an endless": ("def add(a, b):\n    while True: pass\n", "fail")}
+CANARIES: dict[str, tuple[str, tuple[Status, ...]]] = {
+    "a right": ("def add(a, b):\n    return b + a\n", ("pass",)),
+    "a wrong": ("def add(a, b):\n    return a - b\n", ("fail",)),
+    # A machine that is very busy may be late with the alarm; the judge ends the program then.
+    "an endless": ("def add(a, b):\n    while True: pass\n", ("fail", "timeout"))}
 CANARY_SECONDS = 1.0
 
 
@@ -140,8 +141,8 @@ def check_canaries(sandbox: Sandbox, limits: Limits) -> None:
         verdicts = grade(CANARY, [program for program, _ in CANARIES.values()], sandbox, limits, alone=True)
     except SandboxError as error:
         raise SandboxError(f"Grading does not work on this machine. {error} {REMEDY}") from None
-    for (name, (_, status)), verdict in zip(CANARIES.items(), verdicts, strict=True):
-        if (verdict.base, verdict.plus) != (status, status):
+    for (name, (_, allowed)), verdict in zip(CANARIES.items(), verdicts, strict=True):
+        if not {verdict.base, verdict.plus} <= {*allowed}:
             raise SandboxError(
                 f"Grading does not work on this machine: {name} program got {verdict.plus!r} (sandbox {sandbox.mode}, "
                 f"memory limit {limits.memory_limit_mb} MB). The reason given: {verdict.detail or 'none'}. Is evalplus "

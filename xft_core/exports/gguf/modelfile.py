@@ -4,7 +4,6 @@ The text is that which the model was tuned in. Of a chat template, a program, th
 markers with it; where parts put together do not give what the template writes, there is no Modelfile.
 """
 
-import json
 from typing import Any
 
 from xft_core.data.templates import magicoder_prompt
@@ -16,8 +15,13 @@ _SYSTEM, _USER, _ANSWER = "\ue000s\ue001", "\ue000u\ue001", "\ue000a\ue001"
 def modelfile(file_name: str, template: str, stops: list[str], context: int) -> str:
     """The Modelfile's text. ``stops``: what ends an answer, as text; ``context``: tokens that the model takes."""
     lines = [f"FROM ./{file_name}", f'TEMPLATE """{template}"""', f"PARAMETER num_ctx {context}"]
-    lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
+    lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A value as Ollama reads it: what is between the quotes is taken as it is, there are no escapes."""
+    return f'"""{text}"""' if '"' in text else f'"{text}"'
 
 
 def magicoder_template() -> str:

@@ -46,7 +46,8 @@ class Vocabulary:
 
 
 def vocabulary_of(tokenizer: Any, size: int, texts: Iterable[str] = ()) -> Vocabulary:
-    """The vocabulary of a byte-level BPE tokenizer, filled up to ``size``, the model's number of tokens.
+    """The vocabulary of a byte-level BPE tokenizer as of a model of ``size`` tokens: filled up to them, and without those that
+    were added beyond them (a padding token, mostly), which the model has no row for.
 
     Raises CheckpointError for another kind of tokenizer, and where llama.cpp would cut text otherwise.
     """
@@ -61,9 +62,12 @@ def vocabulary_of(tokenizer: Any, size: int, texts: Iterable[str] = ()) -> Vocab
         raise CheckpointError("The tokenizer changes text before it cuts it (a normalizer), which GGUF cannot say.")
     added = {item["id"]: item for item in content["added_tokens"]}
     by_id = {index: token for token, index in model["vocab"].items()}
+    if (words := max(by_id) + 1) > size and any(index not in added for index in range(size, words)):
+        raise CheckpointError(
+            f"The tokenizer has {words} tokens, the model {size}: it is another model's. No GGUF file was written.")
     by_id |= {index: item["content"] for index, item in added.items()}
     tokens, types = [], []
-    for index in range(max(size, max(by_id) + 1)):
+    for index in range(size):
         tokens.append(by_id.get(index, f"[PAD{index}]"))
         kind = UNUSED if index not in by_id else NORMAL
         if index in added:

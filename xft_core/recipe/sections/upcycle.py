@@ -17,7 +17,7 @@ class UpcycleConfig(Section):
     added: ClassVar[frozenset[str]] = frozenset({
         "mode", "fusion_concentration", "experts_from", "branches_by", "dense_share", "router", "routing_temperature",
         "shared_gate", "shared_gate_start", "routing", "target_active", "expert_rank", "expert_alpha", "groups", "group_rank",
-        "groups_per_tok"})
+        "groups_per_tok", "router_start"})
 
     form_rules: ClassVar[tuple[dict[str, Any], ...]] = (
         *(rule({"num_experts": {"const": number}}, {"num_experts_per_tok": {"maximum": number}}) for number in range(2, 64)),
@@ -57,16 +57,21 @@ class UpcycleConfig(Section):
         "checkpoints of a dense SFT, UpIT, arXiv 2410.01610; all else and the shared expert are its last), branches (FFNs of "
         "dense models that are tuned on disjoint parts of the rows, as in Branch-Train-Mix, arXiv 2403.07816; all else and the "
         "shared expert are the branches' mean)."))
-    branches_by: Literal["random", "domain"] = Field("random", description=(
-        "How branches share the rows: random (disjoint parts of equal size), or domain (each has the rows of some domains of "
+    branches_by: Literal["random", "domain", "clusters"] = Field("random", description=(
+        "How branches share the rows: random (disjoint parts of equal size), domain (each has the rows of some domains of "
         "data.sources: the first of the first domain, the second of the second, and in turn again where there are more domains "
-        "than branches). Plays no part unless experts_from is branches."))
+        "than branches), or clusters (each has a cluster of rows whose prompts are alike to the base model, by k-means; of any "
+        "size). Plays no part unless experts_from is branches."))
     dense_share: float = Field(0.5, gt=0, le=1, description=(
         "Share of sft.epochs that the dense models are tuned for before upcycling; the Mixture-of-Experts has the rest. 1: the "
         "experts are merged as they are. Plays no part where experts_from is base."))
+    router_start: Literal["random", "ridge"] = Field("random", description=(
+        "First weights of the router's logits. random: as a linear layer's; ridge: by ridge regression from hidden states to "
+        "experts, on a hundredth of the rows (at least 256), each labelled with the branch that was tuned on it, or with the "
+        "checkpoint that has the lowest loss on it. ridge needs experts that differ (experts_from)."))
     router: Literal["learned", "frozen", "hashed", "random", "by_example"] = Field("learned", description=(
-        "How a token's experts are found. learned: by the router's logits; frozen: by those of its random start, which gets no "
-        "gradient; hashed: by a hash of the token's id, without parameters; random: drawn anew for every token and layer while "
+        "How a token's experts are found. learned: by the router's logits; frozen: by those of its start, which gets no "
+        "gradient; hashed: by a hash of the token's id, without parameters; random: drawn for every token and layer while "
         "training; by_example: by a hash of the example that the token is in, one choice for all of it and for all layers, so "
         "that experts see disjoint rows. The last three have equal probabilities s; random and by_example use all experts "
         "equally when they do not train."))
@@ -84,7 +89,7 @@ class UpcycleConfig(Section):
         "top_k: every token has num_experts_per_tok experts. top_p: as many as it takes for their s to sum to p, at most "
         "num_experts_per_tok; p is steered to target_active while training and fixed afterwards."))
     target_active: float | None = Field(None, gt=1, le=64, description=(
-        "Experts active per token in the mean over tokens and layers, the shared one included; empty: there is none. "
+        "Experts active per token on average over tokens and layers, the shared one included; empty: there is none. "
         "Plays no part with routing top_k, needed with top_p."))
     expert_rank: int | None = Field(None, ge=1, le=1024, description=(
         "Low-rank experts: each is the shared weights and a change of this rank, W_s + (expert_alpha / expert_rank) B A. 4 is "
@@ -130,7 +135,7 @@ class UpcycleConfig(Section):
         return self.num_experts - int(self.shared_expert)
 
     def active_experts(self, training: bool) -> float:
-        """Experts that compute for a token in the mean, the shared one included; one where they are mixed beforehand."""
+        """Experts that compute for a token on average, the shared one included; one where they are mixed beforehand."""
         if self.mode == "fusion":
             return 1
         if not training and self.router in ("random", "by_example"):
@@ -143,9 +148,18 @@ class UpcycleConfig(Section):
             raise ValueError(
                 f"num_experts_per_tok is {self.num_experts_per_tok}, more than num_experts ({self.num_experts}); "
                 f"choose at most {self.num_experts}")
-        if self.branches_by == "domain" and self.experts_from != "branches":
+        if self.branches_by != "random" and self.experts_from != "branches":
             raise ValueError(
-                f"branches_by is domain, but experts_from is {self.experts_from}, which has no branches: set it to branches")
+                f"branches_by is {self.branches_by}, but experts_from is {self.experts_from}, which has no branches: set it to "
+                "branches")
+        if self.router_start == "ridge" and self.experts_from == "base":
+            raise ValueError(
+                "router_start is ridge, but experts_from is base, whose experts are all the same: choose checkpoints or "
+                "branches")
+        if self.router_start == "ridge" and (self.router in ASSIGNED or self.mode == "fusion"):
+            raise ValueError(
+                f"router_start is ridge, but {'mode fusion' if self.mode == 'fusion' else f'the router {self.router}'} has no "
+                "logits to start: leave it at random")
         if self.shared_expert and self.num_experts_per_tok < 2:
             raise ValueError("num_experts_per_tok is 1, but the shared expert is always on: choose 2 or more")
         if self.mode == "fusion" and self.shared_expert:

@@ -10,6 +10,7 @@ from xft_core.recipe.steps import FACTS
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.average_models import AverageModelsStage
 from xft_core.stages.configs.choose_checkpoint import ChooseCheckpointStage
+from xft_core.stages.configs.cluster_rows import ClusterRowsStage
 from xft_core.stages.configs.dpo import DpoStage
 from xft_core.stages.configs.ensemble import EnsembleStage
 from xft_core.stages.configs.evaluate import EvaluateStage
@@ -33,6 +34,7 @@ __all__ = [
     "STAGES",
     "AverageModelsStage",
     "ChooseCheckpointStage",
+    "ClusterRowsStage",
     "CompareStage",
     "DpoStage",
     "EnsembleStage",
@@ -58,6 +60,7 @@ __all__ = [
 _HERE = {config.stage: config for config in (
     AverageModelsStage,
     ChooseCheckpointStage,
+    ClusterRowsStage,
     CompareStage,
     DpoStage,
     EnsembleStage,

@@ -17,7 +17,7 @@ from xft_core.stages.preconditions import Preconditions
 class DpoStage(StageConfig):
     summary = "Direct preference optimization of a dense model on answers that pass and answers that fail."
 
-    stage, version, implementation = "dpo", 1, "xft_core.stages.dpo"
+    stage, version, implementation = "dpo", 2, "xft_core.stages.dpo"
     path_fields = frozenset({"model", "data", "samples", "verdicts", "benchmark"})
 
     model: str = Field(description="Dense model to tune.")

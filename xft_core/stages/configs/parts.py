@@ -4,13 +4,32 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field, model_validator
 
 from xft_core.files.locate import is_data_file
-from xft_core.recipe.sections import DataConfig
+from xft_core.recipe.sections import DataConfig, Section
 from xft_core.stages.preconditions import NOT_YET, check_data, check_model
 
 ARTIFACT_HELP = "Directory that an earlier stage published"
+
+
+class OwnRows(Section):
+    """Which of the training rows a training is on; all of them where nothing is given. See stages/own_rows.py."""
+
+    part: tuple[int, int] | None = Field(None, description=(
+        "Part i of n disjoint random parts of the rows: [i, n], with i from 1; empty for all rows."))
+    sources: list[int] | None = Field(None, description=(
+        "The rows of these sources of a mixture alone, by their places in data.sources, from 0; empty for all."))
+    cluster: int | None = Field(None, ge=0, description="The rows of this cluster alone, from 0; empty for all.")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "OwnRows":
+        if self.part and not 1 <= self.part[0] <= self.part[1]:
+            raise ValueError(f"part is {list(self.part)}: give [i, n] with i from 1 to n")
+        given = [name for name in OwnRows.model_fields if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both choose rows: give one of them")
+        return self
 
 
 def without(settings: dict[str, Any], section: str, fields: Iterable[str]) -> dict[str, Any]:

@@ -16,18 +16,21 @@ class RowLossesStage(StageConfig):
     summary = "A model's loss on every held-out row, and the tokens and floating-point work of its training."
 
     stage, version, implementation = "row_losses", 1, "xft_core.stages.row_losses"
-    path_fields = frozenset({"model", "data", "trained_by"})
+    path_fields = frozenset({"model", "data", "trained_by", "clusters"})
+    added = frozenset({"clusters"})
 
     model: str = Field(description="Any model: dense, upcycled, tuned or merged.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
     trained_by: dict[str, Path] = Field({}, description=(
         "What the model's training is made of: artifacts of sft and mix by name; none for a model that was not trained here."))
+    clusters: Path | None = Field(None, description=f"{ARTIFACT_HELP}: cluster_rows. Needed where a training is on a cluster.")
 
     def inputs(self) -> dict[str, Path]:
-        """The model, the prepared data, and the artifacts of its training."""
+        """The model, the prepared data, the artifacts of its training, and the clusters that these are on."""
         trainings = {f"trained_by_{number}": path for number, path in enumerate(self.trained_by.values())}
-        return {"model": find_model(self.model), "data": self.data} | trainings
+        clusters = {} if self.clusters is None else {"clusters": self.clusters}
+        return {"model": find_model(self.model), "data": self.data} | trainings | clusters
 
     def settings(self) -> dict[str, Any]:
         """The precision."""

@@ -9,14 +9,15 @@ from xft_core.files.locate import find_model
 from xft_core.recipe.inactive_fields import unused_in_sft
 from xft_core.recipe.sections import PROCESS_FIELDS, ChecksConfig, Seed, SftConfig, WorkToMatch
 from xft_core.stages.base import StageConfig
-from xft_core.stages.configs.parts import ARTIFACT_HELP, without
+from xft_core.stages.configs.parts import ARTIFACT_HELP, OwnRows, without
 
 
-class SftStage(StageConfig):
+class SftStage(StageConfig, OwnRows):
     summary = "Supervised fine-tuning of a dense model or of an upcycled one."
 
     stage, version, implementation = "sft", 5, "xft_core.stages.sft"
-    added: ClassVar[frozenset[str]] = frozenset({"match", "snapshots", "part", "sources"})
+    added: ClassVar[frozenset[str]] = frozenset({"match", "snapshots", "part", "sources", "clusters", "cluster"})
+    path_fields = frozenset({"model", "data", "clusters"})
 
     model: str = Field(description="Model to tune: a dense one, or what the upcycle stage made.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
@@ -28,17 +29,12 @@ class SftStage(StageConfig):
     snapshots: int = Field(0, ge=0, le=64, description=(
         "Models to keep besides the result, in snapshots/1 and so on: the weights after evenly spaced steps, the last among "
         "them."))
-    part: tuple[int, int] | None = Field(None, description=(
-        "Train on part i of n disjoint random parts of the rows: [i, n], with i from 1; empty for all rows."))
-    sources: list[int] | None = Field(None, description=(
-        "Train on the rows of these sources of a mixture alone, by their places in data.sources, from 0; empty for all."))
+    clusters: Path | None = Field(None, description=f"{ARTIFACT_HELP}: cluster_rows. Needed with cluster.")
 
     @model_validator(mode="after")
-    def _part_is_one(self) -> "SftStage":
-        if self.part and not 1 <= self.part[0] <= self.part[1]:
-            raise ValueError(f"part is {list(self.part)}: give [i, n] with i from 1 to n")
-        if self.part and self.sources is not None:
-            raise ValueError("part and sources both choose rows: give one of them")
+    def _clusters_are_known(self) -> "SftStage":
+        if (self.cluster is None) != (self.clusters is None):
+            raise ValueError("cluster and clusters go together: give both, or none")
         return self
 
     @model_validator(mode="after")
@@ -49,8 +45,9 @@ class SftStage(StageConfig):
         return self
 
     def inputs(self) -> dict[str, Path]:
-        """The model and the prepared data."""
-        return {"model": find_model(self.model), "data": self.data}
+        """The model and the prepared data, and which cluster each row is of."""
+        return {"model": find_model(self.model), "data": self.data} | (
+            {} if self.clusters is None else {"clusters": self.clusters})
 
     def settings(self) -> dict[str, Any]:
         """Without the fields that change no result: checks, checkpoint_steps, log_steps, and the number of processes."""

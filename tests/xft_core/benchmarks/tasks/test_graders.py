@@ -50,7 +50,8 @@ def test_rounding_is_no_other_number(number: float, factor: float) -> None:
     assert same_rows([[number * factor], [1]], [[1.0], [number]], False)
 
 
-@pytest.mark.parametrize("found, expected", [([[None]], [[0]]), ([[None]], [[""]]), ([["1"]], [[1]]), ([[1.001]], [[1.0]])])
+@pytest.mark.parametrize("found, expected", [
+    ([[None]], [[0]]), ([[None]], [[""]]), ([["1"]], [[1]]), ([[1.001]], [[1.0]]), ([[2**40]], [[2**40 + 1]])])
 def test_null_text_and_numbers_are_different(found: list[Any], expected: list[Any]) -> None:
     assert not same_rows(found, expected, False)
 

@@ -1,0 +1,135 @@
+"""A first walk, with no documentation: from pressing Run to the losses of 2, 4 and 8 experts side by side, to the table of
+pass@1, and to the registered model's card, each in three clicks; on loopback and through another port, and nothing leaves the
+machine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.ui.browser import Form, another_chromium, new_page
+from tests.ui.netlog import left_the_machine
+from tests.ui.runs import OVERRIDES, submitted
+from tests.ui.tunnel import Tunnel
+from tests.ui.xft_ui import XftUi
+
+pytestmark = pytest.mark.slow
+MOST_CLICKS = 3
+EXPERTS = ("2", "4", "8")
+GRID = ["upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3],[8,3]]"]
+
+
+@pytest.fixture(params=["loopback", "another port"])
+def address(request: pytest.FixtureRequest, ui: XftUi) -> Iterator[str]:
+    """Prefect's address as the person has it, who knows no other one."""
+    if request.param == "loopback":
+        yield ui.prefect
+        return
+    tunnel = Tunnel(int(ui.prefect.rpartition(":")[2]))
+    yield f"http://localhost:{tunnel.port}"
+    tunnel.close()
+
+
+class Walk:
+    """From a run's page on: each click counts, and a link that opens another page leads there."""
+
+    def __init__(self, page: Page, pictures: Path) -> None:
+        self.page, self._start, self._pictures = page, page.url, pictures
+
+    def begin(self) -> None:
+        """On the run's page, where a person is after Run."""
+        self.page.goto(self._start)
+        self.clicks = 0
+
+    def tab(self, name: str) -> None:
+        self._click(self.page.locator(".p-tab").filter(has_text=name))
+
+    def artifact(self, key: str) -> None:
+        """Scrolled to, as a person does: the page draws only what is in view."""
+        card = self.page.get_by_text(key, exact=True)
+        for _ in range(20):
+            if card.count():
+                break
+            self.page.mouse.move(700, 700)
+            self.page.mouse.wheel(0, 400)
+            self.page.wait_for_timeout(500)
+        self._click(card.first)
+
+    def link(self, words: str) -> Page:
+        """The page that the link opens."""
+        with self.page.expect_popup() as opened:
+            self._click(self.page.get_by_role("link", name=words).first)
+        return opened.value
+
+    def _click(self, what: Locator) -> None:
+        self.clicks += 1
+        assert self.clicks <= MOST_CLICKS
+        what.click()
+
+    def picture(self, page: Page, name: str) -> None:
+        page.wait_for_timeout(2000)  # charts draw themselves
+        page.screenshot(path=self._pictures / f"{name}.png")
+
+
+def started(page: Page, address: str, ui: XftUi, deployment: str, grid: list[str] | None = None) -> str:
+    """Run, in the deployment's form as it is found, made short; the person is then on the run's page."""
+    form = Form(page, address, ui.deployment_id(deployment))
+    for override in OVERRIDES:
+        form.add_item("overrides", override)
+    if grid:
+        form.change_items("grid", grid)
+    run_id = submitted(form, ui, deployment)
+    page.goto(f"{address}/runs/flow-run/{run_id}")
+    return run_id
+
+
+def test_from_run_to_what_a_person_looks_for(browser: Browser, ui: XftUi, address: str, tmp_path: Path) -> None:
+    record = tmp_path / "netlog.json"
+    with another_chromium(browser, f"--log-net-log={record}") as recorded:
+        page = new_page(recorded)
+        compared = started(page, address, ui, "compare", GRID)
+        losses_are_side_by_side(Walk(page, tmp_path), address)
+        ui.wait_for_state(compared, "COMPLETED")
+        the_table_of_pass_at_1_is_there(Walk(page, tmp_path))
+        demo = started(page, address, ui, "demo")
+        ui.wait_for_state(demo, "COMPLETED")
+        the_registered_models_card_is_there(Walk(page, tmp_path), address)
+    assert left_the_machine(record) == set()
+
+
+def losses_are_side_by_side(walk: Walk, address: str) -> None:
+    """While it runs."""
+    walk.begin()
+    walk.tab("Artifacts")
+    walk.artifact("start-here")
+    charts = walk.link("Losses of the variants side by side")
+    assert charts.url.startswith(f"{address}/mlflow/")
+    expect(charts.get_by_text("moe/loss", exact=True).first).to_be_visible(timeout=600_000)
+    for experts in EXPERTS:
+        expect(charts.get_by_text(f"experts={experts}").first).to_be_visible(timeout=600_000)
+    walk.picture(charts, "losses")
+    charts.close()
+
+
+def the_table_of_pass_at_1_is_there(walk: Walk) -> None:
+    walk.begin()
+    walk.tab("Artifacts")
+    walk.artifact("variants-table")
+    table = walk.page.locator("table").first
+    expect(table).to_contain_text("pass@1 %")
+    for experts in EXPERTS:
+        expect(table).to_contain_text(f"experts={experts}")
+    walk.picture(walk.page, "table")
+
+
+def the_registered_models_card_is_there(walk: Walk, address: str) -> None:
+    walk.begin()
+    walk.tab("Artifacts")
+    walk.artifact("model-card")
+    version = walk.link("MLflow")
+    assert version.url.startswith(f"{address}/mlflow/")
+    expect(version.get_by_text("Version 1").first).to_be_visible()
+    expect(version.get_by_text("Intended use").first).to_be_visible()
+    walk.picture(version, "card")
+    version.close()

@@ -1,0 +1,115 @@
+"""The start of a router by ridge regression: whose rows it tells apart, what permuting experts does, and what stays."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from tests.factories import dense_model
+from tests.xft_core.stages.test_sft import ready  # noqa: F401  (a fixture)
+from xft_core.data.rows import load_rows
+from xft_core.files.digests import file_digest
+from xft_core.models.config import decoder_layers
+from xft_core.models.discovery import family_of
+from xft_core.models.loading import load_model
+from xft_core.models.upcycled import moe_blocks
+from xft_core.recipe.sections import UpcycleConfig
+from xft_core.stages.configs import UpcycleStage
+from xft_core.stages.configs.parts import OwnRows
+from xft_core.stages.own_rows import own_rows
+from xft_core.stages.router_start import ridge_weights, router_start
+from xft_core.stages.run import run_stage
+from xft_core.training.held_out import row_losses
+
+MOE = UpcycleConfig(num_experts=3, num_experts_per_tok=2, experts_from="branches", router_start="ridge")
+HALVES = {"1": OwnRows(part=(1, 2)), "2": OwnRows(part=(2, 2))}
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("experts")
+    return [dense_model(root / str(seed), seed=seed) for seed in (1, 2)]
+
+
+def stage(output: Path, ready: Path, experts: list[Path], **more: object) -> UpcycleStage:  # noqa: F811
+    fields = {"upcycle": MOE, "rows_of_experts": HALVES, "seed": 3} | more
+    return UpcycleStage(
+        output=output, model=str(ready / "dense"), data=ready / "data",
+        experts={str(number): str(path) for number, path in enumerate(experts, start=1)}, **fields)  # type: ignore[arg-type]
+
+
+def test_the_start_is_the_seeds_alone_and_is_what_the_routers_are(
+        ready: Path, experts: list[Path], tmp_path: Path) -> None:  # noqa: F811
+    made = run_stage(stage(tmp_path / "a", ready, experts)).manifest
+    assert run_stage(stage(tmp_path / "b", ready, experts)).manifest.digest == made.digest
+    rows = len(load_rows(ready / "data", "train"))
+    assert made.metrics["router_start_rows"] == rows and made.metrics["router_start_rows_min"] == rows // 2
+    weights = router_start(stage(tmp_path / "c", ready, experts), ready / "dense", experts).weights
+    for block, weight_RD in zip(moe_blocks(load_model(tmp_path / "a", torch.float32)), weights, strict=True):
+        assert torch.equal(block.router.hidden.weight, weight_RD)
+        assert block.router.output is not None and torch.equal(block.router.output.weight, torch.eye(2))
+    parts = [{tuple(part[index][0].tolist()) for index in range(len(part))}
+             for part in (own_rows(ready / "data", own, 3) for own in HALVES.values())]
+    assert not parts[0] & parts[1]
+
+
+def test_permuting_experts_permutes_the_routers_rows(ready: Path) -> None:  # noqa: F811
+    model, rows = load_model(ready / "dense", torch.float64), load_rows(ready / "data", "train")
+    labels = [index % 3 for index in range(len(rows))]
+    order = [2, 0, 1]
+    weights = ridge_weights(model, [rows], [labels], 3)
+    permuted = ridge_weights(model, [rows], [[order.index(label) for label in labels]], 3)
+    for weight_RD, permuted_RD in zip(weights, permuted, strict=True):
+        assert weight_RD.abs().max() > 1e-3
+        assert (weight_RD[order] - permuted_RD).abs().max() <= 1e-5 * weight_RD.abs().max()
+
+
+@pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow),
+                                    pytest.param("opt", marks=pytest.mark.slow), pytest.param("bloom", marks=pytest.mark.slow)])
+def test_rows_of_other_words_go_to_other_experts(family: str, ready: Path, tmp_path: Path) -> None:  # noqa: F811
+    model = load_model(dense_model(tmp_path / "dense", family), torch.float32)
+    rows = load_rows(ready / "data", "train").first(2)
+    weight_RD = ridge_weights(model, [rows], [[0, 1]], 3)[0]
+    assert torch.equal(weight_RD[2], torch.zeros_like(weight_RD[2]))  # no row's label
+    assert (weight_RD[0] + weight_RD[1]).abs().max() > 0  # 1/3 each beside the third, so they do not cancel
+    scores: list[torch.Tensor] = []
+    known = family_of(model.config)
+    module = decoder_layers(model, known)[0].get_submodule(known.block)
+    module.register_forward_pre_hook(lambda _, given: scores.append(given[0].reshape(-1, given[0].shape[-1]) @ weight_RD.t()))
+    for index in range(2):
+        model(input_ids=rows[index][0][None])
+        mean_R = scores[-1].mean(0)
+        assert int(mean_R[:2].argmax()) == index
+
+
+def test_a_row_goes_to_the_checkpoint_of_the_lowest_loss(
+        ready: Path, experts: list[Path], tmp_path: Path) -> None:  # noqa: F811
+    rows = load_rows(ready / "data", "train")
+    losses = [[loss.nll for loss in row_losses(load_model(path, torch.float32), rows)] for path in experts]
+    first = sum(a <= b for a, b in zip(*losses, strict=True))
+    upcycle = MOE.model_copy(update={"experts_from": "checkpoints"})
+    found = router_start(stage(tmp_path / "a", ready, experts, upcycle=upcycle, rows_of_experts={}), ready / "dense", experts)
+    assert found.rows_of_experts == [first, len(rows) - first]
+
+
+def test_at_random_is_what_it_was_and_what_does_not_fit_is_refused(
+        ready: Path, experts: list[Path], tmp_path: Path) -> None:  # noqa: F811
+    random = MOE.model_copy(update={"router_start": "random"})
+    plain = stage(tmp_path / "a", ready, experts, upcycle=random, rows_of_experts={})
+    assert set(plain.settings()) == {"seed", "upcycle"} and "router_start" not in plain.settings()["upcycle"]
+    assert "data" not in plain.inputs()
+    run_stage(plain)
+    run_stage(stage(tmp_path / "b", ready, experts))
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert {name for name in a if not torch.equal(a[name], b[name])} == {name for name in a if name.endswith(
+        ("router.hidden.weight", "router.output.weight"))}
+    assert file_digest(tmp_path / "a" / "config.json") != file_digest(tmp_path / "b" / "config.json")
+    for fields, expected in (
+            ({"experts_from": "base", "router_start": "ridge"}, "experts are all the same"),
+            ({"experts_from": "branches", "router_start": "ridge", "router": "hashed"}, "router hashed has no logits")):
+        with pytest.raises(ValidationError, match=expected):
+            UpcycleConfig(**fields)  # type: ignore[arg-type]
+    with pytest.raises(ValidationError, match="needs data"):
+        UpcycleStage(output=tmp_path, upcycle=MOE)

@@ -1,0 +1,163 @@
+"""A router that starts with knowing which expert a row is for, where experts differ (UpIT, arXiv 2410.01610; DUME, 2603.29765).
+
+Every row of a small part of the training rows has a label: of experts that are branches the branch that was tuned on it, of
+experts that are checkpoints the one with the lowest loss on it. In every layer, ridge regression from hidden states to labels
+gives the router's first weights:
+
+    W_1 = argmin_W sum_t a_t |W x_t - (e_i(t) - 1/R)|^2 + rho |W|^2,      W_2 = 1
+
+with x_t what the layer's FFN is given in the model that all but the routed experts is of, i(t) the label of token t's row, a_t
+one over the tokens with this label (experts count alike, however many rows they have), and rho a hundredth of the mean
+eigenvalue of sum_t a_t x_t x_t^T. The router's tanh is close to the identity where W_1 x is below 1, so the logits begin as the
+regression's scores. An expert that is no row's label has a row of zeros.
+
+Nothing is drawn but the rows: the same inputs give the same weights, so that a start after a kill does the work again.
+Shape suffixes: T tokens, D hidden size, R (or E) routed experts, B rows, S tokens.
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from xft_core.data.packing import PackedRows
+from xft_core.data.rows import Rows, load_rows
+from xft_core.models.config import DTYPES, decoder_layers
+from xft_core.models.discovery import family_of
+from xft_core.models.loading import load_model
+from xft_core.planning.memory import LAYERS_BYTES
+from xft_core.planning.work import router_start_rows
+from xft_core.runtime.device import device_for_work
+from xft_core.stages.configs import UpcycleStage
+from xft_core.stages.own_rows import own_rows
+from xft_core.training.held_out import TOKENS_PER_BATCH, check_rows_fit, row_losses
+from xft_core.training.response_loss import response_loss
+
+logger = logging.getLogger(__name__)
+
+RIDGE = 1e-2  # rho as a part of the mean eigenvalue
+
+
+@dataclass(frozen=True)
+class RouterStart:
+    """``weights``: W_1 of every layer's router (R,D, fp32, on the CPU); ``rows_of_experts``: how many rows have each label."""
+
+    weights: list[torch.Tensor]
+    rows_of_experts: list[int]
+
+
+def router_start(config: UpcycleStage, model: Path, experts: Sequence[Path]) -> RouterStart:
+    """The router's first weights for the routed ``experts`` of ``model``. Raises DataError for rows that do not fit it."""
+    assert config.data is not None, "the stage's configuration sees to it"
+    number, dtype = len(experts), DTYPES[config.precision]
+    training_rows = load_rows(config.data, "train")
+    wanted = router_start_rows(len(training_rows))
+    if config.rows_of_experts:
+        of_branches = [own_rows(config.data, config.rows_of_experts[str(expert)], config.seed, config.clusters)
+                       for expert in range(1, number + 1)]
+        pieces = [_some(rows, math.ceil(wanted / number), config.seed) for rows in of_branches]
+        labels = [[expert] * len(piece) for expert, piece in enumerate(pieces)]
+    else:
+        pieces = [_some(training_rows, wanted, config.seed)]
+        losses_EB = [[loss.nll for loss in row_losses(_loaded(directory, dtype, pieces), pieces[0])] for directory in experts]
+        labels = [[losses.index(min(losses)) for losses in zip(*losses_EB, strict=True)]]
+    counts = [sum(of_piece.count(expert) for of_piece in labels) for expert in range(number)]
+    logger.info("upcycle: the router starts from %d rows; of each expert: %s", sum(counts), ", ".join(map(str, counts)))
+    return RouterStart(ridge_weights(_loaded(model, dtype, pieces), pieces, labels, number), counts)
+
+
+def _some(rows: Rows, number: int, seed: int) -> Rows:
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    return rows.select(sorted(order[:number].tolist()))
+
+
+def _loaded(directory: Path, dtype: torch.dtype, rows: list[Rows]) -> PreTrainedModel:
+    model = load_model(directory, dtype)
+    check_rows_fit(model, rows)
+    return model.to(device_for_work()).eval()  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def ridge_weights(
+    model: PreTrainedModel, rows: Sequence[Rows], labels: Sequence[Sequence[int]], num_experts: int,
+) -> list[torch.Tensor]:
+    """W_1 of every layer (fp32, R,D), layer by layer.
+
+    Args:
+        model: dense; its hidden states are what routers will see.
+        rows: in any number of pieces.
+        labels: for each row of each piece the number of its expert, from 0.
+        num_experts: R.
+    """
+    family = family_of(model.config)
+    layers = [layer.get_submodule(family.block) for layer in decoder_layers(model, family)]
+    tokens = [0] * num_experts
+    for piece, of_piece in zip(rows, labels, strict=True):
+        for length, label in zip(piece.lengths(), of_piece, strict=True):
+            tokens[label] += length
+    hidden_size = int(model.config.get_text_config().hidden_size)
+    at_once = max(1, int(LAYERS_BYTES // (8 * hidden_size**2)))
+    found: list[torch.Tensor] = []
+    for first in range(0, len(layers), at_once):
+        sums = [_Sums(tokens, module) for module in layers[first:first + at_once]]
+        for piece, of_piece in zip(rows, labels, strict=True):
+            _add(model, piece, of_piece, sums)
+        found += [item.solved() for item in sums]
+    return found
+
+
+def _add(model: PreTrainedModel, rows: Rows, labels: Sequence[int], sums: list["_Sums"]) -> None:
+    lengths = rows.lengths()
+    order = sorted(range(len(rows)), key=lambda index: (-lengths[index], index))
+    packed = PackedRows(rows, max(lengths), packing=False)
+    while order:
+        number = max(1, TOKENS_PER_BATCH // lengths[order[0]])
+        chosen, order = order[:number], order[number:]
+        batch = {name: item.to(model.device) for name, item in packed.collate([[index] for index in chosen]).items()}
+        mask_BS = batch["token_mask"]
+        label_BS = torch.tensor([labels[index] for index in chosen], device=model.device)[:, None].expand_as(mask_BS)
+        for item in sums:
+            item.label_T, item.mask_T = label_BS[mask_BS], mask_BS.reshape(-1)
+        hooks = [item.module.register_forward_pre_hook(item.take, with_kwargs=True) for item in sums]
+        try:
+            response_loss(model, batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+class _Sums:
+    """Of one layer: sum a x x^T (D,D) and sum a x y^T (D,R), in fp64."""
+
+    def __init__(self, tokens: list[int], module: nn.Module) -> None:
+        self.module, self._tokens = module, tokens
+        self._gram_DD: torch.Tensor | None = None
+        self._target_DR: torch.Tensor | None = None
+        self.label_T = self.mask_T = torch.empty(0)
+
+    def take(self, module: nn.Module, arguments: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]) -> None:
+        """Add what the FFN is given."""
+        given = arguments[0] if arguments else next(iter(named.values()))
+        x_TD = given.reshape(-1, given.shape[-1])[self.mask_T].double()
+        label_T, number = self.label_T, len(self._tokens)
+        weight_T = 1 / torch.tensor(self._tokens, dtype=torch.float64, device=x_TD.device).clamp(min=1)[label_T]
+        is_label_R = torch.tensor([count > 0 for count in self._tokens], device=x_TD.device)
+        y_TR = torch.nn.functional.one_hot(label_T, number).double() - 1 / number
+        weighted_DT = (x_TD * weight_T[:, None]).t()
+        gram_DD, target_DR = weighted_DT @ x_TD, weighted_DT @ (y_TR * is_label_R)
+        self._gram_DD = gram_DD if self._gram_DD is None else self._gram_DD + gram_DD
+        self._target_DR = target_DR if self._target_DR is None else self._target_DR + target_DR
+
+    def solved(self) -> torch.Tensor:
+        """W_1."""
+        assert self._gram_DD is not None and self._target_DR is not None, "the FFN was not called"
+        gram_DD, size = self._gram_DD, len(self._gram_DD)
+        ridge = RIDGE * float(gram_DD.diagonal().mean())
+        identity_DD = torch.eye(size, dtype=gram_DD.dtype, device=gram_DD.device)
+        weight_DR = torch.linalg.solve(gram_DD + ridge * identity_DD, self._target_DR)
+        return weight_DR.t().float().cpu().contiguous()
