@@ -21,7 +21,7 @@ class Approval(RunInput):
 def approved(run: PipelineRun, result: PipelineResult) -> PipelineResult:
     """The result once its proposal, if there is one, is decided.
 
-    A suspended run holds no worker. When it is resumed it begins anew, finds every stage in the store, and comes here again,
+    A suspended run holds no worker. When it is resumed it begins again, finds every stage in the store, and comes here again,
     where Prefect then hands over the answer. A run that no worker would take up again is not suspended: the version waits.
     """
     proposal = result.proposal

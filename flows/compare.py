@@ -131,7 +131,7 @@ def save_report(report: Path, directory: Path, name: str = "comparison.md") -> P
 
 
 def _failed(failures: dict[str, str], planned: int) -> str:
-    lines = [f"{len(failures)} of {planned} variants failed; the others are compared. The same comparison again goes on."]
+    lines = [f"{len(failures)} of {planned} variants failed; the others are compared. Start it again to continue."]
     if len(failures) == planned:
         lines = [f"All {planned} variants failed."]
     for reason in dict.fromkeys(failures.values()):

@@ -120,7 +120,7 @@ def _add_plan(plan: ArgumentParser) -> None:
     plan.add_argument("--disk", type=float, metavar="GB", help="free disk (default: this machine's)")
     plan.add_argument("--flops", type=_positive(float), metavar="TFLOP/s", help="sustained rate (default: probed here)")
     plan.add_argument("--rows", type=_positive(int), metavar="N", help="training rows, where the data is not here")
-    plan.add_argument("--tokens-per-row", type=_positive(float), metavar="N", help="tokens of a row in the mean")
+    plan.add_argument("--tokens-per-row", type=_positive(float), metavar="N", help="tokens of a row on average")
 
 
 def _add_store(store: ArgumentParser) -> None:

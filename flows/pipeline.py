@@ -66,7 +66,7 @@ def pipeline(
         overrides: Single fields, set last, on the recipe file or on the fields below: section.field=value, for example
             merge.shared_expert_weight=0.5.
         seed_by_date: seed and data.split_seed are the day that the run is for (UTC, 20261128), so that everything that
-            depends on them is made anew every day.
+            depends on them is made again every day.
     """
     recipe = chosen_recipe(recipe_file, overrides, seed_by_date=seed_by_date, **fields)
     _check_meant(recipe, recipe_file)
@@ -135,7 +135,7 @@ def raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]])
         elif state.is_final():
             reasons.setdefault(reason_of(state), []).append(role.replace("_", "-"))
     if reasons and stop_event(run.flow_run_id).is_set():
-        raise RunStopped(f"Stopped. {finished} of {len(futures)} stages are finished; the same run again goes on.")
+        raise RunStopped(f"Stopped. {finished} of {len(futures)} stages are finished; start the same run again to continue.")
     if reasons:
         failed = "\n".join(f"{', '.join(roles)}: {reason}" for reason, roles in reasons.items())
         raise PipelineFailed(

@@ -19,7 +19,7 @@ def publish(
     """Send a registered model to every place that is given, fetch it from there, and check that it is the same model. With no
     place given it goes to published/NAME-VERSION in XFT_HOME.
 
-    What was cut short goes on where it was: files that are there already are not sent again.
+    What was cut short continues where it was: files that are there already are not sent again.
 
     Args:
         model: The version: models:/NAME@champion, or models:/NAME/3.

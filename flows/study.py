@@ -97,6 +97,6 @@ def study(
         outcome: StudyOutcome = publish_study.submit(run, made, failures).result()
         if failures:
             raise StudyIncomplete(
-                f"{len(failures)} runs failed; the report leaves them out. The same study again goes on. First: "
+                f"{len(failures)} runs failed; the report leaves them out. Start the same study again to continue. First: "
                 f"{next(iter(failures))}: {next(iter(failures.values()))}", outcome)
         return outcome

@@ -61,7 +61,7 @@ def run_here(variants: list[Variant], at_once: int) -> Failures:
                 try:
                     if not future.result().is_completed():
                         failures[name] = reason_of(future.result())
-                except Exception as error:  # of Prefect's, around the flow; the other variants go on
+                except Exception as error:  # of Prefect's, around the flow; the other variants continue
                     failures[name] = f"{type(error).__name__}: {error}"
         except BaseException:
             stop_event(comparison).set()
@@ -157,12 +157,12 @@ def _start(variant: Variant, comparison: str) -> FlowRun:
 
 
 def _started_before(api: SyncPrefectClient, comparison: str) -> dict[str, FlowRun]:
-    """The runs of an earlier attempt that are finished or still go on, by variant."""
+    """The runs of an earlier attempt that are finished or still at work, by variant."""
     return newest_by_variant(_of(api, comparison))
 
 
 def newest_by_variant(runs: list[FlowRun]) -> dict[str, FlowRun]:
-    """Of each variant's runs that are completed or go on, in whatever order, the newest completed one, else the newest."""
+    """Of each variant's runs that are completed or at work, in whatever order, the newest completed one, else the newest."""
     usable = [run for run in runs if run.state and (run.state.is_completed() or not run.state.is_final())]
     usable.sort(key=lambda run: (bool(run.state and run.state.is_completed()), run.created or EARLIEST, run.id))
     return {variant.name: run for run in usable if (variant := variant_of(run.tags))}
@@ -190,7 +190,7 @@ def _read(api: SyncPrefectClient, runs: dict[str, FlowRun]) -> dict[str, FlowRun
 
 
 def _cancel(api: SyncPrefectClient, comparison: str) -> None:
-    """Cancel what goes on, and wait a while until it ended."""
+    """Cancel what is at work, and wait a while until it ended."""
     deadline = time.monotonic() + CANCEL_SECONDS
     asked: set[Any] = set()
     while time.monotonic() < deadline:

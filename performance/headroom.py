@@ -22,7 +22,7 @@ from xft_core.stages.configs import PrepareStage, SftStage
 from xft_core.stages.run import run_stage
 from xft_core.store.results.sft import SftMetrics
 
-FLOOR = (1500, 4.0, 1e-3)  # rows, epochs, learning rate: what the model reaches when data is no limit
+FLOOR = (1500, 4.0, 1e-3)  # rows, epochs, learning rate: what the model reaches when data is not a limit
 COLUMNS = ["rows", "epochs", "learning rate", "held-out loss", "train loss", "steps"]
 
 

@@ -5,7 +5,7 @@ against TRL's SFTTrainer, packed, where that is installed (``pip install --no-de
 
 All train the same dense model by the same optimizer for one epoch of the same rows, in turns: Trainer 8 rows in a batch,
 TRL and ours one packed sequence, which is about as many tokens. ``--only`` does one way, once, in a process of its own, and
-prints its peak memory. Useful is what is no padding: prompt and response.
+prints its peak memory. Useful is what is not padding: prompt and response.
 """
 
 import argparse

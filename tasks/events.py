@@ -25,4 +25,4 @@ def emit(event: str, kind: str, name: str, payload: dict[str, Any], logger: Logg
     try:
         emit_event(event=event, resource=resource, payload=payload)
     except Exception as error:
-        logger.warning("Prefect did not take the event %s; the work goes on. %s", event, reason(error))
+        logger.warning("Prefect did not take the event %s; the work continues. %s", event, reason(error))

@@ -17,7 +17,7 @@ from xft_core.errors import XftError
 from xft_core.files.temporary import NAME as TEMPORARY
 from xft_core.files.temporary import sweep
 
-# Names that XFT, Prefect and MLflow create there. A directory with any other name in it has other uses too.
+# Names that XFT, Prefect and MLflow create there. A directory that holds any other name has other uses too.
 OURS = frozenset({
     "artifacts", "locks", "logs", "mlflow-artifacts", "mlflow-ui", "mlflow.db", "mlflow.db-journal", "mlflow.db-shm",
     "mlflow.db-wal", "models", "prefect", "prefect-api", "prefect-storage", "prefect.yaml", "published", "runs",

@@ -156,7 +156,7 @@ def _tolerate(logger: Logger, call: Callable[[], object]) -> bool:
         call()
         return True
     except Exception as error:
-        logger.warning("Prefect did not take something to show; the work goes on. %s", reason(error))
+        logger.warning("Prefect did not take something to show; the work continues. %s", reason(error))
         return False
 
 

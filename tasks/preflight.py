@@ -14,7 +14,7 @@ from xft_core.planning.machine import Machine, store_size, this_machine
 from xft_core.planning.plan import make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
 from xft_core.recipe.sections import Recipe
-from xft_core.recipe.steps import Step, pipeline_steps
+from xft_core.recipe.steps import MOE_MODEL, Step, pipeline_steps
 from xft_core.runtime.quantities import size
 from xft_core.stages.configs import STAGES
 from xft_core.stages.preconditions import NOT_YET, raise_if_unmet
@@ -50,7 +50,7 @@ def preconditions(recipes: Sequence[Recipe], steps: Steps = pipeline_steps) -> d
 
 def _check_recipe(recipe: Recipe, steps: list[Step]) -> None:
     answering = {step.model for step in steps if step.stage == "generate"}
-    if "moe" in answering and recipe.generate.backend == "vllm":
+    if MOE_MODEL in answering and recipe.generate.backend == "vllm":
         raise RecipeError(
             "generate.backend is vllm, but a pipeline run also has the upcycled Mixture-of-Experts answer, whose "
             "architecture vLLM does not know. Set generate.backend: transformers; docs/how-to/vllm.md says how vLLM answers "

@@ -19,10 +19,9 @@
 What stages read themselves (XFT_RENDEZVOUS, XFT_BENCHMARKS, XFT_DS1000_ENVIRONMENT) is in xft_core/files/environment.py, and
 checked here with the rest, before any work.
 
-pydantic-settings does not read them, although Prefect imports it anyway and it costs only 0.07 s of CPU: one setting has
-several names, a refused value may be a password and is not repeated, and all problems are told at once in our own words, so
-that validators and a translation of its errors would be more code than the readers below. ``xft`` reads them before it imports
-anything slow.
+pydantic-settings (2.16, which Prefect installs) does not read them. One setting has several names, a refused value may be a
+password and is not repeated, and one message lists all problems: the validators would be the readers below, and a translation
+of its errors would come on top. ``xft`` reads the settings before it imports anything slow.
 """
 
 import os
@@ -288,7 +287,7 @@ def _pages(name: str, other: str, instead: str, whose: str) -> str:
         parts = urlsplit(address)
     except ValueError as error:
         raise XftError(
-            f"{name if given else other} is no address ({error}). Give the address of {whose} pages: http://host:port."
+            f"{name if given else other} is not an address ({error}). Give the address of {whose} pages: http://host:port."
         ) from None
     # A link is shown to everyone: no credentials in it.
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))

@@ -8,7 +8,7 @@ from tasks.settings import BESIDE
 from xft_core.files.disk import file_lock
 
 HOST = "127.0.0.1"
-# The public file has what other machines reach Prefect's pages by, where that is another address.
+# The public file has the address of Prefect's pages for other machines, if it differs.
 ADDRESS_FILE, MLFLOW_FILE, PUBLIC_FILE, LOCK_FILE = "prefect-api", "mlflow-ui", "public-address", "ui.lock"
 
 
@@ -41,12 +41,12 @@ def pages(home: Path, api: str) -> dict[str, str]:
 
 
 def shown_pages(prefect: str, mlflow: str | None) -> dict[str, str]:
-    """Addresses to begin at, by name."""
+    """Addresses to open first, by name."""
     return {"Prefect": prefect} | ({"MLflow": first_page(mlflow)} if mlflow else {})
 
 
 def public_address(home: Path) -> str | None:
-    """What other machines reach Prefect's pages by, as the running ``xft ui`` was told; None where that is no other address."""
+    """The address of Prefect's pages for other machines, as given to the running ``xft ui``; None if it is the same."""
     try:
         return (home / PUBLIC_FILE).read_text(encoding="utf-8").strip() or None
     except OSError:

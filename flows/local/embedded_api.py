@@ -17,6 +17,7 @@ import urllib.request
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
+from flows.local import prefect_tables
 from flows.local.addresses import HOST, running_api, running_mlflow
 from flows.local.prefect_server import serve, server_environment
 from flows.local.server_secret import server_auth
@@ -25,7 +26,7 @@ from xft_core.errors import XftError
 from xft_core.files.disk import file_lock
 from xft_core.runtime.process import die_with_parent
 
-START_SECONDS = 600  # it takes five; a machine with far too much to do was seen to need more than 180
+START_SECONDS = 600  # it takes five; an overloaded machine has needed more than 180
 STOP_SECONDS = 5
 KEEP_SECONDS = 1
 FULL_BYTES = 2**20  # less room than this, and its database cannot be made
@@ -91,6 +92,7 @@ class PrefectApi:
             with self._starting:
                 if self._server is not None:
                     self._server.wait_until_up()
+                    prefect_tables.note(Path(os.environ["PREFECT_HOME"]))
             if self._server is not None:
                 self._server.keep()
         except XftError as error:
@@ -98,7 +100,7 @@ class PrefectApi:
 
 
 class _Server:
-    """The server process. Once it is up it is kept: one that is killed is started again, so that the run goes on."""
+    """The server process. Once it is up it is kept: one that is killed is started again, so that the run continues."""
 
     def __init__(self, port: int, log: Path) -> None:
         self.port, self._log = port, log
@@ -153,7 +155,9 @@ def _environment() -> dict[str, str]:
     return server_environment(os.environ, os.environ["PREFECT_API_AUTH_STRING"]) | {
         "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
         # As Prefect sets them for its own embedded server: no web pages, settings as they are now.
-        "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_SERVER_LOGGING_LEVEL": "ERROR"}
+        "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "0",  # a run of the command line uses none; `xft ui` registers them
+        "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(int(not prefect_tables.are_current(Path(os.environ["PREFECT_HOME"]))))}
 
 
 def _free_port() -> int:

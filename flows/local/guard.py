@@ -1,9 +1,9 @@
-"""Ends what ``xft ui`` started once ``xft ui`` is gone, however it went: Ctrl-C, an error, SIGKILL.
+"""Ends what ``xft ui`` started when ``xft ui`` ends, for whatever reason: Ctrl-C, an error, SIGKILL.
 
 Run as a process of its own, by path and with nothing but the standard library. It reads names of processes, one a line,
-until its standard input closes, which the kernel sees to; then it ends them, the last one first, each with all that it
-started. What belongs to a name is found by a mark in the environment, which is inherited: a worker starts every run in a
-process group of its own, and a worker that was killed is no longer its runs' parent.
+until the kernel closes its standard input. Then it ends them, the last one first, each with all that it started. It finds
+them by a mark in the environment, which children inherit: a worker starts every run in its own process group, and a killed
+worker is no longer the parent of its runs.
 """
 
 import os

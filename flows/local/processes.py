@@ -54,7 +54,7 @@ class Processes:
         raise XftError(f"{name} did not start; see {str(self._log(name))!r}.")
 
     def watch(self) -> None:
-        """Wait until one of them ends, which none should. Raises XftError then."""
+        """Wait until one of them ends, which is a fault. Raises XftError then."""
         while True:
             for name, process in self._running.items():
                 if process.poll() is not None:
@@ -75,7 +75,7 @@ class Processes:
 
 @contextmanager
 def processes(logs: Path, keep_open: tuple[int, ...] = ()) -> Iterator[Processes]:
-    """Processes that have all ended when the block has, however that ends."""
+    """Processes that all end with the block, however it ends."""
     logs.mkdir(parents=True, exist_ok=True)
     found = Processes(logs, keep_open)
     try:
@@ -86,6 +86,6 @@ def processes(logs: Path, keep_open: tuple[int, ...] = ()) -> Iterator[Processes
 
 
 def ignore_interrupts() -> None:
-    """From now on, Ctrl-C changes nothing: what is being ended must be ended whole."""
+    """Ignore Ctrl-C from now on: the end of the processes must not be interrupted."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,6 @@
 """The work pool and the deployments of prefect.yaml on this machine's Prefect server. Applying them again changes nothing.
 
-Schedules begin paused here: who opens the web pages must not find training going on at night. One that is switched on
+Schedules begin paused here: who opens the web pages must not find a training at work at night. One that is switched on
 in the UI stays on.
 """
 
@@ -44,7 +44,7 @@ def provision(home: Path) -> None:
         try:
             client.create_work_pool(WorkPoolCreate(name=pool_name(), type="process", base_job_template=template))
         except ObjectAlreadyExists:
-            pass  # possibly changed by its owner since: theirs
+            pass  # its owner may have changed it
         switched_on = {
             (known.name, schedule.slug)
             for known in client.read_deployments() for schedule in known.schedules if schedule.active}

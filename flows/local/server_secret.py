@@ -11,7 +11,7 @@ BYTES = 32
 
 
 def server_auth(home: Path) -> str:
-    """name:password of the servers of ``home``, in a file that only its owner reads. Made anew when others could read it."""
+    """name:password of the servers of ``home``, in a file that only its owner reads. Made again when others could read it."""
     (home / "locks").mkdir(parents=True, exist_ok=True)
     path = home / FILE
     with file_lock(home / "locks" / f"{FILE}.lock"):

@@ -133,7 +133,7 @@ def mlflow_command(current: Settings, port: int) -> list[str]:
 
 
 def _public(host: str, port: int, given: str | None) -> str | None:
-    """What browsers on other machines reach Prefect's pages by; None where they reach nothing. Raises XftError."""
+    """The address of Prefect's pages for browsers on other machines; None if they cannot reach it. Raises XftError."""
     if given:
         parts = urlsplit(given)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.path not in ("", "/"):
@@ -155,7 +155,7 @@ def _check_free(name: str, port: int, host: str) -> None:
             probe.bind((host, port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE and host != HOST:
-                raise XftError(f"--host {host!r} is no address of this machine: {error.strerror}.") from None
+                raise XftError(f"--host {host!r} is not an address of this machine: {error.strerror}.") from None
             raise XftError(
                 f"Port {port} for {name} is taken. Choose another: xft ui --{name.lower()}-port NUMBER.") from None
 

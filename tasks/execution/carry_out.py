@@ -141,7 +141,7 @@ def _deliver(config: StageConfig, stop: threading.Event, logger: Logger) -> None
     try:
         artifacts.deliver(config.output, stop)
     except StoreUnavailable as error:
-        logger.warning("Not sent to the store yet, the work goes on. %s", error)
+        logger.warning("Not sent to the store yet, the work continues. %s", error)
 
 
 def _record(child: StageRun, config: StageConfig, manifest: Manifest, reused: bool, logger: Logger) -> bool:
@@ -149,7 +149,7 @@ def _record(child: StageRun, config: StageConfig, manifest: Manifest, reused: bo
     try:
         child.finish(config.output, manifest, reused)
     except TrackingUnavailable as error:
-        logger.warning("Not recorded yet, the work goes on. %s", error)
+        logger.warning("Not recorded yet, the work continues. %s", error)
         return False
     return True
 

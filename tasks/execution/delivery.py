@@ -45,7 +45,7 @@ def insist(ask: Callable[[], Result], stop: threading.Event, logger: Logger) -> 
                 logger.warning("%s Asked again for %d s.", error, settings().delivery_seconds)
             said = True
         if stop.wait(pause):
-            raise RunStopped("The run was stopped while it waited for a server. The same run again goes on.")
+            raise RunStopped("The run was stopped while it waited for a server. Start the same run again to continue.")
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 

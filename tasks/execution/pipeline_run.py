@@ -34,7 +34,7 @@ def opened(
     given) as parameters, ``without`` some fields; ends as FINISHED, FAILED, or KILLED when it is cancelled.
 
     An object store that refuses (credentials, no such bucket) ends it before any work. Cancelling also ends the stages
-    at work, whose child processes would go on otherwise. Raises RunStopped when it belongs to a comparison that was.
+    at work, whose child processes would continue otherwise. Raises RunStopped when it belongs to a comparison that was.
     """
     logger = get_run_logger()
     current = open_home(logger.warning)

@@ -24,7 +24,7 @@ def show_start(run: PipelineRun, kind: str, sections: frozenset[str] | None, has
     try:
         text = start_page(run, kind, sections, has_variants)
     except Exception as error:  # of a plan above all, which the run does without
-        logger.warning("The page to start from cannot be made; the work goes on. %s", reason(error))
+        logger.warning("The page to start from cannot be made; the work continues. %s", reason(error))
         return
     what = f"Start here: where {run.recipe.name} is, what it does, how long it takes"
     show_markdown(run.flow_run_id, KEY, text, what, logger)
@@ -75,7 +75,8 @@ def _plan(run: PipelineRun) -> list[str]:
     rows = [[stage.role.replace("_", " "), size(stage.memory.total + PROCESS),
              duration(took[stage.role]) if stage.role in took else "-"] for stage in plan]
     unknown = sum(stage.role not in took for stage in plan)
-    estimate = f"**About {duration(sum(took.values()))}** if nothing is in the store yet" if took else "Not known yet"
+    estimate = (f"**About {duration(sum(took.values()))}** if nothing is in the store yet, one stage after the other" if took
+                else "How long it takes is not known yet")
     rest = f"; {unknown} of {len(plan)} stages were not run here before with such settings (`xft plan` probes them)"
-    return [f"{estimate}, one stage after the other{rest if unknown else ''}. Stages that are in the store take no time.",
+    return [f"{estimate}{rest if unknown else ''}. Stages that are in the store take no time.",
             table(["stage", "memory", "took here before"], rows)]

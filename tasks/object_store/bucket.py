@@ -3,9 +3,9 @@
     XFT_STORE            s3://bucket/prefix; unset: nothing is kept but under XFT_HOME
     XFT_S3_ENDPOINT_URL  a server other than Amazon's (or the standard AWS_ENDPOINT_URL_S3), with path-style addresses
 
-Credentials are boto3's own business (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role of the machine): they are read nowhere here.
+boto3 reads the credentials itself (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role of the machine); this module never does.
 Every request is signed together with the SHA-256 of its content (large objects go in parts, several at once). Servers should
-refuse a content with another SHA-256, and not all do: ``is_whole`` looks at what was stored.
+refuse content with another SHA-256, but not all do: ``is_whole`` checks what was stored.
 """
 
 import hashlib
@@ -87,7 +87,7 @@ def safe_name(name: str) -> str:
     try:
         return relative_path(name)
     except ValueError as error:
-        raise StoreRefused(f"{error}, so no name for a file in the store. Nothing was read or written there.") from None
+        raise StoreRefused(f"{error}, so it cannot name a file in the store. Nothing was read or written.") from None
 
 
 def _is_plain(name: str) -> bool:
@@ -118,8 +118,8 @@ class Bucket:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._key(name))
             if answer["ContentLength"] > MOST_BYTES_AT_ONCE:
                 raise StoreRefused(
-                    f"{self.address}/{name} has {answer['ContentLength']:,} bytes, and should be a small file. Look what put "
-                    "it there, and remove it.")
+                    f"{self.address}/{name} has {answer['ContentLength']:,} bytes, but should be a small file. Remove it, "
+                    "once you know what put it there.")
             return bytes(answer["Body"].read())
         return None
 
@@ -144,12 +144,12 @@ class Bucket:
         if answer.get("ETag", "").strip('"') != etags.of(content) and self.get(name) != content:
             if only_new:
                 self.delete([name])
-            raise StoreUnavailable(f"{self.address} took {name!r} and has something else: altered on the way. Try again.")
+            raise StoreUnavailable(f"{self.address} accepted {name!r} but stored something else. Try again.")
         return True
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:
-        """Every object whose name begins with ``prefix``, in order of names. What is called as nothing of ours can be (see
-        ``safe_name``) is left out: it is not read, and not removed."""
+        """Every object whose name begins with ``prefix``, in order of names. Objects whose names cannot be ours (see
+        ``safe_name``) are left out: they are neither read nor removed."""
         with self._explained():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._key(prefix))
             for page in pages:
@@ -176,7 +176,7 @@ class Bucket:
                     continue
                 for failure in answer.get("Errors", ()):
                     raise StoreRefused(
-                        f"{self.address} does not let {self._name(failure['Key'])!r} be deleted: "
+                        f"{self.address} does not allow deleting {self._name(failure['Key'])!r}: "
                         f"{explanation(failure.get('Code', ''), failure.get('Message'))}")
 
     def delete_below(self, prefix: str) -> None:
@@ -286,8 +286,8 @@ class Bucket:
             return self._away(f"{code} ({status})")
         if isinstance(error, known.NoCredentialsError | known.PartialCredentialsError):
             return StoreRefused(
-                f"{self.address} needs credentials and there are none, or a part is missing. Set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, where the run works.")
+                f"{self.address} needs credentials, and they are missing or incomplete. Set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, in the environment of the run.")
         passing = (known.HTTPClientError, known.ConnectionError, known.IncompleteReadError, known.FlexibleChecksumError)
         if isinstance(error, known.BotoCoreError) and not isinstance(error, passing):
             return StoreRefused(f"{self.address} cannot be used: {error}")
@@ -295,8 +295,8 @@ class Bucket:
 
     def _away(self, reason: str) -> XftError:
         return StoreUnavailable(
-            f"{self.address} does not answer as it should: {reason}. Everything finished is kept under "
-            f"{str(settings().home)!r}; the same command goes on and delivers it.")
+            f"{self.address} does not answer correctly: {reason}. Everything finished is kept under "
+            f"{str(settings().home)!r}; the same command continues and delivers it.")
 
 
 def _code(error: Exception) -> str:

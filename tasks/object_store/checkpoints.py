@@ -110,7 +110,7 @@ class Keeper:
                 return
             except (XftError, OSError) as error:
                 if not self._warned:
-                    self._logger.warning("No checkpoint could be sent to the store; the work goes on. %s", error)
+                    self._logger.warning("No checkpoint could be sent to the store; the work continues. %s", error)
                 self._warned = True
             last = time.monotonic()
 

@@ -75,7 +75,7 @@ def _offer(address: str) -> tuple[Bucket, list[StoredObject]]:
     if not S3_ADDRESS.fullmatch(place) or not set(name) <= {*"*?", *_PLAIN}:
         shown = "" if "@" in address else f" ({address[:200]!r})"  # it may be a password that was put there
         raise DataError(
-            f"data.path{shown} is no address s3://bucket/prefix: letters, digits and ._=- in the prefix, * in its last part, "
+            f"data.path{shown} is not s3://bucket/prefix: letters, digits and ._=- in the prefix, * in its last part, "
             "no credentials. Those belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in AWS_PROFILE.")
     bucket = bucket_at(place, "data.path")
     plain = name.split("*")[0].split("?")[0]
@@ -87,7 +87,7 @@ def _offer(address: str) -> tuple[Bucket, list[StoredObject]]:
         if not found and plain == name:
             found = [item for item in listed if item.name.startswith(f"{name}/") and is_shard(item.name)]
     if not found:
-        raise DataError(f"There is no data at {address}: no object of that name, and none of data below it.")
+        raise DataError(f"There is not data at {address}: no object of that name, and none of data below it.")
     return bucket, found
 
 

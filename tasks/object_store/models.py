@@ -77,7 +77,7 @@ def _bucket(address: str) -> Bucket:
     if not S3_ADDRESS.fullmatch(address):
         shown = "" if "@" in address else f" ({address[:200]!r})"  # it may be a password that was put there
         raise CheckpointError(
-            f"model.path{shown} is no address s3://bucket/prefix: letters, digits and ._=- in the prefix, no credentials. "
+            f"model.path{shown} is not s3://bucket/prefix: letters, digits and ._=- in the prefix, no credentials. "
             "Those belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in AWS_PROFILE.")
     return bucket_at(address.rstrip("/"), "model.path")
 
@@ -88,7 +88,7 @@ def _offer(bucket: Bucket) -> _Offer:
         manifest = artifacts.checked_manifest(content, bucket.address)
         names = [entry.path for entry in manifest.files]
         if strange := [name for name in names if not name.endswith((*MODEL_FILE_SUFFIXES, ".jsonl"))]:
-            raise CheckpointError(f"The artifact at {bucket.address} holds {strange[0]!r}, which is no part of a model.")
+            raise CheckpointError(f"The artifact at {bucket.address} holds {strange[0]!r}, which is not a part of a model.")
         _check_is_model(names, bucket)
         return _Offer({}, manifest, content)
     there = {item.name: item for item in bucket.objects("") if "/" not in item.name}

@@ -180,7 +180,7 @@ def _in_use(records: Mapping[str, tuple[float, run_records.RunRecord | None]], s
         if record is None and written >= since:
             raise ArtifactError(
                 f"The run record {name!r} is damaged: what its run refers to is not known, and nothing is removed. Delete "
-                "it if that run need not be gone on with, and start again.")
+                "it if that run will not be continued, and start again.")
         if record is not None and record.updated >= since:
             used.update(record.artifacts)
     return used

@@ -51,7 +51,7 @@ def announce(run: PipelineRun, grid: list[str]) -> None:
     try:
         saved_views.save(run, [(axis.fields, axis.values) for axis in parse_grid(grid)])
     except Exception as error:  # they are saved again at the end, which insists
-        get_run_logger().warning("MLflow did not take the charts of this comparison yet; the work goes on. %s", reason(error))
+        get_run_logger().warning("MLflow did not take the charts of this comparison yet; the work continues. %s", reason(error))
 
 
 @task(**PUBLISH_TASK)

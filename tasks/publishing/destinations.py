@@ -56,7 +56,7 @@ class Hub(Destination):
         try:
             validate_repo_id(repository)
         except ValueError as error:
-            raise CannotPublish(f"{repository!r} is no name of a repository: {first_line(error)}") from None
+            raise CannotPublish(f"{repository!r} is not the name of a repository: {first_line(error)}") from None
         self._repository, self._public = repository, public
         self._api = HfApi(token=token or os.environ.get("HF_TOKEN"))
 

@@ -1,8 +1,9 @@
 """The few numbers of a pipeline run that people compare first."""
 
-from xft_core.recipe.steps import MODELS
+from xft_core.recipe.steps import BASE_MODEL, MERGED_MODEL, MODELS
+from xft_core.store.results.report import PASSED_PLUS
 
-FIRST = "merged/plus_pass_at_1"
+FIRST = f"{MERGED_MODEL}/{PASSED_PLUS}"
 
 
 def headline(metrics: dict[str, float]) -> dict[str, float]:
@@ -25,4 +26,4 @@ def plain(name: str) -> str:
 def of_variant(metrics: dict[str, float]) -> dict[str, float]:
     """Of a headline, what can differ between variants: the base model is the same for all. MLflow's compare page begins with
     the first name in the alphabet, which then is one that varies."""
-    return {name: value for name, value in metrics.items() if not name.startswith("base/")}
+    return {name: value for name, value in metrics.items() if not name.startswith(f"{BASE_MODEL}/")}

@@ -9,7 +9,7 @@ from typing import Any
 from tasks.references import ArtifactRef, PipelineRun, base_model, of_stage
 from tasks.tracking.client import scalars
 from tasks.tracking.logged_models import DataSet, Measured, MeasuredModel
-from xft_core.recipe.steps import BASE, PREPARED, model_places, pipeline_steps
+from xft_core.recipe.steps import BASE, BASE_MODEL, MERGED_MODEL, MOE_MODEL, PREPARED, model_places, pipeline_steps
 from xft_core.reporting.run.comparison import Row, Score
 from xft_core.reporting.run.evidence import benchmark_titles
 from xft_core.reporting.variants.summary import read_comparison
@@ -90,7 +90,7 @@ def _benchmarks(run: PipelineRun, artifacts: Artifacts) -> dict[str, DataSet]:
         title: DataSet(
             title, read_manifest(item.path).parents["benchmark"], "evaluation", sources[title], PROBLEMS,
             {name: value for name, value in scalars(item.metrics).items() if name == "problems"})
-        for title, item in _graded(run, artifacts, "merged").items()}
+        for title, item in _graded(run, artifacts, MERGED_MODEL).items()}
 
 
 def _graded(run: PipelineRun, artifacts: Artifacts, model: str) -> dict[str, ArtifactRef]:
@@ -109,20 +109,20 @@ def _rates(score: Score) -> dict[str, float | None]:
 def _name(run: PipelineRun, row: Row) -> str:
     """``demo-merged-4x3-xft-learned-seed0``: by what it depends on."""
     recipe, moe = run.recipe, run.recipe.upcycle
-    of = {"base": "", "moe": f"-{moe.num_experts}x{moe.num_experts_per_tok}-{moe.normalization}-seed{recipe.seed}",
-          "merged": f"-{moe.num_experts}x{moe.num_experts_per_tok}-{moe.normalization}-{recipe.merge.method}-seed{recipe.seed}"}
-    return f"{recipe.name}-{row.model}{of.get(row.model, f'-seed{recipe.seed}')}"
+    experts, seed = f"-{moe.num_experts}x{moe.num_experts_per_tok}-{moe.normalization}", f"-seed{recipe.seed}"
+    of = {BASE_MODEL: "", MOE_MODEL: f"{experts}{seed}", MERGED_MODEL: f"{experts}-{recipe.merge.method}{seed}"}
+    return f"{recipe.name}-{row.model}{of.get(row.model, seed)}"
 
 
 def _parameters(run: PipelineRun, model: str) -> dict[str, str]:
     recipe, moe = run.recipe, run.recipe.upcycle
     found: dict[str, Any] = {"model.path": recipe.model.path}
-    if model != "base":
+    if model != BASE_MODEL:
         found |= {"seed": recipe.seed, "data.path": ", ".join(recipe.data.paths)}
-    if model in ("moe", "merged"):
+    if model in (MOE_MODEL, MERGED_MODEL):
         found |= {"upcycle.num_experts": moe.num_experts, "upcycle.num_experts_per_tok": moe.num_experts_per_tok,
                   "upcycle.normalization": moe.normalization}
-    if model == "merged":
+    if model == MERGED_MODEL:
         found |= {"merge.method": recipe.merge.method, "merge.shared_expert_weight": recipe.merge.shared_expert_weight}
     return {name: str(value) for name, value in found.items()}
 

@@ -30,7 +30,7 @@ from tasks.tracking.logged_models import log_data_sets, log_models
 from tasks.tracking.model import log_model
 from tasks.variant_tags import variant_of
 from xft_core.recipe.sections import RegistryConfig
-from xft_core.recipe.steps import FACTS
+from xft_core.recipe.steps import FACTS, MOE_MODEL
 from xft_core.reporting.variants.summary import read_comparison
 
 LONGEST_TAG = 5000
@@ -113,7 +113,7 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
 def _numbers(run: PipelineRun, report: ArtifactRef) -> dict[str, float]:
     found = headline(scalars(report.metrics))
     found |= {f"{row.model}/active_parameters": float(row.parameters_active)
-              for row in read_comparison(report.path).rows if row.model == "moe" and row.parameters_active}
+              for row in read_comparison(report.path).rows if row.model == MOE_MODEL and row.parameters_active}
     return of_variant(found) if run.variant else found
 
 

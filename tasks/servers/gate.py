@@ -75,7 +75,7 @@ class Gate:
             await _refuse(scope, receive, send, 401, NO_SECRET, {"WWW-Authenticate": 'Basic realm="xft"'} if opens_page else {})
 
     def _foreign(self, connection: HTTPConnection) -> str | None:
-        """Why a request is foreign, by its Host header or by the page that sent it; None for one that is not."""
+        """Why a request is foreign, judged by its Host header and the page that sent it; None if it is not."""
         named = connection.headers.getlist("host")
         host = named[0].lower() if len(named) == 1 else ""
         if not (LOOPBACK.fullmatch(host) or host in self._hosts):

@@ -1,7 +1,7 @@
 """How MLflow's pages show runs without any work by hand: saved views of a comparison, and what a table begins with.
 
 Views are stored as MLflow's own "save view" stores them, in tags of the experiment, and are listed under *Views*. There is one
-of all variants, and one for each varying field that colours the variants by its values: their curves, as training goes on, are
+of all variants, and one for each varying field that colours the variants by its values: their curves, as training proceeds, are
 drawn as the mean over the variants of each value. A version of MLflow that does not know the form says so and shows the plain
 table.
 """
@@ -11,14 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from xft_core.recipe.steps import MERGED_MODEL, MOE_MODEL, SFT_MODEL
+from xft_core.store.results.report import HELD_OUT_NLL, PASSED_PLUS
+
 VIEW_TAG = "mlflow.sharedViewState."
-LEAD = ("merged/plus_pass_at_1", "merged/held_out_nll")
-COLUMNS = (*LEAD, "sft/plus_pass_at_1", "sft/held_out_nll", "moe/plus_pass_at_1", "moe/held_out_nll")
-SHOWN = (*COLUMNS, "merged/pass_at_1", "merged/over_sft_plus_pass_at_1")
+LEAD, OF_SFT, OF_MOE = (
+    (f"{model}/{PASSED_PLUS}", f"{model}/{HELD_OUT_NLL}") for model in (MERGED_MODEL, SFT_MODEL, MOE_MODEL))
+COLUMNS = (*LEAD, *OF_SFT, *OF_MOE)
+SHOWN = (*COLUMNS, f"{MERGED_MODEL}/pass_at_1", f"{MERGED_MODEL}/over_{SFT_MODEL}_{PASSED_PLUS}")
 RUN_NAME = "attributes.`Run Name`"
 CURVES = ("moe/loss", "sft/loss", "mix/loss", "moe/held_out_nll_while_training", "mix/held_out_nll_while_training",
           "moe/router_entropy", "moe/expert_load_max", "moe/expert_load_min", "moe/balance_loss", "moe/mean_shared_weight")
-ACTIVE = "moe/active_parameters"
+ACTIVE = f"{MOE_MODEL}/active_parameters"
 SEED = "seed"
 MOST_PARALLEL_AXES = 6
 TRAINING, NUMBERS, AGAINST = "xft-training", "xft-numbers", "xft-against"
@@ -75,8 +79,8 @@ def _state(fields: dict[str, bool], metrics: Sequence[str] | None) -> dict[str, 
     charts.append(_chart(
         "PARALLEL", "Varying fields and the merged model", AGAINST, selectedParams=list(fields)[:MOST_PARALLEL_AXES],
         selectedMetrics=lead, showAllRuns=True))
-    if has(ACTIVE) and has("moe/plus_pass_at_1"):
-        charts.append(_scatter("pass@1 against active parameters", (ACTIVE, "METRIC"), "moe/plus_pass_at_1"))
+    if has(ACTIVE) and has(OF_MOE[0]):
+        charts.append(_scatter("pass@1 against active parameters", (ACTIVE, "METRIC"), OF_MOE[0]))
     charts += [_scatter(f"{name} against {field}", (field, "PARAM"), name) for field in numeric for name in lead]
     if len(numeric) > 1:
         x, y = (field for field in [*(field for field in numeric if field != SEED), SEED][:2])

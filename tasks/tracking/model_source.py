@@ -18,12 +18,14 @@ from tasks.tracking.model import MODEL_NAME
 from xft_core.errors import CheckpointError
 from xft_core.files.digests import MODEL_FILE_SUFFIXES
 from xft_core.files.temporary import temporary_directory
+from xft_core.recipe.steps import MERGED, MERGED_MODEL, MOE_MODEL, TUNED, UPCYCLED
 
 VERSION = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 RUN = re.compile(r"runs:/([0-9a-f]{32})")
 FORMS = "Give models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID."
 # What MLflow keeps beside a model and could pass for a part of it.
 OF_MLFLOW = ("input_example.json", "serving_input_example.json", "requirements.txt")
+MADE_BY = {MERGED: MERGED_MODEL, UPCYCLED: MOE_MODEL} | {role: model for model, role in TUNED.items()}
 MAKERS = ("upcycle", "sft", "merge", "average_models", "choose_checkpoint")
 
 
@@ -40,7 +42,7 @@ class Source:
     @property
     def model(self) -> str:
         """What reports and metrics call it: merged, moe, sft, or its role."""
-        return {"merge": "merged", "upcycle": "moe", "sft_moe": "moe", "sft_baseline": "sft"}.get(self.plays, self.plays)
+        return MADE_BY.get(self.plays, self.plays)
 
 
 def is_address(name: str) -> bool:
@@ -52,7 +54,7 @@ def resolve(address: str) -> Source:
     """The artifact behind an address. Raises CheckpointError when there is none, TrackingUnavailable."""
     version, run = VERSION.fullmatch(address), RUN.fullmatch(address)
     if version is None and run is None:
-        raise CheckpointError(f"{address[:200]!r} is no model in MLflow. {FORMS}")
+        raise CheckpointError(f"{address[:200]!r} is not a model in MLflow. {FORMS}")
     try:
         return _of_version(address, *version.groups()) if version else _of_run(address, str(run and run[1]))
     except CheckpointError:
@@ -94,6 +96,6 @@ def _of_run(address: str, run_id: str) -> Source:
         return Source("merge", client().get_run(merged).data.tags["xft.key"], "merge", run_id)
     if tags.get("xft.stage") not in MAKERS or "xft.key" not in tags:
         raise CheckpointError(
-            f"{address} is no run that made a model: give a finished pipeline run, or one of its stages "
+            f"{address} is not a run that made a model: give a finished pipeline run, or one of its stages "
             f"{', '.join(MAKERS[:3])}.")
     return Source(tags["xft.stage"], tags["xft.key"], tags["xft.role"], None)

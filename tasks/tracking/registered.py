@@ -34,7 +34,7 @@ def resolve(address: str) -> Version:
     """The version at an address. Raises NotRegistered."""
     parts = ADDRESS.fullmatch(address)
     if parts is None:
-        raise NotRegistered(f"{address[:200]!r} is no version of the registry. Give models:/NAME@champion or models:/NAME/3.")
+        raise NotRegistered(f"{address[:200]!r} is not a registered version. Give models:/NAME@champion or models:/NAME/3.")
     name, alias, number = parts["name"], parts["alias"], parts["version"]
     try:
         found = client().get_model_version_by_alias(name, alias) if alias else client().get_model_version(name, number)

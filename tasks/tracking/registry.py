@@ -33,7 +33,7 @@ from tasks.tracking.model import MODEL_NAME
 from xft_core.files.digests import digest_of
 from xft_core.files.disk import locked
 from xft_core.recipe.load import flatten
-from xft_core.recipe.steps import PREPARED
+from xft_core.recipe.steps import MERGED_MODEL, PREPARED
 from xft_core.store.manifest import read_manifest
 from xft_core.store.results.evaluate import EvaluateMetrics
 from xft_core.store.results.merge import MergeMetrics
@@ -182,7 +182,7 @@ def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[s
     if not run.recipe.evaluate.benchmarks:
         measured = None if loss is None else Measurement(held_out_nll=loss, pass_at_1=None, benchmark=None, problems=None)
         return digest_of([held_out])[:16], measured
-    graded = read_manifest(of_stage(artifacts, run.recipe, "evaluate", "merged").path)
+    graded = read_manifest(of_stage(artifacts, run.recipe, "evaluate", MERGED_MODEL).path)
     rates = EvaluateMetrics.of(graded)
     problems, solved = rates.problems, rates.finite().plus_pass_at_1
     measured_by = digest_of([held_out, graded.parents["benchmark"], problems])[:16]

@@ -108,7 +108,7 @@ def end_run(run_id: str, status: str) -> None:
 def close_runs(flow_run_id: str, status: str) -> None:
     """Set the run of a flow run, and those of its stages, from RUNNING to ``status``: FINISHED, FAILED or KILLED.
 
-    One that this tracking server does not know is no error.
+    One that this tracking server does not know is not an error.
     """
     experiments = [item.experiment_id for item in client().search_experiments(max_results=EXPERIMENTS)]
     found = client().search_runs(

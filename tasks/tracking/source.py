@@ -9,7 +9,7 @@ CODE = Path(__file__).parents[2]
 
 
 def source_tags(command: str) -> dict[str, str]:
-    """Tags of a run that ``command`` (``pipeline``, ``compare``) started. Without the commit where the code is no checkout."""
+    """Tags of a run that ``command`` (``pipeline``, ``compare``) started. Without the commit if the code is no checkout."""
     commit = _commit()
     return {"mlflow.user": _user(), "mlflow.source.name": f"xft {command}", "mlflow.source.type": "LOCAL"} | (
         {"mlflow.source.git.commit": commit} if commit else {})

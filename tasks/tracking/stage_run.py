@@ -13,11 +13,12 @@ from tasks.tracking.client import TrackingUnavailable, client, log_batch, scalar
 from tasks.tracking.follower import Points
 from tasks.tracking.runs import end_run
 from tasks.tracking.source import source_tags
+from xft_core.recipe.steps import MIXED, TUNED
 from xft_core.store.curves import read_metrics
 from xft_core.store.manifest import Manifest
 
 # Whose curves the run of the pipeline shows, by role, and which: the last part of the name there.
-SHOWN_ROLES = {"sft_moe": "moe", "sft_baseline": "sft", "mix": "mix"}
+SHOWN_ROLES = {role: model for model, role in TUNED.items()} | {MIXED: "mix"}
 SHOWN_CURVES = {
     "loss": "loss", "learning_rate": "learning_rate", "balance_loss": "balance_loss", "router_entropy": "router_entropy",
     "expert_load_min": "expert_load_min", "expert_load_max": "expert_load_max", "mean_shared_weight": "mean_shared_weight",
@@ -137,7 +138,7 @@ class StageRun:
         except Exception as error:
             if not self._warned:
                 self._logger.warning(
-                    "MLflow does not answer. The work goes on, its numbers are delivered later. %s", reason(error))
+                    "MLflow does not answer. The work continues, its numbers are delivered later. %s", reason(error))
                 self._warned = True
             return False
 

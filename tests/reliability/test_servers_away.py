@@ -106,7 +106,7 @@ def test_training_goes_on_and_all_is_there_afterwards(site: Site, tmp_path: Path
     assert process.returncode == 0, output
     assert "Traceback" not in output, output
     assert during > before
-    assert "MLflow does not answer. The work goes on" in output
+    assert "MLflow does not answer. The work continues" in output
     assert site.losses("away") == {"FINISHED": list(range(1, STEPS + 1))}
     checks.store_is_whole(home, site.services, f"s3://{BUCKET}/away")
     there = site.services.objects.list_objects_v2(Bucket=BUCKET, Prefix="away/artifacts/")["Contents"]

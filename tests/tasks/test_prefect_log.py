@@ -1,4 +1,4 @@
-"""The log is no condition of the run: a process whose log nobody reads any more goes on."""
+"""The log is not a condition of the run: a process whose log nobody reads any more goes on."""
 
 import subprocess
 import sys

@@ -28,7 +28,7 @@ FLOW_RUN = "00000000-0000-0000-0000-000000000001"
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> int:
-    return sum("Prefect did not take something to show; the work goes on." in message for message in caplog.messages)
+    return sum("Prefect did not take something to show; the work continues." in message for message in caplog.messages)
 
 
 @pytest.mark.usefixtures("nobody_at_home")

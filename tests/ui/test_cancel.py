@@ -36,5 +36,5 @@ def test_cancel_ends_training_and_the_next_start_goes_on(
 
     again = ui.run_deployment("pipeline", recipe_file=recipe)
     ui.wait_for_state(again, "COMPLETED")
-    RunPage(page, ui.prefect, again).find_log_line("going on from step")
+    RunPage(page, ui.prefect, again).find_log_line("continuing from step")
     assert ui.tracking_run(again).info.status == "FINISHED"

@@ -46,7 +46,7 @@ def test_a_killed_one_leaves_nothing_and_its_run_goes_on_after_the_next_start(
     run.expect_state("Crashed", seconds=20)
     run.press("Retry")
     own_ui.wait_for_state(run_id, "COMPLETED")
-    assert any("going on from step" in line for line in own_ui.log_lines(run_id))
+    assert any("continuing from step" in line for line in own_ui.log_lines(run_id))
     assert own_ui.tracking_run(run_id).info.status == "FINISHED"
 
     another = subprocess.run(

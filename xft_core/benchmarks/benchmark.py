@@ -41,7 +41,7 @@ NOT_GRADED = Verdict("infrastructure_error", "infrastructure_error")
 
 
 class NotGradable(XftError):
-    """This machine lacks what a benchmark is graded with. It is skipped, saying so: that is no failure of the model."""
+    """This machine lacks what a benchmark is graded with. It is skipped, saying so: that is not a failure of the model."""
 
 
 class AnyProblem(Protocol):

@@ -187,7 +187,7 @@ def _runs(words: list[str], length: int) -> Iterator[Words]:
 
 def _aligned(words: list[str], length: int) -> Iterator[Words]:
     """The runs of ``length`` words that begin at a multiple of ``length``."""
-    return zip(*[iter(words)] * length)  # noqa: B905 (what is left over is no run)
+    return zip(*[iter(words)] * length)  # noqa: B905 (what is left over is not a run)
 
 
 def _portions(text: str, overlap: int) -> Iterator[str]:

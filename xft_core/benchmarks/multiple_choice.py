@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from xft_core.benchmarks.benchmark import Grader, Kind, Verdict
 from xft_core.benchmarks.prompts import instruction_prompt
-from xft_core.data.text_tokens import PromptText
+from xft_core.data.prompt_text import PromptText
 from xft_core.errors import DataError
 from xft_core.files.jsonl import read_jsonl
 from xft_core.recipe.sections import EvaluateConfig

@@ -24,7 +24,7 @@ KINDS: tuple[Kind[Any], ...] = (
 
 def kind_of(path: Path) -> Kind[Any]:
     """The kind of a benchmark file, or of a task's folder. Raises DataError for an empty file, rows of no known kind, and a
-    directory that is no task."""
+    directory that is not a task."""
     if path.is_dir():
         return TaskFolder(path)
     first = next(iter(read_jsonl(path)), None)

@@ -6,7 +6,7 @@ from typing import Any
 Message = dict[str, Any]
 """``role`` and ``content`` (text), and of a call or an answer of a tool what chats.MORE_FIELDS has."""
 
-PLAIN_TEXT = "plain text"  # role of the only message of a row that is no conversation: all of it is learned
+PLAIN_TEXT = "plain text"  # role of the only message of a row that is not a conversation: all of it is learned
 
 
 class Conversation(list[Message]):

@@ -51,7 +51,7 @@ def rows_of_sources(
         of_replay = round(max_rows * replay)
         of_shared = max_rows - of_replay - sum(named.values())
     if not main:
-        raise DataError("Of the sources that are no replay none is left to train on.")
+        raise DataError("All sources are replay: none is left to train on.")
     if of_shared < 0 or (not shared and max_rows is not None and of_shared):
         raise DataError(
             f"The sources' rows together are {sum(named.values())}, but data.max_rows leaves {max_rows} less {of_replay} of "

@@ -80,7 +80,7 @@ def picture_bytes(value: Any, directory: Path | None) -> bytes:
         try:
             return base64.b64decode(content, validate=True)
         except binascii.Error as error:
-            raise DataError(f"a picture's address is no base64 ({error}): {value[:40]!r}.") from None
+            raise DataError(f"a picture's address is not base64 ({error}): {value[:40]!r}.") from None
     if directory is None:
         raise DataError(f"a picture is the file {value!r}, but data.pictures is empty. Set it to the pictures' directory.")
     path = (directory / value).resolve()
@@ -93,7 +93,7 @@ def picture_bytes(value: Any, directory: Path | None) -> bytes:
 
 
 def opened(content: bytes) -> "Image.Image":
-    """A picture in RGB. Raises DataError for what is no picture of a known format, or one too large."""
+    """A picture in RGB. Raises DataError for what is not a picture of a known format, or one too large."""
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -29,7 +29,7 @@ class Pictures:
             self._file = safe_open(path, framework="pt").__enter__()
             self._sets: list[int] = self._file.get_tensor(ROWS).tolist()
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{str(path)!r} is no whole file of pictures: {error}. Run prepare again.") from None
+            raise DataError(f"{str(path)!r} is not a whole file of pictures: {error}. Run prepare again.") from None
         self._names: dict[int, list[str]] = {}
         for name in self._file.keys():
             if name != ROWS:

@@ -157,7 +157,7 @@ def _lines(path: Path, head: str, stream: TextIO) -> Iterator[tuple[str, int]]:
     while line := head + stream.readline(LONGEST_LINE):
         head, number = "", number + 1
         if len(line) >= LONGEST_LINE:
-            raise DataError(f"{str(path)!r}, line {number} has more than {LONGEST_LINE:,} characters: that is no row of data.")
+            raise DataError(f"{str(path)!r}, line {number} has more than {LONGEST_LINE:,} characters: that is not a row.")
         yield line, len(line)
 
 

@@ -1,7 +1,7 @@
 """Conversations of which every answer is learned (data.loss_on: all): where each answer is in the text, and in the tokens.
 
 The text is what the chat template writes of the whole conversation. It is cut after each answer, behind the control token
-that ends it, where tokenizers begin anew; so each piece is a text with a prompt and a response, as with a single answer.
+that ends it, where tokenizers begin again; so each piece is a text with a prompt and a response, as with a single answer.
 """
 
 from array import array

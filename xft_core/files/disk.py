@@ -21,7 +21,7 @@ def relative_path(path: str) -> str:
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts) or len(path.encode("utf-8", "replace")) > 900 or not all(
             character.isprintable() and character != "\\" for character in path):
-        raise ValueError(f"{path[:100]!r} is no plain relative path")
+        raise ValueError(f"{path[:100]!r} is not a plain relative path")
     return path
 
 

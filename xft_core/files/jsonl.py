@@ -28,7 +28,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 if len(line) > LONGEST_LINE or unpacked > LARGEST_FILE:
                     raise DataError(
                         f"{str(path)!r}, line {number}: a line has more than {LONGEST_LINE // 10**6} MB, or the file more than "
-                        f"{LARGEST_FILE // 10**9} GB unpacked. That is no benchmark: fetch it again.")
+                        f"{LARGEST_FILE // 10**9} GB unpacked. That is not a benchmark: fetch it again.")
                 if line.strip():
                     yield number, _object(line, where=f"{str(path)!r}, line {number}")
     except OSError as error:

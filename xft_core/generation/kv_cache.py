@@ -37,7 +37,7 @@ class GrowingLayer(DynamicLayer):
     def _appended(self, name: str, filled: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         length = filled.shape[-2] if filled.numel() else 0
         buffer = self._buffers.get(name)
-        # Chosen rows, and what was cut, are tensors of their own: then the buffer is made anew.
+        # Chosen rows, and what was cut, are tensors of their own: then the buffer is made again.
         is_part = buffer is not None and filled.data_ptr() == buffer.data_ptr() and filled.shape[:-2] == buffer.shape[:-2]
         if buffer is None or not is_part or buffer.shape[-2] < length + new.shape[-2]:
             buffer = new.new_empty(*new.shape[:-2], length + new.shape[-2] + ROOM, new.shape[-1])

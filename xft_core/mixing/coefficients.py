@@ -110,7 +110,7 @@ def load_mixing(directory: Path) -> Coefficients:
         raise ArtifactError(f"{str(directory)!r} holds no mixing coefficients. Give the directory that mix made.") from None
     fitting = weight.dim() == (2 if granularity.kind == "layer" else 3) and len(weight) == len(content.layers)
     if not fitting or not torch.allclose(weight.sum(-1), torch.ones(weight.shape[:-1], dtype=torch.float64)):
-        raise ArtifactError(f"The mixing coefficients in {str(directory)!r} are no shares: in each layer they must sum to one.")
+        raise ArtifactError(f"The mixing coefficients in {str(directory)!r} must sum to one in each layer.")
     outside = 1.0 if content.delta_scale_outside is None else content.delta_scale_outside
     return Coefficients(weight, granularity, gamma_L, outside)
 

@@ -2,7 +2,7 @@
 
 For every rho and fold, coefficients are learned on the other two folds from uniform mixing, and the objective (without the
 penalty) is measured on the fold. The rho with the lowest mean is taken, of equal ones the largest. Every fold has its own
-directory of checkpoints, and what it measured stays there: a start after a kill goes on where it was.
+directory of checkpoints, and what it measured stays there: a start after a kill continues where it was.
 """
 
 import logging
@@ -57,7 +57,7 @@ def choose_penalty(
                 if is_first():
                     write_whole(directory / "loss", repr(loss))
             losses.append(loss)
-        logger.info("mix: rho %g has a loss of %.4f in the mean of %d folds", penalty, fmean(losses), FOLDS)
+        logger.info("mix: rho %g has a mean loss of %.4f over %d folds", penalty, fmean(losses), FOLDS)
         found.append(PenaltyLoss(uniform_penalty=penalty, losses=losses))
     best = min(found, key=lambda item: (fmean(item.losses), -item.uniform_penalty))
     return CrossValidationFile(chosen=best.uniform_penalty, penalties=found)

@@ -36,7 +36,7 @@ def scaled_tensor(mixture: MixtureReader, name: str, delta_scale: float) -> Iter
 
 
 def is_scaled(tensor: torch.Tensor) -> bool:
-    """Whether gamma applies to a tensor outside the FFNs: to all weights; what is no number of a network stays."""
+    """Whether gamma applies to a tensor outside the FFNs: to all weights; what is not a number of a network stays."""
     return tensor.is_floating_point() and tensor.dim() > 0
 
 

@@ -120,7 +120,7 @@ class Members:
         self.model.requires_grad_(False)
         if not math.isfinite(total):
             raise CheckpointError(
-                "A member of the ensemble, or a mean of them, has a loss that is no number: a model is damaged.")
+                "A member of the ensemble, or a mean of them, has a loss that is not a number: a model is damaged.")
         return total
 
 

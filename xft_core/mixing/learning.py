@@ -269,5 +269,5 @@ def _resume(
                 optimizer.state[parameter] = {
                     key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
     except (OSError, SafetensorError, KeyError, RuntimeError):
-        raise CheckpointError(f"{str(directory)!r} holds no coefficients of this work. Remove it to start anew.") from None
+        raise CheckpointError(f"{str(directory)!r} holds no coefficients of this work. Remove it to start again.") from None
     return step

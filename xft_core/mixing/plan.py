@@ -102,7 +102,7 @@ def auto_plan(
         if leftovers:
             raise CheckpointError(
                 f"{_count(leftovers, 'tensor')} beside the experts of {module!r} have no place in a dense model: "
-                f"{_some(leftovers)}. A shared expert must have the shape of the others. To merge all the same, write a plan "
+                f"{_some(leftovers)}. A shared expert must have the shape of the others. To merge it anyway, write a plan "
                 "and give it with --plan.")
     if missing:
         raise CheckpointError(

@@ -64,7 +64,7 @@ class Method(Protocol):
         """The next values by their names."""
 
     def tell(self, loss: float | None) -> None:
-        """The loss, None if it is no number, of the values that ``ask`` gave last."""
+        """The loss, None if it is not a number, of the values that ``ask`` gave last."""
 
 
 class Space:
@@ -162,7 +162,7 @@ class Optuna:
         return {name: self._trial.suggest_float(name, low, high) for name, (low, high) in self._bounds.items()}
 
     def tell(self, loss: float | None) -> None:
-        """See Method. A loss that is no number counts as a failed trial."""
+        """See Method. A loss that is not a number counts as a failed trial."""
         import optuna
 
         assert self._trial is not None

@@ -22,12 +22,12 @@ from xft_core.recipe.sections import UpcycleConfig
 MOE_MODEL_TYPE = "xft_moe"
 # Fields of a config.json that name code or kernels to load: nothing of them is used, the code is always transformers' own.
 NAMES_OF_CODE = frozenset({"auto_map", "attn_implementation", "_attn_implementation", "experts_implementation"})
-MOST_LAYERS = 1000  # more is no model: building them, even without memory, would take for ever
+MOST_LAYERS = 1000  # more is not a model: building them, even without memory, would take for ever
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16_mixed": torch.float32}
 
 
 def is_moe(directory: Path) -> bool:
-    """Whether a model directory is an upcycled one. Raises CheckpointError when it is no model directory."""
+    """Whether a model directory is an upcycled one. Raises CheckpointError when it is not a model directory."""
     return read_config(directory)["model_type"] == MOE_MODEL_TYPE
 
 
@@ -88,7 +88,7 @@ def transformers_config(dense_config: dict[str, Any]) -> PreTrainedConfig:
         config = AutoConfig.for_model(**{name: value for name, value in dense_config.items() if name not in NAMES_OF_CODE})
         layers = getattr(config.get_text_config(), "num_hidden_layers", 1)
         if isinstance(layers, int) and layers > MOST_LAYERS:
-            raise CheckpointError(f"num_hidden_layers is {layers:,} in config.json: that is no model.")
+            raise CheckpointError(f"num_hidden_layers is {layers:,} in config.json: that is not a model.")
         check_decoder(config)
         with torch.device("meta"), no_init_weights():
             auto_class(config).from_config(config)

@@ -25,7 +25,7 @@ def save_tensor_names(reader: CheckpointReader, directory: Path) -> None:
 def with_tensor_names(plans: list[TensorPlan], directory: Path) -> list[TensorPlan]:
     """``plans`` under the names of the source of the upcycled ``directory``; as they are where there is no such file.
 
-    Raises CheckpointError for a file that is no object of names.
+    Raises CheckpointError for a file that is not an object of names.
     """
     path = directory / NAME
     if not path.is_file():
@@ -33,7 +33,7 @@ def with_tensor_names(plans: list[TensorPlan], directory: Path) -> list[TensorPl
     try:
         names = parse_json(path.read_bytes())
         if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-            raise ValueError("it is no object of names")
+            raise ValueError("it is not an object of names")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be used: {error}. Upcycle the dense model again.") from None
     return [replace(plan, name=names.get(plan.name, plan.name)) for plan in plans]

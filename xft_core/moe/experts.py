@@ -73,6 +73,8 @@ class RoutedExperts(nn.Module):
         weights = zip(getattr(self, self.up_parameter).unbind(), up_bias_E, self.down_proj.unbind(), down_bias_E, strict=True)
         outputs = []
         for up, up_bias, down, down_bias in weights:
+            if self.is_transposed:
+                up, down = up.t(), down.t()
             h = F.linear(x_TD, up, up_bias)
             outputs.append(F.linear(self._apply_gate(h) if self.has_gate else self.act_fn(h), down, down_bias))
         return torch.stack(outputs) if self.down_scale == 1 else torch.stack(outputs) / self.down_scale
@@ -123,7 +125,7 @@ class RoutedExperts(nn.Module):
 class MoeBlock(nn.Module):
     """y = w_0 E_0(x) + sum_i w_i E_i(x), where an FFN was. The shared expert E_0 is the family's own FFN module.
 
-    Low-rank experts are changes of it; where there is no shared expert, it is there all the same as their ``base``.
+    Low-rank experts are changes of it; where there is no shared expert, it still serves as their ``base``.
     ``routing`` holds what the router decided in the latest forward pass before which ``keep_routing`` was set. Not in
     every one: a pass repeated by gradient checkpointing would keep its activations alive until the next step.
     ``overlap_tokens_X``: the tokens for whose experts the loss of moe/diversity.py is to be computed while training.

@@ -36,13 +36,13 @@ def check_fits(recipe: Recipe, shape: Shape, machine: Machine, in_store: float =
         raise DoesNotFit(
             f"{worst.role} cannot fit: its weights, gradients and optimizer state take "
             f"{size(worst.certain(machine))} of {kind}, this machine has {size(machine.for_models)}. "
-            f"{advice(recipe, shape, machine)} To go on all the same (for example where that stage is in the store already): "
+            f"{advice(recipe, shape, machine)} To run it anyway (for example because that stage is already in the store): "
             "check_fit: false.")
     needed, room = _written(plan), machine.disk + in_store
     if needed > room:
         raise DoesNotFit(
             f"The recipe writes {size(needed)} and {size(room)} are free or in the store already. "
-            f"{_disk_advice(recipe, shape, room)} To go on all the same: check_fit: false.")
+            f"{_disk_advice(recipe, shape, room)} To run it anyway: check_fit: false.")
 
 
 def advice(recipe: Recipe, shape: Shape, machine: Machine) -> str:

@@ -16,7 +16,7 @@ from xft_core.files.digests import digest_of
 from xft_core.files.disk import file_lock, write_whole
 from xft_core.planning.shape import Shape
 from xft_core.recipe.sections import PROCESS_FIELDS, Recipe, SftConfig
-from xft_core.recipe.steps import Step, planned_roles
+from xft_core.recipe.steps import MOE_MODEL, Step, planned_roles
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def likeness(role: str, recipe: Recipe, shape: Shape, machine: str, threads: int
     """A digest of all that decides how fast a stage works: equal for stages whose times may be compared. All dense trainings
     may, and all means of models."""
     step = planned_roles(recipe)[role]
-    if step.stage == "sft" and step.model != "moe":
+    if step.stage == "sft" and step.model != MOE_MODEL:
         role = "sft_baseline"  # the name that times of dense trainings have been remembered under
     settings = _settings(step, recipe)
     return digest_of({"role": role, "shape": vars(shape), "machine": machine, "threads": threads, "settings": settings})
@@ -62,11 +62,11 @@ def likeness(role: str, recipe: Recipe, shape: Shape, machine: str, threads: int
 
 def _settings(step: Step, recipe: Recipe) -> dict[str, Any]:
     upcycle = {"upcycle": recipe.upcycle.recorded()}
-    of_experts = upcycle if step.model == "moe" else {}
+    of_experts = upcycle if step.model == MOE_MODEL else {}
     length = {"max_length": recipe.data.max_length}
     if step.stage == "sft":
         sft: SftConfig = step.given["sft"]
-        dense = {"router_gradient": "dense"} if step.model == "moe" and sft.router_gradient == "dense" else {}
+        dense = {"router_gradient": "dense"} if step.model == MOE_MODEL and sft.router_gradient == "dense" else {}
         return _fields(sft, SPEED_OF_SFT) | length | dense | of_experts
     if step.stage == "mix":
         return _fields(recipe.merge, SPEED_OF_MIX) | _fields(recipe.sft, PROCESS_FIELDS) | length | upcycle

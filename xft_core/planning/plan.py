@@ -12,7 +12,7 @@ from xft_core.planning.work import matched_steps, mixing_flops, mixing_passes, r
 from xft_core.recipe.inactive_fields import learns, needs_features, tests_headroom
 from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig, WorkToMatch
 from xft_core.recipe.sections.merge import CLOSED_FORMS, OPERATORS
-from xft_core.recipe.steps import FACTS, TUNED, Step, planned_roles
+from xft_core.recipe.steps import FACTS, MOE_MODEL, TUNED, Step, planned_roles
 
 
 def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, problems: int | None = None) -> list[StagePlan]:
@@ -26,7 +26,7 @@ def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, proble
 def training_steps(
     sft: SftConfig, sequence: int, data: DataSize, shape: Shape | None = None, match: WorkToMatch | None = None,
 ) -> tuple[float, float]:
-    """Optimizer steps, and tokens of a sequence in the mean, with its padding (packed sequences count as full). ``match``: of
+    """Optimizer steps, and tokens of a sequence on average, with its padding (packed sequences count as full). ``match``: of
     a dense model of this ``shape``, the work that decides the steps."""
     length = float(sequence) if sft.packing else min(data.padded_row or data.tokens_per_row, sequence)
     packed = data.tokens_per_row / length if data.sequences_per_row is None else data.sequences_per_row
@@ -46,7 +46,7 @@ class _Given:
 
     def upcycle(self, step: Step) -> UpcycleConfig | None:
         """That of the step's model, None for a dense one."""
-        return self.recipe.upcycle if step.model == "moe" or step.role == TUNED["moe"] else None
+        return self.recipe.upcycle if step.model == MOE_MODEL or step.role == TUNED[MOE_MODEL] else None
 
 
 def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:

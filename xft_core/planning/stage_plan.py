@@ -9,7 +9,7 @@ from xft_core.planning.memory import Memory
 
 @dataclass(frozen=True)
 class DataSize:
-    """Training rows, held-out rows, and tokens of a row in the mean. Of a sample, where there is one: packed sequences for
+    """Training rows, held-out rows, and tokens of a row on average. Of a sample, where there is one: packed sequences for
     each row (None: as if they filled up), and tokens of the longest row of a micro batch, to which the others are padded."""
 
     train_rows: int

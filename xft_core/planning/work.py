@@ -51,7 +51,7 @@ def matched_steps(work: WorkToMatch, shape: Shape, sequences: float, batch_size:
         shape: the dense model's sizes.
         sequences: those of an epoch, the same for all.
         batch_size: sequences of an optimizer step, the same for the Mixture-of-Experts.
-        length: tokens of a sequence in the mean.
+        length: tokens of a sequence on average.
     """
     tuned = steps_of(sequences, batch_size, work.epochs, work.max_steps) * batch_size if work.epochs else 0.0
     dense = sequences * work.dense_epochs

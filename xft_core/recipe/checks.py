@@ -15,7 +15,7 @@ from xft_core.store.results.merge import MergeMetrics
 from xft_core.store.results.mix import MixMetrics
 from xft_core.store.results.sft import SftMetrics, WatchedTraining
 
-POINTS = 5  # of the training curve, in the mean: one high point is no divergence
+POINTS = 5  # of the training curve, averaged: one high point is not a divergence
 RISE, LEAST_RISE = 0.3, 0.3  # as a share of the lowest mean, and in nats
 DEAD_LOAD = 0.01  # share of the routed tokens
 MOVED = 0.01  # difference of a share from uniform mixing
@@ -162,8 +162,8 @@ def raise_for(findings: Sequence[str]) -> None:
     """Raise RunWentWrong if there are any."""
     if findings:
         raise RunWentWrong(
-            f"{' '.join(findings)} The recipe's checks say to stop for this; what was finished is kept. To go on all the "
-            "same, set that field of checks to report.")
+            f"{' '.join(findings)} The recipe's checks say to stop for this; what was finished is kept. To continue "
+            "anyway, set that field of checks to report.")
 
 
 def _wanted(reaction: str, only_stop: bool) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xft_core.recipe.sections import BaselineConfig, Match, Recipe, SftConfig, WorkToMatch
-from xft_core.recipe.step import BASE, CLUSTERED, PREPARED, SNAPSHOTS, TUNED, Made, Step
+from xft_core.recipe.step import BASE, CLUSTERED, PREPARED, SFT_MODEL, SNAPSHOTS, TUNED, Made, Step
 
 
 def baseline_steps(recipe: Recipe) -> Iterator[Step]:
@@ -14,7 +14,7 @@ def baseline_steps(recipe: Recipe) -> Iterator[Step]:
     several trainings, and each of these a part of the way back to the base model. None where there is no baseline."""
     baseline = recipe.baseline
     for match in baseline.match if baseline.enabled else []:
-        name, role = ("sft", TUNED["sft"]) if match == baseline.match[0] else (f"sft_{match}", f"sft_{match}")
+        name, role = (SFT_MODEL, TUNED[SFT_MODEL]) if match == baseline.match[0] else (f"sft_{match}", f"sft_{match}")
         dense = baseline.applied_to(recipe.sft)
         tuned = _training(recipe, role, dense, recipe.seed, model=name, match=work_to_match(recipe, match))
         yield tuned

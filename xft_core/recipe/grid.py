@@ -68,7 +68,7 @@ def parse_grid(grid: Iterable[str]) -> list[Axis]:
 def expand(recipe: Recipe, grid: Iterable[str]) -> list[Variant]:
     """Every combination of the grid's values on ``recipe``, the first entry varying slowest.
 
-    Raises RecipeError for an invalid grid, a combination that is no valid recipe, or two that are the same.
+    Raises RecipeError for an invalid grid, a combination that is not a valid recipe, or two that are the same.
     """
     axes = parse_grid(grid)
     count = math.prod(len(axis.values) for axis in axes)

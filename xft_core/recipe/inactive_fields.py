@@ -215,7 +215,7 @@ def _unused_with(upcycle: UpcycleConfig) -> dict[str, str]:
 
 
 def merges_an_untuned_expert(recipe: Recipe) -> bool:
-    """Whether the shared expert's weight is 0 for every token, so that it is not tuned, and merging uses it all the same."""
+    """Whether the shared expert's weight is 0 for every token, so that it is not tuned, and merging uses it anyway."""
     upcycle = recipe.upcycle
     never_used = upcycle.shared_expert and upcycle.num_experts == 2 and not upcycle.is_stock
     return never_used and recipe.merge.method != "routing"

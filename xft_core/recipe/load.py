@@ -78,7 +78,7 @@ def _key(place: dict[str, Any] | list[Any], name: str, item: str) -> Any:
     if not isinstance(place, list):
         return name
     if not name.isdecimal() or int(name) >= len(place):
-        raise RecipeError(f"Override {_short(item)}: {name[:50]!r} is no place in the list, which has {len(place)} "
+        raise RecipeError(f"Override {_short(item)}: {name[:50]!r} is not a place in the list, which has {len(place)} "
                           f"{'item' if len(place) == 1 else 'items'}, from 0.")
     return int(name)
 

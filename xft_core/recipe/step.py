@@ -5,15 +5,19 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-MODELS = ("base", "sft", "moe", "merged")  # of every run; steps.model_places has those of one, rivals among them
+# Names of the models of every run; steps.model_places has those of one run, rivals among them.
+BASE_MODEL, SFT_MODEL, MOE_MODEL, MERGED_MODEL = MODELS = ("base", "sft", "moe", "merged")
+# Which model a report compares with which: the question of the paper first.
+PAIRS = ((MERGED_MODEL, SFT_MODEL), (MERGED_MODEL, BASE_MODEL), (MERGED_MODEL, MOE_MODEL), (MOE_MODEL, SFT_MODEL),
+         (SFT_MODEL, BASE_MODEL))
 ENSEMBLE = "ensemble"  # one more model, measured like these, where merge.ensemble asks for it
-EXPORTED = "merged_"  # begins the names of the merged model's other forms
+EXPORTED = f"{MERGED_MODEL}_"  # begins the names of the merged model's other forms
 DPO = "dpo"  # the merged model after preference tuning, measured like these, where dpo.benchmark asks for it
 ADAPTER = "adapter"  # in an sft artifact: the adapters that were trained, by themselves
 # Roles of steps that every run has, or that others look for; of those that measure a model see measuring_role.
 PREPARED = "prepare"  # the rows that models are tuned and measured on
 UPCYCLED, MIXED, MERGED = "upcycle", "mix", "merge"
-TUNED = {"sft": "sft_baseline", "moe": "sft_moe"}  # by model
+TUNED = {SFT_MODEL: "sft_baseline", MOE_MODEL: "sft_moe"}  # by model
 CLUSTERED = "cluster_rows"  # which cluster each training row is of, where branches are tuned on one each
 CHOSEN = "choose_checkpoint"  # the Mixture-of-Experts, where it is not that of the last step
 AVERAGE, SNAPSHOTS = "average", "snapshots"  # in an sft artifact: further models, in directories of their own
@@ -55,7 +59,7 @@ class Step:
         last, averaged = Made(self.role), Made(self.role, AVERAGE)
         if self.stage != "sft" or self.given["sft"].average == "none":
             return {self.model: last}
-        return {self.model: averaged} if self.model == "moe" else {self.model: last, f"{self.model}_{AVERAGE}": averaged}
+        return {self.model: averaged} if self.model == MOE_MODEL else {self.model: last, f"{self.model}_{AVERAGE}": averaged}
 
     @property
     def needs(self) -> list[str]:

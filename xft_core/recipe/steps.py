@@ -23,15 +23,20 @@ from xft_core.recipe.sections import Recipe
 from xft_core.recipe.step import (
     AVERAGE,
     BASE,
+    BASE_MODEL,
     CHOSEN,
     CLUSTERED,
     DPO,
     ENSEMBLE,
     EXPORTED,
     MERGED,
+    MERGED_MODEL,
     MIXED,
     MODELS,
+    MOE_MODEL,
+    PAIRS,
     PREPARED,
+    SFT_MODEL,
     SNAPSHOTS,
     TUNED,
     UPCYCLED,
@@ -44,14 +49,19 @@ from xft_core.recipe.study import StudyConfig
 __all__ = [
     "AVERAGE",
     "BASE",
+    "BASE_MODEL",
     "CHOSEN",
     "DPO",
     "ENSEMBLE",
     "FACTS",
     "MERGED",
+    "MERGED_MODEL",
     "MIXED",
     "MODELS",
+    "MOE_MODEL",
+    "PAIRS",
     "PREPARED",
+    "SFT_MODEL",
     "SNAPSHOTS",
     "TUNED",
     "UPCYCLED",
@@ -142,7 +152,7 @@ def pipeline_steps(recipe: Recipe) -> list[Step]:
 
 def evaluation_steps(recipe: Recipe) -> list[Step]:
     """The steps of an evaluation of one model."""
-    return [*_measuring(recipe, BASE, "base", None)]
+    return [*_measuring(recipe, BASE, BASE_MODEL, None)]
 
 
 def compare_step(recipe: Recipe, grid: list[str], reports: Mapping[str, Any]) -> Step:
@@ -186,8 +196,8 @@ def _all_making(recipe: Recipe) -> list[Step]:
 
 
 def _places(making: Iterable[Step]) -> dict[str, Made]:
-    places = {"base": BASE} | {model: place for step in making for model, place in step.makes.items()}
-    last = ("moe", "merged", ENSEMBLE, DPO)
+    places = {BASE_MODEL: BASE} | {model: place for step in making for model, place in step.makes.items()}
+    last = (MOE_MODEL, MERGED_MODEL, ENSEMBLE, DPO)
     return {
         model: places[model] for model in sorted(places, key=lambda name: (name.startswith(EXPORTED), last.count(name)))}
 
@@ -199,31 +209,31 @@ def _making(recipe: Recipe) -> Iterator[Step]:
     yield from _preparing(recipe)
     start = start_steps(recipe)
     yield from start.steps
-    tuned = Step(UPCYCLED, "upcycle", start.given | {"seed": seed, "upcycle": recipe.upcycle}, None if sft else "moe")
+    tuned = Step(UPCYCLED, "upcycle", start.given | {"seed": seed, "upcycle": recipe.upcycle}, None if sft else MOE_MODEL)
     yield tuned
     if sft:
         given = shared | {"model": Made(UPCYCLED), "sft": sft, "checks": recipe.checks}
         if sft.merge_at == "last":
-            tuned = Step(TUNED["moe"], "sft", given, "moe")
+            tuned = Step(TUNED[MOE_MODEL], "sft", given, MOE_MODEL)
             yield tuned
         else:
-            yield Step(TUNED["moe"], "sft", given | {"snapshots": sft.merge_checkpoints})
+            yield Step(TUNED[MOE_MODEL], "sft", given | {"snapshots": sft.merge_checkpoints})
             numbers = range(1, sft.merge_checkpoints + 1)
-            models = {str(number): Made(TUNED["moe"], f"{SNAPSHOTS}/{number}") for number in numbers}
-            tuned = Step(CHOSEN, "choose_checkpoint", {"models": models, "data": data, "merge": merge}, "moe")
+            models = {str(number): Made(TUNED[MOE_MODEL], f"{SNAPSHOTS}/{number}") for number in numbers}
+            tuned = Step(CHOSEN, "choose_checkpoint", {"models": models, "data": data, "merge": merge}, MOE_MODEL)
             yield tuned
     yield from baseline_steps(recipe)
-    moe = tuned.makes["moe"]
+    moe = tuned.makes[MOE_MODEL]
     base: dict[str, Any] = {"base": BASE} if scales_delta(merge) else {}
     looked_at: dict[str, Any] = {"base": BASE} if needs_base(merge) or tests_headroom(merge) else {}
     yield Step(MIXED, "mix", shared | looked_at | {
         "model": moe, "merge": merge, "num_processes": recipe.sft.num_processes, "num_nodes": recipe.sft.num_nodes})
     yield Step(MERGED, "merge", base | {  # with the data, to measure the merged model's held-out loss
         "model": moe, "coefficients": Made(MIXED), "data": data, "precision": precision,
-        "export_adapter": merge.export_adapter}, "merged")
+        "export_adapter": merge.export_adapter}, MERGED_MODEL)
     for part in merge.wise:
-        yield weighted(recipe, f"merged_wise_{part:g}".replace(".", "_"), {"base": 1 - part, "merged": part}, {
-            "base": BASE, "merged": Made(MERGED)})
+        yield weighted(recipe, f"merged_wise_{part:g}".replace(".", "_"), {"base": 1 - part, MERGED_MODEL: part}, {
+            "base": BASE, MERGED_MODEL: Made(MERGED)})
 
 
 def _preparing(recipe: Recipe) -> Iterator[Step]:
@@ -248,7 +258,7 @@ def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
     merge = recipe.merge
     if merge.ensemble == "none":
         return
-    members = {model: place for model, place in _places(making).items() if model != "moe"}
+    members = {model: place for model, place in _places(making).items() if model != MOE_MODEL}
     learning = {"steps": merge.ensemble_steps} if merge.ensemble == "learned" else {}
     yield Step(ENSEMBLE, "ensemble", learning | {
         "models": members, "data": Made(PREPARED), "method": merge.ensemble, "rows": merge.ensemble_rows,
@@ -299,7 +309,7 @@ def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
 
 def _measuring(recipe: Recipe, made: Made, model: str, role_model: str | None) -> Iterator[Step]:
     seed, generate, evaluate = recipe.seed, recipe.generate, recipe.evaluate
-    style = generate.base_prompt_style if model == "base" else recipe.prompt_style  # each in the form that it knows
+    style = generate.base_prompt_style if model == BASE_MODEL else recipe.prompt_style  # each in the form that it knows
     for index, benchmark in enumerate(evaluate.benchmarks):
         answers = measuring_role("generate", role_model, index)
         yield Step(answers, "generate", {

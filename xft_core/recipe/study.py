@@ -17,6 +17,7 @@ from xft_core.errors import RecipeError
 from xft_core.recipe.grid import SEED, Variant
 from xft_core.recipe.load import apply_overrides, flatten, parse, read_yaml
 from xft_core.recipe.sections import Recipe, RecipeName, Section, Seed
+from xft_core.recipe.step import MERGED_MODEL
 
 MOST_RUNS = 2_000
 MODEL = "model"  # in tuning: not a field of the recipe, but which of a run's models is the arm
@@ -26,7 +27,7 @@ class Arm(Section):
     """One method of a study."""
 
     about: str = Field("", description="What the arm is, in a few words for tables.")
-    model: str = Field("merged", description=(
+    model: str = Field(MERGED_MODEL, description=(
         "Which model of the run the arm is: base, sft, moe, merged, or a rival such as sft_soup."))
     overrides: list[str] = Field([], description="Fields that differ from the shared recipe: section.field=value.")
     tuning: dict[str, list[Any]] = Field({}, description=(
@@ -141,7 +142,7 @@ def _changed(recipe: Recipe, overrides: list[str], settings: dict[str, Any], whe
     known = flatten(Recipe())
     for name in settings:
         if name not in known:
-            raise RecipeError(f"{where}: tuning names {name!r}, which is no field of a recipe.")
+            raise RecipeError(f"{where}: tuning names {name!r}, which is not a field of a recipe.")
     values = apply_overrides(recipe.model_dump(), overrides)
     for name, value in settings.items():
         *sections, field = name.split(".")

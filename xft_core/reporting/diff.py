@@ -12,7 +12,7 @@ from xft_core.store.results.evaluate import EvaluationFile
 def diff(first: Path, second: Path, page: Path | None = None) -> str:
     """Table, test and lists of problems as text; with ``page``, the problems side by side as HTML are written there.
 
-    Raises ArtifactError for what is no evaluation, DataError for two of different benchmarks.
+    Raises ArtifactError for what is not an evaluation, DataError for two of different benchmarks.
     """
     results = [read_results(path) for path in (first, second)]
     benchmarks = [content.benchmark for content in results]

@@ -10,7 +10,7 @@ reports nobody can read any more is killed.
 
 The server ends when its owner closes the socket or dies, and the kernel then sends SIGTERM to its children. It computes
 nothing, so that it has neither threads nor an accelerator for a child to inherit. Where a module started one at its
-import all the same, the child executes its command afresh.
+import anyway, the child executes its command afresh.
 
 PADDING is room: children write their own command line there, for whoever looks at the list of processes.
 """

@@ -61,7 +61,7 @@ def leave_out_torch() -> None:
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the process that started this one is gone: no orphan goes on training."""
+    """Ask the kernel for SIGTERM when the process that started this one is gone: no orphan continues to train."""
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
     if os.getppid() == 1:
         sys.exit(ExitCode.MAY_PASS)

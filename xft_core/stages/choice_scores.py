@@ -8,9 +8,10 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.benchmarks.multiple_choice import ChoiceQuestion, MultipleChoice, likeliest
 from xft_core.benchmarks.progress import Progress
+from xft_core.data.prompt_text import Tokens
 from xft_core.data.row_writing import Row
 from xft_core.data.rows import rows_of
-from xft_core.data.text_tokens import Tokens, text_tokens
+from xft_core.data.text_tokens import text_tokens
 from xft_core.files.journal import append, read_appended
 from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model

@@ -13,7 +13,7 @@ from xft_core.reporting.variants.plots import draw_variants
 from xft_core.reporting.variants.rivals import rival_differences
 from xft_core.reporting.variants.summary import Variants, put_together
 from xft_core.stages.configs import CompareStage
-from xft_core.store.results.report import CompareMetrics
+from xft_core.store.results.report import HELD_OUT_NLL, CompareMetrics, merged_over
 from xft_core.store.workspace import Workspace
 
 
@@ -51,6 +51,6 @@ def headline(result: Variants) -> dict[str, float]:
             found[f"{metric}_spread"] = value.spread
     for rival in result.rivals:
         if group and rival.group == group.name:
-            name = f"merged_over_{rival.model}_held_out_nll"
+            name = f"{merged_over(rival.model)}_{HELD_OUT_NLL}"
             found[f"{name}_low"], found[f"{name}_high"] = rival.interval
     return found

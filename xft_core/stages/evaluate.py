@@ -6,7 +6,7 @@ results.json              benchmark, versions, sandbox, limits, processor; for e
 samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples. It is
                           there for what was skipped too, to be graded elsewhere
 
-Verdicts are on disk problem by problem as they are found: a run that was killed goes on with the problems it lacks.
+Verdicts are on disk problem by problem as they are found: a run that was killed continues with the problems it lacks.
 
 No sample is left out of a score because grading it went wrong. One without a verdict is graded again once nothing else is
 being graded; if that goes wrong too on a machine that grades programs of ours well, it has failed. On one that does not, the
@@ -115,7 +115,7 @@ def read_samples(
         if answered not in (None, benchmark_digest):
             raise DataError(
                 f"The samples in {str(samples)!r} answer another benchmark, or another version of it, than "
-                f"{str(benchmark)!r} (sha256 {answered[:12]}… and {benchmark_digest[:12]}…). Generate them anew.")
+                f"{str(benchmark)!r} (sha256 {answered[:12]}… and {benchmark_digest[:12]}…). Generate them again.")
     path = samples if samples.is_file() else samples / SAMPLES
     if not path.is_file():
         raise DataError(f"There is no file {str(path)!r}. Give the directory that the generate stage made.")
@@ -129,7 +129,7 @@ def read_samples(
             solution.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{str(path)!r}, line {number}: the solution is no text ({error}). Remove the half of a character.") from None
+                f"{str(path)!r}, line {number}: the solution is not text ({error}). Remove the half of a character.") from None
         if task_id not in known:
             raise DataError(
                 f"{str(path)!r}, line {number}: the benchmark {str(benchmark)!r} has no problem {task_id!r}. "

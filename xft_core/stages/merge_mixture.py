@@ -74,7 +74,7 @@ def chosen_plan(reader: CheckpointReader, file: Path | None) -> MixturePlan:
             is_json = file.suffix == ".json"  # of which YAML reads some numbers as text
             plan = MixturePlan.parse(file.read_bytes()) if is_json else MixturePlan.model_validate(read_yaml(file))
         except ValueError as error:
-            raise CheckpointError(f"{str(file)!r} is no plan: {first_line(error)}.") from None
+            raise CheckpointError(f"{str(file)!r} is not a plan: {first_line(error)}.") from None
         check_plan(plan, reader, dense_tensors(plan.dense_config, reader))
         return plan
     config = read_config(reader.directory)

@@ -26,7 +26,7 @@ from xft_core.store.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 SPLITS = ("held_out", "reserved", "train")
-# What of the sources' numbers is that of the mixture once it is added up; the rest is counted anew.
+# What of the sources' numbers is that of the mixture once it is added up; the rest is counted again.
 RECOUNTED = {f"{split}_{what}" for split in SPLITS for what in ("rows", "tokens", "response_tokens")}
 
 

@@ -31,7 +31,7 @@ def _of_sources(data: Path, number: int, sources: list[int]) -> list[int]:
     if mixture is None or len(mixture.train) != number:
         raise DataError(
             f"{str(data)!r} does not say which source each training row is of, so rows of the sources "
-            f"{sources} cannot be chosen. Mix the sources anew (mix_data).")
+            f"{sources} cannot be chosen. Mix the sources again (mix_data).")
     wanted = set(sources)
     chosen = [index for index, source in enumerate(mixture.train) if source in wanted]
     if not chosen:

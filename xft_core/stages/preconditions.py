@@ -29,7 +29,7 @@ Preconditions = Mapping[str, Callable[[], object]]
 
 
 def unmet(preconditions: Preconditions) -> list[XftError]:
-    """The errors of the checks that fail, in their order. A Hub that does not answer is no error: it may answer later."""
+    """The errors of the checks that fail, in their order. A Hub that does not answer is not an error: it may answer later."""
     errors: dict[str, XftError] = {}
     for check in preconditions.values():
         try:

@@ -6,6 +6,7 @@ nothing here looks at a clock.
 """
 
 from xft_core.recipe.labels import flat_names, group_names
+from xft_core.recipe.steps import MERGED_MODEL, SFT_MODEL
 from xft_core.reporting.page import PAGE, Answers, write_page
 from xft_core.reporting.run.comparison import Comparison, ComparisonFile
 from xft_core.reporting.run.evidence import Evidence
@@ -16,7 +17,7 @@ from xft_core.reporting.run.plots import draw_all
 from xft_core.reporting.run.row_comparisons import measured_rows
 from xft_core.reporting.run.summary import compare, metric_endings
 from xft_core.stages.configs import ReportStage
-from xft_core.store.results.report import ReportMetrics
+from xft_core.store.results.report import HELD_OUT_NLL, PASSED_PLUS, ReportMetrics, merged_over
 from xft_core.store.workspace import Workspace
 
 
@@ -64,7 +65,7 @@ def headline(comparison: Comparison) -> dict[str, float]:
                          for group in score.groups)
     found: dict[str, float | None] = {}
     for row in comparison.rows:
-        found[f"{row.model}_held_out_nll"] = row.held_out_nll
+        found[f"{row.model}_{HELD_OUT_NLL}"] = row.held_out_nll
         found[f"{row.model}_parameters"] = row.parameters_total
         for score in row.scores:
             ending = endings[score.benchmark]
@@ -77,21 +78,21 @@ def headline(comparison: Comparison) -> dict[str, float]:
             for group in score.groups:
                 found[f"{row.model}_pass_at_1{ending}/{groups[group.criterion, group.name]}"] = group.rate.value
     for compared in comparison.differences:
-        if (compared.model, compared.against, compared.tests) == ("merged", "sft", "plus"):
-            found[f"merged_over_sft_plus_pass_at_1{endings[compared.benchmark]}"] = compared.pair.difference
+        if (compared.model, compared.against, compared.tests) == (MERGED_MODEL, SFT_MODEL, "plus"):
+            found[f"{merged_over(SFT_MODEL)}_{PASSED_PLUS}{endings[compared.benchmark]}"] = compared.pair.difference
     for beside in comparison.row_comparisons:
-        if found.get(f"{beside.model}_held_out_nll") is None:
-            found[f"{beside.model}_held_out_nll"] = beside.held_out_nll
+        if found.get(f"{beside.model}_{HELD_OUT_NLL}") is None:
+            found[f"{beside.model}_{HELD_OUT_NLL}"] = beside.held_out_nll
         found[f"{beside.model}_training_tokens"] = beside.training_tokens
         found[f"{beside.model}_training_flops"] = beside.training_flops
         if beside.difference is not None and beside.interval is not None:
-            name = f"merged_over_{beside.model}_held_out_nll"
+            name = f"{merged_over(beside.model)}_{HELD_OUT_NLL}"
             found[name], (found[f"{name}_low"], found[f"{name}_high"]) = beside.difference, beside.interval
     for average in comparison.multilingual:
         found |= {f"{model}_{average.metric}_pass_at_1": value for model, value in average.pass_at_1.items()}
         found[f"{average.metric}_languages"] = len(average.languages)
     if comparison.mixing:
-        found["uniform_held_out_nll"] = comparison.mixing.held_out_nll_uniform
+        found[f"uniform_{HELD_OUT_NLL}"] = comparison.mixing.held_out_nll_uniform
         found["mixing_movement_max"] = comparison.mixing.movement_max
     found |= _measures(comparison, {name.partition("_")[2] for name in found})
     return {name: value for name, value in found.items() if value is not None}

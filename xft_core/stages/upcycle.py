@@ -184,7 +184,7 @@ def _expert_plans(
 
 
 def _scaled(plan: TensorPlan, scale: float) -> TensorPlan:
-    """The tensor times ``scale``. One of 16 bits gets 32 where the product would be rounded: 0.75 is no power of two."""
+    """The tensor times ``scale``. One of 16 bits gets 32 where the product would be rounded: 0.75 is not a power of two."""
     if scale == 1:
         return plan
     dtype = plan.dtype if math.frexp(scale)[0] == 0.5 else torch.promote_types(plan.dtype, torch.float32)

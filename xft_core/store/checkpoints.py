@@ -70,7 +70,7 @@ def newest_whole(directory: Path) -> Path | None:
     for path in sorted(directory.glob(f"{PREFIX}*"), key=step_of, reverse=True):
         try:
             if step_of(path) < 0:
-                raise ArtifactError(f"{str(path)!r} is no checkpoint.")
+                raise ArtifactError(f"{str(path)!r} is not a checkpoint.")
             check(path)
             return path
         except ArtifactError as error:

@@ -58,7 +58,7 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every whole point of a curve file, in order; a line cut by a kill, or that is no point, is left out."""
+    """Every whole point of a curve file, in order; a line cut by a kill, or that is not a point, is left out."""
     if not path.is_file():
         return []
     return [point for line in path.read_bytes().splitlines() if (point := parse_point(line)) is not None]

@@ -23,7 +23,7 @@ class OtherVersion(ArtifactError):
 
 
 def _time(text: str) -> str:
-    if time.strftime(TIME, time.strptime(text, TIME)) != text:  # which raises ValueError for what is no time at all
+    if time.strftime(TIME, time.strptime(text, TIME)) != text:  # which raises ValueError for what is not a time at all
         raise ValueError(f"{text[:40]!r} is not written as times are here")
     return text
 
@@ -156,5 +156,5 @@ def _files(directory: Path) -> list[str]:
 
 
 def files_digest(files: list[FileEntry]) -> str:
-    # Curves hold times of day and speeds: two runs of one recipe are the same artifact all the same.
+    # Curves hold times of day and speeds: two runs of one recipe are the same artifact anyway.
     return digest_of([[entry.path, entry.sha256] for entry in files if entry.path != "metrics.jsonl"])

@@ -30,7 +30,7 @@ class Epochs(TrainerCallback):
 
 
 class Routers(TrainerCallback):
-    """Lets routers change of themselves after a step, before a checkpoint is made of it."""
+    """Lets routers change by themselves after a step, before a checkpoint is made of it."""
 
     def __init__(self, terms: RouterTerms | None) -> None:
         self.terms = terms
@@ -77,7 +77,7 @@ def experts_to_average(blocks: list[MoeBlock]) -> list[RoutedExperts]:
     experts = [block.experts for block in blocks]
     if not all(type(item) is RoutedExperts and item.num_experts > 1 for item in experts):
         raise RecipeError(
-            "sft.expert_averaging is set, but the experts of this model are no full weights of their own, or there is one "
+            "sft.expert_averaging is set, but the experts of this model have no full weights of their own, or there is one "
             "only: the mean of low-rank experts has no low rank. Set sft.expert_averaging to 0, or upcycle to full experts.")
     return experts
 

@@ -35,7 +35,7 @@ def load_state(directory: Path, name: str) -> Any:
         content = parse_json((directory / f"{name}.json").read_bytes())
         return _decoded(content, load_file(directory / f"{name}.safetensors"), DEEPEST)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError):
-        raise CheckpointError(f"{str(directory / name)!r} holds no state to go on from. Remove {str(directory)!r}.") from None
+        raise CheckpointError(f"{str(directory / name)!r} holds no state to resume from. Remove {str(directory)!r}.") from None
 
 
 def _encoded(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
@@ -50,7 +50,7 @@ def _encoded(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return {"tuple": [_encoded(item, tensors) for item in value]}
     if isinstance(value, dict) and all(isinstance(key, int | str) for key in value):
         return {"dict": [[key, _encoded(item, tensors)] for key, item in value.items()]}
-    raise TypeError(f"a {type(value).__name__} is no state that can be written")
+    raise TypeError(f"a {type(value).__name__} cannot be written as state")
 
 
 def _decoded(value: Any, tensors: dict[str, torch.Tensor], deepest: int) -> Any:

@@ -1,4 +1,4 @@
-"""Where a stage that was interrupted goes on: after its newest whole checkpoint, with the curves up to it."""
+"""Where a stage that was interrupted continues: after its newest whole checkpoint, with the curves up to it."""
 
 import logging
 from pathlib import Path
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 def step_to_go_on_from(checkpoints: Path, metrics: MetricsLog, stage: str) -> int:
     """The step of the newest whole checkpoint, 0 without one; the curves are put back to it.
 
-    Of several processes, all must call it: the first looks, so that they all go on from the same one.
+    Of several processes, all must call it: the first looks, so that they all continue from the same one.
     """
     step = 0
     if is_first():
@@ -23,6 +23,6 @@ def step_to_go_on_from(checkpoints: Path, metrics: MetricsLog, stage: str) -> in
         if checkpoint is not None:
             step = step_of(checkpoint)
             metrics.restore_from(checkpoint)
-            logger.info("%s: going on from step %d", stage, step)
+            logger.info("%s: continuing from step %d", stage, step)
         metrics.forget_after(step)
     return int(summed(torch.tensor(step)))

@@ -82,7 +82,7 @@ class RouterTerms:
         return loss
 
     def end_step(self) -> None:
-        """After the optimizer's step: what routers change of themselves. Every process must come here."""
+        """After the optimizer's step: what routers change by themselves. Every process must come here."""
         for block in self.blocks:
             block.overlap_tokens_X = None
         if self._counts_LR is None:

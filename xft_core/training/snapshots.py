@@ -1,6 +1,6 @@
 """Weights after some steps of a training, kept beside its result: what experts start from, what is mixed at another step.
 
-They lie in the directory of the checkpoints, and in each checkpoint those up to its step, so that a training which goes on
+They lie in the directory of the checkpoints, and in each checkpoint those up to its step, so that a training that continues
 elsewhere has them. In both they are the same file on disk where the file system can do that.
 """
 

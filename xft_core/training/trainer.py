@@ -1,7 +1,7 @@
 """transformers.Trainer with the routers' losses, curves on disk, and checkpoints that are whole or not there.
 
 One process or several (FSDP2): the same forward passes, dealt out, with the same noise; curves and checkpoints are equal
-but for rounding, and a run may go on from its last checkpoint with another number of processes.
+but for rounding, and a run may continue from its last checkpoint with another number of processes.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ CURVES = ["loss", "learning_rate", "grad_norm"]
 
 
 class TrainingFailed(XftError):
-    """The loss is no number any more."""
+    """The loss is no longer a number."""
 
 
 class XftTrainer(Trainer):
@@ -303,14 +303,14 @@ def train(
     model: PreTrainedModel, data: PackedRows, sft: SftConfig, seed: int, directory: Path, metrics: MetricsLog,
     checks: ChecksConfig, snapshots: int = 0, trainer: Callable[..., XftTrainer] = XftTrainer,
 ) -> TrainingMetrics | None:
-    """Train ``model`` in place, going on from the last checkpoint in ``directory`` if there is one.
+    """Train ``model`` in place, continuing from the last checkpoint in ``directory`` if there is one.
 
     ``snapshots``: how many steps' weights to keep (see snapshots.py); ``trainer``: what makes another loss small.
     Of several processes, all must call it. What each is left with is its part of the model; the last checkpoint, that of
     the last step, has all of it.
-    Returns steps, tokens per second in the mean over the curve's points, the loss of the last log interval, and what
+    Returns steps, mean tokens per second over the curve's points, the loss of the last log interval, and what
     was noticed on the way (see checks.TrainingWatch); None in all but the first of several processes.
-    Raises TrainingFailed when the loss is no number any more, RunWentWrong for what ``checks`` says to stop for.
+    Raises TrainingFailed when the loss is no longer a number, RunWentWrong for what ``checks`` says to stop for.
     """
     step = step_to_go_on_from(directory, metrics, "sft")
     checkpoint = directory / f"{PREFIX}{step}"

@@ -29,7 +29,7 @@ def test_every_address_needs_a_name() -> None:
 
 
 def test_another_machines_address_cannot_be_listened_at() -> None:
-    with pytest.raises(XftError, match=r"--host '192\.0\.2\.7' is no address of this machine"):
+    with pytest.raises(XftError, match=r"--host '192\.0\.2\.7' is not an address of this machine"):
         _check_free("Prefect", 0, "192.0.2.7")
 
 

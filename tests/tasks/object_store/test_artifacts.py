@@ -288,7 +288,7 @@ def test_a_store_that_is_away_does_not_hold_up_the_stage(
         wait_for(lambda: len(s3.requests) > 3)
         s3.fault = None
         wait_for(lambda: checkpoint_there(s3, 3))
-    assert sum("the work goes on" in record.message for record in caplog.records) == 1
+    assert sum("the work continues" in record.message for record in caplog.records) == 1
 
 
 def test_an_artifact_not_sent_is_a_warning_but_a_refusal_an_error(
@@ -297,7 +297,7 @@ def test_an_artifact_not_sent_is_a_warning_but_a_refusal_an_error(
     config = UpcycleStage(output=make(tmp_path / "first"))
     s3.fault = lambda request: "400 BadDigest"
     carry_out._deliver(config, NEVER, logger)
-    assert "Not sent to the store yet, the work goes on." in caplog.text
+    assert "Not sent to the store yet, the work continues." in caplog.text
     s3.fault = lambda request: "400 ExpiredToken"
     with pytest.raises(StoreRefused, match="ExpiredToken"):
         carry_out._deliver(config, NEVER, logger)

@@ -100,7 +100,7 @@ def test_a_store_that_stays_away_may_pass_and_leaves_no_parts(
     bucket: Bucket, s3: Proxy, large_file: Path, fault: str,
 ) -> None:
     s3.fault = fail_first(1000, fault, lambda request: "partNumber=2" in request.path)
-    with pytest.raises(StoreUnavailable, match="the same command goes on") as caught:
+    with pytest.raises(StoreUnavailable, match="the same command continues") as caught:
         bucket.upload({"large.bin": large_file}, NEVER)
     assert caught.value.may_pass
     assert s3.count("PUT", "partNumber=2") == storage.ATTEMPTS

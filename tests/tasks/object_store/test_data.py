@@ -57,10 +57,10 @@ def test_a_prefix_and_a_pattern_are_directories_of_shards(s3: Proxy) -> None:
 
 
 @pytest.mark.parametrize(("address", "error", "message"), [
-    (f"s3://{BUCKET}/nothing.jsonl", DataError, "There is no data at"), (f"s3://{BUCKET}/no/where/", DataError, "no data at"),
+    (f"s3://{BUCKET}/nothing.jsonl", DataError, "There is not data at"), (f"s3://{BUCKET}/no/where/", DataError, "no data at"),
     ("s3://no-such-bucket-here/a.jsonl", StoreRefused, "There is no bucket"),
-    (f"s3://{BUCKET}/a b.jsonl", DataError, "is no address"),
-    (f"s3://key:secret@{BUCKET}/a.jsonl", DataError, "is no address")])
+    (f"s3://{BUCKET}/a b.jsonl", DataError, "is not s3://bucket/prefix"),
+    (f"s3://key:secret@{BUCKET}/a.jsonl", DataError, "is not s3://bucket/prefix")])
 def test_an_address_that_gives_nothing(s3: Proxy, address: str, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message) as raised:
         fetch(address)

@@ -62,7 +62,7 @@ def test_sft_goes_on_on_another_machine_to_the_same_bits(
     assert checkpoints.restore(second.output, key, threading.Event(), logger)
     assert list(Workspace(second.output).checkpoints.glob("checkpoint-*/whole"))
     run_in_child(second, lines.append, threading.Event(), 1)
-    assert any("going on from step" in line for line in lines)
+    assert any("continuing from step" in line for line in lines)
 
     undisturbed, _ = stage("third")
     run_in_child(undisturbed, logger.info, threading.Event(), 1)

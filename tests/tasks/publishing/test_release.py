@@ -137,7 +137,7 @@ def test_a_place_that_holds_something_else_is_left_alone(
         release_to(registered, [ObjectStore(f"s3://{BUCKET}/other")], Licences(), threading.Event(), logger)
     with pytest.raises(NotRegistered, match="has no models:/nobody@champion"):
         resolve("models:/nobody@champion")
-    with pytest.raises(NotRegistered, match="is no version of the registry"):
+    with pytest.raises(NotRegistered, match="is not a registered version"):
         resolve("demo")
 
 

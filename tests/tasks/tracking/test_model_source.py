@@ -34,8 +34,8 @@ def test_a_version_is_found_by_alias_and_number_and_its_files_are_the_models_own
 
 
 @pytest.mark.parametrize(("address", "said"), [
-    ("models:/nobody@champion", "has no models:/nobody@champion"), ("models:/nobody", "is no model in MLflow"),
-    ("runs:/" + "0" * 32, "has no runs:/"), ("runs:/latest", "is no model in MLflow")])
+    ("models:/nobody@champion", "has no models:/nobody@champion"), ("models:/nobody", "is not a model in MLflow"),
+    ("runs:/" + "0" * 32, "has no runs:/"), ("runs:/latest", "is not a model in MLflow")])
 def test_what_is_no_model_is_said(named, address: str, said: str) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
     with pytest.raises(CheckpointError, match=said):
         base_model.check(address)
@@ -43,7 +43,7 @@ def test_what_is_no_model_is_said(named, address: str, said: str) -> None:  # ty
 
 def test_a_run_that_made_no_model_is_said(named) -> None:  # type: ignore[no-untyped-def]  # noqa: F811
     assert client().get_run(named.mlflow_run_id)
-    with pytest.raises(CheckpointError, match="is no run that made a model"):
+    with pytest.raises(CheckpointError, match="is not a run that made a model"):
         base_model.check(f"runs:/{named.mlflow_run_id}")
 
 

@@ -16,6 +16,7 @@ from xft_core.recipe.load import parse
 from xft_core.recipe.sections import DataConfig, Recipe, SourceConfig
 from xft_core.recipe.steps import pipeline_steps
 from xft_core.stages.configs import STAGES, PrepareStage
+from xft_core.stages.configs.parts import OwnRows
 from xft_core.stages.mix_data import _Prepared
 from xft_core.stages.own_rows import own_rows
 from xft_core.stages.run import StageResult, run_stage
@@ -159,7 +160,7 @@ A, B = {"path": "a.jsonl", "domain": "a"}, {"path": "b.jsonl", "domain": "b"}
     ({"sources": [A, B], "replay": 0.1}, "no source has replay"),
     ({"sources": [A, B | {"replay": True, "rows": 4}]}, "the share of replayed rows is data.replay"),
     ({"replay": 0.1}, "data.sources is empty"),
-    ({"sources": [A, B], "leave_out": "c"}, "leave_out is 'c', which is no domain: there are a, b"),
+    ({"sources": [A, B], "leave_out": "c"}, "leave_out is 'c', which is not a domain: there are a, b"),
     ({"sources": [A], "leave_out": "a"}, "no source is left to train on"),
     ({"path": "c.jsonl", "sources": [A]}, "path .c.jsonl. and sources are both given"),
     ({"sources": [A], "held_out_path": "h.jsonl"}, "held_out_path is for a single path"),
@@ -201,21 +202,21 @@ def test_a_source_is_prepared_as_it_would_be_alone() -> None:
 def test_a_training_may_be_on_the_rows_of_some_sources(root: Path) -> None:
     directory, _, _ = mixed(root, recipe(root))
     rows, lines = load_rows(directory, "train"), (directory / "train.jsonl").read_text().splitlines()
-    by_source = [own_rows(directory, None, [place], seed=0) for place in range(len(DOMAINS))]
-    assert sum(map(len, by_source)) == len(rows) == len(own_rows(directory, None, None, seed=0))
+    by_source = [own_rows(directory, OwnRows(sources=[place]), seed=0) for place in range(len(DOMAINS))]
+    assert sum(map(len, by_source)) == len(rows) == len(own_rows(directory, OwnRows(), seed=0))
     told = Counter(domains(directory, "train"))
     assert [len(of_source) for of_source in by_source] == [
         told[name] + (told["both?"] if name == "code" else 0) for name in DOMAINS]
     at = [index for index, line in enumerate(lines) if "math says" in line]
     for own, index in zip(range(len(at)), at, strict=True):
         assert by_source[2][own][0].tolist() == rows[index][0].tolist()
-    assert len(own_rows(directory, None, [0, 2], seed=0)) == len(by_source[0]) + len(by_source[2])
+    assert len(own_rows(directory, OwnRows(sources=[0, 2]), seed=0)) == len(by_source[0]) + len(by_source[2])
     with pytest.raises(DataError, match=r"\[7\] give no training rows"):
-        own_rows(directory, None, [7], seed=0)
+        own_rows(directory, OwnRows(sources=[7]), seed=0)
 
 
 def test_data_that_is_no_mixture_has_no_sources(root: Path, tmp_path: Path) -> None:
     config = DataConfig(path=str(root / "code.jsonl"), held_out_rows=5)
     run_stage(PrepareStage(output=tmp_path / "data", model=str(root / "model"), data=config))
     with pytest.raises(DataError, match="does not say which source"):
-        own_rows(tmp_path / "data", None, [0], seed=0)
+        own_rows(tmp_path / "data", OwnRows(sources=[0]), seed=0)

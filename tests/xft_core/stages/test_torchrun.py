@@ -55,7 +55,7 @@ def assert_same_curve(found: Path, expected: Path, tolerance: float = 1e-4) -> N
 
 def test_two_processes_go_on_where_one_stopped_with_the_same_curve(
         ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With noise and balance loss, Adafactor, experts without tokens, and an epoch whose last step is no whole one."""
+    """With noise and balance loss, Adafactor, experts without tokens, and an epoch whose last step is not a whole one."""
     alone = run_stage(stage(ready, tmp_path / "alone", "moe")).manifest
     interrupted_after(3, stage(ready, tmp_path / "both", "moe"), monkeypatch)  # its last checkpoint is of step 2
     environment = dict(os.environ)

@@ -140,7 +140,7 @@ def _pinned(place: Path) -> Environment:
     if wrong:
         raise SandboxError(
             f"The environment for DS-1000 in {str(place)!r} is not the pinned one: {', '.join(wrong)}. Delete the directory "
-            f"and make it anew with '{COMMAND}'.")
+            f"and make it again with '{COMMAND}'.")
     base = Path(settings["home"]).resolve().parent
     return Environment("pinned", place / "bin" / "python", (place, base), version, packages)
 

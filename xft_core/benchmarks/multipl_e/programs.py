@@ -4,7 +4,7 @@ completion        as MultiPL-E has it: prompt, completion up to the first stop t
                   completion where the function ends; what else the model would have written is not looked at.
 magicoder, chat   the whole answer up to the fence counts: MultiPL-E's stop tokens would cut an answer at its first blank
                   line (rb, lua, pl) or its second function. It may go on with the function's body, or write the
-                  function anew, with includes, imports or a class around it. A main function of its own, which would
+                  function again, with includes, imports or a class around it. A main function of its own, which would
                   stand beside that of the tests, is left out.
 
 In cpp, java, rs, swift and sh the tests begin with the brace that closes the function: where the answer has closed it already,
@@ -39,7 +39,7 @@ _MAIN = {
     "java": re.compile(r"^\s*public\s+static\s+void\s+main\s*\([^)]*\)[^{;]*\{", re.MULTILINE),
     "rs": re.compile(r"^\s*(?:pub\s+)?fn\s+main\s*\(\s*\)[^{;]*\{", re.MULTILINE),
 }
-# Comments, texts and characters, in which braces do not count (a lifetime of Rust is no character), and braces.
+# Comments, texts and characters, in which braces do not count (a lifetime of Rust is not a character), and braces.
 _TOKENS = re.compile(
     r"""//[^\n]*|/\*.*?\*/|\br(\#+)".*?"\1|"(?:\\.|[^"\\])*"|'(?:\\[^'\n]*|[^\\'\n])'|[{}]""", re.DOTALL)
 _IMPORT_BLOCK = re.compile(r'^import\s*(?:\(([^)]*)\)|((?:[\w.]+\s+)?"[^"\n]+"))[^\n]*\n?', re.MULTILINE)
@@ -80,7 +80,7 @@ def _from_fence(problem: Problem, answer: str) -> str:
 
 
 def _declaration(problem: Problem) -> re.Pattern[str]:
-    """How the problem's function is told in an answer that writes it anew."""
+    """How the problem's function is told in an answer that writes it again."""
     in_prompt, in_answer = _DECLARATIONS[problem.language.name]
     lines = problem.prompt.rstrip().splitlines()[-2:]  # perl's last line takes the arguments apart
     names = [found[1] for line in lines if (found := re.search(in_prompt, line))]
@@ -88,7 +88,7 @@ def _declaration(problem: Problem) -> re.Pattern[str]:
 
 
 def _anew(problem: Problem, answer: str, place: int) -> str:
-    """An answer that writes the function anew (at ``place``), with what it leaves out of the prompt before it."""
+    """An answer that writes the function again (at ``place``), with what it leaves out of the prompt before it."""
     language = problem.language
     lines = problem.prompt.rstrip().splitlines()
     head = lines[:-2] if language.name == "pl" else lines[:-1]

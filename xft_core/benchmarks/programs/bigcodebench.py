@@ -19,7 +19,7 @@ from xft_core.recipe.sections import EvaluateConfig
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from xft_core.data.text_tokens import PromptText
+    from xft_core.data.prompt_text import PromptText
 
 TEXTS = ("complete_prompt", "instruct_prompt", "test", "entry_point")
 OPTIONAL = ("code_prompt", "canonical_solution")

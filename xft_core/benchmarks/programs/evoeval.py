@@ -16,7 +16,7 @@ from xft_core.recipe.sections import EvaluateConfig
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from xft_core.data.text_tokens import PromptText
+    from xft_core.data.prompt_text import PromptText
 
 TEXTS = ("prompt", "entry_point", "canonical_solution", "test")
 SECONDS = 30.0

@@ -22,7 +22,7 @@ from xft_core.recipe.sections import EvaluateConfig
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-    from xft_core.data.text_tokens import PromptText
+    from xft_core.data.prompt_text import PromptText
 
 CASES = ("public_test_cases", "private_test_cases")
 READS = "Write a Python program that reads standard input and writes standard output."

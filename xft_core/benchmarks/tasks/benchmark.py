@@ -41,7 +41,7 @@ class TaskFolder(Kind[Problem]):
     unused_settings = frozenset({"min_time_limit", "time_limit_factor"})
 
     def __init__(self, folder: Path) -> None:
-        """Raises DataError for a folder that is no task."""
+        """Raises DataError for a folder that is not a task."""
         self._folder, self._task = folder, load_task(folder)
         self.extended_tests = self._task.extended  # type: ignore[misc]  # of this task, not of the kind
 

@@ -25,7 +25,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     sys.path.append(job["packages"])
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is printed is no result
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is printed is not a result
     space: dict[str, Any] = {"__name__": "grader"}
     try:
         exec(compile(job["grader"], "grader.py", "exec"), space)

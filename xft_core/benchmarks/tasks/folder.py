@@ -101,6 +101,6 @@ def grader_source(folder: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError):
         raise DataError(
-            f"{str(folder / TASK_FILE)!r}, grader: {name!r} is no grader that ships ({', '.join(known)}), and the folder has "
+            f"{str(folder / TASK_FILE)!r}, grader: {name!r} is not a shipped grader ({', '.join(known)}), and the folder has "
             "no such file.") from None
 

@@ -86,5 +86,5 @@ def load_generator(directory: Path, kind: str, features: Features) -> Generator:
                 f"{str(path)!r} holds a generator of kind {found}, merge.generator is {kind}: set merge.generator to {found}.")
         generator.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError):
-        raise ArtifactError(f"{str(path)!r} is no generator. Make one with python -m xft_core meta-train.") from None
+        raise ArtifactError(f"{str(path)!r} is not a generator. Make one with python -m xft_core meta-train.") from None
     return generator.requires_grad_(False)

@@ -48,14 +48,14 @@ def family_of(config: PreTrainedConfig) -> Family:
 
 
 def check_decoder(config: PreTrainedConfig) -> None:
-    """Raise CheckpointError with the reason for a config whose model is no causal decoder of text: to be called before the
+    """Raise CheckpointError with the reason for a config whose model is not a causal decoder of text: to be called before the
     model is made."""
     if config.model_type in (*FAMILIES, *PICTURE_FAMILIES):
         return
     if getattr(config, "is_encoder_decoder", False):
         raise _refusal(config, "it is an encoder-decoder")
     if config.get_text_config() is not config:
-        raise _refusal(config, "it is no plain text decoder: its config.json has several parts")
+        raise _refusal(config, "it is not a plain text decoder: its config.json has several parts")
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise _refusal(config, "transformers has no causal language model of it")
     if not isinstance(getattr(config, "num_hidden_layers", None), int):

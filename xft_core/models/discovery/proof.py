@@ -59,7 +59,7 @@ def prove(config: PreTrainedConfig, shape: PreTrainedModel, proposed: list[Famil
                 reason = f"a tiny model of it does not run ({first_line(error)})"
                 continue
             if not torch.isfinite(logits).all() or not logits.std() > 0:
-                reason = "the logits of a tiny model of it are no numbers, or all the same"
+                reason = "the logits of a tiny model of it are not numbers, or all equal"
                 continue
             family = _proved(model, logits, proposed)
             try:

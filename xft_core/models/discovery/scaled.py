@@ -63,7 +63,7 @@ def _few_layers(config: PreTrainedConfig, fields: dict[str, Any]) -> dict[str, A
 def _scaled(
     config: PreTrainedConfig, fields: dict[str, Any], hidden_size: int, ffn_size: int, head_size: int,
 ) -> dict[str, Any]:
-    """The config with two layers, few small heads, a small FFN and vocabulary; all that is no size stays."""
+    """The config with two layers, few small heads, a small FFN and vocabulary; whatever is not a size stays."""
     names = _names(config)
     small = _few_layers(config, fields)
     for name, value in small.items():

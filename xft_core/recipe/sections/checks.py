@@ -10,7 +10,7 @@ class ChecksConfig(Section):
     that is NaN always stops it."""
 
     diverging_loss: Reaction = Field("report", description=(
-        "The training loss has risen far above its lowest point: by 30% of it, and by 0.3 nats at least, in the mean of "
+        "The training loss has risen far above its lowest point: by 30% of it, and by at least 0.3 nats, averaged over "
         "five points of the curve. report: continue and say so in the report; stop: end the training."))
     dead_experts: Reaction = Field("report", description=(
         "In some layer a routed expert got less than 1% of the tokens in dead_expert_steps successive steps. report or stop."))

@@ -149,7 +149,7 @@ class DataConfig(Section):
             if len({source.weight is None for source in shared}) > 1:
                 raise ValueError("some sources have a weight and some have none: give each a weight or rows, or none a weight")
         if self.leave_out is not None and self.leave_out not in self.domains:
-            raise ValueError(f"leave_out is {self.leave_out!r}, which is no domain: there are {', '.join(self.domains)}")
+            raise ValueError(f"leave_out is {self.leave_out!r}, which is not a domain: there are {', '.join(self.domains)}")
         if not any(self.is_trained_on(place) for place in range(len(self.sources))):
             raise ValueError("no source is left to train on: every weight is 0, or its domain is left out")
         return self

@@ -8,7 +8,7 @@ from xft_core.recipe.sections.base import MergeMethod, Search, Section, rule
 
 ON_DELTAS: tuple[MergeMethod, ...] = ("task_arithmetic", "ties", "dare", "della", "model_stock")  # these need W_base
 CLOSED_FORMS: tuple[MergeMethod, ...] = ("regmean", "fisher")
-OPERATORS = (*CLOSED_FORMS, *ON_DELTAS)  # their result is no mean with shares: mix leaves the merged FFNs themselves
+OPERATORS = (*CLOSED_FORMS, *ON_DELTAS)  # their result is not a mean with shares: mix leaves the merged FFNs themselves
 SEARCHED = Literal["shared_expert_weight", "delta_scale"]  # numbers that merge.search can choose, see mixing/search
 
 

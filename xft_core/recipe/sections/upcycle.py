@@ -71,7 +71,7 @@ class UpcycleConfig(Section):
         "checkpoint that has the lowest loss on it. ridge needs experts that differ (experts_from)."))
     router: Literal["learned", "frozen", "hashed", "random", "by_example"] = Field("learned", description=(
         "How a token's experts are found. learned: by the router's logits; frozen: by those of its start, which gets no "
-        "gradient; hashed: by a hash of the token's id, without parameters; random: drawn anew for every token and layer while "
+        "gradient; hashed: by a hash of the token's id, without parameters; random: drawn for every token and layer while "
         "training; by_example: by a hash of the example that the token is in, one choice for all of it and for all layers, so "
         "that experts see disjoint rows. The last three have equal probabilities s; random and by_example use all experts "
         "equally when they do not train."))
@@ -89,7 +89,7 @@ class UpcycleConfig(Section):
         "top_k: every token has num_experts_per_tok experts. top_p: as many as it takes for their s to sum to p, at most "
         "num_experts_per_tok; p is steered to target_active while training and fixed afterwards."))
     target_active: float | None = Field(None, gt=1, le=64, description=(
-        "Experts active per token in the mean over tokens and layers, the shared one included; empty: there is none. "
+        "Experts active per token on average over tokens and layers, the shared one included; empty: there is none. "
         "Plays no part with routing top_k, needed with top_p."))
     expert_rank: int | None = Field(None, ge=1, le=1024, description=(
         "Low-rank experts: each is the shared weights and a change of this rank, W_s + (expert_alpha / expert_rank) B A. 4 is "
@@ -135,7 +135,7 @@ class UpcycleConfig(Section):
         return self.num_experts - int(self.shared_expert)
 
     def active_experts(self, training: bool) -> float:
-        """Experts that compute for a token in the mean, the shared one included; one where they are mixed beforehand."""
+        """Experts that compute for a token on average, the shared one included; one where they are mixed beforehand."""
         if self.mode == "fusion":
             return 1
         if not training and self.router in ("random", "by_example"):

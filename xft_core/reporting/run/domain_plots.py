@@ -4,10 +4,11 @@ import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from xft_core.recipe.steps import MERGED_MODEL, SFT_MODEL
 from xft_core.reporting.run.comparison import Comparison
 
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
-FAMILIES = {"merged": "merged model", "sft": "SFT (dense)"}
+FAMILIES = {MERGED_MODEL: "merged model", SFT_MODEL: "SFT (dense)"}
 TRADE_OFF_NOTE = (
     "WiSE-FT (arXiv 2109.01903): weights between the base model (gamma 0) and the tuned one (gamma 1), asked for by merge.wise "
     "and baseline.wise. Chosen is what has the lowest loss on reserved rows; without such rows, the tuned model itself. To "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xft_core.errors import ArtifactError
-from xft_core.recipe.steps import PREPARED, measuring_role
+from xft_core.recipe.steps import BASE_MODEL, MERGED_MODEL, PREPARED, measuring_role
 from xft_core.reporting.pass_rates import rate_text
 from xft_core.reporting.run.comparison import Comparison, Domain, DomainLoss, DomainRouting, SourceCounts
 from xft_core.reporting.run.evidence import Evidence
@@ -46,7 +46,7 @@ def domains(evidence: Evidence) -> list[Domain]:
             name=name, rows=len(at), train_rows=sum(mixture.sources[place].taken for place in places),
             learned=any(data.is_trained_on(place) and not data.sources[place].replay for place in places),
             benchmarks=[titles[evidence.recipe.evaluate.benchmarks.index(item)] for item in dict.fromkeys(names)],
-            losses=[loss for model, rows in losses.items() if rows and (loss := _loss(model, rows, losses.get("base")))]))
+            losses=[loss for model, rows in losses.items() if rows and (loss := _loss(model, rows, losses.get(BASE_MODEL)))]))
     return found
 
 
@@ -81,7 +81,7 @@ def domain_routing(evidence: Evidence) -> list[DomainRouting]:
 def domain_sentences(comparison: Comparison) -> Iterator[str]:
     """What the merged model gained, domain by domain."""
     for domain in comparison.domains:
-        loss = domain.loss("merged")
+        loss = domain.loss(MERGED_MODEL)
         if loss is None or loss.difference is None or loss.interval_of_difference is None:
             continue
         low, high = loss.interval_of_difference
@@ -154,7 +154,7 @@ def source_table(comparison: Comparison) -> str:
 
 
 def routing_table(comparison: Comparison) -> str:
-    """For each domain the expert that it uses most beyond what all domains do in the mean."""
+    """For each domain the expert that it uses most beyond what all domains do on average."""
     loads_DLE = np.array([item.load for item in comparison.domain_routing])
     excess_DLE = loads_DLE - loads_DLE.mean(0)
     first = 1 if any(layer.mean_shared_weight is not None for layer in comparison.routing) else 0
@@ -175,7 +175,7 @@ def _loss(model: str, rows: list[tuple[float, int]], base: list[tuple[float, int
         return None
     nll, error = ratio(sums, tokens)
     difference = None
-    if base and model != "base" and np.isfinite([nll for nll, _ in base]).all():
+    if base and model != BASE_MODEL and np.isfinite([nll for nll, _ in base]).all():
         difference = paired_difference(
             np.array([sums]), np.array([[nll for nll, _ in base]]), np.array(tokens), random_seed=0)
     return DomainLoss(

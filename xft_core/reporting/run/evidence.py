@@ -7,7 +7,18 @@ from typing import TypeVar
 
 from xft_core.recipe.labels import looks, path_forms, path_labels, unique_labels
 from xft_core.recipe.sections import EvaluateConfig, Recipe
-from xft_core.recipe.steps import MERGED, PREPARED, TUNED, UPCYCLED, exports, is_measured, model_places
+from xft_core.recipe.steps import (
+    BASE_MODEL,
+    MERGED,
+    MERGED_MODEL,
+    MOE_MODEL,
+    PREPARED,
+    TUNED,
+    UPCYCLED,
+    exports,
+    is_measured,
+    model_places,
+)
 from xft_core.reporting.names import benchmark_title, dense_name, file_stem
 from xft_core.store.manifest import Manifest, read_manifest
 from xft_core.store.results.base import Metrics, ResultFile
@@ -37,7 +48,7 @@ class Evidence:
 
     def metrics(self, role: str, kind: type[M]) -> M | None:
         """The numbers of a role's artifact, None in place of those that are not finite; None without the role. Raises
-        ArtifactError for one that is no number."""
+        ArtifactError for one that is not a number."""
         return kind.of(self.manifests[role]).finite() if role in self.manifests else None
 
     def file(self, role: str, kind: type[F]) -> F | None:
@@ -94,16 +105,16 @@ class Evidence:
         upcycle, method = self.recipe.upcycle, self.recipe.merge.method
         if quantization := exports(self.recipe).get(model):
             return f"merged, GGUF {quantization.upper()}"
-        if model not in ("base", "moe", "merged"):
+        if model not in (BASE_MODEL, MOE_MODEL, MERGED_MODEL):
             return dense_name(model, self.recipe.baseline)
         xft = upcycle.shared_expert and upcycle.normalization == "xft"
         kind = "experts" if upcycle.expert_rank is None else f"experts of rank {upcycle.expert_rank}"
         kind += "" if upcycle.groups is None else f" in groups ({upcycle.groups})"
         return {
-            "base": "base",
-            "moe": f"fusion of {upcycle.num_experts} experts" if upcycle.mode == "fusion" else (
+            BASE_MODEL: "base",
+            MOE_MODEL: f"fusion of {upcycle.num_experts} experts" if upcycle.mode == "fusion" else (
                 f"MoE, {upcycle.num_experts} {kind}, {upcycle.num_experts_per_tok} active"),
-            "merged": f"{'XFT merged' if xft else 'merged'} ({method.replace('_', ' ')})",
+            MERGED_MODEL: f"{'XFT merged' if xft else 'merged'} ({method.replace('_', ' ')})",
         }[model]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from xft_core.recipe.checks import DEAD_LOAD, worse_than_base
+from xft_core.recipe.steps import BASE_MODEL, MERGED_MODEL, MOE_MODEL, SFT_MODEL
 from xft_core.reporting.pass_rates import certainty, p_text
 from xft_core.reporting.run.comparison import Comparison, Difference, Mixing, MixingOptions
 from xft_core.reporting.run.domains import domain_sentences, domain_warnings
@@ -85,11 +86,11 @@ def warnings(comparison: Comparison) -> list[str]:
 
 def _held_out_sentences(comparison: Comparison) -> Iterator[str]:
     rows = {row.model: row.held_out_nll for row in comparison.rows if row.held_out_nll is not None}
-    if "merged" not in rows:
+    if MERGED_MODEL not in rows:
         return
     against = [
-        _than(rows["merged"] - rows[model], model_name(comparison, model))
-        for model in ("sft", "moe", "base") if model in rows]
+        _than(rows[MERGED_MODEL] - rows[model], model_name(comparison, model))
+        for model in (SFT_MODEL, MOE_MODEL, BASE_MODEL) if model in rows]
     if against:
         yield (f"Held-out loss: {model_name(comparison, 'merged')} has {rows['merged']:.4f} nats per response token, "
                f"{_join(against)}.")
@@ -111,7 +112,7 @@ def _mixing_sentences(comparison: Comparison) -> Iterator[str]:
                f"{mixing.held_out_nll_uniform:.4f} nats per response token, "
                + (f"{fixed(gain, 4)} lower." if gain > 0 else f"{fixed(-gain, 4)} higher." if gain < 0 else "no difference."))
     if mixing.movement_max is not None and mixing.method == "learned":
-        mean = "" if mixing.movement_mean is None else f"{mixing.movement_mean:.3f} in the mean, "
+        mean = "" if mixing.movement_mean is None else f"{mixing.movement_mean:.3f} on average, "
         moved = "are away from uniform mixing" if mixing.options and mixing.options.predicted else "moved"
         yield f"The mixing coefficients {moved} by {mean}{mixing.movement_max:.3f} at most (shares between 0 and 1)."
     if mixing.options:
@@ -158,7 +159,7 @@ def _data_warnings(comparison: Comparison) -> Iterator[str]:
 
 
 def _loss_warnings(comparison: Comparison) -> Iterator[str]:
-    row = comparison.row("base")
+    row = comparison.row(BASE_MODEL)
     base = row.held_out_nll if row else None
     for row in comparison.rows:
         if base is not None and row.held_out_nll is not None and row.held_out_nll > base:
@@ -168,7 +169,7 @@ def _loss_warnings(comparison: Comparison) -> Iterator[str]:
 def _went_wrong_warnings(comparison: Comparison) -> Iterator[str]:
     for model, sentences in comparison.went_wrong.items():
         # Learned mixing says what it is about; of two trainings, the sentence does not.
-        prefix = "" if model == "merged" else f"{model_name(comparison, model)}: "
+        prefix = "" if model == MERGED_MODEL else f"{model_name(comparison, model)}: "
         yield from (f"{prefix}{sentence}" for sentence in sentences)
 
 
@@ -208,7 +209,7 @@ def _evaluation_warnings(comparison: Comparison) -> Iterator[str]:
 def model_name(comparison: Comparison, model: str) -> str:
     """What a sentence calls a model."""
     row = comparison.row(model)
-    return {"base": "the base model", "moe": "the MoE"}.get(model) or (row.name if row else model)
+    return {BASE_MODEL: "the base model", MOE_MODEL: "the MoE"}.get(model) or (row.name if row else model)
 
 
 def _count(number: int, noun: str) -> str:

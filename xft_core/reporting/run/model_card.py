@@ -12,7 +12,7 @@ from xft_core.recipe.labels import flat_names, path_labels
 from xft_core.recipe.load import flatten
 from xft_core.recipe.sections import PROCESS_FIELDS, Recipe, SourceConfig
 from xft_core.recipe.sections.merge import ON_DELTAS, OPERATORS
-from xft_core.recipe.steps import FACTS
+from xft_core.recipe.steps import FACTS, MERGED_MODEL
 from xft_core.reporting.run.comparison import Comparison, Row
 from xft_core.reporting.run.domains import domain_table, source_table
 from xft_core.reporting.run.evidence import Evidence
@@ -49,10 +49,10 @@ def model_card(comparison: Comparison, evidence: Evidence, plots: frozenset[str]
     """The text of README.md: YAML front matter and sections. ``plots``: names of the pictures that there are.
     Needs neither network nor torch."""
     recipe = evidence.recipe
-    merged = comparison.row("merged")
+    merged = comparison.row(MERGED_MODEL)
     equation, where = _equation(recipe)
     card = _environment().get_template(TEMPLATE).render(
-        recipe=recipe, name=evidence.model_name("merged"), front_matter=_front_matter(evidence, merged).to_yaml(),
+        recipe=recipe, name=evidence.model_name(MERGED_MODEL), front_matter=_front_matter(evidence, merged).to_yaml(),
         example=EXAMPLE, results=f"{CAPTION}\n\n{results_table(comparison)}",
         pictures={name: list(picture(name, plots)) for name in ("results", "loss")}, has_loss="loss" in plots,
         warnings=warnings(comparison), routing=_routing(recipe), equation=equation, where=where,
@@ -124,7 +124,7 @@ def _routing(recipe: Recipe) -> str:
     if upcycle.router != "learned":
         routing += f" The router is {upcycle.router.replace('_', ' ')}."
     if upcycle.target_active is not None and upcycle.routing == "top_p":
-        routing += f" Routing is top-p; {upcycle.target_active:g} experts are active in the mean."
+        routing += f" Routing is top-p; {upcycle.target_active:g} experts are active on average."
     if upcycle.shared_gate == "token" and upcycle.shared_expert:
         routing += " A gate for every token sets the shared expert's weight."
     return routing

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm, to_rgb
@@ -13,13 +14,13 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 from matplotlib.ticker import PercentFormatter
 
-from xft_core.recipe.steps import MIXED, TUNED
+from xft_core.recipe.steps import BASE_MODEL, MERGED_MODEL, MIXED, MOE_MODEL, SFT_MODEL, TUNED
 from xft_core.reporting.run.comparison import Comparison
 from xft_core.reporting.run.domain_plots import domain_bars, domain_heat_map, trade_off
 from xft_core.reporting.run.evidence import Evidence
 
 # Okabe and Ito's palette: told apart with any colour vision.
-COLORS = {"base": "#7F7F7F", "sft": "#0072B2", "moe": "#D55E00", "merged": "#009E73"}
+COLORS = {BASE_MODEL: "#7F7F7F", SFT_MODEL: "#0072B2", MOE_MODEL: "#D55E00", MERGED_MODEL: "#009E73"}
 RIVAL_COLOR = "#56B4E9"
 STYLE: dict[str, Any] = {
     "figure.dpi": 130, "savefig.dpi": 130, "figure.constrained_layout.use": True,
@@ -40,6 +41,7 @@ def draw_all(comparison: Comparison, evidence: Evidence, directory: Path) -> fro
         "loss": lambda: loss(comparison, evidence),
         "expert_load": lambda: expert_load(comparison),
         "mixing": lambda: mixing(comparison),
+        "token_classes": lambda: token_weights(comparison),
         "domains": lambda: domain_bars(comparison, COLORS),
         "domain_routing": lambda: domain_heat_map(comparison),
         "trade_off": lambda: trade_off(comparison),
@@ -112,11 +114,11 @@ def loss(comparison: Comparison, evidence: Evidence) -> Figure | None:
     if mixing_loss:
         ax = axes[-1]
         ax.set_title("Learning the mixing coefficients")
-        _loss_line(ax, mixing_loss, COLORS["merged"], "training")
+        _loss_line(ax, mixing_loss, COLORS[MERGED_MODEL], "training")
         result = comparison.mixing
         if result and result.held_out_nll_uniform is not None and result.held_out_nll_merged is not None:
             ends = [(0, result.held_out_nll_uniform), (mixing_loss[-1][0], result.held_out_nll_merged)]
-            _held_out_line(ax, ends, COLORS["merged"], f"held out: uniform {ends[0][1]:.4f}, learned {ends[1][1]:.4f}")
+            _held_out_line(ax, ends, COLORS[MERGED_MODEL], f"held out: uniform {ends[0][1]:.4f}, learned {ends[1][1]:.4f}")
     for ax in axes:
         ax.set_xlabel("optimizer step")
         ax.grid(axis="y")
@@ -137,6 +139,31 @@ def expert_load(comparison: Comparison) -> Figure | None:
         [layer.load for layer in layers], [uniform] * len(layers), [layer.mean_shared_weight for layer in layers],
         title=f"Load of routed experts, % (equal: {100 * uniform:.1f})", color_label="load over equal load",
         shared_title="Mean weight of\nthe shared expert", least_span=0.5)
+
+
+def token_weights(comparison: Comparison) -> Figure | None:
+    """Layer by class: the shared expert's mean weight."""
+    classes = comparison.token_classes
+    if not classes:
+        return None
+    mean_LC = 100 * np.array([item.mean for item in classes]).T
+    layers = len(mean_LC)
+    figure = Figure(figsize=(2.4 + 1.25 * len(classes), max(2.6, min(12.0, 1.5 + 0.34 * layers))))
+    ax = figure.subplots()
+    image = ax.imshow(mean_LC, aspect="auto", cmap="cividis")
+    if mean_LC.size <= MOST_ANNOTATED_CELLS:
+        middle = (mean_LC.min() + mean_LC.max()) / 2
+        for (row, column), value in np.ndenumerate(mean_LC):
+            ax.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8.5,
+                    color="white" if value <= middle else "#222222")
+    ax.set_title("Mean weight of the shared expert by class of token, %")
+    ax.set_xticks(range(len(classes)), [item.name for item in classes])
+    ax.set_yticks(range(0, layers, max(1, layers // 16)))
+    ax.set_ylabel("layer")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    figure.colorbar(image, ax=ax, label="% of a token", pad=0.02).outline.set_visible(False)
+    return figure
 
 
 def mixing(comparison: Comparison) -> Figure | None:

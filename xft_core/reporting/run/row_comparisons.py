@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from xft_core.errors import ArtifactError
-from xft_core.recipe.steps import PREPARED, measuring_role
+from xft_core.recipe.steps import MERGED_MODEL, MOE_MODEL, PREPARED, measuring_role
 from xft_core.reporting.run.comparison import Comparison, RowComparison
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.study.differences import paired_difference
@@ -32,19 +32,19 @@ def measured_rows(evidence: Evidence) -> RunRowsFile | None:
         model: content.held_out for model in evidence.models()
         if (content := evidence.file(measuring_role("row_losses", model), RowLossesFile))
         and all(math.isfinite(nll) for nll, _ in content.held_out)}
-    if "merged" not in of_models:
+    if MERGED_MODEL not in of_models:
         return None
     tokens = {model: [number for _, number in rows if number] for model, rows in of_models.items()}
     for model, of_model in tokens.items():
-        if of_model != tokens["merged"]:
+        if of_model != tokens[MERGED_MODEL]:
             raise ArtifactError(f"The rows of row_losses_{model} are not those of row_losses_merged: run both again.")
     metrics = {model: item for model in of_models if (item := _metrics(evidence, model))}
     mixture = evidence.file(PREPARED, MixtureFile)
     of_source = evidence.recipe.data.source_domains
     of_domains = {} if mixture is None else {"domains": [
-        of_source[place] for place, (_, number) in zip(mixture.held_out, of_models["merged"], strict=True) if number]}
+        of_source[place] for place, (_, number) in zip(mixture.held_out, of_models[MERGED_MODEL], strict=True) if number]}
     return RunRowsFile(
-        tokens=tokens["merged"], **of_domains,
+        tokens=tokens[MERGED_MODEL], **of_domains,
         losses={model: [nll for nll, number in rows if number] for model, rows in of_models.items()},
         reserved_nll={model: item.reserved_nll for model, item in metrics.items() if item.reserved_nll is not None},
         training_flops={model: item.training_flops for model, item in metrics.items() if item.training_flops is not None})
@@ -60,13 +60,13 @@ def row_comparisons(evidence: Evidence) -> list[RowComparison]:
     if rows is None:
         return []
     measured = {model: _metrics(evidence, model) for model in rows.losses}
-    of_merged, found = measured["merged"], []
+    of_merged, found = measured[MERGED_MODEL], []
     assert of_merged is not None
     for model, losses in rows.losses.items():
         of_model = measured[model]
         assert of_model is not None
-        difference = None if model == "merged" else paired_difference(
-            np.array([rows.losses["merged"]]), np.array([losses]), np.array(rows.tokens), random_seed=0)
+        difference = None if model == MERGED_MODEL else paired_difference(
+            np.array([rows.losses[MERGED_MODEL]]), np.array([losses]), np.array(rows.tokens), random_seed=0)
         found.append(RowComparison(
             model=model, name=evidence.model_name(model), held_out_nll=math.fsum(losses) / sum(rows.tokens),
             difference=difference.mean if difference else None,
@@ -84,7 +84,7 @@ def row_sentences(comparison: Comparison) -> Iterator[str]:
         ("At equal tokens", [item for item in comparison.row_comparisons if item.equal_tokens]),
         ("At equal floating-point work", [item for item in comparison.row_comparisons if item.equal_flops]),
     ):
-        others = [item for item in chosen if item.difference is not None and item.model != "moe"
+        others = [item for item in chosen if item.difference is not None and item.model != MOE_MODEL
                   and not item.model.startswith("merged_wise")]  # which are the merged model, in part
         if not others:
             continue
@@ -104,7 +104,7 @@ def row_sentences(comparison: Comparison) -> Iterator[str]:
 
 def row_table(comparison: Comparison) -> str:
     """One line for each model."""
-    merged = next(item for item in comparison.row_comparisons if item.model == "merged")
+    merged = next(item for item in comparison.row_comparisons if item.model == MERGED_MODEL)
     lines = [
         [item.name, f"{item.held_out_nll:.4f}",
          "-" if item.difference is None else signed(item.difference, 4),

@@ -3,7 +3,20 @@ findings.py."""
 
 from xft_core.recipe.checks import mixing_findings, recipe_findings, training_findings
 from xft_core.recipe.labels import flat_names, path_labels, unique_labels
-from xft_core.recipe.steps import AVERAGE, CHOSEN, FACTS, MIXED, MODELS, PREPARED, TUNED, exports, measuring_role
+from xft_core.recipe.steps import (
+    BASE_MODEL,
+    FACTS,
+    MERGED_MODEL,
+    MIXED,
+    MODELS,
+    MOE_MODEL,
+    PAIRS,
+    PREPARED,
+    SFT_MODEL,
+    TUNED,
+    exports,
+    measuring_role,
+)
 from xft_core.reporting.partial_credit import TITLES, partial_credit
 from xft_core.reporting.pass_rates import counts, pair, pass_rate
 from xft_core.reporting.run.comparison import (
@@ -27,6 +40,7 @@ from xft_core.reporting.run.domains import domain_routing, domains, source_count
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.multilingual import Average, averages
 from xft_core.reporting.run.row_comparisons import row_comparisons
+from xft_core.reporting.run.token_classes import router_file, token_classes
 from xft_core.reporting.statistics import measured_interval
 from xft_core.store.results.evaluate import EvaluateMetrics, EvaluationFile
 from xft_core.store.results.export import ExportMetrics
@@ -36,10 +50,7 @@ from xft_core.store.results.mix import CoefficientsFile, HeadroomFile, MixMetric
 from xft_core.store.results.nll import NllMetrics
 from xft_core.store.results.prepare import DecontaminationFile
 from xft_core.store.results.row_losses import RowLossesMetrics
-from xft_core.store.results.sft import RouterFile
 
-# Which model is compared with which: the question of the paper first.
-PAIRS = (("merged", "sft"), ("merged", "base"), ("merged", "moe"), ("moe", "sft"), ("sft", "base"))
 ROW_CHARACTERS = 200
 
 
@@ -52,13 +63,14 @@ def compare(evidence: Evidence) -> Comparison:
         recipe=evidence.recipe.name, seed=evidence.recipe.seed, benchmarks=evidence.benchmarks(),
         skipped=_skipped(evidence), rows=rows, multilingual=_multilingual(rows), differences=_differences(evidence),
         training_compute_ratio=_training_compute_ratio(evidence), mixing=_mixing(evidence), routing=_routing(evidence),
-        expert_delta_cosine=moe.expert_delta_cosine if (moe := evidence.sft("moe")) else None,
+        expert_delta_cosine=moe.expert_delta_cosine if (moe := evidence.sft(MOE_MODEL)) else None,
         choices=recipe_findings(evidence.recipe), went_wrong=_went_wrong(evidence),
         data=dict(sorted(prepared.flat().items())) if prepared else {},
         held_out=next((entry.sha256 for entry in prepare.files if entry.path == "held_out.safetensors"), None)
         if prepare else None,
         decontamination=_decontamination(evidence), row_comparisons=row_comparisons(evidence), domains=of_domains,
-        sources=source_counts(evidence), domain_routing=domain_routing(evidence), further=_further(evidence))
+        sources=source_counts(evidence), domain_routing=domain_routing(evidence),
+        token_classes=token_classes(evidence), further=_further(evidence))
 
 
 def metric_endings(benchmarks: list[str]) -> dict[str, str]:
@@ -87,35 +99,35 @@ def _row(evidence: Evidence, model: str, of_domains: list[Domain]) -> Row | None
 
 def _parameters(evidence: Evidence, model: str) -> tuple[int | None, int | None]:
     """Of a model in all, and active per token."""
-    if model == "merged":
+    if model == MERGED_MODEL:
         merged = evidence.merge()
         return (merged.parameters, merged.parameters) if merged else (None, None)
     sizes = evidence.upcycle()
     if sizes is None:
         return None, None
-    if model == "moe":
+    if model == MOE_MODEL:
         return sizes.parameters_total, sizes.parameters_active
     return sizes.parameters_dense, sizes.parameters_dense
 
 
 def _held_out_nll(evidence: Evidence, model: str) -> float | None:
-    if model == "merged":
+    if model == MERGED_MODEL:
         merged = evidence.merge()
         return merged.held_out_nll if merged else None
     if model in exports(evidence.recipe):
         exported = evidence.metrics(f"export_{model}", ExportMetrics)
         return exported.held_out_nll if exported else None
-    if model == "base":
-        dense, moe = evidence.sft("sft"), evidence.sft("moe")
+    if model == BASE_MODEL:
+        dense, moe = evidence.sft(SFT_MODEL), evidence.sft(MOE_MODEL)
         before = dense.held_out_nll_before if dense else None
         # Without a baseline the untouched MoE stands for the base model, where upcycling is the identity.
         if before is None and moe and evidence.recipe.upcycle.is_identity:
             before = moe.held_out_nll_before
         return before
-    chosen = model == "moe" and evidence.recipe.sft.merge_at == "best"  # maybe not the last step
+    chosen = model == MOE_MODEL and evidence.recipe.sft.merge_at == "best"  # maybe not the last step
     tuned = evidence.sft(model) if model in TUNED and not chosen else None
     if tuned:
-        return tuned.held_out_nll if model == "sft" or evidence.recipe.sft.average == "none" else tuned.held_out_nll_average
+        return tuned.held_out_nll if model == SFT_MODEL or evidence.recipe.sft.average == "none" else tuned.held_out_nll_average
     measured = evidence.metrics(measuring_role("row_losses", model), RowLossesMetrics)
     return measured.nll if measured else None
 
@@ -222,7 +234,7 @@ def _multilingual(rows: list[Row]) -> list[Average]:
 def _differences(evidence: Evidence) -> list[Difference]:
     found = []
     models = evidence.measured_models()
-    pairs = [*PAIRS, *(("merged", model) for model in models if model not in MODELS)]
+    pairs = [*PAIRS, *((MERGED_MODEL, model) for model in models if model not in MODELS)]
     for index, benchmark in enumerate(evidence.benchmarks()):
         results = {
             model: content for model in models
@@ -239,7 +251,7 @@ def _differences(evidence: Evidence) -> list[Difference]:
 
 def _training_compute_ratio(evidence: Evidence) -> float | None:
     """Computation of the MoE's training over the baseline's: steps (of equal batches) times active parameters."""
-    sizes, moe, dense = evidence.upcycle(), evidence.sft("moe"), evidence.sft("sft")
+    sizes, moe, dense = evidence.upcycle(), evidence.sft(MOE_MODEL), evidence.sft(SFT_MODEL)
     if not (sizes and moe and dense and sizes.parameters_active and sizes.parameters_dense and moe.steps and dense.steps):
         return None
     return moe.steps * sizes.parameters_active / (dense.steps * sizes.parameters_dense)
@@ -285,15 +297,12 @@ def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
         if training := evidence.sft(model):
             found[model] = [*training_findings(training, checks)]
     if mixing := evidence.metrics(MIXED, MixMetrics):
-        found["merged"] = [*mixing_findings(mixing, evidence.recipe.merge.method, checks)]
+        found[MERGED_MODEL] = [*mixing_findings(mixing, evidence.recipe.merge.method, checks)]
     return found
 
 
 def _routing(evidence: Evidence) -> list[LayerRouting]:
-    directory = evidence.directories.get(TUNED["moe"])
-    averaged = evidence.recipe.sft.average != "none"
-    directory = evidence.directories.get(CHOSEN, directory)
-    content = RouterFile.read(directory / AVERAGE if averaged else directory) if directory else None
+    content = router_file(evidence)
     return [
         LayerRouting(load=layer.load, entropy=layer.entropy, mean_shared_weight=layer.mean_shared_weight)
         for layer in (content.layers if content else [])]

@@ -58,7 +58,7 @@ def _rows(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> tupl
             f"The report of {item.variant!r} has no losses by row. Set evaluate.compare_rows: true in the study's recipe.")
     if model not in rows.losses:
         raise RecipeError(
-            f"Arm {item.arm!r} is the model {model!r}, which its run has not, or whose losses are no numbers. It has: "
+            f"Arm {item.arm!r} is the model {model!r}, which its run lacks, or whose losses are not numbers. It has: "
             f"{', '.join(rows.losses)}.")
     return rows, model
 

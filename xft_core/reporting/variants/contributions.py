@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xft_core.recipe.steps import MERGED_MODEL
 from xft_core.reporting.study.differences import paired_difference
 from xft_core.reporting.tables import table
 from xft_core.reporting.variants.summary import Contribution, Run
@@ -23,7 +24,7 @@ def contributions(runs: Sequence[Run], reports: Mapping[str, Path]) -> list[Cont
     """For each domain that is left out, and each that is measured; pairs are of the same seed and other settings. Nothing where
     the field does not vary, or rows were not compared."""
     rows = {run.name: content for run in runs if FIELD in run.settings and (content := RunRowsFile.read(reports[run.name]))
-            and content.domains and "merged" in content.losses}
+            and content.domains and MERGED_MODEL in content.losses}
     whole = {_key(run): run for run in runs if run.name in rows and run.settings[FIELD] is None}
     without = [run for run in runs if run.name in rows and run.settings[FIELD] is not None and _key(run) in whole]
     found = []
@@ -36,7 +37,7 @@ def contributions(runs: Sequence[Run], reports: Mapping[str, Path]) -> list[Cont
                 continue  # measured on other rows
             for domain in dict.fromkeys(first.domains):
                 at = np.array([name == domain for name in first.domains])
-                losses, of_whole = (np.array([pair[side].losses["merged"] for pair in pairs])[:, at] for side in (0, 1))
+                losses, of_whole = (np.array([pair[side].losses[MERGED_MODEL] for pair in pairs])[:, at] for side in (0, 1))
                 difference = paired_difference(losses, of_whole, np.array(first.tokens)[at], random_seed=0)
                 found.append(Contribution(
                     settings=others, left_out=left_out, domain=domain, seeds=len(pairs), mean=difference.mean,

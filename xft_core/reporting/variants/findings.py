@@ -5,8 +5,10 @@ from statistics import fmean
 
 from xft_core.recipe.grid import Variant
 from xft_core.recipe.inactive_fields import merges_an_untuned_expert, plays_no_part
+from xft_core.recipe.steps import MERGED_MODEL
 from xft_core.reporting.variants.summary import NLL, OVER_SFT, Effect, Group, Variants, what_counts
 from xft_core.runtime.quantities import fixed, signed
+from xft_core.store.results.report import PASSED_PLUS
 
 FEW_SEEDS = 3
 
@@ -35,7 +37,7 @@ def variant_limits(result: Variants) -> list[str]:
     for benchmark, problems in result.problems.items():
         intervals = [
             interval for run in result.runs for key, interval in run.intervals.items()
-            if key == f"merged/plus_pass_at_1/{benchmark}"]
+            if key == f"{MERGED_MODEL}/{PASSED_PLUS}/{benchmark}"]
         if intervals:
             found.append(
                 f"{benchmark} has {problems} problems: the 95 % interval of one pass@1 over them is about "
@@ -70,7 +72,7 @@ def _not_the_same_measure(result: Variants) -> Iterator[str]:
     for run in result.runs:
         lost = [(key.split("/", 2), number) for key, number in run.not_graded.items()]
         if shown := [f"{number} of {model} on {benchmark}" for (model, name, benchmark), number in lost
-                     if name == "plus_pass_at_1" and model != OVER_SFT]:
+                     if name == PASSED_PLUS and model != OVER_SFT]:
             yield (f"{run.name}: answers without a verdict, which have no part in the numbers: {', '.join(shown)}. Evaluate "
                    "again.")
 
@@ -83,11 +85,11 @@ def _is_part(group: Group, key: str) -> bool:
 def best_group(result: Variants) -> Group | None:
     """The group whose merged model solves most problems (extended tests, first benchmark), held-out loss deciding ties;
     by held-out loss alone where nothing was answered."""
-    keys = [f"merged/plus_pass_at_1/{benchmark}" for benchmark in result.benchmarks()[:1]]
+    keys = [f"{MERGED_MODEL}/{PASSED_PLUS}/{benchmark}" for benchmark in result.benchmarks()[:1]]
 
     def rank(group: Group) -> tuple[float, ...]:
         solved = [-group.numbers[key].mean if key in group.numbers else 1.0 for key in keys]
-        loss = group.numbers.get(f"merged/{NLL}")
+        loss = group.numbers.get(f"{MERGED_MODEL}/{NLL}")
         return (*solved, loss.mean if loss else float("inf"))
 
     return min(result.groups, key=rank, default=None)
@@ -95,9 +97,9 @@ def best_group(result: Variants) -> Group | None:
 
 def _best(result: Variants) -> Iterator[str]:
     for benchmark in result.benchmarks():
-        key = f"merged/plus_pass_at_1/{benchmark}"
+        key = f"{MERGED_MODEL}/{PASSED_PLUS}/{benchmark}"
         yield from _extremes(result, key, f"{benchmark}+, merged model", highest=True)
-    yield from _extremes(result, f"merged/{NLL}", "Held-out loss, merged model", highest=False)
+    yield from _extremes(result, f"{MERGED_MODEL}/{NLL}", "Held-out loss, merged model", highest=False)
 
 
 def _extremes(result: Variants, key: str, title: str, highest: bool) -> Iterator[str]:
@@ -126,7 +128,7 @@ def _alike(key: str, groups: list[Group]) -> str:
 def _over_sft(result: Variants, variants: list[Variant]) -> Iterator[str]:
     of_name = {variant.name: what_counts(variant) for variant in variants}
     for key, title, better in (
-        *((f"{OVER_SFT}/plus_pass_at_1/{benchmark}", f"{benchmark}+", 1) for benchmark in result.benchmarks()),
+        *((f"{OVER_SFT}/{PASSED_PLUS}/{benchmark}", f"{benchmark}+", 1) for benchmark in result.benchmarks()),
         (f"{OVER_SFT}/{NLL}", "Held-out loss", -1),
     ):
         all_values = [(of_name[run.name], run.numbers[key]) for run in result.runs if key in run.numbers]
@@ -140,7 +142,7 @@ def _over_sft(result: Variants, variants: list[Variant]) -> Iterator[str]:
 
 
 def _field_sentences(result: Variants, labels: dict[str, str]) -> Iterator[str]:
-    wanted = [f"merged/plus_pass_at_1/{benchmark}" for benchmark in result.benchmarks()] + [f"merged/{NLL}"]
+    wanted = [f"{MERGED_MODEL}/{PASSED_PLUS}/{benchmark}" for benchmark in result.benchmarks()] + [f"{MERGED_MODEL}/{NLL}"]
     for effect in result.effects:
         if effect.number in wanted:
             yield _effect_sentence(effect, labels)

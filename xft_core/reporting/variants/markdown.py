@@ -3,19 +3,20 @@
 from typing import Any
 
 from xft_core.recipe.grid import Variant
-from xft_core.recipe.steps import MODELS
+from xft_core.recipe.steps import BASE_MODEL, MERGED_MODEL, MODELS, MOE_MODEL, SFT_MODEL
 from xft_core.reporting.pass_rates import PassRate, not_graded_text, rate_text
 from xft_core.reporting.tables import bullets, table
 from xft_core.reporting.variants.contributions import contributions_section
 from xft_core.reporting.variants.findings import show, value_text, variant_findings, variant_limits
 from xft_core.reporting.variants.rivals import rivals_table
 from xft_core.reporting.variants.summary import NLL, OVER_SFT, PASS, Group, Run, Variants
+from xft_core.store.results.report import PASSED_PLUS
 
 CAPTION = (
     "↓ lower is better, ↑ higher is better. NLL: negative log-likelihood on held-out rows, nats per response token. "
     "pass@1: % of problems solved; + with the extended tests too. ± is the spread over seeds (sample standard deviation), "
     "where there are several; what the problems' choice adds stands in brackets under Every run.")
-MODEL_TITLES = {"merged": "merged", "sft": "SFT (dense)", "moe": "MoE", "base": "base"}
+MODEL_TITLES = {MERGED_MODEL: "merged", SFT_MODEL: "SFT (dense)", MOE_MODEL: "MoE", BASE_MODEL: "base"}
 NEWEST_FIRST = tuple(reversed(MODELS))
 
 
@@ -45,10 +46,10 @@ def variants_markdown(
 
 def headline_table(result: Variants) -> str:
     """One row a group: the merged model's numbers, and how far pass@1 is from the dense SFT's of the same seed."""
-    columns = [f"merged/{NLL}"]
+    columns = [f"{MERGED_MODEL}/{NLL}"]
     header = ["variant", "seeds", "NLL ↓"]
     for benchmark in result.benchmarks():
-        columns += [f"merged/{name}/{benchmark}" for name in PASS] + [f"{OVER_SFT}/plus_pass_at_1/{benchmark}"]
+        columns += [f"{MERGED_MODEL}/{name}/{benchmark}" for name in PASS] + [f"{OVER_SFT}/{PASSED_PLUS}/{benchmark}"]
         header += [f"{benchmark} % ↑", f"{benchmark}+ % ↑", "over SFT, points ↑"]
     rows = [[group.name, str(len(group.seeds)), *(cell(group, key) for key in columns)] for group in result.groups]
     used = [index for index in range(len(header)) if index < 2 or any(row[index] != "-" for row in rows)]
@@ -98,7 +99,8 @@ def _model_tables(result: Variants) -> list[str]:
 
 
 def _runs_table(result: Variants, labels: dict[str, str]) -> str:
-    keys = [f"merged/{NLL}", *(f"merged/{name}/{benchmark}" for benchmark in result.benchmarks() for name in PASS)]
+    solved = [f"{name}/{benchmark}" for benchmark in result.benchmarks() for name in PASS]
+    keys = [f"{MERGED_MODEL}/{name}" for name in (NLL, *solved)]
     header = ["run", "NLL ↓", *(f"{benchmark}{plus} % ↑" for benchmark in result.benchmarks() for plus in ("", "+"))]
     rows = [[run.name, *(_run_cell(run, key) for key in keys)] for run in result.runs]
     return "The merged models; in brackets the 95% interval over the problems.\n\n" + table(header, rows)

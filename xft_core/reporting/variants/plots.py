@@ -15,11 +15,13 @@ from matplotlib.ticker import NullLocator
 
 from xft_core.recipe.grid import SEED
 from xft_core.recipe.labels import flat_names, unique_labels
+from xft_core.recipe.steps import MERGED_MODEL, MOE_MODEL, SFT_MODEL
 from xft_core.reporting.run.plots import COLORS, STYLE, save
 from xft_core.reporting.variants.findings import settings_text, value_text
 from xft_core.reporting.variants.summary import NLL, Run, Statistic, Variants, statistic
+from xft_core.store.results.report import PASSED_PLUS
 
-MODEL_NAMES = {"merged": "merged", "sft": "SFT (dense)", "moe": "MoE"}
+MODEL_NAMES = {MERGED_MODEL: "merged", SFT_MODEL: "SFT (dense)", MOE_MODEL: "MoE"}
 SERIES_COLORS = ("#009E73", "#D55E00", "#0072B2", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 LOG_RATIO = 4  # numeric values that span more than this are spaced by their ratios
@@ -55,7 +57,7 @@ def overview(result: Variants) -> Figure | None:
     figure = Figure(figsize=(2.6 + 4.1 * len(panels), 1.7 + 0.46 * len(groups)))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for ax, (title, ending, unit, scale) in zip(axes, panels, strict=True):
-        for place, (model, shift) in enumerate((("moe", -0.24), ("merged", 0.0), ("sft", 0.24))):
+        for place, (model, shift) in enumerate(((MOE_MODEL, -0.24), (MERGED_MODEL, 0.0), (SFT_MODEL, 0.24))):
             for row, group in enumerate(groups):
                 if (value := group.numbers.get(f"{model}/{ending}")) is not None:
                     _mark(ax, value, scale, row + shift, COLORS[model], MARKERS[place], sideways=True)
@@ -69,7 +71,7 @@ def overview(result: Variants) -> Figure | None:
     axes[0].set_ylim(len(groups) - 0.5, -0.5)
     for ax in axes:
         ax.tick_params(axis="y", length=0)
-    for place, model in enumerate(("moe", "merged", "sft")):
+    for place, model in enumerate((MOE_MODEL, MERGED_MODEL, SFT_MODEL)):
         if any(key.startswith(f"{model}/") for group in groups for key in group.numbers):
             axes[0].plot([], [], MARKERS[place], color=COLORS[model], label=MODEL_NAMES[model])
     figure.legend(loc="outside lower center", ncols=3, title=_caption(result))
@@ -92,7 +94,7 @@ def by_field(result: Variants, labels: dict[str, str], fields: list[str], steps:
     figure = Figure(figsize=(0.9 + max(4.4, 1.0 + 0.5 * len(steps)) * len(panels), 4.3))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (title, ending, unit, scale) in zip(axes, panels, strict=True):
-        key = f"merged/{ending}"
+        key = f"{MERGED_MODEL}/{ending}"
         if is_log:
             ax.set_xscale("log")
         bars = not is_numeric and ending != NLL  # a loss has no zero worth starting a bar from
@@ -106,7 +108,7 @@ def by_field(result: Variants, labels: dict[str, str], fields: list[str], steps:
                     place = _dodged(position, index, len(series), positions, is_numeric, is_log)
                     points.append((place, statistic(values)))
             _draw_series(ax, points, scale, index, name or "merged model", bars, is_numeric, 0.8 / len(series))
-        control = [run.numbers[f"sft/{ending}"] for run in result.runs if f"sft/{ending}" in run.numbers]
+        control = [run.numbers[f"{SFT_MODEL}/{ending}"] for run in result.runs if f"{SFT_MODEL}/{ending}" in run.numbers]
         if control:
             ax.axhline(scale * statistic(control).mean, color="#666666", linestyle="--", linewidth=1.2, zorder=1,
                        label="SFT (dense), mean")
@@ -128,9 +130,9 @@ def by_field(result: Variants, labels: dict[str, str], fields: list[str], steps:
 def _panels(result: Variants) -> list[tuple[str, str, str, float]]:
     """Title, ending of the numbers' names, unit and scale of each panel."""
     found = [
-        (f"{benchmark}+ pass@1", f"plus_pass_at_1/{benchmark}", f"{SOLVED} (of {problems})", 100.0)
+        (f"{benchmark}+ pass@1", f"{PASSED_PLUS}/{benchmark}", f"{SOLVED} (of {problems})", 100.0)
         for benchmark, problems in result.problems.items()]
-    if any(f"merged/{NLL}" in run.numbers for run in result.runs):
+    if any(f"{MERGED_MODEL}/{NLL}" in run.numbers for run in result.runs):
         found.append(("Held-out loss", NLL, LOSS, 1.0))
     return found if result.runs else []
 

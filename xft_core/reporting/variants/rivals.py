@@ -7,6 +7,7 @@ from statistics import fmean
 import numpy as np
 
 from xft_core.errors import ArtifactError
+from xft_core.recipe.steps import MERGED_MODEL
 from xft_core.reporting.run.comparison import RowComparison
 from xft_core.reporting.study.differences import paired_difference
 from xft_core.reporting.tables import table
@@ -29,7 +30,7 @@ def rival_differences(runs: Sequence[Run], reports: Mapping[str, Path]) -> list[
         members = [run for run in members if run.held_out == members[0].held_out]
         rows = {run.name: content for run in members if (content := RunRowsFile.read(reports[run.name]))}
         told = {name: {item.model: item for item in read_comparison(reports[name]).row_comparisons} for name in rows}
-        for model in dict.fromkeys(model for content in rows.values() for model in content.losses if model != "merged"):
+        for model in dict.fromkeys(model for content in rows.values() for model in content.losses if model != MERGED_MODEL):
             having = {name: content for name, content in rows.items() if model in content.losses}
             found.append(_difference(group, model, having, {name: told[name] for name in having}))
     return found
@@ -41,11 +42,11 @@ def _difference(
     tokens, *others = [content.tokens for content in rows.values()]
     if any(other != tokens for other in others):
         raise ArtifactError(f"The reports of {', '.join(rows)} are of different held-out rows: make them again.")
-    merged, other = (np.array([content.losses[name] for content in rows.values()]) for name in ("merged", model))
+    merged, other = (np.array([content.losses[name] for content in rows.values()]) for name in (MERGED_MODEL, model))
     difference = paired_difference(merged, other, np.array(tokens), random_seed=0)
 
     def share(quantity: str) -> float | None:
-        of_runs = [(getattr(items[model], quantity), getattr(items["merged"], quantity)) for items in told.values()]
+        of_runs = [(getattr(items[model], quantity), getattr(items[MERGED_MODEL], quantity)) for items in told.values()]
         known = all(one is not None and whole for one, whole in of_runs)
         return fmean(one / whole for one, whole in of_runs) if known else None
 

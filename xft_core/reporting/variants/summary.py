@@ -13,12 +13,13 @@ from xft_core.errors import ArtifactError, first_line
 from xft_core.files.parsing import parse_json
 from xft_core.recipe.grid import SEED, Axis, Variant
 from xft_core.recipe.inactive_fields import plays_no_part
-from xft_core.recipe.steps import MODELS
+from xft_core.recipe.steps import MERGED_MODEL, MODELS, SFT_MODEL
 from xft_core.reporting.run.comparison import Comparison, ComparisonFile
+from xft_core.store.results.report import HELD_OUT_NLL, PASSED_BASE, PASSED_PLUS, merged_over
 
-NLL = "held_out_nll"
-PASS = ("base_pass_at_1", "plus_pass_at_1")
-OVER_SFT = "merged_over_sft"
+NLL = HELD_OUT_NLL
+PASS = (PASSED_BASE, PASSED_PLUS)
+OVER_SFT = merged_over(SFT_MODEL)
 
 
 class _Part(BaseModel):
@@ -140,11 +141,6 @@ class Variants(_Part):
         return [axis for axis in self.axes if axis[0] != [SEED] and len(axis[1]) > 1]
 
 
-def over(model: str) -> str:
-    """What the numbers of the merged model minus those of another one are called."""
-    return f"merged_over_{model}"
-
-
 def put_together(recipe_name: str, axes: list[Axis], variants: list[Variant], reports: Mapping[str, Path]) -> Variants:
     """The numbers of all variants that have a report. Raises ArtifactError for a report that cannot be read."""
     present = [variant for variant in variants if variant.name in reports]
@@ -209,12 +205,12 @@ def _run(variant: Variant, comparison: Comparison, names: Mapping[tuple[str, int
     for item in comparison.row_comparisons:
         numbers.setdefault(f"{item.model}/{NLL}", item.held_out_nll)
         if item.difference is not None and item.model not in MODELS:
-            numbers[f"{over(item.model)}/{NLL}"] = item.difference
-    for key in [key for key in numbers if key.startswith("merged/")]:
-        rest = key.removeprefix("merged/")
-        if (control := numbers.get(f"sft/{rest}")) is not None:
+            numbers[f"{merged_over(item.model)}/{NLL}"] = item.difference
+    for key in [key for key in numbers if key.startswith(f"{MERGED_MODEL}/")]:
+        rest = key.removeprefix(f"{MERGED_MODEL}/")
+        if (control := numbers.get(f"{SFT_MODEL}/{rest}")) is not None:
             numbers[f"{OVER_SFT}/{rest}"] = numbers[key] - control
-            if lost := not_graded.get(key, 0) + not_graded.get(f"sft/{rest}", 0):
+            if lost := not_graded.get(key, 0) + not_graded.get(f"{SFT_MODEL}/{rest}", 0):
                 not_graded[f"{OVER_SFT}/{rest}"] = lost
     return Run(
         name=variant.name, group=variant.group, seed=comparison.seed, settings=variant.settings, numbers=numbers,
@@ -264,7 +260,7 @@ def _effects(axes: list[Axis], variants: list[Variant], runs: dict[str, Run]) ->
             # A pair again, with another value of a field that plays no part in it, is no further evidence.
             first = {(what_counts(one), what_counts(other)): (one, other) for one, other in reversed(found_pairs)}
             pairs = [(runs[one.name], runs[other.name]) for one, other in reversed(first.values())]
-            for key in sorted({key for pair in pairs for key in pair[0].numbers if key.startswith("merged/")}):
+            for key in sorted({key for pair in pairs for key in pair[0].numbers if key.startswith(f"{MERGED_MODEL}/")}):
                 changes = [b.numbers[key] - a.numbers[key] for a, b in pairs if key in a.numbers and key in b.numbers]
                 if changes:
                     found.append(_effect(fields, steps[0], values, key, changes))

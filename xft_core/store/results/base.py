@@ -56,7 +56,7 @@ class ResultFile(Result):
 @dataclass(frozen=True)
 class Flat:
     """Marks a dictionary field of Metrics: each of its items is a number of its own in the manifest, called ``prefix`` and
-    the item's key. ``key``: makes the key of the rest of a name; raises ValueError for what is no key."""
+    the item's key. ``key``: makes the key of the rest of a name; raises ValueError for what is not a key."""
 
     prefix: str
     key: Callable[[str], Any] = str

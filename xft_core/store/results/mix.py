@@ -62,7 +62,7 @@ class CoefficientsFile(ResultFile):
     shared_expert: bool = Field(description="Whether the first weight of each layer is the shared expert's [yes or no]")
     layers: list[LayerCoefficients] = Field(description="The layers in the model's order")
     merged_ffns: bool = Field(False, description=(
-        "Whether the merged FFNs lie beside this file (ffn-00000.safetensors and so on): the result of an operator is no mean "
+        "Whether the merged FFNs lie beside this file (ffn-00000.safetensors and so on): an operator's result is not a mean "
         "with these shares, which are those it starts from [yes or no]"))
     granularity: str = Field("layer", description=(
         "What has shares of its own; of tensor, block and column the weights above are means of a layer, and "

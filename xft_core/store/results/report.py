@@ -7,6 +7,15 @@ from pydantic import Field
 
 from xft_core.store.results.base import Flat, Metrics, ResultFile
 
+# Names of a model's numbers, after its own name: nats per response token; shares of problems solved at the first attempt, by
+# the benchmark's own tests and by the extended ones too.
+HELD_OUT_NLL, PASSED_BASE, PASSED_PLUS = "held_out_nll", "base_pass_at_1", "plus_pass_at_1"
+
+
+def merged_over(model: str) -> str:
+    """What the difference between the merged model and another goes by."""
+    return f"merged_over_{model}"
+
 
 class ReportMetrics(Metrics):
     """The numbers that runs are compared by."""

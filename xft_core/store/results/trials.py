@@ -14,7 +14,7 @@ class Trial(Result):
     values: dict[str, float] = Field(description=(
         "Searched numbers by name and group of layers, for example shared_expert_weight/0 [no unit]"))
     nll: float | None = Field(description=(
-        "Loss on the selection rows; none where it is no number [nats per response token]"))
+        "Loss on the selection rows; none where it is not a number [nats per response token]"))
 
 
 class TrialsFile(ResultFile):

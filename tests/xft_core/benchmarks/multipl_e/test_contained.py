@@ -108,7 +108,7 @@ def test_attacks_succeed_without_the_walls(name: str, port: int, tmp_path: Path)
 
 @pytest.mark.parametrize("name", EACH_LANGUAGE)
 def test_a_program_that_ends_itself_has_not_passed(name: str) -> None:
-    """An exit status of 0 before the tests are done is no pass."""
+    """An exit status of 0 before the tests are done is not a pass."""
     program = BY_NAME[name].canary.program.replace("{body}", EXITS[name])
     if name == "go":
         program = program.replace("import (\n", 'import (\n    "fmt"\n    "os"\n') + (

@@ -81,7 +81,7 @@ def test_what_a_model_wrote_sees_no_answer_and_forges_no_verdict(task: Path, tmp
         "''.join(open(__import__('glob').glob('/**/words.jsonl', recursive=True)[0]))", "[i for i in iter(int, 1)]",
         "__import__('os').environ['HOME']"], "rice": ["ecir"]}, tmp_path)
     statuses = [sample.plus for sample in found.problems[0].samples]
-    assert statuses[:3] == ["pass", "fail", "pass"]  # the second last of these computes the answer, which is no forgery
+    assert statuses[:3] == ["pass", "fail", "pass"]  # the second last of these computes the answer, which is not a forgery
     assert set(statuses[3:]) <= {"fail", "timeout"} and statuses[9] == "timeout"
     assert found.problems[1].samples[0].plus == "pass" and found.problems[1].samples[0].score == 1
 
@@ -135,7 +135,7 @@ def spoil(name: str, old: str, new: str) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize("change, named", [
-    (spoil("task.yaml", "grader.py", "nothing.py"), "no grader that ships"),
+    (spoil("task.yaml", "grader.py", "nothing.py"), "not a shipped grader"),
     (spoil("task.yaml", "words.jsonl", "../words.jsonl"), "splits"),
     (spoil("task.yaml", "words.jsonl", "absent.jsonl"), "absent.jsonl"),
     (spoil("task.yaml", "test:", "train:"), "no split 'test'"),

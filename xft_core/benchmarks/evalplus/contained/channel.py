@@ -36,7 +36,7 @@ def receive(channel: socket.socket, max_bytes: int, patience: "float | Callable[
     """Wait for one whole message. Raises ChannelClosed, ChannelTimeout (nothing whole within ``patience``) and
     MessageTooLarge, before any of a message is read that is longer than ``max_bytes``.
 
-    ``patience``: seconds, or what says how many are left, asked anew whenever these are over.
+    ``patience``: seconds, or what says how many are left, asked again whenever these are over.
     """
     left = _countdown(patience) if isinstance(patience, float | int) else patience
     (length,) = HEADER.unpack(_read(channel, HEADER.size, left))
