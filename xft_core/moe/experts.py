@@ -73,6 +73,8 @@ class RoutedExperts(nn.Module):
         weights = zip(getattr(self, self.up_parameter).unbind(), up_bias_E, self.down_proj.unbind(), down_bias_E, strict=True)
         outputs = []
         for up, up_bias, down, down_bias in weights:
+            if self.is_transposed:
+                up, down = up.t(), down.t()
             h = F.linear(x_TD, up, up_bias)
             outputs.append(F.linear(self._apply_gate(h) if self.has_gate else self.act_fn(h), down, down_bias))
         return torch.stack(outputs) if self.down_scale == 1 else torch.stack(outputs) / self.down_scale

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from xft_core.data.packing import PackedRows
 from xft_core.data.response_end import load_response_ends
 from xft_core.data.rows import Rows, load_rows
-from xft_core.errors import RecipeError
+from xft_core.errors import CheckpointError, RecipeError
 from xft_core.files.journal import append, read_appended
 from xft_core.files.locate import find_model
 from xft_core.models.config import DTYPES, dense_config_of, is_moe, transformers_config, upcycle_config_of
@@ -22,6 +22,7 @@ from xft_core.models.discovery import family_of
 from xft_core.models.generation_defaults import add_end_tokens
 from xft_core.models.loading import copy_beside_weights, load_model
 from xft_core.models.safetensors_io import CheckpointReader
+from xft_core.models.tokenizer import load_tokenizer
 from xft_core.models.upcycled import expanded, freeze_all_but_language, moe_blocks, save_moe
 from xft_core.moe.balance import LayerStatistics
 from xft_core.moe.delta_cosine import delta_cosine
@@ -36,11 +37,12 @@ from xft_core.stages.own_rows import own_rows
 from xft_core.store.checkpoints import PREFIX, step_of
 from xft_core.store.curves import MetricsLog
 from xft_core.store.results.curve import CurveValues
-from xft_core.store.results.sft import LayerRouting, RouterFile, SftMetrics
+from xft_core.store.results.sft import LayerRouting, RouterFile, SftMetrics, TokenClassWeight
 from xft_core.store.workspace import Workspace
 from xft_core.training.adapters import add_adapters, merge_adapters, save_adapters
 from xft_core.training.averaging import put_average
 from xft_core.training.held_out import HeldOutLoss, check_rows_fit, held_out_loss
+from xft_core.training.shared_weight import shared_weight_by_class
 from xft_core.training.snapshots import NAME as SNAPSHOT
 from xft_core.training.snapshots import snapshot_steps
 from xft_core.training.trainer import WEIGHTS_NAME, put_weights, train
@@ -191,7 +193,9 @@ def _save(model: PreTrainedModel, source: Any, config: SftStage, directory: Path
             dense_config = dense_config_of(reader)
         upcycle = upcycle_config_of(source)
         save_moe(model, directory, dense_config, upcycle)
-        RouterFile(layers=[_layer_routing(layer, upcycle) for layer in after.router]).write(directory)
+        layers = [_layer_routing(layer, upcycle) for layer in after.router]
+        classes = {"token_classes": _token_classes(model, source, config)} if upcycle.shared_expert else {}
+        RouterFile(layers=layers, **classes).write(directory)
     else:
         model.config.use_cache = True
         model.save_pretrained(directory)
@@ -201,6 +205,15 @@ def _save(model: PreTrainedModel, source: Any, config: SftStage, directory: Path
         logger.warning("sft: %r does not say what ends a response (an earlier version prepared it): the tuned model stops "
                        "where the base does", str(config.data))
     add_end_tokens(directory, model.generation_config, ends or [])
+
+
+def _token_classes(model: PreTrainedModel, source: Path, config: SftStage) -> list[TokenClassWeight]:
+    try:
+        tokenizer = load_tokenizer(source)
+    except CheckpointError as error:
+        logger.warning("sft: the shared expert's weight is not told by class of token: %s", error)
+        return []
+    return shared_weight_by_class(model, load_rows(config.data, "held_out"), tokenizer)
 
 
 def _layer_routing(layer: LayerStatistics, upcycle: UpcycleConfig) -> LayerRouting:

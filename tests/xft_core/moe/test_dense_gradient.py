@@ -18,6 +18,8 @@ CONFIGS = [
     UpcycleConfig(num_experts=5, num_experts_per_tok=3, router_noise=False, normalization="none"),
     UpcycleConfig(num_experts=4, num_experts_per_tok=1, router_noise=False, shared_expert=False),
     UpcycleConfig(num_experts=5, num_experts_per_tok=5, router_noise=False, routing="top_p", target_active=2),
+    UpcycleConfig(num_experts=5, num_experts_per_tok=3, router_noise=False, expert_rank=2),
+    UpcycleConfig(num_experts=4, num_experts_per_tok=1, router_noise=False, expert_rank=2, shared_expert=False),
 ]
 
 
@@ -33,9 +35,12 @@ def block_of(root: Path, family: str, config: UpcycleConfig) -> MoeBlock:
     return block
 
 
-@pytest.mark.parametrize("family", ["llama", "starcoder2"])
-@pytest.mark.parametrize("config", CONFIGS, ids=["xft", "temperature and gate", "none", "one of four", "top-p"])
+@pytest.mark.parametrize("family", ["llama", "starcoder2", "gpt2"])
+@pytest.mark.parametrize("config", CONFIGS, ids=[
+    "xft", "temperature and gate", "none", "one of four", "top-p", "low-rank", "low-rank base"])
 def test_gradients(config: UpcycleConfig, family: str, tmp_path: Path) -> None:
+    if family == "gpt2" and config.expert_rank is not None:
+        pytest.skip("low-rank experts are refused where weights are transposed")
     block = block_of(tmp_path, family, config)
     x_BSD, upstream = torch.randn(2, 2, 9, 32, generator=torch.Generator().manual_seed(1))
     results = {}

@@ -212,12 +212,41 @@ def test_an_interrupted_training_resumes_to_the_bit(
 
 @pytest.mark.parametrize("model", ["flat", "groups"])
 def test_two_processes_train_as_one(model: str, ready: Path, tmp_path: Path) -> None:
+    train_as_one(model, ready, tmp_path)
+
+
+def train_as_one(model: str, ready: Path, tmp_path: Path, **more: Any) -> None:
     changes = {"packing": False, "max_steps": 3, "optimizer": "adafactor", "learning_rate": 1e-3, "micro_batch_size": 1}
-    found = [run_stage(stage(ready, tmp_path / str(number), model, num_processes=number, **changes)).manifest
+    found = [run_stage(stage(ready, tmp_path / str(number), model, num_processes=number, **changes | more)).manifest
              for number in (1, 2)]
     assert found[0].key == found[1].key
     for name in ("held_out_nll", "train_loss"):
         assert found[1].metrics[name] == pytest.approx(found[0].metrics[name], abs=1e-4)
+
+
+TOGETHER: dict[str, Any] = {"router_gradient": "dense", "diversity_weight": 1e-2, "balance": "bias"}
+
+
+def test_with_dense_gradient_diversity_and_bias_it_learns_and_resumes_to_the_bit(
+        ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = [stage(ready, tmp_path / name, "flat", **TOGETHER) for name in "ab"]
+    interrupted_after(5, stages[0], monkeypatch)
+    made = [run_stage(item).manifest for item in stages]
+    assert made[0].digest == made[1].digest
+    assert made[0].metrics["held_out_nll"] < made[0].metrics["held_out_nll_before"] - 0.3
+    points = [point["metrics"] for point in read_metrics(tmp_path / "a" / "metrics.jsonl")]
+    assert any(point.get("diversity_loss", 0) > 0 for point in points)
+    bias_R = moe_blocks(load_model(tmp_path / "a", torch.float32))[0].router.balance_bias
+    assert bias_R is not None and bias_R.abs().max() > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("model", "changes"), [
+    ("flat", TOGETHER), ("flat", TOGETHER | {"balance": "loss", "balance_scope": "step"}),
+    ("groups", {"diversity_weight": 1e-2})])
+def test_two_processes_train_as_one_with_these_options_too(
+        model: str, changes: dict[str, Any], ready: Path, tmp_path: Path) -> None:
+    train_as_one(model, ready, tmp_path, **changes)
 
 
 def test_experts_learn_at_a_rate_of_their_own(ready: Path, tmp_path: Path) -> None:

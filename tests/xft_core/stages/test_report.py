@@ -481,6 +481,22 @@ def test_no_shared_expert(tmp_path: Path) -> None:
     assert (output / "plots/mixing.png").is_file()
 
 
+def test_the_shared_experts_weight_by_class_of_token(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path, without=("sft_moe",))
+    routing = {"load": [0.3, 0.3, 0.4], "entropy": 1.0, "mean_shared_weight": 0.6}
+    classes = [{"name": "keyword", "tokens": 1200, "mean": [0.5, 0.7], "spread": [0.1, 0.2]},
+               {"name": "prose", "tokens": 30, "mean": [0.8, 0.6], "spread": [0.0, 0.1]}]
+    artifacts["sft_moe"] = make_artifact(
+        tmp_path / "sft_moe", "sft", {"held_out_nll": 0.52, "held_out_nll_before": 0.91, "steps": 10},
+        {"router.json": {"layers": [routing, routing], "token_classes": classes}})
+    _, output = report(tmp_path, artifacts)
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("| keyword"))
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "keyword", "1,200", "60.0", "15.0", "50.0 (layer 0)", "70.0 (layer 1)"]
+    assert comparison_of(output)["token_classes"] == classes and (output / "plots/token_classes.png").is_file()
+
+
 def test_a_directory_that_is_no_artifact_is_refused(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(ArtifactError, match=r"no manifest\.json"):

@@ -69,7 +69,10 @@ def test_tuning_lowers_the_held_out_loss_and_the_result_loads(model: str, ready:
     assert steps == list(range(1, int(metrics["steps"]) + 1))
     if model == "moe":
         assert {"balance_loss", "mean_shared_weight", "router_entropy", "expert_load_min"} <= points[2]["metrics"].keys()
-        layers = json.loads((tmp_path / "out" / "router.json").read_text())["layers"]
+        content = json.loads((tmp_path / "out" / "router.json").read_text())
+        layers, classes = content["layers"], content["token_classes"]
+        assert {item["name"] for item in classes} == {"keyword", "identifier", "number or operator"}
+        assert all(len(item["mean"]) == len(item["spread"]) == 2 for item in classes)
         assert len(layers) == 2 and all(abs(sum(layer["load"]) - 1) < 1e-6 for layer in layers)
     else:
         AutoModelForCausalLM.from_pretrained(tmp_path / "out")

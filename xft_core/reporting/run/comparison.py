@@ -208,6 +208,15 @@ class Domain(Part):
         return next((loss for loss in self.losses if loss.model == model), None)
 
 
+class TokenClassRouting(Part):
+    """The shared expert's weight on one class of tokens, in the responses of held-out rows."""
+
+    name: str = Field(description="The class [text]")
+    tokens: int = Field(description="Tokens that were measured [count]")
+    mean: list[float] = Field(description="Mean weight, by layer [fraction, 0 to 1]")
+    spread: list[float] = Field(description="Its standard deviation over tokens, by layer [fraction, 0 to 1]")
+
+
 class DomainRouting(Part):
     """Use of the routed experts on the held-out rows of a domain; each layer's loads sum to one."""
 
@@ -254,6 +263,7 @@ class Comparison(Part):
         "Computation of the MoE's training over that of the dense baseline [ratio]"))
     mixing: Mixing | None = Field(description="How the experts were merged")
     routing: list[LayerRouting] = Field(description="Use of the experts, in the order of the layers")
+    token_classes: list[TokenClassRouting] = Field([], description="The shared expert's weight by class of token")
     expert_delta_cosine: float | None = Field(None, description=(
         "Cosine of what two experts have learned, mean over pairs and layers; null where it was not measured [no unit]"))
     choices: list[str] = Field([], description="What in the recipe does not fit [text]")
@@ -273,7 +283,7 @@ class Comparison(Part):
         return next((row for row in self.rows if row.model == model), None)
 
 
-OMITTED = ("row_comparisons", "further", "domains", "domain_routing", "sources")  # where they are empty
+OMITTED = ("row_comparisons", "further", "domains", "domain_routing", "sources", "token_classes")  # where they are empty
 
 
 class ComparisonFile(Comparison):

@@ -15,6 +15,7 @@ from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.findings import findings, main_differences, model_name, test_name, warnings
 from xft_core.reporting.run.multilingual import PAPER_LANGUAGES, Average
 from xft_core.reporting.run.row_comparisons import row_table
+from xft_core.reporting.run.token_classes import token_class_table
 from xft_core.reporting.tables import bullets, table
 from xft_core.runtime.quantities import fixed, parameters
 
@@ -24,7 +25,8 @@ CAPTION = (
     "the problems, rows or questions.")
 SHOWN_PROBLEMS, SHOWN_ROWS = 12, 5
 PICTURES = {"results": "pass@1 and held-out loss", "loss": "training and held-out loss", "mixing": "mixing coefficients",
-            "expert_load": "expert load", "domains": "held-out loss by domain", "domain_routing": "experts by domain",
+            "expert_load": "expert load", "token_classes": "shared expert by class of token",
+            "domains": "held-out loss by domain", "domain_routing": "experts by domain",
             "trade_off": "trade-off between domains"}
 
 # What becomes of the rows read, in the order of the work; what prepare counts besides comes after their sum.
@@ -97,6 +99,8 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: froze
         sections += ["## Mixing coefficients", _mixing_section(comparison.mixing), *picture("mixing", plots)]
     if comparison.routing:
         sections += ["## Routed experts, on held-out rows", _routing_table(comparison), *picture("expert_load", plots)]
+    if comparison.token_classes:
+        sections += ["## The shared expert by class of token", token_class_table(comparison), *picture("token_classes", plots)]
     if comparison.data:
         sections += ["## Data", _data_table(
             comparison.data, evidence.recipe.data.max_rows, OF_MIXTURE if comparison.sources else {})]

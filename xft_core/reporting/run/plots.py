@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm, to_rgb
@@ -40,6 +41,7 @@ def draw_all(comparison: Comparison, evidence: Evidence, directory: Path) -> fro
         "loss": lambda: loss(comparison, evidence),
         "expert_load": lambda: expert_load(comparison),
         "mixing": lambda: mixing(comparison),
+        "token_classes": lambda: token_weights(comparison),
         "domains": lambda: domain_bars(comparison, COLORS),
         "domain_routing": lambda: domain_heat_map(comparison),
         "trade_off": lambda: trade_off(comparison),
@@ -137,6 +139,31 @@ def expert_load(comparison: Comparison) -> Figure | None:
         [layer.load for layer in layers], [uniform] * len(layers), [layer.mean_shared_weight for layer in layers],
         title=f"Load of routed experts, % (equal: {100 * uniform:.1f})", color_label="load over equal load",
         shared_title="Mean weight of\nthe shared expert", least_span=0.5)
+
+
+def token_weights(comparison: Comparison) -> Figure | None:
+    """Layer by class: the shared expert's mean weight."""
+    classes = comparison.token_classes
+    if not classes:
+        return None
+    mean_LC = 100 * np.array([item.mean for item in classes]).T
+    layers = len(mean_LC)
+    figure = Figure(figsize=(2.4 + 1.25 * len(classes), max(2.6, min(12.0, 1.5 + 0.34 * layers))))
+    ax = figure.subplots()
+    image = ax.imshow(mean_LC, aspect="auto", cmap="cividis")
+    if mean_LC.size <= MOST_ANNOTATED_CELLS:
+        middle = (mean_LC.min() + mean_LC.max()) / 2
+        for (row, column), value in np.ndenumerate(mean_LC):
+            ax.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=8.5,
+                    color="white" if value <= middle else "#222222")
+    ax.set_title("Mean weight of the shared expert by class of token, %")
+    ax.set_xticks(range(len(classes)), [item.name for item in classes])
+    ax.set_yticks(range(0, layers, max(1, layers // 16)))
+    ax.set_ylabel("layer")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    figure.colorbar(image, ax=ax, label="% of a token", pad=0.02).outline.set_visible(False)
+    return figure
 
 
 def mixing(comparison: Comparison) -> Figure | None:

@@ -4,9 +4,7 @@ findings.py."""
 from xft_core.recipe.checks import mixing_findings, recipe_findings, training_findings
 from xft_core.recipe.labels import flat_names, path_labels, unique_labels
 from xft_core.recipe.steps import (
-    AVERAGE,
     BASE_MODEL,
-    CHOSEN,
     FACTS,
     MERGED_MODEL,
     MIXED,
@@ -42,6 +40,7 @@ from xft_core.reporting.run.domains import domain_routing, domains, source_count
 from xft_core.reporting.run.evidence import Evidence
 from xft_core.reporting.run.multilingual import Average, averages
 from xft_core.reporting.run.row_comparisons import row_comparisons
+from xft_core.reporting.run.token_classes import router_file, token_classes
 from xft_core.reporting.statistics import measured_interval
 from xft_core.store.results.evaluate import EvaluateMetrics, EvaluationFile
 from xft_core.store.results.export import ExportMetrics
@@ -51,7 +50,6 @@ from xft_core.store.results.mix import CoefficientsFile, HeadroomFile, MixMetric
 from xft_core.store.results.nll import NllMetrics
 from xft_core.store.results.prepare import DecontaminationFile
 from xft_core.store.results.row_losses import RowLossesMetrics
-from xft_core.store.results.sft import RouterFile
 
 ROW_CHARACTERS = 200
 
@@ -71,7 +69,8 @@ def compare(evidence: Evidence) -> Comparison:
         held_out=next((entry.sha256 for entry in prepare.files if entry.path == "held_out.safetensors"), None)
         if prepare else None,
         decontamination=_decontamination(evidence), row_comparisons=row_comparisons(evidence), domains=of_domains,
-        sources=source_counts(evidence), domain_routing=domain_routing(evidence), further=_further(evidence))
+        sources=source_counts(evidence), domain_routing=domain_routing(evidence),
+        token_classes=token_classes(evidence), further=_further(evidence))
 
 
 def metric_endings(benchmarks: list[str]) -> dict[str, str]:
@@ -303,10 +302,7 @@ def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
 
 
 def _routing(evidence: Evidence) -> list[LayerRouting]:
-    directory = evidence.directories.get(TUNED[MOE_MODEL])
-    averaged = evidence.recipe.sft.average != "none"
-    directory = evidence.directories.get(CHOSEN, directory)
-    content = RouterFile.read(directory / AVERAGE if averaged else directory) if directory else None
+    content = router_file(evidence)
     return [
         LayerRouting(load=layer.load, entropy=layer.entropy, mean_shared_weight=layer.mean_shared_weight)
         for layer in (content.layers if content else [])]

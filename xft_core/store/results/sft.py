@@ -63,8 +63,19 @@ class LayerRouting(Result):
         "Experts per token, the shared one included; absent with the paper's routing [count]"))
 
 
+class TokenClassWeight(Result):
+    """The shared expert's weight on one class of tokens (data/token_classes.py), in the responses of held-out rows."""
+
+    name: str = Field(description="The class: keyword, identifier, string, comment, number or operator, prose [text]")
+    tokens: int = Field(description="Tokens of the class that were measured [count]")
+    mean: list[float] = Field(description="Mean of the shared expert's routing weight, by layer [fraction, 0 to 1]")
+    spread: list[float] = Field(description="Its standard deviation over tokens, by layer [fraction, 0 to 1]")
+
+
 class RouterFile(ResultFile):
     """router.json of a tuned Mixture-of-Experts."""
 
     file_name: ClassVar[str] = "router.json"
     layers: list[LayerRouting] = Field(description="The layers in the model's order")
+    token_classes: list[TokenClassWeight] = Field([], description=(
+        "The shared expert's weight by class of token; none without a shared expert"))
