@@ -2,7 +2,7 @@
 
 The defaults of a recipe stay the paper's. These settings were chosen on a tiny model and one synthetic task, where the ensemble
 is 0.007 nats below the merged model alone and level with a soup of three SFTs at the same work. Plain SFT at the right distance
-from the base model comes within 0.001 nats of it at a third of the work: the ensemble holds these models, and they are reported.
+from the base model comes within 0.001 nats of it at a third of the work, and is reported beside it.
 """
 
 from collections.abc import Mapping
