@@ -75,7 +75,8 @@ def _plan(run: PipelineRun) -> list[str]:
     rows = [[stage.role.replace("_", " "), size(stage.memory.total + PROCESS),
              duration(took[stage.role]) if stage.role in took else "-"] for stage in plan]
     unknown = sum(stage.role not in took for stage in plan)
-    estimate = f"**About {duration(sum(took.values()))}** if nothing is in the store yet" if took else "Not known yet"
+    estimate = (f"**About {duration(sum(took.values()))}** if nothing is in the store yet, one stage after the other" if took
+                else "How long it takes is not known yet")
     rest = f"; {unknown} of {len(plan)} stages were not run here before with such settings (`xft plan` probes them)"
-    return [f"{estimate}, one stage after the other{rest if unknown else ''}. Stages that are in the store take no time.",
+    return [f"{estimate}{rest if unknown else ''}. Stages that are in the store take no time.",
             table(["stage", "memory", "took here before"], rows)]

@@ -1,4 +1,4 @@
-"""Pictures for the README and docs: Prefect's form, a finished run, its artifacts, MLflow's compare page.
+"""Pictures for the README and docs: Prefect's form, a finished run, MLflow's compare page and charts.
 
     python -m tests.ui.screenshots HOME DIRECTORY
 
@@ -27,7 +27,6 @@ def main(home: Path, directory: Path) -> None:
             page = new_page(browser)
             take_form(page, ui, directory / "form.png")
             take_run(page, ui, directory / "run.png")
-            take_artifact(page, ui, directory / "artifact.png")
             take_comparison(page, ui, directory / "comparison.png")
             take_charts(page, ui, directory / "charts.png")
         ui.end()
@@ -39,23 +38,16 @@ def main(home: Path, directory: Path) -> None:
 
 def take_form(page: Page, ui: XftUi, path: Path) -> None:
     form = Form(page, ui.prefect, ui.deployment_id("pipeline"))
-    form.top("upcycle").evaluate("element => element.scrollIntoView()")
+    form.top("recipe_file").evaluate("element => element.scrollIntoView()")
     page.wait_for_timeout(500)
     page.screenshot(path=path)
 
 
 def take_run(page: Page, ui: XftUi, path: Path) -> None:
-    RunPage(page, ui.prefect, newest(ui, "pipeline")).expect_state("Completed", seconds=30)
-    page.wait_for_timeout(4000)  # the graph arranges itself
-    page.screenshot(path=path)
-
-
-def take_artifact(page: Page, ui: XftUi, path: Path) -> None:
     run = RunPage(page, ui.prefect, newest(ui, "pipeline"))
-    run.open_artifacts()
-    page.get_by_text("comparison", exact=True).click()
-    expect(page.locator("table").first).to_be_visible()
-    page.wait_for_timeout(1000)
+    run.expect_state("Completed", seconds=30)
+    run.open_tab("Artifacts")
+    page.wait_for_timeout(4000)  # the graph arranges itself
     page.screenshot(path=path)
 
 

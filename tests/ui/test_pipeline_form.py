@@ -23,7 +23,7 @@ def test_the_form_explains_itself(form: Form) -> None:
     assert form.value("upcycle", "num_experts") == "8"
     assert form.value("merge", "shared_expert_weight") == "0.75"
     assert form.value("upcycle", "normalization") == "xft"
-    assert form.choices("upcycle", "normalization") == ["xft", "renormalize", "none"]
+    assert form.choices("upcycle", "normalization") == ["xft", "renormalize", "none", "granite", "qwen2_moe"]
     assert len(form.choices("merge", "method")) == 12
     assert "shared one included" in form.help("upcycle", "num_experts")
     without_help = [

@@ -54,7 +54,7 @@ class Walk:
             self.page.mouse.move(700, 700)
             self.page.mouse.wheel(0, 400)
             self.page.wait_for_timeout(500)
-        self._click(card)
+        self._click(card.first)
 
     def link(self, words: str) -> Page:
         """The page that the link opens."""
