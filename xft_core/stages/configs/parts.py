@@ -13,8 +13,8 @@ from xft_core.stages.preconditions import NOT_YET, check_data, check_model
 ARTIFACT_HELP = "Directory that an earlier stage published"
 
 
-# Up to November 2026 rows that were chosen from others lost their prompts after the first pass over them. It makes the keys of what
-# passes over chosen rows others than they were, so that no such result is reused.
+# Rows that were chosen from others once lost their prompts after the first pass over them. This changes the keys of what passes
+# over chosen rows, so that no such result is reused.
 PROMPTS_KEPT = {"prompts_kept": True}
 
 
