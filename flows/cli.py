@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         current = open_home(lambda line: print(line, file=sys.stderr))
         if options.command in ("run", "compare", "study", "evaluate", "publish", "ui"):
             check_place(current)
+        if getattr(options, "recommended", False):
+            options.set = _recommended(options.recipe) + options.set
         if options.command == "run":
             return _run(options)
         if options.command == "compare":
@@ -80,6 +82,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted. The same command continues from what is finished.", file=sys.stderr)
         return ExitCode.INTERRUPTED
+
+
+def _recommended(recipe: Path) -> list[str]:
+    from xft_core.recipe.recommended import recommended
+
+    settings = recommended(recipe)
+    print(f"Recommended: {', '.join(settings)}")
+    return settings
 
 
 def _run(options: Namespace) -> int:

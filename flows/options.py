@@ -94,6 +94,9 @@ def _version() -> str:
 def _add_recipe(command: ArgumentParser) -> None:
     command.add_argument(
         "recipe", type=shipped_or_file("recipes"), metavar="RECIPE.yaml", help="file, or the name of a recipe that ships: demo")
+    command.add_argument(
+        "--recommended", action="store_true",
+        help="with the settings that did best in our studies instead of the paper's (docs/study.md); --set goes over them")
     command.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
 
 

@@ -14,11 +14,18 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    Gemma3Processor,
+    Idefics3Processor,
     LlavaProcessor,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 VOCABULARY = 320
 CHAT_TEMPLATE = (
@@ -172,8 +179,35 @@ def picture_batch(family: str, num_rows: int = 2, seed: int = 0) -> dict[str, to
     return batch | {"pixel_values": pixels} | ({"token_type_ids": kinds} if family == "gemma3" else {})
 
 
-def picture_processor(directory: Path) -> None:
-    """Put a processor for the llava model of ``picture_model`` beside it: pictures of 16 x 16 pixels, 16 tokens each."""
+def picture_processor(directory: Path, family: str = "llava") -> None:
+    """Put a processor for the model of ``picture_model`` beside it: pictures of 16 x 16 pixels, 16 tokens each of llava, 4 of
+    another family. Skips where a family's processor needs what is not installed."""
+    if family in ("idefics3", "smolvlm"):
+        # Models of both kinds come with this processor; SmolVLMProcessor, of those that watch films, needs num2words.
+        names = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+        Idefics3Processor(
+            Idefics3ImageProcessorPil(
+                size={"longest_edge": 16}, max_image_size={"longest_edge": 16}, do_image_splitting=False),
+            tokenizer(*names), image_seq_len=4, chat_template=PICTURE_CHAT_TEMPLATE).save_pretrained(directory)
+        return
+    if family == "gemma3":
+        parts = {"image_token": "<image>", "boi_token": "<boi>", "eoi_token": "<eoi>"}
+        named = PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer(*parts.values()).backend_tokenizer, bos_token="<s>", eos_token="</s>",
+            pad_token="<pad>", extra_special_tokens=parts)
+        Gemma3Processor(
+            Gemma3ImageProcessorPil(size={"height": 16, "width": 16}), named, image_seq_length=4,
+            chat_template=PICTURE_CHAT_TEMPLATE.replace("<image>", "<boi>")).save_pretrained(directory)
+        return
+    if family == "qwen2_vl":
+        pytest.importorskip("torchvision")  # its video processor, without which the processor cannot be made
+        sizes = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+        names = ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
+        Qwen2VLProcessor(
+            Qwen2VLImageProcessorPil(**sizes, size={"shortest_edge": 256, "longest_edge": 256}), tokenizer(*names),
+            Qwen2VLVideoProcessor(**sizes), chat_template=PICTURE_CHAT_TEMPLATE.replace(
+                "<image>", "<|vision_start|><|image_pad|><|vision_end|>")).save_pretrained(directory)
+        return
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     LlavaProcessor(
         image_processor, tokenizer("<image>"), patch_size=4, vision_feature_select_strategy="default",

@@ -87,7 +87,7 @@ def _offer(address: str) -> tuple[Bucket, list[StoredObject]]:
         if not found and plain == name:
             found = [item for item in listed if item.name.startswith(f"{name}/") and is_shard(item.name)]
     if not found:
-        raise DataError(f"There is not data at {address}: no object of that name, and none of data below it.")
+        raise DataError(f"There is no data at {address}: no object of that name, and none of data below it.")
     return bucket, found
 
 

@@ -23,10 +23,12 @@ def chat(messages: list[Any], row: dict[str, Any]) -> Conversation:
     found: list[Message] = []
     for number, item in enumerate(messages, start=1):
         if not isinstance(item, dict):
-            raise DataError(f"message {number} must be an object of role and content, it is {kind(item)}.")
+            raise DataError(
+                f"message {number} must be an object of role and content, it is {kind(item)}. Correct or remove the row.")
         found.append(_message(number, item))
     if len(found) < 2 or found[-1]["role"] != "assistant":
-        raise DataError("the conversation has no response: its last message must be the assistant's.")
+        raise DataError(
+            "the conversation has no response: its last message must be the assistant's. Add one, or remove the row.")
     return Conversation(found, tools=_tools(row.get("tools")))
 
 
@@ -81,7 +83,7 @@ def not_text(value: Any) -> str:
     if isinstance(value, list):
         return ("must be text, it is a list. Text in parts (a list of type and text, as of chat APIs) is not read: join the "
                 "parts to one text.")
-    return f"must be text, it is {kind(value)}: {value!r:.80}."
+    return f"must be text, it is {kind(value)}: {value!r:.80}. Write it as text, or remove the row."
 
 
 def kind(value: Any) -> str:

@@ -41,7 +41,7 @@ def conversation(row: Any, form: Form | None) -> Conversation:
     """A row of that form (None: whatever it is of) as messages, of which the last is the response. Raises DataError without
     the row's place."""
     if not isinstance(row, dict):
-        raise DataError(f"a row must be an object with fields, this is {kind(row)}.")
+        raise DataError(f"a row must be an object with fields, this is {kind(row)}. Correct or remove it.")
     form = form or recognise(row)
     if form == "messages":
         return chat(_list(row, "messages", form), row)

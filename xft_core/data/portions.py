@@ -28,9 +28,9 @@ def row_of_line(text: str, place: Callable[[], str]) -> Any:
     try:
         return parse_json(text)
     except json.JSONDecodeError as error:
-        return DataError(f"{place()}: not JSON: {error.msg}.")
+        return DataError(f"{place()}: not JSON: {error.msg}. Correct or remove the line.")
     except ValueError as error:
-        return DataError(f"{place()}: {error}.")
+        return DataError(f"{place()}: {error}. Correct or remove the line.")
 
 
 class Portion(Protocol):
@@ -127,7 +127,8 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise DataError(f"{str(path)!r} is not UTF-8 text (byte {_bad_byte(path, error)}).") from None
+        raise DataError(f"{str(path)!r} is not UTF-8 text (byte {_bad_byte(path, error)}). Save it as UTF-8, for example with "
+                        "iconv -f LATIN1 -t UTF-8.") from None
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror}.") from None
 
@@ -193,7 +194,8 @@ def items(path: Path, stream: TextIO) -> Iterator[tuple[Any, int]]:
     wanted = "["  # what comes next: the array's beginning, an item or its end, a comma or its end, nothing
 
     def fail(message: str, where: int) -> DataError:
-        return DataError(f"{str(path)!r}, line {line + text.count(chr(10), 0, where)}: not JSON: {message}.")
+        found = line + text.count(chr(10), 0, where)
+        return DataError(f"{str(path)!r}, line {found}: not JSON: {message}. Correct or remove the row.")
 
     while True:
         place = _SPACE.match(text, place).end()  # type: ignore[union-attr]
@@ -204,7 +206,8 @@ def items(path: Path, stream: TextIO) -> Iterator[tuple[Any, int]]:
             except json.JSONDecodeError as error:
                 problem = error
             except RecursionError:
-                raise DataError(f"{str(path)!r}, row {number + 1} cannot be read: it is nested too deeply.") from None
+                raise DataError(
+                    f"{str(path)!r}, row {number + 1} cannot be read: it is nested too deeply. Correct or remove it.") from None
         # An item counts once something follows it: a number may go on, and a mistake may be the end of the block only.
         if not ended and (place == len(text) or problem or end == len(text)):
             line += text.count("\n", 0, place)
@@ -256,7 +259,8 @@ def _is_parquet(name: str) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError, ValueError, ArithmeticError, TypeError, LookupError) as error:
-        raise DataError(f"{name} is not Parquet: {(str(error).splitlines() or [''])[0]}") from None
+        raise DataError(
+            f"{name} is not Parquet: {(str(error).splitlines() or [''])[0]} Fetch or write the file again.") from None
 
 
 def parquet_portions(path: Path) -> tuple[int, Portions]:

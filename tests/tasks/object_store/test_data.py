@@ -57,7 +57,7 @@ def test_a_prefix_and_a_pattern_are_directories_of_shards(s3: Proxy) -> None:
 
 
 @pytest.mark.parametrize(("address", "error", "message"), [
-    (f"s3://{BUCKET}/nothing.jsonl", DataError, "There is not data at"), (f"s3://{BUCKET}/no/where/", DataError, "no data at"),
+    (f"s3://{BUCKET}/nothing.jsonl", DataError, "There is no data at"), (f"s3://{BUCKET}/no/where/", DataError, "no data at"),
     ("s3://no-such-bucket-here/a.jsonl", StoreRefused, "There is no bucket"),
     (f"s3://{BUCKET}/a b.jsonl", DataError, "is not s3://bucket/prefix"),
     (f"s3://key:secret@{BUCKET}/a.jsonl", DataError, "is not s3://bucket/prefix")])

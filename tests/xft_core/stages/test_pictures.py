@@ -157,6 +157,35 @@ def test_language_models_of_pictures_are_tuned_mixed_and_merged(prepared: tuple[
     assert stock.config.model_type == "llava" and processor.image_token == "<image>"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(set(PICTURE_CONFIGS) - {"llava"}))
+def test_rows_go_through_the_processor_of_every_family(family: str, tmp_path: Path) -> None:
+    model = picture_model(tmp_path / "dense", family)
+    picture_processor(model, family)
+    for template in ("magicoder", "chat"):
+        run_stage(PrepareStage(output=tmp_path / template, model=str(model), data=DataConfig(
+            path=str(picture_data(tmp_path / "rows.jsonl")), template=template, max_length=400, held_out_rows=4)))
+        rows = load_rows(tmp_path / template, "train")
+        assert len(rows) == 36 and "pixel_values" in rows.pictures([0], rows.lengths()[0])
+    data = tmp_path / "magicoder"
+    run_stage(UpcycleStage(
+        output=tmp_path / "moe", model=str(model), upcycle=UpcycleConfig(num_experts=4, num_experts_per_tok=3)))
+    one_step = SftConfig(epochs=1, batch_size=36, micro_batch_size=4, learning_rate=3e-3, precision="fp32", warmup_steps=0)
+    metrics = run_stage(SftStage(
+        output=tmp_path / "sft", model=str(tmp_path / "moe"), data=data, sft=one_step)).manifest.metrics
+    assert metrics["steps"] == 1
+    merging = MergeConfig(method="uniform", precision="fp32")
+    run_stage(MixStage(output=tmp_path / "mix", model=str(tmp_path / "sft"), data=data, merge=merging))
+    run_stage(MergeStage(output=tmp_path / "merged", model=str(tmp_path / "sft"), coefficients=tmp_path / "mix", data=data))
+    before, after = tensors(model), tensors(tmp_path / "merged")
+    assert before.keys() == after.keys() and any(not torch.equal(before[name], after[name]) for name in before)
+    stock, report = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    assert stock.config.model_type == family and not report["missing_keys"] and not report["unexpected_keys"]
+    asked = AutoProcessor.from_pretrained(tmp_path / "merged").apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which?"}]}], add_generation_prompt=True)
+    assert "Which?" in asked
+
+
 def test_questions_about_pictures_are_asked_by_the_processor_and_graded(prepared: tuple[Path, Path], tmp_path: Path) -> None:
     model, _ = prepared
     benchmark = tmp_path / "colours.jsonl"

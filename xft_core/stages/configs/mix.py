@@ -10,7 +10,7 @@ from xft_core.files.locate import find_file, find_model
 from xft_core.recipe.inactive_fields import learns, needs_base, tests_headroom, unused_in_merge, uses_seed
 from xft_core.recipe.sections import PROCESS_FIELDS, MergeConfig, Seed
 from xft_core.stages.base import StageConfig
-from xft_core.stages.configs.parts import ARTIFACT_HELP, without
+from xft_core.stages.configs.parts import ARTIFACT_HELP, PROMPTS_KEPT, without
 
 GENERATOR_FILE = "generator.safetensors"  # of what meta-train leaves
 OF_OTHERS = ("ensemble", "ensemble_rows", "ensemble_steps", "wise")  # other stages'
@@ -60,4 +60,6 @@ class MixStage(StageConfig):
         settings = super().settings()
         for name in (*PROCESS_FIELDS, *(() if uses_seed(self.merge) else ("seed",))):
             del settings[name]
+        if learns(self.merge) and self.merge.cross_validation:
+            settings |= PROMPTS_KEPT
         return without(settings, "merge", (*unused_in_merge(self.merge), "generator_from", *OF_OTHERS))

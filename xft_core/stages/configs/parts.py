@@ -13,6 +13,11 @@ from xft_core.stages.preconditions import NOT_YET, check_data, check_model
 ARTIFACT_HELP = "Directory that an earlier stage published"
 
 
+# Rows that were chosen from others once lost their prompts after the first pass over them. This changes the keys of what passes
+# over chosen rows, so that no such result is reused.
+PROMPTS_KEPT = {"prompts_kept": True}
+
+
 class OwnRows(Section):
     """Which of the training rows a training is on; all of them where nothing is given. See stages/own_rows.py."""
 

@@ -9,7 +9,7 @@ from xft_core.files.locate import find_model
 from xft_core.recipe.inactive_fields import unused_in_sft
 from xft_core.recipe.sections import PROCESS_FIELDS, ChecksConfig, Seed, SftConfig, WorkToMatch
 from xft_core.stages.base import StageConfig
-from xft_core.stages.configs.parts import ARTIFACT_HELP, OwnRows, without
+from xft_core.stages.configs.parts import ARTIFACT_HELP, PROMPTS_KEPT, OwnRows, without
 
 
 class SftStage(StageConfig, OwnRows):
@@ -55,6 +55,8 @@ class SftStage(StageConfig, OwnRows):
         del settings["checks"]
         for name in ("checkpoint_steps", "log_steps", *PROCESS_FIELDS, "merge_at", "merge_checkpoints"):
             settings["sft"].pop(name, None)  # the last two are of another stage, and not there at their defaults
+        if any(getattr(self, name) is not None for name in OwnRows.model_fields):
+            settings |= PROMPTS_KEPT
         of_length = ("epochs", "max_steps") if self.match else ()  # which the work to match decides
         return without(settings, "sft", (*of_length, *unused_in_sft(self.sft)))
 
