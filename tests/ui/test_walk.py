@@ -130,6 +130,6 @@ def the_registered_models_card_is_there(walk: Walk, address: str) -> None:
     version = walk.link("MLflow")
     assert version.url.startswith(f"{address}/mlflow/")
     expect(version.get_by_text("Version 1").first).to_be_visible()
-    expect(version.get_by_text("Intended use").first).to_be_visible()
+    expect(version.get_by_text("How to load it").first).to_be_visible()
     walk.picture(version, "card")
     version.close()
