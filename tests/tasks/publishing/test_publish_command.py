@@ -38,8 +38,9 @@ class Killer:
 @pytest.mark.slow
 @pytest.mark.parametrize("s3_server", ["moto"], indirect=True)
 def test_a_publication_that_is_killed_goes_on_where_it_was(
-    registered: str, s3: Proxy, s3_server: tuple[str, int], tmp_path: Path,  # noqa: F811
+    registered: str, s3: Proxy, s3_server: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
 ) -> None:
+    monkeypatch.setenv("XFT_HOME", str(HOME))  # where the version is registered: s3 has a home of its own
     hub, target, killer = FakeHub(), tmp_path / "given out", Killer()
 
     def fault(request: Request) -> str | None:
@@ -48,7 +49,7 @@ def test_a_publication_that_is_killed_goes_on_where_it_was(
     s3.fault = fault
     with hub.serving():
         environment = os.environ | {
-            "XFT_HOME": str(HOME), "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0",
+            "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0",
             "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": TOKEN, "no_proxy": "127.0.0.1"}
         command = [sys.executable, "-m", "flows.cli", "publish", registered, "--hub", "me/it", "--s3", f"s3://{BUCKET}/out/1",
                    "--directory", str(target), "--licence", "apache-2.0", "--data-licence", "CC-BY-4.0"]
