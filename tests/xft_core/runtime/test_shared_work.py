@@ -21,7 +21,8 @@ def doubled(part: int) -> list[bytes] | None:
 @pytest.mark.parametrize("processes", [1, 2, 3, 11])
 @pytest.mark.parametrize("number", [0, 1, 3, 9])
 def test_results_come_in_order_and_what_fails_comes_back(processes: int, number: int) -> None:
-    found = list(in_processes(lambda: iter(range(number)), doubled, processes))
+    shared = in_processes(lambda: iter(range(number)), doubled, processes)
+    found = list(shared)
     back = {3, 5} if processes > 1 else set(range(number))
     assert found == [([], part) if part in back else ([str(2 * part).encode(), b""], None) for part in range(number)]
     assert not active_children()
@@ -49,7 +50,8 @@ def test_what_only_another_process_cannot_read_is_read_here() -> None:
             raise MemoryError
         yield from range(4, 8)
 
-    found = list(in_processes(parts, doubled, 2))
+    shared = in_processes(parts, doubled, 2)
+    found = list(shared)
     assert [int(buffers[0]) // 2 if part is None else part for buffers, part in found] == [*range(8)]
 
 
