@@ -180,6 +180,10 @@ def _evaluate(options: Namespace) -> int:
                  "evaluate": {"benchmarks": options.benchmark, "held_out_data": options.held_out}}
         recipe = parse(Recipe, given, options.set, where="The evaluation")
         prefect = _import_in_background("flows.evaluate")
+        from tasks.preflight import check_inputs
+        from xft_core.recipe.steps import evaluation_steps
+
+        check_inputs(recipe, steps=evaluation_steps)
         _finish_starting(api, prefect)
         from flows.evaluate import evaluate_model
         from xft_core.reporting.tables import table

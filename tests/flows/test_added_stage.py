@@ -94,6 +94,7 @@ def call(code: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, *words], cwd=code, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_stage_of_one_file_and_one_step_is_part_of_everything(code: Path) -> None:
     recipe, words = str(code.parent / "recipe.yaml"), code.parent / "words.txt"
 

@@ -263,6 +263,7 @@ def test_a_recipe_may_leave_the_registry_alone(finished: PipelineResult) -> None
     assert (state.result().registered, rebuilt(states)) == (None, set())
 
 
+@pytest.mark.slow
 def test_another_lambda_rebuilds_only_what_follows(finished: PipelineResult) -> None:
     state, states = run_pipeline(merge={"shared_expert_weight": 0.5})
     assert state.is_completed()
@@ -270,7 +271,7 @@ def test_another_lambda_rebuilds_only_what_follows(finished: PipelineResult) -> 
     assert {"mix", "merge", "generate-merged-0", "report"} <= rebuilt(states)
 
 
-@pytest.mark.parametrize("damage", ["altered", "gone"])
+@pytest.mark.parametrize("damage", ["altered", pytest.param("gone", marks=pytest.mark.slow)])
 def test_damage_is_noticed_and_rebuilt(finished: PipelineResult, damage: str) -> None:
     model = finished.merged_model / "model.safetensors"
     before = read_manifest(finished.merged_model).digest

@@ -18,7 +18,7 @@ def doubled(part: int) -> list[bytes] | None:
     return None if part == 3 else [str(2 * part).encode(), b""]
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 11])
+@pytest.mark.parametrize("processes", [1, 2, 3, pytest.param(11, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", [0, 1, 3, 9])
 def test_results_come_in_order_and_what_fails_comes_back(processes: int, number: int) -> None:
     shared = in_processes(lambda: iter(range(number)), doubled, processes)

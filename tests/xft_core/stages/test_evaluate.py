@@ -94,6 +94,7 @@ def test_verdicts_pass_at_k_and_files(tmp_path: Path) -> None:
     assert (tmp_path / "again/out/results.json").read_bytes() == (tmp_path / "out/results.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_unsafe_is_the_same_without_the_walls(tmp_path: Path) -> None:
     killer = """
 import glob, io, posix

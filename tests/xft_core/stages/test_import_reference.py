@@ -152,6 +152,7 @@ def test_experts_of_several_dtypes_are_refused(tmp_path: Path) -> None:
         imported(source)
 
 
+@pytest.mark.slow
 def test_from_the_command_line_to_a_merged_model_that_answers(tmp_path: Path) -> None:
     source = reference_model(tmp_path / "reference")
     command = [sys.executable, "-m", "xft_core", "import-reference", str(source), str(tmp_path / "moe")]

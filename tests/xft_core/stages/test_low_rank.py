@@ -183,7 +183,7 @@ def stage(ready: Path, output: Path, model: str, **changes: Any) -> SftStage:
     return SftStage(output=output, model=str(ready / model), data=ready / "data", sft=sft)
 
 
-@pytest.mark.parametrize("model", ["flat", "groups"])
+@pytest.mark.parametrize("model", ["flat", pytest.param("groups", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("changes", [
     {"optimizer": "adafactor"}, {"precision": "bf16"}, {"precision": "bf16_mixed"}, {"gradient_checkpointing": True}],
     ids=lambda changes: "-".join(map(str, changes.values())))
@@ -210,6 +210,7 @@ def test_an_interrupted_training_resumes_to_the_bit(
     assert file_digest(tmp_path / "a" / "model.safetensors") == file_digest(tmp_path / "b" / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["flat", "groups"])
 def test_two_processes_train_as_one(model: str, ready: Path, tmp_path: Path) -> None:
     train_as_one(model, ready, tmp_path)
@@ -267,7 +268,7 @@ def test_the_curve_shows_the_rate_of_the_shared_weights(ready: Path, tmp_path: P
     assert [rate for rate in rates if rate is not None] == [pytest.approx(5e-3)] * 2
 
 
-@pytest.mark.parametrize("model", ["flat", "groups"])
+@pytest.mark.parametrize("model", ["flat", pytest.param("groups", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["learned", "routing"])
 def test_mixing_merging_and_answers(method: Any, model: str, ready: Path, tmp_path: Path) -> None:
     """The stages in a row; the merged model's loss is the one that mixing measured."""

@@ -167,6 +167,7 @@ def test_unused_fields_do_not_change_the_key(ready: Path, tmp_path: Path) -> Non
     assert run_stage(stage).reused
 
 
+@pytest.mark.slow
 def test_a_killed_mix_resumes_to_the_same_coefficients(ready: Path, tmp_path: Path) -> None:
     changes = {"epochs": 60, "batch_size": 2, "micro_batch_size": 2}
     _, expected = mix(ready, tmp_path / "undisturbed", **changes)

@@ -22,6 +22,7 @@ from xft_core.store.workspace import Workspace
 
 PROBLEMS = 40
 SOLVED = {"base": 8, "sft": 18, "moe": 22, "merged": 20}
+SLOW = pytest.mark.slow
 HELD_OUT = {"base": 0.91, "sft": 0.55, "moe": 0.52, "merged": 0.53}
 
 
@@ -195,13 +196,13 @@ def test_certainty_is_said_in_words(tmp_path: Path, solved: dict[str, int], expe
 @pytest.mark.parametrize(("change", "expected"), [
     ({"uniform": 0.529}, "Learned mixing is worse than uniform mixing"),
     ({"movement": 0.002}, "did not move"),
-    ({"dead": True}, "1 routed expert with a load under 1% on held-out rows: layer 0 expert 1."),
-    ({"moe": {"diverged_at_step": 70}}, "the MoE: The training loss diverged: at step 70"),
-    ({"moe": {"dead_expert_steps": 100}}, "less than 1% of the tokens for 100 steps"),
-    ({"infrastructure_errors": 2}, "2 answers could not be graded"),
-    ({"solved": dict.fromkeys(SOLVED, 0)}, "demo benchmark is too hard to tell these models apart."),
-    ({"solved": dict.fromkeys(SOLVED, 39)}, "demo benchmark is too easy to tell these models apart."),
-    ({"held_out": HELD_OUT | {"merged": 0.95}}, "XFT merged (learned) is worse than the base model"),
+    pytest.param({"dead": True}, "1 routed expert with a load under 1% on held-out rows: layer 0 expert 1.", marks=SLOW),
+    pytest.param({"moe": {"diverged_at_step": 70}}, "the MoE: The training loss diverged: at step 70", marks=SLOW),
+    pytest.param({"moe": {"dead_expert_steps": 100}}, "less than 1% of the tokens for 100 steps", marks=SLOW),
+    pytest.param({"infrastructure_errors": 2}, "2 answers could not be graded", marks=SLOW),
+    pytest.param({"solved": dict.fromkeys(SOLVED, 0)}, "demo benchmark is too hard to tell these models apart.", marks=SLOW),
+    pytest.param({"solved": dict.fromkeys(SOLVED, 39)}, "demo benchmark is too easy to tell these models apart.", marks=SLOW),
+    pytest.param({"held_out": HELD_OUT | {"merged": 0.95}}, "XFT merged (learned) is worse than the base model", marks=SLOW),
 ])
 def test_warnings(tmp_path: Path, change: dict[str, Any], expected: str) -> None:
     _, output = report(tmp_path, make_artifacts(tmp_path, **change))

@@ -118,7 +118,7 @@ def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(ready: P
     assert a == b != c
 
 
-@pytest.mark.parametrize("model", ["dense", "moe"])
+@pytest.mark.parametrize("model", [pytest.param("dense", marks=pytest.mark.slow), "moe"])
 def test_a_killed_run_started_again_gives_the_same_bits(model: str, ready: Path, tmp_path: Path) -> None:
     config = changed(epochs=4, checkpoint_steps=2)
     sft(ready, tmp_path / "undisturbed", model, config)
@@ -217,7 +217,7 @@ def test_a_training_that_diverges_is_named_or_stops_and_goes_on_when_told_to(rea
 
 @pytest.mark.skipif(
     subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode != 0, reason="no user namespaces here")
-@pytest.mark.parametrize("kilobytes", [100, 300, 700])
+@pytest.mark.parametrize("kilobytes", [100, *(pytest.param(size, marks=pytest.mark.slow) for size in (300, 700))])
 def test_a_disk_that_fills_while_training_is_a_message(kilobytes: int, ready: Path, tmp_path: Path) -> None:
     """A real small disk: at 100 KB safetensors cannot write the weights, at 300 and 700 torch not the optimizer."""
     (tmp_path / "disk").mkdir()
