@@ -70,6 +70,7 @@ def test_a_recipe_that_is_not_there(tmp_path: Path) -> None:
     assert "There is no file 'none.yaml'" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_failing_stage_is_one_clear_message(recipe_file: RecipeFile, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("")

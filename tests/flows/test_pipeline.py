@@ -289,6 +289,7 @@ def test_damage_is_noticed_and_rebuilt(finished: PipelineResult, damage: str) ->
     assert read_manifest(finished.merged_model).digest == before
 
 
+@pytest.mark.slow
 def test_a_new_version_of_a_stage_is_rebuilt(
     finished: PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -302,6 +303,7 @@ def test_a_new_version_of_a_stage_is_rebuilt(
     assert state.result().merged_model != finished.merged_model
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_training_within_seconds(finished: PipelineResult, tmp_path: Path) -> None:
     path = tmp_path / "tiny.yaml"
     values = RECIPE | {"seed": 1, "sft": RECIPE["sft"] | {"max_steps": 1000, "epochs": 1000}}  # type: ignore[operator]

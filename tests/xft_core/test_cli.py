@@ -30,6 +30,7 @@ def test_help_names_every_stage_and_every_field() -> None:
     assert all(field in shown for field in ("model", "data", "seed", "output", "sft.learning_rate: ", "checks.dead_experts: "))
 
 
+@pytest.mark.slow
 def test_the_stages_one_by_one(tmp_path: Path) -> None:
     """The chain by hand, as a user without an orchestrator types it."""
     dense_model(tmp_path / "base")

@@ -39,6 +39,7 @@ def test_the_plan_of_a_recipe(recipe_file: RecipeFile, tmp_path: Path) -> None:
     assert not any(tmp_path.glob("*.db"))
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_each_time_rests_on(recipe_file: RecipeFile, tmp_path: Path) -> None:
     done = xft("plan", str(recipe_file()), home=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -59,6 +60,7 @@ def test_an_amount_that_cannot_be_is_refused(recipe_file: RecipeFile, tmp_path: 
     assert done.returncode == 2 and "Traceback" not in done.stderr and "invalid number above 0 value" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_plan_for_another_machine_and_what_to_change(recipe_file: RecipeFile, tmp_path: Path) -> None:
     config = model_directory(tmp_path / "model") / "config.json"
     arguments: tuple[str, ...] = ("plan", str(recipe_file(model={"path": "owner/model"})), "--flops", "100")

@@ -60,6 +60,7 @@ def server_id() -> int:
     return fork_server._server._process.pid
 
 
+@pytest.mark.slow
 def test_a_fork_is_what_a_fresh_process_would_be(
     config: UpcycleStage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:

@@ -70,6 +70,7 @@ def test_a_local_task_dense_and_upcycled_twice_the_same(tasks: Path, tmp_path: P
     assert LmEvalStage(output=tmp_path / "d", task="both", directory=tasks).input_digests() != first.parents
 
 
+@pytest.mark.slow
 def test_a_task_that_is_not_there_is_named(tasks: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no task 'third'"):
         run_stage(LmEvalStage(output=tmp_path / "a", task="third", directory=tasks))

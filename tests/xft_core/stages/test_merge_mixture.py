@@ -144,6 +144,7 @@ def test_what_is_left_over_is_an_error_that_names_it(tmp_path: Path) -> None:
         merge(source, tmp_path / "dense")
 
 
+@pytest.mark.slow
 def test_a_plan_is_printed_changed_and_used(tmp_path: Path) -> None:
     source = mixture(tmp_path / "moe", "mixtral")
     command = [sys.executable, "-m", "xft_core", "merge-mixture", str(source)]

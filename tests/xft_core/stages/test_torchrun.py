@@ -78,6 +78,7 @@ def test_two_processes_go_on_where_one_stopped_with_the_same_curve(
                  marks=pytest.mark.slow),
     pytest.param({"num_experts": 4, "num_experts_per_tok": 2, "router": "random", "shared_gate": "token"},
                  {"gradient_checkpointing": True}, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_two_processes_route_as_one(
         upcycle: dict[str, Any], changes: dict[str, Any], ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second goes on, with two, from where one was interrupted: what routers know beside weights is in the checkpoint."""
@@ -94,6 +95,7 @@ def test_two_processes_route_as_one(
         assert (weights[name] - expected[name]).abs().max() < 5e-3, name
 
 
+@pytest.mark.slow
 def test_averages_of_two_processes_are_those_of_one(
         ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of weights over the training, and of experts after each step, where experts are cut between processes unevenly."""
@@ -111,6 +113,7 @@ def test_averages_of_two_processes_are_those_of_one(
         assert all(torch.allclose(one[name], two[name], atol=2e-4) for name in one)
 
 
+@pytest.mark.slow
 def test_two_processes_mix_as_one(ready: Path, tmp_path: Path) -> None:
     merge = MergeConfig(batch_size=6, micro_batch_size=2, precision="fp32", learning_rate=0.1, shared_expert_weight=None)
     made = {}
@@ -233,6 +236,7 @@ def killed_and_gone_on_with(
     assert_same_curve(tmp_path / "killed", tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_where_one_of_two_was_killed_one_alone_goes_on(ready: Path, tmp_path: Path) -> None:
     killed_and_gone_on_with(
         ready, tmp_path, 1, signal.SIGKILL, 137,
