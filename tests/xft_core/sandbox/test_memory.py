@@ -72,7 +72,10 @@ while True:
     "pages of many processes": """
 for _ in range(4):
     os.fork()
-kept = bytearray(os.urandom(2**20) * 60)
+kept = []
+for _ in range(60):
+    kept.append(os.urandom(2**20))
+    time.sleep(0.02)
 time.sleep(20)
 """,
 }
