@@ -14,7 +14,7 @@ from xft_core.recipe.load import read_yaml
 RESERVED = ("reserved_rows", "reserved_path")
 RESERVE = "data.reserved_rows=200"
 SETTINGS = (
-    "baseline.wise=[0.7,0.8,0.9]",
+    "baseline.wise=[0.6,0.7,0.8]",
     "merge.method=uniform",
     "merge.shared_expert_weight=0.75",
     "merge.delta_scale=0.7",
