@@ -52,7 +52,7 @@ class MemoryWatch:
             room = self._allowed - in_kernel(processes)
             left = room - sum(map(_resident, processes))
             # What is shared counts in that sum for everyone who shares it, and takes longer to tell apart.
-            if room < 0 or left < 0 and (left := room - sum(map(_proportional, processes))) < 0:
+            if room < 0 or (left < 0 and (left := room - sum(map(_proportional, processes))) < 0):
                 self._exceeded()
                 return
 
