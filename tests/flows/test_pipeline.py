@@ -295,7 +295,8 @@ def test_another_lambda_rebuilds_only_what_follows(finished: PipelineResult) -> 
     assert {"mix", "merge", "generate-merged-0", "report"} <= rebuilt(states)
 
 
-@pytest.mark.parametrize("damage", ["altered", pytest.param("gone", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["altered", "gone"])
 def test_damage_is_noticed_and_rebuilt(finished: PipelineResult, damage: str) -> None:
     model = finished.merged_model / "model.safetensors"
     before = read_manifest(finished.merged_model).digest
@@ -349,6 +350,7 @@ def test_an_interrupt_stops_training_within_seconds(finished: PipelineResult, tm
     assert children(parent.info.run_id)["sft_moe"].info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_mistake_is_not_retried_and_finished_work_is_kept(
     finished: PipelineResult, tmp_path: Path, caplog: pytest.LogCaptureFixture,
 ) -> None:
