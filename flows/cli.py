@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(task_run_name)s - %(message)s"
 INTERRUPTED = "Interrupted. The same command continues from what is finished."
-INTERRUPTED_SECONDS = 8.0  # what servers that are away were not told by then, the next run tells them
+INTERRUPTED_SECONDS = 7.0  # what servers that are away were not told by then, the next run tells them
 NO_PAGES = "make ui  (or: xft ui)  shows Prefect and MLflow in the browser"
 
 
