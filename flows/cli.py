@@ -26,9 +26,11 @@ from xft_core.runtime.process import command, imports, told
 
 if TYPE_CHECKING:
     from flows.local.embedded_api import PrefectApi
+    from tasks.execution.finished import FinishedRun
     from tasks.publishing.comparison import ComparisonResult
     from tasks.publishing.pipeline import PipelineResult
     from tasks.publishing.study import StudyOutcome
+    from tasks.references import RunOutcome
     from xft_core.recipe.sections import Recipe
 
 TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(task_run_name)s - %(message)s"
@@ -94,10 +96,13 @@ def _recommended(recipe: Path) -> list[str]:
 
 def _run(options: Namespace) -> int:
     with imports():
-        api = _start_prefect()
+        from tasks.execution.finished import finished_run
         from xft_core.recipe.load import load_recipe
 
         recipe = load_recipe(options.recipe, options.set)
+        if not options.again and (finished := finished_run(recipe)):
+            return _show_finished(finished)
+        api = _start_prefect()
         prefect = _import_in_background("flows.pipeline")
         from tasks.preflight import check_fit, check_inputs
         from tasks.references import base_model
@@ -265,15 +270,30 @@ def _failed(error: Any, state: Any) -> int:
 
 
 def _show(result: "PipelineResult") -> None:
-    _print_report(result.report, "Warnings")
-    reused = f" ({result.reused_stages} of {result.stages} stages reused)" if result.reused_stages else ""
+    _show_outcome(result, result.reused_stages, result.mlflow_page)
+
+
+def _show_finished(finished: "FinishedRun") -> int:
+    from flows.local.addresses import running_mlflow
+    from tasks.mlflow_pages import run_page
+
+    outcome, ui = finished.outcome, settings().mlflow_ui or running_mlflow(settings().home)
+    page = run_page(ui, finished.run_experiment_id, outcome.mlflow_run_id) if ui else None
+    _show_outcome(outcome, outcome.stages, page)
+    print(f"Nothing was left to do: the run of {finished.ended} made it, and is its record. To record a new one: --again")
+    return ExitCode.DONE
+
+
+def _show_outcome(outcome: "RunOutcome", reused_stages: int, page: str | None) -> None:
+    _print_report(outcome.report, "Warnings")
+    reused = f" ({reused_stages} of {outcome.stages} stages reused)" if reused_stages else ""
     print(f"done{reused}")
-    print(f"  report   {result.report / 'comparison.md'}")
-    print(f"  model    {result.merged_model}")
-    print(f"  record   MLflow run {result.mlflow_run_id} in {settings().tracking_shown}")
-    if result.registered:
-        print(f"  registry {result.registered}")
-    print(f"  look     {result.mlflow_page or NO_PAGES}")
+    print(f"  report   {outcome.report / 'comparison.md'}")
+    print(f"  model    {outcome.merged_model}")
+    print(f"  record   MLflow run {outcome.mlflow_run_id} in {settings().tracking_shown}")
+    if outcome.registered:
+        print(f"  registry {outcome.registered}")
+    print(f"  look     {page or NO_PAGES}")
 
 
 def _show_comparison(result: "ComparisonResult", written: Path | None) -> None:

@@ -16,6 +16,8 @@ def parser() -> ArgumentParser:
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the pipeline with a recipe; what is finished already is reused")
     _add_recipe(run)
+    run.add_argument(
+        "--again", action="store_true", help="record a new run, in Prefect and MLflow, also when there is nothing left to do")
     compare = commands.add_parser(
         "compare", help="run variants of a recipe and put them side by side; what is finished already is reused")
     _add_recipe(compare)

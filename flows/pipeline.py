@@ -13,7 +13,7 @@ from prefect.states import Cancelled
 from flows.approval import approved
 from flows.recipe_form import DEFAULTS, as_overrides, with_recipe_fields
 from tasks import preflight
-from tasks.execution import pipeline_run
+from tasks.execution import finished, pipeline_run
 from tasks.prefect_page import reason_of
 from tasks.preflight import check_inputs
 from tasks.publishing.announcing import announce_completed
@@ -86,6 +86,8 @@ def pipeline(
         return Cancelled(message=str(stopped))
     result = approved(run, result)
     announce_completed(recipe, result, get_run_logger())
+    if run.variant is None:
+        finished.remember(run, result)
     return result
 
 

@@ -9,11 +9,12 @@ from tasks.object_store import data
 from tasks.references import base_model
 from tasks.settings import settings
 from xft_core.errors import CheckpointError, RecipeError
+from xft_core.models.safetensors_index import weight_files
 from xft_core.planning.fit import advice, check_fits
 from xft_core.planning.machine import Machine, store_size, this_machine
 from xft_core.planning.plan import make_plan
 from xft_core.planning.shape import Shape, find_config, read_shape
-from xft_core.recipe.sections import Recipe
+from xft_core.recipe.sections import MergeConfig, Recipe
 from xft_core.recipe.steps import MOE_MODEL, Step, pipeline_steps
 from xft_core.runtime.quantities import size
 from xft_core.stages.configs import STAGES
@@ -38,6 +39,11 @@ def preconditions(recipes: Sequence[Recipe], steps: Steps = pipeline_steps) -> d
     for recipe in recipes:
         of_run = steps(recipe)
         _check_recipe(recipe, of_run)
+        model = base_model(recipe)
+        if any(step.stage == "mix" for step in of_run):
+            found[f"merge of {model} by {recipe.merge.recorded()}"] = partial(_check_merge, recipe.merge, model)
+        if any(step.stage == "export" for step in of_run):
+            found[f"GGUF file of {model}, {recipe.data.template}"] = partial(_check_gguf, model, recipe.data.template)
         for step in of_run:
             fields = step.fields(base_model(recipe), lambda role: NOT_YET)
             found |= STAGES[step.stage](output=Path(NOT_YET), **fields).preconditions()
@@ -59,6 +65,31 @@ def _check_recipe(recipe: Recipe, steps: list[Step]) -> None:
         raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for {recipe.model.path!r}.")
 
 
+def _check_merge(merge: MergeConfig, model: str) -> None:
+    """The merge fits the model's sizes, where these are known here. Raises RecipeError."""
+    shape = _shape(model)
+    if shape and (conflict := merge.conflict_with(shape.num_layers, shape.ffn_size)):
+        raise RecipeError(f"{conflict}.")
+
+
+def _check_gguf(model: str, template: str) -> None:
+    """What becomes of the model can be written as a GGUF file, where the model is here. Raises CheckpointError."""
+    path = find_config(model) if _shape(model) else None
+    if path is None or not weight_files(path.parent):  # not here, or another check reports it
+        return
+    from xft_core.exports.gguf.describe import check_directory
+
+    check_directory(path.parent, template)
+
+
+def _shape(model: str) -> Shape | None:
+    try:
+        path = find_config(model)
+        return read_shape(path) if path else None
+    except CheckpointError:  # the upcycle stage says what is wrong with it, if anything is
+        return None
+
+
 def check_fit(recipe: Recipe, model: str) -> str | None:
     """Raise DoesNotFit for a recipe that surely does not fit this machine, unless its ``check_fit`` is off.
 
@@ -66,11 +97,7 @@ def check_fit(recipe: Recipe, model: str) -> str | None:
     checked: a Hub model whose config.json is not in the Hub's cache, a config.json that leaves sizes to their defaults, a model
     that must be fetched first.
     """
-    try:
-        path = find_config(model)
-        shape = read_shape(path) if path else None
-    except CheckpointError:  # the upcycle stage says what is wrong with it, if anything is
-        return None
+    shape = _shape(model)
     if shape is None:
         return None
     store = settings().artifacts

@@ -46,6 +46,19 @@ class ArtifactRef(BaseModel):
     recorded: bool = True
 
 
+class RunOutcome(BaseModel):
+    """What a completed run leaves: directories of report and merged model, its run in MLflow, in words its version in the
+    registry, and how many ``stages`` it had."""
+
+    model_config = ConfigDict(frozen=True)
+
+    report: Path
+    merged_model: Path
+    mlflow_run_id: str
+    registered: str | None
+    stages: int
+
+
 def of_stage(artifacts: Mapping[str, ArtifactRef], recipe: Recipe, stage: str, model: str | None = None) -> ArtifactRef:
     """Of a run's ``artifacts`` by role, the first that ``stage`` published (for ``model``, see Step). Raises LookupError."""
     return artifacts[role_of(recipe, stage, model)]

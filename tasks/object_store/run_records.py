@@ -57,6 +57,16 @@ def note(run: PipelineRun, artifact: str | None = None) -> None:
                 return
 
 
+def renew(flow_run_id: str) -> None:
+    """Write down that someone uses what a run left, here and now."""
+    path = settings().runs / safe_name(f"{flow_run_id}.json")
+    with _lock:
+        record = _parse(path.read_bytes()) if path.is_file() else None
+        if record is not None:
+            record = record.model_copy(update={"updated": round(time.time(), 3)})
+            write_whole(path, record.model_copy(update={"sha256": record.fields_digest()}).model_dump_json(indent=1))
+
+
 def local_records() -> dict[Path, RunRecord | None]:
     """The records of this machine, by file; None for a damaged one."""
     return {path: _parse(path.read_bytes()) for path in sorted(settings().runs.glob("*.json")) if path.is_file()}

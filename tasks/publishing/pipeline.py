@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.runtime import flow_run
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
 from tasks import mlflow_pages
 from tasks.execution.delivery import deliver_rest, insist
@@ -19,7 +19,7 @@ from tasks.prefect_page import show_markdown, show_table
 from tasks.publishing.approval import announce_champion
 from tasks.publishing.headline import headline, of_variant
 from tasks.publishing.models import VERDICTS, data_sets, measured_models, verdict_table
-from tasks.references import ArtifactRef, PipelineRun, of_stage
+from tasks.references import ArtifactRef, PipelineRun, RunOutcome, of_stage
 from tasks.retry import PUBLISH_TASK
 from tasks.settings import settings
 from tasks.stopping import stop_event
@@ -36,22 +36,14 @@ from xft_core.reporting.variants.summary import read_comparison
 LONGEST_TAG = 5000
 
 
-class PipelineResult(BaseModel):
-    """What a finished run leaves: directories of report and merged model, the run in MLflow with its page there, if the
-    address is known, and in words its version in the registry; ``proposal``: a person must say whether it is champion;
-    ``metrics``: the numbers that runs are compared by."""
+class PipelineResult(RunOutcome):
+    """The outcome, with the run's page in MLflow, if the address is known; ``proposal``: a person must say whether it is
+    champion; ``metrics``: the numbers that runs are compared by."""
 
-    model_config = ConfigDict(frozen=True)
-
-    report: Path
-    merged_model: Path
-    mlflow_run_id: str
     mlflow_page: str | None
-    registered: str | None
     proposal: registry.Proposal | None = None
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     reused_stages: int
-    stages: int
 
 
 @task(**PUBLISH_TASK)

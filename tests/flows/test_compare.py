@@ -146,6 +146,7 @@ def test_the_same_comparison_again_does_no_work(finished: ComparisonResult) -> N
     assert result.report == finished.report
 
 
+@pytest.mark.slow
 def test_a_failed_variant_does_not_lose_the_others(finished: ComparisonResult, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"instruction": "Say hello."}\n')

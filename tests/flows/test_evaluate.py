@@ -13,6 +13,7 @@ from xft_core.demo import DEMO_DIR
 from xft_core.recipe.sections import EvaluateConfig, GenerateConfig, ModelConfig
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_api")
 def test_a_model_is_evaluated_and_recorded(tmp_path: Path) -> None:
     other = tmp_path / "other.jsonl"

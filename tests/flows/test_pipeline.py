@@ -21,13 +21,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from flows.evaluate import evaluate_model
 from flows.pipeline import pipeline
+from tasks.execution.finished import finished_run
 from tasks.publishing.pipeline import PipelineResult
 from tasks.retry import may_pass
 from tasks.settings import settings
 from tasks.tracking.client import client
 from tests.flows.conftest import RECIPE, REPOSITORY
 from xft_core.errors import XftError
-from xft_core.recipe.load import parse
+from xft_core.recipe.load import load_recipe, parse
 from xft_core.recipe.sections import ModelConfig, Recipe
 from xft_core.store.manifest import read_manifest
 
@@ -186,6 +187,28 @@ def test_the_same_recipe_again_does_no_work(finished: PipelineResult) -> None:
     assert curve_steps(again["sft_moe"].info.run_id, "loss") == curve_steps(sft.info.run_id, "loss")
 
 
+def test_with_nothing_left_to_do_a_command_starts_no_server(
+    finished: PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The outcome of the last run that completed; of a changed recipe, or of another tracking server's, there is none."""
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
+    experiment = client().get_run(finished.mlflow_run_id).info.experiment_id
+    before = [item.info.run_id for item in client().search_runs([experiment], "tags.`xft.kind` = 'pipeline'")]
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "flows.cli", "run", str(recipe)], capture_output=True, text=True,
+        cwd=REPOSITORY, env=os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"})  # nobody answers there
+    assert done.returncode == 0, done.stderr
+    assert f"done ({STAGES} of {STAGES} stages reused)" in done.stdout and str(finished.merged_model) in done.stdout
+    assert f"MLflow run {before[0]}" in done.stdout and "--again" in done.stdout
+    assert not re.search(r"\| +(prefect|mlflow|torch)$", done.stderr, re.MULTILINE)
+    assert before == [item.info.run_id for item in client().search_runs([experiment], "tags.`xft.kind` = 'pipeline'")]
+    assert finished_run(load_recipe(recipe, ["seed=1"])) is None
+    assert finished_run(load_recipe(recipe, ["merge.shared_expert_weight=0.5"])) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert finished_run(load_recipe(recipe)) is None
+
+
 def artifacts(flow_run_id: Any) -> dict[str, Any]:
     """A flow run's artifacts in Prefect, by key; the last of those with the same key."""
     with get_client(sync_client=True) as api:
@@ -272,7 +295,8 @@ def test_another_lambda_rebuilds_only_what_follows(finished: PipelineResult) -> 
     assert {"mix", "merge", "generate-merged-0", "report"} <= rebuilt(states)
 
 
-@pytest.mark.parametrize("damage", ["altered", pytest.param("gone", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["altered", "gone"])
 def test_damage_is_noticed_and_rebuilt(finished: PipelineResult, damage: str) -> None:
     model = finished.merged_model / "model.safetensors"
     before = read_manifest(finished.merged_model).digest
@@ -283,6 +307,7 @@ def test_damage_is_noticed_and_rebuilt(finished: PipelineResult, damage: str) ->
         content[-1] ^= 1
         model.unlink()  # MLflow's copy is a link to the same file
         model.write_bytes(content)
+    assert finished_run(parse(Recipe, RECIPE)) is None
     state, states = run_pipeline()
     assert state.is_completed()
     assert rebuilt(states) == {"merge"}  # what follows is the same: the rebuilt model is the old one, bit for bit
@@ -325,6 +350,7 @@ def test_an_interrupt_stops_training_within_seconds(finished: PipelineResult, tm
     assert children(parent.info.run_id)["sft_moe"].info.status == "KILLED"
 
 
+@pytest.mark.slow
 def test_a_mistake_is_not_retried_and_finished_work_is_kept(
     finished: PipelineResult, tmp_path: Path, caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -40,6 +40,7 @@ def requests() -> list[Request]:
         for index in range(20)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dense", "moe"])
 def test_batches_change_nothing_but_ties(kind: str, request: pytest.FixtureRequest) -> None:
     directory = request.getfixturevalue(kind)

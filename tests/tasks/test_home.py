@@ -80,6 +80,7 @@ def contents(home: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in home.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["copy", "what now? 50%41#数 据", "original/inside"])
 def test_a_copied_home_is_refused_until_it_is_put_right(original: Path, tmp_path: Path, name: str) -> None:
     copy = tmp_path / name
@@ -117,6 +118,7 @@ def test_the_same_home_by_a_link_is_in_its_place(original: Path, tmp_path: Path)
     assert old_places(settings_of(tmp_path / "link")) == []
 
 
+@pytest.mark.slow
 def test_another_home_that_uses_this_ones_database_is_left_alone(original: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     environment = f"import os; os.environ['MLFLOW_TRACKING_URI'] = {settings_of(original).tracking_uri!r}\n"

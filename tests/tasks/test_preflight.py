@@ -12,7 +12,8 @@ from typing import ClassVar
 import pytest
 
 from tasks.preflight import check_inputs
-from xft_core.errors import NotReady, SandboxError, XftError
+from tests.factories import dense_model
+from xft_core.errors import CheckpointError, DataError, NotReady, RecipeError, SandboxError, XftError
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import EvaluateConfig, Recipe
 from xft_core.recipe.steps import evaluation_steps, pipeline_steps
@@ -81,6 +82,40 @@ def test_what_any_variant_lacks_is_in_the_message() -> None:
     with pytest.raises(NotReady) as error:
         check_inputs(*variants)
     assert str(error.value).count("'a.jsonl'") == str(error.value).count("'b.jsonl'") == 1
+
+
+def test_a_model_that_cannot_be_a_gguf_file_is_found_first(tmp_path: Path) -> None:
+    """And not by the last stage of a run of hours."""
+    wanted = ("export.gguf=[q8_0]", "evaluate.sandbox=unsafe")
+    check_inputs(recipe(*wanted, f"model.path={dense_model(tmp_path / 'fits')}"))
+    with pytest.raises(CheckpointError, match="type 'phi3' is not written"):
+        check_inputs(recipe(*wanted, f"model.path={dense_model(tmp_path / 'other', 'phi3')}"))
+    slides = dense_model(tmp_path / "slides", "mistral")
+    with pytest.raises(CheckpointError, match="sliding window of 16"):
+        check_inputs(recipe(*wanted, f"model.path={slides}"))
+    counted = "{% for message in messages %}{{ loop.index }} {{ message.role }}: {{ message.content }}\n{% endfor %}"
+    (tmp_path / "fits" / "chat_template.jinja").write_text(counted)
+    with pytest.raises(CheckpointError, match="Ollama template"):
+        check_inputs(recipe(*wanted, f"model.path={tmp_path / 'fits'}", "data.template=chat"))
+
+
+def test_a_merge_that_does_not_fit_the_model_is_found_first() -> None:
+    for changes, said in ((("merge.method=uniform", "merge.search=cmaes"), "cmaes, which takes two numbers"),
+                          (("merge.granularity=block", "merge.block_count=60000"), "block_count is 60000")):
+        with pytest.raises(RecipeError, match=said):
+            check_inputs(recipe(*changes, "evaluate.sandbox=unsafe"))
+    with pytest.raises(RecipeError, match=r"search_over.*no shared expert"):
+        recipe("merge.method=uniform", "merge.search=golden", "upcycle.shared_expert=false")
+
+
+@pytest.mark.usefixtures("bare")
+def test_preferences_that_nothing_here_can_grade_are_found_first(tmp_path: Path) -> None:
+    file = tmp_path / "multipl-e" / "humaneval-lua.jsonl"
+    file.parent.mkdir()
+    file.write_text('{"name": "one", "language": "lua", "prompt": "-- One", "tests": "one()", "stop_tokens": []}\n')
+    check_inputs(recipe(f"evaluate.benchmarks=[{file}]", "evaluate.sandbox=unsafe"))  # skipped, and said so in the report
+    with pytest.raises(DataError, match="its toolchain is not on this machine"):
+        check_inputs(recipe(f"dpo.benchmark={file}", "evaluate.sandbox=unsafe"))
 
 
 def test_one_missing_thing_is_said_in_the_words_of_its_stage() -> None:
@@ -159,10 +194,12 @@ for ask in (lambda: check_inputs(parse(Recipe, {}, [f"model.path={sys.argv[1]}",
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("gated/it", "access to it is restricted.* HF_TOKEN"), ("private/it", "none of that name, or a private one.* HF_TOKEN"),
-    ("missing/it", "none of that name.* HF_TOKEN"), ("old/it@v9", "it has no such revision"),
-    ("stranger/it", "does not accept your token .Invalid username or password.. Correct or unset HF_TOKEN"),
-    ("forbidden/it", r"it may not be read \(Invalid username or password\). .*HF_TOKEN"), ("broken/it", "")])
+    ("gated/it", "access to it is restricted.* HF_TOKEN"), ("missing/it", "none of that name.* HF_TOKEN"),
+    *(pytest.param(*both, marks=pytest.mark.slow) for both in (
+        ("private/it", "none of that name, or a private one.* HF_TOKEN"), ("old/it@v9", "it has no such revision"),
+        ("stranger/it", "does not accept your token .Invalid username or password.. Correct or unset HF_TOKEN"),
+        ("forbidden/it", r"it may not be read \(Invalid username or password\). .*HF_TOKEN"))),
+    ("broken/it", "")])
 def test_what_the_hub_does_not_give(name: str, message: str, hub: str, tmp_path: Path) -> None:
     environment = os.environ | {
         "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "no_proxy": "127.0.0.1"}

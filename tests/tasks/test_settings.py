@@ -118,6 +118,7 @@ def _after_import(tmp_path: Path, code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_prefect_lives_under_the_home(tmp_path: Path) -> None:
     code = "import flows.pipeline; from prefect.settings import PREFECT_HOME; print(PREFECT_HOME.value())"
     assert _after_import(tmp_path, code) == str(tmp_path / ".xft" / "prefect")

@@ -11,8 +11,7 @@ CHROMIUM = "/usr/bin/chromium"
 # The sandbox needs rights that root and containers lack; the rest keeps Chromium from calling home.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
-SLOWLY = 60_000  # milliseconds: a machine that trains meanwhile draws pages slowly
-expect.set_options(timeout=SLOWLY)
+expect.set_options(timeout=20_000)  # a machine that trains meanwhile draws pages slowly
 WINDOW: Any = {"width": 1280, "height": 900}
 
 
@@ -38,9 +37,7 @@ def another_chromium(browser: Browser, flag: str) -> Iterator[Browser]:
 
 def new_page(browser: Browser) -> Page:
     """A page that nothing is remembered of other pages in."""
-    context = browser.new_context(viewport=WINDOW)
-    context.set_default_timeout(SLOWLY)
-    return context.new_page()
+    return browser.new_context(viewport=WINDOW).new_page()
 
 
 class Form:
@@ -176,13 +173,13 @@ class RunPage:
 def open_mlflow_runs(page: Page, mlflow: str, experiment_id: str) -> None:
     """MLflow's table of an experiment's runs."""
     page.goto(f"{mlflow}/#/experiments/{experiment_id}/runs?workflowType=machine_learning")
-    expect(page.get_by_text(re.compile(r"matching runs?"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"matching runs?"))).to_be_visible(timeout=60_000)
 
 
 def open_mlflow_comparison(page: Page, link: str, runs: int) -> None:
     """MLflow's page that compares runs."""
     page.goto(link)
-    expect(page.get_by_text(f"Comparing {runs} Runs")).to_be_visible()
+    expect(page.get_by_text(f"Comparing {runs} Runs")).to_be_visible(timeout=60_000)
 
 
 def show_columns(page: Page, names: list[str]) -> None:

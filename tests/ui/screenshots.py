@@ -54,7 +54,7 @@ def take_run(page: Page, ui: XftUi, path: Path) -> None:
 def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
     run_id = newest(ui, "compare")
     page.goto(ui.link(run_id, "compare-in-mlflow"))
-    expect(page.get_by_text(re.compile(r"Comparing \d+ Runs"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"Comparing \d+ Runs"))).to_be_visible(timeout=60_000)
     close_assistant(page)
     page.wait_for_timeout(2000)
     page.screenshot(path=path)
@@ -63,7 +63,7 @@ def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
 def take_charts(page: Page, ui: XftUi, path: Path) -> None:
     page.set_viewport_size({"width": 1700, "height": 900})
     page.goto(ui.link(newest(ui, "compare"), "charts-in-mlflow"))
-    expect(page.get_by_text("moe/loss").first).to_be_visible()
+    expect(page.get_by_text("moe/loss").first).to_be_visible(timeout=60_000)
     close_assistant(page)
     page.wait_for_timeout(2000)
     page.screenshot(path=path)

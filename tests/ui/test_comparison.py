@@ -65,7 +65,7 @@ def test_its_run_shows_the_report_and_leads_to_mlflow(page: Page, ui: XftUi, com
 def test_the_charts_page_shows_the_varying_fields(page: Page, ui: XftUi, comparison: Comparison) -> None:
     page.goto(ui.link(comparison.run_id, "charts-in-mlflow"))
     for name in ("merged/plus_pass_at_1", "merged/held_out_nll"):
-        expect(page.get_by_text(name).first).to_be_visible()
+        expect(page.get_by_text(name).first).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Parallel Coordinates")).to_be_visible()
     for variant in comparison.variants:
         expect(page.get_by_text(variant.info.run_name, exact=True).first).to_be_visible()
@@ -74,10 +74,10 @@ def test_the_charts_page_shows_the_varying_fields(page: Page, ui: XftUi, compari
 def test_losses_are_side_by_side_and_coloured_by_expert_count(page: Page, ui: XftUi, comparison: Comparison) -> None:
     page.goto(ui.link(comparison.run_id, "charts-in-mlflow"))
     for curve in ("moe/loss", "mix/loss"):
-        expect(page.get_by_text(curve, exact=True).first).to_be_visible()
+        expect(page.get_by_text(curve, exact=True).first).to_be_visible(timeout=60_000)
     page.get_by_test_id("saved-views-trigger").click()
     page.get_by_text(re.compile(r"by upcycle\.num_experts$")).first.click()
-    expect(page.get_by_text("Group by: upcycle.num_experts")).to_be_visible()
+    expect(page.get_by_text("Group by: upcycle.num_experts")).to_be_visible(timeout=60_000)
     for variant in comparison.variants:
         history = ui.tracking().get_metric_history(variant.info.run_id, "moe/loss")
         assert [point.step for point in history] == list(range(1, 13))

@@ -59,15 +59,15 @@ def test_links_to_mlflow_open_among_runs_and_models(page: Page, ui: XftUi, run_i
     link = mlflow_pages.run_page("/mlflow", run.info.experiment_id, run.info.run_id)
     assert f"({link})" in ui.artifact(run_id, "start-here")
     page.goto(ui.prefect + link)
-    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible()
-    expect(page.get_by_text("Model registry").first).to_be_visible()
+    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Description", exact=True).first).to_be_visible()
     pictures = page.locator("img[alt]").filter(visible=True).and_(page.locator("[src*='plots']"))
     expect(pictures.first).to_be_attached()
     for picture in pictures.all():  # of the run's report
         page.wait_for_function("picture => picture.complete && picture.naturalWidth > 100", arg=picture.element_handle())
     page.goto(mlflow_pages.first_page(ui.mlflow))
-    expect(page.get_by_text("Model registry").first).to_be_visible()
+    expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
 
 
 @pytest.mark.parametrize("path", ["", "/#/experiments", "/#/experiments?workflowType=machine_learning"])
@@ -79,9 +79,9 @@ def test_experiments_are_opened_among_runs_and_models_from_mlflows_own_lists(
     page = new_page(browser)  # nothing is remembered of other pages
     page.goto(ui.mlflow + path)
     page.get_by_role("link", name=name, exact=True).first.click()
-    expect(page.get_by_role("link", name=str(run.info.run_name)).first).to_be_visible()
+    expect(page.get_by_role("link", name=str(run.info.run_name)).first).to_be_visible(timeout=60_000)
     page.goto(f"{ui.mlflow}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")  # as others may send it
-    expect(page.get_by_text("Model registry").first).to_be_visible()
+    expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Description", exact=True).first).to_be_visible()
     page.close()
 
@@ -96,7 +96,7 @@ def test_a_run_beside_it_says_where_it_is_shown(page: Page, ui: XftUi, recipe: P
     shown = re.search(r"^  look     (\S+)$", done.stdout, flags=re.MULTILINE)
     assert shown is not None
     page.goto(shown[1])
-    expect(page.get_by_text("Model registry").first).to_be_visible()
+    expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
     assert ui.runs()[-1]["deployment_id"] is None  # it is in Prefect's pages, too
     assert ui.secret[1] not in done.stdout + done.stderr
 
@@ -108,7 +108,7 @@ def test_a_table_begins_with_the_columns_that_matter(browser: Browser, ui: XftUi
         page.goto(f"{base}/")
         page.goto(mlflow_pages.experiment_page(base, run.info.experiment_id))
         for column in ("upcycle.num_experts", "merged/plus_pass_at_1"):
-            expect(page.get_by_role("columnheader").filter(has_text=column).first).to_be_attached()
+            expect(page.get_by_role("columnheader").filter(has_text=column).first).to_be_attached(timeout=60_000)
         page.goto("about:blank")
     page.close()
 
@@ -117,7 +117,7 @@ def test_models_are_ranked(page: Page, ui: XftUi, run_id: str) -> None:
     run = ui.tracking_run(run_id)
     page.goto(mlflow_pages.models_page(ui.mlflow, run.info.experiment_id))
     for kind in ("base", "moe", "merged"):
-        expect(page.get_by_text(f"tiny-{kind}").first).to_be_visible()
+        expect(page.get_by_text(f"tiny-{kind}").first).to_be_visible(timeout=60_000)
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
@@ -131,7 +131,7 @@ def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, h
     RunPage(page, prefect, run_id).expect_state("Completed", seconds=30)
     run = ui.tracking_run(run_id)
     page.goto(mlflow_pages.run_page(mlflow, run.info.experiment_id, run.info.run_id))
-    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible()
+    expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
     # Links lead on, both ways, with Prefect's port alone.
     start = RunPage(page, prefect, run_id)
     start.open_artifacts()
@@ -139,7 +139,7 @@ def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, h
     with page.expect_popup() as opened:
         page.get_by_role("link", name="Numbers, curves and files").first.click()
     numbers = opened.value
-    expect(numbers.get_by_text(str(run.info.run_name)).first).to_be_visible()
+    expect(numbers.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
     assert numbers.url.startswith(f"{prefect}/mlflow/")
     with numbers.expect_popup() as opened:
         numbers.get_by_role("link", name="Log, graph and artifacts in Prefect").first.click()

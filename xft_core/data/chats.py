@@ -26,7 +26,7 @@ def chat(messages: list[Any], row: dict[str, Any]) -> Conversation:
             raise DataError(
                 f"message {number} must be an object of role and content, it is {kind(item)}. Correct or remove the row.")
         found.append(_message(number, item))
-    if len(found) < 2 or found[-1]["role"] != "assistant":
+    if not found or found[-1]["role"] != "assistant":
         raise DataError(
             "the conversation has no response: its last message must be the assistant's. Add one, or remove the row.")
     return Conversation(found, tools=_tools(row.get("tools")))

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from xft_core.data.chats import chat, is_null, kind, not_text, parsed, prompt_and_completion, sharegpt
-from xft_core.data.conversation import PLAIN_TEXT, Conversation
+from xft_core.data.conversation import ASK_NOTHING, PLAIN_TEXT, Conversation, is_asked
 from xft_core.errors import DataError
 
 Form = Literal[
@@ -63,6 +63,19 @@ def conversation(row: Any, form: Form | None) -> Conversation:
         raise DataError(f"field 'system' {not_text(system)}")
     begin = [{"role": "system", "content": system}] if system and system.strip() else []
     return Conversation([*begin, {"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+
+
+def check_asks(messages: Conversation) -> None:
+    """Raise DataError, without the row's place, where nothing is asked before the response."""
+    *given, _ = messages
+    if is_asked(messages if messages[0]["role"] == PLAIN_TEXT else given):
+        return
+    if any(message["role"] not in ASK_NOTHING for message in given):
+        raise DataError("the question is empty: the row has an answer to nothing. Write the question, or remove the row.")
+    roles = ", ".join(dict.fromkeys(message["role"] for message in given))
+    before = f"are only messages of {roles}" if given else "is no message"
+    raise DataError(
+        f"the conversation has no question: before its answer there {before}. Add a message of the user, or remove the row.")
 
 
 def _text(row: dict[str, Any], field: str, form: Form) -> str:

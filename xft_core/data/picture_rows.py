@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xft_core.data.formats import conversation
+from xft_core.data.formats import check_asks, conversation
 from xft_core.data.templates import magicoder_prompt
 from xft_core.errors import CheckpointError, DataError, first_line
 
@@ -61,6 +61,8 @@ def picture_row(row: Any, directory: Path | None) -> PictureRow:
                         f"message, no tools); this has {len(messages)} messages.")
     found = row.get("images") if row.get("images") is not None else row.get("image")
     values = [] if found is None else found if isinstance(found, list) else [found]
+    if not values and messages[1]["content"].strip():  # a picture may be the question
+        check_asks(messages)
     return PictureRow(
         messages[0]["content"], messages[1]["content"], tuple(picture_bytes(value, directory) for value in values))
 

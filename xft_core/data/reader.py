@@ -18,7 +18,7 @@ from xft_core.data.conversations import (
     digest_of_line,
     line_of,
 )
-from xft_core.data.formats import Form, conversation
+from xft_core.data.formats import Form, check_asks, conversation
 from xft_core.data.pieces import Column, PieceWriter
 from xft_core.data.portions import BLANK, Portion, Portions
 from xft_core.data.tokenising import SequenceWriter, make
@@ -167,7 +167,10 @@ def numbered(
         try:
             if isinstance(row, DataError):
                 raise row
-            messages = conversation(row, form)
+            read = conversation(row, form)
+            if answers(read):
+                check_asks(read)
+            messages = read
         except DataError as error:
             failure = error if error is row else DataError(f"{portion.place(number)}: {error}")
             if unusable is None:

@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from xft_core.data.conversation import Message
+from xft_core.data.conversation import Message, is_asked
 from xft_core.data.prompt_text import PromptText, Span
 from xft_core.data.templates import chat_text, check_holds, template_options
 from xft_core.data.text_tokens import TextTokens, text_tokens
@@ -29,7 +29,7 @@ def turns(messages: list[Message], tokenizer: "PreTrainedTokenizerBase") -> tupl
     check_holds(whole, messages, tokenizer)
     pieces, start, last = [], 0, ""
     for place, message in enumerate(messages):
-        if message["role"] != "assistant" or place == 0:
+        if message["role"] != "assistant" or not is_asked(messages[:place]):
             continue
         asked, _ = chat_text(tokenizer, messages[:place], add_generation_prompt=True, **more)
         until, _ = chat_text(tokenizer, messages[:place + 1], add_generation_prompt=False, **more)
@@ -43,7 +43,7 @@ def turns(messages: list[Message], tokenizer: "PreTrainedTokenizerBase") -> tupl
         pieces.append(PromptText(whole[start:end], True, len(asked) - start, _within(control, start, end)))
         start = end
     if not pieces:
-        raise DataError("no message of the assistant follows another message: there is nothing to learn")
+        raise DataError("no message of the assistant follows a question: there is nothing to learn")
     return pieces, not text_tokens(tokenizer).ends_with_control_token(last)
 
 

@@ -13,7 +13,6 @@ from statistics import fmean
 import torch
 
 from xft_core.data.rows import Rows
-from xft_core.errors import DataError
 from xft_core.files.disk import write_whole
 from xft_core.mixing.learning import apply_learned, learn, objective_now
 from xft_core.mixing.mixed_model import MixedModel
@@ -32,13 +31,11 @@ FOLDS = 3
 def choose_penalty(
     mixed: MixedModel, rows: Rows, merge: MergeConfig, seed: int, checkpoints: Path, shared_weight_start: float,
     objective: Objective, new_generator: Callable[[], torch.nn.Module | None],
-) -> CrossValidationFile:
-    """Try every rho. ``new_generator``: what makes alpha, as it is before learning. Of several processes, all must call it.
-
-    Raises DataError for fewer rows than folds.
-    """
+) -> CrossValidationFile | None:
+    """Try every rho; None for fewer rows than folds. ``new_generator``: what makes alpha, as it is before learning. Of several
+    processes, all must call it."""
     if len(rows) < FOLDS:
-        raise DataError(f"merge.cross_validation needs {FOLDS} rows or more to learn on, and there are {len(rows)}.")
+        return None
     found = []
     for penalty in PENALTIES:
         with_penalty = merge.model_copy(update={"uniform_penalty": penalty})

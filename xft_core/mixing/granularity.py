@@ -33,15 +33,13 @@ class Granularity:
 
     @classmethod
     def of(cls, merge: MergeConfig, mixture: MixtureReader) -> "Granularity":
-        """That of the recipe for a model. Raises RecipeError where there are more blocks than neurons."""
+        """That of the recipe for a model. Raises RecipeError where they do not fit each other."""
         if merge.method != "learned":
             return cls()
         tensors = list(mixture.expert_tensors(0))
         neurons = tensors[0].num_neurons
-        if merge.granularity == "block" and merge.block_count > neurons:
-            raise RecipeError(
-                f"merge.block_count is {merge.block_count}, but an FFN of this model has {neurons} neurons: take {neurons} or "
-                "fewer.")
+        if conflict := merge.conflict_with(mixture.num_layers, neurons):
+            raise RecipeError(f"{conflict}.")
         groups = {
             "layer": 1, "tensor": len(_modules(tensors)), "block": merge.block_count, "column": neurons}[merge.granularity]
         return cls(merge.granularity, groups)

@@ -174,15 +174,12 @@ class Optuna:
 
 def check_searchable(merge: MergeConfig, mixture: MixtureReader) -> None:
     """Raise RecipeError where this model leaves nothing to search, or too little for the method."""
+    neurons = next(iter(mixture.expert_tensors(0))).num_neurons
     if not mixture.upcycle.shared_expert and "shared_expert_weight" in merge.search_over:
         raise RecipeError(
             "merge.search_over has shared_expert_weight, but the model has no shared expert: set merge.search to none.")
-    anywhere = Coefficients(torch.ones(mixture.num_layers, mixture.num_experts, dtype=torch.float64))
-    numbers = len(Space(merge, anywhere).bounds)
-    if merge.search == "cmaes" and numbers < 2:
-        raise RecipeError(
-            "merge.search is cmaes, which takes two numbers or more, and there is one: set merge.search_layers_per_group to "
-            f"less than the model's {mixture.num_layers} layers, or use golden.")
+    if conflict := merge.conflict_with(mixture.num_layers, neurons):
+        raise RecipeError(f"{conflict}.")
 
 
 def search(

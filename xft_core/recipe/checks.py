@@ -11,6 +11,7 @@ from xft_core.recipe.sections import ChecksConfig, Recipe
 from xft_core.recipe.steps import TUNED, Step
 from xft_core.store.results.base import HasMetrics
 from xft_core.store.results.curve import CurvePoint, CurveValues
+from xft_core.store.results.dpo import DpoMetrics
 from xft_core.store.results.merge import MergeMetrics
 from xft_core.store.results.mix import MixMetrics
 from xft_core.store.results.sft import SftMetrics, WatchedTraining
@@ -104,6 +105,10 @@ def training_findings(training: WatchedTraining, checks: ChecksConfig, only_stop
 def mixing_findings(metrics: MixMetrics, method: str, checks: ChecksConfig, only_stop: bool = False) -> list[Finding]:
     """As ``training_findings``, on mixing coefficients; only those that were learned can disappoint."""
     found: list[Finding] = []
+    if metrics.rows_too_few is not None and _wanted(checks.missing_material, only_stop):
+        found.append(Finding("missing_material", (
+            f"merge.cross_validation had {metrics.rows_too_few} rows to learn on, fewer than its folds: no penalty was chosen, "
+            "and merge.uniform_penalty counts as it is. Use more data, or raise data.reserved_rows.")))
     if method != "learned" or metrics.kept_uniform:
         return found
     merged, uniform = metrics.held_out_nll_merged, metrics.held_out_nll_uniform
@@ -138,6 +143,22 @@ def merge_findings(
     return [Finding("worse_than_base", worse_than_base("The merged model", merged, base))]
 
 
+def preference_findings(metrics: DpoMetrics, checks: ChecksConfig, only_stop: bool = False) -> list[Finding]:
+    """As ``training_findings``, on a model that was to learn preferences."""
+    if metrics.pairs or not _wanted(checks.missing_material, only_stop):
+        return []
+    passing, failing = metrics.answers_passing or 0, metrics.answers_failing or 0
+    if not passing and not failing:
+        advice = "Every answer was cut off or could not be graded: raise generate.max_new_tokens"
+    else:
+        problems = "easier" if not passing else "harder" if not failing else "other"
+        advice = f"Raise dpo.num_samples or dpo.temperature, or take {problems} problems"
+    return [Finding("missing_material", (
+        f"DPO learned nothing: none of the {metrics.problems_without_pairs} problems of dpo.benchmark has both an answer that "
+        f"passes and one that fails ({passing} different answers passed, {failing} failed), so its model is the merged one, "
+        f"unchanged. {advice}."))]
+
+
 def stage_findings(step: Step, recipe: Recipe, made: Mapping[str, HasMetrics], only_stop: bool = False) -> list[Finding]:
     """What was noticed in what ``step`` made; ``only_stop``: only what the run must stop for. ``made``: what it and the
     steps that it needs made, by role."""
@@ -146,6 +167,8 @@ def stage_findings(step: Step, recipe: Recipe, made: Mapping[str, HasMetrics], o
         return training_findings(SftMetrics.of(own), recipe.checks, only_stop)
     if step.stage == "mix":
         return mixing_findings(MixMetrics.of(own), recipe.merge.method, recipe.checks, only_stop)
+    if step.stage == "dpo":
+        return preference_findings(DpoMetrics.of(own), recipe.checks, only_stop)
     if step.stage == "merge":
         # The untouched Mixture-of-Experts stands for the base model where upcycling is the identity.
         base = SftMetrics.of(made[TUNED["moe"]]).held_out_nll_before if recipe.upcycle.is_identity else None

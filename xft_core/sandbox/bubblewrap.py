@@ -59,7 +59,7 @@ class Resources:
 
     memory_bytes     address space of each process. node, java, go and mono reserve far more than they use: None for these
     resident_bytes   memory that all its processes together really use, and what the kernel holds for them (see
-                     sandbox_memory.py); looked at ten times a second
+                     sandbox_memory.py); looked at ten times a second, more often near the limit
     file_bytes       size of each file it writes, its output included
     processes        processes and threads, all together
     open_files       of each process

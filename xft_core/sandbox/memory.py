@@ -1,7 +1,7 @@
 """Memory that a program and all it started hold together: their own pages, and what the kernel keeps for them.
 
 Address space is limited for each process by the kernel. A limit on the whole would need a control group, which few
-machines let one make, so it is read from /proc, several times a second:
+machines let one make, so it is read from /proc, at least ten times a second and the sooner the less is left:
 
     pages of processes     resident and swapped, and the tables that find them; pages that several share count once
     files in memory        all of /tmp and /dev/shm, whether anyone has them open or not, and each file's inode
@@ -21,6 +21,8 @@ from pathlib import Path
 from xft_core.sandbox.seccomp import SHARED_MAPPING_BYTES
 
 SECONDS_BETWEEN_READINGS = 0.1
+LEAST_SECONDS = 0.01  # with less between them, readings would take a core of their own
+FASTEST_FILL = 8 * 2**30  # bytes a second that programs on several cores may take; what is left is read again before it is gone
 INODE_BYTES = 1280  # an inode of tmpfs and its name's entry; measured on Linux 6.18, rounded up
 SOCKET_BYTES = 2**10  # a socket itself, beside its buffers
 FILE_SYSTEMS_IN_MEMORY = ("/tmp", "/dev/shm")
@@ -44,11 +46,13 @@ class MemoryWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._done.wait(SECONDS_BETWEEN_READINGS):
+        left = self._allowed
+        while not self._done.wait(min(max(left / FASTEST_FILL, LEAST_SECONDS), SECONDS_BETWEEN_READINGS)):
             processes = tree(self._pid)
             room = self._allowed - in_kernel(processes)
-            # What is shared counts in the first sum for everyone who shares it, and takes longer to tell apart.
-            if sum(map(_resident, processes)) > room < sum(map(_proportional, processes)):
+            left = room - sum(map(_resident, processes))
+            # What is shared counts in that sum for everyone who shares it, and takes longer to tell apart.
+            if room < 0 or (left < 0 and (left := room - sum(map(_proportional, processes))) < 0):
                 self._exceeded()
                 return
 

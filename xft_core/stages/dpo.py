@@ -2,10 +2,13 @@
 
 import logging
 import random
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
+
+from transformers import PreTrainedModel
 
 from xft_core.benchmarks.registry import kind_of
 from xft_core.data.response_end import load_response_ends
@@ -13,10 +16,13 @@ from xft_core.data.row_writing import Row
 from xft_core.data.rows import load_rows, rows_of
 from xft_core.data.text_tokens import prompt_token_ids
 from xft_core.errors import CheckpointError, DataError
+from xft_core.files.digests import model_files
 from xft_core.files.locate import find_model
 from xft_core.models.config import DTYPES, is_moe
 from xft_core.models.generation_defaults import add_end_tokens
 from xft_core.models.loading import copy_beside_weights, load_model, load_tokenizer
+from xft_core.recipe.checks import preference_findings
+from xft_core.recipe.sections import ChecksConfig
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import DpoStage
 from xft_core.store.curves import MetricsLog
@@ -32,8 +38,8 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: DpoStage, workspace: Workspace) -> DpoMetrics:
-    """Tune and write the model, and measure its held-out loss before and after. Raises DataError where no problem has both an
-    answer that passes and one that fails."""
+    """Tune and write the model, and measure its held-out loss before and after. Where no problem has both an answer that passes
+    and one that fails, the model is written as it is, byte for byte: what was measured of it counts for both."""
     source, dpo = find_model(config.model), config.dpo
     if is_moe(source):
         raise CheckpointError(f"{config.model!r} is a Mixture-of-Experts. DPO is for dense models: merge it first.")
@@ -45,14 +51,16 @@ def run(config: DpoStage, workspace: Workspace) -> DpoMetrics:
         with_pairs += bool(pairs)
         random.Random(f"{config.seed}/{task_id}").shuffle(pairs)
         rows += [row for pair in pairs[:dpo.pairs_per_problem] for row in pair]
-    if not rows:
-        raise DataError(
-            f"None of the {len(problems)} problems of {config.benchmark!r} has an answer that passes and one that fails, so "
-            "that nothing is preferred. Raise dpo.num_samples, or take easier or harder problems.")
-    pairs_of_rows = Pairs(rows_of(rows))
+    counts = {
+        "problems_with_pairs": with_pairs, "problems_without_pairs": len(problems) - with_pairs,
+        "answers_passing": sum(len(passing) for _, passing, _ in problems),
+        "answers_failing": sum(len(failing) for _, _, failing in problems)}
     model = load_model(source, DTYPES[dpo.precision]).to(device_for_work())  # type: ignore[arg-type]
     held_out_rows = load_rows(config.data, "held_out")
     before = held_out_loss(model, held_out_rows).nll
+    if not rows:
+        return _unchanged(source, workspace.output, model, before, counts)
+    pairs_of_rows = Pairs(rows_of(rows))
     pairs_of_rows.reference_R = log_chances_of(model, pairs_of_rows, dpo.micro_batch_size)
     logger.info("dpo: %d pairs of %d problems", len(pairs_of_rows), with_pairs)
     metrics_log = MetricsLog(workspace.metrics_path)
@@ -68,10 +76,21 @@ def run(config: DpoStage, workspace: Workspace) -> DpoMetrics:
     copy_beside_weights(source, workspace.output)
     add_end_tokens(workspace.output, model.generation_config, load_response_ends(config.data) or [])
     return DpoMetrics(
-        **dict(training), pairs=len(pairs_of_rows), problems_with_pairs=with_pairs,
-        problems_without_pairs=len(problems) - with_pairs, preferred=float((margin_P > 0).float().mean()),
+        **dict(training), **counts, pairs=len(pairs_of_rows), preferred=float((margin_P > 0).float().mean()),
         held_out_nll_before=before, held_out_nll=after,
-        parameters=sum(parameter.numel() for parameter in model.parameters()))
+        parameters=model.num_parameters())
+
+
+def _unchanged(source: Path, output: Path, model: PreTrainedModel, nll: float, counts: dict[str, int]) -> DpoMetrics:
+    """The model as it was, for want of pairs."""
+    for path in model_files(source):
+        shutil.copyfile(path, output / path.name)
+    metrics = DpoMetrics(
+        **counts, pairs=0, preferred=None, steps=0, train_loss=None, tokens_per_second=None, dead_expert_steps=None,
+        diverged_at_step=None, held_out_nll_before=nll, held_out_nll=nll, parameters=model.num_parameters())
+    for finding in preference_findings(metrics, ChecksConfig()):
+        logger.warning("dpo: %s", finding)
+    return metrics
 
 
 def _answered(config: DpoStage, source: Path) -> Iterator[tuple[str, list[Row], list[Row]]]:

@@ -1,6 +1,5 @@
 """The export stage: a model for other programs, loaded again and compared with the one that it was made of."""
 
-import json
 import logging
 import shutil
 from pathlib import Path
@@ -15,9 +14,9 @@ from xft_core.data.response_end import load_response_ends
 from xft_core.data.rows import Rows, load_rows
 from xft_core.errors import CheckpointError, first_line
 from xft_core.exports.code.export import export_code
-from xft_core.exports.gguf.modelfile import chat_template, magicoder_template, modelfile
-from xft_core.exports.gguf.vocabulary import vocabulary_of
-from xft_core.exports.gguf.write import Special, write_gguf
+from xft_core.exports.gguf.describe import describe
+from xft_core.exports.gguf.modelfile import modelfile
+from xft_core.exports.gguf.write import write_gguf
 from xft_core.exports.stock import export_stock
 from xft_core.files.temporary import temporary_directory
 from xft_core.models.config import DTYPES, is_moe, transformers_config, upcycle_config_of
@@ -38,7 +37,6 @@ logger = logging.getLogger(__name__)
 MODELFILE = "Modelfile"
 TOKENS_TO_RUN = 16
 LARGEST_ROUNDING = 1e-4  # of the largest logit, in fp32
-MOST_ENDS = 3  # that a GGUF file has fields for
 TEXTS_TO_CUT = 64  # held-out rows whose text a GGUF file's tokenizer must cut alike
 
 
@@ -87,26 +85,8 @@ def _load_stock(directory: Path) -> PreTrainedModel:
 
 def _write_gguf(config: ExportStage, source: Path, output: Path) -> Path:
     """The file, the Modelfile, and beside them what transformers needs to measure it. Returns the file's path."""
-    tokenizer = load_tokenizer(source)
-    generation = _read(source / "generation_config.json")
-    dense_config = read_config(source)
-    dense_config = dense_config.get("dense_config", dense_config)
-    size = int(dense_config["vocab_size"])
-    ends = [token for token in _ends(config, tokenizer, generation, dense_config) if token < size]
-    if not 1 <= len(ends) <= MOST_ENDS:
-        raise CheckpointError(
-            f"{len(ends)} tokens of the model end an answer, a GGUF file names one to {MOST_ENDS}. Say which in "
-            "generation_config.json (eos_token_id).")
-    padding = tokenizer.pad_token_id
-    vocabulary = vocabulary_of(tokenizer, size, _texts(config.data, tokenizer))
-    bos, adds_bos = tokenizer.bos_token, _adds_bos(tokenizer)
-    if config.template == "chat":
-        adds_bos = bos is not None and _starts_with(tokenizer, bos)
-        template = chat_template(tokenizer, bos if adds_bos else None)
-    else:
-        template = magicoder_template()
-    special = Special(
-        tokenizer.bos_token_id, None if padding is None or padding >= size else padding, ends, adds_bos)
+    taught = load_response_ends(config.data) if config.data else None
+    described = describe(source, config.template, taught or (), _texts(config.data, load_tokenizer(source)))
     path = output / f"model-{config.quantization}{SUFFIX}"
     with temporary_directory("work") as directory:
         if is_moe(source):
@@ -115,32 +95,13 @@ def _write_gguf(config: ExportStage, source: Path, output: Path) -> Path:
                     f"{str(source)!r} is a Mixture-of-Experts of normalization {upcycle_config_of(source).normalization}: "
                     "llama.cpp has only that of granite. Write the merged model, or train with upcycle.normalization granite.")
             export_stock(source, directory)
-        write_gguf(directory if is_moe(source) else source, path, config.quantization, vocabulary, special,
-                   tokenizer.chat_template if config.template == "chat" else None)
-    stops = [tokenizer.decode([token]) for token in ends]
-    context = int(dense_config["max_position_embeddings"])
-    (output / MODELFILE).write_text(modelfile(path.name, template, stops, context), encoding="utf-8")
+        write_gguf(directory if is_moe(source) else source, path, config.quantization, described.vocabulary,
+                   described.special, described.chat_template)
+    (output / MODELFILE).write_text(
+        modelfile(path.name, described.template, described.stops, described.context), encoding="utf-8")
     copy_beside_weights(source, output)
     shutil.copyfile(source / "config.json", output / "config.json")
     return path
-
-
-def _ends(config: ExportStage, tokenizer: Any, generation: dict[str, Any], model: dict[str, Any]) -> list[int]:
-    """Tokens that end an answer: first those that the data teaches, then what the model says."""
-    taught = load_response_ends(config.data) if config.data else None
-    found: list[int] = []
-    for item in (taught, generation.get("eos_token_id"), model.get("eos_token_id"), tokenizer.eos_token_id):
-        found += item if isinstance(item, list) else [] if item is None else [item]
-    return list(dict.fromkeys(found))
-
-
-def _adds_bos(tokenizer: Any) -> bool:
-    ids = tokenizer("a")["input_ids"]
-    return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
-
-
-def _starts_with(tokenizer: Any, bos: str) -> bool:
-    return bool(tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).startswith(bos))
 
 
 def _texts(data: Path | None, tokenizer: Any) -> list[str]:
@@ -149,10 +110,6 @@ def _texts(data: Path | None, tokenizer: Any) -> list[str]:
         return []
     rows = load_rows(data, "held_out")
     return list(tokenizer.batch_decode([rows[index][0].tolist() for index in range(min(len(rows), TEXTS_TO_CUT))]))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_bytes()) if path.is_file() else {}
 
 
 @torch.no_grad()

@@ -223,10 +223,15 @@ def _learned(
             return _at_start(mixed, merge, start), metrics.model_copy(update={"kept_uniform": 1})
     if merge.cross_validation:
         validated = choose_penalty(mixed, rows, merge, config.seed, workspace.checkpoints, start, objective, new)
-        if is_first():
-            validated.write(output)
-        merge = merge.model_copy(update={"uniform_penalty": validated.chosen})
-        metrics = metrics.model_copy(update={"uniform_penalty": validated.chosen})
+        if validated is None:
+            logger.warning("mix: %d rows are fewer than the folds of merge.cross_validation: merge.uniform_penalty is taken "
+                           "as it is", len(rows))
+            metrics = metrics.model_copy(update={"rows_too_few": len(rows)})
+        else:
+            if is_first():
+                validated.write(output)
+            merge = merge.model_copy(update={"uniform_penalty": validated.chosen})
+            metrics = metrics.model_copy(update={"uniform_penalty": validated.chosen})
     learned = learn(
         mixed, rows, merge, config.seed, workspace.checkpoints, metrics_log, start, objective, new())
     return learned, metrics.model_copy(update={"kept_uniform": 1}) if learned.kept_start else metrics

@@ -112,6 +112,18 @@ def check_sandbox(benchmark: str, config: EvaluateConfig) -> None:
         _open_sandbox(config.sandbox)
 
 
+def check_is_graded(benchmark: str) -> None:
+    """What grades the benchmark is on this machine, so that it is not skipped. Raises DataError."""
+    try:
+        versions = grading_versions(benchmark, EvaluateConfig())
+    except XftError:  # another check reports it
+        return
+    if None in versions.values():
+        raise DataError(
+            f"dpo.benchmark is {benchmark!r}, which would be skipped: its toolchain is not on this machine, so no answer could "
+            "pass. Install the toolchain, or take another benchmark.")
+
+
 def check_directory(field: str, directory: Path) -> None:
     """The directory that a field names exists. Raises DataError."""
     if not local_path(str(directory)).is_dir():

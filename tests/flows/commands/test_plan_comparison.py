@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from flows.commands.plan_comparison import symbolic_keys
 from tests.flows.test_cli import RecipeFile, xft
 from xft_core.recipe.load import load_recipe
@@ -26,6 +28,7 @@ def test_variants_share_what_a_field_does_not_change(recipe_file: RecipeFile) ->
     assert "prepare" not in shared(recipe_file, "data.max_length=77")
 
 
+@pytest.mark.slow
 def test_a_comparison_is_planned_by_its_new_stages(recipe_file: RecipeFile, tmp_path: Path) -> None:
     done = xft("plan", str(recipe_file()), "--flops", "0.1", "--grid", "merge.method=[learned,uniform]", "--grid", "seed=[0,1]",
                home=tmp_path)

@@ -230,7 +230,7 @@ sys.exit(main(["upcycle", sys.argv[1]]))
 """
 
 
-@pytest.mark.parametrize("ask", ["torch.empty(1 << 50)", "bytearray(1 << 60)"])
+@pytest.mark.parametrize("ask", ["torch.empty(1 << 50)", pytest.param("bytearray(1 << 60)", marks=pytest.mark.slow)])
 def test_an_allocation_that_fails_is_a_message(script: Script, config: UpcycleStage, ask: str) -> None:
     """Real ones, of torch and of Python itself."""
     script(TOO_MUCH.format(ask=ask))

@@ -320,7 +320,7 @@ def store_says(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int
     return status, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("where", [(), ("--s3",)])
+@pytest.mark.parametrize("where", [pytest.param((), marks=pytest.mark.slow), ("--s3",)])
 def test_list_verify_and_clean(
     s3: Proxy, tmp_path: Path, run: PipelineRun, capsys: pytest.CaptureFixture[str], where: tuple[str, ...],
 ) -> None:

@@ -71,6 +71,7 @@ def sent(hub: FakeHub, model: Path, kind: str = "private", token: str = TOKEN) -
     return done.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_hub_gets_a_private_model_that_loads_and_is_the_same(hub: FakeHub, model: Path) -> None:
     """And what was cut off is taken up: objects that are there are not sent again."""
     hub.fail_uploads = 1

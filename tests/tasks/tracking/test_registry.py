@@ -94,6 +94,7 @@ def champion(name: str) -> int | None:
     return None if found is None else int(found)
 
 
+@pytest.mark.slow
 def test_a_registered_model_generates_text(
     named: PipelineRun, tmp_path: Path, card: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -190,6 +191,7 @@ def test_of_two_equal_ones_the_later_stays_champion(named: PipelineRun, tmp_path
     assert champion(named.recipe.name) == 2
 
 
+@pytest.mark.slow
 def test_a_model_measured_anew_becomes_comparable(named: PipelineRun, tmp_path: Path) -> None:
     """The champion on a larger benchmark: it keeps its first measurement beside the second."""
     register(named, made(tmp_path, problems=10))
@@ -217,6 +219,7 @@ def test_the_registered_model_may_have_another_name(named: PipelineRun, tmp_path
     assert champion("another-name") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock", ["one machine", "two machines"])
 def test_runs_that_end_at_once_leave_the_best_as_champion(
     named: PipelineRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str,
@@ -296,6 +299,7 @@ def collect_garbage() -> None:
         item.remove()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", ["through the server", "too large for it"])
 def test_a_server_with_its_files_in_s3(
     s3: Proxy, mlflow_server: tuple[str, Path], tmp_path: Path, card: Path, monkeypatch: pytest.MonkeyPatch,

@@ -90,6 +90,7 @@ def test_a_tuned_model_stops_where_its_template_ends_a_turn(kind: str, end: int,
     assert our_answer(tuned) == (answer, "stop")
 
 
+@pytest.mark.slow
 def test_the_upcycled_and_the_merged_model_stop_there_too(tmp_path: Path) -> None:
     model = base(tmp_path / "model", ENDS["added"])
     (model / "generation_config.json").unlink()

@@ -23,7 +23,9 @@ EXPECTED = [[{"role": "user", "content": row["question"]}, {"role": "assistant",
 LINES = "".join(json.dumps(row) + "\n" for row in QA)
 CSV = "question,answer\n" + "".join(f"{row['question']},{row['answer']}\n" for row in QA)
 ASKED = {"role": "user", "content": "a"}
-CHAT = [ASKED, {"role": "assistant", "content": "b"}]
+SYSTEM = {"role": "system", "content": "Be brief."}
+ANSWER = {"role": "assistant", "content": "b"}
+CHAT = [ASKED, ANSWER]
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}
 
@@ -169,6 +171,18 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"messages": [ASKED, {"role": "assistant", "tool_calls": "call"}]}, "must be a list of objects"),
     ({"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": []}]}, "is null"),
     ({"messages": [ASKED, {"role": "assistant", "content": {"text": "b"}}]}, "must be text, it is an"),
+    ({"messages": [SYSTEM, ANSWER]}, "before its answer there are only messages of system. Add a message of the user"),
+    ({"messages": [ANSWER]}, "no question: before its answer there is no message"),
+    ({"messages": [SYSTEM, ANSWER | {"tool_calls": [CALL]}, {"role": "tool", "content": "2"}, ANSWER], "tools": [TOOL]},
+     "only messages of system, assistant, tool"),
+    ({"messages": [SYSTEM, ASKED | {"content": " \n"}, ANSWER]}, "the question is empty.*Write the question"),
+    ({"messages": [ASKED | {"content": ""}, ANSWER], "tools": [TOOL]}, "the question is empty"),
+    ({"conversations": [{"from": "gpt", "value": "b"}], "system": "s"}, "only messages of system"),
+    ({"conversations": [{"from": "system", "value": "s"}, {"from": "gpt", "value": "b"}]}, "only messages of system"),
+    ({"conversations": [{"from": "human", "value": ""}, {"from": "gpt", "value": "b"}]}, "the question is empty"),
+    ({"prompt": [SYSTEM], "completion": [ANSWER]}, "only messages of system"),
+    ({"prompt": "", "completion": "b", "system": "s"}, "the question is empty"),
+    ({"instruction": "", "input": " ", "output": "b"}, "the question is empty"),
     ({"text": "a"}, "of no known form .*say so in data.format"),
     ({}, "fields \\(none\\) are of no known form"),
     (None, "a row must be an object with fields, this is null"),
@@ -186,6 +200,12 @@ def test_rows_that_cannot_be_used_say_where_and_why(row: Any, message: str, tmp_
     kept = conversations_of(DataConfig(path="d", unusable_rows="drop", format="auto"), path, _new(tmp_path))
     assert (kept.rows, len(kept), kept.unusable.count) == (8, 6, 2)
     assert "line 4: " in kept.unusable.examples[0] and "line 5: not JSON" in kept.unusable.examples[1]
+
+
+def test_a_row_that_asks_and_answers_nothing_is_empty_and_not_refused(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("question,answer\na,b\n,\n")
+    kept = conversations_of(DataConfig(path="d"), tmp_path / "d.csv", _new(tmp_path))
+    assert (kept.rows, len(kept), kept.unusable.count) == (2, 1, 0)
 
 
 BAD_FILES: dict[str, tuple[bytes, str]] = {

@@ -60,6 +60,13 @@ def test_every_answer_with_its_end_is_learned_and_nothing_else() -> None:
     assert tokens.decode(rows[0][0]).startswith("<|system|>\nBe brief.</s>\n<|user|>\none?</s>\n<|assistant|>\n1</s>")
 
 
+def test_an_answer_before_the_first_question_is_given_and_not_learned() -> None:
+    greeting = {"role": "assistant", "content": "Hello"}
+    for said in ([greeting, *SAID[1:]], [SAID[0], greeting, *SAID[1:]]):
+        rows, tokens = row_of(said)
+        assert learned(rows, tokens) == "|1</s>|2</s>" and "Hello" in tokens.decode(rows[0][0])
+
+
 def test_a_conversation_with_one_answer_is_the_same_either_way() -> None:
     for config in (ALL, ALL.model_copy(update={"loss_on": "last"})):
         rows, tokens = row_of(SAID[1:3], config)

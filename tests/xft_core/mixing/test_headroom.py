@@ -63,6 +63,7 @@ def test_without_headroom_uniform_mixing_is_taken(root: Path, tmp_path: Path) ->
     assert found is not None and "gamma 0.7" not in [probe.name for probe in found.probes]  # no base model was given
 
 
+@pytest.mark.slow
 def test_learning_after_it_is_learning_without_it(root: Path, tmp_path: Path) -> None:
     mix(root, tmp_path / "tested", base=True, headroom=True, headroom_threshold=0.0)
     mix(root, tmp_path / "plain")

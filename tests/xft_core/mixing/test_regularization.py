@@ -10,6 +10,7 @@ import torch
 import xft_core.mixing.cross_validation as cross_validation
 from tests.xft_core.mixing.models import LEARN, mix_stage
 from tests.xft_core.mixing.models import mixed as mix
+from xft_core.data.rows import load_rows
 from xft_core.mixing.coefficients import load_coefficients, load_mixing
 from xft_core.mixing.granularity import Granularity
 from xft_core.mixing.mixture import MixtureReader
@@ -129,3 +130,13 @@ def test_cross_validation_takes_the_best_penalty_and_goes_on_after_a_kill(
     run_stage(undisturbed)
     for name in ("cross_validation.json", "coefficients.json"):
         assert json.loads((tmp_path / "mix" / name).read_text()) == json.loads((tmp_path / "undisturbed" / name).read_text())
+
+
+def test_too_few_rows_for_the_folds_choose_no_penalty_and_end_nothing(
+        root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_validation, "FOLDS", 10_000)  # more than there are rows
+    metrics = MixMetrics.of(run_stage(mix_stage(root, tmp_path / "mix", cross_validation=True)).manifest)
+    mix(root, tmp_path / "plain")
+    assert metrics.rows_too_few == len(load_rows(root / "data", "train")) and metrics.uniform_penalty is None
+    assert torch.equal(load_coefficients(tmp_path / "mix"), load_coefficients(tmp_path / "plain"))
+    assert "missing_material" in {finding.check for finding in mixing_findings(metrics, "learned", ChecksConfig())}

@@ -53,6 +53,7 @@ def _trained(fields: dict[str, object], place: Path, environment: dict[str, str]
     return str(next(file["sha256"] for file in files if file["path"] == "model.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHED)
 def test_a_launchers_variables_change_no_training(
     training: tuple[dict[str, object], str], tmp_path: Path, launcher: str,
@@ -80,6 +81,7 @@ def test_it_works_without_asserts_and_docstrings(training: tuple[dict[str, objec
     assert done.stdout == subprocess.run([*COMMAND, "inspect", model], capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_a_stage_works_with_pythonoptimize(training: tuple[dict[str, object], str], tmp_path: Path) -> None:
     fields, expected = training
     assert _trained(fields, tmp_path / "run", {"PYTHONOPTIMIZE": "2"}) == expected

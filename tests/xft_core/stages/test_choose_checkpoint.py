@@ -41,6 +41,7 @@ def with_reserved(ready: Path, target: Path, rows: Path) -> Path:  # noqa: F811
     return target
 
 
+@pytest.mark.slow
 def test_the_best_on_reserved_rows_is_chosen_whole(ready: Path, snapshots: Path, tmp_path: Path) -> None:  # noqa: F811
     data = with_reserved(ready, tmp_path / "data", ready / "data" / "held_out.safetensors")
     made = run_stage(stage(tmp_path / "chosen", data, snapshots)).manifest

@@ -110,6 +110,7 @@ def test_it_says_what_may_be_claimed_and_what_not(tmp_path: Path) -> None:
     assert "The best of 6 variants is found by looking" in text
 
 
+@pytest.mark.slow
 def test_what_differs_in_an_idle_field_alone_is_one_experiment(tmp_path: Path) -> None:
     """With two experts normalization plays no part: that pair stands for no second one."""
     grid = ["upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3]]", "upcycle.normalization=[xft,none]",
@@ -152,6 +153,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "| experts=8 active=3 norm=none |     1 |" in text_of(output)
 
 
+@pytest.mark.slow
 def test_many_settings_are_averaged_in_plots_of_one_field(tmp_path: Path) -> None:
     grid = ["upcycle.normalization=[xft,none]", "merge.shared_expert_weight=[0.1,0.2,0.3,0.4,0.5,0.6,0.7]"]
     _, output = compared(tmp_path, grid, lambda variant: (10 + 9 * (variant.recipe.merge.shared_expert_weight or 0), 0.5))

@@ -12,12 +12,14 @@ from safetensors.torch import load_file
 from tests.factories import dense_model
 from xft_core.data.row_writing import Row
 from xft_core.data.rows import rows_of
-from xft_core.errors import DataError
 from xft_core.models.loading import load_model
-from xft_core.recipe.sections import DataConfig, DpoConfig, EvaluateConfig, Recipe
+from xft_core.recipe.checks import preference_findings
+from xft_core.recipe.sections import ChecksConfig, DataConfig, DpoConfig, EvaluateConfig, Recipe
 from xft_core.recipe.steps import FACTS, is_measured, model_places, pipeline_steps
 from xft_core.stages.configs import DpoStage, PrepareStage
 from xft_core.stages.run import run_stage
+from xft_core.store.artifacts import input_digest
+from xft_core.store.results.dpo import DpoMetrics
 from xft_core.training.preferences import Pairs, dpo_loss, log_chances_of, margins
 
 DPO = DpoConfig(
@@ -89,14 +91,28 @@ def test_the_same_preferences_make_the_same_model(ready: Path) -> None:
     assert all(torch.equal(once[name], again[name]) for name in once)
 
 
-def test_answers_that_all_fail_are_no_preferences(ready: Path) -> None:
+def test_answers_that_all_fail_leave_the_model_as_it_is(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run of hours does not fail at its end: its model is told apart from the merged one by nothing, so its answers and
+    verdicts are the merged one's."""
     results = json.loads((ready / "verdicts" / "results.json").read_text())
     for problem in results["problems"]:
         for sample in problem["samples"]:
             sample["plus"] = "fail"
     (ready / "verdicts" / "results.json").write_text(json.dumps(results))
-    with pytest.raises(DataError, match=r"None of the 3 problems.*dpo\.num_samples"):
-        run_stage(stage(ready, "dpo"))
+    found = DpoMetrics.of(run_stage(stage(ready, "dpo")).manifest)
+    assert (found.pairs, found.answers_passing, found.answers_failing, found.problems_without_pairs) == (0, 0, 6, 3)
+    assert found.held_out_nll == found.held_out_nll_before is not None and found.preferred is None
+    assert input_digest(ready / "dpo") == input_digest(ready / "model")
+    sentence, = preference_findings(found, ChecksConfig())
+    assert "none of the 3 problems" in sentence and "0 different answers passed, 6 failed" in sentence
+    assert "easier problems" in sentence and sentence in caplog.text
+    assert preference_findings(found, ChecksConfig(), only_stop=True) == []
+    assert preference_findings(found, ChecksConfig(missing_material="stop"), only_stop=True) == [sentence]
+
+
+def test_one_pair_is_enough(ready: Path) -> None:
+    one = DpoConfig(**(DPO.model_dump() | {"pairs_per_problem": 1}))
+    assert run_stage(stage(ready, "dpo", one)).manifest.metrics["pairs"] == 1
 
 
 def test_dpo_is_a_row_of_its_own_where_it_is_asked_for() -> None:

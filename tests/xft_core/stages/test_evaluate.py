@@ -206,6 +206,7 @@ def test_text_of_a_sample_stops_nothing(tmp_path: Path) -> None:
     assert r"<\ud800.\x1b[2J\x00>" in details[0] and details[4] == "base: f(1): returned []; expected 2"
 
 
+@pytest.mark.slow
 @needs_sandbox
 def test_a_killed_run_goes_on_with_what_was_graded(tmp_path: Path) -> None:
     """Own/a is over at once, Own/b takes its time; the run is killed in between."""

@@ -268,6 +268,7 @@ def test_progress_says_how_long_it_will_take(
     assert lines[0].startswith("generate 3/7 problems") and lines[1].startswith("generate 6/7 problems")
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_gives_the_same_samples(model: Path, tmp_path: Path) -> None:
     fields = {
         "model": str(model), "benchmark": str(benchmark(tmp_path / "own.jsonl", 12)), "prompt_style": "completion",

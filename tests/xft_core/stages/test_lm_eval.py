@@ -52,6 +52,7 @@ def tasks(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.mark.slow
 def test_a_local_task_dense_and_upcycled_twice_the_same(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     first = run_stage(LmEvalStage(output=tmp_path / "a", task="both", directory=tasks)).manifest
@@ -83,6 +84,7 @@ def test_data_that_is_not_there_is_named(tasks: Path, tmp_path: Path, monkeypatc
         run_stage(LmEvalStage(output=tmp_path / "a", task="first", directory=tasks))
 
 
+@pytest.mark.slow
 def test_nothing_else_imports_the_harness() -> None:
     code = "import sys, xft_core.stages.evaluate, xft_core.stages.report, flows.evaluate; print('lm_eval' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

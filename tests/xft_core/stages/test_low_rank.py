@@ -10,7 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.factories import VOCABULARY
+from tests.factories import VOCABULARY, each_family
 from tests.xft_core.interrupted import interrupted_after
 from tests.xft_core.stages.test_mix import grown_apart
 from xft_core.data.packing import PackedRows
@@ -85,7 +85,7 @@ def logits(model: Any) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each_family(FAMILIES))
 @pytest.mark.parametrize("shared_expert", [True, False])
 def test_the_model_is_that_of_experts_whose_weights_are_made(family: str, shared_expert: bool, tmp_path: Path) -> None:
     directory = grown_apart(tmp_path, family, shared_expert=shared_expert, **LOW_RANK)
@@ -96,7 +96,7 @@ def test_the_model_is_that_of_experts_whose_weights_are_made(family: str, shared
     assert (found - other).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each_family(FAMILIES))
 @pytest.mark.parametrize("options", [LOW_RANK, {"shared_expert": False, **LOW_RANK}, GROUPED], ids=["flat", "base", "groups"])
 def test_the_merge_and_its_gradient_are_those_of_the_experts(family: str, options: dict[str, Any], tmp_path: Path) -> None:
     directory = grown_apart(tmp_path, family, **options)
@@ -121,7 +121,7 @@ def test_the_merge_and_its_gradient_are_those_of_the_experts(family: str, option
                 assert ((found_N - found_N[0]) - (wanted_N - wanted_N[0])).abs().max() <= 1e-5 * wanted_N.abs().max()
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", each_family(FAMILIES))
 @pytest.mark.parametrize("options", [{}, {"shared_expert": False}, {"groups": 1, "num_experts": 3, "num_experts_per_tok": 2}])
 def test_an_untouched_upcycle_merges_back_to_the_dense_weights_exactly(
         family: str, options: dict[str, Any], tmp_path: Path) -> None:
@@ -185,7 +185,8 @@ def stage(ready: Path, output: Path, model: str, **changes: Any) -> SftStage:
 
 @pytest.mark.parametrize("model", ["flat", pytest.param("groups", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("changes", [
-    {"optimizer": "adafactor"}, {"precision": "bf16"}, {"precision": "bf16_mixed"}, {"gradient_checkpointing": True}],
+    {"gradient_checkpointing": True}, *(pytest.param(changes, marks=pytest.mark.slow) for changes in (
+        {"optimizer": "adafactor"}, {"precision": "bf16"}, {"precision": "bf16_mixed"}))],
     ids=lambda changes: "-".join(map(str, changes.values())))
 def test_tuning_lowers_the_loss_and_saves_what_was_measured(
         model: str, changes: dict[str, Any], ready: Path, tmp_path: Path) -> None:
@@ -228,6 +229,7 @@ def train_as_one(model: str, ready: Path, tmp_path: Path, **more: Any) -> None:
 TOGETHER: dict[str, Any] = {"router_gradient": "dense", "diversity_weight": 1e-2, "balance": "bias"}
 
 
+@pytest.mark.slow
 def test_with_dense_gradient_diversity_and_bias_it_learns_and_resumes_to_the_bit(
         ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stages = [stage(ready, tmp_path / name, "flat", **TOGETHER) for name in "ab"]

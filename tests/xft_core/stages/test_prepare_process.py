@@ -61,6 +61,7 @@ def test_tokenizers_are_the_same_without_torch(tmp_path: Path) -> None:
         [type(it).__name__, it(SAMPLE).input_ids, it.backend_tokenizer.to_str()] for it in map(load_tokenizer, directories)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [
     (signal.SIGINT, ExitCode.INTERRUPTED), (signal.SIGTERM, -signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)])
 def test_what_is_ended_leaves_no_half_of_an_artifact_and_is_made_again(
@@ -87,6 +88,7 @@ def test_what_is_ended_leaves_no_half_of_an_artifact_and_is_made_again(
     assert read_manifest(output).digest == other.manifest.digest and not Workspace(output).root.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])  # of two, what the one holds that takes what the other read
 def test_memory_hardly_grows_with_the_rows(processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(processes))

@@ -181,10 +181,11 @@ def test_differences_are_paired_over_problems(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("solved", "expected"), [
-    ({"base": 8, "sft": 20, "moe": 20, "merged": 20}, "solve the same problems"),
-    ({"base": 8, "sft": 19, "moe": 20, "merged": 20}, "p = 1.00): no difference can be claimed"),
-    ({"base": 8, "sft": 15, "moe": 20, "merged": 20}, "p = 0.062): a hint and no more"),
     ({"base": 8, "sft": 10, "moe": 20, "merged": 20}, "p = 0.002): more than the choice of problems explains"),
+    *(pytest.param(*both, marks=SLOW) for both in (
+        ({"base": 8, "sft": 20, "moe": 20, "merged": 20}, "solve the same problems"),
+        ({"base": 8, "sft": 19, "moe": 20, "merged": 20}, "p = 1.00): no difference can be claimed"),
+        ({"base": 8, "sft": 15, "moe": 20, "merged": 20}, "p = 0.062): a hint and no more"))),
 ])
 def test_certainty_is_said_in_words(tmp_path: Path, solved: dict[str, int], expected: str) -> None:
     _, output = report(tmp_path, make_artifacts(tmp_path, solved=solved))
@@ -219,6 +220,7 @@ def test_same_artifacts_give_the_same_bytes(tmp_path: Path) -> None:
     assert not second.reused
 
 
+@pytest.mark.slow
 def test_without_a_baseline_the_untouched_moe_gives_the_base_loss(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path, without=("sft_baseline", "generate_sft_0", "evaluate_sft_0"))
     result, output = report(tmp_path, artifacts)
@@ -236,6 +238,7 @@ def test_only_what_is_there_is_reported(tmp_path: Path) -> None:
     assert {path.name for path in (output / "plots").iterdir()} == {"loss.png", "results.png"}
 
 
+@pytest.mark.slow
 def test_several_benchmarks_have_their_own_columns_and_metrics(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path)
     artifacts |= {role.replace("_0", "_1"): path for role, path in artifacts.items() if role.endswith("_0")}
@@ -249,6 +252,7 @@ def test_several_benchmarks_have_their_own_columns_and_metrics(tmp_path: Path) -
     assert result.manifest.metrics["merged_plus_pass_at_1_mbpp_small"] == 0.5
 
 
+@pytest.mark.slow
 def test_groups_of_problems_and_other_measures_are_shown(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path)
     for model, solved in SOLVED.items():
@@ -284,6 +288,7 @@ NAMES = ["d2/h.jsonl", "d3/h.jsonl", "数据.jsonl", "测试.jsonl", "a+b.jsonl"
          "d2/x.jsonl", "d2/x.jsonl"]
 
 
+@pytest.mark.slow
 def test_every_file_and_benchmark_has_a_row_and_a_metric_whatever_it_is_called(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path)
     benchmarks = [*NAMES, "mbpp", "elsewhere/MbppPlus-v0.2.0.jsonl", "mbpp+.jsonl", "my-bench.jsonl", "my bench.jsonl",
@@ -352,6 +357,7 @@ def test_card_and_report_show_the_curves_and_all_that_was_chosen(tmp_path: Path)
     assert "someone" not in card
 
 
+@pytest.mark.slow
 def test_equal_and_nearly_equal_losses_are_told_apart(tmp_path: Path) -> None:
     held_out = {"base": 0.9, "sft": 0.5, "moe": 0.500001, "merged": 0.5}
     _, output = report(tmp_path, make_artifacts(tmp_path, held_out=held_out))
@@ -359,6 +365,7 @@ def test_equal_and_nearly_equal_losses_are_told_apart(tmp_path: Path) -> None:
     assert "the same as SFT (dense), 1e-06 lower than the MoE and 0.4000 lower than the base model" in text
 
 
+@pytest.mark.slow
 def test_other_k_and_benchmarks_without_extended_tests(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path)
     for model, solved in SOLVED.items():
@@ -386,6 +393,7 @@ def test_other_k_and_benchmarks_without_extended_tests(tmp_path: Path) -> None:
     assert "humaneval-js+" not in card and "paired randomisation test" in (output / "comparison.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropped", [True, False])
 def test_what_was_dropped_as_contaminated_is_shown(tmp_path: Path, dropped: bool) -> None:
     artifacts = make_artifacts(tmp_path, without=("prepare",))
@@ -407,6 +415,7 @@ def test_what_was_dropped_as_contaminated_is_shown(tmp_path: Path, dropped: bool
     assert comparison_of(output)["decontamination"]["dropped"][0]["row"].startswith("Write <b>it</b>\ndef f()")
 
 
+@pytest.mark.slow
 def test_data_that_was_not_searched_is_warned_of(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path, without=("prepare",))
     artifacts["prepare"] = make_artifact(tmp_path / "prepare", "prepare", {"rows_read": 90}, {"decontamination.json": {
@@ -436,6 +445,7 @@ def test_model_card_is_this_text(tmp_path: Path) -> None:
     assert card == (Path(__file__).parent / "model_card.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_model_card_example_has_the_prompt_of_the_training(tmp_path: Path) -> None:
     from xft_core.data.templates import magicoder_prompt
 
@@ -482,6 +492,7 @@ def test_no_shared_expert(tmp_path: Path) -> None:
     assert (output / "plots/mixing.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_shared_experts_weight_by_class_of_token(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path, without=("sft_moe",))
     routing = {"load": [0.3, 0.3, 0.4], "entropy": 1.0, "mean_shared_weight": 0.6}

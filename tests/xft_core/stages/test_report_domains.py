@@ -111,6 +111,7 @@ def test_rows_of_another_mixture_are_an_error(tmp_path: Path) -> None:
         report(tmp_path / "report", made, recipe())
 
 
+@pytest.mark.slow
 def test_one_domain_left_out_shows_what_it_contributes(tmp_path: Path) -> None:
     grid = ["data.leave_out=[null,code.jsonl]"]
     reports = {}

@@ -153,6 +153,7 @@ def test_rivals_are_chosen_on_reserved_rows_where_there_are_any(tmp_path: Path) 
     assert "(chosen on reserved rows)" in (output / "comparison.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_comparison_draws_seeds_and_rows(tmp_path: Path) -> None:
     reports = {}
     for seed, shift in ((0, 0.0), (1, 0.01)):

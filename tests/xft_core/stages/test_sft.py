@@ -85,9 +85,10 @@ def test_upcycling_and_dense_start_from_the_same_held_out_loss(ready: Path, tmp_
 
 
 @pytest.mark.parametrize("changes", [
-    {"packing": False}, {"optimizer": "adafactor"}, {"gradient_checkpointing": True}, {"precision": "bf16"},
-    {"precision": "bf16_mixed"}, {"schedule": "cosine", "max_grad_norm": 1.0, "weight_decay": 0.1},
-    {"balance_loss_reduction": "mean"}], ids=lambda changes: "-".join(changes))
+    {"packing": False}, {"precision": "bf16_mixed"}, *(pytest.param(changes, marks=pytest.mark.slow) for changes in (
+        {"optimizer": "adafactor"}, {"gradient_checkpointing": True}, {"precision": "bf16"},
+        {"schedule": "cosine", "max_grad_norm": 1.0, "weight_decay": 0.1}, {"balance_loss_reduction": "mean"}))],
+    ids=lambda changes: "-".join(changes))
 def test_every_option_trains(changes: dict[str, Any], ready: Path, tmp_path: Path) -> None:
     metrics = sft(ready, tmp_path / "out", "moe", changed(**changes))
     assert metrics["held_out_nll"] < metrics["held_out_nll_before"]
@@ -118,7 +119,7 @@ def test_the_same_recipe_gives_the_same_weights_and_another_seed_others(ready: P
     assert a == b != c
 
 
-@pytest.mark.parametrize("model", [pytest.param("dense", marks=pytest.mark.slow), "moe"])
+@pytest.mark.parametrize("model", ["dense", pytest.param("moe", marks=pytest.mark.slow)])
 def test_a_killed_run_started_again_gives_the_same_bits(model: str, ready: Path, tmp_path: Path) -> None:
     config = changed(epochs=4, checkpoint_steps=2)
     sft(ready, tmp_path / "undisturbed", model, config)
@@ -217,7 +218,8 @@ def test_a_training_that_diverges_is_named_or_stops_and_goes_on_when_told_to(rea
 
 @pytest.mark.skipif(
     subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode != 0, reason="no user namespaces here")
-@pytest.mark.parametrize("kilobytes", [100, *(pytest.param(size, marks=pytest.mark.slow) for size in (300, 700))])
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [100, 300, 700])
 def test_a_disk_that_fills_while_training_is_a_message(kilobytes: int, ready: Path, tmp_path: Path) -> None:
     """A real small disk: at 100 KB safetensors cannot write the weights, at 300 and 700 torch not the optimizer."""
     (tmp_path / "disk").mkdir()
@@ -271,6 +273,7 @@ def test_experts_that_are_averaged_while_training_stay_closer(ready: Path, tmp_p
     assert spreads[1] < 0.5 * spreads[0]
 
 
+@pytest.mark.slow
 def test_a_restart_changes_no_bit_of_averaged_experts(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(expert_averaging=0.3, precision="bf16", checkpoint_steps=2)
     stages = [SftStage(output=tmp_path / name, model=str(ready / "moe"), data=ready / "data", sft=config) for name in "ab"]

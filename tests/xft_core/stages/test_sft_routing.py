@@ -67,7 +67,8 @@ def curve(output: Path) -> list[dict[str, float]]:
     return [point["metrics"] for point in read_metrics(output / "metrics.jsonl") if "loss" in point["metrics"]]
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", [
+    name if name in ("frozen", "gate", "top_p") else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS])
 def test_it_learns_and_resumes_to_the_bit_and_merges(
         option: str, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upcycle, sft = OPTIONS[option]
@@ -115,6 +116,7 @@ def test_examples_go_whole_to_one_expert(ready: Path, tmp_path: Path) -> None:
     assert len(moved[0]) < 20  # two sequences hold a few rows
 
 
+@pytest.mark.slow
 def test_top_p_comes_to_its_target_and_is_saved(ready: Path, tmp_path: Path) -> None:
     moe = upcycled(ready, tmp_path / "moe", **TOP_P)
     metrics = run_stage(stage(ready, tmp_path / "out", moe, epochs=8, batch_size=2, learning_rate=5e-4)).manifest.metrics
@@ -146,6 +148,7 @@ def test_the_bias_evens_the_load_without_a_loss(ready: Path, tmp_path: Path) -> 
     assert len(biases) == 2 and all(0 < bias.abs().max() <= 200 * BIAS_STEP + 1e-6 for bias in biases)
 
 
+@pytest.mark.slow
 def test_the_gate_starts_at_its_start_and_the_routing_method_finds_its_mean(ready: Path, tmp_path: Path) -> None:
     moe = upcycled(ready, tmp_path / "moe", **FOUR, shared_gate="token", shared_gate_start=0.4)
     rows = load_rows(ready / "data", "train")
@@ -157,6 +160,7 @@ def test_the_gate_starts_at_its_start_and_the_routing_method_finds_its_mean(read
     assert metrics["shared_weight_spread"] > 1e-4 and "gate_budget_loss" in curve(tmp_path / "out")[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"router_gradient": "dense"}, {"diversity_weight": 0.5}, {"balance_scope": "step"}])
 def test_the_first_step_is_that_of_the_default_and_the_second_is_not(
         changes: dict[str, Any], ready: Path, tmp_path: Path) -> None:
@@ -169,6 +173,7 @@ def test_the_first_step_is_that_of_the_default_and_the_second_is_not(
     assert a[-1]["loss"] != b[-1]["loss"]
 
 
+@pytest.mark.slow
 def test_diversity_makes_what_experts_add_differ(ready: Path, tmp_path: Path) -> None:
     moe, found = upcycled(ready, tmp_path / "moe", **FOUR), {}
     for weight in (1e-9, 3.0):

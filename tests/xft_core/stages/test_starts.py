@@ -69,6 +69,7 @@ def test_the_key_without_experts_is_what_it_was(tmp_path: Path) -> None:
     assert stage_key(upcycled(tmp_path / "a", dense, dense, dense)) != stage_key(stage)
 
 
+@pytest.mark.slow
 def test_snapshots_are_the_weights_of_their_steps_and_survive_a_restart(
         ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     config = changed(epochs=2, checkpoint_steps=2, schedule="constant")

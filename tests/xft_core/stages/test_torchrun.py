@@ -53,6 +53,7 @@ def assert_same_curve(found: Path, expected: Path, tolerance: float = 1e-4) -> N
         assert [points[step][name] for step in wanted] == pytest.approx([wanted[step][name] for step in wanted], abs=tolerance)
 
 
+@pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped_with_the_same_curve(
         ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With noise and balance loss, Adafactor, experts without tokens, and an epoch whose last step is not a whole one."""

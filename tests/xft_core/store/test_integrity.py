@@ -87,6 +87,7 @@ def spoiled_everywhere(
             stage.output.with_name("undisturbed") / "metrics.jsonl")], name
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_work_in_progress_of_sft_never_reaches_the_model(
         ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = SftStage(output=tmp_path / "undisturbed", model=str(ready / "moe"), data=ready / "data", sft=SFT)
@@ -99,6 +100,7 @@ def test_a_flipped_bit_in_work_in_progress_of_sft_never_reaches_the_model(
     spoiled_everywhere(stage, partial, expected, names, monkeypatch)
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_work_in_progress_of_mix_never_reaches_the_coefficients(
         ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = MixStage(output=tmp_path / "undisturbed", model=str(ready / "moe"), data=ready / "data", merge=MERGE)

@@ -88,6 +88,7 @@ def test_a_dense_training_leaves_a_stock_model_and_its_adapters(tmp_path: Path) 
     assert torch.allclose(adapted(tokens).logits, merged(tokens).logits, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_of_adapters_resumes_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, data = dense_model(tmp_path / "dense"), tmp_path / "data"
     run_stage(PrepareStage(output=data, model=str(source), data=DataConfig(max_rows=30, max_length=256)))

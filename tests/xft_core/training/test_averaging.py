@@ -71,7 +71,8 @@ def test_what_holds_no_average_is_refused(tmp_path: Path) -> None:
         put_average(nn.Linear(2, 2), tmp_path)
 
 
-@pytest.mark.parametrize(("model", "kind"), [("dense", "last_k"), ("dense", "ema"), ("moe", "ema")])
+@pytest.mark.parametrize(("model", "kind"), [
+    ("dense", "ema"), *(pytest.param(*both, marks=pytest.mark.slow) for both in (("dense", "last_k"), ("moe", "ema")))])
 def test_a_restart_changes_no_bit_of_the_average(
         model: str, kind: str, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     config = changed(average=kind, epochs=2, checkpoint_steps=2, average_count=20)

@@ -48,10 +48,7 @@ def write_gguf(
     import gguf
 
     content = read_config(source)
-    if content["model_type"] not in GGUF_ARCHITECTURES:
-        raise CheckpointError(
-            f"A model of type {content['model_type']!r} is not written to GGUF here (known: {', '.join(GGUF_ARCHITECTURES)}). "
-            "Convert it with llama.cpp's convert_hf_to_gguf.py.")
+    _check_type(content)
     name, alternates = GGUF_ARCHITECTURES[content["model_type"]]
     arch = gguf.MODEL_ARCH[name]
     with CheckpointReader(source) as reader:
@@ -71,6 +68,21 @@ def write_gguf(
             writer.close()
 
 
+def check_architecture(source: Path) -> None:
+    """Raise CheckpointError for a model type that is not written here, or a feature of it that the file cannot say."""
+    content = read_config(source)
+    _check_type(content)
+    with CheckpointReader(source) as reader:
+        _config(content, reader)
+
+
+def _check_type(content: dict[str, Any]) -> None:
+    if content["model_type"] not in GGUF_ARCHITECTURES:
+        raise CheckpointError(
+            f"A model of type {content['model_type']!r} is not written to GGUF here (known: {', '.join(GGUF_ARCHITECTURES)}). "
+            "Convert it with llama.cpp's convert_hf_to_gguf.py.")
+
+
 def _config(content: dict[str, Any], reader: CheckpointReader) -> Any:
     if content["model_type"] == "granitemoeshared":
         from transformers import GraniteMoeSharedConfig
@@ -85,6 +97,8 @@ def _config(content: dict[str, Any], reader: CheckpointReader) -> Any:
         raise CheckpointError(f"The model has {found[0]}, which is not written to GGUF here.")
     if getattr(config, "hidden_act", "silu") != "silu":
         raise CheckpointError(f"The model's activation is {config.hidden_act}, llama.cpp computes silu.")
+    if (rope := config.rope_parameters).get("rope_type", "default") != "default":
+        raise CheckpointError(f"The model's positions are scaled ({rope['rope_type']}), which is not written to GGUF here.")
     return config
 
 
@@ -93,8 +107,6 @@ def _write_fields(writer: Any, config: Any, content: dict[str, Any], quantizatio
 
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rope = config.rope_parameters
-    if rope.get("rope_type", "default") != "default":
-        raise CheckpointError(f"The model's positions are scaled ({rope['rope_type']}), which is not written to GGUF here.")
     writer.add_name("merged" if content["model_type"] != "granitemoeshared" else "mixture")
     writer.add_file_type(int(gguf.LlamaFileType[
         {"f32": "ALL_F32"}.get(quantization, f"MOSTLY_{quantization.upper()}")]))

@@ -1,5 +1,7 @@
 """The recipe's section checks."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from xft_core.recipe.sections.base import Reaction, Section
@@ -8,6 +10,8 @@ from xft_core.recipe.sections.base import Reaction, Section
 class ChecksConfig(Section):
     """Signs of trouble. The report names each one found; each can also stop the run, which keeps all finished stages. A loss
     that is NaN always stops it."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"missing_material"})
 
     diverging_loss: Reaction = Field("report", description=(
         "The training loss has risen far above its lowest point: by 30% of it, and by at least 0.3 nats, averaged over "
@@ -22,3 +26,6 @@ class ChecksConfig(Section):
         "Learned mixing has a higher held-out loss than uniform mixing. report, or stop before merging."))
     worse_than_base: Reaction = Field("report", description=(
         "The merged model has a higher held-out loss than the base model. report, or stop before answers are generated."))
+    missing_material: Reaction = Field("report", description=(
+        "An optional step had too little to work on: dpo found no problem with both an answer that passes and one that fails, "
+        "merge.cross_validation fewer than 3 rows. report: do without it and say so; stop: end the run there."))

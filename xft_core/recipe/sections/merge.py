@@ -165,6 +165,17 @@ class MergeConfig(Section):
         self._search_fits()
         return self
 
+    def conflict_with(self, num_layers: int, num_neurons: int) -> str | None:
+        """Why experts of so many layers and FFN neurons cannot be merged like this, for people; None where they can."""
+        if self.method == "learned" and self.granularity == "block" and self.block_count > num_neurons:
+            return (f"merge.block_count is {self.block_count}, but an FFN of this model has {num_neurons} neurons: take "
+                    f"{num_neurons} or fewer")
+        groups = -(-num_layers // min(self.search_layers_per_group or num_layers, num_layers))
+        if self.search == "cmaes" and groups * len(self.search_over) < 2:
+            return ("merge.search is cmaes, which takes two numbers or more, and there is one: set "
+                    f"merge.search_layers_per_group to less than the model's {num_layers} layers, or use golden")
+        return None
+
     def _della_fits(self) -> None:
         least, most = self.density - self.density_spread / 2, self.density + self.density_spread / 2
         if self.method == "della" and not (least > 0 and most <= 1):

@@ -95,6 +95,11 @@ class Recipe(Section):
             raise ValueError(
                 "merge.rows is reserved, but data.reserved_rows is 0: there are no such rows. Give data.reserved_rows a number "
                 "(128 or more tell small differences), or set merge.rows to held_in")
+        searched = self.merge.search_over if self.merge.search != "none" else []
+        if "shared_expert_weight" in searched and not self.upcycle.shared_expert:
+            raise ValueError(
+                "merge.search_over has shared_expert_weight, but upcycle.shared_expert is false: there is no shared expert. "
+                "Set merge.search to none")
         if self.merge.export_adapter and self.upcycle.expert_rank is None:
             raise ValueError(
                 "merge.export_adapter is true, but upcycle.expert_rank is empty: only low-rank experts merge to an adapter")

@@ -9,6 +9,7 @@ from xft_core.recipe.labels import looks, path_forms, path_labels, unique_labels
 from xft_core.recipe.sections import EvaluateConfig, Recipe
 from xft_core.recipe.steps import (
     BASE_MODEL,
+    DPO,
     MERGED,
     MERGED_MODEL,
     MOE_MODEL,
@@ -23,6 +24,7 @@ from xft_core.reporting.names import benchmark_title, dense_name, file_stem
 from xft_core.store.manifest import Manifest, read_manifest
 from xft_core.store.results.base import Metrics, ResultFile
 from xft_core.store.results.curve import CurvePoint, read_curve
+from xft_core.store.results.dpo import DpoMetrics
 from xft_core.store.results.merge import MergeMetrics
 from xft_core.store.results.prepare import PrepareMetrics
 from xft_core.store.results.sft import SftMetrics
@@ -79,6 +81,10 @@ class Evidence:
         """The merged model."""
         return self.metrics(MERGED, MergeMetrics)
 
+    def dpo(self) -> DpoMetrics | None:
+        """The merged model's tuning on preferences."""
+        return self.metrics(DPO, DpoMetrics)
+
     def curve(self, role: str) -> list[CurvePoint]:
         """The points of a role's metrics.jsonl."""
         return read_curve(self.directories[role] / "metrics.jsonl") if role in self.directories else []
@@ -105,6 +111,8 @@ class Evidence:
         upcycle, method = self.recipe.upcycle, self.recipe.merge.method
         if quantization := exports(self.recipe).get(model):
             return f"merged, GGUF {quantization.upper()}"
+        if model == DPO and (tuned := self.dpo()) and not tuned.pairs:
+            return "merged, DPO without pairs"
         if model not in (BASE_MODEL, MOE_MODEL, MERGED_MODEL):
             return dense_name(model, self.recipe.baseline)
         xft = upcycle.shared_expert and upcycle.normalization == "xft"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from xft_core.recipe.checks import DEAD_LOAD, worse_than_base
-from xft_core.recipe.steps import BASE_MODEL, MERGED_MODEL, MOE_MODEL, SFT_MODEL
+from xft_core.recipe.steps import BASE_MODEL, DPO, MERGED_MODEL, MOE_MODEL, SFT_MODEL
 from xft_core.reporting.pass_rates import certainty, p_text
 from xft_core.reporting.run.comparison import Comparison, Difference, Mixing, MixingOptions
 from xft_core.reporting.run.domains import domain_sentences, domain_warnings
@@ -168,8 +168,8 @@ def _loss_warnings(comparison: Comparison) -> Iterator[str]:
 
 def _went_wrong_warnings(comparison: Comparison) -> Iterator[str]:
     for model, sentences in comparison.went_wrong.items():
-        # Learned mixing says what it is about; of two trainings, the sentence does not.
-        prefix = "" if model == MERGED_MODEL else f"{model_name(comparison, model)}: "
+        # Mixing and DPO say what they are about; of two trainings, the sentence does not.
+        prefix = "" if model in (MERGED_MODEL, DPO) else f"{model_name(comparison, model)}: "
         yield from (f"{prefix}{sentence}" for sentence in sentences)
 
 

@@ -1,10 +1,11 @@
 """The four models side by side, in numbers: the content of ``comparison.json``, see comparison.py. Sentences are made in
 findings.py."""
 
-from xft_core.recipe.checks import mixing_findings, recipe_findings, training_findings
+from xft_core.recipe.checks import mixing_findings, preference_findings, recipe_findings, training_findings
 from xft_core.recipe.labels import flat_names, path_labels, unique_labels
 from xft_core.recipe.steps import (
     BASE_MODEL,
+    DPO,
     FACTS,
     MERGED_MODEL,
     MIXED,
@@ -298,6 +299,8 @@ def _went_wrong(evidence: Evidence) -> dict[str, list[str]]:
             found[model] = [*training_findings(training, checks)]
     if mixing := evidence.metrics(MIXED, MixMetrics):
         found[MERGED_MODEL] = [*mixing_findings(mixing, evidence.recipe.merge.method, checks)]
+    if preferring := evidence.dpo():
+        found[DPO] = [*preference_findings(preferring, checks)]
     return found
 
 

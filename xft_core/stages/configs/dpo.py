@@ -11,13 +11,13 @@ from xft_core.files.locate import find_model
 from xft_core.recipe.sections import ChecksConfig, DpoConfig, PromptStyle, Seed
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.parts import ARTIFACT_HELP
-from xft_core.stages.preconditions import Preconditions
+from xft_core.stages.preconditions import Preconditions, check_is_graded
 
 
 class DpoStage(StageConfig):
     summary = "Direct preference optimization of a dense model on answers that pass and answers that fail."
 
-    stage, version, implementation = "dpo", 2, "xft_core.stages.dpo"
+    stage, version, implementation = "dpo", 3, "xft_core.stages.dpo"
     path_fields = frozenset({"model", "data", "samples", "verdicts", "benchmark"})
 
     model: str = Field(description="Dense model to tune.")
@@ -31,8 +31,9 @@ class DpoStage(StageConfig):
     checks: ChecksConfig = Field(ChecksConfig(), description="What stops the training.")
 
     def preconditions(self) -> Preconditions:
-        """The benchmark."""
-        return {f"benchmark {self.benchmark}": partial(find_benchmark, self.benchmark)}
+        """The benchmark, and what it is graded with: one that is skipped here has no verdicts."""
+        return {f"benchmark {self.benchmark}": partial(find_benchmark, self.benchmark),
+                f"verdicts on {self.benchmark}": partial(check_is_graded, self.benchmark)}
 
     def inputs(self) -> dict[str, Path]:
         """The model, the prepared data, answers, verdicts and the benchmark."""

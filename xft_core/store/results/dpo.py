@@ -6,13 +6,17 @@ from xft_core.store.results.sft import TrainingMetrics
 
 
 class DpoMetrics(TrainingMetrics):
-    """Numbers of tuning on preferences. The training loss is per pair: ln 2 where nothing is preferred yet."""
+    """Numbers of tuning on preferences. The training loss is per pair: ln 2 where nothing is preferred yet. Without pairs there
+    was no training, and the model is the merged one."""
 
     pairs: int = Field(description="Pairs of a passing and a failing answer [count]")
     problems_with_pairs: int = Field(description="Problems that have both [count]")
     problems_without_pairs: int = Field(description="Problems all of whose answers pass, or all of whose fail [count]")
-    preferred: float = Field(description=(
-        "Share of the pairs in which the passing answer gained more log-probability than the failing one [fraction, 0 to 1]"))
+    answers_passing: int | None = Field(description="Different answers that pass, of all problems [count]")
+    answers_failing: int | None = Field(description="Different answers that fail, of all problems [count]")
+    preferred: float | None = Field(description=(
+        "Share of the pairs in which the passing answer gained more log-probability than the failing one; absent without "
+        "pairs [fraction, 0 to 1]"))
     held_out_nll_before: float | None = Field(description="Held-out loss of the merged model [nats per response token]")
     held_out_nll: float | None = Field(description="Held-out loss after DPO [nats per response token]")
     parameters: int = Field(description="Parameters of the model [count]")

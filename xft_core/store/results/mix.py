@@ -39,6 +39,8 @@ class MixMetrics(Metrics):
         "1 where a generator of earlier runs predicted the shares; absent otherwise [count]"))
     uniform_penalty: float | None = Field(None, description=(
         "rho that cross-validation chose; absent without it [no unit]"))
+    rows_too_few: int | None = Field(None, description=(
+        "Rows that were fewer than the folds of cross-validation; absent where it chose, or was not asked for [count]"))
     kept_uniform: int | None = Field(None, description=(
         "1 where uniform mixing was taken, since there was no headroom or the objective with its penalty was no lower; absent "
         "otherwise [count]"))

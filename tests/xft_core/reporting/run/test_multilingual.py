@@ -67,6 +67,7 @@ def test_languages_and_averages_are_named_apart(tmp_path: Path) -> None:
     assert "MultiPL-E js+" not in text
 
 
+@pytest.mark.slow
 def test_plain_names_are_the_first_benchmarks_even_if_that_was_skipped(tmp_path: Path) -> None:
     made = artifacts(tmp_path)
     swapped = {
@@ -96,6 +97,7 @@ def test_titles(name: str, title: str) -> None:
     assert benchmark_title(name) == title
 
 
+@pytest.mark.slow
 def test_of_two_benchmarks_of_one_language_the_first_counts(tmp_path: Path) -> None:
     found = artifacts(tmp_path)
     for place, model in enumerate(("base", "sft", "moe", "merged")):

@@ -1,0 +1,85 @@
+"""What a GGUF file and its Modelfile say of a model beside its weights: words, what ends an answer, the text around a question.
+
+``check_directory`` finds out before a run whether a model has such a file; what the run makes of it differs in weights alone.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xft_core.errors import CheckpointError
+from xft_core.exports.gguf.modelfile import chat_template, magicoder_template
+from xft_core.exports.gguf.vocabulary import Vocabulary, vocabulary_of
+from xft_core.exports.gguf.write import Special, check_architecture
+from xft_core.models.loading import load_tokenizer
+from xft_core.models.safetensors_io import read_config
+
+MOST_ENDS = 3  # that a GGUF file has fields for
+
+
+@dataclass(frozen=True)
+class Description:
+    """``template``: Ollama's; ``chat_template``: the tokenizer's own, None where the model is not asked in it; ``stops``: what
+    ends an answer, as text; ``context``: tokens that the model takes."""
+
+    vocabulary: Vocabulary
+    special: Special
+    template: str
+    chat_template: str | None
+    stops: list[str]
+    context: int
+
+
+def check_directory(source: Path, template: str) -> None:
+    """Raise CheckpointError where the model in ``source``, tuned in the form ``template``, would have no GGUF file."""
+    check_architecture(source)
+    describe(source, template)
+
+
+def describe(source: Path, template: str, taught: Sequence[int] = (), texts: Iterable[str] = ()) -> Description:
+    """The description of a model directory.
+
+    ``template``: the form in which the model was tuned; ``taught``: tokens that its data ends responses with; ``texts``:
+    that a file's tokenizer must cut alike. Raises CheckpointError for a model that cannot be described.
+    """
+    tokenizer = load_tokenizer(source)
+    config = read_config(source)
+    config = config.get("dense_config", config)
+    text_config = config.get("text_config", config)
+    size = int(text_config["vocab_size"])
+    generation = _read(source / "generation_config.json")
+    found = [*taught]  # they come first
+    for item in (generation.get("eos_token_id"), text_config.get("eos_token_id"), tokenizer.eos_token_id):
+        found += item if isinstance(item, list) else [] if item is None else [item]
+    ends = [token for token in dict.fromkeys(found) if token < size]
+    if not 1 <= len(ends) <= MOST_ENDS:
+        raise CheckpointError(
+            f"{len(ends)} tokens of the model end an answer, a GGUF file names one to {MOST_ENDS}. Say which in "
+            "generation_config.json (eos_token_id).")
+    vocabulary = vocabulary_of(tokenizer, size, texts)
+    bos, adds_bos = tokenizer.bos_token, _adds_bos(tokenizer)
+    if template == "chat":
+        adds_bos = bos is not None and _starts_with(tokenizer, bos)
+        text = chat_template(tokenizer, bos if adds_bos else None)
+    else:
+        text = magicoder_template()
+    padding = tokenizer.pad_token_id
+    special = Special(tokenizer.bos_token_id, None if padding is None or padding >= size else padding, ends, adds_bos)
+    return Description(
+        vocabulary, special, text, tokenizer.chat_template if template == "chat" else None,
+        [tokenizer.decode([token]) for token in ends], int(text_config["max_position_embeddings"]))
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    ids = tokenizer("a")["input_ids"]
+    return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+
+
+def _starts_with(tokenizer: Any, bos: str) -> bool:
+    return bool(tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).startswith(bos))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_bytes()) if path.is_file() else {}
