@@ -93,15 +93,17 @@ toolchains:                  ## Debian packages of the eleven languages of Multi
 		default-jdk-headless libjavatuples-java rustc golang-go php-cli ruby ruby-test-unit lua5.4 lua-unit \
 		perl libtest-deep-perl
 
+# The pip that comes with Python 3.11 takes three times as long to find what fits together.
 .venv/bin/pip:
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv --upgrade-deps .venv
 
 .venv/run: pyproject.toml constraints.txt | .venv/bin/pip
 	@echo "Installing into .venv (some minutes the first time)"
 	@$(INSTALL) . && touch $@
 
-.venv/test: pyproject.toml constraints.txt .venv/run
-	@$(INSTALL) ".[test,check,docs,gguf,lm-eval]" && touch $@
+.venv/test: pyproject.toml constraints.txt | .venv/bin/pip
+	@echo "Installing into .venv (some minutes the first time)"
+	@$(INSTALL) ".[test,check,docs,gguf,lm-eval]" && touch .venv/run $@
 
 .venv/docs: pyproject.toml constraints.txt .venv/run
 	@$(INSTALL) ".[docs]" && touch $@

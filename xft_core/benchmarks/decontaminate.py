@@ -32,6 +32,8 @@ SEARCHED_TOGETHER = 16  # rows
 
 Words = tuple[str, ...]
 _WORD = re.compile(r"\w+")
+# What each ASCII character becomes: one of a word itself, in lower case, and any other one a space.
+_ASCII_WORDS = bytes(ord(chr(code).lower()) if _WORD.match(chr(code)) else ord(" ") for code in range(128)) * 2
 _WORD_START = re.compile(r"\b\w")
 _SPACE = re.compile(r"\s+")
 # The same problem is HumanEval/23 in one file and HumanEval_23_strlen in another.
@@ -177,6 +179,8 @@ def _wording(prompt: str) -> str:
 
 
 def _words(text: str) -> list[str]:
+    if text.isascii():  # the same in a seventh of the time
+        return text.encode().translate(_ASCII_WORDS).decode().split()
     return _WORD.findall(text.lower())
 
 

@@ -16,7 +16,7 @@ class Conversation(list[Message]):
 
     def __init__(self, messages: Iterable[Message], **beside: Any) -> None:
         super().__init__(messages)
-        self.beside: dict[str, Any] = {name: value for name, value in beside.items() if value is not None}
+        self.beside: dict[str, Any] = {name: value for name, value in beside.items() if value is not None} if beside else {}
 
 
 def is_asked(messages: Iterable[Message]) -> bool:

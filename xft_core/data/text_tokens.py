@@ -61,8 +61,8 @@ class TextTokens:
             controls |= {token["content"] for token in content["added_tokens"] if token["special"]}
         self._spelling = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or r"(?!)", re.IGNORECASE)
         first = {control[:1] for control in controls}
-        # What none of them can be without, unless it may be in another case.
-        self._first = None if any(it.lower() != it.upper() for it in first) else first
+        # What none of them can be without; nothing is known of one that may be in another case.
+        self._first = [""] if any(it.lower() != it.upper() for it in first) else sorted(first)
         self._content, self._controls = content, controls
         self._ends: dict[str, bool] = {}
         self._private: tuple[int, Tokenizer, dict[str, str]] | None = None
@@ -74,9 +74,10 @@ class TextTokens:
 
     def spells_control(self, text: str) -> bool:
         """Whether a text holds the spelling of a control token, in any case."""
-        if self._first is not None and not any([character in text for character in self._first]):
-            return False
-        return self._spelling.search(text) is not None
+        for character in self._first:
+            if character in text:
+                return self._spelling.search(text) is not None
+        return False
 
     def ends_with_control_token(self, text: str) -> bool:
         """Whether the text's last token is one that generation can stop at. A word or a bracket is none: responses hold

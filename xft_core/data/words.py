@@ -9,7 +9,7 @@ import random
 import re
 from array import array
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import chain, product
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 REMEMBERED = 2**16  # words
 LONGEST = 64  # characters of a word that is remembered
-GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # of ByteLevel itself
+# ByteLevel's own: 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+, with what most words are first.
+GPT2 = r" ?\p{L}+| ?\p{N}+|'(?:[stmd]|re|ve|ll)| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+SPACES, DIGITS = " \t\n\r\f\v", "0123456789"
 SAME_IN_ASCII = {"NFC", "NFD", "NFKC", "NFKD"}  # normalizers
 # The ASCII characters of Unicode's classes, for use inside of brackets.
 CLASSES = {
     "L": "A-Za-z", "Lu": "A-Z", "Ll": "a-z", "Lt": "", "Lm": "", "Lo": "", "M": "", "Mn": "", "N": "0-9", "Nd": "0-9",
     "P": r"!-#%-*,-/:;?@\[-\]_{}", "S": r"$+<=>\^`|~", "Han": ""}
+_ONE_CLASS = re.compile(r"(?:\[(?:[^\[\]\\^]|\\[rnt])+\]|\\p\{N\})\+?")
 _CLASS = re.compile(r"\\p\{(\w+)\}")
 _OTHER_MEANING = re.compile(r"\\[^prnstdfSDx.\-\[\](){}/*+?|^$'\"]|\\P|&&|\[\[|\(\?[^:!=i]|\((?!\?)|(?<![\[\\])[\^$]")
 _TRIED = "aZs1 \n\t\r'._(\x00\x1f\x7f"
@@ -34,7 +37,7 @@ class Words:
     """Makes tokens of texts."""
 
     def __init__(self, whole: "Tokenizer", cuts: list[Cut], added: "re.Pattern[str]") -> None:
-        self._cuts, self._added = cuts, added
+        (self._first, *self._others), self._added = cuts, added
         self._tokens = _Remembered(whole)
 
     def ids(self, text: str) -> bytes | None:
@@ -45,9 +48,9 @@ class Words:
 
     def cut(self, text: str) -> list[str]:
         """The words of an ASCII text."""
-        words = [text]
-        for cut in self._cuts:
-            words = [part for word in words for part in cut(word) if part]
+        words = self._first(text)
+        for cut in self._others:
+            words = [*chain.from_iterable(map(cut, words))]
         return words
 
 
@@ -83,7 +86,10 @@ def words_of(content: dict[str, Any], whole: "Tokenizer") -> Words | None:
     if not all(part["type"] in SAME_IN_ASCII for part in _parts(content.get("normalizer"), "normalizers")):
         return None
     parts = _parts(content.get("pre_tokenizer"), "pretokenizers")
-    cuts = [cut for part in parts for cut in _cuts(part)]
+    patterns = [pattern for part in parts for pattern in _patterns(part)]
+    if patterns[1:] == [GPT2] and (both := _at_once(patterns[0])):
+        patterns = [both]
+    cuts = [None if pattern is None else _cut_by(pattern) for pattern in patterns]
     if None in cuts or not any(part["type"] == "ByteLevel" for part in parts):
         return None
     added = "|".join(re.escape(token["content"]) for token in content["added_tokens"]) or r"(?!)"
@@ -98,25 +104,52 @@ def _parts(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
     return [each for inner in part[name] for each in _parts(inner, name)] if part["type"] == "Sequence" else [part]
 
 
-def _cuts(part: dict[str, Any]) -> "Iterator[Cut | None]":
-    """How a part of a pre-tokenizer cuts; None for one that is not known here."""
+def _patterns(part: dict[str, Any]) -> "Iterator[str | None]":
+    """What a part of a pre-tokenizer cuts around; None for one that is not known here."""
     kind = part["type"]
     if kind == "ByteLevel" and not part["add_prefix_space"]:
         if part.get("use_regex", True):
-            yield _cut_by(GPT2)
+            yield GPT2
     elif kind == "Digits":
-        yield _cut_by(r"\p{N}" if part["individual_digits"] else r"\p{N}+")
+        yield r"\p{N}" if part["individual_digits"] else r"\p{N}+"
     elif kind == "Split" and part["behavior"] == "Isolated" and not part["invert"]:
         pattern = part["pattern"]
-        yield _cut_by(pattern["Regex"] if "Regex" in pattern else re.escape(pattern["String"]))
+        yield pattern["Regex"] if "Regex" in pattern else re.escape(pattern["String"])
     else:
         yield None
+
+
+def _at_once(first: str | None) -> str | None:
+    """What cuts around ``first``, some white space and digits, and what is left by GPT2, in one pass; None for another one."""
+    if not first or not _ONE_CLASS.fullmatch(first):
+        return None
+    only = re.compile(_in_python(first), re.ASCII)
+    out = {character for character in map(chr, range(128)) if only.match(character)}
+    if not out <= {*SPACES, *DIGITS} - {" "}:
+        return None
+    spaces, digits, none = ("".join(sorted(some)) for some in ({*SPACES} - out, {*DIGITS} - out, out))
+    between = GPT2.replace(r"\s+", f"[{spaces}]+").replace(r"^\s", rf"^\s{none}").replace(r"\S", rf"[^\s{none}]")
+    return f"{first}|" + between.replace(r" ?\p{N}+", f" ?[{digits}]+" if digits else first)
 
 
 def _cut_by(pattern: str) -> "Cut | None":
     """What cuts around each match of the tokenizer's regular expression; None if Python's may mean something else by it."""
     if set(_CLASS.findall(pattern)) - set(CLASSES):
         return None
+    translated = _in_python(pattern)
+    if _OTHER_MEANING.search(pattern.replace("[^", "[")):
+        return None
+    try:
+        if re.compile(translated, re.ASCII).match(""):
+            return None
+        # The second alternative is what lies between two matches.
+        return re.compile(rf"{translated}|(?:(?!{translated})[\s\S])+", re.ASCII).findall
+    except re.error:
+        return None
+
+
+def _in_python(pattern: str) -> str:
+    """A regular expression with the characters of its Unicode classes."""
     translated, in_brackets, place = "", False, 0
     while place < len(pattern):
         found = _CLASS.match(pattern, place)
@@ -130,13 +163,7 @@ def _cut_by(pattern: str) -> "Cut | None":
         in_brackets = piece == "[" or (in_brackets and piece != "]")
         translated += piece
         place += size
-    if _OTHER_MEANING.search(pattern.replace("[^", "[")):
-        return None
-    try:
-        compiled = re.compile(f"({translated})", re.ASCII)
-    except re.error:
-        return None
-    return None if compiled.match("") else compiled.split
+    return translated
 
 
 def _texts_to_try() -> Iterator[str]:

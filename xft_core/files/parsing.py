@@ -13,6 +13,7 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 DEEPEST_YAML, LONGEST_YAML, LONGEST_NUMBER = 20, 1_000_000, 100
+_SCAN = json.JSONDecoder().scan_once  # a value and where it ends, without a look at the white space around it
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -20,15 +21,23 @@ def parse_json(content: bytes | str) -> Any:
     """The value of a JSON text. Raises ValueError (json.JSONDecodeError, with its place, for a mistake of syntax)."""
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
     try:
-        value = json.loads(text)
+        value = _value(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if _HALF_PAIR.search(text):
+    if "\\u" in text and _HALF_PAIR.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError("a text in it holds half of a surrogate pair (\\ud800 to \\udfff): it is not Unicode") from None
     return value
+
+
+def _value(text: str) -> Any:
+    try:
+        value, end = _SCAN(text, 0)
+    except StopIteration:
+        return json.loads(text)  # which says what is wrong, if anything is
+    return value if text[end:] in ("", "\n") else json.loads(text)
 
 
 def parse_yaml(text: str) -> Any:

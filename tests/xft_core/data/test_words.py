@@ -40,6 +40,9 @@ KNOWN = {
     "gpt2": tokenizer(byte_level()),
     "smollm": tokenizer(pre_tokenizers.Digits(individual_digits=True), byte_level()),
     "starcoder": tokenizer(pre_tokenizers.Digits(individual_digits=False), byte_level()),
+    "demo": tokenizer(split(r"[\n0-9]"), byte_level()),
+    "some digits": tokenizer(split(r"[\r\n5-9]+"), byte_level()),
+    "punctuation": tokenizer(split(r"[0-9._']"), byte_level()),
     "qwen": tokenizer(split(QWEN), byte_level(use_regex=False), normalizer=normalizers.NFC()),
     "llama3": tokenizer(split(LLAMA3), byte_level(use_regex=False)),
     "deepseek": tokenizer(
