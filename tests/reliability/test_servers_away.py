@@ -4,12 +4,12 @@ Training goes on, what belongs to the servers waits on disk, and is there afterw
 """
 
 import logging
-import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -121,8 +121,10 @@ def test_training_goes_on_and_all_is_there_afterwards(site: Site, tmp_path: Path
 def test_an_interrupt_ends_a_run_whose_servers_are_away(site: Site, tmp_path: Path, when: str) -> None:
     home = home_with_recipe(tmp_path, f"interrupted-{when}", STEPS if when == "training" else 6)
     process = site.run(home)
-    output = (home / "output").open("w+")
-    threading.Thread(target=shutil.copyfileobj, args=(process.stdout, output, 1), daemon=True).start()
+    assert process.stdout is not None
+    said: deque[str] = deque()
+    reader = threading.Thread(target=said.extend, args=(process.stdout,), daemon=True)
+    reader.start()
     gates = site.gates if when == "training" else (site.mlflow_gate,)
     begun = "*.partial/checkpoints/checkpoint-*" if when == "training" else "*"
     try:
@@ -132,17 +134,18 @@ def test_an_interrupt_ends_a_run_whose_servers_are_away(site: Site, tmp_path: Pa
         if when == "training":
             time.sleep(5)  # requests are repeated by now
         else:
-            wait_for(lambda: "Asked again" in (home / "output").read_text(), 3600, "nothing was waited for")
+            wait_for(lambda: "Asked again" in "".join([*said]), 3600, "nothing was waited for")
         process.send_signal(signal.SIGINT)
         assert process.wait(INTERRUPT_SECONDS) == 130
     finally:
         process.kill()
         for gate in gates:
             gate.open()
-    assert "The same command continues from what is finished" in (home / "output").read_text()
+    reader.join(30)
+    assert "The same command continues from what is finished" in "".join(said)
     again = site.run(home)
-    said, _ = again.communicate(timeout=3600)
-    assert again.returncode == 0, said
+    output, _ = again.communicate(timeout=3600)
+    assert again.returncode == 0, output
 
 
 @pytest.mark.parametrize("which", ["mlflow", "store"])
