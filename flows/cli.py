@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from argparse import Namespace
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from tasks.home import check_place, open_home
 from tasks.settings import settings
 from xft_core.errors import XftError
 from xft_core.runtime.exit_codes import ExitCode
-from xft_core.runtime.process import command, imports, told
+from xft_core.runtime.process import command, imports, interrupted_in_time, told
 
 if TYPE_CHECKING:
     from flows.local.embedded_api import PrefectApi
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from xft_core.recipe.sections import Recipe
 
 TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(task_run_name)s - %(message)s"
+INTERRUPTED = "Interrupted. The same command continues from what is finished."
+INTERRUPTED_SECONDS = 7.0  # what servers that are away were not told by then, the next run tells them
 NO_PAGES = "make ui  (or: xft ui)  shows Prefect and MLflow in the browser"
 
 
@@ -47,20 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
         return completion.run(options)
     try:
         current = open_home(lambda line: print(line, file=sys.stderr))
-        if options.command in ("run", "compare", "study", "evaluate", "publish", "ui"):
+        runs = {"run": _run, "compare": _compare, "study": _study, "evaluate": _evaluate, "publish": _publish}
+        if options.command in (*runs, "ui"):
             check_place(current)
         if getattr(options, "recommended", False):
             options.set = _recommended(options.recipe) + options.set
-        if options.command == "run":
-            return _run(options)
-        if options.command == "compare":
-            return _compare(options)
-        if options.command == "study":
-            return _study(options)
-        if options.command == "evaluate":
-            return _evaluate(options)
-        if options.command == "publish":
-            return _publish(options)
+        if options.command in runs:
+            with interrupted_in_time(INTERRUPTED_SECONDS, INTERRUPTED) if arguments is None else nullcontext():
+                return runs[options.command](options)
         if options.command == "ui":
             from flows.local.ui import serve
 
@@ -82,7 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {told(error)}", file=sys.stderr)
         return ExitCode.MISTAKE
     except KeyboardInterrupt:
-        print("Interrupted. The same command continues from what is finished.", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return ExitCode.INTERRUPTED
 
 

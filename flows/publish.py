@@ -1,6 +1,7 @@
 """A registered version to where it is used: the Hub, an S3 address, a directory."""
 
 from prefect import flow
+from prefect.runtime import deployment
 
 from tasks.publishing.release import Licences, destinations_of, release, token_in_block
 
@@ -27,10 +28,10 @@ def publish(
         public: Everybody may see the repository. Off: it is private. One that is there must already be what is asked for.
         token_block: Name of a Secret block with the Hub's token. Empty: HF_TOKEN of the worker.
         s3: S3 address, s3://bucket/prefix. Empty: none.
-        directory: Directory to make, on the worker. Empty: none.
+        directory: Directory to make, on the worker, as a whole path (/srv/models/demo-3). Empty: none.
         licence: Licence of the model as the Hub names it, for its card: apache-2.0, for example.
         data_licence: Licence of the instruction data, in words, for the card.
     """
-    destinations = destinations_of(hub, public, token_in_block(token_block), s3, directory)
+    destinations = destinations_of(hub, public, token_in_block(token_block), s3, directory, deployment.id is not None)
     found: dict[str, str] = release(model, destinations, Licences(licence, data_licence))
     return found

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+from tasks import prefect_log
 from tasks.object_store.bucket import bucket_at
 from xft_core.errors import DataError
 from xft_core.files.digests import digest_of, file_digest
 from xft_core.files.locate import DATA_SUFFIXES, local_path
+
+prefect_log.install()
 
 S3 = "s3://"
 
@@ -31,7 +34,7 @@ def data_digest(path: str) -> str:
 
 def _in_s3(address: str) -> str:
     above, _, name = address.rpartition("/")
-    if Path(name).suffix in DATA_SUFFIXES:
+    if Path(name).suffix.lower() in DATA_SUFFIXES:
         found = [item for item in bucket_at(above, "path").objects(name) if item.name == name]
     else:
         found = list(bucket_at(address, "path").objects(""))

@@ -15,7 +15,8 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,6 +36,7 @@ from xft_core.recipe.sections import DataConfig
 WEB = ("https://", "http://")
 PATHS = ("path", "held_out_path", "reserved_path")
 SECONDS, BLOCK = 60.0, 2**20
+ASK_SECONDS, GONE = 10.0, (404, 410)
 NAME_LENGTH = 32  # hexadecimal digits of the digest that names a directory
 
 
@@ -45,7 +47,7 @@ def is_address(name: str) -> bool:
 
 def checks(names: Iterable[str]) -> dict[str, Callable[[], object]]:
     """For those of ``names`` that are addresses: whether something is there, without fetching it, by the name that
-    preconditions have for data. A web address is asked when it is fetched."""
+    preconditions have for data."""
     return {f"data {name}": partial(_check, name) for name in names if is_address(name)}
 
 
@@ -67,6 +69,14 @@ def fetch(address: str, stop: threading.Event, logger: Logger) -> Path:
 def _check(address: str) -> None:
     if not address.startswith(WEB):
         _offer(address)
+        return
+    _name_at(address)
+    with _told(address):
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=ASK_SECONDS).close()
+        except urllib.error.HTTPError as error:
+            if error.code in GONE:  # others may be answers to the question, and not to the address
+                raise
 
 
 def _offer(address: str) -> tuple[Bucket, list[StoredObject]]:
@@ -112,34 +122,45 @@ def _from_store(address: str, stop: threading.Event, logger: Logger) -> Path:
     return directory / offered[0].name if len(offered) == 1 else directory
 
 
-def _from_web(address: str, stop: threading.Event, logger: Logger) -> Path:
+def _name_at(address: str) -> str:
     name = PurePosixPath(unquote(urlsplit(address).path)).name
     if "@" in urlsplit(address).netloc or not is_shard(name) or name != Path(name).name:
         raise DataError(
             "A web address of data must end in the name of a file of data, such as rows.jsonl or rows.csv.gz, and hold no "
             f"password{'' if '@' in address else f': {address[:200]!r} does not'}.")
+    return name
+
+
+def _from_web(address: str, stop: threading.Event, logger: Logger) -> Path:
+    name = _name_at(address)
+    with _told(address), urllib.request.urlopen(address, timeout=SECONDS) as answer:
+        said = [address, *(answer.headers.get(field) for field in ("ETag", "Last-Modified", "Content-Length"))]
+        directory = settings().data / digest_of(said)[:NAME_LENGTH]
+        with locked(directory), disk_full_is_an_error(directory):
+            if not directory.is_dir() or said[1:3] == [None, None]:  # a server that does not say when it changes
+                with file_sets.beside(directory) as arriving:
+                    _receive(answer, arriving / name, said[3], stop)
+                    if directory.is_dir():
+                        os.replace(arriving / name, directory / name)
+                    else:
+                        arriving.rename(directory)
+                logger.info("Fetched %s to %s", address, directory)
+            os.utime(directory)
+        return directory / name
+
+
+@contextmanager
+def _told(address: str) -> Iterator[None]:
+    """Turn what a web address does not give into a DataError."""
     try:
-        with urllib.request.urlopen(address, timeout=SECONDS) as answer:
-            said = [address, *(answer.headers.get(field) for field in ("ETag", "Last-Modified", "Content-Length"))]
-            directory = settings().data / digest_of(said)[:NAME_LENGTH]
-            with locked(directory), disk_full_is_an_error(directory):
-                if not directory.is_dir() or said[1:3] == [None, None]:  # a server that does not say when it changes
-                    with file_sets.beside(directory) as arriving:
-                        _receive(answer, arriving / name, said[3], stop)
-                        if directory.is_dir():
-                            os.replace(arriving / name, directory / name)
-                        else:
-                            arriving.rename(directory)
-                    logger.info("Fetched %s to %s", address, directory)
-                os.utime(directory)
-            return directory / name
+        yield
     except urllib.error.HTTPError as error:
         raise DataError(f"{address[:200]!r} gives no data: the server says {error.code} {error.reason}.") from None
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
         raise DataError(
-            f"{address[:200]!r} cannot be fetched: {reason}. Is there a network here? Else fetch it elsewhere, and give the "
-            "path of the file.") from None
+            f"{address[:200]!r} cannot be fetched: {reason}. Is there a network here? Else fetch it where there is one: "
+            f"curl -LO '{address[:200]}', and give the path of the file.") from None
 
 
 def _receive(answer: Any, path: Path, length: str | None, stop: threading.Event) -> None:

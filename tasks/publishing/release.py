@@ -14,6 +14,7 @@ from pathlib import Path
 
 from prefect import get_run_logger, task
 
+from tasks import prefect_log
 from tasks.object_store import models
 from tasks.prefect_log import Logger
 from tasks.publishing.destinations import CannotPublish, Destination, Directory, Hub, ObjectStore
@@ -24,6 +25,8 @@ from tasks.tracking.registered import Version
 from xft_core.errors import XftError
 from xft_core.files.digests import file_digest, model_files
 from xft_core.files.temporary import temporary_directory
+
+prefect_log.install()
 
 CARD = "README.md"
 SMOKE_SECONDS = 3600.0
@@ -131,12 +134,20 @@ def _files(version: Version, target: Path, stop: threading.Event, logger: Logger
     return registered.download(version, target)
 
 
-def destinations_of(hub: str, public: bool, token: str | None, s3: str, directory: str) -> list[Destination]:
-    """The places that are given, not empty. Raises CannotPublish for one that is no place."""
+def destinations_of(
+    hub: str, public: bool, token: str | None, s3: str, directory: str, on_worker: bool = False,
+) -> list[Destination]:
+    """The places that are given, not empty. ``on_worker``: nobody chose the current directory. Raises CannotPublish for one
+    that is no place."""
+    path = Path(directory).expanduser()
+    if directory and on_worker and not path.is_absolute():
+        raise CannotPublish(
+            f"directory is {directory!r}, which a worker would make beside its code. Give a whole path on the worker, such as "
+            "/srv/models/demo-3, or leave it empty: then it is published/NAME-VERSION in XFT_HOME.")
     found: list[Destination] = []
     found += [Hub(hub, public, token)] if hub else []
     found += [ObjectStore(s3)] if s3 else []
-    found += [Directory(Path(directory))] if directory else []
+    found += [Directory(path)] if directory else []
     return found
 
 

@@ -4,8 +4,11 @@ Training goes on, what belongs to the servers waits on disk, and is there afterw
 """
 
 import logging
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +28,7 @@ from tests.ui.xft_ui import wait_for
 pytestmark = pytest.mark.slow
 AWAY_SECONDS = 40
 STEPS = 400
+INTERRUPT_SECONDS = 10
 
 
 class Site:
@@ -74,11 +78,11 @@ def site(s3_server: tuple[str, int], tmp_path_factory: pytest.TempPathFactory) -
     made.services.close()
 
 
-def home_with_recipe(tmp_path: Path, name: str) -> Path:
+def home_with_recipe(tmp_path: Path, name: str, steps: int = STEPS) -> Path:
     home = tmp_path / name
     home.mkdir()
     recipe = RECIPE | {"experiment": name, "sft": RECIPE["sft"] | {  # type: ignore[operator]
-        "max_steps": STEPS, "epochs": STEPS, "checkpoint_steps": 5}}
+        "max_steps": steps, "epochs": steps, "checkpoint_steps": 5}}
     (home / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return home
 
@@ -111,6 +115,34 @@ def test_training_goes_on_and_all_is_there_afterwards(site: Site, tmp_path: Path
     checks.store_is_whole(home, site.services, f"s3://{BUCKET}/away")
     there = site.services.objects.list_objects_v2(Bucket=BUCKET, Prefix="away/artifacts/")["Contents"]
     assert sum(item["Key"].endswith("/manifest.json") for item in there) == len(checks.artifacts(home))
+
+
+@pytest.mark.parametrize("when", ["training", "publishing"])
+def test_an_interrupt_ends_a_run_whose_servers_are_away(site: Site, tmp_path: Path, when: str) -> None:
+    home = home_with_recipe(tmp_path, f"interrupted-{when}", STEPS if when == "training" else 6)
+    process = site.run(home)
+    output = (home / "output").open("w+")
+    threading.Thread(target=shutil.copyfileobj, args=(process.stdout, output, 1), daemon=True).start()
+    gates = site.gates if when == "training" else (site.mlflow_gate,)
+    begun = "*.partial/checkpoints/checkpoint-*" if when == "training" else "*"
+    try:
+        wait_for(lambda: [*home.glob(f"artifacts/sft/{begun}")] or process.poll() is not None, 3600, "nothing was trained")
+        for gate in gates:
+            gate.shut()
+        if when == "training":
+            time.sleep(5)  # requests are repeated by now
+        else:
+            wait_for(lambda: "Asked again" in (home / "output").read_text(), 3600, "nothing was waited for")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(INTERRUPT_SECONDS) == 130
+    finally:
+        process.kill()
+        for gate in gates:
+            gate.open()
+    assert "The same command continues from what is finished" in (home / "output").read_text()
+    again = site.run(home)
+    said, _ = again.communicate(timeout=3600)
+    assert again.returncode == 0, said
 
 
 @pytest.mark.parametrize("which", ["mlflow", "store"])

@@ -3,6 +3,7 @@
 import http.server
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -63,6 +64,27 @@ def test_all_that_is_missing_is_one_message() -> None:
                  "XFT_BENCHMARKS", "'none.jsonl'", "'held.jsonl'", "'no-tasks'", "apt-get install bubblewrap"):
         assert sum(part in line for line in lines) == 1, (part, lines)
     assert lines[0].startswith(f"{len(lines) - 1} things")
+
+
+@pytest.mark.usefixtures("bare")
+def test_addresses_without_a_network_files_under_wrong_names_and_benchmarks_are_one_message(tmp_path: Path) -> None:
+    with socket.socket() as nobody:  # bound, and nothing listens
+        nobody.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}/rows"
+        for name, content in (("table.jsonl", b"question,answer\na,b\n"), ("lines.csv", b'{"question": "a", "answer": "b"}\n'),
+                              ("plain.jsonl.gz", b"{}\n")):
+            (tmp_path / name).write_bytes(content)
+        held_out = [f"{address}.csv", *(str(tmp_path / name) for name in ("table.jsonl", "lines.csv", "plain.jsonl.gz"))]
+        with pytest.raises(NotReady) as error:
+            check_inputs(recipe(
+                f"data.path={address}.jsonl", f"evaluate.held_out_data={held_out}", f"data.reserved_path={address}.zip",
+                "evaluate.benchmarks=[humaneval,mbpp,HumanEval,ds1000]", "evaluate.sandbox=unsafe"))
+    lines = str(error.value).splitlines()
+    for part in (f"curl -LO '{address}.jsonl'", f"curl -LO '{address}.csv'", "must end in the name of a file of data",
+                 "table.jsonl' looks like a table. Give it a name that ends in .csv", "that ends in .jsonl", "is not gzip",
+                 "xft fetch humaneval.", "xft fetch mbpp.", "xft fetch ds1000.", "no benchmark 'HumanEval'"):
+        assert sum(part in line for line in lines) == 1, (part, lines)
+    assert lines[0] == "10 things that a run needs are not there:"
 
 
 def test_an_environment_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

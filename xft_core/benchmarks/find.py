@@ -33,6 +33,11 @@ def find_benchmark(name: str) -> Path:
         problem_file(local_path(name))  # that it is a task
         return local_path(name)
     if name not in EVALPLUS_FILES:
+        if re.fullmatch(r"[\w+-]+", name) and not local_path(name).exists():  # no path, but a name
+            raise DataError(
+                f"There is no benchmark {name[:100]!r}, and no file of that name. Benchmarks are called "
+                f"{', '.join(EVALPLUS_FILES)}, ds1000 and multipl-e/LANGUAGE (xft fetch lists them); of others give the file's "
+                "path.")
         return find_file(name)
     variable, file_name = EVALPLUS_FILES[name]
     cache = cache_directory() / "evalplus"
@@ -51,7 +56,7 @@ def _in_benchmarks(name: str, relative: str) -> Path:
     if directory is None:
         raise DataError(
             f"Benchmark {name!r} is looked for in the directory that XFT_BENCHMARKS names, which is not set. Set it to a "
-            f"directory that holds {relative} (or .gz), or give that file's path as the benchmark.")
+            f"directory, and get {relative} there with: xft fetch {name}. Or give that file's path as the benchmark.")
     file = directory / relative
     for candidate in (file, file.with_name(f"{file.name}.gz")):
         if candidate.is_file():

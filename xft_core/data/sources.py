@@ -1,13 +1,11 @@
 """Data as people have it, in portions: files of every kind, several of them, Hub data sets, fields with other names."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xft_core.data.formats import FORM_FIELDS
 from xft_core.data.portions import (
     PORTION_ROWS,
     Items,
@@ -18,7 +16,7 @@ from xft_core.data.portions import (
     line_portions,
     parquet_portions,
 )
-from xft_core.data.streams import TABLES, arrow_portions, is_table, packing_of, streamed_portions
+from xft_core.data.streams import arrow_portions, is_table, packing_of, refuse_table, streamed_portions
 from xft_core.errors import DataError
 from xft_core.files.locate import ask_for_data_set, hub_error
 from xft_core.recipe.sections import DataConfig
@@ -51,16 +49,22 @@ def portions(config: DataConfig, paths: Path | Sequence[Path] | None) -> tuple[i
     return size, (lambda: (Renamed(portion, config.fields) for portion in found())) if config.fields else found
 
 
+def check_begins(path: Path) -> None:
+    """Raise DataError for a data file that by its beginning is not what its name says."""
+    next(_file_portions(path)[1](), None)
+
+
 def _file_portions(path: Path) -> tuple[int, Portions]:
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         return parquet_portions(path)
-    if path.suffix == ".arrow":
+    if suffix == ".arrow":
         return arrow_portions(path)
     _refuse_other_formats(path)
     try:
         size = path.stat().st_size
         packing = packing_of(path)
-        plain = path.name.removesuffix(packing.suffix) if packing else path.name
+        plain = path.stem if packing and suffix == packing.suffix else path.name
         if packing or is_table(plain):
             return size, partial(streamed_portions, path, packing, plain)
         is_array = begins_an_array(path)
@@ -152,15 +156,8 @@ def _refuse_other_formats(path: Path) -> None:
     for begin, (kind, remedy) in OTHER_FILES.items():
         if head.startswith(begin):
             raise DataError(f"{str(path)!r} is {kind}, not JSON, JSON lines, CSV, Arrow or Parquet. {remedy}")
-    if path.suffix not in (".json", ".jsonl", *TABLES) and _looks_like_a_table(head):
-        raise DataError(f"{str(path)!r} looks like a table. Give it a name that ends in .csv (commas) or .tsv (tabs).")
-
-
-def _looks_like_a_table(head: bytes) -> bool:
-    first = head.split(b"\n", 1)[0].strip().lower()
-    return not first.startswith((b"{", b"[")) and any(
-        {question.encode(), answer.encode()} <= {name.strip(b' "\'') for name in re.split(rb"[,\t]", first)}
-        for question, answer in (fields for fields in FORM_FIELDS.values() if len(fields) == 2))
+    if not is_table(path.name):
+        refuse_table(path, head.split(b"\n", 1)[0].decode(errors="replace"))
 
 
 def _hub_portions(config: DataConfig) -> tuple[int, Portions]:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from xft_core.data.formats import FORM_FIELDS
 from xft_core.data.portions import PORTION, PORTION_ROWS, Items, Portion, Portions, items, readable, row_of_line
 from xft_core.errors import DataError
 
@@ -58,7 +60,7 @@ def packing_of(path: Path) -> Packing | None:
     for packing in PACKINGS:
         if head.startswith(packing.magic):
             return packing
-        if path.suffix == packing.suffix:
+        if path.suffix.lower() == packing.suffix:
             what = "is empty" if not head else f"is not {packing.name}, as its name says"
             raise DataError(f"{str(path)!r} {what}. Fetch it again, or correct its name.")
     return None
@@ -67,6 +69,19 @@ def packing_of(path: Path) -> Packing | None:
 def is_table(name: str) -> bool:
     """Whether a file's name, without what it is packed by, is that of a table."""
     return Path(name).suffix.lower() in TABLES
+
+
+def refuse_table(path: Path, first: str) -> None:
+    """Raise DataError for a file of JSON by its name whose ``first`` line is the header of a table."""
+    line = first.strip().lower()
+    names = {name.strip(" \"'") for name in re.split(r"[,;\t]", line)}
+    if not line.startswith(("{", "[")) and any(set(fields) <= names for fields in FORM_FIELDS.values() if len(fields) == 2):
+        raise DataError(f"{str(path)!r} looks like a table. Give it a name that ends in {_ending(path, '.csv')} (commas) or "
+                        f"{_ending(path, '.tsv')} (tabs).")
+
+
+def _ending(path: Path, suffix: str) -> str:
+    return suffix + (path.suffix if path.suffix.lower() in {packing.suffix for packing in PACKINGS} else "")
 
 
 def streamed_portions(path: Path, packing: Packing | None, plain: str) -> Iterator[Portion]:
@@ -156,6 +171,8 @@ def _lines(path: Path, head: str, stream: TextIO) -> Iterator[tuple[str, int]]:
     number = 0
     while line := head + stream.readline(LONGEST_LINE):
         head, number = "", number + 1
+        if number == 1:
+            refuse_table(path, line)
         if len(line) >= LONGEST_LINE:
             raise DataError(f"{str(path)!r}, line {number} has more than {LONGEST_LINE:,} characters: that is not a row.")
         yield line, len(line)
@@ -168,6 +185,11 @@ def _records(path: Path, stream: TextIO, delimiter: str) -> Iterator[tuple[dict[
     first = stream.readline(LONGEST_LINE)
     if not first.strip():
         raise DataError(f"{name} has no header: its first line must name the columns, such as question,answer.")
+    if first.lstrip().startswith(("{", "[")):
+        raise DataError(f"{name} holds JSON and is no table. Give it a name that ends in {_ending(path, '.jsonl')}.")
+    for suffix, other in TABLES.items():
+        if other != delimiter and delimiter not in first and other in first:
+            raise DataError(f"{name} is a table of another kind. Give it a name that ends in {_ending(path, suffix)}.")
     if delimiter == "," and first.count(";") > first.count(","):
         delimiter = ";"  # what spreadsheets write where a comma is part of numbers
     reader = csv.reader(_Records(first, stream), delimiter=delimiter, strict=True)

@@ -73,7 +73,7 @@ def _of_directory(path: Path, split: str) -> list[Path]:
 
 def is_shard(name: str) -> bool:
     """Whether a file's name is one of data."""
-    plain = name.removesuffix(".gz").removesuffix(".zst")
+    plain = name.lower().removesuffix(".gz").removesuffix(".zst")
     return Path(plain).suffix in DATA_SUFFIXES
 
 

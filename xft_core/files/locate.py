@@ -80,7 +80,7 @@ def is_data_file(name: str) -> bool:
 
 def _has_form_of_path(name: str) -> bool:
     suffixes = (*DATA_SUFFIXES, *PACKED_SUFFIXES)
-    return name.startswith(("/", ".", "~")) or ":" in name or Path(name).suffix in suffixes or "*" in name
+    return name.startswith(("/", ".", "~")) or ":" in name or Path(name).suffix.lower() in suffixes or "*" in name
 
 
 def hub_is_offline() -> bool:

@@ -9,10 +9,12 @@ import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from itertools import takewhile
+from types import FrameType
 
 from xft_core.runtime.exit_codes import ExitCode
 
@@ -107,6 +109,38 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
             return ExitCode.MISTAKE
 
     return run
+
+
+@contextmanager
+def interrupted_in_time(seconds: float, said: str) -> Iterator[None]:
+    """Work of a command that SIGINT ends after ``seconds`` at the latest, with ``said`` on standard error; and at once when the
+    work is done.
+
+    Servers that are told on the way out may be away, and are waited for in many places. So this is for work that may be killed
+    at any moment, whose processes die with this one.
+    """
+    interrupted, left = threading.Event(), threading.Event()
+
+    def leave() -> None:
+        time.sleep(seconds)
+        if not left.is_set():
+            with suppress(OSError):
+                os.write(ERRORS, f"{said}\n".encode())
+        os._exit(ExitCode.INTERRUPTED)
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if left.is_set():  # nothing but deliveries to servers is left
+            os._exit(ExitCode.INTERRUPTED)
+        if not interrupted.is_set():
+            interrupted.set()
+            threading.Thread(target=leave, name="Interrupted", daemon=True).start()
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        left.set()
 
 
 def told(error: OSError) -> str:

@@ -81,9 +81,12 @@ def check_gguf() -> None:
 
 
 def check_data(name: str, is_file: bool, split: str = "train") -> None:
-    """The instruction data exists here, or the Hub knows it. Raises DataError, HubUnavailable."""
+    """The instruction data exists here and begins as its (first) file's name says, or the Hub knows it. Raises DataError,
+    HubUnavailable."""
     if is_file:
-        find_data_files(name, split)
+        from xft_core.data.sources import check_begins
+
+        check_begins(find_data_files(name, split)[0])
         return
     if hub_is_offline():
         return  # reading it shows whether it is in the cache

@@ -170,3 +170,12 @@ def test_offline_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CannotPublish, match="HF_HUB_OFFLINE is set"):
         destinations_of("me/it", False, None, "", "")
     assert client()
+
+
+def test_a_worker_makes_no_directory_beside_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CannotPublish, match=r"directory is 'released/it'.*Give a whole path"):
+        destinations_of("", False, None, "", "released/it", on_worker=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (here,) = destinations_of("", False, None, "", "~/it", on_worker=True)
+    (tmp_path / "a").write_text("a")
+    assert here.send({"a": tmp_path / "a"}, "it", threading.Event()) == str(tmp_path / "it")

@@ -122,3 +122,43 @@ def test_sigint_interrupts_what_a_script_started_in_the_background(tmp_path: Pat
     if process.poll() is None:
         os.kill(pid, signal.SIGKILL)
     assert process.stdout.read().strip() == "130"
+
+
+# Work that waits where it ends, as for a server that is away; {wait}: where.
+WAITING = """
+import sys, threading, time
+from xft_core.runtime.process import interrupted_in_time
+
+def wait():
+    print("waits", flush=True)
+    time.sleep(60)
+
+if {wait!r} == "thread":
+    with interrupted_in_time(1, "said"):
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        wait()
+elif {wait!r} == "cleanup":
+    with interrupted_in_time(1, "said"):
+        try:
+            wait()
+        finally:
+            time.sleep(60)
+else:
+    with interrupted_in_time(60, "said"):
+        pass
+    wait()
+"""
+
+
+@pytest.mark.parametrize(("wait", "said"), [("thread", 0), ("cleanup", 1), ("exit", 0)])
+def test_an_interrupted_command_ends_whatever_waits(wait: str, said: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WAITING.format(wait=wait)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "waits\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors.splitlines().count("said") == said

@@ -212,6 +212,19 @@ def test_warnings(tmp_path: Path, change: dict[str, Any], expected: str) -> None
         assert expected in (output / name).read_text(encoding="utf-8")
 
 
+@SLOW
+def test_preferences_that_were_not_there_are_said_in_words(tmp_path: Path) -> None:
+    artifacts = make_artifacts(tmp_path, solved=SOLVED | {"dpo": SOLVED["merged"]})
+    artifacts["dpo"] = make_artifact(tmp_path / "dpo", "dpo", {
+        "pairs": 0, "steps": 0, "problems_with_pairs": 0, "problems_without_pairs": 9, "answers_passing": 0,
+        "answers_failing": 31, "held_out_nll_before": 0.53, "held_out_nll": 0.53, "parameters": 3_412_224})
+    _, output = report(tmp_path, artifacts, dpo={"benchmark": "own.jsonl"})
+    for name in ("comparison.md", "README.md"):
+        text = (output / name).read_text(encoding="utf-8")
+        assert "none of the 9 problems of dpo.benchmark has both" in text and "(0 different answers passed, 31 failed)" in text
+        assert "merged, DPO without pairs" in text
+
+
 def test_same_artifacts_give_the_same_bytes(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path)
     first, _ = report(tmp_path, artifacts, name="first")
