@@ -62,10 +62,10 @@ def print_table(columns: list[str], rows: list[list[object]]) -> None:
     print(table(columns, shown) + "\n", flush=True)
 
 
-def run_command(command: list[str]) -> None:
-    """Run a command to its end. Exits with what it said when it fails."""
+def run_command(command: list[str], status: int = 0) -> None:
+    """Run a command to its end. Exits with what it said when its exit status is not ``status``."""
     done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
+    if done.returncode != status:
         raise SystemExit(f"{' '.join(command[:3])} failed: {(done.stderr or done.stdout)[-1500:]}")
 
 

@@ -20,6 +20,7 @@ from performance.side_by_side import print_heading, print_table, run_command, si
 from tasks.execution import child_process, fork_server
 from tasks.stopping import RunStopped
 from xft_core.recipe.load import load_recipe
+from xft_core.runtime.exit_codes import ExitCode
 from xft_core.stages.configs import SftStage
 
 DEMO = Path(__file__).parents[1] / "deployments" / "recipes" / "demo.yaml"
@@ -27,8 +28,8 @@ CUT_DOWN = [
     "data.max_rows=60", "data.held_out_rows=8", "sft.max_steps=2", "merge.max_steps=2", "evaluate.max_problems=2",
     "generate.max_new_tokens=16", "evaluate.sandbox=unsafe"]
 TARGETS = {
-    "python -m xft_core --help": 0.5, "import flows.pipeline": 2.5, "stage start, forked": 1.0, "stage start, fresh": "",
-    "finished demo again": 4.0, "finished demo recorded again": ""}
+    "python -m xft_core --help": 0.5, "import flows.pipeline": 2.5, "mistake in a recipe told": 5.0, "stage start, forked": 1.0,
+    "stage start, fresh": "", "finished demo again": 4.0, "finished demo recorded again": ""}
 
 
 def main() -> None:
@@ -45,6 +46,8 @@ def main() -> None:
         taken = side_by_side({
             "python -m xft_core --help": partial(run_command, [sys.executable, "-m", "xft_core", "--help"]),
             "import flows.pipeline": partial(run_command, [sys.executable, "-c", "import flows.pipeline"]),
+            "mistake in a recipe told": partial(
+                run_command, [*recipe, "--set", "model.path=/no/such/model"], status=ExitCode.MISTAKE),
             "stage start, forked": stage,
             "stage start, fresh": partial(stage, fresh=True),
             "finished demo again": partial(run_command, recipe),

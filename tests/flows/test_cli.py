@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -41,14 +40,12 @@ def xft(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     ("generate.backend=vllm", "Set generate.backend: transformers"),
 ])
 def test_a_bad_recipe_is_told_at_once(recipe_file: RecipeFile, tmp_path: Path, override: str, message: str) -> None:
-    started = time.monotonic()
     done = xft("run", str(recipe_file()), "--set", override, home=tmp_path)
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "mlflow.db").exists()  # nothing was started
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(("grid", "message"), [

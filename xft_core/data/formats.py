@@ -67,7 +67,7 @@ def conversation(row: Any, form: Form | None) -> Conversation:
 
 def check_asks(messages: Conversation) -> None:
     """Raise DataError, without the row's place, where nothing is asked before the response."""
-    *given, _ = messages
+    given = messages[:-1]
     if is_asked(messages if messages[0]["role"] == PLAIN_TEXT else given):
         return
     if any(message["role"] not in ASK_NOTHING for message in given):

@@ -49,9 +49,8 @@ class Pieces:
         with self.path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             for start in range(0, len(indices), READ_AT_ONCE):
                 some = indices[start:start + READ_AT_ONCE]
-                places = self.places[some]
-                ends = places + self.sizes[some]
-                yield from map(mapped.__getitem__, map(slice, places.tolist(), ends.tolist()))
+                for place, size in zip(self.places[some].tolist(), self.sizes[some].tolist(), strict=True):
+                    yield mapped[place:place + size]
 
 
 class PieceWriter:

@@ -13,7 +13,7 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 DEEPEST_YAML, LONGEST_YAML, LONGEST_NUMBER = 20, 1_000_000, 100
-_SCAN = json.JSONDecoder().scan_once  # a value and where it ends, without a look at the white space around it
+_SCAN = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # a value and its end, without a look around it
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 

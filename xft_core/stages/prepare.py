@@ -238,14 +238,14 @@ class _Rows:
         lengths, prompt_lengths = sequences.lengths(places), sequences.prompt_lengths[places]
         given = int(prompt_lengths.sum(dtype=np.int64))
 
-        def counted() -> Iterator[bytes]:
+        def written() -> Iterator[bytes]:
             nonlocal given
             for tokens in sequences.pieces.read(places):
-                given += int(np.count_nonzero(np.frombuffer(tokens, dtype=np.int32) < 0))
+                if self._all_learned:
+                    given += int(np.count_nonzero(np.frombuffer(tokens, dtype=np.int32) < 0))
                 yield tokens
 
-        tokens = counted() if self._all_learned else sequences.pieces.read(places)
-        write_rows(output / f"{name}.safetensors", tokens, lengths, prompt_lengths)
+        write_rows(output / f"{name}.safetensors", written(), lengths, prompt_lengths)
         with (output / f"{name}.jsonl").open("wb") as stream:
             stream.writelines(self._lines.read(self._in_lines[part]))
         number = int(lengths.sum())

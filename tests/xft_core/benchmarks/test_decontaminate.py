@@ -49,6 +49,14 @@ def test_wording_and_solutions_are_found_however_they_are_laid_out(benchmark: Pa
     assert len(found[3].excerpt.split()) == NGRAM_WORDS
 
 
+@pytest.mark.parametrize("character", ["", "\u00e9"], ids=["ASCII", "more than ASCII"])
+@pytest.mark.parametrize("between", [chr(code) for code in range(128) if not chr(code).isalnum() and chr(code) != "_"])
+def test_every_character_between_words_counts_alike(benchmark: Path, between: str, character: str) -> None:
+    finder = Contamination([benchmark])
+    assert finder.find([WORDING.replace(" ", between), character])
+    assert not finder.find([WORDING.replace(" ", "_"), character])
+
+
 def test_files_of_one_name_are_told_apart(benchmark: Path) -> None:
     other = benchmark.parent / "other" / benchmark.name
     other.parent.mkdir()
