@@ -229,13 +229,17 @@ def _start_prefect() -> "PrefectApi":
 
 def _finish_starting(api: "PrefectApi", prefect: threading.Thread) -> None:
     """Wait for Prefect here, for MLflow with its tables, and for Prefect's server. Raises XftError when that does not start."""
-    from flows.local.addresses import pages
-
-    for name, address in pages(settings().home, os.environ["PREFECT_API_URL"]).items():
-        print(f"  {name:8} {address}", flush=True)
+    _print_pages(os.environ["PREFECT_API_URL"])
     prefect.join()
     _open_tracking()
     api.wait()
+
+
+def _print_pages(api: str) -> None:
+    from flows.local.addresses import pages
+
+    for name, address in pages(settings().home, api).items():
+        print(f"  {name:8} {address}", flush=True)
 
 
 def _open_tracking() -> None:
@@ -270,9 +274,10 @@ def _show(result: "PipelineResult") -> None:
 
 
 def _show_finished(finished: "FinishedRun") -> int:
-    from flows.local.addresses import running_mlflow
+    from flows.local.addresses import running_api, running_mlflow
     from tasks.mlflow_pages import run_page
 
+    _print_pages(running_api(settings().home) or "")
     outcome, ui = finished.outcome, settings().mlflow_ui or running_mlflow(settings().home)
     page = run_page(ui, finished.run_experiment_id, outcome.mlflow_run_id) if ui else None
     _show_outcome(outcome, outcome.stages, page)

@@ -21,10 +21,13 @@ from tasks.settings import FIRST_VIEW
 from xft_core.errors import XftError
 
 LOOPBACK = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*")
-# MLflow's pages keep the kind of work here, and begin with GenAI, which hides runs and models. Its lists drop the kind from
-# their links, so that an address alone does not hold.
-KIND_OF_WORK = """<script>try {
-if (!localStorage.getItem("mlflow.workflowType_v1")) localStorage.setItem("mlflow.workflowType_v1", '"machine_learning"');
+# What MLflow's pages keep of a user: the kind of work, which begins with GenAI and hides runs and models (its lists drop the
+# kind from their links, so that an address alone does not hold); and that its assistant has opened itself once, over a
+# quarter of the page.
+BEGINNING = """<script>try {
+for (const [key, value] of [["mlflow.workflowType_v1", '"machine_learning"'],
+    ["mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true"]])
+    if (!localStorage.getItem(key)) localStorage.setItem(key, value);
 } catch (error) {}</script>"""
 
 
@@ -60,7 +63,7 @@ def with_beginnings(page: str, views: dict[str, str]) -> str:
     what their tables show, as MLflow's pages themselves keep it. No ``<`` of a name can end the script."""
     kept = json.dumps({f'MLflowLocalStorage-1.1-ExperimentPage-["{number}"]-ReactComponentState': view
                        for number, view in views.items()}).replace("<", "\\u003c")
-    return page.replace("<head>", f"<head>{KIND_OF_WORK}{FIRST_VIEWS.replace('VIEWS', kept)}", 1)
+    return page.replace("<head>", f"<head>{BEGINNING}{FIRST_VIEWS.replace('VIEWS', kept)}", 1)
 
 
 def first_views() -> dict[str, str]:

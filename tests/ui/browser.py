@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, TimeoutError, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 CHROMIUM = "/usr/bin/chromium"
 # The sandbox needs rights that root and containers lack; the rest keeps Chromium from calling home.
@@ -148,6 +148,18 @@ class RunPage:
             self.page.mouse.wheel(0, 400)
             self.page.wait_for_timeout(200)
 
+    def open_artifact(self, key: str) -> None:
+        """The artifact of the tab, scrolled to."""
+        self.open_tab("Artifacts")
+        card = self.page.get_by_text(key, exact=True)
+        for _ in range(20):
+            if card.count():
+                break
+            self.page.mouse.move(700, 700)
+            self.page.mouse.wheel(0, 400)
+            self.page.wait_for_timeout(500)
+        card.first.click()
+
     def find_log_line(self, text: str) -> None:
         """Scroll through the log until the line is seen; the page draws only what is in view."""
         self.open_tab("Logs")
@@ -184,7 +196,6 @@ def open_mlflow_comparison(page: Page, link: str, runs: int) -> None:
 
 def show_columns(page: Page, names: list[str]) -> None:
     """Add parameters and metrics as columns to MLflow's table of runs, chosen by name."""
-    close_assistant(page)
     for name in names:
         page.get_by_role("button", name="Columns").click()
         choice = page.get_by_role("dialog")
@@ -192,13 +203,3 @@ def show_columns(page: Page, names: list[str]) -> None:
         choice.locator('[class*="tree-title"]').filter(has_text=re.compile(f"^{re.escape(name)}$")).click()
         page.keyboard.press("Escape")
         expect(page.get_by_role("columnheader").filter(has_text=name).first).to_be_attached()
-
-
-def close_assistant(page: Page) -> None:
-    """MLflow's assistant opens by itself, some time after the page, and takes a quarter of it."""
-    close = page.get_by_role("button", name="Close").first
-    try:
-        close.wait_for(timeout=15_000)
-    except TimeoutError:
-        return
-    close.click()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.ui.browser import Form, RunPage, chromium, close_assistant, new_page
+from tests.ui.browser import Form, RunPage, chromium, new_page
 from tests.ui.xft_ui import XftUi
 
 LIMIT_BYTES = 300_000
@@ -55,7 +55,6 @@ def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
     run_id = newest(ui, "compare")
     page.goto(ui.link(run_id, "compare-in-mlflow"))
     expect(page.get_by_text(re.compile(r"Comparing \d+ Runs"))).to_be_visible(timeout=60_000)
-    close_assistant(page)
     page.wait_for_timeout(2000)
     page.screenshot(path=path)
 
@@ -64,7 +63,6 @@ def take_charts(page: Page, ui: XftUi, path: Path) -> None:
     page.set_viewport_size({"width": 1700, "height": 900})
     page.goto(ui.link(newest(ui, "compare"), "charts-in-mlflow"))
     expect(page.get_by_text("moe/loss").first).to_be_visible(timeout=60_000)
-    close_assistant(page)
     page.wait_for_timeout(2000)
     page.screenshot(path=path)
 

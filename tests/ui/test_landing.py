@@ -62,7 +62,7 @@ def test_links_to_mlflow_open_among_runs_and_models(page: Page, ui: XftUi, run_i
     expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Description", exact=True).first).to_be_visible()
-    pictures = page.locator("img[alt]").filter(visible=True).and_(page.locator("[src*='plots']"))
+    pictures = page.locator("img[src*='plots']").filter(visible=True)
     expect(pictures.first).to_be_attached()
     for picture in pictures.all():  # of the run's report
         page.wait_for_function("picture => picture.complete && picture.naturalWidth > 100", arg=picture.element_handle())
@@ -88,8 +88,8 @@ def test_experiments_are_opened_among_runs_and_models_from_mlflows_own_lists(
 
 def test_a_run_beside_it_says_where_it_is_shown(page: Page, ui: XftUi, recipe: Path, run_id: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", str(recipe)], env=ui.environment(), cwd=REPOSITORY, capture_output=True,
-        text=True)
+        [sys.executable, "-m", "flows.cli", "run", str(recipe), "--again"], env=ui.environment(), cwd=REPOSITORY,
+        capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first = f"  Prefect  {ui.prefect}\n  MLflow   {ui.mlflow}/#/experiments?workflowType=machine_learning\n"
     assert done.stdout.startswith(first)
@@ -99,6 +99,8 @@ def test_a_run_beside_it_says_where_it_is_shown(page: Page, ui: XftUi, recipe: P
     expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
     assert ui.runs()[-1]["deployment_id"] is None  # it is in Prefect's pages, too
     assert ui.secret[1] not in done.stdout + done.stderr
+    nothing_left = subprocess.run([*done.args[:-1]], env=ui.environment(), cwd=REPOSITORY, capture_output=True, text=True)
+    assert nothing_left.stdout.startswith(first) and f"  look     {shown[1]}\n" in nothing_left.stdout
 
 
 def test_a_table_begins_with_the_columns_that_matter(browser: Browser, ui: XftUi, run_id: str) -> None:
@@ -134,8 +136,7 @@ def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, h
     expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
     # Links lead on, both ways, with Prefect's port alone.
     start = RunPage(page, prefect, run_id)
-    start.open_artifacts()
-    page.get_by_text("start-here", exact=True).click()
+    start.open_artifact("start-here")
     with page.expect_popup() as opened:
         page.get_by_role("link", name="Numbers, curves and files").first.click()
     numbers = opened.value
