@@ -86,7 +86,9 @@ def _state(fields: dict[str, bool], metrics: Sequence[str] | None) -> dict[str, 
         x, y = (field for field in [*(field for field in numeric if field != SEED), SEED][:2])
         charts += [_chart("CONTOUR", f"{name} by {x} and {y}", AGAINST, xaxis=_axis(x, "PARAM"), yaxis=_axis(y, "PARAM"),
                           zaxis=_axis(name, "METRIC")) for name in lead[-1:]]
-    columns = [*(f"params.`{name}`" for name in fields), *(f"metrics.`{name}`" for name in known if name in COLUMNS)]
+    # The number that decides comes first: of many columns a narrow window shows only the first.
+    first, *others = [f"metrics.`{name}`" for name in known if name in COLUMNS] or [""]
+    columns = list(filter(None, [first, *(f"params.`{name}`" for name in fields), *others]))
     return {
         "orderByKey": f"metrics.`{lead[0]}`" if lead and metrics is not None else "attributes.start_time", "orderByAsc": False,
         "selectedColumns": columns, "columnOrder": [RUN_NAME, *columns],

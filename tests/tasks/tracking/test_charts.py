@@ -18,8 +18,8 @@ def test_the_view_of_all_variants_shows_their_fields_and_the_merged_model() -> N
     content = state()
     assert content["searchFilter"] == "tags.`mlflow.parentRunId` = 'abcdefgh-ijk'"
     assert content["selectedColumns"] == [
-        "params.`upcycle.num_experts`", "params.`upcycle.normalization`", "params.`seed`",
-        "metrics.`merged/plus_pass_at_1`", "metrics.`merged/held_out_nll`", "metrics.`moe/held_out_nll`"]
+        "metrics.`merged/plus_pass_at_1`", "params.`upcycle.num_experts`", "params.`upcycle.normalization`", "params.`seed`",
+        "metrics.`merged/held_out_nll`", "metrics.`moe/held_out_nll`"]
     charts = content["compareRunCharts"]
     assert len({chart["uuid"] for chart in charts}) == len(charts)
     assert {chart["metricSectionId"] for chart in charts} <= {section["uuid"] for section in content["compareRunSections"]}
