@@ -152,12 +152,7 @@ class RunPage:
         """The artifact of the tab, scrolled to."""
         self.open_tab("Artifacts")
         card = self.page.get_by_text(key, exact=True)
-        for _ in range(20):
-            if card.count():
-                break
-            self.page.mouse.move(700, 700)
-            self.page.mouse.wheel(0, 400)
-            self.page.wait_for_timeout(500)
+        scroll_to(self.page, card)
         card.first.click()
 
     def find_log_line(self, text: str) -> None:
@@ -182,6 +177,16 @@ class RunPage:
             self.page.locator(".p-modal").get_by_role("button", name=button)).last.click()
 
 
+def scroll_to(page: Page, wanted: Locator) -> None:
+    """As a person does: pages draw only what is in view."""
+    for _ in range(20):
+        if wanted.count():
+            return
+        page.mouse.move(700, 700)
+        page.mouse.wheel(0, 400)
+        page.wait_for_timeout(500)
+
+
 def open_mlflow_runs(page: Page, mlflow: str, experiment_id: str) -> None:
     """MLflow's table of an experiment's runs."""
     page.goto(f"{mlflow}/#/experiments/{experiment_id}/runs?workflowType=machine_learning")
@@ -192,14 +197,3 @@ def open_mlflow_comparison(page: Page, link: str, runs: int) -> None:
     """MLflow's page that compares runs."""
     page.goto(link)
     expect(page.get_by_text(f"Comparing {runs} Runs")).to_be_visible(timeout=60_000)
-
-
-def show_columns(page: Page, names: list[str]) -> None:
-    """Add parameters and metrics as columns to MLflow's table of runs, chosen by name."""
-    for name in names:
-        page.get_by_role("button", name="Columns").click()
-        choice = page.get_by_role("dialog")
-        choice.locator("input:visible").first.fill(name)
-        choice.locator('[class*="tree-title"]').filter(has_text=re.compile(f"^{re.escape(name)}$")).click()
-        page.keyboard.press("Escape")
-        expect(page.get_by_role("columnheader").filter(has_text=name).first).to_be_attached()

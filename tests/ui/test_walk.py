@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.ui.browser import Form, another_chromium, new_page
+from tests.ui.browser import Form, another_chromium, new_page, scroll_to
 from tests.ui.netlog import left_the_machine
 from tests.ui.runs import OVERRIDES, submitted
 from tests.ui.tunnel import Tunnel
@@ -48,12 +48,7 @@ class Walk:
     def artifact(self, key: str) -> None:
         """Scrolled to, as a person does: the page draws only what is in view."""
         card = self.page.get_by_text(key, exact=True)
-        for _ in range(20):
-            if card.count():
-                break
-            self.page.mouse.move(700, 700)
-            self.page.mouse.wheel(0, 400)
-            self.page.wait_for_timeout(500)
+        scroll_to(self.page, card)
         self._click(card.first)
 
     def link(self, words: str) -> Page:
