@@ -153,7 +153,7 @@ def test_the_split_seed_alone_decides_the_split(tmp_path: Path, model: Path) -> 
     ('[{"instruction": "a", "response": "b"},\n {"instruction": "a",, }]', "line 2: not JSON"),
     ('[{"instruction": "a", "response": "b"}', "line 1: not JSON: Expecting ',' delimiter"),
     ('[{"instruction": "a", "response": "b"}]\n x', "line 2: not JSON: Extra data"),
-    ('instruction,response\na,b\n', "not JSON"),
+    ('instruction,response\na,b\n', "looks like a table. Give it a name that ends in .csv"),
     ('{"instruction": "a", "response": "b"}\n{"problem": "a", "solution": "b"}\n', "line 2: .*form instruction.*problem"),
     ('{"text": "a"}\n', "line 1: fields text are of no known form"),
     ('{"messages": [{"role": "user", "content": "a"}]}\n', "line 1: the conversation has no response"),
