@@ -8,6 +8,7 @@ each of its steps under the key that the step has now: inputs are hashed again, 
 No Prefect and no MLflow here: importing them takes longer than all of this.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -45,17 +46,18 @@ class FinishedRun(BaseModel):
 
 
 def remember(run: PipelineRun, outcome: RunOutcome) -> None:
-    """Write down what a completed run left."""
+    """Write down what a completed run left. A disk that is full then loses this note alone."""
     finished = FinishedRun(
         flow_run_id=run.flow_run_id, run_experiment_id=run.run_experiment_id, ended=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         outcome=RunOutcome(**{name: getattr(outcome, name) for name in RunOutcome.model_fields}))
     path = _path(run.recipe)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, finished.model_copy(update={"sha256": finished.fields_digest()}).model_dump_json(indent=1))
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, finished.model_copy(update={"sha256": finished.fields_digest()}).model_dump_json(indent=1))
 
 
 def finished_run(recipe: Recipe) -> FinishedRun | None:
-    """The completed run of this recipe if a new one would reuse all of it; None if there is none, or something is to be made.
+    """The completed run of this recipe; None without one, and if a new run would have anything to make.
 
     What only a run can find out (models and data elsewhere, an object store) is left to a run. Damage is set aside.
     """

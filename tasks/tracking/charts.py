@@ -87,8 +87,8 @@ def _state(fields: dict[str, bool], metrics: Sequence[str] | None) -> dict[str, 
         charts += [_chart("CONTOUR", f"{name} by {x} and {y}", AGAINST, xaxis=_axis(x, "PARAM"), yaxis=_axis(y, "PARAM"),
                           zaxis=_axis(name, "METRIC")) for name in lead[-1:]]
     # The number that decides comes first: of many columns a narrow window shows only the first.
-    first, *others = [f"metrics.`{name}`" for name in known if name in COLUMNS] or [""]
-    columns = list(filter(None, [first, *(f"params.`{name}`" for name in fields), *others]))
+    numbers = [f"metrics.`{name}`" for name in known if name in COLUMNS]
+    columns = [*numbers[:1], *(f"params.`{name}`" for name in fields), *numbers[1:]]
     return {
         "orderByKey": f"metrics.`{lead[0]}`" if lead and metrics is not None else "attributes.start_time", "orderByAsc": False,
         "selectedColumns": columns, "columnOrder": [RUN_NAME, *columns],

@@ -190,7 +190,7 @@ def test_the_same_recipe_again_does_no_work(finished: PipelineResult) -> None:
 def test_with_nothing_left_to_do_a_command_starts_no_server(
     finished: PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The outcome of the last run that completed; of a changed recipe, or of another tracking server's, there is none."""
+    """It shows the last run that completed. A changed recipe, and another tracking server, have no such run."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     experiment = client().get_run(finished.mlflow_run_id).info.experiment_id
