@@ -91,6 +91,9 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
     """
     @wraps(main)
     def run(arguments: list[str] | None = None) -> int:
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # whoever started it has closed it
+                setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
         if arguments is None:
             keep_docstrings()
         if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -99,8 +102,7 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
             try:
                 return main(arguments)
             finally:
-                if sys.stdout is not None:
-                    sys.stdout.flush()
+                sys.stdout.flush()
         except OSError as error:
             if _drop_closed_pipes():
                 return ExitCode.CLOSED_PIPE

@@ -101,6 +101,13 @@ def test_a_closed_pipe_is_no_error(training: tuple[dict[str, object], str], argu
     assert done.returncode == 2 or not done.stderr
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_no_error(training: tuple[dict[str, object], str], closed: str) -> None:
+    words = [*COMMAND, "inspect", str(training[0]["model"])]
+    done = subprocess.run(["sh", "-c", f"{shlex.join(words)} {closed}"], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+
+
 def test_a_full_disk_where_the_output_goes_is_told(training: tuple[dict[str, object], str]) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([*COMMAND, "inspect", str(training[0]["model"])], stdout=full, stderr=subprocess.PIPE, text=True)
