@@ -147,7 +147,6 @@ def test_the_stage_counts_by_library_and_perturbation(tmp_path: Path) -> None:
     assert results["problems"][1]["groups"] == {"library": "Own", "perturbation": "Surface"}
 
 
-@pytest.mark.slow
 def test_unsafe_grades_too_and_ends_only_its_own_processes(grader: DS1000Grader) -> None:
     unsafe = DS1000Grader(
         EvaluateConfig(ds1000_environment="current", sandbox="unsafe"), find_environment("current"))

@@ -48,7 +48,6 @@ def samples(tmp_path: Path, benchmark: Path) -> Path:
     return path
 
 
-@pytest.mark.slow
 @needs_sandbox
 def test_a_model_is_asked_and_graded_by_command(tmp_path: Path, benchmark: Path) -> None:
     for stage, fields in (
