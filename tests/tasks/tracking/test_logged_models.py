@@ -48,7 +48,8 @@ def test_a_delivery_that_is_repeated_notes_nothing_twice(run: PipelineRun) -> No
     """A publish task that is tried again, and a run that goes on after its approval, deliver to the run that has it all."""
     stage = client().create_run(run.run_experiment_id).info.run_id
     # A rival may end as exactly the model that another one is.
-    models = [model("base", "d0", 0.1, stage, made_here=False), model("merged", "d1", 0.5, stage), model("sft", "d1", 0.5, stage)]
+    base, merged = model("base", "d0", 0.1, stage, made_here=False), model("merged", "d1", 0.5, stage)
+    models = [base, merged, replace(merged, kind="sft")]
     first = log_models(run, models)
     assert log_models(run, models) == first
     # What this run made is found in the store the second time, and stays what it made.
