@@ -46,6 +46,9 @@ CREDENTIALS = re.compile(r"://[^/\s'\"]*@")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 FIRST_VIEW = "xft.first_view"  # tag of an MLflow experiment: what a table that nobody has arranged begins with
 BESIDE = "/mlflow"  # where Prefect's server of `xft ui` has MLflow's pages, too
+API_ADDRESS = re.compile(r"https?://[^/\s]+")
+TRACKING_SCHEMES = frozenset((
+    "http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc"))
 S3_ADDRESS = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_=-][A-Za-z0-9._=-]*)*/?")
 
 
@@ -140,7 +143,8 @@ def settings() -> Settings:
         prefect_links="" if one_address else read(_prefect_ui, None),
         s3_endpoint=read(_s3_endpoint, None),
     )
-    read(rendezvous, None)
+    for check in (_check_tracking_uri, _check_prefect_api, _check_one_address, rendezvous):
+        read(check, None)
     for name in ("XFT_BENCHMARKS", "XFT_DS1000_ENVIRONMENT", "XDG_CACHE_HOME"):
         read(partial(path_setting, name), None)
     read(_check_proxies, None)
@@ -229,6 +233,27 @@ def is_loopback(address: str) -> bool:
     with suppress(ValueError):
         return ip_address(host).is_loopback
     return host == "localhost" or host.endswith(".localhost")
+
+
+def _check_tracking_uri() -> None:
+    scheme, separator, _ = os.environ.get("MLFLOW_TRACKING_URI", "").strip().lower().partition("://")
+    if separator and scheme.partition("+")[0] not in TRACKING_SCHEMES:
+        raise XftError(
+            f"MLFLOW_TRACKING_URI begins with {scheme[:20]!r}, which MLflow does not know. Give a server's address "
+            "(http://host:port) or a database (sqlite:///file.db, postgresql://...), or leave it unset.")
+
+
+def _check_prefect_api() -> None:
+    address = os.environ.get("PREFECT_API_URL", "").strip()
+    if address and not API_ADDRESS.match(address):
+        shown = "" if "@" in address else f" is {address[:200]!r}, which"
+        raise XftError(f"PREFECT_API_URL{shown} is no address of an API. Give http://host:port/api, or leave it unset.")
+
+
+def _check_one_address() -> None:
+    value = os.environ.get("XFT_ONE_ADDRESS", "").strip()
+    if value not in ("", "0", "1"):
+        raise XftError(f"XFT_ONE_ADDRESS is {value[:200]!r}. Give 1, or leave it unset.")
 
 
 def _check_proxies() -> None:

@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 import urllib.request
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from flows.local import prefect_tables
@@ -22,6 +23,7 @@ from flows.local.addresses import HOST, running_api, running_mlflow
 from flows.local.prefect_server import serve, server_environment
 from flows.local.server_secret import server_auth
 from tasks import prefect_log
+from tasks.settings import without_credentials
 from xft_core.errors import XftError
 from xft_core.files.disk import file_lock
 from xft_core.runtime.process import die_with_parent
@@ -78,14 +80,29 @@ class PrefectApi:
         if self._error is not None:
             raise self._error
 
-    def run_settings(self) -> AbstractContextManager[object]:
+    @contextmanager
+    def run_settings(self) -> Iterator[None]:
         """Prefect's settings for a flow run. A server that ends with the run needs no heartbeats: the flow's end would
-        wait for their thread, up to a second."""
-        if self._server is None:
-            return nullcontext()
+        wait for their thread, up to a second. Raises XftError where a server of others cannot be used."""
+        from httpx import HTTPStatusError
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        return temporary_settings(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+        updates = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if self._server is not None else {}
+        address = without_credentials(os.environ.get("PREFECT_API_URL", ""))
+        try:
+            with temporary_settings(updates=updates):
+                yield
+        except RuntimeError as error:
+            if not str(error).startswith("Failed to reach API"):  # as Prefect's client says it
+                raise
+            raise XftError(
+                f"Prefect's API at {address} does not answer. Start that server, or unset PREFECT_API_URL to run without one."
+            ) from None
+        except HTTPStatusError as error:
+            if error.response.status_code not in (401, 403):
+                raise
+            raise XftError(
+                f"Prefect's API at {address} refuses this user. Set PREFECT_API_AUTH_STRING to what that server has.") from None
 
     def _wait(self) -> None:
         try:

@@ -52,7 +52,8 @@ def test_an_address_of_pages_that_is_none_is_named(monkeypatch: pytest.MonkeyPat
 
 
 WRONG = {"XFT_HOME": "/etc/passwd", "XFT_COMPUTE_SLOTS": "abc", "XFT_STORE": "nowhere", "XFT_RENDEZVOUS": "host:99999",
-         "XFT_DS1000_ENVIRONMENT": "~no-such-user/x", "XFT_BENCHMARKS": "/etc/passwd", "XFT_S3_ENDPOINT_URL": "ftp://x"}
+         "XFT_DS1000_ENVIRONMENT": "~no-such-user/x", "XFT_BENCHMARKS": "/etc/passwd", "XFT_S3_ENDPOINT_URL": "ftp://x",
+         "MLFLOW_TRACKING_URI": "ftp://x", "PREFECT_API_URL": "nonsense", "XFT_ONE_ADDRESS": "maybe"}
 
 
 def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,8 +62,8 @@ def test_all_wrong_settings_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(XftError) as caught:
         settings()
     assert [line.split()[0] for line in str(caught.value).splitlines()] == [
-        "XFT_HOME", "XFT_COMPUTE_SLOTS", "XFT_STORE", "XFT_S3_ENDPOINT_URL", "XFT_RENDEZVOUS", "XFT_BENCHMARKS",
-        "XFT_DS1000_ENVIRONMENT"]
+        "XFT_HOME", "XFT_COMPUTE_SLOTS", "XFT_STORE", "XFT_S3_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "PREFECT_API_URL",
+        "XFT_ONE_ADDRESS", "XFT_RENDEZVOUS", "XFT_BENCHMARKS", "XFT_DS1000_ENVIRONMENT"]
 
 
 @pytest.mark.parametrize("value", ["host", "host:", "host:0", "host:65536", "host:x", ":123", "a b:1"])

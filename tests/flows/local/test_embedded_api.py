@@ -7,7 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.settings import get_current_settings
 
 from flows.local.embedded_api import PrefectApi
@@ -64,6 +66,20 @@ def test_only_a_server_that_ends_with_the_run_gets_no_heartbeats() -> None:
         api.wait()
         with api.run_settings():
             assert (get_current_settings().flows.heartbeat_frequency is not None) == sends
+
+
+@pytest.mark.parametrize(("status", "told"), [(None, "at http://127.0.0.1:9/api does not answer"), (401, "refuses this user")])
+def test_a_server_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch, status: int | None, told: str) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://user:secret@127.0.0.1:9/api")
+    request = httpx.Request("GET", "http://127.0.0.1:9/api/admin/version")
+    refused = status and httpx.HTTPStatusError("401 Unauthorized", request=request, response=httpx.Response(status))
+
+    def answer(*_: object) -> None:
+        raise refused or httpx.ConnectError("nobody answers")
+
+    monkeypatch.setattr(SyncPrefectClient, "api_version", answer)
+    with pytest.raises(XftError, match=told), PrefectApi().run_settings():
+        get_client(sync_client=True, httpx_settings={}).raise_for_api_version_mismatch()
 
 
 def test_a_server_that_does_not_start_is_told_where_it_is_waited_for() -> None:

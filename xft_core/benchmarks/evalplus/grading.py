@@ -23,6 +23,7 @@ import xft_core
 from xft_core.benchmarks.benchmark import NOT_GRADED, Grader, Status, Verdict
 from xft_core.benchmarks.evalplus import contained
 from xft_core.benchmarks.evalplus.contained import channel
+from xft_core.benchmarks.evalplus.contained.judge import CHANGED
 from xft_core.benchmarks.evalplus.problems import RELEASES, Problem
 from xft_core.errors import DataError, SandboxError
 from xft_core.files.jsonl import unpacked_digest
@@ -185,11 +186,11 @@ class Judge:
         """End the judge."""
         self._stack.close()
 
-    def _examine(self, suite: str, sample: str, alone: bool) -> tuple[Status, str]:
+    def _examine(self, suite: str, sample: str, alone: bool, by_value: bool = False) -> tuple[Status, str]:
         job = {"program": sample, "entry_point": self._problem.entry_point, "memory_bytes": self._memory_bytes}
         started = time.monotonic()
         with self._start("candidate", job, None) as (candidate, pid):
-            self._send({"suite": suite})
+            self._send({"suite": suite, "by_value": by_value})
             socket.send_fds(self._control, [b"-"], [candidate.fileno()])
             candidate.close()
             # All its processes together; the judge, which sees none of them, has an eye on the time of the first one.
@@ -200,6 +201,8 @@ class Judge:
             self._answer(ANSWER_SECONDS)  # what the judge makes of its end
             answer = {"status": "timeout", "late": True,
                       "detail": f"its processes took more than the {seconds:.3g} s of processor time that all inputs have"}
+        if answer["status"] == CHANGED:
+            return self._examine(suite, sample, alone, by_value=True)
         if answer["late"] and not alone and is_overloaded(spent, time.monotonic() - started):
             return "infrastructure_error", f"its time was over while this machine was overloaded ({suite}: {answer['detail']})"
         if answer["status"] is None:

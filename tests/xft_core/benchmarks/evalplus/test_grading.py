@@ -59,6 +59,31 @@ def test_a_failure_says_which_input_and_why(sandbox: Sandbox) -> None:
     ]
 
 
+TELLS_TWO_VALUES = """
+import sys
+def f(x):
+    frame = sys._getframe()
+    while frame.f_code.co_name != "main":
+        frame = frame.f_back
+    frame.f_globals["written"] = lambda value: b"false"
+    return True
+"""
+
+
+def test_a_sample_gives_one_value_for_an_input(sandbox: Sandbox) -> None:
+    """That its value is asked for tells a sample that its digest was wrong: of True and False, the other one is right."""
+    parity = problem("    return x % 2 == 1\n", [[1], [2], [3], [4]], [[6], [7]])
+    assert results(parity, [TELLS_TWO_VALUES, "def f(x): return x % 2 == 1"], sandbox) == [
+        ("fail", "fail", "base: f(1): returned False; expected True"), ("pass", "pass", "")]
+
+
+def test_a_value_is_right_that_has_another_digest_here(sandbox: Sandbox) -> None:
+    """numpy's half precision comes back in double precision."""
+    halves = problem("    return [x / 2, x / 4]\n", [[1], [3]], [[5]])
+    assert results(halves, ["import numpy\ndef f(x): return [numpy.float16(x / 2), numpy.float16(x / 4)]"], sandbox) == [
+        ("pass", "pass", "")]
+
+
 SLOW_TO_READ = {
     "__iter__": """
 class L(list):

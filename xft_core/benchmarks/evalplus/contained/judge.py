@@ -5,9 +5,10 @@ It never runs a sample. The channel to grading.py (its descriptor is the argumen
     to here     {"problem": fields of Problem, "min_time_limit": seconds, "time_limit_factor": float}
     from here   {"reference": null, "seconds": {"base": 62.0, "plus": 62.0}}: what a sample has for all inputs; or
                 {"reference": "ZeroDivisionError: …"} and then nothing follows
-    to here     {"suite": "base"}, and one byte that carries the descriptor of a channel to a sample's process
+    to here     {"suite": "base", "by_value": false}, and one byte that carries the descriptor of a channel to a sample's
+                process. By value: every output is asked for, whatever its digest is
     from here   {"status": "pass", "detail": "", "late": false}: pass, fail or timeout; null when its sandbox did not come
-                up; late when its time was over
+                up, "changed" for a right value that is not the one whose digest came first; late when its time was over
 
 Statuses are evalplus's: ``timeout`` for a program that did not come back with an answer (that its process ended counts
 as such), ``fail`` for anything else that is not right, an input that took too long included.
@@ -44,6 +45,9 @@ SPARE_BYTES = 64 * 2**20
 MAX_JOB_BYTES, MAX_ANSWER_BYTES = 2**31, 4096
 
 
+CHANGED = "changed"
+
+
 class Ended(Exception):
     """A suite is decided: a status, what to tell people, and whether it was the time that decided."""
 
@@ -67,12 +71,14 @@ def main() -> None:
     gc.freeze()  # what forks share stays shared
     while True:
         try:
-            name = json.loads(channel.receive(control, MAX_JOB_BYTES))["suite"]
+            asked = json.loads(channel.receive(control, MAX_JOB_BYTES))
         except channel.ChannelClosed:
             return
         _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         with socket.socket(fileno=descriptors[0]) as candidate:
-            judged = in_fork(lambda write: Examination(suites[name], candidate, limits[name], write).run())  # noqa: B023
+            name, by_value = asked["suite"], asked["by_value"]
+            judged = in_fork(lambda write: Examination(
+                suites[name], candidate, limits[name], write, by_value).run())  # noqa: B023
         report(control, judged)
 
 
@@ -130,13 +136,19 @@ class Limits:
 
 
 class Examination:
-    """One sample on one suite of inputs, up to the first that is not right. ``write`` takes verdicts: the last one holds."""
+    """One sample on one suite of inputs, up to the first that is not right. ``write`` takes verdicts: the last one holds.
+
+    That a value is asked for tells the sample that its digest was wrong, and it may give another value then: of True and
+    False one is right. So a right value must be the one whose digest came, or the verdict is CHANGED, and a new process is
+    judged by value. (A digest that an honest process gives may be another than that of its value here: see values._exact.)
+    """
 
     def __init__(
-        self, suite: Suite, candidate: socket.socket, limits: Limits, write: Callable[[Ended], None],
+        self, suite: Suite, candidate: socket.socket, limits: Limits, write: Callable[[Ended], None], by_value: bool = False,
     ) -> None:
         self._suite, self._candidate, self._limits, self._write = suite, candidate, limits, write
         self._one_answer = not has_many_answers(suite.dataset, suite.entry_point)
+        self._by_value = by_value or not self._one_answer
         self._schedstat: int | None = None
         # What is left of the time the sample's process has for all inputs; the judge's own work does not count.
         self._left = limits.all_inputs
@@ -181,16 +193,19 @@ class Examination:
             raise Ended("fail", f"{call}: timed out after {limit:.3g} s", late=True)
         if "raised" in answer:
             raise Ended("fail", f"{call}: raised {answer['raised']}; expected {self._expected(index)}")
-        if self._one_answer and expected.digest is not None and answer.get("digest") == expected.digest:
+        digest = None if self._by_value else answer.get("digest")
+        if digest is not None and digest == expected.digest:
             return
         self._send(("value",))
         encoded = self._receive(call, ANSWER_SECONDS, values.MAX_BYTES)
         if encoded == values.TOO_LARGE:
             raise Ended("fail", f"{call}: returned more than {values.MAX_BYTES // 2**20} MB that is not exactly "
                         f"{self._expected(index)}")
-        self._compare(call, arguments, encoded, self._suite.output(index), atol)
+        self._compare(call, arguments, digest, encoded, self._suite.output(index), atol)
 
-    def _compare(self, call: str, arguments: list[Any], encoded: bytes, right: Any, atol: float) -> None:
+    def _compare(
+        self, call: str, arguments: list[Any], digest: Any, encoded: bytes, right: Any, atol: float,
+    ) -> None:
         expected = self._described(right)
         seconds = min(COMPARE_SECONDS, self._compare_left)
         self._write(Ended("fail", f"{call}: returned what could not be compared within {seconds:.0f} s and the memory "
@@ -200,8 +215,12 @@ class Examination:
             try:
                 output = values.decode(encoded)
                 if is_right(self._suite.dataset, self._suite.entry_point, arguments, output, right, atol):
+                    if digest is not None and digest != values.digest(output)[0]:
+                        raise Ended(CHANGED, f"{call}: returned another value than it said first")
                     self._compare_left -= seconds - left()
                     return
+            except Ended:
+                raise
             except values.Malformed:
                 raise Ended("fail", f"{call}: returned what cannot be read; expected {expected}") from None
             except Exception as error:  # evalplus takes it for a no
