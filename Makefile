@@ -5,8 +5,11 @@ export DO_NOT_TRACK = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 BIN = .venv/bin
-# Of 30,000 modules most are never imported: each is compiled when it is.
+# Compiled here, with all cores and once, for Pythons that are told to write no bytecode (PYTHONDONTWRITEBYTECODE, as in many
+# containers) and for sandboxes, which cannot: both would compile what they import at each start. Left out is what evalplus
+# brings and nothing here imports. Some packages hold files for other Pythons, so its exit status says nothing.
 INSTALL = $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/(anthropic|openai)/' .venv/lib xft_core tasks flows || true
 
 .PHONY: demo ui test fast-tests test-slow check screenshots ds1000 smollm2 paper-plan paper-table demo-model bench bench-gpu sandbox chromium ceph toolchains docs clean
 
@@ -100,10 +103,12 @@ toolchains:                  ## Debian packages of the eleven languages of Multi
 .venv/run: pyproject.toml constraints.txt | .venv/bin/pip
 	@echo "Installing into .venv (some minutes the first time)"
 	@$(INSTALL) . && touch $@
+	@$(COMPILE)
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/pip
 	@echo "Installing into .venv (some minutes the first time)"
 	@$(INSTALL) ".[test,check,docs,gguf,lm-eval]" && touch .venv/run $@
+	@$(COMPILE)
 
 .venv/docs: pyproject.toml constraints.txt .venv/run
 	@$(INSTALL) ".[docs]" && touch $@

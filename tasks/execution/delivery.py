@@ -15,12 +15,14 @@ from tasks.prefect_log import Logger
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.settings import settings
 from tasks.stopping import RunStopped
+from tasks.tracking.client import TrackingRefused
 from tasks.tracking.stage_run import StageRun
 from xft_core.errors import XftError
 from xft_core.store.manifest import read_manifest
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
+REFUSALS = 4  # so many are no accident of two runs that wrote at once
 
 Result = TypeVar("Result")
 
@@ -28,17 +30,19 @@ Result = TypeVar("Result")
 def insist(ask: Callable[[], Result], stop: threading.Event, logger: Logger) -> Result:
     """What ``ask`` returns once the server that it needs answers.
 
-    Raises its error, marked as one that does not pass, when it may pass and did not within XFT_DELIVERY_SECONDS; any other
-    at once; RunStopped when ``stop`` is set.
+    Raises its error, marked as one that does not pass, when it may pass and did not within XFT_DELIVERY_SECONDS, or was a
+    refusal of MLflow's so many times; any other at once; RunStopped when ``stop`` is set.
     """
     deadline, pause, said = time.monotonic() + settings().delivery_seconds, FIRST_PAUSE_SECONDS, False
+    refusals = 0
     while True:
         try:
             return ask()
         except XftError as error:
             if not error.may_pass:
                 raise
-            if time.monotonic() + pause > deadline:
+            refusals += isinstance(error, TrackingRefused)
+            if time.monotonic() + pause > deadline or refusals == REFUSALS:
                 error.may_pass = False  # who called this has waited long enough: Prefect must not begin again
                 raise
             if not said:

@@ -26,6 +26,10 @@ class TrackingUnavailable(XftError):
     may_pass = True
 
 
+class TrackingRefused(TrackingUnavailable):
+    """MLflow answers, and does not take what it is given. Another answer can only be hoped for where two runs wrote at once."""
+
+
 def client() -> "MlflowClient":
     """The client for the tracking server in force. Takes seconds at the first call: mlflow is imported here."""
     return _client(settings().tracking_uri)
@@ -60,9 +64,14 @@ def explained(place: Path | None = None) -> Iterator[None]:
         if _is_own_mistake(error):
             raise
         kept = f"They are in {str(place)!r}" if place else "They are kept"
-        raise TrackingUnavailable(
+        raise (TrackingRefused if _is_refusal(error) else TrackingUnavailable)(
             f"MLflow at {settings().tracking_shown} does not take the results: {reason(error)} {kept}; the same run again "
             "delivers them.") from error
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether MLflow says that the request itself is wrong. What a proxy says for it while it is away is another code."""
+    return getattr(error, "error_code", None) in ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
 
 
 def _is_own_mistake(error: Exception) -> bool:

@@ -92,10 +92,14 @@ def log_models(run: PipelineRun, models: Sequence[MeasuredModel]) -> dict[str, s
             ids[model.kind] = found.model_id
             (outputs if model.made_here else inputs).append(found.model_id)
     _log_numbers(models, ids)
-    if inputs:
-        client().log_inputs(run.mlflow_run_id, models=[LoggedModelInput(number) for number in inputs])
-    if outputs:
-        client().log_outputs(run.mlflow_run_id, [LoggedModelOutput(number, 0) for number in outputs])
+    # MLflow refuses an output that a run has already: this may be the second delivery, or two kinds are one model.
+    noted = client().get_run(run.mlflow_run_id)
+    has = {item.model_id for item in (*noted.outputs.model_outputs, *noted.inputs.model_inputs)}
+    if new := [number for number in dict.fromkeys(outputs) if number not in has]:
+        client().log_outputs(run.mlflow_run_id, [LoggedModelOutput(number, 0) for number in new])
+        has |= {*new}
+    if used := [number for number in dict.fromkeys(inputs) if number not in has]:
+        client().log_inputs(run.mlflow_run_id, models=[LoggedModelInput(number) for number in used])
     return ids
 
 

@@ -35,8 +35,8 @@ def xft(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
     ("sft.batch_size=many", "sft.batch_size"),
     ("nonsense", "section.field=value"),
     ("data.path=/no/such/rows.jsonl", "/no/such/rows.jsonl"),
-    ("model.path=/no/such/model", "/no/such/model"),
-    ("evaluate.benchmarks=[/no/such.jsonl]", "/no/such.jsonl"),
+    pytest.param("model.path=/no/such/model", "/no/such/model", marks=pytest.mark.slow),
+    pytest.param("evaluate.benchmarks=[/no/such.jsonl]", "/no/such.jsonl", marks=pytest.mark.slow),
     ("generate.backend=vllm", "Set generate.backend: transformers"),
 ])
 def test_a_bad_recipe_is_told_at_once(recipe_file: RecipeFile, tmp_path: Path, override: str, message: str) -> None:
@@ -52,7 +52,7 @@ def test_a_bad_recipe_is_told_at_once(recipe_file: RecipeFile, tmp_path: Path, o
     ("upcycle.num_expert=[4]", "did you mean 'upcycle.num_experts'?"),
     ("upcycle.num_experts=[2,1]", "Variant 'experts=1' cannot be used"),
     ("seed=3", "for example seed=[3]"),
-    ("model.path=['demo:model',/no/such/model]", "/no/such/model")])
+    pytest.param("model.path=['demo:model',/no/such/model]", "/no/such/model", marks=pytest.mark.slow)])
 def test_a_bad_grid_is_told_at_once(recipe_file: RecipeFile, tmp_path: Path, grid: str, message: str) -> None:
     done = xft("compare", str(recipe_file()), "--grid", grid, home=tmp_path)
     assert done.returncode == 2
@@ -133,8 +133,8 @@ def test_ui_serves_both_and_stops_cleanly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (["demo:model"], "nothing to measure"),
-    (["/no/such/model", "--benchmark", "demo:benchmark.jsonl"], "/no/such/model"),
-    (["demo:model", "--benchmark", "/no/such.jsonl"], "/no/such.jsonl"),
+    pytest.param(["/no/such/model", "--benchmark", "demo:benchmark.jsonl"], "/no/such/model", marks=pytest.mark.slow),
+    pytest.param(["demo:model", "--benchmark", "/no/such.jsonl"], "/no/such.jsonl", marks=pytest.mark.slow),
     (["demo:model", "--held-out", "demo:reserved.jsonl", "--set", "generate.max_new_token=4"], "did you mean"),
 ])
 def test_an_evaluation_that_cannot_be_made_is_told(arguments: list[str], message: str, tmp_path: Path) -> None:

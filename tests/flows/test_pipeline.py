@@ -126,6 +126,7 @@ def finished(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Pipe
     return result
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_resumed_and_recorded_truthfully(finished: PipelineResult) -> None:
     parent = client().get_run(finished.mlflow_run_id)
     assert parent.info.status == "FINISHED"
@@ -282,6 +283,7 @@ def test_a_model_in_mlflow_is_evaluated_under_the_pipelines_names(finished: Pipe
     assert run.data.metrics[f"{model}/plus_pass_at_1"] == of_pipeline[f"{model}/plus_pass_at_1"]
 
 
+@pytest.mark.slow
 def test_a_recipe_may_leave_the_registry_alone(finished: PipelineResult) -> None:
     state, states = run_pipeline(registry={"register": "none"})
     assert (state.result().registered, rebuilt(states)) == (None, set())

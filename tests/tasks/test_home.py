@@ -100,6 +100,7 @@ def test_a_copied_home_is_refused_until_it_is_put_right(original: Path, tmp_path
     assert all(address.startswith(f"{copy.as_uri()}/mlflow-artifacts/") for address in addresses)
 
 
+@pytest.mark.slow
 def test_a_moved_home_is_refused_until_it_is_put_right(used: Path, original: Path, tmp_path: Path) -> None:
     moved = original.rename(tmp_path / "moved")
     with pytest.raises(XftError, match=r"was moved from .*/original'"):

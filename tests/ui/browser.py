@@ -148,12 +148,19 @@ class RunPage:
             self.page.mouse.wheel(0, 400)
             self.page.wait_for_timeout(200)
 
-    def open_artifact(self, key: str) -> None:
-        """The artifact of the tab, scrolled to."""
+    def find_artifact(self, key: str) -> Locator:
+        """The artifact's name on its card, scrolled to from the top."""
         self.open_tab("Artifacts")
+        self.page.mouse.move(700, 700)
+        self.page.mouse.wheel(0, -20_000)
         card = self.page.get_by_text(key, exact=True)
         scroll_to(self.page, card)
-        card.first.click()
+        expect(card.first).to_be_visible()
+        return card.first
+
+    def open_artifact(self, key: str) -> None:
+        """The artifact's page."""
+        self.find_artifact(key).click()
 
     def find_log_line(self, text: str) -> None:
         """Scroll through the log until the line is seen; the page draws only what is in view."""

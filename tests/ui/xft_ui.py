@@ -42,7 +42,7 @@ class XftUi:
 
     def launch(self) -> None:
         """Start it without waiting."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         prefect, mlflow = (address.rpartition(":")[2] for address in (self.prefect, self.mlflow))
         command = self.command("--prefect-port", prefect, "--mlflow-port", mlflow)
         with self.log.open("wb") as log:

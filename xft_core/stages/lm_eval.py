@@ -20,7 +20,7 @@ from xft_core.models.config import DTYPES
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import LmEvalStage
-from xft_core.stages.configs.lm_eval import lm_eval_version
+from xft_core.stages.configs.lm_eval import lm_eval_version, unknown_task
 from xft_core.store.results.lm_eval import STANDARD_ERROR, LmEvalFile, LmEvalMetrics, TaskResults
 from xft_core.store.workspace import Workspace
 
@@ -70,8 +70,7 @@ def _evaluate(config: LmEvalStage, directory: Path | None) -> dict[str, Any]:
     if directory and config.task not in manager.all_tasks:
         manager = TaskManager(include_path=own_path)
     if config.task not in manager.all_tasks:
-        own = f" or in {str(directory)!r}" if directory else ""
-        raise DataError(f"lm-eval has no task {config.task!r}{own}. 'lm-eval ls tasks' lists those that it ships.")
+        raise unknown_task(config.task, directory)
     inputs = config.inputs()
     model = load_model(inputs["model"], DTYPES[config.precision]).to(device_for_work())  # type: ignore[arg-type]
     tokenizer = load_tokenizer(inputs["model"])

@@ -12,7 +12,7 @@ from tasks.execution.delivery import deliver_rest, insist
 from tasks.object_store.bucket import StoreRefused, StoreUnavailable
 from tasks.references import ArtifactRef, PipelineRun
 from tasks.stopping import RunStopped
-from tasks.tracking.client import TrackingUnavailable, client
+from tasks.tracking.client import TrackingRefused, TrackingUnavailable, client, explained
 from tasks.tracking.stage_run import StageRun
 from xft_core.store.artifacts import publish
 from xft_core.store.curves import MetricsLog
@@ -52,6 +52,27 @@ def test_patience_ends(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) 
         insist(server.ask, NEVER, logger)
     assert not caught.value.may_pass  # Prefect does not begin again
     assert 2 <= server.asked <= 4 and time.monotonic() - started < 5
+
+
+def test_mlflow_that_refuses_is_not_asked_for_minutes(
+    run: PipelineRun, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own refusal, of an output that the run has; nothing is to be waited for."""
+    from mlflow.entities import LoggedModelOutput
+
+    monkeypatch.setattr(delivery, "FIRST_PAUSE_SECONDS", 0.01)
+    model = client().create_logged_model(run.run_experiment_id, name="tiny")
+    asked = []
+
+    def note() -> None:
+        asked.append(model.model_id)
+        with explained():
+            client().log_outputs(run.mlflow_run_id, [LoggedModelOutput(model.model_id, 0)])
+
+    insist(note, NEVER, logger)
+    with pytest.raises(TrackingRefused, match="UNIQUE constraint") as caught:
+        insist(note, NEVER, logger)
+    assert len(asked) == 1 + delivery.REFUSALS and not caught.value.may_pass
 
 
 def test_a_refusal_is_not_argued_with(logger: logging.Logger) -> None:

@@ -87,6 +87,7 @@ def test_a_fork_is_what_a_fresh_process_would_be(
     assert forked == fresh
 
 
+@pytest.mark.slow
 def test_a_server_that_died_between_stages_is_replaced(config: UpcycleStage, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "import os, sys; print(os.getppid(), file=sys.stderr)"
     assert run(config, monkeypatch, text) == run(config, monkeypatch, text) == [str(server_id())]

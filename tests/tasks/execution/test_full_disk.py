@@ -57,6 +57,7 @@ pytestmark = pytest.mark.skipif(
     subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode != 0, reason="no user namespaces here")
 
 
+@pytest.mark.slow
 def test_a_download_is_a_message_and_goes_on_with_more_room(s3: Proxy, tmp_path: Path) -> None:
     artifacts.deliver(make(tmp_path / "first"), NEVER)  # 70 KB
     (tmp_path / "disk").mkdir()

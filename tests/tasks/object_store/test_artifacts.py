@@ -255,6 +255,7 @@ def checkpoint_there(s3: Proxy, step: int) -> bool:
     return f"checkpoint-{step}/whole".encode() in manifest and len(places) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_checkpoints_follow_to_another_machine(s3: Proxy, tmp_path: Path) -> None:
     output = progress(tmp_path / "first", 5)
@@ -390,6 +391,7 @@ def test_objects_that_others_put_there_stop_no_command_and_are_left_alone(s3: Pr
     assert objects(s3).keys() == strange
 
 
+@pytest.mark.slow
 def test_a_run_notes_what_it_uses_also_for_other_machines(s3: Proxy, run: PipelineRun) -> None:
     run_records.note(run)
     run_records.note(run, "sft/abc")
@@ -406,6 +408,7 @@ def _bucket() -> Any:
     return found
 
 
+@pytest.mark.slow
 def test_a_damaged_record_keeps_gc_from_removing_anything(
         tmp_path: Path, run: PipelineRun, s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XFT_HOME", str(tmp_path / "home"))

@@ -184,6 +184,7 @@ def test_the_alias_moves_only_to_what_is_comparable_and_not_worse(
     assert said == "no: version 2 took its place." if moves else said.startswith("yes: ")
 
 
+@pytest.mark.slow
 def test_of_two_equal_ones_the_later_stays_champion(named: PipelineRun, tmp_path: Path) -> None:
     register(named, made(tmp_path))
     register(named, made(tmp_path, model="b"))
@@ -201,6 +202,7 @@ def test_a_model_measured_anew_becomes_comparable(named: PipelineRun, tmp_path: 
     assert not register(named, made(tmp_path, model="c", nll=0.45, problems=10)).champion
 
 
+@pytest.mark.slow
 def test_a_champion_chosen_by_hand_is_the_one_to_beat(
     named: PipelineRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -343,6 +345,7 @@ def test_measurements_are_plain_json(named: PipelineRun, tmp_path: Path) -> None
     assert json.loads(text) == {"held_out_nll": 0.5, "pass_at_1": 0.5, "benchmark": "benchmark.jsonl", "problems": 80}
 
 
+@pytest.mark.slow
 def test_only_what_takes_the_alias_becomes_a_version(named: PipelineRun, tmp_path: Path) -> None:
     first = register(named, made(tmp_path), register="champion")
     worse = register(named, made(tmp_path, model="b", nll=0.6), register="champion")

@@ -73,7 +73,7 @@ def test_what_is_dropped_and_what_stays(monkeypatch: pytest.MonkeyPatch) -> None
     assert {name: os.environ[name] for name in stays} == stays
 
 
-@pytest.mark.parametrize("how", [["-O"], ["-OO"], ["-POO"]])
+@pytest.mark.parametrize("how", [["-OO"], *(pytest.param(how, marks=pytest.mark.slow) for how in (["-O"], ["-POO"]))])
 def test_it_works_without_asserts_and_docstrings(training: tuple[dict[str, object], str], how: list[str]) -> None:
     model = str(training[0]["model"])
     done = subprocess.run([sys.executable, *how, "-m", "xft_core", "inspect", model], capture_output=True, text=True)

@@ -145,6 +145,7 @@ def test_one_seed_gives_numbers_without_spread_and_says_so(tmp_path: Path) -> No
     assert "one pair cannot tell an effect from chance" in text
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     missing = "experts=8 active=3 norm=none seed=1"
     result, output = compared(tmp_path, without=(missing,))

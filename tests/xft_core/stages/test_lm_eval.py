@@ -10,7 +10,9 @@ import pytest
 from xft_core.errors import DataError
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.stages.configs import LmEvalStage, UpcycleStage
+from xft_core.stages.configs.lm_eval import check_task_name
 from xft_core.stages.lm_eval import _task
+from xft_core.stages.preconditions import unmet
 from xft_core.stages.run import run_stage
 
 pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed")
@@ -75,6 +77,26 @@ def test_a_local_task_dense_and_upcycled_twice_the_same(tasks: Path, tmp_path: P
 def test_a_task_that_is_not_there_is_named(tasks: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no task 'third'"):
         run_stage(LmEvalStage(output=tmp_path / "a", task="third", directory=tasks))
+
+
+def test_a_task_that_is_not_there_is_found_before_a_run(tasks: Path, tmp_path: Path) -> None:
+    def missing(task: str, directory: Path | None) -> list[str]:
+        return [str(error) for error in unmet(LmEvalStage(output=tmp_path, task=task, directory=directory).preconditions())]
+
+    assert not missing("both", tasks) and not missing("mmlu", tasks) and not missing("mmlu", None)
+    assert missing("mmlu_with_a_typo", tasks) == [
+        f"lm-eval has no task 'mmlu_with_a_typo' or in '{tasks}'. 'lm-eval ls tasks' lists those that it ships."]
+    assert missing("first_of_nobody", None)
+
+
+@pytest.mark.slow
+def test_no_task_of_the_harness_is_refused_before_a_run() -> None:
+    from lm_eval.tasks import TaskManager
+
+    names = TaskManager().all_tasks
+    assert len(names) > 10_000
+    for name in names[::200]:
+        check_task_name(name, None)
 
 
 def test_data_that_is_not_there_is_named(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

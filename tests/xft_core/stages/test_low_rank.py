@@ -271,7 +271,7 @@ def test_the_curve_shows_the_rate_of_the_shared_weights(ready: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("model", ["flat", pytest.param("groups", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("method", ["learned", "routing"])
+@pytest.mark.parametrize("method", ["learned", pytest.param("routing", marks=pytest.mark.slow)])
 def test_mixing_merging_and_answers(method: Any, model: str, ready: Path, tmp_path: Path) -> None:
     """The stages in a row; the merged model's loss is the one that mixing measured."""
     run_stage(stage(ready, tmp_path / "tuned", model, expert_learning_rate_factor=4))

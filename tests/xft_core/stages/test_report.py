@@ -330,6 +330,7 @@ def test_every_file_and_benchmark_has_a_row_and_a_metric_whatever_it_is_called(t
     assert len(json.loads(page.split('id="data">')[1].split("</script>")[0])["benchmarks"]) == len(benchmarks)
 
 
+@pytest.mark.slow
 def test_an_answer_without_a_verdict_stands_beside_the_number(tmp_path: Path) -> None:
     result, output = report(tmp_path, make_artifacts(tmp_path, infrastructure_errors=2))
     for name in ("comparison.md", "README.md"):
@@ -337,6 +338,7 @@ def test_an_answer_without_a_verdict_stands_beside_the_number(tmp_path: Path) ->
     assert result.manifest.metrics["merged_infrastructure_errors"] == 2
 
 
+@pytest.mark.slow
 def test_rows_of_the_data_add_up(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path, without=("prepare",))
     counts = {"rows_read": 2200, "dropped_contaminated": 126, "dropped_by_a_later_version": 4, "train_rows": 1500,
@@ -438,6 +440,7 @@ def test_data_that_was_not_searched_is_warned_of(tmp_path: Path) -> None:
     assert "data.decontaminate is off" in (output / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_model_card_is_one_for_the_hub(tmp_path: Path) -> None:
     from huggingface_hub import ModelCard
 
@@ -472,6 +475,7 @@ def test_model_card_example_has_the_prompt_of_the_training(tmp_path: Path) -> No
         assert ("apply_chat_template" in code) == (template == "chat")
 
 
+@pytest.mark.slow
 def test_answers_that_were_not_graded_count_for_nothing(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path, without=("evaluate_merged_0",))
     results = results_of("merged", SOLVED["merged"])

@@ -70,6 +70,7 @@ def test_an_artifact_that_is_no_training_is_refused(ready: Path, tuned: Path, tm
         measured(ready, tmp_path / "x", tuned / "dense", ready / "data")
 
 
+@pytest.mark.slow
 def test_a_matched_training_does_the_work_that_it_is_to_match(ready: Path, tuned: Path, tmp_path: Path) -> None:  # noqa: F811
     moe = UpcycleConfig(num_experts=4, num_experts_per_tok=3)
     work = WorkToMatch(kind="flops", upcycle=moe, epochs=1.5, max_steps=None, mixing_epochs=0.5, mixing_batch_size=4)
@@ -142,12 +143,14 @@ def test_the_report_has_the_merged_model_beside_each_rival(tmp_path: Path) -> No
     assert "found by looking at these rows" in text  # four of equal tokens
 
 
+@pytest.mark.slow
 def test_without_row_losses_a_report_has_nothing_of_them(tmp_path: Path) -> None:
     _, output = report(tmp_path, make_artifacts(tmp_path))
     assert "row_comparisons" not in json.loads((output / "comparison.json").read_text())
     assert not (output / "row_losses.json").exists()
 
 
+@pytest.mark.slow
 def test_rivals_are_chosen_on_reserved_rows_where_there_are_any(tmp_path: Path) -> None:
     _, output = report(tmp_path, with_rows(tmp_path / "run", LOSSES, reserved=True), baseline=RIVALS)
     assert "(chosen on reserved rows)" in (output / "comparison.md").read_text()

@@ -148,6 +148,7 @@ def test_a_killed_run_started_again_gives_the_same_bits(model: str, ready: Path,
     assert steps == sorted(set(steps)) == list(range(1, len(steps) + 1))
 
 
+@pytest.mark.slow
 def test_statistics_of_bf16_weights_are_not_rounded_by_a_restart(
         ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(precision="bf16", optimizer="adafactor", max_steps=4, checkpoint_steps=2)
@@ -158,7 +159,7 @@ def test_statistics_of_bf16_weights_are_not_rounded_by_a_restart(
     assert file_digest(tmp_path / "a" / "model.safetensors") == file_digest(tmp_path / "b" / "model.safetensors")
 
 
-@pytest.mark.parametrize("max_steps", [4, None])
+@pytest.mark.parametrize("max_steps", [4, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_run_killed_after_its_last_step_is_not_trained_further(
         max_steps: int | None, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = changed(max_steps=max_steps, schedule="constant", checkpoint_steps=2)
@@ -188,6 +189,7 @@ def test_max_steps_is_a_limit_and_no_more(ready: Path, tmp_path: Path) -> None:
     assert sft(ready, tmp_path / "c", "dense", changed(epochs=1, max_steps=2))["steps"] == 2
 
 
+@pytest.mark.slow
 def test_the_reported_loss_is_that_of_the_saved_model_after_mixed_precision(ready: Path, tmp_path: Path) -> None:
     metrics = sft(ready, tmp_path / "out", "moe", changed(precision="bf16_mixed"))
     saved = load_model(tmp_path / "out", torch.float32)
@@ -203,6 +205,7 @@ def test_no_activations_outlive_a_step_with_gradient_checkpointing(ready: Path, 
     assert all(block.routing is None for block in moe_blocks(model))
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_named_or_stops_and_goes_on_when_told_to(ready: Path, tmp_path: Path) -> None:
     wild = changed(learning_rate=1.0, epochs=2, optimizer="adafactor", schedule="constant")
     metrics = sft(ready, tmp_path / "reported", "moe", wild)
@@ -262,6 +265,7 @@ def test_rows_longer_than_the_models_context_are_refused(ready: Path, tmp_path: 
         run_stage(SftStage(output=tmp_path / "out", model=str(short), data=ready / "data", sft=FAST))
 
 
+@pytest.mark.slow
 def test_experts_that_are_averaged_while_training_stay_closer(ready: Path, tmp_path: Path) -> None:
     """A share of 0.5 at the end: the spread of the experts is far below that without, and the mean still learns."""
     spreads = []

@@ -68,7 +68,7 @@ def curve(output: Path) -> list[dict[str, float]]:
 
 
 @pytest.mark.parametrize("option", [
-    name if name in ("frozen", "gate", "top_p") else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS])
+    name if name == "gate" else pytest.param(name, marks=pytest.mark.slow) for name in OPTIONS])
 def test_it_learns_and_resumes_to_the_bit_and_merges(
         option: str, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upcycle, sft = OPTIONS[option]

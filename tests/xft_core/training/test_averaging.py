@@ -71,6 +71,7 @@ def test_what_holds_no_average_is_refused(tmp_path: Path) -> None:
         put_average(nn.Linear(2, 2), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "kind"), [
     ("dense", "ema"), *(pytest.param(*both, marks=pytest.mark.slow) for both in (("dense", "last_k"), ("moe", "ema")))])
 def test_a_restart_changes_no_bit_of_the_average(

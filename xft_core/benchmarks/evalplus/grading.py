@@ -4,6 +4,7 @@ The judge and a sample's process speak over a channel of their own, which is mad
 the judge alone.
 """
 
+import compileall
 import json
 import os
 import select
@@ -80,6 +81,9 @@ class EvalPlusGrader(Grader[Problem]):
     def __init__(self, config: EvaluateConfig, benchmark: Path) -> None:
         self._unpacked_digest = unpacked_digest(benchmark)
         self._limits = Limits(config.min_time_limit, config.time_limit_factor, config.memory_limit_mb)
+        # Nothing outside a sandbox imports these, and in one they cannot be written: each process would compile them anew,
+        # which takes as long as all else that it does to start. Where this user may not write them either, it does.
+        compileall.compile_dir(CONTAINED, quiet=2)
         self._sandbox = open_sandbox(config.sandbox, MOUNTS, hidden=[benchmark])
         self.check()
 

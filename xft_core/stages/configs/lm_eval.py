@@ -2,6 +2,7 @@
 
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from xft_core.stages.base import StageConfig
 from xft_core.stages.configs.parts import model_needed
 from xft_core.stages.preconditions import Preconditions, check_directory
 from xft_core.store.artifacts import input_digest
+
+NO_TASKS = {".py", ".pyc", ".md", ".jpg"}  # tasks stand in YAML files, some of them without a suffix
 
 
 class LmEvalStage(StageConfig):
@@ -34,8 +37,10 @@ class LmEvalStage(StageConfig):
     seed: Seed = Field(0, description="Seed of the choice of examples in the prompt, where a task has any.")
 
     def preconditions(self) -> Preconditions:
-        """The model, the harness and the directory of tasks."""
-        found = {**model_needed(self.model), "lm-eval": lm_eval_version}
+        """The model, the harness, the directory of tasks and the task."""
+        task = partial(check_task_name, self.task, self.directory)
+        found: Preconditions = model_needed(self.model)
+        found = {**found, "lm-eval": lm_eval_version, f"lm-eval's task {self.task}": task}
         if self.directory:
             found["lm_eval_directory"] = partial(check_directory, "evaluate.lm_eval_directory", self.directory)
         return found
@@ -66,3 +71,26 @@ def lm_eval_version() -> str:
             "Tasks of lm-eval need lm-evaluation-harness, which is not installed: pip install -c constraints.txt "
             "-e '.[lm-eval]'."
         ) from None
+
+
+def check_task_name(task: str, directory: Path | None) -> None:
+    """That a file of the harness's tasks, or of ``directory``, has this name in it. Raises DataError.
+
+    The harness itself takes more than a minute to know its 15,000 tasks. Their files are searched for the name here: what none
+    of them contains is no task. A word that is in a file for another reason is found out by the stage.
+    """
+    spec = find_spec("lm_eval")  # not imported: that loads torch
+    if spec is None or not spec.submodule_search_locations:  # lm_eval_version says so
+        return
+    name = task.encode()
+    for place in filter(None, [directory, Path(spec.submodule_search_locations[0]) / "tasks"]):
+        for path in place.rglob("*"):
+            if path.suffix not in NO_TASKS and path.is_file() and name in path.read_bytes():
+                return
+    raise unknown_task(task, directory)
+
+
+def unknown_task(task: str, directory: Path | None) -> DataError:
+    """The error for a name that no task has."""
+    own = f" or in {str(directory)!r}" if directory else ""
+    return DataError(f"lm-eval has no task {task!r}{own}. 'lm-eval ls tasks' lists those that it ships.")

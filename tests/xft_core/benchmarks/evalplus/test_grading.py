@@ -1,3 +1,5 @@
+import importlib.util
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,22 @@ def test_what_is_late_on_an_overloaded_machine_is_graded_again_alone(tmp_path: P
     (verdicts,) = grade_all([of], {of.task_id: samples}, grader, 1, tmp_path / "graded").values()
     assert [verdict.base for verdict in verdicts] == ["fail", "pass", "fail"]
     assert verdicts[0].detail == "base: f(1): timed out after 1 s"
+
+
+def test_programs_of_the_sandbox_find_their_modules_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Python is told to write no bytecode, as in many containers."""
+    copy = tmp_path / "contained"
+    copy.mkdir()
+    for path in grading.CONTAINED.glob("*.py"):
+        (copy / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(grading, "CONTAINED", copy)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    try:
+        EvalPlusGrader(EvaluateConfig(), DEMO_DIR / "benchmark.jsonl")
+    except SandboxError as error:
+        pytest.skip(f"no sandbox on this machine: {error}")
+    for path in copy.glob("*.py"):
+        assert Path(importlib.util.cache_from_source(str(path))).is_file(), path.name
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ def test_the_interval_is_as_wide_as_seeds_and_rows_make_it(of_seed: float, of_ro
     assert 0.8 * expected < np.mean(widths) < 1.2 * expected
 
 
+@pytest.mark.slow
 def test_no_difference_is_found_rarely_where_there_is_none() -> None:
     found = 0
     for number in range(200):
@@ -79,6 +80,7 @@ def test_holm_is_that_of_the_textbook() -> None:
     assert holm([0.9, 0.5]) == [1.0, 1.0] and holm([]) == []
 
 
+@pytest.mark.slow
 def test_power_is_that_of_a_simulation() -> None:
     stated = power(-0.006, 8, 400, 0.004, 0.05)
     hits = 0
