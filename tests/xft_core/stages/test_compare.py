@@ -199,6 +199,12 @@ def test_nothing_solved_has_the_interval_that_single_reports_have(tmp_path: Path
     assert runs.count("| 0.0 [0.0, 8.8]") == 2 and "±" not in runs  # Wilson, 0 of 40
 
 
+def test_nothing_solved_with_any_seed_is_no_spread_of_zero(tmp_path: Path) -> None:
+    text = text_of(compared(tmp_path, ["seed=[0,1,2]"], lambda _: (0, 0.5))[1])
+    assert " 0.0 |" in text.split("## Every run")[0] and " 0.0 ± 0.0 |" not in text.split("## Every run")[0]
+    assert text.count("| 0.0 [0.0, 8.8]") == 3
+
+
 def test_the_base_model_is_one_measurement_for_all_seeds(tmp_path: Path) -> None:
     _, output = compared(tmp_path, ["seed=[0,1]"])
     base = json.loads((output / "comparison.json").read_text())["groups"][0]["numbers"]["base/plus_pass_at_1/HumanEval"]

@@ -192,7 +192,9 @@ def show(key: str, group: Group) -> str:
     unit = "" if is_loss(key) else " %"
     scale, digits = (1, 4) if is_loss(key) else (100, 1)
     # A share has no decimals of its own below the first; a spread has: two runs that differ do not agree.
-    spread = "" if value.spread is None else f" ± {fixed(scale * value.spread, digits)}"
+    # None or all of the problems solved with every seed is no spread of 0: the interval of each run says what it is.
+    is_edge = value.spread == 0 and value.mean in (0, 1) and not is_loss(key) and not key.startswith(OVER_SFT)
+    spread = "" if value.spread is None or is_edge else f" ± {fixed(scale * value.spread, digits)}"
     mean = signed(scale * value.mean, digits) if key.startswith(OVER_SFT) else fixed(scale * value.mean, digits)
     return f"{mean}{spread}{unit}"
 
