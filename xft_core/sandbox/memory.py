@@ -9,7 +9,9 @@ machines let one make, so it is read from /proc, at least ten times a second and
                            possible size, which the system-call filter bounds
     sockets                each counts with the largest buffers it may have, since what is in them cannot be seen
 
-Pipes are not counted: without F_SETPIPE_SZ, which the filter refuses, the kernel bounds those of one user to 64 MB.
+Pipes are not counted: without F_SETPIPE_SZ, which the filter refuses, the kernel bounds those of one user to 64 MB. Beyond
+that the pipes of all its processes hold little, and neighbours wait that write more: so the open files of all processes
+together are bounded here, too (from Linux 6.2 on, which says how many a process has).
 A process that may not be looked at (a container's root without CAP_SYS_PTRACE) counts with its resident pages alone.
 """
 
@@ -25,13 +27,14 @@ LEAST_SECONDS = 0.01  # with less between them, readings would take a core of th
 FASTEST_FILL = 8 * 2**30  # bytes a second that programs on several cores may take; what is left is read again before it is gone
 INODE_BYTES = 1280  # an inode of tmpfs and its name's entry; measured on Linux 6.18, rounded up
 SOCKET_BYTES = 2**10  # a socket itself, beside its buffers
+OPEN_FILES = 1000  # a user's pipes hold 64 KB each up to 1,024 of them
 FILE_SYSTEMS_IN_MEMORY = ("/tmp", "/dev/shm")
 ANONYMOUS_SHARED = "/dev/zero (deleted)"  # how the kernel calls such a mapping
 
 
 class MemoryWatch:
     """While in the context, calls ``exceeded`` once as soon as process ``pid`` and all below it hold more than
-    ``bytes_allowed``."""
+    ``bytes_allowed``, or have more than OPEN_FILES open."""
 
     def __init__(self, pid: int, bytes_allowed: int, exceeded: Callable[[], None]) -> None:
         self._pid, self._allowed, self._exceeded = pid, bytes_allowed, exceeded
@@ -52,7 +55,8 @@ class MemoryWatch:
             room = self._allowed - in_kernel(processes)
             left = room - sum(map(_resident, processes))
             # What is shared counts in that sum for everyone who shares it, and takes longer to tell apart.
-            if room < 0 or (left < 0 and (left := room - sum(map(_proportional, processes))) < 0):
+            if room < 0 or (left < 0 and (left := room - sum(map(_proportional, processes))) < 0) or (
+                    sum(map(_open_files, processes)) > OPEN_FILES):
                 self._exceeded()
                 return
 
@@ -111,6 +115,13 @@ def _anonymous_shared(process: int) -> set[str]:
     """Inodes of the anonymous shared mappings of a process."""
     lines = Path(f"/proc/{process}/maps").read_text().splitlines()
     return {line.split(maxsplit=5)[4] for line in lines if line.endswith(ANONYMOUS_SHARED)}
+
+
+def _open_files(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}/fd").st_size
+    except OSError:  # it has ended
+        return 0
 
 
 def _resident(pid: int) -> int:

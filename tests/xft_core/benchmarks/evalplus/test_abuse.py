@@ -28,7 +28,7 @@ QUICK = (
     "cheat_frame", "cheat_eq", "cheat_stat", "equal_number", "patched_digest", "verdict_to_every_descriptor",
     "imports_the_grader", "hunts_objects", "hunts_benchmark",
     "os_exit", "fork_bomb", "memory_at_once", "writes_outside", "posix_system",
-    "memory_file", "session_keyring", "io_uring", "other_sockets", "writes_dev",
+    "holds_the_users_pipes", "memory_file", "session_keyring", "io_uring", "other_sockets", "writes_dev",
     "reads_secret", "connects", "orphans", "steps_back_for_a_child", "kills_everything", "large_output", "half_character")
 PACKAGE = Path(xft_core.__file__).parent
 RIGHT = "def f(x):\n    return x + 1\n"
