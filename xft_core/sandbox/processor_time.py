@@ -25,15 +25,36 @@ def time_of(pid: int) -> Time:
     running, waiting, told = 0.0, 0.0, False
     for process in tree(pid):
         try:
-            # The name, in brackets, may hold anything; after it, fields 3 and on: utime to cstime are 14 to 17.
-            fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
-            running += sum(map(int, fields[11:15])) / TICKS
+            running += sum(map(int, _stat(process)[11:15])) / TICKS  # utime to cstime
             for thread in Path(f"/proc/{process}/task").iterdir():
                 waiting += int((thread / "schedstat").read_text().split()[1]) / 1e9
                 told = True
         except (OSError, ValueError, IndexError):  # it has ended, or there is no such file
             continue
     return Time(running, waiting if told else None)
+
+
+class RunningTime:
+    """Seconds in which process ``pid`` and all below it ran, looked at again and again. A process whose parent ignores that
+    children end is in nobody's sum once it has ended: what was seen of it counts here still."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._seen = pid, dict[tuple[int, str], float]()
+
+    def seconds(self) -> float:
+        """As far as it is known now."""
+        for process in tree(self._pid):
+            try:
+                fields = _stat(process)
+            except (OSError, IndexError):  # it has ended
+                continue
+            self._seen[process, fields[19]] = sum(map(int, fields[11:13])) / TICKS  # its start: numbers are used again
+        return max(time_of(self._pid).running, sum(self._seen.values()))
+
+
+def _stat(process: int) -> list[str]:
+    """Fields 3 and on of /proc/PID/stat; the name before them, in brackets, may hold anything."""
+    return Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def is_overloaded(time: Time, seconds: float) -> bool:

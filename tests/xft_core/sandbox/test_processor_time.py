@@ -1,11 +1,12 @@
 import os
+import select
 import subprocess
 import sys
 import time
 
 import pytest
 
-from xft_core.sandbox.processor_time import Time, is_overloaded, time_of
+from xft_core.sandbox.processor_time import RunningTime, Time, is_overloaded, time_of
 
 COMPUTES = """
 import os, sys, time
@@ -35,6 +36,33 @@ def test_the_time_of_all_below_counts_also_of_those_that_have_ended() -> None:
         finally:
             os.killpg(process.pid, 9)
     assert time_of(process.pid) == Time(0, None)
+
+
+UNSEEN = """
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+for _ in range(3):
+    child = os.fork()
+    if child == 0:
+        while time.process_time() < 0.5: pass
+        os._exit(0)
+    try: os.waitpid(child, 0)
+    except ChildProcessError: pass
+print("done", flush=True)
+time.sleep(60)
+"""
+
+
+def test_children_that_nobody_waits_for_count_as_far_as_they_were_seen() -> None:
+    with subprocess.Popen([sys.executable, "-c", UNSEEN], stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            running = RunningTime(process.pid)
+            while not select.select([process.stdout], [], [], 0.02)[0]:
+                running.seconds()
+            assert running.seconds() > 1.2 > 0.5 > time_of(process.pid).running
+        finally:
+            os.killpg(process.pid, 9)
 
 
 def test_overloaded_is_who_waits_for_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:

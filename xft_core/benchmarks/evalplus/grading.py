@@ -29,7 +29,7 @@ from xft_core.errors import DataError, SandboxError
 from xft_core.files.jsonl import unpacked_digest
 from xft_core.recipe.sections import EvaluateConfig
 from xft_core.sandbox.bubblewrap import REMEDY, PythonProgram, Resources, Sandbox, open_sandbox
-from xft_core.sandbox.processor_time import is_overloaded, time_of
+from xft_core.sandbox.processor_time import RunningTime, is_overloaded, time_of
 
 # A last resort. The slowest reference of HumanEval+ and MBPP+ takes 41 s on a machine that does nothing else; the judge
 # gives a sample on one suite of inputs up after 62 s, or four times what the reference took.
@@ -194,8 +194,8 @@ class Judge:
             socket.send_fds(self._control, [b"-"], [candidate.fileno()])
             candidate.close()
             # All its processes together; the judge, which sees none of them, has an eye on the time of the first one.
-            seconds = self._seconds[suite]
-            answer = self._receive(SUITE_SECONDS, lambda: time_of(pid).running <= seconds + OWN_PROCESSOR_SECONDS)
+            seconds, running = self._seconds[suite], RunningTime(pid)
+            answer = self._receive(SUITE_SECONDS, lambda: running.seconds() <= seconds + OWN_PROCESSOR_SECONDS)
             spent = time_of(pid)
         if answer is None:
             self._answer(ANSWER_SECONDS)  # what the judge makes of its end
