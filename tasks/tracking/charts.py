@@ -51,7 +51,10 @@ def view_key(parent_run_id: str) -> str:
 def views(name: str, parent_run_id: str, fields: dict[str, bool], metrics: Sequence[str] | None = None) -> list[View]:
     """The views of the comparison called ``name``, that of all variants last: MLflow lists the newest first. ``fields``: the
     varying ones, and whether each is numeric; ``metrics``: names of those that the variants have, None before they have any."""
-    whole = _state(fields, metrics) | {"searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'"}
+    # Until there are results, runs are in the order of their start, and so below the comparison's: only where that is open
+    # are they drawn.
+    whole = _state(fields, metrics) | {
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'", "runsExpanded": {parent_run_id: True}}
     key = view_key(parent_run_id)
     groups = {f"by {field}": [field] for field in fields if field != SEED}
     if len(groups) > 1:

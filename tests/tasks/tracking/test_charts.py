@@ -17,6 +17,7 @@ def state(**changes: Any) -> dict[str, Any]:
 def test_the_view_of_all_variants_shows_their_fields_and_the_merged_model() -> None:
     content = state()
     assert content["searchFilter"] == "tags.`mlflow.parentRunId` = 'abcdefgh-ijk'"
+    assert content["runsExpanded"] == {"abcdefgh-ijk": True}  # while they train, variants stand below it
     assert content["selectedColumns"] == [
         "metrics.`merged/plus_pass_at_1`", "params.`upcycle.num_experts`", "params.`upcycle.normalization`", "params.`seed`",
         "metrics.`merged/held_out_nll`", "metrics.`moe/held_out_nll`"]
