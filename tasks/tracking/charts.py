@@ -19,7 +19,7 @@ LEAD, OF_SFT, OF_MOE = (
     (f"{model}/{PASSED_PLUS}", f"{model}/{HELD_OUT_NLL}") for model in (MERGED_MODEL, SFT_MODEL, MOE_MODEL))
 COLUMNS = (*LEAD, *OF_SFT, *OF_MOE)
 SHOWN = (*COLUMNS, f"{MERGED_MODEL}/pass_at_1", f"{MERGED_MODEL}/over_{SFT_MODEL}_{PASSED_PLUS}")
-RUN_NAME = "attributes.`Run Name`"
+RUN_NAME, RUN_NAME_TAG = "attributes.`Run Name`", "tags.`mlflow.runName`"  # as a column, and as what runs are sorted by
 CURVES = ("moe/loss", "sft/loss", "mix/loss", "moe/held_out_nll_while_training", "mix/held_out_nll_while_training",
           "moe/router_entropy", "moe/expert_load_max", "moe/expert_load_min", "moe/balance_loss", "moe/mean_shared_weight")
 ACTIVE = f"{MOE_MODEL}/active_parameters"
@@ -51,10 +51,10 @@ def view_key(parent_run_id: str) -> str:
 def views(name: str, parent_run_id: str, fields: dict[str, bool], metrics: Sequence[str] | None = None) -> list[View]:
     """The views of the comparison called ``name``, that of all variants last: MLflow lists the newest first. ``fields``: the
     varying ones, and whether each is numeric; ``metrics``: names of those that the variants have, None before they have any."""
-    # Until there are results, runs are in the order of their start, and so below the comparison's: only where that is open
-    # are they drawn.
-    whole = _state(fields, metrics) | {
-        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'", "runsExpanded": {parent_run_id: True}}
+    whole = _state(fields, metrics) | {"searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'"}
+    if metrics is None:
+        # Not in the order of their start: in that the pages fold them below the comparison's run, and draw no curve of theirs.
+        whole |= {"orderByKey": RUN_NAME_TAG, "orderByAsc": True}
     key = view_key(parent_run_id)
     groups = {f"by {field}": [field] for field in fields if field != SEED}
     if len(groups) > 1:

@@ -17,7 +17,6 @@ def state(**changes: Any) -> dict[str, Any]:
 def test_the_view_of_all_variants_shows_their_fields_and_the_merged_model() -> None:
     content = state()
     assert content["searchFilter"] == "tags.`mlflow.parentRunId` = 'abcdefgh-ijk'"
-    assert content["runsExpanded"] == {"abcdefgh-ijk": True}  # while they train, variants stand below it
     assert content["selectedColumns"] == [
         "metrics.`merged/plus_pass_at_1`", "params.`upcycle.num_experts`", "params.`upcycle.normalization`", "params.`seed`",
         "metrics.`merged/held_out_nll`", "metrics.`moe/held_out_nll`"]
@@ -58,7 +57,8 @@ def test_a_view_is_kept_as_mlflows_pages_keep_one() -> None:
 
 def test_before_there_are_numbers_all_curves_have_their_place() -> None:
     content = state(metrics=None)
-    assert content["orderByKey"] == "attributes.start_time" and content["hideEmptyCharts"]
+    assert content["orderByKey"] == "tags.`mlflow.runName`"  # by their start they would be folded below the comparison's
+    assert content["orderByAsc"] and content["hideEmptyCharts"]
     assert [chart["metricKey"] for chart in content["compareRunCharts"] if chart["type"] == "LINE"] == list(CURVES)
     active = [chart for chart in content["compareRunCharts"] if chart["displayName"] == "pass@1 against active parameters"]
     assert [(chart["xaxis"]["key"], chart["yaxis"]["key"]) for chart in active] == [
