@@ -84,9 +84,10 @@ def test_from_run_to_what_a_person_looks_for(browser: Browser, ui: XftUi, addres
     with another_chromium(browser, f"--log-net-log={record}") as recorded:
         page = new_page(recorded)
         compared = started(page, address, ui, "compare", GRID)
-        losses_are_side_by_side(Walk(page, tmp_path), address)
+        walk = Walk(page, tmp_path)  # from this page, which is left on the way
+        losses_are_side_by_side(walk, address)
         ui.wait_for_state(compared, "COMPLETED")
-        the_table_of_pass_at_1_is_there(Walk(page, tmp_path))
+        the_table_of_pass_at_1_is_there(walk)
         demo = started(page, address, ui, "demo")
         ui.wait_for_state(demo, "COMPLETED")
         the_registered_models_card_is_there(Walk(page, tmp_path), address)
