@@ -54,7 +54,7 @@ class Walk:
     def link(self, words: str) -> Page:
         """The page that the link opens."""
         with self.page.expect_popup() as opened:
-            self._click(self.page.get_by_role("link", name=words).first)
+            self._click(self.page.get_by_role("link", name=words, exact=True).first)  # cards have links, too
         return opened.value
 
     def _click(self, what: Locator) -> None:
