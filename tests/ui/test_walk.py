@@ -99,7 +99,7 @@ def losses_are_side_by_side(walk: Walk, address: str) -> None:
     walk.begin()
     walk.tab("Artifacts")
     walk.artifact("start-here")
-    charts = walk.link("Losses of the variants side by side")
+    charts = walk.link("Losses of the variants side by side, as they train")
     assert charts.url.startswith(f"{address}/mlflow/")
     expect(charts.get_by_text("moe/loss", exact=True).first).to_be_visible(timeout=600_000)
     for experts in EXPERTS:
