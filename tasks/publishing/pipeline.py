@@ -133,7 +133,7 @@ def _to_prefect(run: PipelineRun, report: Path, card: str, standing: str, logger
     """The most important one last: the newest is on top."""
     name, flow_run_id = run.recipe.name, run.flow_run_id
     text = (report / "comparison.md").read_text(encoding="utf-8")
-    show_markdown(flow_run_id, "model-card", f"{card}\n> {standing}\n", f"Model card of {name}", logger, run.mlflow_run_id)
+    show_markdown(flow_run_id, "model-card", f"> {standing}\n\n{card}", f"Model card of {name}", logger, run.mlflow_run_id)
     show_table(
         flow_run_id, "comparison", _table(report), f"Base, SFT, MoE and merged model of {name}. {standing}", logger)
     show_markdown(flow_run_id, "report", text, f"What the numbers of {name} say", logger, run.mlflow_run_id)
