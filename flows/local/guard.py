@@ -31,7 +31,7 @@ def mark(owner: str, name: str) -> str:
 
 
 def end(value: str) -> None:
-    """SIGTERM to each process with that mark, and SIGKILL to what is left after a while."""
+    """SIGTERM to each process with that mark, then SIGKILL to those that remain."""
     _signal(value, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     while marked(value):

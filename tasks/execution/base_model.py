@@ -30,7 +30,7 @@ def check(name: str) -> None:
 
 
 def fetch(name: str, stop: threading.Event, logger: Logger) -> Path:
-    """The local directory of such a model. Raises XftError when there is none, or it cannot be fetched."""
+    """The local directory of such a model. Raises XftError if it does not exist or cannot be fetched."""
     if models.is_address(name):
         return models.fetch(name, stop, logger)
     source = model_source.resolve(name)

@@ -22,7 +22,7 @@ from xft_core.store.manifest import read_manifest
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
-REFUSALS = 4  # so many are no accident of two runs that wrote at once
+REFUSALS = 4  # more than two runs that write at once can cause by accident
 
 Result = TypeVar("Result")
 
@@ -30,8 +30,8 @@ Result = TypeVar("Result")
 def insist(ask: Callable[[], Result], stop: threading.Event, logger: Logger) -> Result:
     """What ``ask`` returns once the server that it needs answers.
 
-    Raises its error, marked as one that does not pass, when it may pass and did not within XFT_DELIVERY_SECONDS, or was a
-    refusal of MLflow's so many times; any other at once; RunStopped when ``stop`` is set.
+    Raises its error, marked as one that does not pass, when it may pass and did not within XFT_DELIVERY_SECONDS, or when
+    MLflow refused REFUSALS times; any other error at once; RunStopped when ``stop`` is set.
     """
     deadline, pause, said = time.monotonic() + settings().delivery_seconds, FIRST_PAUSE_SECONDS, False
     refusals = 0

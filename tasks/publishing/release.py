@@ -152,7 +152,7 @@ def destinations_of(
 
 
 def token_in_block(name: str) -> str | None:
-    """The token in a Secret block of Prefect; None for no block. Raises CannotPublish where there is none of that name."""
+    """The token in a Secret block of Prefect; None for no block. Raises CannotPublish if no block has that name."""
     if not name:
         return None
     from prefect.blocks.system import Secret

@@ -46,7 +46,7 @@ class _Contender:
 
 
 def champion_of(name: str) -> "ModelVersion | None":
-    """The version that has the alias; None where there is none, or no such model."""
+    """The version that has the alias; None if no version or no such model has it."""
     if not client().search_registered_models(f"name = '{name}'", max_results=1):
         return None
     return _champion(name)

@@ -27,7 +27,7 @@ class TrackingUnavailable(XftError):
 
 
 class TrackingRefused(TrackingUnavailable):
-    """MLflow answers, and does not take what it is given. Another answer can only be hoped for where two runs wrote at once."""
+    """MLflow answers, and refuses what it is given. It may take it the next time only if two runs wrote at once."""
 
 
 def client() -> "MlflowClient":
@@ -70,7 +70,7 @@ def explained(place: Path | None = None) -> Iterator[None]:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether MLflow says that the request itself is wrong. What a proxy says for it while it is away is another code."""
+    """Whether MLflow says that the request itself is wrong. A proxy before a server that is away answers with other codes."""
     return getattr(error, "error_code", None) in ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
 
 

@@ -51,7 +51,7 @@ def is_address(name: str) -> bool:
 
 
 def resolve(address: str) -> Source:
-    """The artifact behind an address. Raises CheckpointError when there is none, TrackingUnavailable."""
+    """The artifact behind an address. Raises CheckpointError if it does not exist, TrackingUnavailable."""
     version, run = VERSION.fullmatch(address), RUN.fullmatch(address)
     if version is None and run is None:
         raise CheckpointError(f"{address[:200]!r} is not a model in MLflow. {FORMS}")

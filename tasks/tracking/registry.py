@@ -48,7 +48,7 @@ LONGEST_TAG = 4000
 # What versions are searched and told apart by, under the names that recipes and runs have for it.
 CHOICES = ("upcycle.num_experts", "upcycle.num_experts_per_tok", "upcycle.normalization", "merge.method",
            "merge.shared_expert_weight")
-Keep = Callable[[Path], str | None]  # of a directory: its address in the object store, None where there is none
+Keep = Callable[[Path], str | None]  # of a directory: its address in the object store, or None
 
 
 class Proposal(BaseModel):

@@ -81,8 +81,8 @@ class EvalPlusGrader(Grader[Problem]):
     def __init__(self, config: EvaluateConfig, benchmark: Path) -> None:
         self._unpacked_digest = unpacked_digest(benchmark)
         self._limits = Limits(config.min_time_limit, config.time_limit_factor, config.memory_limit_mb)
-        # Nothing outside a sandbox imports these, and in one they cannot be written: each process would compile them anew,
-        # which takes as long as all else that it does to start. Where this user may not write them either, it does.
+        # A sandbox cannot write bytecode, so each of its processes would compile these anew, which doubles the time of its
+        # start. Where this user cannot write either, that remains so.
         compileall.compile_dir(CONTAINED, quiet=2)
         self._sandbox = open_sandbox(config.sandbox, MOUNTS, hidden=[benchmark])
         self.check()

@@ -43,8 +43,6 @@ CLOCK_FACTOR = 5  # limits are of the time that a sample could work in (stopwatc
 COMPARE_SECONDS, ALL_COMPARE_SECONDS = 30, 120  # of processor time, for one output and for all of a suite
 SPARE_BYTES = 64 * 2**20
 MAX_JOB_BYTES, MAX_ANSWER_BYTES = 2**31, 4096
-
-
 CHANGED = "changed"
 
 
