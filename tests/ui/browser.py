@@ -114,8 +114,17 @@ class Form:
         for index, text in enumerate(texts):
             items.nth(index).locator("textarea").fill(text)
 
-    def submit(self) -> None:
+    def submit(self) -> list[str]:
+        """Returns what Prefect's server answers the page from here on, which grows."""
+        answers: list[str] = []
+        self.page.on("response", lambda answer: answers.append(
+            f"{answer.status} {answer.request.method} {answer.url}") if answer.request.method == "POST" else None)
         self.page.get_by_role("button", name="Submit").click()
+        return answers
+
+    def complaints(self) -> list[str]:
+        """What the page says is wrong: messages at its edge, and at fields."""
+        return self.page.locator(".p-toast, .p-label__message").all_inner_texts()
 
 
 def _labelled(scope: Locator, label: str) -> Locator:

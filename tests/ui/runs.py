@@ -20,5 +20,8 @@ def fill_in_tiny_recipe(form: Form) -> None:
 def submitted(form: Form, ui: XftUi, deployment: str = "pipeline") -> str:
     """Submit the form; returns the id of the run that was made."""
     before = {run["id"] for run in ui.runs(deployment)}
-    form.submit()
-    return str(wait_for(lambda: {run["id"] for run in ui.runs(deployment)} - before, 60, "no run was made").pop())
+    answers = form.submit()
+    made = wait_for(
+        lambda: {run["id"] for run in ui.runs(deployment)} - before, 60,
+        lambda: f"no run was made, the page had {answers} and says {form.complaints()}")
+    return str(made.pop())

@@ -190,10 +190,12 @@ def free_ports(number: int) -> list[int]:
     return ports
 
 
-def wait_for(found: Callable[[], Found], seconds: float, complaint: str) -> Found:
+def wait_for(found: Callable[[], Found], seconds: float, complaint: str | Callable[[], str]) -> Found:
     """What ``found`` returns once it is true; AssertionError after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
-        assert time.monotonic() < deadline, f"{complaint} within {seconds:.0f} s"
+        if time.monotonic() > deadline:
+            said = complaint if isinstance(complaint, str) else complaint()
+            raise AssertionError(f"{said} within {seconds:.0f} s")
         time.sleep(0.2)
     return value
