@@ -19,7 +19,7 @@ from prefect.states import Cancelled, Completed
 from tasks import prefect_log
 from tasks.execution import check_events, durations
 from tasks.execution.child_process import run_in_child
-from tasks.execution.compute_slots import compute_slot
+from tasks.execution.compute_slots import Turn, compute_slot
 from tasks.execution.delivery import insist
 from tasks.object_store import artifacts, checkpoints, data, run_records
 from tasks.object_store.bucket import StoreUnavailable
@@ -35,7 +35,7 @@ from tasks.tracking.system_metrics import sampled
 from xft_core.errors import XftError
 from xft_core.files.disk import disk_full_is_an_error
 from xft_core.recipe import checks
-from xft_core.recipe.steps import FACTS, Step
+from xft_core.recipe.steps import FACTS, Step, steps_behind
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs import STAGES
 from xft_core.stages.run import stage_key
@@ -111,9 +111,10 @@ def _make(
     with ExitStack() as stack:
         if FACTS[config.stage].heavy:
             slots = settings().compute_slots
+            turn = Turn(flow_run.scheduled_start_time.timestamp(), steps_behind(run.recipe).get(role, 0))
             stack.enter_context(compute_slot(
                 settings().locks, slots, stop, f"{role.replace('_', '-')} of {flow_run.name}",
-                lambda holders: logger.info("Waits for a compute slot (%d in all), held by: %s.", slots, holders)))
+                lambda holders: logger.info("Waits for a compute slot (%d in all), held by: %s.", slots, holders), turn))
             if found := find(config.output, key):  # made by another run while this one waited
                 return found, False
         insist(lambda: checkpoints.restore(config.output, key, stop, logger), stop, logger)

@@ -5,8 +5,10 @@ Prefect's database would stay taken, and would make reused stages wait too.
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.stopping import RunStopped
@@ -15,30 +17,80 @@ from xft_core.files.disk import file_lock
 POLL_SECONDS = 0.2
 
 
+@dataclass(frozen=True, order=True)
+class Turn:
+    """Whose turn it is among those who wait, the lowest first: runs in the order of their start (what is begun is ended
+    before something new), and within a run the stage with the longest way to its end, since the run waits for that.
+
+    ``run_started``: seconds since 1970; ``steps_behind``: see recipe/steps.py.
+    """
+
+    run_started: float = 0.0
+    steps_behind: int = 0
+
+    def file_name(self) -> str:
+        """Names sort as turns do; those of equal ones as they asked."""
+        microseconds, far = round(self.run_started * 1e6), 999 - self.steps_behind
+        return f"{microseconds:020d}-{far:03d}-{time.time_ns():020d}-{threading.get_native_id()}"
+
+
 @contextmanager
 def compute_slot(
     locks: Path, slots: int, stop: threading.Event, holder: str = "", on_wait: Callable[[str], None] = lambda holders: None,
+    turn: Turn | None = None,
 ) -> Iterator[int]:
     """Hold one of ``slots`` slots; yields its number. ``holder``: who holds it, for those who wait. Calls ``on_wait`` once,
-    with the names of the holders, if none is free at first.
+    with the names of the holders, if none is free at first. A free slot goes to whoever waits with the lowest ``turn``.
 
     Raises RunStopped when ``stop`` is set while waiting.
     """
-    locks.mkdir(parents=True, exist_ok=True)
-    waited = False
-    while True:
-        for number in range(slots):
-            with file_lock(locks / f"compute-{number}.lock", wait=False) as held:
-                if held is not None:
-                    held.truncate(0)
-                    print(holder, file=held, flush=True)
-                    yield number
-                    return
-        if not waited:
-            waited = True
-            on_wait(_holders(locks, slots))
-        if stop.wait(POLL_SECONDS):
-            raise RunStopped("The run was stopped while this stage waited for a compute slot.")
+    with ExitStack() as held:
+        with _waiting(locks / "waiting", turn or Turn()) as ticket:
+            waited = False
+            while (number := _take(locks, slots, holder, held) if _is_next(ticket) else None) is None:
+                if not waited:
+                    waited = True
+                    on_wait(_holders(locks, slots))
+                if stop.wait(POLL_SECONDS):
+                    raise RunStopped("The run was stopped while this stage waited for a compute slot.")
+        yield number
+
+
+def _take(locks: Path, slots: int, holder: str, held: ExitStack) -> int | None:
+    """The number of a slot that was free and is now ``held``, if there is one."""
+    for number in range(slots):
+        with ExitStack() as opened:
+            slot = opened.enter_context(file_lock(locks / f"compute-{number}.lock", wait=False))
+            if slot is not None:
+                slot.truncate(0)
+                print(holder, file=slot, flush=True)
+                held.enter_context(opened.pop_all())
+                return number
+    return None
+
+
+@contextmanager
+def _waiting(directory: Path, turn: Turn) -> Iterator[Path]:
+    """The file of one who waits, locked as long as it does; who was killed leaves one that is not."""
+    directory.mkdir(parents=True, exist_ok=True)
+    ticket = directory / turn.file_name()
+    with file_lock(ticket):
+        try:
+            yield ticket
+        finally:
+            ticket.unlink(missing_ok=True)
+
+
+def _is_next(ticket: Path) -> bool:
+    """Whether nobody waits whose turn is before this one's. Removes what those left who were killed."""
+    for other in sorted(ticket.parent.iterdir()):
+        if other.name >= ticket.name:
+            return True
+        with suppress(FileNotFoundError), file_lock(other, wait=False, create=False) as left:
+            if left is None:
+                return False
+            other.unlink()
+    return True
 
 
 def _holders(locks: Path, slots: int) -> str:

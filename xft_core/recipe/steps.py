@@ -79,6 +79,7 @@ __all__ = [
     "planned_roles",
     "rivals",
     "rows_are_compared",
+    "steps_behind",
     "study_step",
     "what_to_change",
     "without_number",
@@ -340,6 +341,16 @@ def role_of(recipe: Recipe, stage: str, model: str | None = None) -> str:
 def without_number(role: str) -> str:
     """``generate_merged`` of ``generate_merged_0``, which is on the first benchmark: a plan has one line for all."""
     return role.rstrip("0123456789").rstrip("_")
+
+
+def steps_behind(recipe: Recipe) -> dict[str, int]:
+    """Of every step of a pipeline run, by role, how many others follow on the longest way to the run's end."""
+    behind: dict[str, int] = {}
+    for step in reversed(pipeline_steps(recipe)):
+        behind.setdefault(step.role, 0)
+        for role in step.needs:
+            behind[role] = max(behind.get(role, 0), behind[step.role] + 1)
+    return behind
 
 
 def planned_roles(recipe: Recipe) -> dict[str, Step]:

@@ -8,7 +8,17 @@ import pytest
 from xft_core.planning.plan import WAYS
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe
-from xft_core.recipe.steps import BASE, FACTS, MODELS, Made, Step, evaluation_steps, pipeline_steps, planned_roles
+from xft_core.recipe.steps import (
+    BASE,
+    FACTS,
+    MODELS,
+    Made,
+    Step,
+    evaluation_steps,
+    pipeline_steps,
+    planned_roles,
+    steps_behind,
+)
 from xft_core.stages.configs import STAGES
 
 FULL = ["evaluate.benchmarks=[a.jsonl,b.jsonl]", "evaluate.held_out_data=[c.jsonl]", "evaluate.lm_eval_tasks=[t]"]
@@ -58,3 +68,13 @@ def test_the_facts_name_what_there_is() -> None:
     assert list(FACTS) == list(STAGES)
     assert {facts.planned for facts in FACTS.values() if facts.planned} <= WAYS.keys()
     assert Step("a", "report", {"artifacts": {"x": Made("x"), "y": BASE}, "z": Made("x")}).needs == ["x"]
+
+
+def test_steps_behind_are_those_on_the_longest_way_to_the_end() -> None:
+    behind = steps_behind(recipe(*FULL))
+    assert behind["report"] == 0
+    assert behind["evaluate_base_0"] == 1
+    # mix, merge, generate, evaluate, report
+    assert behind["sft_moe"] == 5
+    assert behind["sft_moe"] > behind["sft_baseline"] > behind["evaluate_sft_0"]
+    assert behind["prepare"] > behind["sft_moe"]
