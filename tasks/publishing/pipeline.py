@@ -15,7 +15,7 @@ from tasks import mlflow_pages
 from tasks.execution.delivery import deliver_rest, insist
 from tasks.object_store.artifacts import keep
 from tasks.prefect_log import Logger
-from tasks.prefect_page import show_markdown, show_table
+from tasks.prefect_page import show_markdown, show_table, without_front_matter
 from tasks.publishing.approval import announce_champion
 from tasks.publishing.headline import headline, of_variant
 from tasks.publishing.models import VERDICTS, data_sets, measured_models, verdict_table
@@ -133,7 +133,8 @@ def _to_prefect(run: PipelineRun, report: Path, card: str, standing: str, logger
     """The most important one last: the newest is on top."""
     name, flow_run_id = run.recipe.name, run.flow_run_id
     text = (report / "comparison.md").read_text(encoding="utf-8")
-    show_markdown(flow_run_id, "model-card", f"> {standing}\n\n{card}", f"Model card of {name}", logger, run.mlflow_run_id)
+    card = f"> {standing}\n\n{without_front_matter(card)}"
+    show_markdown(flow_run_id, "model-card", card, f"Model card of {name}", logger, run.mlflow_run_id)
     show_table(
         flow_run_id, "comparison", _table(report), f"Base, SFT, MoE and merged model of {name}. {standing}", logger)
     show_markdown(flow_run_id, "report", text, f"What the numbers of {name} say", logger, run.mlflow_run_id)

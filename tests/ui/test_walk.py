@@ -46,10 +46,11 @@ class Walk:
         self._click(self.page.locator(".p-tab").filter(has_text=name))
 
     def artifact(self, key: str) -> None:
-        """Scrolled to, as a person does: the page draws only what is in view."""
+        """Scrolled to, as a person does: the page draws only what is in view. Ends on the artifact's own page."""
         card = self.page.get_by_text(key, exact=True)
         scroll_to(self.page, card)
         self._click(card.first)
+        self.page.wait_for_url("**/artifacts/artifact/**")
 
     def link(self, words: str) -> Page:
         """The page that the link opens."""
