@@ -153,6 +153,7 @@ ONE = Problem("Own/a", "def f(x):\n", "f", "    return x + 1\n", [[1]], [])
 def test_a_sandbox_that_dies_is_tried_again_alone(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bwrap = BrokenBwrap(tmp_path, monkeypatch, {call + 100})
     grader = EvalPlusGrader(EvaluateConfig(memory_limit_mb=2048), write(tmp_path / "own.jsonl", [problem("Own/a")]))
+    grader._judges.take().close()  # the sandbox that judged its own check
     bwrap.calls.write_text("x" * 100)
     assert grade_all([ONE], {"Own/a": [RIGHT]}, grader, 1, tmp_path / "graded") == {"Own/a": [Verdict("pass", "pass")]}
     assert len(bwrap.calls.read_text()) == 100 + call + 2
@@ -164,6 +165,7 @@ def test_a_machine_that_stops_grading_gives_no_score(last: int, tmp_path: Path, 
     failing = {102, *range(last + 1, 200)} if last == 103 else range(last + 1, 200)
     bwrap = BrokenBwrap(tmp_path, monkeypatch, failing)
     grader = EvalPlusGrader(EvaluateConfig(memory_limit_mb=2048), write(tmp_path / "own.jsonl", [problem("Own/a")]))
+    grader._judges.take().close()  # the sandbox that judged its own check
     bwrap.calls.write_text("x" * 100)
     with pytest.raises(SandboxError, match=r"no space left|does not work on this machine"):
         grade_all([ONE], {"Own/a": [RIGHT]}, grader, 1, tmp_path / "graded")

@@ -1,4 +1,5 @@
-"""Verdicts on samples. See contained/: a judge in a sandbox for each problem, a process in another for each sample.
+"""Verdicts on samples. See contained/: a judge for each problem, in a sandbox that starts one after another, and a sandbox
+for each sample and suite.
 
 The judge and a sample's process speak over a channel of their own, which is made here; what a sample sends is read by
 the judge alone.
@@ -9,6 +10,7 @@ import json
 import os
 import select
 import socket
+import subprocess
 import sysconfig
 import tempfile
 import time
@@ -84,28 +86,32 @@ class EvalPlusGrader(Grader[Problem]):
         # A sandbox cannot write bytecode, so each of its processes would compile these anew, which doubles the time of its
         # start. Where this user cannot write either, that remains so.
         compileall.compile_dir(CONTAINED, quiet=2)
-        self._sandbox = open_sandbox(config.sandbox, MOUNTS, hidden=[benchmark])
-        self.check()
+        self._judges = Judges(open_sandbox(config.sandbox, MOUNTS, hidden=[benchmark]), self._limits)
+        try:
+            self.check()
+        except BaseException:
+            self.stop()
+            raise
 
     def grade(self, problem: Problem, samples: list[str], alone: bool = False) -> list[Verdict]:
         """See Grader. Raises DataError when the problem's own canonical solution fails."""
-        return grade(problem, samples, self._sandbox, self._limits, alone)
+        return grade(problem, samples, self._judges, alone)
 
     def check(self) -> None:
         """See Grader."""
-        check_canaries(self._sandbox, self._limits)
+        check_canaries(self._judges)
 
     def facts(self) -> dict[str, Any]:
         """See Grader. ``release``: which of evalplus's files the benchmark is, bit by bit; None for any other."""
         return {"release": RELEASES.get(self._unpacked_digest), "unpacked_sha256": self._unpacked_digest,
-                "evalplus_version": version("evalplus"), "sandbox": self._sandbox.mode, "limits": asdict(self._limits)}
+                "evalplus_version": version("evalplus"), "sandbox": self._judges.sandbox.mode, "limits": asdict(self._limits)}
 
     def stop(self) -> None:
         """See Grader."""
-        self._sandbox.stop.set()
+        self._judges.stop()
 
 
-def grade(problem: Problem, samples: list[str], sandbox: Sandbox, limits: Limits, alone: bool = False) -> list[Verdict]:
+def grade(problem: Problem, samples: list[str], judges: "Judges", alone: bool = False) -> list[Verdict]:
     """Verdicts on complete programs that answer ``problem``, in their order.
 
     Raises DataError when the problem's own canonical solution fails, SandboxError when its judge does not even come as
@@ -117,62 +123,161 @@ def grade(problem: Problem, samples: list[str], sandbox: Sandbox, limits: Limits
         for sample in samples:
             if judge is None:
                 try:
-                    judge = Judge(problem, sandbox, limits)
+                    judge = Judge(problem, judges)
                 except NoVerdict as reason:  # no fault of any sample's
-                    if alone and not sandbox.stop.is_set():
+                    if alone and not judges.sandbox.stop.is_set():
                         raise SandboxError(
                             f"Benchmark problem {problem.task_id!r} cannot be graded here: with nothing else being graded, "
                             f"{reason} while it ran the canonical_solution. Does memory run out on this machine, or is "
-                            f"evaluate.memory_limit_mb ({limits.memory_limit_mb}) too low?") from None
+                            f"evaluate.memory_limit_mb ({judges.limits.memory_limit_mb}) too low?") from None
                     left = len(samples) - len(verdicts)
                     return verdicts + [replace(NOT_GRADED, detail=str(reason))] * left
             try:
                 verdicts.append(judge.verdict(sample, alone))
             except NoVerdict as reason:
                 verdicts.append(replace(NOT_GRADED, detail=str(reason)))
-                judge.close()
+                judge.abandon()
                 judge = None
-    finally:
+    except BaseException:
         if judge:
-            judge.close()
+            judge.abandon()
+        raise
+    if judge:
+        judge.close()
     return verdicts
 
 
-def check_canaries(sandbox: Sandbox, limits: Limits) -> None:
+def check_canaries(judges: "Judges") -> None:
     """Grade a program that is right, one that is wrong and one that does not end, so that a machine where nothing can be
     graded is not taken for a bad model. Raises SandboxError when one gets the wrong verdict."""
-    limits = replace(limits, min_time_limit=CANARY_SECONDS)
     try:
-        verdicts = grade(CANARY, [program for program, _ in CANARIES.values()], sandbox, limits, alone=True)
+        verdicts = grade(
+            CANARY, [program for program, _ in CANARIES.values()], judges.with_time_limit(CANARY_SECONDS), alone=True)
     except SandboxError as error:
         raise SandboxError(f"Grading does not work on this machine. {error} {REMEDY}") from None
     for (name, (_, allowed)), verdict in zip(CANARIES.items(), verdicts, strict=True):
         if not {verdict.base, verdict.plus} <= {*allowed}:
             raise SandboxError(
-                f"Grading does not work on this machine: {name} program got {verdict.plus!r} (sandbox {sandbox.mode}, "
-                f"memory limit {limits.memory_limit_mb} MB). The reason given: {verdict.detail or 'none'}. Is evalplus "
+                f"Grading does not work on this machine: {name} program got {verdict.plus!r} (sandbox {judges.sandbox.mode}, "
+                f"memory limit {judges.limits.memory_limit_mb} MB). The reason given: {verdict.detail or 'none'}. Is evalplus "
                 f"installed, and are the limits wide enough? {REMEDY}")
 
 
-class Judge:
-    """The judge of one problem, in a sandbox of its own. Raises NoVerdict, and DataError for a problem whose own
-    canonical solution fails."""
+@contextmanager
+def started(
+    sandbox: Sandbox, memory_bytes: int, program: str, job: dict[str, Any], stderr: IO[bytes] | None,
+) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
+    """Start judge or candidate, with ``job`` to read; gives the channel to it, and the process it is below."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, tempfile.TemporaryFile() as stdin:
+        stdin.write(json.dumps(job).encode())
+        stdin.seek(0)
+        with sandbox.start(
+            PythonProgram(START.format(program), (str(theirs.fileno()),)), stdin=stdin, stderr=stderr,
+            descriptors=[theirs.fileno()],
+            resources=Resources(memory_bytes=memory_bytes, resident_bytes=memory_bytes, processes=PROCESSES),
+        ) as process:
+            theirs.close()  # so that the end of the process ends the channel
+            yield ours, process
 
-    def __init__(self, problem: Problem, sandbox: Sandbox, limits: Limits) -> None:
-        self._problem, self._sandbox, self._memory_bytes = problem, sandbox, limits.memory_limit_mb * 2**20
-        self._stack = ExitStack()
+
+class Host:
+    """A sandbox in which one judge after another works: a process that has loaded what judges import, and forks."""
+
+    def __init__(self, sandbox: Sandbox, memory_bytes: int) -> None:
         with ExitStack() as opened:
             self._complaints = opened.enter_context(tempfile.TemporaryFile())
-            self._control, _ = opened.enter_context(self._start("judge", {}, self._complaints))
+            self._channels, self._process = opened.enter_context(
+                started(sandbox, memory_bytes, "judge", {}, self._complaints))
+            self._stack = opened.pop_all()
+
+    def begin(self, control: socket.socket) -> None:
+        """Start a judge that ``control`` is the channel to. Raises NoVerdict."""
+        # The file's place is the judges' too. None of them writes now, and none may come to the limit of a file's size.
+        self._complaints.seek(0)
+        self._complaints.truncate()
+        try:
+            socket.send_fds(self._channels, [b"-"], [control.fileno()])
+        except OSError:
+            raise NoVerdict(self.reason()) from None
+
+    def is_alive(self) -> bool:
+        """Whether another judge may be started."""
+        return self._process.poll() is None
+
+    def reason(self) -> str:
+        """Why a judge is gone, as far as it said."""
+        self._complaints.seek(max(0, self._complaints.seek(0, os.SEEK_END) - MESSAGE_BYTES))
+        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        return f"the judge ended without a verdict ({lines[-1] if lines else 'it left no message'})"
+
+    def close(self) -> None:
+        """End it with all that is in it."""
+        self._stack.close()
+
+
+class Judges:
+    """What judges under ``limits`` in ``sandbox``: hosts that wait for their next problem are kept."""
+
+    def __init__(self, sandbox: Sandbox, limits: Limits) -> None:
+        self.sandbox, self.limits = sandbox, limits
+        self._waiting: list[Host] = []
+
+    def with_time_limit(self, seconds: float) -> "Judges":
+        """The same hosts, with another ``min_time_limit``."""
+        other = Judges(self.sandbox, replace(self.limits, min_time_limit=seconds))
+        other._waiting = self._waiting
+        return other
+
+    @property
+    def memory_bytes(self) -> int:
+        """What a judge, and a sample, may use."""
+        return self.limits.memory_limit_mb * 2**20
+
+    def take(self) -> Host:
+        """A host for one judge at a time. Its processes die with the thread that started it, if that comes first."""
+        while self._waiting:
+            host = self._waiting.pop()
+            if host.is_alive():
+                return host
+            host.close()
+        return Host(self.sandbox, self.memory_bytes)
+
+    def give_back(self, host: Host) -> None:
+        """Keep a host whose judge is done."""
+        self._waiting.append(host)
+        if self.sandbox.stop.is_set():
+            self.stop()
+
+    def stop(self) -> None:
+        """End those that wait now; those at work end with their judges."""
+        self.sandbox.stop.set()
+        while self._waiting:
+            self._waiting.pop().close()
+
+
+class Judge:
+    """The judge of one problem. Raises NoVerdict, and DataError for a problem whose own canonical solution fails."""
+
+    def __init__(self, problem: Problem, judges: Judges) -> None:
+        self._problem, self._judges, limits = problem, judges, judges.limits
+        self._host = judges.take()
+        self._control, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._host.begin(theirs)
             self._send({"problem": asdict(problem), "min_time_limit": limits.min_time_limit,
                         "time_limit_factor": limits.time_limit_factor})
             reference = self._answer(REFERENCE_SECONDS)
-            if reference["reference"] is not None:
-                raise DataError(
-                    f"Benchmark problem {problem.task_id!r}: its own canonical_solution fails on its inputs "
-                    f"({reference['reference']}). Mend or remove the problem.")
-            self._seconds: dict[str, float] = reference["seconds"]
-            self._stack = opened.pop_all()
+        except BaseException:
+            self.abandon()
+            raise
+        if reference["reference"] is not None:
+            self.close()
+            raise DataError(
+                f"Benchmark problem {problem.task_id!r}: its own canonical_solution fails on its inputs "
+                f"({reference['reference']}). Mend or remove the problem.")
+        self._seconds: dict[str, float] = reference["seconds"]
 
     def verdict(self, sample: str, alone: bool = False) -> Verdict:
         """The verdict on one program. The plus inputs are for those that pass the base inputs."""
@@ -183,13 +288,20 @@ class Judge:
         return Verdict(base, plus, detail)
 
     def close(self) -> None:
-        """End the judge."""
-        self._stack.close()
+        """Let the judge, which waits for the next sample, end."""
+        self._control.close()
+        self._judges.give_back(self._host)
+
+    def abandon(self) -> None:
+        """End the judge, whatever it is at."""
+        self._control.close()
+        self._host.close()
 
     def _examine(self, suite: str, sample: str, alone: bool, by_value: bool = False) -> tuple[Status, str]:
-        job = {"program": sample, "entry_point": self._problem.entry_point, "memory_bytes": self._memory_bytes}
-        started = time.monotonic()
-        with self._start("candidate", job, None) as (candidate, pid):
+        job = {"program": sample, "entry_point": self._problem.entry_point, "memory_bytes": self._judges.memory_bytes}
+        began = time.monotonic()
+        with started(self._judges.sandbox, self._judges.memory_bytes, "candidate", job, None) as (candidate, process):
+            pid = process.pid
             self._send({"suite": suite, "by_value": by_value})
             socket.send_fds(self._control, [b"-"], [candidate.fileno()])
             candidate.close()
@@ -203,35 +315,17 @@ class Judge:
                       "detail": f"its processes took more than the {seconds:.3g} s of processor time that all inputs have"}
         if answer["status"] == CHANGED:
             return self._examine(suite, sample, alone, by_value=True)
-        if answer["late"] and not alone and is_overloaded(spent, time.monotonic() - started):
+        if answer["late"] and not alone and is_overloaded(spent, time.monotonic() - began):
             return "infrastructure_error", f"its time was over while this machine was overloaded ({suite}: {answer['detail']})"
         if answer["status"] is None:
             raise NoVerdict(answer["detail"])
         return answer["status"], f"{suite}: {answer['detail']}" if answer["detail"] else ""
 
-    @contextmanager
-    def _start(
-        self, program: str, job: dict[str, Any], stderr: IO[bytes] | None,
-    ) -> Iterator[tuple[socket.socket, int]]:
-        """Start judge or candidate, with ``job`` to read; gives the channel to it, and the process it is below."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs, tempfile.TemporaryFile() as stdin:
-            stdin.write(json.dumps(job).encode())
-            stdin.seek(0)
-            with self._sandbox.start(
-                PythonProgram(START.format(program), (str(theirs.fileno()),)), stdin=stdin, stderr=stderr,
-                descriptors=[theirs.fileno()],
-                resources=Resources(
-                    memory_bytes=self._memory_bytes, resident_bytes=self._memory_bytes, processes=PROCESSES),
-            ) as process:
-                theirs.close()  # so that the end of the process ends the channel
-                yield ours, process.pid
-
     def _send(self, content: dict[str, Any]) -> None:
         try:
             channel.send(self._control, json.dumps(content).encode(), REFERENCE_SECONDS)
         except (channel.ChannelClosed, channel.ChannelTimeout):
-            raise NoVerdict(self._reason()) from None
+            raise NoVerdict(self._host.reason()) from None
 
     def _answer(self, seconds: float) -> dict[str, Any]:
         answer = self._receive(seconds, lambda: True)
@@ -241,7 +335,7 @@ class Judge:
     def _receive(self, seconds: float, may_go_on: Callable[[], bool]) -> dict[str, Any] | None:
         """What the judge says next; None as soon as what it waits for may not go on."""
         deadline = time.monotonic() + seconds
-        while not self._sandbox.stop.is_set() and time.monotonic() < deadline:
+        while not self._judges.sandbox.stop.is_set() and time.monotonic() < deadline:
             if select.select([self._control], [], [], SECONDS_BETWEEN_LOOKS)[0]:
                 try:
                     answer: dict[str, Any] = json.loads(
@@ -251,9 +345,4 @@ class Judge:
                     break
             if not may_go_on():
                 return None
-        raise NoVerdict(self._reason())
-
-    def _reason(self) -> str:
-        self._complaints.seek(max(0, self._complaints.seek(0, os.SEEK_END) - MESSAGE_BYTES))
-        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
-        return f"the judge ended without a verdict ({lines[-1] if lines else 'it left no message'})"
+        raise NoVerdict(self._host.reason())

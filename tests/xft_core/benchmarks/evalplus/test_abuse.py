@@ -138,6 +138,7 @@ def contained(names: list[str], outside: Outside, grader: EvalPlusGrader) -> Non
     json.dumps([verdict.detail for verdict in found.values()], ensure_ascii=False).encode()
     assert all(verdict == Verdict("pass", "pass") for verdict in verdicts[1::2])
     assert beside and all(verdict == Verdict("pass", "pass") for verdict in beside)
+    grader.stop()  # ends the judges' sandboxes, and no sample's
     outside.check()
 
 

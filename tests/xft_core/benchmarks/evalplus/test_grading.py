@@ -1,6 +1,9 @@
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from tests.factories import shared_data
 from xft_core.benchmarks.benchmark import AnyProblem
 from xft_core.benchmarks.evalplus import grading
 from xft_core.benchmarks.evalplus.benchmark import EvalPlus
-from xft_core.benchmarks.evalplus.grading import MOUNTS, EvalPlusGrader, Limits, grade
+from xft_core.benchmarks.evalplus.grading import MOUNTS, EvalPlusGrader, Judges, Limits, grade
 from xft_core.benchmarks.evalplus.problems import Problem
 from xft_core.demo import DEMO_DIR
 from xft_core.errors import DataError, SandboxError
@@ -36,17 +39,31 @@ def sandbox() -> Iterator[Sandbox]:
     found.stop.set()
 
 
-def results(of: Problem, samples: list[str], sandbox: Sandbox) -> list[tuple[str, str, str]]:
-    return [(verdict.base, verdict.plus, verdict.detail) for verdict in grade(of, samples, sandbox, LIMITS, alone=True)]
+@pytest.fixture(scope="module")
+def judges(sandbox: Sandbox) -> Iterator[Judges]:
+    found = Judges(sandbox, LIMITS)
+    yield found
+    found.stop()
 
 
-def test_a_failure_says_which_input_and_why(sandbox: Sandbox) -> None:
+@contextmanager
+def judges_under(limits: Limits, sandbox: Sandbox) -> Iterator[Judges]:
+    found = Judges(replace(sandbox, stop=threading.Event()), limits)
+    yield found
+    found.stop()
+
+
+def results(of: Problem, samples: list[str], judges: Judges) -> list[tuple[str, str, str]]:
+    return [(verdict.base, verdict.plus, verdict.detail) for verdict in grade(of, samples, judges, alone=True)]
+
+
+def test_a_failure_says_which_input_and_why(judges: Judges) -> None:
     doubled = problem("    return [x, x]\n", [[1], ["a"]], [[2.5], [None]])
     assert results(doubled, [
         "def f(x): return [x] * 2", "def f(x): return (x, x)", "def f(x): return [x, x] if x != 2.5 else [2.5]",
         "def f(x): return 1 / 0", "def g(x): return x", "def f(x: return", "import time\ndef f(x): time.sleep(9)",
         "def f(x): return [x, x] if x else ['y' * 10**6]", "import os\ndef f(x): return os._exit(3)",
-    ], sandbox) == [
+    ], judges) == [
         ("pass", "pass", ""),
         ("fail", "fail", "base: f(1): returned (1, 1); expected [1, 1]"),
         ("pass", "fail", "plus: f(2.5): returned [2.5]; expected [2.5, 2.5]"),
@@ -70,17 +87,17 @@ def f(x):
 """
 
 
-def test_a_sample_gives_one_value_for_an_input(sandbox: Sandbox) -> None:
+def test_a_sample_gives_one_value_for_an_input(judges: Judges) -> None:
     """That its value is asked for tells a sample that its digest was wrong: of True and False, the other one is right."""
     parity = problem("    return x % 2 == 1\n", [[1], [2], [3], [4]], [[6], [7]])
-    assert results(parity, [TELLS_TWO_VALUES, "def f(x): return x % 2 == 1"], sandbox) == [
+    assert results(parity, [TELLS_TWO_VALUES, "def f(x): return x % 2 == 1"], judges) == [
         ("fail", "fail", "base: f(1): returned False; expected True"), ("pass", "pass", "")]
 
 
-def test_a_value_is_right_that_has_another_digest_here(sandbox: Sandbox) -> None:
+def test_a_value_is_right_that_has_another_digest_here(judges: Judges) -> None:
     """numpy's half precision comes back in double precision."""
     halves = problem("    return [x / 2, x / 4]\n", [[1], [3]], [[5]])
-    assert results(halves, ["import numpy\ndef f(x): return [numpy.float16(x / 2), numpy.float16(x / 4)]"], sandbox) == [
+    assert results(halves, ["import numpy\ndef f(x): return [numpy.float16(x / 2), numpy.float16(x / 4)]"], judges) == [
         ("pass", "pass", "")]
 
 
@@ -114,11 +131,11 @@ def f(x): raise E
 
 @pytest.mark.parametrize(("name", "body", "status"), [
     ("__iter__", "    return x\n", "pass"), ("items", "    return {}\n", "pass"), ("__str__", "    return x\n", "fail")])
-def test_reading_the_answer_is_part_of_its_time(sandbox: Sandbox, name: str, body: str, status: str) -> None:
+def test_reading_the_answer_is_part_of_its_time(judges: Judges, name: str, body: str, status: str) -> None:
     """Whatever of a sample's runs when its answer is read."""
     program = "import time\n" + SLOW_TO_READ[name]
     slow, quick = results(
-        problem(body, [[[1]]], []), [program.replace("SECONDS", seconds) for seconds in ("1.5", "0.2")], sandbox)
+        problem(body, [[[1]]], []), [program.replace("SECONDS", seconds) for seconds in ("1.5", "0.2")], judges)
     assert slow == ("fail", "fail", "base: f([1]): timed out after 1 s")
     assert quick[0] == status and "timed out" not in quick[2]
 
@@ -136,7 +153,8 @@ SAME_BITS = """b'["set"' + b"".join(b", %d" % (n << 40) for n in range(100_000))
 def test_a_value_that_takes_the_judge_down_is_the_samples_failure(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the judge goes on: only the fork that read the value is gone."""
     samples = [FORGE.format(MANY_DEQUES), FORGE.format(SAME_BITS), "def f(x): return x"]
-    verdicts = grade(problem("    return x\n", [[1]], []), samples, sandbox, Limits(1, 4, 700), alone=True)
+    with judges_under(Limits(1, 4, 700), sandbox) as judges:
+        verdicts = grade(problem("    return x\n", [[1]], []), samples, judges, alone=True)
     assert [verdict.base for verdict in verdicts] == ["fail", "fail", "pass"], verdicts
 
 
@@ -152,7 +170,8 @@ def f(x):
     return x
 """
     monkeypatch.setattr(grading, "OWN_PROCESSOR_SECONDS", -30)  # of the 32 that there are
-    (verdict,) = grade(problem("    return x\n", [[1]], []), [program], sandbox, Limits(30, 4, 2048), alone=True)
+    with judges_under(Limits(30, 4, 2048), sandbox) as judges:
+        (verdict,) = grade(problem("    return x\n", [[1]], []), [program], judges, alone=True)
     assert verdict.base == "timeout" and "of processor time that all inputs have" in verdict.detail
 
 
@@ -188,8 +207,28 @@ def test_programs_of_the_sandbox_find_their_modules_compiled(tmp_path: Path, mon
         assert Path(importlib.util.cache_from_source(str(path))).is_file(), path.name
 
 
+def test_problems_share_a_host_and_nothing_else(sandbox: Sandbox) -> None:
+    """Whatever the reference of one does to the process that it runs in; and a host that is gone is replaced."""
+    leaves = problem("    import builtins\n    builtins.left = True\n    return x\n", [[1]], [])
+    sums = problem("    import builtins\n    return x if hasattr(builtins, 'left') else x + 1\n", [[1]], [[2]])
+    with judges_under(LIMITS, sandbox) as judges:
+        for _ in range(2):
+            assert [item[0] for item in results(leaves, ["def f(x): return x"], judges)] == ["pass"]
+            assert [item[:2] for item in results(sums, ["def f(x): return x + 1"], judges)] == [("pass", "pass")]
+        host = judges.take()
+        judges.give_back(host)
+        assert judges.take() is host
+        host.close()
+        judges.give_back(host)
+        assert [item[0] for item in results(sums, ["def f(x): return x + 1"], judges)] == ["pass"]
+        kept = judges.take()
+        judges.give_back(kept)
+        assert kept is not host and kept.is_alive()
+    assert not kept.is_alive()
+
+
 @pytest.mark.slow
-def test_many_sessions_do_not_starve_a_neighbour(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_many_sessions_do_not_starve_a_neighbour(judges: Judges, tmp_path: Path) -> None:
     sessions = """
 import posix
 for _ in range(58):
@@ -216,41 +255,41 @@ def f(x):
     assert "pass" not in [verdict.base for verdict in verdicts["Own/bad"]]
 
 
-def test_each_suite_and_each_sample_begins_anew(sandbox: Sandbox) -> None:
+def test_each_suite_and_each_sample_begins_anew(judges: Judges) -> None:
     counts = "calls = []\ndef f(x):\n    calls.append(1)\n    return x if len(calls) < 3 else None"
     changes = "def f(x):\n    y = list(x)\n    x.clear()\n    return y"
     same = problem("    return x\n", [[[1]], [[2]]], [[[1]], [[2]]])
-    assert [item[:2] for item in results(same, [counts, changes, counts, changes], sandbox)] == [("pass", "pass")] * 4
+    assert [item[:2] for item in results(same, [counts, changes, counts, changes], judges)] == [("pass", "pass")] * 4
 
 
-def test_equal_is_what_python_and_evalplus_call_equal(sandbox: Sandbox) -> None:
+def test_equal_is_what_python_and_evalplus_call_equal(judges: Judges) -> None:
     third = problem("    return [x / 3, x / 6]\n", [[1.0]], [[2.0]])
     near = "def f(x): return [x / 3 + {0}, x / 6]"
     counted = problem("    return {c: x.count(c) for c in x}\n", [["aab"]], [["c"]])
     whole = problem("    return x\n", [[1], [True]], [[2]])
-    assert [item[0] for item in results(third, [near.format(1e-9), near.format(1e-3), near.format(0) + "[:1]"], sandbox)] == [
+    assert [item[0] for item in results(third, [near.format(1e-9), near.format(1e-3), near.format(0) + "[:1]"], judges)] == [
         "pass", "fail", "fail"]
     assert [item[0] for item in results(counted, [
         "import collections\ndef f(x): return collections.Counter(x)",
         "import collections\ndef f(x): return collections.OrderedDict(sorted(collections.Counter(x).items())[::-1])",
-        "import collections\ndef f(x): return collections.Counter(x).items()"], sandbox)] == ["pass", "pass", "fail"]
+        "import collections\ndef f(x): return collections.Counter(x).items()"], judges)] == ["pass", "pass", "fail"]
     assert [item[0] for item in results(whole, [
-        "def f(x): return float(x)", "import numpy\ndef f(x): return numpy.int64(x)", "def f(x): return str(x)"], sandbox)] == [
+        "def f(x): return float(x)", "import numpy\ndef f(x): return numpy.int64(x)", "def f(x): return str(x)"], judges)] == [
         "pass", "pass", "fail"]
 
 
 @pytest.mark.skipif(not HUMANEVAL.is_file(), reason="the shared benchmarks are not here")
-def test_any_root_is_right_where_evalplus_lets_none_be(sandbox: Sandbox) -> None:
+def test_any_root_is_right_where_evalplus_lets_none_be(judges: Judges) -> None:
     find_zero = EvalPlus().load_problems(HUMANEVAL)[32]
     newton = find_zero.prompt + "    return 5.0\n"
     (right, wrong) = grade(
-        find_zero, [find_zero.prompt + find_zero.canonical_solution, newton], sandbox, LIMITS)
+        find_zero, [find_zero.prompt + find_zero.canonical_solution, newton], judges)
     assert (right.base, right.plus, wrong.base) == ("pass", "pass", "fail")
     assert "expected a root" in wrong.detail
 
 
-def test_a_reference_that_cannot_be_compared_is_refused(sandbox: Sandbox) -> None:
+def test_a_reference_that_cannot_be_compared_is_refused(judges: Judges) -> None:
     for solution, reason in (("    return object()\n", "cannot be compared"), ("    return x[9]\n", "IndexError"),
                              ("    raise SystemExit\n", "SystemExit")):
         with pytest.raises(DataError, match=f"'Own/0'.*{reason}"):
-            grade(problem(solution, [[[1]]], []), ["def f(x): return 1"], sandbox, LIMITS)
+            grade(problem(solution, [[[1]]], []), ["def f(x): return 1"], judges)

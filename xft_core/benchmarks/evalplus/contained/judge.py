@@ -1,6 +1,8 @@
 """Judges the samples of one problem: runs the reference, asks each sample's process for its outputs, compares.
 
-It never runs a sample. The channel to grading.py (its descriptor is the argument) carries JSON:
+It never runs a sample. Each problem is judged in a fork of the process that is started, so that its imports are paid once and
+no problem finds what the reference of another left. The first process gets a byte with the descriptor of a channel for each
+fork, over the channel whose descriptor is its argument. The channel of a fork carries JSON:
 
     to here     {"problem": fields of Problem, "min_time_limit": seconds, "time_limit_factor": float}
     from here   {"reference": null, "seconds": {"base": 62.0, "plus": 62.0}}: what a sample has for all inputs; or
@@ -17,6 +19,7 @@ Each suite of a sample is judged in a fork of this process, which is the only on
 leaves the verdict that holds should it not survive reading, comparing or describing a value before it begins with that.
 """
 
+import contextlib
 import gc
 import json
 import marshal
@@ -27,7 +30,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from xft_core.benchmarks.evalplus.contained import channel, values
 from xft_core.benchmarks.evalplus.contained.comparison import FLOAT_ATOL, has_many_answers, is_right
@@ -55,8 +58,34 @@ class Ended(Exception):
 
 
 def main() -> None:
-    """Judge until grading.py hangs up."""
-    control = socket.socket(fileno=int(sys.argv[1]))
+    """Fork a judge for each channel that comes, until grading.py hangs up."""
+    channels = socket.socket(fileno=int(sys.argv[1]))
+    gc.freeze()  # what forks share stays shared
+    while True:
+        _, descriptors, _, _ = socket.recv_fds(channels, 1, 1)
+        if not descriptors:
+            return
+        with socket.socket(fileno=descriptors[0]) as control:
+            if os.fork() == 0:
+                channels.close()
+                _judge_and_exit(control)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
+
+
+def _judge_and_exit(control: socket.socket) -> NoReturn:
+    try:
+        judge_problem(control)
+        status = 0
+    except BaseException:
+        traceback.print_exc()  # grading.py keeps the end of it
+        status = 1
+    os._exit(status)
+
+
+def judge_problem(control: socket.socket) -> None:
+    """Judge samples of one problem until grading.py hangs up."""
     job = json.loads(channel.receive(control, MAX_JOB_BYTES))
     problem = job["problem"]
     try:
@@ -66,7 +95,7 @@ def main() -> None:
         return
     limits = {name: Limits(suite, job["min_time_limit"], job["time_limit_factor"]) for name, suite in suites.items()}
     report(control, {"reference": None, "seconds": {name: of_suite.all_inputs for name, of_suite in limits.items()}})
-    gc.freeze()  # what forks share stays shared
+    gc.freeze()
     while True:
         try:
             asked = json.loads(channel.receive(control, MAX_JOB_BYTES))
