@@ -51,6 +51,7 @@ class Walk:
         scroll_to(self.page, card)
         self._click(card.first)
         self.page.wait_for_url("**/artifacts/artifact/**")
+        expect(self.page.locator(".p-tab")).to_have_count(0)  # of the run's page, which is still drawn for a moment
 
     def link(self, words: str) -> Page:
         """The page that the link opens."""
