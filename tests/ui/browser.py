@@ -12,6 +12,7 @@ CHROMIUM = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 expect.set_options(timeout=20_000)  # a machine that trains meanwhile draws pages slowly
+CLICKS, SECONDS_TO_ASK = 3, 10
 WINDOW: Any = {"width": 1280, "height": 900}
 
 
@@ -115,11 +116,21 @@ class Form:
             items.nth(index).locator("textarea").fill(text)
 
     def submit(self) -> list[str]:
-        """Returns what Prefect's server answers the page from here on, which grows."""
+        """Returns what Prefect's server answers the page from here on, which grows.
+
+        Once in about thirty times the page drops the click, and asks its server nothing. It is made again, as a person does.
+        """
+        asked: list[str] = []
         answers: list[str] = []
+        self.page.on("request", lambda request: asked.append(request.url) if request.method == "POST" else None)
         self.page.on("response", lambda answer: answers.append(
             f"{answer.status} {answer.request.method} {answer.url}") if answer.request.method == "POST" else None)
-        self.page.get_by_role("button", name="Submit").click()
+        for _ in range(CLICKS):
+            self.page.get_by_role("button", name="Submit").click()
+            for _ in range(SECONDS_TO_ASK):
+                if asked or self.complaints():
+                    return answers
+                self.page.wait_for_timeout(1000)
         return answers
 
     def complaints(self) -> list[str]:

@@ -11,10 +11,11 @@ from typing import Any
 
 LOOKUPS = ("HOST_RESOLVER_MANAGER_REQUEST", "HOST_RESOLVER_MANAGER_JOB", "HOST_RESOLVER_DNS_TASK", "HOST_RESOLVER_SYSTEM_TASK")
 CONNECTIONS = ("TCP_CONNECT_ATTEMPT", "UDP_CONNECT", "UDP_BYTES_SENT", "QUIC_SESSION")
-# Chromium's own, whatever page is shown: updates, sign-in, autofill, and whether there is IPv6. No page of ours names them.
+# Chromium's own, whatever page is shown: updates, sign-in, autofill, the dictionary for what is typed, and whether there is IPv6.
+# No page of ours names them.
 ERRANDS = re.compile(
     r"(https?://)?(update|content-autofill|optimizationguide-pa|safebrowsing|clients2|android\.clients)\.(googleapis|google)\.com"
-    r"|(https?://)?(accounts|www)\.google\.com|\[2001:4860:4860::8888\]:\d+|.*:53")
+    r"|(https?://)?(redirector\.gvt1|accounts\.google|www\.google)\.com|\[2001:4860:4860::8888\]:\d+|.*:53")
 OWN_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
