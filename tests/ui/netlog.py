@@ -11,7 +11,7 @@ from typing import Any
 
 LOOKUPS = ("HOST_RESOLVER_MANAGER_REQUEST", "HOST_RESOLVER_MANAGER_JOB", "HOST_RESOLVER_DNS_TASK", "HOST_RESOLVER_SYSTEM_TASK")
 CONNECTIONS = ("TCP_CONNECT_ATTEMPT", "UDP_CONNECT", "UDP_BYTES_SENT", "QUIC_SESSION")
-# Chromium's own, whatever page is shown: updates, sign-in, autofill, the dictionary for what is typed, and whether there is IPv6.
+# Chromium's own, whatever page is shown: updates, sign-in, autofill, a dictionary for what is typed, and whether there is IPv6.
 # No page of ours names them.
 ERRANDS = re.compile(
     r"(https?://)?(update|content-autofill|optimizationguide-pa|safebrowsing|clients2|android\.clients)\.(googleapis|google)\.com"
