@@ -107,6 +107,7 @@ class _Preparation:
         counts["not_used"] = len(clean) - len(used)
         if held_out is None:
             num_held_out = max(1, min(data.held_out_rows, len(rows) // 5))
+            _tell_of_fewer("held out", "held_out_rows", data.held_out_rows, num_held_out)
             splits = {"held_out": (rows, slice(0, num_held_out)), "train": (rows, slice(num_held_out, None))}
         else:
             held = _Rows(held_out, held_clean, data, tokenizer, self.directory / "held_out_data")
@@ -203,7 +204,13 @@ def _reserved(rows: "_Rows", start: int, data: DataConfig) -> "dict[str, tuple[_
         raise DataError(
             f"data.reserved_rows is {data.reserved_rows}, but of {data.path!r} only {len(rows)} rows are left, and at most a "
             "fifth of them are reserved: use more data, or set it to 0.")
+    _tell_of_fewer("reserved", "reserved_rows", data.reserved_rows, number)
     return {"reserved": (rows, slice(start, start + number)), "train": (rows, slice(start + number, None))}
+
+
+def _tell_of_fewer(what: str, field: str, asked: int, number: int) -> None:
+    if number < asked:
+        logger.warning("prepare: %d rows are %s, not %d (data.%s): at most a fifth of the rows are", number, what, asked, field)
 
 
 class _Rows:

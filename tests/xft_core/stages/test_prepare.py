@@ -1,6 +1,7 @@
 """From every data form and template to exactly the tokens that the loss may count."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,16 @@ def test_line_separators_inside_texts_and_a_byte_order_mark_are_fine(tmp_path: P
     text = "\ufeff" + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (tmp_path / "d.jsonl").write_text(text, encoding="utf-8")
     assert prepare(tmp_path, model, tmp_path / "d.jsonl")["rows_read"] == 3
+
+
+def test_fewer_rows_than_asked_for_are_told(tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At most a fifth is held out, and of those that are left at most a fifth of all reserved."""
+    rows = [{"instruction": f"say {number}", "response": f"it is {number}"} for number in range(20)]
+    with caplog.at_level(logging.WARNING):
+        found = prepare(tmp_path, model, write(tmp_path / "a.jsonl", rows), held_out_rows=9, reserved_rows=4)
+    assert (found["held_out_rows"], found["reserved_rows"]) == (4, 4)
+    assert [line for line in caplog.messages if "at most a fifth" in line] == [
+        "prepare: 4 rows are held out, not 9 (data.held_out_rows): at most a fifth of the rows are"]
 
 
 def test_the_split_seed_alone_decides_the_split(tmp_path: Path, model: Path) -> None:
