@@ -50,9 +50,9 @@ def estimate(
         return None
     variable = max(seconds - rates.start, 0.0)
     ends_early = ANSWERS_END_EARLY if stage.role.startswith("generate_") else 1.0
+    # A stage that is forked from a process that has its libraries starts at once (runtime/fork_server.py).
     return Estimate(
-        low=(rates.start + variable / ends_early) / rates.busy / PROBE_FASTER, high=seconds * PROBE_SLOWER,
-        basis=GIVEN if given else PROBE)
+        low=variable / ends_early / rates.busy / PROBE_FASTER, high=seconds * PROBE_SLOWER, basis=GIVEN if given else PROBE)
 
 
 def _from_earlier(work: float, start: float, earlier: Sequence[Timing], slowdown: float) -> Estimate:
