@@ -17,10 +17,10 @@ from xft_core.files.disk import file_lock
 POLL_SECONDS = 0.2
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Turn:
-    """Whose turn it is among those who wait, the lowest first: runs in the order of their start (what is begun is ended
-    before something new), and within a run the stage with the longest way to its end, since the run waits for that.
+    """When a stage gets a slot, among those that wait. The run that started first comes first, so that runs end before new
+    ones begin. Within a run it is the stage with the most steps behind it, because the run takes as long as they do.
 
     ``run_started``: seconds since 1970; ``steps_behind``: see recipe/steps.py.
     """
@@ -29,7 +29,7 @@ class Turn:
     steps_behind: int = 0
 
     def file_name(self) -> str:
-        """Names sort as turns do; those of equal ones as they asked."""
+        """The name of the waiting stage's file. Names sort in the order of turns, and equal turns in the order of asking."""
         microseconds, far = round(self.run_started * 1e6), 999 - self.steps_behind
         return f"{microseconds:020d}-{far:03d}-{time.time_ns():020d}-{threading.get_native_id()}"
 
@@ -40,7 +40,7 @@ def compute_slot(
     turn: Turn | None = None,
 ) -> Iterator[int]:
     """Hold one of ``slots`` slots; yields its number. ``holder``: who holds it, for those who wait. Calls ``on_wait`` once,
-    with the names of the holders, if none is free at first. A free slot goes to whoever waits with the lowest ``turn``.
+    with the names of the holders, if none is free at first. A free slot goes to the first ``turn``.
 
     Raises RunStopped when ``stop`` is set while waiting.
     """
@@ -71,7 +71,7 @@ def _take(locks: Path, slots: int, holder: str, held: ExitStack) -> int | None:
 
 @contextmanager
 def _waiting(directory: Path, turn: Turn) -> Iterator[Path]:
-    """The file of one who waits, locked as long as it does; who was killed leaves one that is not."""
+    """The waiting stage's file, locked while it waits. A killed process leaves its file behind, unlocked."""
     directory.mkdir(parents=True, exist_ok=True)
     ticket = directory / turn.file_name()
     with file_lock(ticket):
@@ -82,7 +82,7 @@ def _waiting(directory: Path, turn: Turn) -> Iterator[Path]:
 
 
 def _is_next(ticket: Path) -> bool:
-    """Whether nobody waits whose turn is before this one's. Removes what those left who were killed."""
+    """Whether no stage with an earlier turn waits. Removes files that killed processes left behind."""
     for other in sorted(ticket.parent.iterdir()):
         if other.name >= ticket.name:
             return True
