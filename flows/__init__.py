@@ -1,6 +1,6 @@
-"""What a person starts: flows and the ``xft`` command.
+"""What users start: flows and the ``xft`` command.
 
-Importing ``tasks`` first fixes where Prefect keeps its files, before anything here imports Prefect.
+Importing ``tasks`` first sets where Prefect keeps its files, before anything here imports Prefect.
 """
 
 import tasks as tasks

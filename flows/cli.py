@@ -1,10 +1,10 @@
-"""The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft compare`` runs variants of a recipe and puts them
-side by side, ``xft study`` tests a ladder of claims, ``xft evaluate`` measures any model, ``xft init`` writes a recipe,
-``xft plan`` says what a run needs, ``xft chat`` talks to a model, ``xft fetch`` gets benchmarks, ``xft ui`` shows what there
-is, ``xft store`` lists, verifies and cleans the store, ``xft relocate`` puts a home right that was moved or copied,
-``xft completion`` makes a shell complete all of these.
+"""The ``xft`` command: ``xft run RECIPE.yaml`` runs the pipeline here, ``xft compare`` runs variants of a recipe and compares
+them, ``xft study`` tests a ladder of claims, ``xft evaluate`` measures any model, ``xft init`` writes a recipe, ``xft plan``
+estimates what a run needs, ``xft chat`` talks to a model, ``xft fetch`` downloads benchmarks, ``xft ui`` shows the runs,
+``xft store`` lists, verifies and cleans the store, ``xft relocate`` repairs a home that was moved or copied,
+``xft completion`` prints a shell completion script.
 
-Exit status: 0 done, 1 a stage failed, 2 an invalid recipe or setting, 130 interrupted, 141 nobody reads the output.
+Exit status: 0 done, 1 a stage failed, 2 an invalid recipe or setting, 130 interrupted, 141 the reader closed the output.
 """
 
 import logging
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from xft_core.recipe.sections import Recipe
 
 TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(task_run_name)s - %(message)s"
-INTERRUPTED = "Interrupted. The same command continues from what is finished."
-INTERRUPTED_SECONDS = 7.0  # what servers that are away were not told by then, the next run tells them
+INTERRUPTED = "Interrupted. The same command continues from the finished work."
+INTERRUPTED_SECONDS = 7.0  # the next run tells unavailable servers what they missed
 NO_PAGES = "make ui  (or: xft ui)  shows Prefect and MLflow in the browser"
 
 
@@ -116,7 +116,7 @@ def _run(options: Namespace) -> int:
 
 
 def _compare(options: Namespace) -> int:
-    # Several variants are at work at once: each line says whose it is.
+    # Several variants run at once: each line names its variant.
     os.environ.setdefault("PREFECT_LOGGING_FORMATTERS_STANDARD_TASK_RUN_FMT", TASK_LINE)
     with imports():
         api = _start_prefect()
@@ -176,7 +176,7 @@ def _evaluate(options: Namespace) -> int:
         from xft_core.recipe.sections import Recipe
 
         if not options.benchmark and not options.held_out:
-            raise XftError("There is nothing to measure: give --benchmark, --held-out, or both.")
+            raise XftError("There is nothing to measure. Give --benchmark, --held-out, or both.")
         given = {"experiment": "xft-evaluate", "model": {"path": options.model},
                  "evaluate": {"benchmarks": options.benchmark, "held_out_data": options.held_out}}
         recipe = parse(Recipe, given, options.set, where="The evaluation")
@@ -212,23 +212,24 @@ def _publish(options: Namespace) -> int:
         state: Any = publish(**given, return_state=True)
     if not state.is_completed():
         return _failed(state.result(raise_on_failure=False), state)
-    print("\ndone: fetched again, the same files, logits and tokens")
+    print("\ndone: fetched again, with the same files, logits and tokens")
     for kind, place in state.result().items():
         print(f"  {kind:11} {place}")
     return ExitCode.DONE
 
 
 def _start_prefect() -> "PrefectApi":
-    """Begin the slowest start, that of Prefect's server, before the recipe is read: a mistake in it ends the server again."""
+    """Start Prefect's server, which takes longest, before the recipe is read. An error in the recipe ends the server again."""
     from flows.local.embedded_api import use_prefect_api
 
-    logging.captureWarnings(True)  # what libraries warn of is for us, not for who runs a recipe
+    logging.captureWarnings(True)  # warnings of libraries are for developers, not for users who run a recipe
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     return use_prefect_api(settings().home)
 
 
 def _finish_starting(api: "PrefectApi", prefect: threading.Thread) -> None:
-    """Wait for Prefect here, for MLflow with its tables, and for Prefect's server. Raises XftError when that does not start."""
+    """Wait for the import of Prefect, for MLflow and its tables, and for Prefect's server. Raises XftError if that server does
+    not start."""
     _print_pages(os.environ["PREFECT_API_URL"])
     prefect.join()
     _open_tracking()
@@ -245,17 +246,17 @@ def _print_pages(api: str) -> None:
 def _open_tracking() -> None:
     from tasks.tracking.client import client
 
-    with suppress(Exception):  # told, with its reason, when the run opens
+    with suppress(Exception):  # opening the run reports it, with the reason
         client()
 
 
 def _import_in_background(module: str) -> threading.Thread:
-    """Import ``module`` in a thread. If that fails, so does the import of it that follows, which says why."""
+    """Import ``module`` in a thread. If that fails, the later import of it fails too and says why."""
     def attempt() -> None:
         with suppress(Exception):
             import_module(module)
 
-    thread = threading.Thread(target=attempt, daemon=True)  # a mistake in the recipe does not wait for it
+    thread = threading.Thread(target=attempt, daemon=True)  # an error in the recipe does not wait for it
     thread.start()
     return thread
 
@@ -281,7 +282,7 @@ def _show_finished(finished: "FinishedRun") -> int:
     outcome, ui = finished.outcome, settings().mlflow_ui or running_mlflow(settings().home)
     page = run_page(ui, finished.run_experiment_id, outcome.mlflow_run_id) if ui else None
     _show_outcome(outcome, outcome.stages, page)
-    print(f"Nothing was left to do: the run of {finished.ended} made it, and is its record. To record a new one: --again")
+    print(f"Nothing to do: the run of {finished.ended} produced this and is its record. To record a new run: --again")
     return ExitCode.DONE
 
 
@@ -307,7 +308,7 @@ def _show_comparison(result: "ComparisonResult", written: Path | None) -> None:
 
 
 def _print_report(report: Path, *wanted: str) -> None:
-    """Print what stands above the first section of comparison.md, and the sections ``wanted``."""
+    """Print the text above the first section of comparison.md, and the sections ``wanted``."""
     first, *sections = (report / "comparison.md").read_text(encoding="utf-8").split("\n## ")
     shown = [first, *("## " + section for section in sections if section.startswith(wanted))]
     lines = [line for line in "\n".join(shown).splitlines() if not line.startswith("![")]

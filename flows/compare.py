@@ -1,6 +1,6 @@
-"""A comparison: variants of one recipe by a grid of its fields, side by side in MLflow and in one report.
+"""A comparison: variants of one recipe, from a grid of its fields, side by side in MLflow and in one report.
 
-    each variant: the pipeline, stages that variants share made once ─ compare (table, plots, findings) ─ publish
+    each variant: the pipeline, shared stages run once ─ compare (table, plots, findings) ─ publish
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ DEFAULT_GRID = ["upcycle.normalization=[xft,none]", "seed=[0,1]"]
 
 
 class ComparisonIncomplete(XftError):
-    """Some variants failed. ``result`` is what the others gave, None when there is nothing."""
+    """Some variants failed. ``result`` is the result of the others, None if there are none."""
 
     def __init__(self, message: str, result: ComparisonResult | None = None) -> None:
         super().__init__(message)
@@ -35,14 +35,14 @@ class ComparisonIncomplete(XftError):
 
 
 def run_name() -> str:
-    """A run is called by its recipe and the fields that vary: ``demo by experts, norm, seed``."""
+    """Name a run after its recipe and the fields that vary: ``demo by experts, norm, seed``."""
     given = dict(flow_run.parameters)
     try:
         grid = given.pop("grid")
         for name in ("run_in", "at_once"):
             given.pop(name)
         return f"{comparison_recipe(**given).name} by {', '.join(field_labels(grid).values())}"
-    except XftError:  # the run itself says what is wrong
+    except XftError:  # the run itself reports the error
         return "refused"
 
 
@@ -50,31 +50,31 @@ def run_name() -> str:
 @with_recipe_fields
 def compare(
     recipe_file: str = "",
-    overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
+    overrides: list[str] = [],  # noqa: B006  (never changed, and the form shows it)
     grid: list[str] = DEFAULT_GRID,
     run_in: Literal["this_process", "deployment"] = "this_process",
     at_once: Annotated[int, Field(ge=1, le=16)] = 2,
     experiment: Annotated[str, Field(max_length=200)] = "",
     **fields: Any,
 ) -> ComparisonResult:
-    """Run variants of one recipe and put them side by side: by expert count, normalization, seed, or any other field.
+    """Run variants of one recipe and compare them: by expert count, normalization, seed, or any other field.
 
-    What variants share is computed once; a variant that fails does not lose the others; the same comparison again does
-    no work. MLflow has one run for the comparison with a child for each variant.
+    Work that variants share runs once. If a variant fails, the others are kept. Repeating a finished comparison does no work.
+    MLflow has one run for the comparison with a child for each variant.
 
     Args:
-        recipe_file: A recipe file (YAML) to use instead of all fields from name on, which are then ignored; change
+        recipe_file: A recipe file (YAML) to use instead of all fields from name on, which are then ignored. Change
             it with essentials and overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the
-            fields count.
-        overrides: Single fields, set for all variants, on the recipe file or on the fields below: section.field=value,
-            for example sft.epochs=2. What grid varies counts over them and over essentials.
-        grid: What varies: section.field=[value, value]; every combination is a variant. Fields that change together are
-            given together: upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3],[8,3]]. With seed=[0,1,2] means
-            and spreads over seeds are shown.
-        run_in: this_process runs the variants here; deployment hands them out as runs of pipeline/pipeline, so that other
-            workers and machines take part.
-        at_once: Variants at work at the same time in this process. Heavy stages share the machine's compute slots anyhow.
-        experiment: MLflow experiment of the comparison; empty for the recipe's name with -comparison.
+            fields apply.
+        overrides: Single fields to set for all variants, in the recipe file or in the fields below: section.field=value,
+            for example sft.epochs=2. The grid overrides them, and essentials.
+        grid: What varies: section.field=[value, value]. Every combination is a variant. Write fields that change together
+            as one item: upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3],[8,3]]. With seed=[0,1,2] the report
+            shows means and spreads over seeds.
+        run_in: this_process runs the variants here; deployment starts them as runs of pipeline/pipeline, which other
+            workers and machines can pick up.
+        at_once: Number of variants to run at once in this process. Heavy stages share the machine's compute slots anyway.
+        experiment: MLflow experiment of the comparison. Empty: the recipe's name with -comparison.
     """
     recipe = comparison_recipe(recipe_file, overrides, experiment, **fields)
     variants = expand(recipe, grid)
@@ -105,8 +105,8 @@ def compare(
 def comparison_recipe(
     recipe_file: str = "", overrides: list[str] | None = None, experiment: str | None = None, **fields: Any,
 ) -> Recipe:
-    """The recipe that all variants start from; its experiment is the one given here or in ``overrides``, else named after
-    the recipe. Raises RecipeError as ``chosen_recipe`` does."""
+    """Return the recipe that all variants start from. Its experiment is the one given here or in ``overrides``, else it is
+    named after the recipe. Raises RecipeError as ``chosen_recipe`` does."""
     recipe = chosen_recipe(recipe_file, overrides, **fields)
     if any(item.partition("=")[0].strip() == "experiment" for item in overrides or ()) and not experiment:
         return recipe
@@ -114,9 +114,9 @@ def comparison_recipe(
 
 
 def save_report(report: Path, directory: Path, name: str = "comparison.md") -> Path:
-    """Copy the Markdown called ``name`` and the plots of a comparison or a study to ``directory``; returns the Markdown's path.
+    """Copy the Markdown file ``name`` and the plots of a comparison or study to ``directory``; returns the file's new path.
 
-    Raises XftError when it cannot be written.
+    Raises XftError if it cannot be written.
     """
     target = directory / name
     try:
@@ -131,7 +131,7 @@ def save_report(report: Path, directory: Path, name: str = "comparison.md") -> P
 
 
 def _failed(failures: dict[str, str], planned: int) -> str:
-    lines = [f"{len(failures)} of {planned} variants failed; the others are compared. Start it again to continue."]
+    lines = [f"{len(failures)} of {planned} variants failed; the others are compared. To continue, start the comparison again."]
     if len(failures) == planned:
         lines = [f"All {planned} variants failed."]
     for reason in dict.fromkeys(failures.values()):

@@ -1,4 +1,4 @@
-"""Evaluation of one model, whatever it is: a directory, an S3 address, a Hub name, what a pipeline run published."""
+"""Evaluation of any one model: a directory, an S3 address, a Hub name, or an artifact of a pipeline run."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ SECTIONS = frozenset({"name", "seed", "experiment", "model", "generate", "evalua
 
 
 def run_name() -> str:
-    """A run is called by its model: ``evaluate-SmolLM2-135M``."""
+    """Name a run after its model: ``evaluate-SmolLM2-135M``."""
     given = flow_run.parameters.get("model") or {}
     return f"evaluate-{short_name(str(given['path'] if isinstance(given, dict) else given.path))}"
 
@@ -32,16 +32,16 @@ def evaluate_model(
     generate: GenerateConfig = DEFAULTS.generate,
     evaluate: EvaluateConfig = DEFAULTS.evaluate,
 ) -> Scores:
-    """Have one model answer benchmarks, and grade its answers; measure its held-out loss and tasks of lm-eval if asked.
+    """Have one model answer benchmarks and grade its answers. Measure its held-out loss and tasks of lm-eval on request.
 
-    Answers and verdicts are kept in the store: a model that was evaluated with the same settings is not asked again.
+    The store keeps answers and verdicts: a model that was evaluated with the same settings does not answer again.
 
     Args:
-        model: Any model; its path may also be a directory or S3 address that a pipeline run published (upcycle, sft,
+        model: Any model. Its path may also be a directory or S3 address that a pipeline run published (upcycle, sft,
             merge).
         seed: Seed of sampling.
         experiment: MLflow experiment the run belongs to.
-        generate: How the model is asked. Here prompt_style decides for every model (auto: magicoder), and base_prompt_style
+        generate: How the model is prompted. Here prompt_style applies to every model (auto: magicoder), and base_prompt_style
             plays no part.
         evaluate: Benchmarks and grading.
     """

@@ -1,4 +1,4 @@
-"""The pipeline as a flow: the steps of xft_core/recipe/steps.py, each as soon as what it needs is there; then publish."""
+"""The pipeline as a flow: the steps of xft_core/recipe/steps.py, each as soon as its inputs exist; then publish."""
 
 from datetime import date
 from pathlib import Path
@@ -30,15 +30,15 @@ from xft_core.recipe.steps import pipeline_steps
 
 
 class PipelineFailed(XftError):
-    """One or more stages failed. What was finished is kept and reused by the next run."""
+    """One or more stages failed. Finished stages are kept, and the next run reuses them."""
 
 
 def run_name() -> str:
-    """A run is called by its recipe and by what tells it from others: ``demo-4x3-xft-learned``; a variant of a comparison
-    by what varies there: ``demo experts=4 norm=none seed=1``."""
+    """Name a run after its recipe and the fields that distinguish it: ``demo-4x3-xft-learned``. A variant of a comparison is
+    named after what varies: ``demo experts=4 norm=none seed=1``."""
     try:
         recipe = chosen_recipe(**flow_run.parameters)
-    except XftError:  # the run itself says what is wrong
+    except XftError:  # the run itself reports the error
         return "refused"
     if variant := variant_of(flow_run.tags or ()):
         return f"{recipe.name} {variant.name}"
@@ -46,27 +46,27 @@ def run_name() -> str:
     return f"{recipe.name}-{moe.num_experts}x{moe.num_experts_per_tok}-{moe.normalization}-{recipe.merge.method}"
 
 
-# Not validated by Prefect, whose words are a programmer's: chosen_recipe does, and says what to do.
+# Not validated by Prefect, whose messages are for programmers: chosen_recipe validates, and says what to do.
 @flow(name="pipeline", persist_result=False, flow_run_name=run_name, validate_parameters=False)
 @with_recipe_fields
 def pipeline(
-    recipe_file: str = "",  # not None: the form would show a choice of types instead of a line to type in
-    overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
+    recipe_file: str = "",  # not None: the form would show a choice of types instead of a text field
+    overrides: list[str] = [],  # noqa: B006  (never changed, and the form shows it)
     seed_by_date: bool = False,
     **fields: Any,
 ) -> PipelineResult | State[Any]:
-    """Turn a dense code model into a better one by way of a Mixture-of-Experts, and measure it against plain SFT.
+    """Turn a dense code model into a better one through a Mixture-of-Experts, and measure it against plain SFT.
 
-    Every stage's result is kept in the store: running the same recipe again does no work, a changed one only what changed.
+    The store keeps every stage's result: repeating a recipe does no work, and a changed recipe reruns only what changed.
 
     Args:
-        recipe_file: A recipe file (YAML) to use instead of all fields below, which are then ignored; change it with
+        recipe_file: A recipe file (YAML) to use instead of all fields below, which are then ignored. Change it with
             essentials and overrides. Relative to the code, for example deployments/recipes/demo.yaml. Empty: the fields
-            below count.
-        overrides: Single fields, set last, on the recipe file or on the fields below: section.field=value, for example
+            below apply.
+        overrides: Single fields to set last, in the recipe file or in the fields below: section.field=value, for example
             merge.shared_expert_weight=0.5.
-        seed_by_date: seed and data.split_seed are the day that the run is for (UTC, 20261128), so that everything that
-            depends on them is made again every day.
+        seed_by_date: Use the day that the run is for as seed and data.split_seed (UTC, 20261128), so that everything that
+            depends on them is recomputed every day.
     """
     recipe = chosen_recipe(recipe_file, overrides, seed_by_date=seed_by_date, **fields)
     _check_meant(recipe, recipe_file)
@@ -95,10 +95,10 @@ def chosen_recipe(
     recipe_file: str = "", overrides: list[str] | None = None, essentials: Any = None, seed_by_date: bool = False,
     **fields: Any,
 ) -> Recipe:
-    """The recipe of a run's parameters: the file if one is named, else ``fields``; ``essentials``, seeds of the day, then
+    """Return the recipe of a run's parameters: the named file, else ``fields``. ``essentials``, the day's seeds and then
     ``overrides`` apply to either.
 
-    Raises RecipeError naming the file, or each wrong field.
+    Raises RecipeError naming the file, or each invalid field.
     """
     given = [*as_overrides(essentials or {}), *(seeds_of(flow_run.scheduled_start_time) if seed_by_date else ()),
              *(overrides or [])]
@@ -108,25 +108,25 @@ def chosen_recipe(
 
 
 def seeds_of(day: date) -> list[str]:
-    """Overrides that make the day the seed of all that is random. A run that is started again keeps the day it was for."""
+    """Return overrides that make the day the seed of everything random. A restarted run keeps its original day."""
     number = f"{day:%Y%m%d}"
     return [f"seed={number}", f"data.split_seed={number}"]
 
 
 def _check_meant(recipe: Recipe, recipe_file: str) -> None:
-    """Raise RecipeError for a form that was submitted as it was found: the paper's training, hours of it, on the demo's
-    model, for which it was not made."""
+    """Raise RecipeError for a form that was submitted unchanged: it would train the demo's model for hours with the paper's
+    settings, which are not meant for it."""
     if deployment.id is None or recipe_file or recipe.model != DEFAULTS.model or recipe.sft != DEFAULTS.sft:
         return
     raise RecipeError(
-        "No model and no training is chosen: this would train the demo's tiny model with the paper's settings, which are for "
-        "1.3 billion parameters. Name a model (essentials: Model Path) or a recipe file, or run the deployment demo.")
+        "No model and no training settings are chosen: this would train the demo's tiny model with the paper's settings, which "
+        "are for 1.3 billion parameters. Name a model (essentials: Model Path) or a recipe file, or run the deployment demo.")
 
 
 def raise_for_failures(run: PipelineRun, futures: dict[str, PrefectFuture[Any]]) -> None:
-    """Wait for all stages: those that do not depend on a failed one finish, so that their work is kept.
+    """Wait for all stages. Stages that do not depend on a failed one finish, so that their work is kept.
 
-    Raises PipelineFailed naming each failed stage with its reason, RunStopped when the run was stopped.
+    Raises PipelineFailed naming each failed stage with its reason, RunStopped if the run was stopped.
     """
     reasons, finished = dict[str, list[str]](), 0
     for role, future in futures.items():

@@ -1,4 +1,4 @@
-"""A registered version to where it is used: the Hub, an S3 address, a directory."""
+"""Publish a registered version to the Hub, an S3 address or a directory."""
 
 from prefect import flow
 from prefect.runtime import deployment
@@ -17,20 +17,20 @@ def publish(
     licence: str = "",
     data_licence: str = "",
 ) -> dict[str, str]:
-    """Send a registered model to every place that is given, fetch it from there, and check that it is the same model. With no
-    place given it goes to published/NAME-VERSION in XFT_HOME.
+    """Send a registered model to every given destination, fetch it from there, and check that it is the same model. Without
+    a destination it goes to published/NAME-VERSION in XFT_HOME.
 
-    What was cut short continues where it was: files that are there already are not sent again.
+    An interrupted run continues where it stopped: files that have arrived are not sent again.
 
     Args:
         model: The version: models:/NAME@champion, or models:/NAME/3.
-        hub: Repository of the Hub, owner/name. Empty: none.
-        public: Everybody may see the repository. Off: it is private. One that is there must already be what is asked for.
-        token_block: Name of a Secret block with the Hub's token. Empty: HF_TOKEN of the worker.
+        hub: Repository on the Hub, owner/name. Empty: none.
+        public: Make the repository public. Off: it is private. An existing repository must already have this setting.
+        token_block: Name of a Secret block that holds the Hub token. Empty: HF_TOKEN of the worker.
         s3: S3 address, s3://bucket/prefix. Empty: none.
-        directory: Directory to make, on the worker, as a whole path (/srv/models/demo-3). Empty: none.
-        licence: Licence of the model as the Hub names it, for its card: apache-2.0, for example.
-        data_licence: Licence of the instruction data, in words, for the card.
+        directory: Directory to create on the worker, as an absolute path (/srv/models/demo-3). Empty: none.
+        licence: The model's licence for its card, by the Hub's name for it, for example apache-2.0.
+        data_licence: Licence of the instruction data for the card, in words.
     """
     destinations = destinations_of(hub, public, token_in_block(token_block), s3, directory, deployment.id is not None)
     found: dict[str, str] = release(model, destinations, Licences(licence, data_licence))

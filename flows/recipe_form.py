@@ -1,4 +1,4 @@
-"""The recipe's fields as parameters of a flow: Prefect makes its form from a flow function's signature and docstring."""
+"""The recipe's fields as parameters of a flow: Prefect builds its form from the flow function's signature and docstring."""
 
 import inspect
 import json
@@ -34,18 +34,19 @@ Essentials: Any = _essentials()
 
 
 def as_overrides(essentials: Any) -> list[str]:
-    """The fields that are filled in as ``section.field=value`` items. ``essentials``: Essentials, or a mapping of the same."""
+    """Return the fields that are filled in, as ``section.field=value`` items. ``essentials``: Essentials, or its mapping."""
     given = essentials if isinstance(essentials, dict) else essentials.model_dump(mode="json")
     names = {name.replace(".", "_"): name for name in ESSENTIAL}
     return [f"{names.get(field, field)}={json.dumps(value)}" for field, value in given.items() if value not in (None, [])]
 
 
 def with_recipe_fields(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of a flow function that takes ``recipe_file`` first, then others, and ``**fields``: its signature gets
-    ``essentials`` behind the first, and at the end a parameter for each field of the recipe, in the recipe's order; its
-    docstring, which must end with ``Args``, gets their help texts. All are given by name.
+    """Decorate a flow function that takes ``recipe_file`` first, then other parameters and ``**fields``.
 
-    A field that the function has as a parameter of its own stays as it is there. To be applied below ``@flow``.
+    Its signature gets ``essentials`` after the first parameter and, at the end, a parameter for each field of the recipe, in
+    the recipe's order. Its docstring, which must end with ``Args``, gets their help texts. All are keyword-only.
+
+    A field that is already a parameter of the function is unchanged. Apply it below ``@flow``.
     """
     given = inspect.signature(function).parameters.values()
     own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in given
@@ -57,9 +58,9 @@ def with_recipe_fields(function: Callable[P, R]) -> Callable[P, R]:
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(DEFAULTS, name), annotation=types[name])
         for name in fields]
-    # Not the class's docstring: a description that is the same in both is left out of the schema.
-    helps = ["    essentials: The dozen fields that runs differ in most. What is filled in counts, on a recipe file and over "
-             "the sections below; what is empty is as it is there."]
+    # Not the class's docstring: a description that is the same in both is omitted from the schema.
+    helps = ["    essentials: The dozen fields that runs most often change. Filled-in fields override the recipe file and the "
+             "sections below; empty fields keep their values."]
     helps += [f"    {name}: {Recipe.model_fields[name].description}" for name in fields]
     changed: Any = function
     changed.__signature__ = inspect.signature(function).replace(parameters=[*own, *shared])

@@ -1,4 +1,4 @@
-"""What ships beside the code: recipes, studies and deployments, in a checkout as in an installed package."""
+"""Files that ship with the code, in a checkout and in an installed package: recipes, studies and deployments."""
 
 from argparse import ArgumentTypeError
 from collections.abc import Callable
@@ -9,9 +9,10 @@ DEPLOYMENTS = CODE / "deployments"
 
 
 def shipped_or_file(kind: str) -> Callable[[str], Path]:
-    """Reads an option that names a YAML file: the file, or by a bare name one of ``kind`` (recipes, studies) that ships.
+    """Return a reader of an option that names a YAML file, or by a bare name a shipped one of ``kind`` (recipes, studies).
 
-    A file of that name here comes first. What is read raises ArgumentTypeError for a bare name that is neither.
+    A file of that name in the current directory comes first. The reader raises ArgumentTypeError for a bare name that is
+    neither.
     """
     def read(text: str) -> Path:
         path = Path(text)
@@ -20,8 +21,8 @@ def shipped_or_file(kind: str) -> Callable[[str], Path]:
         shipped = {file.stem: file for file in (DEPLOYMENTS / kind).glob("*.yaml")}
         if text not in shipped:
             raise ArgumentTypeError(
-                f"there is no file {text!r}, and no {kind} of this name ship. Give the path of a YAML file, or one of "
-                f"{', '.join(sorted(shipped))}")
+                f"there is no file {text!r}, and none of the {kind} that ship has this name. Give the path of a YAML file, or "
+                f"one of {', '.join(sorted(shipped))}")
         return shipped[text]
 
     return read

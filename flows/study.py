@@ -2,8 +2,8 @@
 
     runs that choose settings ─ choice on reserved rows ─ reported runs ─ study (ladder, table, plots) ─ publish
 
-Every run is a pipeline run whose stages the store keeps: the same study again, on any day or machine with the same store,
-reuses what is finished.
+Every run is a pipeline run whose stages the store keeps. Repeating the study, on any day or machine with the same store,
+reuses finished stages.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from xft_core.reporting.study.reports import tuned
 
 
 class StudyIncomplete(XftError):
-    """Some runs of a study failed. ``outcome`` is what the others gave."""
+    """Some runs of a study failed. ``outcome`` is the outcome of the others."""
 
     def __init__(self, message: str, outcome: StudyOutcome | None = None) -> None:
         super().__init__(message)
@@ -40,10 +40,10 @@ class StudyIncomplete(XftError):
 
 
 def run_name() -> str:
-    """A run is called by its study."""
+    """Name a run after its study."""
     try:
         return load_study(Path(str(flow_run.parameters["study_file"])))[0].name
-    except XftError:  # the run itself says what is wrong
+    except XftError:  # the run itself reports the error
         return "refused"
 
 
@@ -53,15 +53,15 @@ def study(
     run_in: Literal["this_process", "deployment"] = "this_process",
     at_once: Annotated[int, Field(ge=1, le=16)] = 2,
 ) -> StudyOutcome:
-    """Test a ladder of claims: arms at several seeds, each with its own best settings, on rows that nobody chose by.
+    """Test a ladder of claims: arms at several seeds, each with its own best settings, on rows that no choice was based on.
 
-    The same study again reuses what is finished; a run that fails does not lose the others.
+    Repeating a study reuses finished stages. If a run fails, the others are kept.
 
     Args:
         study_file: The study's file (YAML), relative to the code, for example deployments/studies/demo.yaml.
-        run_in: this_process runs the runs here; deployment hands them out as runs of pipeline/pipeline, so that other workers
-            and machines take part.
-        at_once: Runs at work at the same time in this process. Heavy stages share the machine's compute slots anyhow.
+        run_in: this_process runs them here; deployment starts them as runs of pipeline/pipeline, which other workers and
+            machines can pick up.
+        at_once: Number of runs at once in this process. Heavy stages share the machine's compute slots anyway.
     """
     config, recipe = load_study(Path(study_file))
     check_study(config, recipe)
@@ -70,7 +70,7 @@ def study(
     logger = get_run_logger()
 
     def carry_out(run: PipelineRun, variants: list[Variant], known: dict[str, Path]) -> tuple[dict[str, Path], dict[str, str]]:
-        """Reports by name of those that have one, and the reasons of the others."""
+        """Return the reports of the runs that have one, by name, and the reasons why the others failed."""
         wanted = [variant for variant in variants if variant.name not in known]
         start: Callable[[list[Variant]], dict[str, str]] = (
             run_by_deployment if run_in == "deployment" else lambda items: run_here(items, at_once))
@@ -81,13 +81,13 @@ def study(
         return known | {name: report for name, report in found.items() if name not in failed}, failed
 
     with pipeline_run.opened(recipe, kind="comparison") as run:
-        logger.info("%s: %d runs choose settings", config.name, len(choosing))
+        logger.info("%s: %d runs to choose settings", config.name, len(choosing))
         reports, failures = carry_out(run, choosing, {})
         chosen = {arm: choose(choices) for arm, choices in tuned(config, recipe, reports).items()}
         for arm, choice in chosen.items():
             logger.info("%s takes %s", arm, config.choices(arm)[choice] or "its settings")
         variants, _ = reported_runs(config, recipe, chosen)
-        logger.info("%s: %d runs are reported", config.name, len(variants))
+        logger.info("%s: %d reported runs", config.name, len(variants))
         reports, failed = carry_out(run, variants, reports)
         failures |= failed
         step = study_step(config, recipe, reports, failures)
@@ -97,6 +97,6 @@ def study(
         outcome: StudyOutcome = publish_study.submit(run, made, failures).result()
         if failures:
             raise StudyIncomplete(
-                f"{len(failures)} runs failed; the report leaves them out. Start the same study again to continue. First: "
+                f"{len(failures)} runs failed; the report omits them. To continue, start the same study again. First failure: "
                 f"{next(iter(failures))}: {next(iter(failures.values()))}", outcome)
         return outcome

@@ -1,4 +1,4 @@
-"""The variants of a comparison as pipeline runs: in this process, or as runs of a deployment that any worker may take."""
+"""Run the variants of a comparison as pipeline runs: in this process, or as runs of a deployment for any worker."""
 
 import time
 from collections.abc import Callable
@@ -29,8 +29,8 @@ from xft_core.recipe.grid import Variant
 
 DEPLOYMENT = "pipeline/pipeline"
 POLL_SECONDS = 2.0
-# A worker looks for runs every ten seconds or so. Who waited this long for one waits in vain: perhaps the only worker has
-# one place, and this comparison is what fills it.
+# A worker polls for runs about every ten seconds. After this long, none will come: the only worker may have just one place,
+# which this comparison occupies.
 PATIENCE_SECONDS = 60.0
 CANCEL_SECONDS = 20.0
 RUNS_PER_REQUEST = 200
@@ -41,9 +41,9 @@ Failures = dict[str, str]
 
 
 def run_here(variants: list[Variant], at_once: int) -> Failures:
-    """Run the variants as flow runs of this process, ``at_once`` at a time. Returns the reasons of those that failed.
+    """Run the variants as flow runs of this process, ``at_once`` at a time. Returns why variants failed, by name.
 
-    Interrupting or cancelling it stops the stages of all, and waits until they ended.
+    Interrupting or cancelling it stops the stages of all variants and waits until they end.
     """
     comparison, own_tags = str(flow_run.id), list(flow_run.tags or ())
 
@@ -61,7 +61,7 @@ def run_here(variants: list[Variant], at_once: int) -> Failures:
                 try:
                     if not future.result().is_completed():
                         failures[name] = reason_of(future.result())
-                except Exception as error:  # of Prefect's, around the flow; the other variants continue
+                except Exception as error:  # an error of Prefect around the flow; the other variants continue
                     failures[name] = f"{type(error).__name__}: {error}"
         except BaseException:
             stop_event(comparison).set()
@@ -71,11 +71,11 @@ def run_here(variants: list[Variant], at_once: int) -> Failures:
 
 
 def run_by_deployment(variants: list[Variant]) -> Failures:
-    """Run the variants as runs of the pipeline's deployment, and wait. Returns the reasons of those that failed.
+    """Run the variants as runs of the pipeline's deployment, and wait. Returns why variants failed, by name.
 
-    Those that an earlier attempt of this comparison started are taken on. When no worker takes one for a minute while
-    none is at work, this process carries it out itself: a comparison never waits for the place that it fills.
-    Interrupting or cancelling it cancels all of them. Raises XftError when there is no such deployment.
+    Runs that an earlier attempt of this comparison started are adopted. If no worker picks up a run for a minute and no other
+    run is active, this process executes it: a comparison never waits for the place that it occupies itself. Interrupting or
+    cancelling it cancels all runs. Raises XftError if there is no such deployment.
     """
     comparison = str(flow_run.id)
     with get_client(sync_client=True) as api:
@@ -100,14 +100,14 @@ def _follow(api: SyncPrefectClient, runs: dict[str, FlowRun]) -> Failures:
         if waiting and patience.is_over([str(run.state_type) for run in runs.values()]):
             if _claim(api, waiting[0]):
                 _carry_out(api, waiting[0])
-            else:  # a worker was faster, or the deployment's limit is reached by other runs
+            else:  # a worker was faster, or other runs have reached the deployment's limit
                 patience = Patience(PATIENCE_SECONDS)
         else:
             time.sleep(POLL_SECONDS)
 
 
 class Patience:
-    """Whether a worker can still be hoped for: over once nothing was at work and nothing moved for ``seconds``."""
+    """Whether to keep waiting for a worker: over once no run was active and no state changed for ``seconds``."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock = seconds, clock
@@ -116,10 +116,10 @@ class Patience:
         self._lost = False
 
     def is_over(self, states: list[str]) -> bool:
-        """To be asked at every look with the types of all states, in one order."""
+        """Return whether to stop waiting. Call it at every poll with the types of all states, always in the same order."""
         at_work = any(state.endswith(("PENDING", "RUNNING", "CANCELLING")) for state in states)
         if at_work:
-            self._lost = False  # someone else has begun to take them
+            self._lost = False  # a worker has started to pick them up
         if at_work or (states != self._before and not self._lost):
             self._since = self._clock()
         self._before = states
@@ -128,18 +128,18 @@ class Patience:
 
 
 def _told(state: State[Any]) -> str:
-    """Why a run elsewhere did not complete: its exception stays there, its message says the same."""
+    """Say why a run elsewhere did not complete. Its exception stays there, but its message says the same."""
     return (state.message or str(state.name)).removeprefix(ELSEWHERE)
 
 
 def _claim(api: SyncPrefectClient, run: FlowRun) -> bool:
-    """Take a scheduled run as a worker does: whoever may set it to Pending has it."""
+    """Claim a scheduled run as a worker does: the first process to set it to Pending owns it."""
     answer: OrchestrationResult[Any] = api.set_flow_run_state(run.id, Pending(message="Taken by its comparison."))
     return answer.status == SetStateStatus.ACCEPT and bool(answer.state and answer.state.is_pending())
 
 
 def _carry_out(api: SyncPrefectClient, run: FlowRun) -> None:
-    get_run_logger().info("No worker takes a variant; %s is carried out here.", run.name)
+    get_run_logger().info("No worker picks up a variant; this process runs %s.", run.name)
     run = api.read_flow_run(run.id)
     run_flow(pipeline, flow_run=run, parameters=pipeline.validate_parameters(run.parameters), return_type="state")
 
@@ -151,18 +151,18 @@ def _start(variant: Variant, comparison: str) -> FlowRun:
             tags=[*(flow_run.tags or ()), *_identity(variant, comparison).tags()])
     except ObjectNotFound:
         raise XftError(
-            f"This Prefect server has no deployment {DEPLOYMENT!r}: apply prefect.yaml (`prefect deploy --all`), or choose "
+            f"This Prefect server has no deployment {DEPLOYMENT!r}. Apply prefect.yaml (`prefect deploy --all`), or choose "
             "run_in: this_process.") from None
     return started  # type: ignore[no-any-return]
 
 
 def _started_before(api: SyncPrefectClient, comparison: str) -> dict[str, FlowRun]:
-    """The runs of an earlier attempt that are finished or still at work, by variant."""
+    """Return an earlier attempt's runs that are completed or still active, by variant."""
     return newest_by_variant(_of(api, comparison))
 
 
 def newest_by_variant(runs: list[FlowRun]) -> dict[str, FlowRun]:
-    """Of each variant's runs that are completed or at work, in whatever order, the newest completed one, else the newest."""
+    """Return each variant's newest completed run, else its newest active one. ``runs`` may have any order."""
     usable = [run for run in runs if run.state and (run.state.is_completed() or not run.state.is_final())]
     usable.sort(key=lambda run: (bool(run.state and run.state.is_completed()), run.created or EARLIEST, run.id))
     return {variant.name: run for run in usable if (variant := variant_of(run.tags))}
@@ -190,7 +190,7 @@ def _read(api: SyncPrefectClient, runs: dict[str, FlowRun]) -> dict[str, FlowRun
 
 
 def _cancel(api: SyncPrefectClient, comparison: str) -> None:
-    """Cancel what is at work, and wait a while until it ended."""
+    """Cancel the active runs, and wait for a limited time until they end."""
     deadline = time.monotonic() + CANCEL_SECONDS
     asked: set[Any] = set()
     while time.monotonic() < deadline:
@@ -210,7 +210,7 @@ def _identity(variant: Variant, comparison: str) -> VariantOf:
 
 
 def _parameters(variant: Variant, as_json: bool = False) -> dict[str, Any]:
-    """The variant's recipe as parameters of the pipeline."""
+    """Return the variant's recipe as parameters of the pipeline."""
     if as_json:
         return {"recipe_file": "", "overrides": [], **variant.recipe.model_dump(mode="json")}
     return {name: getattr(variant.recipe, name) for name in type(variant.recipe).model_fields}

@@ -1,4 +1,4 @@
-"""Watching data: a look every few minutes; when it has changed, an event starts the pipeline (the trigger in prefect.yaml)."""
+"""Watch data: check it every few minutes. If it has changed, an event starts the pipeline (the trigger in prefect.yaml)."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from xft_core.recipe.load import load_recipe
 
 
 def run_name() -> str:
-    """A look is called by what it looks at."""
+    """Name a run after what it checks."""
     given = flow_run.parameters
     return f"watch {given.get('path') or given.get('recipe_file')}"
 
@@ -21,17 +21,17 @@ def run_name() -> str:
 @flow(name="watch", persist_result=False, flow_run_name=run_name)
 def watch(
     recipe_file: str = "deployments/recipes/demo.yaml",
-    overrides: list[str] = [],  # noqa: B006  (never changed, and a form shows it)
+    overrides: list[str] = [],  # noqa: B006  (never changed, and the form shows it)
     path: str = "",
 ) -> str:
-    """Look whether data has changed since the last look; if it has, have the pipeline run with this recipe.
+    """Check whether data has changed since the last check. If it has, run the pipeline with this recipe.
 
-    The first look only remembers. What is remembered is a Prefect variable, so that any worker may look. With
+    The first check only records the data's state, in a Prefect variable, so that any worker can do the next check. With
     model.path: models:/NAME@champion in the recipe or the overrides, the run starts from the champion.
 
     Args:
         recipe_file: The recipe to run when the data has changed, relative to the code.
-        overrides: Fields of that recipe, set last: section.field=value, for example model.path=models:/demo@champion.
+        overrides: Fields of that recipe to set last: section.field=value, for example model.path=models:/demo@champion.
         path: What to watch: a file, a directory, or s3://bucket/prefix. Empty: the recipe's data.
     """
     logger = get_run_logger()
@@ -41,10 +41,10 @@ def watch(
     remembered = f"xft_watch_{digest_of([recipe_file, overrides, watched])[:16]}"
     before = Variable.get(remembered)
     if before == digest:
-        return f"{watched} is as it was."
+        return f"{watched} has not changed."
     if before is not None:
         logger.info("%s has changed.", watched)
         payload = {"path": watched, "digest": digest, "before": before, "recipe_file": recipe_file, "overrides": overrides}
         events.emit(events.DATA_CHANGED, "data", watched, payload, logger, recipe=recipe.name)
     Variable.set(remembered, digest, overwrite=True)
-    return f"{watched} has changed." if before is not None else f"{watched} is remembered."
+    return f"{watched} has changed." if before is not None else f"The state of {watched} is recorded."

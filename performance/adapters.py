@@ -1,9 +1,10 @@
-"""A training step of a dense model with LoRA adapters beside one of all weights, in one run.
+"""Compare a training step of a dense model with LoRA adapters and one with all weights, in one run.
 
     python -m performance.adapters [--shape 135M] [--layers 1] [--tokens 256] [--rank 16] [--repeats 5] [--threads 1]
 
-Forward and backward pass and AdamW's step, of decoder layers with a vocabulary of 256. By the clock and by CPU time: on a busy
-machine the second counts, and with one thread it is exact. And what each trains, and keeps for the optimizer.
+Measures the forward and backward pass and AdamW's step of decoder layers with a vocabulary of 256, by the clock and by CPU
+time. On a busy machine, use the CPU time; with one thread it is exact. Also prints the trained parameters and the optimizer
+state of each.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""Compare our verdicts with stock evalplus's on programs of every sort.
+"""Compare our verdicts with stock evalplus's on all kinds of programs.
 
     python performance/against_evalplus.py BENCHMARK.jsonl.gz [--problems 40] [--each 8] [--seed 0] [--workers 2]
     python performance/against_evalplus.py BENCHMARK.jsonl.gz --samples samples.jsonl
     python performance/against_evalplus.py --odd
 
-Without --samples: of so many problems, drawn by the seed, ``each`` of the variants of variants.py; with --odd the programs
-of odd_programs.txt, whose differences must be those of KNOWN (docs/reference/grading.md says why). Stock evalplus
-(untrusted_check) runs inside a sandbox too, one problem at a time. Prints how many verdicts there are of each sort, and
+Without --samples, it grades ``each`` variants (see variants.py) of so many problems, drawn by the seed. With --odd, it grades
+the programs of odd_programs.txt, whose differences must be those in KNOWN (docs/reference/grading.md explains them). Stock
+evalplus (untrusted_check) also runs inside a sandbox, one problem at a time. Prints the number of verdicts of each kind, and
 every difference.
 """
 
@@ -36,10 +36,10 @@ PROBLEM_SECONDS, SAMPLE_SECONDS = 300, 130
 
 
 def main() -> int:
-    """Compare, print, and say by the exit status whether all verdicts were the same."""
+    """Compare and print; the exit status says whether all verdicts were the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmark", type=Path, nargs="?", default=DEMO_DIR / "benchmark.jsonl")
-    parser.add_argument("--odd", action="store_true", help="the programs of odd_programs.txt")
+    parser.add_argument("--odd", action="store_true", help="grade the programs of odd_programs.txt")
     parser.add_argument("--samples", type=Path, help="JSONL with task_id and solution")
     parser.add_argument("--problems", type=int, default=40)
     parser.add_argument("--each", type=int, default=8, help="variants of each problem")
@@ -87,7 +87,7 @@ def main() -> int:
 def compare(
     problem: Problem, programs: dict[str, str], grader: EvalPlusGrader, sandbox: Sandbox,
 ) -> list[tuple[str, tuple[str, str], tuple[str, str], str]]:
-    """(what the program is, our verdict, stock's verdict, our reason) of each."""
+    """Return (kind of program, our verdict, stock's verdict, our reason) for each program."""
     ours = grader.grade(problem, list(programs.values()), alone=True)
     job = {"problem": asdict(problem), "samples": list(programs.values()), "min_time_limit": CONFIG.min_time_limit,
            "time_limit_factor": CONFIG.time_limit_factor, "memory_bytes": CONFIG.memory_limit_mb * 2**20}

@@ -1,9 +1,9 @@
 """Does it matter how many problems a model answers at once? ``python -m performance.batch_invariance MODEL BENCHMARK``
 
-Greedy decoding takes the token with the largest logit. Sums in another order (a batch has other shapes and padding) change
-logits in their last digits, which decides nothing unless two tokens were that close. This answers a benchmark alone and in
-batches, counts the answers that differ, and shows for each how close the two tokens were where the ways part: differences
-of the size of rounding are ties, larger ones would be a fault of the batching.
+Greedy decoding takes the token with the largest logit. A batch has other shapes and padding, so sums in another order change
+the last digits of logits, which only matters if two tokens were that close. This program answers a benchmark one problem at a
+time and in batches, counts the answers that differ, and shows how close the two tokens were at the first difference.
+Differences the size of rounding errors are ties; larger ones would be an error in the batching.
 """
 
 import argparse
@@ -29,8 +29,8 @@ from xft_core.stages.generate import Request, make_batches
 
 @dataclass(frozen=True)
 class Parting:
-    """An answer that is another in a batch: at which of its tokens they part, and how much larger than the other token's
-    logit that of the token chosen alone is, there; ``scale``: the largest logit in size."""
+    """An answer that differs in a batch: the first token that differs, and how much larger the logit of the token chosen alone
+    is than that of the other token. ``scale``: the largest absolute logit."""
 
     task_id: str
     position: int
@@ -39,7 +39,8 @@ class Parting:
 
 
 def partings(completer: TransformersCompleter, requests: Sequence[Request], batch_size: int) -> list[Parting]:
-    """The answers to ``requests`` that are others in batches of ``batch_size`` than alone, under greedy decoding."""
+    """Return the answers to ``requests`` that differ between batches of ``batch_size`` and one at a time, with greedy
+    decoding."""
     alone, together = (_answers(completer, requests, size) for size in (1, batch_size))
     found = []
     for request in requests:
@@ -49,7 +50,7 @@ def partings(completer: TransformersCompleter, requests: Sequence[Request], batc
         position = next(
             (place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
         logits_V = _next_logits(completer, [*request.token_ids, *one[:position]])
-        # One that only goes on longer parted from the other where that one ended, which no logit explains.
+        # A longer answer differs from the other one only after its end, which no logit explains.
         ended = position in (len(one), len(other))
         gap = float("inf") if ended else float(logits_V[one[position]] - logits_V[other[position]])
         found.append(Parting(request.problem.task_id, position, gap, float(logits_V.abs().max())))
@@ -74,7 +75,7 @@ def _next_logits(completer: TransformersCompleter, tokens: list[int]) -> torch.T
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print a JSON report; exit status 0, or 2 for a mistake that the message explains."""
+    """Print a JSON report; exit status 0, or 2 for an error that the message explains."""
     parser = argparse.ArgumentParser(prog="python -m performance.batch_invariance", description=__doc__)
     parser.add_argument("model")
     parser.add_argument("benchmark")

@@ -2,9 +2,9 @@
 
     python -m performance.canonical BENCHMARK.jsonl.gz [--broken] [--workers 2] [--problems 20] [--without-filter]
 
-Prints the counts, the seconds, and the largest memory of all processes together (resident set, shared pages counted
-once for each process, read every 0.1 s). What the filter of system calls costs is the difference to --without-filter, which
-takes one that lets every call through. Exits with 1 when a verdict is not what it must be.
+Prints the counts, the seconds, and the peak memory of all processes together (resident set, shared pages counted once for each
+process, read every 0.1 s). To get the cost of the system call filter, compare with --without-filter, which uses a filter that
+lets every call through. Exits with 1 if a verdict is not what it must be.
 """
 
 import argparse
@@ -29,13 +29,13 @@ SECONDS_BETWEEN_READINGS = 0.1
 
 
 def main() -> int:
-    """Grade, print, and say by the exit status whether all was as it must be."""
+    """Grade and print; the exit status says whether all verdicts are what they must be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("benchmark", type=Path)
-    parser.add_argument("--broken", action="store_true", help="programs that only return None")
+    parser.add_argument("--broken", action="store_true", help="grade programs that only return None")
     parser.add_argument("--workers", type=int, help="default: one per core")
-    parser.add_argument("--problems", type=int, help="only the first so many")
-    parser.add_argument("--without-filter", action="store_true", help="with a filter that lets every system call through")
+    parser.add_argument("--problems", type=int, help="only the first N problems")
+    parser.add_argument("--without-filter", action="store_true", help="use a filter that lets every system call through")
     arguments = parser.parse_args()
     if arguments.without_filter:
         let_every_call_through()
@@ -67,14 +67,14 @@ def main() -> int:
 
 
 def let_every_call_through() -> None:
-    """Only to measure: the programs here are the benchmark's own."""
+    """Disable the filter, for measurements only: the programs here are the benchmark's own."""
     instruction = struct.pack("HBBI", 0x06, 0, 0, 0x7FFF0000)  # BPF_RET, SECCOMP_RET_ALLOW
     bubblewrap.build_filter = lambda machine=None: instruction  # type: ignore[assignment]
-    canaries.WALLS = canaries.CALLS = ""  # which would find that it lets them through
+    canaries.WALLS = canaries.CALLS = ""  # the check would notice that it lets calls through
 
 
 class PeakMemory:
-    """The largest resident memory of this process and all below it, while in the context."""
+    """Record the peak resident memory of this process and its descendants within the context."""
 
     def __enter__(self) -> "PeakMemory":
         self.peak_bytes = 0

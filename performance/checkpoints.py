@@ -1,9 +1,9 @@
-"""What a training checkpoint costs to write and to go on from, and the share of its sums (sha256 of every file) in that.
+"""Measure the cost of writing a training checkpoint and resuming from it, and its checksums' share (sha256 of every file).
 
     python -m performance.checkpoints [--shape 135M] [--repeats 5]
 
-A model of random weights in fp32 trains one step of a few tokens by each optimizer, so that the optimizer has its state.
-Then its checkpoint is written (over the one before) and sealed, checked and loaded, in turns. Files come from the page cache.
+A model with random fp32 weights trains one step on a few tokens with each optimizer, so that the optimizer has its state. Then
+its checkpoint is written (over the one before) and sealed, checked and loaded, in turns. Files come from the page cache.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def measure(name: str, optimizer: str, repeats: int, directory: Path) -> list[list[object]]:
-    """Rows of the table."""
+    """Return the table's rows."""
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape(name)), dtype=torch.float32)
     sft = SftConfig(optimizer=optimizer, max_steps=1, batch_size=1, micro_batch_size=1, precision="fp32", epochs=1,
                     checkpoint_steps=1000, log_steps=1)
@@ -66,7 +66,7 @@ def measure(name: str, optimizer: str, repeats: int, directory: Path) -> list[li
 
 
 def _parts(work: Taken, sums: Taken) -> list[object]:
-    """Of both together: seconds, those of the sums and their share, by the clock and of the processor."""
+    """Return the total seconds of both, the seconds of the checksums and their share, by the clock and by CPU time."""
     found: list[object] = []
     for rest, part in ((work.seconds, sums.seconds), (work.cpu_seconds, sums.cpu_seconds)):
         found += [rest + part, part, round(100 * part / (rest + part))]

@@ -1,8 +1,8 @@
-"""Whether stages end within the time that ``xft plan`` gives: plan, run, compare, in a home of its own.
+"""Check whether stages end within the time that ``xft plan`` gives: plan, run and compare, in a separate home.
 
     python -m performance.planning durations            # the demo and a model of SmolLM2's width, each twice: the first run is
-                                                       # planned from probes, the second from the first
-    python -m performance.planning durations demo       # only this one
+                                                       # planned from probes, the second from the first run
+    python -m performance.planning durations demo       # only the demo
 """
 
 import os
@@ -34,7 +34,7 @@ SMOLLM2 = {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536,
 
 
 def main(names: list[str]) -> None:
-    """Print, for every stage of every run, the range and the time it took; then how many ended within their range."""
+    """Print the range and the real time of every stage of every run, then how many stages ended within their range."""
     within = total = 0
     print("| recipe | run | stage | planned | by | took s | within |\n|---|---:|---|---:|---|---:|---|")
     with tempfile.TemporaryDirectory(prefix="xft-durations-") as directory:
@@ -50,7 +50,7 @@ def main(names: list[str]) -> None:
 
 
 def compare(path: Path) -> list[tuple[str, str, str, float, bool]]:
-    """Plan the recipe, run it, and give for each stage: role, range, what it rests on, seconds, whether it was within."""
+    """Plan and run the recipe. Returns for each stage: role, range, the range's basis, seconds, whether it was within."""
     options = parser().parse_args(["plan", str(path)])
     recipe = load_recipe(path, [])
     config = find_config(base_model(recipe))

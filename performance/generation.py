@@ -1,12 +1,12 @@
-"""Greedy completions of HumanEval problems a minute, against evalplus's own ``hf`` back end.
+"""Compare greedy completions of HumanEval problems per minute with evalplus's own ``hf`` backend.
 
     python -m performance.generation BENCHMARK.jsonl.gz [--model DIR] [--problems 32] [--tokens 256] [--batch 16] [--repeats 2]
 
-The same model in fp32, the same prompts (the problem's code), the same stops, in turns, after loading. Also: how many
-completions are equal, and for those that are not, how far the likeliest token was from the second where they part.
+Both use the same model in fp32, the same prompts (the problem's code) and the same stops, in turns, after loading. Also prints
+how many completions are equal, and for the others, how far the likeliest token was from the second at the first difference.
 
-evalplus 0.3.1 adds each problem's stops to those of all problems before, whose prompts were of other lengths: it gets slower,
-and may find a stop in the prompt itself. Here every problem begins without the others' stops, in favour of evalplus.
+evalplus 0.3.1 adds each problem's stops to those of all earlier problems, whose prompts had other lengths. So it gets slower,
+and may find a stop in the prompt itself. In favour of evalplus, every problem here starts without the others' stops.
 """
 
 import argparse
@@ -87,7 +87,7 @@ def _by_us(completer: TransformersCompleter, prompts: list[str], written: dict[s
 
 @torch.inference_mode()
 def _margin(completer: TransformersCompleter, prompt: str, first: str, second: str) -> float:
-    """Difference of the two largest log-probabilities at the token where two completions part."""
+    """Return the difference of the two largest log-probabilities at the first token where two completions differ."""
     ids = [completer.tokenizer(prompt + text).input_ids for text in (first, second)]
     same = next((place for place, (a, b) in enumerate(zip(*ids, strict=False)) if a != b), min(map(len, ids)))
     logits = completer.model(torch.tensor([ids[0][:same]], device=completer.device)).logits[0, -1]

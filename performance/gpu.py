@@ -1,10 +1,10 @@
-"""The steps that matter on an accelerator: MoE step, mixing step, SFT tokens a second, and memory. Random weights.
+"""Measure the important steps on an accelerator: MoE step, mixing step, SFT tokens per second, and memory. Random weights.
 
     python -m performance.gpu [--shape 135M] [--layers N] [--tokens 8192] [--repeats 5]
 
-Needs torch and transformers, and of this project xft_core alone. Without an accelerator it runs on the CPU (then choose
-``--shape tiny --tokens 512``), to see that it works. Each part says what it compares: see moe_step, mixing_step and sft.
-Memory is the most that torch had allocated on the device in each part.
+Needs torch, transformers, and only xft_core from this project. Without an accelerator it runs on the CPU (then choose
+``--shape tiny --tokens 512``), to check that it works. For the comparisons of each part, see moe_step, mixing_step and sft.
+Memory is torch's peak allocation on the device in each part.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""How much a data set leaves to be won: dense SFT alone, over numbers of rows, epochs and learning rates.
+"""Measure how much room for improvement a data set leaves: dense SFT only, over numbers of rows, epochs and learning rates.
 
     python -m performance.headroom STORE [--rows 100 200 400] [--epochs 2 4 8] [--rates 5e-4 1e-3 2e-3] [--seed 0]
 
-Chooses the demo's recipe by docs/measurements/demo-protocol.md. No Mixture-of-Experts is trained here: the choice is made
-before anyone knows which method it suits. STORE keeps what was made; the same command goes on after a kill.
+Chooses the demo's recipe by docs/measurements/demo-protocol.md. It trains no Mixture-of-Experts: the choice is made before
+anyone knows which method it suits. STORE keeps the results; after a kill, the same command continues.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from xft_core.stages.configs import PrepareStage, SftStage
 from xft_core.stages.run import run_stage
 from xft_core.store.results.sft import SftMetrics
 
-FLOOR = (1500, 4.0, 1e-3)  # rows, epochs, learning rate: what the model reaches when data is not a limit
+FLOOR = (1500, 4.0, 1e-3)  # rows, epochs, learning rate: the model's result if data is not the limit
 COLUMNS = ["rows", "epochs", "learning rate", "held-out loss", "train loss", "steps"]
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("store", type=Path, help="directory for everything that is made")
+    parser.add_argument("store", type=Path, help="directory for all results")
     parser.add_argument("--rows", type=int, nargs="+", default=[100, 200, 400])
     parser.add_argument("--epochs", type=float, nargs="+", default=[2.0, 4.0, 8.0])
     parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3])
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def tuned(store: Path, held_out: Path, rows: int, epochs: float, rate: float, seed: int) -> SftMetrics:
-    """Numbers of one dense SFT, from the store where it is there."""
+    """Return the metrics of one dense SFT, from the store if they are there."""
     data = DataConfig(path="demo:instruct.jsonl", max_length=256, max_rows=rows, held_out_path=str(held_out))
     prepared = store / f"data-{rows}"
     run_stage(PrepareStage(output=prepared, data=data))

@@ -1,11 +1,11 @@
-"""The loss made block by block in the head (xft_core/training/response_loss.py) against the loss of all logits, in one run.
+"""Compare the blockwise loss in the head (xft_core/training/response_loss.py) with the loss of all logits, in one run.
 
     python -m performance.loss          # a Markdown table; about a minute of one CPU core
     python -m performance.loss 0 2      # only these of CASES
 
-A training step (forward, backward) of one decoder layer and its head, so that the loss is most of it. Time: processor seconds
-of one thread (other work on the machine does not count), the best of REPEATS steps of each, in turns, in one process.
-Memory: growth of anonymous memory over a process that only has the model.
+Measures a training step (forward, backward) of one decoder layer and its head, so that the loss dominates. Time: CPU seconds of
+one thread (other work on the machine does not count), the best of REPEATS steps of each, in turns, in one process. Memory:
+growth of anonymous memory compared with a process that only has the model.
 """
 
 import sys
@@ -28,7 +28,7 @@ CASES = [
 
 
 def main() -> None:
-    """Print the table, or be one of the processes whose memory is measured."""
+    """Print the table, or run as one of the processes whose memory is measured."""
     torch.set_num_threads(1)
     if "--measure" in sys.argv:
         way, number = sys.argv[2], int(sys.argv[3])

@@ -1,10 +1,10 @@
-"""A training step of low-rank experts beside the dense one's and that of full experts, in one run.
+"""Compare a training step of low-rank experts with the dense one and that of full experts, in one run.
 
     python -m performance.low_rank [--shape 135M] [--layers 1] [--tokens 1024] [--rank 4] [--repeats 7] [--threads 1]
 
-Two tables: the FFN alone, and decoder layers with embeddings left out of the count (a vocabulary of 256), forward and backward
-pass. Ratios to the dense step of the same run, by the clock and by CPU time: on a busy machine the second counts, and with one
-thread it is exact. The optimizer is left out: its work is that of the parameters, 1.1 times the dense model's at rank 4.
+Prints two tables: the FFN alone, and decoder layers almost without embeddings (a vocabulary of 256), forward and backward pass.
+Ratios are to the dense step of the same run, by the clock and by CPU time. On a busy machine, use the CPU time; with one thread
+it is exact. The optimizer is not included: its work grows with the parameters, 1.1 times the dense model's at rank 4.
 """
 
 import argparse
@@ -26,7 +26,7 @@ COLUMNS = ["what", "precision", "way", "seconds", "CPU seconds", "/ dense", "by 
 
 
 def main() -> None:
-    """Measure on the CPU (or the GPU, where there is one), and print."""
+    """Measure on the CPU (or the GPU, if there is one) and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="135M")
     parser.add_argument("--layers", type=int, default=1)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def random_moe(config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch.dtype) -> Any:
-    """An upcycled model of random weights; B too is random."""
+    """Return an upcycled model with random weights, including B."""
     model = empty_moe(config, upcycle, dtype)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 def peak_memory(command: list[str]) -> float:
-    """Largest anonymous memory (RssAnon) of a command, or of one process that it started, in bytes, read every 5 ms.
+    """Return the peak anonymous memory (RssAnon) of a command, or of one process that it started, in bytes, read every 5 ms.
 
-    Mapped files, which the kernel may drop, do not count. Exits with the command's own message when it fails.
+    Mapped files, which the kernel may drop, do not count. If the command fails, exits with its message.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     peak = 0

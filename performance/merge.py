@@ -1,10 +1,11 @@
-"""Merging an 8-expert model to dense against reading every expert once, and against mergekit's linear merge if given.
+"""Compare merging an 8-expert model to dense with reading every expert once, and with mergekit's linear merge if given.
 
     python -m performance.merge [--shape 1.3B] [--layers 24] [--repeats 3] [--directory DIR] [--mergekit VENV/bin] [--cold]
 
-In turns: all experts' bytes read into memory once; the merge, result written. The files are in the kernel's cache if they
-fit there, or with --cold never: they come from the disk. mergekit merges eight dense models of the same size (one, under
-eight names). Memory is anonymous memory of a whole process (performance/memory.py). Everything is removed at the end.
+Alternates between reading all experts' bytes into memory once, and merging and writing the result. The files are in the
+kernel's cache if they fit; with --cold they always come from the disk. mergekit merges eight dense models of the same size (one
+model under eight names). Memory is the anonymous memory of an entire process (performance/memory.py). Everything is removed at
+the end.
 """
 
 import argparse
@@ -30,7 +31,7 @@ EXPERTS = 8
 
 
 def main() -> None:
-    """Measure and print; with --only, be the process whose memory is measured."""
+    """Measure and print; with --only, run as the process whose memory is measured."""
     parser = checkpoint_parser(__doc__)
     parser.add_argument("--only", nargs=2, type=Path, metavar=("MOE", "TARGET"), help=argparse.SUPPRESS)
     parser.add_argument("--cold", action="store_true", help="drop the experts from the kernel's cache before every turn")
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, root: Path) -> None:
-    """Everything below ``root``."""
+    """Measure, with all files below ``root``."""
     config = shape(options.shape, num_hidden_layers=options.layers)
     size = write_random(root / "dense", config)
     moe, target = root / "moe", root / "out"
@@ -86,7 +87,7 @@ def measure(options: argparse.Namespace, root: Path) -> None:
 
 
 def drop_from_cache(directory: Path) -> None:
-    """Let the kernel forget the files of a directory, after writing down what it has not yet written."""
+    """Drop a directory's files from the kernel's cache, after writing unwritten data to disk."""
     for path in directory.iterdir():
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -94,7 +95,7 @@ def drop_from_cache(directory: Path) -> None:
 
 
 def read_experts(moe: Path) -> None:
-    """Every expert's bytes, into one buffer."""
+    """Read every expert's bytes into one buffer."""
     with MixtureReader(moe) as mixture:
         for layer in range(mixture.num_layers):
             for tensor in mixture.expert_tensors(layer):
@@ -104,7 +105,7 @@ def read_experts(moe: Path) -> None:
 
 
 def merge_into(moe: Path, target: Path) -> None:
-    """Uneven shares, so that no expert is left out."""
+    """Merge with uneven coefficients, so that no expert is skipped."""
     with MixtureReader(moe) as mixture:
         share_N = torch.arange(1, EXPERTS + 1, dtype=torch.float64)
         weight_LN = (share_N / share_N.sum()).expand(mixture.num_layers, EXPERTS)

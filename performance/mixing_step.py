@@ -1,10 +1,10 @@
-"""One optimizer step of learning the mixing coefficients against one of dense SFT on the same batch, in turns.
+"""Compare one optimizer step of learning the mixing coefficients with one of dense SFT on the same batch, in turns.
 
     python -m performance.mixing_step [--shape 135M] [--layers 2] [--sequence 512] [--repeats 3]
 
-Both see 8 sequences, one at a time (gradient accumulation 8). Mixing: W built from 8 experts on disk, forward, backward,
-dL/dW projected on the experts, Adam on alpha (xft_core.mixing.learning.learn itself, one step). SFT: forward, backward,
-Adafactor, the recipe's default. Memory: peak anonymous memory of a process each.
+Both process 8 sequences, one at a time (gradient accumulation 8). Mixing: W built from 8 experts on disk, forward, backward,
+dL/dW projected onto the experts, Adam on alpha (one step of xft_core.mixing.learning.learn itself). SFT: forward, backward,
+Adafactor, the recipe's default. Memory: peak anonymous memory of one process for each.
 """
 
 import argparse
@@ -40,7 +40,7 @@ COLUMNS = ["precision", "dense: seconds", "mixing", "ratio", "dense: CPU seconds
 
 
 def main() -> None:
-    """Measure on the CPU and print; with --only, be one of the processes whose memory is measured."""
+    """Measure on the CPU and print; with --only, run as one of the processes whose memory is measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="135M")
     parser.add_argument("--layers", type=int, default=2)
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def make_models(root: Path, config: dict[str, Any]) -> None:
-    """``root``/dense and, with every expert written out, ``root``/moe."""
+    """Write ``root``/dense and, with every expert written out, ``root``/moe."""
     write_random(root / "dense", config)
     (root / "moe").mkdir()
     upcycle(root / "dense", root / "moe", UPCYCLE, 0)
@@ -80,7 +80,7 @@ def make_models(root: Path, config: dict[str, Any]) -> None:
 def measure(
     root: Path, config: dict[str, Any], sequence: int, dtype: torch.dtype, device: torch.device, repeats: int,
 ) -> list[object]:
-    """The table's cells, but for the precision."""
+    """Return the table's cells except for the precision."""
     taken = side_by_side(
         {name: prepare() for name, prepare in ways(root, config, sequence, dtype, device).items()}, repeats)
     dense, mixing = taken["dense"], taken["mixing"]
@@ -91,7 +91,7 @@ def measure(
 def ways(
     root: Path, config: dict[str, Any], sequence: int, dtype: torch.dtype, device: torch.device,
 ) -> dict[str, Callable[[], Callable[[], None]]]:
-    """By name: what loads the model and returns one optimizer step."""
+    """Return functions by name that load the model and return one optimizer step."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, config["vocab_size"], (ACCUMULATION, sequence), generator=generator).tolist()
     rows = rows_of([Row(row, 1) for row in ids])

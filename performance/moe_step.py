@@ -1,10 +1,10 @@
-"""A training step of the MoE at the dense step's own rate? Forward, balance loss and backward, side by side.
+"""Does a training step of the MoE reach the dense step's rate? Compares forward, balance loss and backward.
 
     python -m performance.moe_step [--shape 135M] [--layers 2] [--tokens 2048] [--repeats 5] [--threads N]
 
-The rate is floating-point operations per second: 6 for each active parameter and token (K experts' FFNs, and once the
-rest) and 12 S D for attention in each layer. Also: the same MoE with a plain loop over experts (torch.where, index_select,
-index_add), and with transformers' grouped matrix product. The optimizer is left out: its work is that of all N experts.
+The rate is floating-point operations per second: 6 for each active parameter and token (K experts' FFNs, and once the rest) and
+12 S D for attention in each layer. Also measures the same MoE with a plain loop over experts (torch.where, index_select,
+index_add), and with transformers' grouped matrix product. The optimizer is not included: it works on all N experts.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=8192)
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of torch; one makes CPU seconds exact (others spin while they wait)")
+    parser.add_argument("--threads", type=int, help="torch threads; one makes CPU seconds exact (others spin while they wait)")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def measure(config: dict[str, Any], tokens: int, dtype: torch.dtype, device: torch.device, repeats: int) -> list[list[object]]:
-    """Rows of the table for one precision."""
+    """Return the table's rows for one precision."""
     torch.manual_seed(0)
     dense = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype).to(device).train()
     moe = random_moe(config, dtype, device)
@@ -75,7 +75,7 @@ def measure(config: dict[str, Any], tokens: int, dtype: torch.dtype, device: tor
 
 
 def operations(config: dict[str, Any], tokens: int, num_ffns: int) -> float:
-    """Floating-point operations of forward and backward with ``num_ffns`` FFNs at work for each token."""
+    """Return the floating-point operations of forward and backward with ``num_ffns`` active FFNs for each token."""
     hidden, heads, groups = (config[name] for name in ("hidden_size", "num_attention_heads", "num_key_value_heads"))
     attention = hidden * hidden * (2 + 2 * groups / heads)
     ffn = 3 * hidden * config["intermediate_size"]
@@ -85,7 +85,7 @@ def operations(config: dict[str, Any], tokens: int, num_ffns: int) -> float:
 
 
 def random_moe(config: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Any:
-    """An upcycled model of random weights, in training mode."""
+    """Return an upcycled model with random weights, in training mode."""
     with device:
         moe = empty_moe(config, UPCYCLE, dtype)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def random_moe(config: dict[str, Any], dtype: torch.dtype, device: torch.device)
 
 
 def random_batch(config: dict[str, Any], tokens: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Whole sequences of random tokens, all of them response."""
+    """Return full sequences of random tokens, all of them response."""
     length = min(SEQUENCE, tokens)
     ids_BS = torch.randint(0, config["vocab_size"], (tokens // length, length), generator=torch.Generator().manual_seed(0))
     batch = {
@@ -105,7 +105,7 @@ def random_batch(config: dict[str, Any], tokens: int, device: torch.device) -> d
 
 
 def step(model: Any, batch: dict[str, torch.Tensor]) -> None:
-    """Forward, the loss as sft has it, backward."""
+    """Run forward, sft's loss, and backward."""
     model.zero_grad()
     for block in moe_blocks(model):
         block.keep_routing = True
@@ -119,7 +119,7 @@ def step(model: Any, batch: dict[str, torch.Tensor]) -> None:
 
 
 def plain_loop(self: Any, x_TD: torch.Tensor, expert_index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
-    """What one writes first: expert by expert its tokens, its FFN, and added where they belong."""
+    """The naive implementation: for each expert, select its tokens, apply its FFN, and add the results in place."""
     y_TD = torch.zeros_like(x_TD)
     for expert in range(self.num_experts):
         token, place = torch.where(expert_index_TK == expert)

@@ -1,8 +1,9 @@
-"""Seconds that grading takes for each language: whole MultiPL-E files, with answers that compile and fail their first test.
+"""Measure grading time for each language: complete MultiPL-E files, with answers that compile and fail their first test.
 
     python -m performance.multipl_e DIRECTORY [LANGUAGE ...] [--problems N]
 
-``processor`` is measured without the sandbox, whose own processes do not report theirs: the answers are of this file.
+``processor`` is measured without the sandbox, whose processes do not report their time. That is safe, because the answers come
+from this file.
 """
 
 import argparse
@@ -29,9 +30,9 @@ ALONE = 8  # problems for the processor time of one program
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("directory", type=Path, help="with humaneval-LANGUAGE.jsonl")
-    parser.add_argument("languages", nargs="*", help="all of them if none is named")
-    parser.add_argument("--problems", type=int, help="only the first this many of each file")
+    parser.add_argument("directory", type=Path, help="directory with humaneval-LANGUAGE.jsonl")
+    parser.add_argument("languages", nargs="*", help="default: all")
+    parser.add_argument("--problems", type=int, help="only the first N problems of each file")
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     print("| language | programs | seconds in all | processor seconds each | not failed, or not compiled |")
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 def measure(path: Path, language: str, most: int | None) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     kind = MultiPLE()
     problems = kind.load_problems(path, most)
     answers = {problem.task_id: [kind.solution(problem, STUBS[language], "completion")] for problem in problems}

@@ -17,13 +17,13 @@ PROBLEMS = {problem.task_id.removeprefix("Odd/"): problem for problem in (
     Problem("Odd/flag", "def f(x):\n", "f", "    return x % 2 == 0\n", [[1], [2]], [[3]]),
     Problem("Odd/raw", "def f(s):\n", "f", "    return s.encode()\n", [["abc"]], [["é"]]))}
 
-# What gets another verdict here than in stock evalplus, and why.
+# Programs that get another verdict here than in stock evalplus, and why.
 KNOWN = {
     "int: an object with __eq__": "an object of a class that is none of Python's usual ones is equal to nothing"}
 
 
 def odd_programs() -> dict[str, dict[str, str]]:
-    """By problem, the programs by what is odd about them."""
+    """Return programs by problem, then by what is odd about them."""
     found: dict[str, dict[str, str]] = {name: {} for name in PROBLEMS}
     for header, program in re.findall(r"^=== (.*)\n((?:(?!===).*\n)+)", TEXT.read_text(encoding="utf-8"), re.MULTILINE):
         problem, _, name = header.partition(": ")

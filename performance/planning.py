@@ -1,11 +1,11 @@
-"""What ``xft plan`` predicts against what stages take: peak memory of real stages on models of random weights.
+"""Compare the predictions of ``xft plan`` with the peak memory of real stages on models with random weights.
 
     python -m performance.planning                              # prints a Markdown table; some minutes on 2 CPU cores
     python -m performance.planning "llama, 16 M | sft, dense"   # only this case
     python -m performance.planning durations                    # times instead of memory: performance/durations.py
 
-Measured is anonymous memory (RssAnon, read from /proc every 5 ms): what the process holds. Mapped checkpoint files, which
-the kernel may drop, do not count. All rows are as long as they may be and nearly all response, as the plan assumes.
+Measures anonymous memory (RssAnon, read from /proc every 5 ms), which the process holds. Mapped checkpoint files, which the
+kernel may drop, do not count. All rows have the maximum length and are nearly all response, as the plan assumes.
 """
 
 import json
@@ -42,7 +42,7 @@ MERGE = MergeConfig(max_steps=2, batch_size=16, micro_batch_size=8, precision="f
 
 @dataclass(frozen=True)
 class Case:
-    """One stage to be run: on the dense model or the upcycled one, with these settings."""
+    """One stage to run: on the dense or the upcycled model, with these settings."""
 
     model: str
     stage: str
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def measure(case: Case, root: Path) -> tuple[float, float]:
-    """Predicted and measured peak memory of one case in bytes, the process itself included."""
+    """Return predicted and measured peak memory of one case in bytes, including the process itself."""
     model, data = _model(case, root), _data(case, root)
     shape, upcycle = read_shape(_model(Case(case.model, "sft"), root) / "config.json"), UPCYCLE if case.moe else None
     fields: dict[str, Any] = {"model": str(model), "data": str(data), "output": str(root / f"out{time.monotonic_ns()}")}

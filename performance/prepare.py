@@ -1,9 +1,9 @@
-"""How many rows a second the prepare stage makes of instruction data, and in how much memory.
+"""Measure how many rows of instruction data per second the prepare stage processes, and its memory.
 
     python -m performance.prepare [--rows 1000000] [--long-megabytes 20] [DATA.json ...]
 
-A file of rows of 20 to 60 tokens of code-like text is made for it, all different; one with a single long row beside short
-ones; and any files given. The tokenizer is the demo model's; the benchmark whose problems are looked for is the demo's too.
+Uses a generated file of different rows with 20 to 60 tokens of code-like text, one with a single long row among short ones, and
+any given files. The tokenizer and the benchmark for decontamination are the demo's.
 """
 
 import argparse
@@ -28,7 +28,7 @@ CONFIG = "data: {{path: {path}, max_length: 1024}}\nbenchmarks: ['demo:benchmark
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="*", type=Path, help="further instruction data to measure")
+    parser.add_argument("data", nargs="*", type=Path, help="more instruction data to measure")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--long-megabytes", type=int, default=20, help="size of the long row; 0 for none")
     options = parser.parse_args()
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def write_rows(path: Path, rows: int, long_megabytes: int = 0) -> Path:
-    """JSON lines of so many different rows, and one more with a response of that length."""
+    """Write JSON lines of so many different rows, and one more with a response of that length."""
     rng = random.Random(0)
     with path.open("w", encoding="utf-8") as stream:
         for number in range(rows):
@@ -61,7 +61,8 @@ def write_rows(path: Path, rows: int, long_megabytes: int = 0) -> Path:
 
 
 def measure(path: Path, output: Path) -> list[object]:
-    """Seconds, CPU seconds, rows a second by the stage's own time, and the peak of its processes' anonymous memory in MB."""
+    """Return seconds, CPU seconds, rows per second by the stage's own time, and peak anonymous memory of its processes in
+    MB."""
     config = output.with_suffix(".yaml")
     config.write_text(CONFIG.format(path=path, output=output), encoding="utf-8")
     started = time.monotonic()
@@ -92,7 +93,7 @@ def measure(path: Path, output: Path) -> list[object]:
 
 
 def anonymous(process: int) -> int:
-    """Anonymous memory of a process in bytes, what it shares with others divided among them; 0 when it has ended."""
+    """Return a process's anonymous memory in bytes, with shared memory divided among its users; 0 if it has ended."""
     shares = Path(f"/proc/{process}/smaps_rollup").read_text()
     return next((int(line.split()[1]) * 1024 for line in shares.splitlines() if line.startswith("Pss_Anon")), 0)
 

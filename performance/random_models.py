@@ -1,4 +1,4 @@
-"""Checkpoints of random weights in the shapes that the benchmarks use, written a tensor at a time."""
+"""Checkpoints with random weights in the shapes that the benchmarks use, written one tensor at a time."""
 
 import argparse
 import json
@@ -29,12 +29,13 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def shape(name: str, **changes: Any) -> dict[str, Any]:
-    """The config.json of a shape, with some of its fields changed (None leaves one as it is)."""
+    """Return the config.json of a shape, with some fields changed (None leaves a field unchanged)."""
     return SHAPES[name] | {field: value for field, value in changes.items() if value is not None}
 
 
 def write_random(directory: Path, config: dict[str, Any], seed: int = 0, max_shard_bytes: int = 1_000_000_000) -> int:
-    """A dense checkpoint of random bf16 weights, sharded, with the demo's tokenizer. Returns the bytes of its weights."""
+    """Write a sharded dense checkpoint with random bf16 weights and the demo's tokenizer. Returns its weights' size in
+    bytes."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
 
@@ -55,7 +56,7 @@ def write_random(directory: Path, config: dict[str, Any], seed: int = 0, max_sha
 
 
 def checkpoint_parser(description: str | None) -> argparse.ArgumentParser:
-    """The options of a benchmark that writes checkpoints."""
+    """Return the options of a benchmark that writes checkpoints."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="1.3B")
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")

@@ -1,9 +1,9 @@
-"""What the filter of system calls costs a graded program: processor time with the filter, and with one that lets all through.
+"""Measure what the system call filter costs a graded program: CPU time with it, and with a filter that lets all calls through.
 
     python -m performance.seccomp_filter [--rounds 9]
 
-Both in turns, each in a sandbox of its own, so that other work on the machine meets both alike. ``calls`` makes 100,000 system
-calls and nothing else, the worst there can be; ``computes`` makes none.
+Runs both in turns, each in its own sandbox, so that other work on the machine affects both equally. ``calls`` only makes
+100,000 system calls, the worst case; ``computes`` makes none.
 """
 
 import argparse

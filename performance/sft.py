@@ -1,11 +1,12 @@
-"""Useful tokens a second in SFT, packed, against plain ``transformers.Trainer`` that pads to the longest of its batch, and
-against TRL's SFTTrainer, packed, where that is installed (``pip install --no-deps trl``, or PYTHONPATH to a place that has it).
+"""Compare useful tokens per second in packed SFT with plain ``transformers.Trainer``, which pads to the longest row of its
+batch, and with TRL's packed SFTTrainer, if it is installed (``pip install --no-deps trl``, or PYTHONPATH to a place that has
+it).
 
     python -m performance.sft DATA.json [--model DIR] [--rows 256] [--sequence 1024] [--repeats 3] [--only WAY]
 
-All train the same dense model by the same optimizer for one epoch of the same rows, in turns: Trainer 8 rows in a batch,
-TRL and ours one packed sequence, which is about as many tokens. ``--only`` does one way, once, in a process of its own, and
-prints its peak memory. Useful is what is not padding: prompt and response.
+All train the same dense model with the same optimizer for one epoch on the same rows, in turns: Trainer with 8 rows per batch,
+TRL and ours with one packed sequence, which has about as many tokens. ``--only`` runs one way once, in its own process, and
+prints its peak memory. Useful tokens are those of prompts and responses, without padding.
 """
 
 import argparse
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def read_rows(options: argparse.Namespace) -> Rows:
-    """The first rows of the data, as the prepare stage makes them."""
+    """Return the first rows of the data, as the prepare stage writes them."""
     config = DataConfig(path=str(options.data), max_length=options.sequence)
     conversations = [item for item in read_conversations(config, options.data) if item[-1]["content"].strip()]
     tokenizer = load_tokenizer(options.model)
@@ -69,7 +70,7 @@ def read_rows(options: argparse.Namespace) -> Rows:
 
 
 def ways_of(model: Path, rows: Rows, sequence: int) -> dict[str, Callable[[], None]]:
-    """What is compared, by name; TRL where it is there."""
+    """Return the ways to compare by name, with TRL if it is installed."""
     ways: dict[str, Callable[[], None]] = {"Trainer, padded": partial(train_padded, model, rows)}
     if find_spec("trl"):
         ways["TRL, packed"] = partial(train_with_trl, model, rows, sequence)
@@ -77,7 +78,7 @@ def ways_of(model: Path, rows: Rows, sequence: int) -> dict[str, Callable[[], No
 
 
 def measure(ways: dict[str, Callable[[], None]], rows: Rows, repeats: int) -> list[list[object]]:
-    """Rows of the table."""
+    """Return the table's rows."""
     taken = side_by_side(ways, repeats, warm_up=False)
     lengths, useful = rows.lengths(), sum(rows.lengths())
     padded = sum(
@@ -95,7 +96,7 @@ def measure(ways: dict[str, Callable[[], None]], rows: Rows, repeats: int) -> li
 
 
 def train_packed(model: Path, rows: Rows, sequence: int) -> None:
-    """One epoch by our trainer, from loading the model on."""
+    """Train one epoch with our trainer, including loading the model."""
     with tempfile.TemporaryDirectory() as scratch:
         loaded = load_model(model, torch.float32).to(device_for_work())
         metrics = MetricsLog(Path(scratch) / "metrics.jsonl")
@@ -103,7 +104,7 @@ def train_packed(model: Path, rows: Rows, sequence: int) -> None:
 
 
 def train_with_trl(model: Path, rows: Rows, sequence: int) -> None:
-    """The same by TRL's SFTTrainer, its best-fit packing, with a loss on responses only."""
+    """Train with TRL's SFTTrainer and its best-fit packing, with a loss on responses only."""
     from datasets import Dataset
     from trl import SFTConfig as TrlConfig
     from trl import SFTTrainer
@@ -124,7 +125,7 @@ def train_with_trl(model: Path, rows: Rows, sequence: int) -> None:
 
 
 def train_padded(model: Path, rows: Rows) -> None:
-    """The same by transformers' Trainer as it comes, with labels for responses only."""
+    """Train with unchanged transformers' Trainer, with labels for responses only."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         arguments = TrainingArguments(
             output_dir=scratch, num_train_epochs=1, per_device_train_batch_size=ROWS_OF_TRAINER, report_to="none",
@@ -146,7 +147,7 @@ def _padded(examples: list[tuple[torch.Tensor, int]]) -> dict[str, torch.Tensor]
 
 
 def random_rows(vocabulary: int, number: int, longest: int) -> Rows:
-    """Rows whose lengths spread as those of instruction data do (log-normal, 120 tokens in the median)."""
+    """Return rows with lengths distributed like those of instruction data (log-normal, median 120 tokens)."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.empty(number).log_normal_(4.8, 0.7, generator=generator).clamp(16, longest).int().tolist()
     ids = [torch.randint(0, vocabulary, (length,), generator=generator).tolist() for length in lengths]

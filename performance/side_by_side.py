@@ -1,4 +1,4 @@
-"""For the benchmarks: ways of doing one thing, measured side by side in one run, and what is said of the machine."""
+"""Helpers for the benchmarks: measure ways to do one thing side by side in one run, and describe the machine."""
 
 import gc
 import os
@@ -19,7 +19,7 @@ from xft_core.reporting.tables import table
 class Taken:
     """Medians over the repeats: ``seconds`` by the clock, ``cpu_seconds`` of this process and its children, all threads.
 
-    On a busy machine the second is the one to compare.
+    On a busy machine, compare ``cpu_seconds``.
     """
 
     seconds: float
@@ -29,9 +29,9 @@ class Taken:
 def side_by_side(
     ways: Mapping[str, Callable[[], object]], repeats: int, warm_up: bool = True, between: Callable[[], object] = gc.collect,
 ) -> dict[str, Taken]:
-    """Do every way in turns, ``repeats`` times, so that what else the machine does falls on all alike.
+    """Run all ways in turns, ``repeats`` times, so that other work on the machine affects all equally.
 
-    ``between`` comes before each and is not timed; with ``warm_up`` a first turn is not counted.
+    ``between`` runs before each and is not timed. With ``warm_up``, a first turn is not counted.
     """
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(repeats + int(warm_up)):
@@ -46,7 +46,7 @@ def side_by_side(
 
 
 def print_heading(title: str) -> None:
-    """What is measured, when, on which machine, and how busy that is (1 minute's load average)."""
+    """Print what is measured, when, on which machine, and the machine's load (1-minute average)."""
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
@@ -57,13 +57,13 @@ def print_heading(title: str) -> None:
 
 
 def print_table(columns: list[str], rows: list[list[object]]) -> None:
-    """A Markdown table; floats with two decimals."""
+    """Print a Markdown table; floats have two decimals."""
     shown = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
     print(table(columns, shown) + "\n", flush=True)
 
 
 def run_command(command: list[str], status: int = 0) -> None:
-    """Run a command to its end. Exits with what it said when its exit status is not ``status``."""
+    """Run a command until it ends. Exits with its output if its exit status is not ``status``."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != status:
         raise SystemExit(f"{' '.join(command[:3])} failed: {(done.stderr or done.stdout)[-1500:]}")

@@ -1,6 +1,6 @@
-"""``python -m performance.sizing_tables [FILE]``: the tables of docs/explanation/sizing.md, by the code that plans recipes.
+"""``python -m performance.sizing_tables [FILE]``: compute the tables of docs/explanation/sizing.md with the planning code.
 
-With FILE, what stands between its two ``sizing`` comments is replaced; without, the tables are printed.
+With FILE, replaces the text between its two ``sizing`` comments; without, prints the tables.
 """
 
 import math
@@ -35,7 +35,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
         "num_key_value_heads": 32, "vocab_size": 32256},
 }
-PAPER = ["sft.gradient_checkpointing=true"]  # all else are the defaults, which are the paper's
+PAPER = ["sft.gradient_checkpointing=true"]  # all other fields have the defaults, which are the paper's
 VARIANTS: dict[str, list[str]] = {
     "as above": [],
     "micro batch 1": ["sft.micro_batch_size=1"],
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def markdown() -> str:
-    """The three tables."""
+    """Return the three tables."""
     shapes = {name: shape_of_config(config) for name, config in SHAPES.items()}
     return "\n\n".join([_by_stage(shapes), _by_variant(shapes), _by_time(shapes)])
 

@@ -1,10 +1,10 @@
-"""How long it takes to start: the commands' help and imports, a stage, and a finished demo run again.
+"""Measure start times: the commands' help and imports, a stage, and repeating a finished demo run.
 
     python -m performance.starting [--repeats 5]
 
-The recipe is the demo, cut down to a few steps and problems: what a second run does is the same. "Stage start" is the
-time from starting its sft stage to the first line, the held-out loss of a few rows: as the fork of a server that is ready,
-as all but the first of a flow start (its CPU seconds are the server's, and not counted), and as a fresh process.
+The recipe is the demo with only a few steps and problems, which does not change what a second run does. "Stage start" is the
+time from starting its sft stage to the first line, the held-out loss of a few rows. It is measured as a fork of a ready server,
+which is how all but the first stage of a flow start (its CPU seconds are the server's and not counted), and as a fresh process.
 """
 
 import argparse

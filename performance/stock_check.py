@@ -1,7 +1,7 @@
-"""Stock evalplus's verdicts on the samples of one problem; started by against_evalplus.py, inside a sandbox.
+"""Print stock evalplus's verdicts on the samples of one problem. against_evalplus.py runs this inside a sandbox.
 
 stdin, one JSON object: {"problem": fields of Problem, "samples": [program, …], "min_time_limit", "time_limit_factor"};
-stdout: a JSON list of [base status, plus status], plus only where base passed.
+stdout: a JSON list of [base status, plus status], with plus only if base passed.
 """
 
 import json
@@ -13,7 +13,7 @@ from xft_core.benchmarks.evalplus.contained.evalplus_files import mbpp_inputs
 
 
 def main() -> None:
-    """Check one problem's samples as ``evalplus.evaluate`` does."""
+    """Check one problem's samples in the way of ``evalplus.evaluate``."""
     job = json.load(sys.stdin)
     os.environ["EVALPLUS_MAX_MEMORY_BYTES"] = str(job["memory_bytes"])
     from evalplus.eval import untrusted_check

@@ -1,10 +1,10 @@
-"""Upcycling, 8 experts, against ``cp`` of the bytes written, and against mergekit-moe where it is given.
+"""Compare upcycling to 8 experts with ``cp`` of the bytes written, and with mergekit-moe if given.
 
     python -m performance.upcycle [--shape 1.3B] [--layers 24] [--repeats 3] [--directory DIR] [--mergekit VENV/bin]
 
-Time is until the last byte is written, as ``cp`` means it (the kernel may still hold it), in turns. Memory is anonymous
-memory of the whole process (performance/memory.py). Needs 12 times the dense model's bytes of free disk; all is removed
-at the end.
+Time ends when the last byte is written in the sense of ``cp`` (it may still be in the kernel's cache). Both run in turns.
+Memory is the anonymous memory of the entire process (performance/memory.py). Needs free disk of 12 times the dense model's
+size. Everything is removed at the end.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, root: Path) -> None:
-    """Everything below ``root``."""
+    """Measure, with all files below ``root``."""
     config = shape(options.shape, num_hidden_layers=options.layers)
     dense, target = root / "dense", root / "out"
     size = write_random(dense, config)
@@ -46,7 +46,7 @@ def measure(options: argparse.Namespace, root: Path) -> None:
         written = root / f"written-{store}"
         written.mkdir()
         upcycle(dense, written, settings, 0)
-        copied = dense if store == "once" else written  # once is to cost no more than copying the dense model
+        copied = dense if store == "once" else written  # "once" should cost no more than copying the dense model
         taken = side_by_side(
             {"cp": partial(_copy, copied, target), "upcycle": partial(upcycle, dense, target, settings, 0)},
             options.repeats, between=partial(_empty, target), warm_up=False)
@@ -96,7 +96,7 @@ def _stage_command(root: Path, dense: Path, settings: UpcycleConfig) -> list[str
 
 
 def _mergekit_command(bin_directory: Path, root: Path, dense: Path) -> list[str]:
-    """The same base eight times, gates at random: what mergekit has that is nearest to upcycling."""
+    """Use the same base eight times with random gates, which is mergekit's closest equivalent to upcycling."""
     config = root / "mergekit.yaml"
     config.write_text(yaml.safe_dump({
         "base_model": str(dense), "gate_mode": "random", "architecture": "mixtral", "dtype": "bfloat16",

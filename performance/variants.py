@@ -1,4 +1,4 @@
-"""Programs of every sort made from a problem's canonical solution: right, wrong, of another type, slow, crashing."""
+"""Make all kinds of programs from a problem's canonical solution: right, wrong, of another type, slow, crashing."""
 
 import ast
 import random
@@ -64,7 +64,7 @@ MUTATIONS = 4
 
 
 def variants(problem: Problem, seed: int) -> dict[str, str]:
-    """Programs by what they are; wrong ones by ``seed``."""
+    """Return programs by kind; the wrong ones depend on ``seed``."""
     canonical = problem.prompt + problem.canonical_solution
     programs = {"canonical": canonical} | WHOLE
     for name, body in BODIES.items():
@@ -76,7 +76,7 @@ def variants(problem: Problem, seed: int) -> dict[str, str]:
 
 
 def mutated(program: str, generator: random.Random) -> str:
-    """The program with one small change: a constant, an operator, a comparison, or a statement left out."""
+    """Return the program with one small change: a constant, an operator, a comparison, or a removed statement."""
     tree = ast.parse(program)
     places = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp | ast.Compare | ast.If | ast.While)
               or (isinstance(node, ast.Constant) and type(node.value) is int)]

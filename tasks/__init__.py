@@ -1,6 +1,6 @@
-"""Prefect tasks over ``xft_core``: one per stage, and the only place that knows MLflow.
+"""Prefect tasks over ``xft_core``: one per stage. Only this package uses MLflow.
 
-Importing this package fixes where everything is kept, which must happen before Prefect reads its settings.
+Importing this package sets where everything is kept, which must happen before Prefect reads its settings.
 """
 
 from tasks.settings import set_environment_defaults

@@ -1,4 +1,4 @@
-"""XFT_HOME at the start of a command or a run: create it for this user only, remove what dead processes left, check its place.
+"""XFT_HOME at the start of a command or run: create it for this user only, clean up after dead processes, check its place.
 
 MLflow stores absolute addresses of files. After a home is moved or copied, they still point to the old home, and a run would
 write there. Such a home is refused until ``xft relocate`` corrects its addresses.
@@ -23,7 +23,7 @@ OURS = frozenset({
     "mlflow.db-wal", "models", "prefect", "prefect-api", "prefect-storage", "prefect.yaml", "published", "runs",
     "server-auth"})
 NOT_MINE = stat.S_IRWXG | stat.S_IRWXO
-# Columns of MLflow's database that hold addresses of files; tags do where their key says so.
+# Columns of MLflow's database that can hold addresses of files.
 ADDRESSES = (
     ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
     ("model_versions", "source"), ("model_versions", "storage_location"), ("tags", "value"), ("trace_tags", "value"),
@@ -33,13 +33,13 @@ ADDRESSES = (
 def open_home(say: Callable[[str], object]) -> Settings:
     """Check the settings, create and clean their home, and return them. ``say`` receives warnings for the user.
 
-    Raises XftError for an invalid setting, or a home that cannot be made or used.
+    Raises XftError for an invalid setting, or a home that cannot be created or used.
     """
     current = settings()
     try:
         make_private(current.home)
         if not os.access(current.home, os.R_OK | os.W_OK | os.X_OK):
-            raise PermissionError(0, "it may not be read and written")
+            raise PermissionError(0, "no permission to read and write it")
     except OSError as error:
         raise XftError(f"XFT_HOME is {str(current.home)!r}, which cannot be used: {error.strerror}. Name another directory."
                        ) from None
@@ -49,22 +49,22 @@ def open_home(say: Callable[[str], object]) -> Settings:
 
 
 def sweep_home(current: Settings) -> None:
-    """Remove what our killed processes left in the home and in the directories for temporary files."""
+    """Remove files that our killed processes left in the home and in the directories for temporary files."""
     with suppress(OSError):
         sweep(current.home, current.models, current.data, *current.artifacts.glob("*"))
 
 
 def check_place(current: Settings) -> None:
-    """Raise XftError if the MLflow database has addresses of another home, which this one was moved or copied from."""
+    """Raise XftError if the MLflow database has addresses of another home, from which this one was moved or copied."""
     for old in old_places(current):
         how = "copied" if old.exists() else "moved"
         raise XftError(
-            f"{str(current.home)!r} was {how} from {str(old)!r}: MLflow's addresses there still lead to the old place, and a "
-            "run would write into it. `xft relocate` puts them right; it changes nothing but this home.")
+            f"{str(current.home)!r} was {how} from {str(old)!r}: its MLflow addresses still lead to the old place, and a "
+            "run would write there. `xft relocate` corrects them; it changes only this home.")
 
 
 def old_places(current: Settings) -> list[Path]:
-    """Homes, other than this one, that MLflow's addresses of this one's files lead to."""
+    """Return the other homes that MLflow's addresses of this home's files lead to."""
     database = _database(current)
     if database is None:
         return []
@@ -82,9 +82,9 @@ def old_places(current: Settings) -> list[Path]:
 
 
 def relocate(current: Settings) -> int:
-    """Make all addresses in MLflow's database lead to this home, at once or not at all; returns how many were changed.
+    """Make all addresses in MLflow's database lead to this home, in one transaction. Returns how many were changed.
 
-    Raises XftError when the database cannot be written now.
+    Raises XftError if the database cannot be written now.
     """
     database, changed = _database(current), 0
     if database is None:
@@ -96,8 +96,8 @@ def relocate(current: Settings) -> int:
                 for before, after in ((old.as_uri(), current.home.as_uri()), (str(old), str(current.home))):
                     changed += sum(_replace(connection, *place, before, after) for place in ADDRESSES)
     except sqlite3.Error as error:
-        raise XftError(f"{str(database)!r} cannot be changed: {error}. Is a run or `xft ui` at work in this home? Stop it, and "
-                       "start again.") from None
+        raise XftError(f"{str(database)!r} cannot be changed: {error}. If a run or `xft ui` is active in this home, stop it "
+                       "and try again.") from None
     return changed
 
 
@@ -112,8 +112,8 @@ def _tighten(home: Path, say: Callable[[str], object]) -> None:
         return
     strangers = [path for path in home.iterdir() if path.name not in OURS and not TEMPORARY.fullmatch(path.name)]
     if mode & stat.S_ISVTX or strangers:
-        say(f"Others can read {str(home)!r}. XFT does not change its mode, since it holds other files too. Set XFT_HOME to a "
-            "directory of its own, or change this one: chmod 700.")
+        say(f"Other users can read {str(home)!r}. XFT does not change its mode, because it holds other files too. Set XFT_HOME "
+            "to a directory that only XFT uses, or change the mode of this one: chmod 700.")
         return
     home.chmod(wanted)
     say(f"{str(home)!r} was open to other users and is now closed to them (mode {wanted:o}). To share it with a group: "
@@ -121,15 +121,15 @@ def _tighten(home: Path, say: Callable[[str], object]) -> None:
 
 
 def _are_here(current: Settings, database: Path, old: Path, runs: list[str]) -> bool:
-    """Whether the files behind addresses in ``old`` are in this home, or nowhere. They are elsewhere if another home shares
-    this database and holds the files of these ``runs``."""
+    """Return whether the files behind addresses in ``old`` are in this home, or nowhere. They are elsewhere if another home
+    shares this database and holds the files of these ``runs``."""
     if any((current.mlflow_artifacts / run).exists() for run in runs):
         return True
     return database.parent == current.home and not any((old / "mlflow-artifacts" / run).exists() for run in runs)
 
 
 def _replace(connection: sqlite3.Connection, table: str, column: str, before: str, after: str) -> int:
-    # Where the new home is inside the old one, addresses that are right stay.
+    # If the new home is inside the old one, addresses that are already right stay.
     right = f"{after}/" if after.startswith(f"{before}/") else None
     known = {row[1] for row in connection.execute(f'PRAGMA table_info("{table}")')}
     if column not in known:  # another release of MLflow
@@ -142,7 +142,7 @@ def _replace(connection: sqlite3.Connection, table: str, column: str, before: st
 
 
 def _home_of(location: str | None) -> Path | None:
-    """The home of an experiment's artifact address, in the form that tasks/tracking gives it; None for any other address."""
+    """Return the home of an experiment's artifact address, if it has the form of tasks/tracking; None for any other address."""
     parts = urlsplit(location or "")
     path = Path(unquote(parts.path))
     if parts.scheme not in ("", "file") or path.name != "mlflow-artifacts" or not path.is_absolute():
@@ -158,7 +158,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _database(current: Settings) -> Path | None:
-    """The file of MLflow's database; None unless that is SQLite and the file exists."""
+    """Return the file of MLflow's database; None unless the database is SQLite and the file exists."""
     scheme, _, rest = current.tracking_uri.partition(":///")
     if scheme.partition("+")[0] != "sqlite":
         return None

@@ -1,7 +1,7 @@
 """Addresses in MLflow's pages, and of runs in Prefect's.
 
-Each names the kind of work: without ``workflowType`` MLflow 3 opens a run among GenAI evaluations, with neither runs nor
-models in its menu. MLflow's router reads it behind the ``#``.
+Each names the workflow type: without ``workflowType``, MLflow 3 opens a run among GenAI evaluations, with neither runs nor
+models in its menu. MLflow's router reads it after the ``#``.
 """
 
 import json
@@ -13,7 +13,7 @@ _FILE_BESIDE = re.compile(r"\]\(((?:plots/)?[\w.-]+\.(?:png|html|json))\)")
 
 
 def first_page(mlflow_ui: str) -> str:
-    """All experiments. ``mlflow_ui``: address of MLflow's server without a closing slash, here as below."""
+    """All experiments. ``mlflow_ui``, here and below: address of MLflow's server without a trailing slash."""
     return _address(mlflow_ui, "/experiments")
 
 
@@ -28,7 +28,7 @@ def experiment_page(mlflow_ui: str, experiment_id: str) -> str:
 
 
 def models_page(mlflow_ui: str, experiment_id: str) -> str:
-    """All models of an experiment's runs, to be sorted by any number."""
+    """All models of an experiment's runs, sortable by any metric."""
     return _address(mlflow_ui, f"/experiments/{experiment_id}/models")
 
 
@@ -38,7 +38,7 @@ def version_page(mlflow_ui: str, name: str, version: int) -> str:
 
 
 def prefect_run_page(prefect_ui: str, flow_run_id: str) -> str:
-    """A run in Prefect's pages. ``prefect_ui``: their address without a closing slash; empty where MLflow's are beside them."""
+    """A run in Prefect's pages. ``prefect_ui``: their address without a trailing slash; empty if MLflow's pages share it."""
     return f"{prefect_ui}/runs/flow-run/{flow_run_id}"
 
 
@@ -54,8 +54,8 @@ def charts_page(mlflow_ui: str, experiment_id: str, view_key: str) -> str:
 
 
 def with_files(text: str, run_id: str, directory: str = "report", pages: str = "") -> str:
-    """Markdown whose pictures and files beside it are those of a run's ``directory``. ``pages``: address of MLflow's pages with
-    a closing slash; empty for text that is shown in them."""
+    """Make the Markdown's links to pictures and files lead to a run's ``directory``. ``pages``: address of MLflow's pages with
+    a trailing slash; empty for text that is shown in them."""
     return _FILE_BESIDE.sub(
         lambda found: f"]({pages}get-artifact?path={quote(f'{directory}/{found[1]}', safe='')}&run_uuid={run_id})", text)
 

@@ -1,4 +1,4 @@
-"""Prefect's log, readable: what a message explains is shown without a stack trace, and once; and no condition of the run."""
+"""Make Prefect's log readable: explained failures appear once, without a stack trace. Losing the log does not end a run."""
 
 import logging
 import os
@@ -11,24 +11,24 @@ from tasks.settings import without_credentials
 from xft_core.errors import XftError, first_line
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
-CAUSE = re.compile(r"Caused by \w+\(.*: (.*?)['\")]*$")  # what requests puts at the end of a long line
+CAUSE = re.compile(r"Caused by \w+\(.*: (.*?)['\")]*$")  # at the end of a long line from requests
 
-# How an exception is logged by a run, and by the process that a worker starts for one.
+# How a run, and the process that a worker starts for it, log an exception.
 REPEATED = ("Encountered exception during execution", "Engine execution exited with unexpected exception")
 
 _left_out = ["Starting temporary server", "Stopping temporary server"]
 
 
 def leave_out(beginning: str) -> None:
-    """Show no record whose message begins like this."""
+    """Hide records whose message starts with ``beginning``."""
     _left_out.append(beginning)
 
 
 class Readable(logging.Filter):
-    """Takes stack traces off explained failures, and leaves out lines that only repeat or mean nothing to people."""
+    """Remove stack traces from explained failures, and hide lines that only repeat others or mean nothing to users."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record is shown; its stack trace is dropped when the failure is an XftError."""
+        """Return whether to show the record. Drops its stack trace if the failure is an XftError."""
         message = record.getMessage()
         if message.startswith(tuple(_left_out)):
             return False
@@ -36,13 +36,14 @@ class Readable(logging.Filter):
             return False
         if record.exc_info and isinstance(record.exc_info[1], XftError):
             record.exc_info = None
-            # The flow's final state, which is logged too, says the same.
+            # The flow's final state, which is also logged, says the same.
             return not message.startswith(REPEATED)
         return True
 
 
 def _go_on_unread(console: Console) -> None:
-    """Whoever read the log is dead, a worker for example. Rich would end the process, and with it hours of work."""
+    """Continue without output after the reader of the log, for example a worker, has died. Rich would end the process and lose
+    hours of work."""
     console.quiet = True
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, console.file.fileno())
@@ -50,18 +51,18 @@ def _go_on_unread(console: Console) -> None:
 
 
 def install() -> None:
-    """Apply to what Prefect says about flow and task runs. Calling it again changes nothing."""
+    """Apply the filter to Prefect's log of flow and task runs. Calling it again changes nothing."""
     for name in ("prefect", "prefect.flow_runs", "prefect.task_runs"):
         logger = logging.getLogger(name)
         if not any(isinstance(item, Readable) for item in logger.filters):
             logger.addFilter(Readable())
     Console.on_broken_pipe = _go_on_unread  # type: ignore[method-assign, assignment]
-    # A server that is away costs one line of ours, not one of urllib3's for every attempt.
+    # For an unavailable server we log one line, instead of one from urllib3 for every attempt.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def reason(error: Exception) -> str:
-    """The first line of what went wrong; a server's address with a password in it may be a part of that."""
+    """Return the first line of the error, without the password of any server address in it."""
     line = without_credentials(first_line(error, longest=10_000))  # cut inside an address, a password would not be seen
     cause = CAUSE.search(line)
     return f"{cause[1]}." if cause else line

@@ -1,8 +1,7 @@
-"""What a run's page in Prefect shows beside the log: where to start, progress of a stage at work, links to MLflow, tables and
-Markdown. What is said of the run as a whole belongs to the run rather than to a task: its page shows that first, the newest on
-top.
+"""What a run's page in Prefect shows besides the log: where to start, progress of a running stage, links to MLflow, tables and
+Markdown. Artifacts about the entire run belong to the run rather than to a task: its page shows them first, the newest on top.
 
-None of it may fail a run or hold it up: what Prefect does not take costs a line in the log.
+None of this may fail or delay a run. If Prefect does not accept an artifact, the log gets a line.
 """
 
 import contextvars
@@ -31,7 +30,7 @@ PROGRESS_LINE = re.compile(r"[a-z]+ (\d+)/(\d+)\b")  # "sft 120/400 (30%), ...":
 
 
 def show_link(role: str, experiment_id: str, run_id: str | None, logger: Logger) -> None:
-    """A link to an MLflow run, where it is known that MLflow has web pages and where."""
+    """Show a link to an MLflow run, if the address of MLflow's web pages is known."""
     pages = settings().mlflow_links
     if pages is None or run_id is None:
         return
@@ -42,12 +41,12 @@ def show_link(role: str, experiment_id: str, run_id: str | None, logger: Logger)
 
 
 def show_run_address(flow_run_id: str, key: str, address: str, text: str, description: str, logger: Logger) -> None:
-    """A link to any page, of the run as a whole."""
+    """Show a link to any page, as an artifact of the entire run."""
     _show_of_run(flow_run_id, "markdown", key, f"[{text}]({address})", description, logger)
 
 
 def show_table(flow_run_id: str, key: str, rows: list[dict[str, Any]], description: str, logger: Logger) -> None:
-    """Rows as a table with the columns of all rows: Prefect's page shows those of the first row alone."""
+    """Show rows as a table with the columns of all rows: Prefect's page only shows the columns of the first row."""
     columns = dict.fromkeys(column for row in rows for column in row)
     whole = [{column: _finite(row.get(column)) for column in columns} for row in rows]
     _show_of_run(flow_run_id, "table", key, json.dumps(whole), description, logger)
@@ -56,10 +55,10 @@ def show_table(flow_run_id: str, key: str, rows: list[dict[str, Any]], descripti
 def show_markdown(
     flow_run_id: str, key: str, text: str, description: str, logger: Logger, mlflow_run_id: str | None = None,
 ) -> None:
-    """Markdown without its YAML front matter. Pictures and files beside it are those that ``mlflow_run_id`` has as its report,
-    where MLflow's pages have Prefect's address, else left out."""
+    """Show Markdown without its YAML front matter. Its pictures and files come from the report of ``mlflow_run_id`` if MLflow's
+    pages have Prefect's address; otherwise they are omitted."""
     pages, text = settings().mlflow_links, without_front_matter(text)
-    if mlflow_run_id and pages and pages.startswith("/"):  # of another address the page's policy lets no picture in
+    if mlflow_run_id and pages and pages.startswith("/"):  # the page's policy blocks pictures from other addresses
         text = mlflow_pages.with_files(text, mlflow_run_id, pages=f"{pages}/")
     else:
         text = without_files(text)
@@ -67,12 +66,12 @@ def show_markdown(
 
 
 def without_front_matter(text: str) -> str:
-    """Markdown without the YAML that some files of it begin with, for programs."""
+    """Return Markdown without the YAML front matter, for programs, that some files begin with."""
     return text.split("---\n", 2)[2].lstrip() if text.startswith("---\n") else text
 
 
 def without_files(text: str) -> str:
-    """Markdown without pictures and links to files beside it, which Prefect does not have. MLflow has them."""
+    """Return Markdown without pictures and links to accompanying files, which MLflow has and Prefect does not."""
     text = text.replace(f"[{PAGE}]({PAGE})", f"`report/{PAGE}` of the run in MLflow")
     return "\n".join(line for line in text.splitlines() if not line.startswith("![")) + "\n"
 
@@ -87,18 +86,18 @@ def _show_of_run(flow_run_id: str, kind: str, key: str, data: str, description: 
 
 
 def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no such number
+    return None if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no such numbers
 
 
 def percent(line: str) -> float | None:
-    """How much a line of a stage's log says is done, 0 to 100; None of a line that does not say."""
+    """Return the progress in a line of a stage's log, 0 to 100; None for a line without it."""
     found = PROGRESS_LINE.match(line)
     return 100 * min(1.0, int(found[1]) / max(int(found[2]), 1)) if found else None
 
 
 class Progress:
-    """While its ``with`` block runs, a thread shows how far the stage's log says that it is. Nothing is shown of a stage
-    that does not count its steps."""
+    """While its ``with`` block runs, a thread shows the progress that the stage's log reports. A stage that does not count its
+    steps shows nothing."""
 
     def __init__(self, role: str, logger: Logger, poll_seconds: float = POLL_SECONDS) -> None:
         self._role, self._logger, self._poll_seconds = role, logger, poll_seconds
@@ -107,11 +106,11 @@ class Progress:
         self._latest: tuple[float, str] | None = None
         self._shown: tuple[float, str] | None = None
         self._artifact: UUID | None = None
-        context = contextvars.copy_context()  # it tells Prefect whose artifact this is
+        context = contextvars.copy_context()  # tells Prefect to which run this artifact belongs
         self._thread = threading.Thread(target=context.run, args=(self._follow,), name=f"progress of {role}", daemon=True)
 
     def line(self, text: str) -> None:
-        """A line of the stage's log."""
+        """Take a line of the stage's log."""
         if (done := percent(text)) is not None:
             self._latest = done, text
 
@@ -123,9 +122,9 @@ class Progress:
         if self._latest is not None:
             done, line = self._latest
             self._latest = (
-                (100.0, f"Done: {_words(self._role)}.") if kind is None else (done, f"Ended before its end, at: {line}"))
+                (100.0, f"Done: {_words(self._role)}.") if kind is None else (done, f"Ended early, at: {line}"))
         self._done.set()
-        self._thread.join(WAIT_AT_END_SECONDS)  # a server that hangs must not hold up a cancelled run
+        self._thread.join(WAIT_AT_END_SECONDS)  # a hanging server must not delay a cancelled run
 
     def _follow(self) -> None:
         while not self._done.wait(self._poll_seconds):
@@ -156,11 +155,11 @@ def _tolerate(logger: Logger, call: Callable[[], object]) -> bool:
         call()
         return True
     except Exception as error:
-        logger.warning("Prefect did not take something to show; the work continues. %s", reason(error))
+        logger.warning("Prefect did not accept an artifact for the run's page; the run continues. %s", reason(error))
         return False
 
 
 def reason_of(state: State[Any]) -> str:
-    """Why a run did not complete, as a person reads it."""
+    """Return why a run did not complete, in readable form."""
     error = state.result(raise_on_failure=False)
     return str(error) if isinstance(error, XftError) else str(state.message)

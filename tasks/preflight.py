@@ -1,4 +1,4 @@
-"""Checks before a run: that all its stages need is available, and that it fits this machine. No Prefect here."""
+"""Checks before a run: that all inputs of its stages are available, and that it fits this machine. Does not use Prefect."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -24,17 +24,18 @@ Steps = Callable[[Recipe], list[Step]]
 
 
 def check_inputs(*recipes: Recipe, steps: Steps = pipeline_steps) -> None:
-    """Check all that the stages of these recipes need (models, data, benchmarks and what grades them, a working sandbox), so
-    that a missing input is found in seconds, not after hours.
+    """Check everything that the stages of these recipes need (models, data, benchmarks and their graders, a working sandbox),
+    so that a missing input is found in seconds, not after hours.
 
-    ``steps``: the steps of a run of one recipe. Raises RecipeError for an impossible recipe, the XftError of a missing input,
-    and NotReady, which names them all, where several are missing.
+    ``steps``: returns the steps of a run of one recipe. Raises RecipeError for an impossible recipe, the XftError of a missing
+    input, and NotReady, which names all of them, if several are missing.
     """
     raise_if_unmet(preconditions(recipes, steps))
 
 
 def preconditions(recipes: Sequence[Recipe], steps: Steps = pipeline_steps) -> dict[str, Callable[[], object]]:
-    """The checks of the recipes' steps, by the name of what each looks for. Raises RecipeError for an impossible recipe."""
+    """Return the checks of the recipes' steps, by the name of the input that each checks. Raises RecipeError for an impossible
+    recipe."""
     found: dict[str, Callable[[], object]] = {}
     for recipe in recipes:
         of_run = steps(recipe)
@@ -47,7 +48,7 @@ def preconditions(recipes: Sequence[Recipe], steps: Steps = pipeline_steps) -> d
         for step in of_run:
             fields = step.fields(base_model(recipe), lambda role: NOT_YET)
             found |= STAGES[step.stage](output=Path(NOT_YET), **fields).preconditions()
-        if base_models.is_elsewhere(recipe.model.path):  # stages are given the directory that it is fetched to
+        if base_models.is_elsewhere(recipe.model.path):  # it is fetched to a directory, which stages then get
             found[f"model {recipe.model.path}"] = partial(base_models.check, recipe.model.path)
         found |= data.checks(filter(None, [
             *recipe.data.paths, recipe.data.held_out_path, recipe.data.reserved_path, *recipe.evaluate.held_out_data]))
@@ -58,22 +59,22 @@ def _check_recipe(recipe: Recipe, steps: list[Step]) -> None:
     answering = {step.model for step in steps if step.stage == "generate"}
     if MOE_MODEL in answering and recipe.generate.backend == "vllm":
         raise RecipeError(
-            "generate.backend is vllm, but a pipeline run also has the upcycled Mixture-of-Experts answer, whose "
-            "architecture vLLM does not know. Set generate.backend: transformers; docs/how-to/vllm.md says how vLLM answers "
-            "for the base, the tuned dense and the merged model.")
+            "generate.backend is vllm, but in a pipeline run the upcycled Mixture-of-Experts answers too, and vLLM does not "
+            "support its architecture. Set generate.backend: transformers. docs/how-to/vllm.md shows how to use vLLM for the "
+            "base, the tuned dense and the merged model.")
     if base_models.is_elsewhere(recipe.model.path) and recipe.model.revision:
         raise RecipeError(f"model.revision ({recipe.model.revision!r}) is for a Hub name, not for {recipe.model.path!r}.")
 
 
 def _check_merge(merge: MergeConfig, model: str) -> None:
-    """The merge fits the model's sizes, where these are known here. Raises RecipeError."""
+    """Check that the merge fits the model's sizes, if they are known here. Raises RecipeError."""
     shape = _shape(model)
     if shape and (conflict := merge.conflict_with(shape.num_layers, shape.ffn_size)):
         raise RecipeError(f"{conflict}.")
 
 
 def _check_gguf(model: str, template: str) -> None:
-    """What becomes of the model can be written as a GGUF file, where the model is here. Raises CheckpointError."""
+    """Check that the resulting model can be written as a GGUF file, if the model is here. Raises CheckpointError."""
     path = find_config(model) if _shape(model) else None
     if path is None or not weight_files(path.parent):  # not here, or another check reports it
         return
@@ -86,14 +87,14 @@ def _shape(model: str) -> Shape | None:
     try:
         path = find_config(model)
         return read_shape(path) if path else None
-    except CheckpointError:  # the upcycle stage says what is wrong with it, if anything is
+    except CheckpointError:  # the upcycle stage reports any error in it
         return None
 
 
 def check_fit(recipe: Recipe, model: str) -> str | None:
-    """Raise DoesNotFit for a recipe that surely does not fit this machine, unless its ``check_fit`` is off.
+    """Raise DoesNotFit for a recipe that certainly does not fit this machine, unless its ``check_fit`` is off.
 
-    Returns a warning where the predicted peak exceeds the memory, though it may be less. What cannot be known is not
+    Returns a warning if the predicted peak exceeds the memory; the real peak may be lower. Models of unknown size are not
     checked: a Hub model whose config.json is not in the Hub's cache, a config.json that leaves sizes to their defaults, a model
     that must be fetched first.
     """
@@ -108,10 +109,10 @@ def check_fit(recipe: Recipe, model: str) -> str | None:
 
 
 def warning(recipe: Recipe, shape: Shape, machine: Machine) -> str | None:
-    """A warning for a recipe whose predicted peak exceeds the machine's memory, else None."""
+    """Return a warning for a recipe whose predicted peak exceeds the machine's memory, else None."""
     largest = max(make_plan(recipe, shape), key=lambda stage: stage.peak(machine))
     if largest.peak(machine) <= machine.for_models:
         return None
     return (
         f"{largest.role} may not fit: it is expected to take {size(largest.peak(machine))} with rows of "
-        f"data.max_length tokens, this machine has {size(machine.for_models)}. {advice(recipe, shape, machine)}")
+        f"data.max_length tokens, and this machine has {size(machine.for_models)}. {advice(recipe, shape, machine)}")

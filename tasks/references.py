@@ -1,4 +1,4 @@
-"""The small values that travel between tasks; the big ones stay in the store."""
+"""The small values that tasks pass to each other. Large ones stay in the store."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +11,9 @@ from xft_core.recipe.steps import role_of
 
 
 class PipelineRun(BaseModel):
-    """What every task is told about the run that it is part of. ``experiment_id``: where its stages are shown, which for
-    a comparison and its variants is an experiment beside theirs; ``run_experiment_id``: where the run itself is. ``variant``:
-    its name in its comparison, None for a run of its own; ``told_apart_by``: fields that its stages have as parameters."""
+    """The run that a task is part of. ``experiment_id``: experiment that shows its stages, which is a separate one for a
+    comparison and its variants. ``run_experiment_id``: experiment of the run itself. ``variant``: its name in its comparison,
+    None for a run outside a comparison. ``told_apart_by``: fields that its stages have as parameters."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,10 +27,10 @@ class PipelineRun(BaseModel):
 
 
 class ArtifactRef(BaseModel):
-    """A published artifact: where it is, what it is, and the numbers measured while it was made.
+    """A published artifact: its place, its identity, and the metrics measured while it was created.
 
-    ``role`` says which part it plays in the run (``sft_moe``, ``evaluate_merged_0``); ``mlflow_run_id`` is the run that
-    shows it within this pipeline run; ``recorded``: whether all of it is there yet.
+    ``role``: its part in the run (``sft_moe``, ``evaluate_merged_0``). ``mlflow_run_id``: the run that shows it within this
+    pipeline run. ``recorded``: whether that run has all of it yet.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -47,8 +47,8 @@ class ArtifactRef(BaseModel):
 
 
 class RunOutcome(BaseModel):
-    """What a completed run leaves: directories of report and merged model, its run in MLflow, in words its version in the
-    registry, and how many ``stages`` it had."""
+    """The results of a completed run: the directories of the report and the merged model, its run in MLflow, a text that names
+    its version in the registry, and the number of ``stages``."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,10 +60,10 @@ class RunOutcome(BaseModel):
 
 
 def of_stage(artifacts: Mapping[str, ArtifactRef], recipe: Recipe, stage: str, model: str | None = None) -> ArtifactRef:
-    """Of a run's ``artifacts`` by role, the first that ``stage`` published (for ``model``, see Step). Raises LookupError."""
+    """Return the first of a run's ``artifacts`` that ``stage`` published (for ``model``, see Step). Raises LookupError."""
     return artifacts[role_of(recipe, stage, model)]
 
 
 def base_model(recipe: Recipe) -> str:
-    """The dense model's name as stages take it: ``owner/model@revision`` when a revision is given."""
+    """Return the dense model's name in the form that stages take: ``owner/model@revision`` if a revision is given."""
     return f"{recipe.model.path}@{recipe.model.revision}" if recipe.model.revision else recipe.model.path

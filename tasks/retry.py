@@ -1,4 +1,4 @@
-"""Which failures of a task are retried, and the options that tasks share."""
+"""Which task failures are retried, and the options that tasks share."""
 
 import errno
 from typing import Any
@@ -13,21 +13,21 @@ HOPELESS_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.ERO
 
 
 def may_pass(task: Any, run: TaskRun, state: State[Any]) -> bool:
-    """Whether a failed task may succeed unchanged. Prefect's ``retry_condition_fn``: it must be a plain function."""
+    """Return whether a failed task may succeed unchanged. As Prefect's ``retry_condition_fn``, it must be a plain function."""
     error = state.data
     if isinstance(error, StageKilled):
-        return run.run_count <= 1  # too little memory is that the second time too
+        return run.run_count <= 1  # if it ran out of memory, a third attempt would too
     if isinstance(error, XftError):
         return error.may_pass
     return isinstance(error, OSError) and error.errno not in HOPELESS_ERRNOS
 
 
 def run_name() -> str:
-    """A task run is called by the role its stage plays: ``sft-baseline``, ``evaluate-merged-0``."""
+    """Name a task run after its stage's role: ``sft-baseline``, ``evaluate-merged-0``."""
     return str(task_run.parameters["step"].role).replace("_", "-")
 
 
-# Options of every task that talks to something that may fail and come back. Prefect keeps no results: the store does.
+# Options of every task that uses a service which may fail and recover. Prefect keeps no results: the store does.
 RETRIED: dict[str, Any] = {
     "persist_result": False,
     "retries": 3,

@@ -1,27 +1,27 @@
-"""Where things are kept and how much runs at once: read from the environment, with defaults that need nothing set.
+"""Settings for where things are kept and how much runs at once, from the environment. All have defaults.
 
     XFT_HOME                 artifacts, databases, locks (default: .xft under the current directory)
     MLFLOW_TRACKING_URI      default: SQLite under XFT_HOME
-    PREFECT_API_URL          a Prefect server; without one Prefect's embedded API with its database under XFT_HOME
-    XFT_COMPUTE_SLOTS        heavy stages at once on this machine; they share its cores evenly. Default 1 with a GPU (one
-                             GPU, one job), 2 without: a tuned model and its baseline train side by side
-    XFT_STORE                s3://bucket/prefix: artifacts and checkpoints are kept there too (object_store/); default: none
-    XFT_MLFLOW_UI_URL        address of MLflow's web pages, for links to runs; default: MLFLOW_TRACKING_URI where that is a
-                             server, else none. `xft ui` tells its worker
+    PREFECT_API_URL          a Prefect server; default: Prefect's embedded API with its database under XFT_HOME
+    XFT_COMPUTE_SLOTS        number of heavy stages at once on this machine, which share its cores evenly. Default: 1 with a
+                             GPU (one GPU, one job), 2 without: a tuned model and its baseline train side by side
+    XFT_STORE                s3://bucket/prefix that also keeps artifacts and checkpoints (object_store/); default: none
+    XFT_MLFLOW_UI_URL        address of MLflow's web pages, for links to runs; default: MLFLOW_TRACKING_URI if that is a
+                             server, else none. `xft ui` sets it for its worker
     XFT_PREFECT_UI_URL       address of Prefect's web pages, for links to its runs; default: PREFECT_API_URL without /api
-    XFT_ONE_ADDRESS          1: MLflow's pages are at /mlflow of Prefect's, and links between them name no host. `xft ui` tells
-                             its worker, and `xft run` beside it does the same
-    XFT_DELIVERY_SECONDS     how long a run insists on a server that is away (MLflow, the object store) before it gives up:
-                             at its end, and before a stage whose result the object store may have; default: 600
-    XFT_S3_ENDPOINT_URL      another S3 than Amazon's (or the standard AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL)
+    XFT_ONE_ADDRESS          1: MLflow's pages are at /mlflow of Prefect's, and links between them name no host. `xft ui` sets
+                             it for its worker, and `xft run` sets it next to a running `xft ui`
+    XFT_DELIVERY_SECONDS     how long a run retries an unavailable server (MLflow, the object store) before it gives up: at its
+                             end, and before a stage whose result the object store may have; default: 600
+    XFT_S3_ENDPOINT_URL      an S3 other than Amazon's (or the standard AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL)
     XFT_MLFLOW_COPY_LIMIT_MB largest model, in MB, that is copied into an artifact store that is not this machine's disk
 
-What stages read themselves (XFT_RENDEZVOUS, XFT_BENCHMARKS, XFT_DS1000_ENVIRONMENT) is in xft_core/files/environment.py, and
-checked here with the rest, before any work.
+The variables that stages read themselves (XFT_RENDEZVOUS, XFT_BENCHMARKS, XFT_DS1000_ENVIRONMENT) are in
+xft_core/files/environment.py. They are checked here with the rest, before any work.
 
-pydantic-settings (2.16, which Prefect installs) does not read them. One setting has several names, a refused value may be a
-password and is not repeated, and one message lists all problems: the validators would be the readers below, and a translation
-of its errors would come on top. ``xft`` reads the settings before it imports anything slow.
+pydantic-settings (2.16, which Prefect installs) does not read them. A setting can have several names, a refused value may be a
+password and is not repeated, and one message lists all problems. With pydantic-settings, the readers below would become
+validators, and its errors would need translating as well. ``xft`` reads the settings before it imports anything slow.
 """
 
 import os
@@ -44,8 +44,8 @@ DEFAULT_HOME = ".xft"
 KEY_LENGTH = 32  # hexadecimal digits of the key that name a directory of the store: 128 bits
 CREDENTIALS = re.compile(r"://[^/\s'\"]*@")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-FIRST_VIEW = "xft.first_view"  # tag of an MLflow experiment: what a table that nobody has arranged begins with
-BESIDE = "/mlflow"  # where Prefect's server of `xft ui` has MLflow's pages, too
+FIRST_VIEW = "xft.first_view"  # tag of an MLflow experiment: initial layout of its table
+BESIDE = "/mlflow"  # path at which the Prefect server of `xft ui` also serves MLflow's pages
 API_ADDRESS = re.compile(r"https?://[^/\s]+")
 TRACKING_SCHEMES = frozenset((
     "http", "https", "sqlite", "postgresql", "mysql", "mssql", "file", "databricks", "databricks-uc", "uc"))
@@ -57,9 +57,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings in force. ``mlflow_ui``: address of MLflow's pages without a closing slash; None when unknown.
-    ``mlflow_links`` and ``prefect_links``: what links in the other's pages begin with, likewise; without a host where both have
-    one address."""
+    """The current settings. ``mlflow_ui``: address of MLflow's pages without a trailing slash; None if unknown.
+    ``mlflow_links`` and ``prefect_links``: likewise, the prefix of links in the other's pages; without a host if both have the
+    same address."""
 
     home: Path
     tracking_uri: str
@@ -89,7 +89,7 @@ class Settings:
 
     @property
     def runs(self) -> Path:
-        """One small file for each pipeline run: which artifacts it uses."""
+        """One small file for each pipeline run, which lists the artifacts it uses."""
         return self.home / "runs"
 
     @property
@@ -99,7 +99,7 @@ class Settings:
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """Where MLflow keeps files when it is not a server's business."""
+        """Where MLflow keeps files if no MLflow server manages them."""
         return self.home / "mlflow-artifacts"
 
     @property
@@ -119,7 +119,7 @@ class Settings:
 
 
 def settings() -> Settings:
-    """The settings as the environment has them now. Raises XftError naming every invalid value."""
+    """Return the settings in the present environment. Raises XftError naming every invalid value."""
     problems: list[str] = []
 
     def read(setting: Callable[[], T], instead: T) -> T:
@@ -154,24 +154,24 @@ def settings() -> Settings:
 
 
 def sqlite_url(path: Path, driver: str = "pysqlite") -> str:
-    """The URL of a SQLite database as SQLAlchemy takes it. A path with ``?`` would end there: such a one is given to SQLite
-    as a URI (and with the driver named, since MLflow makes the parents of what it takes for a plain path)."""
+    """Return the URL of a SQLite database for SQLAlchemy, which would cut a path at ``?``. Such a path is passed to SQLite as a
+    URI (and with the driver named, because MLflow creates parent directories of what it takes for a plain path)."""
     if "?" in str(path):
         return f"sqlite+{driver}:///file:{quote(str(path))}?uri=true"
     return f"sqlite{'' if driver == 'pysqlite' else f'+{driver}'}:///{path}"
 
 
 def without_credentials(text: str) -> str:
-    """``text`` without the user name and password of any address in it."""
+    """Return ``text`` without the user name and password of any address in it."""
     return CREDENTIALS.sub("://", text)
 
 
 def set_environment_defaults() -> None:
-    """Fix XFT_HOME as an absolute path, put Prefect's files under it, keep every library from phoning home, and our own
-    servers from being asked through a proxy.
+    """Set XFT_HOME to an absolute path, put Prefect's files under it, disable telemetry in all libraries, and exclude our own
+    servers from proxies.
 
-    Only what is not set already is set. Has an effect on Prefect only before Prefect is imported. It raises nothing: this
-    happens at an import, and what is wrong with a setting is said by ``settings`` where a command or a run begins.
+    Keeps variables that are already set. Affects Prefect only before it is imported. Raises nothing, because this happens at an
+    import: ``settings`` reports invalid settings when a command or a run starts.
     """
     with suppress(XftError):
         home = _home()
@@ -183,16 +183,16 @@ def set_environment_defaults() -> None:
         "DO_NOT_TRACK": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        # Two cores that are busy need more than Prefect's 20 s for the first start of its embedded API.
+        # On two busy cores, the first start of Prefect's embedded API takes longer than Prefect's 20 s.
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",
-        # What MLflow says while it makes its tables is of no use to a person.
+        # MLflow's messages while it creates its tables are of no use to users.
         "MLFLOW_LOGGING_LEVEL": "WARNING",
-        # Links to runs, whose address may hold a password; what we show of it does not.
+        # MLflow's links to runs may contain a password; the links that we show do not.
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        # A tracking server that is away must not hold a stage up for minutes: we try again ourselves.
+        # An unavailable tracking server must not delay a stage for minutes: we retry ourselves.
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-        # A Prefect server that is being started again: a request is tried for about eight minutes instead of one.
+        # If a Prefect server restarts, a request is tried for about eight minutes instead of one.
         "PREFECT_CLIENT_MAX_RETRIES": "8",
     }
     for name, value in defaults.items():
@@ -202,7 +202,7 @@ def set_environment_defaults() -> None:
 def _place_prefect(home: Path) -> None:
     if not os.environ.get("PREFECT_HOME"):
         os.environ["PREFECT_HOME"] = str(home / "prefect")
-        with suppress(OSError):  # said by open_home; Prefect makes no parents
+        with suppress(OSError):  # open_home reports the error; Prefect creates no parent directories
             make_private(home)
             (home / "prefect").mkdir(exist_ok=True)
     given = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
@@ -211,24 +211,24 @@ def _place_prefect(home: Path) -> None:
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory for this user only, unless it is there."""
+    """Create a directory for this user only, unless it exists."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     directory.mkdir(mode=0o700, exist_ok=True)
 
 
 def _except_loopback_from_proxies() -> None:
-    """Except this machine's own addresses from proxies. Programs read either spelling, most of them lower case first, where an
-    empty value hides the other: both get the same."""
+    """Exclude this machine's own addresses from proxies. Programs read either spelling of the variable, most of them lower case
+    first, where an empty value hides the other one. So both get the same value."""
     given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     names = [name.strip() for name in given.split(",") if name.strip()]
-    if names != ["*"]:  # by itself it excepts every host; in a list it would not
+    if names != ["*"]:  # alone it excludes every host; in a list it would not
         names += [name for name in LOOPBACK if name not in names]
     value = ",".join(names)
     os.environ |= {"no_proxy": value, "NO_PROXY": value}
 
 
 def is_loopback(address: str) -> bool:
-    """Whether the host of an address is this machine, as far as its name says."""
+    """Return whether the host of an address is this machine, judging by its name."""
     host = urlsplit(address).hostname or ""
     with suppress(ValueError):
         return ip_address(host).is_loopback
@@ -239,7 +239,7 @@ def _check_tracking_uri() -> None:
     scheme, separator, _ = os.environ.get("MLFLOW_TRACKING_URI", "").strip().lower().partition("://")
     if separator and scheme.partition("+")[0] not in TRACKING_SCHEMES:
         raise XftError(
-            f"MLFLOW_TRACKING_URI begins with {scheme[:20]!r}, which MLflow does not know. Give a server's address "
+            f"MLFLOW_TRACKING_URI begins with {scheme[:20]!r}, which MLflow does not support. Give a server's address "
             "(http://host:port) or a database (sqlite:///file.db, postgresql://...), or leave it unset.")
 
 
@@ -247,7 +247,7 @@ def _check_prefect_api() -> None:
     address = os.environ.get("PREFECT_API_URL", "").strip()
     if address and not API_ADDRESS.match(address):
         shown = "" if "@" in address else f" is {address[:200]!r}, which"
-        raise XftError(f"PREFECT_API_URL{shown} is no address of an API. Give http://host:port/api, or leave it unset.")
+        raise XftError(f"PREFECT_API_URL{shown} is not an API address. Give http://host:port/api, or leave it unset.")
 
 
 def _check_one_address() -> None:
@@ -257,7 +257,7 @@ def _check_one_address() -> None:
 
 
 def _check_proxies() -> None:
-    """httpx, which Prefect and the Hub's client use, fails where a SOCKS proxy is set and it cannot use one."""
+    """Check for SOCKS proxies: httpx, which Prefect and the Hub's client use, fails if one is set and it cannot use it."""
     if find_spec("socksio") is None:
         for kind, address in getproxies().items():
             if kind in ("http", "https", "all") and address.startswith("socks"):
@@ -267,7 +267,7 @@ def _check_proxies() -> None:
 
 
 def _default_slots() -> int:
-    has_gpu = Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists()  # torch would know, but takes seconds to ask
+    has_gpu = Path("/dev/nvidia0").exists() or Path("/dev/kfd").exists()  # torch knows, but takes seconds to import
     return 1 if has_gpu else min(2, len(os.sched_getaffinity(0)))
 
 
@@ -282,7 +282,7 @@ def _store() -> str | None:
     if not address:
         return None
     if not S3_ADDRESS.fullmatch(address):
-        shown = "" if "@" in address else f"is {address[:200]!r} and "  # it may be a password that was put there
+        shown = "" if "@" in address else f"is {address[:200]!r} and "  # it may contain a password
         raise XftError(
             f"XFT_STORE {shown}must be s3://bucket/prefix: letters, digits and ._=- in the prefix, no credentials. "
             "Those belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in AWS_PROFILE.")
@@ -303,7 +303,7 @@ def _prefect_ui() -> str | None:
 
 
 def _pages(name: str, other: str, instead: str, whose: str) -> str:
-    """The address of web pages in setting ``name``, else ``instead``, which is of setting ``other``."""
+    """Return the address of web pages in setting ``name``, else ``instead``, which is from setting ``other``."""
     given = os.environ.get(name, "").strip()
     address = given or instead
     if not address.startswith(("http://", "https://")):

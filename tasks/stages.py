@@ -1,4 +1,4 @@
-"""The steps of a run as Prefect tasks: one task for all of them, called by its stage's name."""
+"""The steps of a run as Prefect tasks: one task for all of them, named after the stage."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,24 +16,25 @@ from xft_core.recipe.steps import Step
 
 
 def submit(run: PipelineRun, steps: Iterable[Step], base: str) -> dict[str, PrefectFuture[Any]]:
-    """Start the steps, each as soon as those that it needs are done. Returns their futures by role."""
+    """Start the steps, each as soon as the steps it needs are done. Returns their futures by role."""
     futures: dict[str, PrefectFuture[Any]] = {}
     for step in steps:
-        needed: Any = {role: futures[role] for role in step.needs}  # Prefect waits for them, and hands over what they made
+        needed: Any = {role: futures[role] for role in step.needs}  # Prefect waits for them and passes their results
         futures[step.role] = stage.with_options(name=step.stage.replace("_", "-")).submit(run, step, needed, base)
     return futures
 
 
 @task(name="stage", **STAGE_TASK)
 def stage(run: PipelineRun, step: Step, needed: dict[str, ArtifactRef], base: str) -> ArtifactRef | State[Any]:
-    """One step. ``needed``: what the steps before it made, by role; ``base``: the base model."""
+    """Run one step. ``needed``: the artifacts of the steps before it, by role; ``base``: the base model."""
     return carry_out(run, step, needed, base)
 
 
 def local_base_model(run: PipelineRun) -> str:
-    """The base model's name for stages; of one at an S3 address or in MLflow, the local directory that it is fetched to.
+    """Return the base model's name for stages. For a model at an S3 address or in MLflow, this is the local directory that it
+    is fetched to.
 
-    Raises XftError when it cannot be fetched.
+    Raises XftError if it cannot be fetched.
     """
     name = base_model(run.recipe)
     return fetch_model(run, name) if base_models.is_elsewhere(name) else name
@@ -42,5 +43,5 @@ def local_base_model(run: PipelineRun) -> str:
 @task(
     name="fetch-model", task_run_name="fetch-model", **RETRIED)
 def fetch_model(run: PipelineRun, address: str) -> str:
-    """The model at an S3 address or in MLflow as a local directory; no transfer if it is here and unchanged there."""
+    """Fetch the model at an S3 address or in MLflow to a local directory. No transfer if it is here and unchanged there."""
     return str(base_models.fetch(address, stop_event(run.flow_run_id), get_run_logger()))

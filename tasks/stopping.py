@@ -1,4 +1,4 @@
-"""Stopping the work of a flow run: one event for each run, watched by everything that works for it."""
+"""Stop the work of a flow run: one event for each run, watched by everything that works for it."""
 
 import threading
 from collections import defaultdict
@@ -13,10 +13,10 @@ class RunStopped(Exception):
 
 
 def stop_event(flow_run_id: str) -> threading.Event:
-    """Set it to end the stages of that flow run which are at work in this process."""
+    """Return the event to set in order to end that flow run's stages in this process."""
     return _stop_events[flow_run_id]
 
 
 def stop_with(flow_run_id: str, other: str) -> None:
-    """From now on the stop event of the flow run is that of the ``other`` one too: a comparison stops its variants."""
+    """Make the flow run share the stop event of the ``other`` one, so that a comparison stops its variants."""
     _stop_events[flow_run_id] = _stop_events[other]

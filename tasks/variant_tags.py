@@ -1,4 +1,4 @@
-"""A variant is a pipeline run that belongs to a comparison. It learns that from the tags of its Prefect flow run."""
+"""Tags of variants. A variant is a pipeline run that belongs to a comparison, which it finds in its Prefect flow run's tags."""
 
 from collections.abc import Iterable
 
@@ -17,12 +17,12 @@ class VariantOf(BaseModel):
     group: str
 
     def tags(self) -> list[str]:
-        """The tags that say so."""
+        """Return the tags that hold these values."""
         return [f"{COMPARISON}{self.comparison}", f"{VARIANT}{self.name}", f"{GROUP}{self.group}"]
 
 
 def variant_of(tags: Iterable[str]) -> VariantOf | None:
-    """What the tags of a flow run say; None for a run of its own."""
+    """Return the variant that a flow run's tags name; None for a run outside a comparison."""
     found = {
         prefix: tag.removeprefix(prefix) for tag in tags for prefix in (COMPARISON, VARIANT, GROUP)
         if tag.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""What data is, as a digest to compare with that of an earlier look. Data is a file, a glob, a directory, or what is in S3."""
+"""Compute a digest of data to compare with an earlier one. Data is a file, a glob, a directory, or an S3 address."""
 
 from pathlib import Path
 
@@ -14,8 +14,8 @@ S3 = "s3://"
 
 
 def data_digest(path: str) -> str:
-    """sha256 of the contents of a file, or of all files of a glob or a directory; of what is in S3, of names, sizes and ETags:
-    nothing is fetched. Raises DataError when nothing is there, StoreRefused, StoreUnavailable.
+    """Return the sha256 of the contents of a file, or of all files of a glob or directory. For S3, it covers names, sizes and
+    ETags, so that nothing is fetched. Raises DataError if there is no data, StoreRefused, StoreUnavailable.
     """
     if path.startswith(S3):
         return _in_s3(path.rstrip("/"))
@@ -28,7 +28,7 @@ def data_digest(path: str) -> str:
     else:
         files = sorted(item for item in place.rglob("*") if item.is_file())
     if not files:
-        raise DataError(f"There is nothing to watch at {path!r}: name a file, a directory with files, or s3://bucket/prefix.")
+        raise DataError(f"There is nothing to watch at {path!r}. Name a file, a directory with files, or s3://bucket/prefix.")
     return digest_of([[str(item.relative_to(place)), file_digest(item)] for item in files])
 
 
@@ -39,5 +39,5 @@ def _in_s3(address: str) -> str:
     else:
         found = list(bucket_at(address, "path").objects(""))
     if not found:
-        raise DataError(f"There is nothing to watch at {address}: no object is there or below it.")
+        raise DataError(f"There is nothing to watch at {address}: no object has this address or is below it.")
     return digest_of(sorted([item.name, item.size, item.etag] for item in found))

@@ -1,7 +1,7 @@
-"""``python -m xft_core STAGE CONFIG.yaml``: run one stage, or look at what some left behind.
+"""``python -m xft_core STAGE CONFIG.yaml``: run one stage, or inspect the output of earlier ones.
 
-Exit status: 0 done, 2 a mistake that the message explains, 75 a failure that may pass (start again), 137 one of a stage's
-processes was killed, 1 a fault of ours.
+Exit status: 0 success, 2 a user error that the message explains, 75 a temporary failure (start again), 137 one of a stage's
+processes was killed, 1 a bug in XFT.
 """
 
 import argparse
@@ -23,12 +23,12 @@ from xft_core.stages.configs.meta_train import MetaTrainStage
 from xft_core.stages.run import run_stage
 
 COMMANDS: dict[str, type[StageConfig]] = STAGES | {MetaTrainStage.stage: MetaTrainStage}  # each takes a file of its fields
-DESCRIPTION = "Run one stage, or look at what some left behind."
+DESCRIPTION = "Run one stage, or inspect the output of earlier ones."
 
 
 @command
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line and return the exit status."""
     options = _parser().parse_args(arguments)
     drop_launcher_variables()
     quiet_libraries()
@@ -95,7 +95,7 @@ def _stage_config(options: argparse.Namespace) -> StageConfig:
 
 
 def _print_plan(config: StageConfig) -> None:
-    """The plan that merge-mixture would merge by, for people to change."""
+    """Print the plan that merge-mixture would use, for the user to change."""
     from xft_core.models.safetensors_io import CheckpointReader
     from xft_core.stages.merge_mixture import chosen_plan
 
@@ -105,7 +105,7 @@ def _print_plan(config: StageConfig) -> None:
 
 
 class _CommandParser(argparse.ArgumentParser):
-    """A command whose help ends with the fields of its configuration, if it takes one; written only where asked for."""
+    """A parser whose help ends with the fields of the command's configuration, if any; built only on request."""
 
     config: type[StageConfig] | None = None
 
@@ -124,45 +124,45 @@ def _parser() -> argparse.ArgumentParser:
         command.config = config
         command.add_argument("config", type=Path, help="YAML (or JSON) file with the stage's fields")
         command.add_argument(
-            "--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field, also SECTION.FIELD")
+            "--set", action="append", default=[], metavar="FIELD=VALUE", help="override one field; SECTION.FIELD works too")
         command.add_argument("--die-with-parent", action="store_true", help=argparse.SUPPRESS)
-    inspect = commands.add_parser("inspect", help="Describe a model directory or a published artifact.")
+    inspect = commands.add_parser("inspect", help="Describe a model directory or an artifact.")
     inspect.add_argument("directory", type=Path)
     diff = commands.add_parser("diff", help="Compare two evaluations of one benchmark, problem by problem.")
     for name in ("first", "second"):
-        diff.add_argument(name, type=Path, help="directory that the evaluate stage made, or its results.json")
+        diff.add_argument(name, type=Path, help="output directory of the evaluate stage, or its results.json")
     diff.add_argument("--page", type=Path, metavar="FILE.html", help="also write both side by side as a web page")
     environment = commands.add_parser(
-        "ds1000-environment", help="Make the environment with the libraries that DS-1000 is graded with.",
-        description="Install the pinned libraries that DS-1000 is graded with (about 3 GB) into an environment of their own.")
+        "ds1000-environment", help="Create the environment with the libraries that DS-1000 is graded with.",
+        description="Install the pinned libraries that DS-1000 is graded with (about 3 GB) into a separate environment.")
     environment.add_argument(
         "directory", type=Path, nargs="?",
-        help="default: XFT_DS1000_ENVIRONMENT, or ds1000 in XDG_CACHE_HOME/xft (~/.cache/xft); another one than the default "
-        "must be named in XFT_DS1000_ENVIRONMENT when grading")
+        help="default: XFT_DS1000_ENVIRONMENT, or ds1000 in XDG_CACHE_HOME/xft (~/.cache/xft); to use any other directory, "
+        "set XFT_DS1000_ENVIRONMENT when grading")
     environment.add_argument(
         "--libraries", nargs="+", default=[], metavar="LIBRARY", choices=LIBRARIES,
-        help=f"only what problems of these need ({', '.join(LIBRARIES)}); problems of others then count as not graded")
+        help=f"install only the needs of these problems ({', '.join(LIBRARIES)}); other problems then count as not graded")
     reference = commands.add_parser(
-        "import-reference", help="Make a model that the XFT reference code tuned one of ours, to mix, merge and evaluate it.")
+        "import-reference", help="Convert a model that the XFT reference code tuned, to mix, merge and evaluate it here.")
     reference.add_argument("directory", metavar="DIR", help="the reference's model directory, in safetensors")
-    reference.add_argument("output", metavar="OUT", type=Path, help="directory to make")
+    reference.add_argument("output", metavar="OUT", type=Path, help="directory to create")
     mixture = commands.add_parser(
-        "merge-mixture", help="Merge a stock Mixture-of-Experts (Mixtral, Qwen-MoE, granite) to its dense sibling.",
-        description=MergeMixtureStage.summary + " Refused, with the reason, where there is none.")
+        "merge-mixture", help="Merge a stock Mixture-of-Experts (Mixtral, Qwen-MoE, granite) into its dense sibling.",
+        description=MergeMixtureStage.summary + " If there is no dense sibling, the command fails and explains why.")
     mixture.add_argument("directory", metavar="MODEL", help="model directory in safetensors, or a Hub name")
     made = mixture.add_mutually_exclusive_group(required=True)
-    made.add_argument("output", metavar="OUT", type=Path, nargs="?", help="directory to make")
-    made.add_argument("--print-plan", action="store_true", help="only print which tensors would make which")
+    made.add_argument("output", metavar="OUT", type=Path, nargs="?", help="directory to create")
+    made.add_argument("--print-plan", action="store_true", help="only print which tensors would be merged into which")
     mixture.add_argument("--plan", metavar="FILE", type=Path, help="JSON or YAML: merge by this plan")
     share = MergeMixtureStage.model_fields["shared_expert_weight"]
     mixture.add_argument(
         "--shared-expert-weight", type=float, default=share.default, metavar="LAMBDA", help=share.description)
     joining = commands.add_parser(
         "join", help=(
-            "Be one of the machines of an sft or mix that another machine started (sft.num_nodes): "
+            "Join an sft or mix stage that another machine started (sft.num_nodes): "
             "docs/how-to/several-gpus.md."))
     joining.add_argument("directory", metavar="DIR", type=Path, help="<output>.partial/processes of that stage")
-    joining.add_argument("--node", type=int, required=True, metavar="N", help="number of this machine, from 1")
+    joining.add_argument("--node", type=int, required=True, metavar="N", help="number of this machine, starting at 1")
     rope_base = ImportReferenceStage.model_fields["rope_base"]
     reference.add_argument("--rope-base", type=float, default=rope_base.default, metavar="BASE", help=rope_base.description)
     return parser

@@ -1,16 +1,16 @@
-"""The errors a person sees. Each message says what is wrong, the value, where, and what to do about it.
+"""The errors that users see. Each message states the problem, the value, its location, and how to fix it.
 
-Everything here is the user's or the machine's doing and is shown without a stack trace. A programmer's mistake is
-an ``assert`` or a plain ``ValueError`` instead.
+These errors are caused by the user or the machine, and are shown without a stack trace. A bug is reported by an
+``assert`` or a plain ``ValueError`` instead.
 """
 
 from pydantic import ValidationError
 
 
 class XftError(Exception):
-    """A failure with a message for people.
+    """A failure with a message for the user.
 
-    ``may_pass`` tells an orchestrator whether the same work, started again unchanged, can succeed.
+    ``may_pass`` tells an orchestrator whether the same work can succeed if it is started again unchanged.
     """
 
     may_pass = False
@@ -29,44 +29,44 @@ class CheckpointError(XftError):
 
 
 class HubUnavailable(XftError):
-    """The Hub did not answer. It may, the next time."""
+    """The Hub did not respond; the next attempt may succeed."""
 
     may_pass = True
 
 
 class NotReady(XftError):
-    """Several things that a run needs are not there; the message has a line for each."""
+    """Several prerequisites of a run are missing; the message has a line for each."""
 
 
 class ArtifactError(XftError):
-    """A stage's output that is not whole, or a place where it cannot be put."""
+    """A stage's output that is incomplete, or a location that it cannot be written to."""
 
 
 class SandboxError(XftError):
-    """Grading cannot be contained on this machine."""
+    """Grading cannot be sandboxed on this machine."""
 
 
 class DiskFullError(XftError):
-    """No space left while writing. What was finished is kept; the same command continues from there."""
+    """No space was left while writing. Finished work is kept, and the same command continues from there."""
 
 
 class OutOfMemory(XftError):
-    """The memory of the machine or of its accelerator is too small for a stage as it is configured."""
+    """The memory of the machine or of its accelerator is too small for a stage with its configuration."""
 
 
 class StageInterrupted(XftError):
-    """A stage's process ended from outside: a kill, a lost machine, too little memory. Starting again resumes it."""
+    """A stage's process was ended from outside: a kill, a lost machine, too little memory. Starting again resumes it."""
 
     may_pass = True
 
 
 class StageKilled(StageInterrupted):
-    """A stage's process got SIGKILL, mostly for want of memory. Once more is worth a try, unchanged; twice is not."""
+    """A stage's process received SIGKILL, usually because memory ran out. Retry it unchanged once, not twice."""
 
 
 def first_line(error: BaseException, longest: int = 300) -> str:
-    """What a person needs of an error: its first line, or its class if it says nothing; of pydantic's, the field and the
-    message."""
+    """Summarize an error for the user: its first line, or its class if the message is empty; for pydantic errors, the field
+    and the message."""
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")[:longest]

@@ -1,11 +1,12 @@
-"""Where each model family keeps its feed-forward network (FFN): one row for each.
+"""A table of model families, with one row per family that locates its feed-forward network (FFN).
 
-A row says where the decoder layers are, what the FFN's linear layers are called, and whether the first of them is
-gated: y = down(act(gate(x)) * up(x)) when gated, y = down(act(up(x))) when not. Sizes, biases, the activation and all
-else come from the checkpoint's own configuration and from the family's own transformers class. The row of a family that
-is not in this table is found from its modules, and proved (xft_core/models/discovery/).
+A row gives the location of the decoder layers, the names of the FFN's linear layers, and whether the first of them is
+gated: y = down(act(gate(x)) * up(x)) if gated, y = down(act(up(x))) if not. Sizes, biases, the activation and everything
+else come from the checkpoint's own configuration and from the family's transformers class. For a family that is not in
+this table, the row is derived from its modules and verified (xft_core/models/discovery/).
 
-Of a model that reads pictures, the language model inside is such a family; its layers are elsewhere (``PICTURE_FAMILIES``).
+A model that reads pictures contains a language model of such a family, with its layers at another path
+(``PICTURE_FAMILIES``).
 """
 
 from dataclasses import dataclass, replace
@@ -13,17 +14,17 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Family:
-    """One family's FFN. ``up`` names the layers into the FFN (gate before up; one name when fused or not gated).
+    """The FFN of one family. ``up`` names the layers into the FFN (gate before up; one name if fused or not gated).
 
-    ``mlp``: the FFN's module in its decoder layer; empty where the linear layers are in the decoder layer itself.
-    ``dropout``: the FFN's attribute (a number or a Dropout) for dropout of its output; empty where there is none.
-    ``transposed``: its linear layers are Conv1D, whose weights are input by output.
-    ``adds_residual``: its forward takes the residual too, and returns the sum.
-    ``plain_head``: the logits are what the head gives; False where the family changes them afterwards (soft-capping).
-    ``packs``: position numbers that start again keep examples of one sequence apart; False: each gets its own sequence.
+    ``mlp``: the FFN's module in its decoder layer; empty if the linear layers are in the decoder layer itself.
+    ``dropout``: the FFN's attribute (a number or a Dropout) for dropout of its output; empty if there is none.
+    ``transposed``: its linear layers are Conv1D, with weights stored as input by output.
+    ``adds_residual``: its forward also takes the residual, and returns the sum.
+    ``plain_head``: the logits are the output of the head; False if the family changes them afterwards (soft-capping).
+    ``packs``: restarting position numbers keep the examples of a sequence apart; False: each example gets its own sequence.
     ``attends_by_example``: models/packed_attention.py may compute its attention.
-    ``reads_pictures``: the decoder is the language model of one that reads pictures; its batches are one example a sequence.
-    ``head_size`` and ``tied``: what the family's configuration class has for head_dim and tie_word_embeddings where a
+    ``reads_pictures``: the decoder is the language model of a model that reads pictures; each sequence is one example.
+    ``head_size`` and ``tied``: the defaults of the family's configuration class for head_dim and tie_word_embeddings if a
     config.json leaves them out (None: hidden size over heads).
     """
 
@@ -45,7 +46,7 @@ class Family:
     tied: bool = False
 
     def stored_name(self, name: str) -> str:
-        """A tensor's name in checkpoint files, where transformers calls it otherwise in memory (``renamed``)."""
+        """A tensor's name in checkpoint files, which for ``renamed`` tensors differs from the transformers name in memory."""
         for in_memory, in_files in self.renamed:
             if name.startswith(f"{in_memory}."):
                 return in_files + name.removeprefix(in_memory)
@@ -53,17 +54,17 @@ class Family:
 
     @property
     def up_parameter(self) -> str:
-        """The stacked experts' name for the layers into the FFN, as transformers' expert kernels expect it."""
+        """The stacked experts' parameter name for the layers into the FFN, as transformers' expert kernels expect it."""
         return "gate_up_proj" if self.gated else "up_proj"
 
     @property
     def block(self) -> str:
-        """The name, in its decoder layer, of the module whose place the Mixture-of-Experts takes: the FFN, or where that has
-        no module of its own its first linear layer."""
+        """The name, in its decoder layer, of the module that the Mixture-of-Experts replaces: the FFN or, if the FFN has no
+        module of its own, its first linear layer."""
         return self.mlp or self.up[0]
 
     def mlp_name(self, layer: int) -> str:
-        """Full name of one decoder layer's FFN module; of the layer where the FFN has no module of its own."""
+        """Full name of one decoder layer's FFN module, or of the layer if the FFN has no module of its own."""
         return f"{self.layers}.{layer}.{self.mlp}".removesuffix(".")
 
     def block_name(self, layer: int) -> str:
@@ -71,15 +72,15 @@ class Family:
         return f"{self.layers}.{layer}.{self.block}"
 
     def within_block(self, name: str) -> tuple[str, str] | None:
-        """Of a tensor in a Mixture-of-Experts of an upcycled model: its FFN's full name in the dense model, and the tensor's
-        name below the block. None for any other tensor."""
+        """For a tensor in a Mixture-of-Experts of an upcycled model: the full name of its FFN in the dense model, and the
+        tensor's name below the block. None for any other tensor."""
         number, _, inner = name.removeprefix(f"{self.layers}.").partition(".")
         if not name.startswith(f"{self.layers}.{number}.{self.block}.") or not number.isdigit():
             return None
         return self.mlp_name(int(number)), inner.removeprefix(f"{self.block}.")
 
     def ffn_prefixes(self, layer: int) -> tuple[str, ...]:
-        """What the names of one dense FFN's tensors begin with."""
+        """The prefixes of the tensor names of one dense FFN."""
         mlp = self.mlp_name(layer)
         return (f"{mlp}.",) if self.mlp else tuple(f"{mlp}.{name}." for name in (*self.up, self.down))
 
@@ -109,7 +110,7 @@ FAMILIES: dict[str, Family] = {
         renamed=(("lm_head", "embed_out"),)),
 }
 
-# Models that read pictures: where the language model is in them. Its row is that of its own model type.
+# Models that read pictures, with the location of their language model, whose own model type selects the row.
 PICTURE_FAMILIES: dict[str, str] = {
     "llava": "model.language_model",
     "idefics3": "model.text_model",
@@ -117,18 +118,18 @@ PICTURE_FAMILIES: dict[str, str] = {
     "gemma3": "model.language_model",
     "qwen2_vl": "model.language_model",
 }
-# The dense families whose mixtures a stock architecture holds, by upcycle.normalization.
+# The dense families whose mixtures fit a stock architecture, by upcycle.normalization.
 FAMILIES_OF_ARCHITECTURES: dict[str, tuple[str, ...]] = {"granite": ("llama", "mistral"), "qwen2_moe": ("qwen2",)}
 # By model_type: the architecture's name in gguf.MODEL_ARCH, and whether the halves of rotary pairs alternate in llama.cpp.
 GGUF_ARCHITECTURES: dict[str, tuple[str, bool]] = {
     "llama": ("LLAMA", True), "mistral": ("LLAMA", True), "qwen2": ("QWEN2", False), "qwen3": ("QWEN3", False),
     "granitemoeshared": ("GRANITE_MOE", True)}
-# Language models that are only ever inside another model, by the row that they have.
+# Language models that occur only inside another model, mapped to their row.
 INNER_FAMILIES: dict[str, str] = {"qwen2_vl_text": "qwen2"}
 
 
 def picture_family(model_type: str, text_model_type: str) -> Family | None:
-    """The row of a model that reads pictures; None where the language model inside is of no family in the table."""
+    """The row of a model that reads pictures; None if its language model belongs to no family in the table."""
     inner = FAMILIES.get(INNER_FAMILIES.get(text_model_type, text_model_type))
     if inner is None:
         return None

@@ -14,17 +14,17 @@ from xft_core.runtime.exit_codes import ExitCode
 from xft_core.runtime.process import quiet_libraries
 
 HOW = {
-    "chat": "It is told the whole conversation, in its tokenizer's chat template.",
-    "magicoder": "It is asked with the paper's prompt, which holds one instruction: it does not know what was said before."}
-COMMANDS = "/new begins a new conversation; /quit, or Ctrl-D, ends; Ctrl-C stops an answer."
+    "chat": "It sees the entire conversation, in its tokenizer's chat template.",
+    "magicoder": "It sees the paper's prompt, which holds one instruction: it does not know earlier messages."}
+COMMANDS = "/new starts a new conversation; /quit or Ctrl-D ends the chat; Ctrl-C stops an answer."
 ENDED = {
-    "length": "[generate.max_new_tokens, or the model's context, ends here]",
-    "prompt_too_long": "The conversation fills the model's context. /new begins a new one."}
+    "length": "[cut off by generate.max_new_tokens or by the end of the model's context]",
+    "prompt_too_long": "The conversation fills the model's context. /new starts a new one."}
 
 
 def run(options: Namespace) -> int:
-    """Read lines and answer them, until the input ends; returns the exit status. Raises XftError for a model or a setting that
-    cannot be used."""
+    """Read lines and answer them until the input ends; returns the exit status. Raises XftError for an unusable model or
+    setting."""
     quiet_libraries()
     given = [item.removeprefix("generate.") for item in options.set]
     config = parse(GenerateConfig, {"precision": _precision()}, given, where="generate")

@@ -1,4 +1,4 @@
-"""``xft completion SHELL``: a script that makes the shell complete commands, options and files."""
+"""``xft completion SHELL``: print a script that makes the shell complete commands, options and files."""
 
 from argparse import ArgumentParser, Namespace, _SubParsersAction
 
@@ -7,7 +7,7 @@ import shtab
 from flows.options import parser
 from xft_core.runtime.exit_codes import ExitCode
 
-# What an argument is called in the help where it may be a file or a directory.
+# Names in the help of arguments that may be a file or a directory.
 PATHS = {"RECIPE.yaml", "STUDY.yaml", "FILE", "MODEL", "DATA", "BENCHMARK", "model", "data"}
 DIRECTORIES = {"DIRECTORY"}
 
@@ -21,7 +21,7 @@ def run(options: Namespace) -> int:
 
 
 def _mark_paths(command: ArgumentParser) -> None:
-    """Tell shtab which arguments of a command, and of the commands below it, are paths: it reads ``complete``."""
+    """Tell shtab which arguments of a command and its subcommands are paths: shtab reads ``complete``."""
     for action in command._actions:
         if isinstance(action, _SubParsersAction):
             for inner in action.choices.values():

@@ -1,4 +1,4 @@
-"""``xft fetch``: the benchmarks that are named and not shipped, from their authors, checked by sha256."""
+"""``xft fetch``: download benchmarks that do not ship with the package, from their authors, checked by sha256."""
 
 import sys
 from argparse import Namespace
@@ -13,7 +13,7 @@ ALL_LANGUAGES = "multipl-e"
 
 
 def run(options: Namespace) -> int:
-    """Fetch what was named, or list what can be; returns the exit status, 2 where something could not be had."""
+    """Fetch the named benchmarks, or list those that can be fetched. Returns the exit status: 2 if one could not be fetched."""
     if not options.benchmark:
         rows = [(name, _here(name), source.sha256) for name, source in SOURCES.items()]
         print(columns(("benchmark", "here", "sha256, unpacked"), rows, right=()))
@@ -26,7 +26,7 @@ def run(options: Namespace) -> int:
             print(f"error: {error}", file=sys.stderr)
             failed = True
         else:
-            print(f"{name}: {path}{' (was here)' if was_here else ''}\n  sha256, unpacked: {SOURCES[name].sha256}")
+            print(f"{name}: {path}{' (already here)' if was_here else ''}\n  sha256, unpacked: {SOURCES[name].sha256}")
     return ExitCode.MISTAKE if failed else ExitCode.DONE
 
 

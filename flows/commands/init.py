@@ -1,4 +1,4 @@
-"""``xft init``: a commented recipe for a model and data, its fields checked against both."""
+"""``xft init``: write a commented recipe for a model and data, with its fields checked against both."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -15,17 +15,17 @@ from xft_core.recipe.load import load_recipe
 from xft_core.runtime.exit_codes import ExitCode
 
 HEADING = (
-    "A recipe for {model} and {data}, made by `xft init`. Fields that are not here have the paper's values; `xft init --all` "
-    "writes them too, as comments. `xft plan {file}` says what it needs, `xft run {file}` runs it.")
+    "A recipe for {model} and {data}, written by `xft init`. All other fields have the paper's values; `xft init --all` "
+    "writes them too, as comments. `xft plan {file}` shows what it needs, `xft run {file}` runs it.")
 
 
 def run(options: Namespace) -> int:
-    """Write the recipe; returns the exit status. Raises XftError for a model or data that cannot be used, and for a file that
-    is there already."""
+    """Write the recipe; returns the exit status. Raises XftError for an unusable model or data, and for a file that already
+    exists."""
     name = short_name(options.model)
     path: Path = options.recipe or Path(f"{name}.yaml")
     if path.exists():
-        raise RecipeError(f"{str(path)!r} is there already, and is not overwritten. Name another file, or remove it.")
+        raise RecipeError(f"{str(path)!r} already exists and is not overwritten. Name another file, or remove it.")
     made = draft(
         name, options.model, model_directory(options.model), options.data, options.benchmark,
         this_machine(settings().artifacts))
@@ -40,6 +40,6 @@ def run(options: Namespace) -> int:
     try:
         check_inputs(recipe)
     except XftError as error:
-        print(f"\nBefore it can run: {error}")
+        print(f"\nTo do before it can run: {error}")
     print(f"\n  xft plan {path}   memory, disk and time of every stage\n  xft run {path}")
     return ExitCode.DONE

@@ -1,4 +1,4 @@
-"""The files of a model that a command was given by name."""
+"""Find the files of a model that is given to a command by name."""
 
 import logging
 import threading
@@ -9,10 +9,9 @@ from xft_core.files.locate import find_model
 
 
 def model_directory(name: str) -> Path:
-    """The directory of a model: a local one, the demo's, a snapshot from the Hub, or what an address in S3 or MLflow is fetched
-    to.
+    """Return the directory of a model: a local one, the demo's, a snapshot from the Hub, or a copy fetched from S3 or MLflow.
 
-    Raises CheckpointError when there is no such model, and the XftError of a server that does not give it.
+    Raises CheckpointError if there is no such model, and the XftError of a server that does not provide it.
     """
     if base_model.is_elsewhere(name):
         return base_model.fetch(name, threading.Event(), logging.getLogger(__name__))

@@ -1,4 +1,4 @@
-"""``xft plan RECIPE.yaml``: memory, disk and time of every stage, and whether this machine has them. Runs nothing."""
+"""``xft plan RECIPE.yaml``: show each stage's memory, disk and time, and whether this machine has enough. Runs nothing."""
 
 import sys
 from argparse import Namespace
@@ -29,7 +29,7 @@ from xft_core.stages.preconditions import listed, unmet
 
 
 def run(options: Namespace) -> int:
-    """Print the plan; returns the exit status. Raises XftError, DoesNotFit above all."""
+    """Print the plan; returns the exit status. Raises XftError, most often DoesNotFit."""
     recipe = load_recipe(options.recipe, options.set)
     try:
         path = options.model_config or find_config(base_model(recipe))
@@ -38,7 +38,7 @@ def run(options: Namespace) -> int:
         raise
     if path is None:
         raise CheckpointError(
-            f"{recipe.model.path!r} is not in the Hub's cache, and a plan downloads nothing. Give its config.json with "
+            f"{recipe.model.path!r} is not in the Hub's cache, and `xft plan` downloads nothing. Give its config.json with "
             "--model-config FILE, or download the model first.")
     shape, machine = read_shape(path), _machine(options)
     times_of = StageTimes(shape, options).of
@@ -55,8 +55,8 @@ def run(options: Namespace) -> int:
           f"Mixture-of-Experts of {recipe.upcycle.num_experts} experts\n")
     print(text.table(plan, times))
     print("\n" + "\n".join(text.summary(plan, machine, times)))
-    print("Times are ranges (by: what they rest on): most stages end within theirs, some do not. Preparing, grading and the "
-          "report are left out.")
+    print("Times are ranges (by: their basis). Most stages end within their range, some do not. Preparing, grading and the "
+          "report are not included.")
     sys.stdout.flush()
     if recipe.check_fit:
         check_fits(recipe, shape, machine, store_size(settings().artifacts))
@@ -78,7 +78,7 @@ def _machine(options: Namespace) -> Machine:
 
 
 def data_of(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None:
-    """The size of the recipe's data, or what the options say of it."""
+    """Return the size of the recipe's data, or the size that the options give."""
     size = data_size(recipe, config.parent)
     if options.rows is None and options.tokens_per_row is None:
         return size
@@ -90,7 +90,7 @@ def data_of(recipe: Recipe, config: Path, options: Namespace) -> DataSize | None
 
 
 class StageTimes:
-    """What this machine does in a second, probed once for all recipes that train the same layers."""
+    """This machine's rates, probed once for all recipes that train the same layers."""
 
     def __init__(self, shape: Shape, options: Namespace) -> None:
         self._shape, self._flops = shape, options.flops
@@ -98,14 +98,14 @@ class StageTimes:
         self._slowdown: float | None = None
 
     def of(self, plan: list[StagePlan], recipe: Recipe) -> dict[str, Estimate | None]:
-        """The range of every stage's time, by role: from earlier runs here where there were any, else from probes."""
+        """Return the time range of every stage by role: from earlier runs here if there are any, else from probes."""
         from xft_core.planning.rates import given_rates, measured_rates
 
         if self._flops:
             rates = self._once("given", lambda: given_rates(self._flops * 1e12, settings().artifacts))
             return {stage.role: estimate(stage, rates, given=True) for stage in plan}
         if self._slowdown is None:
-            self._slowdown = slowdown(more=threads_of_a_stage())  # before the probes, which are a load themselves
+            self._slowdown = slowdown(more=threads_of_a_stage())  # before the probes, which load the machine themselves
         probed = "\n".join([
             recipe.upcycle.model_dump_json(), str(recipe.data.max_length), str(recipe.sft.micro_batch_size),
             recipe.sft.precision, str(recipe.generate.batch_size), recipe.generate.precision])

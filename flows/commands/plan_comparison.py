@@ -1,4 +1,4 @@
-"""``xft plan RECIPE.yaml --grid ...``: what a comparison needs, stages that variants share counted once. Runs nothing."""
+"""``xft plan RECIPE.yaml --grid ...``: show what a comparison needs, counting shared stages once. Runs nothing."""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ Planner = Callable[[Recipe], tuple[list[StagePlan], Mapping[str, Estimate | None
 
 @dataclass(frozen=True)
 class VariantPlan:
-    """One variant: of its ``stages`` those that no variant before it has are ``new``; the times of these by role."""
+    """One variant: its ``stages``, the ``new`` ones that no earlier variant has, and the times of the new ones by role."""
 
     variant: Variant
     stages: list[StagePlan]
@@ -36,13 +36,13 @@ class VariantPlan:
 
     @property
     def time(self) -> Estimate | None:
-        """Of the new stages, one after the other; None where none is known."""
+        """The time of the new stages, one after the other; None if no time is known."""
         return together([self.times.get(stage.role) for stage in self.new])
 
 
 def symbolic_keys(recipe: Recipe) -> dict[str, str]:
-    """By role, of the steps that are planned and those that they need: what is equal for steps of two recipes on one model
-    and data that make the same. Reads no file, neither benchmarks nor what grades them."""
+    """Return keys by role, for planned steps and the steps they need. Steps of two recipes on the same model and data have
+    equal keys if they produce the same artifact. Reads no file: neither benchmarks nor their graders."""
     wanted = {step.role for step in planned_roles(recipe).values()}
     steps = pipeline_steps(recipe)
     for step in reversed(steps):
@@ -56,7 +56,7 @@ def symbolic_keys(recipe: Recipe) -> dict[str, str]:
 
 
 def plan_variants(recipe: Recipe, grid: list[str], planner: Planner) -> list[VariantPlan]:
-    """The variants in their order, each with what it adds to those before it. Raises RecipeError for an invalid grid."""
+    """Plan the variants in order, each with the stages it adds to earlier ones. Raises RecipeError for an invalid grid."""
     seen: set[str] = set()
     found = []
     for variant in expand(recipe, grid):
@@ -69,7 +69,7 @@ def plan_variants(recipe: Recipe, grid: list[str], planner: Planner) -> list[Var
 
 
 def text(plans: list[VariantPlan], machine: Machine) -> str:
-    """A table of the variants, and what all of them take together."""
+    """Return a table of the variants, and the total of all of them."""
     rows = [(
         plan.variant.name, str(len(plan.stages)), str(len(plan.new)),
         size(max(stage.peak(machine) for stage in plan.stages)), size(sum(stage.kept for stage in plan.new)),
@@ -80,7 +80,7 @@ def text(plans: list[VariantPlan], machine: Machine) -> str:
     scratch = max(stage.scratch for plan in plans for stage in plan.stages)
     known = together([plan.time for plan in plans])
     lines = [
-        f"{len(plans)} variants: {stages} stages, of which {new} are made and the others shared",
+        f"{len(plans)} variants: {stages} stages, {new} to run, the others shared",
         f"{'disk':12} {size(disk + scratch)} for all, {size(machine.disk)} free"]
     if known:
         lines.append(f"{'time':12} {between(known)} for all, one after the other")
@@ -88,7 +88,7 @@ def text(plans: list[VariantPlan], machine: Machine) -> str:
 
 
 def check_all_fit(plans: list[VariantPlan], shape: Shape, machine: Machine) -> None:
-    """Raises DoesNotFit for a variant that surely does not fit the machine, with its name."""
+    """Raise DoesNotFit, with the variant's name, for a variant that certainly does not fit the machine."""
     for plan in plans:
         if plan.variant.recipe.check_fit:
             check_fits(plan.variant.recipe, shape, machine, store_size(settings().artifacts))
@@ -98,5 +98,5 @@ def planned(options: Namespace, recipe: Recipe, shape: Shape, machine: Machine, 
     """Print the plan of the comparison."""
     plans = plan_variants(recipe, options.grid, planner)
     print(text(plans, machine))
-    print("Times are ranges (see the plan of one recipe). Preparing, grading and the report are left out.", flush=True)
+    print("Times are ranges (see the plan of one recipe). Preparing, grading and the report are not included.", flush=True)
     check_all_fit(plans, shape, machine)

@@ -1,15 +1,16 @@
-"""``xft relocate``: a home that was moved or copied becomes one of its own."""
+"""``xft relocate``: repair a home that was moved or copied, so that its addresses lead to it."""
 
 from tasks.home import old_places, relocate
 from tasks.settings import Settings
 
 
 def run(current: Settings) -> int:
-    """Say what was changed; returns the exit status. Raises XftError where the database cannot be changed now."""
+    """Relocate the home and print what changed; returns the exit status. Raises XftError if the database cannot be changed
+    now."""
     places = old_places(current)
     if not places:
-        print(f"Nothing to do: no address of {str(current.home)!r} leads elsewhere.")
+        print(f"Nothing to do: no address in {str(current.home)!r} leads elsewhere.")
         return 0
     changed = relocate(current)
-    print(f"{changed} addresses that led to {', '.join(map(repr, map(str, places)))} lead to {str(current.home)!r} now.")
+    print(f"{changed} addresses that led to {', '.join(map(repr, map(str, places)))} now lead to {str(current.home)!r}.")
     return 0

@@ -1,4 +1,4 @@
-"""``xft store {ls,verify,gc}``: what the store holds, as tables for people."""
+"""``xft store {ls,verify,gc}``: list, verify and clean the store."""
 
 import time
 from argparse import Namespace
@@ -12,7 +12,7 @@ from xft_core.runtime.terminal import columns
 
 
 def run(options: Namespace) -> int:
-    """Do what was asked; returns the exit status: 1 when ``verify`` found something wrong. Raises XftError."""
+    """Run the action; returns the exit status: 1 if ``verify`` found damage. Raises XftError."""
     sweep_home(settings())
     return {"ls": _list, "verify": _verify, "gc": _gc}[options.action](options)
 
@@ -30,10 +30,10 @@ def _verify(options: Namespace) -> int:
     total = damaged = 0
     for name, problem in checked:
         total, damaged = total + 1, damaged + (problem is not None)
-        print(f"{'damaged' if problem else 'whole':8} {name}{': ' + problem if problem else ''}", flush=True)
-    print(f"{total - damaged} of {total} artifacts are whole, in {_where(options)}")
+        print(f"{'damaged' if problem else 'intact':8} {name}{': ' + problem if problem else ''}", flush=True)
+    print(f"{total - damaged} of {total} artifacts are intact, in {_where(options)}")
     if damaged:
-        print("The next run that needs a damaged one rebuilds it.")
+        print("The next run that needs a damaged artifact rebuilds it.")
     return 1 if damaged else 0
 
 

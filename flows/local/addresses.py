@@ -1,4 +1,4 @@
-"""Where the servers of ``xft ui`` answer: small files in XFT_HOME that hold their addresses while they run."""
+"""The addresses of the servers of ``xft ui``, in small files in XFT_HOME that exist while they run."""
 
 import urllib.request
 from pathlib import Path
@@ -8,7 +8,7 @@ from tasks.settings import BESIDE
 from xft_core.files.disk import file_lock
 
 HOST = "127.0.0.1"
-# The public file has the address of Prefect's pages for other machines, if it differs.
+# The public file holds the address of Prefect's pages for other machines, if it differs.
 ADDRESS_FILE, MLFLOW_FILE, PUBLIC_FILE, LOCK_FILE = "prefect-api", "mlflow-ui", "public-address", "ui.lock"
 
 
@@ -22,17 +22,17 @@ def _is_served(home: Path) -> bool:
 
 
 def running_api(home: Path) -> str | None:
-    """Address of the Prefect API that ``xft ui`` runs for this home, or None."""
+    """Return the address of the Prefect API that ``xft ui`` runs for this home, or None."""
     return _answering(home, ADDRESS_FILE)
 
 
 def running_mlflow(home: Path) -> str | None:
-    """Address of the MLflow pages that ``xft ui`` shows for this home, or None."""
+    """Return the address of the MLflow pages that ``xft ui`` shows for this home, or None."""
     return _answering(home, MLFLOW_FILE)
 
 
 def pages(home: Path, api: str) -> dict[str, str]:
-    """Addresses of Prefect's and MLflow's pages, by name, when ``xft ui`` runs for this home and its API is ``api``."""
+    """Return the addresses of Prefect's and MLflow's pages by name, if ``xft ui`` runs for this home and its API is ``api``."""
     if api != running_api(home):
         return {}
     if public := public_address(home):
@@ -41,12 +41,12 @@ def pages(home: Path, api: str) -> dict[str, str]:
 
 
 def shown_pages(prefect: str, mlflow: str | None) -> dict[str, str]:
-    """Addresses to open first, by name."""
+    """Return the addresses to open first, by name."""
     return {"Prefect": prefect} | ({"MLflow": first_page(mlflow)} if mlflow else {})
 
 
 def public_address(home: Path) -> str | None:
-    """The address of Prefect's pages for other machines, as given to the running ``xft ui``; None if it is the same."""
+    """Return the address of Prefect's pages for other machines, as given to the running ``xft ui``; None if it is the same."""
     try:
         return (home / PUBLIC_FILE).read_text(encoding="utf-8").strip() or None
     except OSError:
@@ -54,7 +54,7 @@ def public_address(home: Path) -> str | None:
 
 
 def _answering(home: Path, name: str) -> str | None:
-    # The file may be a copy of another home's, and who is at that port now another user, after our secret.
+    # The file may be copied from another home, and another user who wants our secret may now listen on that port.
     if not _is_served(home):
         return None
     try:

@@ -1,7 +1,7 @@
-"""The automations of deployments/automations/ on this machine's Prefect server: made once, off, and from then on their owner's.
+"""Create the automations of deployments/automations/ on this machine's Prefect server: once, disabled, and never changed after.
 
-A file is what Prefect calls an automation. Where Prefect wants ids, it has names: ``block_document: <type>/<name>`` and
-``deployment: <flow>/<deployment>``. Blocks that are not there are made with an address that nobody answers at.
+A file holds one Prefect automation, with names where Prefect needs ids: ``block_document: <type>/<name>`` and
+``deployment: <flow>/<deployment>``. Missing blocks are created with an address where no server answers.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ TO_BE_SET = "http://127.0.0.1:9/put-your-address-here"
 
 
 def apply_automations() -> None:
-    """Make the automations that are not there yet. To be called when the deployments are."""
+    """Create the automations that do not exist yet. Call it after the deployments are created."""
     from prefect.client.orchestration import get_client
     from prefect.events.schemas.automations import AutomationCore
 
@@ -33,7 +33,7 @@ def apply_automations() -> None:
 
 
 def _with_ids(client: "SyncPrefectClient", action: dict[str, Any]) -> dict[str, Any]:
-    """The action with the ids of what it names."""
+    """Return the action with ids in place of names."""
     rest = {name: value for name, value in action.items() if name not in ("block_document", "deployment")}
     if name := action.get("block_document"):
         rest["block_document_id"] = _block(client, *name.split("/"))
@@ -43,7 +43,7 @@ def _with_ids(client: "SyncPrefectClient", action: dict[str, Any]) -> dict[str, 
 
 
 def _block(client: "SyncPrefectClient", kind: str, name: str) -> str:
-    """The id of a block, which is made if it is not there."""
+    """Return the id of a block, which is created if it does not exist."""
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
     from prefect.blocks.webhook import Webhook
     from prefect.exceptions import ObjectNotFound

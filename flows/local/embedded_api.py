@@ -1,7 +1,7 @@
-"""Prefect's API for one ``xft run``: a server process over the database in XFT_HOME that lives as long as the run.
+"""Prefect's API for one ``xft run``: a server process over the database in XFT_HOME that runs as long as the run.
 
-Prefect can embed its API by itself, but imports the whole server into the flow's process to do so, which takes as long as
-the server's own start. Started here as a process beside it, both happen at once; and it ends when its parent is killed.
+Prefect can embed its API, but then it imports the entire server into the flow's process, which takes as long as starting the
+server. A separate process starts at the same time as the flow's, and ends when its parent is killed.
 """
 
 import atexit
@@ -28,18 +28,18 @@ from xft_core.errors import XftError
 from xft_core.files.disk import file_lock
 from xft_core.runtime.process import die_with_parent
 
-START_SECONDS = 600  # it takes five; an overloaded machine has needed more than 180
+START_SECONDS = 600  # usually 5; an overloaded machine has needed more than 180
 STOP_SECONDS = 5
 KEEP_SECONDS = 1
-FULL_BYTES = 2**20  # less room than this, and its database cannot be made
+FULL_BYTES = 2**20  # with less free space than this, the database cannot be created
 
 
 def use_prefect_api(home: Path) -> "PrefectApi":
-    """Point PREFECT_API_URL at an API: the one in the environment, that of a running ``xft ui``, or one of our own.
+    """Point PREFECT_API_URL at an API: the one in the environment, that of a running ``xft ui``, or our own.
     The last two get their secret (PREFECT_API_AUTH_STRING) from the home.
 
-    Call this before Prefect is imported, and import while the server starts. The server of our own is stopped at exit,
-    after Prefect has delivered its last events and log lines.
+    Call this before importing Prefect, and import it while the server starts. Our own server stops at exit, after Prefect has
+    delivered its last events and log lines.
     """
     given, address = os.environ.get("PREFECT_API_URL", "").rstrip("/"), running_api(home)
     if given and given.replace("//localhost:", f"//{HOST}:") != address:
@@ -55,35 +55,35 @@ def use_prefect_api(home: Path) -> "PrefectApi":
     for name in ("logs", "locks"):
         (home / name).mkdir(parents=True, exist_ok=True)
     starting = ExitStack()
-    starting.enter_context(file_lock(home / "locks" / "prefect-api-start.lock"))  # two at once would both make the tables
+    starting.enter_context(file_lock(home / "locks" / "prefect-api-start.lock"))  # two at once would both create the tables
     server = _Server(_free_port(), home / "logs" / "prefect-api.log")
     atexit.register(server.stop)
     os.environ["PREFECT_API_URL"] = f"http://{HOST}:{server.port}/api"
-    prefect_log.leave_out("View at ")  # an address without web pages behind it, gone when the run ends
+    prefect_log.leave_out("View at ")  # this address has no web pages, and ends with the run
     return PrefectApi(server, starting)
 
 
 class PrefectApi:
-    """The API that PREFECT_API_URL names, with the ``server`` of our own behind it, if any."""
+    """The API that PREFECT_API_URL names, with our own ``server`` behind it, if any."""
 
     def __init__(self, server: "_Server | None" = None, starting: ExitStack | None = None) -> None:
-        """``starting``: what is held until the server is up."""
+        """``starting``: contexts that stay open until the server is up."""
         self._server, self._starting = server, starting or ExitStack()
         self._error: XftError | None = None
-        # The first request makes the server build its routes, which takes a third of a second: asked early, in a thread.
+        # The first request makes the server build its routes, which takes a third of a second. A thread sends it early.
         self._waiting = threading.Thread(target=self._wait, name="Start of Prefect's API", daemon=True)
         self._waiting.start()
 
     def wait(self) -> None:
-        """Wait until the API answers. Raises XftError when the server does not start."""
+        """Wait until the API answers. Raises XftError if the server does not start."""
         self._waiting.join()
         if self._error is not None:
             raise self._error
 
     @contextmanager
     def run_settings(self) -> Iterator[None]:
-        """Prefect's settings for a flow run. A server that ends with the run needs no heartbeats: the flow's end would
-        wait for their thread, up to a second. Raises XftError where a server of others cannot be used."""
+        """Apply Prefect's settings for a flow run. A server that ends with the run needs no heartbeats, whose thread would
+        delay the flow's end by up to a second. Raises XftError if a server that we did not start cannot be used."""
         from httpx import HTTPStatusError
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
@@ -93,7 +93,7 @@ class PrefectApi:
             with temporary_settings(updates=updates):
                 yield
         except RuntimeError as error:
-            if not str(error).startswith("Failed to reach API"):  # as Prefect's client says it
+            if not str(error).startswith("Failed to reach API"):  # the message of Prefect's client
                 raise
             raise XftError(
                 f"Prefect's API at {address} does not answer. Start that server, or unset PREFECT_API_URL to run without one."
@@ -102,7 +102,7 @@ class PrefectApi:
             if error.response.status_code not in (401, 403):
                 raise
             raise XftError(
-                f"Prefect's API at {address} refuses this user. Set PREFECT_API_AUTH_STRING to what that server has.") from None
+                f"Prefect's API at {address} refuses this user. Set PREFECT_API_AUTH_STRING to that server's value.") from None
 
     def _wait(self) -> None:
         try:
@@ -117,7 +117,7 @@ class PrefectApi:
 
 
 class _Server:
-    """The server process. Once it is up it is kept: one that is killed is started again, so that the run continues."""
+    """The server process. Once it is up, it is restarted if it is killed, so that the run continues."""
 
     def __init__(self, port: int, log: Path) -> None:
         self.port, self._log = port, log
@@ -126,7 +126,7 @@ class _Server:
         self._process = self._start()
 
     def wait_until_up(self) -> None:
-        """Raises XftError when it ends before, or takes too long."""
+        """Wait until the server answers. Raises XftError if it ends first or takes too long."""
         secret = base64.b64encode(os.environ["PREFECT_API_AUTH_STRING"].encode()).decode()
         first = urllib.request.Request(
             f"http://{HOST}:{self.port}/api/admin/version", headers={"Authorization": f"Basic {secret}"})
@@ -142,11 +142,11 @@ class _Server:
         raise XftError(f"Prefect's API did not start{late}; {str(self._log)!r} may say why.{full}")
 
     def keep(self) -> None:
-        """From now on start it again whenever it ends by itself."""
+        """From now on, restart the server whenever it ends by itself."""
         threading.Thread(target=self._keep, name="Prefect's API", daemon=True).start()
 
     def stop(self) -> None:
-        """End it for good."""
+        """Stop the server for good."""
         self._ending.set()
         self._process.terminate()
         try:
@@ -171,9 +171,9 @@ def _environment() -> dict[str, str]:
     package_parent = str(Path(__file__).parents[2])
     return server_environment(os.environ, os.environ["PREFECT_API_AUTH_STRING"]) | {
         "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")])),
-        # As Prefect sets them for its own embedded server: no web pages, settings as they are now.
+        # The values that Prefect sets for its own embedded server: no web pages, current settings.
         "PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
-        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "0",  # a run of the command line uses none; `xft ui` registers them
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "0",  # a command-line run uses none; `xft ui` registers them
         "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": str(int(not prefect_tables.are_current(Path(os.environ["PREFECT_HOME"]))))}
 
 

@@ -1,9 +1,9 @@
-"""Ends what ``xft ui`` started when ``xft ui`` ends, for whatever reason: Ctrl-C, an error, SIGKILL.
+"""End the processes that ``xft ui`` started when ``xft ui`` ends for any reason: Ctrl-C, an error, SIGKILL.
 
-Run as a process of its own, by path and with nothing but the standard library. It reads names of processes, one a line,
-until the kernel closes its standard input. Then it ends them, the last one first, each with all that it started. It finds
-them by a mark in the environment, which children inherit: a worker starts every run in its own process group, and a killed
-worker is no longer the parent of its runs.
+The guard runs as a separate process, by path and with only the standard library. It reads process names, one per line, until
+the kernel closes its standard input. Then it ends the processes, the last one first, each with its descendants. It finds them
+by a mark in the environment, which children inherit: a worker starts every run in its own process group, and a killed worker
+is no longer the parent of its runs.
 """
 
 import os
@@ -18,7 +18,7 @@ POLL_SECONDS = 0.1
 
 
 def main(owner: str) -> None:
-    """End what carries the marks of ``owner`` when standard input closes."""
+    """End the processes with the marks of ``owner`` when standard input closes."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     for name in reversed([line.strip() for line in sys.stdin]):
@@ -26,12 +26,12 @@ def main(owner: str) -> None:
 
 
 def mark(owner: str, name: str) -> str:
-    """Value of the environment variable MARK of process ``name`` and of all that it starts."""
+    """Return the value of the environment variable MARK for process ``name`` and its descendants."""
     return f"{owner}:{name}"
 
 
 def end(value: str) -> None:
-    """SIGTERM to each process with that mark, then SIGKILL to those that remain."""
+    """Send SIGTERM to each process with that mark, then SIGKILL to those that remain."""
     _signal(value, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_SECONDS
     while marked(value):
@@ -41,14 +41,14 @@ def end(value: str) -> None:
 
 
 def marked(value: str) -> list[int]:
-    """Ids of the processes with that mark. One that has ended and waits for its parent has no environment any more."""
+    """Return the ids of the processes with that mark. A process that has ended and waits for its parent has no environment."""
     wanted = f"{MARK}={value}".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if wanted in (path / "environ").read_bytes().split(b"\0"):
                 found.append(int(path.name))
-        except OSError:  # ended meanwhile, or another user's
+        except OSError:  # it has ended, or belongs to another user
             continue
     return found
 

@@ -2,7 +2,7 @@
 
     python -m flows.local.prefect_server --host HOST --port PORT
 
-XFT_MLFLOW_BESIDE: address of an MLflow server behind the same gate, to be shown at /mlflow; unset: none.
+XFT_MLFLOW_BESIDE: address of an MLflow server behind the same gate, shown at /mlflow. Unset: none.
 """
 
 import argparse
@@ -24,7 +24,7 @@ MLFLOW_VARIABLE = "XFT_MLFLOW_BESIDE"
 
 
 def serve(host: str, port: int) -> None:
-    """Serve until SIGTERM. Raises XftError when the environment has no secret for the gate."""
+    """Serve until SIGTERM. Raises XftError if the environment has no secret for the gate."""
     given_auth_string()  # before the slow imports
     with imports():
         import prefect
@@ -34,32 +34,33 @@ def serve(host: str, port: int) -> None:
         from prefect.server.utilities.schemas.bases import TimeSeriesBaseModel
         from prefect.settings import get_current_settings
 
-        # The second version of the pages asks an analytics host, and the first advertises it where it is there to be served.
+        # Version 2 of the pages contacts an analytics host, and version 1 advertises version 2 if its files exist.
         prefect.__ui_v2_static_path__ = Path(os.devnull, "none")
-        # Pages list artifacts by their ids, the last one first: ids in order of time, as runs have them, give the newest first.
+        # Pages list artifacts by id, the last one first. With time-ordered ids, as runs have, the newest comes first.
         Artifact.model_fields["id"].default_factory = TimeSeriesBaseModel.model_fields["id"].default_factory
         Artifact.model_rebuild(force=True)
         pages: ASGIApp = create_app()
         if mlflow := os.environ.get(MLFLOW_VARIABLE):
             pages = Beside(pages, mlflow, given_auth_string())
-        app = from_environment(pages)  # `final` would look for garbage, for long, and of FastAPI 0.137 on finds none
+        app = from_environment(pages)  # `final` would collect garbage, which takes long and finds none since FastAPI 0.137
 
     settings = get_current_settings().server
     uvicorn.run(
         app, host=host, port=port, log_level=settings.logging_level.lower(),
         lifespan="on", timeout_keep_alive=settings.api.keepalive_timeout,
-        proxy_headers=False)  # they would let a request say where it comes from
+        proxy_headers=False)  # with them, a request could fake its origin
 
 
 def server_environment(environment: Mapping[str, str], auth_string: str) -> dict[str, str]:
-    """``environment`` for this server: the secret for the gate; pages that ask their own server and show no advertisements."""
+    """Return ``environment`` with this server's settings: the secret for the gate, pages that call their own server and show no
+    advertisements."""
     own = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
     return {name: value for name, value in environment.items() if name not in own} | {
         AUTH_VARIABLE: auth_string,
-        "PREFECT_SERVER_UI_API_URL": "/api",  # wherever the pages came from: through a tunnel, on another port
+        "PREFECT_SERVER_UI_API_URL": "/api",  # relative to the pages' address, which may be a tunnel or another port
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1"}  # nobody's; the gate lets no foreign origin through
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1"}  # unused: the gate lets no foreign origin through
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
-"""Whether Prefect's database has the tables of the installed Prefect, so that its server need not look for migrations.
+"""Check whether Prefect's database has the tables of the installed Prefect, so that its server need not look for migrations.
 
-A server looks at every start, which costs it a good part of the start. After a start that looked, this module notes the
-database's revision and Prefect's version beside the database. While both stay the same, the next start does not look.
+By default, a server looks for migrations at every start, which takes a large part of the start. After a start that looked,
+this module writes the database's revision and Prefect's version next to the database. While both stay the same, later starts
+do not look.
 """
 
 import os
@@ -15,7 +16,7 @@ ELSEWHERE = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CON
 
 
 def are_current(prefect_home: Path) -> bool:
-    """Whether the database in ``prefect_home`` is as ``note`` found it; False where the environment names another database."""
+    """Return whether ``note`` recorded the database's present state; False if the environment names another database."""
     try:
         noted = (prefect_home / NOTE).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -24,14 +25,14 @@ def are_current(prefect_home: Path) -> bool:
 
 
 def note(prefect_home: Path) -> None:
-    """Remember the tables of a server that is up, and that looked for migrations."""
+    """Record the tables of a running server that has looked for migrations."""
     if state := _state(prefect_home):
         with suppress(OSError):  # without a note the next start looks again
             (prefect_home / NOTE).write_text(state, encoding="utf-8")
 
 
 def _state(prefect_home: Path) -> str | None:
-    """Prefect's version and the database's revision; None where there is no such database or it cannot be read."""
+    """Return Prefect's version and the database's revision; None if there is no such database or it cannot be read."""
     database = (prefect_home / "prefect.db").absolute()
     if any(os.environ.get(name) for name in ELSEWHERE) or not database.is_file():
         return None

@@ -1,6 +1,6 @@
-"""Processes that ``xft ui`` runs beside it: started together, waited for, ended in order with all that they started.
+"""Child processes of ``xft ui``: start them together, wait for them, and end them in order with their descendants.
 
-A guard (``flows/local/guard.py``) ends them, so that they end also when ``xft ui`` is killed.
+A guard (``flows/local/guard.py``) ends them, so that they end even if ``xft ui`` is killed.
 """
 
 import signal
@@ -21,10 +21,10 @@ POLL_SECONDS = 0.3
 
 
 class Processes:
-    """Processes by name, each with its log ``<name>.log``. The last one started is ended first."""
+    """Processes by name, each with its log ``<name>.log``. The last one to start ends first."""
 
     def __init__(self, logs: Path, keep_open: tuple[int, ...] = ()) -> None:
-        """``keep_open``: file descriptors, locks for example, that stay open until all has ended."""
+        """``keep_open``: file descriptors, for example of locks, that stay open until all processes have ended."""
         self._logs = logs
         self._owner = uuid.uuid4().hex
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -34,7 +34,7 @@ class Processes:
                 stderr=subprocess.STDOUT, start_new_session=True, pass_fds=keep_open, text=True)
 
     def start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        """Start ``command`` in a session of its own: Ctrl-C in the terminal is for ``xft ui`` alone."""
+        """Start ``command`` in its own session, so that Ctrl-C in the terminal reaches only ``xft ui``."""
         assert self._guard.stdin is not None
         print(name, file=self._guard.stdin, flush=True)
         with self._log(name).open("wb") as log:
@@ -43,7 +43,7 @@ class Processes:
                 stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def wait_until_up(self, name: str, address: str) -> None:
-        """Wait until ``address`` answers. Raises XftError when the process ends before, or it takes too long."""
+        """Wait until ``address`` answers. Raises XftError if the process ends first or takes too long."""
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._running[name].poll() is None:
             try:
@@ -54,7 +54,7 @@ class Processes:
         raise XftError(f"{name} did not start; see {str(self._log(name))!r}.")
 
     def watch(self) -> None:
-        """Wait until one of them ends, which is a fault. Raises XftError then."""
+        """Wait until a process ends, which is an error, and raise XftError."""
         while True:
             for name, process in self._running.items():
                 if process.poll() is not None:
@@ -62,7 +62,7 @@ class Processes:
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """End all, and what they started."""
+        """End all processes and their descendants."""
         assert self._guard.stdin is not None
         self._guard.stdin.close()
         self._guard.wait()
@@ -75,7 +75,7 @@ class Processes:
 
 @contextmanager
 def processes(logs: Path, keep_open: tuple[int, ...] = ()) -> Iterator[Processes]:
-    """Processes that all end with the block, however it ends."""
+    """Yield processes that all end with the block, even if it raises."""
     logs.mkdir(parents=True, exist_ok=True)
     found = Processes(logs, keep_open)
     try:
@@ -86,6 +86,6 @@ def processes(logs: Path, keep_open: tuple[int, ...] = ()) -> Iterator[Processes
 
 
 def ignore_interrupts() -> None:
-    """Ignore Ctrl-C from now on: the end of the processes must not be interrupted."""
+    """Ignore Ctrl-C from now on, so that ending the processes is not interrupted."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""The work pool and the deployments of prefect.yaml on this machine's Prefect server. Applying them again changes nothing.
+"""Apply the work pool and deployments of prefect.yaml to this machine's Prefect server. Applying them again changes nothing.
 
-Schedules begin paused here: who opens the web pages must not find a training at work at night. One that is switched on
-in the UI stays on.
+Schedules start paused here: opening the web pages must not start training at night. A schedule that is switched on in the UI
+stays on.
 """
 
 import json
@@ -22,17 +22,17 @@ POOL_TEMPLATE = DEPLOYMENTS / "work_pools" / "process.json"
 
 
 def pool_name() -> str:
-    """The one work pool that all deployments name."""
+    """Return the one work pool that all deployments name."""
     names = {item["work_pool"]["name"] for item in _read()["deployments"]}
     if len(names) != 1:
-        raise XftError(f"prefect.yaml names several work pools ({', '.join(sorted(names))}); `xft ui` has one worker.")
+        raise XftError(f"prefect.yaml names several work pools ({', '.join(sorted(names))}), but `xft ui` has one worker.")
     return str(names.pop())
 
 
 def provision(home: Path) -> None:
-    """Make the work pool unless it is there, then apply prefect.yaml to the server that PREFECT_API_URL names.
+    """Create the work pool unless it exists, then apply prefect.yaml to the server that PREFECT_API_URL names.
 
-    Raises XftError, with what Prefect said, when a deployment is refused.
+    Raises XftError, with Prefect's message, if a deployment is refused.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
@@ -44,7 +44,7 @@ def provision(home: Path) -> None:
         try:
             client.create_work_pool(WorkPoolCreate(name=pool_name(), type="process", base_job_template=template))
         except ObjectAlreadyExists:
-            pass  # its owner may have changed it
+            pass  # keep it: its owner may have changed it
         switched_on = {
             (known.name, schedule.slug)
             for known in client.read_deployments() for schedule in known.schedules if schedule.active}
@@ -60,7 +60,7 @@ def provision(home: Path) -> None:
 
 
 def _name_limits() -> None:
-    """Call the limits of open runs by their deployments. Prefect calls them ``deployment:<id>``, and finds them by id."""
+    """Name the limits of open runs after their deployments. Prefect names them ``deployment:<id>``, and finds them by id."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 

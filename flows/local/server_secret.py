@@ -1,4 +1,4 @@
-"""The secret that the servers of one home, their worker, flows and the ``xft`` command share (``tasks/servers/gate.py``)."""
+"""The secret shared by a home's servers, their worker, flows and the ``xft`` command (``tasks/servers/gate.py``)."""
 
 import secrets
 from pathlib import Path
@@ -11,7 +11,8 @@ BYTES = 32
 
 
 def server_auth(home: Path) -> str:
-    """name:password of the servers of ``home``, in a file that only its owner reads. Made again when others could read it."""
+    """Return name:password of the servers of ``home``, kept in a file that only its owner can read. If others could read the
+    file, it is replaced."""
     (home / "locks").mkdir(parents=True, exist_ok=True)
     path = home / FILE
     with file_lock(home / "locks" / f"{FILE}.lock"):

@@ -1,4 +1,4 @@
-"""``xft ui``: Prefect's and MLflow's servers and a worker on this machine, over the files of XFT_HOME, until Ctrl-C."""
+"""``xft ui``: run Prefect's and MLflow's servers and a worker on this machine, over the files of XFT_HOME, until Ctrl-C."""
 
 import errno
 import os
@@ -28,13 +28,12 @@ EVERYWHERE = ("0.0.0.0", "")
 
 
 def serve(prefect_port: int, mlflow_port: int, host: str = HOST, public: str | None = None) -> int:
-    """Start both servers, apply prefect.yaml, start a worker for its pool, wait. Returns the exit status.
+    """Start both servers, apply prefect.yaml, start a worker for its pool, and wait. Returns the exit status.
 
-    ``host``: the address that Prefect's server listens at, with MLflow's pages beside it; ``public``: what browsers elsewhere
-    reach it by, where that is not ``http://host:port``. MLflow's own port is on loopback alone.
+    ``host``: the address that Prefect's server listens on, which also serves MLflow's pages. ``public``: the address for
+    browsers on other machines, if it is not ``http://host:port``. MLflow's own port is on loopback only.
 
-    Raises XftError when another one serves the same home, a port is taken, a deployment is refused, or one of the
-    processes ends.
+    Raises XftError if another ``xft ui`` serves the same home, a port is taken, a deployment is refused, or a process ends.
     """
     current, public = settings(), _public(host, prefect_port, public)
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -71,7 +70,7 @@ def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int, ho
             for name, address in shown.items():
                 print(f"  {name:8} {address}", flush=True)
             if public:
-                print(f"  Browsers on other machines are asked for a name and a password: those of "
+                print(f"  Browsers on other machines need the name and password in "
                       f"{str(current.home / AUTH_FILE)!r} (name:password).", flush=True)
             os.environ |= {"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": auth}  # before Prefect is imported
             provision(current.home)
@@ -79,7 +78,7 @@ def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int, ho
             close_abandoned_runs(pool)
             running.start("Worker", worker_command(pool), worker_environment(current, api, mlflow_ui))
             print(f"  Worker   of pool {pool!r}; start runs in Prefect under Deployments (schedules are paused)\n"
-                  f"Data: {current.home}. Ctrl-C stops all; a run that it cancels continues when started again.", flush=True)
+                  f"Data: {current.home}. Ctrl-C stops everything; runs that it cancels continue when restarted.", flush=True)
             try:
                 running.watch()
             except KeyboardInterrupt:
@@ -94,9 +93,9 @@ def _serve(current: Settings, prefect_port: int, mlflow_port: int, lock: int, ho
 
 @contextmanager
 def _alone(home: Path) -> Iterator[int]:
-    """The lock of ``home``, which names the process that holds it. Waits for one that was killed to be cleared away.
+    """Hold the lock of ``home``, which names its holder. Waits until the remains of a killed ``xft ui`` have ended.
 
-    Raises XftError when another ``xft ui`` serves this home.
+    Raises XftError if another ``xft ui`` serves this home.
     """
     (home / "locks").mkdir(parents=True, exist_ok=True)
     path = home / "locks" / LOCK_FILE
@@ -111,29 +110,29 @@ def _alone(home: Path) -> Iterator[int]:
         owner = path.read_text(encoding="utf-8").strip()
         if (owner.isdecimal() and Path(f"/proc/{owner}").exists()) or time.monotonic() > deadline:
             where = running_api(home)
-            raise XftError(f"`xft ui` runs already over {str(home)!r}"
+            raise XftError(f"`xft ui` already runs over {str(home)!r}"
                            + (f": {where.removesuffix('/api')}." if where else f" (process {owner})."))
         if not said:
-            print("Waiting for what the last `xft ui` left to end ...", flush=True)
+            print("Waiting for the processes of the last `xft ui` to end ...", flush=True)
         said = True
         time.sleep(0.2)
 
 
 
 def prefect_command(port: int, host: str = HOST) -> list[str]:
-    """Prefect's server over the database in XFT_HOME."""
+    """Return the command of Prefect's server over the database in XFT_HOME."""
     return [sys.executable, "-P", "-m", "flows.local.prefect_server", "--host", host, "--port", str(port)]
 
 
 def mlflow_command(current: Settings, port: int) -> list[str]:
-    """MLflow's server over the database that runs write to."""
+    """Return the command of MLflow's server over the database that runs write to."""
     return [
         sys.executable, "-P", "-m", "tasks.servers.mlflow_server", "--host", HOST, "--port", str(port),
         "--backend-store-uri", current.tracking_uri, "--artifacts-destination", str(current.mlflow_artifacts)]
 
 
 def _public(host: str, port: int, given: str | None) -> str | None:
-    """The address of Prefect's pages for browsers on other machines; None if they cannot reach it. Raises XftError."""
+    """Return the address of Prefect's pages for browsers on other machines; None if they cannot reach it. Raises XftError."""
     if given:
         parts = urlsplit(given)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.path not in ("", "/"):
@@ -143,8 +142,8 @@ def _public(host: str, port: int, given: str | None) -> str | None:
         return None
     if host in EVERYWHERE:
         raise XftError(
-            f"--host {host} is every address of this machine. Say by --public-address http://NAME:{port} what browsers call "
-            "it: requests to any other name are refused.")
+            f"--host {host} is every address of this machine. Give the one that browsers use: --public-address "
+            f"http://NAME:{port}. Requests to any other name are refused.")
     return f"http://{host.lower()}:{port}"
 
 

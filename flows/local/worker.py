@@ -1,4 +1,4 @@
-"""The worker of ``xft ui``: runs what is started in Prefect's pages, as processes on this machine."""
+"""The worker of ``xft ui``: it executes the runs started in Prefect's pages, as processes on this machine."""
 
 import os
 import sys
@@ -14,17 +14,17 @@ CANCEL_SECONDS = 30
 
 
 def worker_command(pool: str) -> list[str]:
-    """A process worker for ``pool``."""
+    """Return the command of a process worker for ``pool``."""
     return [
         sys.executable, "-m", "prefect", "--no-prompt", "worker", "start", "--pool", pool, "--type", "process",
         "--name", "xft-ui", "--install-policy", "never"]
 
 
 def worker_environment(current: Settings, api: str, mlflow_ui: str) -> dict[str, str]:
-    """The environment of the worker's runs: the places that ``xft run`` uses here, and the address of MLflow's pages.
+    """Return the environment of the worker's runs: the places that ``xft run`` uses here, and the address of MLflow's pages.
 
-    MLflow's database rather than its server: an experiment made through the server keeps its files behind the server's
-    address, where ``xft run`` without one could not add to it, and models would be copied instead of linked.
+    Runs use MLflow's database rather than its server. An experiment created through the server keeps its files behind the
+    server's address, where ``xft run`` without a server could not add to it, and models would be copied instead of linked.
     """
     return os.environ | {
         "PREFECT_API_URL": api, "XFT_HOME": str(current.home), "MLFLOW_TRACKING_URI": current.tracking_uri,
@@ -32,7 +32,7 @@ def worker_environment(current: Settings, api: str, mlflow_ui: str) -> dict[str,
 
 
 def cancel_runs(pool: str) -> int:
-    """Cancel the runs in ``pool`` and wait until they end, so that none is recorded as running. Returns their number."""
+    """Cancel the runs in ``pool`` and wait until they end, so that none stays recorded as running. Returns their number."""
     from prefect.client.orchestration import get_client
     from prefect.states import Cancelling
 
@@ -47,13 +47,13 @@ def cancel_runs(pool: str) -> int:
 
 
 def close_abandoned_runs(pool: str) -> None:
-    """Mark runs whose worker was killed as Crashed. Call it only while ``pool`` has no worker."""
+    """Mark runs as Crashed if their worker was killed. Call it only while ``pool`` has no worker."""
     from prefect.client.orchestration import get_client
     from prefect.states import Crashed
 
     with get_client(sync_client=True) as client:
         for run in _unfinished(client, pool):
-            message = "Its process was killed. Retry continues from what is finished."
+            message = "Its process was killed. Retry continues from the finished stages."
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
 
 

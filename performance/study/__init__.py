@@ -1,1 +1,1 @@
-"""The model and the data of the middle study: real Python code that is at hand wherever this project is installed."""
+"""The model and the data of the middle study: real Python code that every installation of this project has."""

@@ -1,8 +1,8 @@
 """Build the model and the data of the middle study: ``python -m performance.study.build OUT [--tokens 8000000]``.
 
-A Llama of 5 million parameters, pre-trained for one pass over files of the standard library and of permissive packages, and
-pairs of docstring and body from other packages. Every file follows from the seed, the installed versions (OUT/versions.json)
-and, for the model, the number of threads.
+The model is a Llama of 5 million parameters, pre-trained for one pass over files of the standard library and of permissively
+licensed packages. The data are docstring and body pairs from other packages. The seed, the installed versions
+(OUT/versions.json) and, for the model, the number of threads determine every file.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Python code under permissive licences: the standard library and packages that the constraints file pins.
 
-Packages are split once, by name: what the model is pre-trained on, and where the pairs of docstring and body come from that
-are trained on, that choose (reserved), and that are reported. No package is in two parts, so no function is either.
+Packages are split once, by name, into parts: pre-training of the model, and docstring and body pairs for training, for choices
+(reserved) and for reporting. No package is in two parts, so no function is either.
 """
 
 import ast
@@ -29,7 +29,7 @@ ANSWER = "```python\n{body}\n```"
 
 
 def files(package: str) -> list[Path]:
-    """The package's own Python files in the order of their paths, without tests and vendored code."""
+    """Return the package's own Python files sorted by path, without tests and vendored code."""
     if package == PRETRAINING[0]:
         root = Path(sysconfig.get_paths()["stdlib"])
         found = [(path.relative_to(root), path) for path in root.rglob("*.py")]
@@ -41,7 +41,7 @@ def files(package: str) -> list[Path]:
 
 
 def texts(package: str) -> Iterator[str]:
-    """The files' contents; those that are too long or no UTF-8 are left out."""
+    """Yield the files' contents, without files that are too long or not UTF-8."""
     for path in files(package):
         try:
             text = path.read_text(encoding="utf-8")
@@ -52,9 +52,9 @@ def texts(package: str) -> Iterator[str]:
 
 
 def pairs(package: str) -> Iterator[dict[str, str]]:
-    """Rows of instruction (a function's signature and docstring) and response (its body), in the order of the files.
+    """Yield rows of instruction (a function's signature and docstring) and response (its body), in the order of the files.
 
-    Only the docstring's first paragraph is asked by. Bodies that say nothing (``pass``, ``...``, one raise) are left out.
+    Instructions contain only the docstring's first paragraph. Trivial bodies (``pass``, ``...``, one raise) are skipped.
     """
     for text in texts(package):
         try:
@@ -83,7 +83,7 @@ def _pair(node: ast.FunctionDef | ast.AsyncFunctionDef, lines: list[str]) -> dic
 
 
 def sample(packages: tuple[str, ...], count: int, seed: int) -> list[dict[str, str]]:
-    """``count`` different pairs, drawn evenly from the packages; fewer if there are no more."""
+    """Return ``count`` different pairs, drawn evenly from the packages; fewer if there are not enough."""
     generator = random.Random(f"{'/'.join(packages)} {seed}")
     pools = []
     for package in packages:
@@ -95,5 +95,5 @@ def sample(packages: tuple[str, ...], count: int, seed: int) -> list[dict[str, s
         for pool in pools:
             if pool and len(found) < count:
                 row = pool.pop()
-                found.setdefault(row["response"], row)  # a body that several functions have, once
+                found.setdefault(row["response"], row)  # keeps a body that several functions share only once
     return list(found.values())

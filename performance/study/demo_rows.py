@@ -1,4 +1,4 @@
-"""Rows of the demo's generator that no earlier study has seen: ``python -m performance.study.demo_rows [OUT] [--seed 1]``.
+"""Generate rows of the demo that no earlier study has seen: ``python -m performance.study.demo_rows [OUT] [--seed 1]``.
 
 Writes OUT/train.jsonl (100 rows), OUT/reserved.jsonl (150) and OUT/report.jsonl (500). The seed of the shipped rows is 0.
 """

@@ -1,7 +1,7 @@
-"""The base model as a directory, wherever it is named to be: here, on the Hub, at an S3 address, in MLflow.
+"""The base model as a directory, wherever its name points: here, on the Hub, at an S3 address, in MLflow.
 
-A model in MLflow is an artifact of ours: it is used where it is in the local store, so that what was made of it is reused,
-too; else it comes from the object store, else from the files of its run in MLflow.
+A model in MLflow is one of our artifacts. If the local store has it, it is used there, so that artifacts made from it are
+reused too. Otherwise it comes from the object store, or from the files of its run in MLflow.
 """
 
 import threading
@@ -17,12 +17,12 @@ from xft_core.store.artifacts import find
 
 
 def is_elsewhere(name: str) -> bool:
-    """Whether a model must be fetched before stages can read it."""
+    """Return whether a model must be fetched before stages can read it."""
     return models.is_address(name) or model_source.is_address(name)
 
 
 def check(name: str) -> None:
-    """Ask whether the model of ``is_elsewhere`` is there, without fetching it. Raises as ``fetch``."""
+    """Check that a model of ``is_elsewhere`` exists, without fetching it. Raises as ``fetch``."""
     if models.is_address(name):
         models.check(name)
     else:
@@ -30,7 +30,7 @@ def check(name: str) -> None:
 
 
 def fetch(name: str, stop: threading.Event, logger: Logger) -> Path:
-    """The local directory of such a model. Raises XftError if it does not exist or cannot be fetched."""
+    """Fetch such a model and return its local directory. Raises XftError if it does not exist or cannot be fetched."""
     if models.is_address(name):
         return models.fetch(name, stop, logger)
     source = model_source.resolve(name)

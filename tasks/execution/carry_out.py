@@ -1,9 +1,9 @@
-"""What every stage task does: compute the key, reuse what the store has, else run the stage; and tell MLflow.
+"""Carry out a stage task: compute the key, reuse the artifact in the store or run the stage, and record it in MLflow.
 
-The local store is where stages work; what it misses is looked for in the object store, what it gains is sent there.
+Stages work in the local store. Missing artifacts are looked up in the object store, and new ones are sent there.
 
-The store, not Prefect's database, says what is done: whoever has the store reuses it, and a file that is gone or
-altered is noticed here, whatever a database remembers.
+The store, not Prefect's database, decides what is done. Anyone with the store can reuse it, and missing or altered files are
+noticed here, regardless of any database.
 """
 
 import threading
@@ -48,10 +48,10 @@ prefect_log.install()
 
 
 def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], base: str) -> ArtifactRef | State[Any]:
-    """Have the artifact of ``step``: from the store (the task ends as Cached), or by making it.
+    """Return the artifact of ``step``: from the store (the task ends as Cached), or by running the stage.
 
-    ``needed``: what the steps before it made, by role; ``base``: the base model. Raises XftError, also when the
-    artifact's metrics must stop the run, reused or not; ends as Cancelled when the run was stopped.
+    ``needed``: the artifacts of the steps before it, by role; ``base``: the base model. Raises XftError, also if the
+    artifact's metrics must stop the run, reused or not. Ends as Cancelled if the run was stopped.
     """
     logger, role = get_run_logger(), step.role
     child = StageRun(run, step.stage, role, logger, again=max(_count(task_run), _count(flow_run)) > 1)
@@ -70,8 +70,8 @@ def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], b
                 if whole:
                     durations.note(run.recipe, role, config, manifest, logger)
             _deliver(config, stop, logger)
-            # A retry that finds what its own first attempt published has reused nothing; one whose child waited for
-            # another run at the same work has.
+            # A retry that finds the artifact of its own first attempt has reused nothing. One whose child waited for another
+            # run on the same artifact has.
             reused = manifest.provenance.get("prefect_flow_run_id") != run.flow_run_id
             recorded = _record(child, config, manifest, reused, logger)
         made: dict[str, HasMetrics] = {**needed, role: manifest}
@@ -94,7 +94,7 @@ def carry_out(run: PipelineRun, step: Step, needed: Mapping[str, ArtifactRef], b
 def _placed(
     stage: type[StageConfig], run: PipelineRun, child: StageRun, **fields: Any,
 ) -> tuple[StageConfig, str]:
-    """The stage's configuration with its place in the store, and the key that decides the place."""
+    """Return the stage's configuration with its place in the store, and the key that determines the place."""
     draft = stage(output=settings().artifacts, **fields)
     key = stage_key(draft)
     provenance = {"recipe": run.recipe.name, "prefect_flow_run_id": run.flow_run_id}
@@ -106,7 +106,7 @@ def _placed(
 def _make(
     run: PipelineRun, config: StageConfig, key: str, role: str, child: StageRun, stop: threading.Event, logger: Logger,
 ) -> tuple[Manifest, bool]:
-    """The artifact, and whether this process made all of it, rather than resume earlier work."""
+    """Make the artifact. Also returns whether this process made all of it, rather than resuming earlier work."""
     config.output.parent.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if FACTS[config.stage].heavy:
@@ -114,8 +114,8 @@ def _make(
             turn = Turn(flow_run.scheduled_start_time.timestamp(), steps_behind(run.recipe).get(role, 0))
             stack.enter_context(compute_slot(
                 settings().locks, slots, stop, f"{role.replace('_', '-')} of {flow_run.name}",
-                lambda holders: logger.info("Waits for a compute slot (%d in all), held by: %s.", slots, holders), turn))
-            if found := find(config.output, key):  # made by another run while this one waited
+                lambda holders: logger.info("Waiting for a compute slot (%d in total), held by: %s.", slots, holders), turn))
+            if found := find(config.output, key):  # another run made it while this one waited
                 return found, False
         insist(lambda: checkpoints.restore(config.output, key, stop, logger), stop, logger)
         stack.enter_context(checkpoints.Keeper(config.output, key, logger))
@@ -130,27 +130,27 @@ def _make(
             progress.line(line)
 
         whole = not Workspace(config.output).root.exists()
-        run_in_child(config, take, stop, settings().threads_per_slot)  # the same for all: one environment, one fork server
+        run_in_child(config, take, stop, settings().threads_per_slot)  # same for all: one environment, one fork server
     manifest = find(config.output, key)
     if manifest is None:
-        raise XftError(f"{config.stage} ended well but left no whole artifact in {str(config.output)!r}.")
+        raise XftError(f"{config.stage} succeeded but left no complete artifact in {str(config.output)!r}.")
     return manifest, whole
 
 
 def _deliver(config: StageConfig, stop: threading.Event, logger: Logger) -> None:
-    """Send the artifact to the object store. One that is away holds no stage up: the end of the run insists on it."""
+    """Send the artifact to the object store. An unavailable store does not delay a stage: the run retries at its end."""
     try:
         artifacts.deliver(config.output, stop)
     except StoreUnavailable as error:
-        logger.warning("Not sent to the store yet, the work continues. %s", error)
+        logger.warning("Not sent to the store yet; the run continues. %s", error)
 
 
 def _record(child: StageRun, config: StageConfig, manifest: Manifest, reused: bool, logger: Logger) -> bool:
-    """Have all of it in MLflow. One that is away holds no stage up either; returns whether it took it."""
+    """Record the artifact in MLflow and return whether that succeeded. An unavailable MLflow does not delay a stage."""
     try:
         child.finish(config.output, manifest, reused)
     except TrackingUnavailable as error:
-        logger.warning("Not recorded yet, the work continues. %s", error)
+        logger.warning("Not recorded yet; the run continues. %s", error)
         return False
     return True
 

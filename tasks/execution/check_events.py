@@ -1,4 +1,4 @@
-"""What the recipe's checks find, told as events: a loss that diverges while it does so, all else at the end of a stage."""
+"""Send the findings of the recipe's checks as events: a diverging loss at once, all others at the end of the stage."""
 
 import contextvars
 from collections.abc import Mapping
@@ -18,9 +18,9 @@ DIVERGING = "diverging_loss"
 
 
 def watched(curve: Path, run: PipelineRun, role: str, logger: Logger) -> Follower:
-    """A context in which the growing ``curve`` of a stage is watched; the first divergence is told at once."""
+    """Return a context that watches the growing ``curve`` of a stage and reports the first divergence at once."""
     watch = TrainingWatch()
-    context = contextvars.copy_context()  # it tells Prefect whose event this is
+    context = contextvars.copy_context()  # tells Prefect to which run this event belongs
 
     def look(points: Points) -> bool:
         known = watch.diverged_at_step is not None
@@ -35,8 +35,8 @@ def watched(curve: Path, run: PipelineRun, role: str, logger: Logger) -> Followe
 
 
 def tell(run: PipelineRun, step: Step, made: Mapping[str, HasMetrics], reused: bool, logger: Logger) -> None:
-    """Tell what was found in what ``step`` made. Of a stage that was reused, only what stops the run: the rest was told when
-    it was made. A divergence that stops nothing was told while it happened."""
+    """Report the findings in the artifact of ``step``. For a reused stage, report only findings that stop the run: the others
+    were reported when it ran. A divergence that does not stop the run was reported when it happened."""
     stopping = stage_findings(step, run.recipe, made, only_stop=True)
     found = [] if reused else [item for item in stage_findings(step, run.recipe, made) if item not in stopping]
     _emit(run, step.role, stopping, True, logger)

@@ -1,6 +1,6 @@
-"""One stage in a process of its own: memory is freed at its end, and an out-of-memory kill is a failed task.
+"""Run one stage in its own process: memory is freed at its end, and an out-of-memory kill only fails the task.
 
-A fresh process is waited for in the thread that started it: the kernel's "die with your parent" follows that thread.
+The thread that starts a fresh process waits for it, because the kernel's parent-death signal is tied to that thread.
 """
 
 import os
@@ -28,7 +28,7 @@ from xft_core.stages.base import StageConfig
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
-SECRETS = ("AWS_", "PREFECT_API_", "MLFLOW_TRACKING_", "XFT_SERVER_")  # beginnings of variables with passwords
+SECRETS = ("AWS_", "PREFECT_API_", "MLFLOW_TRACKING_", "XFT_SERVER_")  # prefixes of variables with passwords
 PROGRESS_BAR = re.compile(r"\d+%\|")
 PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 Process = subprocess.Popen[bytes] | ForkedProcess
@@ -38,20 +38,20 @@ OUT_OF_MEMORY_KILLS = re.compile(r"^oom_kill (\d+)$", re.MULTILINE)
 
 
 class StageFault(XftError):
-    """A stage's process ended with a fault of the program. Trying again unchanged cannot help."""
+    """A stage's process ended with a program error. Retrying it unchanged cannot help."""
 
 
 def run_in_child(
     config: StageConfig, log: Callable[[str], None], stop: threading.Event, threads: int | None = None,
 ) -> None:
-    """Run ``config``'s stage as ``python -m xft_core``, forked or fresh, and wait for it; each line it writes to stderr goes
-    to ``log``.
+    """Run ``config``'s stage as ``python -m xft_core``, forked or fresh, and wait for it. Each line that it writes to stderr
+    goes to ``log``.
 
-    ``threads``: processor cores it may use (OMP_NUM_THREADS) unless the environment says already. When ``stop`` is set
-    or anything is raised here, the process and all it started get SIGTERM, and SIGKILL ten seconds later.
+    ``threads``: processor cores it may use (OMP_NUM_THREADS), unless the environment already sets them. If ``stop`` is set or
+    anything is raised here, the process and its descendants get SIGTERM, and SIGKILL ten seconds later.
 
-    Raises XftError with the stage's own message for a mistake, StageInterrupted for what may pass (StageKilled, with the
-    memory it had taken, for SIGKILL), StageFault for a fault of the program, RunStopped when ``stop`` was set.
+    Raises XftError with the stage's own message for a user error, StageInterrupted for a failure that may pass (StageKilled,
+    with the memory it had taken, for SIGKILL), StageFault for a program error, RunStopped if ``stop`` was set.
     """
     with temporary_directory("stage") as directory:
         config_path = directory / "config.json"
@@ -74,7 +74,7 @@ def run_in_child(
 
 
 def _start(command: list[str], environment: dict[str, str], stdout: IO[bytes], stop: threading.Event) -> Process | None:
-    """As a fork where possible, else as a fresh process; None when ``stop`` was set before it started."""
+    """Start a fork if possible, else a fresh process; None if ``stop`` was set before it started."""
     if process := fork_server.start(command, environment, stdout, stop):
         return process
     if stop.is_set():
@@ -93,7 +93,7 @@ def _command(config: StageConfig, config_path: Path) -> list[str]:
 
 
 def _environment(threads: int | None) -> dict[str, str]:
-    # Stages know no object store and no server; above all, code that a model wrote is graded there.
+    # Stages need no object store and no server. Most importantly, they grade code that a model wrote.
     environment = {name: value for name, value in os.environ.items() if not name.startswith(SECRETS)}
     package_parent = str(Path(xft_core.__file__).parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [package_parent, environment.get("PYTHONPATH")]))
@@ -120,7 +120,7 @@ def _wait(
 
 
 def _end(process: Process) -> None:
-    """End the process, and with it whatever it started and left behind in its group."""
+    """End the process and every process that it left behind in its group."""
     if process.poll() is None:
         _signal_group(process, signal.SIGTERM)
         try:
@@ -143,7 +143,7 @@ def _raise_for_exit(stage: str, status: int, lines: "_Lines", memory: "_Memory")
         return
     message = lines.error_message()
     if status < 0:
-        ended = f"{stage}: its process was ended from outside ({signal.Signals(-status).name})."
+        ended = f"{stage}: a signal ended its process ({signal.Signals(-status).name})."
         if -status == signal.SIGKILL:
             raise StageKilled(f"{ended} {memory.told()} {what_to_change(stage)}")
         raise StageInterrupted(ended)
@@ -154,12 +154,12 @@ def _raise_for_exit(stage: str, status: int, lines: "_Lines", memory: "_Memory")
     if status == ExitCode.MISTAKE and message:
         raise XftError(message)
     raise StageFault(
-        f"{stage}: a fault of the program (exit status {status}): {lines.last or 'it said nothing'} "
+        f"{stage}: program error (exit status {status}): {lines.last or 'no output.'} "
         "The lines before it are in the log.")
 
 
 class _Memory:
-    """What a process took of the machine's memory at most, and whether the kernel ended processes for want of it."""
+    """The peak memory of a process, and whether the kernel killed processes because memory ran out."""
 
     def __init__(self, pid: int) -> None:
         self._status = Path(f"/proc/{pid}/status")
@@ -167,7 +167,7 @@ class _Memory:
         self._peak = 0  # kB
 
     def look(self) -> None:
-        """Note the peak so far: of a process that has ended nothing can be asked any more."""
+        """Record the peak so far: once a process has ended, it cannot be read."""
         try:
             found = PEAK.search(self._status.read_text(encoding="utf-8"))
         except OSError:
@@ -175,15 +175,15 @@ class _Memory:
         self._peak = max(self._peak, int(found[1]) if found else 0)
 
     def told(self) -> str:
-        """Both, as sentences."""
+        """Return both as sentences."""
         peak = f"It had taken up to {size(self._peak * 1024)} of memory."
         if _kills_for_memory() > self._kills:
-            return f"The kernel ended it: the memory was full. {peak}"
+            return f"The kernel killed it because memory was full. {peak}"
         return f"The usual reason is too little memory. {peak}"
 
 
 def _kills_for_memory() -> int:
-    """Processes that the kernel has ended since it started because the memory, or that of a container, was full."""
+    """Return how many processes the kernel has killed since it started because memory, or a container's memory, was full."""
     try:
         found = OUT_OF_MEMORY_KILLS.search(Path("/proc/vmstat").read_text(encoding="utf-8"))
     except OSError:
@@ -192,9 +192,9 @@ def _kills_for_memory() -> int:
 
 
 class _Lines:
-    """Splits what a process writes into lines; hands them on, without progress bars, as they come.
+    """Split a process's output into lines, and pass them on as they come, without progress bars.
 
-    The closing ``error: ...`` message is held back: whoever started the process raises it.
+    The final ``error: ...`` message is held back, because the caller raises it.
     """
 
     def __init__(self, log: Callable[[str], None]) -> None:
@@ -206,7 +206,7 @@ class _Lines:
     def add(self, chunk: bytes) -> None:
         *whole, self._rest = (self._rest + chunk).split(b"\n")
         for line in whole:
-            # What stands before a carriage return was drawn over.
+            # Text before a carriage return was overwritten.
             self._take(line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", errors="replace").rstrip())
 
     def finish(self, chunk: bytes) -> None:

@@ -1,7 +1,7 @@
 """Compute slots: how many heavy stages run at once on this machine.
 
-A slot is a locked file. The operating system gives it back when its holder dies, however it dies; a limit kept in
-Prefect's database would stay taken, and would make reused stages wait too.
+A slot is a locked file. The operating system releases it when its holder dies for any reason. A limit in Prefect's database
+would stay occupied, and would make reused stages wait too.
 """
 
 import threading
@@ -19,8 +19,8 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Turn:
-    """When a stage gets a slot, among those that wait. The run that started first comes first, so that runs end before new
-    ones begin. Within a run it is the stage with the most steps behind it, because the run takes as long as they do.
+    """The order in which waiting stages get a slot. The run that started first comes first, so that runs end before new ones
+    begin. Within a run, the stage with the most steps behind it comes first, because those steps determine the run's length.
 
     ``run_started``: seconds since 1970; ``steps_behind``: see recipe/steps.py.
     """
@@ -29,7 +29,7 @@ class Turn:
     steps_behind: int = 0
 
     def file_name(self) -> str:
-        """The name of the waiting stage's file. Names sort in the order of turns, and equal turns in the order of asking."""
+        """Return the name of the waiting stage's file. Names sort in the order of turns, and equal turns by time of request."""
         microseconds, far = round(self.run_started * 1e6), 999 - self.steps_behind
         return f"{microseconds:020d}-{far:03d}-{time.time_ns():020d}-{threading.get_native_id()}"
 
@@ -39,10 +39,10 @@ def compute_slot(
     locks: Path, slots: int, stop: threading.Event, holder: str = "", on_wait: Callable[[str], None] = lambda holders: None,
     turn: Turn | None = None,
 ) -> Iterator[int]:
-    """Hold one of ``slots`` slots; yields its number. ``holder``: who holds it, for those who wait. Calls ``on_wait`` once,
+    """Hold one of ``slots`` slots; yields its number. ``holder``: a name that waiting stages see. Calls ``on_wait`` once,
     with the names of the holders, if none is free at first. A free slot goes to the first ``turn``.
 
-    Raises RunStopped when ``stop`` is set while waiting.
+    Raises RunStopped if ``stop`` is set while waiting.
     """
     with ExitStack() as held:
         with _waiting(locks / "waiting", turn or Turn()) as ticket:
@@ -57,7 +57,7 @@ def compute_slot(
 
 
 def _take(locks: Path, slots: int, holder: str, held: ExitStack) -> int | None:
-    """The number of a slot that was free and is now ``held``, if there is one."""
+    """Take a free slot into ``held`` and return its number, if there is one."""
     for number in range(slots):
         with ExitStack() as opened:
             slot = opened.enter_context(file_lock(locks / f"compute-{number}.lock", wait=False))
@@ -71,7 +71,7 @@ def _take(locks: Path, slots: int, holder: str, held: ExitStack) -> int | None:
 
 @contextmanager
 def _waiting(directory: Path, turn: Turn) -> Iterator[Path]:
-    """The waiting stage's file, locked while it waits. A killed process leaves its file behind, unlocked."""
+    """Yield the waiting stage's file, locked while it waits. A killed process leaves its file behind, unlocked."""
     directory.mkdir(parents=True, exist_ok=True)
     ticket = directory / turn.file_name()
     with file_lock(ticket):
@@ -82,7 +82,7 @@ def _waiting(directory: Path, turn: Turn) -> Iterator[Path]:
 
 
 def _is_next(ticket: Path) -> bool:
-    """Whether no stage with an earlier turn waits. Removes files that killed processes left behind."""
+    """Return whether no stage with an earlier turn waits. Removes files that killed processes left behind."""
     for other in sorted(ticket.parent.iterdir()):
         if other.name >= ticket.name:
             return True

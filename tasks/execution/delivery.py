@@ -1,8 +1,8 @@
-"""What a run owes to servers that are away: asked for again, with growing pauses, for XFT_DELIVERY_SECONDS.
+"""Deliver results to unavailable servers: retry with growing pauses, for XFT_DELIVERY_SECONDS.
 
-While stages work nothing waits for MLflow or, once an artifact is made, for the object store: curves and artifacts are on
-disk. The end of a run insists. If a server stays away, the run ends with its message, everything computed is kept, and the
-same recipe again delivers it.
+While stages work, nothing waits for MLflow or, once an artifact is made, for the object store: curves and artifacts are on
+disk. The run delivers them at its end. If a server stays unavailable, the run ends with its message, all results are kept, and
+running the recipe again delivers them.
 """
 
 import threading
@@ -22,16 +22,16 @@ from xft_core.store.manifest import read_manifest
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
-REFUSALS = 4  # more than two runs that write at once can cause by accident
+REFUSALS = 4  # more than two runs can cause by writing at the same time
 
 Result = TypeVar("Result")
 
 
 def insist(ask: Callable[[], Result], stop: threading.Event, logger: Logger) -> Result:
-    """What ``ask`` returns once the server that it needs answers.
+    """Call ``ask`` until the server that it needs answers, and return its result.
 
-    Raises its error, marked as one that does not pass, when it may pass and did not within XFT_DELIVERY_SECONDS, or when
-    MLflow refused REFUSALS times; any other error at once; RunStopped when ``stop`` is set.
+    Raises an error that may pass, marked as one that does not pass, after XFT_DELIVERY_SECONDS or after MLflow refused
+    REFUSALS times. Raises any other error at once, and RunStopped if ``stop`` is set.
     """
     deadline, pause, said = time.monotonic() + settings().delivery_seconds, FIRST_PAUSE_SECONDS, False
     refusals = 0
@@ -43,18 +43,18 @@ def insist(ask: Callable[[], Result], stop: threading.Event, logger: Logger) -> 
                 raise
             refusals += isinstance(error, TrackingRefused)
             if time.monotonic() + pause > deadline or refusals == REFUSALS:
-                error.may_pass = False  # who called this has waited long enough: Prefect must not begin again
+                error.may_pass = False  # the caller has waited long enough: Prefect must not start again
                 raise
             if not said:
-                logger.warning("%s Asked again for %d s.", error, settings().delivery_seconds)
+                logger.warning("%s Retrying for up to %d s.", error, settings().delivery_seconds)
             said = True
         if stop.wait(pause):
-            raise RunStopped("The run was stopped while it waited for a server. Start the same run again to continue.")
+            raise RunStopped("The run was stopped while it waited for a server. To continue, start the same run again.")
         pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def deliver_rest(run: PipelineRun, artifacts: Iterable[ArtifactRef], stop: threading.Event, logger: Logger) -> None:
-    """Send what the object store or MLflow was away for while the run's stages worked.
+    """Deliver what the object store or MLflow missed while the run's stages worked.
 
     Raises StoreUnavailable, StoreRefused, TrackingUnavailable, RunStopped.
     """

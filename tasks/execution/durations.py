@@ -1,4 +1,4 @@
-"""How long stages took here: noted when one ends, for the plans of later runs. Neither Prefect nor MLflow here."""
+"""Record how long stages take on this machine, for the plans of later runs. Uses neither Prefect nor MLflow."""
 
 import os
 from pathlib import Path
@@ -24,13 +24,13 @@ from xft_core.store.results.sft import SftMetrics
 
 
 def threads_of_a_stage() -> int:
-    """Processor cores that a heavy stage gets here."""
+    """Return the number of processor cores that a heavy stage gets here."""
     given = os.environ.get("OMP_NUM_THREADS", "")
     return int(given) if given.isdecimal() and int(given) > 0 else settings().threads_per_slot
 
 
 def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, logger: Logger) -> None:
-    """Remember the time of a stage that was made here from its beginning. What cannot be noted is a warning."""
+    """Record the time of a stage that ran here from start to end. Logs a warning if that fails."""
     planned = planned_role(recipe, role)
     if planned is None:
         return
@@ -45,11 +45,11 @@ def note(recipe: Recipe, role: str, config: StageConfig, manifest: Manifest, log
                 likeness=likeness(planned, recipe, shape, machine_name(), threads_of_a_stage()), work=work,
                 seconds=max(manifest.seconds, 0.001), slowdown=slowdown(over_seconds=manifest.seconds), ended=history.now()))
     except (XftError, OSError, ValueError) as error:
-        logger.warning("How long the stage took could not be noted for later plans: %s", error)
+        logger.warning("The stage's duration could not be recorded for later plans: %s", error)
 
 
 def remembered(recipe: Recipe, shape: Shape) -> dict[str, list[Timing]]:
-    """The times of stages like those of the recipe, by role."""
+    """Return the recorded times of stages like the recipe's, by role."""
     found, machine, threads = history.timings(_path()), machine_name(), threads_of_a_stage()
     return {role: found.get(likeness(role, recipe, shape, machine, threads), []) for role in planned_roles(recipe)}
 
@@ -59,7 +59,7 @@ def _path() -> Path:
 
 
 def _work(recipe: Recipe, shape: Shape, role: str, config: StageConfig, manifest: Manifest) -> float | None:
-    """The plan's own measure of the work, of what was really there to do."""
+    """Return the plan's measure of the work, for the work that the stage really did."""
     data = None
     prepared = getattr(config, "data", None)
     if isinstance(prepared, Path):

@@ -1,11 +1,11 @@
-"""Runs with nothing left to do: what ``xft run`` shows again at once, without a server and without a new run in MLflow.
+"""Runs with nothing left to do: ``xft run`` shows them again at once, without a server and without a new run in MLflow.
 
     <XFT_HOME>/finished/<digest of recipe, tracking server and version>.json
 
-Every run that completes leaves its outcome there. The same recipe is finished as long as the store has the artifact of
-each of its steps under the key that the step has now: inputs are hashed again, and every file is verified.
+Every completed run leaves its outcome there. The recipe stays finished as long as the store has the artifact of each of its
+steps under the step's present key: inputs are hashed again, and every file is verified.
 
-No Prefect and no MLflow here: importing them takes longer than all of this.
+Uses neither Prefect nor MLflow: importing them takes longer than all of this.
 """
 
 from contextlib import suppress
@@ -30,7 +30,7 @@ from xft_core.store.artifacts import find
 
 
 class FinishedRun(BaseModel):
-    """A completed run: where it is recorded, what it left, and when it ended (UTC); ``sha256`` of all this."""
+    """A completed run: where it is recorded, its outcome, when it ended (UTC), and ``sha256`` of all this."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,12 +41,12 @@ class FinishedRun(BaseModel):
     sha256: str = ""
 
     def fields_digest(self) -> str:
-        """sha256 (hex) of the other fields."""
+        """Return the sha256 (hex) of the other fields."""
         return digest_of(self.model_dump(mode="json", exclude={"sha256"}))
 
 
 def remember(run: PipelineRun, outcome: RunOutcome) -> None:
-    """Write down what a completed run left. A disk that is full then loses this note alone."""
+    """Write down a completed run's outcome. If the disk is full, only this note is lost."""
     finished = FinishedRun(
         flow_run_id=run.flow_run_id, run_experiment_id=run.run_experiment_id, ended=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         outcome=RunOutcome(**{name: getattr(outcome, name) for name in RunOutcome.model_fields}))
@@ -57,9 +57,9 @@ def remember(run: PipelineRun, outcome: RunOutcome) -> None:
 
 
 def finished_run(recipe: Recipe) -> FinishedRun | None:
-    """The completed run of this recipe; None without one, and if a new run would have anything to make.
+    """Return the completed run of this recipe; None if there is none, or if a new run would have work to do.
 
-    What only a run can find out (models and data elsewhere, an object store) is left to a run. Damage is set aside.
+    Cases that only a run can check (remote models and data, an object store) are left to a run. Damaged files count as missing.
     """
     found = _read(_path(recipe))
     if found is None or settings().store or _elsewhere(recipe) or not _in_store(recipe, found.outcome):
@@ -87,7 +87,7 @@ def _elsewhere(recipe: Recipe) -> bool:
 
 
 def _in_store(recipe: Recipe, outcome: RunOutcome) -> bool:
-    """Whether the store has every step's artifact whole, those that ``outcome`` names among them."""
+    """Return whether the store has every step's artifact intact, including those that ``outcome`` names."""
     made = dict[str, Path]()
     try:
         for step in pipeline_steps(recipe):
@@ -97,6 +97,6 @@ def _in_store(recipe: Recipe, outcome: RunOutcome) -> bool:
             made[step.role] = settings().artifacts / step.stage / key[:KEY_LENGTH]
             if find(made[step.role], key) is None:
                 return False
-    except (XftError, OSError):  # a run says it with its reason
+    except (XftError, OSError):  # a run reports it, with the reason
         return False
     return {outcome.report, outcome.merged_model} <= set(made.values())

@@ -1,7 +1,7 @@
 """Stages as forks of one process that has torch and transformers imported (``xft_core/runtime/fork_server.py``).
 
-This process has at most one such server, started for the first stage that has something to do. A server that died is
-replaced, and so is one whose environment or code is no longer that of new stages, unless stages still run in it.
+This process has at most one such server, started for the first stage that has work to do. A dead server is replaced, and so is
+one whose environment or code differs from that of new stages, unless stages still run in it.
 """
 
 import atexit
@@ -32,10 +32,10 @@ _server: "_Server | None" = None
 def start(
     command: list[str], environment: Mapping[str, str], stdout: IO[bytes], stop: threading.Event,
 ) -> "ForkedProcess | None":
-    """Start ``command`` (``[PYTHON, "-P", "-m", MODULE, ...]``) as a fork that leads a session of its own.
+    """Start ``command`` (``[PYTHON, "-P", "-m", MODULE, ...]``) as a fork that leads its own session.
 
-    None when it has not started: no server could be started, or ``stop`` was set while the server was importing. The caller
-    then starts a fresh process, or none.
+    Returns None if it has not started, because no server could be started or ``stop`` was set while the server was importing.
+    The caller then starts a fresh process, or none.
     """
     global _server
     with _lock:
@@ -50,7 +50,7 @@ def start(
 
 
 def end() -> None:
-    """End the server, and with it whatever runs in it."""
+    """End the server and everything that runs in it."""
     global _server
     if _server is not None:
         _server.close()
@@ -61,7 +61,7 @@ atexit.register(end)
 
 
 class ForkedProcess:
-    """A child of the server: what is needed of subprocess.Popen."""
+    """A child of the server, with the necessary part of subprocess.Popen's interface."""
 
     def __init__(self, server: "_Server", report: int, stderr: IO[bytes]) -> None:
         self.pid = 0
@@ -73,13 +73,13 @@ class ForkedProcess:
         server.processes.add(self)
 
     def has_started(self, stop: threading.Event) -> bool:
-        """Wait until it has; it will not any more if ``stop`` is set first, or if the server ends."""
+        """Wait until the child has started. Returns False if ``stop`` is set first, or if the server ends."""
         value = None
         try:
             while value is None and not stop.is_set():
                 value = self._next(POLL_SECONDS)
         finally:
-            if not value:  # whatever has started of it is killed now
+            if not value:  # kills the child if it has started after all
                 self._close()
                 self.stderr.close()
         if not value:
@@ -89,13 +89,13 @@ class ForkedProcess:
         return True
 
     def poll(self) -> int | None:
-        """The exit status, or minus the signal that ended it; None while it runs."""
+        """Return the exit status, or minus the signal that ended it; None while it runs."""
         with suppress(subprocess.TimeoutExpired):
             self.wait(0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Raises subprocess.TimeoutExpired."""
+        """Wait for the exit status. Raises subprocess.TimeoutExpired."""
         if self.returncode is None:
             value = self._next(timeout)
             if value is None:
@@ -105,7 +105,7 @@ class ForkedProcess:
         return self.returncode
 
     def _next(self, timeout: float | None) -> str | None:
-        """What the server's next report says; "" when none can come, None when none comes in time."""
+        """Return the value of the server's next report; "" if no more can come, None if none comes in time."""
         while b"\n" not in self._text:
             if not select.select([self._report], [], [], timeout)[0]:
                 return None
@@ -117,7 +117,7 @@ class ForkedProcess:
         return line.decode().split()[1]
 
     def _end_without_server(self) -> int:
-        """The kernel has sent SIGTERM to what a server leaves behind; its status nobody will know."""
+        """End a child whose server died. The kernel has sent it SIGTERM; its real exit status is lost."""
         try:
             process = os.pidfd_open(self.pid)
         except ProcessLookupError:
@@ -145,15 +145,15 @@ class _Server:
                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True, env=self._environment)
 
     def fits(self, environment: Mapping[str, str], code: int) -> bool:
-        """Whether what runs in it is as it would be in a fresh process."""
+        """Return whether a stage in it runs as it would in a fresh process."""
         return self._process.poll() is None and self._environment == environment and self._code == code
 
     def is_useless(self) -> bool:
-        """Whether it ended before it did anything. Another one would, too."""
+        """Return whether it ended before it forked anything. Another server would, too."""
         return self._process.poll() is not None and not self.has_forked
 
     def fork(self, command: list[str], stdout: IO[bytes]) -> ForkedProcess:
-        """Ask for a child. Of one that cannot start any more the report ends at once."""
+        """Request a child. If it can no longer start, its report ends at once."""
         stderr, their_stderr = os.pipe()
         report, their_report = os.pipe()
         directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
@@ -172,6 +172,6 @@ class _Server:
 
 
 def _code() -> int:
-    """Changes when a source file of ``xft_core`` does."""
+    """Return a number that changes when a source file of ``xft_core`` changes."""
     files = Path(xft_core.__file__).parent.rglob("*.py")
     return hash(tuple(sorted((str(path), path.stat().st_mtime_ns) for path in files)))

@@ -1,7 +1,7 @@
-"""Who is at work on a run: a locked file for each, so that what a process that died left open in MLflow can be closed.
+"""Ownership of runs: a locked file for each, so that runs of dead processes that are still open in MLflow can be closed.
 
-A process that is killed cannot end its runs. The lock it held is free then, and the next run that starts with the same
-XFT_HOME ends them there. So it does for a run that could not say how it ended, because MLflow was away.
+A killed process cannot end its runs, but its lock becomes free, and the next run with the same XFT_HOME ends them in MLflow.
+The same happens for a run that could not report how it ended because MLflow was unavailable.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,21 +14,20 @@ from xft_core.files.disk import file_lock
 
 @dataclass
 class Owner:
-    """``told``: how the run ended, if nobody could be told; who comes next tells it."""
+    """``told``: how the run ended, if that could not be reported. The next run reports it."""
 
     told: str = ""
 
 
 @contextmanager
 def owned(directory: Path, name: str) -> Iterator[Owner]:
-    """Hold ``name`` while the block runs; nothing is left of it afterwards unless the process is killed, or ``told`` is
-    set."""
+    """Hold ``name`` while the block runs. Its file is removed afterwards, unless the process is killed or ``told`` is set."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / name
     owner = Owner()
     with file_lock(path) as stream:
         assert stream is not None
-        stream.truncate(0)  # the word of an earlier owner of this name
+        stream.truncate(0)  # removes the report of an earlier owner of this name
         try:
             yield owner
         finally:
@@ -40,9 +39,9 @@ def owned(directory: Path, name: str) -> Iterator[Owner]:
 
 
 def close_abandoned(directory: Path, close: Callable[[str, str], None]) -> None:
-    """Call ``close`` with every name whose owner is dead or gone, and how it ended: KILLED unless the owner left word.
+    """Call ``close`` with every name whose owner has ended, and how it ended: KILLED unless the owner left a report.
 
-    What ``close`` raises ends it; the names left are closed another time.
+    An exception in ``close`` propagates; the remaining names are closed another time.
     """
     for path in sorted(directory.glob("*")) if directory.is_dir() else ():
         with suppress(FileNotFoundError), file_lock(path, wait=False, create=False) as stream:

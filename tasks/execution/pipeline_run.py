@@ -1,4 +1,4 @@
-"""The life of a pipeline run around its stages: opened in MLflow, ended truthfully, also when it is cancelled."""
+"""Open a pipeline run in MLflow before its stages, and end it with its real status, even if it is cancelled."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,11 +30,11 @@ prefect_log.install()
 def opened(
     recipe: Recipe, kind: str = "pipeline", sections: frozenset[str] | None = None, without: frozenset[str] = frozenset(),
 ) -> Iterator[PipelineRun]:
-    """The MLflow parent run of the current flow run, of this ``kind``, with the recipe's ``sections`` (all unless
-    given) as parameters, ``without`` some fields; ends as FINISHED, FAILED, or KILLED when it is cancelled.
+    """Open the MLflow parent run of the current flow run, of this ``kind``. Its parameters are the recipe's ``sections`` (all
+    unless given) ``without`` some fields. It ends as FINISHED, FAILED, or, if cancelled, KILLED.
 
-    An object store that refuses (credentials, no such bucket) ends it before any work. Cancelling also ends the stages
-    at work, whose child processes would continue otherwise. Raises RunStopped when it belongs to a comparison that was.
+    An object store that refuses access (credentials, no such bucket) ends it before any work. Cancelling also ends the running
+    stages, whose child processes would otherwise continue. Raises RunStopped if it belongs to a comparison that was stopped.
     """
     logger = get_run_logger()
     current = open_home(logger.warning)
@@ -46,10 +46,10 @@ def opened(
     if variant:
         stop_with(flow_run_id, variant.comparison)
     name = variant.name if variant else str(flow_run.name) + (f" seed={recipe.seed}" if kind == "pipeline" else "")
-    with suppress(Exception):  # MLflow is away, which the next line says; they are closed another time
+    with suppress(Exception):  # MLflow is unavailable, which opening the run reports; they are closed another time
         ownership.close_abandoned(owners, runs.close_runs)
     status, run = "FAILED", None
-    # Owned before anything is open in MLflow: a kill may come at any time.
+    # Owned before anything is open in MLflow, because a kill may come at any time.
     with disk_full_is_an_error(current.home), ownership.owned(owners, flow_run_id) as owner:
         try:
             run = runs.open_run(recipe, flow_run_id, name, kind, sections, without, variant)
@@ -69,14 +69,14 @@ def opened(
             raise
         finally:
             if run is not None:
-                with suppress(XftError, OSError):  # what the run itself has to say matters more
+                with suppress(XftError, OSError):  # the run's own error matters more
                     run_records.note(run)
             try:
                 _close(flow_run_id, status, logger)
             except Exception as error:
                 owner.told = status
                 if run is not None:
-                    logger.warning("MLflow does not answer; the next run here ends this one there as %s. %s",
+                    logger.warning("MLflow does not answer; the next run here will end this one there as %s. %s",
                                    status, reason(error))
 
 

@@ -1,5 +1,5 @@
-"""The first thing that a run's page in Prefect shows: where its numbers are, the recipe in force, what is planned and how long
-it may take. Made before any work, so that runs that fail or are cancelled have it, too."""
+"""The start page of a run in Prefect: where its numbers are, the recipe in force, the plan and how long it may take. It is
+created before any work, so that failed and cancelled runs have it too."""
 
 from tasks import mlflow_pages
 from tasks.execution.durations import remembered
@@ -20,23 +20,23 @@ KEY = "start-here"
 
 
 def show_start(run: PipelineRun, kind: str, sections: frozenset[str] | None, has_variants: bool, logger: Logger) -> None:
-    """Show it. What cannot be known is left out; nothing here fails a run."""
+    """Show the start page, without values that are unknown. Nothing here fails a run."""
     try:
         text = start_page(run, kind, sections, has_variants)
-    except Exception as error:  # of a plan above all, which the run does without
-        logger.warning("The page to start from cannot be made; the work continues. %s", reason(error))
+    except Exception as error:  # most likely in the plan, which the run does not need
+        logger.warning("The start page cannot be created; the run continues. %s", reason(error))
         return
     what = f"Start here: where {run.recipe.name} is, what it does, how long it takes"
     show_markdown(run.flow_run_id, KEY, text, what, logger)
 
 
 def start_page(run: PipelineRun, kind: str, sections: frozenset[str] | None = None, has_variants: bool = False) -> str:
-    """The Markdown of it. ``kind``: of the run, as its tag in MLflow says; ``sections``: of the recipe that play a role, None
-    for all; ``has_variants``: whether fields vary below it."""
+    """Return the start page's Markdown. ``kind``: of the run, as in its MLflow tag. ``sections``: those of the recipe that
+    apply, None for all. ``has_variants``: whether fields vary below it."""
     parts = [f"# {run.recipe.name}", *_places(run, has_variants)]
     if kind == "pipeline":
         parts += ["## Plan", *_plan(run)]
-    parts += ["## Recipe in force", "Every field. Those of the form play no part where a recipe file is given.",
+    parts += ["## Recipe in force", "All fields. If a recipe file is given, those of the form play no part.",
               f"```yaml\n{recipe_text(run.recipe, sections)}```"]
     return "\n\n".join(parts) + "\n"
 
@@ -55,19 +55,19 @@ def _places(run: PipelineRun, has_variants: bool) -> list[str]:
             found.insert(1, f"[Losses of the variants side by side, as they train]({view})")
     if store := settings().store:
         found.append(f"Object store: `{store}`")
-    found.append(f"Artifacts on the machine that runs it: `{settings().artifacts}`")
+    found.append(f"Artifacts on the machine of the run: `{settings().artifacts}`")
     return ["\n".join(f"- {item}" for item in found)]
 
 
 def _plan(run: PipelineRun) -> list[str]:
-    """The stages with their memory and the time that they took here before, when there was one like it."""
+    """Return the stages with their memory and the time that similar stages took here before, if there were any."""
     recipe = run.recipe
     try:
         path = find_config(base_model(recipe))
     except XftError:
         path = None
     if path is None:
-        return ["Not known: the model's config.json is not on this machine."]
+        return ["Unknown: the model's config.json is not on this machine."]
     shape = read_shape(path)
     earlier = remembered(recipe, shape)
     took = {role: timings[-1].seconds for role, timings in earlier.items() if timings}
@@ -76,7 +76,7 @@ def _plan(run: PipelineRun) -> list[str]:
              duration(took[stage.role]) if stage.role in took else "-"] for stage in plan]
     unknown = sum(stage.role not in took for stage in plan)
     estimate = (f"**About {duration(sum(took.values()))}** if nothing is in the store yet, one stage after the other" if took
-                else "How long it takes is not known yet")
-    rest = f"; {unknown} of {len(plan)} stages were not run here before with such settings (`xft plan` probes them)"
+                else "The duration is not known yet")
+    rest = f"; {unknown} of {len(plan)} stages have not run here with such settings (`xft plan` probes them)"
     return [f"{estimate}{rest if unknown else ''}. Stages that are in the store take no time.",
             table(["stage", "memory", "took here before"], rows)]

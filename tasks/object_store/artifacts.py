@@ -1,7 +1,7 @@
 """Artifacts in the object store. Stages work in the local store; other machines find the artifacts here.
 
-    <prefix>/artifacts/<stage>/<key>/manifest.json    the artifact's own manifest; the files beside it: see file_sets.py
-    <prefix>/kept/<stage>/<key>                       marks an artifact that something outside refers to: gc keeps it
+    <prefix>/artifacts/<stage>/<key>/manifest.json    the artifact's own manifest; for its files, see file_sets.py
+    <prefix>/kept/<stage>/<key>                       marks an artifact that something outside refers to, so that gc keeps it
 """
 
 import logging
@@ -23,21 +23,21 @@ KEPT = "kept"
 
 
 def place_of(output: Path, kind: str = ARTIFACTS) -> str:
-    """Where the artifact ``<store>/<stage>/<key>`` is, or its checkpoints are, below the prefix."""
+    """Return where the artifact ``<store>/<stage>/<key>``, or its checkpoints, are below the prefix."""
     return f"{kind}/{output.parent.name}/{output.name}"
 
 
 def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
-    """Bring the artifact of ``key`` from the object store to ``output``; None when it is not there, or not whole.
+    """Fetch the artifact of ``key`` from the object store to ``output``; None if it is missing or damaged.
 
-    A damaged one is removed there, so that it is rebuilt; one that another version of this tool wrote is left alone.
+    A damaged one is removed there, so that it is rebuilt. One that another version of this tool wrote is left alone.
     Raises StoreUnavailable, StoreRefused, RunStopped.
     """
     bucket = store()
     if bucket is None:
         return None
     with locked(output, wait=False) as is_free, disk_full_is_an_error(output):
-        if not is_free or output.exists():  # another run of this machine has it in hand, and may be training
+        if not is_free or output.exists():  # another run on this machine works on it, and may be training
             return None
         place = place_of(output)
         content = bucket.get(file_sets.manifest_name(place))
@@ -50,8 +50,8 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
                 (directory / MANIFEST).write_bytes(content)
                 verify(directory)
                 directory.rename(output)
-        except OtherVersion as error:  # which may be at work on other machines
-            logger.warning("%s It is left there, and made again here.", without_advice(error))
+        except OtherVersion as error:  # other machines may use that version
+            logger.warning("%s It is left there and rebuilt here.", without_advice(error))
             return None
         except ArtifactError as error:
             logger.warning("%s It is removed there and rebuilt.", without_advice(error))
@@ -63,7 +63,7 @@ def fetch(output: Path, key: str, stop: threading.Event) -> Manifest | None:
 def deliver(output: Path, stop: threading.Event) -> bool:
     """Copy the published artifact ``output`` to the object store, unless it is there. Returns whether it was sent.
 
-    Removes its checkpoints there, which have no more use. Raises ArtifactError for a file that was altered here,
+    Removes its checkpoints there, which are no longer needed. Raises ArtifactError for a file that was altered here,
     StoreUnavailable, StoreRefused, RunStopped.
     """
     bucket = store()
@@ -82,8 +82,8 @@ def deliver(output: Path, stop: threading.Event) -> bool:
 
 
 def keep(output: Path) -> str | None:
-    """Keep the delivered artifact ``output`` from gc, and return the address of its files; None without an object store.
-    Raises ArtifactError when it is not there, StoreUnavailable, StoreRefused."""
+    """Protect the delivered artifact ``output`` from gc, and return the address of its files; None without an object store.
+    Raises ArtifactError if it is not there, StoreUnavailable, StoreRefused."""
     bucket = store()
     if bucket is None:
         return None
@@ -93,7 +93,7 @@ def keep(output: Path) -> str | None:
 
 
 def read_manifest(bucket: Bucket, place: str) -> Manifest:
-    """The manifest of an artifact in the object store. Raises ArtifactError when it is missing or damaged."""
+    """Return the manifest of an artifact in the object store. Raises ArtifactError if it is missing or damaged."""
     content = bucket.get(file_sets.manifest_name(place))
     if content is None:
         raise ArtifactError(f"{bucket.address}/{place} has no {MANIFEST}: it was never finished, or is being removed.")
@@ -101,8 +101,8 @@ def read_manifest(bucket: Bucket, place: str) -> Manifest:
 
 
 def checked_manifest(content: bytes, where: str, key: str | None = None) -> Manifest:
-    """The manifest in ``content``, every path in it safe. Raises ArtifactError, naming ``where``, for a damaged one, or
-    one of another ``key``."""
+    """Return the manifest in ``content``, after checking that all its paths are safe. Raises ArtifactError, naming ``where``,
+    if it is damaged or has another ``key``."""
     manifest = parse_manifest(content, f"The manifest of {where}")
     if key is not None and manifest.key != key:
         raise ArtifactError(f"{where} holds another artifact (key {manifest.key[:12]}).")
@@ -110,7 +110,7 @@ def checked_manifest(content: bytes, where: str, key: str | None = None) -> Mani
 
 
 def _is_there(bucket: Bucket, place: str, key: str) -> bool:
-    """Whether the store has the artifact's manifest. A damaged one is removed, with its files."""
+    """Return whether the store has the artifact's manifest. A damaged one is removed, with its files."""
     content = bucket.get(file_sets.manifest_name(place))
     if content is None:
         return False
@@ -126,10 +126,10 @@ def _is_there(bucket: Bucket, place: str, key: str) -> bool:
 
 
 def _remove_own_files(bucket: Bucket, place: str, own: Manifest) -> None:
-    """Another machine published the same artifact first: remove the files that this one sent, which have no manifest."""
+    """Remove the files that this machine sent, after another machine published the artifact first: they have no manifest."""
     try:
         theirs = read_manifest(bucket, place)
-    except ArtifactError:  # removed or damaged since: no business of this run, whose own artifact is whole
+    except ArtifactError:  # removed or damaged since; this run's own artifact is intact
         return
     if file_sets.content_place(place, theirs.files) != file_sets.content_place(place, own.files):
         bucket.delete_below(file_sets.content_place(place, own.files) + "/")

@@ -1,11 +1,11 @@
 """Object stores: files by name below one prefix of an S3 bucket. The only module that imports boto3.
 
-    XFT_STORE            s3://bucket/prefix; unset: nothing is kept but under XFT_HOME
+    XFT_STORE            s3://bucket/prefix; unset: everything is kept under XFT_HOME only
     XFT_S3_ENDPOINT_URL  a server other than Amazon's (or the standard AWS_ENDPOINT_URL_S3), with path-style addresses
 
 boto3 reads the credentials itself (AWS_ACCESS_KEY_ID, AWS_PROFILE, a role of the machine); this module never does.
 Every request is signed together with the SHA-256 of its content (large objects go in parts, several at once). Servers should
-refuse content with another SHA-256, but not all do: ``is_whole`` checks what was stored.
+refuse content with another SHA-256, but not all do: ``is_whole`` checks the stored content.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ PART_BYTES = 32 * 1024 * 1024  # objects above this go in parts of this size; at
 REQUESTS_AT_ONCE = 8
 POLL_SECONDS = 0.05
 CONNECT_SECONDS, READ_SECONDS = 10, 60
-ATTEMPTS = 6  # of every request, the first included, by boto3 itself with growing pauses
+ATTEMPTS = 6  # for every request, including the first; boto3 retries with growing pauses
 DELETE_AT_ONCE = 1000
 MOST_BYTES_AT_ONCE = 64 * 2**20  # of an object that is read into memory: manifests and records
 
-# Refusals that another attempt may not meet: a slow body, a checksum that the network spoiled.
+# Refusals that may not happen again: a slow body, a checksum that the network corrupted.
 PASSING_CODES = frozenset({"RequestTimeout", "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch",
                            "OperationAborted", "ConditionalRequestConflict", "IncompleteBody"})
 ABSENT_CODES = frozenset({"NoSuchKey", "404", "NotFound"})
@@ -45,15 +45,15 @@ class StoreRefused(XftError):
 
 
 class StoreUnavailable(XftError):
-    """The object store does not answer, or answers with a fault of its own. A retry may help; all local files are kept."""
+    """The object store does not answer, or answers with a server error. A retry may help; all local files are kept."""
 
     may_pass = True
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """One object: name below the prefix, size in bytes, when it was written (seconds since 1970), and the server's tag
-    of its content, which changes with it."""
+    """One object: name below the prefix, size in bytes, time of writing (seconds since 1970), and the server's tag of its
+    content, which changes with the content."""
 
     name: str
     size: int
@@ -68,13 +68,13 @@ def store() -> "Bucket | None":
 
 
 def bucket_at(address: str, named_by: str = "XFT_STORE") -> "Bucket":
-    """What is below ``address`` (s3://bucket/prefix). ``named_by``: the setting or field to correct if it is wrong."""
+    """Return the objects below ``address`` (s3://bucket/prefix). ``named_by``: setting or field to correct if it is wrong."""
     environment = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith(("AWS_", "XFT_S3_"))))
     with _making:
         return _bucket(address, named_by, environment)
 
 
-_making = threading.Lock()  # making a client reads files and is not safe in threads; using one is
+_making = threading.Lock()  # creating a client reads files and is not thread-safe; using one is
 
 
 @lru_cache(maxsize=8)
@@ -83,7 +83,7 @@ def _bucket(address: str, named_by: str, environment: tuple[tuple[str, str], ...
 
 
 def safe_name(name: str) -> str:
-    """``name`` if it is a plain relative path (see ``artifacts.relative_path``). Raises StoreRefused otherwise."""
+    """Return ``name`` if it is a plain relative path (see ``artifacts.relative_path``). Raises StoreRefused otherwise."""
     try:
         return relative_path(name)
     except ValueError as error:
@@ -92,7 +92,7 @@ def safe_name(name: str) -> str:
 
 def _is_plain(name: str) -> bool:
     try:
-        return name == "" or bool(relative_path(name.removesuffix("/")))  # a slash at the end: what consoles call a folder
+        return name == "" or bool(relative_path(name.removesuffix("/")))  # a trailing slash: consoles call that a folder
     except ValueError:
         return False
 
@@ -108,25 +108,25 @@ class Bucket:
             self._client = _client()
 
     def check(self) -> None:
-        """One cheap request, to find wrong credentials or a missing bucket before any work."""
+        """Send one cheap request, to find wrong credentials or a missing bucket before any work."""
         with self._explained():
             self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._key("runs/"), MaxKeys=1)
 
     def get(self, name: str) -> bytes | None:
-        """A small object's content, None when there is no such object."""
+        """Return a small object's content; None if there is no such object."""
         with self._explained(absent_is_fine=True):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._key(name))
             if answer["ContentLength"] > MOST_BYTES_AT_ONCE:
                 raise StoreRefused(
-                    f"{self.address}/{name} has {answer['ContentLength']:,} bytes, but should be a small file. Remove it, "
-                    "once you know what put it there.")
+                    f"{self.address}/{name} has {answer['ContentLength']:,} bytes, but should be a small file. Find out what "
+                    "put it there, then remove it.")
             return bytes(answer["Body"].read())
         return None
 
     def put(self, name: str, content: bytes, only_new: bool = False) -> bool:
-        """Write a small object at once; with ``only_new`` not over an existing one. Returns whether it was written.
+        """Write a small object in one request; with ``only_new``, never over an existing one. Returns whether it was written.
 
-        Raises StoreUnavailable when the store has something else afterwards; with ``only_new`` that is removed.
+        Raises StoreUnavailable if the store then has different content; with ``only_new``, that content is removed.
         """
         arguments = {"Bucket": self._bucket, "Key": self._key(name), "Body": content}
         from botocore.exceptions import ClientError
@@ -140,16 +140,16 @@ class Bucket:
                     return False
                 if not (only_new and code in NOT_OFFERED):
                     raise
-                answer = self._client.put_object(**arguments)  # a store without conditional writes: the last one stays
+                answer = self._client.put_object(**arguments)  # a store without conditional writes keeps the last one
         if answer.get("ETag", "").strip('"') != etags.of(content) and self.get(name) != content:
             if only_new:
                 self.delete([name])
-            raise StoreUnavailable(f"{self.address} accepted {name!r} but stored something else. Try again.")
+            raise StoreUnavailable(f"{self.address} accepted {name!r} but stored other content. Try again.")
         return True
 
     def objects(self, prefix: str) -> Iterator[StoredObject]:
-        """Every object whose name begins with ``prefix``, in order of names. Objects whose names cannot be ours (see
-        ``safe_name``) are left out: they are neither read nor removed."""
+        """Yield every object whose name starts with ``prefix``, sorted by name. Skips objects whose names cannot be ours (see
+        ``safe_name``): they are neither read nor removed."""
         with self._explained():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._key(prefix))
             for page in pages:
@@ -159,7 +159,7 @@ class Bucket:
                             name, item["Size"], item["LastModified"].timestamp(), item.get("ETag", ""))
 
     def delete(self, names: Iterable[str]) -> None:
-        """Remove these objects; one that is not there is no error."""
+        """Remove these objects. Missing ones are not an error."""
         keys = [{"Key": self._key(name)} for name in names]
         from botocore.exceptions import ClientError
 
@@ -171,7 +171,7 @@ class Bucket:
                 except ClientError as error:
                     if _code(error) not in NOT_OFFERED:
                         raise
-                    for key in some:  # a server that deletes one at a time
+                    for key in some:  # the server deletes only one at a time
                         self._client.delete_object(Bucket=self._bucket, **key)
                     continue
                 for failure in answer.get("Errors", ()):
@@ -180,16 +180,16 @@ class Bucket:
                         f"{explanation(failure.get('Code', ''), failure.get('Message'))}")
 
     def delete_below(self, prefix: str) -> None:
-        """Remove every object whose name begins with ``prefix``."""
+        """Remove every object whose name starts with ``prefix``."""
         self.delete([item.name for item in self.objects(prefix)])
 
     def upload(self, files: dict[str, Path], stop: threading.Event) -> None:
-        """Send files by object name, several at once. Raises RunStopped when ``stop`` is set; no part stays behind."""
+        """Send files by object name, several at once. Raises RunStopped if ``stop`` is set; then no parts remain."""
         self._transfer(files, stop, lambda manager, name, path: manager.upload(
             str(path), self._bucket, self._key(name)))
 
     def download(self, files: dict[str, Path], stop: threading.Event) -> None:
-        """Fetch objects into files, several at once. One that does not exist leaves no file. Raises RunStopped."""
+        """Fetch objects into files, several at once. Missing objects leave no file. Raises RunStopped."""
         for path in files.values():
             path.parent.mkdir(parents=True, exist_ok=True)
         self._transfer(files, stop, lambda manager, name, path: manager.download(
@@ -214,14 +214,14 @@ class Bucket:
                     if stop.wait(POLL_SECONDS):
                         raise RunStopped("The run was stopped while files were on their way from or to the store.")
             except BaseException:
-                for future in waiting:  # the manager, at its end, aborts the multipart uploads of these
+                for future in waiting:  # when it closes, the manager aborts their multipart uploads
                     future.cancel()
                 raise
 
     def is_whole(self, item: StoredObject, path: Path, sha256: str, stop: threading.Event) -> bool:
-        """Whether the object's content is that of the file at ``path``, of which ``sha256`` (hex) is given.
+        """Return whether the object's content equals the file at ``path``, which has this ``sha256`` (hex).
 
-        The server's tag tells, where it is an MD5; else the object is read. Raises RunStopped.
+        Compares the server's tag if it is an MD5; otherwise reads the object. Raises RunStopped.
         """
         if item.size != path.stat().st_size:
             return False
@@ -239,7 +239,8 @@ class Bucket:
         return None
 
     def abandoned_uploads(self, before: float) -> list[tuple[str, str]]:
-        """(name, id) of multipart uploads begun before that time (seconds since 1970): their process was killed."""
+        """Return (name, id) of multipart uploads that started before ``before`` (seconds since 1970): abandoned by a killed
+        process."""
         with self._explained():
             pages = self._client.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self._bucket, Prefix=self._key(""))
@@ -247,7 +248,7 @@ class Bucket:
                     if _is_plain(name := self._name(item["Key"])) and item["Initiated"].timestamp() < before]
 
     def abort_upload(self, name: str, upload_id: str) -> None:
-        """Forget the parts of a multipart upload."""
+        """Discard the parts of a multipart upload."""
         with self._explained(absent_is_fine=True):
             self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key(name), UploadId=upload_id)
 
@@ -286,7 +287,7 @@ class Bucket:
             return self._away(f"{code} ({status})")
         if isinstance(error, known.NoCredentialsError | known.PartialCredentialsError):
             return StoreRefused(
-                f"{self.address} needs credentials, and they are missing or incomplete. Set AWS_ACCESS_KEY_ID and "
+                f"{self.address} needs credentials, which are missing or incomplete. Set AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, in the environment of the run.")
         passing = (known.HTTPClientError, known.ConnectionError, known.IncompleteReadError, known.FlexibleChecksumError)
         if isinstance(error, known.BotoCoreError) and not isinstance(error, passing):
@@ -295,7 +296,7 @@ class Bucket:
 
     def _away(self, reason: str) -> XftError:
         return StoreUnavailable(
-            f"{self.address} does not answer correctly: {reason}. Everything finished is kept under "
+            f"{self.address} does not answer correctly: {reason}. All finished work is kept under "
             f"{str(settings().home)!r}; the same command continues and delivers it.")
 
 
@@ -311,11 +312,11 @@ def _client() -> Any:
     endpoint = settings().s3_endpoint
     config = Config(
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        proxies={} if endpoint and is_loopback(endpoint) else None,  # none: boto3 asks the environment
+        proxies={} if endpoint and is_loopback(endpoint) else None,  # None: boto3 reads the environment
         connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, tcp_keepalive=True,
         max_pool_connections=2 * REQUESTS_AT_ONCE,
-        # Not the checksums in a trailer that boto3 adds by itself over https: many servers refuse such requests (Ceph 16,
-        # MissingContentLength). The SHA-256 that is part of the signature is older, and covers the content as well.
+        # Disables the trailer checksums that boto3 adds by default over https: many servers refuse such requests (Ceph 16,
+        # MissingContentLength). The SHA-256 in the signature is older, and covers the content as well.
         request_checksum_calculation="when_required",
         s3={"payload_signing_enabled": True, **({"addressing_style": "path"} if endpoint else {})})
     return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)

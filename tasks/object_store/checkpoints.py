@@ -1,8 +1,8 @@
 """A stage's checkpoints in the object store, from which another machine can continue the run.
 
-    <prefix>/checkpoints/<stage>/<key>/    the newest whole checkpoint, as tasks/object_store/file_sets.py describes
+    <prefix>/checkpoints/<stage>/<key>/    the newest complete checkpoint, as tasks/object_store/file_sets.py describes
 
-Sent while the stage goes on; a store that is away causes a warning, never a failed stage. Kept until the artifact is there.
+It is sent while the stage runs. An unavailable store causes a warning, never a failed stage. Kept until the artifact is there.
 """
 
 import os
@@ -25,12 +25,12 @@ from xft_core.store.manifest import FileEntry, entries
 from xft_core.store.workspace import KEY_MARKER, Workspace
 
 POLL_SECONDS = 2.0
-BETWEEN_UPLOADS_SECONDS = 30.0  # at most this much work is lost beyond the stage's own interval of checkpoints
+BETWEEN_UPLOADS_SECONDS = 30.0  # at most this much work is lost beyond the stage's own checkpoint interval
 WAIT_AT_END_SECONDS = 10.0
 
 
 class Snapshot(BaseModel):
-    """What is in a checkpoint, and of which work (stage key)."""
+    """The files of a checkpoint, and the stage key of its work."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     key: str
@@ -38,9 +38,9 @@ class Snapshot(BaseModel):
 
 
 def restore(output: Path, key: str, stop: threading.Event, logger: Logger) -> bool:
-    """Bring the last checkpoint of this work from the object store, if this machine has no progress of its own.
+    """Fetch the last checkpoint of this work from the object store, if this machine has no progress on it.
 
-    Returns whether it did. A damaged one is removed there. Raises StoreUnavailable, StoreRefused, RunStopped.
+    Returns whether it did. A damaged checkpoint is removed there. Raises StoreUnavailable, StoreRefused, RunStopped.
     """
     bucket = store()
     if bucket is None:
@@ -55,7 +55,7 @@ def restore(output: Path, key: str, stop: threading.Event, logger: Logger) -> bo
         try:
             snapshot = _parse(content, f"{bucket.address}/{place}")
             if snapshot.key != key:
-                raise ArtifactError(f"{bucket.address}/{place} is of other work (key {snapshot.key[:12]}).")
+                raise ArtifactError(f"{bucket.address}/{place} belongs to other work (key {snapshot.key[:12]}).")
             for entry in snapshot.files:
                 file_sets.safe_name(entry.path)
             with file_sets.beside(output) as directory:
@@ -64,10 +64,10 @@ def restore(output: Path, key: str, stop: threading.Event, logger: Logger) -> bo
                 shutil.rmtree(workspace.root, ignore_errors=True)
                 directory.rename(workspace.root)
         except ArtifactError as error:
-            logger.warning("The checkpoint in the store is of no use: %s The stage starts from its beginning.", error)
+            logger.warning("The checkpoint in the store cannot be used: %s The stage starts from the beginning.", error)
             file_sets.discard(bucket, place)
             return False
-    logger.info("Goes on from the checkpoint in %s", bucket.address)
+    logger.info("Resuming from the checkpoint in %s", bucket.address)
     return True
 
 
@@ -85,14 +85,14 @@ class Keeper:
 
     def __enter__(self) -> "Keeper":
         if self._bucket is not None:
-            self._sent = _state(self._workspace)  # what was restored need not go back
+            self._sent = _state(self._workspace)  # a restored checkpoint need not be sent
             self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         if self._thread.is_alive():
-            self._thread.join(WAIT_AT_END_SECONDS)  # a store that hangs must not hold up a cancelled run
+            self._thread.join(WAIT_AT_END_SECONDS)  # a hanging store must not delay a cancelled run
 
     def _follow(self) -> None:
         assert self._bucket is not None
@@ -110,7 +110,7 @@ class Keeper:
                 return
             except (XftError, OSError) as error:
                 if not self._warned:
-                    self._logger.warning("No checkpoint could be sent to the store; the work continues. %s", error)
+                    self._logger.warning("A checkpoint could not be sent to the store; the run continues. %s", error)
                 self._warned = True
             last = time.monotonic()
 
@@ -134,7 +134,7 @@ def _has_progress(workspace: Workspace, key: str) -> bool:
 
 
 def _newest(workspace: Workspace) -> Path | None:
-    """The newest checkpoint with a seal; whoever resumes from it checks it."""
+    """Return the newest sealed checkpoint. The process that resumes from it checks it."""
     sealed = [path.parent for path in workspace.checkpoints.glob(f"{PREFIX}*/{SEAL}")]
     return max(sealed, key=step_of, default=None)
 
@@ -143,19 +143,19 @@ def _loose_files(workspace: Workspace) -> list[Path]:
     try:
         return [path for path in sorted(workspace.checkpoints.iterdir())
                 if path.is_file() and path.suffix != ".tmp" and path.stat().st_size]
-    except FileNotFoundError:  # not begun, or just published
+    except FileNotFoundError:  # not started, or just published
         return []
 
 
 def _state(workspace: Workspace) -> object:
-    """A value that changes when there is something new to send; None when there is nothing."""
+    """Return a value that changes when there is something new to send; None if there is nothing."""
     newest, loose = _newest(workspace), _loose_files(workspace)
     return (newest and newest.name, [(path.name, path.stat().st_mtime_ns) for path in loose]) if newest or loose else None
 
 
 def _copy(workspace: Workspace, directory: Path) -> None:
-    """The newest whole checkpoint by hard links (the stage removes it before long, the links stay), the rest by copies:
-    lines are added to those while they are on their way."""
+    """Hard-link the newest complete checkpoint (the stage soon removes it, but the links stay), and copy the other files, which
+    grow during the transfer."""
     checkpoints = directory / workspace.checkpoints.name
     checkpoints.mkdir()
     if (newest := _newest(workspace)) is not None:
@@ -185,4 +185,4 @@ def _parse(content: bytes, where: str) -> Snapshot:
     try:
         return Snapshot.model_validate_json(content)
     except ValidationError as error:
-        raise ArtifactError(f"{where} does not say what is in it ({first_line(error)}).") from None
+        raise ArtifactError(f"{where} has an unreadable list of files ({first_line(error)}).") from None

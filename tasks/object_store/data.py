@@ -1,12 +1,12 @@
-"""Data named by an address: fetched into XFT_HOME before its stage's key is computed, so that contents count as with files.
+"""Data at an address: fetched into XFT_HOME before its stage's key is computed, so that the key covers its contents.
 
     s3://bucket/prefix/rows.jsonl        one object
-    s3://bucket/prefix/                  all objects of data below it; with * in its last part those that fit
-    https://host/rows.csv                one file, where there is a network
+    s3://bucket/prefix/                  all data objects below it; with * in its last part, those that match
+    https://host/rows.csv                one file, if there is a network
 
     <XFT_HOME>/data/<digest of what is at the address>/    where it is fetched to
 
-Neither Prefect nor MLflow here.
+Uses neither Prefect nor MLflow.
 """
 
 import fnmatch
@@ -41,19 +41,19 @@ NAME_LENGTH = 32  # hexadecimal digits of the digest that names a directory
 
 
 def is_address(name: str) -> bool:
-    """Whether data is named by an address that is fetched."""
+    """Return whether ``name`` is an address of data to fetch."""
     return name.startswith((models.SCHEME, *WEB))
 
 
 def checks(names: Iterable[str]) -> dict[str, Callable[[], object]]:
-    """For those of ``names`` that are addresses: whether something is there, without fetching it, by the name that
-    preconditions have for data."""
+    """Return checks that the addresses among ``names`` have data, without fetching it, by the name that preconditions use for
+    data."""
     return {f"data {name}": partial(_check, name) for name in names if is_address(name)}
 
 
 def fetched(fields: dict[str, Any], stop: threading.Event, logger: Logger) -> dict[str, Any]:
-    """A stage's fields with the paths of what was fetched in place of the addresses of its data. Raises DataError for an
-    address that gives nothing; StoreRefused, StoreUnavailable, RunStopped."""
+    """Return a stage's fields with paths of fetched files in place of data addresses. Raises DataError for an address without
+    data; StoreRefused, StoreUnavailable, RunStopped."""
     data = fields.get("data")
     if not isinstance(data, DataConfig):
         return fields
@@ -62,7 +62,7 @@ def fetched(fields: dict[str, Any], stop: threading.Event, logger: Logger) -> di
 
 
 def fetch(address: str, stop: threading.Event, logger: Logger) -> Path:
-    """The local file of an address, or the directory of several. No transfer if it is here and unchanged there."""
+    """Fetch an address and return its local file, or directory of several. No transfer if it is here and unchanged there."""
     return _from_web(address, stop, logger) if address.startswith(WEB) else _from_store(address, stop, logger)
 
 
@@ -75,15 +75,15 @@ def _check(address: str) -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=ASK_SECONDS).close()
         except urllib.error.HTTPError as error:
-            if error.code in GONE:  # others may be answers to the question, and not to the address
+            if error.code in GONE:  # other codes may concern the HEAD request, not the address
                 raise
 
 
 def _offer(address: str) -> tuple[Bucket, list[StoredObject]]:
-    """The objects at an S3 address, by their names below its last directory."""
+    """Return the objects at an S3 address, with names below its last directory."""
     place, _, name = address.rpartition("/")
     if not S3_ADDRESS.fullmatch(place) or not set(name) <= {*"*?", *_PLAIN}:
-        shown = "" if "@" in address else f" ({address[:200]!r})"  # it may be a password that was put there
+        shown = "" if "@" in address else f" ({address[:200]!r})"  # it may contain a password
         raise DataError(
             f"data.path{shown} is not s3://bucket/prefix: letters, digits and ._=- in the prefix, * in its last part, "
             "no credentials. Those belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in AWS_PROFILE.")
@@ -97,7 +97,7 @@ def _offer(address: str) -> tuple[Bucket, list[StoredObject]]:
         if not found and plain == name:
             found = [item for item in listed if item.name.startswith(f"{name}/") and is_shard(item.name)]
     if not found:
-        raise DataError(f"There is no data at {address}: no object of that name, and none of data below it.")
+        raise DataError(f"There is no data at {address}: no object has that name, and no data object is below it.")
     return bucket, found
 
 
@@ -126,7 +126,7 @@ def _name_at(address: str) -> str:
     name = PurePosixPath(unquote(urlsplit(address).path)).name
     if "@" in urlsplit(address).netloc or not is_shard(name) or name != Path(name).name:
         raise DataError(
-            "A web address of data must end in the name of a file of data, such as rows.jsonl or rows.csv.gz, and hold no "
+            "A web address of data must end in the name of a data file, such as rows.jsonl or rows.csv.gz, and contain no "
             f"password{'' if '@' in address else f': {address[:200]!r} does not'}.")
     return name
 
@@ -137,7 +137,7 @@ def _from_web(address: str, stop: threading.Event, logger: Logger) -> Path:
         said = [address, *(answer.headers.get(field) for field in ("ETag", "Last-Modified", "Content-Length"))]
         directory = settings().data / digest_of(said)[:NAME_LENGTH]
         with locked(directory), disk_full_is_an_error(directory):
-            if not directory.is_dir() or said[1:3] == [None, None]:  # a server that does not say when it changes
+            if not directory.is_dir() or said[1:3] == [None, None]:  # the server does not say when it changes
                 with file_sets.beside(directory) as arriving:
                     _receive(answer, arriving / name, said[3], stop)
                     if directory.is_dir():
@@ -151,16 +151,16 @@ def _from_web(address: str, stop: threading.Event, logger: Logger) -> Path:
 
 @contextmanager
 def _told(address: str) -> Iterator[None]:
-    """Turn what a web address does not give into a DataError."""
+    """Turn errors of a web address into DataErrors."""
     try:
         yield
     except urllib.error.HTTPError as error:
-        raise DataError(f"{address[:200]!r} gives no data: the server says {error.code} {error.reason}.") from None
+        raise DataError(f"{address[:200]!r} has no data: the server answers {error.code} {error.reason}.") from None
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", None) or error
         raise DataError(
-            f"{address[:200]!r} cannot be fetched: {reason}. Is there a network here? Else fetch it where there is one: "
-            f"curl -LO '{address[:200]}', and give the path of the file.") from None
+            f"{address[:200]!r} cannot be fetched: {reason}. If this machine has no network, fetch it on another machine "
+            f"(curl -LO '{address[:200]}') and give the path of the file.") from None
 
 
 def _receive(answer: Any, path: Path, length: str | None, stop: threading.Event) -> None:
@@ -170,4 +170,4 @@ def _receive(answer: Any, path: Path, length: str | None, stop: threading.Event)
                 raise RunStopped("The run was stopped while data was fetched.")
             stream.write(block)
     if length is not None and path.stat().st_size != int(length):
-        raise DataError(f"Of {path.name} {path.stat().st_size} bytes of {length} arrived. Try again.")
+        raise DataError(f"Only {path.stat().st_size} of {length} bytes of {path.name} arrived. Try again.")

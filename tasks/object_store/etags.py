@@ -1,8 +1,8 @@
-"""S3's tag for an object's content. It is mostly an MD5, which shows whether the server stored what we sent.
+"""S3's tag for an object's content. It is usually an MD5, which shows whether the server stored what we sent.
 
     sent in one request     MD5 of the content
     sent in N parts         MD5 of the parts' MD5s, "-N"
-    encrypted by some keys  anything: then it tells nothing, and the object has to be read to be compared
+    encrypted by some keys  anything: the tag is useless then, and the object must be read to be compared
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from pathlib import Path
 from tasks.stopping import RunStopped
 
 MB = 2**20
-USUAL_PARTS = (8 * MB, 5 * MB, 10 * MB, 15 * MB, 16 * MB, 64 * MB, 100 * MB, 128 * MB)  # of the clients that people use
+USUAL_PARTS = (8 * MB, 5 * MB, 10 * MB, 15 * MB, 16 * MB, 64 * MB, 100 * MB, 128 * MB)  # of common clients
 READ_BYTES = MB
 _TAG = re.compile(r'"?([0-9a-f]{32})(?:-(\d+))?"?')
 
 
 def matches(etag: str, path: Path, part_bytes: int, stop: threading.Event) -> bool:
-    """Whether ``etag`` is that of the file's content, sent whole or in parts of ``part_bytes`` or a usual size.
+    """Return whether ``etag`` is the tag of the file's content, sent at once or in parts of ``part_bytes`` or a usual size.
 
     False says nothing about the content: tags need not be MD5s. Raises RunStopped.
     """
@@ -37,7 +37,7 @@ def matches(etag: str, path: Path, part_bytes: int, stop: threading.Event) -> bo
 
 
 def of(content: bytes) -> str:
-    """The tag of a content that was sent in one request."""
+    """Return the tag of content that was sent in one request."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
@@ -46,7 +46,7 @@ def _of_parts(digests: list[str]) -> str:
 
 
 def _md5(path: Path, part_bytes: int, stop: threading.Event) -> list[str]:
-    """The MD5 of each part of the file; of an empty file, that of nothing."""
+    """Return the MD5 of each part of the file; for an empty file, the MD5 of no bytes."""
     digests: list[str] = []
     with path.open("rb") as stream:
         while True:

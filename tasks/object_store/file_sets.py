@@ -1,10 +1,10 @@
 """Sets of files in the object store: an artifact or a checkpoint. A set is valid once its manifest is there.
 
-    <place>/manifest.json                says which files, with sizes and sha256; written last, once, in one request
+    <place>/manifest.json                lists the files with sizes and sha256; written last, once, in one request
     <place>/<digest of the files>/...    the files
 
-Two machines that make the same at once write the same bytes, or (curves hold times of day) into directories of their
-own: the manifest that stands always speaks of files that nobody else writes to.
+Two machines that produce the same artifact at once write the same bytes, or (curves hold times of day) write into separate
+directories: the final manifest always lists files that no other machine writes to.
 """
 
 import logging
@@ -25,17 +25,17 @@ DIGEST_LENGTH = 16  # hexadecimal digits that name a directory; within one place
 
 
 def manifest_name(place: str) -> str:
-    """Name of the object that makes the files of ``place`` valid."""
+    """Return the name of the object that makes the files of ``place`` valid."""
     return f"{place}/{MANIFEST}"
 
 
 def content_place(place: str, files: list[FileEntry]) -> str:
-    """Where the files themselves are."""
+    """Return where the files themselves are."""
     return f"{place}/{content_name(files)}"
 
 
 def content_name(files: list[FileEntry]) -> str:
-    """Name of the directory of the files, below their place."""
+    """Return the name of the files' directory, below their place."""
     return digest_of([[entry.path, entry.sha256] for entry in files])[:DIGEST_LENGTH]
 
 
@@ -45,9 +45,9 @@ def send(
 ) -> bool:
     """Upload ``files`` of ``directory``, then the manifest. Returns False if ``only_new`` and another was there first.
 
-    What an interrupted attempt has left is not sent again. What was sent is compared with the files before the manifest is
-    written, since servers take what was altered on the way. Raises ArtifactError for a file here that is not what ``files``
-    says, StoreUnavailable, StoreRefused, RunStopped.
+    Files that an interrupted attempt has sent are not sent again. Sent files are compared with the local ones before the
+    manifest is written, because servers accept files that were altered in transit. Raises ArtifactError for a local file that
+    does not match ``files``, StoreUnavailable, StoreRefused, RunStopped.
     """
     content = content_place(place, files)
     missing = _missing(bucket, content, directory, files, stop)
@@ -59,14 +59,14 @@ def send(
         bucket.upload({f"{content}/{entry.path}": directory / entry.path for entry in missing}, stop)
         missing = _missing(bucket, content, directory, files, stop)
     if missing:
-        raise StoreUnavailable(f"{bucket.address} took {missing[0].path!r} but does not have it whole. Try again.")
+        raise StoreUnavailable(f"{bucket.address} accepted {missing[0].path!r} but did not store it intact. Try again.")
     return bucket.put(manifest_name(place), manifest, only_new)
 
 
 def _missing(
     bucket: Bucket, content: str, directory: Path, files: list[FileEntry], stop: threading.Event,
 ) -> list[FileEntry]:
-    """Those of ``files`` that the store does not have below ``content``, or has with another content."""
+    """Return those of ``files`` that the store lacks below ``content``, or has with other contents."""
     there = {item.name: item for item in bucket.objects(content + "/")}
 
     def is_there(entry: FileEntry) -> bool:
@@ -84,19 +84,20 @@ def receive(bucket: Bucket, place: str, files: list[FileEntry], directory: Path,
 def receive_from(bucket: Bucket, content: str, files: list[FileEntry], directory: Path, stop: threading.Event) -> None:
     """Download ``files``, which are below ``content``, into ``directory`` and verify each by size and sha256.
 
-    Raises ArtifactError naming the first that is not what the manifest says, also at a second look: the set is damaged.
+    Raises ArtifactError naming the first file that does not match the manifest even after a second download: the set is
+    damaged.
     """
     wrong = list(files)
     there = {item.name: item.size for item in bucket.objects(content + "/")}
     for entry in files:
         if there.get(f"{content}/{entry.path}") not in (None, entry.size):  # before it fills a disk
-            raise ArtifactError(f"{bucket.address}/{content}/{entry.path} is gone, cut short or altered.")
+            raise ArtifactError(f"{bucket.address}/{content}/{entry.path} is missing, truncated or altered.")
     for _ in range(2):
         bucket.download({f"{content}/{safe_name(entry.path)}": directory / entry.path for entry in wrong}, stop)
         wrong = [entry for entry in wrong if not _is_whole(directory, entry)]
         if not wrong:
             return
-    raise ArtifactError(f"{bucket.address}/{content}/{wrong[0].path} is gone, cut short or altered.")
+    raise ArtifactError(f"{bucket.address}/{content}/{wrong[0].path} is missing, truncated or altered.")
 
 
 def remove_from(bucket: Bucket, place: str) -> None:
@@ -115,7 +116,7 @@ def discard(bucket: Bucket, place: str) -> None:
 
 @contextmanager
 def beside(output: Path) -> Iterator[Path]:
-    """A new directory on the same disk as ``output``, to be renamed; gone when the block ends if it was not."""
+    """Yield a new directory on the same disk as ``output``, to be renamed. If it was not, it is removed when the block ends."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with temporary_directory("transfer", output=output) as directory:
         yield directory

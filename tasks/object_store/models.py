@@ -1,11 +1,11 @@
-"""Models named by an S3 address. Each is fetched once into XFT_HOME and is then an ordinary directory.
+"""Models at an S3 address. Each is fetched once into XFT_HOME and is then an ordinary directory.
 
     s3://bucket/prefix                                        a model directory: its files directly below the prefix
     s3://bucket/prefix/artifacts/<stage>/<key>                an artifact that a run delivered (docs/reference/files.md)
     <XFT_HOME>/models/<digest of what is at the address>/     where it is fetched to, with the sha256 of every file
 
-Only the kinds of files that make a model are fetched: safetensors, JSON, tokenizer. Nothing that is code, no pickles.
-Neither Prefect nor MLflow here.
+Only the file types of a model are fetched: safetensors, JSON, tokenizer. No code, no pickles.
+Uses neither Prefect nor MLflow.
 """
 
 import os
@@ -31,13 +31,13 @@ NAME_LENGTH = 32  # hexadecimal digits of the digest that names a directory
 
 
 def is_address(name: str) -> bool:
-    """Whether a model's name is an S3 address."""
+    """Return whether a model's name is an S3 address."""
     return name.startswith(SCHEME)
 
 
 @dataclass(frozen=True)
 class _Offer:
-    """What is at an address: a model's files as they are listed, or an artifact by its manifest (its text too)."""
+    """What is at an address: a model's listed files, or an artifact's manifest (and its text)."""
 
     files: dict[str, StoredObject]
     manifest: Manifest | None = None
@@ -50,14 +50,14 @@ class _Offer:
 
 
 def check(address: str) -> None:
-    """Ask whether a model is at the address, without fetching it. Raises as ``fetch``."""
+    """Check that there is a model at the address, without fetching it. Raises as ``fetch``."""
     _offer(_bucket(address))
 
 
 def fetch(address: str, stop: threading.Event, logger: Logger) -> Path:
-    """The local directory of the model at the address, fetched unless it is here already and unchanged there.
+    """Return the local directory of the model at the address. It is fetched unless it is here and unchanged there.
 
-    Raises CheckpointError when there is no model, or one that cannot be used; StoreRefused, StoreUnavailable, RunStopped.
+    Raises CheckpointError if there is no model, or an unusable one; StoreRefused, StoreUnavailable, RunStopped.
     """
     bucket = _bucket(address)
     offer = _offer(bucket)
@@ -75,7 +75,7 @@ def fetch(address: str, stop: threading.Event, logger: Logger) -> Path:
 
 def _bucket(address: str) -> Bucket:
     if not S3_ADDRESS.fullmatch(address):
-        shown = "" if "@" in address else f" ({address[:200]!r})"  # it may be a password that was put there
+        shown = "" if "@" in address else f" ({address[:200]!r})"  # it may contain a password
         raise CheckpointError(
             f"model.path{shown} is not s3://bucket/prefix: letters, digits and ._=- in the prefix, no credentials. "
             "Those belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in AWS_PROFILE.")
@@ -88,7 +88,7 @@ def _offer(bucket: Bucket) -> _Offer:
         manifest = artifacts.checked_manifest(content, bucket.address)
         names = [entry.path for entry in manifest.files]
         if strange := [name for name in names if not name.endswith((*MODEL_FILE_SUFFIXES, ".jsonl"))]:
-            raise CheckpointError(f"The artifact at {bucket.address} holds {strange[0]!r}, which is not a part of a model.")
+            raise CheckpointError(f"The artifact at {bucket.address} contains {strange[0]!r}, which is not part of a model.")
         _check_is_model(names, bucket)
         return _Offer({}, manifest, content)
     there = {item.name: item for item in bucket.objects("") if "/" not in item.name}
@@ -108,7 +108,7 @@ def _check_is_model(names: list[str], bucket: Bucket) -> None:
             "of the model directory itself, or of an artifact (upcycle, sft or merge).")
     if not any(name.endswith(".safetensors") for name in names):
         raise CheckpointError(
-            f"The model at {bucket.address} has no .safetensors file. Other forms of weights can hold code and are not "
+            f"The model at {bucket.address} has no .safetensors file. Other weight formats can contain code and are not "
             "fetched: save the model with save_pretrained first.")
 
 
@@ -136,4 +136,4 @@ def _receive(bucket: Bucket, offer: _Offer, directory: Path, stop: threading.Eve
         raise StoreUnavailable(f"{bucket.address} changed while it was fetched, or did not give all of it. Try again.")
     for entry in checkpoints.seal(directory):
         if not bucket.is_whole(offer.files[entry.path], directory / entry.path, entry.sha256, stop):
-            raise StoreUnavailable(f"{bucket.address}/{entry.path} was altered on the way. Try again.")
+            raise StoreUnavailable(f"{bucket.address}/{entry.path} was altered in transit. Try again.")

@@ -1,6 +1,6 @@
-"""Which artifacts a pipeline run uses: one small JSON file for each run, under XFT_HOME and in the object store.
+"""The artifacts that each pipeline run uses: one small JSON file per run, under XFT_HOME and in the object store.
 
-``xft store gc`` keeps what a run of the last days refers to. A run notes an artifact before it makes or reuses it.
+``xft store gc`` keeps artifacts that a run of the last days refers to. A run notes an artifact before it makes or reuses it.
 """
 
 import threading
@@ -18,7 +18,7 @@ from xft_core.files.disk import relative_path, write_whole
 
 RUNS = "runs"
 
-_lock = threading.Lock()  # stages of one run note theirs from several threads
+_lock = threading.Lock()  # the stages of a run note artifacts from several threads
 
 
 class RunRecord(BaseModel):
@@ -32,13 +32,13 @@ class RunRecord(BaseModel):
     sha256: str = ""
 
     def fields_digest(self) -> str:
-        """sha256 (hex) of the other fields."""
+        """Return the sha256 (hex) of the other fields."""
         return digest_of(self.model_dump(exclude={"sha256"}))
 
 
 def note(run: PipelineRun, artifact: str | None = None) -> None:
-    """Write down that ``run`` is alive and uses ``artifact`` (<stage>/<key>). An object store that is away gets it with
-    the next note; one that refuses raises StoreRefused."""
+    """Record that ``run`` is alive and uses ``artifact`` (<stage>/<key>). An unavailable object store gets it with the next
+    note; one that refuses raises StoreRefused."""
     name = safe_name(f"{run.flow_run_id}.json")
     with _lock:
         path = settings().runs / name
@@ -58,7 +58,7 @@ def note(run: PipelineRun, artifact: str | None = None) -> None:
 
 
 def renew(flow_run_id: str) -> None:
-    """Write down that someone uses what a run left, here and now."""
+    """Record that the results of a run are in use now."""
     path = settings().runs / safe_name(f"{flow_run_id}.json")
     with _lock:
         record = _parse(path.read_bytes()) if path.is_file() else None
@@ -68,12 +68,12 @@ def renew(flow_run_id: str) -> None:
 
 
 def local_records() -> dict[Path, RunRecord | None]:
-    """The records of this machine, by file; None for a damaged one."""
+    """Return this machine's records by file; None for a damaged one."""
     return {path: _parse(path.read_bytes()) for path in sorted(settings().runs.glob("*.json")) if path.is_file()}
 
 
 def records_in(bucket: Bucket) -> dict[str, tuple[float, RunRecord | None]]:
-    """The records in the object store, by name, with the time when each was written; None for a damaged one."""
+    """Return the records in the object store by name, each with its time of writing; None for a damaged one."""
     found = {}
     for item in bucket.objects(f"{RUNS}/"):
         if (content := bucket.get(item.name)) is not None:

@@ -1,4 +1,4 @@
-"""What is in the store (local, or the object store), whether it is whole, and what no run refers to any more."""
+"""List the store's artifacts (local, or in the object store), verify them, and find what no run refers to any more."""
 
 import logging
 import shutil
@@ -39,7 +39,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Removal:
-    """Something that gc would remove: what it is, its bytes, and how."""
+    """Something that gc would remove: what it is, its size in bytes, why, and how to remove it."""
 
     what: str
     size: int
@@ -48,16 +48,16 @@ class Removal:
 
 
 def bucket_in_force() -> Bucket:
-    """The object store, asked once whether it answers. Raises XftError when XFT_STORE is not set."""
+    """Return the object store after checking that it answers. Raises XftError if XFT_STORE is not set."""
     bucket = store()
     if bucket is None:
-        raise XftError("There is no object store: set XFT_STORE=s3://bucket/prefix, or leave --s3 out for the local store.")
+        raise XftError("There is no object store. Set XFT_STORE=s3://bucket/prefix, or omit --s3 for the local store.")
     bucket.check()
     return bucket
 
 
 def local_artifacts() -> list[Stored]:
-    """What this machine has, oldest first. Artifacts whose manifest cannot be read are left to ``verify``."""
+    """Return this machine's artifacts, oldest first. Artifacts with an unreadable manifest are left to ``verify``."""
     found = []
     for path in _local_places():
         try:
@@ -68,7 +68,7 @@ def local_artifacts() -> list[Stored]:
 
 
 def remote_artifacts(bucket: Bucket) -> list[Stored]:
-    """What the object store has, oldest first."""
+    """Return the object store's artifacts, oldest first."""
     found = []
     for place in _remote_places(bucket):
         try:
@@ -80,19 +80,19 @@ def remote_artifacts(bucket: Bucket) -> list[Stored]:
 
 
 def verify_local() -> Iterator[tuple[str, str | None]]:
-    """(stage/key, what is wrong or None) of every local artifact, by size and sha256."""
+    """Check every local artifact by size and sha256; yields (stage/key, error or None)."""
     for path in _local_places():
         yield f"{path.parent.name}/{path.name}", _problem(partial(artifacts.verify, path))
 
 
 def verify_remote(bucket: Bucket) -> Iterator[tuple[str, str | None]]:
-    """As ``verify_local``: every object is downloaded to a temporary place, one artifact at a time."""
+    """Like ``verify_local``, but downloads every object to a temporary place, one artifact at a time."""
     for place in _remote_places(bucket):
         yield place.partition("/")[2], _problem(partial(_download, bucket, place))
 
 
 def garbage_local(days: float) -> list[Removal]:
-    """What no run of the last ``days`` refers to and is older than that: artifacts, work in progress, models
+    """Return everything that is older than ``days`` and that no run since then refers to: artifacts, work in progress, models
     and data fetched from addresses, run records."""
     before = _before(days)
     records = {
@@ -117,7 +117,7 @@ def garbage_local(days: float) -> list[Removal]:
 
 
 def garbage_remote(bucket: Bucket, days: float) -> list[Removal]:
-    """As ``garbage_local``, in the object store; also the parts of multipart uploads whose process was killed."""
+    """Like ``garbage_local``, for the object store. Includes parts of multipart uploads whose process was killed."""
     before = _before(days)
     records = run_records.records_in(bucket)
     used = _in_use(records, before) | {
@@ -134,8 +134,8 @@ def garbage_remote(bucket: Bucket, days: float) -> list[Removal]:
             found.append(Removal(name, 0, "old", partial(bucket.delete, [name])))
     try:
         uploads = bucket.abandoned_uploads(before)
-    except StoreRefused as error:  # which answered everything else: not every server lists them, not every key may ask
-        logger.warning("Uploads that never ended are not looked for. %s", error)
+    except StoreRefused as error:  # not every server can list them, and not every key has the permission
+        logger.warning("Unfinished uploads cannot be listed, so none are removed. %s", error)
         uploads = []
     for name, upload_id in uploads:
         found.append(Removal(name, 0, "upload never ended", partial(bucket.abort_upload, name, upload_id)))
@@ -173,14 +173,14 @@ def _stored(manifest: Manifest, stage: str, key: str) -> Stored:
 
 
 def _in_use(records: Mapping[str, tuple[float, run_records.RunRecord | None]], since: float) -> set[str]:
-    """Artifacts that runs refer to. Raises ArtifactError for a recent record that is damaged: what it refers to is not
-    known, so nothing may be removed."""
+    """Return the artifacts that runs refer to. Raises ArtifactError if a recent record is damaged: its references are unknown,
+    so nothing may be removed."""
     used: set[str] = set()
     for name, (written, record) in records.items():
         if record is None and written >= since:
             raise ArtifactError(
-                f"The run record {name!r} is damaged: what its run refers to is not known, and nothing is removed. Delete "
-                "it if that run will not be continued, and start again.")
+                f"The run record {name!r} is damaged: the artifacts of its run are unknown, so nothing is removed. If that run "
+                "will not be continued, delete the record and try again.")
         if record is not None and record.updated >= since:
             used.update(record.artifacts)
     return used
@@ -188,7 +188,7 @@ def _in_use(records: Mapping[str, tuple[float, run_records.RunRecord | None]], s
 
 def _download(bucket: Bucket, place: str) -> None:
     manifest = remote.read_manifest(bucket, place)
-    home = settings().home  # the disk that artifacts are on; /tmp may be small
+    home = settings().home  # on the disk of the artifacts; /tmp may be small
     home.mkdir(parents=True, exist_ok=True)
     with temporary_directory("verify", home) as directory:
         file_sets.receive(bucket, place, manifest.files, directory, threading.Event())
@@ -206,7 +206,7 @@ def _remove(path: Path) -> None:
     with locked(path.with_name(path.name.partition(".")[0]), wait=False) as is_free:
         if not is_free:
             return
-        doomed = path.with_name(f"{path.name}.removed")  # by one rename: a half-removed artifact is never seen
+        doomed = path.with_name(f"{path.name}.removed")  # one rename, so that a half-removed artifact is never visible
         path.rename(doomed)
         shutil.rmtree(doomed, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""What a run has come to, told to whoever listens."""
+"""Announce the results of a run as an event."""
 
 from math import isfinite
 
@@ -9,7 +9,7 @@ from xft_core.recipe.sections import Recipe
 
 
 def announce_completed(recipe: Recipe, result: PipelineResult, logger: Logger) -> None:
-    """Emit xft.run.completed, with the numbers that runs are compared by."""
+    """Emit xft.run.completed, with the metrics used to compare runs."""
     told = result.model_dump(mode="json", exclude={"proposal", "metrics"})
     numbers = {name: value for name, value in result.metrics.items() if isfinite(value)}
     events.emit(

@@ -1,4 +1,4 @@
-"""A person's say in what is champion: what is asked, and what comes of the answer."""
+"""Approval of champions by a user: the question, and the effect of the answer."""
 
 from prefect import get_run_logger, task
 
@@ -15,7 +15,7 @@ from tasks.tracking.client import explained
 
 
 def question(proposal: registry.Proposal) -> str:
-    """Markdown: the version that is proposed beside the champion, in the numbers that decide."""
+    """Return Markdown that compares the proposed version with the champion, in the metrics that decide."""
     now = "none" if proposal.champion is None else f"version {proposal.champion}"
     proposed, present = _cells(proposal.measured), _cells(proposal.champion_measured)
     measured = proposal.measured
@@ -25,12 +25,12 @@ def question(proposal: registry.Proposal) -> str:
         f"| | champion now: {now} | version {proposal.version} |\n|---|---:|---:|\n"
         f"| held-out loss, nats per response token ↓ | {present[0]} | {proposed[0]} |\n"
         f"| {solved} | {present[1]} | {proposed[1]} |\n\n"
-        "The artifacts `comparison` and `report` of this run have the rest.\n")
+        "For all other numbers, see the artifacts `comparison` and `report` of this run.\n")
 
 
 @task(name="decide", task_run_name="decide", **RETRIED)
 def decide(run: PipelineRun, proposal: registry.Proposal, approved: bool, remark: str) -> registry.Registration:
-    """Move the alias champion, or have the version say why not."""
+    """Move the alias champion, or record on the version why not."""
     logger, stop = get_run_logger(), stop_event(run.flow_run_id)
 
     def to_mlflow() -> registry.Registration:
@@ -40,7 +40,7 @@ def decide(run: PipelineRun, proposal: registry.Proposal, approved: bool, remark
     found = insist(to_mlflow, stop, logger)
     announce_champion(found, logger)
     text = f"{question(proposal)}\n**{'Approved' if approved else 'Rejected'}**{f': {remark}' if remark else ''}. {found}\n"
-    show_markdown(run.flow_run_id, "approval", text, f"Who is champion of {proposal.name}", logger)
+    show_markdown(run.flow_run_id, "approval", text, f"Champion of {proposal.name}", logger)
     return found
 
 

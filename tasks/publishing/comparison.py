@@ -1,5 +1,5 @@
-"""The end of a comparison: its numbers, table, report and plots in MLflow's parent run, and in Prefect the table, the
-report and a link to MLflow's page that compares the variants."""
+"""Publish the results of a comparison: metrics, table, report and plots in MLflow's parent run; in Prefect the table, the
+report and links to MLflow's pages that compare the variants."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ TABLE = "variants.json"
 
 
 class ComparisonResult(BaseModel):
-    """What a comparison leaves. ``failures``: reasons by variant; ``compare_page`` and ``charts_page``: MLflow's pages, if
+    """The result of a comparison. ``failures``: reasons by variant; ``compare_page`` and ``charts_page``: MLflow's pages, if
     their address is known."""
 
     model_config = ConfigDict(frozen=True)
@@ -47,18 +47,18 @@ class ComparisonResult(BaseModel):
 
 
 def announce(run: PipelineRun, grid: list[str]) -> None:
-    """Have MLflow's pages ready for the variants before they begin: the charts in which their curves appear."""
+    """Prepare MLflow's pages before the variants begin: the charts in which their curves appear."""
     try:
         saved_views.save(run, [(axis.fields, axis.values) for axis in parse_grid(grid)])
-    except Exception as error:  # they are saved again at the end, which insists
-        get_run_logger().warning("MLflow did not take the charts of this comparison yet; the work continues. %s", reason(error))
+    except Exception as error:  # they are saved again at the end, with retries
+        get_run_logger().warning("MLflow did not accept the comparison's charts yet; the run continues. %s", reason(error))
 
 
 @task(**PUBLISH_TASK)
 def publish_comparison(
     run: PipelineRun, compared: ArtifactRef, variants: dict[str, VariantResult], failures: dict[str, str],
 ) -> ComparisonResult:
-    """Show what the compare stage made. ``variants``: those that finished, by name; ``failures``: reasons of the others."""
+    """Show the compare stage's results. ``variants``: those that finished, by name; ``failures``: reasons of the others."""
     result = Variants.model_validate_json((compared.path / Variants.file_name).read_bytes())
     text = (compared.path / "comparison.md").read_text(encoding="utf-8")
     run_ids = [variants[item.name].mlflow_run_id for item in result.runs]
@@ -117,20 +117,20 @@ def _to_mlflow(
 
 
 def _newest(run: PipelineRun, text: str) -> str:
-    """What the experiment's description says of its newest comparison: its plots, means with their spread."""
+    """Return the experiment description's part about its newest comparison: a link and its plots."""
     page = mlflow_pages.run_page("", run.run_experiment_id, run.mlflow_run_id)
     pictures = [line for line in mlflow_pages.with_files(text, run.mlflow_run_id).splitlines() if line.startswith("![")]
     return "\n\n".join([f"Newest comparison: [{run.recipe.name}]({page})", *pictures])
 
 
 def _split(rows: list[dict[str, Any]]) -> str:
-    """Rows in the form that MLflow shows as a table. Its own log_table would add to that of an earlier attempt."""
+    """Return rows in the form that MLflow shows as a table. MLflow's log_table would append to an earlier attempt's table."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return json.dumps({"columns": columns, "data": [[row.get(name) for name in columns] for row in rows]})
 
 
 def _table(result: Variants) -> list[dict[str, str]]:
-    """The table for a person: merged model first, numbers with their spread, pass@1 in percent."""
+    """Return the table for users: merged model first, numbers with their spread, pass@1 in percent."""
     first, *others = NEWEST_FIRST
     keys = [key for model in (first, OVER_SFT, *others)
             for key in dict.fromkeys(key for group in result.groups for key in group.numbers)

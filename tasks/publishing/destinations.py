@@ -1,7 +1,7 @@
-"""Where a model can be published: the Hub, an S3 address, a directory. Each takes files, and gives them back to be checked.
+"""Where a model can be published: the Hub, an S3 address, a directory. Each takes files, and returns them for a check.
 
-What was cut short is taken up again by the same call: files that are there already, whole, are not sent again. A model becomes
-visible whole: on the Hub with one commit, in S3 with its config.json, which goes last, in a directory by a rename.
+Repeating an interrupted call continues it: files that arrived intact are not sent again. A model only becomes visible when
+complete: on the Hub with one commit, in S3 with its config.json, which goes last, in a directory by a rename.
 """
 
 import os
@@ -20,17 +20,17 @@ CONFIG = "config.json"
 
 
 class CannotPublish(XftError):
-    """A destination refuses, or is not to be used like this. What was made is kept."""
+    """A destination refuses, or cannot be used like this. Finished work is kept."""
 
 
 class HubNotReached(XftError):
-    """The Hub does not answer, or not well. It may, the next time."""
+    """The Hub does not answer, or answers with an error that may pass."""
 
     may_pass = True
 
 
 class Destination(ABC):
-    """One place. ``send`` returns where the model is now: an address that stays what it is."""
+    """One place. ``send`` returns the model's address, which stays valid."""
 
     @abstractmethod
     def send(self, files: dict[str, Path], message: str, stop: threading.Event) -> str:
@@ -38,13 +38,13 @@ class Destination(ABC):
 
     @abstractmethod
     def receive(self, address: str, names: list[str], target: Path, stop: threading.Event) -> None:
-        """Fetch the files called ``names``, as anybody would, from what ``send`` returned, into the empty ``target``."""
+        """Fetch the files ``names`` from the address that ``send`` returned into the empty ``target``, as any user would."""
 
 
 class Hub(Destination):
-    """A repository of the Hub (HF_ENDPOINT for another than huggingface.co).
+    """A repository on the Hub (set HF_ENDPOINT for a Hub other than huggingface.co).
 
-    ``public``: who may see it. A repository that is there is not made private or public: it must be what is asked for.
+    ``public``: whether anyone may see it. An existing repository is not changed: it must already have this setting.
     """
 
     def __init__(self, repository: str, public: bool, token: str | None) -> None:
@@ -52,11 +52,11 @@ class Hub(Destination):
         from huggingface_hub.utils import validate_repo_id
 
         if hub_is_offline():
-            raise CannotPublish("HF_HUB_OFFLINE is set, so nothing is sent to the Hub. Unset it for this run.")
+            raise CannotPublish("HF_HUB_OFFLINE is set, so nothing can be sent to the Hub. Unset it for this run.")
         try:
             validate_repo_id(repository)
         except ValueError as error:
-            raise CannotPublish(f"{repository!r} is not the name of a repository: {first_line(error)}") from None
+            raise CannotPublish(f"{repository!r} is not a valid repository name: {first_line(error)}") from None
         self._repository, self._public = repository, public
         self._api = HfApi(token=token or os.environ.get("HF_TOKEN"))
 
@@ -70,10 +70,10 @@ class Hub(Destination):
             if bool(found.private) == self._public:
                 kind, wanted = ("private", "public") if found.private else ("public", "private")
                 raise CannotPublish(
-                    f"{self._repository} is there already and is {kind}, but is to be {wanted}. Nothing was sent. Change it on "
+                    f"{self._repository} already exists and is {kind}, but should be {wanted}. Nothing was sent. Change it on "
                     f"the Hub, {'leave public off' if found.private else 'set public'}, or give another name.")
             there = set(self._api.list_repo_files(self._repository))
-            # Weights of an earlier version under other names would be read too.
+            # Weights of an earlier version under other names would also be loaded.
             old = [name for name in sorted(there - files.keys()) if name.endswith((".safetensors", ".safetensors.index.json"))]
             operations: list[CommitOperationAdd | CommitOperationDelete] = [
                 *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()),
@@ -101,7 +101,7 @@ class ObjectStore(Destination):
 
     def __init__(self, address: str) -> None:
         if not S3_ADDRESS.fullmatch(address):
-            shown = "" if "@" in address else f" ({address[:200]!r})"  # it may be a password that was put there
+            shown = "" if "@" in address else f" ({address[:200]!r})"  # it may contain a password
             raise CannotPublish(f"The S3 address{shown} must be s3://bucket/prefix, without credentials.")
         self._address = address.rstrip("/")
 
@@ -111,7 +111,7 @@ class ObjectStore(Destination):
         there = {item.name: item for item in bucket.objects("") if "/" not in item.name}
         if foreign := sorted(there.keys() - files.keys()):
             raise CannotPublish(
-                f"{self._address} holds {foreign[0]!r}, which is not of this model. Nothing was sent. Give a place of its own.")
+                f"{self._address} has {foreign[0]!r}, which is not part of this model. Nothing was sent. Give another address.")
         missing = {
             name: path for name, path in files.items()
             if name not in there or there[name].size != path.stat().st_size
@@ -132,7 +132,7 @@ class ObjectStore(Destination):
 
 
 class Directory(Destination):
-    """A directory that is made."""
+    """A new directory."""
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
@@ -142,7 +142,7 @@ class Directory(Destination):
         if self._path.exists():
             if self._is_there(files):
                 return str(self._path)
-            raise CannotPublish(f"{str(self._path)!r} exists and holds something else. Give a directory that is not there.")
+            raise CannotPublish(f"{str(self._path)!r} exists and has other contents. Give a directory that does not exist.")
         partial = self._path.with_name(f".{self._path.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -163,7 +163,7 @@ class Directory(Destination):
 
 
 def _hub_error(repository: str, error: Exception) -> Exception:
-    """What to tell a person of a failure on the Hub."""
+    """Turn a failure on the Hub into an error with a message for users."""
     from huggingface_hub.errors import HfHubHTTPError
 
     if isinstance(error, XftError):
@@ -172,9 +172,9 @@ def _hub_error(repository: str, error: Exception) -> Exception:
     status = getattr(response, "status_code", None)
     if isinstance(error, HfHubHTTPError) and status in (401, 403, 404):
         return CannotPublish(
-            f"The Hub does not let {repository} be written ({status}). Set HF_TOKEN, or the Secret block named by token_block, "
-            "to a token with the right to write there.")
+            f"The Hub does not allow writing to {repository} ({status}). Set HF_TOKEN, or the Secret block named by "
+            "token_block, to a token with write permission there.")
     reason = first_line(error)
     if isinstance(error, HfHubHTTPError) and status is not None and 400 <= status < 500 and status not in (408, 409, 412, 429):
         return CannotPublish(f"The Hub refuses {repository}: {reason}")
-    return HubNotReached(f"The Hub did not take {repository}: {reason}. The same run again sends what is missing.")
+    return HubNotReached(f"The Hub did not accept {repository}: {reason}. To send the missing files, start the same run again.")

@@ -1,4 +1,4 @@
-"""The end of an evaluation: its numbers and answers in MLflow's parent run, and a table in Prefect."""
+"""Publish the results of an evaluation: metrics and answers in MLflow's parent run, and a table in Prefect."""
 
 
 from prefect import get_run_logger, task
@@ -24,13 +24,13 @@ Scores = dict[str, dict[str, float]]
 
 @task(**PUBLISH_TASK)
 def publish_scores(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Scores:
-    """Show pass@k of every benchmark, every answer with its verdict, and what else was measured. Returns the numbers by what
-    was measured. ``artifacts``: every step's, by role."""
+    """Show pass@k of every benchmark, every answer with its verdict, and all other measurements. Returns the metrics by
+    measurement. ``artifacts``: every step's, by role."""
     labels = _labels(run)
     answered, graded = (
         {labels[role]: item for role, item in artifacts.items() if item.stage == stage} for stage in BENCHMARK_STAGES)
     measured = {labels[role]: item for role, item in artifacts.items() if item.stage not in BENCHMARK_STAGES}
-    assert not graded.keys() & measured.keys()  # labels are unique over all
+    assert not graded.keys() & measured.keys()  # all labels are unique
     scores = {name: scalars(item.metrics) for name, item in (graded | measured).items()}
     names = flat_names(scores)
     logger, stop = get_run_logger(), stop_event(run.flow_run_id)
@@ -61,8 +61,8 @@ def publish_scores(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> Score
 
 
 def as_in_a_pipeline(part: str, graded: Scores, measured: Scores, names: dict[str, str]) -> dict[str, float]:
-    """The numbers under the names that a pipeline run has for them (``merged/plus_pass_at_1``), so that MLflow shows them in
-    one column. ``part``: what the model is in its pipeline; ``names``: of labels."""
+    """Return the metrics under a pipeline run's names (``merged/plus_pass_at_1``), so that MLflow shows both in one column.
+    ``part``: the model's part in its pipeline; ``names``: flat names by label."""
     found: dict[str, float] = {}
     for place, (label, numbers) in enumerate(graded.items()):
         ending = f"_{names[label]}" if place else ""  # the first benchmark has the plain names
@@ -71,7 +71,7 @@ def as_in_a_pipeline(part: str, graded: Scores, measured: Scores, names: dict[st
 
 
 def _labels(run: PipelineRun) -> dict[str, str]:
-    """What each step's numbers are called, by role."""
+    """Return the label of each step's metrics, by role."""
     measured = measured_labels(run.recipe.evaluate)
     of_stage = {**dict.fromkeys(BENCHMARK_STAGES, measured.benchmarks), "nll": measured.held_out_data,
                 "lm_eval": measured.lm_eval_tasks}

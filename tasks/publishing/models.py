@@ -1,5 +1,5 @@
-"""The models of a pipeline run beside each other: for MLflow's Models tab, with the data that they were trained and measured
-on, and every problem with the models' verdicts as a table."""
+"""The models of a pipeline run side by side: for MLflow's Models tab, with their training and evaluation data, and as a table
+of every problem with the models' verdicts."""
 
 import json
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ from xft_core.store.manifest import read_manifest
 from xft_core.store.results.evaluate import EvaluateMetrics, EvaluationFile
 
 VERDICTS = "verdicts.json"
-LONGEST_DETAIL = 200  # characters of what went wrong
-INSTRUCTIONS = {"prompt": "string", "response": "string"}  # what a row of any form is after its template
+LONGEST_DETAIL = 200  # characters of an error
+INSTRUCTIONS = {"prompt": "string", "response": "string"}  # the columns of a row of any form, after its template
 PROBLEMS = {"task_id": "string", "prompt": "string"}
 Artifacts = Mapping[str, ArtifactRef]
 
 
 def data_sets(run: PipelineRun, artifacts: Artifacts) -> list[DataSet]:
-    """What the run's models were trained on and measured on."""
+    """Return the data that the run's models were trained and measured on."""
     data, paths = artifacts[PREPARED], run.recipe.data.paths
     training = DataSet(
         _data_name(run), _digest(data, "train.safetensors"), "training", ", ".join(paths), INSTRUCTIONS, scalars(data.metrics))
@@ -32,7 +32,7 @@ def data_sets(run: PipelineRun, artifacts: Artifacts) -> list[DataSet]:
 
 
 def measured_models(run: PipelineRun, artifacts: Artifacts) -> list[MeasuredModel]:
-    """The models of the run's report with their numbers."""
+    """Return the models of the run's report with their metrics."""
     recipe, places = run.recipe, model_places(run.recipe)
     report = of_stage(artifacts, recipe, "report")
     benchmarks, held_out = _benchmarks(run, artifacts), _held_out(run, artifacts)
@@ -58,7 +58,7 @@ def measured_models(run: PipelineRun, artifacts: Artifacts) -> list[MeasuredMode
 
 
 def verdict_table(run: PipelineRun, artifacts: Artifacts) -> str:
-    """Every answer with its verdicts, in the form that MLflow shows as a table and compares between runs."""
+    """Return every answer with its verdicts, in the form that MLflow shows as a table and compares between runs."""
     columns = ["benchmark", "problem", "model", "answer", "verdict", "with extended tests", "what went wrong"]
     lines: list[list[Any]] = []
     for model in model_places(run.recipe):
@@ -83,7 +83,7 @@ def _data_name(run: PipelineRun) -> str:
 
 
 def _benchmarks(run: PipelineRun, artifacts: Artifacts) -> dict[str, DataSet]:
-    """By their titles in the report."""
+    """Return the benchmarks by their titles in the report."""
     evaluate = run.recipe.evaluate
     sources = dict(zip(benchmark_titles(evaluate.benchmarks), evaluate.benchmarks, strict=True))
     return {
@@ -94,7 +94,7 @@ def _benchmarks(run: PipelineRun, artifacts: Artifacts) -> dict[str, DataSet]:
 
 
 def _graded(run: PipelineRun, artifacts: Artifacts, model: str) -> dict[str, ArtifactRef]:
-    """The evaluations of a model by the titles of the benchmarks, without those that were skipped."""
+    """Return a model's evaluations by benchmark title, without skipped ones."""
     titles = benchmark_titles(run.recipe.evaluate.benchmarks)
     return {titles[step.index]: artifacts[step.role] for step in pipeline_steps(run.recipe)
             if step.stage == "evaluate" and step.model == model and step.index is not None
@@ -107,7 +107,7 @@ def _rates(score: Score) -> dict[str, float | None]:
 
 
 def _name(run: PipelineRun, row: Row) -> str:
-    """``demo-merged-4x3-xft-learned-seed0``: by what it depends on."""
+    """Name a model after the fields it depends on: ``demo-merged-4x3-xft-learned-seed0``."""
     recipe, moe = run.recipe, run.recipe.upcycle
     experts, seed = f"-{moe.num_experts}x{moe.num_experts_per_tok}-{moe.normalization}", f"-seed{recipe.seed}"
     of = {BASE_MODEL: "", MOE_MODEL: f"{experts}{seed}", MERGED_MODEL: f"{experts}-{recipe.merge.method}{seed}"}

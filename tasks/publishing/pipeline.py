@@ -1,6 +1,6 @@
-"""The end of a run: its numbers side by side in MLflow, its files there, its table and model card in Prefect.
+"""Publish the results of a run: metrics side by side in MLflow, files there, table and model card in Prefect.
 
-Done for every run, also for one that reused all: a reused stage leaves nothing in the new run by itself.
+This happens for every run, even if it reused all stages, because a reused stage adds nothing to the new run by itself.
 """
 
 import json
@@ -37,8 +37,8 @@ LONGEST_TAG = 5000
 
 
 class PipelineResult(RunOutcome):
-    """The outcome, with the run's page in MLflow, if the address is known; ``proposal``: a person must say whether it is
-    champion; ``metrics``: the numbers that runs are compared by."""
+    """The outcome, with the run's page in MLflow if the address is known. ``proposal``: a version that a user must approve as
+    champion; ``metrics``: those used to compare runs."""
 
     mlflow_page: str | None
     proposal: registry.Proposal | None = None
@@ -72,14 +72,14 @@ def publish(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> PipelineResu
 
 
 def shortened(text: str, rest: str = "\n\n… the rest is in report/comparison.md") -> str:
-    """As much of a text as fits in a tag, whole lines; one that is cut says so, and where the ``rest`` is."""
+    """Return as many complete lines of a text as fit in a tag. A cut text ends in ``rest``, which says where the rest is."""
     if len(text) <= LONGEST_TAG:
         return text
     return text[:LONGEST_TAG - len(rest)].rpartition("\n")[0] + rest
 
 
 def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
-    """Returns whether the merged model's weights are there too."""
+    """Send the results to MLflow. Returns whether the merged model's weights are there too."""
     run_id = run.mlflow_run_id
     merged, report = (of_stage(artifacts, run.recipe, stage) for stage in ("merge", "report"))
     tags = {f"xft.{role}.run_id": item.mlflow_run_id for role, item in artifacts.items() if item.mlflow_run_id}
@@ -94,7 +94,7 @@ def _to_mlflow(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> bool:
     log_models(run, measured_models(run, artifacts))
     log_text(run_id, verdict_table(run, artifacts), VERDICTS)
     log_text(run_id, runs.recipe_text(run.recipe), runs.RECIPE_FILE)
-    log_text(run_id, text, "comparison.md")  # that of the report's directory, whose digest is known, has pictures beside it
+    log_text(run_id, text, "comparison.md")  # the one in the report's directory has relative pictures and a recorded digest
     for role, item in artifacts.items():
         facts = FACTS[item.stage]
         if facts.shown:
@@ -110,18 +110,18 @@ def _numbers(run: PipelineRun, report: ArtifactRef) -> dict[str, float]:
 
 
 def _unregistered(section: RegistryConfig) -> str | None:
-    """Why a run's model is kept out of the registry; None when it is not."""
+    """Return why a run's model is not registered; None if it is."""
     if section.register == "none":
         return "Not registered (registry.register is none)."
     if section.register == "champion" and variant_of(flow_run.tags or ()):
         return (
-            "Not registered: a variant of a comparison. Run its recipe by itself, which reuses all stages, or set "
+            "Not registered: this is a variant of a comparison. Run its recipe on its own, which reuses all stages, or set "
             "registry.register to all.")
     return None
 
 
 def _standing(registered: registry.Registration | None) -> str:
-    """What became of a run's model in the registry, with the way to its version there. Markdown."""
+    """Return the model's standing in the registry as Markdown, with a link to its version."""
     if registered is None or registered.version is None:
         return f"Not registered in MLflow: {registered.why if registered else 'its recipe says so.'}"
     pages = settings().mlflow_links
@@ -130,7 +130,7 @@ def _standing(registered: registry.Registration | None) -> str:
 
 
 def _to_prefect(run: PipelineRun, report: Path, card: str, standing: str, logger: Logger) -> None:
-    """The most important one last: the newest is on top."""
+    """Show the results in Prefect, the most important one last, because the newest is on top."""
     name, flow_run_id = run.recipe.name, run.flow_run_id
     text = (report / "comparison.md").read_text(encoding="utf-8")
     card = f"> {standing}\n\n{without_front_matter(card)}"
@@ -141,7 +141,7 @@ def _to_prefect(run: PipelineRun, report: Path, card: str, standing: str, logger
 
 
 def _table(report: Path) -> list[dict[str, Any]]:
-    """The rows of comparison.json, flat: percentages with one decimal, loss in nats per response token."""
+    """Return the rows of comparison.json, flat: percentages with one decimal, loss in nats per response token."""
     rows = []
     for row in read_comparison(report).rows:
         shown: dict[str, Any] = {"model": row.name, "held-out NLL": _rounded(row.held_out_nll, 4)}

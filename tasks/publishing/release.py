@@ -1,7 +1,7 @@
-"""A registered version on its way to where it is used: its files and card, sent, fetched again, and tried.
+"""Publish a registered version: send its files and card, fetch them again, and test them.
 
     release        config.json, weights, tokenizer, generation defaults as registered; README.md: the card, with lineage
-    check          what comes back from the destination has the same sha256, file by file; and the model in it, loaded by
+    check          every file fetched from the destination has the same sha256, and the fetched model, loaded by
                    transformers, gives the registered model's logits and greedy tokens
 """
 
@@ -40,12 +40,12 @@ LINEAGE = {
 
 
 class ReleaseDiffers(XftError):
-    """What came back from a destination is not the registered model."""
+    """The model fetched from a destination is not the registered one."""
 
 
 @dataclass(frozen=True)
 class Licences:
-    """What the card says of licences. ``model``: an identifier of the Hub (apache-2.0, other); ``data``: in words."""
+    """The licences on the card. ``model``: an identifier of the Hub (apache-2.0, other); ``data``: in words."""
 
     model: str = ""
     data: str = ""
@@ -53,8 +53,8 @@ class Licences:
 
 @task(name="release", **RETRIED)
 def release(address: str, destinations: list[Destination], licences: Licences) -> dict[str, str]:
-    """Publish the version at ``address`` in every place and check each; with no place in ``published`` of the home. Returns the
-    places by kind of destination.
+    """Publish the version at ``address`` to every destination and check each; without one, to ``published`` in the home.
+    Returns the places by kind of destination.
 
     Raises NotRegistered, CannotPublish, ReleaseDiffers; HubNotReached and StoreUnavailable, which may pass.
     """
@@ -74,7 +74,7 @@ def release_to(
         files = {path.name: path for path in model_files(directory) if path.name not in NOT_OF_MODEL}
         if not any(name.endswith(".safetensors") for name in files):
             raise CannotPublish(
-                f"{version.address} has no weights: they were larger than XFT_MLFLOW_COPY_LIMIT_MB and there was no object "
+                f"{version.address} has no weights: they were larger than XFT_MLFLOW_COPY_LIMIT_MB, and there was no object "
                 "store. Register it with an object store (XFT_STORE).")
         card = directory / CARD
         (root / CARD).write_text(
@@ -88,13 +88,13 @@ def release_to(
             check(files, directory, back)
             kind = type(destination).__name__.lower()
             registered.note(version, f"xft.published.{kind}", place)
-            logger.info("Published %s: %s. Fetched again: the same files, logits and tokens.", version.address, place)
+            logger.info("Published %s: %s. The fetched copy has the same files, logits and tokens.", version.address, place)
             found[kind] = place
     return found
 
 
 def card_of(version: Version, card: str, licences: Licences) -> str:
-    """The version's model card with its lineage and licences."""
+    """Return the version's model card with its lineage and licences."""
     front, body = {}, card
     if card.startswith("---\n"):
         _, text, body = card.split("---\n", 2)
@@ -112,18 +112,18 @@ def card_of(version: Version, card: str, licences: Licences) -> str:
 
 
 def check(files: dict[str, Path], source: Path, back: Path) -> None:
-    """Compare what came back. Raises ReleaseDiffers."""
+    """Compare the fetched files and model with the registered ones. Raises ReleaseDiffers."""
     for name, path in files.items():
         if not (back / name).is_file() or file_digest(back / name) != file_digest(path):
-            how = "altered" if (back / name).is_file() else "not at all"
-            raise ReleaseDiffers(f"{name} came back {how} from the destination.")
+            how = "altered" if (back / name).is_file() else "missing"
+            raise ReleaseDiffers(f"{name}, fetched from the destination, is {how}.")
     done = subprocess.run(
         [sys.executable, "-m", "xft_core.exports.smoke", str(source), str(back)], capture_output=True, text=True,
         timeout=SMOKE_SECONDS)
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise ReleaseDiffers(
-            f"The published model does not do what the registered one does: {said[-1] if said else 'it ended.'}")
+            f"The published model does not behave like the registered one: {said[-1] if said else 'its check ended.'}")
     assert json.loads(done.stdout)["same_tokens"]
 
 
@@ -137,13 +137,13 @@ def _files(version: Version, target: Path, stop: threading.Event, logger: Logger
 def destinations_of(
     hub: str, public: bool, token: str | None, s3: str, directory: str, on_worker: bool = False,
 ) -> list[Destination]:
-    """The places that are given, not empty. ``on_worker``: nobody chose the current directory. Raises CannotPublish for one
-    that is no place."""
+    """Return the destinations whose arguments are not empty. ``on_worker``: the user did not choose the current directory.
+    Raises CannotPublish for an invalid destination."""
     path = Path(directory).expanduser()
     if directory and on_worker and not path.is_absolute():
         raise CannotPublish(
-            f"directory is {directory!r}, which a worker would make beside its code. Give a whole path on the worker, such as "
-            "/srv/models/demo-3, or leave it empty: then it is published/NAME-VERSION in XFT_HOME.")
+            f"directory is {directory!r}, which a worker would create next to its code. Give an absolute path on the worker, "
+            "such as /srv/models/demo-3, or leave it empty for published/NAME-VERSION in XFT_HOME.")
     found: list[Destination] = []
     found += [Hub(hub, public, token)] if hub else []
     found += [ObjectStore(s3)] if s3 else []
@@ -152,7 +152,7 @@ def destinations_of(
 
 
 def token_in_block(name: str) -> str | None:
-    """The token in a Secret block of Prefect; None for no block. Raises CannotPublish if no block has that name."""
+    """Return the token in a Secret block of Prefect; None without a name. Raises CannotPublish if no block has that name."""
     if not name:
         return None
     from prefect.blocks.system import Secret
@@ -160,4 +160,4 @@ def token_in_block(name: str) -> str | None:
     try:
         return str(Secret.load(name).get())  # type: ignore[union-attr]
     except ValueError:
-        raise CannotPublish(f"Prefect has no Secret block named {name!r}. Make it on Prefect's page Blocks.") from None
+        raise CannotPublish(f"Prefect has no Secret block named {name!r}. Create it on Prefect's Blocks page.") from None

@@ -1,4 +1,4 @@
-"""The end of a study: its ladder, table and plots in MLflow's parent run, and its report in Prefect."""
+"""Publish the results of a study: ladder, table and plots in MLflow's parent run, and the report in Prefect."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from xft_core.reporting.study.ladder import StudyResult
 
 
 class StudyOutcome(BaseModel):
-    """What a study leaves. ``failures``: reasons by run; ``page``: its run in MLflow's pages, if their address is known."""
+    """The result of a study. ``failures``: reasons by run; ``page``: its run in MLflow's pages, if their address is known."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,7 +33,7 @@ class StudyOutcome(BaseModel):
 
 @task(**PUBLISH_TASK)
 def publish_study(run: PipelineRun, made: ArtifactRef, failures: dict[str, str]) -> StudyOutcome:
-    """Show what the study stage made. ``failures``: reasons of the runs that it lacks."""
+    """Show the study stage's results. ``failures``: why runs are missing, by name."""
     result = StudyResult.model_validate_json((made.path / StudyResult.file_name).read_bytes())
     text = (made.path / "study.md").read_text(encoding="utf-8")
     logger, stop = get_run_logger(), stop_event(run.flow_run_id)
@@ -58,7 +58,7 @@ def publish_study(run: PipelineRun, made: ArtifactRef, failures: dict[str, str])
 
 
 def numbers(result: StudyResult) -> dict[str, float]:
-    """The metrics of the study's run: ``arm/<name>/loss`` with its spread, ``claim/<number>/difference`` with its interval."""
+    """Return the study run's metrics: ``arm/<name>/loss`` with spread, ``claim/<number>/difference`` with interval."""
     found: dict[str, float | None] = {}
     for name, arm in result.arms.items():
         found |= {f"arm/{name}/loss": arm.mean, f"arm/{name}/spread": arm.spread,

@@ -1,4 +1,4 @@
-"""What the variants of a comparison left, wherever they ran: found in MLflow, their reports brought into the local store."""
+"""Collect the results of a comparison's variants, wherever they ran: find them in MLflow, fetch reports to the local store."""
 
 import threading
 from pathlib import Path
@@ -18,7 +18,7 @@ from xft_core.store.artifacts import find
 
 
 class VariantResult(BaseModel):
-    """One finished variant: its run in MLflow, its report in the local store, and how much of it was there before."""
+    """One finished variant: its run in MLflow, its report in the local store, and how many of its stages were reused."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,9 +29,9 @@ class VariantResult(BaseModel):
 
 
 def collect(run: PipelineRun) -> dict[str, VariantResult]:
-    """The finished variants of the comparison ``run`` by name; the newest where one was run again.
+    """Return the finished variants of the comparison ``run`` by name. If a variant ran more than once, the newest run counts.
 
-    Raises TrackingUnavailable when MLflow does not answer, ArtifactError when a report cannot be fetched.
+    Raises TrackingUnavailable if MLflow does not answer, ArtifactError if a report cannot be fetched.
     """
     try:
         parent = client().get_run(run.mlflow_run_id)
@@ -53,7 +53,7 @@ def collect(run: PipelineRun) -> dict[str, VariantResult]:
 
 
 def _report(key: str, run_id: str, stop: threading.Event) -> Path:
-    """The report artifact of this key: from the local store, the object store, or as the variant showed it in MLflow."""
+    """Return the report artifact of this key: from the local store, the object store, or the variant's run in MLflow."""
     output = settings().artifacts / "report" / key[:KEY_LENGTH]
     if find(output, key) or artifacts.fetch(output, key, stop):
         return output
@@ -62,6 +62,6 @@ def _report(key: str, run_id: str, stop: threading.Event) -> Path:
         if not find(output, key):
             copy = Path(client().download_artifacts(run_id, "report", str(directory)))
             if not find(copy, key):
-                raise ArtifactError(f"The report of MLflow run {run_id} is not whole, neither here nor in MLflow.")
+                raise ArtifactError(f"The report of MLflow run {run_id} is incomplete, both here and in MLflow.")
             copy.rename(output)
     return output

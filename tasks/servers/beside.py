@@ -1,8 +1,8 @@
-"""MLflow's pages at ``/mlflow`` of Prefect's address, so that one port is enough for both and links between them hold wherever
-it is reached: through a tunnel, on another port, by another name.
+"""Serve MLflow's pages at ``/mlflow`` of Prefect's address. One port is then enough for both, and links between them work
+through a tunnel, on another port, or under another name.
 
-The gate stands in front: what comes here is the user's own. It is asked again of MLflow's server with the secret that both
-share, as from this machine.
+The gate is in front, so only the user's own requests come here. They are forwarded to MLflow's server with the secret that both
+share, as requests from this machine.
 """
 
 import base64
@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tasks.settings import BESIDE
 
 SECONDS = 120.0  # a page of many runs takes MLflow some seconds
-# Of this connection, or about who asks: MLflow's server is asked by us.
+# Headers of this connection or about its client: we are the client of MLflow's server.
 NOT_PASSED_ON = frozenset({
     "host", "origin", "referer", "cookie", "authorization", "connection", "transfer-encoding", "content-length", "upgrade",
     "accept-encoding"})
@@ -25,10 +25,10 @@ NOT_PASSED_BACK = frozenset({
 
 
 class Beside:
-    """An ASGI application: ``/mlflow/...`` is MLflow's, all else ``app``'s."""
+    """An ASGI application: ``/mlflow/...`` goes to MLflow, everything else to ``app``."""
 
     def __init__(self, app: ASGIApp, mlflow: str, auth_string: str) -> None:
-        """``mlflow``: address of MLflow's server without a closing slash; ``auth_string``: name:password."""
+        """``mlflow``: address of MLflow's server without a trailing slash; ``auth_string``: name:password."""
         self._app, self._mlflow = app, mlflow
         self._basic = "Basic " + base64.b64encode(auth_string.encode()).decode()
         self._client: httpx.AsyncClient | None = None
@@ -36,13 +36,13 @@ class Beside:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not (scope["path"] == BESIDE or scope["path"].startswith(f"{BESIDE}/")):
             await self._app(scope, receive, send)
-        elif scope["path"] == BESIDE:  # the pages ask for what is beside them
+        elif scope["path"] == BESIDE:  # the pages use relative addresses
             await RedirectResponse(f"{BESIDE}/")(scope, receive, send)
         else:
             await self._pass_on(Request(scope, receive), send)
 
     async def _pass_on(self, request: Request, send: Send) -> None:
-        if self._client is None:  # it belongs to the loop that serves
+        if self._client is None:  # it belongs to the serving event loop
             self._client = httpx.AsyncClient(timeout=SECONDS, trust_env=False)
         path = request.scope["raw_path"].decode("ascii").removeprefix(BESIDE)
         query = request.scope["query_string"].decode("ascii")

@@ -1,4 +1,4 @@
-"""The gate in front of Prefect's and MLflow's servers, which by themselves obey anyone who reaches their port.
+"""The gate in front of Prefect's and MLflow's servers, which by themselves serve anyone who can reach their port.
 
 Anyone who can use Prefect's API can run commands through its worker. Two kinds of strangers can reach a port on loopback.
 The gate refuses both:
@@ -36,20 +36,20 @@ POLICY_VIOLATION = 1008  # WebSocket close code
 UNKNOWN_USER = 65534  # the kernel's number for a user that this namespace does not map
 CONTENT_POLICY = ("default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; "
                   "frame-ancestors 'self'; object-src 'none'")
-NO_SECRET = ("This server answers only the user who runs it. In a browser, give the name and the password of the file "
-             "server-auth in XFT_HOME (name:password); programs take them from PREFECT_API_AUTH_STRING, or "
+NO_SECRET = ("This server answers only the user who runs it. In a browser, enter the name and password in the file "
+             "server-auth in XFT_HOME (name:password). Programs read them from PREFECT_API_AUTH_STRING, or "
              "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.")
 
 
 class Gate:
-    """An ASGI application that passes only the user's own requests on to ``app``."""
+    """An ASGI application that passes only the user's own requests to ``app``."""
 
     def __init__(self, app: ASGIApp, auth_string: str, hosts: frozenset[str] = frozenset()) -> None:
-        """``auth_string``: name:password. ``hosts``: further values of the Host header, with port, beside loopback's names."""
+        """``auth_string``: name:password. ``hosts``: allowed Host headers, with port, in addition to loopback's names."""
         self._app, self._auth_string, self._hosts = app, auth_string, hosts
         self._basic = "Basic " + base64.b64encode(auth_string.encode()).decode()
         digest = hmac.new(auth_string.encode(), b"cookie", hashlib.sha256).hexdigest()
-        # Browsers send a cookie to every port of a host: each home's servers need a name of their own.
+        # Browsers send a cookie to every port of a host, so each home's servers need their own cookie name.
         self._cookie, self._cookie_value = f"xft-{digest[:8]}", digest[8:]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,17 +75,17 @@ class Gate:
             await _refuse(scope, receive, send, 401, NO_SECRET, {"WWW-Authenticate": 'Basic realm="xft"'} if opens_page else {})
 
     def _foreign(self, connection: HTTPConnection) -> str | None:
-        """Why a request is foreign, judged by its Host header and the page that sent it; None if it is not."""
+        """Return why a request is foreign, judging by its Host header and the page that sent it; None if it is not."""
         named = connection.headers.getlist("host")
         host = named[0].lower() if len(named) == 1 else ""
         if not (LOOPBACK.fullmatch(host) or host in self._hosts):
-            return f"This server is not called {', '.join(named)[:200]!r}."
+            return f"This server does not answer to the name {', '.join(named)[:200]!r}."
         for origin in connection.headers.getlist("origin"):
             if origin.partition("://")[2].lower() != host:
-                return f"Requests of pages from {origin[:200]!r} are refused."
+                return f"Requests from pages at {origin[:200]!r} are refused."
         site = connection.headers.get("sec-fetch-site", "none")
         if site not in ("none", "same-origin") and "origin" not in connection.headers and not _follows_link(connection):
-            return "Requests of foreign pages are refused."
+            return "Requests from foreign pages are refused."
         return None
 
     def _has_secret(self, connection: HTTPConnection) -> bool:
@@ -95,7 +95,7 @@ class Gate:
         return _equal(connection.cookies.get(self._cookie, ""), self._cookie_value)
 
     def _handshake(self, receive: Receive, send: Send) -> Receive:
-        """Receives a websocket's messages; the first one from Prefect's client must hold the secret."""
+        """Return a receiver of a websocket's messages; the first one from Prefect's client must contain the secret."""
         is_known = False
 
         async def checked() -> Message:
@@ -110,7 +110,7 @@ class Gate:
         return checked
 
     def _dressed(self, send: Send, with_cookie: bool = False) -> Send:
-        """Adds the policy for pages to every response, and the cookie on request."""
+        """Return a sender that adds the page policy to every response, and the cookie on request."""
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
@@ -127,15 +127,15 @@ class Gate:
 
 
 def from_environment(app: ASGIApp) -> Gate:
-    """The gate that XFT_SERVER_AUTH_STRING (name:password) and XFT_SERVER_ALLOWED_HOSTS (host:port,...) describe.
+    """Build the gate from XFT_SERVER_AUTH_STRING (name:password) and XFT_SERVER_ALLOWED_HOSTS (host:port,...).
 
-    Raises XftError when XFT_SERVER_AUTH_STRING is missing or malformed.
+    Raises XftError if XFT_SERVER_AUTH_STRING is missing or malformed.
     """
     return Gate(app, given_auth_string(), allowed_hosts())
 
 
 def given_auth_string() -> str:
-    """The value of XFT_SERVER_AUTH_STRING, name:password. Raises XftError for any other form."""
+    """Return the value of XFT_SERVER_AUTH_STRING, name:password. Raises XftError for any other form."""
     auth_string = os.environ.get(AUTH_VARIABLE, "")
     if not all(auth_string.partition(":")):
         raise XftError(f"{AUTH_VARIABLE} must be name:password; without it anyone could use this server.")
@@ -143,16 +143,16 @@ def given_auth_string() -> str:
 
 
 def allowed_hosts() -> frozenset[str]:
-    """The hosts in XFT_SERVER_ALLOWED_HOSTS."""
+    """Return the hosts in XFT_SERVER_ALLOWED_HOSTS."""
     return frozenset(name.strip().lower() for name in os.environ.get(HOSTS_VARIABLE, "").split(",") if name.strip())
 
 
 def is_own_connection(scope: Scope) -> bool:
-    """Whether the other end of a TCP connection over IPv4 loopback belongs to the user who runs this process."""
+    """Return whether the other end of a TCP connection over IPv4 loopback belongs to the user who runs this process."""
     client, server = scope.get("client"), scope.get("server")
     if client is None or server is None or client[0] != "127.0.0.1" or os.getuid() == UNKNOWN_USER:
         return False
-    for table in ("tcp", "tcp6"):  # tcp6 lists dual-stack sockets, also those that carry IPv4
+    for table in ("tcp", "tcp6"):  # tcp6 lists dual-stack sockets, including those that carry IPv4
         try:
             lines = Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
         except OSError:
@@ -165,7 +165,7 @@ def is_own_connection(scope: Scope) -> bool:
 
 
 ESTABLISHED = "01"
-LOOPBACK_BYTES = "0100007F"  # 127.0.0.1 as the kernel's tables of a little-endian machine have it
+LOOPBACK_BYTES = "0100007F"  # 127.0.0.1 in the kernel's tables on a little-endian machine
 
 
 def _loopback_port(address: str) -> int | None:
@@ -174,7 +174,7 @@ def _loopback_port(address: str) -> int | None:
 
 
 def _opens_page(connection: HTTPConnection) -> bool:
-    """Whether a browser opens a page in a window, rather than a page asking for data."""
+    """Return whether a browser opens a page in a window, as opposed to a page that requests data."""
     if connection.scope["method"] not in SAFE_METHODS:
         return False
     if mode := connection.headers.get("sec-fetch-mode"):
@@ -183,7 +183,7 @@ def _opens_page(connection: HTTPConnection) -> bool:
 
 
 def _follows_link(connection: HTTPConnection) -> bool:
-    """Whether the user follows a link and leaves the page it is on."""
+    """Return whether the user follows a link and leaves the page that contains it."""
     return (connection.scope["type"] == "http" and _opens_page(connection)
             and connection.headers.get("sec-fetch-dest") == "document")
 

@@ -1,5 +1,5 @@
-"""MLflow's tracking server behind the gate (``gate.py``). ``mlflow server`` has no place for it: its own protection lets
-every page of this machine in, whatever its port, and knows no secret.
+"""MLflow's tracking server behind the gate (``gate.py``). ``mlflow server`` cannot be gated, and its own protection admits
+every page of this machine, on any port, and has no secret.
 
     python -m tasks.servers.mlflow_server --backend-store-uri URI --artifacts-destination PLACE [--host HOST] [--port PORT]
 """
@@ -21,9 +21,9 @@ from tasks.settings import FIRST_VIEW
 from xft_core.errors import XftError
 
 LOOPBACK = ("localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*")
-# What MLflow's pages keep of a user: the kind of work, which begins with GenAI and hides runs and models (its lists drop the
-# kind from their links, so that an address alone does not hold); and that its assistant has opened itself once, over a
-# quarter of the page.
+# What MLflow's pages store in the browser: the workflow type, which defaults to GenAI and hides runs and models (its lists drop
+# the type from their links, so setting it in an address is not enough); and that the assistant, which covers a quarter of the
+# page, has opened once.
 BEGINNING = """<script>try {
 for (const [key, value] of [["mlflow.workflowType_v1", '"machine_learning"'],
     ["mlflow.assistant.fab.autoOpenedOnFirstLoad_v1", "true"]])
@@ -39,12 +39,12 @@ MOST_EXPERIMENTS = 1000
 
 
 class MachineLearningFirst:
-    """MLflow's application, whose page begins with machine learning until the user chooses another kind of work, and shows an
-    experiment's table with the columns that matter until the user chooses others."""
+    """MLflow's application with other defaults: its page starts with the machine learning workflow, and an experiment's table
+    with the columns that matter, until the user chooses others."""
 
     def __init__(self, app: ASGIApp, page: str, first_views: Callable[[], dict[str, str]], prefect_ui: str = "") -> None:
-        """``page``: MLflow's index.html; ``first_views``: what the table of each experiment begins with, see
-        ``tracking/charts.py``; ``prefect_ui``: address of Prefect's pages, to which links to its runs are sent on."""
+        """``page``: MLflow's index.html; ``first_views``: initial layouts of the experiments' tables, see
+        ``tracking/charts.py``; ``prefect_ui``: address of Prefect's pages, to which links to its runs are redirected."""
         self._app, self._page, self._first_views, self._prefect_ui = app, page, first_views, prefect_ui
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,15 +59,15 @@ class MachineLearningFirst:
 
 
 def with_beginnings(page: str, views: dict[str, str]) -> str:
-    """MLflow's ``page`` with what a browser that was never here begins with: the kind of work, and by the ids of experiments
-    what their tables show, as MLflow's pages themselves keep it. No ``<`` of a name can end the script."""
+    """Return MLflow's ``page`` with defaults for a browser on its first visit: the workflow type, and the layouts of tables by
+    experiment id, in the form that MLflow's pages store them. A ``<`` in a name cannot end the script."""
     kept = json.dumps({f'MLflowLocalStorage-1.1-ExperimentPage-["{number}"]-ReactComponentState': view
                        for number, view in views.items()}).replace("<", "\\u003c")
     return page.replace("<head>", f"<head>{BEGINNING}{FIRST_VIEWS.replace('VIEWS', kept)}", 1)
 
 
 def first_views() -> dict[str, str]:
-    """What the tables of experiments begin with, by their ids; none when the database cannot be read now."""
+    """Return the initial layouts of experiments' tables by experiment id; none if the database cannot be read now."""
     from mlflow.entities import ViewType
     from mlflow.server.handlers import _get_tracking_store
 
@@ -75,12 +75,12 @@ def first_views() -> dict[str, str]:
         found = _get_tracking_store().search_experiments(view_type=ViewType.ACTIVE_ONLY, max_results=MOST_EXPERIMENTS)
         return {str(item.experiment_id): item.tags[FIRST_VIEW] for item in found if FIRST_VIEW in item.tags}
     except Exception as error:
-        print(f"MLflow's tables begin with its own columns: {error}", file=sys.stderr)
+        print(f"MLflow's tables start with its default columns: {error}", file=sys.stderr)
         return {}
 
 
 def serve(host: str, port: int, backend_store_uri: str, artifacts_destination: str) -> None:
-    """Serve until SIGTERM. Raises XftError when the environment has no secret for the gate."""
+    """Serve until SIGTERM. Raises XftError if the environment has no secret for the gate."""
     given_auth_string()  # before the slow imports
     import uvicorn
     from mlflow.server import app as flask_app

@@ -1,8 +1,7 @@
 """The alias ``champion`` of a registered model: which version has it, which may take it, and how it moves.
 
-A version carries what it was measured by, so that two of them can be compared without their runs: one tag for each
-measurement, called after the held-out data, the benchmark and the number of problems. Versions that have none in common
-are not compared.
+A version carries its measurements, so that two versions can be compared without their runs: one tag for each measurement,
+named after the held-out data, the benchmark and the number of problems. Versions without a common measurement are not compared.
 """
 
 import sys
@@ -21,15 +20,15 @@ if TYPE_CHECKING:
 
 CHAMPION = "champion"
 MEASURED = "xft.measured."
-RIVAL_SECONDS = 120.0  # two runs that promote theirs within this time may have done so at once
+RIVAL_SECONDS = 120.0  # two runs that promote versions within this time may have done so at once
 PATIENCE = 20
-NEXT = sys.maxsize  # the number of a version that is not made yet: later than all others
+NEXT = sys.maxsize  # the number of a version that does not exist yet: later than all others
 UNMEASURED = "its held-out loss or pass@1 is not a number, or some of its answers could not be graded."
 
 
 class Measurement(BaseModel):
-    """How good a merged model is: nats per held-out response token, and the fraction of problems solved (plus tests); of a
-    recipe without a benchmark the loss alone."""
+    """How good a merged model is: nats per held-out response token, and the fraction of problems solved (plus tests). A recipe
+    without a benchmark has only the loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,19 +45,19 @@ class _Contender:
 
 
 def champion_of(name: str) -> "ModelVersion | None":
-    """The version that has the alias; None if no version or no such model has it."""
+    """Return the version that has the alias; None if none has it or there is no such model."""
     if not client().search_registered_models(f"name = '{name}'", max_results=1):
         return None
     return _champion(name)
 
 
 def measurement_of(version: "ModelVersion", measured_by: str) -> Measurement | None:
-    """What a version has in the tag of this measurement; None where it was not measured so."""
+    """Return the version's value of this measurement; None if it was not measured this way."""
     return _contender(version, measured_by).measured
 
 
 def obstacle(name: str, number: int, measurement: Measurement | None, measured_by: str) -> str | None:
-    """What keeps version ``number`` (NEXT: one not made yet) from the alias; None when nothing does, or it has it."""
+    """Return what keeps version ``number`` (NEXT: a future one) from the alias; None if nothing does or it has the alias."""
     if measurement is None:
         return UNMEASURED
     champion = champion_of(name)
@@ -70,8 +69,8 @@ def obstacle(name: str, number: int, measurement: Measurement | None, measured_b
 def contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
     """Move the alias to version ``number`` if it belongs there. Returns whether it is there now, and why.
 
-    MLflow cannot move an alias only if it still is where it was. So a run first notes on its version that it promotes
-    it, and only then moves the alias (see ``_place_best``).
+    MLflow cannot move an alias on the condition that it has not moved since. So a run first notes on its version that it
+    promotes it, and only then moves the alias (see ``_place_best``).
     """
     for _ in range(PATIENCE):
         champion = _champion(name)
@@ -86,7 +85,7 @@ def contend(name: str, number: int, measured_by: str) -> tuple[bool, str]:
         tag(version, "xft.champion_over", str(champion.version) if champion else "none")
         tag(version, "xft.champion_at", f"{time.time():.3f}")
         _place_best(name, number, measured_by)
-    return False, "other runs moved the alias again and again; start this one again."
+    return False, "other runs kept moving the alias; start this run again."
 
 
 def _champion(name: str) -> "ModelVersion | None":
@@ -98,16 +97,16 @@ def _contender(version: "ModelVersion", measured_by: str) -> _Contender:
     text = version.tags.get(MEASURED + measured_by)
     try:
         measured = None if text is None else Measurement.model_validate_json(text)
-    except ValidationError:  # a tag that someone else wrote: nothing to compare with
+    except ValidationError:  # someone else wrote the tag: nothing to compare with
         measured = None
     return _Contender(int(version.version), measured)
 
 
 def _place_best(name: str, number: int, measured_by: str) -> None:
-    """Move the alias to the best of those that are promoted at this time.
+    """Move the alias to the best of the versions being promoted at this time.
 
-    A run looks again after each of its own moves, and leaves off only when the best is where it put the alias. Whichever
-    run moves it last has then seen every note: a later note would have been followed by a later move.
+    A run looks again after each of its moves, and stops only when the alias is on the best version. So the run that moves it
+    last has seen every note, because a later note would have been followed by a later move.
     """
     best, placed = number, None
     while best != placed:
@@ -133,18 +132,18 @@ def _seconds(text: str | None) -> float:
 
 
 def _correct_others(name: str, champion: int) -> None:
-    """Versions that were champion say so no more."""
+    """Update versions that still say they are champion."""
     for version in client().search_model_versions(f"name = '{name}'"):
         if int(version.version) != champion and version.tags.get("xft.champion", "").startswith("yes"):
             tag(version, "xft.champion", f"no: version {champion} took its place.")
 
 
 def _why_not(champion: _Contender, mine: _Contender) -> str | None:
-    """What keeps ``mine`` from replacing the champion, None when nothing does. Of two equal ones the later version."""
+    """Return what keeps ``mine`` from replacing the champion; None if nothing does. Of two equal versions, the later wins."""
     of = f"of version {champion.version}"
     if champion.measured is None or mine.measured is None:
         return (f"it cannot be compared with version {champion.version}, which was not measured on the same held-out rows "
-                "and the same problems. Move the alias by hand if it should be replaced.")
+                "and the same problems. To replace that version, move the alias by hand.")
     mine_nll, its_nll = mine.measured.held_out_nll, champion.measured.held_out_nll
     mine_solved, its_solved = mine.measured.pass_at_1, champion.measured.pass_at_1
     worse = []
@@ -170,6 +169,6 @@ def _standing(version: "ModelVersion", measured: Measurement) -> str:
 
 
 def tag(version: "ModelVersion", name: str, value: str) -> None:
-    """Set a tag that ``version``, as it was just read, does not have."""
+    """Set a tag unless ``version``, as just read, has it."""
     if version.tags.get(name) != value:
         client().set_model_version_tag(version.name, str(version.version), name, value)

@@ -1,9 +1,8 @@
-"""How MLflow's pages show runs without any work by hand: saved views of a comparison, and what a table begins with.
+"""Layouts for MLflow's pages, so that users need not arrange them: saved views of a comparison, and initial layouts of tables.
 
-Views are stored as MLflow's own "save view" stores them, in tags of the experiment, and are listed under *Views*. There is one
-of all variants, and one for each varying field that colours the variants by its values: their curves, as training proceeds, are
-drawn as the mean over the variants of each value. A version of MLflow that does not know the form says so and shows the plain
-table.
+Views are stored like those of MLflow's own "save view", in tags of the experiment, and are listed under *Views*. One shows all
+variants. One for each varying field colours the variants by its values: during training, their curves show the mean over the
+variants of each value. A version of MLflow that does not support the format says so and shows the plain table.
 """
 
 import json
@@ -19,7 +18,7 @@ LEAD, OF_SFT, OF_MOE = (
     (f"{model}/{PASSED_PLUS}", f"{model}/{HELD_OUT_NLL}") for model in (MERGED_MODEL, SFT_MODEL, MOE_MODEL))
 COLUMNS = (*LEAD, *OF_SFT, *OF_MOE)
 SHOWN = (*COLUMNS, f"{MERGED_MODEL}/pass_at_1", f"{MERGED_MODEL}/over_{SFT_MODEL}_{PASSED_PLUS}")
-RUN_NAME, RUN_NAME_TAG = "attributes.`Run Name`", "tags.`mlflow.runName`"  # as a column, and as what runs are sorted by
+RUN_NAME, RUN_NAME_TAG = "attributes.`Run Name`", "tags.`mlflow.runName`"  # as a column, and as a sort key
 CURVES = ("moe/loss", "sft/loss", "mix/loss", "moe/held_out_nll_while_training", "mix/held_out_nll_while_training",
           "moe/router_entropy", "moe/expert_load_max", "moe/expert_load_min", "moe/balance_loss", "moe/mean_shared_weight")
 ACTIVE = f"{MOE_MODEL}/active_parameters"
@@ -31,29 +30,30 @@ SECTIONS = {TRAINING: "While it trains", NUMBERS: "Results", AGAINST: "Fields an
 
 @dataclass(frozen=True)
 class View:
-    """A saved view: the end of its tag's name, the name that people see, and what it shows, as MLflow's pages keep it."""
+    """A saved view: the end of its tag's name, the name that users see, and its state, as MLflow's pages store it."""
 
     key: str
     name: str
     state: dict[str, Any]
 
     def content(self, saved_at: float) -> str:
-        """The tag's value. ``saved_at``: seconds since 1970."""
+        """Return the tag's value. ``saved_at``: seconds since 1970."""
         when = int(saved_at * 1000)
         return json.dumps({"name": self.name, "createdAt": when, "updatedAt": when, "state": json.dumps(self.state)})
 
 
 def view_key(parent_run_id: str) -> str:
-    """The key of the view of all variants of a comparison."""
+    """Return the key of the view of all variants of a comparison."""
     return f"comparison-{parent_run_id[:8]}"
 
 
 def views(name: str, parent_run_id: str, fields: dict[str, bool], metrics: Sequence[str] | None = None) -> list[View]:
-    """The views of the comparison called ``name``, that of all variants last: MLflow lists the newest first. ``fields``: the
-    varying ones, and whether each is numeric; ``metrics``: names of those that the variants have, None before they have any."""
+    """Return the views of the comparison ``name``, with the view of all variants last: MLflow lists the newest first.
+    ``fields``: the varying ones, and whether each is numeric; ``metrics``: names of the variants' metrics, None before they
+    have any."""
     whole = _state(fields, metrics) | {"searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'"}
     if metrics is None:
-        # Not in the order of their start: in that the pages fold them below the comparison's run, and draw no curve of theirs.
+        # Not sorted by start time: the pages would fold the variants below the comparison's run, and draw none of their curves.
         whole |= {"orderByKey": RUN_NAME_TAG, "orderByAsc": True}
     key = view_key(parent_run_id)
     groups = {f"by {field}": [field] for field in fields if field != SEED}
@@ -66,8 +66,8 @@ def views(name: str, parent_run_id: str, fields: dict[str, bool], metrics: Seque
 
 
 def first_view(fields: dict[str, bool], metrics: Sequence[str] | None = None, expanded: str | None = None) -> str:
-    """What the table of an experiment begins with in a browser that was never there (a tag of the experiment, see
-    ``servers/mlflow_server.py``). ``expanded``: the comparison whose variants are seen at once."""
+    """Return the initial layout of an experiment's table in a browser on its first visit (a tag of the experiment, see
+    ``servers/mlflow_server.py``). ``expanded``: the comparison whose variants are visible at once."""
     return json.dumps(_state(fields, metrics) | ({"runsExpanded": {expanded: True}} if expanded else {}))
 
 
@@ -89,7 +89,7 @@ def _state(fields: dict[str, bool], metrics: Sequence[str] | None) -> dict[str, 
         x, y = (field for field in [*(field for field in numeric if field != SEED), SEED][:2])
         charts += [_chart("CONTOUR", f"{name} by {x} and {y}", AGAINST, xaxis=_axis(x, "PARAM"), yaxis=_axis(y, "PARAM"),
                           zaxis=_axis(name, "METRIC")) for name in lead[-1:]]
-    # The number that decides comes first: of many columns a narrow window shows only the first.
+    # The deciding metric comes first, because a narrow window shows only the first columns.
     numbers = [f"metrics.`{name}`" for name in known if name in COLUMNS]
     columns = [*numbers[:1], *(f"params.`{name}`" for name in fields), *numbers[1:]]
     return {

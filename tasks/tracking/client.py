@@ -1,4 +1,4 @@
-"""The only door to MLflow: one client for each tracking server, and its failures explained."""
+"""All access to MLflow: one client for each tracking server, with explained failures."""
 
 import math
 import threading
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 
 METRICS_PER_CALL = 1000
 OWN_CODE = [Path(__file__).parents[2] / name for name in ("flows", "tasks", "xft_core")]
-_client_lock = threading.Lock()  # two threads must not make the tables of a new database at once
+_client_lock = threading.Lock()  # two threads must not create the tables of a new database at once
 
 
 class TrackingUnavailable(XftError):
-    """MLflow did not take what it was given. What was computed is kept; the same command delivers it."""
+    """MLflow did not accept the results. They are kept, and the same command delivers them."""
 
     may_pass = True
 
 
 class TrackingRefused(TrackingUnavailable):
-    """MLflow answers, and refuses what it is given. It may take it the next time only if two runs wrote at once."""
+    """MLflow answers, but refuses the results. A retry only helps if two runs wrote at once."""
 
 
 def client() -> "MlflowClient":
-    """The client for the tracking server in force. Takes seconds at the first call: mlflow is imported here."""
+    """Return the client for the current tracking server. The first call takes seconds, because it imports mlflow."""
     return _client(settings().tracking_uri)
 
 
@@ -47,15 +47,15 @@ def _new_client(uri: str) -> "MlflowClient":
     if settings().tracking_is_local:
         settings().home.mkdir(parents=True, exist_ok=True)
     made = MlflowClient(tracking_uri=uri)
-    made.search_experiments(max_results=1)  # a local database gets its tables now, under the lock
+    made.search_experiments(max_results=1)  # creates the tables of a local database now, under the lock
     return made
 
 
 @contextmanager
 def explained(place: Path | None = None) -> Iterator[None]:
-    """Whatever MLflow raises as TrackingUnavailable. ``place``: where the results are that it does not take.
+    """Turn errors of MLflow into TrackingUnavailable. ``place``: where the results are that it does not accept.
 
-    A mistake in this project's own code passes through: as an outage it would be retried for minutes."""
+    Errors in this project's own code pass through, because an outage would be retried for minutes."""
     try:
         yield
     except XftError:
@@ -65,17 +65,17 @@ def explained(place: Path | None = None) -> Iterator[None]:
             raise
         kept = f"They are in {str(place)!r}" if place else "They are kept"
         raise (TrackingRefused if _is_refusal(error) else TrackingUnavailable)(
-            f"MLflow at {settings().tracking_shown} does not take the results: {reason(error)} {kept}; the same run again "
-            "delivers them.") from error
+            f"MLflow at {settings().tracking_shown} does not accept the results: {reason(error)} {kept}; to deliver them, "
+            "start the same run again.") from error
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether MLflow says that the request itself is wrong. A proxy before a server that is away answers with other codes."""
+    """Return whether MLflow says that the request is wrong. A proxy in front of an unavailable server sends other codes."""
     return getattr(error, "error_code", None) in ("BAD_REQUEST", "INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
 
 
 def _is_own_mistake(error: Exception) -> bool:
-    """Whether a line of this project raised what only a wrong program raises."""
+    """Return whether a line of this project raised an exception that indicates a bug."""
     if not isinstance(error, AssertionError | AttributeError | LookupError | NameError | TypeError):
         return False
     trace = error.__traceback__
@@ -85,7 +85,7 @@ def _is_own_mistake(error: Exception) -> bool:
 
 
 def scalars(values: dict[str, Any]) -> dict[str, float]:
-    """The plain numbers among ``values``: what MLflow can show as metrics."""
+    """Return the plain numbers among ``values``, which MLflow can show as metrics."""
     return {
         name: float(value) for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and not math.isinf(value)}
@@ -95,7 +95,7 @@ def log_batch(
     run_id: str, metrics: Iterable[tuple[str, float, int, int]] = (), params: dict[str, Any] | None = None,
     tags: dict[str, str] | None = None,
 ) -> None:
-    """Numbers as (name, value, time in ms, step), parameters and tags in as few calls as MLflow allows."""
+    """Log metrics as (name, value, time in ms, step), parameters and tags in as few calls as MLflow allows."""
     from mlflow.entities import Metric, Param, RunTag
 
     entries = [Metric(*entry) for entry in metrics]

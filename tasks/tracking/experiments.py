@@ -1,4 +1,4 @@
-"""MLflow's experiments: made when first needed, described, and opened by MLflow's pages among runs and models."""
+"""MLflow's experiments: created when first needed, with a description, and marked so that pages open on runs and models."""
 
 from functools import lru_cache
 
@@ -9,7 +9,7 @@ from xft_core.errors import XftError
 # Without it, MLflow's pages guess what an experiment is about, and show one without runs as GenAI evaluations.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 DESCRIPTION = "mlflow.note.content"
-# Stages of a comparison's variants are kept out of its own experiment: the table there compares variants.
+# Stages of a comparison's variants are in a separate experiment: the table of the comparison's experiment compares variants.
 STAGES_EXPERIMENT = "/stages"
 DESCRIPTIONS = {
     "pipeline": "Runs of the pipeline: base, SFT, Mixture-of-Experts and merged model of one recipe each, with a run for every "
@@ -23,9 +23,9 @@ DESCRIPTIONS = {
 
 
 def experiment_id(name: str, about: str) -> str:
-    """The experiment called ``name``, made unless it is there. ``about``: the kind of its runs, which describes it.
+    """Return the id of the experiment ``name``, creating it if needed. ``about``: the kind of its runs, for the description.
 
-    Raises XftError when it was deleted.
+    Raises XftError if it was deleted.
     """
     found = client().get_experiment_by_name(name)
     if found is None:
@@ -34,7 +34,7 @@ def experiment_id(name: str, about: str) -> str:
         location = settings().mlflow_artifacts.as_uri() if settings().tracking_is_local else None
         try:
             client().create_experiment(name, artifact_location=location)
-        except MlflowException:  # another run made it at the same moment
+        except MlflowException:  # another run created it at the same time
             pass
         found = client().get_experiment_by_name(name)
         assert found is not None
@@ -45,7 +45,7 @@ def experiment_id(name: str, about: str) -> str:
 
 
 def show_newest(number: str, text: str) -> None:
-    """Have the description end in ``text``, unless its owner wrote another one."""
+    """Make the description end in ``text``, unless its owner wrote another one."""
     beginning = DESCRIPTIONS["comparison"]
     if client().get_experiment(number).tags.get(DESCRIPTION, beginning).startswith(beginning):
         client().set_experiment_tag(number, DESCRIPTION, f"{beginning}\n\n{text}")
@@ -53,7 +53,7 @@ def show_newest(number: str, text: str) -> None:
 
 @lru_cache(maxsize=256)
 def _describe(tracking_uri: str, number: str, about: str) -> None:
-    """Set what is not set yet: a description is its owner's to change. Looked at once in a process."""
+    """Set missing tags only: the owner may change the description. Checked once per process."""
     tags = client().get_experiment(number).tags
     for key, value in (KIND | {DESCRIPTION: DESCRIPTIONS[about]}).items():
         if key not in tags:

@@ -1,8 +1,8 @@
-"""Files of a run in MLflow: hard links where MLflow keeps files on the same disk, copies elsewhere.
+"""Files of a run in MLflow: hard links if MLflow keeps files on the same disk, copies otherwise.
 
-A link costs nothing, whatever the model's size, so every run shows its model, reused or not. A store elsewhere gets a
-copy of what is not larger than XFT_MLFLOW_COPY_LIMIT_MB; of a larger directory, what is not weights, and a tag with the
-place of the rest.
+A link costs nothing, whatever the model's size, so every run shows its model, reused or not. An artifact store elsewhere gets
+copies of directories up to XFT_MLFLOW_COPY_LIMIT_MB. For a larger directory, it gets all files except the weights, and a tag
+with their place.
 """
 
 import os
@@ -19,8 +19,8 @@ WEIGHTS = ".safetensors"
 def log_directory(
     run_id: str, directory: Path, name: str, suffixes: tuple[str, ...] | None = None, without: tuple[str, ...] = (),
 ) -> bool:
-    """Show the files of ``directory`` (those with ``suffixes`` only, if given; none called as one of ``without``) as
-    ``name`` in the run's artifacts. Returns whether all are there, weights too."""
+    """Show the files of ``directory`` (only those with ``suffixes``, if given; none whose name is in ``without``) as ``name``
+    in the run's artifacts. Returns whether all are there, including weights."""
     files = [path for path in sorted(directory.rglob("*"))
              if path.is_file() and path.name not in without and (suffixes is None or path.name.endswith(suffixes))]
     root = _local_root(run_id)
@@ -45,7 +45,7 @@ def log_text(run_id: str, text: str, name: str) -> None:
 
 
 def _local_root(run_id: str) -> Path | None:
-    """The directory of a run's files if it is on a disk that this machine sees, else None."""
+    """Return the directory of a run's files if it is on a disk of this machine, else None."""
     parts = urlparse(client().get_run(run_id).info.artifact_uri)
     return Path(unquote(parts.path)) if parts.scheme in ("", "file") else None
 

@@ -1,7 +1,7 @@
-"""Follow a stage's curve file while the stage writes it, and hand every point on once.
+"""Follow a stage's curve file while the stage writes it, and pass on its points without losing any.
 
-The file may be replaced by a shorter one when a stage resumes: points after its checkpoint are dropped and come again.
-Which of the points are new is the receiver's knowledge (see ``StageRun.log_points``); this module only never loses one.
+When a stage resumes, a shorter file may replace the file: points after its checkpoint are dropped and come again. The receiver
+knows which points are new (see ``StageRun.log_points``).
 """
 
 import os
@@ -17,7 +17,7 @@ POLL_SECONDS = 2.0
 
 
 class CurveFile:
-    """Reads what was added to a JSONL file since the last call."""
+    """Read the lines added to a JSONL file since the last call."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -25,7 +25,7 @@ class CurveFile:
         self._inode: int | None = None
 
     def new_points(self) -> Points:
-        """Whole lines not read yet; from the beginning again when the file was replaced or has become shorter."""
+        """Return complete lines not read yet; starts over if the file was replaced or became shorter."""
         try:
             with self.path.open("rb") as stream:
                 status = os.fstat(stream.fileno())
@@ -35,15 +35,15 @@ class CurveFile:
                 text = stream.read()
         except FileNotFoundError:
             return []
-        whole = text[:text.rfind(b"\n") + 1]  # the last line may still be on its way
+        whole = text[:text.rfind(b"\n") + 1]  # the last line may be incomplete
         self._offset += len(whole)
         return list(filter(None, map(parse_point, whole.splitlines())))
 
 
 class Follower:
-    """While its ``with`` block runs, a thread hands new points of ``path`` to ``deliver``.
+    """While its ``with`` block runs, a thread passes new points of ``path`` to ``deliver``.
 
-    ``deliver`` returns whether it took them; what it did not take is offered again with the next.
+    ``deliver`` returns whether it accepted them. Rejected points are offered again with the next ones.
     """
 
     def __init__(self, path: Path, deliver: Callable[[Points], bool], poll_seconds: float = POLL_SECONDS) -> None:

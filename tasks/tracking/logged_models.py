@@ -1,7 +1,7 @@
-"""Models and data sets as MLflow knows them: the Models tab of an experiment ranks the models of all its runs by numbers that
-belong to a model and a data set.
+"""MLflow's models and data sets: the Models tab of an experiment ranks the models of all its runs by metrics that belong to a
+model and a data set.
 
-A model is one for everyone who has it: runs that reuse an artifact, and the base model of all, name the same.
+All runs with the same model share one entry: runs that reuse an artifact, and all runs for their base model.
 """
 
 import json
@@ -24,8 +24,8 @@ DIGEST = "xft.digest"
 
 @dataclass(frozen=True)
 class DataSet:
-    """Data that was trained on or measured on. ``context``: training, validation or evaluation; ``columns``: names and types
-    (string, long, double) of what a row has; ``profile``: counts."""
+    """Data for training or measurement. ``context``: training, validation or evaluation; ``columns``: names and types (string,
+    long, double) of a row's columns; ``profile``: counts."""
 
     name: str
     digest: str
@@ -37,7 +37,7 @@ class DataSet:
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """One model of a run. ``kind``: base, sft, moe, merged or a rival; ``parameters``: what tells it from others of its
+    """One model of a run. ``kind``: base, sft, moe, merged or a rival; ``parameters``: what distinguishes it from others of its
     kind."""
 
     name: str
@@ -51,8 +51,8 @@ class MeasuredModel:
 
 @dataclass(frozen=True)
 class Measured:
-    """Numbers of a model that belong to a data set, None for the model's own. ``run_id``: the stage that measured them. Not the
-    pipeline's run, which has one number of each name: here all models' are called the same, to be ranked."""
+    """Metrics of a model on a data set; None for the model's own. ``run_id``: the run of the stage that measured them, not the
+    pipeline's run, which has one metric of each name: here all models use the same names, so that they can be ranked."""
 
     run_id: str
     data_set: DataSet | None
@@ -60,7 +60,7 @@ class Measured:
 
 
 def log_data_sets(run_id: str, data_sets: Iterable[DataSet]) -> None:
-    """Note the data sets as inputs of a run."""
+    """Record the data sets as inputs of a run."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.types.schema import ColSpec, Schema
 
@@ -76,7 +76,7 @@ def log_data_sets(run_id: str, data_sets: Iterable[DataSet]) -> None:
 
 
 def log_models(run: PipelineRun, models: Sequence[MeasuredModel]) -> dict[str, str]:
-    """Note the models of a run, with their numbers. Returns their ids in MLflow by kind."""
+    """Record the models of a run, with their metrics. Returns their ids in MLflow by kind."""
     from mlflow.entities import LoggedModelInput, LoggedModelOutput, LoggedModelStatus
 
     ids: dict[str, str] = {}
@@ -92,7 +92,7 @@ def log_models(run: PipelineRun, models: Sequence[MeasuredModel]) -> dict[str, s
             ids[model.kind] = found.model_id
             (outputs if model.made_here else inputs).append(found.model_id)
     _log_numbers(models, ids)
-    # MLflow refuses an output that a run has already: this may be the second delivery, or two kinds are one model.
+    # MLflow refuses an output that a run already has: this may be the second delivery, or two kinds may be the same model.
     noted = client().get_run(run.mlflow_run_id)
     has = {item.model_id for item in (*noted.outputs.model_outputs, *noted.inputs.model_inputs)}
     if new := [number for number in dict.fromkeys(outputs) if number not in has]:

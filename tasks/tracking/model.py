@@ -1,15 +1,15 @@
-"""The merged model as MLflow knows models: the model directory as it is, and beside it what MLflow asks for.
+"""The merged model in MLflow's model format: the unchanged model directory, plus the files that MLflow needs.
 
     merged_model/                       config.json, weights, tokenizer: ``from_pretrained`` loads the directory itself
         README.md, plots/               the model card, and its pictures
         MLmodel, input_example.json     flavors transformers and python_function, signature, input example
         requirements.txt, python_env.yaml
-        components/tokenizer/           the tokenizer's files again: the transformers flavor looks for them there
+        components/tokenizer/           a copy of the tokenizer's files, where the transformers flavor looks for them
 
-A model that reads pictures has the directory and the card, and no flavors: AutoModelForImageTextToText loads the directory.
+A model that reads pictures has the directory and the card, but no flavors: AutoModelForImageTextToText loads the directory.
 
-Nothing is loaded to write this, so it costs the same for any model. (``mlflow.transformers.log_model`` loads the model,
-copies it, and asks the Hub.)
+Writing this loads no model, so it costs the same for any model. (``mlflow.transformers.log_model`` loads the model, copies it,
+and queries the Hub.)
 """
 
 import json
@@ -31,7 +31,7 @@ REQUIREMENTS = ("transformers", "torch", "accelerate", "mlflow")
 
 
 def log_model(run: PipelineRun, model: Path, card: Path) -> bool:
-    """Show the model directory in the run's artifacts as an MLflow model, with ``card`` and the plots beside it.
+    """Show the model directory in the run's artifacts as an MLflow model, with ``card`` and the plots.
 
     Returns False if its weights are not there, because they are larger than XFT_MLFLOW_COPY_LIMIT_MB.
     """
@@ -41,12 +41,12 @@ def log_model(run: PipelineRun, model: Path, card: Path) -> bool:
         if (card.parent / "plots").is_dir():
             shutil.copytree(card.parent / "plots", directory / "plots")
         client().log_artifacts(run.mlflow_run_id, str(directory), MODEL_NAME)
-    # Not the manifest: it does not list the files added here, and a directory that has one is taken for what it lists.
+    # Not the manifest: it does not list the files added here, and a directory with a manifest must match it.
     return log_directory(run.mlflow_run_id, model, MODEL_NAME, without=(MANIFEST,))
 
 
 def write_beside(directory: Path, run: PipelineRun, model: Path) -> None:
-    """Write into ``directory`` what MLflow wants beside the files of the model directory ``model``."""
+    """Write into ``directory`` the files that MLflow needs in addition to those of the model directory ``model``."""
     from mlflow import pyfunc
     from mlflow.models import Model, ModelSignature
     from mlflow.models.utils import _save_example
@@ -55,7 +55,7 @@ def write_beside(directory: Path, run: PipelineRun, model: Path) -> None:
 
     from xft_core.models.tokenizer_files import reads_pictures, tokenizer_files
 
-    if reads_pictures(model):  # its flavors take text alone: such a model is loaded from its directory
+    if reads_pictures(model):  # flavors take only text: such a model is loaded from its directory
         Model(artifact_path=MODEL_NAME, run_id=run.mlflow_run_id).save(str(directory / "MLmodel"))
         return
     generate = run.recipe.generate
@@ -84,7 +84,7 @@ def write_beside(directory: Path, run: PipelineRun, model: Path) -> None:
 
 
 def _prompt_template(recipe: Recipe) -> dict[str, str] | None:
-    """MLflow's python_function puts the input into this, so that it may be an instruction in plain words."""
+    """Return the template that MLflow's python_function puts the input into, so that the input can be a plain instruction."""
     if recipe.data.template != "magicoder":
         return None
     from xft_core.data.templates import magicoder_prompt

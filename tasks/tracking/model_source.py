@@ -1,9 +1,9 @@
-"""Models named by where MLflow has them, as directories like any other.
+"""Models at an MLflow address, as ordinary directories.
 
     models:/name@alias, models:/name/3     a version of a registered model
-    runs:/<run id>                         what a run made: a stage's run its artifact, a pipeline run its merged model
+    runs:/<run id>                         a run's result: a stage's artifact, or a pipeline run's merged model
 
-Such a model is an artifact of ours, with a key by which the stores have it; of a merged model, the run in MLflow has a copy.
+Such a model is one of our artifacts, which the stores have under its key. Of a merged model, the run in MLflow has a copy.
 """
 
 import re
@@ -23,7 +23,7 @@ from xft_core.recipe.steps import MERGED, MERGED_MODEL, MOE_MODEL, TUNED, UPCYCL
 VERSION = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))")
 RUN = re.compile(r"runs:/([0-9a-f]{32})")
 FORMS = "Give models:/NAME@ALIAS, models:/NAME/VERSION or runs:/RUN_ID."
-# What MLflow keeps beside a model and could pass for a part of it.
+# MLflow's files next to a model that could be mistaken for parts of it.
 OF_MLFLOW = ("input_example.json", "serving_input_example.json", "requirements.txt")
 MADE_BY = {MERGED: MERGED_MODEL, UPCYCLED: MOE_MODEL} | {role: model for model, role in TUNED.items()}
 MAKERS = ("upcycle", "sft", "merge", "average_models", "choose_checkpoint")
@@ -31,8 +31,8 @@ MAKERS = ("upcycle", "sft", "merge", "average_models", "choose_checkpoint")
 
 @dataclass(frozen=True)
 class Source:
-    """An artifact that holds a model, and the MLflow run that has a copy of it (None: none has). ``plays``: what it is in
-    its pipeline run (sft_moe, merge)."""
+    """An artifact that contains a model, and the MLflow run that has a copy of it (None if there is none). ``plays``: its role
+    in its pipeline run (sft_moe, merge)."""
 
     stage: str
     key: str
@@ -41,17 +41,17 @@ class Source:
 
     @property
     def model(self) -> str:
-        """What reports and metrics call it: merged, moe, sft, or its role."""
+        """Its name in reports and metrics: merged, moe, sft, or its role."""
         return MADE_BY.get(self.plays, self.plays)
 
 
 def is_address(name: str) -> bool:
-    """Whether a model's name is one of MLflow's addresses."""
+    """Return whether a model's name is an MLflow address."""
     return name.startswith(("models:/", "runs:/"))
 
 
 def resolve(address: str) -> Source:
-    """The artifact behind an address. Raises CheckpointError if it does not exist, TrackingUnavailable."""
+    """Return the artifact behind an address. Raises CheckpointError if it does not exist, TrackingUnavailable."""
     version, run = VERSION.fullmatch(address), RUN.fullmatch(address)
     if version is None and run is None:
         raise CheckpointError(f"{address[:200]!r} is not a model in MLflow. {FORMS}")
@@ -66,9 +66,9 @@ def resolve(address: str) -> Source:
 
 
 def download(address: str, run_id: str, directory: Path) -> None:
-    """Have the merged model of a run in ``directory``: its own files, without what MLflow has beside them.
+    """Download the merged model of a run to ``directory``: its own files, without those that MLflow adds.
 
-    Raises CheckpointError when MLflow has no weights of it."""
+    Raises CheckpointError if MLflow does not have its weights."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     with temporary_directory("transfer", output=directory) as arriving, explained():
         copy = Path(client().download_artifacts(run_id, MODEL_NAME, str(arriving)))
@@ -96,6 +96,6 @@ def _of_run(address: str, run_id: str) -> Source:
         return Source("merge", client().get_run(merged).data.tags["xft.key"], "merge", run_id)
     if tags.get("xft.stage") not in MAKERS or "xft.key" not in tags:
         raise CheckpointError(
-            f"{address} is not a run that made a model: give a finished pipeline run, or one of its stages "
+            f"{address} is not a run that made a model. Give a finished pipeline run, or one of its stages "
             f"{', '.join(MAKERS[:3])}.")
     return Source(tags["xft.stage"], tags["xft.key"], tags["xft.role"], None)

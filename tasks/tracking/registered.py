@@ -1,4 +1,4 @@
-"""A version of MLflow's registry by its address, models:/NAME@ALIAS or models:/NAME/VERSION: its files, what is known of it."""
+"""A version in MLflow's registry, by its address models:/NAME@ALIAS or models:/NAME/VERSION: its files and tags."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class NotRegistered(XftError):
 
 @dataclass(frozen=True)
 class Version:
-    """``source``: where its files are; ``tags``: lineage and measurements, as register wrote them."""
+    """A registered version. ``source``: where its files are; ``tags``: lineage and measurements, as register wrote them."""
 
     name: str
     number: int
@@ -26,12 +26,12 @@ class Version:
 
     @property
     def address(self) -> str:
-        """Its address, which stays whatever the aliases do."""
+        """Its address, which does not depend on aliases."""
         return f"models:/{self.name}/{self.number}"
 
 
 def resolve(address: str) -> Version:
-    """The version at an address. Raises NotRegistered."""
+    """Return the version at an address. Raises NotRegistered."""
     parts = ADDRESS.fullmatch(address)
     if parts is None:
         raise NotRegistered(f"{address[:200]!r} is not a registered version. Give models:/NAME@champion or models:/NAME/3.")
@@ -46,7 +46,7 @@ def resolve(address: str) -> Version:
 
 
 def download(version: Version, target: Path) -> Path:
-    """The version's files below ``target``; returns their directory. For versions whose files MLflow keeps."""
+    """Download the version's files below ``target``; returns their directory. For versions whose files MLflow keeps."""
     from mlflow.artifacts import download_artifacts
 
     return Path(download_artifacts(artifact_uri=version.source, dst_path=str(target), tracking_uri=client().tracking_uri))

@@ -1,10 +1,9 @@
 """MLflow's model registry: which merged models become versions, and which of them has the alias ``champion``.
 
     registry.register    champion: a model that takes the alias, and none of a comparison's variants; all; none
-    registry.approval    none: the alias moves by the rule of champion.py; required: only when a person has said so too
+    registry.approval    none: the alias moves by the rule of champion.py; required: only if a user also approves
 
-What a person said stays on the version, in the tag ``xft.approval``: whoever registers the same model again is not asked
-again.
+The answer stays on the version, in the tag ``xft.approval``: if the same model is registered again, nobody is asked again.
 """
 
 from collections.abc import Callable
@@ -45,15 +44,15 @@ APPROVAL = "xft.approval"
 APPROVED, REJECTED, WAITING = "approved", "rejected", "waits for approval"
 DESCRIPTION_LENGTH = 5000  # MLflow's column has no more
 LONGEST_TAG = 4000
-# What versions are searched and told apart by, under the names that recipes and runs have for it.
+# Tags to search and distinguish versions by, with the field names of recipes and runs.
 CHOICES = ("upcycle.num_experts", "upcycle.num_experts_per_tok", "upcycle.normalization", "merge.method",
            "merge.shared_expert_weight")
 Keep = Callable[[Path], str | None]  # of a directory: its address in the object store, or None
 
 
 class Proposal(BaseModel):
-    """A version that could be champion and waits for a person; ``measured_by`` names the measurement to compare by. The
-    measurements are its own and the present champion's; None where there is no champion."""
+    """A version that could be champion and waits for a user's approval. ``measured_by`` names the measurement to compare by.
+    The measurements are its own and the present champion's; None if there is no champion."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -67,7 +66,7 @@ class Proposal(BaseModel):
 
 class Registration(BaseModel):
     """A version (None: the model did not become one), whether it is the champion now, and why or why not. ``replaced``: the
-    alias moved to it just now, from this version, or 0 where there was none; ``proposal``: a person must decide."""
+    version that the alias just moved from, 0 if there was none; None if it did not move. ``proposal``: a user must decide."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -87,10 +86,10 @@ class Registration(BaseModel):
 def register(
     run: PipelineRun, artifacts: dict[str, ArtifactRef], card: str, whole: bool, keep: Keep, logger: Logger,
 ) -> Registration:
-    """Have the run's merged model in the registry, once, and the alias where it belongs, as the recipe's section says.
+    """Register the run's merged model once, and move the alias if the recipe's registry section says so.
 
-    The files are the run's, see ``mlflow_model.log_model``; ``whole``: with their weights; else ``keep``
-    has the object store keep the directory. ``card``: the model card.
+    The files are the run's, see ``model.log_model``. ``whole``: they include the weights; otherwise ``keep`` makes the object
+    store keep the directory. ``card``: the model card.
     """
     name, merged = _name(run), of_stage(artifacts, run.recipe, "merge")
     measured_by, measured = _measurement(run, artifacts)
@@ -114,7 +113,7 @@ def register(
 
 
 def decide(run: PipelineRun, proposal: Proposal, approved: bool, remark: str, logger: Logger) -> Registration:
-    """Carry out what a person decided. An approved version must still be no worse than whoever is champion by now."""
+    """Carry out a user's decision. An approved version must still be no worse than the present champion."""
     name = proposal.name
     with locked(settings().locks / f"registry-{name}"):
         version = client().get_model_version(name, str(proposal.version))
@@ -140,7 +139,7 @@ def _contended(name: str, number: int, measured_by: str) -> Registration:
 def _unapproved(
     run: PipelineRun, version: "ModelVersion", measured: Measurement | None, measured_by: str,
 ) -> Registration | None:
-    """The standing of a version that a person has a say in; None where the rule alone decides."""
+    """Return the standing of a version that needs a user's approval; None if the rule alone decides."""
     name, number = str(version.name), int(version.version)
     said, _, remark = version.tags.get(APPROVAL, "").partition(": ")
     champion = champion_of(name)
@@ -164,7 +163,7 @@ def _rejected(name: str, number: int, remark: str) -> Registration:
 
 
 def _told(run: PipelineRun, found: Registration, logger: Logger) -> Registration:
-    """Write the standing on version and run, and into the log."""
+    """Write the standing to the version, the run and the log."""
     standing = f"{'yes' if found.champion else 'no'}: {found.why}"
     if found.version is not None:
         tag(client().get_model_version(found.name, str(found.version)), "xft.champion", standing)
@@ -175,7 +174,7 @@ def _told(run: PipelineRun, found: Registration, logger: Logger) -> Registration
 
 
 def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[str, Measurement | None]:
-    """What the merged model was measured by (its name in tags), and the numbers; None where one is missing."""
+    """Return the measurement's name in tags and the merged model's values; None instead of values if one is missing."""
     prepared = read_manifest(artifacts[PREPARED].path)
     held_out = next(entry.sha256 for entry in prepared.files if entry.path == "held_out.safetensors")
     loss = MergeMetrics.of(of_stage(artifacts, run.recipe, "merge")).finite().held_out_nll
@@ -188,7 +187,7 @@ def _measurement(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> tuple[s
     measured_by = digest_of([held_out, graded.parents["benchmark"], problems])[:16]
     if loss is None or solved is None:
         return measured_by, None
-    if rates.infrastructure_errors:  # a score of the other answers cannot be compared
+    if rates.infrastructure_errors:  # a score without the ungraded answers cannot be compared
         return measured_by, None
     benchmark = Path(run.recipe.evaluate.benchmarks[0].rpartition(":")[2]).name
     return measured_by, Measurement(held_out_nll=loss, pass_at_1=solved, benchmark=benchmark, problems=problems)
@@ -207,8 +206,8 @@ def _lineage(run: PipelineRun, artifacts: dict[str, ArtifactRef]) -> dict[str, s
 
 
 def _source(run: PipelineRun, merged: ArtifactRef, whole: bool, keep: Keep, logger: Logger) -> str:
-    """Where the version's files are: in the run's artifacts; in the object store when the weights are too large for
-    those. There they are kept from ``xft store gc``."""
+    """Return where the version's files are: in the run's artifacts, or in the object store if the weights are too large for
+    them. There they are protected from ``xft store gc``."""
     in_run = f"{client().get_run(run.mlflow_run_id).info.artifact_uri.rstrip('/')}/{MODEL_NAME}"
     if whole:
         return in_run
@@ -247,6 +246,6 @@ def _search(name: str, tag: str, value: str) -> "list[ModelVersion]":
 
 
 def _tag(version: "ModelVersion", tag: str, value: str) -> None:
-    """Set a tag that ``version``, as it was just read, does not have."""
+    """Set a tag unless ``version``, as just read, has it."""
     if version.tags.get(tag) != value:
         client().set_model_version_tag(version.name, str(version.version), tag, value)

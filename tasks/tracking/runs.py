@@ -1,6 +1,6 @@
 """MLflow: one parent run for a pipeline run, one child for each of its stages.
 
-Runs are named by their ids throughout: MLflow's "active run" belongs to a thread, and stages run in several.
+All calls name runs by id: MLflow's "active run" belongs to a thread, and stages run in several threads.
 """
 
 import json
@@ -27,7 +27,7 @@ from xft_core.recipe.sections import Recipe
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-EXPERIMENTS = 1000  # that are searched for a run
+EXPERIMENTS = 1000  # maximum number to search for a run
 NAME, NUMBER = "xft.name", "xft.number"
 RECIPE_FILE = "recipe.yaml"
 # Columns of a table of pipeline runs, and whether they are numeric.
@@ -39,12 +39,12 @@ def open_run(
     recipe: Recipe, flow_run_id: str, name: str, kind: str = "pipeline", sections: frozenset[str] | None = None,
     without: frozenset[str] = frozenset(), variant: VariantOf | None = None,
 ) -> PipelineRun:
-    """The parent run of a pipeline run: new, or the one that an earlier attempt of the same flow run opened.
+    """Open the parent run of a pipeline run: a new one, or the one that an earlier attempt of the same flow run opened.
 
-    ``kind``: the tag that tells it from runs of another flow. ``sections``: parts of the recipe that play a role in it;
-    ``without``: fields that have no one value. A ``variant`` is a child of its comparison's run.
+    ``kind``: the tag that distinguishes it from runs of other flows. ``sections``: parts of the recipe that apply to it;
+    ``without``: fields without a single value. A ``variant`` is a child of its comparison's run.
 
-    Raises TrackingUnavailable when MLflow cannot be reached, XftError when the experiment was deleted in it.
+    Raises TrackingUnavailable if MLflow cannot be reached, XftError if the experiment was deleted there.
     """
     try:
         own_id = stages_id = experiment_id(recipe.experiment, "comparison" if variant else kind)
@@ -68,7 +68,7 @@ def open_run(
             shown = f"{name} ({number})" if number > 1 else name
             run_id = str(client().create_run(own_id, run_name=shown, tags=tags).info.run_id)
             log_batch(run_id, params=parameters)
-            with suppress(Exception):  # the place for files may be away, and the end of the run insists on it
+            with suppress(Exception):  # the artifact store may be unavailable; the end of the run retries
                 log_text(run_id, recipe_text(recipe, sections), RECIPE_FILE)
                 if kind == "pipeline" and not variant:
                     begin_with(own_id, TOLD_APART_BY)
@@ -82,21 +82,21 @@ def open_run(
 
 
 def recipe_text(recipe: Recipe, sections: frozenset[str] | None = None) -> str:
-    """The recipe in force as a recipe file: all of it, or the ``sections`` that play a role."""
+    """Return the recipe in force as a recipe file: all of it, or only the ``sections`` that apply."""
     content = recipe.model_dump(mode="json")
     kept = {name: value for name, value in content.items() if sections is None or name in sections}
     return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
 
 
 def _count(experiment: str, name: str) -> int:
-    """How many runs of that name there are."""
+    """Return how many runs have that name."""
     newest = client().search_runs(
         [experiment], f"tags.`{NAME}` = '{_plain(name)}'", max_results=1, order_by=["attributes.start_time DESC"])
     return int(newest[0].data.tags.get(NUMBER, 1)) if newest else 0
 
 
 def _plain(name: str) -> str:
-    """``name`` without what ends a text in MLflow's search."""
+    """Return ``name`` without the characters that end a string in MLflow's search."""
     return name.replace("'", "").replace("\\", "")
 
 
@@ -108,7 +108,7 @@ def end_run(run_id: str, status: str) -> None:
 def close_runs(flow_run_id: str, status: str) -> None:
     """Set the run of a flow run, and those of its stages, from RUNNING to ``status``: FINISHED, FAILED or KILLED.
 
-    One that this tracking server does not know is not an error.
+    A run that this tracking server does not know is not an error.
     """
     experiments = [item.experiment_id for item in client().search_experiments(max_results=EXPERIMENTS)]
     found = client().search_runs(
@@ -118,13 +118,13 @@ def close_runs(flow_run_id: str, status: str) -> None:
 
 
 def log_summary(run_id: str, metrics: dict[str, float], tags: dict[str, str]) -> None:
-    """Numbers and notes of a whole run, without steps."""
+    """Log metrics and tags of an entire run, without steps."""
     now = int(time.time() * 1000)
     log_batch(run_id, metrics=[(name, value, now, 0) for name, value in metrics.items()], tags=tags)
 
 
 def note(run: PipelineRun, text: str) -> str:
-    """``text`` as the description of a run, below links to where else the run is."""
+    """Return ``text`` as the description of a run, below links to the run's other places."""
     return f"{_links(run.flow_run_id)}\n\n{text}"
 
 

@@ -1,4 +1,4 @@
-"""Saves the views of charts.py in MLflow: of a comparison when it begins, so that its curves are watched in them, and when it
+"""Save the views of charts.py in MLflow: when a comparison begins, so that its curves can be watched in them, and when it
 ends."""
 
 import time
@@ -14,8 +14,8 @@ Axes = Sequence[tuple[Sequence[str], Sequence[Sequence[Any]]]]  # fields that va
 
 
 def save(run: PipelineRun, axes: Axes, metrics: Sequence[str] | None = None) -> None:
-    """The views of a comparison, and what its experiment's table begins with. ``metrics``: names of those that its variants
-    have; None before they have any."""
+    """Save the views of a comparison, and the initial layout of its experiment's table. ``metrics``: names of the variants'
+    metrics; None before they have any."""
     fields = {
         field: all(isinstance(step[place], int | float) and not isinstance(step[place], bool) for step in steps)
         for names, steps in axes for place, field in enumerate(names) if len(steps) > 1}
@@ -28,6 +28,6 @@ def save(run: PipelineRun, axes: Axes, metrics: Sequence[str] | None = None) -> 
 
 
 def begin_with(experiment_id: str, fields: dict[str, bool]) -> None:
-    """What the table of an experiment of runs begins with, unless that is known."""
+    """Set the initial layout of the table of an experiment of runs, unless it is set."""
     if FIRST_VIEW not in client().get_experiment(experiment_id).tags:
         client().set_experiment_tag(experiment_id, FIRST_VIEW, charts.first_view(fields))

@@ -1,4 +1,4 @@
-"""Whose run it is, and of which code: the tags by which MLflow's pages show user, source and version."""
+"""The tags from which MLflow's pages show a run's user, source and version."""
 
 import getpass
 import subprocess
@@ -9,7 +9,8 @@ CODE = Path(__file__).parents[2]
 
 
 def source_tags(command: str) -> dict[str, str]:
-    """Tags of a run that ``command`` (``pipeline``, ``compare``) started. Without the commit if the code is no checkout."""
+    """Return the tags of a run that ``command`` (``pipeline``, ``compare``) started; without the commit if the code is not a
+    checkout."""
     commit = _commit()
     return {"mlflow.user": _user(), "mlflow.source.name": f"xft {command}", "mlflow.source.type": "LOCAL"} | (
         {"mlflow.source.git.commit": commit} if commit else {})
@@ -22,7 +23,7 @@ def _commit() -> str | None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):  # no git here
         return None
-    is_own = (CODE / ".git").exists()  # not one that the code was only unpacked in
+    is_own = (CODE / ".git").exists()  # not a repository that the code was merely unpacked in
     return done.stdout.strip() if done.returncode == 0 and is_own else None
 
 

@@ -1,5 +1,5 @@
-"""The MLflow run of one stage: parameters, metrics and curves below the run of the pipeline; what tells how training goes is
-shown on the pipeline's run, too, as it happens: ``moe/loss``, ``sft/loss``, ``mix/loss`` of many runs are in one chart."""
+"""The MLflow run of one stage: parameters, metrics and curves below the run of the pipeline. Training curves also appear live
+on the pipeline's run, so that ``moe/loss``, ``sft/loss``, ``mix/loss`` of many runs are in one chart."""
 
 import time
 from collections.abc import Callable
@@ -17,18 +17,18 @@ from xft_core.recipe.steps import MIXED, TUNED
 from xft_core.store.curves import read_metrics
 from xft_core.store.manifest import Manifest
 
-# Whose curves the run of the pipeline shows, by role, and which: the last part of the name there.
+# The roles and curves that the run of the pipeline shows, with the parts of their names there.
 SHOWN_ROLES = {role: model for model, role in TUNED.items()} | {MIXED: "mix"}
 SHOWN_CURVES = {
     "loss": "loss", "learning_rate": "learning_rate", "balance_loss": "balance_loss", "router_entropy": "router_entropy",
     "expert_load_min": "expert_load_min", "expert_load_max": "expert_load_max", "mean_shared_weight": "mean_shared_weight",
-    "held_out_nll": "held_out_nll_while_training"}  # the name without more is the final number's
+    "held_out_nll": "held_out_nll_while_training"}  # the plain name is that of the final metric
 Curve = list[tuple[str, float, int, int]]  # name, value, time in ms, step
 
 
 class StageRun:
-    """The child run of one stage. Nothing here raises while the stage works: what MLflow does not take is kept, and
-    given again.
+    """The child run of one stage. Nothing here raises while the stage works: if MLflow does not accept data, it is kept and
+    sent again.
 
     ``again``: an earlier attempt within the same pipeline run may have opened it already.
     """
@@ -43,19 +43,19 @@ class StageRun:
         self._tolerate(self._open)
 
     def log_points(self, points: Points) -> bool:
-        """Deliver those points of curves that were not delivered yet; returns whether all are now."""
+        """Deliver the points of curves that were not delivered yet; returns whether all are delivered now."""
         return self._tolerate(lambda: self._deliver(points))
 
     def finish(self, directory: Path, manifest: Manifest, reused: bool) -> None:
-        """Deliver what is missing, the final numbers and where they come from, and end the run well.
+        """Deliver missing points, the final metrics and their origin, and end the run as FINISHED.
 
-        Raises TrackingUnavailable when MLflow does not take them.
+        Raises TrackingUnavailable if MLflow does not accept them.
         """
         try:
             self._conclude(directory, manifest, reused)
         except Exception as error:
             raise TrackingUnavailable(
-                f"MLflow at {settings().tracking_shown} does not take the results of {self._role}: {reason(error)} "
+                f"MLflow at {settings().tracking_shown} does not accept the results of {self._role}: {reason(error)} "
                 "The artifact itself is kept; the same command delivers them.") from error
 
     def _conclude(self, directory: Path, manifest: Manifest, reused: bool) -> None:
@@ -106,13 +106,13 @@ class StageRun:
     def _deliver(self, points: Points) -> None:
         run_id = self._open()
         fresh, reached = self._fresh(points)
-        # Should an answer be lost and a point be sent twice, MLflow drops the double: time, step and value are equal.
+        # If an answer is lost and a point is sent twice, MLflow drops the duplicate: time, step and value are equal.
         self._show(fresh)
         log_batch(run_id, metrics=fresh, params={} if self._sent else self._parameters)
         self._sent = reached
 
     def _show(self, fresh: Curve) -> None:
-        """Give the pipeline's run its share, before the stage's own run, which says what both have."""
+        """Send the pipeline's run its curves, before the stage's own run, which tells what both have."""
         if model := SHOWN_ROLES.get(self._role):
             shown = [(f"{model}/{SHOWN_CURVES[name]}", value, when, step)
                      for name, value, when, step in fresh if name in SHOWN_CURVES]
@@ -120,7 +120,7 @@ class StageRun:
                 log_batch(self._run.mlflow_run_id, metrics=shown)
 
     def _fresh(self, points: Points) -> tuple[Curve, dict[str, int]]:
-        """What of the points was not delivered yet, and the last step of each curve once that is."""
+        """Return the points that were not delivered yet, and the last step of each curve after their delivery."""
         fresh: Curve = []
         reached = dict(self._sent)
         for point in points:
@@ -138,7 +138,7 @@ class StageRun:
         except Exception as error:
             if not self._warned:
                 self._logger.warning(
-                    "MLflow does not answer. The work continues, its numbers are delivered later. %s", reason(error))
+                    "MLflow does not answer. The run continues, and its metrics are delivered later. %s", reason(error))
                 self._warned = True
             return False
 

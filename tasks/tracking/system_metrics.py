@@ -1,4 +1,4 @@
-"""Load of the machine while a stage is at work: CPU, memory, disk, network and NVIDIA GPUs, as MLflow samples them."""
+"""Machine load while a stage runs: CPU, memory, disk, network and NVIDIA GPUs, as MLflow samples them."""
 
 import logging
 import threading
@@ -12,9 +12,9 @@ SECONDS_TO_END = 5.0
 
 @contextmanager
 def sampled(run_id: str) -> Iterator[None]:
-    """While the block runs, ``run_id`` has metrics ``system/...``, every ten seconds (MLflow's own settings change that).
+    """While the block runs, log metrics ``system/...`` to ``run_id`` every ten seconds (MLflow's own settings change that).
 
-    It never fails a stage or holds it up: after an outage of MLflow the rest of the stage has none.
+    This never fails or delays a stage: after an outage of MLflow, the rest of the stage has no such metrics.
     """
     monitor = None
     with suppress(Exception):
@@ -26,7 +26,7 @@ def sampled(run_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        if monitor is not None:  # a server that hangs must not hold up a cancelled run
+        if monitor is not None:  # a hanging server must not delay a cancelled run
             ending = threading.Thread(target=monitor.finish, name="end of system metrics", daemon=True)
             ending.start()
             ending.join(SECONDS_TO_END)

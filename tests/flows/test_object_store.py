@@ -46,7 +46,7 @@ def test_a_second_machine_reuses_everything_and_credentials_stay_secret(
     assert second.returncode == 0, second.stderr
     assert "done (12 of 12 stages reused)" in second.stdout
     whole = xft(tmp_path / "second", "store", "verify", "--s3")
-    assert "12 of 12 artifacts are whole" in whole.stdout
+    assert "12 of 12 artifacts are intact" in whole.stdout
 
     for path in tmp_path.rglob("*"):
         if path.is_file():

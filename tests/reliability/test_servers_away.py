@@ -110,7 +110,7 @@ def test_training_goes_on_and_all_is_there_afterwards(site: Site, tmp_path: Path
     assert process.returncode == 0, output
     assert "Traceback" not in output, output
     assert during > before
-    assert "MLflow does not answer. The work continues" in output
+    assert "MLflow does not answer. The run continues" in output
     assert site.losses("away") == {"FINISHED": list(range(1, STEPS + 1))}
     checks.store_is_whole(home, site.services, f"s3://{BUCKET}/away")
     there = site.services.objects.list_objects_v2(Bucket=BUCKET, Prefix="away/artifacts/")["Contents"]
@@ -134,7 +134,7 @@ def test_an_interrupt_ends_a_run_whose_servers_are_away(site: Site, tmp_path: Pa
         if when == "training":
             time.sleep(5)  # requests are repeated by now
         else:
-            wait_for(lambda: "Asked again" in "".join([*said]), 3600, "nothing was waited for")
+            wait_for(lambda: "Retrying for up to" in "".join([*said]), 3600, "nothing was waited for")
         process.send_signal(signal.SIGINT)
         assert process.wait(INTERRUPT_SECONDS) == 130
     finally:
@@ -142,7 +142,7 @@ def test_an_interrupt_ends_a_run_whose_servers_are_away(site: Site, tmp_path: Pa
         for gate in gates:
             gate.open()
     reader.join(30)
-    assert "The same command continues from what is finished" in "".join(said)
+    assert "The same command continues from the finished work" in "".join(said)
     again = site.run(home)
     output, _ = again.communicate(timeout=3600)
     assert again.returncode == 0, output

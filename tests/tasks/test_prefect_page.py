@@ -28,7 +28,8 @@ FLOW_RUN = "00000000-0000-0000-0000-000000000001"
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> int:
-    return sum("Prefect did not take something to show; the work continues." in message for message in caplog.messages)
+    return sum(
+        "Prefect did not accept an artifact for the run's page; the run continues." in message for message in caplog.messages)
 
 
 @pytest.mark.usefixtures("nobody_at_home")
@@ -102,7 +103,7 @@ def test_markdown_has_no_front_matter_and_its_pictures_where_pages_have_one_addr
 
 
 @pytest.mark.parametrize(
-    ("fails", "percent", "words"), [(False, 100.0, "Done: sft-moe."), (True, 60.0, "Ended before its end")])
+    ("fails", "percent", "words"), [(False, 100.0, "Done: sft-moe."), (True, 60.0, "Ended early")])
 def test_progress_that_ends_says_so(
     fails: bool, percent: float, words: str, monkeypatch: pytest.MonkeyPatch,
 ) -> None:

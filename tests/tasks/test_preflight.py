@@ -80,11 +80,11 @@ def test_addresses_without_a_network_files_under_wrong_names_and_benchmarks_are_
                 f"data.path={address}.jsonl", f"evaluate.held_out_data={held_out}", f"data.reserved_path={address}.zip",
                 "evaluate.benchmarks=[humaneval,mbpp,HumanEval,ds1000]", "evaluate.sandbox=unsafe"))
     lines = str(error.value).splitlines()
-    for part in (f"curl -LO '{address}.jsonl'", f"curl -LO '{address}.csv'", "must end in the name of a file of data",
+    for part in (f"curl -LO '{address}.jsonl'", f"curl -LO '{address}.csv'", "must end in the name of a data file",
                  "table.jsonl' looks like a table. Give it a name that ends in .csv", "that ends in .jsonl", "is not gzip",
                  "xft fetch humaneval.", "xft fetch mbpp.", "xft fetch ds1000.", "no benchmark 'HumanEval'"):
         assert sum(part in line for line in lines) == 1, (part, lines)
-    assert lines[0] == "10 things that a run needs are not there:"
+    assert lines[0] == "10 things that a run needs are missing:"
 
 
 def test_an_environment_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_model_that_cannot_be_a_gguf_file_is_found_first(tmp_path: Path) -> No
     """And not by the last stage of a run of hours."""
     wanted = ("export.gguf=[q8_0]", "evaluate.sandbox=unsafe")
     check_inputs(recipe(*wanted, f"model.path={dense_model(tmp_path / 'fits')}"))
-    with pytest.raises(CheckpointError, match="type 'phi3' is not written"):
+    with pytest.raises(CheckpointError, match="type 'phi3' cannot be written"):
         check_inputs(recipe(*wanted, f"model.path={dense_model(tmp_path / 'other', 'phi3')}"))
     slides = dense_model(tmp_path / "slides", "mistral")
     with pytest.raises(CheckpointError, match="sliding window of 16"):
@@ -122,7 +122,7 @@ def test_a_model_that_cannot_be_a_gguf_file_is_found_first(tmp_path: Path) -> No
 
 
 def test_a_merge_that_does_not_fit_the_model_is_found_first() -> None:
-    for changes, said in ((("merge.method=uniform", "merge.search=cmaes"), "cmaes, which takes two numbers"),
+    for changes, said in ((("merge.method=uniform", "merge.search=cmaes"), "cmaes, which needs at least two numbers"),
                           (("merge.granularity=block", "merge.block_count=60000"), "block_count is 60000")):
         with pytest.raises(RecipeError, match=said):
             check_inputs(recipe(*changes, "evaluate.sandbox=unsafe"))
@@ -216,12 +216,12 @@ for ask in (lambda: check_inputs(parse(Recipe, {}, [f"model.path={sys.argv[1]}",
 
 
 @pytest.mark.parametrize(("name", "message"), [
-    ("gated/it", "access to it is restricted.* HF_TOKEN"),
+    ("gated/it", "access is restricted.* HF_TOKEN"),
     *(pytest.param(*both, marks=pytest.mark.slow) for both in (
-        ("missing/it", "none of that name.* HF_TOKEN"), ("broken/it", ""),
-        ("private/it", "none of that name, or a private one.* HF_TOKEN"), ("old/it@v9", "it has no such revision"),
+        ("missing/it", "it does not exist there or is private.* HF_TOKEN"), ("broken/it", ""),
+        ("private/it", "it does not exist there or is private.* HF_TOKEN"), ("old/it@v9", "there is no such revision"),
         ("stranger/it", "does not accept your token .Invalid username or password.. Correct or unset HF_TOKEN"),
-        ("forbidden/it", r"it may not be read \(Invalid username or password\). .*HF_TOKEN")))])
+        ("forbidden/it", r"access is denied \(Invalid username or password\). .*HF_TOKEN")))])
 def test_what_the_hub_does_not_give(name: str, message: str, hub: str, tmp_path: Path) -> None:
     environment = os.environ | {
         "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "no_proxy": "127.0.0.1"}

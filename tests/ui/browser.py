@@ -1,4 +1,4 @@
-"""The pages as a person meets them: Prefect's form and run page, MLflow's tables. Debian's Chromium, headless."""
+"""The pages as a user sees them: Prefect's form and run page, MLflow's tables. Uses Debian's Chromium, headless."""
 
 import re
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ CHROMIUM = "/usr/bin/chromium"
 # The sandbox needs rights that root and containers lack; the rest keeps Chromium from calling home.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
-expect.set_options(timeout=20_000)  # a machine that trains meanwhile draws pages slowly
+expect.set_options(timeout=20_000)  # a machine that is also training renders pages slowly
 CLICKS, SECONDS_TO_ASK = 3, 10
 WINDOW: Any = {"width": 1280, "height": 900}
 
@@ -28,7 +28,7 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def another_chromium(browser: Browser, flag: str) -> Iterator[Browser]:
-    """One more, with a further flag on its command line."""
+    """Start another browser with an additional command-line flag."""
     started = browser.browser_type.launch(executable_path=CHROMIUM, headless=True, args=[*FLAGS, flag])
     try:
         yield started
@@ -37,7 +37,7 @@ def another_chromium(browser: Browser, flag: str) -> Iterator[Browser]:
 
 
 def new_page(browser: Browser) -> Page:
-    """A page that nothing is remembered of other pages in."""
+    """Return a page in a new context, without storage from other pages."""
     return browser.new_context(viewport=WINDOW).new_page()
 
 
@@ -45,7 +45,7 @@ class Form:
     """Prefect's form of a deployment's parameters."""
 
     def __init__(self, page: Page, prefect: str, deployment_id: str) -> None:
-        """Go there as a person does: the deployment's page, Run, Custom run."""
+        """Go there as a user does: the deployment's page, Run, Custom run."""
         self.page = page
         page.goto(f"{prefect}/deployments/deployment/{deployment_id}")
         page.get_by_role("button", name="Run", exact=True).click()
@@ -53,15 +53,15 @@ class Form:
         expect(self.top("seed")).to_be_visible()
 
     def top(self, name: str) -> Locator:
-        """A parameter of the flow, which may be a section."""
+        """Find a parameter of the flow, which may be a section."""
         return _labelled(self.page.locator("form"), f"{name} (Optional)")
 
     def field(self, section: str, name: str) -> Locator:
-        """A field of a section, found by its label: num_experts is shown as Num Experts."""
+        """Find a field of a section by its label: num_experts is shown as Num Experts."""
         return _labelled(self.top(section), f"{name.replace('_', ' ').title()} (Optional)")
 
     def value(self, section: str, name: str) -> str:
-        """What the field shows."""
+        """Return what the field shows."""
         body = self.field(section, name).locator("> .p-label__body")
         if (pick := body.locator(".p-select-button__value")).count():
             return pick.inner_text()
@@ -71,13 +71,13 @@ class Form:
         return self.field(section, name).locator("> .p-label__header .p-label__description").inner_text()
 
     def choices(self, section: str, name: str) -> list[str]:
-        """What a pick list offers."""
+        """Return the options of a pick list."""
         found = self._options(self.field(section, name)).all_inner_texts()
         self.page.keyboard.press("Escape")
         return [item.strip() for item in found]
 
     def fill(self, section: str | None, name: str, value: str | int | float | bool) -> None:
-        """Type, pick or switch, whichever the field takes."""
+        """Type, pick or switch, depending on the field."""
         body = (self.field(section, name) if section else self.top(name)).locator("> .p-label__body")
         if isinstance(value, bool):
             switch = body.get_by_role("switch")
@@ -92,7 +92,7 @@ class Form:
         body.locator("input, textarea").fill(str(value))
 
     def _options(self, scope: Locator) -> Locator:
-        # By the keyboard: with the mouse, Prefect's list loses the focus to its own search field and closes at once.
+        # With the keyboard: with the mouse, Prefect's list loses focus to its own search field and closes at once.
         scope.locator(".p-select-button__control").press("ArrowDown")
         options = self.page.locator(".p-select-options .p-select-option")
         expect(options.first).to_be_visible()
@@ -107,7 +107,7 @@ class Form:
         lines.nth(number).fill(text)
 
     def change_items(self, name: str, texts: list[str]) -> None:
-        """Write over the first items of a list of texts and delete the others."""
+        """Overwrite the first items of a list of texts and delete the others."""
         items = self.top(name).locator(".schema-form-property-array-item")
         for number in range(items.count(), len(texts), -1):
             items.last.get_by_role("button").first.click()
@@ -116,9 +116,9 @@ class Form:
             items.nth(index).locator("textarea").fill(text)
 
     def submit(self) -> list[str]:
-        """Returns what Prefect's server answers the page from here on, which grows.
+        """Submit the form. Returns the growing list of the server's answers to the page from now on.
 
-        Once in about thirty times the page drops the click, and asks its server nothing. It is made again, as a person does.
+        About once in thirty times the page drops the click and sends no request. Then click again, as a user does.
         """
         asked: list[str] = []
         answers: list[str] = []
@@ -134,7 +134,7 @@ class Form:
         return answers
 
     def complaints(self) -> list[str]:
-        """What the page says is wrong: messages at its edge, and at fields."""
+        """Return the errors that the page shows: messages at its edge and at fields."""
         return self.page.locator(".p-toast, .p-label__message").all_inner_texts()
 
 
@@ -151,7 +151,7 @@ class RunPage:
         page.goto(f"{prefect}/runs/flow-run/{run_id}")
 
     def expect_state(self, state: str, seconds: float) -> None:
-        """Wait for the badge beside the name, which the page brings up to date by itself."""
+        """Wait for the badge next to the name, which the page updates by itself."""
         expect(self.page.locator(".page-heading .state-badge, .page-heading .p-tag").filter(
             has_text=re.compile(f"^{state}$")).first).to_be_visible(timeout=seconds * 1000)
 
@@ -159,7 +159,7 @@ class RunPage:
         self.page.locator(".p-tab").filter(has_text=re.compile(f"^{name}$")).click()
 
     def open_artifacts(self) -> None:
-        """The tab, scrolled to the cards: the page draws only what is in view."""
+        """Open the tab and scroll to the cards, because the page only renders what is in view."""
         self.open_tab("Artifacts")
         cards = self.page.locator("#artifacts-content .p-virtual-scroller__bottom").last
         expect(cards).to_be_attached()
@@ -169,7 +169,7 @@ class RunPage:
             self.page.wait_for_timeout(200)
 
     def find_artifact(self, key: str) -> Locator:
-        """The artifact's name on its card, scrolled to from the top."""
+        """Scroll from the top to the artifact's name on its card."""
         self.open_tab("Artifacts")
         self.page.mouse.move(700, 700)
         self.page.mouse.wheel(0, -20_000)
@@ -179,11 +179,11 @@ class RunPage:
         return card.first
 
     def open_artifact(self, key: str) -> None:
-        """The artifact's page."""
+        """Open the artifact's page."""
         self.find_artifact(key).click()
 
     def find_log_line(self, text: str) -> None:
-        """Scroll through the log until the line is seen; the page draws only what is in view."""
+        """Scroll through the log until the line is visible, because the page only renders what is in view."""
         self.open_tab("Logs")
         rows = self.page.locator(".log-row")
         expect(rows.first).to_be_visible()
@@ -198,14 +198,14 @@ class RunPage:
         raise AssertionError(f"No line of the log says {text!r}.")
 
     def press(self, button: str) -> None:
-        """Press a button of the page's head, Cancel or Retry, and Confirm in the question that follows."""
+        """Press a button in the page's header, Cancel or Retry, and Confirm in the dialog that follows."""
         self.page.locator(".page-heading").get_by_role("button", name=button).click()
         self.page.get_by_role("button", name="Confirm").or_(
             self.page.locator(".p-modal").get_by_role("button", name=button)).last.click()
 
 
 def scroll_to(page: Page, wanted: Locator) -> None:
-    """As a person does: pages draw only what is in view."""
+    """Scroll as a user does, because pages only render what is in view."""
     for _ in range(20):
         if wanted.count():
             return

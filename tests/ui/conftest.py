@@ -13,7 +13,7 @@ from tests.ui.xft_ui import XftUi
 
 @pytest.fixture(scope="session")
 def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[XftUi]:
-    """The one ``xft ui`` of the session, with its worker; at the end Ctrl-C must leave nothing of it."""
+    """The session's only ``xft ui``, with its worker. At the end, Ctrl-C must leave nothing behind."""
     started = XftUi(tmp_path_factory.mktemp("ui") / "home")
     try:
         started.start()
@@ -32,7 +32,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """A page that may ask nothing but this machine; a picture of it is kept when the test fails."""
+    """A page that may only contact this machine. If the test fails, a screenshot is kept."""
     opened = new_page(browser)
     asked: list[str] = []
     opened.on("request", lambda request: asked.append(request.url))
@@ -47,7 +47,7 @@ def page(browser: Browser, tmp_path: Path, request: pytest.FixtureRequest) -> It
 
 @pytest.fixture
 def write_recipe(tmp_path: Path) -> Callable[..., Path]:
-    """Write the tiny recipe with another seed, so that no other test's stages can be reused; SFT's fields may be changed."""
+    """Write the tiny recipe with another seed, so that it cannot reuse other tests' stages. Accepts changes to SFT's fields."""
     def write(seed: int, **sft: object) -> Path:
         content = RECIPE | {"seed": seed, "sft": RECIPE["sft"] | sft}  # type: ignore[operator]
         path = tmp_path / "recipe.yaml"

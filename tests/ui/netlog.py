@@ -1,6 +1,6 @@
-"""What Chromium's network stack did, by its own record (``--log-net-log``): every name that it looked up and every address
-that it connected to, for pages, workers, websockets, prefetches and the browser's own errands alike. Unlike the requests that
-Playwright reports, nothing can leave the machine past it. Chromium's own errands are left out, by name."""
+"""Chromium's own record of its network stack (``--log-net-log``): every name that it looked up and every address that it
+connected to, for pages, workers, websockets, prefetches and the browser's own requests. Unlike Playwright's list of requests,
+it misses nothing that leaves the machine. Chromium's own requests are excluded by name."""
 
 import ipaddress
 import json
@@ -11,8 +11,8 @@ from typing import Any
 
 LOOKUPS = ("HOST_RESOLVER_MANAGER_REQUEST", "HOST_RESOLVER_MANAGER_JOB", "HOST_RESOLVER_DNS_TASK", "HOST_RESOLVER_SYSTEM_TASK")
 CONNECTIONS = ("TCP_CONNECT_ATTEMPT", "UDP_CONNECT", "UDP_BYTES_SENT", "QUIC_SESSION")
-# Chromium's own, whatever page is shown: updates, sign-in, autofill, a dictionary for what is typed, and whether there is IPv6.
-# No page of ours names them.
+# Chromium's own requests on any page: updates, sign-in, autofill, a spelling dictionary, and a check for IPv6. None of our
+# pages uses these names.
 ERRANDS = re.compile(
     r"(https?://)?(update|content-autofill|optimizationguide-pa|safebrowsing|clients2|android\.clients)\.(googleapis|google)\.com"
     r"|(https?://)?(redirector\.gvt1|accounts\.google|www\.google)\.com|\[2001:4860:4860::8888\]:\d+|.*:53")
@@ -20,7 +20,7 @@ OWN_NAMES = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
 def left_the_machine(record: Path) -> set[str]:
-    """Names and addresses beyond this machine in a record that is complete: Chromium has ended."""
+    """Return names and addresses outside this machine in a complete record. Chromium must have ended."""
     content = json.loads(record.read_text(encoding="utf-8"))
     types = {number: name for name, number in content["constants"]["logEventTypes"].items()}
     seen = {places for event in content["events"] for places in _places(types[event["type"]], event.get("params") or {})}

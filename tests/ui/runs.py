@@ -1,4 +1,4 @@
-"""The tiny recipe of the flow tests, as a person gives it: as overrides, or typed into the form."""
+"""The tiny recipe of the flow tests, as a user enters it: as overrides, or typed into the form."""
 
 import json
 
@@ -18,7 +18,7 @@ def fill_in_tiny_recipe(form: Form) -> None:
 
 
 def submitted(form: Form, ui: XftUi, deployment: str = "pipeline") -> str:
-    """Submit the form; returns the id of the run that was made."""
+    """Submit the form; returns the id of the new run."""
     before = {run["id"] for run in ui.runs(deployment)}
     answers = form.submit()
     made = wait_for(

@@ -1,9 +1,9 @@
-"""Pictures for the README and docs: Prefect's form, a finished run, MLflow's compare page and charts.
+"""Take screenshots for the README and docs: Prefect's form, a finished run, MLflow's compare page and charts.
 
     python -m tests.ui.screenshots HOME DIRECTORY
 
-HOME is an XFT_HOME that holds a finished run of the pipeline and a finished comparison (`xft run`, `xft compare`); the newest
-are shown, by an ``xft ui`` that is started for it and ended again.
+HOME is an XFT_HOME with a finished pipeline run and a finished comparison (`xft run`, `xft compare`). The script starts an
+``xft ui`` for it, shows the newest of both, and stops it.
 """
 
 import re
@@ -19,7 +19,7 @@ LIMIT_BYTES = 300_000
 
 
 def main(home: Path, directory: Path) -> None:
-    """Serve ``home`` and write the pictures to ``directory``."""
+    """Serve ``home`` and write the screenshots to ``directory``."""
     ui = XftUi(home)
     try:
         ui.start()
@@ -47,7 +47,7 @@ def take_run(page: Page, ui: XftUi, path: Path) -> None:
     run = RunPage(page, ui.prefect, newest(ui, "pipeline"))
     run.expect_state("Completed", seconds=30)
     run.open_tab("Artifacts")
-    page.wait_for_timeout(4000)  # the graph arranges itself
+    page.wait_for_timeout(4000)  # the graph lays itself out
     page.screenshot(path=path)
 
 
@@ -68,7 +68,7 @@ def take_charts(page: Page, ui: XftUi, path: Path) -> None:
 
 
 def newest(ui: XftUi, flow: str) -> str:
-    """The last finished run of a flow; rather one that stands alone than a variant of a comparison."""
+    """Return a flow's last finished run, preferably one that is not a variant of a comparison."""
     body = {"sort": "END_TIME_DESC", "flows": {"name": {"any_": [flow]}}}
     for alone in ({"parent_task_run_id": {"is_null_": True}}, {}):
         found = ui.api("/flow_runs/filter", body | {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}, **alone}})

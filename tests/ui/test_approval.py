@@ -1,4 +1,4 @@
-"""A champion that a person must approve: the run waits in Prefect's pages, and the alias moves only after the answer there."""
+"""A champion that a user must approve: the run waits in Prefect's pages, and the alias moves only after the answer there."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What happens by itself: changed data starts a run, and a broken stage sends a message, both seen in the pages or received."""
+"""Automations: changed data starts a run, and a broken stage sends a message. Tests check the pages and received messages."""
 
 import http.server
 import json
@@ -37,7 +37,7 @@ def test_changed_data_starts_a_run_by_itself(page: Page, ui: XftUi, data: Path, 
     def started() -> list[dict[str, Any]]:
         return [run for run in ui.runs("pipeline") if run["parameters"].get("recipe_file") == str(recipe)]
 
-    for _ in range(2):  # the first look remembers, the second finds the same
+    for _ in range(2):  # the first check records the state, the second finds it unchanged
         ui.wait_for_state(ui.run_deployment("watch", **look), "COMPLETED", seconds=300)
     assert not started()
     with data.open("a", encoding="utf-8") as stream:
@@ -51,7 +51,7 @@ def test_changed_data_starts_a_run_by_itself(page: Page, ui: XftUi, data: Path, 
 
 
 class Inbox:
-    """A service that takes messages."""
+    """Run a service that receives messages."""
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
@@ -78,7 +78,7 @@ def inbox() -> Iterator[Inbox]:
 
 
 def set_address(ui: XftUi, kind: str, name: str, address: str) -> None:
-    """As a person does in the page of the block."""
+    """Set the address as a user does on the block's page."""
     block = httpx.get(f"{ui.prefect}/api/block_types/slug/{kind}/block_documents/name/{name}", auth=ui.secret).json()
     answer = httpx.patch(f"{ui.prefect}/api/block_documents/{block['id']}", auth=ui.secret, json={
         "data": {"url": address}, "merge_existing_data": True})
@@ -86,7 +86,7 @@ def set_address(ui: XftUi, kind: str, name: str, address: str) -> None:
 
 
 def switch_on(page: Page, ui: XftUi, name: str) -> None:
-    """In the page of automations, which has them all off."""
+    """Switch an automation on, on the page of automations, where all are off."""
     page.goto(f"{ui.prefect}/automations")
     card = page.locator(".automations-list-item, .automation-card, li, .p-card").filter(has_text=name).last
     expect(card).to_be_visible()
@@ -99,7 +99,7 @@ def switch_on(page: Page, ui: XftUi, name: str) -> None:
 def test_a_broken_stage_of_the_nightly_run_sends_a_message(
     page: Page, ui: XftUi, inbox: Inbox, write_recipe: Callable[..., Path],
 ) -> None:
-    """The mixing coefficients of one routed expert cannot move, and the recipe is told to stop for that."""
+    """The mixing coefficients of one routed expert cannot move, and the recipe stops on that."""
     set_address(ui, "custom-webhook", "xft-notifications", inbox.address)
     switch_on(page, ui, "xft: notify")
     run_id = ui.run_deployment(
@@ -108,7 +108,7 @@ def test_a_broken_stage_of_the_nightly_run_sends_a_message(
     wait_for(lambda: inbox.messages, 60, "no message came")
     message = inbox.messages[0]
     assert message["subject"] == f"XFT: {run['name']} is Failed"
-    assert "The mixing coefficients did not move" in message["body"] and f"/runs/flow-run/{run_id}" in message["body"]
+    assert "The mixing coefficients barely moved" in message["body"] and f"/runs/flow-run/{run_id}" in message["body"]
     seed = ui.tracking_run(run_id).data.params["seed"]
     assert seed == run["expected_start_time"][:10].replace("-", "")
 

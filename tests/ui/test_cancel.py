@@ -1,4 +1,4 @@
-"""Cancel in Prefect's pages ends the training within seconds and leaves what the next start resumes from."""
+"""Cancel in Prefect's pages ends the training within seconds, and leaves a checkpoint from which the next start resumes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.ui.xft_ui import XftUi, wait_for
 
 pytestmark = pytest.mark.slow
 WORKER = "xft_core.stages.torchrun_worker"
-SECONDS = 20  # the stage has ten to write a checkpoint
+SECONDS = 20  # the stage has ten seconds to write a checkpoint
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])

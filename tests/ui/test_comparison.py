@@ -1,4 +1,4 @@
-"""A comparison started in Prefect's pages, and MLflow's own pages of it: parameters and metrics are found by name."""
+"""A comparison started in Prefect's pages, and MLflow's pages of it, which show parameters and metrics by name."""
 
 import re
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Comparison:
 
 @pytest.fixture(scope="module")
 def comparison(ui: XftUi, browser: Browser) -> Comparison:
-    """The demo recipe, made short, by expert count and normalization: started in the form of deployment ``compare``."""
+    """Compare a shortened demo recipe by expert count and normalization, started in the form of the deployment ``compare``."""
     page = new_page(browser)
     form = Form(page, ui.prefect, ui.deployment_id("compare"))
     form.fill(None, "recipe_file", "deployments/recipes/demo.yaml")
@@ -84,7 +84,7 @@ def test_losses_are_side_by_side_and_coloured_by_expert_count(page: Page, ui: Xf
 
 def test_mlflows_table_of_variants_has_columns_by_name(page: Page, ui: XftUi, comparison: Comparison) -> None:
     open_mlflow_runs(page, ui.mlflow, comparison.experiment_id)
-    for name in ("upcycle.num_experts", "merged/plus_pass_at_1"):  # without anyone's choosing them
+    for name in ("upcycle.num_experts", "merged/plus_pass_at_1"):  # without choosing them
         expect(page.get_by_role("columnheader").filter(has_text=name).first).to_be_attached()
 
 

@@ -1,5 +1,5 @@
-"""Where users land: Prefect's pages of the first version and MLflow's pages for machine learning, from any port, and nothing
-that a page or the browser does leaves this machine."""
+"""Where users land: version 1 of Prefect's pages and MLflow's machine learning pages, from any port. No page and no browser
+request leaves this machine."""
 
 import http.server
 import re
@@ -80,7 +80,7 @@ def test_experiments_are_opened_among_runs_and_models_from_mlflows_own_lists(
     page.goto(ui.mlflow + path)
     page.get_by_role("link", name=name, exact=True).first.click()
     expect(page.get_by_role("link", name=str(run.info.run_name)).first).to_be_visible(timeout=60_000)
-    page.goto(f"{ui.mlflow}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")  # as others may send it
+    page.goto(f"{ui.mlflow}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}")  # an address that others may send
     expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
     expect(page.get_by_text("Description", exact=True).first).to_be_visible()
     page.close()
@@ -97,7 +97,7 @@ def test_a_run_beside_it_says_where_it_is_shown(page: Page, ui: XftUi, recipe: P
     assert shown is not None
     page.goto(shown[1])
     expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
-    assert ui.runs()[-1]["deployment_id"] is None  # it is in Prefect's pages, too
+    assert ui.runs()[-1]["deployment_id"] is None  # Prefect's pages show it too
     assert ui.secret[1] not in done.stdout + done.stderr
     nothing_left = subprocess.run([*done.args[:-1]], env=ui.environment(), cwd=REPOSITORY, capture_output=True, text=True)
     assert nothing_left.stdout.startswith(first) and f"  look     {shown[1]}\n" in nothing_left.stdout
@@ -134,7 +134,7 @@ def test_pages_work_through_a_tunnel(browser: Browser, ui: XftUi, run_id: str, h
     run = ui.tracking_run(run_id)
     page.goto(mlflow_pages.run_page(mlflow, run.info.experiment_id, run.info.run_id))
     expect(page.get_by_text(str(run.info.run_name)).first).to_be_visible(timeout=60_000)
-    # Links lead on, both ways, with Prefect's port alone.
+    # Links work in both directions through Prefect's port only.
     start = RunPage(page, prefect, run_id)
     start.open_artifact("start-here")
     with page.expect_popup() as opened:
@@ -163,19 +163,19 @@ def test_nothing_leaves_the_machine(browser: Browser, ui: XftUi, run_id: str, tm
     with another_chromium(browser, f"--log-net-log={record}") as recorded:
         page = new_page(recorded)
         for address in addresses:
-            page.goto("about:blank")  # two addresses that differ behind the # alone are one page
+            page.goto("about:blank")  # two addresses that differ only after the # are the same page
             page.goto(address)
             page.wait_for_timeout(2000)
             assert page.locator("body").inner_text().strip(), address
         page.goto(f"{ui.prefect}/runs/flow-run/{run_id}")
         RunPage(page, ui.prefect, run_id).open_artifacts()
-        page.wait_for_timeout(5000)  # what a page asks for at intervals
+        page.wait_for_timeout(5000)  # a page's periodic requests
     assert left_the_machine(record) == set()
 
 
 @pytest.fixture
 def leaky_page() -> Iterator[str]:
-    """A page of this machine that wants a picture, a connection and data of another one."""
+    """A page of this machine that requests a picture, a connection and data from another machine."""
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)

@@ -1,4 +1,4 @@
-"""A person fills the form of the pipeline in Prefect's pages, starts a run and sees what comes of it."""
+"""A user fills in the pipeline's form in Prefect's pages, starts a run and sees its results."""
 
 import re
 
@@ -25,7 +25,7 @@ def test_the_form_explains_itself(form: Form) -> None:
     assert form.value("upcycle", "normalization") == "xft"
     assert form.choices("upcycle", "normalization") == ["xft", "renormalize", "none", "granite", "qwen2_moe"]
     assert len(form.choices("merge", "method")) == 12
-    assert "shared one included" in form.help("upcycle", "num_experts")
+    assert "including the shared one" in form.help("upcycle", "num_experts")
     without_help = [
         label.inner_text() for label in form.page.locator("form .schema-form-property > .p-label__header").all()
         if not label.locator(".p-label__description").inner_text().strip()]
@@ -66,14 +66,14 @@ def test_what_the_form_cannot_know_is_told_at_once(form: Form, ui: XftUi) -> Non
 
 
 def test_the_form_as_it_is_found_starts_no_training_of_the_demos_model(form: Form, ui: XftUi) -> None:
-    assert form.page.locator("form").get_by_text("None", exact=True).count() == 0  # no field is a choice between it and another
+    assert form.page.locator("form").get_by_text("None", exact=True).count() == 0  # no field offers it as a choice of types
     run_id = submitted(form, ui)
     ui.wait_for_state(run_id, "FAILED", seconds=60)
-    RunPage(form.page, ui.prefect, run_id).find_log_line("No model and no training is chosen")
+    RunPage(form.page, ui.prefect, run_id).find_log_line("No model and no training settings are chosen")
 
 
 def test_the_demo_needs_nothing_but_run(page: Page, ui: XftUi) -> None:
-    """And its essentials count: with three experts the run is called by them, before any stage is at work."""
+    """The form's essentials apply: the run's name has the three experts before any stage runs."""
     form = Form(page, ui.prefect, ui.deployment_id("demo"))
     assert form.top("recipe_file").locator("textarea, input").first.input_value() == "deployments/recipes/demo.yaml"
     form.fill("essentials", "upcycle_num_experts", 3)
@@ -106,7 +106,7 @@ def finished_run_is_shown(run_id: str, form: Form, ui: XftUi, name: str) -> None
     run = RunPage(page, ui.prefect, run_id)
     run.expect_state("Completed", seconds=20)
     expect(page.locator(".page-heading").get_by_text(name)).to_be_visible()
-    run.find_log_line("upcycle: done in")  # said by the stage's own process
+    run.find_log_line("upcycle: done in")  # from the stage's own process
     run.find_artifact("model-card")
     run.open_artifact("comparison")
     for cell in ("base", "pass@1", "merged"):

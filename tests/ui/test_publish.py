@@ -1,4 +1,4 @@
-"""The deployment ``publish``, started as from Prefect's pages, by the worker of ``xft ui``."""
+"""The deployment ``publish``, started as from Prefect's pages and executed by the worker of ``xft ui``."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +25,13 @@ def test_a_registered_version_goes_where_it_is_sent(ui: XftUi, write_recipe: Cal
     assert "license: apache-2.0" in (target / "README.md").read_text()
     version = ui.tracking().get_model_version(name, "1")
     assert version.tags["xft.published.directory"] == str(target)
-    # With nothing but the model, as the automation starts it: below the home of the worker.
+    # With only the model, as the automation starts it: the copy is below the worker's home.
     ui.wait_for_state(ui.run_deployment("publish", model=f"models:/{name}/1"), "COMPLETED", seconds=300)
     assert (ui.home / "published" / f"{name}-1" / "model.safetensors").is_file()
-    # A place that holds something else, and a version that is not there, are told in Prefect, and change nothing.
+    # Prefect reports an occupied destination and a missing version, and nothing changes.
     for fields, said in (({"model": f"models:/{name}/7", "directory": str(tmp_path / "none")}, "7"),
-                         ({"model": f"models:/{name}/1", "directory": str(merged)}, "something else"),
-                         ({"model": f"models:/{name}/1", "directory": "released"}, "Give a whole path")):
+                         ({"model": f"models:/{name}/1", "directory": str(merged)}, "other contents"),
+                         ({"model": f"models:/{name}/1", "directory": "released"}, "Give an absolute path")):
         failed = ui.wait_for_state(ui.run_deployment("publish", **fields), "FAILED", seconds=300)
         assert said in failed["state"]["message"], failed["state"]
         assert not [line for line in ui.log_lines(failed["id"]) if "Traceback" in line]

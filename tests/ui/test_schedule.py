@@ -1,4 +1,4 @@
-"""A schedule fires: the first run of a recipe makes everything, the next one finds everything made."""
+"""A schedule fires: the first run of a recipe runs all stages, and the next one reuses them all."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ INTERVAL_SECONDS = 20
 
 @pytest.fixture
 def scheduled(ui: XftUi, tmp_path: Path, write_recipe: Callable[..., Path]) -> Iterator[str]:
-    """``nightly`` as prefect.yaml has it, but every 20 seconds and with a tiny recipe; deployed as a person would."""
+    """``nightly`` from prefect.yaml, but every 20 seconds and with a tiny recipe, deployed as a user would."""
     content = yaml.safe_load((REPOSITORY / "prefect.yaml").read_text(encoding="utf-8"))
     nightly = next(item for item in content["deployments"] if item["name"] == "nightly")
     nightly |= {"name": "often", "parameters": nightly["parameters"] | {"recipe_file": str(write_recipe(seed=31))}}
@@ -36,7 +36,7 @@ def scheduled(ui: XftUi, tmp_path: Path, write_recipe: Callable[..., Path]) -> I
 
 def test_a_schedule_fires_and_the_second_run_does_no_work(ui: XftUi, scheduled: str) -> None:
     def completed() -> list[str]:
-        # A start that comes while the last one still runs is turned away, as nightly's limit says.
+        # A start while the last run is still running is rejected, because of nightly's limit.
         return [run["id"] for run in ui.runs(scheduled) if run["state_type"] == "COMPLETED"]
 
     wait_for(lambda: len(completed()) >= 2, 600, "two scheduled runs did not complete")

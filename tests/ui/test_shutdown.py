@@ -1,4 +1,4 @@
-"""``xft ui`` ended in every way, with a training under way: nothing goes on without it, and what it says is true."""
+"""End ``xft ui`` in every way during a training: nothing continues without it, and its messages are true."""
 
 import signal
 import socket
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def own_ui(tmp_path: Path) -> Iterator[XftUi]:
-    """One that a test may end as it likes."""
+    """An ``xft ui`` that a test may end."""
     made = XftUi(tmp_path / "home")
     yield made
     made.close()
@@ -35,7 +35,7 @@ def test_a_killed_one_leaves_nothing_and_its_run_goes_on_after_the_next_start(
     own_ui.process.kill()
     own_ui.process.wait()
     started = time.monotonic()
-    own_ui.start()  # at once: it waits until what the other one left has ended
+    own_ui.start()  # at once: it waits until the other one's processes have ended
     assert own_ui.run(run_id)["state_type"] == "CRASHED"
     assert time.monotonic() - started < 120
     assert list(checkpoints.glob("checkpoint-*"))
@@ -53,7 +53,7 @@ def test_a_killed_one_leaves_nothing_and_its_run_goes_on_after_the_next_start(
         own_ui.command("--prefect-port", "1", "--mlflow-port", "2"), cwd=own_ui.home, env=own_ui.environment(),
         capture_output=True, text=True)
     assert another.returncode == 2
-    assert f"runs already over '{own_ui.home}': {own_ui.prefect}." in another.stderr
+    assert f"already runs over '{own_ui.home}': {own_ui.prefect}." in another.stderr
 
 
 def test_an_impatient_interrupt_cancels_what_runs(own_ui: XftUi, write_recipe: Callable[..., Path]) -> None:

@@ -1,5 +1,5 @@
-"""A real page of another origin, open in the browser that also has our pages open, and a page whose name was pointed at
-this machine: both servers refuse whatever they try, with the browser's cookie of our pages at hand."""
+"""A real page of another origin in the browser that also has our pages open, and a page whose host name was pointed at this
+machine. Both servers refuse everything they try, even though the browser has our pages' cookie."""
 
 import http.server
 import threading
@@ -13,7 +13,7 @@ from tests.ui.xft_ui import XftUi
 
 pytestmark = pytest.mark.slow
 
-# Each way of sending without asking first, with asking first, and of looking in; resolves when all have been tried.
+# All ways to send without a preflight request, to send with one, and to read; resolves when all have been tried.
 ATTACK = """async ([prefect, mlflow]) => {
     const told = [];
     const requests = [
@@ -72,7 +72,7 @@ def nothing_was_made(ui: XftUi) -> None:
 
 
 def open_own_pages(page: Page, ui: XftUi) -> None:
-    """So that the browser has its cookie, which it would send to a foreign port's requests too."""
+    """Open our pages, so that the browser has their cookie, which it would also send with requests from a foreign port."""
     page.goto(ui.prefect)
     expect(page.get_by_text("Dashboard").first).to_be_visible()
     page.goto(ui.mlflow)

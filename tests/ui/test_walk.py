@@ -1,6 +1,6 @@
-"""A first walk, with no documentation: from pressing Run to the losses of 2, 4 and 8 experts side by side, to the table of
-pass@1, and to the registered model's card, each in three clicks; on loopback and through another port, and nothing leaves the
-machine."""
+"""A first walk without documentation: from pressing Run to the losses of 2, 4 and 8 experts side by side, to the table of
+pass@1, and to the registered model's card, each in three clicks. It works on loopback and through another port, and nothing
+leaves the machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ GRID = ["upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3],[8,3]]"]
 
 @pytest.fixture(params=["loopback", "another port"])
 def address(request: pytest.FixtureRequest, ui: XftUi) -> Iterator[str]:
-    """Prefect's address as the person has it, who knows no other one."""
+    """Prefect's address, the only one that the user knows."""
     if request.param == "loopback":
         yield ui.prefect
         return
@@ -32,13 +32,13 @@ def address(request: pytest.FixtureRequest, ui: XftUi) -> Iterator[str]:
 
 
 class Walk:
-    """From a run's page on: each click counts, and a link that opens another page leads there."""
+    """Walk from a run's page: counts clicks, and follows links that open another page."""
 
     def __init__(self, page: Page, pictures: Path) -> None:
         self.page, self._start, self._pictures = page, page.url, pictures
 
     def begin(self) -> None:
-        """On the run's page, where a person is after Run."""
+        """Start on the run's page, where a user is after Run."""
         self.page.goto(self._start)
         self.clicks = 0
 
@@ -46,15 +46,16 @@ class Walk:
         self._click(self.page.locator(".p-tab").filter(has_text=name))
 
     def artifact(self, key: str) -> None:
-        """Scrolled to, as a person does: the page draws only what is in view. Ends on the artifact's own page."""
+        """Scroll to the artifact as a user does, because the page only renders what is in view. Ends on the artifact's own
+        page."""
         card = self.page.get_by_text(key, exact=True)
         scroll_to(self.page, card)
         self._click(card.first)
         self.page.wait_for_url("**/artifacts/artifact/**")
-        expect(self.page.locator(".p-tab")).to_have_count(0)  # of the run's page, which is still drawn for a moment
+        expect(self.page.locator(".p-tab")).to_have_count(0)  # from the run's page, which stays visible for a moment
 
     def link(self, words: str) -> Page:
-        """The page that the link opens."""
+        """Return the page that the link opens."""
         with self.page.expect_popup() as opened:
             self._click(self.page.get_by_role("link", name=words, exact=True).first)  # cards have links, too
         return opened.value
@@ -65,12 +66,12 @@ class Walk:
         what.click()
 
     def picture(self, page: Page, name: str) -> None:
-        page.wait_for_timeout(2000)  # charts draw themselves
+        page.wait_for_timeout(2000)  # charts render
         page.screenshot(path=self._pictures / f"{name}.png")
 
 
 def started(page: Page, address: str, ui: XftUi, deployment: str, grid: list[str] | None = None) -> str:
-    """Run, in the deployment's form as it is found, made short; the person is then on the run's page."""
+    """Press Run in the deployment's unchanged form, with a shortened recipe; the user is then on the run's page."""
     form = Form(page, address, ui.deployment_id(deployment))
     for override in OVERRIDES:
         form.add_item("overrides", override)
@@ -86,7 +87,7 @@ def test_from_run_to_what_a_person_looks_for(browser: Browser, ui: XftUi, addres
     with another_chromium(browser, f"--log-net-log={record}") as recorded:
         page = new_page(recorded)
         compared = started(page, address, ui, "compare", GRID)
-        walk = Walk(page, tmp_path)  # from this page, which is left on the way
+        walk = Walk(page, tmp_path)  # from this page, which the walk leaves
         losses_are_side_by_side(walk, address)
         ui.wait_for_state(compared, "COMPLETED")
         the_table_of_pass_at_1_is_there(walk)

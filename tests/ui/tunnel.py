@@ -1,4 +1,4 @@
-"""Another port that leads to ours, as ``ssh -L`` makes one."""
+"""Another port that leads to ours, like ``ssh -L``."""
 
 import socket
 import threading

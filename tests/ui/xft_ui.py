@@ -1,4 +1,4 @@
-"""``xft ui`` as ``make ui`` starts it, over a home of its own, and what of it is running."""
+"""``xft ui`` as ``make ui`` starts it, over its own home, and its running processes."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from flows.local.server_secret import server_auth
 from tests.flows.conftest import REPOSITORY
 
-READY = "Ctrl-C stops all"
+READY = "Ctrl-C stops everything"
 STOP_SECONDS = 60
 Found = TypeVar("Found")
 
@@ -53,7 +53,7 @@ class XftUi:
         return [sys.executable, "-m", "flows.cli", "ui", *arguments]
 
     def environment(self) -> dict[str, str]:
-        """What a person's shell and the Makefile give it."""
+        """The environment from a user's shell and the Makefile."""
         names = [name for name in os.environ if name.startswith(("PREFECT_", "XFT_"))] + ["MLFLOW_TRACKING_URI"]
         kept = {name: value for name, value in os.environ.items() if name not in names}
         python_path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
@@ -62,7 +62,7 @@ class XftUi:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
     def shell(self) -> dict[str, str]:
-        """The environment of a shell in which a person uses ``prefect`` by hand, as docs/how-to/web-pages.md says."""
+        """The environment of a shell in which a user runs ``prefect`` by hand, see docs/how-to/web-pages.md."""
         return self.environment() | {
             "PREFECT_API_URL": f"{self.prefect}/api", "PREFECT_API_AUTH_STRING": ":".join(self.secret)}
 
@@ -76,7 +76,7 @@ class XftUi:
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def end(self, number: signal.Signals = signal.SIGINT, times: int = 1) -> int:
-        """Ctrl-C, or another signal; returns the exit status."""
+        """Send Ctrl-C or another signal; returns the exit status."""
         assert self.process is not None
         for _ in range(times):
             self.process.send_signal(number)
@@ -84,7 +84,7 @@ class XftUi:
         return self.process.wait(STOP_SECONDS)
 
     def close(self) -> None:
-        """Leave nothing behind, whatever a test did."""
+        """Clean up everything, whatever a test did."""
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -92,7 +92,7 @@ class XftUi:
             os.kill(pid, signal.SIGKILL)
 
     def processes(self, word: str = "") -> list[int]:
-        """Ids of all processes that were told this home and have ``word`` in their command line."""
+        """Return the ids of all processes with this home in their environment and ``word`` in their command line."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
@@ -105,7 +105,7 @@ class XftUi:
         return found
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Ask Prefect's API as its pages do; again where it asks to be asked again (SQLite in the middle of other work)."""
+        """Call Prefect's API as its pages do; retries if the API asks for that (SQLite is busy)."""
         for wait in (1, 2, 4, 8, 0):
             answer = httpx.post(f"{self.prefect}/api{path}", json=body or {}, auth=self.secret, timeout=30)
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
@@ -155,7 +155,8 @@ class XftUi:
                 return found
 
     def link(self, run_id: str, key: str) -> str:
-        """Address of the link artifact that a run published under ``key``, as a browser at Prefect's pages has it."""
+        """Return the address of the link artifact that a run published under ``key``, as seen in a browser on Prefect's
+        pages."""
         return urljoin(self.prefect, self.artifact(run_id, key).partition("](")[2].rstrip(")"))
 
     def artifact(self, run_id: str, key: str) -> str:
@@ -164,7 +165,7 @@ class XftUi:
         return str(self.api("/artifacts/filter", body)[0]["data"])
 
     def wait_for_checkpoints(self) -> Path:
-        """The directory of SFT's checkpoints, once it holds the first one of a training that goes on."""
+        """Return the directory of SFT's checkpoints once it has the first one of a running training."""
         found = "artifacts/sft/*.partial/checkpoints/checkpoint-*"
         checkpoint: Any = wait_for(lambda: next(self.home.glob(found), None), 600, "no checkpoint was written")
         return Path(checkpoint).parent
@@ -173,7 +174,7 @@ class XftUi:
         return MlflowClient(tracking_uri=self.mlflow.replace("//", "//{}:{}@".format(*self.secret)))
 
     def tracking_run(self, run_id: str) -> Run:
-        """MLflow's run of a run of the pipeline."""
+        """Return the MLflow run of a pipeline run."""
         client = self.tracking()
         experiments = [item.experiment_id for item in client.search_experiments()]
         found = client.search_runs(experiments, f"tags.`prefect.flow_run_id` = '{run_id}'")
@@ -191,7 +192,7 @@ def free_ports(number: int) -> list[int]:
 
 
 def wait_for(found: Callable[[], Found], seconds: float, complaint: str | Callable[[], str]) -> Found:
-    """What ``found`` returns once it is true; AssertionError after ``seconds``."""
+    """Wait until ``found`` returns a true value, and return it. Raises AssertionError after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
         if time.monotonic() > deadline:

@@ -1,13 +1,13 @@
-"""Which training rows contain a problem of a benchmark: its text or its solution, whole or in a long run of words.
+"""Find training rows that contain a benchmark problem: its text or its solution, in full or in a long run of words.
 
-Two texts are compared by their words (letters, digits and underscore, in lower case), so that indentation, line breaks,
-quotes and comment signs play no part. A row is contaminated when it holds
+Two texts are compared by their words (letters, digits and underscore, in lower case), so indentation, line breaks,
+quotes and comment signs play no part. A row is contaminated if it contains
 
-    substring   a problem's docstring or comment (its wording, without examples) or its canonical solution, whole. Of at least
-                MIN_WORDS words and MIN_CHARACTERS characters: shorter ones (``return a + b``) are anyone's.
-                For solutions every character but white space counts, not only the words.
+    substring   a problem's full docstring or comment (its wording, without examples) or its full canonical solution. It has
+                at least MIN_WORDS words and MIN_CHARACTERS characters: shorter ones (``return a + b``) are common code.
+                For solutions, every character except white space counts, not only the words.
     n_gram      NGRAM_WORDS consecutive words of a problem's prompt or solution. Runs that several problems of
-                the benchmarks share (imports, ``for i in range(len(``, stock phrases) are nobody's and do not count.
+                the benchmarks share (imports, ``for i in range(len(``, stock phrases) belong to no problem and do not count.
                 One problem in several files (HumanEval+, its mini version, MultiPL-E in twelve languages) is one problem.
 """
 
@@ -23,8 +23,8 @@ from typing import Literal
 from xft_core.benchmarks.registry import kind_of
 from xft_core.recipe.labels import path_labels
 
-# GPT-3's length (Brown et al. 2020, appendix C). Shorter runs flag idioms of code; a problem told in other words is out
-# of reach of any length.
+# GPT-3's length (Brown et al. 2020, appendix C). Shorter runs flag idioms of code; no length finds a reworded
+# problem.
 NGRAM_WORDS = 13
 MIN_WORDS, MIN_CHARACTERS = 8, 40
 PORTION = 2**20  # characters of a row that are searched at a time
@@ -32,7 +32,7 @@ SEARCHED_TOGETHER = 16  # rows
 
 Words = tuple[str, ...]
 _WORD = re.compile(r"\w+")
-# What each ASCII character becomes: one of a word itself, in lower case, and any other one a space.
+# What each ASCII character becomes: a word character its lower-case form, any other character a space.
 _ASCII_WORDS = bytes(ord(chr(code).lower()) if _WORD.match(chr(code)) else ord(" ") for code in range(128)) * 2
 _WORD_START = re.compile(r"\b\w")
 _SPACE = re.compile(r"\s+")
@@ -44,7 +44,7 @@ _EXAMPLES = re.compile(r">>>|\n\s*(?:for )?examples?\b|\n\s*assert |\bfor exampl
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a row has in common with a benchmark's problem. ``benchmark``: the file's label; ``excerpt``: the words."""
+    """The text that a row shares with a benchmark's problem. ``benchmark``: the file's label; ``excerpt``: the words."""
 
     task_id: str
     benchmark: str
@@ -54,7 +54,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class _Problem:
-    """A problem's texts, whatever its kind; ``solution`` is "" where the benchmark has none."""
+    """A problem's texts, whatever its kind; ``solution`` is "" if the benchmark has none."""
 
     task_id: str
     benchmark: str
@@ -64,7 +64,7 @@ class _Problem:
 
 @dataclass(frozen=True)
 class _Whole:
-    """A text that must not be in a row as a whole. ``exact``: compare all characters but white space."""
+    """A text that must not be in a row in full. ``exact``: compare all characters except white space."""
 
     task_id: str
     benchmark: str
@@ -78,9 +78,9 @@ class _Whole:
 
 
 class Contamination:
-    """What the benchmark files' problems are found by in rows. Raises DataError for a file that cannot be used.
+    """An index that finds the problems of benchmark files in rows. Raises DataError for a file that cannot be used.
 
-    ``labels``: of the files, no two the same.
+    ``labels``: a unique label for each file.
     """
 
     def __init__(self, benchmarks: list[Path]) -> None:
@@ -92,19 +92,19 @@ class Contamination:
             for whole in _wholes(problem):
                 self._wholes[tuple(_words(whole.text)[:MIN_WORDS])].append(whole)
         self._ngrams = _own_ngrams(problems)
-        # Every run of n words holds a run of (n + 1) / 2 words that begins at a multiple of that many words: of a row only
-        # those are looked up, and almost every row ends there.
+        # Every run of n words contains a run of (n + 1) / 2 words that begins at a multiple of that length. Only these runs
+        # of a row are looked up, and almost every row needs no more.
         self._begun, self._inner = (
             {part for run in runs for part in _runs(list(run), (len(run) + 1) // 2)} for runs in (self._wholes, self._ngrams))
         wholes = [whole for of_run in self._wholes.values() for whole in of_run]
         self._overlap = max((len(_SPACE.sub("", whole.text)) for whole in wholes), default=0)
 
     def find_in(self, rows: list[list[str]]) -> dict[int, Overlap]:
-        """What rows (each a list of its texts) have in common with a problem, by index."""
+        """The overlap of each row (a list of its texts) that shares text with a problem, by index."""
         found: dict[int, Overlap] = {}
         for start in range(0, len(rows), SEARCHED_TOGETHER):
             some = rows[start:start + SEARCHED_TOGETHER]
-            # Most have nothing: what is in one of them is in all of them together.
+            # Most rows have no overlap, and text in one of them is also in all of them joined.
             if self._may_be_in("\n".join(chain.from_iterable(some))):
                 found |= {start + place: it for place, texts in enumerate(some) if (it := self.find(texts))}
         return found
@@ -118,9 +118,9 @@ class Contamination:
             and self._inner.isdisjoint(_aligned(words, (NGRAM_WORDS + 1) // 2)))
 
     def find(self, texts: list[str]) -> Overlap | None:
-        """What a row of these texts has in common with a problem, None for nothing.
+        """The overlap of a row of these texts with a problem; None if there is none.
 
-        Cost: one pass over the words of the row, whatever the number of problems; memory for a part of a long row only.
+        Cost: one pass over the words of the row, whatever the number of problems; memory for one portion of a long row.
         """
         n_gram = None
         for portion in _portions("\n".join(texts), max(self._overlap, NGRAM_WORDS)):
@@ -149,7 +149,7 @@ def _wholes(problem: _Problem) -> Iterator[_Whole]:
 
 
 def _own_ngrams(problems: list[_Problem]) -> dict[Words, tuple[str, str]]:
-    """The runs of words that one problem alone has, with its task_id and benchmark."""
+    """The runs of words that only one problem has, with its task_id and benchmark."""
     owners: dict[Words, set[tuple[str, str]]] = defaultdict(set)
     for problem in problems:
         for text in (problem.prompt, problem.solution):
@@ -160,14 +160,14 @@ def _own_ngrams(problems: list[_Problem]) -> dict[Words, tuple[str, str]]:
 
 
 def _identity(task_id: str) -> str:
-    """One name for a problem in whatever file and language."""
+    """The name of a problem, the same in every file and language."""
     numbered = _NUMBERED.match(task_id)
     return f"{numbered[1].lower()}/{numbered[2]}" if numbered else task_id
 
 
 def _wording(prompt: str) -> str:
-    """The prose of a prompt's last docstring, or of its comments where it is not Python, up to its examples; the whole
-    prompt if it has none."""
+    """The prose of a prompt's last docstring, or of its comments if it is not Python, up to its examples; the whole
+    prompt if it has neither."""
     try:
         tree = ast.parse(prompt.rstrip() + "\n")
     except SyntaxError:

@@ -1,7 +1,7 @@
-"""Gets the benchmarks that are named, not shipped, from where their authors released them; what arrives is checked by sha256.
+"""Download the known benchmarks that are not shipped from their authors' releases, and check each file's sha256.
 
-HumanEval+ and MBPP+ go where evalplus keeps them, MultiPL-E and DS-1000 into the directory XFT_BENCHMARKS: where
-``find_benchmark`` looks.
+HumanEval+ and MBPP+ go into evalplus's cache, MultiPL-E and DS-1000 into the directory XFT_BENCHMARKS. ``find_benchmark``
+looks in these places.
 """
 
 import gzip
@@ -19,7 +19,7 @@ from xft_core.files.environment import benchmarks_directory, cache_directory
 from xft_core.files.locate import hub_is_offline
 
 SECONDS = 30.0  # without an answer
-MOST_BYTES = 2**28  # packed or not: the largest of them has 8 MB
+MOST_BYTES = 2**28  # packed or unpacked; the largest benchmark has 8 MB
 EVALPLUS = "https://github.com/evalplus/{}_release/releases/download/{}/{}.jsonl.gz"
 MULTIPL_E = (
     "https://raw.githubusercontent.com/deepseek-ai/DeepSeek-Coder/main/Evaluation/HumanEval/data/humaneval-{}.jsonl")
@@ -40,8 +40,8 @@ MULTIPL_E_DIGESTS = {
 
 @dataclass(frozen=True)
 class Source:
-    """A benchmark's address and the sha256 (hex) of its file, unpacked. ``place``: below which directory it is kept (None:
-    evalplus's cache, else below XFT_BENCHMARKS)."""
+    """A benchmark's address and the sha256 (hex) of its unpacked file. ``place``: its path below XFT_BENCHMARKS, without .gz;
+    None: it is kept in evalplus's cache."""
 
     address: str
     sha256: str
@@ -64,28 +64,28 @@ SOURCES = {
 
 
 def fetch(name: str, sources: dict[str, Source] | None = None) -> tuple[Path, bool]:
-    """The file of a benchmark, packed, and whether it was here already, whole.
+    """Fetch a benchmark. Return its file, and whether a complete one was already there.
 
-    Raises DataError for a benchmark without a known source, where the network does not give it, and for a file that is not the
-    one that was released.
+    Raises DataError for a benchmark without a known source, for a failed download, and for a file that differs from the
+    released one.
     """
     source = (SOURCES if sources is None else sources).get(name)
     if source is None:
-        raise DataError(f"There is no known source of a benchmark {name[:100]!r}. Known: {', '.join(SOURCES)}.")
+        raise DataError(f"There is no known source for a benchmark {name[:100]!r}. Known: {', '.join(SOURCES)}.")
     place = _place(name, source)
     for here in (place, place.with_suffix("")):
         if here.is_file():
             if _digest(_unpacked(here.read_bytes(), str(here))) == source.sha256:
                 return here, True
             raise DataError(
-                f"{str(here)!r} is there, and is not the released {name} (its sha256, unpacked, is another). It is left as it "
-                "is; remove it to fetch the released one.")
+                f"{str(here)!r} exists, but is not the released {name} (the sha256 of its unpacked content differs). It is "
+                "left unchanged; remove it to fetch the released one.")
     content = _unpacked(_download(name, source.address), source.address)
     if _digest(content) != source.sha256:
         raise DataError(
-            f"What {source.address} gave is not the {name} that is known here: its sha256, unpacked, is {_digest(content)} "
-            f"instead of {source.sha256}. Nothing was kept. If its authors released a new one, download it yourself, and give "
-            "its path as the benchmark.")
+            f"The file from {source.address} is not the known {name}: the sha256 of its unpacked content is {_digest(content)} "
+            f"instead of {source.sha256}. The file was not kept. If its authors released a new one, download it yourself, and "
+            "give its path as the benchmark.")
     place.parent.mkdir(parents=True, exist_ok=True)
     write_whole(place, gzip.compress(content, mtime=0))
     return place, False
@@ -96,15 +96,15 @@ def _place(name: str, source: Source) -> Path:
         return cache_directory() / "evalplus" / f"{EVALPLUS_FILES[name][1]}.gz"
     directory = benchmarks_directory()
     if directory is None:
-        raise DataError(f"{name} is kept in the directory that XFT_BENCHMARKS names, which is not set. Set it to a directory.")
+        raise DataError(f"{name} is kept in the directory XFT_BENCHMARKS, but that variable is not set. Set it to a directory.")
     return directory / f"{source.place}.gz"
 
 
 def _download(name: str, address: str) -> bytes:
-    by_hand = (f"Download {address} where there is a network, and give the file's path as the benchmark "
+    by_hand = (f"Download {address} on a machine with a network, and give the file's path as the benchmark "
                f"(evaluate.benchmarks, or --benchmark).")
     if hub_is_offline():
-        raise DataError(f"{name} is not fetched: HF_HUB_OFFLINE says that nothing is to be downloaded. Unset it. Or: {by_hand}")
+        raise DataError(f"{name} is not fetched because HF_HUB_OFFLINE forbids downloads. Unset it. Or: {by_hand}")
     try:
         with urlopen(address, timeout=SECONDS) as answer:
             content: bytes = answer.read(MOST_BYTES + 1)
@@ -112,21 +112,21 @@ def _download(name: str, address: str) -> bytes:
         reason = getattr(error, "reason", None) or error
         raise DataError(f"{name} could not be fetched from {address}: {reason}. {by_hand}") from None
     if len(content) > MOST_BYTES:
-        raise DataError(f"{name}: {address} gives more than {MOST_BYTES:,} bytes, which is not that benchmark. {by_hand}")
+        raise DataError(f"{name}: {address} returns more than {MOST_BYTES:,} bytes, so it is not that benchmark. {by_hand}")
     return content
 
 
 def _unpacked(content: bytes, where: str) -> bytes:
-    """The content of a gzip file, and any other as it is."""
+    """The content of a gzip file; any other content unchanged."""
     if not content.startswith(b"\x1f\x8b"):
         return content
     unpacker = zlib.decompressobj(wbits=31)
     try:
         unpacked = unpacker.decompress(content, MOST_BYTES)
     except zlib.error as error:
-        raise DataError(f"{where} is not a whole gzip file ({error}). Remove it, and fetch it again.") from None
+        raise DataError(f"{where} is not a complete gzip file ({error}). Remove it, and fetch it again.") from None
     if not unpacker.eof:
-        raise DataError(f"{where} is not a whole gzip file, or larger than {MOST_BYTES:,} bytes unpacked. Remove it.")
+        raise DataError(f"{where} is not a complete gzip file, or is larger than {MOST_BYTES:,} bytes unpacked. Remove it.")
     return unpacked
 
 

@@ -1,4 +1,4 @@
-"""Finds a benchmark's file by its name or path."""
+"""Find a benchmark's file by its name or path."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from xft_core.errors import DataError
 from xft_core.files.environment import benchmarks_directory, cache_directory
 from xft_core.files.locate import find_file, local_path
 
-# Benchmarks that evalplus 0.3 knows: its override variable, and the file's name in its cache directory.
+# Benchmarks that evalplus 0.3 knows: the override variable, and the file's name in evalplus's cache directory.
 EVALPLUS_FILES = {
     "humaneval": ("HUMANEVAL_OVERRIDE_PATH", "HumanEvalPlus-v0.1.10.jsonl"),
     "mbpp": ("MBPP_OVERRIDE_PATH", "MbppPlus-v0.2.0.jsonl"),
@@ -18,11 +18,11 @@ MULTIPL_E = re.compile(r"multipl-e/(\w+)")
 
 
 def find_benchmark(name: str) -> Path:
-    """The file of a benchmark, or the folder of a task: a path, a shipped one, one of evalplus's own cache by its name, or
-    one in the directory XFT_BENCHMARKS: ``multipl-e/js`` (multipl-e/humaneval-js.jsonl, or .jsonl.gz) and ``ds1000``
-    (ds1000/ds1000.jsonl.gz).
+    """Find the file of a benchmark, or the folder of a task. ``name`` is a path, a shipped benchmark, a benchmark in
+    evalplus's cache by its name, or one in the directory XFT_BENCHMARKS: ``multipl-e/js`` (multipl-e/humaneval-js.jsonl, or
+    .jsonl.gz) and ``ds1000`` (ds1000/ds1000.jsonl.gz).
 
-    Nothing is downloaded. Raises DataError when it is not there.
+    Downloads nothing. Raises DataError if the benchmark is not there.
     """
     multipl_e = MULTIPL_E.fullmatch(name)
     if multipl_e:
@@ -30,14 +30,14 @@ def find_benchmark(name: str) -> Path:
     if name == "ds1000":
         return _in_benchmarks(name, "ds1000/ds1000.jsonl")
     if name not in EVALPLUS_FILES and local_path(name).is_dir():
-        problem_file(local_path(name))  # that it is a task
+        problem_file(local_path(name))  # raises if it is not a task
         return local_path(name)
     if name not in EVALPLUS_FILES:
-        if re.fullmatch(r"[\w+-]+", name) and not local_path(name).exists():  # no path, but a name
+        if re.fullmatch(r"[\w+-]+", name) and not local_path(name).exists():  # a name, not a path
             raise DataError(
-                f"There is no benchmark {name[:100]!r}, and no file of that name. Benchmarks are called "
-                f"{', '.join(EVALPLUS_FILES)}, ds1000 and multipl-e/LANGUAGE (xft fetch lists them); of others give the file's "
-                "path.")
+                f"There is no benchmark {name[:100]!r}, and no file of that name. The named benchmarks are "
+                f"{', '.join(EVALPLUS_FILES)}, ds1000 and multipl-e/LANGUAGE (xft fetch lists them); for others, give the "
+                "file's path.")
         return find_file(name)
     variable, file_name = EVALPLUS_FILES[name]
     cache = cache_directory() / "evalplus"
@@ -55,8 +55,8 @@ def _in_benchmarks(name: str, relative: str) -> Path:
     directory = benchmarks_directory()
     if directory is None:
         raise DataError(
-            f"Benchmark {name!r} is looked for in the directory that XFT_BENCHMARKS names, which is not set. Set it to a "
-            f"directory, and get {relative} there with: xft fetch {name}. Or give that file's path as the benchmark.")
+            f"Benchmark {name!r} belongs in the directory XFT_BENCHMARKS, but that variable is not set. Set it to a directory, "
+            f"and get {relative} there with: xft fetch {name}. Or give that file's path as the benchmark.")
     file = directory / relative
     for candidate in (file, file.with_name(f"{file.name}.gz")):
         if candidate.is_file():

@@ -1,12 +1,12 @@
-"""Multiple choice, in the form of MMLU's file (Hendrycks et al. 2021), graded by the likelihood of the choices: nothing is
-written by the model, and nothing is run.
+"""Multiple choice, in the form of MMLU's file (Hendrycks et al. 2021), graded by the likelihood of the choices: the model
+writes nothing, and nothing is run.
 
-A row has question, choices (a list of texts), answer (the right one's place from 0, its letter, or its text), and maybe subject
-and task_id. The model is asked twice (stages/choice_scores.py), and what it finds likeliest is its answer:
+A row has question, choices (a list of texts), answer (the right choice's index from 0, its letter, or its text), and
+optionally subject and task_id. The model is asked twice (stages/choice_scores.py), and its likeliest choice is its answer:
 
-acc           the choice of the largest log-likelihood behind the question; a problem passes by it
-acc_norm      the same divided by the choice's characters, as lm-evaluation-harness has it
-acc_letters   the largest among the letters, behind the question and the choices under their letters: MMLU's own way to ask
+acc           the choice with the largest log-likelihood after the question; it decides whether a problem passes
+acc_norm      the same, with the log-likelihood divided by the choice's characters, as in lm-evaluation-harness
+acc_letters   the likeliest letter after the question and the lettered choices, which is how MMLU itself asks
 """
 
 import json
@@ -31,7 +31,7 @@ LETTERS = string.ascii_uppercase
 
 @dataclass(frozen=True)
 class ChoiceQuestion:
-    """One problem. ``answer``: the right choice's place, from 0; ``subject``: "" for none."""
+    """One problem. ``answer``: the right choice's index, from 0; ``subject``: "" for none."""
 
     task_id: str
     question: str
@@ -41,14 +41,14 @@ class ChoiceQuestion:
 
 
 class LikelihoodGrader(Grader[ChoiceQuestion]):
-    """Takes the likeliest. A sample is a JSON object: {"log_likelihoods": [nats, ...], "letters": [nats, ...]}."""
+    """Picks the likeliest choice. A sample is a JSON object: {"log_likelihoods": [nats, ...], "letters": [nats, ...]}."""
 
     def grade(self, problem: ChoiceQuestion, samples: list[str], alone: bool = False) -> list[Verdict]:
         """See Grader."""
         return [_verdict(problem, sample) for sample in samples]
 
     def check(self) -> None:
-        """See Grader. There is nothing on the machine that could be missing."""
+        """See Grader. It needs nothing from the machine."""
 
     def facts(self) -> dict[str, Any]:
         """See Grader."""
@@ -68,7 +68,7 @@ class MultipleChoice(Kind[ChoiceQuestion]):
     unused_settings = frozenset({"min_time_limit", "time_limit_factor", "memory_limit_mb", "sandbox"})
 
     def rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        """See Kind. A row without a task_id is called by its line."""
+        """See Kind. A row without a task_id is named after its line."""
         for number, row in read_jsonl(path):
             yield number, {"task_id": f"{path.name.partition('.')[0]}/{number}", **row}
 
@@ -83,34 +83,34 @@ class MultipleChoice(Kind[ChoiceQuestion]):
             raise DataError(
                 f"{where}: choices is {_shown(choices)}. Give a list of 2 to {len(LETTERS)} texts, none of which is empty.")
         if len(set(choices)) < len(choices):
-            raise DataError(f"{where}: choices holds one text twice: {_shown(choices)}. Remove one, or correct it.")
+            raise DataError(f"{where}: choices has the same text twice: {_shown(choices)}. Remove one, or correct it.")
         subject = row.get("subject", "")
         if not isinstance(subject, str):
             raise DataError(f"{where}: subject is {_shown(subject)}. Give a text, or leave it out.")
         place = _place(row.get("answer"), choices)
         if place is None:
             raise DataError(
-                f"{where}: answer is {_shown(row.get('answer'))}, which is none of the {len(choices)} choices. Give its place "
+                f"{where}: answer is {_shown(row.get('answer'))}, which is none of the {len(choices)} choices. Give its index "
                 f"(0 to {len(choices) - 1}), its letter (A to {LETTERS[len(choices) - 1]}) or its text.")
         return ChoiceQuestion(row["task_id"], row["question"], tuple(choices), place, subject)
 
     def build_prompt(self, problem: ChoiceQuestion, style: str, tokenizer: "PreTrainedTokenizerBase") -> PromptText:
-        """See Kind. What the choices follow."""
+        """See Kind. The choices follow this prompt."""
         return instruction_prompt(problem.question, f"Question: {problem.question}\nAnswer:", style, tokenizer)
 
     def choices(self, problem: ChoiceQuestion, style: str, tokenizer: "PreTrainedTokenizerBase") -> list[PromptText]:
-        """Every text whose likelihood is asked for: each choice, then each letter, behind its prompt."""
+        """Every text whose likelihood is needed: each choice, then each letter, after its prompt."""
         prompt = self.build_prompt(problem, style, tokenizer)
         listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, problem.choices, strict=False))
         lettered = instruction_prompt(
             f"{problem.question}\n{listed}\nAnswer with the letter.", f"{problem.question}\n{listed}\nAnswer:", style,
             tokenizer)
-        space = " " if style == "completion" else ""  # a tuned model's answer begins in a new line
+        space = " " if style == "completion" else ""  # a tuned model's answer begins on a new line
         return [*(prompt.begin(space + choice) for choice in problem.choices),
                 *(lettered.begin(space + letter) for letter in LETTERS[:len(problem.choices)])]
 
     def stops(self, problems: Sequence[ChoiceQuestion], style: str) -> tuple[str, ...]:
-        """See Kind. Nothing is written."""
+        """See Kind. The model writes nothing."""
         return ()
 
     def solution(self, problem: ChoiceQuestion, completion: str, style: str) -> str:
@@ -131,7 +131,7 @@ class MultipleChoice(Kind[ChoiceQuestion]):
 
 
 def likeliest(values: Sequence[float]) -> int:
-    """The place of the largest, the first of several."""
+    """The index of the largest value; the first if several are equal."""
     return max(range(len(values)), key=values.__getitem__)
 
 
@@ -144,7 +144,7 @@ def _verdict(problem: ChoiceQuestion, sample: str) -> Verdict:
         texts, letters = [], []
     if len(texts) != number or len(letters) != number:
         return Verdict(
-            "fail", "fail", "no likelihoods of the choices: the model was not asked, or the answers are of another stage",
+            "fail", "fail", "no likelihoods of the choices: the model was not asked, or the answers are from another stage",
             measures={name: [0, 1] for name in ("acc_norm", "acc_letters")})
     chosen = likeliest(texts)
     normalised = likeliest([value / len(choice) for value, choice in zip(texts, problem.choices, strict=True)])

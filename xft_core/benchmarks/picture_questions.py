@@ -1,7 +1,7 @@
-"""Questions about pictures with one short answer, graded by exact match: nothing is run.
+"""Questions about pictures with one short answer, graded by exact match; nothing is run.
 
-A row has task_id, image (a data address, see data/picture_rows.py), question and answer. The first line of what a model writes
-is compared with the answer; case, white space around it and a full stop at its end play no part.
+A row has task_id, image (a data URL, see data/picture_rows.py), question and answer. The first line that a model writes is
+compared with the answer; case, surrounding white space and a full stop at its end play no part.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class PictureQuestion:
 
 
 class ExactMatch(Grader[PictureQuestion]):
-    """Compares text."""
+    """Compares answers as text."""
 
     def grade(self, problem: PictureQuestion, samples: list[str], alone: bool = False) -> list[Verdict]:
         """See Grader."""
@@ -43,7 +43,7 @@ class ExactMatch(Grader[PictureQuestion]):
             else Verdict("fail", "fail", f"answered {sample.strip()!r}, not {problem.answer!r}") for sample in samples]
 
     def check(self) -> None:
-        """See Grader. There is nothing on the machine that could be missing."""
+        """See Grader. It needs nothing from the machine."""
 
     def facts(self) -> dict[str, Any]:
         """See Grader."""
@@ -75,8 +75,9 @@ class PictureQuestions(Kind[PictureQuestion]):
         return PictureQuestion(row["task_id"], row["question"], row["answer"], (picture,))
 
     def build_prompt(self, problem: PictureQuestion, style: str, tokenizer: "PreTrainedTokenizerBase") -> "PromptText":
-        """See Kind. A model that reads pictures is asked by its processor instead (stages/generate.py)."""
-        raise DataError("The benchmark asks about pictures, and the model reads none. Take a model that does, or remove it.")
+        """See Kind. For a model that reads pictures, its processor builds the prompt instead (stages/generate.py)."""
+        raise DataError(
+            "The benchmark asks about pictures, and the model reads none. Use a model that does, or remove the benchmark.")
 
     def stops(self, problems: Sequence[PictureQuestion], style: str) -> tuple[str, ...]:
         """See Kind."""
@@ -87,7 +88,7 @@ class PictureQuestions(Kind[PictureQuestion]):
         return cut(completion.lstrip(), STOPS)
 
     def texts(self, problem: PictureQuestion) -> tuple[str, str]:
-        """See Kind. None: the same question about another picture is another problem (stages/prepare_pictures.py looks)."""
+        """See Kind. Empty: the same question about another picture is another problem (see stages/prepare_pictures.py)."""
         return "", ""
 
     def open_grader(self, config: EvaluateConfig, benchmark: Path) -> Grader[PictureQuestion]:
@@ -96,5 +97,5 @@ class PictureQuestions(Kind[PictureQuestion]):
 
 
 def plain(answer: str) -> str:
-    """An answer as it is compared."""
+    """The form of an answer that is compared."""
     return " ".join(answer.casefold().split()).removesuffix(".")

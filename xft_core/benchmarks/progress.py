@@ -1,4 +1,4 @@
-"""How far a stage has come with its problems: lines in the log, or a bar where a person looks on."""
+"""Progress of a stage through its problems: lines in the log, or a bar on a terminal."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ SECONDS_BETWEEN_LINES = 5.0
 class Progress:
     """Counts problems: ``generate 32/164 problems, 41.2 problems/min, about 3 min left``, at most every 5 s.
 
-    The speed is that of this start; what an earlier one had already done (``done``) does not flatter it.
+    The speed counts only this start; problems that an earlier start finished (``done``) do not raise it.
     """
 
     def __init__(self, logger: logging.Logger, stage: str, total: int, done: float = 0) -> None:
@@ -24,7 +24,7 @@ class Progress:
         self._bar = tqdm(total=total, initial=done, desc=stage, unit="problem", leave=False) if on_terminal() else None
 
     def advance(self, problems: float) -> None:
-        """So many problems more are done; a part of one, where one has several samples."""
+        """Count ``problems`` more as done; a fraction if a problem has several samples."""
         self._done += problems
         now = time.monotonic()
         if self._bar is not None:
@@ -37,7 +37,7 @@ class Progress:
                               self._stage, self._done, self._total, per_minute, left)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 

@@ -1,4 +1,4 @@
-"""How a model is asked for code, and where its answer ends: what all kinds of benchmark share.
+"""How a model is asked for code, and where its answer ends, for all kinds of benchmark.
 
 The program to grade is the problem's own code plus the completion up to the stop.
 """
@@ -22,9 +22,9 @@ def code_prompt(
 ) -> PromptText:
     """The prompt in a style: magicoder, chat (the tokenizer's template) or completion (plain code).
 
-    ``code`` is what the answer begins with; it should end where the model's first token begins, so mostly without a newline.
-    Empty: the answer begins with the fence alone. ``language``: as in a Markdown fence. Raises DataError for a style that
-    does not exist, or chat where the tokenizer has no template.
+    ``code``: the beginning of the answer; it should end where the model's first token begins, so mostly without a newline.
+    If it is empty, the answer begins with the fence alone. ``language``: as in a Markdown fence. Raises DataError for an
+    unknown style, or for chat if the tokenizer has no template.
     """
     begun = f"{FENCE}{language}\n{code}" if code else f"{FENCE}{language}"
     if style == "completion":
@@ -39,8 +39,8 @@ def code_prompt(
 def instruction_prompt(
     instruction: str, plain: str, style: str, tokenizer: "PreTrainedTokenizerBase",
 ) -> PromptText:
-    """The prompt in a style, for an answer that is no code and that nothing begins: ``plain`` is what completion goes on
-    from. Raises DataError as ``code_prompt``."""
+    """The prompt in a style, for an answer that is not code and has no given beginning. ``plain``: the text that the style
+    completion continues. Raises DataError as ``code_prompt`` does."""
     if style == "completion":
         return PromptText(plain, has_special_tokens=False)
     if style == "magicoder":

@@ -1,4 +1,4 @@
-"""The kinds of benchmark that are known. A file's first row shows its kind."""
+"""The known kinds of benchmark. A file's first row shows its kind."""
 
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,20 @@ KINDS: tuple[Kind[Any], ...] = (
 
 
 def kind_of(path: Path) -> Kind[Any]:
-    """The kind of a benchmark file, or of a task's folder. Raises DataError for an empty file, rows of no known kind, and a
+    """The kind of a benchmark file or a task's folder. Raises DataError for an empty file, rows of an unknown kind, and a
     directory that is not a task."""
     if path.is_dir():
         return TaskFolder(path)
     first = next(iter(read_jsonl(path)), None)
     if first is None:
-        raise DataError(f"{str(path)!r} holds no problems: it is empty. Give a file with one JSON problem a line.")
+        raise DataError(f"{str(path)!r} has no problems: it is empty. Give a file with one JSON problem per line.")
     number, row = first
     for kind in KINDS:
         if kind.fields <= row.keys():
             return kind
-    # A row that lacks a field is most probably meant to be of the kind it comes nearest to, which says what is missing.
+    # A row that lacks a field is probably meant to be of the nearest kind, whose parser names the missing field.
     nearest = max(KINDS, key=lambda kind: len(kind.fields & row.keys()) / len(kind.fields))
     if nearest.fields & row.keys():
         return nearest
     known = "; ".join(f"{kind.name} ({', '.join(sorted(kind.fields))})" for kind in KINDS)
-    raise DataError(f"{str(path)!r}, line {number}: this is a problem of no known kind. Known, by their fields: {known}.")
+    raise DataError(f"{str(path)!r}, line {number}: this problem is of no known kind. Known kinds and their fields: {known}.")

@@ -1,1 +1,1 @@
-"""Instruction data: reading, decontamination, prompt templates, tokens, packing. The stage is prepare.py."""
+"""Instruction data: reading, decontamination, prompt templates, tokens, packing. The stage is stages/prepare.py."""

@@ -1,4 +1,4 @@
-"""Lists of messages to conversations, with all that a chat template may use: system messages, tools, calls of them."""
+"""Convert lists of messages to conversations, with all that a chat template may use: system messages, tools, tool calls."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from typing import Any
 from xft_core.data.conversation import Conversation, Message
 from xft_core.errors import DataError
 
-# What messages may hold beside role and content, handed to the chat template as it is.
+# Fields that messages may have besides role and content, passed unchanged to the chat template.
 MORE_FIELDS = ("name", "tool_calls", "tool_call_id", "reasoning_content", "thinking")
 SHAREGPT_ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
@@ -18,13 +18,13 @@ _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_ .-]{0,39}")
 
 
 def chat(messages: list[Any], row: dict[str, Any]) -> Conversation:
-    """``messages``, objects of role and content, of which the last is the assistant's. ``row``: what they are in. Raises
-    DataError."""
+    """Return the conversation of ``messages``: objects with role and content, the last one the assistant's. ``row``: the row
+    that holds them. Raises DataError."""
     found: list[Message] = []
     for number, item in enumerate(messages, start=1):
         if not isinstance(item, dict):
             raise DataError(
-                f"message {number} must be an object of role and content, it is {kind(item)}. Correct or remove the row.")
+                f"message {number} must be an object with role and content, but it is {kind(item)}. Correct or remove the row.")
         found.append(_message(number, item))
     if not found or found[-1]["role"] != "assistant":
         raise DataError(
@@ -33,12 +33,12 @@ def chat(messages: list[Any], row: dict[str, Any]) -> Conversation:
 
 
 def sharegpt(messages: list[Any], row: dict[str, Any]) -> Conversation:
-    """The same of objects of from and value (of role and content where those are there). Messages of the human after the last
-    answer are left out: nothing answers them."""
+    """Return the conversation of objects with from and value (or role and content, if they have those). Human messages after
+    the last answer are left out, because nothing answers them."""
     found = []
     for number, item in enumerate(messages, start=1):
         if not isinstance(item, dict):
-            raise DataError(f"message {number} must be an object of from and value, it is {kind(item)}.")
+            raise DataError(f"message {number} must be an object with from and value, but it is {kind(item)}.")
         if "from" not in item and "role" in item:
             found.append(item)
             continue
@@ -53,7 +53,7 @@ def sharegpt(messages: list[Any], row: dict[str, Any]) -> Conversation:
             continue
         role = SHAREGPT_ROLES.get(item["from"]) if isinstance(item["from"], str) else None
         if role is None:
-            raise DataError(f"message {number} is from {item['from']!r:.80}; known are {', '.join(SHAREGPT_ROLES)}, "
+            raise DataError(f"message {number} is from {item['from']!r:.80}; known senders are {', '.join(SHAREGPT_ROLES)}, "
                             "function_call.")
         found.append({"role": role, "content": item["value"]})
     system = row.get("system")
@@ -65,29 +65,29 @@ def sharegpt(messages: list[Any], row: dict[str, Any]) -> Conversation:
 
 
 def prompt_and_completion(prompt: list[Any], completion: list[Any], row: dict[str, Any]) -> Conversation:
-    """TRL's conversational form: both are lists of messages."""
+    """Return the conversation of a row in TRL's conversational form, in which both fields are lists of messages."""
     if not completion:
         raise DataError("field 'completion' is empty. Give it the assistant's message, or remove the row.")
     return chat([*prompt, *completion], row)
 
 
 def is_null(value: Any) -> bool:
-    """Whether a value is none; NaN is what tables have in its place."""
+    """Return whether a value is missing. Tables have NaN instead of null."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def not_text(value: Any) -> str:
-    """What is wrong with a value that must be text, and what to do, as the end of a sentence."""
+    """Return the end of an error message about a value that must be text: the problem and its remedy."""
     if is_null(value):
         return "is null. Give it text, or remove the row."
     if isinstance(value, list):
-        return ("must be text, it is a list. Text in parts (a list of type and text, as of chat APIs) is not read: join the "
-                "parts to one text.")
-    return f"must be text, it is {kind(value)}: {value!r:.80}. Write it as text, or remove the row."
+        return ("must be text, but it is a list. Text in parts (a list of type and text, as in chat APIs) is not supported: "
+                "join the parts into one text.")
+    return f"must be text, but it is {kind(value)}: {value!r:.80}. Write it as text, or remove the row."
 
 
 def kind(value: Any) -> str:
-    """A JSON value's type as a person calls it."""
+    """Return the everyday name of a JSON value's type."""
     if value is None:
         return "null"
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
@@ -101,7 +101,7 @@ def _message(number: int, item: dict[str, Any]) -> Message:
             raise DataError(f"message {number} has no {field!r}, only {', '.join(map(str, item)) or 'no field at all'}.")
     content = item.get("content")
     if is_null(content) and "tool_calls" in more:
-        content = ""  # a call says it all
+        content = ""  # a call needs no text
     for field, value in (("role", item["role"]), ("content", content)):
         if not isinstance(value, str):
             raise DataError(f"{field!r} of message {number} {not_text(value)}")
@@ -113,10 +113,10 @@ def _message(number: int, item: dict[str, Any]) -> Message:
 
 
 def _calls(number: int, calls: Any) -> list[Any]:
-    """Calls as templates want them: their arguments an object, which many data sets write as text."""
+    """Return the calls as templates expect them: with arguments as an object, which many data sets write as text."""
     calls = parsed(calls)
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise DataError(f"'tool_calls' of message {number} must be a list of objects, it is {kind(calls)}.")
+        raise DataError(f"'tool_calls' of message {number} must be a list of objects, but it is {kind(calls)}.")
     for call in calls:
         function = call.get("function", call)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
@@ -127,17 +127,17 @@ def _calls(number: int, calls: Any) -> list[Any]:
 
 
 def _tools(tools: Any) -> list[Any] | None:
-    """The column tools: a list of JSON schemas, or the same as text."""
+    """Return the content of the column tools: a list of JSON schemas, possibly written as text."""
     tools = _without_nulls(parsed(tools))
     if is_null(tools) or tools in ([], ""):
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
-        raise DataError(f"field 'tools' must be a list of objects (JSON schemas), it is {kind(tools)}: {tools!r:.80}.")
+        raise DataError(f"field 'tools' must be a list of objects (JSON schemas), but it is {kind(tools)}: {tools!r:.80}.")
     return tools
 
 
 def parsed(value: Any) -> Any:
-    """A list or an object that is written as JSON text; any other value as it is."""
+    """Parse a list or an object that is written as JSON text; return any other value unchanged."""
     if not isinstance(value, str) or not value.strip().startswith(("[", "{")):
         return value
     try:
@@ -147,7 +147,7 @@ def parsed(value: Any) -> Any:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Without the fields that are null: Arrow gives every object the fields that any other has."""
+    """Return the value without null fields: Arrow gives every object the fields of all the others."""
     if isinstance(value, dict):
         return {name: _without_nulls(item) for name, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value

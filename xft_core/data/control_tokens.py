@@ -1,4 +1,4 @@
-"""Spellings of control tokens: a copy of a tokenizer in which they are others, so that the data's spellings stay text."""
+"""A copy of a tokenizer whose control tokens are spelled differently, so that their usual spellings in the data stay text."""
 
 import json
 import re
@@ -16,17 +16,17 @@ _PRIVATE = re.compile("\ue000([0-9]+)\ue002")
 
 
 def unused_number(text: str) -> int:
-    """The smallest number with which no spelling of ``with_other_spellings`` is in the text."""
+    """Return the smallest number for which no spelling of ``with_other_spellings`` occurs in the text."""
     used = set(_PRIVATE.findall(text))
     return next(number for number in count() if str(number) not in used)
 
 
 def with_other_spellings(content: dict[str, Any], controls: set[str], number: int) -> tuple["Tokenizer", dict[str, str]]:
-    """The tokenizer with spellings of its control tokens that hold ``number``, and each one's new spelling."""
+    """Return the tokenizer with new spellings of its control tokens that contain ``number``, and a map to the new spellings."""
     replaced = sorted(control for control in controls if not _BYTE.fullmatch(control))
     spellings = {control: f"\ue000{number}\ue002{index}\ue001" for index, control in enumerate(replaced)}
     content = json.loads(json.dumps(content))
-    # Bytes keep their names, by which the model writes what it has no token for; no template means them.
+    # Byte tokens keep their names, which the model uses for text without a token. No template writes them.
     content["added_tokens"] = [token for token in content["added_tokens"] if not _BYTE.fullmatch(token["content"])]
     for token in content["added_tokens"]:
         token["content"] = spellings.get(token["content"], token["content"])
@@ -41,7 +41,7 @@ def with_other_spellings(content: dict[str, Any], controls: set[str], number: in
 
 
 def respelled(text: PromptText, spellings: dict[str, str]) -> tuple[str, int | None]:
-    """The text as the tokenizer with other spellings is to be given it, and where its prompt ends there."""
+    """Return the text for the tokenizer with other spellings, and the position where its prompt ends."""
     pattern = re.compile("|".join(map(re.escape, sorted(spellings, key=len, reverse=True))))
     written, end, asked = "", 0, text.asked
     for start, stop in (*(text.control or ()), (len(text.text), len(text.text))):
@@ -55,7 +55,7 @@ def respelled(text: PromptText, spellings: dict[str, str]) -> tuple[str, int | N
 
 
 def text_of_the_data(text: PromptText) -> str:
-    """The parts of a text in which the spelling of a control token is not one."""
+    """Return the parts of a text in which the spelling of a control token is plain text."""
     if text.control is None:
         return "" if text.has_special_tokens else text.text
     pieces, end = [], 0

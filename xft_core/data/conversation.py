@@ -1,18 +1,18 @@
-"""One conversation: what every form of row becomes."""
+"""One conversation: the common representation of all row forms."""
 
 from collections.abc import Iterable
 from typing import Any
 
 Message = dict[str, Any]
-"""``role`` and ``content`` (text), and of a call or an answer of a tool what chats.MORE_FIELDS has."""
+"""``role`` and ``content`` (text); a tool call or a tool's answer also has fields of chats.MORE_FIELDS."""
 
-PLAIN_TEXT = "plain text"  # role of the only message of a row that is not a conversation: all of it is learned
+PLAIN_TEXT = "plain text"  # role of the only message in a row that is not a conversation: the entire text is learned
 ASK_NOTHING = frozenset({"system", "developer", "assistant", "tool", "function"})  # roles
 
 
 class Conversation(list[Message]):
-    """The messages in order, of which the last is the response. ``beside``: what a row holds for all of them and a chat
-    template or a processor is given as it is, by name: ``tools``, a list of JSON schemas. Empty for most."""
+    """The messages in order; the last is the response. ``beside``: values of the row for all messages, by name, which a chat
+    template or processor gets unchanged: ``tools``, a list of JSON schemas. Usually empty."""
 
     def __init__(self, messages: Iterable[Message], **beside: Any) -> None:
         super().__init__(messages)
@@ -20,11 +20,11 @@ class Conversation(list[Message]):
 
 
 def is_asked(messages: Iterable[Message]) -> bool:
-    """Whether any of the messages asks something. An answer after none that does would be learned as that to the system
+    """Return whether any message asks something. Without a question, an answer would be learned as a reply to the system
     message, or to nothing at all."""
     return any(message["role"] not in ASK_NOTHING and message["content"].strip() for message in messages)
 
 
 def beside(messages: list[Message]) -> dict[str, Any]:
-    """What there is beside the messages; nothing for a plain list of them."""
+    """Return the values besides the messages; none for a plain list of messages."""
     return getattr(messages, "beside", {})

@@ -1,4 +1,4 @@
-"""Rows of instruction data to conversations: forms, recognised by their fields. Lists of messages: chats.py."""
+"""Convert rows of instruction data to conversations. The form of a row is recognised by its fields. Message lists: chats.py."""
 
 from typing import Any, Literal
 
@@ -9,8 +9,8 @@ from xft_core.errors import DataError
 Form = Literal[
     "instruction", "alpaca", "problem", "messages", "sharegpt", "prompt_completion", "question_answer", "text"]
 
-# Fields a row of each form must have. The order is that in which "auto" tries them, but for text: that all of a row is to be
-# learned is not a guess to make.
+# Fields that a row of each form must have, in the order in which "auto" tries the forms. "auto" never tries text: whether an
+# entire row should be learned must not be guessed.
 FORM_FIELDS: dict[Form, tuple[str, ...]] = {
     "messages": ("messages",),
     "sharegpt": ("conversations",),
@@ -22,26 +22,26 @@ FORM_FIELDS: dict[Form, tuple[str, ...]] = {
     "text": ("text",),
 }
 
-WITH_SYSTEM = ("prompt_completion", "question_answer")  # of these a field system is the system's message
+WITH_SYSTEM = ("prompt_completion", "question_answer")  # in these forms a field system is the system message
 
 
 def recognise(row: dict[str, Any]) -> Form:
-    """The form of a row that has all of its fields; a field that is null counts only where no other form is whole."""
+    """Return the form for which the row has all fields. A null field counts only if no form has all its fields non-null."""
     for absent in ((None,), ()):
         for form, fields in FORM_FIELDS.items():
             if form != "text" and all(field in row and row[field] not in absent for field in fields):
                 return form
     forms = "; ".join(f"{form}: {', '.join(fields)}" for form, fields in FORM_FIELDS.items())
     raise DataError(
-        f"fields {', '.join(map(str, row)) or '(none)'} are of no known form ({forms}). Name fields that are called otherwise "
-        "in data.fields; of the form text, say so in data.format.")
+        f"fields {', '.join(map(str, row)) or '(none)'} match no known form ({forms}). Name your fields in data.fields if they "
+        "are called otherwise. For the form text, set data.format to text.")
 
 
 def conversation(row: Any, form: Form | None) -> Conversation:
-    """A row of that form (None: whatever it is of) as messages, of which the last is the response. Raises DataError without
-    the row's place."""
+    """Return a row of the given form (None: of any form) as messages; the last is the response. Raises DataError without the
+    row's location."""
     if not isinstance(row, dict):
-        raise DataError(f"a row must be an object with fields, this is {kind(row)}. Correct or remove it.")
+        raise DataError(f"a row must be an object with fields, but this is {kind(row)}. Correct or remove it.")
     form = form or recognise(row)
     if form == "messages":
         return chat(_list(row, "messages", form), row)
@@ -66,16 +66,16 @@ def conversation(row: Any, form: Form | None) -> Conversation:
 
 
 def check_asks(messages: Conversation) -> None:
-    """Raise DataError, without the row's place, where nothing is asked before the response."""
+    """Raise DataError, without the row's location, if nothing is asked before the response."""
     given = messages[:-1]
     if is_asked(messages if messages[0]["role"] == PLAIN_TEXT else given):
         return
     if any(message["role"] not in ASK_NOTHING for message in given):
-        raise DataError("the question is empty: the row has an answer to nothing. Write the question, or remove the row.")
+        raise DataError("the question is empty. Write the question, or remove the row.")
     roles = ", ".join(dict.fromkeys(message["role"] for message in given))
     before = f"are only messages of {roles}" if given else "is no message"
     raise DataError(
-        f"the conversation has no question: before its answer there {before}. Add a message of the user, or remove the row.")
+        f"the conversation has no question: before its answer there {before}. Add a user message, or remove the row.")
 
 
 def _text(row: dict[str, Any], field: str, form: Form) -> str:
@@ -88,16 +88,16 @@ def _text(row: dict[str, Any], field: str, form: Form) -> str:
 def _list(row: dict[str, Any], field: str, form: Form) -> list[Any]:
     if field not in row:
         raise _missing(row, field, form)
-    messages = parsed(row[field])  # some write it as text
+    messages = parsed(row[field])  # some data sets write it as text
     of = "from and value" if form == "sharegpt" else "role and content"
     if is_null(messages):
         raise DataError(f"field {field!r} is null. Give it a list of {of}, or remove the row.")
     if not isinstance(messages, list):
-        raise DataError(f"field {field!r} must be a list of {of}, it is {kind(messages)}.")
+        raise DataError(f"field {field!r} must be a list of {of}, but it is {kind(messages)}.")
     return messages
 
 
 def _missing(row: dict[str, Any], field: str, form: Form) -> DataError:
     return DataError(
         f"a row of the form {form} needs the field {field!r}; this one has {', '.join(map(str, row)) or 'none'}. "
-        "All rows must be of one form; correct or remove the row.")
+        "All rows must have the same form; correct or remove the row.")

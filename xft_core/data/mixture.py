@@ -1,9 +1,9 @@
-"""How many training rows each source of a mixture gives, and which.
+"""The number of training rows from each source of a mixture, and their choice.
 
     share of source i = r_i^(1/T) / sum_j r_j^(1/T),    r_i: its weight, or its number of rows
 
-T is the temperature of T5 (arXiv 1910.10683, section 3.5.2). Rows of a source are in a random order already; of k of n rows
-the first are taken, after as many times all of them as k holds n: a larger share adds rows and changes none.
+T is the temperature of T5 (arXiv 1910.10683, section 3.5.2). A source's rows are already in random order. To take k of n rows,
+all n are taken floor(k / n) times, then the first of them for the rest. A larger share therefore only adds rows.
 """
 
 import math
@@ -17,7 +17,7 @@ from xft_core.errors import DataError
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of a source: its rows that can be trained on, and what the recipe says of it (see SourceConfig)."""
+    """A source: its number of rows that can be trained on, and its settings in the recipe (see SourceConfig)."""
 
     name: str
     available: int
@@ -30,15 +30,16 @@ class Source:
 def rows_of_sources(
     sources: Sequence[Source], temperature: float, replay: float, max_rows: int | None,
 ) -> list[int]:
-    """Training rows of each source. Without ``max_rows`` there are as many as the sources that are no replay have, or name.
+    """Return the number of training rows from each source.
 
-    Raises DataError where a source that is trained on has no rows, or rows that are named do not fit max_rows.
+    Without ``max_rows``, sources without replay give all their rows, or the number set in ``rows``. Raises DataError if a
+    trained source has no rows, or if the sources' ``rows`` do not fit max_rows.
     """
     for source in sources:
         if source.trained and not source.available:
             raise DataError(
-                f"Of the source {source.name} no row is left to train on: all are held out, reserved, or in another source "
-                "too. Give it more rows, weight 0, or remove it.")
+                f"No row of the source {source.name} is left to train on: all are held out, reserved, or also in another "
+                "source. Give the source more rows or weight 0, or remove it.")
     places = [place for place, source in enumerate(sources) if source.trained]
     main = [place for place in places if not sources[place].replay]
     replayed = [place for place in places if sources[place].replay]
@@ -54,8 +55,8 @@ def rows_of_sources(
         raise DataError("All sources are replay: none is left to train on.")
     if of_shared < 0 or (not shared and max_rows is not None and of_shared):
         raise DataError(
-            f"The sources' rows together are {sum(named.values())}, but data.max_rows leaves {max_rows} less {of_replay} of "
-            "replay: leave max_rows empty, or give one source a weight in place of rows.")
+            f"The sources' rows sum to {sum(named.values())}, but data.max_rows leaves {max_rows} less {of_replay} of "
+            "replay: leave max_rows empty, or give one source a weight instead of rows.")
     found = [0] * len(sources)
     for place, rows in named.items():
         found[place] = rows
@@ -67,7 +68,7 @@ def rows_of_sources(
 
 
 def apportioned(rates: Sequence[float], total: int) -> list[int]:
-    """``total`` in whole parts that are in proportion to ``rates``, by largest remainders, of equal ones the first."""
+    """Divide ``total`` into integers in proportion to ``rates``, by largest remainders; ties go to the first."""
     whole = math.fsum(rates)
     exact = [total * rate / whole for rate in rates]
     parts = [math.floor(part) for part in exact]
@@ -78,7 +79,7 @@ def apportioned(rates: Sequence[float], total: int) -> list[int]:
 
 
 def taken(available: np.ndarray, number: int) -> np.ndarray:
-    """The rows that are taken of those at these indices: all of them as often as ``number`` holds them, and the first."""
+    """Return ``number`` rows of the given indices: all of them as often as they fit, then the first ones for the rest."""
     if not number:
         return available[:0]
     return np.concatenate([np.tile(available, number // len(available)), available[:number % len(available)]])

@@ -1,4 +1,4 @@
-"""The order of the training data: of the seed and the epoch alone, whoever works through it."""
+"""The order of the training data, which depends only on the seed and the epoch."""
 
 from collections.abc import Iterator
 
@@ -8,10 +8,10 @@ from xft_core.data.packing import NOTHING
 
 
 class SeededOrder(torch.utils.data.Sampler[int]):
-    """Sequence numbers of one epoch (``epoch``, to be set), filled up with NOTHING to a multiple of ``multiple``.
+    """Sequence numbers of one epoch (set ``epoch`` first), padded with NOTHING to a multiple of ``multiple``.
 
-    With ``multiple`` the sequences of one forward pass in every process, all have equally many passes, and those which one
-    process alone would not have made are empty.
+    If ``multiple`` is the number of sequences in one forward pass over all processes, every process makes the same number of
+    passes, and passes that a single process would not make are empty.
     """
 
     def __init__(self, num_sequences: int, seed: int, multiple: int = 1) -> None:

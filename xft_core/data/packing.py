@@ -1,7 +1,7 @@
-"""Several examples in one sequence, with no attention between them.
+"""Pack several examples into one sequence, with no attention between them.
 
-There is no attention mask in a batch: position numbers that start again at zero are what keeps examples apart, for
-every family and attention kernel of transformers. Shape suffixes: B sequences, S tokens.
+A batch has no attention mask. Position numbers that restart at zero separate the examples, for every family and attention
+kernel of transformers. Shape suffixes: B sequences, S tokens.
 """
 
 from bisect import bisect_left, insort
@@ -15,9 +15,9 @@ NOTHING = -1  # number of a sequence without rows
 
 
 def pack(lengths: list[int], max_length: int) -> list[list[int]]:
-    """Sequences of row numbers, each at most ``max_length`` tokens long: best fit, longest rows first.
+    """Pack row numbers into sequences of at most ``max_length`` tokens: best fit, longest rows first.
 
-    Deterministic; loses no row and splits none. Raises ValueError for a row that is longer than ``max_length``.
+    Deterministic; no row is lost or split. Raises ValueError for a row longer than ``max_length``.
     """
     sequences: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free tokens, sequence), sorted
@@ -37,7 +37,7 @@ def pack(lengths: list[int], max_length: int) -> list[list[int]]:
 
 
 class PackedRows(torch.utils.data.Dataset[list[int]]):
-    """Sequences of row numbers, for a data loader; ``collate`` makes tensors of them."""
+    """Sequences of row numbers, for a data loader; ``collate`` turns them into tensors."""
 
     def __init__(self, rows: Rows, max_length: int, packing: bool) -> None:
         self.rows = rows
@@ -50,11 +50,11 @@ class PackedRows(torch.utils.data.Dataset[list[int]]):
         return self.sequences[index] if index != NOTHING else []
 
     def collate(self, sequences: list[list[int]]) -> dict[str, torch.Tensor]:
-        """A batch: input_ids, position_ids, labels (all int64, B,S) and token_mask (bool, B,S; False for padding).
+        """Return a batch: input_ids, position_ids, labels (all int64, B,S) and token_mask (bool, B,S; False for padding).
 
-        Labels are -100 for prompts and padding; the model shifts them. Padding has position 0, one example a token.
-        Of rows with pictures, which are one to a sequence, also what their model's processor made of these.
-        Sequences without rows are left out; of nothing else, a batch is padding.
+        Labels are -100 for prompts and padding; the model shifts them. Every padding token has position 0, so it is an example
+        of its own. For rows with pictures, one per sequence, the batch also has the tensors of the model's processor.
+        Sequences without rows are left out; if there are no others, the batch is padding.
         """
         sequences = [sequence for sequence in sequences if sequence] or [[]]
         longest = max(2, *(sum(len(self.rows[row][0]) for row in sequence) for sequence in sequences))

@@ -1,8 +1,8 @@
-"""What a model's own processor makes of pictures, beside the tokens of prepared rows.
+"""The tensors that a model's own processor creates from pictures, in addition to the tokens of prepared rows.
 
-A file <split>.pictures.safetensors holds, for every different set of pictures, the processor's tensors as ``SET.NAME`` (all
-but input_ids and attention_mask), and for every row the number of its set. Names that end in token_type_ids say of every
-token of a row whether it is a picture's (shape 1,S); all others begin with one entry for each picture, or for each row.
+A file <split>.pictures.safetensors holds the processor's tensors for every distinct set of pictures, as ``SET.NAME`` (all
+except input_ids and attention_mask), and the set number of every row. Tensors with names that end in token_type_ids mark the
+picture tokens of a row (shape 1,S). The first dimension of all others has one entry for each picture, or for each row.
 Shape suffixes: N rows, B rows of a batch, S tokens.
 """
 
@@ -16,12 +16,12 @@ from safetensors.torch import save_file
 
 from xft_core.errors import DataError
 
-OF_TOKENS = "token_type_ids"  # ends the names of tensors with one number for each token
+OF_TOKENS = "token_type_ids"  # name suffix of tensors with one number for each token
 ROWS = "set_of_row"
 
 
 class Pictures:
-    """The pictures of the rows of one split, read when they are asked for."""
+    """The pictures of one split's rows, read on demand."""
 
     def __init__(self, path: Path) -> None:
         """Raises DataError for a file that ``save_pictures`` could not have written."""
@@ -29,7 +29,7 @@ class Pictures:
             self._file = safe_open(path, framework="pt").__enter__()
             self._sets: list[int] = self._file.get_tensor(ROWS).tolist()
         except (SafetensorError, OSError) as error:
-            raise DataError(f"{str(path)!r} is not a whole file of pictures: {error}. Run prepare again.") from None
+            raise DataError(f"{str(path)!r} is not a complete file of pictures: {error}. Run prepare again.") from None
         self._names: dict[int, list[str]] = {}
         for name in self._file.keys():
             if name != ROWS:
@@ -46,8 +46,8 @@ class Pictures:
         return {name: self._file.get_tensor(f"{number}.{name}") for name in self._names.get(number, [])}
 
     def collate(self, rows: Sequence[int], length: int) -> dict[str, torch.Tensor]:
-        """The tensors of some rows of one batch: joined along their first dimension, padded with zeros along the others; those
-        of tokens are B,S with ``length`` tokens."""
+        """Return the tensors for the rows of a batch: joined along the first dimension, padded with zeros along the others.
+        Tensors of tokens are B,S with ``length`` tokens."""
         found = [self.of_row(row) for row in rows]
         batch = {}
         for name in self._of_tokens:
@@ -61,13 +61,13 @@ class Pictures:
 
 
 def save_pictures(path: Path, sets: Sequence[dict[str, torch.Tensor]], set_of_row: Sequence[int]) -> None:
-    """Write what ``Pictures`` reads: the tensors of every set, and of every row the number of its set."""
+    """Write the file that ``Pictures`` reads: the tensors of every set, and the set number of every row."""
     tensors = {f"{number}.{name}": tensor.contiguous() for number, item in enumerate(sets) for name, tensor in item.items()}
     save_file(tensors | {ROWS: torch.tensor(set_of_row, dtype=torch.int64)}, path)
 
 
 def _padded(tensor: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-    """Zeros after the entries of every dimension but the first, up to ``sizes``; entries beyond them are cut."""
+    """Pad every dimension but the first with trailing zeros up to ``sizes``; entries beyond are cut."""
     missing = [size - found for size, found in zip(sizes, tensor.shape[1:], strict=True)]
     padding = [place for number in reversed(missing) for place in (0, number)]
     return F.pad(tensor, padding) if any(padding) else tensor

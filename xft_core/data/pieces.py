@@ -1,4 +1,4 @@
-"""Pieces of a file, by index: found again in whatever order. Their places are in files, too: in memory is what is looked at."""
+"""Pieces of a file, readable by index in any order. Their positions are also in files: only the parts in use are in memory."""
 
 import mmap
 from collections.abc import Iterator
@@ -12,27 +12,27 @@ READ_AT_ONCE = 4096
 
 
 class Column:
-    """Numbers that are written to a file one after the other: N of one type, or N times ``width`` of them."""
+    """Numbers of one type written sequentially to a file: N of them, or N times ``width``."""
 
     def __init__(self, path: Path, kind: type[np.number[Any]], width: int | None = None) -> None:
         self._path, self._kind, self._width = path, kind, width
         self._stream: BinaryIO = path.open("wb")
 
     def add(self, numbers: Any) -> None:
-        """More of them."""
+        """Append numbers."""
         self._stream.write(np.ascontiguousarray(numbers, dtype=self._kind).data)
 
     def done(self) -> np.ndarray:
-        """All of them (N,) or (N,width), left in the file."""
+        """Close the file and return all numbers (N,) or (N,width), mapped from the file."""
         self._stream.close()
-        is_empty = self._path.stat().st_size == 0  # which cannot be mapped
+        is_empty = self._path.stat().st_size == 0  # an empty file cannot be mapped
         numbers = np.zeros(0, dtype=self._kind) if is_empty else np.memmap(self._path, dtype=self._kind, mode="r")
         return numbers if self._width is None else numbers.reshape(-1, self._width)
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """N pieces of a file: of each its first byte (N, int64), and its bytes (N, int64)."""
+    """N pieces of a file, with the offset (N, int64) and the size in bytes (N, int64) of each."""
 
     path: Path
     places: np.ndarray
@@ -42,7 +42,7 @@ class Pieces:
         return len(self.sizes)
 
     def read(self, indices: np.ndarray) -> Iterator[bytes]:
-        """The pieces at these indices, in their order."""
+        """Yield the pieces at these indices, in the order of the indices."""
         if not self.path.stat().st_size:
             yield from [b""] * len(indices)
             return
@@ -54,7 +54,7 @@ class Pieces:
 
 
 class PieceWriter:
-    """The file that pieces are in."""
+    """Writes a file of pieces."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -64,7 +64,7 @@ class PieceWriter:
             Column(path.with_name(f"{path.name}.{name}"), np.int64) for name in ("places", "sizes"))
 
     def write(self, pieces: Any, sizes: np.ndarray) -> None:
-        """More pieces, which are one after the other already. ``sizes``: bytes of each."""
+        """Append pieces that are already joined. ``sizes``: size of each in bytes."""
         self._stream.write(pieces)
         ends = self._end + np.cumsum(sizes, dtype=np.int64)
         self._places.add(ends - sizes)
@@ -73,6 +73,6 @@ class PieceWriter:
             self._end = int(ends[-1])
 
     def done(self) -> Pieces:
-        """All that were written."""
+        """Close the file and return all pieces."""
         self._stream.close()
         return Pieces(self.path, self._places.done(), self._sizes.done())

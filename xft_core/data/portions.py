@@ -1,4 +1,4 @@
-"""Files of JSON, JSON lines and Parquet, in portions. Which file is read how: sources.py."""
+"""Read JSON, JSON Lines and Parquet files in portions. sources.py chooses how each file is read."""
 
 import codecs
 import json
@@ -13,16 +13,16 @@ from typing import Any, Protocol, TextIO
 from xft_core.errors import DataError
 from xft_core.files.parsing import parse_json
 
-PORTION = 2**18  # bytes of a file in a portion, more where a row is longer
+PORTION = 2**18  # bytes of a file in a portion, more if a row is longer
 PORTION_ROWS = 1024
-BLANK = object()  # in place of a row: a line without any
+BLANK = object()  # instead of a row: a blank line
 BLOCK, LARGEST_BLOCK = 2**20, 2**28  # characters that are read at once
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+")
 
 
 def row_of_line(text: str, place: Callable[[], str]) -> Any:
-    """A line of JSON as a row: what it holds, BLANK, or a DataError with its place for one that is not JSON."""
+    """Return a line of JSON as a row: its content, BLANK, or, if it is not JSON, a DataError with its location."""
     if not text.strip():
         return BLANK
     try:
@@ -34,9 +34,9 @@ def row_of_line(text: str, place: Callable[[], str]) -> Any:
 
 
 class Portion(Protocol):
-    """Some rows of the data, one after the other.
+    """Some consecutive rows of the data.
 
-    ``size``: its part of what ``portions`` calls all. ``count``: about how many rows it has.
+    ``size``: its part of the total size that ``portions`` returns. ``count``: its approximate number of rows.
     """
 
     @property
@@ -44,24 +44,24 @@ class Portion(Protocol):
 
     @property
     def begins_file(self) -> bool:
-        """Whether it is the first portion of one of several files: its rows are numbered from 1 again."""
+        """Whether this is the first portion of one of several files, with rows numbered from 1 again."""
 
     def rows(self, before: int) -> Iterator[tuple[int, Any]]:
-        """Every row (or BLANK, or a DataError, with the place, of one that cannot be read) with its number, from ``before`` + 1
-        on. Raises DataError for what keeps the rest from being read."""
+        """Every row with its number, from ``before`` + 1 on: its content, BLANK, or, if it cannot be read, a DataError with its
+        location. Raises DataError for an error that prevents reading the rest."""
 
     def place(self, number: int) -> str:
-        """The row of that number, for people."""
+        """The location of the row with this number, for error messages."""
 
     def count(self) -> int: ...
 
 
-Portions = Callable[[], Iterator[Portion]]  # all of some data, from the first one on whenever it is called
+Portions = Callable[[], Iterator[Portion]]  # each call yields all portions of the data from the start
 
 
 @dataclass(frozen=True)
 class Lines:
-    """Bytes ``start`` to ``end`` of a file of JSON lines."""
+    """Bytes ``start`` to ``end`` of a JSON Lines file."""
 
     path: Path
     start: int
@@ -94,7 +94,7 @@ class Lines:
 
 @dataclass(frozen=True)
 class Items:
-    """Rows that are in memory. ``name``: of their file or data set. ``table``: they are a batch of Arrow's."""
+    """Rows in memory. ``name``: name of their file or data set. ``table``: whether they are an Arrow batch."""
 
     name: str
     content: Any
@@ -177,13 +177,13 @@ def array_portions(path: Path) -> Iterator[Portion]:
             rows, size = [], 0
     if rows:
         yield Items(repr(str(path)), rows, size)
-    if failure:  # once the rows before it were looked at
+    if failure:  # raised only after the rows before it
         raise failure
 
 
 def _array_rows(path: Path) -> Iterator[tuple[Any, int]]:
-    """The items of a JSON array, one at a time, each with its characters: never more of the file in memory than the longest
-    needs."""
+    """Yield the items of a JSON array one at a time, each with its number of characters. Memory holds no more of the file than
+    the longest item needs."""
     with readable(path), path.open(encoding="utf-8-sig") as stream:
         yield from items(path, stream)
 
@@ -208,7 +208,7 @@ def items(path: Path, stream: TextIO) -> Iterator[tuple[Any, int]]:
             except RecursionError:
                 raise DataError(
                     f"{str(path)!r}, row {number + 1} cannot be read: it is nested too deeply. Correct or remove it.") from None
-        # An item counts once something follows it: a number may go on, and a mistake may be the end of the block only.
+        # An item counts once something follows it: a number may continue, and an error may only be the end of the block.
         if not ended and (place == len(text) or problem or end == len(text)):
             line += text.count("\n", 0, place)
             block = stream.read(size)
@@ -221,7 +221,7 @@ def items(path: Path, stream: TextIO) -> Iterator[tuple[Any, int]]:
             number += 1
             try:
                 if "\\u" in text[place:end]:
-                    row = parse_json(text[place:end])  # looks at halves of surrogate pairs
+                    row = parse_json(text[place:end])  # checks for unpaired surrogates
             except ValueError as error:
                 raise DataError(f"{str(path)!r}, row {number}: {error}.") from None
             yield row, end - place
@@ -239,7 +239,7 @@ def items(path: Path, stream: TextIO) -> Iterator[tuple[Any, int]]:
 
 
 def _bad_byte(path: Path, error: UnicodeDecodeError) -> int:
-    """Where in the file the first byte is that is no UTF-8: the error knows the place in a block only."""
+    """Return the file position of the first byte that is not UTF-8. The error only has the position within a block."""
     decoder, read = codecs.getincrementaldecoder("utf-8")(), 0
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):

@@ -1,4 +1,4 @@
-"""A text for a model with its prompt marked, and the tokens that are made of it."""
+"""A text for a model with its prompt marked, and the tokens of such a text."""
 
 from array import array
 from typing import NamedTuple
@@ -7,21 +7,21 @@ Span = tuple[int, int]
 
 
 class PromptText(NamedTuple):
-    """A text for a model, of which the first ``asked`` characters are the prompt (None: all of it).
+    """A text for a model. Its first ``asked`` characters are the prompt (None: the entire text).
 
-    A chat template writes its special tokens itself (``has_special_tokens``); else the tokenizer adds its own.
-    ``control``: the spans in which the spelling of a control token is one; None: everywhere, in a text with
-    ``has_special_tokens``, and nowhere in another.
+    A chat template writes its special tokens itself (``has_special_tokens``); otherwise the tokenizer adds its own.
+    ``control``: the spans in which the spelling of a control token means that token. None: everywhere in a text with
+    ``has_special_tokens``, nowhere in any other text.
     """
 
     text: str
     has_special_tokens: bool
     asked: int | None = None
     control: tuple[Span, ...] | None = None
-    head: int = 0  # characters at its beginning that are the same in every text of a template
+    head: int = 0  # number of initial characters that are the same in every text of a template
 
     def begin(self, answer: str) -> "PromptText":
-        """The prompt with the first text of an answer after it."""
+        """Return the prompt followed by the start of an answer."""
         control = self.control
         if control is None and self.has_special_tokens:
             control = ((0, len(self.text)),)
@@ -29,10 +29,10 @@ class PromptText(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """Tokens of a text (int32), the first ``prompt_length`` of them of its prompt.
+    """Tokens of a text (int32). The first ``prompt_length`` belong to its prompt.
 
-    ``forced``: no token ends where the prompt does, so prompt and answer were tokenised apart. ``parsed``: text of the data
-    became a control token, which this tokenizer cannot prevent.
+    ``forced``: no token ends where the prompt ends, so prompt and answer were tokenised separately. ``parsed``: text of the
+    data became a control token, which this tokenizer cannot prevent.
     """
 
     ids: "array[int]"

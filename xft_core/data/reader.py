@@ -1,4 +1,4 @@
-"""What reads the rows of instruction data, portion by portion, in one process or several."""
+"""Read the rows of instruction data, portion by portion, in one process or several."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,24 +26,24 @@ from xft_core.data.tokenize import BATCH_CHARACTERS, Made, RowMaker
 from xft_core.errors import DataError
 from xft_core.runtime.shared_work import in_processes
 
-UNUSABLE: list[Message] = []  # in place of a row that cannot be used
+UNUSABLE: list[Message] = []  # instead of a row that cannot be used
 
 
 class Finder(Protocol):
-    """What looks for the problems of benchmark files."""
+    """Finds problems of benchmark files in the data."""
 
     def find_in(self, rows: list[list[str]]) -> dict[int, Any]:
-        """What is found in rows (each a list of its texts), by index: a dataclass."""
+        """Findings in rows (each a list of texts), by row index; every finding is a dataclass."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a portion holds.
+    """The content of a portion.
 
-    ``lines``: how many rows or lines; ``begins_file``: see Portion. ``rows``: also those that say nothing or cannot be used
-    (``unusable``). Of the K rows with a response: which row it is, from 0 (``numbers``, K); what ``line_of`` wrote, one
-    after the other, and the bytes of each (``sizes``, K); their digests (16 K); what the finder found, by index; and their
-    token sequences, if they are made already.
+    ``lines``: number of rows or lines; ``begins_file``: see Portion. ``rows``: number of rows, including rows with an empty
+    response and unusable rows (``unusable``). For the K rows with a response: their row numbers from 0 (``numbers``, K); the
+    joined output of ``line_of`` (``written``) with the size of each in bytes (``sizes``, K); their digests (16 K); the
+    findings, by index (``found``); and their token sequences, if they exist already (``made``).
     """
 
     lines: int
@@ -58,14 +58,14 @@ class Content:
     made: Made | None
 
     def buffers(self) -> list[Any]:
-        """What ``of`` makes it of again."""
+        """Return the buffers from which ``of`` restores this object."""
         counts = [self.lines, self.begins_file, self.rows, self.unusable, [*self.found.items()]]
         return [json.dumps(counts).encode(), self.numbers, self.written, self.sizes, self.digests,
                 *(self.made.buffers() if self.made else ())]
 
     @classmethod
     def of(cls, buffers: Sequence[bytes]) -> "Content":
-        """What another process found."""
+        """Restore the content that another process read."""
         counts, numbers, written, sizes, digests, *made = buffers
         *counted, found = json.loads(counts)
         lines, begins_file, rows, unusable = counted
@@ -75,16 +75,16 @@ class Content:
 
 
 class Reader:
-    """Reads portions: rows of the form (None: of whatever form each is), what ``finder`` finds in them, and the token sequences
-    that ``maker`` makes. Rows that cannot be used are left out (``drop``), or an error."""
+    """Reads portions: rows of the given form (None: any form), the results of ``finder`` on them, and their token sequences
+    from ``maker``. Rows that cannot be used are left out (``drop``) or raise an error."""
 
     def __init__(self, form: Form | None, maker: RowMaker | None, finder: Finder | None, drop: bool) -> None:
         self._form, self._maker, self._finder, self._drop = form, maker, finder, drop
-        self._noted = 0  # rows that cannot be used and that this process left to another one
+        self._noted = 0  # unusable rows that this process left to the writing process
 
     def read(self, portions: Portions, directory: Path, processes: int) -> Conversations:
-        """All portions to files in ``directory``, by so many processes. Raises DataError, with the place, for what cannot be
-        used."""
+        """Read all portions to files in ``directory``, with the given number of processes. Raises DataError, with the location,
+        for data that cannot be used."""
         lines, numbers, digests = (
             PieceWriter(directory / "lines"), Column(directory / "numbers", np.int64),
             Column(directory / "digests", np.uint8, DIGEST_BYTES))
@@ -113,18 +113,18 @@ class Reader:
             lines.done(), num_rows, numbers.done(), digests.done(), found, sequences.done() if sequences else None, unusable)
 
     def _elsewhere(self, portion: Portion) -> list[Any] | None:
-        """A portion's content for the process that writes. None if that must look itself: at long rows, of which it holds one
-        at a time, and at rows that cannot be used, whose place it knows."""
+        """Return a portion's content for the writing process. None if the writing process must read the portion itself: for
+        long rows, which it holds one at a time, and for unusable rows, because only it knows their location."""
         if portion.size > BATCH_CHARACTERS:
             return None
         content = self._content(portion, 0, Unusable())
-        if content.unusable and self._noted < MOST_EXAMPLES:  # after that, no place is told
+        if content.unusable and self._noted < MOST_EXAMPLES:  # after that, no more locations are reported
             self._noted += content.unusable
             return None
         return content.buffers()
 
     def _content(self, portion: Portion, before: int, unusable: Unusable) -> Content:
-        """A portion's content, ``before`` which there are so many rows or lines; what cannot be used is noted."""
+        """Return a portion's content, and note unusable rows. ``before``: number of rows or lines before the portion."""
         begin = last = 0 if portion.begins_file else before
         noted, rows = unusable.count, 0
         numbers: list[int] = []
@@ -149,16 +149,17 @@ class Reader:
 
 
 def answers(messages: list[Message]) -> bool:
-    """Whether a conversation's last message says anything."""
+    """Return whether a conversation's last message has any content."""
     return bool(messages[-1]["content"].strip() or messages[-1].get("tool_calls"))
 
 
 def numbered(
     portion: Portion, form: Form | None, before: int, unusable: Unusable | None = None,
 ) -> Iterator[tuple[int, list[Message] | None]]:
-    """The conversations of a portion, ``before`` which there are so many rows or lines: each with its number, counted
-    likewise; None for a blank line. Rows that cannot be used are noted in ``unusable``, and are UNUSABLE; without it the first
-    of them is raised as DataError, with the place."""
+    """Yield the conversations of a portion with their row or line numbers; None for a blank line.
+
+    ``before``: number of rows or lines before the portion. Unusable rows are noted in ``unusable`` and yielded as UNUSABLE;
+    without ``unusable``, the first of them raises DataError, with its location."""
     for number, row in portion.rows(before):
         if row is BLANK:
             yield number, None

@@ -1,4 +1,4 @@
-"""Instruction data from a file to conversations on disk, and from there to token sequences."""
+"""Read instruction data from a file to conversations on disk, and turn these into token sequences."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -24,13 +24,14 @@ from xft_core.runtime.shared_work import in_processes
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-FIRST_PORTIONS = 5  # by which the number of rows is estimated
-# Rows are tokenised while they are read, and not afterwards those that are used, if not more than this many times as many.
+FIRST_PORTIONS = 5  # portions from which the number of rows is estimated
+# If there are at most this many times as many rows as will be used, all rows are tokenised while they are read. Otherwise only
+# the used rows are tokenised, afterwards.
 READ_FOR_USED = 2
 
 
 def read_conversations(config: DataConfig, path: Path | Sequence[Path] | None) -> Iterator[list[Message]]:
-    """Conversations of the data file ``path``, or several (or of the Hub data set when None), each ending with the response.
+    """Yield the conversations of the data file or files ``path`` (None: of the Hub data set), each ending with the response.
 
     A row with an empty response gives an empty last message. Raises DataError for a file that cannot be read, a row of
     another form, and a row without a response.
@@ -49,10 +50,10 @@ def conversations_of(
     config: DataConfig, path: Path | Sequence[Path] | None, directory: Path, tokenizer: "PreTrainedTokenizerBase | None" = None,
     finder: Finder | None = None,
 ) -> Conversations:
-    """Read the data to ``directory``, and look for what ``finder`` finds.
+    """Read the data to ``directory``, and apply ``finder`` to it.
 
-    They are tokenised, too, where ``tokenizer`` is given and most of them are likely to be used. Raises DataError as
-    ``read_conversations`` does.
+    The conversations are also tokenised if ``tokenizer`` is given and most of them are likely to be used. Raises DataError like
+    ``read_conversations``.
     """
     total, found = portions(config, path)
     form, first = _form_of(config, found), _first(found)
@@ -69,8 +70,10 @@ def sequences_of(
     conversations: Conversations, indices: np.ndarray, config: DataConfig, tokenizer: "PreTrainedTokenizerBase",
     directory: Path,
 ) -> tuple[Sequences, np.ndarray]:
-    """Token sequences, and which of them is that of each of the conversations at these indices. Those that can be none are
-    noted in ``conversations.unusable`` where the recipe says to drop them; else raises DataError, with their number."""
+    """Return token sequences, and the position of each indexed conversation's sequence among them.
+
+    Conversations that cannot be tokenised are noted in ``conversations.unusable`` if the recipe says to drop them. Otherwise
+    raises DataError, with their number."""
     maker = RowMaker(config, tokenizer)
     sequences = conversations.sequences
     if sequences is not None:
@@ -86,20 +89,20 @@ def sequences_of(
             if config.unusable_rows == "drop":
                 conversations.unusable.add(error)
                 continue
-            more = f" So it is with {len(failed):,} of {len(indices):,} rows; data.unusable_rows: drop leaves them out."
+            more = f" This affects {len(failed):,} of {len(indices):,} rows; data.unusable_rows: drop leaves them out."
             raise DataError(f"{str(error).rstrip('.')}.{more if len(failed) > 1 else ''}") from None
     return sequences, places
 
 
 def _sequences(conversations: Conversations, indices: np.ndarray, maker: RowMaker, path: Path) -> Sequences:
-    """Token sequences of the conversations at these indices, written to files of ``path``."""
+    """Tokenise the conversations at these indices, to files of ``path``."""
     sizes = conversations.lines.sizes[indices]
     written = SequenceWriter(path)
 
     def made(some: slice) -> Made:
         return maker.make([parse_messages(line) for line in conversations.lines.read(indices[some])])
 
-    def elsewhere(some: slice) -> list[Any] | None:  # long rows are in memory one at a time
+    def elsewhere(some: slice) -> list[Any] | None:  # the writing process handles long rows one at a time
         return made(some).buffers() if sizes[some].sum() <= BATCH_CHARACTERS else None
 
     shared = in_processes(partial(batches, sizes), elsewhere, processes() if len(indices) > BATCH else 1)
@@ -110,7 +113,7 @@ def _sequences(conversations: Conversations, indices: np.ndarray, maker: RowMake
 
 
 def _form_of(config: DataConfig, found: Portions) -> Form | None:
-    """The form of the rows, which the first one shows. None where that row cannot be read."""
+    """Return the form of the rows, determined by the first row. None if that row cannot be read."""
     if config.format != "auto":
         return config.format
     try:
@@ -119,12 +122,12 @@ def _form_of(config: DataConfig, found: Portions) -> Form | None:
             if first is not BLANK:
                 return recognise(first) if isinstance(first, dict) else None
     except DataError:
-        pass  # which is told when all is read
+        pass  # reported when all rows are read
     return None
 
 
 def _first(found: Portions) -> list[Portion]:
-    """The first portions, up to one that cannot be read."""
+    """Return the first portions, up to one that cannot be read."""
     few: list[Portion] = []
     with suppress(DataError):
         few += islice(found(), FIRST_PORTIONS)
@@ -135,4 +138,4 @@ def _maker(config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> RowMaker
     try:
         return RowMaker(config, tokenizer)
     except DataError:
-        return None  # which is told once the data was read: what is wrong with that comes first
+        return None  # reported once the data is read: errors in the data come first

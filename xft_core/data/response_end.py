@@ -1,5 +1,5 @@
-"""What ends a response in prepared data, so that generation is told to stop where training taught the model to.
-The file is response_end.json, see store/results/prepare.py.
+"""The tokens that end a response in prepared data, so that generation stops where training taught the model to stop.
+They are in response_end.json, see store/results/prepare.py.
 """
 
 from collections.abc import Iterable
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 
 def response_ends(last_tokens: Iterable[int], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The tokens that end responses, sorted, of the ``last_tokens`` of responses that were not cut."""
+    """Return the tokens that end responses, sorted, from the ``last_tokens`` of responses that were not truncated."""
     return sorted(token for token in set(last_tokens) if is_control_token(token, tokenizer))
 
 
 def is_control_token(token: int, tokenizer: "PreTrainedTokenizerBase") -> bool:
-    """Whether generation can stop at a token: the end-of-sequence token, or one that was added to the vocabulary."""
+    """Return whether generation can stop at a token: the end-of-sequence token, or a token added to the vocabulary."""
     if token == tokenizer.eos_token_id:
         return True
     added = tokenizer.added_tokens_decoder.get(token)
-    return added is not None and (added.special or bool(added.content.strip()))  # runs of spaces are added by some
+    return added is not None and (added.special or bool(added.content.strip()))  # some tokenizers add runs of spaces
 
 
 def save_response_ends(directory: Path, token_ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -32,7 +32,7 @@ def save_response_ends(directory: Path, token_ids: list[int], tokenizer: "PreTra
 
 
 def load_response_ends(directory: Path) -> list[int] | None:
-    """The tokens that end a response in the data that prepare left in ``directory``; None for data of an earlier version.
+    """Return the tokens that end a response in the prepared data in ``directory``; None for data of an earlier version.
 
     Raises ArtifactError for a file that cannot be read.
     """
@@ -40,6 +40,6 @@ def load_response_ends(directory: Path) -> list[int] | None:
         found = ResponseEndFile.read(directory)
     except ArtifactError:
         path = directory / ResponseEndFile.file_name
-        raise ArtifactError(f"{str(path)!r} does not say what ends a response. Prepare the data again.") from None
+        raise ArtifactError(f"{str(path)!r} does not record which tokens end a response. Prepare the data again.") from None
     return found.token_ids if found else None
 

@@ -1,4 +1,4 @@
-"""Where in a text's tokens its response begins, and tokens of a long text's beginning."""
+"""Find where the response begins in a text's tokens, and tokenise the beginning of a long text."""
 
 from array import array
 from typing import TYPE_CHECKING
@@ -6,24 +6,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
-CHARACTERS_PER_TOKEN, SPARE_CHARACTERS = 16, 4096  # of a text that is tokenised whole, for each token that is kept
-STRIPPED = 64  # characters at most that a tokenizer drops where a response begins
-# Texts that a response may be tokenised behind, to have it without the space that begins a text.
+CHARACTERS_PER_TOKEN, SPARE_CHARACTERS = 16, 4096  # texts up to this length per kept token are tokenised completely
+STRIPPED = 64  # most characters that a tokenizer drops at the beginning of a response
+# Texts to tokenise a response after, so that it does not get the space that begins a text.
 ANCHORS = ("\n", ":", "a", ")", " ")
 
 
 def response_start(encoding: "Encoding", asked: int | None, text: str) -> int | None:
-    """Where the response begins in a text's tokens; None also for a text that is a prompt only."""
+    """Return where the response begins in a text's tokens; None also for a text that is only a prompt."""
     return None if asked is None or asked >= len(text) else boundary(encoding, asked, len(text))
 
 
 def utf8_length(text: str) -> int:
-    """Length of a text in UTF-8."""
+    """Return the length of a text in UTF-8."""
     return len(text) if text.isascii() else len(text.encode(errors="surrogatepass"))
 
 
 def boundary(encoding: "Encoding", asked: int, length: int) -> int | None:
-    """The first token of the text from character ``asked`` on; None where a token holds characters of both sides."""
+    """Return the first token of the text from character ``asked`` on; None if a token has characters on both sides."""
     for place in range(asked, min(length, asked + STRIPPED)):
         token = encoding.char_to_token(place)
         if token is None:
@@ -34,7 +34,7 @@ def boundary(encoding: "Encoding", asked: int, length: int) -> int | None:
 
 
 def response_ids(whole: "Tokenizer", response: str, limit: int | None) -> "array[int]":
-    """Tokens of a response that follows a prompt, at most about ``limit`` of them."""
+    """Return the tokens of a response that follows a prompt, at most about ``limit`` of them."""
     for anchor in ANCHORS:
         encoding = encode_head(whole, anchor + response, limit)
         place = boundary(encoding, len(anchor), len(anchor) + len(response))
@@ -44,13 +44,13 @@ def response_ids(whole: "Tokenizer", response: str, limit: int | None) -> "array
 
 
 def longest_text(limit: int) -> int:
-    """Characters of a text that are certain to be tokenised whole where ``limit`` tokens are kept."""
+    """Return the length in characters up to which a text is tokenised completely if ``limit`` tokens are kept."""
     return CHARACTERS_PER_TOKEN * limit + SPARE_CHARACTERS
 
 
 def encode_head(whole: "Tokenizer", text: str, limit: int | None) -> "Encoding":
-    """A text's tokens; where ``limit`` is far less than there are, those of its first part, as long as need be: until twice
-    as much text begins with the same tokens."""
+    """Return a text's tokens. If ``limit`` is far below their number, tokenise only a first part, doubling it until twice as
+    much text begins with the same tokens."""
     if limit is not None:
         size, known = longest_text(limit), None
         while size < len(text):

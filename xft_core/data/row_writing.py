@@ -1,4 +1,4 @@
-"""Tokenised rows to a file, without torch. Its form and who reads it: rows.py."""
+"""Write tokenised rows to a file, without torch. rows.py describes the format and reads it."""
 
 import json
 from collections.abc import Iterable
@@ -12,8 +12,8 @@ from xft_core.errors import DataError
 
 @dataclass(frozen=True)
 class WrittenRows:
-    """Rows in a file, as ``write_rows`` wrote them; in memory is what is looked at. ``offsets`` (N+1), ``input_ids`` (all rows'
-    tokens), ``prompt_lengths`` (N,)."""
+    """Rows in a file, as ``write_rows`` wrote them; only the parts in use are in memory. ``offsets`` (N+1), ``input_ids`` (all
+    rows' tokens), ``prompt_lengths`` (N,)."""
 
     offsets: np.ndarray
     input_ids: np.ndarray
@@ -21,7 +21,7 @@ class WrittenRows:
 
     @classmethod
     def read(cls, path: Path) -> "WrittenRows":
-        """The rows of a file. Raises DataError for one that is not whole."""
+        """Map the rows of a file. Raises DataError for an incomplete file."""
         try:
             with path.open("rb") as stream:
                 size = int.from_bytes(stream.read(8), "little")
@@ -38,21 +38,21 @@ class WrittenRows:
         return len(self.prompt_lengths)
 
     def tokens(self, index: int) -> bytes:
-        """A row's tokens, as they are written."""
+        """A row's tokens, as stored in the file."""
         return self.input_ids[self.offsets[index]:self.offsets[index + 1]].tobytes()
 
 
 @dataclass(frozen=True)
 class Row:
-    """One example: its tokens, of which the first ``prompt_length`` are given and the rest are learned."""
+    """One example: its tokens. The first ``prompt_length`` are given, the rest are learned."""
 
     input_ids: list[int]
     prompt_length: int
 
 
 def write_rows(path: Path, tokens: Iterable[bytes], lengths: np.ndarray, prompt_lengths: np.ndarray) -> None:
-    """Write the file that ``rows.save_rows`` would write. ``tokens``: all rows' (int32), in whatever pieces; ``lengths`` and
-    ``prompt_lengths`` (N,), in tokens."""
+    """Write the file that ``rows.save_rows`` would write. ``tokens``: tokens of all rows (int32), in pieces of any size;
+    ``lengths`` and ``prompt_lengths`` (N,), in tokens."""
     offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
     np.cumsum(lengths, out=offsets[1:])
     header, place = {}, 0
@@ -69,4 +69,4 @@ def write_rows(path: Path, tokens: Iterable[bytes], lengths: np.ndarray, prompt_
         stream.write(offsets.data)
         stream.writelines(tokens)
         stream.write(np.ascontiguousarray(prompt_lengths, dtype=np.int32).data)
-        assert stream.tell() == 8 + len(text) + place, "rows hold other numbers of tokens than their lengths say"
+        assert stream.tell() == 8 + len(text) + place, "the rows' numbers of tokens differ from their lengths"

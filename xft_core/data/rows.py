@@ -1,7 +1,7 @@
 """Tokenised rows on disk: three flat tensors in one safetensors file, read without copying.
 
-``input_ids`` holds the rows' tokens one after the other. Of a row the first ``prompt_length`` are given and the rest are
-learned, but for those that are written as -1 - token: they are given, behind an answer that is learned (data.loss_on: all).
+``input_ids`` holds the tokens of all rows in sequence. The first ``prompt_length`` tokens of a row are given and the rest are
+learned, except tokens stored as -1 - token: these are given, after an answer that is learned (data.loss_on: all).
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Rows:
         self, input_ids: torch.Tensor, offsets: torch.Tensor, prompt_lengths: torch.Tensor, pictures: Pictures | None = None,
         numbers: list[int] | None = None,
     ) -> None:
-        """``pictures``: those of the whole split, in which these rows have the ``numbers`` (as they come, if not given)."""
+        """``pictures``: pictures of the entire split; ``numbers``: these rows' numbers in it (default: in order)."""
         self._input_ids, self._offsets, self._prompt_lengths = input_ids, offsets.tolist(), prompt_lengths.tolist()
         self._pictures, self._numbers = pictures, numbers
 
@@ -36,18 +36,18 @@ class Rows:
         return torch.where(written_S < 0, -1 - written_S, written_S), self._prompt_lengths[index]
 
     def labels(self, index: int, ignored: int) -> torch.Tensor:
-        """Of one row the tokens that are learned (int64, one dimension), and ``ignored`` in place of those that are given."""
+        """The learned tokens of one row (int64, one dimension), with ``ignored`` in place of the given tokens."""
         labels_S = self._written(index)
         labels_S[labels_S < 0] = ignored
         labels_S[:self._prompt_lengths[index]] = ignored
         return labels_S
 
     def _written(self, index: int) -> torch.Tensor:
-        """A copy, which callers may change."""
+        """A row's stored tokens, as a copy that callers may change."""
         return self._input_ids[self._offsets[index]:self._offsets[index + 1]].to(torch.long, copy=True)
 
     def pictures(self, indices: list[int], length: int) -> dict[str, torch.Tensor]:
-        """What a batch of these rows, each a sequence of ``length`` tokens, has beside its tokens: nothing without pictures."""
+        """The picture tensors of a batch of these rows, each a sequence of ``length`` tokens; empty without pictures."""
         if self._pictures is None:
             return {}
         return self._pictures.collate([self._number(index) for index in indices], length)
@@ -56,28 +56,28 @@ class Rows:
         return index if self._numbers is None else self._numbers[index]
 
     def part(self, number: int, parts: int, seed: int) -> "Rows":
-        """Part ``number`` (from 1) of ``parts`` disjoint random parts of these rows, as equal in size as can be, in order.
+        """Part ``number`` (from 1) of ``parts`` disjoint random parts of these rows, as equal in size as possible, in order.
 
-        Raises DataError where there are fewer rows than parts.
+        Raises DataError if there are fewer rows than parts.
         """
         if len(self) < parts:
-            raise DataError(f"{len(self)} rows cannot be divided into {parts} parts. Take more rows, or fewer parts.")
+            raise DataError(f"{len(self)} rows cannot be divided into {parts} parts. Use more rows or fewer parts.")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
         return self.select(sorted(order[number - 1::parts]))
 
     def first(self, number: int) -> "Rows":
-        """The first ``number`` rows, or all where there are fewer."""
+        """The first ``number`` rows, or all if there are fewer."""
         return self.between(0, min(number, len(self)))
 
     def between(self, start: int, end: int) -> "Rows":
-        """The rows from ``start`` to before ``end``."""
+        """The rows from ``start`` up to but not including ``end``."""
         offsets = torch.tensor(self._offsets[start:end + 1])
         return Rows(self._input_ids[self._offsets[start]:self._offsets[end]], offsets - offsets[0],
                     torch.tensor(self._prompt_lengths[start:end]), self._pictures,
                     [self._number(index) for index in range(start, end)])
 
     def select(self, indices: Sequence[int]) -> "Rows":
-        """The rows at these indices, of which there is one at least, in their order."""
+        """The rows at these indices (at least one), in the order of the indices."""
         lengths = self.lengths()
         offsets = torch.tensor([0, *(lengths[index] for index in indices)]).cumsum(0)
         return Rows(torch.cat([self._input_ids[self._offsets[index]:self._offsets[index + 1]] for index in indices]), offsets,
@@ -85,7 +85,7 @@ class Rows:
                     [self._number(index) for index in indices])
 
     def lengths(self) -> list[int]:
-        """Tokens of every row."""
+        """Number of tokens of every row."""
         return [end - start for start, end in zip(self._offsets, self._offsets[1:], strict=False)]
 
     def largest_token(self) -> int:
@@ -99,7 +99,7 @@ def save_rows(path: Path, rows: list[Row]) -> None:
 
 
 def rows_of(rows: list[Row]) -> Rows:
-    """Rows that are in memory only."""
+    """Return rows that exist only in memory."""
     return Rows(**_tensors(rows))
 
 
@@ -112,22 +112,22 @@ def _tensors(rows: list[Row]) -> dict[str, torch.Tensor]:
 
 
 def load_rows(directory: Path, split: str) -> Rows:
-    """The rows of ``split`` (train or held_out) of prepared data. Raises DataError when there are none, or no rows that
-    ``save_rows`` could have written."""
+    """Load the rows of ``split`` (train, held_out or reserved) of prepared data. Raises DataError if there are none, or rows
+    that ``save_rows`` could not have written."""
     path = directory / f"{split}.safetensors"
     try:
         tensors = load_file(path)
         found = tensors["input_ids"], tensors["offsets"], tensors["prompt_lengths"]
     except (FileNotFoundError, SafetensorError, KeyError):
-        raise DataError(f"{str(directory)!r} is not prepared data: it has no whole {path.name}. Run prepare first.") from None
+        raise DataError(f"{str(directory)!r} is not prepared data: it has no valid {path.name}. Run prepare first.") from None
     if not _are_rows(*found):
-        raise DataError(f"{str(path)!r} holds no rows: its tensors do not fit each other. Run prepare again.")
+        raise DataError(f"{str(path)!r} holds no rows: its tensors are inconsistent. Run prepare again.")
     pictures = directory / f"{split}.pictures.safetensors"
     return Rows(*found, pictures=Pictures(pictures) if pictures.is_file() else None)
 
 
 def _are_rows(input_ids: torch.Tensor, offsets: torch.Tensor, prompt_lengths: torch.Tensor) -> bool:
-    """Whether the offsets cut all tokens into rows, each with a prompt in it, and some with a response."""
+    """Return whether the offsets split all tokens into rows, with prompts that fit the rows and at least one response."""
     tensors = (input_ids, offsets, prompt_lengths)
     if any(item.ndim != 1 or item.dtype not in (torch.int32, torch.int64) or not len(item) for item in tensors) or (
             len(offsets) != len(prompt_lengths) + 1):

@@ -1,4 +1,4 @@
-"""Data as people have it, in portions: files of every kind, several of them, Hub data sets, fields with other names."""
+"""User data in portions: files of any supported kind, several files, Hub data sets, fields with other names."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from xft_core.errors import DataError
 from xft_core.files.locate import ask_for_data_set, hub_error
 from xft_core.recipe.sections import DataConfig
 
-# First bytes of files that are not read, what such a file is, and what to do.
+# First bytes of unsupported files, what such a file is, and the remedy.
 OTHER_FILES = {
     b"BZh": ("compressed by bzip2", "Unpack it with bunzip2."),
     b"\xfd7zXZ\x00": ("compressed by xz", "Unpack it with unxz."),
@@ -38,8 +38,8 @@ OTHER_FILES = {
 
 
 def portions(config: DataConfig, paths: Path | Sequence[Path] | None) -> tuple[int, Portions]:
-    """The data files ``paths`` (or the Hub data set when None) in portions, as often as they are asked for, and the size of all
-    of them together, roughly. Raises DataError for what cannot be read."""
+    """Return the approximate total size of the data files ``paths`` (None: of the Hub data set), and a function that yields
+    their portions, however often it is called. Raises DataError for data that cannot be read."""
     if paths is None:
         size, found = _hub_portions(config)
     elif isinstance(paths, Path) or len(paths) == 1:
@@ -50,7 +50,7 @@ def portions(config: DataConfig, paths: Path | Sequence[Path] | None) -> tuple[i
 
 
 def check_begins(path: Path) -> None:
-    """Raise DataError for a data file that by its beginning is not what its name says."""
+    """Raise DataError for a data file with a beginning that does not match its name."""
     next(_file_portions(path)[1](), None)
 
 
@@ -74,7 +74,7 @@ def _file_portions(path: Path) -> tuple[int, Portions]:
 
 
 def _several(paths: Sequence[Path]) -> tuple[int, Portions]:
-    """The size of all is estimated from that of the first: not all are opened at once."""
+    """Read several files. The total size is estimated from the first file, so that they are not all opened at once."""
     sizes = [max(1, path.stat().st_size) for path in paths]
     size, first = _file_portions(paths[0])
 
@@ -110,7 +110,7 @@ class FirstOfFile:
 
 @dataclass(frozen=True)
 class Renamed:
-    """Rows whose fields have other names: ``names`` has the data's by the form's."""
+    """Rows with renamed fields. ``names`` maps the form's field names to the data's."""
 
     inner: Portion
     names: Mapping[str, str]
@@ -133,7 +133,7 @@ class Renamed:
             value: Any = row
             for part in [path] if path in row else path.split("."):
                 if not isinstance(value, dict) or part not in value:
-                    return DataError(f"{self.place(number)}: the field {path!r} (fields: {name}) is not there; this row has "
+                    return DataError(f"{self.place(number)}: the field {path!r} (fields: {name}) is missing; this row has "
                                      f"{', '.join(map(str, row)) or 'none'}.")
                 value = value[part]
             found[name] = value
@@ -147,7 +147,7 @@ class Renamed:
 
 
 def _refuse_other_formats(path: Path) -> None:
-    """Raise DataError for a file that by its first bytes is of a kind that is not read."""
+    """Raise DataError for a file of an unsupported kind, recognised by its first bytes."""
     try:
         with path.open("rb") as stream:
             head = stream.read(4096)
@@ -171,7 +171,7 @@ def _hub_portions(config: DataConfig) -> tuple[int, Portions]:
             repository, config.config, split=config.split, revision=config.revision or revision or None)
     except Exception as error:
         if isinstance(error, datasets.exceptions.DatasetNotFoundError):
-            ask_for_data_set(name)  # which says more
+            ask_for_data_set(name)  # its error says more
         raise hub_error(repository, error, DataError) from None
     table = rows.with_format("arrow")
     return len(rows), lambda: (Items(name, batch, len(batch), table=True) for batch in table.iter(batch_size=PORTION_ROWS))

@@ -1,4 +1,4 @@
-"""Files that are read from their beginning only, in portions: packed ones, tables (CSV, TSV), Arrow."""
+"""Read files that can only be read from the beginning, in portions: compressed files, tables (CSV, TSV), Arrow."""
 
 import csv
 import gzip
@@ -17,20 +17,20 @@ from xft_core.data.formats import FORM_FIELDS
 from xft_core.data.portions import PORTION, PORTION_ROWS, Items, Portion, Portions, items, readable, row_of_line
 from xft_core.errors import DataError
 
-LONGEST_LINE = 2**28  # characters: a packed file of a few MB can hold a line that no memory does
+LONGEST_LINE = 2**28  # characters: a compressed file of a few MB can hold a line that exceeds any memory
 TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
 class Packing:
-    """A way of packing a file: how it is called, the suffix of such files, and their first bytes."""
+    """A compression format: its name, its file suffix, and the first bytes of its files."""
 
     name: str
     suffix: str
     magic: bytes
 
     def open(self, path: Path) -> BinaryIO:
-        """The file's content."""
+        """Open the file's uncompressed content."""
         if self.name == "gzip":
             return gzip.open(path)  # type: ignore[return-value]
         import pyarrow
@@ -54,25 +54,25 @@ class Texts(Items):
 
 
 def packing_of(path: Path) -> Packing | None:
-    """How a file is packed, by its first bytes; None for one that is not. Raises DataError for a name that says otherwise."""
+    """Return a file's compression, by its first bytes; None if it has none. Raises DataError if the name contradicts this."""
     with path.open("rb") as stream:
         head = stream.read(4)
     for packing in PACKINGS:
         if head.startswith(packing.magic):
             return packing
         if path.suffix.lower() == packing.suffix:
-            what = "is empty" if not head else f"is not {packing.name}, as its name says"
+            what = "is empty" if not head else f"is not {packing.name}, despite its name"
             raise DataError(f"{str(path)!r} {what}. Fetch it again, or correct its name.")
     return None
 
 
 def is_table(name: str) -> bool:
-    """Whether a file's name, without what it is packed by, is that of a table."""
+    """Return whether a file name, without a compression suffix, is that of a table."""
     return Path(name).suffix.lower() in TABLES
 
 
 def refuse_table(path: Path, first: str) -> None:
-    """Raise DataError for a file of JSON by its name whose ``first`` line is the header of a table."""
+    """Raise DataError for a file that is not named like a table but has the header of one as its ``first`` line."""
     line = first.strip().lower()
     names = {name.strip(" \"'") for name in re.split(r"[,;\t]", line)}
     if not line.startswith(("{", "[")) and any(set(fields) <= names for fields in FORM_FIELDS.values() if len(fields) == 2):
@@ -85,13 +85,13 @@ def _ending(path: Path, suffix: str) -> str:
 
 
 def streamed_portions(path: Path, packing: Packing | None, plain: str) -> Iterator[Portion]:
-    """A packed file, or a table. ``plain``: its name without what it is packed by."""
+    """Yield the portions of a compressed file or a table. ``plain``: the file name without a compression suffix."""
     with readable(path), _unpackable(path, packing), (packing.open(path) if packing else path.open("rb")) as binary:
         stream = io.TextIOWrapper(binary, encoding="utf-8-sig", newline="")
         if is_table(plain):
             found: Iterator[tuple[Any, int]] = _records(path, stream, TABLES[Path(plain).suffix.lower()])
         else:
-            # What an array begins with is not known before it is read, and a packed file cannot be read again from its start.
+            # Only reading shows whether the file begins with an array, and a compressed file cannot be rewound.
             head = stream.read(1)
             while head and head.isspace():
                 head = stream.read(1)
@@ -104,7 +104,7 @@ def streamed_portions(path: Path, packing: Packing | None, plain: str) -> Iterat
 
 
 def arrow_portions(path: Path) -> tuple[int, Portions]:
-    """An Arrow file: a stream (as datasets writes) or of the format for random access."""
+    """Return the portions of an Arrow file in the stream format (as written by datasets) or the random access format."""
     import pyarrow
     from pyarrow import ipc
 
@@ -115,7 +115,7 @@ def arrow_portions(path: Path) -> tuple[int, Portions]:
         try:
             yield
         except (pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
-            raise DataError(f"{name} is not Arrow, or is cut short: {(str(error).splitlines() or [''])[0]}") from None
+            raise DataError(f"{name} is not Arrow, or is truncated: {(str(error).splitlines() or [''])[0]}") from None
 
     def read() -> Iterator[Portion]:
         with is_arrow(), pyarrow.memory_map(str(path)) as mapped:
@@ -134,7 +134,7 @@ def arrow_portions(path: Path) -> tuple[int, Portions]:
 
 
 class _Continued:
-    """A text of which a beginning was read already."""
+    """A text stream, with its beginning already read."""
 
     def __init__(self, head: str, rest: TextIO) -> None:
         self._head, self._rest = head, rest
@@ -145,7 +145,7 @@ class _Continued:
 
 
 def _portions(name: str, rows: Iterator[tuple[Any, int]], kind: type[Items]) -> Iterator[Portion]:
-    """Rows, each with its characters, in portions. What cannot be read is raised once the rows before it were looked at."""
+    """Group rows, each with its number of characters, into portions. A read error is raised after the rows before it."""
     few: list[Any] = []
     size, failure = 0, None
     while True:
@@ -174,44 +174,44 @@ def _lines(path: Path, head: str, stream: TextIO) -> Iterator[tuple[str, int]]:
         if number == 1:
             refuse_table(path, line)
         if len(line) >= LONGEST_LINE:
-            raise DataError(f"{str(path)!r}, line {number} has more than {LONGEST_LINE:,} characters: that is not a row.")
+            raise DataError(f"{str(path)!r}, line {number} has more than {LONGEST_LINE:,} characters: this cannot be a row.")
         yield line, len(line)
 
 
 def _records(path: Path, stream: TextIO, delimiter: str) -> Iterator[tuple[dict[str, Any], int]]:
-    """The records of a table with a header, as objects of text."""
+    """Yield the records of a table with a header, as objects with text values."""
     name = repr(str(path))
     csv.field_size_limit(min(sys.maxsize, LONGEST_LINE))
     first = stream.readline(LONGEST_LINE)
     if not first.strip():
         raise DataError(f"{name} has no header: its first line must name the columns, such as question,answer.")
     if first.lstrip().startswith(("{", "[")):
-        raise DataError(f"{name} holds JSON and is no table. Give it a name that ends in {_ending(path, '.jsonl')}.")
+        raise DataError(f"{name} holds JSON, not a table. Give it a name that ends in {_ending(path, '.jsonl')}.")
     for suffix, other in TABLES.items():
         if other != delimiter and delimiter not in first and other in first:
-            raise DataError(f"{name} is a table of another kind. Give it a name that ends in {_ending(path, suffix)}.")
+            raise DataError(f"{name} is a table with another delimiter. Give it a name that ends in {_ending(path, suffix)}.")
     if delimiter == "," and first.count(";") > first.count(","):
-        delimiter = ";"  # what spreadsheets write where a comma is part of numbers
+        delimiter = ";"  # spreadsheets write this where numbers contain a comma
     reader = csv.reader(_Records(first, stream), delimiter=delimiter, strict=True)
     try:
         header = [column.strip() for column in next(reader)]
         if twice := next((column for place, column in enumerate(header) if column in header[:place]), None):
-            raise DataError(f"{name}: the header names the column {twice!r} twice. Give each column a name of its own.")
+            raise DataError(f"{name}: the header names the column {twice!r} twice. Give each column a unique name.")
         for record in reader:
             if not record:
                 continue  # a blank line
             if len(record) != len(header):
                 raise DataError(
-                    f"{name}, line {reader.line_num}: {len(record)} values where the header names {len(header)} columns. Put "
-                    "values that hold the delimiter or line breaks in double quotes.")
+                    f"{name}, line {reader.line_num}: {len(record)} values, but the header names {len(header)} columns. Put "
+                    "values that contain the delimiter or line breaks in double quotes.")
             yield dict(zip(header, record, strict=True)), sum(map(len, record)) + len(record)
     except csv.Error as error:
-        raise DataError(f"{name}, line {reader.line_num}: no table that can be read: {error}. Put values that hold the "
+        raise DataError(f"{name}, line {reader.line_num}: the table cannot be read: {error}. Put values that contain the "
                         "delimiter, quotes or line breaks in double quotes, and double the quotes in them.") from None
 
 
 class _Records:
-    """The lines of a table for csv.reader, of which the first was read already."""
+    """The lines of a table for csv.reader, with the first line already read."""
 
     def __init__(self, first: str, rest: TextIO) -> None:
         self._first, self._rest = first, rest
@@ -234,9 +234,9 @@ def _unpackable(path: Path, packing: Packing | None) -> Iterator[None]:
         if packing is None:
             raise
         raise DataError(
-            f"{str(path)!r} cannot be unpacked: {str(error).rstrip('.')}. It is cut short or not {packing.name}: fetch it "
+            f"{str(path)!r} cannot be unpacked: {str(error).rstrip('.')}. It is truncated or not {packing.name}: fetch it "
             "again.") from None
     except UnicodeDecodeError as error:
         if packing is None:
             raise
-        raise DataError(f"{str(path)!r} is not UTF-8 text once it is unpacked ({error.reason}).") from None
+        raise DataError(f"The unpacked content of {str(path)!r} is not UTF-8 text ({error.reason}).") from None

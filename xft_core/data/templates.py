@@ -18,12 +18,12 @@ MAGICODER_HEAD = f"{MAGICODER_SYSTEM}\n\n@@ Instruction\n"
 
 
 def magicoder_prompt(instruction: str) -> str:
-    """The paper's prompt: a system sentence, the instruction, and the place where the response begins."""
+    """Return the paper's prompt: a system sentence, the instruction, and the beginning of the response."""
     return f"{MAGICODER_HEAD}{instruction}\n\n@@ Response\n"
 
 
 def chat_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> PromptText:
-    """The tokenizer's chat template up to where the assistant begins. Raises DataError when it has no template."""
+    """Apply the tokenizer's chat template up to where the assistant begins. Raises DataError if there is no template."""
     text, control = chat_text(tokenizer, messages, add_generation_prompt=True)
     return PromptText(text, True, control=control)
 
@@ -31,10 +31,10 @@ def chat_prompt(tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -
 def training_text(
     messages: list[Message], template: Literal["magicoder", "chat"], tokenizer: "PreTrainedTokenizerBase",
 ) -> tuple[PromptText, bool]:
-    """A conversation as what is given and, after that, what is learned: its last message.
+    """Return a conversation as a text: the given part, then the learned part, which is the last message.
 
-    Returns ``(text, needs_end_token)``; the last is False when the chat template ends the response with a token that
-    generation can stop at, which is then part of it. Raises DataError when the template cannot hold the conversation.
+    Returns ``(text, needs_end_token)``. The latter is False if the chat template ends the response with a token that generation
+    can stop at; this token is then part of the response. Raises DataError if the template cannot hold the conversation.
     """
     *given, last = messages
     if last["role"] == PLAIN_TEXT:
@@ -52,17 +52,17 @@ def training_text(
     whole, control = chat_text(tokenizer, messages, add_generation_prompt=False, **more)
     check_holds(whole, messages, tokenizer)
     if not whole.startswith(asked):
-        raise DataError("the tokenizer's chat template writes a conversation otherwise with its answer than without")
-    # What follows the end token (a line break, mostly) belongs to the next turn.
+        raise DataError("the tokenizer's chat template writes the prompt differently once the answer follows")
+    # Text after the end token (usually a line break) belongs to the next turn.
     response = whole.removeprefix(asked).rstrip()
     text = PromptText(asked + response, True, len(asked), control)
     content = last["content"].strip()
-    after_content = response.rpartition(content)[2] if content else response  # all of it where the template changed the content
+    after_content = response.rpartition(content)[2] if content else response  # all, if the template changed it
     return text, not text_tokens(tokenizer).ends_with_control_token(after_content)
 
 
 def turn_marker(tokenizer: "PreTrainedTokenizerBase") -> str | None:
-    """What the chat template writes where the assistant begins, if that is text which data can spell: no control token."""
+    """Return the text that the chat template writes where the assistant begins; None if it is a control token or empty."""
     message = [{"role": "user", "content": "a"}]
     without, _ = chat_text(tokenizer, message, add_generation_prompt=False)
     marker = chat_text(tokenizer, message, add_generation_prompt=True)[0].removeprefix(without).strip()
@@ -70,25 +70,25 @@ def turn_marker(tokenizer: "PreTrainedTokenizerBase") -> str | None:
 
 
 def template_options(messages: list[Message]) -> dict[str, Any]:
-    """What a chat template is given beside the messages: their tools, where there are any."""
+    """Return the chat template's arguments besides the messages: the tools, if there are any."""
     tools = beside(messages).get("tools")
     return {"tools": tools} if tools else {}
 
 
 def check_holds(text: str, messages: list[Message], tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise DataError where the text that a chat template made of a conversation lacks a part of it: a system message, a tool,
-    a call of one or its answer. A model would be tuned on answers that nothing asks for."""
+    """Raise DataError if a chat template's text lacks a part of the conversation: a system message, a tool, a tool call or its
+    answer. A model would be tuned on answers that nothing asks for."""
     tools = beside(messages).get("tools") or []
     calling = any(["tool_calls" in message for message in messages])
     if tools or calling:
         written = json.dumps([tools, [message.get("tool_calls") for message in messages]], ensure_ascii=False)
         if text_tokens(tokenizer).spells_control(written):
-            raise DataError("a tool or a call of one spells a control token of the tokenizer, which cannot be kept text there")
+            raise DataError("a tool or tool call contains a control token of the tokenizer, which cannot be kept as text there")
     if tools and text == _attempted(tokenizer, messages):
         raise DataError("the tokenizer's chat template has no place for tools: it leaves them out")
     without_calls = [{name: value for name, value in message.items() if name != "tool_calls"} for message in messages]
     if calling and text == _attempted(tokenizer, without_calls, **template_options(messages)):
-        raise DataError("the tokenizer's chat template has no place for calls of tools: it leaves them out")
+        raise DataError("the tokenizer's chat template has no place for tool calls: it leaves them out")
     for message in messages:
         if message["role"] in ("system", "tool") and message["content"].strip() not in text:
             raise DataError(
@@ -97,7 +97,7 @@ def check_holds(text: str, messages: list[Message], tokenizer: "PreTrainedTokeni
 
 
 def _attempted(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str | None:
-    """The conversation as the chat template writes it; None where it refuses to."""
+    """Return the conversation as the chat template writes it; None if the template rejects it."""
     try:
         return _render(tokenizer, list(messages), add_generation_prompt=False, **options)
     except DataError:
@@ -107,17 +107,17 @@ def _attempted(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **
 def chat_text(
     tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any,
 ) -> tuple[str, tuple[Span, ...] | None]:
-    """The conversation as the chat template writes it, and which spans of that are the template's own. None: all of it,
-    since nothing in the messages spells a control token."""
+    """Return the conversation as the chat template writes it, and the spans that come from the template itself. None: treat
+    the entire text as the template's, because no message spells a control token."""
     text = _render(tokenizer, messages, **options)
     contents = [message["content"] for message in messages]
     if not any(map(text_tokens(tokenizer).spells_control, contents)):
         return text, None
-    names = [f"\ue000{index}\ue001" for index in range(len(messages))]  # stand for contents where no content is
+    names = [f"\ue000{index}\ue001" for index in range(len(messages))]  # placeholders that no content contains
     frame = _render(
         tokenizer, [message | {"content": name} if message["content"] else message
                     for message, name in zip(messages, names, strict=True)], **options)
-    for used in (contents, [content.strip() for content in contents]):  # many templates strip them
+    for used in (contents, [content.strip() for content in contents]):  # many templates strip contents
         control, written, end = [], "", 0
         for name, content in zip(names, used, strict=True):
             place = frame.find(name, end)
@@ -130,8 +130,8 @@ def chat_text(
         if written + frame[end:] == text:
             return text, tuple(control)
     raise DataError(
-        "a message spells a control token of the tokenizer, and its chat template does not write messages as they are, so "
-        "that it cannot be kept text. Remove that token's text from the row")
+        "a message contains a control token of the tokenizer, which cannot be kept as text because the chat template changes "
+        "messages. Remove the token's text from the row")
 
 
 def _render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **options: Any) -> str:
@@ -139,6 +139,6 @@ def _render(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], **opt
         raise DataError("the tokenizer has no chat template; use the template (or prompt style) magicoder")
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    except Exception as error:  # templates are programs that raise what they like
-        raise DataError(f"the tokenizer's chat template refuses the conversation: {error}") from None
+    except Exception as error:  # templates are programs and can raise anything
+        raise DataError(f"the tokenizer's chat template rejects the conversation: {error}") from None
     return text

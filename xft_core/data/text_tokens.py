@@ -1,8 +1,8 @@
-"""Text to tokens, the same in training and in generation: where a response begins, and which text may be a control token.
+"""Turn text into tokens, in the same way for training and generation: where a response begins, which text is a control token.
 
-A prompt and what follows it are tokenised as one text, so that no tokenizer puts a space between them, and cut where the
-response begins. Text of the data that spells a control token (``<s>``, ``<|im_end|>``) stays text: such a text goes through a
-copy of the tokenizer whose control tokens have other spellings, which only the parts that a chat template wrote are given.
+A prompt and its response are tokenised as one text, so that no tokenizer puts a space between them, and split where the
+response begins. Data that spells a control token (``<s>``, ``<|im_end|>``) stays text: it goes through a copy of the tokenizer
+with other spellings for control tokens. Only the parts that a chat template wrote get these spellings.
 """
 
 import re
@@ -37,7 +37,7 @@ NONE = array("i")  # no tokens; never changed
 
 
 def text_tokens(tokenizer: "PreTrainedTokenizerBase") -> "TextTokens":
-    """What makes tokens of texts with ``tokenizer``; made once for each."""
+    """Return the TextTokens of ``tokenizer``, created once for each tokenizer."""
     made = _MADE.get(tokenizer)
     if made is None or made.size != len(tokenizer):
         made = _MADE[tokenizer] = TextTokens(tokenizer)
@@ -45,12 +45,12 @@ def text_tokens(tokenizer: "PreTrainedTokenizerBase") -> "TextTokens":
 
 
 def prompt_token_ids(prompt: PromptText, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """The prompt's tokens, with a begin token if the tokenizer uses one and never an end token."""
+    """Return the prompt's tokens, with a begin token if the tokenizer uses one, and never with an end token."""
     return text_tokens(tokenizer).encode([prompt])[0].ids.tolist()
 
 
 class TextTokens:
-    """A tokenizer for texts that consist of a template's parts and of data."""
+    """A tokenizer for texts that consist of template parts and data."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.size = len(tokenizer)
@@ -61,7 +61,7 @@ class TextTokens:
             controls |= {token["content"] for token in content["added_tokens"] if token["special"]}
         self._spelling = re.compile("|".join(map(re.escape, sorted(controls, key=len, reverse=True))) or r"(?!)", re.IGNORECASE)
         first = {control[:1] for control in controls}
-        # What none of them can be without; nothing is known of one that may be in another case.
+        # First characters, one of which every spelling contains. If they can have another case, this filter is disabled.
         self._first = [""] if any(it.lower() != it.upper() for it in first) else sorted(first)
         self._content, self._controls = content, controls
         self._ends: dict[str, bool] = {}
@@ -73,25 +73,25 @@ class TextTokens:
         self._heads: dict[str, array[int]] = {}
 
     def spells_control(self, text: str) -> bool:
-        """Whether a text holds the spelling of a control token, in any case."""
+        """Return whether a text contains the spelling of a control token, in upper or lower case."""
         for character in self._first:
             if character in text:
                 return self._spelling.search(text) is not None
         return False
 
     def ends_with_control_token(self, text: str) -> bool:
-        """Whether the text's last token is one that generation can stop at. A word or a bracket is none: responses hold
-        these, too."""
+        """Return whether generation can stop at the text's last token. Words and brackets do not qualify, because responses
+        contain them too."""
         known = self._ends.get(text)
         if known is None:
             ids = self._tokenizer(text, add_special_tokens=False).input_ids if text else []
             known = bool(ids) and is_control_token(ids[-1], self._tokenizer)
-            if len(text) < SPARE_CHARACTERS and len(self._ends) < SPARE_CHARACTERS:  # a template ends all turns alike
+            if len(text) < SPARE_CHARACTERS and len(self._ends) < SPARE_CHARACTERS:  # a template ends all turns the same way
                 self._ends[text] = known
         return known
 
     def encode(self, texts: Sequence[PromptText], limit: int | None = None) -> list[Tokens]:
-        """Tokens of each text. ``limit``: of a text with more tokens only that many, and one more, need be right."""
+        """Return the tokens of each text. ``limit``: for a longer text, only the first ``limit`` + 1 tokens need be correct."""
         if self._whole is None:
             return [self._slow(text) for text in texts]
         found: list[Tokens | None] = [None] * len(texts)
@@ -113,10 +113,10 @@ class TextTokens:
         return found  # type: ignore[return-value]
 
     def _encoded(self, texts: list[str], asked: list[int | None]) -> "list[tuple[array[int], int | None]]":
-        """Tokens of each text, and the first of them from character ``asked`` on, as ``boundary`` has it.
+        """Return the tokens of each text, and the first token from character ``asked`` on, as ``boundary`` returns it.
 
-        Offsets are a third of a tokenizer's time. Where the tokens of a text together have as many bytes as it has, each is
-        the bytes that it stands for, and their numbers tell the places.
+        Computing offsets takes a third of a tokenizer's time. If the tokens of a text have as many bytes as the text, each
+        token stands for exactly its own bytes, and the byte counts give the positions.
         """
         assert self._whole is not None
         token_bytes = self._token_bytes
@@ -144,7 +144,7 @@ class TextTokens:
         return found
 
     def _ids(self, texts: list[str]) -> list[bytes]:
-        """Tokens of each text (int32)."""
+        """Return the tokens of each text (int32)."""
         assert self._whole is not None
         ids: list[bytes | None] = [None] * len(texts) if self._words is None else list(map(self._words.ids, texts))
         others = [index for index, known in enumerate(ids) if known is None]
@@ -180,7 +180,7 @@ class TextTokens:
         return Tokens(before + prompt + response_ids(whole, written[asked:], limit), len(before) + len(prompt), forced=True)
 
     def _head_of(self, text: PromptText) -> "array[int]":
-        """Tokens of a text's head where the rest may be tokenised without it; none where that is not known to be the same."""
+        """Return the tokens of a text's head if the rest can be tokenised separately; none if that might change the tokens."""
         following = text.text[text.head:text.head + 1]
         if not text.head or not (following.isascii() and following.isalnum()):
             return NONE
@@ -190,7 +190,7 @@ class TextTokens:
         return self._heads[head]
 
     def _separate(self, head: str) -> "array[int]":
-        """A head's tokens if no letter or digit that follows changes them, nor they what follows; else none."""
+        """Return a head's tokens if they and the tokens of a following letter or digit do not affect each other; else none."""
         assert self._whole is not None
         ids: list[int] = self._whole.encode(head, add_special_tokens=False).ids
         for first in string.ascii_letters + string.digits:
@@ -201,7 +201,7 @@ class TextTokens:
         return array("i", ids)
 
     def _slow(self, text: PromptText) -> Tokens:
-        """With a tokenizer that tells no places: the prompt by itself, and the response as the rest of the whole text."""
+        """Use a tokenizer without offsets: the prompt by itself, and the response as the rest of the entire text."""
         options: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": not text.has_special_tokens}
         parsed = text.has_special_tokens and self.spells_control(text_of_the_data(text))
         before = NONE if text.has_special_tokens else self._before
@@ -223,7 +223,7 @@ class TextTokens:
         return Tokens(before + prompt + rest, len(before) + len(prompt), forced=True, parsed=parsed)
 
     def _begin_tokens(self) -> list[int]:
-        """What the tokenizer puts in front of every text: a begin token, mostly, or nothing."""
+        """Return the tokens that the tokenizer puts before every text: usually a begin token, or nothing."""
         with_all, without = (
             list(self._tokenizer("a", add_special_tokens=added).input_ids) for added in (True, False))
         for length in range(len(with_all) - len(without) + 1):

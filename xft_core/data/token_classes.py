@@ -1,8 +1,8 @@
-"""What kind of text each token of a response is: a keyword, an identifier, a string, a comment, a number or operator, or prose.
+"""Classify each token of a response: keyword, identifier, string, comment, number or operator, or prose.
 
-Python code is read by Python's own tokenizer: code in fences without a language or with Python's, and a whole response that
-parses. Text around fences, and a response that neither has fences nor parses, is prose. Nothing is said (None) of code in other
-languages, of what follows a place that Python's tokenizer cannot read, of white space alone, and of special tokens.
+Python's own tokenizer reads Python code: fenced code without a language or marked as Python, and an entire response that
+parses. Text around fences, and a response that neither has fences nor parses, is prose. There is no class (None) for code in
+other languages, code after a position that Python's tokenizer cannot read, white space, and special tokens.
 """
 
 import ast
@@ -25,7 +25,7 @@ _STRINGS = frozenset({"STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END"
 
 
 def token_classes(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[int]) -> list[str | None]:
-    """The class of every token of a response: that of its first character that is no white space."""
+    """Return the class of every token of a response: the class of its first non-space character."""
     pieces = _pieces(tokenizer, tokens)
     text = "".join(pieces)
     classes, found, start = character_classes(text), list[str | None](), 0
@@ -37,7 +37,7 @@ def token_classes(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[int]) -
 
 
 def character_classes(text: str) -> list[str | None]:
-    """The class of every character of a response."""
+    """Return the class of every character of a response."""
     if not _FENCE.search(text):
         return _of_code(text) if _is_code(text) else ["prose"] * len(text)
     classes: list[str | None] = ["prose"] * len(text)
@@ -50,7 +50,7 @@ def character_classes(text: str) -> list[str | None]:
 
 
 def _is_code(text: str) -> bool:
-    """Whether all of it is Python, and more than a name or a value, as which single words parse."""
+    """Return whether the entire text is Python and more than a name or a value (any single word parses as a name)."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -62,7 +62,7 @@ def _is_code(text: str) -> bool:
 
 def _of_code(code: str) -> list[str | None]:
     classes: list[str | None] = [None] * len(code)
-    starts = [0, *accumulate(map(len, io.StringIO(code, newline="")))]  # of lines as the tokenizer counts them
+    starts = [0, *accumulate(map(len, io.StringIO(code, newline="")))]  # offsets of lines as the tokenizer counts them
     for token in _read(code):
         kind = _kind(token)
         if kind is not None:
@@ -72,7 +72,7 @@ def _of_code(code: str) -> list[str | None]:
 
 
 def _read(code: str) -> Iterator[tokenize.TokenInfo]:
-    """The tokens up to the first place that cannot be read."""
+    """Yield the tokens up to the first position that cannot be read."""
     try:
         yield from tokenize.generate_tokens(io.StringIO(code, newline="").readline)
     except (tokenize.TokenError, SyntaxError):
@@ -91,9 +91,9 @@ def _kind(token: tokenize.TokenInfo) -> str | None:
 
 
 def _pieces(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[int]) -> list[str]:
-    """The text that each token adds; of a character in several tokens the last one has it.
+    """Return the text that each token adds. A character spread over several tokens counts for the last one.
 
-    Each is decoded behind the token before it, since some tokenizers drop the space at the beginning of a text.
+    Each token is decoded after the token before it, because some tokenizers drop the space at the beginning of a text.
     """
     def decoded(some: Sequence[int]) -> str:
         text: str = tokenizer.decode(some, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,4 +1,4 @@
-"""Token sequences of many conversations, batch by batch, to files."""
+"""Write the token sequences of many conversations to files, batch by batch."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,16 +11,16 @@ from xft_core.data.pieces import Column, PieceWriter
 from xft_core.data.tokenize import BATCH, BATCH_CHARACTERS, Made, RowMaker
 from xft_core.runtime.cores import cores
 
-MOST_PROCESSES = 8  # that share the work: each takes memory, and more of them wait for the one that writes
+MOST_PROCESSES = 8  # that share the work: each takes memory, and more would wait for the writing process
 
 
 def processes() -> int:
-    """How many processes are to make rows."""
+    """Return the number of processes that tokenise rows."""
     return min(cores(), MOST_PROCESSES)
 
 
 def batches(sizes: Sequence[int]) -> Iterator[slice]:
-    """Which conversations are tokenised at once, of those with so many characters each, about."""
+    """Yield the slices of conversations to tokenise at once. ``sizes``: approximate number of characters of each."""
     start = characters = 0
     for place, size in enumerate(sizes):
         if place > start and (place - start == BATCH or characters + size > BATCH_CHARACTERS):
@@ -32,7 +32,7 @@ def batches(sizes: Sequence[int]) -> Iterator[slice]:
 
 
 def make(conversations: Sequence[list[Message]], sizes: Sequence[int], maker: RowMaker) -> Made:
-    """The rows of conversations, which have so many characters each, about."""
+    """Return the rows of conversations. ``sizes``: approximate number of characters of each."""
     first, *others = [maker.make(conversations[some]) for some in batches(sizes)] or [maker.make([])]
     for made in others:
         first.input_ids.extend(made.input_ids)
@@ -41,7 +41,7 @@ def make(conversations: Sequence[list[Message]], sizes: Sequence[int], maker: Ro
 
 
 class SequenceWriter:
-    """Writes rows to files of ``path`` in the order in which they come."""
+    """Writes rows to files of ``path``, in the order of the calls."""
 
     def __init__(self, path: Path) -> None:
         self._tokens = PieceWriter(path)
@@ -49,11 +49,11 @@ class SequenceWriter:
         self._notes = Column(path.with_name(f"{path.name}.notes"), np.uint16)
 
     def write(self, made: Made) -> None:
-        """More of them."""
+        """Append rows."""
         self._tokens.write(made.input_ids, 4 * made.lengths.astype(np.int64))
         self._prompt_lengths.add(made.prompt_lengths)
         self._notes.add(made.notes)
 
     def done(self) -> Sequences:
-        """All rows."""
+        """Close the files and return all rows."""
         return Sequences(self._tokens.done(), self._prompt_lengths.done(), self._notes.done())

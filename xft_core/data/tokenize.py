@@ -1,4 +1,4 @@
-"""Conversations to token sequences: prompt and response, cut to the longest length."""
+"""Turn conversations into token sequences: prompt and response, truncated to the maximum length."""
 
 from array import array
 from collections.abc import Sequence
@@ -19,28 +19,28 @@ from xft_core.recipe.sections import DataConfig
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-BATCH = 1024  # conversations that are tokenised at once
-BATCH_CHARACTERS = 2**20  # fewer of them where they are long
-# What is counted of rows that are used: each with the sentence that the log has of it.
+BATCH = 1024  # conversations tokenised at once
+BATCH_CHARACTERS = 2**20  # fewer of them if they are long
+# The counts of used rows, each with its wording in the log.
 NOTED = {
     "truncated": "responses cut at data.max_length",
-    "earlier_turns_unused": "earlier answers of conversations, which are given and not learned: only the last one is",
-    "control_token_text": "rows whose text spells a control token of the tokenizer: it stays text",
+    "earlier_turns_unused": "conversations with earlier answers, which are given, not learned: only the last answer is learned",
+    "control_token_text": "rows with text that spells a control token of the tokenizer: it stays text",
     "control_tokens_from_text": "rows in which text became a control token, which this tokenizer cannot prevent",
-    "turn_marker_text": "rows whose text spells what the chat template begins an answer with: a model cannot tell them apart",
-    "end_token_added": "responses that the chat template ends with no token of its own: the end-of-sequence token is put "
-                       "after them, so that a tuned model can stop",
-    "boundary_forced": "rows without a token boundary where the response begins: prompt and response were tokenised apart",
+    "turn_marker_text": "rows with the text that the chat template begins an answer with: a model cannot distinguish the two",
+    "end_token_added": "responses that the chat template does not end with a token: an end-of-sequence token is added, so that "
+                       "a tuned model can stop",
+    "boundary_forced": "rows without a token boundary where the response begins: prompt and response are tokenised separately",
 }
 # A row's notes are the sum of these.
 BITS = {name: 1 << place for place, name in enumerate(NOTED)}
-FAILED = 1 << len(NOTED)  # the conversation cannot be a row: tokenising it alone says why
+FAILED = 1 << len(NOTED)  # the conversation cannot be a row: RowMaker.check raises the reason
 
 
 @dataclass(frozen=True)
 class Texts:
-    """N conversations as texts to tokenise, but for those that FAILED: of each text whose it is (0 to N-1), and whether the
-    end token comes after it; notes (N,). Where every answer is learned, a conversation has a text for each."""
+    """The texts of N conversations to tokenise, except those that FAILED. ``places``: each text's conversation (0 to N-1);
+    ``needs_end``: whether the end token follows it; ``notes`` (N,). If every answer is learned, each has its own text."""
 
     texts: list[PromptText]
     places: list[int]
@@ -50,8 +50,8 @@ class Texts:
 
 @dataclass(frozen=True)
 class Made:
-    """Rows of N conversations: their tokens one after the other (int32), and of each its tokens, those of its prompt, and
-    its notes (N,). No tokens: there is no room for any of the response, or it FAILED."""
+    """Rows of N conversations: all tokens in sequence (int32), and for each row its length, its prompt length and its notes
+    (N,). A length of 0 means that there is no room for any of the response, or that the row FAILED."""
 
     input_ids: "array[int]"
     lengths: np.ndarray
@@ -59,12 +59,12 @@ class Made:
     notes: np.ndarray
 
     def buffers(self) -> list[Any]:
-        """What ``of`` makes it of again."""
+        """Return the buffers from which ``of`` restores this object."""
         return [self.input_ids, self.lengths, self.prompt_lengths, self.notes]
 
     @classmethod
     def of(cls, buffers: Sequence[bytes]) -> "Made":
-        """What another process made."""
+        """Restore the rows that another process made."""
         input_ids = array("i")
         input_ids.frombytes(buffers[0])
         kinds = (np.int32, np.int32, np.uint16)
@@ -72,7 +72,7 @@ class Made:
 
 
 class RowMaker:
-    """What makes rows of conversations. Raises DataError if it can make none, whatever they are."""
+    """Turns conversations into rows. Raises DataError if no conversation at all could become a row."""
 
     def __init__(self, config: DataConfig, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._config, self._tokenizer = config, tokenizer
@@ -83,7 +83,7 @@ class RowMaker:
         self._marker = turn_marker(tokenizer) if config.template == "chat" else None
 
     def make(self, conversations: Sequence[list[Message]]) -> Made:
-        """The row of each. A response that does not fit is cut (and then has no end token)."""
+        """Return the row of each conversation. A response that does not fit is truncated (and then has no end token)."""
         return self._rows(self._texts_of(conversations))
 
     def _texts_of(self, conversations: Sequence[list[Message]]) -> Texts:
@@ -128,7 +128,7 @@ class RowMaker:
         return Made(input_ids, np.array(lengths, dtype=np.int32), np.array(prompt_lengths, dtype=np.int32), notes)
 
     def _rows_of_turns(self, texts: Texts) -> Made:
-        """The row of each conversation, of which every answer is learned."""
+        """Return the row of each conversation, with every answer learned."""
         longest, notes = self._config.max_length, texts.notes
         input_ids = array("i")
         lengths, prompt_lengths = ([0] * len(notes) for _ in range(2))
@@ -152,14 +152,14 @@ class RowMaker:
             if len(ids) > longest:
                 notes[place] |= BITS["truncated"]
                 del ids[longest:]
-                while ids[-1] < 0:  # given, and nothing that is learned comes after it
+                while ids[-1] < 0:  # given, and nothing learned follows
                     ids.pop()
             input_ids.extend(ids)
             lengths[place], prompt_lengths[place] = len(ids), prompt_length
         return Made(input_ids, np.array(lengths, dtype=np.int32), np.array(prompt_lengths, dtype=np.int32), notes)
 
     def check(self, messages: list[Message]) -> None:
-        """Raises DataError, naming the row, if there is none for this conversation."""
+        """Raise DataError, naming the row, if this conversation cannot be a row."""
         try:
             self._texts(messages)
         except DataError as error:
@@ -190,8 +190,8 @@ class RowMaker:
 def tokenise(
     messages: list[Message], config: DataConfig, tokenizer: "PreTrainedTokenizerBase",
 ) -> tuple[Row | None, bool]:
-    """One conversation as ``(row, truncated)``. None: its prompt leaves no room for any of the response. Raises DataError,
-    naming the row."""
+    """Return one conversation as ``(row, truncated)``. The row is None if the prompt leaves no room for any of the response.
+    Raises DataError, naming the row."""
     maker = RowMaker(config, tokenizer)
     maker.check(messages)
     made = maker.make([messages])

@@ -1,4 +1,4 @@
-"""The tokenizer.json of a fast tokenizer: its content, a tokenizer made of it, and the bytes that its tokens stand for."""
+"""The tokenizer.json of a fast tokenizer: its content, a tokenizer loaded from it, and the bytes that its tokens stand for."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 
 
 def tokenizer_content(tokenizer: "PreTrainedTokenizerBase") -> dict[str, Any] | None:
-    """The tokenizer.json of a fast tokenizer, None of a slow one or one with parts written in Python."""
+    """Return the tokenizer.json of a fast tokenizer; None for a slow tokenizer or one with parts written in Python."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     try:
         content: dict[str, Any] = json.loads(backend.to_str())  # type: ignore[union-attr]
-    except Exception:  # the library's own, for what cannot be written down
+    except Exception:  # the library's own exceptions, for parts that cannot be serialised
         return None
     content["truncation"] = content["padding"] = None
     return content
 
 
 def loaded(content: dict[str, Any]) -> "Tokenizer":
-    """A tokenizer whose offsets cover every character of its text, spaces too."""
+    """Load a tokenizer with offsets that cover every character of its text, including spaces."""
     from tokenizers import Tokenizer
 
     processor = content.get("post_processor") or {}
@@ -33,8 +33,8 @@ def loaded(content: dict[str, Any]) -> "Tokenizer":
 
 
 def bytes_of_tokens(content: dict[str, Any]) -> np.ndarray | None:
-    """How many bytes of a text each token stands for (V,), with a tokenizer whose tokens are written in GPT-2's 256
-    letters, one for a byte; None with another."""
+    """Return the number of text bytes that each token stands for (V,), if tokens are written in GPT-2's 256 letters, one per
+    byte; None for any other tokenizer."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     model, pre_tokenizer = content["model"], content.get("pre_tokenizer") or {}

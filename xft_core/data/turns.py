@@ -1,7 +1,7 @@
-"""Conversations of which every answer is learned (data.loss_on: all): where each answer is in the text, and in the tokens.
+"""Conversations with every answer learned (data.loss_on: all): where each answer is in the text and in the tokens.
 
-The text is what the chat template writes of the whole conversation. It is cut after each answer, behind the control token
-that ends it, where tokenizers begin again; so each piece is a text with a prompt and a response, as with a single answer.
+The text is the chat template's output for the entire conversation. It is split after each answer, after the control token that
+ends it, where tokenizers start afresh. Each piece is thus a text with a prompt and a response, as with a single answer.
 """
 
 from array import array
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def turns(messages: list[Message], tokenizer: "PreTrainedTokenizerBase") -> tuple[list[PromptText], bool]:
-    """A conversation in pieces, each what is given and, after that, what is learned: one of the assistant's answers.
+    """Split a conversation into pieces: each has a given part, then a learned part, which is one of the assistant's answers.
 
-    Returns ``(pieces, needs_end_token)``, the last as templates.training_text does. Raises DataError when the template cannot
-    hold the conversation, or writes an earlier answer otherwise once others follow.
+    Returns ``(pieces, needs_end_token)``, the latter as in templates.training_text. Raises DataError if the template cannot
+    hold the conversation, or writes an earlier answer differently once others follow.
     """
     more = template_options(messages)
     whole, control = chat_text(tokenizer, messages, add_generation_prompt=False, **more)
@@ -36,20 +36,20 @@ def turns(messages: list[Message], tokenizer: "PreTrainedTokenizerBase") -> tupl
         end = len(until.rstrip())
         if not (until.startswith(asked) and whole.startswith(until[:end]) and start <= len(asked) < end):
             raise DataError(
-                "the tokenizer's chat template writes an answer otherwise once other messages follow (as those do that remove "
-                "its reasoning), so that no answer but the last can be learned: use data.loss_on: last")
+                "the tokenizer's chat template writes an answer differently once other messages follow (for example, without "
+                "its reasoning), so only the last answer can be learned: use data.loss_on: last")
         last, content = until[len(asked):end], message["content"].strip()
         last = last.rpartition(content)[2] if content else last
         pieces.append(PromptText(whole[start:end], True, len(asked) - start, _within(control, start, end)))
         start = end
     if not pieces:
-        raise DataError("no message of the assistant follows a question: there is nothing to learn")
+        raise DataError("no assistant message follows a question: there is nothing to learn")
     return pieces, not text_tokens(tokenizer).ends_with_control_token(last)
 
 
 def join(pieces: "list[tuple[array[int], int]]") -> "tuple[array[int], int]":
-    """Tokens of pieces, each with its prompt's length, as those of one row: ``(input_ids, prompt_length)``. Tokens that are
-    given behind the first answer are written as given() has them."""
+    """Join the tokens of pieces, each with its prompt's length, into one row: ``(input_ids, prompt_length)``. Tokens that are
+    given after the first answer are encoded by given()."""
     (ids, prompt_length), *others = pieces
     for more, asked in others:
         ids.extend(array("i", map(given, more[:asked])) + more[asked:])
@@ -57,12 +57,12 @@ def join(pieces: "list[tuple[array[int], int]]") -> "tuple[array[int], int]":
 
 
 def given(token: int) -> int:
-    """The number that stands for a token which is not learned, behind one that is: below 0. Its own inverse."""
+    """Return the negative number that encodes a token which is not learned but follows a learned one. Its own inverse."""
     return -1 - token
 
 
 def is_whole(pieces: list[PromptText], joined: "array[int]", tokens: TextTokens) -> bool:
-    """Whether the pieces' tokens are those of the whole text."""
+    """Return whether the pieces' tokens equal those of the entire text."""
     text = "".join(piece.text for piece in pieces)
     control = None if pieces[0].control is None else tuple(_moved(pieces))
     whole = tokens.encode([PromptText(text, True, None, control)])[0].ids
@@ -77,7 +77,7 @@ def _moved(pieces: list[PromptText]) -> Iterator[Span]:
 
 
 def _within(control: tuple[Span, ...] | None, start: int, end: int) -> tuple[Span, ...] | None:
-    """The spans, as far as they are in a piece, from its beginning."""
+    """Return the spans clipped to a piece, relative to its beginning."""
     if control is None:
         return None
     return tuple((max(begin, start) - start, min(stop, end) - start) for begin, stop in control if begin < end and stop > start)

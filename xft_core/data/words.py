@@ -1,8 +1,8 @@
-"""Tokens of ASCII text, a word at a time: seven eighths of a byte-level tokenizer's time go into finding the words.
+"""Tokenise ASCII text word by word: a byte-level tokenizer spends seven eighths of its time on finding the words.
 
-A byte-level BPE tokenizer cuts a text into words by regular expressions, and makes tokens of each word by itself. Here
-Python's ``re`` cuts, and the tokens of a word are remembered. In ASCII text both engines mean the same by ``\\s`` and
-``\\p{L}``; that the words are the tokenizer's own is tried on texts of all kinds of characters before any is used.
+A byte-level BPE tokenizer splits a text into words by regular expressions, and tokenises each word separately. Here Python's
+``re`` does the splitting, and the tokens of words are cached. In ASCII text both engines mean the same by ``\\s`` and
+``\\p{L}``. Before first use, the words are compared with the tokenizer's own on texts with all kinds of characters.
 """
 
 import random
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 REMEMBERED = 2**16  # words
-LONGEST = 64  # characters of a word that is remembered
-# ByteLevel's own: 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+, with what most words are first.
+LONGEST = 64  # characters of a cached word
+# ByteLevel's own: 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+, with the most common words first.
 GPT2 = r" ?\p{L}+| ?\p{N}+|'(?:[stmd]|re|ve|ll)| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 SPACES, DIGITS = " \t\n\r\f\v", "0123456789"
 SAME_IN_ASCII = {"NFC", "NFD", "NFKC", "NFKD"}  # normalizers
-# The ASCII characters of Unicode's classes, for use inside of brackets.
+# The ASCII characters of Unicode's classes, for use inside brackets.
 CLASSES = {
     "L": "A-Za-z", "Lu": "A-Z", "Ll": "a-z", "Lt": "", "Lm": "", "Lo": "", "M": "", "Mn": "", "N": "0-9", "Nd": "0-9",
     "P": r"!-#%-*,-/:;?@\[-\]_{}", "S": r"$+<=>\^`|~", "Han": ""}
@@ -34,14 +34,14 @@ Cut = Callable[[str], list[str]]
 
 
 class Words:
-    """Makes tokens of texts."""
+    """Tokenises ASCII texts."""
 
     def __init__(self, whole: "Tokenizer", cuts: list[Cut], added: "re.Pattern[str]") -> None:
         (self._first, *self._others), self._added = cuts, added
         self._tokens = _Remembered(whole)
 
     def ids(self, text: str) -> bytes | None:
-        """A text's tokens (int32). None: of this text only the tokenizer knows them."""
+        """Return a text's tokens (int32); None if only the tokenizer itself can tokenise this text."""
         if not text.isascii() or self._added.search(text):
             return None
         return b"".join(map(self._tokens.__getitem__, self.cut(text)))
@@ -55,14 +55,14 @@ class Words:
 
 
 class _Remembered(dict[str, bytes]):
-    """The tokens of words."""
+    """A cache of the tokens of words."""
 
     def __init__(self, whole: "Tokenizer") -> None:
         from tokenizers.pre_tokenizers import ByteLevel
 
         super().__init__()
         self._model = whole.model
-        # One letter for each byte; those of printable ASCII are themselves, and the others follow each other in the same order.
+        # One letter for each byte. Printable ASCII bytes stand for themselves; the other bytes get the other letters in order.
         letters = sorted(ByteLevel.alphabet(), key=ord)
         own = {ord(letter) for letter in letters if ord(letter) < 256}
         others = iter([letter for letter in letters if ord(letter) >= 256])
@@ -78,7 +78,7 @@ class _Remembered(dict[str, bytes]):
 
 
 def words_of(content: dict[str, Any], whole: "Tokenizer") -> Words | None:
-    """What makes tokens of ASCII text as ``whole`` does, whose tokenizer.json is ``content``; None if that is not certain."""
+    """Return a tokeniser of ASCII text that is equivalent to ``whole`` (with tokenizer.json ``content``); None if uncertain."""
     model = content["model"]
     if model["type"] != "BPE" or model.get("dropout") or any(
             model.get(name) for name in ("continuing_subword_prefix", "end_of_word_suffix")):
@@ -98,14 +98,14 @@ def words_of(content: dict[str, Any], whole: "Tokenizer") -> Words | None:
 
 
 def _parts(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
-    """A part of a tokenizer.json, or those of a sequence."""
+    """Return a part of a tokenizer.json as a list, or the parts of a sequence."""
     if not part:
         return []
     return [each for inner in part[name] for each in _parts(inner, name)] if part["type"] == "Sequence" else [part]
 
 
 def _patterns(part: dict[str, Any]) -> "Iterator[str | None]":
-    """What a part of a pre-tokenizer cuts around; None for one that is not known here."""
+    """Yield the patterns at which a pre-tokenizer part splits; None for an unknown part."""
     kind = part["type"]
     if kind == "ByteLevel" and not part["add_prefix_space"]:
         if part.get("use_regex", True):
@@ -120,7 +120,7 @@ def _patterns(part: dict[str, Any]) -> "Iterator[str | None]":
 
 
 def _at_once(first: str | None) -> str | None:
-    """What cuts around ``first``, some white space and digits, and what is left by GPT2, in one pass; None for another one."""
+    """Return one pattern that splits at ``first`` (some white space and digits) and the rest by GPT2; None for others."""
     if not first or not _ONE_CLASS.fullmatch(first):
         return None
     only = re.compile(_in_python(first), re.ASCII)
@@ -133,7 +133,7 @@ def _at_once(first: str | None) -> str | None:
 
 
 def _cut_by(pattern: str) -> "Cut | None":
-    """What cuts around each match of the tokenizer's regular expression; None if Python's may mean something else by it."""
+    """Return a function that splits at each match of the tokenizer's regular expression; None if it may differ in Python."""
     if set(_CLASS.findall(pattern)) - set(CLASSES):
         return None
     translated = _in_python(pattern)
@@ -142,14 +142,14 @@ def _cut_by(pattern: str) -> "Cut | None":
     try:
         if re.compile(translated, re.ASCII).match(""):
             return None
-        # The second alternative is what lies between two matches.
+        # The second alternative matches the text between two matches.
         return re.compile(rf"{translated}|(?:(?!{translated})[\s\S])+", re.ASCII).findall
     except re.error:
         return None
 
 
 def _in_python(pattern: str) -> str:
-    """A regular expression with the characters of its Unicode classes."""
+    """Return a regular expression with its Unicode classes replaced by their ASCII characters."""
     translated, in_brackets, place = "", False, 0
     while place < len(pattern):
         found = _CLASS.match(pattern, place)
@@ -167,7 +167,7 @@ def _in_python(pattern: str) -> str:
 
 
 def _texts_to_try() -> Iterator[str]:
-    """All short texts of characters of every kind, and some long ones."""
+    """Yield all short texts of characters of every kind, and some long texts."""
     yield from map("".join, product(_TRIED, repeat=3))
     rng = random.Random(0)
     for _ in range(300):
@@ -175,6 +175,6 @@ def _texts_to_try() -> Iterator[str]:
 
 
 def _same(words: Words, whole: "Tokenizer", text: str) -> bool:
-    """Whether both have the same tokens for a text."""
+    """Return whether both give the same tokens for a text."""
     ids = words.ids(text)
     return ids is None or ids == array("i", whole.encode(text, add_special_tokens=False).ids).tobytes()

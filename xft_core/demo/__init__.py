@@ -1,6 +1,6 @@
 """The offline demo: a small trained base model, instruction data and a benchmark, all built from one seed.
 
-``python -m xft_core.demo.build`` regenerates every file of this folder that is not source code; the results are
+``python -m xft_core.demo.build`` regenerates every file in this folder that is not source code. The results are
 shipped so that the pipeline can be run from end to end without a network.
 """
 

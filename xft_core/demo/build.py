@@ -1,7 +1,7 @@
 """Build the demo's model, instruction data and benchmark: ``python -m xft_core.demo.build [--out DIR] [--seed 0]``.
 
-Every file follows from the seed. The data files and the tokenizer are byte-identical from run to run; so is the model
-as long as ``--threads`` stays at 1.
+The seed determines every file. The data files and the tokenizer are byte-identical from run to run; so is the model as
+long as ``--threads`` stays at 1.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ MAGICODER = (
 )
 INSTRUCT_ROWS = 2200
 BENCHMARK_ROWS = 80
-LARGE_BENCHMARK_ROWS = 300  # for studies: programs enough to tell two models apart that are 3 points from each other
-HELD_OUT_ROWS = 500  # of the study's recipe, which trains on few rows
+LARGE_BENCHMARK_ROWS = 300  # for studies: enough programs to distinguish two models that differ by 3 points
+HELD_OUT_ROWS = 500  # for the study's recipe, which trains on few rows
 RESERVED_ROWS = 200
 FUNCTIONS = 40_000  # pretraining functions
-TOKENIZER_SOURCES = 4_000  # pretraining files, from the first on, that train the tokenizer
+TOKENIZER_SOURCES = 4_000  # number of pretraining files, from the first on, that train the tokenizer
 
 
 def write_tasks(out: Path, seed: int) -> None:
-    """Write the rows of the tasks that ship into their folders."""
+    """Write the rows of the shipped tasks to their folders."""
     for name, (make, *counts) in TASKS.items():
         for split, count in zip(("train", "test"), counts, strict=True):
             (out / name).mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def build(out: Path, seed: int, functions: int = FUNCTIONS) -> None:
     to ``out``."""
     start = time.time()
     out.mkdir(parents=True, exist_ok=True)
-    # Each data set has its own generator, so that resizing one leaves the others as they are.
+    # Each data set has its own generator, so that resizing one leaves the others unchanged.
     write_jsonl(out / "benchmark.jsonl", benchmark_rows(random.Random(f"benchmark {seed}"), BENCHMARK_ROWS))
     write_jsonl(
         out / f"benchmark_{LARGE_BENCHMARK_ROWS}.jsonl",

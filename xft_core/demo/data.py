@@ -43,7 +43,7 @@ def pretraining_files(rng: random.Random, functions: int) -> list[list[tuple[str
 
 
 def instruction_rows(rng: random.Random, count: int) -> list[dict[str, str]]:
-    """Instruction tuning rows: fenced problems and plain-language requests in turn."""
+    """Instruction tuning rows: alternating fenced problems and plain-language requests."""
     rows = []
     for i in range(count):
         task = _sample(rng, INSTRUCT_LENGTHS, False, INSTRUCT_USER_SHARE)

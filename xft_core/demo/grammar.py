@@ -1,7 +1,7 @@
 """The demo grammar: tasks composed of one to three typed steps, rendered as short Python functions with docstrings.
 
 A *composition* is the sequence of step kinds, irrespective of constants and wording. ``is_held_out`` marks a fixed
-quarter of the longer compositions; the corpora never contain them and the benchmark contains nothing else.
+quarter of the longer compositions. The corpora never contain them, and the benchmark contains nothing else.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def sample_kinds(rng: random.Random, length: int) -> tuple[str, ...]:
             options = [s for s in STEPS.values() if s.src == source and s.key not in kinds]
             if not options:
                 break
-            if rng.random() < 0.3:  # now and then weight result types alike, so that type changes stay common
+            if rng.random() < 0.3:  # sometimes weight result types equally, so that type changes stay common
                 result = rng.choice(sorted({s.dst for s in options}))
                 options = [s for s in options if s.dst == result]
             step = rng.choice(options)
@@ -61,7 +61,7 @@ def sample_kinds(rng: random.Random, length: int) -> tuple[str, ...]:
 
 
 def sample_constant(rng: random.Random, step: Step) -> str:
-    """A constant for ``step`` as it stands in code and in text alike."""
+    """A constant for ``step`` as written in both code and text."""
     if step.constant == "k":
         return str(rng.randint(2, 9))
     if step.constant == "c":

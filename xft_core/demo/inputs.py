@@ -1,4 +1,4 @@
-"""Test inputs for demo tasks, and the check that they can tell a right program from nearly right ones."""
+"""Test inputs for demo tasks, and the check that they distinguish a correct program from nearly correct ones."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def run_task(task: Task, inputs: list[Any]) -> list[Any]:
 
 
 def mutants(task: Task) -> list[Task]:
-    """Nearly right programs: a step left out, two neighbours exchanged, or an integer constant off by one."""
+    """Nearly correct programs: a step left out, or an integer constant off by one."""
     result = []
     pairs = list(zip(task.kinds, task.constants, strict=True))
     for i, (kind, constant) in enumerate(pairs):

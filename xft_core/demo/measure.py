@@ -1,8 +1,8 @@
 """Calibration of the demo: pass@1 of the base, then after a short plain SFT.
 
-``python -m xft_core.demo.measure [--dir DIR]`` is how the mixture in ``data.py`` was tuned: the base should solve
-some of the benchmark, SFT clearly more, and neither all of it. It is independent of the pipeline's own trainer and
-evaluator on purpose, as a cross-check on both.
+``python -m xft_core.demo.measure [--dir DIR]`` was used to tune the mixture in ``data.py``: the base should solve some of
+the benchmark, SFT clearly more, and neither all of it. It is deliberately independent of the pipeline's own trainer and
+evaluator, as a cross-check on both.
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ SIZES = {
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int = VOCAB_SIZE) -> PreTrainedTokenizerFast:
     """A byte-level BPE that round-trips any text.
 
-    Newlines are always tokens of their own: a prompt then tokenizes the same whether or not it is cut after its
-    final newline, so prefilled prompts look to the model like its training data. So are digits, which lets a small
-    model copy constants from text to code.
+    Newlines are always separate tokens: a prompt then tokenizes the same whether or not it is cut after its final
+    newline, so prefilled prompts look to the model like its training data. Digits are separate tokens too, which lets a
+    small model copy constants from text to code.
     """
     tokenizer = Tokenizer(models.BPE())
     alone = pre_tokenizers.Split(Regex("[\n0-9]"), "isolated")
@@ -73,8 +73,8 @@ def encode(tokenizer: PreTrainedTokenizerFast, files: list[list[tuple[str, str]]
     """One example for each file, ended by eos.
 
     Files are not packed together: constants of unrelated functions in the window delay learning to copy. Names and
-    docstrings are mostly chance; that of the first function carries loss in one file of four only, so that bodies
-    weigh more.
+    docstrings are mostly random; the first function's name and docstring carry loss in only one of four files, so that
+    bodies weigh more.
     """
     examples = []
     for number, functions in enumerate(files):
@@ -131,8 +131,8 @@ def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def pretrain(model: LlamaForCausalLM, examples: list[Example], seed: int, mixed: bool = True) -> None:
-    """One pass over the examples in random order; bf16 autocast over fp32 weights, or fp32 alone: a processor without
-    instructions for bf16 multiplies it 27 times slower."""
+    """Train for one pass over the examples in random order, with bf16 autocast over fp32 weights, or with fp32 alone: a
+    processor without bf16 instructions multiplies bf16 27 times slower."""
     schedule, optims, start = batches(examples, seed), optimizers(model), time.time()
     model.train()
     for step, batch in enumerate(schedule):

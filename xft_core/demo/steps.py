@@ -19,7 +19,7 @@ TYPES = {"xs": "list[int]", "words": "list[str]", "s": "str", "n": "int", "ok": 
 
 @dataclass(frozen=True)
 class Step:
-    """One step kind: ``src`` -> ``dst`` computed by ``expr``, told in words by ``wordings`` or by ``noun``."""
+    """One step kind: ``src`` -> ``dst``, computed by ``expr`` and described by ``wordings`` or ``noun``."""
 
     key: str
     src: str

@@ -1,5 +1,5 @@
-"""Rows of the three tasks that ship: customers' letters to JSON, questions to SQL, word problems with units. Everything follows
-from the generator that is given."""
+"""Rows of the three shipped tasks: customers' letters to JSON, questions to SQL, word problems with units. The given generator
+determines all rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CITIES = ("Bonn", "Paris", "Oslo", "Rome", "Vienna", "Madrid", "Lyon", "Turin", 
 ITEMS = ("green tea", "black tea", "coffee", "rice", "honey", "olive oil", "salt", "flour", "red lentils", "oats")
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
 
-# What customers write. The last wording of each topic is in the test split alone.
+# Customers' messages. The last wording of each topic appears only in the test split.
 PRODUCTS = ("lamp", "chair", "kettle", "radio", "clock", "bag")
 TOPICS = {
     "refund": ("I want my money back for the {}.", "Please refund the {}.", "Pay me back, the {} was too dear.",
@@ -32,7 +32,7 @@ TICKET_SCHEMA = {
     "properties": {"topic": {"enum": list(TOPICS)}, "product": {"enum": list(PRODUCTS)}, "urgent": {"type": "boolean"}}}
 
 TABLE = "CREATE TABLE orders (name TEXT, city TEXT, item TEXT, quantity INTEGER, price REAL, day TEXT);"
-# Question, query, whether the order of the rows counts.
+# Question, query, and whether the order of the rows counts.
 QUERIES = (
     ("How many orders come from {city}?", "SELECT COUNT(*) FROM orders WHERE city = '{city}';", False),
     ("How many {item} did {name} order in all?",
@@ -49,7 +49,7 @@ QUERIES = (
      "SELECT SUM(quantity * price) FROM orders WHERE name = '{name}';", False),
 )
 
-# Question, the answer's number from the two given, its unit.
+# Question, a function from the two given numbers to the answer, and the answer's unit.
 PROBLEMS: tuple[tuple[str, Callable[[int, int], float], str], ...] = (
     ("A train goes {a} km in {b} hours. How fast is it on average?", lambda a, b: a / b, "km/h"),
     ("A pump fills {a} liters in {b} minutes. What is its flow?", lambda a, b: a / b, "L/min"),
@@ -63,8 +63,8 @@ PROBLEMS: tuple[tuple[str, Callable[[int, int], float], str], ...] = (
 
 
 def extraction_rows(rng: random.Random, count: int, test: bool) -> list[Row]:
-    """What customers write, and the ticket as JSON: topic, product, and whether it is urgent. Nobody who writes in the test
-    writes in the training rows, so no row is in both."""
+    """Customers' messages, and the ticket as JSON: topic, product, and whether it is urgent. Test and training rows have
+    different customers, so no row is in both."""
     names = NAMES[8:] if test else NAMES[:8]
     rows: list[Row] = []
     while len(rows) < count:
@@ -83,7 +83,7 @@ def extraction_rows(rng: random.Random, count: int, test: bool) -> list[Row]:
 
 
 def sql_rows(rng: random.Random, count: int, test: bool) -> list[Row]:
-    """Questions about a table of orders, and the query; each problem of the test has a table's rows of its own."""
+    """Questions about a table of orders, and the query. Each test problem has its own table rows."""
     rows: list[Row] = []
     while len(rows) < count:
         question, query, ordered = rng.choice(QUERIES)
@@ -120,4 +120,4 @@ def quantity_rows(rng: random.Random, count: int, test: bool) -> list[Row]:
 
 TASKS: dict[str, tuple[Callable[[random.Random, int, bool], list[Row]], int, int]] = {
     "extraction": (extraction_rows, 1600, 100), "sql": (sql_rows, 300, 60), "quantities": (quantity_rows, 300, 60)}
-"""By name of the folder: what makes its rows, and how many rows train and test have."""
+"""By folder name: the function that generates the rows, and the numbers of rows in train and test."""

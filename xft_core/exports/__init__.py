@@ -1,1 +1,1 @@
-"""What a finished model becomes outside of this package: code for transformers, stock architectures, GGUF files."""
+"""Export finished models for use outside this package: code for transformers, stock architectures, GGUF files."""

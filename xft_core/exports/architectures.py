@@ -1,4 +1,4 @@
-"""The stock architectures that upcycled models are trained in: which dense models fit, and the config.json of the mixture.
+"""The stock architectures that upcycled models can be trained in: which dense models fit, and the mixture's config.json.
 
     granite       granitemoeshared   y = S(x) + sum_{i in T} softmax_T(logits)_i E_i(x)
     qwen2_moe     qwen2_moe          y = sigmoid(g.x) S(x) + sum_{i in T} softmax_T(logits)_i E_i(x)      (norm_topk_prob)
@@ -15,7 +15,7 @@ from xft_core.recipe.sections import UpcycleConfig
 
 
 def check_architecture(upcycle: UpcycleConfig, dense_config: dict[str, Any], name: str) -> None:
-    """Raise CheckpointError with the reason where a dense model does not fit the architecture of ``upcycle.normalization``."""
+    """Raise CheckpointError with the reason if a dense model does not fit the architecture of ``upcycle.normalization``."""
     fitting = FAMILIES_OF_ARCHITECTURES[upcycle.normalization]
     if dense_config["model_type"] not in fitting:
         raise CheckpointError(
@@ -24,7 +24,7 @@ def check_architecture(upcycle: UpcycleConfig, dense_config: dict[str, Any], nam
     config = transformers_config(dense_config)
     head_dim = config.hidden_size // config.num_attention_heads
     reasons = {
-        "heads of another size than hidden_size / num_attention_heads":
+        "a head size other than hidden_size / num_attention_heads":
             (getattr(config, "head_dim", None) or head_dim) != head_dim,
         f"the activation {config.hidden_act}": config.hidden_act not in ("silu", "swish"),
         "biases in its FFNs (mlp_bias)": bool(getattr(config, "mlp_bias", False)),
@@ -33,12 +33,12 @@ def check_architecture(upcycle: UpcycleConfig, dense_config: dict[str, Any], nam
     }
     if found := [reason for reason, refused in reasons.items() if refused]:
         raise CheckpointError(
-            f"{name!r} has {', '.join(found)}. The architecture of upcycle.normalization {upcycle.normalization} has no such "
-            "thing. Choose normalization xft.")
+            f"{name!r} has {', '.join(found)}, which the architecture of upcycle.normalization {upcycle.normalization} does "
+            "not support. Choose normalization xft.")
 
 
 def architecture_config(upcycle: UpcycleConfig, dense_config: dict[str, Any]) -> dict[str, Any]:
-    """The config.json of the mixture in its architecture. Raises CheckpointError where the dense model does not fit."""
+    """Return the mixture's config.json in its architecture. Raises CheckpointError if the dense model does not fit."""
     check_architecture(upcycle, dense_config, "the model")
     config = transformers_config(dense_config)
     left_out = NAMES_OF_CODE | {"mlp_bias", "pretraining_tp", "head_dim", "sliding_window", "layer_types", "max_window_layers"}
@@ -58,7 +58,7 @@ def architecture_config(upcycle: UpcycleConfig, dense_config: dict[str, Any]) ->
 
 
 def _slides(config: Any) -> bool:
-    """Whether attention may look back less far than a sequence is long."""
+    """Return whether attention may not cover an entire sequence."""
     window = getattr(config, "sliding_window", None)
     if window is None or getattr(config, "use_sliding_window", True) is False:
         return False

@@ -1,6 +1,6 @@
-"""``python -m xft_core.exports.smoke SOURCE COPY``: whether two directories are one model, as plain transformers loads them.
+"""``python -m xft_core.exports.smoke SOURCE COPY``: check that plain transformers loads the same model from two directories.
 
-Prints the largest difference of logits and whether greedy tokens are the same, as JSON; exit status 1 where they are not.
+Prints the largest difference of logits and whether greedy tokens are the same, as JSON; exit status 1 if the models differ.
 """
 
 import json
@@ -14,7 +14,7 @@ PROMPT, NEW_TOKENS = "def add(a, b):\n", 16
 
 @torch.no_grad()
 def main(source: str, copy: str) -> int:
-    """Load both, and compare."""
+    """Load both models and compare them."""
     found = []
     for directory in (source, copy):
         model = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, trust_remote_code=False).eval()

@@ -1,6 +1,6 @@
-"""An upcycled model of a stock architecture (upcycle.normalization granite or qwen2_moe) under that architecture's names.
+"""Write an upcycled model of a stock architecture (upcycle.normalization granite or qwen2_moe) under that architecture's names.
 
-No number changes: tensors are renamed, put side by side or cut along a dimension, as the architecture's files have them.
+No number changes: tensors are renamed, concatenated or split along a dimension, as in the architecture's files.
 """
 
 import json
@@ -22,7 +22,7 @@ TRAINED_BY = "xft"  # field of config.json
 def export_stock(source: Path, target: Path) -> None:
     """Write the upcycled model ``source`` into the empty directory ``target`` as a stock mixture.
 
-    Raises CheckpointError where it was not trained in a stock architecture.
+    Raises CheckpointError if it was not trained in a stock architecture.
     """
     with MixtureReader(source) as mixture:
         upcycle, family, reader = mixture.upcycle, mixture.family, mixture.reader
@@ -37,10 +37,10 @@ def export_stock(source: Path, target: Path) -> None:
         for block in blocks:
             plans += of_block(reader, block, block.removesuffix(f"{family.block}."), upcycle.num_routed)
         write_checkpoint(target, sorted(plans, key=lambda plan: plan.name))
-        # transformers loads all of a model in this dtype: the one that holds every tensor without rounding.
+        # transformers loads the entire model in this dtype, so choose one that holds every tensor without rounding.
         dtype = str(reduce(torch.promote_types, {plan.dtype for plan in plans})).removeprefix("torch.")
         content = {name: value for name, value in content.items() if name != "torch_dtype"} | {"dtype": dtype}
-    content |= {TRAINED_BY: {"down_scales": upcycle.down_scales}}  # a mean of these experts is not their merge
+    content |= {TRAINED_BY: {"down_scales": upcycle.down_scales}}  # so that merge_mixture refuses these scaled experts
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     copy_beside_weights(source, target)
 

@@ -1,4 +1,4 @@
-"""Digests: canonical JSON and sha256 of files and directories. A stage's key is made of nothing else."""
+"""Digests: canonical JSON, and sha256 of files and directories. A stage's key is built only from these."""
 
 import hashlib
 import json
@@ -8,12 +8,12 @@ from typing import Any
 
 TASK_FILE = "task.yaml"  # a directory that has one is a task's folder (benchmarks/tasks/)
 
-# What makes a model directory: weights, configuration, tokenizer, chat template. Notes and caches do not count.
+# Files of a model directory: weights, configuration, tokenizer, chat template. Notes and caches do not count.
 MODEL_FILE_SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: sorted keys, no spaces, no NaN. Raises ValueError for what JSON cannot hold."""
+    """A unique text for a value: sorted keys, no spaces, no NaN. Raises ValueError for values that JSON cannot represent."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
@@ -29,23 +29,23 @@ def file_digest(path: Path) -> str:
 
 
 def directory_digest(directory: Path, files: Iterable[Path] | None = None) -> str:
-    """sha256 over (relative path, sha256) of the files of a directory, by default those that make a model."""
+    """sha256 over (relative path, sha256) of the files of a directory, by default its model files."""
     chosen = model_files(directory) if files is None else sorted(files)
     return digest_of([[path.relative_to(directory).as_posix(), file_digest(path)] for path in chosen])
 
 
 def task_files(folder: Path) -> list[Path]:
-    """The files of a task's folder, at any depth, sorted; without hidden ones and caches."""
+    """The files of a task's folder, at any depth, sorted, except hidden files and caches."""
     return sorted(
         path for path in folder.rglob("*") if path.is_file() and not any(
             part.startswith((".", "__pycache__")) for part in path.relative_to(folder).parts))
 
 
 def model_files(directory: Path) -> list[Path]:
-    """The files that make a model directory, sorted: weights, configuration, tokenizer (top level only).
+    """The files of a model directory, sorted: weights, configuration, tokenizer (top level only).
 
-    Also weights that no reader takes (shard_index.weight_files). Too many files in a digest cost a rebuild, one too few
-    would be another model under the same key.
+    Includes weights that no reader uses (safetensors_index.weight_files). An unnecessary file in a digest only causes a
+    rebuild; a missing one would give a different model the same key.
     """
     return sorted(
         path for path in directory.iterdir()

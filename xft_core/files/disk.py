@@ -1,4 +1,4 @@
-"""Files written and locked safely: locks, whole writes, relative paths that stay below their directory, full disks."""
+"""Write and lock files safely: locks, atomic writes, relative paths that stay below their directory, full disks."""
 
 import errno
 import fcntl
@@ -14,7 +14,7 @@ from xft_core.errors import ArtifactError, DiskFullError
 
 
 def relative_path(path: str) -> str:
-    """``path`` if it is a plain relative path, so that a file stays below its directory and an object below its prefix.
+    """Return ``path`` if it is a plain relative path, so that a file stays below its directory, an object below its prefix.
 
     Raises ValueError otherwise: absolute, ``..``, empty parts, backslashes, control characters, over 900 bytes.
     """
@@ -26,9 +26,9 @@ def relative_path(path: str) -> str:
 
 
 def lock(file: IO[str] | int, *, wait: bool = True, shared: bool = False) -> bool:
-    """Lock an open file or directory until it is closed. Returns False if ``wait`` is false and another holds the lock.
+    """Lock an open file or directory until it is closed. Returns False if ``wait`` is false and another process holds it.
 
-    The kernel releases the lock when its holder dies, however it dies. Raises OSError on a file system without locks.
+    The kernel releases the lock when its holder dies for any reason. Raises OSError on a file system without locks.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
@@ -40,10 +40,10 @@ def lock(file: IO[str] | int, *, wait: bool = True, shared: bool = False) -> boo
 
 @contextmanager
 def file_lock(path: Path, *, wait: bool = True, shared: bool = False, create: bool = True) -> Iterator[IO[str] | None]:
-    """Hold the lock of the file ``path``; yields the open file, or None if ``wait`` is false and another holds the lock.
+    """Hold the lock of the file ``path``. Yields the open file, or None if ``wait`` is false and another process holds it.
 
-    The file is never truncated here: its content belongs to whoever holds the lock. Raises FileNotFoundError if
-    ``create`` is false and there is no such file.
+    This never truncates the file, because its content belongs to the holder of the lock. Raises FileNotFoundError if
+    ``create`` is false and the file does not exist.
     """
     mode = "a+" if create else "r" if shared else "r+"
     while True:
@@ -57,7 +57,7 @@ def file_lock(path: Path, *, wait: bool = True, shared: bool = False, create: bo
 
 
 def _is_at(path: Path, stream: IO[str]) -> bool:
-    """Whether ``stream`` is the file at ``path``: the last owner may have removed it before this one got the lock."""
+    """Whether ``stream`` is the file at ``path``: the last owner may have removed it before this process got the lock."""
     try:
         return os.path.samestat(os.fstat(stream.fileno()), path.stat())
     except FileNotFoundError:
@@ -66,9 +66,9 @@ def _is_at(path: Path, stream: IO[str]) -> bool:
 
 @contextmanager
 def locked(directory: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the only right to work on ``directory``: the lock of ``<directory>.lock``. Yields whether it is held.
+    """Hold the exclusive right to work on ``directory``: the lock of ``<directory>.lock``. Yields whether it is held.
 
-    Waits for another owner unless ``wait`` is false; a killed owner loses it at once. Raises ArtifactError when the lock
+    Waits for another owner unless ``wait`` is false; a killed owner loses it immediately. Raises ArtifactError if the lock
     file cannot be opened.
     """
     directory = directory.absolute()
@@ -85,10 +85,11 @@ def locked(directory: Path, *, wait: bool = True) -> Iterator[bool]:
 
 
 def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
-    """Replace the file ``path`` by ``content`` in one step: a reader sees the old file or the new one, also after a kill.
+    """Replace the file ``path`` by ``content`` atomically: a reader sees the old or the new file, even after a kill.
 
-    The content is on disk when this returns. One writer at a time: the temporary file is ``<name>.tmp``, which a kill may
-    leave and the next write replaces. ``mode``: permissions of the new file, less the umask. Raises OSError.
+    The content is on disk when this returns. Only one writer at a time is allowed, because the temporary file is always
+    ``<name>.tmp``. A kill may leave this file behind, and the next write replaces it. ``mode``: permissions of the new file,
+    minus the umask. Raises OSError.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.unlink(missing_ok=True)  # it may have other permissions
@@ -106,22 +107,22 @@ def write_whole(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
 
 @contextmanager
 def disk_full_is_an_error(where: Path) -> Iterator[None]:
-    """Turn 'no space left', in whatever form a library raises it, into a DiskFullError that names the place."""
+    """Turn 'no space left', in any form that libraries raise it, into a DiskFullError that names the location."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         if not _means_disk_full(error):
             raise
         raise DiskFullError(
-            f"No space left while writing to {str(where)!r}. Nothing that was finished is lost: free some space and "
-            "start the same command again: it continues from the last checkpoint."
+            f"No space left while writing to {str(where)!r}. No finished work is lost. Free some space and "
+            "start the same command again to continue from the last checkpoint."
         ) from error
 
 
 def _means_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return "os error 28" in str(error)  # safetensors gives the system's text
+    return "os error 28" in str(error)  # safetensors passes on the system's text
 
 
 def sync(path: Path) -> None:

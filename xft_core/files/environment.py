@@ -1,7 +1,7 @@
-"""The environment settings that stages read, in one place. Where runs keep things is tasks/settings.py's matter.
+"""The environment settings that stages read. The settings for where runs store files are in tasks/settings.py.
 
     XFT_RENDEZVOUS           host:port of this machine for sft.num_nodes (docs/how-to/several-gpus.md)
-    XFT_BENCHMARKS           directory of MultiPL-E's and DS-1000's files
+    XFT_BENCHMARKS           directory with the files of MultiPL-E and DS-1000
     XFT_DS1000_ENVIRONMENT   directory of the environment that DS-1000 is graded in
     XDG_CACHE_HOME           caches; default: ~/.cache
 
@@ -19,30 +19,30 @@ SHOWN = 200  # characters of a value that a message repeats
 
 
 def rendezvous() -> str | None:
-    """XFT_RENDEZVOUS as host:port; None when it is not set."""
+    """XFT_RENDEZVOUS as host:port; None if it is not set."""
     address = os.environ.get("XFT_RENDEZVOUS", "").strip()
     if not address:
         return None
     found = HOST_AND_PORT.fullmatch(address)
     if not found or int(found[3]) > 65535:
         raise RecipeError(
-            f"XFT_RENDEZVOUS is {address[:SHOWN]!r}: set it to host:port of this machine, as the others can reach it, with a "
-            "free port, or leave it unset.")
+            f"XFT_RENDEZVOUS is {address[:SHOWN]!r}: set it to host:port, with an address of this machine that the others can "
+            "reach and a free port, or leave it unset.")
     return address
 
 
 def benchmarks_directory() -> Path | None:
-    """XFT_BENCHMARKS; None when it is not set."""
+    """XFT_BENCHMARKS; None if it is not set."""
     return path_setting("XFT_BENCHMARKS")
 
 
 def ds1000_directory() -> Path:
-    """Where the pinned environment of DS-1000 is, or would be."""
+    """The directory of the pinned environment of DS-1000, which may not exist yet."""
     return path_setting("XFT_DS1000_ENVIRONMENT") or cache_directory() / "xft" / "ds1000"
 
 
 def cache_directory() -> Path:
-    """Where caches are: XDG_CACHE_HOME, or .cache in the home directory of the user."""
+    """The directory for caches: XDG_CACHE_HOME, or .cache in the user's home directory."""
     if (given := path_setting("XDG_CACHE_HOME")) is not None:
         return given
     try:
@@ -53,8 +53,7 @@ def cache_directory() -> Path:
 
 
 def path_setting(name: str, default: str = "") -> Path | None:
-    """The absolute path of a directory, made or not, that a variable names; ``default``, or None, when it is unset or
-    empty."""
+    """The absolute path of a directory, existing or not, from a variable; ``default``, or None, if it is unset or empty."""
     value = os.environ.get(name) or default
     if not value:
         return None
@@ -64,7 +63,7 @@ def path_setting(name: str, default: str = "") -> Path | None:
         is_something_else = path.exists() and not path.is_dir()
         blocked = any(parent.exists() and not parent.is_dir() for parent in path.parents)
     except UnicodeEncodeError:
-        raise RecipeError(f"{name} is {value[:SHOWN]!r}, whose bytes are no UTF-8. Give another directory.") from None
+        raise RecipeError(f"{name} is {value[:SHOWN]!r}, whose bytes are not UTF-8. Give another directory.") from None
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         raise RecipeError(f"{name} is {value[:SHOWN]!r}, which cannot be a directory: {reason}.") from None

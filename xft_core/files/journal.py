@@ -1,4 +1,4 @@
-"""Work in progress, one JSON object a line, each with its own sha256: what was spoiled on disk is done again.
+"""Work in progress, with one JSON object per line, each with its own sha256, so that damaged work is detected and redone.
 
     {"sha256": <of the row's canonical JSON>, "row": {...}}
 """
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def append(path: Path, *rows: dict[str, Any]) -> None:
-    """Add rows to a file; they are on disk when this returns."""
+    """Append rows to a file. They are on disk when this returns."""
     lines = [json.dumps({"sha256": digest_of(row), "row": row}, ensure_ascii=False) + "\n" for row in rows]
     with path.open("a", encoding="utf-8") as stream:
         stream.write("".join(lines))
@@ -25,8 +25,8 @@ def append(path: Path, *rows: dict[str, Any]) -> None:
 
 
 def read_appended(path: Path) -> list[dict[str, Any]]:
-    """The rows that ``append`` has left, nothing where there is no file. A last line that a kill cut short is taken off
-    the file; a damaged one is left out, with a warning."""
+    """The rows that ``append`` wrote; none if there is no file. A last line that a kill cut short is removed from the file.
+    Damaged lines are skipped, with a warning."""
     if not path.is_file():
         return []
     content = path.read_bytes()
@@ -36,7 +36,7 @@ def read_appended(path: Path) -> list[dict[str, Any]]:
             stream.truncate(len(whole))
     rows = [_row(line) for line in whole.split(b"\n")[:-1]]
     if damaged := rows.count(None):
-        logger.warning("%r: %d damaged lines; what they held is done again.", str(path), damaged)
+        logger.warning("%r: %d damaged lines; their work is done again.", str(path), damaged)
     return [row for row in rows if row is not None]
 
 

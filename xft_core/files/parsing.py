@@ -1,7 +1,7 @@
-"""JSON and YAML as they come from outside: whatever the text is, a value or a ValueError of one line, soon and cheaply.
+"""Parse untrusted JSON and YAML: any text quickly gives either a value or a one-line ValueError.
 
-The libraries' own readers also raise RecursionError for deep nesting and let through what breaks later: half of a
-surrogate pair, a key that is given twice, aliases that unfold to more than any memory holds.
+The libraries' own readers also raise RecursionError for deep nesting, and accept input that causes failures later: half of a
+surrogate pair, a duplicate key, aliases that expand to more than fits into memory.
 """
 
 import json
@@ -13,12 +13,12 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 DEEPEST_YAML, LONGEST_YAML, LONGEST_NUMBER = 20, 1_000_000, 100
-_SCAN = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # a value and its end, without a look around it
+_SCAN = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # a value and its end; ignores other text
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def parse_json(content: bytes | str) -> Any:
-    """The value of a JSON text. Raises ValueError (json.JSONDecodeError, with its place, for a mistake of syntax)."""
+    """Parse a JSON text. Raises ValueError (json.JSONDecodeError, with its position, for a syntax error)."""
     text = content if isinstance(content, str) else content.decode("utf-8-sig")
     try:
         value = _value(text)
@@ -28,7 +28,7 @@ def parse_json(content: bytes | str) -> Any:
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
-            raise ValueError("a text in it holds half of a surrogate pair (\\ud800 to \\udfff): it is not Unicode") from None
+            raise ValueError("it contains half of a surrogate pair (\\ud800 to \\udfff), which is not valid Unicode") from None
     return value
 
 
@@ -36,22 +36,22 @@ def _value(text: str) -> Any:
     try:
         value, end = _SCAN(text, 0)
     except StopIteration:
-        return json.loads(text)  # which says what is wrong, if anything is
+        return json.loads(text)  # raises a precise error if the text is invalid
     return value if text[end:] in ("", "\n") else json.loads(text)
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text: plain values, lists and mappings. Raises ValueError, also for what a recipe has no use
-    for: aliases, keys given twice, texts of more than a million characters."""
+    """Parse a YAML text of plain values, lists and mappings. Raises ValueError, also for input that recipes do not need:
+    aliases, duplicate keys, texts of more than a million characters."""
     if len(text) > LONGEST_YAML:
-        raise ValueError(f"it has {len(text):,} characters, more than {LONGEST_YAML:,}")
+        raise ValueError(f"it has {len(text):,} characters, more than the limit of {LONGEST_YAML:,}")
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())[:500]) from None
     except (ValueError, ArithmeticError, TypeError, AttributeError, LookupError) as error:
-        # Of a date in the 13th month, or a value that is not what its tag says.
-        raise ValueError(f"it holds an invalid value ({str(error)[:100]})") from None
+        # For example, a date in the 13th month, or a value that does not match its tag.
+        raise ValueError(f"it contains an invalid value ({str(error)[:100]})") from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise ComposerError(
-                None, None, f"aliases (*{event.anchor}) are not read: write the value out", event.start_mark)
+                None, None, f"aliases (*{event.anchor}) are not supported: write out the value", event.start_mark)
         if self.depth == DEEPEST_YAML:
             raise ComposerError(None, None, "it is nested too deeply", self.peek_event().start_mark)
         self.depth += 1
@@ -80,7 +80,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def number(self, node: yaml.ScalarNode) -> Any:
-        """An int or a float, of a length at which reading it takes no time."""
+        """An int or a float with a limited length, so that reading it is fast."""
         if len(self.construct_scalar(node)) > LONGEST_NUMBER:
             raise ConstructorError(None, None, "a number is too long", node.start_mark)
         return self.construct_yaml_float(node) if node.tag.endswith("float") else self.construct_yaml_int(node)

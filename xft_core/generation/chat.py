@@ -1,4 +1,4 @@
-"""A conversation with a model, in the form that it was tuned in; what it writes is shown as it is written."""
+"""Chat with a model in the template that it was tuned with. Its answers are shown while they are written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,31 +21,32 @@ ChatTemplate = Literal["auto", "chat", "magicoder"]
 
 
 class Chat:
-    """A model directory (dense, upcycled or stock) and what was said so far.
+    """A model directory (dense, upcycled or stock) and the conversation so far.
 
-    ``template``: chat is the tokenizer's own, in which a model is told the whole conversation; magicoder is the paper's prompt,
-    which holds one instruction, so that nothing before it counts; auto is chat where the tokenizer has one.
+    ``template``: chat is the tokenizer's own template, which holds the entire conversation; magicoder is the paper's prompt,
+    which holds only one instruction, without anything before it; auto is chat if the tokenizer has a chat template, else
+    magicoder.
     """
 
     def __init__(self, directory: Path, config: GenerateConfig, template: ChatTemplate = "auto", seed: int = 0) -> None:
-        """Load the model. Raises CheckpointError where it cannot be, RecipeError for a back end that cannot show its words, and
-        for the template chat where there is none."""
+        """Load the model. Raises CheckpointError if this fails, RecipeError for a back end that cannot show answers while they
+        are written, and for the template chat if the tokenizer has none."""
         if config.backend != "transformers":
-            raise RecipeError(f"generate.backend is {config.backend}, which cannot chat. Leave it out, or set transformers.")
+            raise RecipeError(f"generate.backend is {config.backend}, which cannot chat. Remove it, or set it to transformers.")
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(directory)
         has_template = self.tokenizer.chat_template is not None
         if template == "chat" and not has_template:
-            raise RecipeError(f"The tokenizer of {str(directory)!r} has no chat template. Give --template magicoder.")
+            raise RecipeError(f"The tokenizer of {str(directory)!r} has no chat template. Use --template magicoder.")
         self.template = ("chat" if has_template else "magicoder") if template == "auto" else template
         self.seed, self.messages = seed, list[Message]()
         self._completer = TransformersCompleter(
             load_model(directory, DTYPES[config.precision]), self.tokenizer, config, stops=())
 
     def ask(self, question: str, show: Callable[[str], object]) -> Completion:
-        """The model's answer, which ``show`` is given in pieces as they are written.
+        """Return the model's answer. ``show`` receives it in pieces as they are written.
 
-        A question is kept with its answer, and neither where the answer was not finished: interrupted, or without room in the
-        model's context (``finish_reason`` is then prompt_too_long). Raises DataError for what the chat template refuses.
+        The question and its answer are kept, but not if the answer was unfinished: interrupted, or without room in the model's
+        context (``finish_reason`` is then prompt_too_long). Raises DataError for a question that the chat template rejects.
         """
         asked: list[Message] = [*self.messages, {"role": "user", "content": question}]
         prompt = (chat_prompt(self.tokenizer, asked) if self.template == "chat"
@@ -57,12 +58,12 @@ class Chat:
         return answer
 
     def begin_anew(self) -> None:
-        """Forget what was said."""
+        """Forget the conversation."""
         self.messages = []
 
 
 class _Shown(TextStreamer):
-    """Hands whole words to a function instead of the terminal."""
+    """Passes complete words to a function instead of the terminal."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, show: Callable[[str], object]) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]

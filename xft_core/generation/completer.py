@@ -1,4 +1,4 @@
-"""Batches of prompts to completions: what every back end does alike, whatever computes the tokens."""
+"""Complete batches of prompts: the part that all back ends share, whatever computes the tokens."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from xft_core.recipe.sections import GenerateConfig
 
 FinishReason = Literal["stop", "length", "prompt_too_long"]
 
-# Decoded together with a completion and taken away again: some tokenizers drop a space at the start of a text.
+# Decoded together with a completion and then removed: some tokenizers drop a space at the start of a text.
 LEAD_TOKENS = 8
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after a prompt: the stop and what came with it included, an end token not. ``new_tokens`` counts
-    its tokens, an end token among them."""
+    """A model's output after a prompt. The text includes the stop and anything in the same token, but no end token.
+    ``new_tokens`` counts all tokens, including an end token."""
 
     text: str
     finish_reason: FinishReason
@@ -28,7 +28,7 @@ class Completion:
 class Completer(ABC):
     """A model ready to complete prompts under one configuration.
 
-    context_length   tokens that prompt and completion may have together, None for no limit
+    context_length   maximum tokens of prompt and completion together, None for no limit
     end_tokens       any of these ends a completion
     """
 
@@ -40,11 +40,11 @@ class Completer(ABC):
 
     @abstractmethod
     def write(self, prompts: Sequence[Sequence[int]], rooms: Sequence[int], seed: int) -> list[list[int]]:
-        """The tokens that follow each prompt: at most ``rooms`` of them, and none after an end token or after the one
-        that completes a stop."""
+        """Return the tokens that follow each prompt: at most ``rooms`` of them, and none after an end token or after the
+        token that completes a stop."""
 
     def complete(self, prompts: Sequence[Sequence[int]], seed: int) -> list[Completion]:
-        """Complete prompts, given as token ids, all at once. Sampling draws from ``seed`` alone."""
+        """Complete prompts, given as token ids, all at once. Sampling depends on ``seed`` alone."""
         rooms = [self.room(prompt) for prompt in prompts]
         open_rows = [row for row, room in enumerate(rooms) if room]
         completions = [Completion("", "prompt_too_long", 0)] * len(prompts)
@@ -52,19 +52,19 @@ class Completer(ABC):
             written = self.write([prompts[row] for row in open_rows], [rooms[row] for row in open_rows], seed)
             for row, tokens in zip(open_rows, written, strict=True):
                 ended = tokens[-1] in self.end_tokens
-                text = self._text(prompts[row], tokens[:-1] if ended else tokens)  # it need not be a special token
+                text = self._text(prompts[row], tokens[:-1] if ended else tokens)  # the end token need not be a special token
                 stopped = ended or any(stop in text for stop in self.stops)
                 completions[row] = Completion(text, "stop" if stopped else "length", len(tokens))
         return completions
 
     def room(self, prompt: Sequence[int]) -> int:
-        """How many tokens may follow a prompt: none where the prompt alone fills the model's context."""
+        """Return how many tokens may follow a prompt: 0 if the prompt alone fills the model's context."""
         if self.context_length is None:
             return self.config.max_new_tokens
         return max(0, min(self.config.max_new_tokens, self.context_length - len(prompt)))
 
     def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
-        """The text of token ids, as it is: no spaces tidied up."""
+        """Return the text of token ids unchanged, without cleaning up spaces."""
         return str(self.tokenizer.decode(
             ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False))
 
@@ -75,8 +75,8 @@ class Completer(ABC):
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase, *configs: Any) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, and those that any of the checkpoint's configurations names
-    (chat models have a second one)."""
+    """Return every token that ends an answer: the tokenizer's, and those in any of the checkpoint's configurations (chat models
+    have a second end token)."""
     found: set[int] = set()
     for value in (tokenizer.eos_token_id, *(getattr(config, "eos_token_id", None) for config in configs)):
         found |= set(value) if isinstance(value, list) else {value} if value is not None else set()

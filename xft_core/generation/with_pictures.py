@@ -1,4 +1,4 @@
-"""Completions of prompts with pictures: one prompt at a time, since what a picture adds differs from family to family."""
+"""Complete prompts with pictures, one prompt at a time: the tensors of a picture differ from family to family."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from xft_core.moe.prompts import GeneratedPrompts, tell_prompts
 
 
 class PictureCompleter(TransformersCompleter):
-    """``pictures`` is set before each call of ``complete``: of every prompt what the processor made beside its tokens."""
+    """Set ``pictures`` before each call of ``complete``: for every prompt, the processor's tensors other than the tokens."""
 
     pictures: Sequence[dict[str, Any]] = ()
 

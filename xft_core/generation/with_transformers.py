@@ -1,5 +1,5 @@
-"""Completions with transformers: left padding, and an end of its own for every row; rows that have ended make room for the
-others. Takes any model of ours."""
+"""Complete prompts with transformers, for any model of this package. Batches are left-padded, every row ends separately, and
+finished rows are removed to speed up the others."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from xft_core.recipe.sections import GenerateConfig
 
 
 class TransformersCompleter(Completer):
-    """On the GPU where there is one. ``streamer``: is told the tokens of a single prompt's completion as they are written."""
+    """Runs on the GPU if there is one. ``streamer`` receives the tokens of a single prompt's completion as they are written."""
 
     streamer: TextStreamer | None = None
 
@@ -33,7 +33,7 @@ class TransformersCompleter(Completer):
         self.padding = padding if padding is not None else next(iter(self.end_tokens), 0)
         sampling = {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
         self.decoding = sampling if config.temperature else {"do_sample": False}
-        # The checkpoint's own defaults (a temperature, a repetition penalty) would fill in what is not named above.
+        # Otherwise the checkpoint's own defaults (a temperature, a repetition penalty) would fill in settings not named above.
         self.model.generation_config = GenerationConfig()
 
     @torch.inference_mode()
@@ -55,7 +55,7 @@ class TransformersCompleter(Completer):
         tell_prompts(self.model, known_prompts)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            while rows:  # every time with the rows that have not ended, from where they are
+            while rows:  # each pass continues the unfinished rows
                 ends = RowEnds(self, longest, [rooms[row] for row in rows])
                 output = self.model.generate(
                     input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache,
@@ -72,13 +72,13 @@ class TransformersCompleter(Completer):
 
 
 class RowEnds(StoppingCriteria):
-    """Ends each row at an end token, at one of the stops, or when its room is used up, and notes its length there; ends all
-    once half of them have ended, as the others are faster without them."""
+    """Ends each row at an end token, at a stop, or when its room is used up, and records its length. Ends all rows once half of
+    them have ended, because the others are faster without them."""
 
     def __init__(self, completer: Completer, prompt_length: int, rooms: Sequence[int]) -> None:
         self.completer, self.prompt_length, self.rooms = completer, prompt_length, rooms
         self.lengths = [0] * len(rooms)
-        # A token is a character at least, so these many hold a whole stop.
+        # A token has at least one character, so this many tokens hold a complete stop.
         self.tail = max(map(len, completer.stops), default=0) + 2
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Completions with vLLM, where it is installed: many times faster on a GPU, for dense models only.
+"""Complete prompts with vLLM, if it is installed: many times faster on a GPU, for dense models only.
 
-The upcycled Mixture-of-Experts is an architecture that vLLM does not know.
+vLLM does not support the architecture of the upcycled Mixture-of-Experts.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ REMEDY = "Set generate.backend: transformers"
 
 
 def check_vllm(model: Path) -> None:
-    """Raise RecipeError where vLLM is not installed, CheckpointError for a model that it cannot run."""
+    """Raise RecipeError if vLLM is not installed, CheckpointError for a model that it cannot run."""
     if is_moe(model):
         raise CheckpointError(
-            f"{str(model)!r} is an upcycled Mixture-of-Experts, and vLLM does not know this architecture. {REMEDY} for it; "
-            "the base, the tuned dense and the merged model may use vLLM.")
+            f"{str(model)!r} is an upcycled Mixture-of-Experts, which vLLM does not support. {REMEDY} for this model; "
+            "the base, the tuned dense and the merged model can use vLLM.")
     _check_weights(model)
     if find_spec("vllm") is None:
         raise RecipeError(
@@ -38,33 +38,33 @@ def check_vllm(model: Path) -> None:
 
 
 def _check_weights(model: Path) -> None:
-    """Raise CheckpointError where vLLM would read other weights than every other reader: without an index it takes all that
-    lie in the directory."""
+    """Raise CheckpointError if vLLM would read other weights than every other reader: without an index, vLLM reads all weight
+    files in the directory."""
     with CheckpointReader(model) as reader:
         dense_config_of(reader)
     read = weight_files(model)
     others = sorted(path.name for path in model.glob("*.safetensors") if path.name not in read)
     if others and not (model / INDEX_NAME).is_file():
         raise CheckpointError(
-            f"{str(model)!r} holds {', '.join(others[:3])} beside {', '.join(read)}, and vLLM would read both. {REMEDY}, or "
-            "move what does not belong to the model elsewhere.")
+            f"{str(model)!r} holds {', '.join(others[:3])} as well as {', '.join(read)}, and vLLM would read both. {REMEDY}, "
+            "or move files that do not belong to the model elsewhere.")
 
 
 class VllmCompleter(Completer):
-    """A dense model directory in vLLM's engine, in this process. Raises what ``check_vllm`` does."""
+    """A dense model directory in vLLM's engine, in this process. Raises the same errors as ``check_vllm``."""
 
     def __init__(
         self, model: Path, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig, stops: tuple[str, ...]
     ) -> None:
         check_vllm(model)
         super().__init__(tokenizer, config, stops)
-        # No process of its own: nothing is left behind by a kill, and vLLM's scheduling is then the same in every run.
+        # No separate process, so that a kill leaves nothing behind and vLLM's scheduling is the same in every run.
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         import vllm
 
         self._sampling_params = vllm.SamplingParams
-        # generation_config: "vllm" leaves the checkpoint's own defaults (a temperature, a penalty) out.
+        # generation_config: "vllm" ignores the checkpoint's own defaults (a temperature, a penalty).
         self._engine: Any = vllm.LLM(
             model=str(model), dtype=DTYPES[config.precision], generation_config="vllm", seed=0, trust_remote_code=False,
             load_format="safetensors")
@@ -76,7 +76,7 @@ class VllmCompleter(Completer):
         self.end_tokens = end_tokens(tokenizer, *named)
 
     def write(self, prompts: Sequence[Sequence[int]], rooms: Sequence[int], seed: int) -> list[list[int]]:
-        """See Completer. Every request has a seed of its own, so that it does not matter which ones run together."""
+        """See Completer. Every request has its own seed, so that it does not matter which requests run together."""
         parameters = [
             self._sampling_params(
                 n=1, temperature=self.config.temperature, top_p=self.config.top_p, seed=request_seed(seed, row),
@@ -85,10 +85,10 @@ class VllmCompleter(Completer):
             for row, room in enumerate(rooms)]
         requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self._engine.generate(requests, parameters, use_tqdm=False)
-        # The tokens, not vLLM's text: that ends in the middle of the token in which a stop does.
+        # Use the tokens, not vLLM's text, which ends in the middle of the token that completes a stop.
         return [list(output.outputs[0].token_ids) for output in outputs]
 
 
 def request_seed(seed: int, row: int) -> int:
-    """The seed of one request of a batch."""
+    """Return the seed of one request in a batch."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{row}".encode()).digest()[:8], "big") >> 1

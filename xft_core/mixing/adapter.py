@@ -1,6 +1,6 @@
-"""A merge of low-rank experts as a LoRA adapter for PEFT, and the model that it is for.
+"""A merge of low-rank experts as a LoRA adapter for PEFT, and the model that it applies to.
 
-    <directory>/shared_weights    a dense model whose FFNs are the weights that all experts share
+    <directory>/shared_weights    a dense model whose FFNs are the weights shared by all experts
     <directory>/adapter           adapter_config.json and adapter_model.safetensors: sum_i c_i (W_i - W_s), of rank R r (and
                                   G r_g more with groups), the same for every layer; scale 1
 
@@ -64,6 +64,6 @@ def _into(changes: Changes, dtype: torch.dtype) -> list[torch.Tensor]:
 
 
 def _out(changes: Changes, weight_N: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
-    """B with the experts' shares; of a bias its change."""
+    """B with the experts' shares; for a bias, its change."""
     b_OJ, share_J = changes.b_OJ(torch.float64, torch.device("cpu")), changes.column_shares(weight_N)
     return [((b_OJ @ share_J) if changes.is_bias else b_OJ * share_J).to(dtype)]

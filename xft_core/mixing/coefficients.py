@@ -1,4 +1,4 @@
-"""Mixing coefficients that need no training, and those that a mix stage left behind.
+"""Mixing coefficients that need no training, and those written by a mix stage.
 
 Shape suffixes: L layers, G groups of a layer (granularity.py), N experts.
 """
@@ -21,16 +21,16 @@ from xft_core.runtime.device import device_for_work
 from xft_core.store.results.mix import CoefficientsFile, LayerCoefficients
 from xft_core.training.held_out import held_out_loss
 
-START_OF_LEARNED_SHARED_WEIGHT = 0.75  # the paper's lambda, where it is learned too
-GROUPS_FILE = "groups.safetensors"  # shares of every group, where they are not those of whole layers
+START_OF_LEARNED_SHARED_WEIGHT = 0.75  # the paper's lambda, also the start of a learned one
+GROUPS_FILE = "groups.safetensors"  # shares of every group, if granularity is not layer
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """All that says how the dense model is put together.
+    """Everything that determines the dense model.
 
     ``weight``: shares of the experts, fp64 L,N, or L,G,N for a granularity other than layer; ``delta_scale_L``: gamma of every
-    FFN, None where it is 1; ``outside_scale``: gamma of all other weights.
+    FFN, None if it is 1; ``outside_scale``: gamma of all other weights.
     """
 
     weight: torch.Tensor
@@ -40,7 +40,7 @@ class Coefficients:
 
     @property
     def mean_LN(self) -> torch.Tensor:
-        """Shares of the experts, L,N: of several groups their mean."""
+        """Shares of the experts, L,N, averaged over groups if there are several."""
         return self.weight if self.granularity.kind == "layer" else self.weight.mean(dim=1)
 
     @property
@@ -49,7 +49,7 @@ class Coefficients:
         return self.outside_scale != 1 or (self.delta_scale_L is not None and bool((self.delta_scale_L != 1).any()))
 
     def save(self, directory: Path, method: str, shared_expert: bool, movement_L: torch.Tensor) -> None:
-        """Write coefficients.json, and the shares of groups beside it."""
+        """Write coefficients.json, and next to it the shares of groups."""
         layers = [
             LayerCoefficients(weights=weights, movement=movement)
             for weights, movement in zip(self.mean_LN.tolist(), movement_L.tolist(), strict=True)]
@@ -68,7 +68,7 @@ class Coefficients:
 
 
 def uniform_weights(merge: MergeConfig, mixture: MixtureReader) -> torch.Tensor:
-    """Uniform mixing, fp64 L,N: lambda for the shared expert and equal shares of the rest; equal shares without one."""
+    """Uniform mixing, fp64 L,N: lambda for the shared expert and equal shares for the others; without one, equal shares."""
     num_routed = mixture.num_experts - int(mixture.upcycle.shared_expert)
     shared_weight_L = None
     if mixture.upcycle.shared_expert:
@@ -96,7 +96,7 @@ def routing_means(directory: Path, rows: Rows, merge: MergeConfig) -> torch.Tens
 
 
 def load_mixing(directory: Path) -> Coefficients:
-    """What a mix stage left in ``directory``. Raises ArtifactError for a directory that holds no such thing."""
+    """The coefficients that a mix stage wrote to ``directory``. Raises ArtifactError if it has none."""
     try:
         content = CoefficientsFile.parse((directory / CoefficientsFile.file_name).read_bytes())
         weight = torch.tensor([layer.weights for layer in content.layers], dtype=torch.float64)
@@ -107,7 +107,7 @@ def load_mixing(directory: Path) -> Coefficients:
         gammas = [layer.delta_scale for layer in content.layers]
         gamma_L = None if None in gammas else torch.tensor(gammas, dtype=torch.float64)
     except (OSError, ValueError, RuntimeError, KeyError, IndexError, SafetensorError):
-        raise ArtifactError(f"{str(directory)!r} holds no mixing coefficients. Give the directory that mix made.") from None
+        raise ArtifactError(f"{str(directory)!r} holds no mixing coefficients. Give a directory created by mix.") from None
     fitting = weight.dim() == (2 if granularity.kind == "layer" else 3) and len(weight) == len(content.layers)
     if not fitting or not torch.allclose(weight.sum(-1), torch.ones(weight.shape[:-1], dtype=torch.float64)):
         raise ArtifactError(f"The mixing coefficients in {str(directory)!r} must sum to one in each layer.")
@@ -118,11 +118,11 @@ def load_mixing(directory: Path) -> Coefficients:
 def load_coefficients(directory: Path) -> torch.Tensor:
     """The shares of a mix artifact whose granularity is layer, fp64 L,N.
 
-    Raises ArtifactError for a directory that is none, and where shares of whole layers do not say all.
+    Raises ArtifactError for any other directory, and if shares of whole layers are not the full coefficients.
     """
     found = load_mixing(directory)
     if found.granularity.kind != "layer" or found.needs_base:
         raise ArtifactError(
             f"The mixing coefficients in {str(directory)!r} are of granularity {found.granularity.kind}"
-            f"{' with a delta_scale' if found.needs_base else ''}: shares of whole layers do not say all of them.")
+            f"{' with a delta_scale' if found.needs_base else ''}: shares of whole layers are only part of them.")
     return found.weight

@@ -1,8 +1,8 @@
-"""How strong the pull to uniform mixing is: rho by three folds of the rows (section 8 of the design, Stone 1974).
+"""The strength of the pull to uniform mixing: rho chosen on three folds of the rows (section 8 of the design, Stone 1974).
 
 For every rho and fold, coefficients are learned on the other two folds from uniform mixing, and the objective (without the
-penalty) is measured on the fold. The rho with the lowest mean is taken, of equal ones the largest. Every fold has its own
-directory of checkpoints, and what it measured stays there: a start after a kill continues where it was.
+penalty) is measured on the fold. The rho with the lowest mean is taken, the largest of equal ones. Every fold has its own
+directory of checkpoints, which also keeps its measurement: a start after a kill continues from there.
 """
 
 import logging
@@ -32,8 +32,8 @@ def choose_penalty(
     mixed: MixedModel, rows: Rows, merge: MergeConfig, seed: int, checkpoints: Path, shared_weight_start: float,
     objective: Objective, new_generator: Callable[[], torch.nn.Module | None],
 ) -> CrossValidationFile | None:
-    """Try every rho; None for fewer rows than folds. ``new_generator``: what makes alpha, as it is before learning. Of several
-    processes, all must call it."""
+    """Try every rho; None for fewer rows than folds. ``new_generator``: creates the untrained generator of alpha. If there are
+    several processes, all must call this function."""
     if len(rows) < FOLDS:
         return None
     found = []
@@ -61,7 +61,7 @@ def choose_penalty(
 
 
 def _noted(directory: Path) -> float | None:
-    """What a fold has measured before; the first process looks, so that all know the same."""
+    """A fold's earlier measurement. Only the first process reads it, so that all get the same."""
     path = directory / "loss"
     is_there = is_first() and path.is_file()
     known = torch.tensor([float(is_there), float(path.read_text()) if is_there else 0.0], dtype=torch.float64)

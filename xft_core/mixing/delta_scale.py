@@ -2,9 +2,10 @@
 
     W = W_base + gamma (W_mix - W_base) = sum_i gamma c_i W_i + (1 - gamma) W_base
 
-so that the shares still sum to one, one sum is rounded once, and dL/dgamma comes out of the projected gradient that all
-coefficients share. gamma = 1 leaves the base unread: the mixture's own bits; gamma = 0 leaves the experts unread: the base's.
-Outside the FFNs, where there is one tuned tensor, W = gamma W_tuned + (1 - gamma) W_base. There dL/dgamma is
+so that the shares still sum to one, the sum is rounded once, and dL/dgamma comes from the projected gradient that all
+coefficients share. gamma = 1 does not read the base and gives the mixture bit for bit; gamma = 0 does not read the experts and
+gives the base bit for bit.
+Outside the FFNs, where there is only one tuned tensor, W = gamma W_tuned + (1 - gamma) W_base. There dL/dgamma is
 <dL/dW, W_tuned - W_base>.
 
 Shape suffixes: L layers, G groups, N experts, M = N + 1 members.
@@ -24,9 +25,9 @@ def scaled(weight: torch.Tensor, delta_scale_L: torch.Tensor) -> torch.Tensor:
 
 
 def scaled_tensor(mixture: MixtureReader, name: str, delta_scale: float) -> Iterator[tuple[slice, torch.Tensor]]:
-    """A tensor outside the FFNs, a part at a time, as ``(rows, these rows)`` in its own dtype. ``name``: the dense one.
+    """A tensor outside the FFNs, a part at a time, as ``(rows, these rows)`` in its own dtype. ``name``: its dense name.
 
-    Raises CheckpointError where the base model has none such.
+    Raises CheckpointError if the base model has no tensor of this name and shape.
     """
     tuned = mixture.reader.get(name)
     base = mixture.base_tensor(name, list(tuned.shape))
@@ -36,7 +37,7 @@ def scaled_tensor(mixture: MixtureReader, name: str, delta_scale: float) -> Iter
 
 
 def is_scaled(tensor: torch.Tensor) -> bool:
-    """Whether gamma applies to a tensor outside the FFNs: to all weights; what is not a number of a network stays."""
+    """Whether gamma applies to a tensor outside the FFNs: it applies to all floating-point tensors with dimensions."""
     return tensor.is_floating_point() and tensor.dim() > 0
 
 

@@ -3,8 +3,8 @@
     greedy     members by their loss on selection rows; each joins the running mean if that lowers it (arXiv 2203.05482)
     learned    beta = softmax(b), by Adam from equal shares; dL/dbeta_m = <dL/dtheta, theta_m>, one tensor at a time
 
-The best that was measured is taken: greedy is never worse on the selection rows than its best member, and learned never than
-equal shares. Every measurement is on disk when it ends; after a kill they are not made again.
+The best measured mean is taken: on the selection rows, greedy is never worse than its best member, and learned is never worse
+than equal shares. Every measurement is on disk when it ends, and is not repeated after a kill.
 Shape suffixes: M members.
 """
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Chosen:
-    """The weight of every member, their sum being 1, its loss on the selection rows, and that of each member alone (greedy)
+    """The weight of every member (they sum to 1), the loss on the selection rows, and the loss of each member alone (greedy)
     or of equal shares (learned, under the name "equal shares")."""
 
     weights: dict[str, float]
@@ -45,7 +45,7 @@ class Chosen:
 
 
 class Members:
-    """Dense models of one form, and one model in memory whose weights are set to means of theirs. A context manager.
+    """Dense models of one form, and a model in memory whose weights are set to means of their weights. A context manager.
 
     Raises CheckpointError for a Mixture-of-Experts and for models that differ in form.
     """
@@ -56,7 +56,7 @@ class Members:
         for directory in sources.values():
             if is_moe(directory):
                 raise CheckpointError(
-                    f"{str(directory)!r} is a Mixture-of-Experts. Only dense models make an ensemble: merge it.")
+                    f"{str(directory)!r} is a Mixture-of-Experts. Only dense models can form an ensemble: merge it first.")
             self.readers.append(self._stack.enter_context(CheckpointReader(directory)))
             dense_config_of(self.readers[-1])  # gives tensors the family's names
         self.model: PreTrainedModel = load_model(list(sources.values())[-1], dtype).to(device)  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ class Members:
                 found = reader.shape(name) if name in reader else "missing"
                 if found != list(parameter.shape):
                     raise CheckpointError(
-                        f"Models of different forms make no ensemble: {name!r} is {list(parameter.shape)} in "
+                        f"Models of different forms cannot form an ensemble: {name!r} is {list(parameter.shape)} in "
                         f"{str(self.readers[-1].directory)!r} and {found} in {str(reader.directory)!r}.")
 
     def __enter__(self) -> "Members":
@@ -100,7 +100,7 @@ class Members:
         return found_M
 
     def loss(self, rows: Rows, max_rows: int, with_gradient: bool = False) -> float:
-        """Nats per response token of the first ``max_rows`` rows; with gradients, these are added up in the parameters."""
+        """Nats per response token of the first ``max_rows`` rows. ``with_gradient``: also add gradients to the parameters."""
         check_rows_fit(self.model, [rows])
         longest = max(rows.lengths())
         packed = PackedRows(rows, longest, packing=family_of(self.model.config).packs)
@@ -120,7 +120,7 @@ class Members:
         self.model.requires_grad_(False)
         if not math.isfinite(total):
             raise CheckpointError(
-                "A member of the ensemble, or a mean of them, has a loss that is not a number: a model is damaged.")
+                "A member of the ensemble, or a mean of them, has a loss that is not a number: one of the models is damaged.")
         return total
 
 
@@ -152,7 +152,7 @@ def choose_greedily(members: Members, rows: Rows, max_rows: int, journal: Path) 
 def learn_shares(
     members: Members, rows: Rows, max_rows: int, steps: int, learning_rate: float, journal: Path,
 ) -> Chosen:
-    """beta by the projected gradient, the best of ``steps`` and the start: every step sees the same rows, all of them."""
+    """beta from the projected gradient: the best of the start and ``steps`` steps. Every step sees all of the same rows."""
     known = _Journal(journal)
     b_M = torch.zeros(len(members.names), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([b_M], lr=learning_rate)
@@ -180,17 +180,17 @@ def learn_shares(
 
 
 class _Journal:
-    """What was measured, in order; it is used as long as the same is asked for again."""
+    """The measurements in their order. They are reused as long as the same ones are requested again."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._rows, self._next = path, read_appended(path), 0
 
     def get(self, asked: dict[str, Any], work: Any) -> dict[str, Any]:
-        """What was measured for ``asked``, or what ``work`` measures now."""
+        """The earlier measurement for ``asked``, or the one that ``work`` makes now."""
         if self._next < len(self._rows) and self._rows[self._next]["asked"] == asked:
             found: dict[str, Any] = self._rows[self._next]["found"]
         else:
-            if self._next < len(self._rows):  # a damaged journal: what follows is done again
+            if self._next < len(self._rows):  # a damaged journal: the rest is measured again
                 self._rows = self._rows[:self._next]
                 self.path.unlink()
                 append(self.path, *self._rows)

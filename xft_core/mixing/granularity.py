@@ -1,9 +1,9 @@
-"""What has coefficients of its own: a layer, a tensor of its FFN, a block of its neurons, or every neuron.
+"""The unit that has its own coefficients: a layer, a tensor of its FFN, a block of its neurons, or every neuron.
 
     W_g = sum_i c_(l,g,i) W_(i,g)          dL/dc_(l,g,i) = <dL/dW_g, W_(i,g)>
 
 Blocks and columns cut an FFN along its neurons, the same way in every tensor (rows of gate and up, columns of down), so
-that no neuron is put together by two recipes. The bias of the down projection belongs to no neuron: it takes the mean of the
+that no neuron is mixed with two sets of shares. The bias of the down projection belongs to no neuron: it takes the mean of the
 layer's groups.
 
 Shape suffixes: L layers, G groups of a layer, M members of a mixture (the experts; the base model, if there is one, last),
@@ -33,7 +33,7 @@ class Granularity:
 
     @classmethod
     def of(cls, merge: MergeConfig, mixture: MixtureReader) -> "Granularity":
-        """That of the recipe for a model. Raises RecipeError where they do not fit each other."""
+        """The recipe's granularity for a model. Raises RecipeError if they do not fit each other."""
         if merge.method != "learned":
             return cls()
         tensors = list(mixture.expert_tensors(0))
@@ -53,7 +53,7 @@ class Granularity:
     def shares_of(self, tensor: ExpertTensor, weight: torch.Tensor) -> torch.Tensor | NeuronShares:
         """The shares that go to one tensor, from its layer's, M or G,M: M of them, or some for each neuron.
 
-        Where all are equal, they are those of the whole tensor, so that the sum has the same bits.
+        If all are equal, they become the shares of the whole tensor, so that the sum has the same bits.
         """
         if self.kind == "layer":
             return weight
@@ -69,14 +69,14 @@ class Granularity:
     def gradient(
         self, mixture: MixtureReader, tensor: ExpertTensor, gradient: torch.Tensor, num_members: int,
     ) -> torch.Tensor:
-        """dL/dc through one tensor from its dL/dW, fp64, shape M or G,M, up to what is the same for all members."""
+        """dL/dc through one tensor from its dL/dW, fp64, shape M or G,M, up to a term that is the same for all members."""
         if self.kind == "layer":
             return mixture.gradient(tensor, gradient, num_members).cpu()
         found_GM = torch.zeros(self.num_groups, num_members, dtype=torch.float64)
         axis = tensor.neuron_axis
         if self.kind == "tensor":
             found_GM[tensor.module_number] = mixture.gradient(tensor, gradient, num_members).cpu()
-        elif axis is None or self.num_groups == 1:  # one block is a layer, to the bit
+        elif axis is None or self.num_groups == 1:  # one block equals a layer, bit for bit
             found_GM += mixture.gradient(tensor, gradient, num_members).cpu() / self.num_groups
         else:
             product_XM = mixture.neuron_gradient(tensor, gradient, axis, num_members).cpu()
@@ -84,7 +84,7 @@ class Granularity:
         return found_GM
 
     def _group_of_each(self, size: int, num_neurons: int) -> torch.Tensor:
-        """The group of every row or column: a fused tensor has the neurons' rows one time after another."""
+        """The group of every row or column: a fused tensor repeats the neurons' rows for each of its parts."""
         neuron_X = torch.arange(size) % num_neurons
         return neuron_X * self.num_groups // num_neurons
 

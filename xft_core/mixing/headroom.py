@@ -1,11 +1,11 @@
-"""Before learning: is there anything to learn? The objective at uniform mixing, and at a few other places.
+"""The test before learning whether there is anything to learn: the objective at uniform mixing and at a few other points.
 
-It looks along lambda, along gamma where the base model is given, along the falling gradient of alpha and lambda for three
-lengths, at the corners where one routed expert is everything, and in a few directions from the seed. Each look is one forward
-pass of the dense model over the rows, the gradient one backward pass.
+It probes along lambda, along gamma if the base model is given, along the falling gradient of alpha and lambda for three
+lengths, at the corners where one routed expert has the whole share, and in a few directions drawn from the seed. Each probe is
+one forward pass of the dense model over the rows; the gradient is one backward pass.
 
-Places that the recipe's learning cannot reach (a lambda other than a fixed one, a gamma that is not learned) are measured and
-told, but do not count as headroom. Shape suffixes: L layers, R routed experts.
+Points that the recipe's learning cannot reach (a lambda other than a fixed one, a gamma that is not learned) are measured and
+reported, but do not count as headroom. Shape suffixes: L layers, R routed experts.
 """
 
 import logging
@@ -33,7 +33,7 @@ RANDOM_DIRECTIONS = 3  # alpha from a normal distribution
 def look_for_headroom(
     mixed: MixedModel, rows: Rows, merge: MergeConfig, seed: int, shared_weight_start: float, objective: Objective,
 ) -> HeadroomFile:
-    """Measure on ``rows``. Of several processes, all must call it, and get the same."""
+    """Measure on ``rows``. If there are several processes, all must call it, and all get the same result."""
     parameters = MixingParameters(mixed.mixture, merge, mixed.granularity, shared_weight_start)
     start = {name: tensor.detach().clone() for name, tensor in parameters.tensors.items()}
 
@@ -60,7 +60,7 @@ def look_for_headroom(
 
 
 def _downhill(mixed: MixedModel, parameters: MixingParameters) -> dict[str, torch.Tensor]:
-    """Minus the gradient of alpha and of lambda's logit, scaled so that its largest part is one."""
+    """Minus the gradient of alpha and of lambda's logit, scaled so that its largest element is one."""
     names = [name for name in ("alpha", "shared_logit") if name in parameters.tensors]
     with torch.enable_grad():
         weight = parameters.with_base(parameters.shares())
@@ -72,7 +72,7 @@ def _downhill(mixed: MixedModel, parameters: MixingParameters) -> dict[str, torc
 def _directions(
     parameters: MixingParameters, downhill: dict[str, torch.Tensor], seed: int,
 ) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
-    """Values of the parameters other than the start's, each with its name."""
+    """Named values of the parameters that differ from the start."""
     alpha = parameters.tensors["alpha"]
     at_start = {name: parameters.tensors[name].detach().clone() for name in downhill}
     for length in STEP_LENGTHS if downhill else ():
@@ -95,7 +95,7 @@ def _other_lambdas_and_gammas(
         other = MixingParameters(
             mixed.mixture, merge.model_copy(update=changes), mixed.granularity, shared_weight_start=0.5)
         with torch.no_grad():
-            for item in other.tensors:  # what the probe leaves as it is
+            for item in other.tensors:  # what the probe does not change
                 other.tensors[item].copy_(parameters.tensors[item])
             weight, outside = other.with_base(other.shares()), other.outside_scale()
         mixed.apply(weight, 1.0 if outside is None else float(outside))

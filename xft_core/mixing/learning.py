@@ -1,11 +1,11 @@
 """Learning the mixing coefficients at the cost of training one dense model.
 
 W is built once per optimizer step, the dense model runs forward and backward, and since dL/dc_i = <dL/dW, W_i> the
-gradient is projected on the experts afterwards, one tensor of one layer at a time, from disk. Only the few parameters of
+gradient is projected onto the experts afterwards, one tensor of one layer at a time, from disk. Only the few parameters of
 the shares (parameters.py) have optimizer state. Shape suffixes: L layers, G groups, N experts (shared one first).
 
-Several processes share the micro batches of a step out. Each projects its own dL/dW, since that is linear, so that a few
-numbers for each layer are all that is summed over them.
+Several processes divide the micro batches of a step among them. Projection is linear, so each projects its own dL/dW, and only
+a few numbers for each layer are summed over processes.
 """
 
 import logging
@@ -37,14 +37,14 @@ logger = logging.getLogger(__name__)
 STEPS_BETWEEN_CHECKPOINTS = 25
 STEPS_BETWEEN_POINTS = 5
 FILE_NAME = "mixing.safetensors"
-GENERATOR_WEIGHT_DECAY = 1e-2  # AdamW's, of a generator's weights; free coefficients have none
+GENERATOR_WEIGHT_DECAY = 1e-2  # AdamW's, for a generator's weights; free coefficients have none
 
 
 @dataclass(frozen=True)
 class Learned:
     """``weight``: shares of the experts, fp64 L,N or L,G,N; ``delta_scale_L``: gamma of every layer, None for 1;
-    ``outside_scale``: gamma of all else; ``steps``: optimizer steps; ``kept_start``: whether the whole objective was no lower
-    than at the start, whose shares these are then."""
+    ``outside_scale``: gamma of all other weights; ``steps``: optimizer steps; ``kept_start``: whether the objective with
+    penalties was no lower than at the start, so that these are the start's shares."""
 
     weight: torch.Tensor
     delta_scale_L: torch.Tensor | None
@@ -55,7 +55,7 @@ class Learned:
     @classmethod
     @torch.no_grad()
     def of(cls, parameters: MixingParameters, steps: int, kept_start: bool = False) -> "Learned":
-        """What the parameters mean as they are."""
+        """The result that the current parameters stand for."""
         gamma_L, outside = parameters.delta_scale(), parameters.outside_scale()
         return cls(
             parameters.shares().detach(), None if gamma_L is None else gamma_L.detach().clone(),
@@ -66,20 +66,20 @@ def learn(
     mixed: MixedModel, rows: Rows, merge: MergeConfig, seed: int, checkpoints: Path, metrics: MetricsLog,
     shared_weight_start: float, objective: Objective = nll, generator: torch.nn.Module | None = None,
 ) -> Learned:
-    """Learn what there is to learn on ``rows`` by Adam with linear decay.
+    """Learn the mixing parameters on ``rows`` by Adam with linear decay.
 
-    Goes on from the last checkpoint in ``checkpoints``. Of several processes, all must call it.
+    Resumes from the last checkpoint in ``checkpoints``. If there are several processes, all must call it.
 
     Args:
-        mixed: the model; it ends with whatever it was last set to.
-        rows: what it is learned on.
+        mixed: the model; it keeps the last shares that were applied.
+        rows: rows to learn on.
         merge: the recipe's section.
         seed: of the order of the rows, and of which experts are left out.
         checkpoints: an existing directory.
         metrics: the curve.
-        shared_weight_start: where a learned lambda begins.
-        objective: what is made small, a sum over the response tokens of a batch.
-        generator: what makes alpha; None for free coefficients.
+        shared_weight_start: initial value of a learned lambda.
+        objective: minimised; a sum over the response tokens of a batch.
+        generator: computes alpha; None for free coefficients.
     """
     data = PackedRows(rows, max(rows.lengths()), packing=mixed.mixture.family.packs)
     batches = _batches(len(data), merge, seed)
@@ -129,13 +129,13 @@ def learn(
             _save(checkpoints, step, parameters.tensors, optimizer, metrics)
     if is_penalized(merge) and not _lowers(mixed, data, merge, objective, parameters, start, uniform):
         _set(parameters.tensors, start)
-        logger.info("mix: the objective with its penalty is no lower than that of uniform mixing, which is taken")
+        logger.info("mix: the objective with its penalty is no lower than that of uniform mixing, which is used")
         return Learned.of(parameters, len(batches), kept_start=True)
     return Learned.of(parameters, len(batches))
 
 
 def apply_learned(mixed: MixedModel, learned: Learned) -> None:
-    """Set the model to what was learned."""
+    """Apply the learned shares and scales to the model."""
     weight, gamma_L = learned.weight, learned.delta_scale_L
     mixed.apply(weight if gamma_L is None else scaled(weight, gamma_L), learned.outside_scale)
 
@@ -144,8 +144,8 @@ def apply_learned(mixed: MixedModel, learned: Learned) -> None:
 def objective_now(
     mixed: MixedModel, rows: Rows, micro_batch_size: int, objective: Objective, gradient: bool = False, outside: bool = False,
 ) -> float:
-    """The objective of the model as it is over all ``rows`` [nats per response token]; of several processes each does its
-    part. ``gradient``: also collect dL/dW, from zero; ``outside``: of the weights outside the FFNs too."""
+    """The objective of the current model over all ``rows`` [nats per response token]. Several processes each do their part.
+    ``gradient``: also collect dL/dW, from zero; ``outside``: also of the weights outside the FFNs."""
     data = PackedRows(rows, max(rows.lengths()), packing=mixed.mixture.family.packs)
     if not gradient:
         return _objective_now(mixed, data, list(range(len(data))), micro_batch_size, objective, backward=False)
@@ -157,7 +157,7 @@ def objective_now(
 def objective_of(
     mixed: MixedModel, parameters: MixingParameters, data: PackedRows, micro_batch_size: int, objective: Objective,
 ) -> float:
-    """The objective over all sequences of ``data`` [nats per response token]; of several processes each does its part."""
+    """The objective over all sequences of ``data`` [nats per response token]. Several processes each do their part."""
     outside = parameters.outside_scale()
     mixed.apply(parameters.with_base(parameters.shares()), 1.0 if outside is None else float(outside))
     return _objective_now(mixed, data, list(range(len(data))), micro_batch_size, objective, backward=False)
@@ -167,7 +167,7 @@ def _lowers(
     mixed: MixedModel, data: PackedRows, merge: MergeConfig, objective: Objective, parameters: MixingParameters,
     start: dict[str, torch.Tensor], uniform: torch.Tensor,
 ) -> bool:
-    """Whether what was learned has a lower objective, with its penalty, than the start, on the rows of the learning."""
+    """Whether the learned parameters have a lower objective, penalty included, than the start, on the training rows."""
     def whole() -> float:
         with torch.no_grad():
             added = float(penalty(parameters, parameters.shares(), uniform, merge))
@@ -199,8 +199,8 @@ def _optimizer(parameters: MixingParameters, merge: MergeConfig) -> torch.optim.
 def _collect_gradient(
     mixed: MixedModel, data: PackedRows, batch: list[int], micro_batch_size: int, objective: Objective, outside: bool,
 ) -> float:
-    """Backward passes of the mean objective over one batch of sequences, this process's part of them; returns that of the
-    whole batch."""
+    """Run this process's part of the backward passes of the mean objective over one batch of sequences. Returns the objective
+    of the whole batch."""
     mixed.want_gradient(outside)
     return _objective_now(mixed, data, batch, micro_batch_size, objective, backward=True)
 
@@ -254,9 +254,9 @@ def _save(
 def _resume(
     checkpoints: Path, parameters: dict[str, torch.Tensor], optimizer: torch.optim.Adam, metrics: MetricsLog,
 ) -> int:
-    """Put the last checkpoint's values into parameters and optimizer; returns its step, 0 without one.
+    """Load the last checkpoint into parameters and optimizer. Returns its step, 0 if there is none.
 
-    Raises CheckpointError for one that is whole but not of this work."""
+    Raises CheckpointError for a complete checkpoint of other work."""
     step = step_to_go_on_from(checkpoints, metrics, "mix")
     if not step:
         return 0
@@ -269,5 +269,5 @@ def _resume(
                 optimizer.state[parameter] = {
                     key: tensors[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
     except (OSError, SafetensorError, KeyError, RuntimeError):
-        raise CheckpointError(f"{str(directory)!r} holds no coefficients of this work. Remove it to start again.") from None
+        raise CheckpointError(f"{str(directory)!r} holds no coefficients of this work. Remove it to start over.") from None
     return step

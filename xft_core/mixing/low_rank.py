@@ -1,10 +1,10 @@
-"""Low-rank experts in a mixture, without making their weights:
+"""Low-rank experts in a mixture, without computing their weights:
 
     sum_i c_i W_i = (sum_i c_i) W_s + B diag(M^T c) A                 <dL/dW, W_i - W_s> = sum_j M_ij <B_j^T dL/dW, A_j>
 
-A and B hold the low-rank columns of all parts side by side (A with the scale), and M says which an expert has: its own, and
-its group's. Shape suffixes: N experts (the shared one first, if there is one), P parts, J columns, I and O what goes into a
-layer and out of it.
+A and B hold the low-rank columns of all parts side by side (A with the scale), and M says which ones an expert has: its own and
+its group's. Shape suffixes: N experts (the shared one first, if there is one), P parts, J columns, I inputs and O outputs of a
+layer.
 """
 
 import torch
@@ -15,7 +15,7 @@ from xft_core.recipe.sections import UpcycleConfig
 
 
 class Changes:
-    """What every expert adds to one tensor of the weights that they share.
+    """The change of every expert to one tensor of the shared weights.
 
     Args:
         reader: the upcycled checkpoint.
@@ -35,7 +35,7 @@ class Changes:
         self._column_NJ = part_NP.double().repeat_interleave(torch.tensor(columns_P), dim=1)
 
     def a_JI(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """A of all parts with their scale; of a bias a 1 for each."""
+        """A of all parts with their scale; for a bias, a 1 for each."""
         if self.is_bias:
             return torch.ones(self._column_NJ.shape[1], 1, dtype=dtype, device=device)
         return torch.cat([
@@ -43,7 +43,7 @@ class Changes:
             for level in self._parts.levels])
 
     def b_OJ(self, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-        """B of all parts; of a bias what each adds to it."""
+        """B of all parts; for a bias, each part's change."""
         if self.is_bias:
             return torch.cat([
                 self._stored(f"{level.prefix}{self._layer}_bias", dtype, device) for level in self._parts.levels]).t()
@@ -52,7 +52,7 @@ class Changes:
             for level in self._parts.levels], dim=1)
 
     def column_shares(self, weight_N: torch.Tensor) -> torch.Tensor:
-        """How much of each column is in the mixture with shares ``weight_N``, fp64, J."""
+        """The share of each column in the mixture with shares ``weight_N``, fp64, J."""
         return weight_N.double().cpu() @ self._column_NJ
 
     def mixed(self, weight_N: torch.Tensor, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -61,7 +61,7 @@ class Changes:
         return (self.b_OJ(dtype, device) * share_J) @ self.a_JI(dtype, device)
 
     def gradient(self, gradient: torch.Tensor) -> torch.Tensor:
-        """<dL/dW, W_i - W_s> for every expert, fp64, N, where the gradient is."""
+        """<dL/dW, W_i - W_s> for every expert, fp64, N, on the gradient's device."""
         wide, device = torch.promote_types(gradient.dtype, torch.float32), gradient.device
         gradient_OI = gradient.to(wide).view(len(gradient), -1)
         product_JI = (self.b_OJ(wide, device).t() @ gradient_OI).mul_(self.a_JI(wide, device))

@@ -1,4 +1,4 @@
-"""The dense model that a mixture makes, kept in memory while coefficients are looked for, and its projected gradient.
+"""The dense model of a mixture, kept in memory while its coefficients are determined, and its projected gradient.
 
 Shape suffixes: L layers, G groups, N experts (shared one first), M members (the experts, then the base model if there is one).
 """
@@ -15,8 +15,8 @@ from xft_core.models.config import transformers_config
 
 
 class MixedModel:
-    """The dense model whose FFNs are a mixture of the experts'. Everything else is the tuned MoE's own and fixed, unless
-    ``apply`` is given an ``outside_scale``."""
+    """The dense model whose FFNs are a mixture of the experts'. Everything else is fixed and comes from the tuned MoE, unless
+    ``apply`` gets an ``outside_scale``."""
 
     def __init__(
         self, mixture: MixtureReader, dtype: torch.dtype, device: torch.device, granularity: Granularity | None = None,
@@ -41,11 +41,11 @@ class MixedModel:
 
     @torch.no_grad()
     def apply(self, weight: torch.Tensor, outside_scale: float = 1.0) -> None:
-        """Set every FFN to the mixture of its layer's members, and all else to the tuned model's, scaled towards the base.
+        """Set every FFN to the mixture of its layer's members, and all other weights to the tuned model's, scaled to the base.
 
         Args:
-            weight: shares, rows summing to one: L,N or L,M; with a granularity other than layer L,G,N or L,G,M.
-            outside_scale: gamma of the weights outside the FFNs; other than 1 it needs the base model.
+            weight: shares, rows summing to one: L,N or L,M; with a granularity other than layer, L,G,N or L,G,M.
+            outside_scale: gamma of the weights outside the FFNs; values other than 1 need the base model.
         """
         self._num_members = weight.shape[-1]
         for layer, tensors in enumerate(self._mixed):
@@ -64,7 +64,7 @@ class MixedModel:
         self._outside_scale = outside_scale
 
     def want_gradient(self, outside: bool = False) -> None:
-        """Make the FFNs, and all else if ``outside``, collect dL/dW in the backward passes that follow, from zero."""
+        """Collect dL/dW of the FFNs, and of all other weights if ``outside``, in the next backward passes, from zero."""
         for tensors in self._mixed:
             for parameter, _ in tensors:
                 parameter.requires_grad_(True)
@@ -74,7 +74,7 @@ class MixedModel:
             parameter.grad = None
 
     def weight_gradient(self) -> torch.Tensor:
-        """dL/dc from the collected dL/dW, fp64, of the shape of the shares that were applied, up to what is equal for all
+        """dL/dc from the collected dL/dW, fp64, in the shape of the applied shares, up to a term that is equal for all
         members of a group."""
         nothing_M = torch.zeros(self._num_members, dtype=torch.float64)
         nothing = nothing_M if self.granularity.kind == "layer" else nothing_M.repeat(self.granularity.num_groups, 1)
@@ -84,7 +84,7 @@ class MixedModel:
             for tensors in self._mixed])
 
     def outside_gradient(self) -> torch.Tensor:
-        """dL/dgamma of the weights outside the FFNs, a number in fp64: 0 where none collect a gradient."""
+        """dL/dgamma of the weights outside the FFNs, a number in fp64; 0 if none of them collects a gradient."""
         return torch.tensor(sum(
             (outside_gradient(self.mixture, name, parameter.grad)
              for name, parameter in self._outside.items() if parameter.grad is not None), start=0.0), dtype=torch.float64)

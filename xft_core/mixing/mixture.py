@@ -1,11 +1,11 @@
-"""From mixing coefficients to one dense FFN, and back from its gradient to theirs.
+"""From mixing coefficients to one dense FFN, and from its gradient back to theirs.
 
     W = lambda W_0 + (1 - lambda) sum_{i=1}^{N-1} softmax(alpha)_i W_i         (arXiv 2404.15247, eq. 4)
     W = W_base + gamma (W_mix - W_base)                                        (delta_scale, delta_scale.py)
 
-The base model, where it is given, is one more member of the sum, with the share 1 - gamma. Sums are in a dtype twice as wide
-as the experts' and rounded once: equal experts give themselves, bit for bit. Experts are read a block of rows of one tensor
-at a time; on a CPU those of 16 bits are summed where they are mapped (expert_rows.py).
+The base model, if it is given, is one more member of the sum, with the share 1 - gamma. Sums are in a dtype twice as wide as
+the experts' and rounded once: equal experts give themselves, bit for bit. Experts are read one block of rows of one tensor at
+a time; on a CPU, 16-bit experts are summed where they are mapped (weighted_sums.py).
 Shape suffixes: L layers, N experts (the shared one first), n some members, R routed, M members (the experts, then the base
 model if there is one), B elements of a block, X rows or columns of a tensor.
 """
@@ -27,7 +27,7 @@ from xft_core.models.discovery import family_of
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.models.upcycled import HOLDERS, check_tensors
 
-BLOCK_ELEMENTS = 2**18  # of all experts, worked on at once on a CPU: 1 MiB in fp32, which a core's cache holds
+BLOCK_ELEMENTS = 2**18  # of all experts, processed at once on a CPU: 1 MiB in fp32, which fits a core's cache
 ACCELERATOR_BLOCK_ELEMENTS = 2**25  # the same elsewhere: 128 MiB in fp32
 
 
@@ -36,7 +36,7 @@ class MixtureReader:
 
     Args:
         directory: the upcycled model.
-        base: the dense model that it comes from, where it takes part.
+        base: the dense model that it was upcycled from, if it is a member.
 
     Raises CheckpointError for a base of another family.
     """
@@ -97,7 +97,7 @@ class MixtureReader:
                 yield ExpertTensor(self, name, [*shared, stack], [num_rows, *row], number * num_rows, module, scales)
 
     def base_tensor(self, name: str, shape: list[int]) -> torch.Tensor:
-        """A tensor of the base model, by its dense name. Raises CheckpointError for one of another shape, or for none."""
+        """A tensor of the base model, by its dense name. Raises CheckpointError if it is missing or has another shape."""
         assert self.base is not None
         found = self.base.shape(name) if name in self.base else None
         if found != shape:
@@ -107,7 +107,7 @@ class MixtureReader:
         return self.base.get(name)
 
     def low_rank_tensors(self, layer: int) -> Iterator["LowRankTensor"]:
-        """The same of low-rank experts."""
+        """The same for low-rank experts."""
         mlp, block = self.family.mlp_name(layer), self.family.block_name(layer)
         holders = [f"{mlp}.", *(f"{block}.{holder}" for holder in HOLDERS)]
         holder = next(holder for holder in holders if f"{holder}{self.family.down}.weight" in self.reader)
@@ -152,8 +152,8 @@ class MixtureReader:
             yield rows, experts.sum(0).view(-1, *tensor.shape[1:]).to(dtype)
 
     def gradient(self, tensor: "ExpertTensor", gradient: torch.Tensor, num_members: int | None = None) -> torch.Tensor:
-        """<dL/dW, W_i - W_0> for every member, fp64, shape M, where the gradient is: dL/dc_i up to what is the same for
-        all i. ``num_members``: N where the base model has no part, else all."""
+        """<dL/dW, W_i - W_0> for every member, fp64, shape M, on the gradient's device: dL/dc_i up to a term that is the
+        same for all i. ``num_members``: N if the base model is not a member, else all."""
         if isinstance(tensor, LowRankTensor):
             return tensor.gradient(gradient, with_base=num_members != self.num_experts)
         wide = torch.promote_types(gradient.dtype, torch.float32)
@@ -174,7 +174,7 @@ class MixtureReader:
     def neuron_gradient(
         self, tensor: "ExpertTensor", gradient: torch.Tensor, axis: int, num_members: int | None = None,
     ) -> torch.Tensor:
-        """The same of every row (axis 0) or column (axis 1) of the tensor by itself, fp64, shape X,M."""
+        """The same for every single row (axis 0) or column (axis 1) of the tensor, fp64, shape X,M."""
         wide = torch.promote_types(gradient.dtype, torch.float32)
         stacks = tensor.stacks() if num_members == self.num_experts else tensor.members()
         product_MX = torch.zeros(sum(map(len, stacks)), tensor.shape[axis], dtype=torch.float64, device=gradient.device)
@@ -204,14 +204,14 @@ class ExpertTensor:
         self, mixture: MixtureReader, name: str, stored: list[str], shape: list[int], first_row: int | None, module: int,
         scales: tuple[float, float] = (1.0, 1.0),
     ) -> None:
-        self.module_number = module  # of the FFN's linear layers, in their order: its weight and bias share it
+        self.module_number = module  # number of the linear layer within the FFN: its weight and bias share it
         self.name, self.shape, self.dtype = name, shape, mixture.reader.dtype(stored[-1])
         self._mixture, self._stored, self._first_row = mixture, stored, first_row
-        self._scales = scales  # what the shared expert's and the others' are stored times (UpcycleConfig.down_scales)
+        self._scales = scales  # factors that the shared expert's and the others' are stored with (UpcycleConfig.down_scales)
 
     @property
     def neuron_axis(self) -> int | None:
-        """The axis along which the tensor's parts belong to the FFN's neurons; None where they belong to none (the bias of
+        """The axis along which the tensor's parts belong to the FFN's neurons; None if they belong to no neuron (the bias of
         the down projection)."""
         is_weight, transposed = len(self.shape) == 2, int(self._mixture.family.transposed)
         if not self.name.rpartition(".")[0].endswith(f".{self._mixture.family.down}"):
@@ -226,14 +226,14 @@ class ExpertTensor:
         return tensor.shape[1 - int(self._mixture.family.transposed)]
 
     def members(self) -> list[torch.Tensor]:
-        """As ``stacks``, with the base model's tensor last if there is a base model: M of them together."""
+        """Like ``stacks``, with the base model's tensor last if there is a base model: M tensors in total."""
         if self._mixture.base is None:
             return self.stacks()
         return [*self.stacks(), self._mixture.base_tensor(self.name, self.shape)[None]]
 
     def stacks(self) -> list[torch.Tensor]:
         """Views of the mapped checkpoint that together hold the tensor of every expert, the shared one first: shapes n,...
-        Those that are stored times something are tensors of a wider dtype."""
+        Tensors that are stored with a factor are copies in a wider dtype, without it."""
         *shared, last = map(self._mixture.reader.get, self._stored)
         if self._first_row is None:
             return [last.expand(self._mixture.num_experts, *last.shape)]
@@ -243,7 +243,7 @@ class ExpertTensor:
         return [stack.to(_wide(self.dtype)) / scale for stack, scale in zip(stacks, self._scales, strict=True)]
 
     def rows(self) -> ExpertRows | None:
-        """All experts as rows of one table, if they have 16 bits, lie in one shard and are stored as they are."""
+        """All experts as rows of one table, if they have 16 bits, are in one shard and are stored without a factor."""
         if self._scales != (1.0, 1.0):
             return None
         reader, shards, starts = self._mixture.reader, [], []
@@ -258,13 +258,13 @@ class ExpertTensor:
         return ExpertRows(shards[0], starts, self.shape, self.dtype)
 
     def of_expert(self, expert: int) -> torch.Tensor:
-        """The tensor of expert ``expert``; with a shared expert that is number 0."""
+        """The tensor of expert ``expert``; a shared expert is number 0."""
         return [single for stack in self.stacks() for single in stack][expert].to(self.dtype)
 
 
 class LowRankTensor(ExpertTensor):
-    """The same of low-rank experts: ``changes`` to ``stored_shared``, the tensor that they share. No stack is stored: what
-    ``stacks`` and ``of_expert`` give is made when they are called."""
+    """The same for low-rank experts: ``changes`` to ``stored_shared``, the tensor that they share. No stack is stored:
+    ``stacks`` and ``of_expert`` compute their result when they are called."""
 
     def __init__(self, mixture: MixtureReader, name: str, stored_shared: str, changes: Changes, module: int) -> None:
         super().__init__(mixture, name, [stored_shared], mixture.reader.shape(stored_shared), None, module)
@@ -281,8 +281,8 @@ class LowRankTensor(ExpertTensor):
         return total
 
     def gradient(self, gradient: torch.Tensor, with_base: bool) -> torch.Tensor:
-        """<dL/dW, W_i - W_s> for every expert, fp64, N, where the gradient is; ``with_base``: and for the base model, if there
-        is one."""
+        """<dL/dW, W_i - W_s> for every expert, fp64, N, on the gradient's device; ``with_base``: also for the base model, if
+        there is one."""
         found_N = self.changes.gradient(gradient)
         if not with_base or self._mixture.base is None:
             return found_N
@@ -306,7 +306,7 @@ class LowRankTensor(ExpertTensor):
 
 def mixing_weights(alpha_LR: torch.Tensor, shared_weight_L: torch.Tensor | None) -> torch.Tensor:
     """The share of every expert, shape L,N, rows summing to one: (lambda, (1 - lambda) softmax(alpha)); without a
-    shared expert softmax(alpha). Where alpha is L,G,R, for groups of a layer, so are the shares."""
+    shared expert, softmax(alpha). If alpha is L,G,R, for groups of a layer, the shares are L,G,N."""
     routed_LR = torch.softmax(alpha_LR, dim=-1)
     if shared_weight_L is None:
         return routed_LR
@@ -318,7 +318,7 @@ def weighted_sums(
     stacks: list[torch.Tensor], weight_M: torch.Tensor, dtype: torch.dtype, device: torch.device,
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """sum_i weight_i W_i over the tensors in ``stacks``, in ``dtype`` on ``device``, as ``(rows, their elements)``. Stacks
-    of which no tensor has a weight are not read: a lone weight of one gives its tensor bit for bit."""
+    without a nonzero weight are not read: a single weight of one gives its tensor bit for bit."""
     used = [
         (stack, weight_n) for stack, weight_n in zip(stacks, weight_M.split([len(stack) for stack in stacks]), strict=True)
         if weight_n.any()]
@@ -328,7 +328,7 @@ def weighted_sums(
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """What tensors of ``dtype`` are summed in."""
+    """The dtype in which tensors of ``dtype`` are summed."""
     return torch.float32 if dtype.itemsize < 4 else torch.float64
 
 
@@ -336,7 +336,7 @@ def _blocks(
     stacks: list[torch.Tensor], dtype: torch.dtype, device: torch.device,
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """``(rows, their elements in every expert)``, the latter on ``device`` in ``dtype``, of shape N,B and overwritten by
-    the next: all experts pass by while a block is in the cache."""
+    the next: all experts are read while a block is in the cache."""
     num_experts, (num_rows, *row) = sum(map(len, stacks)), stacks[0].shape[1:]
     elements = BLOCK_ELEMENTS if device.type == "cpu" else ACCELERATOR_BLOCK_ELEMENTS
     size = max(1, elements // (num_experts * math.prod(row)))

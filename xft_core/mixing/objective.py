@@ -1,11 +1,11 @@
-"""What learned mixing makes small: the loss of the merged model, or how far it is from the Mixture-of-Experts.
+"""The objective that learned mixing minimises: the loss of the merged model, or its divergence from the Mixture-of-Experts.
 
     nll         -log q(token)                                   summed over response tokens
     distill     KL(p || q) = sum_v p_v (log p_v - log q_v)      the same; p: the Mixture-of-Experts, q: the merged model
 
-The teacher's logits are computed again for every batch, not cached: the divergence is then that of the whole vocabulary, a
-resumed run and several processes need nothing of each other, and over one pass of the rows, the default, it is the same work.
-It costs one forward pass of the Mixture-of-Experts for each batch, and its weights in memory.
+The teacher's logits are recomputed for every batch, not cached. The divergence therefore covers the whole vocabulary, resumed
+runs and several processes share no data, and one pass over the rows, the default, takes the same work. The cost is one forward
+pass of the Mixture-of-Experts for each batch, and its weights in memory.
 
 Shape suffixes: B sequences, S tokens, X response tokens, V vocabulary, D hidden size.
 """
@@ -38,7 +38,7 @@ class Distillation:
         self.teacher = load_model(directory, dtype).to(device).requires_grad_(False)
 
     def __call__(self, model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The sum of KL(teacher || model) over the response tokens of ``batch``, in fp32 or, of fp64 models, fp64."""
+        """The sum of KL(teacher || model) over the response tokens of ``batch``, in fp32, or in fp64 for fp64 models."""
         with torch.no_grad():
             teacher_XD, teacher_logits = _before_head(self.teacher, batch)
         student_XD, student_logits = _before_head(model, batch)
@@ -46,7 +46,7 @@ class Distillation:
         total = torch.zeros((), dtype=torch.promote_types(student_XD.dtype, torch.float32), device=student_XD.device)
         for start in range(0, len(student_XD), size):
             block = slice(start, start + size)
-            # A block's logits are computed again for its gradient, so that only one block's are there at a time.
+            # A block's logits are recomputed for its gradient, so that only one block's are in memory at a time.
             total = total + checkpoint(
                 lambda x, y: divergence(teacher_logits(x), student_logits(y)), teacher_XD[block], student_XD[block],
                 use_reentrant=False)
@@ -64,8 +64,8 @@ def divergence(teacher_XV: torch.Tensor, student_XV: torch.Tensor) -> torch.Tens
 def _before_head(
     model: PreTrainedModel, batch: dict[str, torch.Tensor],
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
-    """What the head is given where response tokens are to be predicted, X,D, and what makes logits of it. Where the family
-    changes its logits afterwards, they are the logits, X,V, themselves."""
+    """The head's input where response tokens are to be predicted, X,D, and a function that computes logits from it. If the
+    family changes its logits after the head, the logits themselves, X,V, take the place of the input."""
     family = family_of(model.config)
     if family.attends_by_example:
         attend_by_example(model)
@@ -81,7 +81,7 @@ def _before_head(
 
 @contextmanager
 def _nothing_for_head(head: Any) -> Iterator[None]:
-    """While it lasts, the head gives what it is given."""
+    """While active, the head returns its input."""
     head.forward = lambda hidden_BSD: hidden_BSD
     try:
         yield

@@ -1,6 +1,6 @@
-"""The parameters of a mixture that is learned, and the shares that they make.
+"""The parameters of a learned mixture, and the shares they give.
 
-    c_l = (lambda_l, (1 - lambda_l) softmax(alpha_l))                   alpha: free, or what a generator makes
+    c_l = (lambda_l, (1 - lambda_l) softmax(alpha_l))                   alpha: free, or the output of a generator
     W_l = W_base + gamma_l (sum_i c_(l,i) W_i - W_base)                  gamma: 1, a number, or learned
 
 Shape suffixes: L layers, R routed experts; an alpha of a granularity other than layer is L,G,R.
@@ -18,14 +18,14 @@ from xft_core.recipe.sections import MergeConfig
 
 
 class MixingParameters:
-    """All that learning changes, in fp64 on the CPU, and what it means.
+    """Everything that learning changes, in fp64 on the CPU, and its meaning.
 
     Args:
         mixture: the model whose experts are mixed.
         merge: the recipe's section.
-        granularity: what has coefficients of its own.
-        shared_weight_start: where a learned lambda begins.
-        generator: what makes alpha, L,R; None for an alpha of its own, which begins at zero: uniform mixing.
+        granularity: the unit that has its own coefficients.
+        shared_weight_start: initial value of a learned lambda.
+        generator: computes alpha, L,R; None for a free alpha, which starts at zero: uniform mixing.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class MixingParameters:
         return self.tensors["alpha"] if made is None else made()
 
     def shares(self, alpha: torch.Tensor | None = None) -> torch.Tensor:
-        """Shares of the experts, L,N or L,G,N, rows summing to one; of this ``alpha``, where one is given."""
+        """Shares of the experts, L,N or L,G,N, rows summing to one; for this ``alpha``, if it is given."""
         alpha = self.alpha() if alpha is None else alpha
         if not self._has_shared:
             return mixing_weights(alpha, None)
@@ -72,7 +72,7 @@ class MixingParameters:
         return mixing_weights(alpha, shared_weight_L)
 
     def delta_scale(self) -> torch.Tensor | None:
-        """gamma of every layer, L; None where it is 1, and the base model has no part."""
+        """gamma of every layer, L; None if it is 1 or if there is no base model."""
         if not self.has_base or self.merge.delta_scale == 1:
             return None
         learned = self.tensors.get("delta_scale")
@@ -81,7 +81,7 @@ class MixingParameters:
         return learned.expand(self.num_layers)
 
     def outside_scale(self) -> torch.Tensor | None:
-        """gamma of the weights outside the FFNs, a number; None where it is 1."""
+        """gamma of the weights outside the FFNs, a number; None if it is 1."""
         if not self.has_base or self.merge.delta_scale_scope == "ffn":
             return None
         gamma_L = self.delta_scale()

@@ -1,10 +1,10 @@
-"""Which tensors of a Mixture-of-Experts make which tensors of a dense model: a plan, derived from names and shapes alone.
+"""A plan of which tensors of a Mixture-of-Experts make which tensors of a dense model, from names and shapes alone.
 
     1. Tensors whose names have an expert's index, or whose leading dimension is the number of experts, are experts.
-    2. A tensor of the same role and shape in a module beside them whose name has "shared" is their shared expert's.
-    3. Routers and gates of shared experts are left out. Everything outside of these modules is copied.
+    2. A tensor of the same role and shape in a neighbouring module with "shared" in its name is their shared expert's.
+    3. Routers and gates of shared experts are left out. Everything outside these modules is copied.
 
-A plan is data: names are patterns, in which {layer} and {expert} stand for numbers. What a plan does not name is an error.
+A plan is data: names are patterns, in which {layer} and {expert} stand for numbers. A tensor without a place in it is an error.
 """
 
 import re
@@ -18,63 +18,64 @@ from xft_core.errors import CheckpointError
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.store.results.base import Result, ResultFile
 
-# What an FFN's linear layer is for, by its name (also of one that is stacked over experts).
+# The role of an FFN's linear layer, by its name (also for layers that are stacked over experts).
 ROLES = {
     "gate_proj": "gate", "w1": "gate", "up_proj": "up", "w3": "up", "c_fc": "up", "dense_h_to_4h": "up",
     "down_proj": "down", "w2": "down", "c_proj": "down", "dense_4h_to_h": "down", "output_linear": "down",
     "fc1": "up", "fc2": "down", "gate_up_proj": "gate_up", "input_linear": "gate_up"}
-LEFT_OUT = frozenset({"gate", "router", "shared_expert_gate"})  # modules beside experts that have no place in a dense model
+LEFT_OUT = frozenset({"gate", "router", "shared_expert_gate"})  # modules next to experts that have no place in a dense model
 SHOWN_NAMES = 8  # in a message
 
 
 class ExpertGroup(Result):
-    """One dense tensor and what it is made of."""
+    """One dense tensor and its sources."""
 
     target: str = Field(description="Name in the dense model, with {layer} [text]")
     source: str = Field(description=(
-        "The experts' tensors, with {layer} and {expert}; without {expert} one tensor, first dimension the experts [text]"))
+        "The experts' tensors, with {layer} and {expert}; without {expert}, one tensor, first dimension the experts [text]"))
     shared: str | None = Field(None, description="The shared expert's tensor, with {layer} [text]")
-    part: int = Field(0, description="Which part of the expert's rows it is, from 0 [count]")
-    parts: int = Field(1, description="Into how many equal parts these are cut: 2 for gate and up in one [count]")
-    shared_parts: int = Field(1, description="Into how many the shared expert's rows are cut, of which it is the same [count]")
-    transpose: bool = Field(False, description="Whether the dense model has rows and columns exchanged [yes or no]")
+    part: int = Field(0, description="Number of its part of the expert's rows, from 0 [count]")
+    parts: int = Field(1, description="Equal parts into which these rows are cut: 2 for gate and up in one [count]")
+    shared_parts: int = Field(1, description=(
+        "Equal parts into which the shared expert's rows are cut; the part of the same number is taken [count]"))
+    transpose: bool = Field(False, description="Whether rows and columns are exchanged in the dense model [yes or no]")
     scale: float = Field(1.0, description=(
-        "Factor of the mean: the sum that the experts' weights have for a token, in the last layer of an FFN [no unit]"))
+        "Factor of the mean: the sum of the experts' weights for a token, in the last layer of an FFN [no unit]"))
 
 
 class MixturePlan(ResultFile):
     """merge_plan.json: how a Mixture-of-Experts becomes a dense model."""
 
     file_name: ClassVar[str] = "merge_plan.json"
-    num_experts: int = Field(description="Experts, without a shared one [count]")
+    num_experts: int = Field(description="Experts, not counting a shared one [count]")
     num_layers: int = Field(description="Layers [count]")
     dense_config: dict[str, Any] = Field(description="config.json of the dense model [no unit]")
-    groups: list[ExpertGroup] = Field(description="Tensors made of experts")
+    groups: list[ExpertGroup] = Field(description="Tensors made from experts")
     copied: list[str] = Field(description="Tensors that are copied, with {layer} [text]")
     left_out: list[str] = Field([], description="Tensors that have no place in a dense model, with {layer} [text]")
-    warnings: list[str] = Field([], description="What is not exact even for equal experts [text]")
+    warnings: list[str] = Field([], description="Parts that are not exact even for equal experts [text]")
 
 
 def auto_plan(
     reader: CheckpointReader, dense_config: dict[str, Any], targets: dict[str, list[int]], num_experts: int,
     scale: float = 1.0, warnings: list[str] | None = None,
 ) -> MixturePlan:
-    """The plan that a checkpoint's own names and shapes say.
+    """The plan that follows from a checkpoint's own names and shapes.
 
     Args:
         reader: the Mixture-of-Experts.
         dense_config: config.json of the dense model.
         targets: names and shapes of the dense model's tensors.
         num_experts: routed experts.
-        scale: what the weights of all experts sum to for a token.
+        scale: sum of the weights of all experts for a token.
 
-    Raises CheckpointError where there are no experts, and for tensors in their modules that have no place in the plan.
+    Raises CheckpointError if there are no experts, and for tensors in their modules that have no place in the plan.
     """
     names = reader.names()
     experts = {name: _split(name, reader, num_experts) for name in names}
     modules = {found[0] for found in experts.values() if found}
     if not modules:
-        raise CheckpointError(f"{str(reader.directory)!r} has no tensors of {num_experts} experts: nothing is to be merged.")
+        raise CheckpointError(f"{str(reader.directory)!r} has no tensors of {num_experts} experts: there is nothing to merge.")
     wanted: dict[str, dict[tuple[str, str], str]] = {}  # by layer prefix: the dense FFN's tensors by role and kind
     for target in targets:
         if target not in reader and (place := _role(target)):
@@ -101,7 +102,7 @@ def auto_plan(
         leftovers = [name for name in inside if name not in used and name not in left_out]
         if leftovers:
             raise CheckpointError(
-                f"{_count(leftovers, 'tensor')} beside the experts of {module!r} have no place in a dense model: "
+                f"{_count(leftovers, 'tensor')} next to the experts of {module!r} have no place in a dense model: "
                 f"{_some(leftovers)}. A shared expert must have the shape of the others. To merge it anyway, write a plan "
                 "and give it with --plan.")
     if missing:
@@ -118,14 +119,14 @@ def auto_plan(
 
 
 def check_plan(plan: MixturePlan, reader: CheckpointReader, targets: dict[str, list[int]]) -> None:
-    """Raise CheckpointError unless a plan takes every tensor of the checkpoint, and makes every one of the dense model, once
+    """Raise CheckpointError unless a plan uses every tensor of the checkpoint, and makes every tensor of the dense model once
     and in its shape."""
     taken = [name for group in expand(plan, plan.groups) for name in sources(plan, group)]
     taken += [name for pattern in [*plan.copied, *plan.left_out] for name in _numbered(pattern, plan)]
     in_groups = {name for group in expand(plan, plan.groups) for name in sources(plan, group)}
     absent = sorted(name for name in in_groups if name not in reader)
     if absent:
-        raise CheckpointError(f"The plan names {_count(absent, 'tensor')} that the model has not: {_some(absent)}.")
+        raise CheckpointError(f"The plan names {_count(absent, 'tensor')} that the model does not have: {_some(absent)}.")
     leftovers = sorted(set(reader.names()) - set(taken))
     if leftovers:
         raise CheckpointError(
@@ -140,7 +141,7 @@ def check_plan(plan: MixturePlan, reader: CheckpointReader, targets: dict[str, l
     other = sorted(name for name in made if name not in targets or made[name] != targets[name])
     if other:
         told = [f"{name!r} {made[name]} ({targets.get(name, 'not in the dense model')})" for name in other]
-        raise CheckpointError(f"{_count(other, 'tensor')} would not be the dense model's: {_some(told, str)}.")
+        raise CheckpointError(f"{_count(other, 'tensor')} would not fit the dense model: {_some(told, str)}.")
 
 
 def expand(plan: MixturePlan, groups: list[ExpertGroup]) -> Iterator[ExpertGroup]:
@@ -150,7 +151,7 @@ def expand(plan: MixturePlan, groups: list[ExpertGroup]) -> Iterator[ExpertGroup
 
 
 def sources(plan: MixturePlan, group: ExpertGroup) -> list[str]:
-    """The checkpoint's tensors that one dense tensor is made of, the shared expert's first; {layer} is filled in."""
+    """The checkpoint's tensors that one dense tensor is made from, the shared expert's first; {layer} is filled in."""
     experts = [group.source.replace("{expert}", str(number)) for number in range(plan.num_experts)]
     return [*([group.shared] if group.shared else []), *dict.fromkeys(experts)]
 
@@ -166,13 +167,13 @@ def of_expert(plan: MixturePlan, group: ExpertGroup, reader: CheckpointReader) -
 
 
 def made_shape(plan: MixturePlan, group: ExpertGroup, reader: CheckpointReader) -> list[int]:
-    """The shape of what a group makes, without reading it. Raises CheckpointError for experts that differ in it."""
+    """The shape of a group's dense tensor, without reading it. Raises CheckpointError for experts that differ in shape."""
     found = []
     for name in sources(plan, group)[1 if group.shared else 0:]:
         shape = reader.shape(name)
         if "{expert}" not in group.source:
             if shape[0] != plan.num_experts:
-                raise CheckpointError(f"{name!r} is {shape}: its first dimension is not that of {plan.num_experts} experts.")
+                raise CheckpointError(f"{name!r} is {shape}: its first dimension is not {plan.num_experts} experts.")
             shape = shape[1:]
         if shape[0] % group.parts:
             raise CheckpointError(f"{name!r} is {shape}: its rows cannot be cut into {group.parts} equal parts.")
@@ -190,7 +191,7 @@ def _group(
     reader: CheckpointReader, role: str, kind: str, target: str, shape: list[int], own: dict[str, tuple[str, str, str, bool]],
     shared: dict[tuple[str, str], str], num_experts: int,
 ) -> ExpertGroup:
-    """What makes one dense tensor. Raises LookupError where nothing does."""
+    """The group that makes one dense tensor. Raises LookupError if there is none."""
     by_role = {found[1:3]: (name, found[3]) for name, found in own.items()}
     part, parts = 0, 1
     if (role, kind) not in by_role and role in ("gate", "up") and ("gate_up", kind) in by_role:
@@ -212,8 +213,8 @@ def _group(
 
 
 def _split(name: str, reader: CheckpointReader, num_experts: int) -> tuple[str, str, str, bool] | None:
-    """Of an expert's tensor: the module that has the experts, its role, its kind (weight or bias) and whether it is stacked;
-    None for any other."""
+    """For an expert's tensor, the module of the experts, its role, its kind (weight or bias) and whether it is stacked; None
+    for any other tensor."""
     role = _role(name)
     if role is None:
         return None
@@ -227,7 +228,7 @@ def _split(name: str, reader: CheckpointReader, num_experts: int) -> tuple[str, 
 
 
 def _role(name: str) -> tuple[str, str] | None:
-    """What a tensor is for in an FFN (gate, up, gate_up, down), and its kind (weight, bias); None outside of one."""
+    """A tensor's role in an FFN (gate, up, gate_up, down) and its kind (weight, bias); None outside an FFN."""
     parts = name.split(".")
     kind = "bias" if parts[-1] == "bias" or parts[-1].endswith("_bias") else "weight"
     last = parts[-1].removesuffix("_bias") if parts[-1] not in ("weight", "bias") else parts[-2] if len(parts) > 1 else ""
@@ -236,13 +237,13 @@ def _role(name: str) -> tuple[str, str] | None:
 
 
 def _module(name: str) -> str:
-    """The module that a linear layer's tensor, or a stacked parameter, is in."""
+    """The module that contains a linear layer's tensor or a stacked parameter."""
     parts = name.split(".")
     return ".".join(parts[:-2] if parts[-1] in ("weight", "bias") else parts[:-1])
 
 
 def _shared_modules(module: str, names: list[str]) -> list[str]:
-    """Modules of shared experts that stand beside ``module`` rather than in it."""
+    """Modules of shared experts that are next to ``module`` rather than in it."""
     parent = module.rpartition(".")[0]
     heads = {name.removeprefix(f"{parent}.").partition(".")[0] for name in names if name.startswith(f"{parent}.")}
     return [f"{parent}.{head}." for head in sorted(heads) if "shared" in head]
@@ -282,11 +283,11 @@ def _of(group: ExpertGroup, layer: int) -> ExpertGroup:
 
 
 def _as_patterns(groups: dict[str, ExpertGroup]) -> list[ExpertGroup]:
-    """One group for all layers. Raises CheckpointError where layers are made in different ways."""
+    """One group for all layers. Raises CheckpointError if layers are made in different ways."""
     found: dict[str, ExpertGroup] = {}
     for group in groups.values():
         if found.setdefault(group.target, group) != group:
-            raise CheckpointError(f"{group.target!r} is made in different ways in different layers: no plan says that.")
+            raise CheckpointError(f"{group.target!r} is made in different ways in different layers, which no plan can express.")
     return list(found.values())
 
 

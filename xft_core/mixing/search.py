@@ -1,8 +1,8 @@
-"""Search of a few numbers of a merge by its loss on selection rows: golden section, TPE or CMA-ES (optuna).
+"""Search for a few numbers of a merge by its loss on selection rows: golden section, TPE or CMA-ES (optuna).
 
-Trial 0 is the start itself, so that the best trial is never worse on these rows, and one trial gives the start bit for
-bit. Every trial is on disk when it ends; a search that was killed asks its method again, tells it what is known, and goes
-on to the same trajectory. Another number to search is one more entry of NUMBERS (and its name in the recipe's section).
+Trial 0 is the start itself, so the best trial is never worse on these rows, and a search of one trial gives the start bit for
+bit. Every trial is on disk when it ends. A resumed search asks its method again, tells it the known losses, and continues on
+the same trajectory. To search another number, add an entry to NUMBERS (and its name to the recipe's section).
 
 Shape suffixes: L layers, N experts (the shared one first).
 """
@@ -27,13 +27,13 @@ from xft_core.store.results.trials import Trial
 logger = logging.getLogger(__name__)
 
 GOLDEN = (math.sqrt(5) - 1) / 2
-SIGMA = 0.15  # CMA-ES' first step, as a part of each number's range
+SIGMA = 0.15  # CMA-ES' first step, as a fraction of each number's range
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number that can be searched, from ``low`` to ``high``. ``start`` of one layer, from its shares (fp64, N) and its gamma;
-    ``apply`` a value to them."""
+    """A number that can be searched, from ``low`` to ``high``. ``start``: its value for one layer, from the layer's
+    shares (fp64, N) and gamma; ``apply``: sets a value in them."""
 
     low: float
     high: float
@@ -42,7 +42,7 @@ class Number:
 
 
 def _with_shared_share(weight_N: torch.Tensor, value: float) -> torch.Tensor:
-    """(lambda, (1 - lambda) times the routed experts' proportions), which are equal where they have no share at all."""
+    """(lambda, (1 - lambda) times the routed experts' proportions), which are equal if they have no share at all."""
     routed_R = weight_N[1:]
     total = routed_R.sum()
     proportion_R = routed_R / total if total > 0 else torch.full_like(routed_R, 1 / len(routed_R))
@@ -58,13 +58,13 @@ NUMBERS: dict[str, Number] = {
 
 
 class Method(Protocol):
-    """Says which values to try next, and is told the loss of each."""
+    """Chooses the values to try next, and is told the loss of each."""
 
     def ask(self) -> dict[str, float]:
         """The next values by their names."""
 
     def tell(self, loss: float | None) -> None:
-        """The loss, None if it is not a number, of the values that ``ask`` gave last."""
+        """Take the loss of the values that ``ask`` gave last; None if it is not a number."""
 
 
 class Space:
@@ -87,7 +87,7 @@ class Space:
                 self.start[f"{name}/{index}"] = min(number.high, max(number.low, mean))
 
     def coefficients(self, values: dict[str, float]) -> Coefficients:
-        """The start with these values in place of its own."""
+        """The start with these values replaced."""
         weight_LN, gammas = self._start.weight.clone(), [*self._gammas]
         for key, value in values.items():
             name, _, index = key.partition("/")
@@ -127,7 +127,7 @@ class GoldenSection:
             self._kept = kept
 
     def _points(self) -> tuple[float, float]:
-        """The two inner points of the bracket; one of them is known from the bracket before, to the bit."""
+        """The two inner points of the bracket; one of them is exactly known from the previous bracket."""
         width = self._high - self._low
         left, right = self._high - GOLDEN * width, self._low + GOLDEN * width
         kept = self._kept
@@ -140,7 +140,7 @@ class GoldenSection:
 
 
 class Optuna:
-    """optuna's TPE or CMA-ES, in memory; it starts from the start."""
+    """optuna's TPE or CMA-ES, in memory, beginning at the start."""
 
     def __init__(self, space: Space, method: str, seed: int) -> None:
         import optuna
@@ -173,7 +173,7 @@ class Optuna:
 
 
 def check_searchable(merge: MergeConfig, mixture: MixtureReader) -> None:
-    """Raise RecipeError where this model leaves nothing to search, or too little for the method."""
+    """Raise RecipeError if this model leaves nothing to search, or too little for the method."""
     neurons = next(iter(mixture.expert_tensors(0))).num_neurons
     if not mixture.upcycle.shared_expert and "shared_expert_weight" in merge.search_over:
         raise RecipeError(
@@ -186,13 +186,13 @@ def search(
     merge: MergeConfig, start: Coefficients, loss: Callable[[Coefficients], float], seed: int, journal: Path,
     told: Callable[[Trial], None],
 ) -> tuple[Coefficients, list[Trial]]:
-    """The best of merge.search_trials, and all trials in their order; of equal ones the first.
+    """The best of merge.search_trials (the first of equal ones), and all trials in their order.
 
     Args:
         start: the coefficients to start from, trial 0; of granularity layer.
         loss: on the selection rows.
-        journal: where trials are kept as they end; those in it are not evaluated again.
-        told: called for every trial, also for those of the journal.
+        journal: file that keeps trials as they end; those in it are not evaluated again.
+        told: called for every trial, including those in the journal.
     """
     space = Space(merge, start)
     method: Method = GoldenSection(space) if merge.search == "golden" else Optuna(space, merge.search, seed)
@@ -204,7 +204,7 @@ def search(
         if number < len(known) and known[number].get("values") == values:
             nll = known[number]["nll"]
         else:
-            if number < len(known):  # a damaged journal: what follows is done again
+            if number < len(known):  # a damaged journal: the rest is evaluated again
                 known = []
                 journal.unlink()
                 append(journal, *(trial.model_dump() for trial in trials))
@@ -222,5 +222,5 @@ def search(
 
 
 def best_trial(trials: list[Trial]) -> Trial:
-    """The trial of the smallest loss, of equal ones the first; the start where no loss is a number."""
+    """The trial with the smallest loss, the first of equal ones; the start if no loss is a number."""
     return min(trials, key=lambda trial: (math.inf if trial.nll is None else trial.nll, trial.number))

@@ -1,9 +1,9 @@
-"""Weighted sums of experts of 16 bits in one pass over the mapped checkpoint, without a copy: the sums of an embedding bag.
+"""Weighted sums of 16-bit experts in one pass over the mapped checkpoint, without a copy, computed by embedding bags.
 
 The rows of a tensor in all experts are rows of one table, whose rows begin every few elements of the shard and overlap. A
-row of the sum is a bag: this row of every expert. Bags of 16 bits are summed in fp32 and rounded once, but torch wants
-their weights in the table's dtype: a weight is given as three numbers that add up to its 24 bits, each with the row again,
-which is then in the cache. ``python -m performance.merge`` measures it.
+row of the sum is a bag that contains this row of every expert. 16-bit bags are summed in fp32 and rounded once, but torch
+requires their weights in the table's dtype. A weight is therefore split into three numbers that add up to its 24 bits, each
+with the same row, which is then in the cache. ``python -m performance.merge`` measures it.
 
 Shape suffixes: n experts, P parts of a weight, b = n * P members of a bag, B rows of a block, D elements of a row.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch.nn.functional import embedding_bag
 
-PARTS = 3  # of a weight: of 8 bits each in bf16
+PARTS = 3  # of a weight: 8 bits each in bf16
 BLOCK_ELEMENTS = 2**20  # of the sum: 2 MiB
 
 
@@ -22,8 +22,8 @@ class ExpertRows:
     """One tensor of all experts as rows of a table over the bytes of a shard.
 
     Args:
-        shard: its bytes.
-        starts: where in it each expert's tensor begins, in bytes.
+        shard: the bytes of the shard.
+        starts: byte offset of each expert's tensor in the shard.
         shape: of the tensor.
         dtype: of the tensor, 2 bytes wide.
     """

@@ -2,7 +2,7 @@
 
     W = sum_m w_m W_m      soup (arXiv 2203.05482): w_m = 1 / M;      WiSE-FT (arXiv 2109.01903): (1 - g) base + g tuned
 
-Sums are in fp64 and rounded once: a model whose weight is 1 beside zeros comes out bit for bit, and so do equal models.
+Sums are in fp64 and rounded once: a model with weight 1 among zeros is reproduced bit for bit, and so are equal models.
 """
 
 import json
@@ -24,10 +24,10 @@ BLOCK_ELEMENTS = 2**22  # of a tensor, summed at once: 32 MiB in fp64
 
 
 def average_models(sources: Mapping[str, Path], weights: Mapping[str, float], target: Path) -> int:
-    """Write the mean of dense models by ``weights``, which sum to one, into ``target``; returns its parameters.
+    """Write the mean of dense models by ``weights``, which sum to one, into ``target``. Returns its number of parameters.
 
-    All but the weights (configuration, tokenizer, what ends answers) is that of the last model; so is the dtype of each
-    tensor. Embeddings that are tied there stay tied.
+    Everything but the weights (configuration, tokenizer, end tokens) comes from the last model, and so does the dtype of
+    each tensor. Embeddings that are tied there stay tied.
 
     Raises CheckpointError for an upcycled model, and for models whose tensors differ in name or shape.
     """
@@ -38,7 +38,7 @@ def average_models(sources: Mapping[str, Path], weights: Mapping[str, float], ta
             if is_moe(directory):
                 raise CheckpointError(f"{str(directory)!r} is a Mixture-of-Experts. Only dense models are averaged: merge it.")
             readers[name] = stack.enter_context(CheckpointReader(directory))
-            dense_config = dense_config_of(readers[name])  # of the last model after the loop; gives tensors the family's names
+            dense_config = dense_config_of(readers[name])  # after the loop: of the last model; gives tensors the family's names
         last = readers[name]
         plans = []
         for tensor in last.names():

@@ -1,4 +1,4 @@
-"""Which of transformers' automatic classes makes a model of a configuration."""
+"""The transformers auto class that builds a model from a configuration."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from xft_core.families import PICTURE_FAMILIES
 
 
 def auto_class(config: PreTrainedConfig) -> Any:
-    """That of causal language models or, for a family that reads pictures, that of image and text to text."""
+    """The class for causal language models or, for a family that reads pictures, the one for image and text to text."""
     return AutoModelForImageTextToText if config.model_type in PICTURE_FAMILIES else AutoModelForCausalLM
 
 
 def special_picture_tokens(config: PreTrainedConfig) -> set[int]:
-    """Tokens that stand for parts of a picture or enclose one: without the picture, such a model refuses them."""
+    """Tokens that stand for parts of a picture or enclose one: without the picture, such a model rejects them."""
     found = (value for name, value in config.to_dict().items()
              if name.endswith(("token_id", "token_index")) and name.startswith(("image", "video", "vision", "boi", "eoi")))
     return {value for value in found if isinstance(value, int)}

@@ -1,4 +1,4 @@
-"""generation_config.json of tuned models: what tells plain transformers, vLLM and our own generation to stop."""
+"""generation_config.json of tuned models: the tokens at which plain transformers, vLLM and our own generation stop."""
 
 import json
 from pathlib import Path
@@ -12,9 +12,9 @@ FILE_NAME = "generation_config.json"
 
 
 def add_end_tokens(directory: Path, defaults: GenerationConfig, token_ids: list[int]) -> None:
-    """Add tokens to those that end an answer of the model in ``directory``; the others, and all other fields, stay.
+    """Add tokens to those that end an answer of the model in ``directory``. Existing ones and all other fields stay.
 
-    Where the directory has no generation_config.json, or one that transformers cannot read, it gets ``defaults``.
+    If the directory has no generation_config.json that transformers can read, ``defaults`` are written first.
     """
     path = directory / FILE_NAME
     content = _read(path)

@@ -1,7 +1,7 @@
-"""Models that are in one GGUF file, quantised or not, as models of transformers.
+"""Load models from a single GGUF file, quantised or not, as transformers models.
 
-transformers reads the file and multiplies quantised weights out: what is measured are the weights that are in the file, in the
-arithmetic of ``dtype``. llama.cpp also rounds activations, and differs a little from that.
+transformers reads the file and dequantises its weights: measurements use the weights in the file, in the arithmetic of
+``dtype``. llama.cpp also rounds activations, so it differs slightly.
 """
 
 import io
@@ -17,15 +17,15 @@ SUFFIX = ".gguf"
 
 
 def gguf_file(directory: Path) -> Path | None:
-    """The directory's only GGUF file; None where it has none. Raises CheckpointError for several."""
+    """The directory's only GGUF file; None if it has none. Raises CheckpointError for several."""
     found = sorted(directory.glob(f"*{SUFFIX}"))
     if len(found) > 1:
-        raise CheckpointError(f"{str(directory)!r} holds {len(found)} GGUF files: it is not known which one is meant.")
+        raise CheckpointError(f"{str(directory)!r} holds {len(found)} GGUF files: keep only the one that you mean.")
     return found[0] if found else None
 
 
 def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """The model in ``path``, its weights multiplied out. Raises CheckpointError for one that transformers does not read."""
+    """The model in ``path``, with dequantised weights. Raises CheckpointError if transformers cannot read it."""
     from transformers import GgufConfig
 
     try:
@@ -37,5 +37,5 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         raise CheckpointError(f"{str(path)!r} cannot be loaded: {first_line(error)}") from None
     vars(model.config).pop("quantization_config", None)
     if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(f"{str(path)!r} lacks {len(missing)} tensors, {missing[0]!r} among them.")
+        raise CheckpointError(f"{str(path)!r} lacks {len(missing)} tensors, including {missing[0]!r}.")
     return model

@@ -1,11 +1,11 @@
-"""Model directories, dense or upcycled, to transformers models and back.
+"""Load model directories, dense or upcycled, as transformers models, and copy their other files.
 
 An upcycled directory is a model directory whose config.json reads
 ``{"model_type": "xft_moe", "dense_config": <the dense checkpoint's own>, "upcycle": <UpcycleConfig>}``; plain
-transformers refuses it rather than load half of it. Its tensors are named as in the dense model, but for the FFNs:
+transformers refuses it rather than load half of it. Its tensors are named as in the dense model, except for the FFNs:
 ``<mlp>.shared_expert.<dense names>``, ``<mlp>.experts.{gate_up_proj,up_proj,down_proj}[_bias]`` (stacked, E first) and
-``<mlp>.router.*``. Where experts are stored once, the FFN's tensors keep their dense names and are expanded here. Low-rank
-experts are ``<mlp>.experts.<layer>_{a,b,bias}`` and, of groups, ``group_<layer>_{a,b,bias}``; the weights that they share are
+``<mlp>.router.*``. If experts are stored once, the FFN's tensors keep their dense names and are expanded here. Low-rank
+experts are ``<mlp>.experts.<layer>_{a,b,bias}`` and, for groups, ``group_<layer>_{a,b,bias}``; the weights that they share are
 ``<mlp>.shared_expert.*``, ``<mlp>.base.*`` without a shared expert, or have their dense names before tuning.
 """
 
@@ -28,13 +28,13 @@ from xft_core.models.upcycled import add_stored_bias, check_tensors, empty_moe, 
 
 disable_progress_bar()
 
-# Not for another model's directory. params.json: a Mistral model's own configuration, which vLLM prefers to config.json.
+# Never copied to another model's directory. params.json: configuration of a Mistral model, which vLLM prefers to config.json.
 NOT_BESIDE_WEIGHTS = frozenset({"config.json", "manifest.json", "router.json", "params.json"})
 
 
 def load_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
-    """A dense or upcycled model, or one in a GGUF file, in evaluation mode on the CPU. Raises CheckpointError when it is not
-    whole."""
+    """A dense or upcycled model, or one in a GGUF file, in evaluation mode on the CPU. Raises CheckpointError if it is
+    incomplete."""
     if path := gguf_file(directory):
         return _with_generation_config(load_gguf(path, dtype), directory)
     with CheckpointReader(directory) as reader:
@@ -59,7 +59,7 @@ def _with_generation_config(model: PreTrainedModel, directory: Path) -> PreTrain
 
 
 def copy_beside_weights(source: Path, target: Path) -> None:
-    """Copy a model directory's other files: tokenizer, chat template, generation defaults, but no weights, no config."""
+    """Copy a model directory's other files: tokenizer, chat template, generation defaults, but no weights and no config."""
     for path in model_files(source):
         is_weights = path.suffix == ".safetensors" or path.name.endswith(".index.json")
         if not is_weights and path.name not in NOT_BESIDE_WEIGHTS:
@@ -74,10 +74,10 @@ def _load_dense(directory: Path, dense_config: dict[str, Any], dtype: torch.dtyp
     except Exception as error:  # as for the tokenizer
         raise CheckpointError(f"{str(directory)!r} cannot be loaded: {first_line(error)}") from None
     if report["mismatched_keys"]:
-        raise CheckpointError(f"{str(directory)!r} has tensors of other shapes than its config says.")
+        raise CheckpointError(f"{str(directory)!r} has tensors whose shapes differ from its config.")
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
-            f"{str(directory)!r} lacks {len(missing)} tensors, {missing[0]!r} among them: it is not the checkpoint of its "
+            f"{str(directory)!r} lacks {len(missing)} tensors, including {missing[0]!r}: it is not the checkpoint of its "
             "config.")
     return model.eval()

@@ -1,9 +1,9 @@
-"""Attention within packed examples on a CPU, example by example.
+"""Compute attention of packed examples on a CPU, example by example.
 
-transformers keeps packed examples apart by a mask of the whole sequence, and torch's kernel for CPUs computes what the mask
-then throws away: S^2 products where the sum of length^2 would do. Here the mask is cut along its diagonal, between
-examples, and transformers' own attention is called for each block. Any mask that a family makes (a sliding window) holds
-within the block. Shape suffixes: B sequences, S tokens, H heads, D size of a head.
+transformers separates packed examples with a mask over the whole sequence, and torch's CPU kernel also computes everything
+that the mask discards: S^2 products where the sum of length^2 would be enough. Here the mask is cut along its diagonal, between
+examples, and transformers' own attention is called for each block. A family's mask (a sliding window) still applies within the
+block. Shape suffixes: B sequences, S tokens, H heads, D size of a head.
 """
 
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ LEAST_BLOCK = 64  # tokens: shorter examples, and padding, share a block
 
 @dataclass(frozen=True)
 class Block:
-    """Some examples on end: how many tokens they have, and their mask (1,1,S,S; None: attention is causal)."""
+    """Consecutive examples: their number of tokens, and their mask (1,1,S,S; None: attention is causal)."""
 
     length: int
     mask: torch.Tensor | None
 
 
 def attend_by_example(model: PreTrainedModel) -> None:
-    """Let a model on a CPU that uses torch's attention compute it block by block, from now on."""
+    """Make a model on a CPU that uses torch's attention compute it block by block from now on."""
     if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(NAME)
 
 
 def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> Any:
-    """What attention is given as mask: the blocks of every sequence of the batch. Anything else but packed examples keeps
-    the usual mask."""
+    """The mask passed to attention: the blocks of every sequence of the batch. Anything but packed examples keeps the usual
+    mask."""
     mask_B1SS = sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
     if mask_B1SS is None or attention_mask is not None or mask_B1SS.shape[-2] != mask_B1SS.shape[-1]:
         return mask_B1SS
@@ -43,7 +43,7 @@ def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any)
 
 
 def _blocks(mask_SS: torch.Tensor) -> list[Block]:
-    """A token that cannot see the one before it begins an example."""
+    """Blocks of a sequence. A token that cannot see the one before it begins an example."""
     begins = (~mask_SS.diagonal(-1)).nonzero().flatten() + 1
     ends = [0]
     for end in [*begins.tolist(), len(mask_SS)]:

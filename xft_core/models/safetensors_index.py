@@ -1,5 +1,5 @@
-"""Where the tensors of a checkpoint are: the files that hold its weights, the index of its shards, the header of each.
-No torch here.
+"""Locate the tensors of a checkpoint: the files that hold its weights, the index of its shards, and the header of each.
+This module does not import torch.
 
 Every reader takes the files that ``weight_files`` names, and it refuses a directory in which other tools (transformers, vLLM)
 could take different ones.
@@ -25,8 +25,8 @@ LARGEST_HEADER = 100_000_000  # the limit of the safetensors format
 def weight_files(directory: Path) -> list[str]:
     """Names of the files that hold a model's weights, sorted: model.safetensors, or the shards of its index.
 
-    Other weights beside them (variants such as model.fp16.safetensors, consolidated.safetensors, pytorch_model.bin) are
-    never read. Raises CheckpointError where there are none, and where it is ambiguous which ones count.
+    Other weights in the directory (variants such as model.fp16.safetensors, consolidated.safetensors, pytorch_model.bin) are
+    never read. Raises CheckpointError if there are none, or if it is ambiguous which ones count.
     """
     _check_unambiguous(directory)
     has_single, has_index = ((directory / name).is_file() for name in (SINGLE_NAME, INDEX_NAME))
@@ -34,33 +34,33 @@ def weight_files(directory: Path) -> list[str]:
     if has_single and has_index and shards != [SINGLE_NAME]:
         raise CheckpointError(
             f"{str(directory)!r} holds two models: {SINGLE_NAME}, and {INDEX_NAME} with {len(shards)} shards "
-            f"({', '.join(shards[:2])}{', ...' if len(shards) > 2 else ''}). Some programs read the one, some the other. "
+            f"({', '.join(shards[:2])}{', ...' if len(shards) > 2 else ''}). Some programs read the former, some the latter. "
             f"Delete {SINGLE_NAME} to keep the shards, or {INDEX_NAME} and the shards to keep {SINGLE_NAME}.")
     if has_single or has_index:
         return [SINGLE_NAME] if has_single else shards
     others = sorted(path.name for path in directory.iterdir() if path.suffix in (".safetensors", ".bin", ".pt", ".pth"))
     found = ", ".join(others[:3])
     if any(name.endswith(".safetensors") for name in others):
-        hint = f" It has {found}, which no program reads by itself: rename or convert the one that is meant."
+        hint = f" It has {found}, which no program reads on its own: rename or convert the file you mean."
     else:
         hint = f" It has {found}: pickled weights are not read, convert them to safetensors first." if found else ""
     raise CheckpointError(f"{str(directory)!r} has neither {SINGLE_NAME} nor {INDEX_NAME}.{hint}")
 
 
 def _check_unambiguous(directory: Path) -> None:
-    """What makes transformers read something else than the weights of these names, or change them after reading."""
+    """Raise CheckpointError if transformers would read other weights than those of these names, or change them afterwards."""
     if (directory / "adapter_config.json").is_file():
         raise CheckpointError(
             f"{str(directory)!r} is an adapter (adapter_config.json). Merge it into its model first, or delete "
             "adapter_config.json to use the model without it.")
     if parts := sorted(path.name for path in directory.iterdir() if DISTRIBUTED_SHARD.fullmatch(path.name)):
         raise CheckpointError(
-            f"{str(directory)!r} holds a distributed checkpoint ({parts[0]}), which transformers reads in place of "
+            f"{str(directory)!r} holds a distributed checkpoint ({parts[0]}), which transformers reads instead of "
             f"{SINGLE_NAME}. Save the model again with save_pretrained, or delete those files.")
     try:
         config = parse_json((directory / "config.json").read_bytes())
     except (OSError, ValueError):
-        return  # whoever reads the config says so
+        return  # the reader of the config reports it
     named = config.get("transformers_weights") if isinstance(config, dict) else None
     if named is not None:
         raise CheckpointError(
@@ -69,21 +69,21 @@ def _check_unambiguous(directory: Path) -> None:
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Tensor name to shard of an index file. Raises CheckpointError unless it names safetensors files beside it."""
+    """Tensor name to shard of an index file. Raises CheckpointError unless it names safetensors files in its directory."""
     try:
         weight_map = parse_json(path.read_bytes())["weight_map"]
     except (OSError, ValueError, KeyError, TypeError):
         weight_map = None
     if not isinstance(weight_map, dict) or not all(map(_is_shard_name, weight_map.values())):
         raise CheckpointError(
-            f"{str(path)!r} is not a checkpoint index: it must name a .safetensors file beside it for every tensor.")
+            f"{str(path)!r} is not a checkpoint index: it must name a .safetensors file in its directory for every tensor.")
     return weight_map
 
 
 def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """The header of a safetensors file, and where its data begins: 8 bytes of length (little-endian), then JSON, then data.
 
-    Raises CheckpointError for a file that is missing, of another form or cut short.
+    Raises CheckpointError for a file that is missing, truncated or of another form.
     """
     if not path.is_file():
         raise CheckpointError(f"{str(path)!r} is missing, but {INDEX_NAME} names it. Copy or download it again.")
@@ -105,7 +105,7 @@ def read_header(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
 
 
 def _is_shard_name(name: Any) -> bool:
-    """Whether an index may name it: a safetensors file in the same directory, nowhere else."""
+    """Whether an index may name this file: a safetensors file in the same directory."""
     try:
         return isinstance(name, str) and "/" not in relative_path(name) and name.endswith(".safetensors")
     except ValueError:

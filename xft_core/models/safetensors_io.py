@@ -1,7 +1,7 @@
-"""Checkpoints read and written tensor by tensor, so that memory stays at a few tensors whatever the model's size.
+"""Read and write checkpoints tensor by tensor, so that memory stays at a few tensors whatever the model's size.
 
 Reading is lazy (safetensors, memory-mapped). Writing streams: shards are planned from shapes first, then every tensor
-goes to its place part by part, several at a time, and the Hugging Face index is written last.
+is written to its place part by part, several tensors at a time, and the Hugging Face index is written last.
 """
 
 import json
@@ -21,7 +21,7 @@ from xft_core.files.parsing import parse_json
 from xft_core.models.safetensors_index import INDEX_NAME, SINGLE_NAME, read_header, read_index, weight_files
 
 MAX_SHARD_BYTES = 5_000_000_000
-WRITE_BYTES = 2**18  # at once: from a mapped file the kernel copies larger ones more slowly, and smaller ones anywhere
+WRITE_BYTES = 2**18  # at once: the kernel copies larger blocks from mapped files, and smaller ones from anywhere, more slowly
 
 _DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -31,15 +31,15 @@ _DTYPE_NAMES = {
 class CheckpointReader:
     """The tensors of a model directory by name, whatever the shards. Use it as a context manager.
 
-    Raises CheckpointError when a shard is missing, truncated or not safetensors, and when two shards hold the same tensor,
-    before any tensor is read.
+    Raises CheckpointError, before any tensor is read, if a shard is missing, truncated or not safetensors, or if two shards
+    hold the same tensor.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._open: dict[str, Any] = {name: _open_shard(directory / name) for name in weight_files(directory)}
         self._mapped: dict[str, tuple[torch.Tensor, dict[str, int]]] = {}
-        # Name to shard and name in it. All that is in the shards counts, as in transformers, also what the index leaves out.
+        # Name to shard and name in it. As in transformers, all tensors in the shards count, even those the index leaves out.
         self._place_of: dict[str, tuple[str, str]] = {}
         for shard, handle in self._open.items():
             for name in handle.keys():
@@ -65,17 +65,17 @@ class CheckpointReader:
         return sorted(self._place_of)
 
     def name_in_file(self, name: str) -> str:
-        """What the files call a tensor, whatever it was renamed to."""
+        """A tensor's name in the files, whatever it was renamed to."""
         return self._place_of[name][1]
 
     def rename(self, names: dict[str, str]) -> None:
-        """Call tensors by other names from now on; ``names`` says the new one of each that gets one."""
+        """Use other names for tensors from now on. ``names``: old to new names."""
         renamed = {names.get(name, name): place for name, place in self._place_of.items()}
         assert len(renamed) == len(self._place_of), "two tensors of one name"
         self._place_of = renamed
 
     def get(self, name: str) -> torch.Tensor:
-        """One tensor, a view of the mapped file. Raises CheckpointError when there is none of that name."""
+        """One tensor, a view of the mapped file. Raises CheckpointError if there is none of that name."""
         handle, stored = self._handle(name)
         return handle.get_tensor(stored)
 
@@ -90,23 +90,23 @@ class CheckpointReader:
         found = handle.get_slice(stored).get_dtype()
         dtype = next((dtype for dtype, text in _DTYPE_NAMES.items() if text == found), None)
         if dtype is None:
-            raise CheckpointError(f"{name!r} in {str(self.directory)!r} is of dtype {found}; convert it to BF16 or F32 first.")
+            raise CheckpointError(f"{name!r} in {str(self.directory)!r} has dtype {found}: convert it to BF16 or F32 first.")
         return dtype
 
     def place(self, name: str) -> tuple[torch.Tensor, int]:
-        """The bytes of the shard that holds a tensor, mapped, and where in them it begins: for work across tensors."""
+        """The mapped bytes of the shard that holds a tensor, and the tensor's offset in them: for work across tensors."""
         shard, stored = self._place_of[name]
         if shard not in self._mapped:
             path = self.directory / shard
             header, data = read_header(path)
             content = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
             starts = {item: data + place["data_offsets"][0] for item, place in header.items()}
-            self._mapped.setdefault(shard, (content, starts))  # of several threads the first one's: one object for a shard
+            self._mapped.setdefault(shard, (content, starts))  # the first thread wins: one object per shard
         content, starts = self._mapped[shard]
         return content, starts[stored]
 
     def copy_plan(self, name: str, new_name: str | None = None) -> "TensorPlan":
-        """To write a tensor as it is."""
+        """A plan to write a tensor unchanged."""
         return TensorPlan(new_name or name, self.shape(name), self.dtype(name), lambda: [self.get(name)])
 
     def _handle(self, name: str) -> tuple[Any, str]:
@@ -122,14 +122,14 @@ class CheckpointReader:
                 raise CheckpointError(f"{str(self.directory)!r} lacks tensor {name!r}, which its index lists.")
             if self._place_of[name][0] != shard:
                 raise CheckpointError(
-                    f"Tensor {name!r} is in {self._place_of[name][0]}, not in {shard} as {str(path)!r} says: the index is not "
-                    "that of these shards.")
+                    f"Tensor {name!r} is in {self._place_of[name][0]}, not in {shard} as {str(path)!r} says: the index does "
+                    "not belong to these shards.")
 
 
 @dataclass(frozen=True)
 class TensorPlan:
-    """A tensor to be written: its name, shape, dtype, and how to make its parts when its turn comes: tensors of any shapes
-    whose elements follow each other. It may be called in any thread."""
+    """A tensor to be written. ``parts``: creates its parts when they are needed, tensors of any shapes with consecutive
+    elements; it may be called in any thread."""
 
     name: str
     shape: list[int]
@@ -143,7 +143,7 @@ class TensorPlan:
 
 
 def write_checkpoint(directory: Path, plans: Iterable[TensorPlan], max_shard_bytes: int = MAX_SHARD_BYTES) -> int:
-    """Write tensors into Hugging Face shards, as many at a time as torch uses threads, holding one part of each.
+    """Write tensors into Hugging Face shards, as many at a time as torch has threads, with one part of each in memory.
 
     Returns the bytes of all tensors.
     """
@@ -165,7 +165,7 @@ def write_checkpoint(directory: Path, plans: Iterable[TensorPlan], max_shard_byt
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """A model directory's config.json. Raises CheckpointError when it is missing or not JSON."""
+    """A model directory's config.json. Raises CheckpointError if it is missing or not JSON."""
     path = directory / "config.json"
     try:
         config = parse_json(path.read_bytes())
@@ -176,12 +176,12 @@ def read_config(directory: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{str(path)!r} is not JSON: {error}") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise CheckpointError(f"{str(path)!r} names no model_type: it is not a transformers configuration.")
+        raise CheckpointError(f"{str(path)!r} has no model_type: it is not a transformers configuration.")
     return config
 
 
 def _write_shards(shards: dict[Path, list[TensorPlan]]) -> None:
-    """Every worker writes another tensor, and computes with one thread: tensors come in many parts, each too small for more."""
+    """Write shards. Each worker writes one tensor at a time with one thread: parts are too small for several threads."""
     places = [(path, *place) for path, plans in shards.items() for place in _write_header(path, plans)]
     num_threads = torch.get_num_threads()
     try:
@@ -193,7 +193,7 @@ def _write_shards(shards: dict[Path, list[TensorPlan]]) -> None:
 
 
 def _write_header(path: Path, plans: list[TensorPlan]) -> list[tuple[TensorPlan, int]]:
-    """Begin a shard; returns where in it every tensor begins."""
+    """Write a shard's header. Returns every tensor's plan and its offset in the file."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for plan in plans:

@@ -1,7 +1,7 @@
-"""How files store a dense model: under which names, and whether with a head of its own.
+"""The stored form of a dense model: the names of its tensors, and whether its head is stored separately.
 
-transformers settles both while it loads a model. A reader that takes tensors by name has to settle them alike, or it reads
-another model than the one that loads. Here they are settled once, for every reader.
+transformers resolves both while it loads a model. A reader that takes tensors by name must resolve them in the same way, or it
+reads another model than transformers loads. This module does it once, for every reader.
 """
 
 import logging
@@ -20,14 +20,14 @@ from xft_core.models.safetensors_io import CheckpointReader
 
 logger = logging.getLogger(__name__)
 
-# What files and memory have before the names of a vision-language model's tensors; the first that makes a known name counts.
+# Prefixes of a vision-language model's tensor names in files and in memory. The first that gives a known name counts.
 PICTURE_PREFIXES = (
     ("language_model.lm_head.", "lm_head."), ("language_model.model.", "model.language_model."),
     ("language_model.", "model.language_model."), ("vision_tower.vision_model.", "model.vision_tower."),
     ("vision_tower.", "model.vision_tower."), ("model.vision_tower.vision_model.", "model.vision_tower."),
     ("multi_modal_projector.", "model.multi_modal_projector."), ("visual.", "model.visual."),
     ("model.", "model.language_model."))
-# What torch.compile, DDP, FSDP and PEFT put before the names of the model inside.
+# Prefixes that torch.compile, DDP, FSDP and PEFT add to the names of the wrapped model.
 WRAPPERS = ("_orig_mod.", "module.", "_fsdp_wrapped_module.", "base_model.model.")
 
 
@@ -39,10 +39,10 @@ def shape_only(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def use_names_of_model(reader: CheckpointReader, model: PreTrainedModel) -> None:
-    """Give the tensors of a dense checkpoint the names that the family's own checkpoints have, by transformers' rule: the
-    name of the model inside (``model.``) may be missing, or be there once too often.
+    """Give the tensors of a dense checkpoint the names of the family's own checkpoints, by transformers' rule: the name of
+    the inner model (``model.``) may be missing, or may be there once too often.
 
-    Raises CheckpointError where two tensors would then have the same name.
+    Raises CheckpointError if two tensors would then have the same name.
     """
     family, known, prefix = family_of(model.config), model.state_dict().keys(), f"{model.base_model_prefix}."
     stored_as: dict[str, str] = {}
@@ -65,7 +65,7 @@ def use_names_of_model(reader: CheckpointReader, model: PreTrainedModel) -> None
 
 def check_dense(reader: CheckpointReader, model: PreTrainedModel) -> None:
     """Raise CheckpointError unless a dense checkpoint, under the names of the model, has every tensor of its config, in the
-    shape that this says."""
+    config's shape."""
     family = family_of(model.config)
     shapes = {family.stored_name(name): list(tensor.shape) for name, tensor in model.state_dict().items()}
     if _says_tied(model):
@@ -75,33 +75,33 @@ def check_dense(reader: CheckpointReader, model: PreTrainedModel) -> None:
     if missing := sorted(name for name in shapes if name not in reader):
         wrapper = next((item for item in WRAPPERS if any(name.startswith(item) for name in reader.names())), None)
         reason = "it is not the checkpoint of its config." if wrapper is None else (
-            f"its names begin with {wrapper!r}, which a wrapper around the model left. Save the model inside the wrapper with "
+            f"its names begin with {wrapper!r}, which comes from a wrapper around the model. Save the inner model with "
             "save_pretrained.")
         raise CheckpointError(
-            f"{str(reader.directory)!r} lacks {len(missing)} tensors, {missing[0]!r} among them: {reason}")
+            f"{str(reader.directory)!r} lacks {len(missing)} tensors, including {missing[0]!r}: {reason}")
     for name, shape in shapes.items():
         if reader.shape(name) != shape:
             raise CheckpointError(
-                f"{str(reader.directory)!r} has tensors of other shapes than its config says: {name!r} has shape "
-                f"{reader.shape(name)}, the config says {shape}.")
+                f"{str(reader.directory)!r} has tensors whose shapes differ from its config: {name!r} has shape "
+                f"{reader.shape(name)}, but the config says {shape}.")
 
 
 def is_tied(reader: CheckpointReader, model: PreTrainedModel) -> bool:
-    """Whether the head is the embedding. It is where the config says so, unless both are stored and differ: then the head
-    is the model's own, as in transformers. A tied model may store either one."""
+    """Whether the head is the embedding. It is if the config says so, unless both are stored and differ: then, as in
+    transformers, the head is separate. A tied model may store either one."""
     head, embedding = head_and_embedding(model)
     if not _says_tied(model) or head not in reader or embedding not in reader:
         return _says_tied(model)
     if reader.shape(head) == reader.shape(embedding) and torch.equal(reader.get(head), reader.get(embedding)):
         return True
     logger.warning(
-        "%r says tie_word_embeddings in its config.json, and has a head (%s) that differs from its embedding. The head is "
+        "%r sets tie_word_embeddings in its config.json, but has a head (%s) that differs from its embedding. The head is "
         "used: tie_word_embeddings counts as false.", str(reader.directory), head)
     return False
 
 
 def with_tying(dense_config: dict[str, Any], model: PreTrainedModel, tied: bool) -> dict[str, Any]:
-    """``dense_config``, changed only where it says something else than ``tied``; ``model`` is made of it."""
+    """``dense_config``, with tie_word_embeddings changed only if it differs from ``tied``. ``model``: built from it."""
     return dense_config if _says_tied(model) == tied else dense_config | {"tie_word_embeddings": tied}
 
 
@@ -118,7 +118,7 @@ def _says_tied(model: PreTrainedModel) -> bool:
 
 
 def _name_of_picture_model(stored: str, known: Collection[str]) -> str:
-    """The name in memory of a tensor of a vision-language checkpoint; ``stored`` where none is known."""
+    """The name in memory of a tensor of a vision-language checkpoint; ``stored`` if none is known."""
     if stored in known:
         return stored
     candidates = (memory + stored.removeprefix(files) for files, memory in PICTURE_PREFIXES if stored.startswith(files))

@@ -1,8 +1,8 @@
-"""The names of a source checkpoint's tensors, kept beside an upcycled model whose family's files have several conventions.
+"""A source checkpoint's tensor names, kept with an upcycled model whose family has several naming conventions in files.
 
-Vision-language checkpoints are stored under other names than transformers has in memory, by a rule that changed with its
-versions. An upcycled directory has the names in memory; the file tensor_names.json says what the dense source called
-them, so that the merged model has the source's names.
+Vision-language checkpoints use other names in files than transformers uses in memory, by a rule that changed between its
+versions. An upcycled directory uses the names in memory. Its file tensor_names.json maps them to the names of the dense source,
+so that the merged model gets the source's names.
 """
 
 import json
@@ -17,13 +17,13 @@ NAME = "tensor_names.json"
 
 
 def save_tensor_names(reader: CheckpointReader, directory: Path) -> None:
-    """Write the file: for each tensor of ``reader`` with a name of its own in the source's files, that name."""
+    """Write the file: for each tensor of ``reader`` with another name in the source's files, that name."""
     renamed = {name: reader.name_in_file(name) for name in reader.names() if reader.name_in_file(name) != name}
     (directory / NAME).write_text(json.dumps(renamed, indent=1), encoding="utf-8")
 
 
 def with_tensor_names(plans: list[TensorPlan], directory: Path) -> list[TensorPlan]:
-    """``plans`` under the names of the source of the upcycled ``directory``; as they are where there is no such file.
+    """``plans`` under the names of the source of the upcycled ``directory``; unchanged if there is no such file.
 
     Raises CheckpointError for a file that is not an object of names.
     """

@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model directory. Raises CheckpointError when it has none, or one that does not work."""
-    from transformers import AutoTokenizer  # takes a second, and with torch several
+    """The tokenizer of a model directory. Raises CheckpointError if it has none that works."""
+    from transformers import AutoTokenizer  # takes a second, several with torch
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        tokenizer("x")  # some values in its files only show when it is used
+        tokenizer("x")  # some bad values in its files only appear in use
         return tokenizer
-    except Exception as error:  # transformers raises a different kind for every way in which files can be missing
+    except Exception as error:  # transformers raises a different type for each kind of missing file
         raise CheckpointError(f"{str(directory)!r} has no tokenizer that can be loaded: {first_line(error)}") from None

@@ -1,4 +1,4 @@
-"""Which files make a tokenizer, so that data prepared for one model serves every model with the same tokenizer."""
+"""The files that make up a tokenizer. Data prepared for one model serves every model with the same tokenizer."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.json", "chat_template.jinja",
     *PROCESSOR_FILES)
-VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # any one of them says that there is a tokenizer
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")  # any of them means that there is a tokenizer
 
 
 def tokenizer_files(directory: Path) -> list[Path]:
@@ -19,7 +19,7 @@ def tokenizer_files(directory: Path) -> list[Path]:
 
 
 def reads_pictures(directory: Path) -> bool:
-    """Whether the model in a directory is of a family that reads pictures. False where no config.json says what it is."""
+    """Whether the model in a directory is of a family that reads pictures. False if there is no usable config.json."""
     try:
         content = json.loads((directory / "config.json").read_bytes())
     except (OSError, ValueError):

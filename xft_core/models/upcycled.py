@@ -20,17 +20,17 @@ from xft_core.moe.experts import MoeBlock
 from xft_core.moe.placement import place_block
 from xft_core.recipe.sections import UpcycleConfig
 
-# What holds the dense FFN's own tensors in a MoE block. Stored once, they have their dense names.
+# Modules that hold the dense FFN's own tensors in a MoE block. If stored once, these have their dense names.
 HOLDERS = ("shared_expert.", "base.")
 
 
 def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The family's own transformers class with its FFNs exchanged for MoE blocks; weights are not initialised."""
+    """The family's own transformers class with MoE blocks in place of its FFNs; weights are not initialised."""
     config = transformers_config(dense_config)
     family = family_of(config)
     with no_init_weights():
         model = auto_class(config).from_config(config, dtype=dtype)
-    model.tie_weights()  # part of the initialisation that was left out
+    model.tie_weights()  # part of the initialisation that was skipped
     for layer in decoder_layers(model, family):
         place_block(layer, family, upcycle)
     if upcycle.router in ("hashed", "by_example"):
@@ -42,7 +42,7 @@ def empty_moe(dense_config: dict[str, Any], upcycle: UpcycleConfig, dtype: torch
 
 
 def freeze_all_but_language(model: PreTrainedModel) -> None:
-    """Leave the vision tower and the projector of a model that reads pictures as they are, whatever is trained."""
+    """Freeze the vision tower and the projector of a model that reads pictures, whatever is trained."""
     family = family_of(model.config)
     if family.reads_pictures:
         language = model.get_submodule(family.layers.rpartition(".")[0])
@@ -57,7 +57,7 @@ def moe_blocks(model: nn.Module) -> list[MoeBlock]:
 
 
 def add_stored_bias(model: PreTrainedModel, reader: CheckpointReader) -> None:
-    """Give the routers of ``model`` a bias (see moe/router.py) if the checkpoint has one: no config says it."""
+    """Give the routers of ``model`` a bias (see moe/router.py) if the checkpoint has one, which no config says."""
     family = family_of(model.config)
     for layer, block in enumerate(moe_blocks(model)):
         if f"{family.block_name(layer)}.router.balance_bias" in reader:
@@ -65,8 +65,8 @@ def add_stored_bias(model: PreTrainedModel, reader: CheckpointReader) -> None:
 
 
 def save_moe(model: PreTrainedModel, directory: Path, dense_config: dict[str, Any], upcycle: UpcycleConfig) -> None:
-    """Write an upcycled model's weights and configuration, with every expert written out. ``dense_config`` is the one that
-    the model was made of."""
+    """Write an upcycled model's weights and configuration, with every expert written out. ``dense_config``: the one that the
+    model was created from."""
     family = family_of(model.config)
     seen: dict[int, str] = {}
     plans = []
@@ -84,8 +84,8 @@ def expanded(reader: CheckpointReader, family: Family, mlp: str, name: str) -> t
 
 
 def check_tensors(reader: CheckpointReader, dense_config: dict[str, Any], upcycle: UpcycleConfig) -> None:
-    """Raise CheckpointError unless an upcycled checkpoint has every tensor of its config, in the shape that this says.
-    No memory is used for it."""
+    """Raise CheckpointError unless an upcycled checkpoint has every tensor of its config, in the config's shape. Uses no memory
+    for the tensors."""
     with torch.device("meta"):
         model = empty_moe(dense_config, upcycle, torch.float32)
     family, seen = family_of(model.config), set()
@@ -96,7 +96,7 @@ def check_tensors(reader: CheckpointReader, dense_config: dict[str, Any], upcycl
         shape, found = list(parameter.shape), _stored_shape(reader, family, name, upcycle)
         stored_once = ".experts." in name and upcycle.expert_rank is None
         if found not in (shape, shape[1:] if stored_once else shape):
-            raise CheckpointError(f"Tensor {family.stored_name(name)!r} has shape {found}, the config says {shape}.")
+            raise CheckpointError(f"Tensor {family.stored_name(name)!r} has shape {found}, but the config says {shape}.")
 
 
 def _stored_shape(reader: CheckpointReader, family: Family, name: str, upcycle: UpcycleConfig) -> list[int]:
@@ -128,6 +128,6 @@ def fill(model: PreTrainedModel, reader: CheckpointReader) -> None:
         elif inner.startswith(HOLDERS):
             source = reader.get(f"{mlp}.{inner.partition('.')[2]}")
         else:
-            source = reader.get(stored)  # which raises, and says what is missing
+            source = reader.get(stored)  # raises CheckpointError with the missing name
         parameter.copy_(source)  # an expanded tensor is broadcast over the experts
         filled.add(parameter.data_ptr())

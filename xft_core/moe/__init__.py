@@ -1,1 +1,1 @@
-"""The Mixture-of-Experts: router, balance loss, experts, and the block that takes an FFN's place."""
+"""The Mixture-of-Experts: router, balance loss, experts, and the block that replaces an FFN."""

@@ -1,4 +1,4 @@
-"""Experts found without looking at hidden states: by a hash of the token, by a hash of its example, or drawn.
+"""Experts assigned without hidden states: by a hash of the token, by a hash of its example, or at random.
 
 Hash routing is arXiv 2106.04426, random routing arXiv 2110.04260 (THOR). Shape suffixes: T tokens, R routed experts.
 """
@@ -13,13 +13,13 @@ _SIGN = 2**63 - 1  # all bits but the sign
 
 
 class ForwardInputs:
-    """What a model was last called with, for routers that go by it. One for all of a model's routers, see ``watch``."""
+    """The inputs of a model's latest call, for routers that need them. All routers of a model share one; see ``watch``."""
 
     def __init__(self) -> None:
         self.key_T: torch.Tensor | None = None
 
     def watch(self, model: nn.Module, by_example: bool) -> None:
-        """Take note of every call of ``model`` from here on: of the tokens, or, while it trains, of their examples."""
+        """Record every call of ``model`` from now on: its tokens or, while it trains, their examples."""
         def take(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
             input_ids_BS = named.get("input_ids", given[0] if given else None)
             if input_ids_BS is None or (by_example and not model.training):
@@ -33,8 +33,8 @@ class ForwardInputs:
 
 
 def example_keys(input_ids_BS: torch.Tensor, position_ids_BS: torch.Tensor | None) -> torch.Tensor:
-    """For every token a number of the example that it is in, int64, shape T: a hash of the example's tokens in their order,
-    whatever it is packed with. Without positions every sequence is one example."""
+    """For every token, a number of its example, int64, shape T: a hash of the example's tokens in their order, whatever it is
+    packed with. Without positions, every sequence is one example."""
     if position_ids_BS is None or position_ids_BS.shape != input_ids_BS.shape:
         position_ids_BS = torch.arange(input_ids_BS.shape[1], device=input_ids_BS.device).expand_as(input_ids_BS)
     position_T = position_ids_BS.reshape(-1)
@@ -45,13 +45,13 @@ def example_keys(input_ids_BS: torch.Tensor, position_ids_BS: torch.Tensor | Non
 
 
 def hash_order(key_T: torch.Tensor, num_routed: int) -> torch.Tensor:
-    """An order of the experts for every key, as numbers of which the largest come first: int64, T,R."""
+    """An order of the experts for every key, as numbers whose largest comes first: int64, T,R."""
     expert_R = torch.arange(1, num_routed + 1, device=key_T.device)
     return mixed_bits(mixed_bits(key_T)[:, None] + mixed_bits(expert_R)) & _SIGN
 
 
 def mixed_bits(x: torch.Tensor) -> torch.Tensor:
-    """A number whose bits each depend on all of ``x`` (int64): splitmix64, in arithmetic that wraps, as it does everywhere."""
+    """A hash whose bits each depend on all of ``x`` (int64): splitmix64, in wrapping arithmetic, the same on every device."""
     x = x * _ODD[0]
     x = (x ^ ((x >> 30) & (2**34 - 1))) * _ODD[1]
     x = (x ^ ((x >> 27) & (2**37 - 1))) * _ODD[2]

@@ -2,8 +2,8 @@
 
     W_i <- (1 - b_t) W_i + b_t / (R - 1) sum_{j != i} W_j  =  W_i + b_t R / (R - 1) (mean_j W_j - W_i)      b_t = b t / T
 
-over the R routed experts. The mean of the experts stays what it is. Merging them by their mean is then almost without loss, and
-that mean has followed each of the experts for as long as it trained.
+over the R routed experts. The mean of the experts does not change. Merging them by their mean is then almost lossless, and that
+mean has followed each expert throughout its training.
 """
 
 import torch
@@ -21,7 +21,8 @@ def averaging_share(largest: float, step: int, total_steps: int) -> float:
 def pull_together(experts: RoutedExperts, share: float) -> None:
     """Move every expert by ``share`` towards the mean of the others, in fp32 at least, rounded once to the weights' dtype.
 
-    Of several processes, all must call it: experts are cut between them. A share of 1 - 1/R makes all of them their mean.
+    If there are several processes, all must call it, because they share the experts. A share of 1 - 1/R moves all experts to
+    their mean.
     """
     assert experts.num_experts > 1
     scale = share * experts.num_experts / (experts.num_experts - 1)

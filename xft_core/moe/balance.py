@@ -1,4 +1,4 @@
-"""The balance loss, the bias in its place, and the router's metrics, from what the routers decided. Padding never counts.
+"""The balance loss, the bias that can replace it, and the routers' metrics, from their decisions. Padding never counts.
 
 Shape suffixes: L layers, T tokens, R routed experts, K experts per token (the shared one, if any, is the last column).
 """
@@ -12,7 +12,7 @@ import torch
 from xft_core.moe.router import Router, Routing
 from xft_core.runtime.group import summed
 
-BIAS_STEP = 1e-3  # arXiv 2408.15664's
+BIAS_STEP = 1e-3  # of arXiv 2408.15664
 
 
 def usage(routings: list[Routing], token_mask_T: torch.Tensor, shared_expert: bool) -> torch.Tensor:
@@ -39,7 +39,7 @@ def unevenness(usage_L2R: torch.Tensor, reduction: Literal["sum", "mean"]) -> to
 
 
 def counts(routings: list[Routing], token_mask_T: torch.Tensor, shared_expert: bool) -> torch.Tensor:
-    """How many tokens went to each routed expert, int64, L,R."""
+    """Number of tokens routed to each routed expert, int64, L,R."""
     return torch.stack([_counts(item, token_mask_T, shared_expert) for item in routings])
 
 
@@ -71,8 +71,8 @@ def chance_of_being_chosen(
 ) -> torch.Tensor:
     """P(expert is among the ``num_chosen`` largest if its own noise were drawn again), the smooth load estimate.
 
-    An expert that is in must stay above the best of those out; one that is out must pass the worst of those in.
-    Which side it is on is asked of the *noisy* logits (the reference compares the noise alone: a fault).
+    A chosen expert must stay above the best of the others; an expert that is not chosen must pass the worst chosen one. The
+    *noisy* logits decide which side it is on (the reference compares only the noise, which is a bug).
     Needs num_chosen < R.
     """
     top_T = torch.sort(noisy_logits_TR, dim=-1, descending=True).values
@@ -122,7 +122,7 @@ class RouterStatistics:
             self._entropy[layer] += -(log_TR.exp() * log_TR).sum().double().cpu()
 
     def sum_over_processes(self) -> None:
-        """Count what every process has counted. All must call it, once."""
+        """Add up the counts of all processes. All must call it, once."""
         self.tokens = int(summed(torch.tensor(self.tokens)))
         self._load, self._weights, self._entropy, self._squares = map(
             summed, (self._load, self._weights, self._entropy, self._squares))
@@ -166,7 +166,7 @@ def _routed(routing: Routing, token_mask_T: torch.Tensor, shared_expert: bool) -
 
 
 def _counts(routing: Routing, token_mask_T: torch.Tensor, shared_expert: bool) -> torch.Tensor:
-    """How many of the tokens that count went to each routed expert."""
+    """Number of counted tokens routed to each routed expert."""
     index_TK, _ = _routed(routing, token_mask_T, shared_expert)
     chosen = index_TK.reshape(-1)
     if routing.active_TK is not None:

@@ -1,4 +1,4 @@
-"""How alike the experts' weights have become: the cosine of what each differs by.
+"""The similarity of the experts' weights: the cosine of their changes.
 
 Shape suffixes: R routed experts, B elements.
 """
@@ -9,7 +9,7 @@ import torch
 
 from xft_core.moe.experts import MoeBlock, RoutedExperts
 
-BLOCK_ELEMENTS = 2**22  # of all experts, worked on at once
+BLOCK_ELEMENTS = 2**22  # of all experts, processed at once
 
 Start = Callable[[int, str], torch.Tensor]
 
@@ -17,10 +17,10 @@ Start = Callable[[int, str], torch.Tensor]
 @torch.no_grad()
 def delta_cosine(blocks: list[MoeBlock], start: Start) -> float | None:
     """Cosine of Delta_i and Delta_j, mean over pairs of routed experts and over layers; Delta_i = W_i - W_0. Without a shared
-    expert Delta_i = W_i - W, where ``start`` gives W by layer and name of the stacked tensor: what the experts began with
-    (from the mean of the experts the cosine would be -1 / (R - 1), whatever they learned).
+    expert, Delta_i = W_i - W, where W is the experts' initial weight, which ``start`` gives by layer and name of the stacked
+    tensor (relative to the experts' mean, the cosine would be -1 / (R - 1) whatever they learned).
 
-    None where there are no pairs, or experts that have not moved.
+    None if there are no pairs, or if experts have not moved.
     """
     found = []
     for layer, block in enumerate(blocks):

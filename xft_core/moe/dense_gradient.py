@@ -1,10 +1,10 @@
-"""The router's gradient through all experts, without changing what is computed (DenseMixer).
+"""The router's gradient through all experts, without changing the forward pass (DenseMixer).
 
     y        = sum_{i in T} w_i E_i(x)                  forward, and the experts' gradients
-    dL/dw~_i = <dL/dy, E_i(x)>      for every expert    backward, of the weights w~ that all experts would have
+    dL/dw~_i = <dL/dy, E_i(x)>      for every expert    backward, for the weights w~ that all experts would have
 
-so that router and gate get the gradient of the mixture of all experts at this output. Experts are computed once more in
-the backward pass, without gradients: nothing is kept for it but x. Shape suffixes: T tokens, D hidden size, N experts.
+Router and gate therefore get the gradient of the mixture of all experts at this output. Experts are computed once more in the
+backward pass, without gradients, so only x is kept for it. Shape suffixes: T tokens, D hidden size, N experts.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def with_dense_gradient(
     y_TD: torch.Tensor, dense_weight_TN: torch.Tensor, x_TD: torch.Tensor, shared_TD: torch.Tensor | None,
     outputs_RTD: Outputs,
 ) -> torch.Tensor:
-    """``y_TD`` itself, bit for bit, with a gradient for ``dense_weight_TN``.
+    """``y_TD`` unchanged, bit for bit, with a gradient for ``dense_weight_TN``.
 
     ``shared_TD``: output of the shared expert, the first of the N, or None; ``outputs_RTD``: gives those of the routed ones.
     """

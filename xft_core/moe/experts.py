@@ -1,6 +1,6 @@
 """The routed experts as stacked weights, and the block that takes an FFN's place in its decoder layer.
 
-Shape suffixes: B batch, S sequence, T = B * S tokens, X some of them, D hidden size, F FFN size, E or R routed experts,
+Shape suffixes: B batch, S sequence, T = B * S tokens, X sampled tokens, D hidden size, F FFN size, E or R routed experts,
 K experts per token.
 """
 
@@ -23,7 +23,7 @@ from xft_core.recipe.sections import UpcycleConfig
 
 class RoutedExperts(nn.Module):
     """FFNs of one shape with stacked weights: ``gate_up_proj`` E,2F,D (or ``up_proj`` E,F,D), ``down_proj`` E,D,F, biases.
-    Of a family whose linear layers are transposed, weights are E,D,F and E,F,D.
+    In a family with transposed linear layers, weights are E,D,F and E,F,D.
 
     Attribute names are those that transformers' expert kernels read.
     """
@@ -32,11 +32,11 @@ class RoutedExperts(nn.Module):
     _is_expert_parallel = False
 
     def __init__(self, dense_mlp: nn.Module, family: Family, num_experts: int) -> None:
-        """Room for ``num_experts`` copies of ``dense_mlp``; values come from a checkpoint or ``copy_dense``."""
+        """Allocate ``num_experts`` copies of ``dense_mlp``; values come from a checkpoint."""
         super().__init__()
         self.num_experts = num_experts
-        self.down_scale = 1.0  # what ``down_proj`` is the experts' own times (UpcycleConfig.down_scales)
-        self.skips_zero_weights = False  # places of weight 0 are then not computed (on a CPU), and get no gradient
+        self.down_scale = 1.0  # factor with which ``down_proj`` is stored (UpcycleConfig.down_scales)
+        self.skips_zero_weights = False  # if set, slots of weight 0 are not computed on a CPU, and get no gradient
         self.has_gate = family.gated
         self.is_transposed = family.transposed
         self.up_parameter = family.up_parameter
@@ -80,7 +80,7 @@ class RoutedExperts(nn.Module):
         return torch.stack(outputs) if self.down_scale == 1 else torch.stack(outputs) / self.down_scale
 
     def _for_kernel(self) -> Any:
-        """These experts as the kernel reads them: under autocast with weights cast, since it does not cast them itself."""
+        """These experts as the kernel reads them. Under autocast, weights are cast here, because the kernel does not do it."""
         if not torch.is_autocast_enabled("cuda"):
             return self
         dtype = torch.get_autocast_dtype("cuda")
@@ -91,7 +91,7 @@ class RoutedExperts(nn.Module):
             **{name: parameter.to(dtype) for name, parameter in self.named_parameters(recurse=False)})
 
     def _loop_forward(self, x_TD: torch.Tensor, expert_index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
-        # Products of 16 bits are compiled for every number of rows (oneDNN): some rows more, for few of such numbers.
+        # oneDNN compiles 16-bit products for every number of rows: pad to few different numbers.
         in_16_bits = x_TD.dtype.itemsize == 2 or torch.is_autocast_enabled(x_TD.device.type)
         slots = torch.sort(expert_index_TK.reshape(-1), stable=True).indices
         if self.skips_zero_weights:
@@ -123,12 +123,12 @@ class RoutedExperts(nn.Module):
 
 
 class MoeBlock(nn.Module):
-    """y = w_0 E_0(x) + sum_i w_i E_i(x), where an FFN was. The shared expert E_0 is the family's own FFN module.
+    """y = w_0 E_0(x) + sum_i w_i E_i(x), in place of an FFN. The shared expert E_0 is the family's own FFN module.
 
-    Low-rank experts are changes of it; where there is no shared expert, it still serves as their ``base``.
-    ``routing`` holds what the router decided in the latest forward pass before which ``keep_routing`` was set. Not in
-    every one: a pass repeated by gradient checkpointing would keep its activations alive until the next step.
-    ``overlap_tokens_X``: the tokens for whose experts the loss of moe/diversity.py is to be computed while training.
+    Low-rank experts are changes of that module; without a shared expert, it still serves as their ``base``.
+    ``routing`` holds the router's decisions of the latest forward pass before which ``keep_routing`` was set. Not of every
+    pass: one repeated by gradient checkpointing would keep its activations alive until the next step.
+    ``overlap_tokens_X``: the tokens on which the loss of moe/diversity.py is computed in training.
     """
 
     def __init__(self, dense_mlp: nn.Module, family: Family, upcycle: UpcycleConfig) -> None:
@@ -156,7 +156,7 @@ class MoeBlock(nn.Module):
         self.overlap_tokens_X: torch.Tensor | None = None
 
     def forward(self, hidden_states_BSD: torch.Tensor, residual_BSD: torch.Tensor | None = None) -> torch.Tensor:
-        """The mixture's output, of the input's shape and dtype; plus the residual where the family's FFN adds it."""
+        """The mixture's output, of the input's shape and dtype, plus the residual if the family's FFN adds it."""
         x_TD = hidden_states_BSD.reshape(-1, hidden_states_BSD.shape[-1])
         routing = self.router(x_TD)
         weight_TK, shared_TD = routing.weight_TK, None
@@ -182,7 +182,7 @@ class MoeBlock(nn.Module):
         return y_BSD if residual_BSD is None else residual_BSD + y_BSD
 
     def _shared(self, x_TD: torch.Tensor) -> torch.Tensor:
-        """The shared expert's output. An FFN that adds the residual gets none here: it would be weighted."""
+        """The shared expert's output. An FFN that adds the residual gets zeros here, because its output is weighted."""
         assert self.shared_expert is not None
         shared_TD: torch.Tensor = self.shared_expert(x_TD, *([torch.zeros_like(x_TD)] if self.adds_residual else []))
         scale = self.router.upcycle.down_scales[0]
@@ -203,6 +203,6 @@ class MoeBlock(nn.Module):
 
 
 def _round_up(count: int) -> int:
-    """At most a sixteenth more, so that there are 16 numbers between a power of two and the next."""
+    """Round up by at most a sixteenth, so that there are 16 numbers between a power of two and the next."""
     bits = max(0, count.bit_length() - 5)
     return -(-count >> bits) << bits

@@ -2,8 +2,8 @@
 
     y = FFN(x; W(c)),  W(c) = sum_i c_i W_i        while training c ~ Dirichlet(kappa), else c_i = 1/N
 
-c is drawn for each layer and forward pass: with a fixed one all experts would get the same gradient, and be dense SFT. A step
-costs a dense one and the sums; the merge at c_i = 1/N is what the model computes already.
+c is drawn for each layer and forward pass: with a fixed c, all experts would get the same gradient, which is dense SFT. A step
+costs as much as a dense step plus the sums. In evaluation, the model already computes the merge at c_i = 1/N.
 """
 
 import torch
@@ -16,7 +16,7 @@ from xft_core.recipe.sections import UpcycleConfig
 
 
 class FusionBlock(nn.Module):
-    """In the place of an FFN, as MoeBlock is, with its names for the experts' weights, and without a router."""
+    """Replaces an FFN like MoeBlock does, with the same names for the experts' weights, but without a router."""
 
     def __init__(self, dense_mlp: nn.Module, family: Family, upcycle: UpcycleConfig) -> None:
         super().__init__()
@@ -25,9 +25,9 @@ class FusionBlock(nn.Module):
         self._num_up = len(family.up)
 
     def forward(self, hidden_states_BSD: torch.Tensor, residual_BSD: torch.Tensor | None = None) -> torch.Tensor:
-        """The output of the mixed FFN, of the input's shape; plus the residual where the family's FFN adds it."""
+        """The output of the mixed FFN, of the input's shape, plus the residual if the family's FFN adds it."""
         experts, shares = self.experts, self.shares()
-        # In the parts that the dense FFN computes one by one: with one expert's share 1, its bits.
+        # In the same parts as the dense FFN: if one expert's share is 1, the result equals that expert bit for bit.
         up = self._mixed(experts.up_parameter, shares).chunk(self._num_up)
         up_bias: tuple[torch.Tensor | None, ...] = (None,) * self._num_up
         if experts.has_bias:
@@ -44,7 +44,7 @@ class FusionBlock(nn.Module):
         return y_BSD if residual_BSD is None else residual_BSD + y_BSD
 
     def shares(self) -> list[float]:
-        """c of this forward pass; drawn on the CPU, so that it is the same on any device."""
+        """c of this forward pass, drawn on the CPU so that it is the same on any device."""
         number = self.experts.num_experts
         if not self.training:
             return [1 / number] * number

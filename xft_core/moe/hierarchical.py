@@ -1,14 +1,14 @@
-"""Routing in two levels: the instruction chooses groups of experts, each token the experts within them.
+"""Routing in two levels: the instruction chooses groups of experts, and each token chooses experts within them.
 
-XFT's rule at both levels, the group's own expert E_g being the shared one of its group:
+XFT's rule applies at both levels. The group's own expert E_g is the shared expert of its group:
 
     y = (1 - m) E_0 + m sum_g u_g [(1 - q_g) E_g + q_g sum_{i in T_g} p_gi E_gi]
 
     s = softmax(v mean(prompt)),  m = max(s),  u = s over the chosen groups, scaled to sum to one        for each prompt
     q_g = max(s_g),  s_g = softmax(logits of the group's experts),  p_g as ``normalization`` says         for each token
 
-All shares of a token sum to one. With one group m = u = 1: then this is flat routing of low-rank experts whose shared weights
-are W_s + B_1 A_1. Without a shared expert m = q = 1, and p is the softmax over the chosen experts' logits.
+All shares of a token sum to one. With one group, m = u = 1, and this is flat routing of low-rank experts whose shared weights
+are W_s + B_1 A_1. Without a shared expert, m = q = 1, and p is the softmax over the chosen experts' logits.
 
 Shape suffixes: T tokens, D hidden size, P prompts, G groups, R routed experts, I experts of a group, K slots of a token.
 """
@@ -27,15 +27,15 @@ from xft_core.recipe.sections import UpcycleConfig
 
 @dataclass
 class HierarchicalRouting(Routing):
-    """A Routing of paths: the weight of expert i of group g is m u_g p_gi, and the logits are log s_g s_gi. Of a path's weight
-    the expert gets the share ``leaf_share_TK`` (q_g) and its group's own expert the rest; the shared expert all."""
+    """A Routing of paths: the weight of expert i of group g is m u_g p_gi, and the logits are log s_g s_gi. Of a path's
+    weight, the expert gets the share ``leaf_share_TK`` (q_g) and its group's own expert the rest; the shared expert all."""
 
     leaf_share_TK: torch.Tensor | None = None
 
 
 class HierarchicalRouter(Router, AsksPrompts):
-    """A Router whose choice is made within groups, and ``group``, v above. Only the experts' logits get noise: what an
-    instruction chooses stays the same for all its tokens."""
+    """A Router that chooses within groups, with ``group``, v above. Only the experts' logits get noise, so that an
+    instruction's choice is the same for all its tokens."""
 
     def __init__(self, hidden_size: int, upcycle: UpcycleConfig) -> None:
         super().__init__(hidden_size, upcycle)
@@ -44,7 +44,7 @@ class HierarchicalRouter(Router, AsksPrompts):
         self.group = nn.Linear(hidden_size, upcycle.groups, bias=False)
 
     def forward(self, x_TD: torch.Tensor) -> HierarchicalRouting:
-        """Route tokens x_TD. Raises ValueError when the logits are NaN, PromptsUnknown where no prompts were told."""
+        """Route tokens x_TD. Raises ValueError if the logits are NaN, PromptsUnknown if no prompts were given."""
         logits_TR, noisy_logits_TR, _ = self.logits(x_TD)
         log_group_TG, chosen_TG, chosen_weight_TG, routed_T1 = self._groups(x_TD)
         upcycle, size = self.upcycle, logits_TR.shape[1] // self.groups
@@ -72,7 +72,7 @@ class HierarchicalRouter(Router, AsksPrompts):
             joint_TR, joint_TR, None, index_TK, weight_TK, smooth_load=False, leaf_share_TK=leaf_share_TK)
 
     def _groups(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """log s, the chosen groups, u and m of the prompt that a token belongs to."""
+        """log s, the chosen groups, u and m of each token's prompt."""
         mean_PD, prompt_T = self.prompt_means(x_TD)
         log_PG = F.log_softmax(self.group(mean_PD.to(x_TD.dtype)).float(), dim=-1)
         chosen_PG = torch.sort(log_PG, dim=-1, descending=True, stable=True).indices[:, :self.upcycle.groups_per_tok]
@@ -84,8 +84,8 @@ class HierarchicalRouter(Router, AsksPrompts):
 def nodes_of(
     routing: Routing, path_weight_TK: torch.Tensor, upcycle: UpcycleConfig,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The slots of low-rank experts and their weights: see LowRankExperts.forward for the numbers. ``path_weight_TK``: the
-    routing's weights, with whatever gradient."""
+    """The slots of low-rank experts and their weights: see LowRankExperts.forward for the numbering. ``path_weight_TK``: the
+    routing's weights, with any gradient."""
     index_TK = routing.expert_index_TK - int(upcycle.shared_expert)  # the shared expert's becomes -1
     if not isinstance(routing, HierarchicalRouting) or routing.leaf_share_TK is None or not upcycle.shared_expert:
         return index_TK, path_weight_TK

@@ -1,21 +1,20 @@
-"""Experts that are low-rank changes of shared weights, with one product for all of them.
+"""Experts that are low-rank changes of shared weights, with one product of the shared weights for all experts.
 
     W_i = W_s + (alpha / r) B_i A_i          for gate, up and down; A_i random, B_i zero at the start (DeRS, arXiv 2503.01359)
 
-The products with W_s are made once for each token, and each expert adds its own:
+The products with W_s are computed once for each token, and each expert adds its own:
 
     G = W_g x,  U = W_u x
     h_i = act(G + B_gi A_gi x) * (U + B_ui A_ui x)
     y   = W_d sum_i w_i h_i + sum_i w_i B_di A_di h_i
 
-This is exact: the down projection is linear and the same for all. A bias has a change of its own for each expert, without a
-rank.
+This is exact, because the down projection is linear and the same for all. Each expert has its own full change of a bias.
 
-A *part* is the low-rank change of one expert, or of a group of experts (hierarchical.py). A *node* is what a slot of a token
-names: an expert (its own part, and its group's), a group (its part), or W_s itself (none).
+A *part* is the low-rank change of one expert, or of a group of experts (hierarchical.py). A *node* is the target of a token's
+slot: an expert (its own part and its group's), a group (its part), or W_s itself (no parts).
 
-Shape suffixes: T tokens, D hidden size, F FFN size, I and O what goes into a layer and out of it, R routed experts, K slots
-of a token, E nodes, P parts, C low-rank columns: those of all parts side by side.
+Shape suffixes: T tokens, D hidden size, F FFN size, I inputs and O outputs of a layer, R routed experts, K slots of a token,
+E nodes, P parts, C low-rank columns of all parts side by side.
 """
 
 from dataclasses import dataclass
@@ -42,7 +41,7 @@ class Level:
 
     @property
     def scale(self) -> float:
-        """What B A is multiplied by, as in LoRA (arXiv 2106.09685)."""
+        """The factor of B A, as in LoRA (arXiv 2106.09685)."""
         return self.alpha / self.rank
 
 
@@ -54,7 +53,7 @@ class Parts:
 
     @cached_property
     def levels(self) -> list[Level]:
-        """One, or two with groups."""
+        """One level, or two with groups."""
         upcycle = self.upcycle
         assert upcycle.expert_rank is not None
         found = [Level("", upcycle.num_routed, upcycle.expert_rank, upcycle.expert_alpha)]
@@ -73,7 +72,7 @@ class Parts:
         return (*leaves, *((routed + group,) for group in range(groups)), ())
 
     def columns(self, more: int) -> tuple[slice, ...]:
-        """The columns of each part, if it has ``more`` beside those of its rank."""
+        """The columns of each part, if it has ``more`` in addition to its rank."""
         widths = [level.rank + more for level in self.levels for _ in range(level.count)]
         return tuple(slice(end - width, end) for end, width in zip(accumulate(widths), widths, strict=True))
 
@@ -86,16 +85,16 @@ class Parts:
 
 
 class LowRankExperts(nn.Module):
-    """The parts. For each linear layer of the FFN ``<layer>_a`` (parts, r, in), ``<layer>_b`` (parts, out, r) and, where it has
-    a bias, ``<layer>_bias`` (parts, out); those of groups have ``group_`` before the name.
+    """The parts. For each linear layer of the FFN: ``<layer>_a`` (parts, r, in), ``<layer>_b`` (parts, out, r) and, if it has a
+    bias, ``<layer>_bias`` (parts, out); for groups, ``group_`` comes before the name.
 
-    W_s is the FFN that they are made of, which the block owns that holds both.
+    W_s is the FFN that they change. It belongs to the block that contains both.
     """
 
     def __init__(self, dense_mlp: nn.Module, family: Family, upcycle: UpcycleConfig) -> None:
-        """Room for the parts; values come from a checkpoint."""
+        """Allocate the parts; values come from a checkpoint."""
         super().__init__()
-        self._base = (dense_mlp,)  # in a tuple, so that its parameters are the block's and not also these experts'
+        self._base = (dense_mlp,)  # in a tuple, so that its parameters belong only to the block
         self._family, self._parts = family, Parts(upcycle)
         self.num_experts = upcycle.num_routed
         self.act_fn = getattr(dense_mlp, family.activation)
@@ -129,7 +128,7 @@ class LowRankExperts(nn.Module):
             self._combined(into, index_T1 + expert, weight_T1).to(x_TD.dtype) for expert in range(self.num_experts)])
 
     def _into(self, x_TD: torch.Tensor) -> list[Into]:
-        """What the layers into the FFN make of the tokens, the same for all experts: gate and up, or up alone."""
+        """The parts of gate and up, or of up alone, that are the same for all experts."""
         found = []
         for name in self._family.up:
             shared_TO, out_CO = getattr(self._base[0], name)(x_TD), self._columns_out(name, self.has_bias)
@@ -141,13 +140,13 @@ class LowRankExperts(nn.Module):
         return found
 
     def _low(self, x_TD: torch.Tensor, name: str, level: Level) -> torch.Tensor:
-        """A x of the parts of a level, with a 1 for the bias of each part if there are any."""
+        """A x of the parts of a level, with a 1 for the bias of each part if there are biases."""
         a_PrI = getattr(self, f"{level.prefix}{name}_a") * level.scale
         low_TPr = F.linear(x_TD, a_PrI.flatten(0, 1)).unflatten(-1, (level.count, level.rank))
         return (F.pad(low_TPr, (0, 1), value=1.0) if self.has_bias else low_TPr).flatten(1)
 
     def _columns_out(self, name: str, with_bias: bool) -> torch.Tensor:
-        """B of all parts, C,O: the rows of a part follow each other, its bias last."""
+        """B of all parts, C,O: the rows of a part are consecutive, its bias last."""
         found = []
         for level in self._parts.levels:
             of_level = getattr(self, f"{level.prefix}{name}_b").transpose(1, 2)

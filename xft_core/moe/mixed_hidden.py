@@ -1,14 +1,14 @@
-"""The hidden layer of low-rank experts, mixed: forward and backward, a few tokens at a time.
+"""The mixed hidden layer of low-rank experts: forward and backward passes, a few tokens at a time.
 
     h_k = act(G + low_g B_g[k]) * (U + low_u B_u[k])              for every slot k of a token
     H   = sum_k w_k h_k,        L = sum_k w_k h_k A_d[k]^T
 
-where B[k] and A[k] are what the node of slot k has of B and A. Only G, U and the low-rank inputs are kept for the backward
-pass, which computes h_k again while its tokens are in the cache: a token's slots take no memory.
+where B[k] and A[k] are the parts of B and A that belong to the node of slot k. Only G, U and the low-rank inputs are kept for
+the backward pass, which recomputes h_k while its tokens are in the cache, so a token's slots take no memory.
 
-Shape suffixes: T tokens, n of them worked on at once, S slots of these, F FFN size, K slots of a token, E nodes, C low-rank
-columns (of the layers into the FFN; J of the layer out of it), P parts. A part is some columns on end; a node is the parts
-that one slot adds to the shared weights.
+Shape suffixes: T tokens, n tokens processed at once, S their slots, F FFN size, K slots of a token, E nodes, C low-rank columns
+of the layers into the FFN, J of the layer out of it, P parts. A part is a run of consecutive columns; a node is the set of
+parts that one slot adds to the shared weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ class Into(NamedTuple):
 
 
 class Nodes(NamedTuple):
-    """What is what: ``parts`` of each node by number; the columns of each part, in the layers into the FFN and out of it."""
+    """Numbers of each node's ``parts``, and the columns of each part in the layers ``into`` and ``out`` of the FFN."""
 
     parts: tuple[tuple[int, ...], ...]
     into: tuple[slice, ...]
@@ -44,15 +44,15 @@ def mixed_hidden(
     activation: Activation, nodes: Nodes, into: list[Into], down_JF: torch.Tensor, index_TK: torch.Tensor,
     weight_TK: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(H, L)`` of the module's equations, T,F and T,J.
+    """``(H, L)`` of the equations above, T,F and T,J.
 
     Args:
         activation: elementwise.
-        nodes: of all slots.
+        nodes: the nodes that slots refer to.
         into: gate and up, or up alone without a gate.
         down_JF: A of the down projection.
         index_TK: the node of each slot, 0 to E - 1.
-        weight_TK: of each slot; any float dtype.
+        weight_TK: the weight of each slot; any float dtype.
     """
     shared, low, out = zip(*into, strict=True)
     return _MixedHidden.apply(activation, nodes, index_TK, weight_TK, down_JF, *shared, *low, *out)  # type: ignore[no-any-return]
@@ -81,7 +81,7 @@ class _MixedHidden(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_mixed_TF: torch.Tensor, d_low_TJ: torch.Tensor) -> Any:  # type: ignore[override]
-        saved = ctx.saved_tensors  # once: under gradient checkpointing they can be had no second time
+        saved = ctx.saved_tensors  # read once: gradient checkpointing does not give them a second time
         work = _Work(ctx.activation, ctx.nodes, saved)
         d_weight_TK = torch.empty_like(work.weight_TK)
         d_shared, d_low = ([torch.empty_like(item) for item in kind] for kind in (work.shared, work.low))
@@ -118,8 +118,8 @@ class _MixedHidden(torch.autograd.Function):
 
 
 class _Work:
-    """What forward and backward pass have in common. On a CPU what has 16 bits is worked on in fp32: elementwise work is
-    faster so, and products of 16 bits are compiled for every number of rows."""
+    """The common parts of forward and backward passes. On a CPU, 16-bit tensors are processed in fp32: elementwise operations
+    are faster, and 16-bit products would be compiled for every number of rows."""
 
     def __init__(self, activation: Activation, nodes: Nodes, tensors: tuple[torch.Tensor, ...]) -> None:
         self.activation, self.nodes = activation, nodes
@@ -133,7 +133,7 @@ class _Work:
         self.out, self.down_JF = [item.to(self.dtype) for item in out], self.down_JF.to(self.dtype)
 
     def blocks(self) -> Iterator[slice]:
-        """Tokens on end whose slots fit the cache."""
+        """Consecutive tokens whose slots fit the cache."""
         num_tokens, ffn_size = self.shared[0].shape
         elements = BLOCK_ELEMENTS if self.shared[0].device.type == "cpu" else ACCELERATOR_BLOCK_ELEMENTS
         size = max(1, elements // (self.index_TK.shape[1] * ffn_size))
@@ -144,7 +144,7 @@ class _Work:
         return _Slots(self.index_TK[rows], self.nodes)
 
     def layer(self, number: int, slots: "_Slots", rows: slice) -> torch.Tensor:
-        """G or U of every slot with what its node adds, S,F."""
+        """G or U of every slot plus its node's change, S,F."""
         onto_SF = self.of_slots(f"layer {number}", self.shared[number][rows], slots)
         return slots.into.expanded(self.low_of_slots(number, slots, rows), self.out[number], onto_SF)
 
@@ -153,18 +153,18 @@ class _Work:
         return self.low[number][rows].to(self.dtype).index_select(0, slots.token_S)
 
     def of_slots(self, name: str, x_nF: torch.Tensor, slots: "_Slots") -> torch.Tensor:
-        """What belongs to tokens, for each of their slots, S,F; overwritten by the next of that name."""
+        """Values of tokens, repeated for each of their slots, S,F; overwritten by the next call with the same name."""
         return torch.index_select(x_nF.to(self.dtype), 0, slots.token_S, out=self.room(name, len(slots.token_S)))
 
     def room(self, name: str, number: int) -> torch.Tensor:
-        """Memory for ``number`` slots, S,F. The same for every block: new memory of that size comes page by page."""
+        """Memory for ``number`` slots, S,F, reused for every block: allocating it anew would fault in page by page."""
         if name not in self._rooms:
             self._rooms[name] = self.shared[0].new_empty(number, self.shared[0].shape[1], dtype=self.dtype)
         return self._rooms[name][:number]
 
 
 class _Slots:
-    """The slots of some tokens, those of a node on end: no product is made that a mask would throw away."""
+    """The slots of some tokens, grouped by node, so that no product is computed that a mask would discard."""
 
     def __init__(self, index_nK: torch.Tensor, nodes: Nodes) -> None:
         self.shape = index_nK.shape
@@ -179,16 +179,16 @@ class _Slots:
         self.out = _Products([(rows, nodes.out[part]) for rows, part in places])
 
     def of_tokens(self, x_SF: torch.Tensor) -> torch.Tensor:
-        """The sum over a token's slots, n,F; that of 16 bits is rounded once."""
+        """The sum over a token's slots, n,F; 16-bit sums are rounded once."""
         return F.embedding_bag(self.place_nK, x_SF, mode="sum")
 
     def as_given(self, x_S: torch.Tensor) -> torch.Tensor:
-        """What belongs to the slots in the order of the tokens, n,K."""
+        """Values of the slots in the order of the tokens, n,K."""
         return x_S[self.place_nK]
 
 
 class _Products:
-    """Products of slots with the columns that they have: which slots, with which columns."""
+    """Products of slots with their columns. ``places``: pairs of slots and columns."""
 
     def __init__(self, places: list[tuple[slice, slice]]) -> None:
         self.places = places

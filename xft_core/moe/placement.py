@@ -1,4 +1,4 @@
-"""A Mixture-of-Experts in the place of the FFN of a decoder layer, also where that FFN has no module of its own."""
+"""Put a Mixture-of-Experts in place of a decoder layer's FFN, even if that FFN has no module of its own."""
 
 import torch
 from torch import nn
@@ -26,11 +26,11 @@ class InlineFfn(nn.Module):
 
 
 def place_block(layer: nn.Module, family: Family, upcycle: UpcycleConfig) -> MoeBlock | FusionBlock:
-    """Put a MoE block, or the block of training as a merge, where the FFN of ``layer`` is, and return it; weights are not
+    """Put a MoE block, or the block of training as a merge, in place of the FFN of ``layer``, and return it. Weights are not
     initialised.
 
-    Where the layer computes down(act(up(x))) itself, the block takes the place of ``up``, and ``act`` and ``down`` pass on
-    what they get. What the layer does before and after (norms, dropout, the residual) stays as it is.
+    If the layer computes down(act(up(x))) itself, the block takes the place of ``up``, and ``act`` and ``down`` become the
+    identity. The rest of the layer (norms, dropout, the residual) stays unchanged.
     """
     kind = FusionBlock if upcycle.mode == "fusion" else MoeBlock
     if family.mlp:

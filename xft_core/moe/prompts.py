@@ -1,7 +1,7 @@
-"""Which tokens are whose prompt: for what is decided by the instruction, once for all tokens of an example.
+"""Which tokens belong to which prompt, for decisions that the instruction makes once for all tokens of an example.
 
-Whoever calls the model says so before a forward pass (``tell_prompts``). In training and in losses the labels know, and
-the positions, which begin again with each packed example; while generating, the first pass is the prompts'.
+The caller of the model gives the prompts before a forward pass (``tell_prompts``). In training and in losses, they follow from
+the labels and from the positions, which restart with each packed example. In generation, the first pass is that of the prompts.
 
 Shape suffixes: B sequences, S tokens of a sequence, T = B * S tokens, P prompts, D hidden size.
 """
@@ -17,7 +17,7 @@ IGNORED = -100  # label of a token that does not count in the loss, as in xft_co
 
 
 class PromptsUnknown(XftError):
-    """A forward pass of hierarchical experts without a word on prompts."""
+    """A forward pass of hierarchical experts for which no prompts were given."""
 
 
 class Prompts(ABC):
@@ -25,13 +25,13 @@ class Prompts(ABC):
 
     @abstractmethod
     def means(self, x_TD: torch.Tensor, layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(mean_PD, prompt_T)``: the mean of ``x`` over the tokens of every prompt, fp32 at least, and to which prompt a
-        token belongs. ``layer`` is what asks, for those who keep means from one forward pass to the next."""
+        """``(mean_PD, prompt_T)``: the mean of ``x`` over the tokens of every prompt, fp32 at least, and the prompt that
+        each token belongs to. ``layer``: the calling layer, by which means are kept from one forward pass to the next."""
 
 
 class PackedPrompts(Prompts):
-    """Of a batch as PackedRows makes it: the prompt is what comes before an example's first labelled token (all of it, where
-    none is labelled). A padding token is an example by itself."""
+    """The prompts of a batch from PackedRows: all tokens before an example's first labelled one (all tokens, if none is
+    labelled). A padding token is an example by itself."""
 
     def __init__(self, position_ids_BS: torch.Tensor, labels_BS: torch.Tensor) -> None:
         begins_BS = position_ids_BS == 0
@@ -52,8 +52,7 @@ class PackedPrompts(Prompts):
 
 
 class GeneratedPrompts(Prompts):
-    """Of prompts that are being completed: each layer's means are those of its first forward pass, and stay. ``mask_BS``: 0
-    for padding."""
+    """Prompts that are being completed: each layer keeps the means of its first forward pass. ``mask_BS``: 0 for padding."""
 
     def __init__(self, mask_BS: torch.Tensor) -> None:
         self.mask_BS = mask_BS
@@ -71,32 +70,32 @@ class GeneratedPrompts(Prompts):
         return self._means[layer], torch.arange(number, device=x_TD.device).repeat_interleave(per_row)
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with some of the rows alone."""
+        """Continue with only some of the rows."""
         self.mask_BS = self.mask_BS[rows]
         self._means = {layer: mean_BD[rows] for layer, mean_BD in self._means.items()}
 
 
 class AsksPrompts(nn.Module):
-    """A module that is told the prompts of each batch. Not a context: gradient checkpointing repeats a forward pass later."""
+    """A module that needs the prompts of each batch. Not a context manager: checkpointing repeats a forward pass later."""
 
     prompts: Prompts | None = None
 
     def prompt_means(self, x_TD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """See Prompts.means. Raises PromptsUnknown where nothing was told, or of other tokens."""
+        """See Prompts.means. Raises PromptsUnknown if no prompts were given, or those of other tokens."""
         if self.prompts is None:
             raise PromptsUnknown(
-                "Hierarchical experts are chosen by the prompt, and nothing says what the prompt is. Before a forward pass, "
+                "Hierarchical experts are chosen by the prompt, but the model was not told the prompt. Before a forward pass, "
                 "call xft_core.moe.prompts.tell_prompts(model, ...).")
         return self.prompts.means(x_TD, self)
 
 
 def tell_prompts(model: nn.Module, prompts: Prompts) -> None:
-    """Say what the prompts are, from the next forward pass on. Means nothing to other models."""
+    """Set the prompts from the next forward pass on. Has no effect on models that do not need them."""
     for module in model.modules():
         if isinstance(module, AsksPrompts):
             module.prompts = prompts
 
 
 def asks_prompts(model: nn.Module) -> bool:
-    """Whether a model has to be told."""
+    """Whether a model needs prompts."""
     return any(isinstance(module, AsksPrompts) for module in model.modules())

@@ -21,13 +21,13 @@ NOISE_FLOOR = 0.01  # smallest standard deviation of the routing noise; the refe
 
 @dataclass
 class Routing:
-    """What the router decided for a batch of tokens; the losses and metrics are made of it.
+    """The router's decisions for a batch of tokens, from which losses and metrics are computed.
 
-    ``logits_TR`` are the router's own, ``noisy_logits_TR`` those it decided by (the same object without noise),
-    ``noise_std_TR`` the noise's standard deviation or None. ``active_TK``: which places of a token hold an expert; None for
-    all, the others have weight 0. ``smooth_load``: whether the experts are those with the largest noisy logits, as the
-    balance loss's estimate of the load has it. ``dense_weight_TN``: the weights as they would be with all experts, the shared
-    one first; None unless the router's gradient is to be theirs. ``overlap``: see moe/diversity.py.
+    ``logits_TR`` are the router's logits, ``noisy_logits_TR`` those that decided (the same object without noise),
+    ``noise_std_TR`` the noise's standard deviation or None. ``active_TK``: which slots of a token hold an expert; None for
+    all; the others have weight 0. ``smooth_load``: whether the experts are those with the largest noisy logits, as the
+    balance loss's estimate of the load assumes. ``dense_weight_TN``: the weights that all experts would have, the shared one
+    first; None unless the router uses their gradient. ``overlap``: see moe/diversity.py.
     """
 
     logits_TR: torch.Tensor
@@ -46,12 +46,12 @@ class Router(nn.Module):
 
     W_noise starts at zero (Shazeer et al., arXiv 1701.06538, eq. 4; the reference's router). With ``upcycle.router`` hashed,
     random or by_example the logits are 0, and experts are chosen by moe/assignment.py. With ``upcycle.shared_gate`` token,
-    m = sigmoid(``gate``(x)). With the normalizations granite and qwen2_moe r(x) = W_1 x; of qwen2_moe
+    m = sigmoid(``gate``(x)). With the normalizations granite and qwen2_moe, r(x) = W_1 x; with qwen2_moe,
     w_0 = sigmoid(``gate``(x)), without a bias.
 
-    ``top_p`` (with routing top_p): p and the summed error of its controller, see moe/top_p.py. ``balance_bias``: what is
-    added to s to choose experts, where sft.balance bias was used. Both are in fp64 and fp32 whatever the weights are in, part
-    of the model's state, and the same in every process.
+    ``top_p`` (with routing top_p): p and the summed error of its controller, see moe/top_p.py. ``balance_bias``: added to s
+    to choose experts, if sft.balance bias was used. They are in fp64 and fp32 whatever the dtype of the weights, part of the
+    model's state, and the same in every process.
     """
 
     top_p: torch.Tensor | None
@@ -78,18 +78,18 @@ class Router(nn.Module):
         self.register_buffer("balance_bias", None)
 
     def add_top_p(self) -> None:
-        """Make room for p and its controller's state; the start is that of a router whose s are equal."""
+        """Add p and its controller's state, which start as for a router whose s are equal."""
         start = first_top_p(self.upcycle)
         self.register_buffer("top_p", torch.tensor([start, 0.0], dtype=torch.float64, device=self.hidden.weight.device))
 
     def add_balance_bias(self) -> None:
-        """Make room for the bias, which is 0. Nothing where there is one."""
+        """Add the bias, which is 0, unless there is one already."""
         if self.balance_bias is None:
             self.register_buffer("balance_bias", torch.zeros(
                 self.upcycle.num_routed, dtype=torch.float32, device=self.hidden.weight.device))
 
     def forward(self, x_TD: torch.Tensor) -> Routing:
-        """Route tokens x_TD. Raises ValueError when the logits are NaN, or where a router that goes by tokens has none."""
+        """Route tokens x_TD. Raises ValueError if the logits are NaN, or if a router that needs token ids has none."""
         upcycle = self.upcycle
         noise_std_TR, order_TR, num_experts_per_tok = None, None, upcycle.num_experts_per_tok
         if upcycle.router in ASSIGNED:
@@ -127,7 +127,7 @@ class Router(nn.Module):
         return logits_TR, logits_TR + torch.randn_like(logits_TR) * noise_std_TR, noise_std_TR
 
     def _assigned(self, num_tokens: int, device: torch.device) -> torch.Tensor | None:
-        """The order in which tokens take the experts, T,R; None for all experts alike."""
+        """The order in which tokens take the experts, T,R; None if all experts count equally."""
         kind = self.upcycle.router
         if kind != "hashed" and not self.training:
             return None
@@ -136,16 +136,16 @@ class Router(nn.Module):
         key_T = self.inputs.key_T
         if key_T is None or len(key_T) != num_tokens:
             raise ValueError(
-                f"the router {kind} goes by the ids of the tokens, and the model was called without them: give input_ids")
+                f"the router {kind} needs the ids of the tokens, but the model was called without them: give input_ids")
         return hash_order(key_T, self.upcycle.num_routed)
 
 
 def first_top_p(upcycle: UpcycleConfig) -> float:
-    """p at the start: the share of the routed experts that are to be active."""
+    """The initial p: the share of the routed experts that should be active."""
     assert upcycle.target_active is not None
     return (upcycle.target_active - int(upcycle.shared_expert)) / upcycle.num_routed
 
 
 def first_gate_bias(upcycle: UpcycleConfig) -> float:
-    """b at the start, logit(m_0)."""
+    """The initial b, logit(m_0)."""
     return math.log(upcycle.shared_gate_start / (1 - upcycle.shared_gate_start))

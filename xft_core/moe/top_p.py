@@ -1,9 +1,9 @@
-"""p of top-p routing, steered so that a step's mean number of active experts is as wished (DTop-p, arXiv 2512.13996).
+"""p of top-p routing, steered so that a step's mean number of active experts meets its target (DTop-p, arXiv 2512.13996).
 
     e = mean |T| - target;  I = sum of e over the steps;  p <- clip(p - 0.1 e / R - 0.01 I / R, 0.05, 0.999)
 
-One p for all layers: a layer whose probabilities are flat may use more experts than another. The integral is held where p is
-at a limit, so that it does not grow without end. Where training ends p stays as it is: evaluation uses it.
+All layers share one p, so a layer with flat probabilities may use more experts than another. The integral is held while p is at
+a limit, so that it does not grow without bound. p keeps its value after training, and evaluation uses it.
 """
 
 import torch

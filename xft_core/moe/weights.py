@@ -15,11 +15,11 @@ def routing_weights(
     temperature: float = 1.0, order_TN: torch.Tensor | None = None, routed_share_T1: torch.Tensor | None = None,
     top_p: torch.Tensor | None = None, shared_weight_T1: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which experts a token goes to, and with what weight.
+    """The experts of each token, and their weights.
 
     With a shared expert, s = softmax(logits), T = the K-1 largest s, m = max(s), and
         w_0 = 1 - m                                                  the shared expert
-        w_i = m * softmax_{j in T}(s_j / temperature)_i   "xft"      (a softmax of probabilities, on purpose)
+        w_i = m * softmax_{j in T}(s_j / temperature)_i   "xft"      (deliberately a softmax of probabilities)
         w_i = m * s_i / sum_{j in T} s_j                  "renormalize"
         w_i = s_i                                         "none"     (does not sum to one: the scale mismatch)
         w_i = m * softmax_{j in T}(logits_j)_i            "granite" and "qwen2_moe"
@@ -31,11 +31,11 @@ def routing_weights(
         normalization: see above.
         shared_expert: whether expert 0 is always on.
         temperature: see above; 1 is the paper's.
-        order_TN: what T is the largest of, in place of the logits; equal ones are ordered by the logits.
+        order_TN: values by which T is chosen, in place of the logits; ties are ordered by the logits.
         routed_share_T1: m, in place of max(s).
         shared_weight_T1: w_0, in place of 1 - m.
-        top_p: T is the smallest set, in falling order, whose s sum to this, at least one expert and at most K; 1: all K. The
-            places that a token does not need have weight 0.
+        top_p: T is the smallest set, in falling order, whose s sum to this, at least one expert and at most K; 1: all K.
+            Slots that a token does not need have weight 0.
 
     Returns:
         ``(expert_index_TK, weight_TK)``: int64 and fp32, in falling order of weight among the routed experts, ties by the
@@ -55,8 +55,8 @@ def routing_weights(
     logits_TN = logits_TN.float()
     probability_TN = F.softmax(logits_TN, dim=-1)
     if bool(torch.isnan(probability_TN).any()):
-        raise ValueError("the router's logits hold NaN or infinity: the model has diverged or its weights are damaged")
-    # A stable sort rather than topk: among equal logits the lower index wins, on every device.
+        raise ValueError("the router's logits contain NaN or infinity: the model has diverged or its weights are damaged")
+    # A stable sort rather than topk: among equal logits, the lower index wins on every device.
     # The logits are sorted, not s: s may underflow to equal zeros where the logits still differ.
     falling_TN = torch.sort(logits_TN, dim=-1, descending=True, stable=True).indices
     max_T1 = probability_TN.gather(1, falling_TN[:, :1]) if routed_share_T1 is None else routed_share_T1
@@ -87,7 +87,7 @@ def routing_weights(
 
 
 def _not_needed(chosen_TK: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Where those ahead have ``top_p`` already. Not so anywhere at 1, which rounding could make it."""
+    """Slots whose predecessors already sum to ``top_p``. None at 1, which sums could reach only by rounding."""
     ahead_TK = chosen_TK.cumsum(dim=1) - chosen_TK
     not_needed_TK = (ahead_TK >= top_p) & (top_p < 1)
     not_needed_TK[:, 0] = False

@@ -1,1 +1,1 @@
-"""What a recipe needs before it runs: memory, disk and time of every stage, from the model's config.json. No torch here."""
+"""Estimate the memory, disk and time of every stage before a recipe runs, from the model's config.json, without torch."""

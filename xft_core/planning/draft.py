@@ -1,4 +1,4 @@
-"""A first recipe for a model and data: what follows from them, from the machine, and else the paper's values."""
+"""A first recipe for a model and data, with values derived from them and from the machine, and otherwise the paper's."""
 
 import json
 import math
@@ -27,36 +27,36 @@ if TYPE_CHECKING:
 
 SAMPLE = 2000  # rows that are tokenised
 STEP = 64  # tokens that data.max_length is rounded up to
-LONGEST = 4096  # tokens: what is longer is cut unless the recipe says otherwise
-FEWEST_STEPS = 50  # optimizer steps of an epoch, for which the batch is made smaller than the paper's
+LONGEST = 4096  # tokens: longer rows are cut unless the recipe says otherwise
+FEWEST_STEPS = 50  # optimizer steps per epoch, for which the batch may be smaller than the paper's
 FOUND_BY_NAME = ("humaneval", "mbpp")
 
 
 @dataclass
 class Draft:
-    """Fields by ``section.field``, and why some of them have their values."""
+    """Fields by ``section.field``, and the reasons for some of their values."""
 
     values: dict[str, Any] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
     def set(self, name: str, value: Any, reason: str = "") -> None:
-        """Give a field a value."""
+        """Set a field, optionally with the reason for its value."""
         self.values[name] = value
         if reason:
             self.reasons[name] = reason
 
     def recipe(self) -> Recipe:
-        """The recipe of these fields. Raises RecipeError."""
+        """The recipe with these fields. Raises RecipeError."""
         return parse(Recipe, apply_overrides({}, [f"{name}={json.dumps(value)}" for name, value in self.values.items()]))
 
 
 def draft(
     name: str, model: str, directory: Path, data: str, benchmarks: Sequence[str], machine: Machine,
 ) -> Draft:
-    """A recipe called ``name`` for a model, whose files are in ``directory``, and data in a file.
+    """Draft a recipe called ``name`` for a model with its files in ``directory``, and for data in a file.
 
     Every row is read, and some are tokenised. Raises CheckpointError for a model that cannot be read, DataError for data that
-    cannot or that does not fit it.
+    cannot be read or does not fit the model.
     """
     made = Draft()
     made.set("name", name)
@@ -70,36 +70,36 @@ def draft(
         if len(sample) < SAMPLE and messages[-1]["content"].strip():
             sample.append(messages)
     if not sample:
-        raise DataError(f"{data!r} has no row with a response. Give data with an instruction and a response in each row.")
+        raise DataError(f"{data!r} has no row with a response. Use data with an instruction and a response in each row.")
     lengths = _choose_template(made, tokenizer, sample, turns)
     _choose_lengths(made, lengths, _context(directory))
     _choose_split_and_batch(made, rows, lengths)
     _choose_precision(made, machine)
     _choose_benchmarks(made, benchmarks)
     shape = read_shape(directory / "config.json")
-    for change in advice(made.recipe(), shape, machine).removeprefix("What makes it fit: ").split():
+    for change in advice(made.recipe(), shape, machine).removeprefix("To make it fit: ").split():
         changed, is_change, value = change.partition("=")
         if is_change:
-            made.set(changed, parse_value(value), f"with less memory, since this machine has {size(machine.for_models)}.")
+            made.set(changed, parse_value(value), f"to use less memory: this machine has {size(machine.for_models)}.")
     return made
 
 
 def parse_value(text: str) -> Any:
-    """A value as overrides give it."""
+    """Parse a value as overrides do."""
     return apply_overrides({}, [f"value={text}"])["value"]
 
 
 def _choose_template(
     made: Draft, tokenizer: "PreTrainedTokenizerBase", sample: list[list[Message]], turns: int,
 ) -> list[int]:
-    """Choose data.template; returns the lengths of the sample in it, in tokens."""
+    """Choose data.template and return the lengths of the sample with it, in tokens."""
     has_chat = tokenizer.chat_template is not None
     if has_chat:
-        made.set("data.template", "chat", "the model's tokenizer has a chat template, so that it stays a model to chat with.")
+        made.set("data.template", "chat", "the model's tokenizer has a chat template, which keeps it a chat model.")
     elif turns > 2:
         raise DataError(
-            f"{made.values['data.path']!r} has conversations of {turns} messages, and the tokenizer of "
-            f"{made.values['model.path']!r} has no chat template to write them in. Give data with one instruction and one "
+            f"{made.values['data.path']!r} has conversations of {turns} messages, but the tokenizer of "
+            f"{made.values['model.path']!r} has no chat template for them. Use data with one instruction and one "
             "response in each row, or a model with a chat template.")
     else:
         made.set("data.template", "magicoder", "the model's tokenizer has no chat template.")
@@ -114,9 +114,9 @@ def _choose_template(
 def _choose_lengths(made: Draft, lengths: list[int], context: int | None) -> None:
     most = lengths[min(len(lengths) - 1, math.floor(0.99 * len(lengths)))]
     wanted = max(2 * STEP, math.ceil(most / STEP) * STEP)
-    reason = f"99% of {len(lengths):,} rows that were looked at have at most {most:,} tokens."
+    reason = f"99% of {len(lengths):,} sampled rows have at most {most:,} tokens."
     if context is not None and context < wanted:
-        wanted, reason = context, f"{reason} The model reads at most {context:,}."
+        wanted, reason = context, f"{reason} The model's context is {context:,} tokens."
     made.set("data.max_length", wanted, reason)
 
 
@@ -130,10 +130,10 @@ def _choose_split_and_batch(made: Draft, rows: int, lengths: list[int]) -> None:
         batch //= 2
     made.set("sft.epochs", paper.epochs)
     steps = max(1.0, sequences / batch)
-    made.set("sft.batch_size", batch, f"about {sequences:,.0f} packed sequences make {steps:,.0f} steps an epoch.")
+    made.set("sft.batch_size", batch, f"about {sequences:,.0f} packed sequences give {steps:,.0f} steps per epoch.")
     made.set("sft.micro_batch_size", min(paper.micro_batch_size, batch))
     made.set(
-        "sft.learning_rate", paper.learning_rate, "the paper's, for a model of 1.3B parameters; smaller models take more.")
+        "sft.learning_rate", paper.learning_rate, "the paper's, for a model of 1.3B parameters; smaller models need more.")
     made.set("upcycle.num_experts", Recipe().upcycle.num_experts)
     made.set("upcycle.num_experts_per_tok", Recipe().upcycle.num_experts_per_tok)
     made.set("merge.method", Recipe().merge.method)
@@ -153,8 +153,8 @@ def _choose_benchmarks(made: Draft, benchmarks: Sequence[str]) -> None:
         made.set("evaluate.benchmarks", list(benchmarks))
         return
     found = [name for name in FOUND_BY_NAME if _is_here(name)]
-    made.set("evaluate.benchmarks", found, "what is on this machine." if found else (
-        "none is on this machine; `xft fetch humaneval` gets one. Without one, models are compared by their held-out loss."))
+    made.set("evaluate.benchmarks", found, "the benchmarks on this machine." if found else (
+        "none is on this machine; `xft fetch humaneval` downloads one. Without one, models are compared by held-out loss."))
 
 
 def _is_here(benchmark: str) -> bool:
@@ -166,7 +166,7 @@ def _is_here(benchmark: str) -> bool:
 
 
 def _context(directory: Path) -> int | None:
-    """Positions that a model has, None where its configuration does not say."""
+    """The context length of a model; None if its configuration does not give it."""
     found = parse_json((directory / "config.json").read_bytes())
     value = found.get("max_position_embeddings") if isinstance(found, dict) else None
     return value if isinstance(value, int) and value > 0 else None

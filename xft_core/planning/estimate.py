@@ -1,10 +1,11 @@
-"""How long a stage takes, as a range: from what alike stages took here, else from probes of the machine.
+"""Estimate the time of a stage as a range: from the times of similar stages on this machine, or else from probes of it.
 
-    earlier run   the remembered times, scaled to the work of now: the fastest as if nothing else ran, the slowest at the
-                  load of then or of now, each widened by SPREAD
-    probe         the work at the probed rates: as fast as if nothing else ran, as slow as the probe was, widened by more
+    earlier run   the stored times, scaled to the current work: the fastest on an idle machine, the slowest at the earlier or
+                  the current load, each widened by SPREAD
+    probe         the work at the probed rates: the fastest on an idle machine, the slowest at the probe's speed, each
+                  widened by more
 
-How wide is measured: ``python -m performance.planning durations`` (docs/explanation/sizing.md).
+The widths are measured by ``python -m performance.planning durations`` (docs/explanation/sizing.md).
 """
 
 from collections.abc import Sequence
@@ -15,15 +16,15 @@ from xft_core.planning.stage_plan import Rates, StagePlan
 
 EARLIER, PROBE, GIVEN = "earlier run", "probe", "--flops"
 SPREAD = 1.6  # of one stage's time, run again on the same machine
-FAR_SPREAD = 2.5  # where the work is FAR times more or less than what was measured
+FAR_SPREAD = 2.5  # if the work differs from all measured work by more than a factor of FAR
 FAR = 4.0
 PROBE_FASTER, PROBE_SLOWER = 2.0, 2.5
-ANSWERS_END_EARLY = 8.0  # answers may be as long as allowed, and mostly end long before
+ANSWERS_END_EARLY = 8.0  # answers may have the maximum length, but usually end much earlier
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds between ``low`` and ``high``, and what that rests on: EARLIER, PROBE or GIVEN."""
+    """Seconds between ``low`` and ``high``, and the basis of the estimate: EARLIER, PROBE or GIVEN."""
 
     low: float
     high: float
@@ -37,10 +38,10 @@ class Estimate:
 def estimate(
     stage: StagePlan, rates: Rates, earlier: Sequence[Timing] = (), given: bool = False, slowdown: float = 1.0,
 ) -> Estimate | None:
-    """The range of a stage's time; None where its work is not known and nothing alike was run.
+    """Estimate the range of a stage's time; None if neither earlier times nor the rates give one.
 
-    ``earlier``: times of alike stages; ``given``: the rate was given by the user, for another machine maybe, so that what
-    was run here says nothing; ``slowdown``: by the load of now, 1 on an idle machine.
+    ``earlier``: times of similar stages; ``given``: the user gave the rate, possibly for another machine, so earlier runs
+    here are not used; ``slowdown``: caused by the current load, 1 on an idle machine.
     """
     work = stage.work
     if earlier and work is not None and not given:
@@ -50,14 +51,14 @@ def estimate(
         return None
     variable = max(seconds - rates.start, 0.0)
     ends_early = ANSWERS_END_EARLY if stage.role.startswith("generate_") else 1.0
-    # A stage that is forked from a process that has its libraries starts at once (runtime/fork_server.py).
+    # A stage forked from a process that has loaded the libraries starts immediately (runtime/fork_server.py).
     return Estimate(
         low=variable / ends_early / rates.busy / PROBE_FASTER, high=seconds * PROBE_SLOWER, basis=GIVEN if given else PROBE)
 
 
 def _from_earlier(work: float, start: float, earlier: Sequence[Timing], slowdown: float) -> Estimate:
     def scaled(timing: Timing) -> float:
-        fixed = min(start, 0.9 * timing.seconds)  # the start takes as long however much there is to do
+        fixed = min(start, 0.9 * timing.seconds)  # the start takes equally long for any amount of work
         return fixed + (timing.seconds - fixed) * work / timing.work
 
     ratios = [work / timing.work for timing in earlier]
@@ -69,7 +70,7 @@ def _from_earlier(work: float, start: float, earlier: Sequence[Timing], slowdown
 
 
 def together(estimates: Sequence[Estimate | None]) -> Estimate | None:
-    """All stages one after the other: the sum, of those that are known; None where none is."""
+    """The time of all stages run one after the other: the sum of the known estimates; None if there are none."""
     known = [item for item in estimates if item is not None]
     if not known:
         return None

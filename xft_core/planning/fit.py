@@ -11,7 +11,7 @@ from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe
 from xft_core.runtime.quantities import size
 
-# Changes that make a recipe smaller, in the order in which they cost least. Each is tried on top of those before it.
+# Changes that make a recipe smaller, the cheapest first. Each is tried in addition to those before it.
 CHANGES: tuple[dict[str, Any], ...] = (
     {"sft.micro_batch_size": 1}, {"merge.micro_batch_size": 1}, {"sft.gradient_checkpointing": True},
     {"sft.optimizer": "adafactor"}, {"sft.precision": "bf16"}, {"merge.precision": "bf16"}, {"generate.precision": "bf16"},
@@ -22,11 +22,11 @@ DISK_CHANGES: tuple[dict[str, Any], ...] = (
 
 
 class DoesNotFit(XftError):
-    """A recipe that surely needs more memory or disk than the machine has."""
+    """A recipe that certainly needs more memory or disk than the machine has."""
 
 
 def check_fits(recipe: Recipe, shape: Shape, machine: Machine, in_store: float = 0.0) -> None:
-    """Raise DoesNotFit for a recipe of which what is certain exceeds the machine: weights, kept gradients and optimizer
+    """Raise DoesNotFit if the certain part of a recipe's needs exceeds the machine: weights, kept gradients and optimizer
     state of a stage, or the files of all stages. ``in_store``: bytes already stored, which may be this recipe's own."""
     plan = make_plan(recipe, shape)
     too_large = [stage for stage in plan if stage.certain(machine) > machine.for_models]
@@ -35,19 +35,19 @@ def check_fits(recipe: Recipe, shape: Shape, machine: Machine, in_store: float =
         kind = "memory" if machine.device_memory is None else "accelerator memory"
         raise DoesNotFit(
             f"{worst.role} cannot fit: its weights, gradients and optimizer state take "
-            f"{size(worst.certain(machine))} of {kind}, this machine has {size(machine.for_models)}. "
-            f"{advice(recipe, shape, machine)} To run it anyway (for example because that stage is already in the store): "
-            "check_fit: false.")
+            f"{size(worst.certain(machine))} of {kind}, but this machine has {size(machine.for_models)}. "
+            f"{advice(recipe, shape, machine)} To run it anyway (for example because that stage is already in the store), "
+            "set check_fit: false.")
     needed, room = _written(plan), machine.disk + in_store
     if needed > room:
         raise DoesNotFit(
-            f"The recipe writes {size(needed)} and {size(room)} are free or in the store already. "
-            f"{_disk_advice(recipe, shape, room)} To run it anyway: check_fit: false.")
+            f"The recipe writes {size(needed)}, but only {size(room)} are free or already in the store. "
+            f"{_disk_advice(recipe, shape, room)} To run it anyway, set check_fit: false.")
 
 
 def advice(recipe: Recipe, shape: Shape, machine: Machine) -> str:
-    """Which changes bring every stage's predicted peak under the machine's memory: the first of the list that do, without
-    those that turn out not to be needed. Empty where nothing needs to change."""
+    """The changes that bring every stage's predicted peak under the machine's memory: the first in the list that suffice,
+    without those that turn out to be unnecessary. Empty if nothing needs to change."""
     values = recipe.model_dump()
 
     def peak(changes: list[str]) -> float:
@@ -61,16 +61,16 @@ def advice(recipe: Recipe, shape: Shape, machine: Machine) -> str:
             continue  # other numbers of experts may not fit the groups
         made += [f"{name}={str(value).lower()}" for name, value in change.items() if _is_smaller(values, name, value)]
     if peak(made) > machine.for_models:
-        return f"Even with {' '.join(made)} it takes {size(peak(made))}: take a larger machine or a smaller model."
+        return f"Even with {' '.join(made)} it takes {size(peak(made))}: use a larger machine or a smaller model."
     for item in list(made):
         fewer = [other for other in made if other != item]
         if not item.startswith("upcycle.") and peak(fewer) <= machine.for_models:
             made = fewer
-    return f"What makes it fit: {' '.join(made)} (then at most {size(peak(made))} at once)." if made else ""
+    return f"To make it fit: {' '.join(made)} (then at most {size(peak(made))} at once)." if made else ""
 
 
 def _disk_advice(recipe: Recipe, shape: Shape, room: float) -> str:
-    """Which changes bring what is written under ``room`` bytes. Only such as make it less than it is."""
+    """The changes that bring the bytes written below ``room``. Includes only changes that reduce them."""
     values = recipe.model_dump()
 
     def written(changes: dict[str, Any]) -> float:
@@ -85,9 +85,9 @@ def _disk_advice(recipe: Recipe, shape: Shape, room: float) -> str:
         more = made | {name: value for name, value in change.items() if _is_smaller(values, name, value)}
         if written(more) < written(made):
             made = more
-    shown, free = " ".join(_assignments(made)), "Free some, or put XFT_HOME on a larger disk"
+    shown, free = " ".join(_assignments(made)), "Free some space, or put XFT_HOME on a larger disk"
     if not made:
-        return f"{free}: no setting makes it less."
+        return f"{free}: no setting reduces this."
     if written(made) > room:
         return f"{free}: even with {shown} it is {size(written(made))}."
     return f"{free}, or choose {shown} (then {size(written(made))})."
@@ -98,7 +98,7 @@ def _assignments(changes: dict[str, Any]) -> list[str]:
 
 
 def _written(plan: list[StagePlan]) -> float:
-    """Bytes on disk when all stages are done, with the most that one has beside its result."""
+    """Bytes on disk when all stages are done, plus the largest temporary space of any stage."""
     return sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
 
 

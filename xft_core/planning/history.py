@@ -1,7 +1,7 @@
-"""How long stages took on this machine: <home>/rates.json, which ``xft plan`` estimates from.
+"""The durations of stages on this machine, stored in <home>/rates.json as the basis for the estimates of ``xft plan``.
 
-Not the manifests in the store: those of artifacts that were fetched tell of other machines, those of resumed stages of
-their last part only, and none tells of threads. A file that is damaged or another version's counts as empty.
+The manifests in the store are not suitable: fetched artifacts come from other machines, resumed stages record only their
+last part, and no manifest records threads. A file that is damaged or of another version counts as empty.
 """
 
 import logging
@@ -21,7 +21,7 @@ from xft_core.recipe.steps import MOE_MODEL, Step, planned_roles
 logger = logging.getLogger(__name__)
 
 NAME = "rates.json"
-KEPT = 10  # of stages that are alike, the newest
+KEPT = 10  # newest timings of similar stages
 KEPT_IN_ALL = 1000
 SPEED_OF_SFT = ("batch_size", "micro_batch_size", "precision", "optimizer", "gradient_checkpointing", "packing",
                 "num_processes", "num_nodes")
@@ -32,8 +32,8 @@ Positive = Annotated[float, Field(gt=0, lt=1e30, allow_inf_nan=False)]
 
 
 class Timing(BaseModel):
-    """One stage that ran here from its beginning to its end. ``likeness``: see the function; ``work``: in the plan's own
-    floating-point operations, 1 for a stage without any; ``slowdown``: by the machine's load, see ``machine.slowdown``;
+    """One stage that ran here from start to finish. ``likeness``: see the function; ``work``: floating-point operations as
+    counted by the plan, 1 for a stage without any; ``slowdown``: caused by the machine's load, see ``machine.slowdown``;
     ``ended``: seconds since 1970."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,11 +51,11 @@ class _Content(BaseModel):
 
 
 def likeness(role: str, recipe: Recipe, shape: Shape, machine: str, threads: int) -> str:
-    """A digest of all that decides how fast a stage works: equal for stages whose times may be compared. All dense trainings
-    may, and all means of models."""
+    """A digest of everything that determines a stage's speed; stages with equal digests have comparable times. All dense
+    trainings are comparable, and so are all means of models."""
     step = planned_roles(recipe)[role]
     if step.stage == "sft" and step.model != MOE_MODEL:
-        role = "sft_baseline"  # the name that times of dense trainings have been remembered under
+        role = "sft_baseline"  # the name under which the times of dense trainings are stored
     settings = _settings(step, recipe)
     return digest_of({"role": role, "shape": vars(shape), "machine": machine, "threads": threads, "settings": settings})
 
@@ -81,7 +81,7 @@ def _fields(section: BaseModel, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def remember(path: Path, timing: Timing) -> None:
-    """Add a timing to the file at ``path``. Stages of several processes may end at once. Raises OSError."""
+    """Add a timing to the file at ``path``. Stages of several processes may end at the same time. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(path.with_name(f"{path.name}.lock")):
         kept = _newest([*_read(path), timing])
@@ -89,7 +89,7 @@ def remember(path: Path, timing: Timing) -> None:
 
 
 def timings(path: Path) -> dict[str, list[Timing]]:
-    """What is remembered at ``path``, by likeness."""
+    """The timings stored at ``path``, by likeness."""
     found: defaultdict[str, list[Timing]] = defaultdict(list)
     for timing in _read(path):
         found[timing.likeness].append(timing)
@@ -97,7 +97,7 @@ def timings(path: Path) -> dict[str, list[Timing]]:
 
 
 def now() -> float:
-    """For ``Timing.ended``."""
+    """The current time for ``Timing.ended``."""
     return round(time.time(), 1)
 
 

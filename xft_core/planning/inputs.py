@@ -1,4 +1,4 @@
-"""How much data a recipe has: rows of its file and tokens of a sample, problems of its benchmarks."""
+"""Count the data of a recipe: rows of its files, tokens of a sample, and problems of its benchmarks."""
 
 import gzip
 import hashlib
@@ -19,12 +19,12 @@ from xft_core.planning.stage_plan import DataSize
 from xft_core.recipe.sections import DataConfig, Recipe
 
 SAMPLE = 500  # rows that are tokenised
-PACKED = 5000  # rows of their lengths that are packed: the more, the better sequences fill up
+PACKED = 5000  # rows to pack, with sampled lengths: the more rows, the better sequences fill up
 
 
 def data_size(recipe: Recipe, model: Path) -> DataSize | None:
-    """Rows of the data, and the lengths of a sample of them with the tokenizer in ``model``, packed and padded as they are in
-    training; None for what is only on the Hub, and where no row is left. Duplicates are not counted, contaminated rows are."""
+    """Count the rows of the data, and measure a sample of them with the tokenizer in ``model``, packed and padded as in
+    training. None if data is only on the Hub or no row is left. Duplicates are not counted, contaminated rows are."""
     from xft_core.data.mixture import Source, rows_of_sources
     from xft_core.data.packing import pack
     from xft_core.models.loading import load_tokenizer
@@ -45,7 +45,7 @@ def data_size(recipe: Recipe, model: Path) -> DataSize | None:
             Source(source.path, max(1, size.train_rows), data.is_trained_on(place), source.weight, source.rows, source.replay)
             for place, (source, size) in enumerate(zip(data.sources, sizes, strict=True))],
             data.temperature, data.replay, data.max_rows)
-    # Of a mixture each length as often as its source's rows are taken.
+    # For a mixture, each length occurs as often as its source's rows are taken.
     lengths = sizes[0].lengths if not data.sources else random.Random(0).choices(
         [length for size in sizes for length in size.lengths],
         [number / len(size.lengths) for number, size in zip(numbers, sizes, strict=True) for _ in size.lengths], k=SAMPLE)
@@ -69,7 +69,7 @@ class _SourceSize:
 
 
 def _source_size(data: DataConfig, paths: list[Path], tokenizer: Any) -> _SourceSize | None:
-    """None where no row is left. Raises DataError for what cannot be read."""
+    """Measure one source; None if no row is left. Raises DataError for data that cannot be read."""
     from xft_core.data.reading import read_conversations
     from xft_core.data.tokenize import tokenise
 
@@ -90,7 +90,7 @@ def _source_size(data: DataConfig, paths: list[Path], tokenizer: Any) -> _Source
 
 
 def _first_of_each(conversations: Iterator[list[Message]]) -> "array[int]":
-    """Places of the conversations with a response, of equal ones the first. Memory: some 100 bytes for each."""
+    """Indexes of the distinct conversations with a response (the first of equal ones). Takes about 100 bytes for each."""
     from xft_core.data.reader import answers
 
     seen: set[bytes] = set()
@@ -105,7 +105,7 @@ def _first_of_each(conversations: Iterator[list[Message]]) -> "array[int]":
 
 
 def problem_count(recipe: Recipe) -> int | None:
-    """Problems of all benchmarks together; None when one of them is not a file of lines here."""
+    """Problems of all benchmarks together; None if one of them is not a JSON Lines file on this machine."""
     total = 0
     for name in recipe.evaluate.benchmarks:
         try:

@@ -1,4 +1,4 @@
-"""What this machine has: memory, an accelerator's memory, room on disk. Without torch: asking must not take seconds."""
+"""The machine's memory, accelerator memory and free disk space, determined without torch because this must be fast."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Machine:
-    """Bytes of memory (with swap), of one accelerator's memory (None without), and free on the store's disk."""
+    """Bytes of memory (with swap), of one accelerator's memory (None if there is none), and free on the store's disk."""
 
     memory: float
     device_memory: float | None
@@ -22,28 +22,28 @@ class Machine:
 
 
 def this_machine(store: Path) -> Machine:
-    """The machine as it is, with the disk that ``store`` is or will be on."""
+    """This machine, with the disk that ``store`` is or will be on."""
     return Machine(_memory(), _device_memory(), _free(store))
 
 
 def machine_name() -> str:
-    """What decides how fast a machine is, so that times of another are not taken for its own: processor, cores that may be
-    used, accelerator."""
+    """The hardware that determines a machine's speed, to keep the times of different machines apart: processor, usable cores,
+    accelerator."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     return f"{processor} x {len(os.sched_getaffinity(0))}, {_device('name') or 'no accelerator'}"
 
 
 def slowdown(more: int = 0, over_seconds: float = 0.0) -> float:
-    """How many times longer work takes now than on the same machine alone, as the load average of about the last
-    ``over_seconds`` has it: runnable processes, and ``more`` that are to come, for each core; at least 1."""
+    """How many times longer work takes now than on the same machine when idle, by the load average of about the last
+    ``over_seconds``: runnable processes, plus ``more`` that will start, per core; at least 1."""
     one, five, fifteen = os.getloadavg()
     load = one if over_seconds < 180 else five if over_seconds < 600 else fifteen
     return max(1.0, (load + more) / len(os.sched_getaffinity(0)))
 
 
 def store_size(store: Path) -> float:
-    """Bytes of all files below ``store``; 0 when it is not there."""
+    """Bytes of all files below ``store``; 0 if it does not exist."""
     return float(sum(path.stat().st_size for path in store.rglob("*") if path.is_file()))
 
 
@@ -57,7 +57,7 @@ def _memory() -> float:
 
 
 def _device_memory() -> float | None:
-    """The largest accelerator's memory, as the driver's own tool tells it; None where there is none to use."""
+    """The largest accelerator's memory, as reported by the driver's tool; None if no accelerator is usable."""
     try:
         return max(float(line) for line in _device("memory.total").split()) * 2**20
     except ValueError:
@@ -65,7 +65,7 @@ def _device_memory() -> float | None:
 
 
 def _device(field: str) -> str:
-    """What the driver's tool says of the accelerators, a line for each; empty where there is none to use."""
+    """The output of the driver's tool, one line per accelerator; empty if no accelerator is usable."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or shutil.which("nvidia-smi") is None:
         return ""
     command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]

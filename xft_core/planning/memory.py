@@ -1,16 +1,16 @@
-"""Memory of every stage at its peak, in bytes: weights, gradients, optimizer, and what a step needs besides.
+"""Peak memory of every stage, in bytes: weights, gradients, optimizer, and the working memory of a step.
 
-The model of memory, checked against measured stages by ``performance/planning.py`` (docs/measurements/planning.md logs it):
+``performance/planning.py`` checks this memory model against measured stages (log: docs/measurements/planning.md):
 
     training   weights + gradients + optimizer + max(activations + loss, one parameter's update) + freed memory
     loss       one block of logits twice in fp32, the head's gradient, hidden states and their gradient (response_loss.py)
     mixing     weights + gradients of FFNs + activations + loss, or one block of experts, + freed memory
     held out   weights + loss or one layer's work, of TOKENS_PER_BATCH tokens
-    processes  of several, each has its part of weights, gradients and optimizer, and whole for a while one layer, the
-               embeddings and the head, with their gradients (FSDP2); the first also the whole model, to measure it
+    processes  if there are several, each has its part of weights, gradients and optimizer, and temporarily one complete layer,
+               the embeddings and the head, with their gradients (FSDP2); the first also has the complete model, to measure it
 
-``certain`` is what is there whatever the data: weights, gradients where they are kept from one forward pass to the next,
-and the optimizer's state. A recipe is refused by that alone.
+``certain`` is the memory needed for any data: weights, gradients if they are kept between forward passes, and the
+optimizer state. Only this part can cause a recipe to be rejected.
 """
 
 import math
@@ -25,11 +25,11 @@ WIDTH = {"fp32": 4, "bf16": 2, "bf16_mixed": 4}  # bytes of a weight in memory
 ARITHMETIC = {"fp32": 4, "bf16": 2, "bf16_mixed": 2}  # bytes of an activation
 HELD_OUT_TOKENS = 4096  # xft_core.training.held_out.TOKENS_PER_BATCH
 BLOCK_LOGITS, LEAST_BLOCK = 2**25, 256  # as in xft_core.training.response_loss
-PROMPT_TOKENS = 512  # assumed for a benchmark's prompts where their length plays a part
-FREED = 100e6  # memory that was freed and that the allocator keeps: performance/planning.py shows it
-BLOCK_OF_EXPERTS = 2.0**28  # the most that mixing works on at once, on an accelerator (xft_core.mixing.mixture)
-LAYERS_BYTES = 2.0**32  # of statistics at once (xft_core.mixing.operators.calibration)
-PROCESS = 350e6  # a process with torch and transformers loaded, before any model: performance/planning.py measures it
+PROMPT_TOKENS = 512  # assumed length of a benchmark's prompts
+FREED = 100e6  # freed memory that the allocator keeps, as shown by performance/planning.py
+BLOCK_OF_EXPERTS = 2.0**28  # most bytes that mixing handles at once, on an accelerator (xft_core.mixing.mixture)
+LAYERS_BYTES = 2.0**32  # most bytes of statistics at once (xft_core.mixing.operators.calibration)
+PROCESS = 350e6  # a process with torch and transformers loaded but no model, as measured by performance/planning.py
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """All of it, without the process itself."""
+        """The total, without the process itself."""
         return self.weights + self.gradients + self.optimizer + self.working + self.average
 
 
 def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig, sequence: int) -> Memory:
-    """SFT of the dense model (``upcycle`` None) or of the Mixture-of-Experts, with sequences of ``sequence`` tokens: of one
-    process, if there are several."""
+    """SFT of the dense model (``upcycle`` None) or of the Mixture-of-Experts, with sequences of ``sequence`` tokens. If there
+    are several processes, this is the memory of one."""
     processes = sft.num_processes * sft.num_nodes
     if processes > 1:
         return _sharded(shape, upcycle, sft, sequence, processes)
@@ -60,7 +60,7 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
     width, tokens = WIDTH[sft.precision], sft.micro_batch_size * sequence
     weights, trained = float(parameters * width), float((parameters - shape.beside) * width)
     optimizer = 2 * trained if sft.optimizer == "adamw" else _factored(shape, upcycle) * 4.0
-    if sft.adapter == "lora":  # adapters are in fp32 whatever the weights are
+    if sft.adapter == "lora":  # adapters are always in fp32
         adapters = 4.0 * shape.adapters(sft.adapter_rank, of_ffn=upcycle is None)
         fixed = float(shape.parameters if upcycle is None else shape.parameters - shape.num_layers * shape.ffn)
         weights, trained = weights + adapters, (parameters - fixed) * width + adapters
@@ -76,7 +76,7 @@ def training_memory(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig,
         activations = shape.num_layers * layer
     head = shape.vocabulary * shape.hidden_size
     casts = 2 * (parameters - shape.embeddings + head) if sft.precision == "bf16_mixed" else 0
-    # A gradient is made beside the one it is added to; those of stacked experts first one by one, then joined.
+    # A new gradient exists next to the one it is added to; those of stacked experts are computed one by one, then joined.
     new_gradient = largest * width * (2 if upcycle and upcycle.expert_rank is None else 1)
     accumulates = sft.batch_size > sft.micro_batch_size
     loss = loss_memory(shape, tokens, sft.precision, trains_head=sft.adapter == "none")
@@ -107,13 +107,13 @@ def _sharded(shape: Shape, upcycle: UpcycleConfig | None, sft: SftConfig, sequen
 
 
 def largest_part(shape: Shape, upcycle: UpcycleConfig | None, processes: int) -> float:
-    """Parameters that the first of several processes keeps. Tensors are cut along their first dimension: stacked experts
-    between experts, so that 7 of them in 4 parts make one of 2."""
+    """Parameters that the first of several processes keeps. Tensors are split along their first dimension. Stacked experts
+    are split between experts, so with 7 experts in 4 parts, the largest part has 2."""
     whole = shape.moe_parameters(upcycle) if upcycle else shape.parameters
     if upcycle is None:
         return whole / processes
     if upcycle.expert_rank is not None:
-        # The tensors of experts and those of groups are cut between them.
+        # The tensors of experts are split between experts, and those of groups between groups.
         def largest(columns: int, count: int) -> float:
             share = shape.num_layers * shape.low_rank(upcycle) * columns / low_rank_columns(upcycle)
             return share * math.ceil(count / processes) / count
@@ -128,8 +128,8 @@ def largest_part(shape: Shape, upcycle: UpcycleConfig | None, processes: int) ->
 
 
 def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequence: int) -> Memory:
-    """The mix stage: one dense model, gradients of its FFNs where the coefficients are learned, the MoE itself where
-    they come from its routing."""
+    """The mix stage: one dense model, gradients of its FFNs if the coefficients are learned, and the MoE itself if they need
+    its routing, statistics, features or outputs."""
     width = WIDTH[merge.precision]
     weights = shape.parameters * width
     matrix = float(shape.hidden_size * shape.ffn_size * width)
@@ -142,10 +142,10 @@ def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequenc
     if merge.method in CLOSED_FORMS:
         layer = statistics_of_layer(shape, upcycle, merge.method)
         held_out += max(layer, min(LAYERS_BYTES, shape.num_layers * layer))
-        if merge.method == "fisher":  # what a row's backward pass needs
+        if merge.method == "fisher":  # activations for a row's backward pass
             activations = layer_activations(shape, upcycle, merge.precision, sequence, all_trained=False)
             held_out += sequence * shape.num_layers * activations
-    elif merge.method in ON_DELTAS:  # one tensor of all experts, twice as wide, and what the operator makes of it
+    elif merge.method in ON_DELTAS:  # one tensor of all experts, at double width, and the operator's results
         held_out = max(held_out, 5.0 * upcycle.num_experts * shape.hidden_size * shape.ffn_size * 8)
     if merge.method != "learned":
         return Memory(weights, working=held_out + FREED, certain=weights)
@@ -159,20 +159,20 @@ def mix_memory(shape: Shape, upcycle: UpcycleConfig, merge: MergeConfig, sequenc
 
 
 def statistics_of_layer(shape: Shape, upcycle: UpcycleConfig, method: str) -> float:
-    """Bytes of the statistics of one layer's experts that regmean or fisher takes, in fp32."""
+    """Bytes of the statistics of one layer's experts for regmean or fisher, in fp32."""
     ups = 2 if shape.gated else 1
     gram = ups * shape.hidden_size**2 + shape.ffn_size**2
     return 4.0 * upcycle.num_experts * (shape.ffn if method == "fisher" else gram)
 
 
 def merge_memory(shape: Shape, upcycle: UpcycleConfig, precision: str, sequence: int) -> Memory:
-    """The merge stage: a few matrices, then the merged model to be measured."""
+    """The merge stage: a few matrices, then the measurement of the merged model."""
     weights = shape.parameters * WIDTH[precision]
     return Memory(weights, working=held_out_memory(shape, None, precision, sequence), certain=weights)
 
 
 def row_losses_memory(shape: Shape, upcycle: UpcycleConfig | None, precision: str, sequence: int) -> Memory:
-    """The row_losses stage: the model, and all logits of a batch with those of one row once more in fp32."""
+    """The row_losses stage: the model, all logits of a batch, and a copy of one row's logits in fp32."""
     width = WIDTH[precision]
     weights = float((shape.moe_parameters(upcycle) if upcycle else shape.parameters) * width)
     tokens = max(1, HELD_OUT_TOKENS // sequence) * sequence
@@ -181,15 +181,15 @@ def row_losses_memory(shape: Shape, upcycle: UpcycleConfig | None, precision: st
 
 
 def router_start_memory(shape: Shape, precision: str, sequence: int) -> Memory:
-    """The upcycle stage with router_start ridge: one dense model that measures rows, and sums of as many layers as fit into
-    LAYERS_BYTES, in fp64."""
+    """The upcycle stage with router_start ridge: one dense model that measures rows, and the sums for as many layers as fit
+    into LAYERS_BYTES, in fp64."""
     measured = row_losses_memory(shape, None, precision, sequence)
     layer = 8.0 * shape.hidden_size**2
     return replace(measured, working=measured.working + 2 * layer + min(max(layer, LAYERS_BYTES), shape.num_layers * layer))
 
 
 def generate_memory(shape: Shape, upcycle: UpcycleConfig | None, recipe: Recipe) -> Memory:
-    """The generate stage: weights, keys and values of a whole batch at its longest, and the prompts' forward pass."""
+    """The generate stage: weights, keys and values of a batch at maximum length, and the forward pass of the prompts."""
     config = recipe.generate
     width = WIDTH[config.precision]
     weights = float((shape.moe_parameters(upcycle) if upcycle else shape.parameters) * width)
@@ -200,15 +200,15 @@ def generate_memory(shape: Shape, upcycle: UpcycleConfig | None, recipe: Recipe)
 
 
 def held_out_memory(shape: Shape, upcycle: UpcycleConfig | None, precision: str, sequence: int) -> float:
-    """The held-out loss: one batch without gradients, the loss or a layer's work, whichever is more."""
+    """The held-out loss: one batch without gradients, with the loss or a layer's work, whichever is larger."""
     tokens = max(1, HELD_OUT_TOKENS // sequence) * sequence
     layer = tokens * _inference_layer(shape, upcycle, WIDTH[precision])
     return max(loss_memory(shape, tokens, precision, gradients=False), layer) + tokens * shape.hidden_size * WIDTH[precision]
 
 
 def loss_memory(shape: Shape, tokens: int, precision: str, gradients: bool = True, trains_head: bool = True) -> float:
-    """What the loss of ``tokens`` tokens takes at its peak, if all of them are response."""
-    if not shape.plain_head:  # all logits, those of responses once more in fp32, and their log-softmax
+    """Peak memory of the loss of ``tokens`` tokens, if all of them are response tokens."""
+    if not shape.plain_head:  # all logits, a copy of the response logits in fp32, and their log-softmax
         return 12.0 * tokens * shape.vocabulary
     block = 8.0 * max(min(BLOCK_LOGITS, tokens * shape.vocabulary), min(LEAST_BLOCK, tokens) * shape.vocabulary)
     hidden = tokens * shape.hidden_size * ARITHMETIC[precision] * (2 if gradients else 1)
@@ -221,10 +221,10 @@ def layer_activations(
 ) -> float:
     """Bytes that one layer keeps for its backward pass, per token.
 
-    A norm keeps its input and its result in fp32, and what the next matrices are given. Attention keeps queries, keys,
-    values and output, of every query head (keys and values are repeated), the output once more in another order, and the
-    mask. An FFN keeps gate, its activation, up and their product. A routed expert also keeps its input and output.
-    ``all_trained`` False: attention and norms are fixed, which then keep less.
+    A norm keeps its input and result in fp32, and the inputs of the next matrices. Attention keeps the queries, keys, values
+    and outputs of every query head (keys and values are repeated), a reordered copy of the output, and the mask. An FFN keeps
+    the gate, its activation, up and their product. A routed expert also keeps its input and output. If ``all_trained`` is
+    False, attention and norms are frozen and keep less.
     """
     hidden, query, a = shape.hidden_size, shape.query_size, ARITHMETIC[precision]
     ffn = (4 if shape.gated else 2) * shape.ffn_size * a
@@ -246,19 +246,19 @@ def layer_activations(
 
 
 def _factored(shape: Shape, upcycle: UpcycleConfig | None) -> float:
-    """Numbers that Adafactor keeps: a row and a column for every matrix."""
+    """Numbers that Adafactor stores: a row and a column for every matrix."""
     matrices = shape.embeddings / shape.vocabulary / shape.hidden_size * (shape.vocabulary + shape.hidden_size)
     experts = upcycle.num_experts if upcycle and upcycle.expert_rank is None else 1
     of_layer = 2 * (2 * shape.hidden_size + shape.query_size + shape.key_size)
     of_layer += experts * shape.ffn_matrices * (shape.hidden_size + shape.ffn_size)
-    if upcycle and upcycle.expert_rank is not None:  # of every A and every B a row and a column
+    if upcycle and upcycle.expert_rank is not None:  # a row and a column for every A and every B
         parts = upcycle.num_routed + (upcycle.groups or 0)
         of_layer += shape.low_rank(upcycle) + shape.ffn_matrices * (parts * (shape.hidden_size + shape.ffn_size))
     return matrices + shape.num_layers * of_layer
 
 
 def _inference_layer(shape: Shape, upcycle: UpcycleConfig | None, width: int) -> float:
-    """Bytes of one layer's work without gradients, per token: norms and attention, then the FFNs that are active."""
+    """Bytes of one layer's work without gradients, per token: norms and attention, then the active FFNs."""
     if upcycle is None or upcycle.expert_rank is not None:
         experts = 1.0
     else:

@@ -1,4 +1,4 @@
-"""The plan of a recipe: memory, disk and work of every stage that a model runs in."""
+"""The plan of a recipe: memory, disk and work of every stage that runs a model."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,8 @@ from xft_core.recipe.steps import FACTS, MOE_MODEL, TUNED, Step, planned_roles
 
 
 def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, problems: int | None = None) -> list[StagePlan]:
-    """The stages of a recipe on a model of this shape; without ``data`` and ``problems`` no work that depends on them."""
+    """Plan the stages of a recipe for a model of this shape. Without ``data`` or ``problems``, work that depends on them is
+    unknown."""
     if not shape.packs:  # as in training
         recipe = recipe.model_copy(update={"sft": recipe.sft.model_copy(update={"packing": False})})
     given = _Given(recipe, shape, data, problems)
@@ -26,8 +27,8 @@ def make_plan(recipe: Recipe, shape: Shape, data: DataSize | None = None, proble
 def training_steps(
     sft: SftConfig, sequence: int, data: DataSize, shape: Shape | None = None, match: WorkToMatch | None = None,
 ) -> tuple[float, float]:
-    """Optimizer steps, and tokens of a sequence on average, with its padding (packed sequences count as full). ``match``: of
-    a dense model of this ``shape``, the work that decides the steps."""
+    """Optimizer steps, and average tokens per sequence including padding (packed sequences count as full). ``match``: for a
+    dense model of this ``shape``, the work that determines the steps."""
     length = float(sequence) if sft.packing else min(data.padded_row or data.tokens_per_row, sequence)
     packed = data.tokens_per_row / length if data.sequences_per_row is None else data.sequences_per_row
     sequences = data.train_rows * packed if sft.packing else data.train_rows
@@ -45,7 +46,7 @@ class _Given:
     problems: int | None
 
     def upcycle(self, step: Step) -> UpcycleConfig | None:
-        """That of the step's model, None for a dense one."""
+        """The upcycle section if the step's model is the Mixture-of-Experts; None for a dense model."""
         return self.recipe.upcycle if step.model == MOE_MODEL or step.role == TUNED[MOE_MODEL] else None
 
 
@@ -58,7 +59,7 @@ def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
     if moe.router_start == "random":
         return copied
     recipe, data, flops = given.recipe, given.data, None
-    if data is not None:  # losses of every expert that may be a row's, then hidden states, and what is summed of these
+    if data is not None:  # losses of every candidate expert of a row, then hidden states and sums over these
         passes = 1 if moe.experts_from == "branches" else 1 + moe.num_routed
         tokens = router_start_rows(data.train_rows) * data.tokens_per_row
         summed = 2.0 * shape.num_layers * shape.hidden_size**2
@@ -67,7 +68,7 @@ def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
 
 
 def _clustering(role: str, step: Step, given: _Given) -> StagePlan:
-    """A forward pass over every training row; k-means takes next to nothing beside it."""
+    """A forward pass over every training row; the cost of k-means is negligible."""
     recipe, shape, data = given.recipe, given.shape, given.data
     return StagePlan(
         role, memory.row_losses_memory(shape, None, recipe.sft.precision, recipe.data.max_length),
@@ -80,7 +81,7 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
     sequence = given.recipe.data.max_length
     needed = memory.training_memory(shape, upcycle, sft, sequence)
     flops = None
-    is_branch = {"part", "sources", "cluster"} & step.given.keys()  # of domains and clusters: as if they were equally large
+    is_branch = {"part", "sources", "cluster"} & step.given.keys()  # domains and clusters are assumed to be equally large
     branches = given.recipe.upcycle.num_routed
     rows = replace(data, train_rows=math.ceil(data.train_rows / branches)) if data and is_branch else data
     if rows:
@@ -90,7 +91,7 @@ def _training(role: str, step: Step, given: _Given) -> StagePlan:
             passes -= 1
         tokens = steps * sft.batch_size * length
         flops = tokens * shape.forward_flops(length, upcycle, training=True) * passes
-        if upcycle and sft.router_gradient == "dense":  # all routed experts once more, forward
+        if upcycle and sft.router_gradient == "dense":  # another forward pass through all routed experts
             flops += tokens * 2 * shape.num_layers * upcycle.num_routed * shape.ffn
         snapshots, averages = step.given.get("snapshots", 0), int(sft.average != "none")
         flops += (2 + snapshots + averages) * (_held_out_flops(shape, upcycle, data) or 0.0)
@@ -115,7 +116,7 @@ def _mixing(role: str, step: Step, given: _Given) -> StagePlan:
 def _merging(role: str, step: Step, given: _Given) -> StagePlan:
     recipe, shape = given.recipe, given.shape
     merged = float(shape.parameters * memory.WIDTH[recipe.sft.precision])
-    if recipe.merge.export_adapter:  # the shared weights once more, and the adapter in fp32
+    if recipe.merge.export_adapter:  # another copy of the shared weights, and the adapter in fp32
         merged = 2 * merged + 4.0 * shape.num_layers * shape.low_rank(recipe.upcycle)
     return StagePlan(
         role, memory.merge_memory(shape, recipe.upcycle, recipe.sft.precision, recipe.data.max_length), kept=merged,
@@ -123,7 +124,7 @@ def _merging(role: str, step: Step, given: _Given) -> StagePlan:
 
 
 def _averaging(role: str, step: Step, given: _Given) -> StagePlan:
-    """Whole models summed from file to file, a block at a time; then the result is measured."""
+    """Complete models are summed from file to file, one block at a time. Then the result is measured."""
     recipe, shape = given.recipe, given.shape
     written = float(shape.parameters * memory.WIDTH[recipe.sft.precision])
     return StagePlan(
@@ -132,7 +133,7 @@ def _averaging(role: str, step: Step, given: _Given) -> StagePlan:
 
 
 def _choosing(role: str, step: Step, given: _Given) -> StagePlan:
-    """Each step's uniform merge measured on rows that are as many as the held-out ones; the best is copied."""
+    """The uniform merge of each step is measured on as many rows as are held out, and the best step is copied."""
     recipe, shape = given.recipe, given.shape
     uniform = recipe.merge.model_copy(update={"method": "uniform"})
     kept = float(shape.moe_parameters(recipe.upcycle) * memory.WIDTH[recipe.sft.precision])
@@ -143,7 +144,7 @@ def _choosing(role: str, step: Step, given: _Given) -> StagePlan:
 
 
 def _preferring(role: str, step: Step, given: _Given) -> StagePlan:
-    """Two rows a pair, with all their logits, and the log-softmax of these, in fp32. The number of pairs is not known."""
+    """Two rows per pair, with all their logits and the log-softmax of these in fp32. The number of pairs is unknown."""
     sft, shape, sequence = given.recipe.dpo.training(), given.shape, given.recipe.data.max_length
     rows = sft.model_copy(update={"micro_batch_size": 2 * sft.micro_batch_size, "batch_size": 2 * sft.batch_size})
     trained = memory.training_memory(shape, None, rows, sequence)
@@ -155,7 +156,7 @@ def _preferring(role: str, step: Step, given: _Given) -> StagePlan:
 
 
 def _ensemble(role: str, step: Step, given: _Given) -> StagePlan:
-    """Every member and every mean that is tried on the selection rows; learned shares with gradients of all weights."""
+    """Every member and every mean is tried on the selection rows. Learned shares need gradients of all weights."""
     recipe, shape, merge = given.recipe, given.shape, given.recipe.merge
     averaged = _averaging(role, step, given)
     members, learned = len(step.given["models"]), merge.ensemble == "learned"
@@ -173,7 +174,7 @@ def _ensemble(role: str, step: Step, given: _Given) -> StagePlan:
 
 
 def _row_losses(role: str, step: Step, given: _Given) -> StagePlan:
-    """Every held-out row by itself."""
+    """Every held-out row separately."""
     recipe, shape, upcycle = given.recipe, given.shape, given.upcycle(step)
     return StagePlan(
         role, memory.row_losses_memory(shape, upcycle, recipe.sft.precision, recipe.data.max_length),
@@ -181,7 +182,7 @@ def _row_losses(role: str, step: Step, given: _Given) -> StagePlan:
 
 
 def _unknown(role: str, step: Step, given: _Given) -> StagePlan:
-    """A stage of which no more is known than that it takes place."""
+    """A stage with unknown needs."""
     return StagePlan(role, memory.Memory(0.0), flops=None, memory_read=None)
 
 
@@ -189,11 +190,11 @@ def _processes(sft: SftConfig) -> dict[str, Any]:
     return {"processes": sft.num_processes, "nodes": sft.num_nodes}
 
 
-HEADROOM_PROBES = 13  # forward passes over the rows of the headroom test, beside one for each routed expert
+HEADROOM_PROBES = 13  # forward passes over the rows of the headroom test, in addition to one per expert
 
 
 def _mix_flops(recipe: Recipe, shape: Shape, data: DataSize | None) -> float | None:
-    """Forward, gradients of activations everywhere and of the FFNs' weights; reading the experts comes on top."""
+    """Forward passes, gradients of all activations and of the FFNs' weights. Reading the experts is not included."""
     if data is None:
         return None
     held_out = 2 * (_held_out_flops(shape, None, data) or 0.0)
@@ -210,7 +211,7 @@ def _mix_flops(recipe: Recipe, shape: Shape, data: DataSize | None) -> float | N
     if merge.method in CLOSED_FORMS:
         return held_out + _closed_form_flops(recipe, shape, looked_at)
     if merge.delta_scale != 1:
-        held_out *= 1.5  # measured without it too
+        held_out *= 1.5  # also measured without it
     if not learns(merge):
         return held_out
     teacher = recipe.upcycle if merge.objective == "distill" and merge.generator_from is None else None
@@ -228,7 +229,7 @@ def _mix_flops(recipe: Recipe, shape: Shape, data: DataSize | None) -> float | N
 
 
 def _closed_form_flops(recipe: Recipe, shape: Shape, tokens: float) -> float:
-    """Statistics on calibration rows, in as many passes as they need memory for, and RegMean's linear systems."""
+    """Statistics on calibration rows, in as many passes as memory requires, and RegMean's linear systems."""
     upcycle, method, sequence = recipe.upcycle, recipe.merge.method, recipe.data.max_length
     layer = memory.statistics_of_layer(shape, upcycle, method)
     passes = math.ceil(shape.num_layers / max(1, memory.LAYERS_BYTES // layer))
@@ -249,7 +250,7 @@ def _held_out_flops(shape: Shape, upcycle: UpcycleConfig | None, data: DataSize 
 
 
 def _generation(role: str, step: Step, given: _Given) -> StagePlan:
-    """Answers of the greatest length, one token of a whole batch at a time, every weight read for each."""
+    """Answers of maximum length, generated one token per batch at a time. Each token reads every weight."""
     recipe, shape, problems, upcycle = given.recipe, given.shape, given.problems, given.upcycle(step)
     needed = memory.generate_memory(shape, upcycle, recipe)
     if problems is None:
@@ -264,7 +265,7 @@ def _generation(role: str, step: Step, given: _Given) -> StagePlan:
         moe=upcycle is not None)
 
 
-# How a stage is planned, by the name in its facts (recipe/steps.py).
+# Planning functions, by the name in the facts of the stage (recipe/steps.py).
 WAYS: dict[str, Callable[[str, Step, _Given], StagePlan]] = {
     "upcycling": _upcycling, "training": _training, "mixing": _mixing, "merging": _merging, "generation": _generation,
     "averaging": _averaging, "row losses": _row_losses, "choosing": _choosing, "ensemble": _ensemble, "preferring": _preferring,

@@ -1,7 +1,7 @@
-"""What this machine does in a second: probes in a stage's own shape, precision and threads. Needs torch.
+"""Measure this machine's rates with probes in a stage's own shape, precision and threads. Needs torch.
 
-One decoder layer of the model's size is trained for a step, and answers one token of a batch, dense and as a
-Mixture-of-Experts; a layer that would take too long is given fewer tokens. The median of repeats counts, after one to warm up.
+One decoder layer of the model's size is trained for a step, and generates one token of a batch, both dense and as a
+Mixture-of-Experts. A layer that would take too long gets fewer tokens. The result is the median of repeats after a warm-up.
 """
 
 import os
@@ -21,17 +21,17 @@ from xft_core.recipe.sections import Recipe, UpcycleConfig
 
 SECONDS, LEAST_REPEATS = 1.5, 5  # of each probe
 COPIED = 64 * 2**20
-LARGEST = 1e9  # bytes of a layer's experts in fp32 that are made for a probe
-PROBE_FLOPS = 4e10  # of a forward pass: some seconds of a slow core for a step
+LARGEST = 1e9  # most bytes of a layer's experts, in fp32, that a probe creates
+PROBE_FLOPS = 4e10  # of a forward pass: a step takes some seconds on a slow core
 START = "import time; begun = time.perf_counter(); import transformers.models.llama.modeling_llama; import torch; " \
         "print(time.perf_counter() - begun)"
 
 
 def measured_rates(shape: Shape, recipe: Recipe, threads: int, store: Path) -> Rates:
-    """The rates of training and answering, dense and MoE; of copies in memory and files beside ``store``; the time that a
-    stage takes to start. ``threads``: processor cores that a stage gets.
+    """Measure the rates of training and answering (dense and MoE), of copies in memory and of files on the disk of ``store``,
+    and the time that a stage takes to start. ``threads``: processor cores that a stage gets.
 
-    Of a Mixture-of-Experts with layers of more than LARGEST bytes the experts are not probed: the dense layer's rate counts.
+    If a layer of the Mixture-of-Experts has more than LARGEST bytes, its experts are not probed, and the dense rate is used.
     """
     import torch
 
@@ -51,7 +51,7 @@ def measured_rates(shape: Shape, recipe: Recipe, threads: int, store: Path) -> R
 
 
 def given_rates(flops: float, store: Path) -> Rates:
-    """The rates where that of arithmetic is known: copies in memory and files beside ``store`` are measured."""
+    """The rates if that of arithmetic is known: only copies in memory and files on the disk of ``store`` are measured."""
     import torch
 
     device = _device()
@@ -67,13 +67,13 @@ def _device() -> Any:
 
 
 class _Probe:
-    """Times of one layer of a shape on a device."""
+    """Time one layer of a shape on a device."""
 
     def __init__(self, shape: Shape, device: Any) -> None:
         self._shape, self._device = shape, device
 
     def training(self, tokens: int, sequence: int, precision: str, upcycle: UpcycleConfig | None) -> tuple[float, float]:
-        """Operations per second of a layer's forward and backward pass, and how much slower it was than alone."""
+        """Operations per second of a layer's forward and backward pass, and the slowdown compared with an idle machine."""
         import torch
 
         per_token = self._layer_flops(sequence, upcycle)
@@ -85,7 +85,7 @@ class _Probe:
         return 3 * rows * length * self._layer_flops(length, upcycle) / seconds, busy
 
     def decoding(self, batch: int, precision: str, upcycle: UpcycleConfig | None) -> float:
-        """Seconds of one token of each of ``batch`` answers, in all layers and the head."""
+        """Seconds for one token of each of ``batch`` answers, in all layers and the head."""
         import torch
 
         layer = self._layer(precision, upcycle)
@@ -159,7 +159,7 @@ class _Probe:
                     weight = torch.full(slots.shape, 1 / slots.shape[1], device=hidden.device)
                     return hidden + self.low_rank(normed, slots % low_rank.num_routed, weight).view_as(hidden)
                 result = self.shared(normed) if self.shared is not None else torch.zeros_like(normed)
-                for index, expert in enumerate(self.experts):  # as evenly as it goes
+                for index, expert in enumerate(self.experts):  # as evenly as possible
                     chosen = torch.arange(index, batch * length * active, routed, device=hidden.device) % (batch * length)
                     if len(chosen):
                         result = result.index_add(0, chosen, expert(normed[chosen]))
@@ -169,8 +169,8 @@ class _Probe:
 
 
 def _seconds(work: Callable[[], object], device: Any) -> tuple[float, float]:
-    """The median of repeats after one to warm up; and by how much more than the processor time it took, spread over the
-    threads: 1 on an idle machine."""
+    """The median time of repeats after a warm-up, and the ratio of wall time to processor time per thread (1 on an idle
+    machine)."""
     import torch
 
     def once() -> float:
@@ -192,7 +192,7 @@ def _seconds(work: Callable[[], object], device: Any) -> tuple[float, float]:
 
 
 def _start() -> float:
-    """Seconds until a stage's process has its libraries."""
+    """Seconds until a stage's process has loaded its libraries."""
     found = subprocess.run([sys.executable, "-c", START], capture_output=True, text=True)
     return float(found.stdout) if found.returncode == 0 else 0.0
 

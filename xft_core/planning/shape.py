@@ -1,7 +1,7 @@
-"""Parameters and floating-point work of a model, from its config.json; where its weights are beside it, what their headers
-say counts for dtype and tying.
+"""Parameters and floating-point work of a model, from its config.json. If the weights are next to it, their headers determine
+dtype and tying.
 
-Matrices only: biases, norms and positions, some tenths of a per cent, are left out.
+Only matrices are counted: biases, norms and positions, a few tenths of a percent, are left out.
 """
 
 import math
@@ -24,7 +24,7 @@ STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """A dense decoder's sizes: D hidden, F FFN, L layers, V vocabulary; heads times head size for queries and for keys."""
+    """The sizes of a dense decoder: hidden, FFN, layers, vocabulary, and heads times head size for queries and for keys."""
 
     hidden_size: int
     ffn_size: int
@@ -38,7 +38,7 @@ class Shape:
     packs: bool = True
     stored_bytes: int = 2
     fused: bool = False  # gate and up are one matrix
-    beside: int = 0  # parameters outside the decoder: of a model that reads pictures its vision tower and projector
+    beside: int = 0  # parameters outside the decoder: the vision tower and projector of a model that reads pictures
 
     @property
     def ffn(self) -> int:
@@ -47,7 +47,7 @@ class Shape:
 
     @property
     def ffn_matrices(self) -> int:
-        """Matrices of an FFN: gate, up and down, or without the gate."""
+        """Matrices of an FFN: gate, up and down, or only up and down."""
         return 3 if self.gated else 2
 
     @property
@@ -77,26 +77,26 @@ class Shape:
         return learned + gate + (upcycle.groups or 0) * self.hidden_size
 
     def low_rank(self, upcycle: UpcycleConfig) -> int:
-        """Parameters that one layer's low-rank experts, and their groups, add to the weights that they share: A and B of every
-        matrix; of a gate that is one matrix with up, one A."""
+        """Parameters that the low-rank experts and groups of one layer add to the shared weights: A and B of every matrix. A
+        gate fused with up shares its A."""
         sizes = self.ffn_matrices * (self.hidden_size + self.ffn_size) - (self.hidden_size if self.fused else 0)
         return low_rank_columns(upcycle) * sizes
 
     def adapters(self, rank: int, of_ffn: bool) -> int:
-        """Parameters of adapters of a rank: A and B of all attention matrices and, in a dense model, of the FFNs'."""
+        """Parameters of adapters of a rank: A and B of all attention matrices and, with ``of_ffn``, of the FFN matrices."""
         sizes = 4 * self.hidden_size + 2 * (self.query_size + self.key_size)
         if of_ffn:
             sizes += self.ffn_matrices * (self.hidden_size + self.ffn_size) - (self.hidden_size if self.fused else 0)
         return self.num_layers * rank * sizes
 
     def moe_parameters(self, upcycle: UpcycleConfig) -> int:
-        """Parameters of the upcycled model, every expert counted."""
+        """Parameters of the upcycled model, including every expert."""
         more = self.router(upcycle)
         more += self.low_rank(upcycle) if upcycle.expert_rank is not None else (upcycle.num_experts - 1) * self.ffn
         return self.parameters + self.num_layers * more
 
     def largest_matrix(self, upcycle: UpcycleConfig | None) -> int:
-        """Parameters of the largest single tensor; the routed experts of a layer are stacked, gate and up together."""
+        """Parameters of the largest single tensor. The routed experts of a layer are stacked, with gate and up together."""
         candidates = [self.vocabulary * self.hidden_size, self.hidden_size * self.ffn_size]
         if upcycle and upcycle.expert_rank is not None:
             rows = self.ffn_size * (2 if self.fused else 1)
@@ -107,8 +107,8 @@ class Shape:
         return max(candidates)
 
     def forward_flops(self, sequence: float, upcycle: UpcycleConfig | None = None, training: bool = False) -> float:
-        """Floating-point operations of a forward pass, per token of a sequence of ``sequence`` tokens (attention over all
-        of it, as the kernels with a mask do it). ``training``: some routers use fewer experts then."""
+        """Floating-point operations of a forward pass, per token of a sequence of ``sequence`` tokens (with attention over the
+        full sequence, as kernels with a mask compute it). ``training``: some routers then use fewer experts."""
         if upcycle and upcycle.expert_rank is not None:
             ffn = self.ffn + self._low_rank_products(upcycle, training) + self.router(upcycle)
         else:
@@ -117,25 +117,25 @@ class Shape:
         return self.num_layers * layer + 2 * self.vocabulary * self.hidden_size
 
     def _low_rank_products(self, upcycle: UpcycleConfig, training: bool) -> float:
-        """Products of low-rank experts per token: with D of all columns, with F of those that the token's slots have."""
+        """Products of low-rank experts per token: D times all columns, and F times the columns of the token's slots."""
         all_columns = self.hidden_size * (self.ffn_matrices - int(self.fused))
         return low_rank_columns(upcycle) * all_columns + active_columns(upcycle, training) * self.ffn_matrices * self.ffn_size
 
 
 def low_rank_columns(upcycle: UpcycleConfig) -> int:
-    """Ranks of all experts and groups together."""
+    """The sum of the ranks of all experts and groups."""
     assert upcycle.expert_rank is not None
     return upcycle.num_routed * upcycle.expert_rank + (upcycle.groups or 0) * upcycle.group_rank
 
 
 def active_slots(upcycle: UpcycleConfig) -> int:
-    """Hidden layers of low-rank experts that a token mixes: of experts, of their groups, and of the shared weights."""
+    """Hidden layers that a token mixes with low-rank experts: those of experts, of their groups, and of the shared weights."""
     routed, shared = upcycle.num_experts_per_tok - int(upcycle.shared_expert), int(upcycle.shared_expert)
     return routed + shared if upcycle.groups is None else upcycle.groups_per_tok * (routed + shared) + shared
 
 
 def active_columns(upcycle: UpcycleConfig, training: bool) -> float:
-    """Ranks of what a token's slots add to the shared weights; slots of weight 0 are computed too."""
+    """The sum of the ranks that a token's slots add to the shared weights. Slots of weight 0 are also computed."""
     assert upcycle.expert_rank is not None
     all_active = not training and upcycle.router in ("random", "by_example")
     slots = upcycle.num_experts if all_active else upcycle.num_experts_per_tok
@@ -146,10 +146,10 @@ def active_columns(upcycle: UpcycleConfig, training: bool) -> float:
 
 
 def shape_of_config(content: dict[str, Any], where: str = "config.json") -> Shape:
-    """The shape that a dense model's config.json describes. Raises CheckpointError for a family that cannot be upcycled, and
-    for sizes that are missing or no numbers."""
+    """The shape described by a dense model's config.json. Raises CheckpointError for a family that cannot be upcycled, and
+    for sizes that are missing or not numbers."""
     if "upcycle" in content:
-        raise CheckpointError(f"{where} is that of an upcycled model. A plan starts from the dense model.")
+        raise CheckpointError(f"{where} belongs to an upcycled model. Plan with the dense model instead.")
     if content.get("model_type") not in FAMILIES:
         return _shape_of_modules(content)
     family = FAMILIES[content["model_type"]]
@@ -164,12 +164,12 @@ def shape_of_config(content: dict[str, Any], where: str = "config.json") -> Shap
             tied=bool(content.get("tie_word_embeddings", family.tied)),
             stored_bytes=_bytes(content))
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise CheckpointError(f"{where} gives no sizes to plan with: {type(error).__name__}: {error}") from None
+        raise CheckpointError(f"{where} has no usable sizes to plan with: {type(error).__name__}: {error}") from None
 
 
 def _shape_of_modules(content: dict[str, Any]) -> Shape:
-    """The shape of a model whose family is not in the table: its config.json may call sizes anything, its modules have them.
-    Torch is loaded for it alone."""
+    """The shape of a model whose family is not in the table, read from its modules, because its config.json may use any names
+    for the sizes. Only this case loads torch."""
     from xft_core.models.config import decoder_layers, transformers_config
     from xft_core.models.discovery import family_of
     from xft_core.models.stored_form import shape_only
@@ -202,7 +202,7 @@ def _bytes(content: dict[str, Any]) -> int:
 
 def find_config(name: str) -> Path | None:
     """The config.json of a model directory, of demo:model, or of a Hub name (``owner/model@revision``) in the Hub's cache;
-    None for a Hub name that is not there. Nothing is downloaded."""
+    None for a Hub name that is not in the cache. Nothing is downloaded."""
     path = local_path(name, CheckpointError)
     if path.is_file():
         return path
@@ -218,23 +218,23 @@ def find_config(name: str) -> Path | None:
 
 
 def read_shape(path: Path) -> Shape:
-    """The shape in a config.json. Raises CheckpointError when it cannot be read."""
+    """The shape in a config.json. Raises CheckpointError if it cannot be read."""
     try:
         content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{str(path)!r} cannot be read: {error}") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{str(path)!r} holds a {type(content).__name__} instead of a model's fields.")
+        raise CheckpointError(f"{str(path)!r} contains a {type(content).__name__} instead of a model's fields.")
     return _as_stored(shape_of_config(content, str(path)), path.parent)
 
 
 def _as_stored(shape: Shape, directory: Path) -> Shape:
-    """The shape with the bytes per parameter of the weights in ``directory``, and with a head of its own where one is stored
-    beside the embedding (an upper bound: a tied one may be stored twice)."""
+    """The shape with the bytes per parameter of the weights in ``directory``, and with a separate head if one is stored in
+    addition to the embedding (an upper bound: a tied one may be stored twice)."""
     try:
         headers = [read_header(directory / name)[0] for name in weight_files(directory)]
     except CheckpointError:
-        return shape  # no weights here, or none that can be used: the stage that reads them says so
+        return shape  # no weights, or unusable ones: the stage that reads them reports it
     tensors = {name: tensor for header in headers for name, tensor in header.items()}
     sizes = Counter[int]()
     for tensor in tensors.values():

@@ -1,4 +1,4 @@
-"""What a plan is made of: the stages with their memory, disk and work, how much data there is, and a machine's rates."""
+"""The parts of a plan: the stages with their memory, disk and work, the size of the data, and a machine's rates."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ from xft_core.planning.memory import Memory
 
 @dataclass(frozen=True)
 class DataSize:
-    """Training rows, held-out rows, and tokens of a row on average. Of a sample, where there is one: packed sequences for
-    each row (None: as if they filled up), and tokens of the longest row of a micro batch, to which the others are padded."""
+    """Training rows, held-out rows, and average tokens per row. If there is a sample, also: packed sequences per row (None:
+    assume full sequences), and the average length of the longest row of a micro batch, to which the other rows are padded."""
 
     train_rows: int
     held_out_rows: int
@@ -21,12 +21,12 @@ class DataSize:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine does in a second: floating-point operations, bytes moved in memory, bytes written to disk.
+    """A machine's rates per second: floating-point operations, bytes moved in memory, bytes written to disk.
 
-    ``accelerated``: the first two are of one accelerator, and every process has its own. ``moe_flops``: operations of a
-    Mixture-of-Experts, None: as many. ``token``, ``moe_token``: seconds of one token of a batch of answers, 0 where they are
-    not known. ``start``: seconds until a stage has its libraries. ``busy``: how much slower all this was than on the same
-    machine with nothing else to do.
+    ``accelerated``: the first two are for one accelerator, and every process has its own. ``moe_flops``: operations per second
+    of a Mixture-of-Experts; None: the same. ``token``, ``moe_token``: seconds for one token of a batch of answers, 0 if
+    unknown. ``start``: seconds until a stage has loaded its libraries. ``busy``: how many times slower the measurement was
+    than on the same machine when idle.
     """
 
     flops: float
@@ -42,10 +42,10 @@ class Rates:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage. ``kept`` and ``scratch``: bytes on disk afterwards, and more while it runs. ``flops`` (arithmetic) and
-    ``memory_read`` (bytes of weights) are None where they depend on data that is not known; ``written``: bytes to disk.
-    ``memory`` is that of one process, of ``processes`` on each of ``nodes`` machines; all else is of all of them. ``tokens``:
-    how often a batch of answers is lengthened by one; ``moe``: the model at work is the Mixture-of-Experts."""
+    """One stage. ``kept``: bytes on disk afterwards; ``scratch``: additional bytes while it runs. ``flops`` (arithmetic) and
+    ``memory_read`` (bytes of weights) are None if they depend on unknown data. ``written``: bytes written to disk. ``memory``
+    is for one process, of ``processes`` on each of ``nodes`` machines; all other numbers are for all processes. ``tokens``:
+    number of steps that add one token to each answer of a batch; ``moe``: the stage runs the Mixture-of-Experts."""
 
     role: str
     memory: Memory
@@ -61,23 +61,23 @@ class StagePlan:
 
     @property
     def work(self) -> float | None:
-        """What times of alike stages are in proportion to: operations, 1 where there are none, None where not known."""
+        """The quantity that times of similar stages are proportional to: operations, 1 if there are none, None if unknown."""
         return None if self.flops is None else self.flops or 1.0
 
     def certain(self, machine: Machine) -> float:
-        """Bytes of what is certain, in the memory that processes have to themselves or share."""
+        """Bytes that are certainly needed in one memory, which processes have to themselves or share."""
         return self.memory.certain * self._sharing(machine)
 
     def peak(self, machine: Machine) -> float:
-        """Bytes at the peak, likewise, with the processes themselves."""
+        """Peak bytes in one memory, including the processes themselves."""
         return (self.memory.total + memory.PROCESS) * self._sharing(machine)
 
     def _sharing(self, machine: Machine) -> int:
         return self.processes if machine.device_memory is None else 1
 
     def seconds(self, rates: Rates) -> float | None:
-        """Time at these rates, None where it cannot be known: the start, the slowest of arithmetic, reading weights and
-        lengthening answers, and writing."""
+        """Time at these rates: the start, plus the slowest of arithmetic, reading weights and lengthening answers, plus
+        writing. None if it cannot be known."""
         if self.flops is None or self.memory_read is None:
             return None
         workers = self.nodes * (self.processes if rates.accelerated else 1)

@@ -1,4 +1,4 @@
-"""A plan as a table for people, on a terminal and in Markdown."""
+"""Format a plan as a table for users, on a terminal and in Markdown."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,11 @@ from xft_core.runtime.terminal import columns
 
 HEADER = ("stage", "memory", "weights", "gradients", "optimizer", "working", "disk", "while running", "time", "by")
 
-Estimates = Mapping[str, Estimate | None]  # by role; a stage that is not in it, or None, is not known
+Estimates = Mapping[str, Estimate | None]  # by role; None or a missing stage: unknown
 
 
 def rows(plan: list[StagePlan], times: Estimates) -> list[tuple[str, ...]]:
-    """One line for each stage, in the columns of HEADER; memory is that of one process."""
+    """One row per stage, in the columns of HEADER; memory is that of one process."""
     found = []
     for stage in plan:
         needed = stage.memory
@@ -28,17 +28,17 @@ def rows(plan: list[StagePlan], times: Estimates) -> list[tuple[str, ...]]:
 
 
 def table(plan: list[StagePlan], times: Estimates) -> str:
-    """The plan in columns."""
+    """The plan as a table."""
     return columns(HEADER, rows(plan, times), right=range(1, len(HEADER)))
 
 
 def summary(plan: list[StagePlan], machine: Machine, times: Estimates) -> list[str]:
-    """What the machine has, the largest stage beside it, and the time of all stages."""
+    """Lines that compare the largest stage with the machine, and give the total disk and time of all stages."""
     largest = max(plan, key=lambda stage: stage.peak(machine))
     disk = sum(stage.kept for stage in plan) + max(stage.scratch for stage in plan)
     kind = "memory" if machine.device_memory is None else "accelerator memory"
     lines = [
-        f"{kind:12} {size(largest.peak(machine))} at most ({largest.role}), this machine has "
+        f"{kind:12} {size(largest.peak(machine))} at most ({largest.role}); this machine has "
         f"{size(machine.for_models)}",
         f"{'disk':12} {size(disk)} for all, {size(machine.disk)} free"]
     sharing = [stage for stage in plan if stage.processes * stage.nodes > 1]
@@ -46,17 +46,17 @@ def summary(plan: list[StagePlan], machine: Machine, times: Estimates) -> list[s
         number, nodes = sharing[0].processes, sharing[0].nodes
         of_all = f"{number} on each of {nodes} machines" if nodes > 1 else str(number)
         share = "each has its own accelerator" if machine.device_memory else "they share the memory"
-        lines.append(f"{'processes':12} {of_all} in {', '.join(stage.role for stage in sharing)}: the table has the memory of "
-                     f"one, {share}")
+        lines.append(f"{'processes':12} {of_all} in {', '.join(stage.role for stage in sharing)}: the table shows the memory "
+                     f"of one; {share}")
     of_stages = [times.get(stage.role) for stage in plan]
     if (known := together(of_stages)) is not None:
-        more = ", and the stages with ?" if None in of_stages else ""
+        more = ", plus the stages with ?" if None in of_stages else ""
         lines.append(f"{'time':12} {between(known)} for all, one after the other{more}")
     return lines
 
 
 def between(time: Estimate) -> str:
-    """The range, with its unit once where both ends have the same."""
+    """Format the range, with the unit only once if both ends have the same."""
     low, high = duration(time.low), duration(time.high)
     if low == high:
         return high

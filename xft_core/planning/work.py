@@ -1,11 +1,11 @@
-"""Tokens and floating-point work of trainings: what models are compared at, and how long a training of equal work is.
+"""Tokens and floating-point work of trainings, used to compare models and to find the length of a training of equal work.
 
-    training   3 forward passes for each token: the forward pass itself, gradients of activations and of weights
-    mixing     2 forward passes (activations' gradients need no weights'), and the gradients of the FFNs' weights; towards the
-               Mixture-of-Experts (objective distill) a forward pass of that too
+    training   3 forward passes per token: the forward pass itself, gradients of activations, gradients of weights
+    mixing     2 forward passes (gradients of activations do not need those of weights), and the gradients of the FFNs'
+               weights; with objective distill, also a forward pass of the Mixture-of-Experts
 
-What gradient checkpointing computes again is not counted, nor padding, nor what is done once a step (the optimizer, summing
-experts): equal settings have equal shares of it.
+Recomputation by gradient checkpointing, padding and work done once per step (the optimizer, summing experts) are not
+counted: equal settings have equal shares of them.
 """
 
 import math
@@ -20,20 +20,20 @@ def training_flops(shape: Shape, upcycle: UpcycleConfig | None, length: float) -
 
 
 def mixing_flops(shape: Shape, length: float, teacher: UpcycleConfig | None = None) -> float:
-    """The same of learning mixing coefficients, which takes a step of the merged dense model; with a ``teacher`` its forward
-    pass comes on top."""
+    """As ``training_flops``, for learning mixing coefficients, which takes a step of the merged dense model. A ``teacher``
+    adds its forward pass."""
     of_teacher = shape.forward_flops(length, teacher) if teacher else 0.0
     return 2 * shape.forward_flops(length) + 2 * shape.num_layers * shape.ffn + of_teacher
 
 
 def mixing_passes(cross_validation: bool) -> float:
-    """How often the rows of a mixing are gone through for each of its epochs: with cross-validation, four strengths learn on
-    two of three folds each, three times, before learning itself."""
+    """Number of passes over the rows for each epoch of mixing. With cross-validation, each of four penalties first learns on
+    two of three folds, three times."""
     return 1.0 + (4 * 3 * 2 / 3 if cross_validation else 0.0)
 
 
 def router_start_rows(train_rows: int) -> int:
-    """Rows that a router starts from (stages/router_start.py): a hundredth, at least 256 if there are so many."""
+    """Rows that initialize a router (stages/router_start.py): a hundredth of all, and at least 256 if there are that many."""
     return min(train_rows, max(256, train_rows // 100))
 
 
@@ -47,11 +47,11 @@ def matched_steps(work: WorkToMatch, shape: Shape, sequences: float, batch_size:
     """Optimizer steps of a dense training that takes as many tokens, or as much floating-point work, as ``work``; at least 1.
 
     Args:
-        work: what is to be matched.
+        work: the work to match.
         shape: the dense model's sizes.
-        sequences: those of an epoch, the same for all.
-        batch_size: sequences of an optimizer step, the same for the Mixture-of-Experts.
-        length: tokens of a sequence on average.
+        sequences: sequences per epoch, the same for all.
+        batch_size: sequences per optimizer step, the same for the Mixture-of-Experts.
+        length: average tokens per sequence.
     """
     tuned = steps_of(sequences, batch_size, work.epochs, work.max_steps) * batch_size if work.epochs else 0.0
     dense = sequences * work.dense_epochs

@@ -1,4 +1,4 @@
-"""A recipe as a file for people: its fields with the values given, each below what it means and why it has that value."""
+"""Write a recipe as a commented file: above each field, its meaning and the reason for its value."""
 
 import json
 import textwrap
@@ -14,9 +14,9 @@ WIDTH = 110
 
 
 def commented(values: Mapping[str, Any], reasons: Mapping[str, str], heading: str, all_fields: bool = False) -> str:
-    """A recipe file with these ``values`` (by ``section.field``) and, with ``all_fields``, every other field in a comment.
+    """Return a recipe file with these ``values`` (by ``section.field``); ``all_fields`` adds every other field as a comment.
 
-    ``reasons`` say, for some of the fields, why they have their values.
+    ``reasons`` explains the values of some of the fields.
     """
     lines = [*_comment(heading, ""), ""]
     for name, field in Recipe.model_fields.items():
@@ -53,5 +53,5 @@ def _comment(text: str, indent: str) -> list[str]:
 
 
 def _yaml(value: Any) -> str:
-    """A value in one line. JSON is YAML, and reads back as what it was."""
+    """Format a value on one line as JSON, which is also YAML and reads back as the same value."""
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Steps that tune dense models: the baseline with its rivals, and what experts may start from instead of the base model."""
+"""Steps that tune dense models: the baseline with its rivals, and the models that experts can start from."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,9 @@ from xft_core.recipe.step import BASE, CLUSTERED, PREPARED, SFT_MODEL, SNAPSHOTS
 
 
 def baseline_steps(recipe: Recipe) -> Iterator[Step]:
-    """The dense baseline (``sft``) and its rivals: for each budget of ``baseline.match`` a training, its average, a soup of
-    several trainings, and each of these a part of the way back to the base model. None where there is no baseline."""
+    """The dense baseline (``sft``) and its rivals. For each budget in ``baseline.match``: a training, its average, a soup of
+    several trainings, and versions of each of these part of the way back to the base model. No steps if there is no
+    baseline."""
     baseline = recipe.baseline
     for match in baseline.match if baseline.enabled else []:
         name, role = (SFT_MODEL, TUNED[SFT_MODEL]) if match == baseline.match[0] else (f"sft_{match}", f"sft_{match}")
@@ -37,7 +38,7 @@ def baseline_steps(recipe: Recipe) -> Iterator[Step]:
 
 
 def work_to_match(recipe: Recipe, match: Match, runs: int = 1) -> WorkToMatch | None:
-    """What each of ``runs`` dense trainings is given together; None where epochs say it."""
+    """The work that ``runs`` dense trainings share; None if epochs determine it."""
     if match == "epochs":
         return None
     upcycle, merge, sft = recipe.upcycle, recipe.merge, recipe.moe_sft
@@ -49,9 +50,9 @@ def work_to_match(recipe: Recipe, match: Match, runs: int = 1) -> WorkToMatch | 
 
 
 def _most_steps_of_mixing(recipe: Recipe) -> int | None:
-    """Most optimizer steps of learning coefficients; on reserved rows no more than those make if each has a sequence."""
+    """Maximum optimizer steps of learning coefficients; on reserved rows, at most as many as with one sequence per row."""
     merge = recipe.merge
-    if merge.rows == "held_in" or recipe.data.reserved_path is not None:  # how many rows a file has is not known here
+    if merge.rows == "held_in" or recipe.data.reserved_path is not None:  # a file's number of rows is not known here
         return merge.max_steps
     on_reserved = math.ceil(recipe.data.reserved_rows * max(1, len(recipe.data.sources)) * merge.epochs / merge.batch_size)
     return min(on_reserved, merge.max_steps or on_reserved)
@@ -59,14 +60,14 @@ def _most_steps_of_mixing(recipe: Recipe) -> int | None:
 
 @dataclass(frozen=True)
 class Start:
-    """What upcycling starts from: the steps that make it, and the fields of the upcycle stage that say so."""
+    """The start of upcycling: the steps that make its models, and the fields of the upcycle stage that refer to them."""
 
     steps: list[Step] = field(default_factory=list)
     given: dict[str, Any] = field(default_factory=lambda: {"model": BASE})
 
 
 def start_steps(recipe: Recipe) -> Start:
-    """The base model; or dense models, tuned for a share of the epochs, whose FFNs the experts are."""
+    """The base model as start, or dense models tuned for a share of the epochs, whose FFNs become the experts."""
     upcycle = recipe.upcycle
     number = upcycle.num_routed
     dense = BaselineConfig().applied_to(recipe.sft)
@@ -91,14 +92,14 @@ def start_steps(recipe: Recipe) -> Start:
 
 
 def _router_start(recipe: Recipe, **rows: Any) -> dict[str, Any]:
-    """The fields of the upcycle stage that say what the router starts from."""
+    """The fields of the upcycle stage that set the router's initial weights."""
     if recipe.upcycle.router_start == "random":
         return {}
     return {"data": Made(PREPARED), "precision": recipe.sft.precision, **rows}
 
 
 def _rows_of_branch(recipe: Recipe, branch: int, branches: int) -> dict[str, Any]:
-    """The fields of the sft stage that choose the rows of a branch (from 1)."""
+    """The fields of the sft stage that choose the rows of a branch (numbered from 1)."""
     if recipe.upcycle.branches_by == "random":
         return {"part": [branch, branches]}
     if recipe.upcycle.branches_by == "clusters":
@@ -114,7 +115,8 @@ def _training(recipe: Recipe, role: str, sft: SftConfig, seed: int, model: str |
 
 
 def weighted(recipe: Recipe, name: str, weights: Mapping[str, float], places: Mapping[str, Made] | None = None) -> Step:
-    """The weighted mean of whole models. ``places``: where they are; without, what the steps of these roles make."""
+    """The step that averages complete models. ``places``: where they are; by default, the outputs of the steps with these
+    roles."""
     return Step(name, "average_models", {
         "models": dict(places or {role: Made(role) for role in weights}), "weights": dict(weights),
         "data": Made(PREPARED), "precision": recipe.sft.precision}, name)

@@ -1,4 +1,4 @@
-"""The fields of a configuration as text for a terminal, those of its sections among them."""
+"""Format the fields of a configuration, including those of its sections, for a terminal."""
 
 import json
 import textwrap
@@ -13,7 +13,7 @@ WIDTH = 110
 
 
 def field_help(model: type[BaseModel], prefix: str = "") -> str:
-    """One paragraph for each field, by the name that an override gives it (``section.field``), with its default."""
+    """Return one paragraph per field, with its override name (``section.field``), help text and default."""
     return "\n".join(_paragraphs(model, prefix))
 
 

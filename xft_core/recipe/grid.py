@@ -1,4 +1,4 @@
-"""The variants of a comparison: a recipe, and a grid of fields with the values that each takes in turn.
+"""The variants of a comparison: a recipe and a grid of fields, each with a list of values.
 
     upcycle.num_experts=[2,4,8]                                              one field
     upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3],[8,3]]      fields that change together
@@ -22,19 +22,19 @@ from xft_core.recipe.sections import Recipe, SourceConfig
 
 MOST_VARIANTS = 500
 LONGEST_VALUE = 40
-# Names of common fields in the names of runs; any other field goes by its last part.
+# Short names of common fields in run names; any other field is shown by its last part.
 SHORT_NAMES = {
     "upcycle.num_experts": "experts", "upcycle.num_experts_per_tok": "active", "upcycle.normalization": "norm",
     "upcycle.shared_expert": "shared", "merge.method": "merge", "merge.shared_expert_weight": "lambda"}
 SEED = "seed"
 _OF_SOURCE = re.compile(r"data\.sources\.[0-9]{1,4}\.(\w+)")  # a field of one source of a mixture
-# Runs of one comparison belong to one experiment.
+# All runs of a comparison belong to one experiment.
 FIXED = "experiment"
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Fields that change together, and their values: one row of ``values`` for each step, as long as ``fields``."""
+    """Fields that change together. ``values`` has one tuple for each step, with one value for each of ``fields``."""
 
     fields: tuple[str, ...]
     values: tuple[tuple[Any, ...], ...]
@@ -42,8 +42,8 @@ class Axis:
 
 @dataclass(frozen=True)
 class Variant:
-    """One recipe of a comparison. ``name`` says what varies (``experts=4 norm=none seed=1``); ``group`` is the name
-    without the seed. ``settings``: the varying fields with this variant's values, as the recipe has them."""
+    """One recipe of a comparison. ``name`` lists the varying fields (``experts=4 norm=none seed=1``); ``group`` is the name
+    without the seed; ``settings`` has the varying fields with their values in this variant's recipe."""
 
     name: str
     group: str
@@ -52,7 +52,7 @@ class Variant:
 
 
 def parse_grid(grid: Iterable[str]) -> list[Axis]:
-    """The axes of ``section.field=[value, ...]`` entries. Raises RecipeError, naming the invalid entry."""
+    """Parse the axes from ``section.field=[value, ...]`` entries. Raises RecipeError, which names the invalid entry."""
     axes: list[Axis] = []
     for entry in grid:
         axis = _axis(entry)
@@ -66,9 +66,9 @@ def parse_grid(grid: Iterable[str]) -> list[Axis]:
 
 
 def expand(recipe: Recipe, grid: Iterable[str]) -> list[Variant]:
-    """Every combination of the grid's values on ``recipe``, the first entry varying slowest.
+    """Apply every combination of the grid's values to ``recipe``; the first entry varies slowest.
 
-    Raises RecipeError for an invalid grid, a combination that is not a valid recipe, or two that are the same.
+    Raises RecipeError for an invalid grid, a combination that is not a valid recipe, or two equal combinations.
     """
     axes = parse_grid(grid)
     count = math.prod(len(axis.values) for axis in axes)
@@ -93,7 +93,7 @@ def expand(recipe: Recipe, grid: Iterable[str]) -> list[Variant]:
 
 
 def field_labels(grid: Iterable[str]) -> dict[str, str]:
-    """The short name of every varying field, as it stands in the variants' names."""
+    """The short name of every varying field, as used in the variants' names."""
     return _labels([field for axis in parse_grid(grid) for field in axis.fields])
 
 
@@ -125,7 +125,7 @@ def _axis(entry: str) -> Axis:
 def _check_known(field: str) -> None:
     known = list(flatten(Recipe()))
     if field == FIXED:
-        raise RecipeError("Grid: experiment cannot vary, a comparison is one experiment. Set it for the whole comparison.")
+        raise RecipeError("Grid: experiment cannot vary, because a comparison is one experiment. Set it for the comparison.")
     in_source = _OF_SOURCE.fullmatch(field)
     if field in known or (in_source and in_source[1] in SourceConfig.model_fields):
         return
@@ -133,9 +133,9 @@ def _check_known(field: str) -> None:
     if inside:
         raise RecipeError(f"Grid: {field} is a section. Give one of its fields, for example {inside[0]}.")
     near = difflib.get_close_matches(field, known, n=1, cutoff=0.4)
-    # Who leaves the section out means a field of that very name.
+    # A name without a section means the field with exactly that name.
     near = [name for name in known if name.rpartition(".")[2] == field][:1] or near
-    hint = f"did you mean {near[0]!r}?" if near else "see xft_core/recipe/sections/ for those of a recipe."
+    hint = f"did you mean {near[0]!r}?" if near else "see xft_core/recipe/sections/ for all fields of a recipe."
     raise RecipeError(f"Grid: {field}: there is no such field; {hint}")
 
 
@@ -146,7 +146,7 @@ def _labels(fields: list[str]) -> dict[str, str]:
 
 
 def _texts(field: str, axis: Axis) -> list[str]:
-    """A text for the field's value in each step: the shortest kind of text that tells different values apart."""
+    """A text for the field's value in each step, in the shortest format that distinguishes different values."""
     values = [step[axis.fields.index(field)] for step in axis.values]
     different = len(set(map(_exact, values)))
     kinds = ([write(value).replace(" ", "_") for value in values] for write in (_short, _shown, _exact))
@@ -182,7 +182,7 @@ def _with(recipe: Recipe, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _value(recipe: Recipe, field: str) -> Any:
-    """A field's value as the recipe has it."""
+    """The value of a field in the recipe."""
     value: Any = recipe
     for name in field.split("."):
         value = value[int(name)] if isinstance(value, list) else getattr(value, name)

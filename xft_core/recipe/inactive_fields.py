@@ -1,5 +1,5 @@
-"""Fields that change nothing, and why: what the code does not look at (which stage keys leave out), and what the equations
-say besides. Other modules ask here."""
+"""Fields that change nothing, and why: fields that the code does not read (stage keys leave them out), and fields that cancel
+in the equations. This module is the single source for this information."""
 
 from xft_core.recipe.sections import (
     PROCESS_FIELDS,
@@ -22,17 +22,17 @@ _LEARNED_ONLY = (*_STEPS, "granularity", "generator", "generator_from", "keep_fe
 
 
 def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
-    """Fields of the section that no code looks at, each with the reason as the end of a sentence."""
+    """Fields of the section that no code reads, each with the reason as the end of a sentence."""
     found: dict[str, str] = {}
     if not upcycle.shared_expert:
-        found |= {"normalization": "without a shared expert the weights are a softmax, whatever it says"}
+        found |= {"normalization": "without a shared expert, the weights are always a softmax"}
         found |= dict.fromkeys(("shared_gate", "shared_gate_start", "routing_temperature"), "there is no shared expert")
     if upcycle.is_stock:
-        found["store_experts"] = "an architecture that other programs have stores every expert"
+        found["store_experts"] = "an architecture that other programs support stores every expert"
     if upcycle.shared_gate == "probability" and upcycle.normalization != "granite":
-        found["shared_gate_start"] = "shared_gate probability has no start of its own"
+        found["shared_gate_start"] = "shared_gate probability has no start value"
     if upcycle.routing == "top_k":
-        found["target_active"] = "routing top_k has the same number of experts for every token"
+        found["target_active"] = "routing top_k uses the same number of experts for every token"
     if upcycle.router in ASSIGNED:
         found["router_noise"] = f"the router {upcycle.router} has no logits"
     if upcycle.mode == "routed":
@@ -44,21 +44,21 @@ def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
     if upcycle.experts_from != "branches":
         found["branches_by"] = "there are no branches"
     if upcycle.expert_rank is None:
-        found["expert_alpha"] = "without upcycle.expert_rank experts have weights of their own"
+        found["expert_alpha"] = "without upcycle.expert_rank, experts have their own weights"
     else:
-        found["store_experts"] = "low-rank experts are stored as what each adds to the weights that they share"
+        found["store_experts"] = "low-rank experts are stored as shared weights and a change per expert"
     if upcycle.groups is None:
         found |= dict.fromkeys(("group_rank", "groups_per_tok"), "there are no groups")
     return found
 
 
 def unused_in_average(section: SftConfig | BaselineConfig) -> dict[str, str]:
-    """The same of the fields of a section that average weights over a training."""
-    return {} if section.average == "last_k" else {"average_count": "only the average last_k counts checkpoints"}
+    """As ``unused_in_upcycle``, for the fields of a section that average weights over a training."""
+    return {} if section.average == "last_k" else {"average_count": "only the average last_k uses a number of checkpoints"}
 
 
 def unused_in_sft(sft: SftConfig) -> dict[str, str]:
-    """The same of this section, whatever the model."""
+    """As ``unused_in_upcycle``, for the section sft, whatever the model."""
     found = unused_in_average(sft)
     if sft.adapter == "none":
         found |= dict.fromkeys(("adapter_rank", "adapter_alpha", "adapter_export"), "sft.adapter is none")
@@ -69,19 +69,20 @@ def unused_in_sft(sft: SftConfig) -> dict[str, str]:
 
 
 def _unused_in_choice(sft: SftConfig) -> dict[str, str]:
-    """The same of the fields that choose a step to merge; it is not the sft stage that looks at them."""
+    """As ``unused_in_upcycle``, for the fields that choose a step to merge. The sft stage does not read them."""
     return {"merge_checkpoints": "the last step is merged"} if sft.merge_at == "last" else {}
 
 
 def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
-    """The same of this section. lambda counts in every method: uniform mixing is what each is compared with."""
+    """As ``unused_in_upcycle``, for the section merge. lambda counts in every method, because each is compared with uniform
+    mixing."""
     found = {}
     if not (merge.method in ("routing", *CLOSED_FORMS) or tests_headroom(merge) or needs_features(merge)):
         found["calibration_rows"] = f"method {merge.method} averages over no rows"
     if not learns(merge):
         found |= dict.fromkeys(_LEARNED_ONLY, f"method {merge.method} learns nothing")
         if merge.method not in ("routing", *CLOSED_FORMS) and (merge.search, merge.ensemble) == ("none", "none"):
-            found["rows"] = f"method {merge.method} looks at no rows"
+            found["rows"] = f"method {merge.method} uses no rows"
     elif merge.generator_from is not None:
         found |= dict.fromkeys((*_STEPS, "headroom"), "the coefficients are predicted")
     elif merge.cross_validation:
@@ -93,39 +94,39 @@ def unused_in_merge(merge: MergeConfig) -> dict[str, str]:
     if not scales_delta(merge):
         found["delta_scale_scope"] = "merge.delta_scale is 1"
     if merge.method not in ON_DELTAS:
-        found["scale"] = f"method {merge.method} has no base model"
+        found["scale"] = f"method {merge.method} uses no base model"
     if merge.method not in ("ties", "dare", "della"):
         found["density"] = f"method {merge.method} keeps all elements"
     if merge.method != "della":
-        found["density_spread"] = f"method {merge.method} has no such probabilities"
+        found["density_spread"] = f"method {merge.method} does not draw which elements to keep by size"
     if merge.search == "none":
         found |= dict.fromkeys(_SEARCH_ONLY, "nothing is searched")
     if merge.search == "golden":
-        found["search_layers_per_group"] = "golden section has one number for all layers"
+        found["search_layers_per_group"] = "golden-section search uses one number for all layers"
     if merge.ensemble == "none":
         found["ensemble_rows"] = "there is no ensemble"
     if merge.ensemble != "learned":
         found["ensemble_steps"] = "no shares of an ensemble are learned"
-    return found | {"export_adapter": "it says what merge writes, not what the coefficients are"}
+    return found | {"export_adapter": "it affects what merge writes, not the coefficients"}
 
 
 def unused_in_generate(generate: GenerateConfig) -> dict[str, str]:
-    """The same of this section."""
+    """As ``unused_in_upcycle``, for the section generate."""
     return {} if draws_samples(generate) else {"top_p": "greedy decoding draws no samples"}
 
 
 def learns(merge: MergeConfig) -> bool:
-    """Whether coefficients are learned: else neither a seed nor batches play a part."""
+    """Whether coefficients are learned. If not, neither the seed nor batches have an effect."""
     return merge.method == "learned"
 
 
 def tests_headroom(merge: MergeConfig) -> bool:
-    """Whether it is tested first whether there is anything to learn."""
+    """Whether the stage first tests if there is anything to learn."""
     return learns(merge) and merge.headroom and merge.generator_from is None
 
 
 def needs_features(merge: MergeConfig) -> bool:
-    """Whether features of the experts are taken."""
+    """Whether features of the experts are computed."""
     return learns(merge) and (merge.generator != "free" or merge.keep_features)
 
 
@@ -140,30 +141,30 @@ def scales_delta(merge: MergeConfig) -> bool:
 
 
 def needs_base(merge: MergeConfig) -> bool:
-    """Whether mixing needs the base model: where W_base has a share, and for operators on differences from it. (The headroom
-    test looks along gamma too where it is given one.)"""
+    """Whether mixing needs the base model: if W_base has a share, or for operators on differences from it. (If it is given a
+    base model, the headroom test also looks along gamma.)"""
     return scales_delta(merge) or merge.method in ON_DELTAS
 
 
 def uses_seed(merge: MergeConfig) -> bool:
-    """Whether anything in mixing is drawn: batches, dropped elements, or trials."""
+    """Whether mixing draws anything at random: batches, dropped elements or trials."""
     return learns(merge) or merge.method in ("dare", "della") or merge.search in ("tpe", "cmaes")
 
 
 def draws_samples(generate: GenerateConfig) -> bool:
-    """Whether answers are drawn: greedy ones are the same for every seed."""
+    """Whether answers are sampled; greedy ones are the same for every seed."""
     return generate.temperature > 0
 
 
 def measuring_precision(precision: Precision) -> Precision:
-    """What a precision means where nothing is trained: mixed precision then has the weights and arithmetic of fp32."""
+    """The equivalent precision where nothing is trained: mixed precision then means fp32 weights and arithmetic."""
     return "fp32" if precision == "bf16_mixed" else precision
 
 
 def plays_no_part(recipe: Recipe, field: str) -> str | None:
-    """Why ``field`` changes nothing of the merged model or its answers, as the end of a sentence; None when it does, or may.
+    """Why ``field`` does not affect the merged model or its answers, as the end of a sentence; None if it does, or may.
 
-    More than what no code looks at: where the equations cancel a field, results may differ by rounding.
+    Covers more than the fields that no code reads: where the equations cancel a field, results may differ by rounding.
     """
     upcycle, merge = recipe.upcycle, recipe.merge
     section, _, name = field.partition(".")
@@ -176,33 +177,33 @@ def plays_no_part(recipe: Recipe, field: str) -> str | None:
         return unused[name]
     if field == "upcycle.normalization" and not upcycle.is_stock:
         if upcycle.num_experts == 2:
-            return ("with two experts the only routed one has s = 1, so its weight is 1 and the shared expert's 0 for "
-                    "every token, whatever it says")
+            return ("with two experts, the only routed one always has s = 1, so its weight is 1 and the shared expert's is 0 "
+                    "for every token")
         if upcycle.num_experts_per_tok == 2:
-            return "with one routed expert per token its weight is max(s), whatever it says"
+            return "with one routed expert per token, its weight is always max(s)"
     if field == "upcycle.routing_temperature":
         if upcycle.num_experts_per_tok == 2:
-            return "with one routed expert per token its weight is m, whatever it says"
+            return "with one routed expert per token, its weight is always m"
         if upcycle.router in ASSIGNED:
             return f"all s are equal with the router {upcycle.router}"
     if field == "merge.shared_expert_weight" and (
             merge.method in ("routing", "ewa", "shared_only", "regmean", "model_stock") or not upcycle.shared_expert):
         return (f"method {merge.method} does not use it" if upcycle.shared_expert else "there is no shared expert")
     if field == "sft.expert_learning_rate_factor" and upcycle.expert_rank is None:
-        return "only low-rank experts have a learning rate of their own"
+        return "only low-rank experts have their own learning rate"
     if field == "merge.export_adapter":
-        return "it is one more file beside the merged model"
+        return "it only adds files to the merged model"
     if field == "data.reserved_rows" and recipe.data.reserved_path is not None:
         return "the rows of data.reserved_path are reserved"
     if section == "dpo" and name != "benchmark" and recipe.dpo.benchmark is None:
         return "dpo.benchmark is empty: there is no DPO"
     if field in [f"sft.{name}" for name in PROCESS_FIELDS]:
-        return "the result is that of one process but for rounding"
+        return "the result is that of one process, apart from rounding"
     return None
 
 
 def _unused_with(upcycle: UpcycleConfig) -> dict[str, str]:
-    """Fields of the section sft that change nothing with such a Mixture-of-Experts."""
+    """Fields of the section sft that change nothing with this Mixture-of-Experts."""
     found: dict[str, str] = {}
     if upcycle.router != "learned":
         found |= dict.fromkeys(("balance_loss_weight", "balance_loss_reduction", "balance_scope"),
@@ -210,12 +211,12 @@ def _unused_with(upcycle: UpcycleConfig) -> dict[str, str]:
     if upcycle.shared_gate != "token" or not upcycle.shared_expert:
         found["gate_budget_weight"] = "upcycle.shared_gate is not token"
     if upcycle.routing != "top_p" or upcycle.router != "learned":
-        found["router_entropy_weight"] = "upcycle.routing is not top_p with a router that learns"
+        found["router_entropy_weight"] = "upcycle.routing is not top_p with a learned router"
     return found
 
 
 def merges_an_untuned_expert(recipe: Recipe) -> bool:
-    """Whether the shared expert's weight is 0 for every token, so that it is not tuned, and merging uses it anyway."""
+    """Whether merging uses a shared expert that is not tuned, because its weight is 0 for every token."""
     upcycle = recipe.upcycle
     never_used = upcycle.shared_expert and upcycle.num_experts == 2 and not upcycle.is_stock
     return never_used and recipe.merge.method != "routing"

@@ -1,7 +1,7 @@
-"""Readable names for things that a person listed, no two the same: rows of tables, metrics, directories and files.
+"""Readable, unique labels for listed items: rows of tables, metrics, directories and files.
 
-A thing keeps its shortest label as long as nothing else has it, whatever else is listed. Things that share one get longer
-labels (more of their path), and things that are the same in all of it are numbered.
+An item keeps its shortest label as long as no other item has the same one, whatever else is listed. Items that share a label
+get longer ones (more of their path), and items that are identical in all of their path are numbered.
 """
 
 import re
@@ -12,23 +12,23 @@ from pathlib import PurePath
 
 from xft_core.files.digests import digest_of
 
-LONGEST_NAME = 120  # bytes; MLflow takes 250 for a metric, a file system 255 for a file, of which this is a part
+LONGEST_NAME = 120  # bytes; only part of a full name, for which MLflow allows 250 (metrics) and file systems 255
 DIGEST_LENGTH = 6
 
 
 def short_name(model: str) -> str:
-    """A model's path or Hub name as a name for runs and recipes: its last part, of letters, digits, dot, dash, underscore."""
+    """A run or recipe name from a model's path or Hub name: its last part, with letters, digits, dots, dashes, underscores."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", PurePath(model).name).strip("-._")[:80] or "model"
 
 
 def looks(label: str) -> str:
-    """What a person sees of a label: texts that differ only in how accents are encoded look the same."""
+    """Normalize a label so that texts that differ only in the encoding of accents are equal."""
     return unicodedata.normalize("NFC", label)
 
 
 def unique_labels(forms: Sequence[Sequence[str]], alike: Callable[[str], str] = looks) -> list[str]:
-    """One label for each thing. ``forms``: of each thing its labels, the shortest first; ``alike``: labels with the same
-    result count as the same."""
+    """Return one label per item. ``forms``: the possible labels of each item, shortest first; ``alike``: labels with the same
+    result count as equal."""
     lengths = [0] * len(forms)
     while True:
         labels = [of_one[length] for of_one, length in zip(forms, lengths, strict=True)]
@@ -42,24 +42,24 @@ def unique_labels(forms: Sequence[Sequence[str]], alike: Callable[[str], str] = 
 
 
 def path_forms(name: str) -> list[str]:
-    """Labels of a file, directory or Hub name: its last part, then more and more of what is above it."""
+    """Possible labels of a file, directory or Hub name: its last part, then successively more of its parents."""
     parts = [part for part in PurePath(name.removeprefix("demo:")).parts if part != "/"] or [name]
     return ["/".join(parts[start:]) for start in range(len(parts) - 1, -1, -1)]
 
 
 def path_labels(names: Sequence[str]) -> list[str]:
-    """Labels of files: ``h.jsonl``, or ``d2/h.jsonl`` and ``d3/h.jsonl`` where both are listed."""
+    """Labels of files: ``h.jsonl``, or ``d2/h.jsonl`` and ``d3/h.jsonl`` if both are listed."""
     return unique_labels([path_forms(name) for name in names])
 
 
 def flat(label: str) -> str:
-    """A label as part of a metric's or a file's name: small letters and digits of any script, and underscores."""
+    """A label as part of a metric or file name: lowercase letters and digits of any script, and underscores."""
     return re.sub(r"[\W_]+", "_", looks(label).casefold()).strip("_")
 
 
 def flat_names(labels: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
-    """``flat`` of each label, by label. One that is empty, too long, ``taken``, or that of another label too, ends in
-    digits of the label's digest: then it is the same whatever else is listed with it."""
+    """``flat`` of each label, by label. A name that is empty, too long, ``taken`` or shared with another label gets digits of
+    the label's digest as a suffix, so that it does not depend on the other labels."""
     names = {label: flat(label) for label in labels}
     shared = _shared(names.values()) | set(taken)
     return {
@@ -73,8 +73,8 @@ def _cut(name: str) -> str:
 
 
 def group_names(groups: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """What metrics call groups of problems, each a criterion (``library``) and a name: the name in small letters, with the
-    criterion before it where another criterion has a group of that name."""
+    """Metric names for groups of problems, each given as a criterion (``library``) and a name: the lowercase name, prefixed
+    with the criterion if another criterion has a group of the same name."""
     def written(label: str) -> str:
         return re.sub(r"[^\w.-]+", "_", looks(label))
 

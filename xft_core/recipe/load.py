@@ -1,4 +1,4 @@
-"""Reading recipes and stage configurations from YAML, with errors that name the field and the nearest known one."""
+"""Read recipes and stage configurations from YAML, with errors that name the field and its closest known match."""
 
 import difflib
 from pathlib import Path
@@ -15,12 +15,12 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """The recipe in a YAML file with ``section.field=value`` overrides applied. Raises RecipeError."""
+    """Load the recipe from a YAML file and apply ``section.field=value`` overrides. Raises RecipeError."""
     return parse(Recipe, read_yaml(path), overrides, where=str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file's mapping. Raises RecipeError when it is missing, not YAML or not a mapping."""
+    """Return the mapping in a YAML file. Raises RecipeError if the file is missing, not YAML or not a mapping."""
     try:
         if not path.is_file():
             raise FileNotFoundError
@@ -31,11 +31,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise RecipeError(f"The file {_short(str(path))} cannot be read: {error.strerror}.") from None
     except ValueError as error:
-        raise RecipeError(f"{_short(str(path))} is not YAML that can be used: {error}.") from None
+        raise RecipeError(f"{_short(str(path))} is not usable YAML: {error}.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise RecipeError(f"{str(path)!r} holds a {type(content).__name__} instead of fields with values.")
+        raise RecipeError(f"{str(path)!r} contains a {type(content).__name__} instead of fields with values.")
     return content
 
 
@@ -50,8 +50,8 @@ def parse(model: type[ModelT], values: dict[str, Any], overrides: list[str] | No
 
 
 def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
-    """``values`` with ``section.field=value`` items set; values are read as YAML (``null`` empties a field). An item of a list
-    is called by its place, from 0: ``data.sources.0.weight=2``."""
+    """Return ``values`` with ``section.field=value`` items set. Override values are read as YAML (``null`` empties a field).
+    List items are addressed by their index, starting at 0: ``data.sources.0.weight=2``."""
     result = dict(values)
     for item in overrides:
         name, separator, text = item.partition("=")
@@ -69,27 +69,27 @@ def apply_overrides(values: dict[str, Any], overrides: list[str]) -> dict[str, A
         try:
             place[_key(place, field, item)] = parse_yaml(text)
         except ValueError as error:
-            raise RecipeError(f"Override {_short(item)}: the value is not YAML that can be used: {error}.") from None
+            raise RecipeError(f"Override {_short(item)}: the value is not usable YAML: {error}.") from None
     return result
 
 
 def _key(place: dict[str, Any] | list[Any], name: str, item: str) -> Any:
-    """What ``name`` is called by in ``place``: in a list it is a place, from 0. Raises RecipeError where that has none such."""
+    """The key of ``name`` in ``place``; in a list, an index starting at 0. Raises RecipeError if the list has no such index."""
     if not isinstance(place, list):
         return name
     if not name.isdecimal() or int(name) >= len(place):
-        raise RecipeError(f"Override {_short(item)}: {name[:50]!r} is not a place in the list, which has {len(place)} "
-                          f"{'item' if len(place) == 1 else 'items'}, from 0.")
+        raise RecipeError(f"Override {_short(item)}: {name[:50]!r} is not an index of the list, which has {len(place)} "
+                          f"{'item' if len(place) == 1 else 'items'}. Indexes start at 0.")
     return int(name)
 
 
 def plain(values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` with sections as mappings, so that single fields in them can be overridden."""
+    """Return ``values`` with sections as mappings, so that overrides can set single fields."""
     return {name: value.model_dump() if isinstance(value, BaseModel) else value for name, value in values.items()}
 
 
 def flatten(model: BaseModel) -> dict[str, Any]:
-    """Every field as ``section.field`` (the names that overrides and MLflow parameters use)."""
+    """Return every field by its ``section.field`` name, which overrides and MLflow parameters use."""
     flat: dict[str, Any] = {}
     for name in type(model).model_fields:
         value = getattr(model, name)
@@ -131,7 +131,7 @@ def _fields_at(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:
-    """The configuration that a field of this type is, empty or not; None where it is a plain value."""
+    """The configuration class of a field of this type, optional or not; None for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in (Union, UnionType):

@@ -1,8 +1,8 @@
-"""What ``--recommended`` changes in a recipe: the settings that did best in our own studies (docs/study.md).
+"""The recipe changes of ``--recommended``: the settings that did best in our own studies (docs/study.md).
 
-The defaults of a recipe stay the paper's. These settings were chosen on a tiny model and one synthetic task, where the ensemble
-is 0.007 nats below the merged model alone and level with a soup of three SFTs at the same work. Plain SFT at the right distance
-from the base model comes within 0.001 nats of it at a third of the work, and is reported beside it.
+The defaults of a recipe remain the paper's. These settings were chosen on a tiny model and one synthetic task. There, the
+ensemble is 0.007 nats below the merged model alone, and on a par with a soup of three SFTs at the same work. Plain SFT at the
+right distance from the base model comes within 0.001 nats of the ensemble at a third of the work, and is also reported.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ SETTINGS = (
 
 
 def recommended(path: Path) -> list[str]:
-    """The overrides for the recipe in this file, to be applied before those that a person gives. Rows are reserved only where
-    the recipe reserves none. Raises RecipeError."""
+    """The overrides for the recipe in this file, to be applied before the user's own. Rows are reserved only if the recipe
+    reserves none. Raises RecipeError."""
     return [*([] if _reserves(read_yaml(path)) else [RESERVE]), *SETTINGS]
 
 

@@ -1,16 +1,16 @@
-"""The pipeline as data: what it knows of each stage, and the steps that a recipe makes of them, in the order of the work.
+"""The pipeline as data: facts about each stage, and the steps that a recipe builds from the stages, in execution order.
 
     prepare ─┬─ sft (dense baseline) ─ its rivals ──┐
     upcycle ─┴─ sft (MoE) ─ mix ─ merge ────────────┴─ generate ─ evaluate, nll, lm_eval: base, sft, moe, merged ─ report
 
-Rivals are what else the baseline's work could buy: averages of its weights, soups of several trainings, steps back towards
-the base model, trainings of equal work. With them, and with ``evaluate.compare_rows``, every model's rows are measured
-(row_losses). Of a mixture of sources each is prepared by itself, and mix_data makes the prepared rows of them. With
+Rivals are other uses of the baseline's work: averages of its weights, soups of several trainings, steps back towards the base
+model, and trainings of equal work. With rivals, or with ``evaluate.compare_rows``, the losses of all rows are measured for
+every model (row_losses). Each source of a mixture is prepared separately, and mix_data combines the prepared rows. With
 ``upcycle.experts_from``, dense trainings come before upcycling.
 
-A stage is a kind of work (``sft``); a step is one piece of it in a run (``sft_moe``, ``sft_baseline``). Submitting, planning,
-preflight, the report and what MLflow shows all go through these steps. To add a stage: write ``xft_core/stages/NAME.py`` with
-its StageConfig and its ``run``, and add its facts and its step here.
+A stage is a kind of work (``sft``); a step is one instance of it in a run (``sft_moe``, ``sft_baseline``). Submission,
+planning, preflight, the report and the files shown in MLflow all use these steps. To add a stage, write
+``xft_core/stages/NAME.py`` with its StageConfig and its ``run``, then add its facts and its step here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -90,13 +90,13 @@ LARGER_MACHINE = "use a larger machine or a smaller model"
 
 @dataclass(frozen=True)
 class StageFacts:
-    """What the pipeline knows of a stage beside its configuration.
+    """Facts about a stage besides its configuration.
 
-    ``heavy``: it takes one of the machine's compute slots. ``needs_less``: what to change when memory is short.
-    ``planned``: how ``xft plan`` estimates it (a name in planning/plan.py), None to leave it out. ``shown``: directory of its
-    artifact in the run's MLflow files, from ``{role}`` and ``{of}`` (the role without its first word); None for nothing;
-    ``suffixes``: of the files shown, None for all. ``own_section``: the report tells of it in sections of its own; the
-    numbers of any other stage are in a table."""
+    ``heavy``: the stage takes one of the machine's compute slots. ``needs_less``: what to change when memory is short.
+    ``planned``: how ``xft plan`` estimates the stage (a name in planning/plan.py), None to leave it out. ``shown``: directory
+    of its artifact in the run's MLflow files, built from ``{role}`` and ``{of}`` (the role without its first word); None to
+    show nothing. ``suffixes``: suffixes of the files shown, None for all. ``own_section``: the report has separate sections
+    for the stage; other stages have their numbers in a table."""
 
     heavy: bool = True
     needs_less: str = LARGER_MACHINE
@@ -106,7 +106,7 @@ class StageFacts:
     own_section: bool = True
 
 
-# In the order of the work. Grading is heavy: its time limits mean nothing on cores that train a model.
+# In execution order. Grading is heavy, because its time limits are meaningless on cores that also train a model.
 FACTS: dict[str, StageFacts] = {
     "prepare": StageFacts(heavy=False, shown="data", suffixes=("decontamination.json", "refused.json")),
     "mix_data": StageFacts(heavy=False, shown="data", suffixes=("decontamination.json", "mixture.json", "refused.json")),
@@ -140,7 +140,7 @@ FACTS: dict[str, StageFacts] = {
 
 
 def pipeline_steps(recipe: Recipe) -> list[Step]:
-    """The steps of a pipeline run, each after those that it needs."""
+    """The steps of a pipeline run, each after the steps that it needs."""
     making = _all_making(recipe)
     steps = [*making]
     for model, place in _places(making).items():
@@ -157,37 +157,37 @@ def evaluation_steps(recipe: Recipe) -> list[Step]:
 
 
 def compare_step(recipe: Recipe, grid: list[str], reports: Mapping[str, Any]) -> Step:
-    """The one step of a comparison beside its variants' own. ``reports``: directories by the variants' names."""
+    """The single step of a comparison besides those of its variants. ``reports``: report directories by variant name."""
     return Step("compare", "compare", {"recipe": recipe, "grid": grid, "reports": reports})
 
 
 def study_step(study: StudyConfig, recipe: Recipe, reports: Mapping[str, Any], failures: Mapping[str, str]) -> Step:
-    """The one step of a study beside its runs' own. ``reports``: directories by the runs' names."""
+    """The single step of a study besides those of its runs. ``reports``: report directories by run name."""
     return Step("study", "study", {"study": study, "recipe": recipe, "reports": reports, "failures": failures})
 
 
 def model_places(recipe: Recipe) -> dict[str, Made]:
-    """The models of a run as reports list them, each with what makes it: base, sft, its rivals, moe, merged."""
+    """The models of a run in report order (base, sft, its rivals, moe, merged), each with the place where it is made."""
     return _places(_all_making(recipe))
 
 
 def is_measured(recipe: Recipe, model: str) -> bool:
-    """Whether a model is measured by all that the recipe lists; of others only the held-out loss is."""
+    """Whether a model is measured on everything the recipe lists; for other models, only the held-out loss is measured."""
     return model in (*MODELS, ENSEMBLE, DPO, *exports(recipe)) or recipe.baseline.evaluate_rivals
 
 
 def rivals(recipe: Recipe) -> list[str]:
-    """Names of the models that are neither base, SFT, Mixture-of-Experts nor merged model."""
+    """Names of the models other than the base, SFT, MoE and merged models."""
     return [model for model in model_places(recipe) if model not in MODELS]
 
 
 def exports(recipe: Recipe) -> dict[str, str]:
-    """Names of the models that are other forms of the merged one, each with its quantization."""
+    """Names of the models that are exports of the merged model, each with its quantization."""
     return {f"{EXPORTED}{quantization}": quantization for quantization in recipe.export.gguf}
 
 
 def rows_are_compared(recipe: Recipe) -> bool:
-    """Whether every model's loss on every row is measured."""
+    """Whether the loss on every row is measured for every model."""
     return recipe.evaluate.compare_rows or recipe.has_rivals or bool(recipe.data.sources)
 
 
@@ -229,7 +229,7 @@ def _making(recipe: Recipe) -> Iterator[Step]:
     looked_at: dict[str, Any] = {"base": BASE} if needs_base(merge) or tests_headroom(merge) else {}
     yield Step(MIXED, "mix", shared | looked_at | {
         "model": moe, "merge": merge, "num_processes": recipe.sft.num_processes, "num_nodes": recipe.sft.num_nodes})
-    yield Step(MERGED, "merge", base | {  # with the data, to measure the merged model's held-out loss
+    yield Step(MERGED, "merge", base | {  # data: to measure the merged model's held-out loss
         "model": moe, "coefficients": Made(MIXED), "data": data, "precision": precision,
         "export_adapter": merge.export_adapter}, MERGED_MODEL)
     for part in merge.wise:
@@ -238,7 +238,7 @@ def _making(recipe: Recipe) -> Iterator[Step]:
 
 
 def _preparing(recipe: Recipe) -> Iterator[Step]:
-    """The step ``prepare``, whose rows everything else takes: of a mixture the one that mixes, after one for each source."""
+    """The step ``prepare``, which provides the rows for all other steps. For a mixture, one step per source comes before it."""
     data, benchmarks = recipe.data, recipe.evaluate.benchmarks
     if not data.sources:
         yield Step(PREPARED, "prepare", {"model": BASE, "data": data, "benchmarks": benchmarks})
@@ -255,7 +255,7 @@ def _preparing(recipe: Recipe) -> Iterator[Step]:
 
 
 def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
-    """One more model, of all dense ones."""
+    """One more model, built from all dense models."""
     merge = recipe.merge
     if merge.ensemble == "none":
         return
@@ -268,7 +268,7 @@ def _ensemble(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
 
 
 def _exporting(recipe: Recipe) -> Iterator[Step]:
-    """The merged model in other forms."""
+    """Exports of the merged model to other formats."""
     for model, quantization in exports(recipe).items():
         yield Step(f"export_{model}", "export", {
             "model": Made(MERGED), "form": "gguf", "quantization": quantization, "template": recipe.data.template,
@@ -276,7 +276,7 @@ def _exporting(recipe: Recipe) -> Iterator[Step]:
 
 
 def _preferring(recipe: Recipe) -> Iterator[Step]:
-    """One more model: the merged one, tuned on preferences among its own answers to a benchmark of its own."""
+    """One more model: the merged model, tuned on preferences among its own answers to a separate benchmark."""
     dpo, merged = recipe.dpo, Made(MERGED)
     if dpo.benchmark is None:
         return
@@ -290,7 +290,7 @@ def _preferring(recipe: Recipe) -> Iterator[Step]:
 
 
 def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
-    """Every model's loss on every held-out row, and what its training took."""
+    """The loss of every model on every held-out row, and the work of its training."""
     if not rows_are_compared(recipe):
         return
     by_role = {step.role: step for step in making}
@@ -301,7 +301,7 @@ def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
 
     for model, place in _places(making).items():
         if model in exports(recipe):
-            continue  # their losses are the export stage's
+            continue  # the export stage measures their losses
         yield Step(measuring_role("row_losses", model), "row_losses", {
             "model": place, "data": Made(PREPARED), "precision": recipe.sft.precision,
             "trained_by": {} if place == BASE else trainings(place.role),
@@ -310,7 +310,7 @@ def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
 
 def _measuring(recipe: Recipe, made: Made, model: str, role_model: str | None) -> Iterator[Step]:
     seed, generate, evaluate = recipe.seed, recipe.generate, recipe.evaluate
-    style = generate.base_prompt_style if model == BASE_MODEL else recipe.prompt_style  # each in the form that it knows
+    style = generate.base_prompt_style if model == BASE_MODEL else recipe.prompt_style  # the style that each model knows
     for index, benchmark in enumerate(evaluate.benchmarks):
         answers = measuring_role("generate", role_model, index)
         yield Step(answers, "generate", {
@@ -330,7 +330,7 @@ def _measuring(recipe: Recipe, made: Made, model: str, role_model: str | None) -
 def role_of(recipe: Recipe, stage: str, model: str | None = None) -> str:
     """The role of the first step of ``stage`` in a pipeline run; with ``model``, of the first that makes or measures it.
 
-    Raises LookupError when the run has no such step.
+    Raises LookupError if the run has no such step.
     """
     for step in pipeline_steps(recipe):
         if step.stage == stage and model in (None, step.model):
@@ -339,12 +339,12 @@ def role_of(recipe: Recipe, stage: str, model: str | None = None) -> str:
 
 
 def without_number(role: str) -> str:
-    """``generate_merged`` of ``generate_merged_0``, which is on the first benchmark: a plan has one line for all."""
+    """Strip the benchmark number (``generate_merged_0`` becomes ``generate_merged``), as a plan has one line for all."""
     return role.rstrip("0123456789").rstrip("_")
 
 
 def steps_behind(recipe: Recipe) -> dict[str, int]:
-    """Of every step of a pipeline run, by role, how many others follow on the longest way to the run's end."""
+    """For every step of a pipeline run, by role, the number of steps after it on the longest path to the end of the run."""
     behind: dict[str, int] = {}
     for step in reversed(pipeline_steps(recipe)):
         behind.setdefault(step.role, 0)
@@ -354,8 +354,8 @@ def steps_behind(recipe: Recipe) -> dict[str, int]:
 
 
 def planned_roles(recipe: Recipe) -> dict[str, Step]:
-    """The steps that ``xft plan`` estimates, by role; of those on several benchmarks or data the first stands for all, by its
-    role without its number."""
+    """The steps that ``xft plan`` estimates, by role. For steps on several benchmarks or data sets, the first represents all
+    of them, under its role without the number."""
     found: dict[str, Step] = {}
     for step in pipeline_steps(recipe):
         if FACTS[step.stage].planned:
@@ -364,12 +364,12 @@ def planned_roles(recipe: Recipe) -> dict[str, Step]:
 
 
 def planned_role(recipe: Recipe, role: str) -> str | None:
-    """The one of ``planned_roles`` that a step of this role is planned as; None for a step that is not planned."""
+    """The role in ``planned_roles`` under which a step of this role is planned; None if it is not planned."""
     known = planned_roles(recipe)
     return next((name for name in (role, without_number(role)) if name in known), None)
 
 
 def what_to_change(stage: str) -> str:
-    """What makes ``stage`` need less memory, as a sentence for people."""
+    """A sentence for the user on how to reduce the memory needs of ``stage``."""
     changes = FACTS[stage].needs_less if stage in FACTS else LARGER_MACHINE
-    return f"To need less, {changes}; `xft plan RECIPE` says what each stage takes."
+    return f"To avoid this, {changes}. `xft plan RECIPE` shows what each stage needs."

@@ -1,8 +1,8 @@
 """A study: arms that are compared at several seeds, each with its own best settings, and the claims that are tested.
 
-An arm is a model of a pipeline run: the recipe that all arms share, changed by the arm's overrides. Every arm chooses among the
-same number of settings (``tuning``) by its loss on the reserved rows; what is reported is measured on the held-out rows, at all
-seeds. The file is written, and committed, before the runs.
+An arm is a model of a pipeline run: the run uses the recipe that all arms share, changed by the arm's overrides. Every arm
+chooses among the same number of settings (``tuning``) by its loss on the reserved rows. The reported results are measured on
+the held-out rows, at all seeds. The file is written and committed before the runs.
 """
 
 import itertools
@@ -20,19 +20,19 @@ from xft_core.recipe.sections import Recipe, RecipeName, Section, Seed
 from xft_core.recipe.step import MERGED_MODEL
 
 MOST_RUNS = 2_000
-MODEL = "model"  # in tuning: not a field of the recipe, but which of a run's models is the arm
+MODEL = "model"  # in tuning: not a recipe field, but the choice of the run's model that is the arm
 
 
 class Arm(Section):
     """One method of a study."""
 
-    about: str = Field("", description="What the arm is, in a few words for tables.")
+    about: str = Field("", description="Short description of the arm, for tables.")
     model: str = Field(MERGED_MODEL, description=(
-        "Which model of the run the arm is: base, sft, moe, merged, or a rival such as sft_soup."))
+        "The model of the run that the arm is: base, sft, moe, merged, or a rival such as sft_soup."))
     overrides: list[str] = Field([], description="Fields that differ from the shared recipe: section.field=value.")
     tuning: dict[str, list[Any]] = Field({}, description=(
-        "Fields with the values to choose from, instead of those of the study: section.field: [value, value]. The name model "
-        "stands for the arm's model: model: [sft, sft_wise_0_7]."))
+        "Fields with the values to choose from, instead of the study's: section.field: [value, value]. The name model refers "
+        "to the arm's model: model: [sft, sft_wise_0_7]."))
 
 
 class Rung(Section):
@@ -44,29 +44,31 @@ class Rung(Section):
 
 
 class StudyConfig(Section):
-    """A study, complete."""
+    """The complete description of a study."""
 
-    name: RecipeName = Field(description="Name of the study; its MLflow experiment and report are called by it.")
-    question: str = Field(description="What the study asks.")
+    name: RecipeName = Field(description="Name of the study, also used for its MLflow experiment and report.")
+    question: str = Field(description="The question that the study asks.")
     recipe: str = Field(description="Recipe file (YAML) that all arms share, relative to the study's file.")
     seeds: list[Seed] = Field([0, 1, 2, 3, 4], min_length=1, description="Seeds of the reported runs.")
     tuning: dict[str, list[Any]] = Field({}, description=(
-        "Fields with the values that each arm chooses from on reserved rows, all combinations: section.field: [value, value]."))
-    tuning_seeds: list[Seed] = Field([0], min_length=1, description="Seeds of the runs that choose.")
+        "Fields with the values that each arm chooses from on the reserved rows, in all combinations: section.field: [value, "
+        "value]."))
+    tuning_seeds: list[Seed] = Field([0], min_length=1, description="Seeds of the runs that choose settings.")
     arms: dict[str, Arm] = Field(min_length=1, description="The arms by name.")
     ladder: list[Rung] = Field([], description="Claims in the order of the ladder; p-values are corrected for their number.")
-    smallest_effect: float = Field(0.005, gt=0, description="Difference that counts, in nats per response token.")
+    smallest_effect: float = Field(0.005, gt=0, description="Smallest difference that counts, in nats per response token.")
     seed_deviation: float = Field(0.003, ge=0, description=(
-        "Expected standard deviation of a paired difference over seeds, for the power stated beforehand (nats per token)."))
+        "Expected standard deviation of a paired difference over seeds, for the power analysis before the runs (nats per "
+        "token)."))
     row_deviation: float = Field(0.07, ge=0, description=(
-        "Expected standard deviation of a row's paired difference per token, for the power stated beforehand."))
+        "Expected standard deviation of a row's paired difference per token, for the power analysis before the runs."))
 
     @model_validator(mode="after")
     def _names_fit(self) -> "StudyConfig":
         for rung in self.ladder:
             for arm in (rung.lower, rung.than):
                 if arm not in self.arms:
-                    raise ValueError(f"the ladder names the arm {arm!r}, which is none of {', '.join(self.arms)}")
+                    raise ValueError(f"the ladder names the arm {arm!r}, which is not one of {', '.join(self.arms)}")
         for name, values in [(name, values) for tuning in self._tunings() for name, values in tuning.items()]:
             if not values:
                 raise ValueError(f"tuning: {name} has no values")
@@ -80,19 +82,19 @@ class StudyConfig(Section):
         return [self.tuning, *(arm.tuning for arm in self.arms.values())]
 
     def choices(self, arm: str) -> list[dict[str, Any]]:
-        """The settings that an arm chooses from, in the order of the file; one empty setting where nothing is tuned."""
+        """The settings that an arm chooses from, in file order; a single empty setting if nothing is tuned."""
         tuning = self.arms[arm].tuning or self.tuning
         return [dict(zip(tuning, values, strict=True)) for values in itertools.product(*tuning.values())]
 
     def model_of(self, arm: str, choice: int) -> str:
-        """Which model of its run an arm is with its choice of this number."""
+        """The model of its run that an arm is, for the choice with this number."""
         return str(self.choices(arm)[choice].get(MODEL, self.arms[arm].model))
 
 
 @dataclass(frozen=True)
 class ArmRun:
-    """One training of an arm: ``choice`` is the number of its settings in ``StudyConfig.choices``; ``variant`` the name of
-    the pipeline run that it is in, which arms of the same recipe share."""
+    """One training of an arm. ``choice``: the index of its settings in ``StudyConfig.choices``; ``variant``: the name of its
+    pipeline run, which arms with the same recipe share."""
 
     arm: str
     choice: int
@@ -101,7 +103,7 @@ class ArmRun:
 
 
 def load_study(path: Path) -> tuple[StudyConfig, Recipe]:
-    """The study in a YAML file, and the recipe that its arms share, with the study's name as its experiment. Raises
+    """Load the study in a YAML file and the recipe that its arms share, with the study's name as its experiment. Raises
     RecipeError."""
     study = parse(StudyConfig, read_yaml(path), where=str(path))
     values = read_yaml(path.parent / study.recipe) | {"experiment": study.name}
@@ -109,14 +111,14 @@ def load_study(path: Path) -> tuple[StudyConfig, Recipe]:
 
 
 def tuning_runs(study: StudyConfig, recipe: Recipe) -> tuple[list[Variant], list[ArmRun]]:
-    """The runs that choose each arm's settings. An arm with one setting only needs none. Raises RecipeError."""
+    """The runs that choose each arm's settings. An arm with only one setting needs none. Raises RecipeError."""
     wanted = [(arm, choice, seed) for arm in study.arms if len(study.choices(arm)) > 1
               for choice in range(len(study.choices(arm))) for seed in study.tuning_seeds]
     return _runs(study, recipe, wanted)
 
 
 def reported_runs(study: StudyConfig, recipe: Recipe, chosen: Mapping[str, int]) -> tuple[list[Variant], list[ArmRun]]:
-    """The runs that are reported: every arm with its chosen settings at every seed. Raises RecipeError."""
+    """The reported runs: every arm with its chosen settings at every seed. Raises RecipeError."""
     wanted = [(arm, chosen.get(arm, 0), seed) for arm in study.arms for seed in study.seeds]
     return _runs(study, recipe, wanted)
 

@@ -1,1 +1,1 @@
-"""What the report stage is made of: evidence from artifacts, numbers, sentences, plots, model card."""
+"""The parts of the report stage: evidence from artifacts, numbers, sentences, plots and the model card."""

@@ -10,9 +10,9 @@ from xft_core.store.results.evaluate import EvaluationFile
 
 
 def diff(first: Path, second: Path, page: Path | None = None) -> str:
-    """Table, test and lists of problems as text; with ``page``, the problems side by side as HTML are written there.
+    """A table, a test and lists of problems as text. With ``page``, the problems are also written there side by side, as HTML.
 
-    Raises ArtifactError for what is not an evaluation, DataError for two of different benchmarks.
+    Raises ArtifactError for something other than an evaluation, DataError for evaluations of different benchmarks.
     """
     results = [read_results(path) for path in (first, second)]
     benchmarks = [content.benchmark for content in results]

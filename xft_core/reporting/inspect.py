@@ -1,6 +1,6 @@
-"""``python -m xft_core inspect DIRECTORY``: what a directory holds, from its manifest, config and safetensors headers.
+"""``python -m xft_core inspect DIRECTORY``: the content of a directory, from its manifest, config and safetensors headers.
 
-No weight is read, so this is quick for a model of any size; only verifying an artifact reads its files once.
+It reads no weights, so it is quick for a model of any size. Only verifying an artifact reads its files, once.
 """
 
 import math
@@ -17,7 +17,7 @@ from xft_core.store.manifest import MANIFEST, Manifest, read_manifest
 
 
 def describe(directory: Path) -> str:
-    """Plain text on a published artifact, a model directory, or both at once.
+    """A plain-text description of a published artifact, a model directory, or both at once.
 
     Raises ArtifactError for anything else, CheckpointError for a model directory that cannot be read.
     """
@@ -60,10 +60,10 @@ def _artifact_sections(directory: Path, manifest: Manifest) -> list[str]:
 def _model_lines(directory: Path) -> dict[str, str]:
     config = _read_json(directory / "config.json")
     dense = config.get("dense_config", config)
-    # Models with images beside text keep the language model's fields in a section of their own.
+    # Models that take images as well as text keep the language model's fields in their own section.
     text = dense.get("text_config", dense)
     if not all(isinstance(section, dict) for section in (dense, text, config.get("upcycle", {}))):
-        raise CheckpointError(f"config.json of {str(directory)!r} is not that of a model: a section of it has no fields.")
+        raise CheckpointError(f"config.json of {str(directory)!r} is not that of a model: one of its sections has no fields.")
     tensors = _tensors(directory)
     lines = {"family": str(dense.get("model_type", "unknown"))}
     if "upcycle" in config:
@@ -78,7 +78,7 @@ def _model_lines(directory: Path) -> dict[str, str]:
     has_head, has_embedding = (any(name.endswith(endings) for name in tensors) for endings in (HEADS, EMBEDDINGS))
     lines["tied embeddings"] = "yes" if text.get("tie_word_embeddings", not has_head) else "no"
     if lines["tied embeddings"] == "yes" and has_head and has_embedding:
-        lines["tied embeddings"] += " in config.json, with a head of its own stored: no, where it differs from the embedding"
+        lines["tied embeddings"] += " in config.json, but a head is stored separately: no, if it differs from the embedding"
     found = [name for name in VOCABULARY_FILES if (directory / name).is_file()]
     lines["tokenizer"] = ", ".join(found) or "none"
     return lines
@@ -90,7 +90,7 @@ def _expert_lines(upcycle: dict[str, Any]) -> dict[str, str]:
     if upcycle.get("groups"):
         active += f" in each of {upcycle.get('groups_per_tok', 1)} of {upcycle['groups']} groups"
     if upcycle.get("expert_rank"):
-        active += f", low-rank changes (rank {upcycle['expert_rank']}) of the weights that they share"
+        active += f", low-rank changes (rank {upcycle['expert_rank']}) of shared weights"
     lines = {
         "experts": f"{active}, {'one of them shared (always on)' if shared else 'none shared'}",
         "routing weights": str(upcycle.get("normalization")) if shared else "softmax over the top-k logits",
@@ -105,7 +105,7 @@ def _tensor_lines(tensors: dict[str, dict[str, Any]], stored_once: bool) -> dict
     parameters: dict[str, int] = {}
     for tensor in tensors.values():
         parameters[tensor["dtype"]] = parameters.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
-    # An expanded MoE has its routed experts stacked; a model tuned from one stored once does, too.
+    # An expanded MoE has its routed experts stacked; so does a model tuned from one stored once.
     once = stored_once and not any(".experts." in name for name in tensors)
     note = " stored; the experts are still equal and stored once" if once else ""
     return {
@@ -136,7 +136,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{str(path)!r} is not JSON: {error}.") from None
     if not isinstance(content, dict):
-        raise CheckpointError(f"{str(path)!r} holds a {type(content).__name__} instead of fields with values.")
+        raise CheckpointError(f"{str(path)!r} holds a {type(content).__name__} instead of an object with fields.")
     return content
 
 

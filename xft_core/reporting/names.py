@@ -1,4 +1,4 @@
-"""The names by which models and benchmarks are shown."""
+"""The display names of models and benchmarks."""
 
 import re
 
@@ -7,7 +7,7 @@ from xft_core.recipe.sections import BaselineConfig
 from xft_core.recipe.step import DPO
 
 BENCHMARK_TITLES = {"humaneval": "HumanEval", "mbpp": "MBPP", "ds1000": "DS-1000"}
-# The files that evalplus releases hold base and extended tests; their version is in the results.
+# The files that evalplus releases contain base and extended tests; their version is in the results.
 RELEASED = {"HumanEvalPlus-v": "HumanEval", "HumanEvalPlus-Mini-v": "HumanEval mini", "MbppPlus-v": "MBPP"}
 MULTIPL_E = re.compile(r"(?:.*/)?multipl-e/(?:humaneval-)?(\w+)(?:\.jsonl)?(?:\.gz)?")
 
@@ -17,7 +17,7 @@ def file_stem(name: str) -> str:
 
 
 def benchmark_title(name: str) -> str:
-    """What a person calls a benchmark of the recipe (a name, ``demo:`` or a path)."""
+    """The display title of a benchmark of the recipe (a name, ``demo:`` or a path)."""
     if name in BENCHMARK_TITLES:
         return BENCHMARK_TITLES[name]
     multipl_e = MULTIPL_E.fullmatch(name)
@@ -29,7 +29,7 @@ def benchmark_title(name: str) -> str:
 
 
 def dense_name(model: str, baseline: BaselineConfig) -> str:
-    """What a person calls a dense model of a run by its name there (see recipe/dense_steps.py): ``sft_soup_wise_0_7``."""
+    """The display name of a dense model, from its name in a run (``sft_soup_wise_0_7``, see recipe/dense_steps.py)."""
     if between := re.fullmatch(r"merged_wise_([\d_]+)", model):
         return f"merged, WiSE {between[1].replace('_', '.')}"
     found = re.fullmatch(r"sft(?:_(epochs|tokens|flops))?(_average|_soup)?(?:_wise_([\d_]+))?", model)

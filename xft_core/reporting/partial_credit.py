@@ -1,4 +1,4 @@
-"""What an evaluation counts beside pass and fail: how much of an answer is right, and measures of a benchmark's own."""
+"""What an evaluation counts besides pass and fail: how much of an answer is right, and a benchmark's own measures."""
 
 from dataclasses import dataclass
 
@@ -19,8 +19,9 @@ class Credit:
 
 
 def partial_credit(results: EvaluationFile) -> list[Credit]:
-    """``mean_score``, where a task measures it: the mean over problems, 0 for an answer without a score among others that have
-    one. Every measure: what is right in all answers, out of how many. Problems that could not be graded count for nothing."""
+    """The mean score and every measure of an evaluation. ``mean_score``, if a task measures it, is the mean over problems; an
+    answer without a score counts as 0 if others have one. A measure is the number of right items in all answers over their
+    total. Problems that could not be graded are not counted."""
     graded = [problem for problem in results.problems if any(sample.plus != NOT_GRADED for sample in problem.samples)]
     samples = [sample for problem in graded for sample in problem.samples]
     found = []

@@ -1,4 +1,4 @@
-"""What one evaluation found, problem by problem, and two of them side by side."""
+"""The results of one evaluation, problem by problem, and of two side by side."""
 
 import math
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from xft_core.store.results.evaluate import NOT_GRADED, EvaluationFile
 
 Counts = dict[str, tuple[int, int]]
 
-CLEAR, HINT = 0.05, 0.2  # p-values up to which a difference is called one, and called a hint
+CLEAR, HINT = 0.05, 0.2  # p-values up to which a difference counts as clear, and as a hint
 MCNEMAR, RANDOMISATION = "McNemar's exact test", "paired randomisation test"
 
 
 def counts(results: EvaluationFile, tests: str) -> Counts:
     """(samples that passed ``tests``, samples that were graded) of every problem of a results.json, by task_id. A
-    problem of which nothing could be graded is left out."""
+    problem without a graded sample is left out."""
     found = {}
     for problem in results.problems:
         verdicts = [verdict for sample in problem.samples if (verdict := sample.verdict(tests)) != NOT_GRADED]
@@ -37,7 +37,7 @@ class PassRate:
 
 
 def pass_rate(of_problems: Counts, k: int) -> PassRate | None:
-    """pass@k; None where a problem has fewer samples, or there is no problem."""
+    """pass@k; None if a problem has fewer samples than ``k``, or if there are no problems."""
     if not of_problems or min(graded for _, graded in of_problems.values()) < k:
         return None
     values = [pass_at_k(graded, passed, k) for passed, graded in of_problems.values()]
@@ -50,8 +50,8 @@ class Pair:
     """pass@1 of one evaluation minus that of another, over the problems that both answered.
 
     ``better_on`` and ``worse_on``: task ids that the first solves more often, and less often, than the second (with one
-    sample each: that only one of the two solves). ``both``, ``neither``: problems that every, that no sample of either
-    solves. ``p_value`` of ``test``, two-sided.
+    sample each: that only one of the two solves). ``both`` and ``neither``: number of problems that all samples of both solve,
+    and that no sample of either solves. ``p_value``: two-sided, of ``test``.
     """
 
     problems: int
@@ -66,7 +66,7 @@ class Pair:
 
 
 def pair(first: Counts, second: Counts) -> Pair | None:
-    """Two evaluations of one benchmark side by side; None where they share no problem."""
+    """Two evaluations of one benchmark side by side; None if they share no problem."""
     common = [task_id for task_id in first if task_id in second]
     if not common:
         return None
@@ -90,7 +90,7 @@ def rate_text(rate: PassRate, not_graded: int = 0) -> str:
 
 
 def not_graded_text(number: int) -> str:
-    """What stands beside a score that ``number`` answers have no part in."""
+    """The note after a score that does not count ``number`` answers."""
     return f" ({number} not graded)" if number else ""
 
 
@@ -100,7 +100,7 @@ def points_text(difference: float) -> str:
 
 
 def p_text(p_value: float) -> str:
-    """A p-value for people: two digits that say something."""
+    """A p-value for display, with two significant digits."""
     return f"{p_value:.2f}" if p_value >= 0.095 else "< 0.0001" if p_value < 0.0001 else f"{p_value:.2g}"
 
 
@@ -108,4 +108,4 @@ def certainty(p_value: float) -> str:
     """A p-value in words."""
     if p_value > HINT:
         return "no difference can be claimed"
-    return "a hint and no more" if p_value > CLEAR else "more than the choice of problems explains"
+    return "only a hint" if p_value > CLEAR else "more than the choice of problems explains"

@@ -1,5 +1,5 @@
-"""How sure a score is, and a difference between two. All of it is over the choice of problems: what another seed of
-training or sampling would change is not in here."""
+"""The uncertainty of a score and of a difference between two. It covers only the choice of problems, not the variation
+between seeds of training or sampling."""
 
 import math
 from collections.abc import Sequence
@@ -10,17 +10,17 @@ import numpy as np
 
 Z_95 = NormalDist().inv_cdf(0.975)
 
-# Steps into which a problem's pass rate is divided at most. Only answers that could not be graded ever need more.
+# The most steps into which a problem's pass rate is divided. Only ungraded answers can ever require more.
 FINEST = 10_000
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Of the mean of ``values``, one for each problem; the population's, as the evaluate stage has it."""
+    """Standard error of the mean of ``values``, one for each problem, from the population variance as in the evaluate stage."""
     return math.sqrt(pvariance(values) / len(values))
 
 
 def ratio(sums: list[float], weights: list[int]) -> tuple[float, float | None]:
-    """sum(sums) / sum(weights), and its standard error where the rows are the sample: that of a ratio of two means, by
+    """sum(sums) / sum(weights), and its standard error with the rows as the sample: that of a ratio of two means, by
     linearisation (Cochran, Sampling Techniques, 3rd ed., section 2.11). None for a single row."""
     number, total = len(sums), sum(weights)
     value = math.fsum(sums) / total
@@ -33,14 +33,14 @@ def ratio(sums: list[float], weights: list[int]) -> tuple[float, float | None]:
 def interval_95(values: Sequence[float], samples: int) -> tuple[float, float]:
     """95% confidence interval of the mean of ``values`` (0 to 1, one for each problem; ``samples`` answers in all).
 
-    With one answer a problem it is Wilson's score interval. The usual mean ± 1.96 standard errors is not used: it ends
+    With one answer per problem, it is Wilson's score interval. The usual mean ± 1.96 standard errors is not used: it ends
     at 0 ± 0 for a model that solves nothing, and leaves the range from 0 to 1 near its ends.
 
-    With several answers a problem, a problem counts as the one draw that it is, not its answers, which resemble each
-    other: Wilson's interval for the number of independent answers that would have the same standard error
-    (effective sample size, n = p (1 - p) / se²: Kish 1965; for Wilson's interval, Dean and Pagano 2015). It has no
-    random numbers in it and stays right near 0 and 1, where a bootstrap over problems would have nothing to draw from.
-    n is the number of problems at least, and of answers at most.
+    With several answers per problem, each problem counts as one draw, because its answers resemble each other. The result
+    is Wilson's interval for the number of independent answers that would have the same standard error (effective sample
+    size, n = p (1 - p) / se²: Kish 1965; for Wilson's interval, Dean and Pagano 2015). It uses no random numbers and stays
+    correct near 0 and 1, where a bootstrap over problems would have nothing to draw from. n is at least the number of
+    problems and at most the number of answers.
     """
     mean = fmean(values)
     variance, spread = mean * (1 - mean), standard_error(values) ** 2
@@ -49,10 +49,10 @@ def interval_95(values: Sequence[float], samples: int) -> tuple[float, float]:
 
 
 def measured_interval(value: float, error: float | None, number: int | None = None) -> tuple[float, float] | None:
-    """95% confidence interval of a number that comes with its standard ``error``; None where there is none to be had.
+    """95% confidence interval of a number that comes with its standard ``error``; None if there is none.
 
     Wilson's where ``value`` is the share of right answers of ``number`` (the error then is sqrt(p (1 - p) / (n - 1))),
-    else value ± 1.96 errors. An error of zero says that all were alike, not that the value is certain.
+    else value ± 1.96 errors. An error of zero means that all were alike, not that the value is certain.
     """
     if error is None:
         return None
@@ -71,10 +71,10 @@ def _wilson(mean: float, number: float) -> tuple[float, float]:
 
 def paired_test(changes: Sequence[Fraction]) -> float:
     """Two-sided exact p-value of the changes (one for each problem: rate of one model minus that of another) against
-    the hypothesis that each might as well have had the other sign (Fisher's randomisation test for pairs).
+    the hypothesis that each could as well have had the opposite sign (Fisher's randomisation test for pairs).
 
-    With one answer a problem every change is -1, 0 or 1, and this is McNemar's exact test. With several it also counts
-    by how much a problem changed, as the mean does; the sign test would not.
+    With one answer per problem, every change is -1, 0 or 1, and this is McNemar's exact test. With several, it also counts
+    how much a problem changed, as the mean does and the sign test does not.
     """
     unit = min(math.lcm(*(change.denominator for change in changes)), FINEST)
     steps = [abs(round(change * unit)) for change in changes]

@@ -1,15 +1,15 @@
-"""Exit statuses of every command and process of ours."""
+"""Exit statuses of all our commands and processes."""
 
 import signal
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """How a process ended. Signals are 128 plus their number, as a shell reports them."""
+    """The exit status of a process. Signals are 128 plus their number, as shells report them."""
 
     DONE = 0
-    FAILED = 1  # a stage failed, or a fault of the program
-    MISTAKE = 2  # the message says what to change
+    FAILED = 1  # a stage failed, or a bug
+    MISTAKE = 2  # a user error; the message explains how to fix it
     MAY_PASS = 75  # the same command may succeed when started again
     INTERRUPTED = 128 + signal.SIGINT
     KILLED = 128 + signal.SIGKILL  # one of a stage's processes was killed

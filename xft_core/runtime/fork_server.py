@@ -1,18 +1,18 @@
-"""A process that has slow modules imported and forks a child for each command that its owner sends: the child starts at once.
+"""A process that has imported slow modules and forks a child for each command of its owner, so that the child starts fast.
 
     python -P -m xft_core.runtime.fork_server PADDING MODULE ...      standard input: a Unix socket, SOCK_SEQPACKET
 
 A message is a command line ``[PYTHON, "-P", "-m", MODULE, ARGUMENT, ...]`` as JSON, with four descriptors: the child's
-standard output, its standard error, its working directory, and a pipe for reports. The child leads a session of its own
-and does what the command would do in a fresh process with this one's environment. It reports ``started PID``; when it has
-ended, its group is killed and the server reports ``ended STATUS`` (negative: the signal that ended it). A child whose
-reports nobody can read any more is killed.
+standard output, its standard error, its working directory, and a pipe for reports. The child leads its own session and does
+what the command would do in a new process with the server's environment. It reports ``started PID``. When the child has
+ended, its process group is killed and the server reports ``ended STATUS`` (negative: the signal that ended it). A child is
+killed if nobody can read its reports any more.
 
-The server ends when its owner closes the socket or dies, and the kernel then sends SIGTERM to its children. It computes
-nothing, so that it has neither threads nor an accelerator for a child to inherit. Where a module started one at its
-import anyway, the child executes its command afresh.
+The server ends when its owner closes the socket or dies, and the kernel then sends SIGTERM to the server's children. The
+server computes nothing, so it has no threads and no accelerator that a child could inherit. If a module starts threads or
+uses an accelerator on import anyway, the child executes its command in a new process image.
 
-PADDING is room: children write their own command line there, for whoever looks at the list of processes.
+PADDING reserves space: children write their own command line there, for process listings.
 """
 
 import ctypes
@@ -38,26 +38,26 @@ from xft_core.runtime.process import (
 
 STDIN, STDOUT, STDERR = 0, 1, 2
 MESSAGE_BYTES = 1 << 16
-ARG_START, ARG_END = 47, 48  # fields of /proc/self/stat, from 0
+ARG_START, ARG_END = 47, 48  # fields of /proc/self/stat, counted from 0
 ARROW_MALLOC = "JE_ARROW_MALLOC_CONF"
 FORKED, AFRESH = b"f", b"a"
 
 
 def main() -> None:
-    """Import, then serve until the owner is gone. In a child: do its command."""
+    """Import, then serve until the owner ends. In a child, run its command."""
     keep_docstrings()
-    environment = dict(os.environ)  # before libraries add to it
+    environment = dict(os.environ)  # before libraries extend it
     control = socket.socket(fileno=os.dup(STDIN))
     _replace(STDIN, os.open(os.devnull, os.O_RDONLY))
     drop_launcher_variables()
     quiet_libraries()
-    # pyarrow, which pandas imports, starts a thread otherwise.
+    # Otherwise pyarrow, which pandas imports, starts a thread.
     os.environ.setdefault(ARROW_MALLOC, "background_thread:false")
     with imports():
         for name in sys.argv[2:]:
             if _is_closed(control):
                 return
-            with suppress(Exception):  # whoever needs it says why it cannot be imported
+            with suppress(Exception):  # the command that needs the module reports the error
                 importlib.import_module(name)
     if ARROW_MALLOC not in environment:
         del os.environ[ARROW_MALLOC]
@@ -75,7 +75,7 @@ def _is_closed(control: socket.socket) -> bool:
 
 
 def _serve(control: socket.socket, environment: dict[str, str]) -> list[str]:
-    """Fork children as asked. Returns the command, in the child that is to do it; the server itself never returns."""
+    """Fork children on request. In a child, returns its command; in the server, never returns."""
     reports: dict[int, int] = {}  # descriptors, by the child's id
     watched = select.poll()
     ended, wake = os.pipe()
@@ -88,7 +88,7 @@ def _serve(control: socket.socket, environment: dict[str, str]) -> list[str]:
     while True:
         ready = {descriptor for descriptor, _ in watched.poll()}
         for pid, report in reports.items():
-            if report in ready:  # nobody reads it any more
+            if report in ready:  # nobody reads the reports any more
                 watched.unregister(report)
                 _kill(pid)
         if ended in ready:
@@ -114,7 +114,7 @@ def _serve(control: socket.socket, environment: dict[str, str]) -> list[str]:
                 os.execve(command[0], command, environment)
             os.close(how)
             return command  # type: ignore[no-any-return]
-        # Asked after the fork: a library that knows of forks has ended its threads for it.
+        # Checked after the fork, because a fork-aware library ends its threads before it.
         os.write(tell, FORKED if len(os.listdir("/proc/self/task")) == 1 else AFRESH)
         *others, reports[pid] = descriptors
         watched.register(reports[pid], 0)
@@ -123,7 +123,7 @@ def _serve(control: socket.socket, environment: dict[str, str]) -> list[str]:
 
 
 def _ended(children: Iterable[int]) -> list[int]:
-    """Those that have ended; they are not reaped yet, so that their ids stay theirs."""
+    """The children that have ended. They are not reaped yet, so that their ids are not reused."""
     return [pid for pid in children if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)]
 
 
@@ -138,14 +138,14 @@ def _report_end(pid: int, report: int, watched: select.poll) -> None:
 
 
 def _kill(pid: int) -> None:
-    """A child with its group, which it may not lead yet."""
+    """Kill a child and its process group, which may not exist yet."""
     for kill in (os.killpg, os.kill):
         with suppress(ProcessLookupError):
             kill(pid, signal.SIGKILL)
 
 
 def _become(command: list[str], descriptors: list[int], server: int) -> None:
-    """Make this fork what a process just started for ``command`` would be."""
+    """Make this fork equivalent to a new process started for ``command``."""
     os.setsid()
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
     if os.getppid() != server:
@@ -158,7 +158,7 @@ def _become(command: list[str], descriptors: list[int], server: int) -> None:
     _show(command)
     try:
         os.write(report, b"started %d\n" % os.getpid())
-    except BrokenPipeError:  # nobody waits for it any more
+    except BrokenPipeError:  # nobody waits for this child any more
         os._exit(ExitCode.MAY_PASS)
     os.close(report)
 
@@ -169,10 +169,10 @@ def _replace(standard: int, descriptor: int) -> None:
 
 
 def _show(command: list[str]) -> None:
-    """Have /proc/PID/cmdline, and so ``ps``, show ``command``, as far as there is room for it."""
+    """Make /proc/PID/cmdline, and so ``ps``, show ``command``, as far as the space allows."""
     with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
         fields = file.read().rpartition(")")[2].split()
-    # The fields that follow the name are the third and so on.
+    # The first field after the name is field 3, counted from 1.
     start, end = int(fields[ARG_START - 2]), int(fields[ARG_END - 2])
     text = b"\0".join(map(os.fsencode, command))[:max(0, end - start - 1)]
     if text:
@@ -181,7 +181,7 @@ def _show(command: list[str]) -> None:
 
 
 def _is_accelerator_lost() -> bool:
-    """Whether CUDA was looked at before the fork: a child cannot use it any more."""
+    """Whether CUDA was initialized before the fork, so that a child cannot use it."""
     torch = sys.modules.get("torch")
     return torch is not None and bool(torch.cuda._is_in_bad_fork())
 

@@ -1,4 +1,4 @@
-"""Memory that is too small, in whatever form a library says so: a message with what to change, not a stack trace."""
+"""Turn out-of-memory errors, in any form that libraries raise them, into a message with advice instead of a stack trace."""
 
 import resource
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from xft_core.errors import OutOfMemory
 from xft_core.runtime.quantities import size
 
-# The words of torch for processor memory, of CUDA's libraries for theirs, and of the operating system.
+# The wording of torch for processor memory, of CUDA's libraries, and of the operating system.
 WORDS = ("out of memory", "can't allocate memory", "Cannot allocate memory", "ALLOC_FAILED", "bad_alloc")
 
 
 @contextmanager
 def out_of_memory_is_an_error(stage: str, what_to_change: str) -> Iterator[None]:
-    """Turn a failed allocation, on the processor or an accelerator, into OutOfMemory, which says ``what_to_change``."""
+    """Turn a failed allocation, on the processor or an accelerator, into OutOfMemory with the advice ``what_to_change``."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
@@ -24,5 +24,5 @@ def out_of_memory_is_an_error(stage: str, what_to_change: str) -> Iterator[None]
         detail = (str(error).splitlines() or [""])[0].rstrip(".")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         raise OutOfMemory(
-            f"{stage}: {where} is too small{': ' + detail if detail else ''}. The process itself had taken up to "
-            f"{size(peak)}. {what_to_change} What was finished is kept.") from error
+            f"{stage}: {where} is too small{': ' + detail if detail else ''}. The process itself used up to "
+            f"{size(peak)}. {what_to_change} Finished work is kept.") from error

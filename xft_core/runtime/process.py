@@ -1,4 +1,4 @@
-"""What every process of ours does at its start, and how a command ends."""
+"""Startup of all our processes, and the ways a command ends."""
 
 import ctypes
 import gc
@@ -18,13 +18,13 @@ from types import FrameType
 
 from xft_core.runtime.exit_codes import ExitCode
 
-OPTIMIZE = re.compile(r"-[A-Za-z]*O[A-Za-z]*")  # -OO, also among other letters
+OPTIMIZE = re.compile(r"-[A-Za-z]*O[A-Za-z]*")  # -OO, also combined with other letters
 OUTPUT, ERRORS = 1, 2  # file descriptors
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
 
-# What torchrun, mpirun, srun, accelerate and DeepSpeed tell the processes that they start. TrainingArguments, accelerate
-# and torch.distributed read it wherever they find it: as the rank in a group, or as settings that replace the recipe's
-# (ACCELERATE_MIXED_PRECISION makes an fp32 training one in 16 bits, without a word).
+# Variables that torchrun, mpirun, srun, accelerate and DeepSpeed set for the processes that they start. TrainingArguments,
+# accelerate and torch.distributed always read them: as the rank in a group, or as settings that replace the recipe's
+# (ACCELERATE_MIXED_PRECISION silently turns an fp32 training into a 16-bit one).
 LAUNCHER_PREFIXES = (
     "ACCELERATE_", "DEEPSPEED_", "FSDP_", "HOROVOD_", "MEGATRON_LM_", "MV2_", "OMPI_", "PARALLELISM_CONFIG_", "PMI_", "PMIX_",
     "SLURM_", "SMDATAPARALLEL_", "TORCHELASTIC_", "TORCH_ELASTIC_")
@@ -35,10 +35,10 @@ LAUNCHER_VARIABLES = frozenset({
 
 
 def drop_launcher_variables() -> None:
-    """Make this process one that no launcher started: alone, whatever the shell, the pod or the batch system set.
+    """Remove launcher variables set by the shell, the pod or the batch system, so that this process works alone.
 
-    To be called before torch, accelerate or transformers are imported. The processes of one stage
-    (xft_core/distributed) get theirs afterwards, from the launcher that we start.
+    Call this before torch, accelerate or transformers are imported. The processes of a multi-process stage
+    (stages/torchrun.py) get their variables afterwards, from the launcher that we start.
     """
     for name in list(os.environ):
         if name in LAUNCHER_VARIABLES or name.startswith(LAUNCHER_PREFIXES):
@@ -46,7 +46,7 @@ def drop_launcher_variables() -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep libraries from saying what is of no use to a person. To be called before they are imported."""
+    """Suppress library output that is useless to users. Call this before the libraries are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for chatty in ("httpx", "datasets", "filelock", "matplotlib"):
@@ -54,16 +54,16 @@ def quiet_libraries() -> None:
 
 
 def leave_out_torch() -> None:
-    """Have transformers load a tokenizer without torch, which takes longer to import than most tokenizers' work takes.
+    """Make transformers load tokenizers without torch, because importing torch takes longer than most work of a tokenizer.
 
-    For a process that does nothing else: a module that is None in ``sys.modules`` counts as one that is not installed. No
-    effect once torch is imported.
+    For processes that do nothing else with transformers: a module that is None in ``sys.modules`` counts as not installed.
+    Has no effect if torch is already imported.
     """
     sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
 
 
 def die_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the process that started this one is gone: no orphan continues to train."""
+    """Ask the kernel for SIGTERM when the parent process ends, so that no orphan continues to train."""
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
     if os.getppid() == 1:
         sys.exit(ExitCode.MAY_PASS)
@@ -71,7 +71,7 @@ def die_with_parent() -> None:
 
 @contextmanager
 def imports() -> Iterator[None]:
-    """Import much without Python's looking for garbage in between, of which imports make none: a fifth of the time."""
+    """Disable garbage collection during imports, which create no garbage: this saves a fifth of the time."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -83,16 +83,16 @@ def imports() -> Iterator[None]:
 
 
 def command(main: Callable[..., int]) -> Callable[..., int]:
-    """Decorator of a command's ``main``: SIGINT interrupts it, it ends quietly when nobody reads its output any more, and
-    Python keeps docstrings.
+    """Decorate a command's ``main``: SIGINT interrupts it, it ends quietly when nobody reads its output any more, and Python
+    keeps docstrings.
 
-    A shell starts what a script runs in the background with SIGINT ignored, and Python leaves it so. transformers reads
-    docstrings at its import and fails under PYTHONOPTIMIZE=2.
+    A shell starts background commands of a script with SIGINT ignored, and Python does not change this. transformers reads
+    docstrings on import and fails under PYTHONOPTIMIZE=2.
     """
     @wraps(main)
     def run(arguments: list[str] | None = None) -> int:
         for name in ("stdout", "stderr"):
-            if getattr(sys, name) is None:  # whoever started it has closed it
+            if getattr(sys, name) is None:  # closed by the parent process
                 setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
         if arguments is None:
             keep_docstrings()
@@ -115,11 +115,11 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
 
 @contextmanager
 def interrupted_in_time(seconds: float, said: str) -> Iterator[None]:
-    """Work of a command that SIGINT ends after ``seconds`` at the latest, with ``said`` on standard error; and at once when the
+    """Make SIGINT end the work of a command after ``seconds`` at most, with ``said`` on standard error, or immediately once the
     work is done.
 
-    Servers that are told on the way out may be away, and are waited for in many places. So this is for work that may be killed
-    at any moment, whose processes die with this one.
+    Servers that must be notified at the end may be unavailable, and many places wait for them. So use this only for work that
+    may be killed at any moment, and with child processes that die with this one.
     """
     interrupted, left = threading.Event(), threading.Event()
 
@@ -131,7 +131,7 @@ def interrupted_in_time(seconds: float, said: str) -> Iterator[None]:
         os._exit(ExitCode.INTERRUPTED)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if left.is_set():  # nothing but deliveries to servers is left
+        if left.is_set():  # only deliveries to servers remain
             os._exit(ExitCode.INTERRUPTED)
         if not interrupted.is_set():
             interrupted.set()
@@ -146,13 +146,13 @@ def interrupted_in_time(seconds: float, said: str) -> Iterator[None]:
 
 
 def told(error: OSError) -> str:
-    """What the system refused, and on which file, if it was about one."""
+    """The system's error message, with the file that it concerns, if any."""
     file = f": {str(error.filename)[:200]!r}" if error.filename is not None else ""
     return f"{error.strerror or error}{file}"
 
 
 def keep_docstrings() -> None:
-    """Start this process again, as the same one, if Python was told to leave docstrings out."""
+    """Re-execute this process with docstrings if Python was told to drop them."""
     if sys.flags.optimize < 2:
         return
     first, *given = sys.orig_argv
@@ -164,8 +164,8 @@ def keep_docstrings() -> None:
 
 
 def _drop_closed_pipes() -> bool:
-    """Whether standard output or standard error is a pipe that nobody reads any more. Such a one goes nowhere from now on,
-    so that nothing complains about it when Python ends."""
+    """Whether standard output or standard error is a pipe that nobody reads any more. Such a pipe is redirected to the null
+    device, so that no error is raised when Python ends."""
     closed = [descriptor for descriptor in (OUTPUT, ERRORS) if _has_no_reader(descriptor)]
     for descriptor in closed:
         _write_nowhere(descriptor)

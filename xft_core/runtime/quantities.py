@@ -1,6 +1,6 @@
-"""Sizes, parameters, durations and differences as people read them. What is not zero never reads as zero."""
+"""Readable sizes, parameter counts, durations and differences. A nonzero value is never shown as zero."""
 
-ROUNDING = 1e-12  # what is smaller comes from adding floats
+ROUNDING = 1e-12  # smaller values are rounding errors of float sums
 
 
 def size(count: float) -> str:
@@ -25,7 +25,7 @@ def duration(seconds: float) -> str:
 
 
 def fixed(value: float, digits: int) -> str:
-    """``value`` with so many decimals; with one digit that says something where that would be zero and it is not."""
+    """``value`` with this many decimals; if that would show a nonzero value as zero, with one significant digit."""
     text = f"{value:.{digits}f}"
     if float(text):
         return text
@@ -33,13 +33,13 @@ def fixed(value: float, digits: int) -> str:
 
 
 def signed(value: float, digits: int) -> str:
-    """The same of a difference, with its sign; of none at all ``+0.0``."""
+    """As ``fixed``, with a sign, for differences; zero is ``+0.0``."""
     text = fixed(value, digits)
     return text if text.startswith("-") else f"+{text}"
 
 
 def told_apart(one: float, other: float, digits: int) -> tuple[str, str]:
-    """Two numbers with so many decimals, or with as many as it takes to see which is larger."""
+    """Two numbers with this many decimals, or with as many as needed to show which is larger."""
     while one != other and digits < 15 and f"{one:.{digits}f}" == f"{other:.{digits}f}":
         digits += 1
     return f"{one:.{digits}f}", f"{other:.{digits}f}"

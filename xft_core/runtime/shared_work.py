@@ -1,4 +1,4 @@
-"""Work that several processes share: forks of this one do its parts by turns, and the results come in order."""
+"""Share work among several processes: forks of this process do its parts in turn, and the results arrive in order."""
 
 import ctypes
 import gc
@@ -21,20 +21,20 @@ Part = TypeVar("Part")
 def in_processes(
     parts: Callable[[], Iterator[Part]], do: Callable[[Part], Sequence[Any] | None], processes: int,
 ) -> Generator[tuple[list[bytes], Part | None], None, None]:
-    """Of every part, in order: what ``do`` makes of it (buffers, as bytes) and None, or the part, for the caller to do.
+    """Yield for every part, in order, the result of ``do`` (buffers, as bytes) and None, or no buffers and the part itself.
 
-    ``parts`` gives the same parts whenever it is called; each process goes through all of them, and does every n-th. The
-    caller gets a part for which ``do`` returns None or raises anything: what is wrong with it then shows in this process. It
-    gets all of them where ``processes`` is 1.
+    ``parts`` gives the same parts on every call; each process iterates over all of them and does every n-th. The caller gets
+    the part itself if ``do`` returns None or raises an exception, so that its problem shows in this process. If ``processes``
+    is 1, the caller gets every part.
 
-    A process waits until its result was taken, so that memory does not grow with the parts. To be closed after use
-    (contextlib.closing): no process is left then, nor when this process ends, however it does. Raises StageKilled if one of
-    the processes was killed, and what ``parts`` raises.
+    A process waits until its result is taken, so that memory does not grow with the number of parts. Close the generator
+    after use (contextlib.closing): this ends all processes, which also end with this process in any case. Raises StageKilled
+    if one of the processes was killed, and any exception that ``parts`` raises.
     """
     if processes == 1:
         yield from (([], part) for part in parts())
         return
-    context = get_context("fork")  # what was loaded is there already
+    context = get_context("fork")  # forks share what is already loaded
     own, own_index = parts(), 0  # nothing is read before it is needed
     workers, connections = [], []
     try:
@@ -42,7 +42,7 @@ def in_processes(
             ours, theirs = context.Pipe(duplex=False)
             worker = context.Process(target=_serve, args=(theirs, parts, do, number, processes, os.getpid()))
             worker.start()
-            theirs.close()  # so that the worker's end is the connection's
+            theirs.close()  # so that the connection ends with the worker
             workers.append(worker)
             connections.append(ours)
         index = 0
@@ -53,8 +53,8 @@ def in_processes(
                 result = [connection.recv_bytes() for _ in range(int(said))] if said not in (AGAIN, END) else None
             except EOFError:
                 raise StageKilled(
-                    "One of the processes that share the work was killed, mostly for want of memory. One process alone needs "
-                    "the least: set OMP_NUM_THREADS=1.") from None
+                    "One of the processes that share the work was killed, usually because memory ran out. A single process "
+                    "needs the least memory: set OMP_NUM_THREADS=1.") from None
             if said == END:
                 return
             if result is not None:
@@ -79,13 +79,13 @@ def _serve(
     connection: Connection, parts: Callable[[], Iterator[Part]], do: Callable[[Part], Sequence[Any] | None], number: int,
     processes: int, parent: int,
 ) -> None:
-    """Do one process's parts. It does not end by itself, since others may not be as far yet: the parent kills it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the parent gets, too
+    """Do the parts of one process. It does not end by itself, because others may still be working: the parent kills it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent also gets it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != parent:
         return
-    # Looking through all objects again and again takes a third of the time, and copies memory that is shared with the parent.
+    # Repeated garbage collection over all objects takes a third of the time, and copies memory shared with the parent.
     gc.freeze()
     gc.disable()
     with suppress(BrokenPipeError, ConnectionResetError):  # the parent has ended
@@ -93,15 +93,15 @@ def _serve(
             for part in islice(parts(), number, None, processes):
                 try:
                     result = do(part)
-                except Exception:  # whatever it is, the parent meets it again, and says so
+                except Exception:  # the parent repeats the part and reports the error
                     result = None
                 _send(connection, result)
                 del part, result
                 gc.collect()
         except (BrokenPipeError, ConnectionResetError):
             raise
-        except Exception:  # of reading the parts
-            while True:  # until the parent has met it, too
+        except Exception:  # raised while reading the parts
+            while True:  # until the parent gets the same exception
                 _send(connection, None)
         connection.send_bytes(END)
         signal.pause()

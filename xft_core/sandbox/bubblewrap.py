@@ -1,13 +1,13 @@
-"""A place to run programs that nobody has read: what a model wrote.
+"""A sandbox for programs that a model wrote and nobody has read.
 
-``bubblewrap``: no network; the system and this Python read-only, nothing else of the file system; small private /tmp
-and /dev/shm; own process ids, users and inter-process communication; no capabilities, no further user namespaces; a
-bare environment; system calls that no graded program needs fail (sandbox_filter.py); everything in it dies with the
-process that started it. Started by root, it runs as nobody, since the kernel lets root start any number of processes.
-``unsafe`` is none of that: the same program as a plain child.
+``bubblewrap``: no network; the system and this Python read-only, and no other part of the file system; a small private
+/tmp and /dev/shm; separate process ids, users and inter-process communication; no capabilities, no further user
+namespaces; a bare environment; system calls that no graded program needs fail (seccomp.py); everything in it dies with
+the process that started it. If root starts it, it runs as nobody, because the kernel lets root start any number of
+processes. ``unsafe`` has none of these walls: the same program runs as a plain child process.
 
-Every program runs under resource limits of its own and starts in an empty directory that is bounded in size.
-What this does not stop: faults of the kernel, and use of processor and memory up to the limits.
+Every program runs under its own resource limits and starts in an empty directory of bounded size.
+The sandbox does not stop faults of the kernel, or use of processor and memory up to the limits.
 """
 
 import json
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 SandboxMode = Literal["bubblewrap", "unsafe"]
 
-# What a contained program sees of the environment, and all of it. One thread: several programs run at once, and each
-# thread's stack counts against the memory limit. A fixed hash seed: the same program gets the same verdict again.
+# The complete environment of a contained program. One thread: several programs run at once, and each thread's stack
+# counts against the memory limit. A fixed hash seed: the same program gets the same verdict again.
 ENVIRONMENT = {
     "PATH": "/usr/bin:/bin", "HOME": "/tmp", "TMPDIR": "/tmp", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0",
     "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1",
@@ -48,21 +48,21 @@ WORK_BYTES, SHARED_MEMORY_BYTES, OUTPUT_BYTES = 256 * 2**20, 64 * 2**20, 2**20
 SECONDS_BETWEEN_LOOKS = 0.5
 PRELUDE = Path(__file__).with_name("prelude.py")
 REMEDY = (
-    "Grading runs what a model wrote, so it needs bubblewrap: 'apt-get install bubblewrap' (version 0.8 or later), on "
-    "a kernel that lets you make user namespaces. On a machine that may be lost, evaluate.sandbox: unsafe grades "
-    "without it.")
+    "Grading runs code that a model wrote, so it needs bubblewrap: 'apt-get install bubblewrap' (version 0.8 or later), "
+    "on a kernel that lets you create user namespaces. On a machine that you can afford to lose, evaluate.sandbox: unsafe "
+    "grades without it.")
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Hard limits of one contained program; None leaves one as it is.
+    """Hard limits of one contained program; None leaves a limit unchanged.
 
-    memory_bytes     address space of each process. node, java, go and mono reserve far more than they use: None for these
+    memory_bytes     address space of each process; None for node, java, go and mono, which reserve far more than they use
     resident_bytes   memory that all its processes together really use, and what the kernel holds for them (see
-                     sandbox_memory.py); looked at ten times a second, more often near the limit
-    file_bytes       size of each file it writes, its output included
+                     memory.py); read ten times a second, more often near the limit
+    file_bytes       size of each file it writes, including its output
     processes        processes and threads, all together
-    open_files       of each process
+    open_files       per process
     work_bytes       size of its directory, /tmp (``unsafe``: not enforced)
     """
 
@@ -76,7 +76,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class PythonProgram:
-    """Python source as a command, with its arguments; it starts in half the time of a command that calls Python."""
+    """Python source as a command, with its arguments. It starts in half the time of a command that calls Python."""
 
     source: str
     arguments: tuple[str, ...] = ()
@@ -87,8 +87,8 @@ Command = Sequence[str] | PythonProgram
 
 @dataclass(frozen=True)
 class Finished:
-    """How a contained program ended. ``status``: its exit status (128 + n for signal n), None if it was ended: after
-    its time, or on ``stop``. ``stdout``, ``stderr``: the first megabyte of each."""
+    """How a contained program ended. ``status``: its exit status (128 + n for signal n), or None if the sandbox ended it:
+    at its time limit, or on ``stop``. ``stdout``, ``stderr``: the first megabyte of each."""
 
     status: int | None
     stdout: bytes
@@ -97,9 +97,9 @@ class Finished:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """A working way to contain programs; made by ``open_sandbox``. Once ``stop`` is set, what runs in it is ended.
+    """A working way to contain programs, created by ``open_sandbox``. Setting ``stop`` ends the programs that run in it.
 
-    ``arguments``: the command line before the program, from the bytes of its directory and the filter's descriptor.
+    ``arguments``: builds the command line before the program from the size of its directory and the filter's descriptor.
     """
 
     mode: SandboxMode
@@ -110,13 +110,13 @@ class Sandbox:
         self, command: Command, seconds: float, *, files: Mapping[str, str] | None = None, stdin: bytes = b"",
         resources: Resources | None = None, environment: Mapping[str, str] | None = None,
     ) -> Finished:
-        """Run a command contained, in a directory that holds ``files`` (by relative path) and is gone afterwards.
+        """Run a contained command in a directory that holds ``files`` (by relative path) and is deleted afterwards.
 
-        It finds what is in /usr, this Python's packages and what ``open_sandbox`` was told to mount, and no other file.
-        A PythonProgram has the standard library on its path, no packages.
-        ``environment`` is added to ENVIRONMENT. A command that is not there ends with status 127. Output goes to files,
+        The command can read /usr, this Python's packages and the mounts given to ``open_sandbox``, and no other file.
+        A PythonProgram has the standard library on its path, but no packages.
+        ``environment`` is added to ENVIRONMENT. A command that does not exist ends with status 127. Output goes to files,
         not pipes: a flood of it costs disk up to the limit, never this process's memory. Nothing of the program is left
-        when this returns (``unsafe``: nothing that has stayed in its process group).
+        when this returns (``unsafe``: nothing that stayed in its process group).
         """
         with (tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as written,
               tempfile.TemporaryFile() as complained):
@@ -137,9 +137,9 @@ class Sandbox:
         stdout: IO[bytes] | int | None = None, stderr: IO[bytes] | int | None = None, descriptors: Sequence[int] = (),
         resources: Resources | None = None, environment: Mapping[str, str] | None = None,
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """Start a command as ``run`` does and go on; it and all it started are ended on leaving the context.
+        """Start a command as ``run`` does, without waiting for it. Leaving the context ends it and everything it started.
 
-        ``descriptors`` stay open in it under their own numbers; streams not given are empty or go nowhere.
+        ``descriptors`` stay open in it under their own numbers; streams that are not given are empty or discarded.
         """
         resources = resources or Resources()
         with temporary_directory("unsafe") if self.mode == "unsafe" else nullcontext() as directory:
@@ -167,7 +167,7 @@ class Sandbox:
                 process.wait()
 
     def wait(self, process: subprocess.Popen[bytes], seconds: float) -> int | None:
-        """Exit status of a started program, None if it is still there after ``seconds`` or when ``stop`` is set."""
+        """Exit status of a started program; None if it still runs after ``seconds`` or when ``stop`` is set."""
         deadline = time.monotonic() + seconds
         while not self.stop.is_set() and time.monotonic() < deadline:
             try:
@@ -178,14 +178,14 @@ class Sandbox:
 
 
 def open_sandbox(mode: SandboxMode, mounts: Sequence[Path] = (), hidden: Sequence[Path] = ()) -> Sandbox:
-    """A sandbox that was just seen to run a program, to report one that fails, and to stop one that does not end.
+    """Open a sandbox, after checking that it runs a program, reports one that fails, and stops one that does not end.
 
-    ``mounts``: directories and files beside /usr and this Python that programs may read, under their own paths.
-    ``hidden``: files that they must not, wherever these are.
-    Raises SandboxError, saying what to install, when there is none.
+    ``mounts``: directories and files, besides /usr and this Python, that programs may read under their own paths.
+    ``hidden``: files that programs must not read, wherever they are.
+    Raises SandboxError, saying what to install, if no sandbox works.
     """
     if mode == "unsafe":
-        logger.warning("evaluate.sandbox is unsafe: what a model wrote gets this user's files and network")
+        logger.warning("evaluate.sandbox is unsafe: code that a model wrote can use this user's files and network")
         return Sandbox("unsafe")
     build_filter()
     executable = shutil.which("bwrap")
@@ -198,16 +198,16 @@ def open_sandbox(mode: SandboxMode, mounts: Sequence[Path] = (), hidden: Sequenc
             return sandbox
         reasons.append(reason)
     raise SandboxError(
-        f"bubblewrap ({executable}) cannot make a sandbox here: {'; '.join(dict.fromkeys(reasons))}. {REMEDY}")
+        f"bubblewrap ({executable}) cannot create a sandbox here: {'; '.join(dict.fromkeys(reasons))}. {REMEDY}")
 
 
 def python() -> Path:
-    """This interpreter below its environment's real directory, which is what is mounted: that may be known by a link."""
+    """This interpreter, below the real directory of its environment: that one is mounted, not a link to it."""
     return Path(sys.prefix).resolve() / Path(sys.executable).relative_to(sys.prefix)
 
 
 def _candidates(executable: str, mounts: Sequence[Path], hidden: Sequence[Path]) -> list[Sandbox]:
-    """Ways to contain a program, the tightest first. Raises SandboxError for root where it cannot become another user."""
+    """Ways to contain a program, the strictest first. Raises SandboxError if root cannot become another user."""
     paths = _readable(mounts)
     system, last = _system(paths), _bind([path for path in paths if path.is_relative_to(WORK)])
     for path in (file.resolve() for file in hidden):
@@ -216,8 +216,8 @@ def _candidates(executable: str, mounts: Sequence[Path], hidden: Sequence[Path])
     alone = [executable, "--die-with-parent", "--new-session"]
     own_users = ["--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
 
-    # /proc/keys names the keys of the grader's session. /dev is a file system of its own, as large as half the memory.
-    # Mapped and shared, /dev/zero is memory that escapes being counted; /dev/full reads the same and cannot be mapped.
+    # /proc/keys names the keys of the grader's session. /dev is a separate file system, as large as half the memory.
+    # A shared mapping of /dev/zero is memory that goes uncounted; /dev/full reads the same and cannot be mapped.
     hide_keys = [part for name in ("keys", "key-users") for part in ("--ro-bind", os.devnull, f"/proc/{name}")
                  if os.path.exists(f"/proc/{name}")]
 
@@ -230,10 +230,10 @@ def _candidates(executable: str, mounts: Sequence[Path], hidden: Sequence[Path])
     if os.geteuid() != 0:
         return [Sandbox("bubblewrap", lambda *given: [*alone, *own_users, *system, *private(*given)])]
     if shutil.which("setpriv") is None:
-        raise SandboxError("Started by root, a sandbox needs 'setpriv' to become another user: 'apt-get install util-linux'.")
+        raise SandboxError("A sandbox that root starts needs 'setpriv' to become another user: 'apt-get install util-linux'.")
     # Root is not bound by RLIMIT_NPROC, and cannot become another user inside a user namespace that maps only root.
-    # So an outer bwrap, still root, mounts what nobody could not reach (a Python under /root), and the inner one is
-    # started as nobody. The outer process namespace is what ends the inner one when this process is killed.
+    # So an outer bwrap, still root, mounts what the user nobody could not reach (a Python under /root), and the inner one
+    # is started as nobody. When this process is killed, the outer process namespace ends the inner one.
     capabilities = ["--cap-drop", "ALL", *(
         part for name in ("SETUID", "SETGID", "SETPCAP") for part in ("--cap-add", f"CAP_{name}"))]
     become_nobody = [
@@ -241,7 +241,7 @@ def _candidates(executable: str, mounts: Sequence[Path], hidden: Sequence[Path])
     outer = [executable, "--tmpfs", WORK, *system, "--bind", "/proc", "/proc", "--dev", "/dev", "--unshare-pid",
              "--die-with-parent", *capabilities, "--", *become_nobody]
     inner = [*alone, *own_users, "--ro-bind", "/", "/"]
-    # Where the kernel lets nobody make user namespaces, there is none to nest either, and root needs none.
+    # Where the kernel bars the user nobody from creating user namespaces, none can be nested either, and root needs none.
     spaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     return [
         Sandbox("bubblewrap", lambda *given: [*outer, *inner, *private(*given)]),
@@ -250,7 +250,7 @@ def _candidates(executable: str, mounts: Sequence[Path], hidden: Sequence[Path])
 
 
 def _readable(mounts: Sequence[Path]) -> list[Path]:
-    """What programs may read beside /usr: this Python, its packages, and ``mounts``."""
+    """What programs may read besides /usr: this Python, its packages, and ``mounts``."""
     paths = [Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve()]
     for mount in mounts:
         paths += [mount.resolve(), mount.absolute()]
@@ -258,7 +258,7 @@ def _readable(mounts: Sequence[Path]) -> list[Path]:
 
 
 def _system(paths: Sequence[Path]) -> list[str]:
-    """The mounts of a sandbox's file system: /usr and what points into it, and ``paths``."""
+    """The mounts of a sandbox's file system: /usr, the directories that point into it, and ``paths``."""
     arguments = ["--ro-bind", "/usr", "/usr"]
     for path in map(Path, ("/bin", "/lib", "/lib64", "/sbin")):
         if path.is_symlink():
@@ -272,7 +272,7 @@ def _system(paths: Sequence[Path]) -> list[str]:
 
 
 def _bind(paths: Sequence[Path]) -> list[str]:
-    """Read-only mounts under their own paths, whose parents everyone may pass: bwrap makes them for its user alone."""
+    """Read-only mounts under their own paths. Everyone may enter the parents, which bwrap would create for its user alone."""
     arguments = []
     parents = dict.fromkeys(parent for path in paths for parent in reversed(path.parents[:-1]))
     for parent in parents:
@@ -284,7 +284,7 @@ def _bind(paths: Sequence[Path]) -> list[str]:
 
 
 def _broken_canary(sandbox: Sandbox) -> str | None:
-    """None if every canary ended as it must, else what was wrong with the first that did not."""
+    """None if every canary ended as it must; otherwise what was wrong with the first one that did not."""
     for canary in canaries():
         try:
             done = sandbox.run(PythonProgram(canary.program), canary.seconds)

@@ -1,11 +1,11 @@
-"""Programs that show whether a sandbox works: it must run one, report one that fails, stop one that does not end."""
+"""Programs that test a sandbox: it must run one, report one that fails, and stop one that does not end."""
 
 import re
 from dataclasses import dataclass
 
 from xft_core.sandbox.seccomp import call_number
 
-# Fails, naming the wall, where a wall is missing: so this program must pass.
+# Fails if a wall is missing, and names it: so this program must pass.
 WALLS = """
 import ctypes, os, socket, sys
 NEW_USER_NAMESPACE = 0x10000000
@@ -30,7 +30,7 @@ if ctypes.CDLL(None).unshare(NEW_USER_NAMESPACE) == 0:
 """
 
 
-# Fails, naming the call, where the filter lets one through that any program can make without it.
+# Fails if the filter lets a call through, and names it. Without the filter, any program can make these calls.
 CALLS = """
 import ctypes, os, socket, sys
 NAMESPACE_AND_SIGCHLD = 0x10000000 | 17
@@ -65,7 +65,7 @@ socket.socketpair()
 
 @dataclass(frozen=True)
 class Canary:
-    """A program, the time it gets, and how it must end: an exit status, or None for ended by the sandbox."""
+    """A program, the time it gets, and how it must end: an exit status, or None if the sandbox must end it."""
 
     name: str
     program: str
@@ -74,7 +74,7 @@ class Canary:
 
 
 def canaries() -> tuple[Canary, ...]:
-    """The programs for this machine, whose architecture must be one that the filter knows."""
+    """The canaries for this machine. The filter must know its architecture."""
     return (
         Canary("a program that must pass", WALLS + _numbered(CALLS), 30, 0),
         Canary("a program that must fail", "raise SystemExit(3)", 30, 3),
@@ -83,5 +83,5 @@ def canaries() -> tuple[Canary, ...]:
 
 
 def _numbered(program: str) -> str:
-    """A program with the numbers of this machine's system calls in the place of @name@."""
+    """A program with each @name@ replaced by the number of that system call on this machine."""
     return re.sub("@([a-z_]+)@", lambda match: str(call_number(match[1])), program)

@@ -1,18 +1,18 @@
-"""Memory that a program and all it started hold together: their own pages, and what the kernel keeps for them.
+"""Memory that a program and everything it started hold together: their own pages, and what the kernel keeps for them.
 
-Address space is limited for each process by the kernel. A limit on the whole would need a control group, which few
-machines let one make, so it is read from /proc, at least ten times a second and the sooner the less is left:
+The kernel limits the address space of each process. A limit on the total would need a control group, which few machines
+let users create. So the total is read from /proc, at least ten times a second, and more often the less is left:
 
-    pages of processes     resident and swapped, and the tables that find them; pages that several share count once
-    files in memory        all of /tmp and /dev/shm, whether anyone has them open or not, and each file's inode
-    anonymous shared       a mapping that lost its pages, or all but one, still has them: each counts with its largest
+    pages of processes     resident and swapped pages, and the page tables; pages that several processes share count once
+    files in memory        all of /tmp and /dev/shm, whether any process has them open or not, and each file's inode
+    anonymous shared       a mapping that lost its pages, or all but one, still holds them: each counts with its largest
                            possible size, which the system-call filter bounds
-    sockets                each counts with the largest buffers it may have, since what is in them cannot be seen
+    sockets                each counts with the largest buffers it may have, since their contents cannot be seen
 
-Pipes are not counted: without F_SETPIPE_SZ, which the filter refuses, the kernel bounds those of one user to 64 MB. Beyond
-that the pipes of all its processes hold little, and neighbours wait that write more: so the open files of all processes
-together are bounded here, too (from Linux 6.2 on, which says how many a process has).
-A process that may not be looked at (a container's root without CAP_SYS_PTRACE) counts with its resident pages alone.
+Pipes are not counted: without F_SETPIPE_SZ, which the filter refuses, the kernel bounds the pipes of one user to 64 MB.
+Beyond that, all pipes of the user hold little, and other processes that write more have to wait. So the open files of all
+processes together are bounded here too (from Linux 6.2 on, which reports how many a process has).
+A process that may not be inspected (a container's root without CAP_SYS_PTRACE) counts with its resident pages only.
 """
 
 import os
@@ -23,18 +23,18 @@ from pathlib import Path
 from xft_core.sandbox.seccomp import SHARED_MAPPING_BYTES
 
 SECONDS_BETWEEN_READINGS = 0.1
-LEAST_SECONDS = 0.01  # with less between them, readings would take a core of their own
-FASTEST_FILL = 8 * 2**30  # bytes a second that programs on several cores may take; what is left is read again before it is gone
+LEAST_SECONDS = 0.01  # any less, and the readings would occupy a whole core
+FASTEST_FILL = 8 * 2**30  # bytes a second that programs on several cores may fill; sets how soon to read again
 INODE_BYTES = 1280  # an inode of tmpfs and its name's entry; measured on Linux 6.18, rounded up
-SOCKET_BYTES = 2**10  # a socket itself, beside its buffers
-OPEN_FILES = 1000  # a user's pipes hold 64 KB each up to 1,024 of them
+SOCKET_BYTES = 2**10  # a socket itself, without its buffers
+OPEN_FILES = 1000  # up to 1,024 pipes of a user hold 64 KB each
 FILE_SYSTEMS_IN_MEMORY = ("/tmp", "/dev/shm")
-ANONYMOUS_SHARED = "/dev/zero (deleted)"  # how the kernel calls such a mapping
+ANONYMOUS_SHARED = "/dev/zero (deleted)"  # the kernel's name for such a mapping
 
 
 class MemoryWatch:
-    """While in the context, calls ``exceeded`` once as soon as process ``pid`` and all below it hold more than
-    ``bytes_allowed``, or have more than OPEN_FILES open."""
+    """While in the context, call ``exceeded`` once as soon as process ``pid`` and its descendants hold more than
+    ``bytes_allowed``, or have more than OPEN_FILES files open."""
 
     def __init__(self, pid: int, bytes_allowed: int, exceeded: Callable[[], None]) -> None:
         self._pid, self._allowed, self._exceeded = pid, bytes_allowed, exceeded
@@ -54,7 +54,7 @@ class MemoryWatch:
             processes = tree(self._pid)
             room = self._allowed - in_kernel(processes)
             left = room - sum(map(_resident, processes))
-            # What is shared counts in that sum for everyone who shares it, and takes longer to tell apart.
+            # That sum counts shared pages once for each process; counting them exactly takes longer.
             if room < 0 or (left < 0 and (left := room - sum(map(_proportional, processes))) < 0) or (
                     sum(map(_open_files, processes)) > OPEN_FILES):
                 self._exceeded()
@@ -62,7 +62,7 @@ class MemoryWatch:
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it. What lost its parent in a process namespace hangs below the first process there."""
+    """A process and its descendants. In a process namespace, orphans are children of the first process there."""
     found = [pid]
     for process in found:
         try:
@@ -74,7 +74,7 @@ def tree(pid: int) -> list[int]:
 
 
 def in_kernel(processes: Iterable[int]) -> int:
-    """Bytes that the kernel may hold for ``processes`` beside their pages, in namespaces that are not this process's."""
+    """Bytes that the kernel may hold for ``processes`` besides their pages, in namespaces other than this process's."""
     file_systems, networks, mappings = dict[int, int](), dict[int, int](), set[str]()
     ours = {os.stat(path).st_dev for path in FILE_SYSTEMS_IN_MEMORY if os.path.isdir(path)}
     our_network = os.stat("/proc/self/ns/net").st_ino
@@ -89,7 +89,7 @@ def in_kernel(processes: Iterable[int]) -> int:
             if network not in {our_network, *networks}:
                 networks[network] = _sockets(process)
             mappings |= _anonymous_shared(process)
-        except OSError:  # it has ended, is not set up yet, or may not be looked at
+        except OSError:  # it has ended, is not set up yet, or may not be inspected
             continue
     return sum(file_systems.values()) + sum(networks.values()) + len(mappings) * SHARED_MAPPING_BYTES
 
@@ -100,7 +100,7 @@ def _file_system(place: str) -> int:
 
 
 def _sockets(process: int) -> int:
-    """All sockets of a process's network namespace, those that nobody has open included."""
+    """Bytes of all sockets in a process's network namespace, including those that no process has open."""
     counts = dict[str, int]()
     for line in Path(f"/proc/{process}/net/sockstat").read_text().splitlines():
         name, _, values = line.partition(":")
@@ -130,7 +130,7 @@ def _resident(pid: int) -> int:
 
 
 def _proportional(pid: int) -> int:
-    """As ``_resident``, but of pages that several processes share each counts its part."""
+    """Like ``_resident``, but pages that several processes share are divided among them."""
     sizes, status = _sizes(Path(f"/proc/{pid}/smaps_rollup")), _sizes(Path(f"/proc/{pid}/status"))
     if "Pss" not in sizes:
         return _resident(pid)
@@ -139,7 +139,7 @@ def _proportional(pid: int) -> int:
 
 
 def _sizes(path: Path) -> dict[str, int]:
-    """The bytes that a file below /proc names in kilobytes, by field."""
+    """The sizes that a file below /proc gives in kilobytes, as bytes by field."""
     try:
         lines = path.read_text().splitlines()
     except OSError:  # it has ended

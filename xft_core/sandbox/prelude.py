@@ -1,8 +1,8 @@
-"""What becomes a contained program: it sets the limits, writes the program's files, and turns into the program.
+"""The start of every contained program: sets the limits, writes the program's files, and turns into the program.
 
 Argument: the number of an open descriptor that holds one JSON object, {"command", "files", "limits" (fields of
-sandbox.Resources), "directory", "die_with_parent"}; a command is a list of
-texts, or {"source", "arguments"} of Python. It is given to Python as text and imports nothing of this package.
+bubblewrap.Resources), "directory", "die_with_parent"}. A command is a list of texts, or {"source", "arguments"} for
+Python. This module is passed to Python as text and imports nothing from this package.
 """
 
 import json
@@ -15,7 +15,7 @@ PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>; a copy: this pro
 
 
 def main() -> None:
-    """Set up, and turn into the command. Exits with 127 where that is not there."""
+    """Set up, and turn into the command. Exit with 127 if the command does not exist."""
     with os.fdopen(int(sys.argv[1]), "rb") as stream:
         job = json.load(stream)
     if job["die_with_parent"]:
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def limit(limits: "dict[str, int | None]") -> None:
-    """Hard limits, for this process and all it starts."""
+    """Set hard limits for this process and everything it starts."""
     memory = limits["memory_bytes"]
     for name, value in (
         ("AS", memory), ("DATA", memory), ("FSIZE", limits["file_bytes"]), ("NOFILE", limits["open_files"]), ("CORE", 0),
@@ -56,8 +56,8 @@ def limit(limits: "dict[str, int | None]") -> None:
 
 
 def limit_processes(processes: int) -> None:
-    """Kernels before 5.14 count the processes of the user outside the sandbox too: then there may be no room for even
-    one under this limit, and it is left as it was."""
+    """Limit the number of processes. Kernels before 5.14 also count the user's processes outside the sandbox: if that
+    leaves no room for even one more, the limit stays unchanged."""
     before = resource.getrlimit(resource.RLIMIT_NPROC)
     resource.setrlimit(resource.RLIMIT_NPROC, (processes, before[1]))
     try:

@@ -1,13 +1,13 @@
 """The system calls that a contained program cannot make: a seccomp filter, as ``bwrap --seccomp`` takes it.
 
-Linux has some 370 system calls, and a graded program needs few of them. Refused is what holds memory that no limit of a
-process counts (memfd, System V segments, message queues), what is shared with programs outside (keyrings), what makes or
-changes namespaces and mounts, what looks into other processes, and young parts of the kernel with a history of faults
-(io_uring, bpf, userfaultfd). A refused call mostly answers ENOSYS, as on a kernel that was built without it: libraries
-know what to do then.
+Linux has some 370 system calls, and a graded program needs few of them. The filter refuses calls that hold memory which no
+limit of a process counts (memfd, System V segments, message queues), calls that share things with programs outside
+(keyrings), that create or change namespaces and mounts, or that look into other processes, and young parts of the kernel
+with a history of faults (io_uring, bpf, userfaultfd). Most refused calls return ENOSYS, as on a kernel built without them,
+which libraries can handle.
 
-It is written here, and not with libseccomp: that would have to be installed on every machine beside bubblewrap, its
-Python binding is not on the package index, and all it would save is ``_instruction`` and ``assemble``.
+The filter does not use libseccomp: that would have to be installed on every machine in addition to bubblewrap, its Python
+binding is not on the package index, and all it would save is ``_instruction`` and ``_assemble``.
 """
 
 import errno
@@ -19,7 +19,7 @@ from functools import cache
 
 from xft_core.errors import SandboxError
 
-# Every call that is refused whatever its arguments are: numbers on x86_64 and on aarch64, None where there is no such call.
+# The calls that are refused whatever their arguments: numbers on x86_64 and on aarch64, None if the call does not exist.
 REFUSED: dict[str, tuple[int | None, int | None]] = {
     # Memory outside every address space, and queues.
     "memfd_create": (319, 279), "memfd_secret": (447, 447),
@@ -33,7 +33,7 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "io_pgetevents": (333, 292),
     "inotify_init": (253, None), "inotify_init1": (294, 26), "inotify_add_watch": (254, 27), "inotify_rm_watch": (255, 28),
     "fanotify_init": (300, 262), "fanotify_mark": (301, 263),
-    # Keyrings: the session's is that of the grader.
+    # Keyrings: the session keyring is the grader's.
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
     # Other processes.
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "process_madvise": (440, 440),
@@ -41,7 +41,7 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     # Parts of the kernel that run programs, or act behind a program's back.
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "bpf": (321, 280),
     "userfaultfd": (323, 282), "perf_event_open": (298, 241), "seccomp": (317, 277),
-    # Namespaces and mounts. clone3 takes its flags where a filter cannot look; the C library then calls clone.
+    # Namespaces and mounts. clone3 takes its flags where a filter cannot look; if refused, the C library calls clone.
     "unshare": (272, 97), "setns": (308, 268), "clone3": (435, 435),
     "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41), "chroot": (161, 51), "open_tree": (428, 428),
     "move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
@@ -59,13 +59,13 @@ REFUSED: dict[str, tuple[int | None, int | None]] = {
     "sysfs": (139, None), "_sysctl": (156, None), "create_module": (174, None), "get_kernel_syms": (177, None),
     "query_module": (178, None),
 }
-NEWEST = 456  # futex_requeue; what came later is refused too, and so is x32 (x86_64 with 0x40000000 added)
+NEWEST = 456  # futex_requeue; later calls are refused too, and so is x32 (x86_64 with 0x40000000 added)
 CONDITIONAL: dict[str, tuple[int, int]] = {
     "socket": (41, 198), "socketpair": (53, 199), "clone": (56, 220), "fcntl": (72, 25), "prctl": (157, 167),
     "setsockopt": (54, 208), "ioctl": (16, 29), "mmap": (9, 222), "setpriority": (141, 140), "ioprio_set": (251, 30),
     "sched_setaffinity": (203, 122), "sched_setparam": (142, 118), "sched_setscheduler": (144, 119),
     "sched_setattr": (314, 274)}
-# Linux's number for each architecture, as the kernel tells it to a filter, and the column above.
+# Linux's number for each architecture, as the kernel passes it to a filter, and the column in the tables above.
 ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
 AF_UNIX, AF_INET, AF_INET6 = 1, 2, 10
@@ -76,13 +76,13 @@ PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_MM = 4, 22, 35
 SOL_SOCKET, BUFFER_SIZES = 1, (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF and their FORCE
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 MAP_SHARED_BIT, MAP_ANONYMOUS = 0x01, 0x20
-# The largest anonymous shared mapping. Its pages stay as long as any of it is mapped, so it counts as a whole.
+# The largest anonymous shared mapping. Its pages stay as long as any part of it is mapped, so it counts in full.
 SHARED_MAPPING_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class Test:
-    """Of one argument (its lower 32 bits, or with ``upper`` the others): whether it is among ``values``, or with
+    """A test of one argument (its lower 32 bits, or with ``upper`` the upper ones): whether it is among ``values``, or with
     ``negated`` is not; or whether it has any of ``bits``; or is above ``above``."""
 
     argument: int
@@ -98,8 +98,8 @@ _SHARED_ANONYMOUS = Test(3, bits=MAP_SHARED_BIT), Test(3, bits=MAP_ANONYMOUS)
 
 @dataclass(frozen=True)
 class Rule:
-    """A call that fails with ``error`` if all ``tests`` hold, or there are none. Error 0: it seems to succeed, and does
-    nothing."""
+    """A call that fails with ``error`` if all ``tests`` hold, or if there are none. With error 0 it seems to succeed, but
+    does nothing."""
 
     call: str
     error: int
@@ -112,14 +112,14 @@ RULES = (
     *(Rule(call, errno.EPROTONOSUPPORT, (Test(2, (*UNIX_OR_DEFAULT_PROTOCOL, IPPROTO_TCP, IPPROTO_UDP), negated=True),))
       for call in ("socket", "socketpair")),
     Rule("clone", errno.EPERM, (Test(0, bits=NEW_NAMESPACE_FLAGS),)),
-    # Larger pipes; leases, by which a program holds up whoever opens a file of its user's; news of what others do with files.
+    # Larger pipes; leases, which hold up anyone who opens a file of the same user; notice of what others do with files.
     Rule("fcntl", errno.EPERM, (Test(1, (F_SETLEASE, F_NOTIFY, F_SETPIPE_SZ)),)),
-    # Whoever watches its memory must be able to look.
+    # The memory watch must be able to inspect the process.
     Rule("prctl", errno.EPERM, (Test(0, (PR_SET_DUMPABLE, PR_SET_SECCOMP, PR_SET_MM)),)),
-    # Programs that ask for larger buffers go on with those they have; the kernel itself does so above its own bound.
+    # Programs that ask for larger buffers keep those they have; the kernel does the same above its own bound.
     Rule("setsockopt", 0, (Test(1, (SOL_SOCKET,)), Test(2, BUFFER_SIZES))),
-    # All processes of a sample have an equal part of the processors: one that steps back for another, which computes, would
-    # seem to wait, and that is no time of its own.
+    # All processes of a sample get an equal share of the processors. One that gave way to another that computes would seem to
+    # wait, and waiting does not count as its time.
     *(Rule(call, 0, ()) for call in (
         "setpriority", "ioprio_set", "sched_setaffinity", "sched_setparam", "sched_setscheduler", "sched_setattr")),
     Rule("ioctl", errno.EPERM, (Test(1, (TIOCSTI, TIOCLINUX)),)),
@@ -135,25 +135,25 @@ NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16
 
 @cache
 def build_filter(machine: str | None = None) -> bytes:
-    """The filter for ``machine`` (this one): an array of struct sock_filter. Raises SandboxError where there is none."""
+    """The filter for ``machine`` (default: this one), an array of struct sock_filter. Raises SandboxError if there is none."""
     machine = machine or platform.machine()
     if machine not in ARCHITECTURES:
         raise SandboxError(
-            f"There is no system-call filter for processors of the type {machine!r}; the sandbox has one for "
-            f"{' and '.join(ARCHITECTURES)}. Grade on such a machine.")
+            f"There is no system-call filter for processors of type {machine!r}; the sandbox has one for "
+            f"{' and '.join(ARCHITECTURES)}. Grade on a machine of one of these types.")
     architecture, column = ARCHITECTURES[machine]
     return b"".join(_assemble(architecture, column))
 
 
 def call_number(name: str, machine: str | None = None) -> int | None:
-    """The number of a refused or conditional call on ``machine`` (this one); None where there is no such call."""
+    """The number of a refused or conditional call on ``machine`` (default: this one); None if it does not exist there."""
     return (REFUSED | CONDITIONAL)[name][ARCHITECTURES[machine or platform.machine()][1]]
 
 
 def _assemble(architecture: int, column: int) -> Iterator[bytes]:
     yield _instruction(LOAD_WORD, ARCHITECTURE_AT)
     yield _instruction(JUMP_EQUAL, architecture, 1, 0)
-    yield _instruction(RETURN, KILL_PROCESS)  # a call by the numbers of another architecture, as 32-bit x86 does
+    yield _instruction(RETURN, KILL_PROCESS)  # a call with another architecture's numbers, as 32-bit x86 makes
     yield _instruction(LOAD_WORD, NUMBER_AT)
     yield _instruction(JUMP_GREATER, NEWEST, 0, 1)
     yield _instruction(RETURN, ERROR | errno.ENOSYS)
@@ -170,13 +170,13 @@ def _assemble(architecture: int, column: int) -> Iterator[bytes]:
 
 
 def _rule_body(rule: Rule) -> Iterator[bytes]:
-    """Return the rule's error if its tests hold; else go on behind it, with the call's number loaded again."""
+    """Return the rule's error if its tests hold; otherwise continue after it, with the call's number loaded again."""
     sizes = [1 + max(1, len(test.values)) for test in rule.tests]
     for index, test in enumerate(rule.tests):
         yield _instruction(LOAD_WORD, ARGUMENTS_AT + 8 * test.argument + 4 * test.upper)
         operation, operands = (JUMP_EQUAL, test.values) if test.values else (
             (JUMP_ANY_BIT, (test.bits,)) if test.bits else (JUMP_GREATER, (test.above,)))
-        # From the instruction behind this test: the next one is at 0, that behind the return at ``otherwise``.
+        # Counted from the instruction after this test: the next one is at 0, the one after the return at ``otherwise``.
         otherwise = sum(sizes[index + 1:]) + 1
         found, not_found = (otherwise, 0) if test.negated else (0, otherwise)
         for position, operand in enumerate(operands):

@@ -13,7 +13,7 @@ from xft_core.training.held_out import held_out_loss
 
 
 def run(config: AverageModelsStage, workspace: Workspace) -> MergeMetrics:
-    """Write the mean and, where there is data, load it again as any user would and measure it."""
+    """Write the mean and, if there is data, load it again as any user would and measure it."""
     sources = {name: find_model(model) for name, model in config.models.items()}
     parameters = average_models(sources, config.weights, workspace.output)
     held_out_nll = None

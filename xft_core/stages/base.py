@@ -1,4 +1,4 @@
-"""What every stage's configuration has in common."""
+"""The common base of all stage configurations."""
 
 from abc import abstractmethod
 from pathlib import Path
@@ -12,29 +12,29 @@ from xft_core.store.artifacts import input_digest
 
 
 class StageConfig(Section):
-    """The fields that every stage has, beside its own."""
+    """The fields and methods that every stage configuration has."""
 
     stage: ClassVar[str]
-    summary: ClassVar[str]  # one sentence, for people; a docstring is gone under PYTHONOPTIMIZE=2
+    summary: ClassVar[str]  # one sentence for the user; PYTHONOPTIMIZE=2 removes docstrings
     version: ClassVar[int]
     implementation: ClassVar[str]
-    needs_torch: ClassVar[bool] = True  # else a process of the stage's own does without: it starts sooner
+    needs_torch: ClassVar[bool] = True  # if not, the stage's own process starts sooner without it
 
-    output: Path = Field(description="Directory to make. Work in progress is kept beside it as <output>.partial.")
-    provenance: dict[str, str] = Field({}, description="Noted in the manifest as it is (run ids and the like).")
+    output: Path = Field(description="Directory to create. Work in progress is kept next to it as <output>.partial.")
+    provenance: dict[str, str] = Field({}, description="Recorded unchanged in the manifest (for example run IDs).")
 
     def processes(self) -> tuple[int, int]:
-        """Processes on each machine that share the work, and machines. They change results by rounding only."""
+        """Number of processes per machine and of machines that share the work. They change results by rounding only."""
         return 1, 1
 
     def preconditions(self) -> Preconditions:
-        """Checks of what the stage needs, apart from what earlier stages make, each by the name of what it looks for. None by
-        default."""
+        """Checks for everything that the stage needs and no earlier stage creates, each by the name of what it looks for. None
+        by default."""
         return {}
 
     @abstractmethod
     def inputs(self) -> dict[str, Path]:
-        """Local path of every input, by name. Raises XftError for what does not exist."""
+        """Local path of every input, by name. Raises XftError for a missing input."""
 
     def input_digests(self) -> dict[str, str]:
         """Digest of every input, by name."""

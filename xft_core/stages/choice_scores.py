@@ -27,10 +27,10 @@ def choice_samples(
     config: GenerateStage, kind: MultipleChoice, problems: list[ChoiceQuestion], tokenizer: PreTrainedTokenizerBase,
     partial: Path,
 ) -> tuple[dict[str, Sample], int]:
-    """The sample of each problem by its task_id, and how many of them this start made; ``partial`` keeps those that are there.
+    """Return each problem's sample by task_id, and how many samples this start added. ``partial`` holds the finished samples.
 
-    A choice's log-likelihood is that of its tokens behind the prompt, in nats, summed; an end token is not part of it. It does
-    not depend on generate.num_samples or the temperature. Raises CheckpointError.
+    A choice's log-likelihood is the sum over its tokens after the prompt, in nats, without an end token. It does not depend on
+    generate.num_samples or the temperature. Raises CheckpointError.
     """
     samples = {sample.task_id: sample for sample in map(Sample.model_validate, read_appended(partial))}
     waiting = [problem for problem in problems if problem.task_id not in samples]
@@ -61,7 +61,7 @@ def _row(tokens: Tokens) -> Row:
 
 
 def _sample(problem: ChoiceQuestion, prompt: str, values: list[float]) -> Sample:
-    """``values``: of the choices, then of the letters; none where prompt and choice do not fit the model's context."""
+    """Build a sample. ``values``: for the choices, then for the letters; empty if prompt and choice exceed the context."""
     number = len(problem.choices)
     found = {"log_likelihoods": values[:number], "letters": values[number:]}
     return Sample(

@@ -1,7 +1,7 @@
-"""The choose_checkpoint stage: of several steps of a training, the Mixture-of-Experts that merges best on reserved rows.
+"""The choose_checkpoint stage: choose the training step at which a Mixture-of-Experts merges best on reserved rows.
 
-Over-trained experts merge worse (arXiv 2506.14126). Each is merged uniformly, which learns nothing and costs one measurement;
-the chosen one is then mixed by whatever method. Leaves a copy of the chosen model, and choice.json.
+Over-trained experts merge worse (arXiv 2506.14126). Each model is merged uniformly, which learns nothing and costs one
+measurement. The chosen model can then be mixed by any method. Writes a copy of the chosen model, and choice.json.
 """
 
 import logging
@@ -26,9 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: ChooseCheckpointStage, workspace: Workspace) -> ChooseCheckpointMetrics:
-    """The stage. Raises DataError for prepared data without reserved rows, CheckpointError for a broken model."""
+    """Run the stage. Raises DataError for prepared data without reserved rows, CheckpointError for a broken model."""
     if not (config.data / "reserved.safetensors").is_file():
-        raise DataError(f"{str(config.data)!r} has no reserved rows to choose by. Prepare it with data.reserved_rows.")
+        raise DataError(f"{str(config.data)!r} has no reserved rows to choose on. Prepare the data with data.reserved_rows.")
     rows = load_rows(config.data, "reserved")
     models = {name: find_model(model) for name, model in config.models.items()}
     losses = {name: _merged_loss(directory, rows, config.merge) for name, directory in models.items()}

@@ -1,8 +1,8 @@
-"""The cluster_rows stage: the training rows in clusters of alike prompts, for branches that are each tuned on one (c-BTM,
-arXiv 2303.14177). Leaves clusters.json, see store/results/cluster_rows.py.
+"""The cluster_rows stage: group the training rows into clusters of similar prompts, one for each branch to be tuned (c-BTM,
+arXiv 2303.14177). Writes clusters.json, see store/results/cluster_rows.py.
 
-A prompt's embedding is the mean of the model's last hidden states over its tokens; k-means (scikit-learn: k-means++, the best
-of ten starts) divides the embeddings. Clusters need not be equally large, and none is empty.
+A prompt's embedding is the mean of the model's last hidden states over its tokens. K-means (scikit-learn: k-means++, the best
+of ten starts) divides the embeddings. Clusters may differ in size; none is empty.
 Shape suffixes: N rows, B rows of a batch, S tokens, D hidden size.
 """
 
@@ -32,7 +32,7 @@ STARTS = 10  # of k-means
 
 
 def run(config: ClusterRowsStage, workspace: Workspace) -> ClusterRowsMetrics:
-    """The stage. Raises DataError for fewer different prompts than clusters, and for rows that do not fit the model."""
+    """Run the stage. Raises DataError if there are fewer distinct prompts than clusters, or rows that do not fit the model."""
     rows = load_rows(config.data, "train")
     model = load_model(find_model(config.model), DTYPES[config.precision])
     check_rows_fit(model, [rows])
@@ -47,7 +47,7 @@ def run(config: ClusterRowsStage, workspace: Workspace) -> ClusterRowsMetrics:
 
 @torch.no_grad()
 def prompt_embeddings(model: PreTrainedModel, rows: Rows) -> torch.Tensor:
-    """Mean of the last hidden states over each row's prompt, fp64, N,D; over all of a row that has no prompt."""
+    """Mean of the last hidden states over each row's prompt (fp64, N,D), or over the entire row if it has no prompt."""
     model.eval()
     lengths = rows.lengths()
     order = sorted(range(len(rows)), key=lambda index: (-lengths[index], index))
@@ -65,7 +65,7 @@ def prompt_embeddings(model: PreTrainedModel, rows: Rows) -> torch.Tensor:
 
 
 def clustered(embedding_ND: torch.Tensor, clusters: int, seed: int, where: Path) -> tuple[list[int], float]:
-    """The cluster of each embedding, numbered in the order of their first ones, and the share of variance between clusters."""
+    """Return each embedding's cluster, numbered by first appearance, and the share of variance between clusters."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
@@ -73,13 +73,13 @@ def clustered(embedding_ND: torch.Tensor, clusters: int, seed: int, where: Path)
     different = len(np.unique(points_ND, axis=0))
     if different < clusters:
         raise DataError(
-            f"The {len(points_ND)} training rows of {str(where)!r} have {different} different prompts, too few for {clusters} "
+            f"The {len(points_ND)} training rows of {str(where)!r} have {different} distinct prompts, too few for {clusters} "
             "clusters: lower upcycle.num_experts, take more rows, or set upcycle.branches_by to random.")
-    with threadpool_limits(1):  # sums by several threads come in any order, and so would the last bits
+    with threadpool_limits(1):  # several threads would add in varying order and change the last bits
         label_N = KMeans(clusters, n_init=STARTS, random_state=seed).fit(points_ND).labels_
     numbers: dict[int, int] = {}
     labels = [numbers.setdefault(int(label), len(numbers)) for label in label_N]
-    assert len(numbers) == clusters, "k-means fills every cluster where there are enough different points"
+    assert len(numbers) == clusters, "k-means fills every cluster if there are enough distinct points"
     total = float(((points_ND - points_ND.mean(0)) ** 2).sum())
     groups = (points_ND[label_N == label] for label in numbers)
     within = sum(float(((group - group.mean(0)) ** 2).sum()) for group in groups)

@@ -1,6 +1,6 @@
-"""The compare stage: variants of one recipe side by side, from their published reports alone.
+"""The compare stage: compare variants of one recipe, using only their published reports.
 
-Written: ``comparison.json``, ``comparison.md`` and ``plots/*.png``. The same reports give the same bytes.
+Writes ``comparison.json``, ``comparison.md`` and ``plots/*.png``. The same reports give the same bytes.
 """
 
 from xft_core.errors import RecipeError
@@ -18,9 +18,9 @@ from xft_core.store.workspace import Workspace
 
 
 def run(config: CompareStage, workspace: Workspace) -> CompareMetrics:
-    """The compare stage.
+    """Run the stage.
 
-    Raises RecipeError for a report of a variant that the grid does not have, ArtifactError for a broken report.
+    Raises RecipeError for a report of a variant that is not in the grid, ArtifactError for a broken report.
     """
     variants = expand(config.recipe, config.grid)
     unknown = config.reports.keys() - {variant.name for variant in variants}
@@ -39,7 +39,7 @@ def run(config: CompareStage, workspace: Workspace) -> CompareMetrics:
 
 
 def headline(result: Variants) -> dict[str, float]:
-    """Means over seeds in the best group, named as the report stage names those of one run; spreads end in ``_spread``."""
+    """Means over seeds in the best group, named as the report stage names one run's numbers; spreads end in ``_spread``."""
     group = best_group(result)
     endings = metric_endings(result.titles)
     found: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The dpo stage: a dense model tuned to prefer its answers that pass to those that fail."""
+"""The dpo stage: tune a dense model to prefer its passing answers to its failing ones."""
 
 import logging
 import random
@@ -38,8 +38,10 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: DpoStage, workspace: Workspace) -> DpoMetrics:
-    """Tune and write the model, and measure its held-out loss before and after. Where no problem has both an answer that passes
-    and one that fails, the model is written as it is, byte for byte: what was measured of it counts for both."""
+    """Tune and write the model, and measure its held-out loss before and after.
+
+    If no problem has both a passing and a failing answer, the model is written unchanged, byte for byte, and its one
+    measurement counts for both."""
     source, dpo = find_model(config.model), config.dpo
     if is_moe(source):
         raise CheckpointError(f"{config.model!r} is a Mixture-of-Experts. DPO is for dense models: merge it first.")
@@ -82,7 +84,7 @@ def run(config: DpoStage, workspace: Workspace) -> DpoMetrics:
 
 
 def _unchanged(source: Path, output: Path, model: PreTrainedModel, nll: float, counts: dict[str, int]) -> DpoMetrics:
-    """The model as it was, for want of pairs."""
+    """Write the model unchanged, because there are no pairs."""
     for path in model_files(source):
         shutil.copyfile(path, output / path.name)
     metrics = DpoMetrics(
@@ -94,15 +96,15 @@ def _unchanged(source: Path, output: Path, model: PreTrainedModel, nll: float, c
 
 
 def _answered(config: DpoStage, source: Path) -> Iterator[tuple[str, list[Row], list[Row]]]:
-    """Every problem with its answers that pass and those that fail, as rows, each once. An answer that was cut off, or could
-    not be graded, is left out. Raises DataError where the verdicts are missing."""
+    """Yield every problem with its passing and its failing answers as rows, without duplicates. Answers that were cut off or
+    could not be graded are left out. Raises DataError if the verdicts are missing."""
     results = EvaluationFile.read(config.verdicts)
     if results is None or results.skipped:
         raise DataError(f"{str(config.verdicts)!r} holds no verdicts on {config.benchmark!r}. Grade the answers first.")
     benchmark, tokenizer = config.inputs()["benchmark"], load_tokenizer(source)
     kind = kind_of(benchmark)
     verdicts = {problem.task_id: problem.samples for problem in results.problems}
-    taught = load_response_ends(config.data) or [tokenizer.eos_token_id]  # a chat template may have an end of its own
+    taught = load_response_ends(config.data) or [tokenizer.eos_token_id]  # a chat template may have its own end token
     end = [token for token in taught[:1] if token is not None]
     samples: dict[str, list[Sample]] = {}
     for sample in generated_samples(config.samples):

@@ -1,6 +1,7 @@
-"""The ensemble stage: merged model, dense SFT with its averages, and base model to one dense model (mixing/ensemble.py).
+"""The ensemble stage: combine the merged model, the dense SFT model with its averages, and the base model into one dense model
+(mixing/ensemble.py).
 
-Leaves the model and ensemble.json.
+Writes the model and ensemble.json.
 """
 
 from xft_core.data.rows import load_rows
@@ -23,7 +24,7 @@ def run(config: EnsembleStage, workspace: Workspace) -> EnsembleMetrics:
     split, journal = config.split, workspace.checkpoints / "measured.jsonl"
     if split == "reserved" and not (config.data / "reserved.safetensors").is_file():
         raise DataError(
-            f"The ensemble is to be chosen on reserved rows, but {str(config.data)!r} has none: prepare the data with "
+            f"The ensemble must be chosen on reserved rows, but {str(config.data)!r} has none: prepare the data with "
             "data.reserved_rows, or set merge.rows to held_in.")
     rows = load_rows(config.data, split)
     with Members(sources, DTYPES[config.precision], device_for_work()) as members:

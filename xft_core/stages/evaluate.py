@@ -1,17 +1,17 @@
 """The evaluate stage: verdicts and pass@k for a model's answers to a benchmark.
 
-results.json              benchmark, versions, sandbox, limits, processor; for every problem its samples' verdicts and why:
-                          see store/results/evaluate.py. Or, where this machine lacks what the benchmark is graded with,
-                          "skipped": the reason, and no problems
-samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples. It is
-                          there for what was skipped too, to be graded elsewhere
+results.json              benchmark, versions, sandbox, limits, processor; for every problem its samples' verdicts and the
+                          reasons: see store/results/evaluate.py. If this machine lacks the benchmark's toolchain,
+                          "skipped" with the reason, and no problems
+samples_evalplus.jsonl    {"task_id", "solution"}: the form in which evalplus itself can grade the same samples. Also
+                          written for a skipped benchmark, so that it can be graded elsewhere
 
-Verdicts are on disk problem by problem as they are found: a run that was killed continues with the problems it lacks.
+Verdicts are written to disk problem by problem: a killed run continues with the remaining problems.
 
-No sample is left out of a score because grading it went wrong. One without a verdict is graded again once nothing else is
-being graded; if that goes wrong too on a machine that grades programs of ours well, it has failed. On one that does not, the
-stage ends with an error. Left out, for every model alike and counted, are only problems no answer to which can be graded
-here, whatever it is (those of DS-1000 whose libraries are not installed).
+A sample is never left out of a score because grading it failed. A sample without a verdict is graded again once nothing else
+is being graded. If that attempt fails too, the stage grades known programs: if these are graded correctly, the sample counts as
+failed; otherwise the stage ends with an error. The only problems left out are those for which no answer can be graded on this
+machine (DS-1000 problems whose libraries are not installed). They are left out for every model alike, and counted.
 """
 
 import json
@@ -57,8 +57,8 @@ logger = logging.getLogger(__name__)
 def run(config: EvaluateStage, workspace: Workspace) -> EvaluateMetrics:
     """Grade ``config.samples`` (a generate artifact, or a JSONL file with task_id and solution).
 
-    pass@k is measured for k = 1 and for each k asked for that every problem has samples enough for.
-    Raises DataError for samples that do not answer the benchmark, SandboxError when nothing can be graded here.
+    pass@k is measured for k = 1 and for each requested k that every problem has enough samples for.
+    Raises DataError for samples that do not answer the benchmark, SandboxError if nothing can be graded on this machine.
     """
     started = time.monotonic()
     benchmark = config.inputs()["benchmark"]
@@ -106,30 +106,30 @@ def run(config: EvaluateStage, workspace: Workspace) -> EvaluateMetrics:
 def read_samples(
     samples: Path, kind: Kind[Any], benchmark: Path, benchmark_digest: str,
 ) -> tuple[list[AnyProblem], dict[str, list[str]]]:
-    """The problems that are answered, in the benchmark's order, and the programs that answer each, by task_id.
+    """Return the answered problems, in the benchmark's order, and the programs that answer each, by task_id.
 
-    Raises DataError, naming file and line, for a line that is not a sample of this benchmark.
+    Raises DataError, with file and line, for a line that is not a sample of this benchmark.
     """
     if (samples / MANIFEST).is_file():
         answered = read_manifest(samples).parents.get("benchmark")
         if answered not in (None, benchmark_digest):
             raise DataError(
                 f"The samples in {str(samples)!r} answer another benchmark, or another version of it, than "
-                f"{str(benchmark)!r} (sha256 {answered[:12]}… and {benchmark_digest[:12]}…). Generate them again.")
+                f"{str(benchmark)!r} (sha256 {answered[:12]}… and {benchmark_digest[:12]}…). Generate new samples.")
     path = samples if samples.is_file() else samples / SAMPLES
     if not path.is_file():
-        raise DataError(f"There is no file {str(path)!r}. Give the directory that the generate stage made.")
+        raise DataError(f"There is no file {str(path)!r}. Give the output directory of the generate stage.")
     known = {problem.task_id: problem for problem in kind.load_problems(benchmark)}
     solutions: dict[str, list[str]] = {task_id: [] for task_id in known}
     for number, row in read_jsonl(path):
         task_id, solution = row.get("task_id"), row.get("solution")
         if not isinstance(task_id, str) or not isinstance(solution, str):
-            raise DataError(f"{str(path)!r}, line {number}: a sample needs the texts task_id and solution.")
+            raise DataError(f"{str(path)!r}, line {number}: a sample needs the strings task_id and solution.")
         try:
             solution.encode()
         except UnicodeEncodeError as error:
             raise DataError(
-                f"{str(path)!r}, line {number}: the solution is not text ({error}). Remove the half of a character.") from None
+                f"{str(path)!r}, line {number}: the solution is not text ({error}). Remove the incomplete character.") from None
         if task_id not in known:
             raise DataError(
                 f"{str(path)!r}, line {number}: the benchmark {str(benchmark)!r} has no problem {task_id!r}. "
@@ -142,8 +142,10 @@ def read_samples(
 
 
 def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> PassRates:
-    """pass@k of a benchmark from the verdicts on each problem's samples. A problem counts with all its samples, those
-    without a verdict as failed, or, if none has one, not at all. Raises SandboxError if there is no verdict at all."""
+    """Compute pass@k of a benchmark from the verdicts on each problem's samples.
+
+    A problem counts with all its samples; samples without a verdict count as failed. A problem without any verdict does not
+    count. Raises SandboxError if there is no verdict at all."""
     graded = [of_problem for of_problem in verdicts if _is_graded(of_problem)]
     samples = sum(map(len, verdicts))
     errors = samples - sum(map(len, graded))
@@ -152,7 +154,7 @@ def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> PassRate
         raise SandboxError(f"None of the {samples} samples could be graded: {'; '.join(reasons)}.")
     if errors:
         logger.warning(
-            "%d of %d problems cannot be graded here and count for nothing", len(verdicts) - len(graded), len(verdicts))
+            "%d of %d problems cannot be graded here and do not count", len(verdicts) - len(graded), len(verdicts))
     possible = [k for k in sorted({1, *ks}) if k <= min(map(len, graded))]
     base_pass_at, plus_pass_at = ({
         k: _mean([
@@ -167,7 +169,7 @@ def scores(verdicts: Sequence[Sequence[Verdict]], ks: Sequence[int]) -> PassRate
 
 
 def no_rates(problems: int, samples: int) -> PassRates:
-    """Of a benchmark that is skipped."""
+    """Return the rates of a skipped benchmark."""
     return PassRates(
         base_pass_at={}, plus_pass_at={}, plus_interval_low=None, plus_interval_high=None, problems=problems,
         samples=samples, infrastructure_errors=None)
@@ -176,9 +178,9 @@ def no_rates(problems: int, samples: int) -> PassRates:
 def group_scores(
     groups: Mapping[str, Mapping[str, str]], verdicts: Mapping[str, Sequence[Verdict]],
 ) -> dict[str, dict[str, GroupScore]]:
-    """The score of every group, by criterion and name.
+    """Return the score of every group, by criterion and name.
 
-    ``groups``: by task_id, the group by criterion. A group of which nothing could be graded is left out.
+    ``groups``: by task_id, the group for each criterion. A group is left out if none of its problems could be graded.
     """
     rates: dict[str, dict[str, list[float]]] = {}
     for task_id, of_problem in verdicts.items():
@@ -193,10 +195,11 @@ def group_scores(
 def grade_all(
     problems: list[AnyProblem], solutions: dict[str, list[str]], grader: Grader[Any], workers: int, graded: Path,
 ) -> dict[str, list[Verdict]]:
-    """The verdicts on each problem's samples, by task_id. Those in the file ``graded`` are taken from there, the others
-    are added to it. Infrastructure errors are left for problems that are ungradable, and for no others.
+    """Return the verdicts on each problem's samples, by task_id.
 
-    Raises SandboxError when this machine stops grading.
+    Verdicts in the file ``graded`` are reused; new ones are added to it. Only ungradable problems keep infrastructure errors.
+
+    Raises SandboxError if this machine stops grading.
     """
     verdicts = {row["task_id"]: [Verdict(**verdict) for verdict in row["verdicts"]] for row in read_appended(graded)}
     again: list[AnyProblem] = []
@@ -231,19 +234,19 @@ def grade_all(
                 verdict if _has_verdict(verdict) else _graded_alone(problem, solution, verdict, grader)
                 for verdict, solution in zip(found, solutions[problem.task_id], strict=True)])
     finally:
-        grader.stop()  # after a fault or an interrupt, nobody waits for what is still being graded
+        grader.stop()  # after an error or interrupt, do not wait for grading in progress
         pool.shutdown(cancel_futures=True)
         progress.close()
     return {problem.task_id: verdicts[problem.task_id] for problem in problems}
 
 
 def _graded_alone(problem: AnyProblem, solution: str, first: Verdict, grader: Grader[Any]) -> Verdict:
-    """The verdict on a sample whose first attempt ended in an infrastructure error, while nothing else is being graded."""
+    """Grade a sample again after an infrastructure error, while nothing else is being graded."""
     (verdict,) = grader.grade(problem, [solution], alone=True)
     if _has_verdict(verdict):
         return verdict
-    logger.warning("%s: a sample could not be graded, also with nothing else being graded: %s", problem.task_id, verdict.detail)
-    grader.check()  # raises if it is the machine
+    logger.warning("%s: a sample could not be graded, even with nothing else being graded: %s", problem.task_id, verdict.detail)
+    grader.check()  # raises if the machine is the cause
     return Verdict("fail", "fail", f"it cannot be graded: {first.detail}; and again, alone: {verdict.detail}")
 
 
@@ -261,7 +264,7 @@ def _grouped(kind: Kind[Any], problem: AnyProblem) -> dict[str, Any]:
 
 
 def _given(verdict: Verdict) -> dict[str, Any]:
-    """A verdict's fields: score and measures only where there are any."""
+    """Return a verdict's fields, with score and measures only if there are any."""
     optional: dict[str, Any] = {"score": None, "measures": {}}
     return {name: value for name, value in asdict(verdict).items() if name not in optional or value != optional[name]}
 
@@ -271,7 +274,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _processor() -> str:
-    """The processor's name: time limits, and so verdicts on slow programs, depend on it."""
+    """Return the processor's name. Time limits, and with them verdicts on slow programs, depend on it."""
     description: dict[str, Any] = {}
     if os.path.exists("/proc/cpuinfo"):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""The export stage: a model for other programs, loaded again and compared with the one that it was made of."""
+"""The export stage: write a model for other programs, load it again, and compare it with the original."""
 
 import logging
 import shutil
@@ -37,11 +37,11 @@ logger = logging.getLogger(__name__)
 MODELFILE = "Modelfile"
 TOKENS_TO_RUN = 16
 LARGEST_ROUNDING = 1e-4  # of the largest logit, in fp32
-TEXTS_TO_CUT = 64  # held-out rows whose text a GGUF file's tokenizer must cut alike
+TEXTS_TO_CUT = 64  # held-out rows whose text a GGUF file's tokenizer must split in the same way
 
 
 def run(config: ExportStage, workspace: Workspace) -> ExportMetrics:
-    """The stage. Raises CheckpointError for a model that does not fit the form."""
+    """Run the stage. Raises CheckpointError for a model that does not fit the form."""
     source, output = config.inputs()["model"], workspace.output
     if config.form == "code":
         export_code(source, output)
@@ -65,8 +65,8 @@ def run(config: ExportStage, workspace: Workspace) -> ExportMetrics:
         exact = config.form == "stock" or config.quantization == "f32"
         if exact and difference > LARGEST_ROUNDING * _largest_logit(original):
             raise CheckpointError(
-                f"The export does not compute what {str(source)!r} does: logits differ by {difference:.3g}. Nothing was kept. "
-                "Please report it, with the config.json.")
+                f"The export does not compute the same as {str(source)!r}: logits differ by {difference:.3g}. Nothing was "
+                "kept. Please report this, with the config.json.")
         if config.data:
             measured |= _compared(original, exported, load_rows(config.data, "held_out"), DTYPES[config.precision])
     return ExportMetrics(size_mb=size / 2**20, **measured)
@@ -79,12 +79,12 @@ def _load_stock(directory: Path) -> PreTrainedModel:
     except Exception as error:  # each family fails in its own way
         raise CheckpointError(f"The export cannot be loaded: {first_line(error)}") from None
     if report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"]:
-        raise CheckpointError("transformers finds other tensors in the export than the architecture has. Please report it.")
+        raise CheckpointError("The tensors in the export do not match the architecture in transformers. Please report this.")
     return model.eval()
 
 
 def _write_gguf(config: ExportStage, source: Path, output: Path) -> Path:
-    """The file, the Modelfile, and beside them what transformers needs to measure it. Returns the file's path."""
+    """Write the file, the Modelfile, and the files that transformers needs to measure it. Returns the file's path."""
     taught = load_response_ends(config.data) if config.data else None
     described = describe(source, config.template, taught or (), _texts(config.data, load_tokenizer(source)))
     path = output / f"model-{config.quantization}{SUFFIX}"
@@ -92,8 +92,8 @@ def _write_gguf(config: ExportStage, source: Path, output: Path) -> Path:
         if is_moe(source):
             if upcycle_config_of(source).normalization != "granite":
                 raise CheckpointError(
-                    f"{str(source)!r} is a Mixture-of-Experts of normalization {upcycle_config_of(source).normalization}: "
-                    "llama.cpp has only that of granite. Write the merged model, or train with upcycle.normalization granite.")
+                    f"{str(source)!r} is a Mixture-of-Experts with normalization {upcycle_config_of(source).normalization}: "
+                    "llama.cpp supports only granite. Export the merged model, or train with upcycle.normalization granite.")
             export_stock(source, directory)
         write_gguf(directory if is_moe(source) else source, path, config.quantization, described.vocabulary,
                    described.special, described.chat_template)
@@ -105,7 +105,7 @@ def _write_gguf(config: ExportStage, source: Path, output: Path) -> Path:
 
 
 def _texts(data: Path | None, tokenizer: Any) -> list[str]:
-    """Held-out rows as text."""
+    """Return held-out rows as text."""
     if data is None:
         return []
     rows = load_rows(data, "held_out")
@@ -134,7 +134,7 @@ def _largest_logit(model: PreTrainedModel) -> float:
 def _compared(
     original: PreTrainedModel, exported: PreTrainedModel, rows: Rows, dtype: torch.dtype,
 ) -> dict[str, float]:
-    """Held-out losses of both, and how often their most likely tokens are the same."""
+    """Return the held-out losses of both models, and how often their most likely tokens are the same."""
     device = device_for_work()
     models = [model.to(device=device, dtype=dtype) for model in (original, exported)]  # type: ignore[call-overload]
     packed, size = PackedRows(rows, max(rows.lengths()), packing=False), max(1, TOKENS_PER_BATCH // max(rows.lengths()))
@@ -152,8 +152,8 @@ def _compared(
 
 
 def _response_logits(model: PreTrainedModel, batch: dict[str, torch.Tensor], wanted: torch.Tensor) -> torch.Tensor:
-    """What is predicted for the tokens ``wanted``: (tokens, vocabulary), fp32. A stock mixture is of no family of ours, so
-    that the loss of training does not take it."""
+    """Return the logits for the tokens ``wanted``: (tokens, vocabulary), fp32. The training loss cannot be used here: a stock
+    mixture belongs to none of this package's families."""
     fields = {name: batch[name].to(model.device) for name in ("input_ids", "position_ids")}
     logits: torch.Tensor = model(**fields, use_cache=False).logits[:, :-1].cpu()[wanted].float()
     return logits

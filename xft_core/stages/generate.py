@@ -1,9 +1,9 @@
 """The generate stage: a model's answers to the problems of one benchmark.
 
-Leaves samples.jsonl, in the benchmark's order, one line for each sample: see store/results/generate.py.
+Writes samples.jsonl in the benchmark's order, one line for each sample: see store/results/generate.py.
 
-Batches are fixed before the first is answered, each has a seed of its own, and each is on disk before the next begins:
-a run that was killed loses one batch at most, and its second start gives what an undisturbed run gives.
+Batches are fixed before the first is answered, each has its own seed, and each is on disk before the next begins. A killed run
+therefore loses at most one batch, and its second start gives the same result as an uninterrupted run.
 """
 
 import hashlib
@@ -46,13 +46,13 @@ SampleId = tuple[str, int]
 
 @dataclass(frozen=True)
 class Request:
-    """One sample to be made."""
+    """One sample to generate."""
 
     problem: AnyProblem
     sample_index: int
     prompt: str
     token_ids: list[int]
-    pictures: dict[str, Any] = field(default_factory=dict)  # what a processor made of them beside the tokens
+    pictures: dict[str, Any] = field(default_factory=dict)  # a processor's tensors other than the tokens
 
     @property
     def sample_id(self) -> SampleId:
@@ -63,7 +63,7 @@ class Request:
 def run(config: GenerateStage, workspace: Workspace) -> GenerateMetrics:
     """Answer the benchmark's problems.
 
-    Raises DataError, CheckpointError; RecipeError for a back end that is not installed.
+    Raises DataError, CheckpointError, and RecipeError for a back end that is not installed.
     """
     started = time.monotonic()
     inputs = config.inputs()
@@ -101,7 +101,7 @@ def run(config: GenerateStage, workspace: Workspace) -> GenerateMetrics:
 
 
 def finish(workspace: Workspace, ordered: list[Sample], problems: int, done_now: float, started: float) -> GenerateMetrics:
-    """Write the samples, which are in the benchmark's order. ``done_now``: problems that this start has answered."""
+    """Write the samples, in the benchmark's order. ``done_now``: problems answered since this start."""
     (workspace.output / SAMPLES).write_text("".join(map(_line, ordered)), encoding="utf-8")
     reasons = [sample.finish_reason for sample in ordered]
     seconds = time.monotonic() - started
@@ -114,7 +114,7 @@ def finish(workspace: Workspace, ordered: list[Sample], problems: int, done_now:
 def asked_in_text(
     kind: Kind[Any], problems: list[Any], style: str, model: Path, tokenizer: PreTrainedTokenizerBase,
 ) -> Iterator[Request]:
-    """The first request for each problem."""
+    """Yield the first request for each problem."""
     for problem in problems:
         prompt = kind.build_prompt(problem, style, tokenizer)
         yield Request(problem, 0, prompt.text, prompt_token_ids(prompt, tokenizer))
@@ -123,7 +123,7 @@ def asked_in_text(
 def asked_about_pictures(
     kind: Kind[Any], problems: list[Any], style: str, model: Path, tokenizer: PreTrainedTokenizerBase,
 ) -> Iterator[Request]:
-    """The same through the model's own processor."""
+    """Yield the first request for each problem, through the model's own processor."""
     asker = PictureAsker(load_processor(model), style)
     for problem in problems:
         made = asker.ask(problem.question, problem.pictures)
@@ -134,12 +134,12 @@ def open_completer(
     model: Path, tokenizer: PreTrainedTokenizerBase, config: GenerateConfig, stops: tuple[str, ...],
     asks_pictures: bool = False,
 ) -> Completer:
-    """The model directory in the back end that is asked for. Raises CheckpointError, RecipeError."""
+    """Open the model directory in the requested back end. Raises CheckpointError, RecipeError."""
     if asks_pictures:
         if config.backend != "transformers":
             raise RecipeError(
-                f"generate.backend is {config.backend}, but the benchmark asks about pictures, which only transformers is "
-                "given here: set it to transformers.")
+                f"generate.backend is {config.backend}, but the benchmark asks about pictures, which only the back end "
+                "transformers supports here: set it to transformers.")
         return PictureCompleter(load_model(model, DTYPES[config.precision]), tokenizer, config, stops)
     if config.backend == "vllm":
         from xft_core.generation.with_vllm import VllmCompleter
@@ -149,7 +149,7 @@ def open_completer(
 
 
 def answer(completer: Completer, kind: Kind[Any], batch: list[Request], style: str, seed: int) -> list[Sample]:
-    """The samples of one batch."""
+    """Return the samples of one batch."""
     if isinstance(completer, PictureCompleter):
         completer.pictures = [request.pictures for request in batch]
     completions = completer.complete([request.token_ids for request in batch], batch_seed(seed, batch))
@@ -161,13 +161,13 @@ def answer(completer: Completer, kind: Kind[Any], batch: list[Request], style: s
 
 
 def make_batches(requests: list[Request], batch_size: int) -> list[list[Request]]:
-    """Requests in batches of about equally long prompts. The longest come first: too little memory shows at once."""
+    """Group requests into batches of similarly long prompts. The longest come first, to reveal too little memory at once."""
     ordered = sorted(requests, key=lambda request: -len(request.token_ids))
     return [ordered[start:start + batch_size] for start in range(0, len(ordered), batch_size)]
 
 
 def batch_seed(seed: int, batch: list[Request]) -> int:
-    """The seed of one batch, from the stage's and what is in the batch: it does not matter what was answered before."""
+    """Derive a batch's seed from the stage's seed and the batch's contents, regardless of what was answered before."""
     content = canonical_json([seed, [request.sample_id for request in batch]])
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big") >> 1
 

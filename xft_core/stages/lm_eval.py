@@ -1,8 +1,8 @@
-"""The lm_eval stage: one task of lm-evaluation-harness (MMLU, HellaSwag, your own) for any model, dense or upcycled.
+"""The lm_eval stage: run one task of lm-evaluation-harness (MMLU, HellaSwag, your own) on any model, dense or upcycled.
 
 results.json     version of the harness; for the task and each of its parts, its version, number of questions and examples
                  in the prompt, and every metric with its standard error
-samples.jsonl    task, doc_id, and what was scored (the harness's own fields, arguments left out)
+samples.jsonl    task, doc_id, and the scored answer (the harness's own fields, without arguments)
 
 The harness is an optional extra, imported here and nowhere else.
 """
@@ -30,10 +30,10 @@ KEPT = ("doc_id", "target", "filtered_resps", "filter", "metrics")
 
 
 def run(config: LmEvalStage, workspace: Workspace) -> LmEvalMetrics:
-    """The stage. Metrics: those of the task under the harness's names (``acc``, ``acc_norm``), each with its
-    ``_standard_error`` where the harness gives one, those of the parts of a group as ``part/acc``; ``questions``.
+    """Run the stage. Metrics: those of the task under the harness's names (``acc``, ``acc_norm``), each with its
+    ``_standard_error`` if the harness gives one, those of the parts of a group as ``part/acc``, and ``questions``.
 
-    Raises DataError when the harness is not installed, does not know the task, or cannot get its data.
+    Raises DataError if the harness is not installed, does not know the task, or cannot get its data.
     """
     version = lm_eval_version()
     directory = config.directory.absolute() if config.directory else None
@@ -64,7 +64,7 @@ def _evaluate(config: LmEvalStage, directory: Path | None) -> dict[str, Any]:
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.disable_progress_bars()
-    # The harness reads some thousand files to know the tasks that it ships.
+    # The harness reads thousands of files to index the tasks that it ships.
     own_path = str(directory) if directory else None
     manager = TaskManager(include_path=own_path, include_defaults=directory is None)
     if directory and config.task not in manager.all_tasks:
@@ -77,7 +77,7 @@ def _evaluate(config: LmEvalStage, directory: Path | None) -> dict[str, Any]:
     ends = set(end_tokens(tokenizer, model.generation_config, model.config.get_text_config()))
 
     class WithoutEndTokens(HFLM):  # type: ignore[misc]
-        """The harness knows the tokenizer's end token only; transformers stops at all of them, and leaves them in."""
+        """Remove all end tokens: transformers stops at each and keeps it, but the harness knows only the tokenizer's."""
 
         def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
             whole = [tokens] if isinstance(tokens, int) else list(tokens)
@@ -98,8 +98,8 @@ def _evaluate(config: LmEvalStage, directory: Path | None) -> dict[str, Any]:
 
 
 def _task(found: dict[str, Any], name: str) -> TaskResults:
-    """What is recorded of one task or group. The harness writes ``acc,none`` and ``acc_stderr,none``: the metric and the
-    filter of answers, which stands in the name unless it is none (``exact_match_flexible-extract``)."""
+    """Return the recorded results of one task or group. The harness writes ``acc,none`` and ``acc_stderr,none``: the metric and
+    the answer filter. The filter becomes part of the name unless it is none (``exact_match_flexible-extract``)."""
     metrics: dict[str, float] = {}
     higher_is_better = {}
     for key, value in found["results"][name].items():
@@ -118,6 +118,6 @@ def _task(found: dict[str, Any], name: str) -> TaskResults:
 
 @contextlib.contextmanager
 def _in(directory: Path | None) -> Iterator[None]:
-    """In a task directory, since the harness looks for data files from where it runs."""
+    """Change to a task directory, because the harness looks for data files relative to the current directory."""
     with contextlib.chdir(directory) if directory else contextlib.nullcontext():
         yield

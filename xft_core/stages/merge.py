@@ -1,4 +1,4 @@
-"""The merge stage: Mixture-of-Experts and mixing coefficients to a stock dense checkpoint, a few tensors at a time."""
+"""The merge stage: merge a Mixture-of-Experts by mixing coefficients into a stock dense checkpoint, a few tensors at a time."""
 
 import json
 import math
@@ -31,12 +31,12 @@ from xft_core.training.held_out import held_out_loss
 
 
 def run(config: MergeStage, workspace: Workspace) -> MergeMetrics:
-    """Write the merged model and, where there is data, load it again as any user would and measure it."""
+    """Write the merged model and, if there is data, load it again as any user would and measure it."""
     coefficients, content = load_mixing(config.coefficients), CoefficientsFile.read(config.coefficients)
     if coefficients.needs_base and config.base is None:
         raise RecipeError(
-            f"The coefficients in {str(config.coefficients)!r} have a delta_scale, so that merging needs the base model: give "
-            "it as base.")
+            f"The coefficients in {str(config.coefficients)!r} have a delta_scale, so merging needs the base model: set base "
+            "to it.")
     base = find_model(config.base) if config.base and coefficients.needs_base else None
     ffns = config.coefficients if content and content.merged_ffns else None
     source = find_model(config.model)
@@ -58,12 +58,12 @@ def merge(
     Args:
         source: an upcycled model directory.
         target: an existing empty directory.
-        mixing: share of every expert in every layer, fp64 L,N, the shared expert first, rows summing to one; or all that a mix
-            stage said.
-        base: the dense model that the experts come from, where the coefficients give it a share.
-        ffns: directory with FFNs that an operator made, which are taken in place of the weighted sums.
+        mixing: share of every expert in every layer, fp64 L,N, the shared expert first, rows summing to one; or the complete
+            coefficients of a mix stage.
+        base: the dense model that the experts come from, if the coefficients give it a share.
+        ffns: directory with FFNs that an operator merged, used instead of the weighted sums.
 
-    Raises CheckpointError when the shares or the FFNs do not fit the model.
+    Raises CheckpointError if the shares or the FFNs do not fit the model.
     """
     coefficients = mixing if isinstance(mixing, Coefficients) else Coefficients(mixing)
     weight, gamma_L, outside_scale = coefficients.weight, coefficients.delta_scale_L, coefficients.outside_scale
@@ -79,7 +79,7 @@ def merge(
             reader.copy_plan(name) if outside_scale == 1 else _scaled(mixture, name, outside_scale)
             for name in reader.names() if not name.startswith(mlps)]
         for layer in range(mixture.num_layers):
-            made = load_layer(ffns, layer) if ffns else None  # mapped: read when its turn comes
+            made = load_layer(ffns, layer) if ffns else None  # memory-mapped: read when needed
             plans += [
                 TensorPlan(
                     tensor.name, tensor.shape, tensor.dtype,
@@ -90,13 +90,13 @@ def merge(
 
 
 def export_adapter(source: Path, target: Path, weight_LN: torch.Tensor) -> None:
-    """Write the same merge of low-rank experts as a LoRA adapter into ``target``, beside the model that it is for: see
-    mixing/adapter.py. Raises CheckpointError for experts with weights of their own."""
+    """Write the same merge of low-rank experts as a LoRA adapter into ``target``, next to the model that it applies to: see
+    mixing/adapter.py. Raises CheckpointError for experts with full weights."""
     with MixtureReader(source) as mixture:
         if mixture.upcycle.expert_rank is None:
             raise CheckpointError(
-                f"The experts of {str(source)!r} have weights of their own (upcycle.expert_rank is empty): their merge is no "
-                "low-rank change of anything. Turn merge.export_adapter off.")
+                f"The experts of {str(source)!r} have full weights (upcycle.expert_rank is empty), so their merge is not a "
+                "low-rank change. Turn merge.export_adapter off.")
         _check_shares(mixture, weight_LN, source)
         for name in (SHARED_WEIGHTS, ADAPTER):
             (target / name).mkdir()
@@ -107,8 +107,8 @@ def export_adapter(source: Path, target: Path, weight_LN: torch.Tensor) -> None:
 def _check_shares(mixture: MixtureReader, weight: torch.Tensor, source: Path) -> None:
     if [len(weight), weight.shape[-1]] != [mixture.num_layers, mixture.num_experts]:
         raise CheckpointError(
-            f"The coefficients are for {len(weight)} layers of {weight.shape[-1]} experts, {str(source)!r} has "
-            f"{mixture.num_layers} layers of {mixture.num_experts}. Use the coefficients that were learned for it.")
+            f"The coefficients are for {len(weight)} layers of {weight.shape[-1]} experts, but {str(source)!r} has "
+            f"{mixture.num_layers} layers of {mixture.num_experts}. Use the coefficients that were learned for this model.")
     assert torch.allclose(weight.sum(-1), torch.ones(weight.shape[:-1], dtype=weight.dtype))
 
 
@@ -117,9 +117,9 @@ def _write_dense(plans: list[TensorPlan], dense_config: dict[str, Any], source: 
     plans = with_tensor_names(plans, source)
     plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
     write_checkpoint(target, plans)
-    # Plain transformers loads all of a model in the dtype of its config: the one that holds every tensor without rounding.
+    # Plain transformers loads the entire model in its config's dtype, so choose one that holds every tensor without rounding.
     dtype = str(reduce(torch.promote_types, {plan.dtype for plan in plans})).removeprefix("torch.")
-    left_out = NAMES_OF_CODE | {"torch_dtype"}  # the merged model is transformers' own, and comes with no code
+    left_out = NAMES_OF_CODE | {"torch_dtype"}  # the merged model is a stock transformers model without custom code
     content = {name: value for name, value in dense_config.items() if name not in left_out} | {"dtype": dtype}
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     copy_beside_weights(source, target)
@@ -128,12 +128,12 @@ def _write_dense(plans: list[TensorPlan], dense_config: dict[str, Any], source: 
 
 
 def _made(tensor: ExpertTensor, made: dict[str, torch.Tensor]) -> Any:
-    """A tensor that an operator made. Raises CheckpointError for one of another model."""
+    """Return a tensor that an operator merged. Raises CheckpointError for a tensor of another model."""
     found = made.get(tensor.name)
     if found is None or list(found.shape) != tensor.shape or found.dtype != tensor.dtype:
         raise CheckpointError(
-            f"The merged FFNs do not fit the model: {tensor.name!r} is {tensor.dtype} {tensor.shape} in it. Use those "
-            "that were made of it.")
+            f"The merged FFNs do not fit the model: {tensor.name!r} is {tensor.dtype} {tensor.shape} in the model. Use the "
+            "FFNs that were merged from this model.")
     return lambda: [found]
 
 

@@ -1,7 +1,7 @@
-"""``python -m xft_core merge-mixture MODEL OUT``: a stock Mixture-of-Experts to a dense model that transformers loads.
+"""``python -m xft_core merge-mixture MODEL OUT``: merge a stock Mixture-of-Experts into a dense model that transformers loads.
 
 Every FFN tensor is the mean of the experts', W = lambda W_shared + (1 - lambda) mean_i W_i, as the plan says (mixing/plan.py).
-That means something for experts that come from one model: for others it does not, and a warning says so.
+The mean is only meaningful for experts that come from one model. For other experts, the stage logs a warning.
 """
 
 import json
@@ -35,7 +35,7 @@ SAME_ANCESTOR = 0.9  # mean cosine of experts
 
 
 def run(config: MergeMixtureStage, workspace: Workspace) -> MergeMixtureMetrics:
-    """Write the dense model and, beside it, the plan that it was made by."""
+    """Write the dense model and, next to it, the plan that it was merged by."""
     source = find_model(config.model)
     with CheckpointReader(source) as reader:
         plan = chosen_plan(reader, find_file(str(config.plan)) if config.plan else None)
@@ -46,8 +46,8 @@ def run(config: MergeMixtureStage, workspace: Workspace) -> MergeMixtureMetrics:
         mean = math.fsum(cosines) / len(cosines) if cosines else None
         if mean is not None and mean < SAME_ANCESTOR:
             logger.warning(
-                "merge-mixture: the experts have a mean cosine of %.2f. Experts that come from one model have above %.1f; the "
-                "mean of others is hardly a model. Distillation into a dense model serves these better.", mean, SAME_ANCESTOR)
+                "merge-mixture: the experts have a mean cosine of %.2f. Experts that come from one model are above %.1f; the "
+                "mean of other experts is hardly usable. Distill them into a dense model instead.", mean, SAME_ANCESTOR)
         plans = [
             TensorPlan(group.target, made_shape(plan, group, reader), reader.dtype(sources(plan, group)[-1]),
                        partial(_mean, plan, group, reader, config.shared_expert_weight))
@@ -68,10 +68,10 @@ def run(config: MergeMixtureStage, workspace: Workspace) -> MergeMixtureMetrics:
 
 
 def chosen_plan(reader: CheckpointReader, file: Path | None) -> MixturePlan:
-    """The plan in ``file``, or the one that the checkpoint says. Raises CheckpointError for one that does not fit."""
+    """Return the plan in ``file``, or the plan derived from the checkpoint. Raises CheckpointError if it does not fit."""
     if file:
         try:
-            is_json = file.suffix == ".json"  # of which YAML reads some numbers as text
+            is_json = file.suffix == ".json"  # a YAML parser reads some JSON numbers as text
             plan = MixturePlan.parse(file.read_bytes()) if is_json else MixturePlan.model_validate(read_yaml(file))
         except ValueError as error:
             raise CheckpointError(f"{str(file)!r} is not a plan: {first_line(error)}.") from None
@@ -80,8 +80,8 @@ def chosen_plan(reader: CheckpointReader, file: Path | None) -> MixturePlan:
     config = read_config(reader.directory)
     if TRAINED_BY in config or (config["model_type"] == MOE_MODEL_TYPE and upcycle_config_of(reader.directory).is_stock):
         raise CheckpointError(
-            f"{str(reader.directory)!r} was made by upcycle in a stock architecture: its down projections are scaled. Merge "
-            "the upcycled model itself: by a recipe, or with the stages mix and merge.")
+            f"{str(reader.directory)!r} was upcycled in a stock architecture: its down projections are scaled. Merge the "
+            "upcycled model itself, by a recipe or with the stages mix and merge.")
     if config["model_type"] == MOE_MODEL_TYPE:
         upcycle = upcycle_config_of(reader.directory)
         sibling = Sibling(dense_config_of(reader), upcycle.num_experts - int(upcycle.shared_expert))
@@ -92,9 +92,9 @@ def chosen_plan(reader: CheckpointReader, file: Path | None) -> MixturePlan:
 
 
 def dense_tensors(dense_config: dict[str, object], reader: CheckpointReader) -> dict[str, list[int]]:
-    """Names, as in files, and shapes of the dense model's tensors; a head that is tied only where the checkpoint has it.
+    """Return the names, as in files, and shapes of the dense model's tensors; a tied head only if the checkpoint has it.
 
-    Raises CheckpointError for a configuration that makes no model.
+    Raises CheckpointError for a configuration that no model can be created from.
     """
     try:
         config = AutoConfig.for_model(**{name: value for name, value in dense_config.items() if name not in NAMES_OF_CODE})
@@ -103,7 +103,7 @@ def dense_tensors(dense_config: dict[str, object], reader: CheckpointReader) -> 
     except MemoryError:
         raise
     except Exception as error:  # each family checks, or does not check, in its own way
-        raise CheckpointError(f"The dense model's configuration makes no model: {first_line(error)}") from None
+        raise CheckpointError(f"The dense model's configuration is not usable: {first_line(error)}") from None
     family = FAMILIES.get(str(dense_config["model_type"]))
     found = {family.stored_name(name) if family else name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:
@@ -113,8 +113,8 @@ def dense_tensors(dense_config: dict[str, object], reader: CheckpointReader) -> 
 
 
 def mean_cosine(plan: MixturePlan, group: ExpertGroup, reader: CheckpointReader) -> float | None:
-    """The cosine of two experts' matrices, mean over pairs: (|sum_i u_i|^2 - N) / (N (N - 1)) for unit vectors u_i. None for
-    biases, and for fewer than two experts that are not zero."""
+    """Return the mean cosine over all pairs of experts' matrices: (|sum_i u_i|^2 - N) / (N (N - 1)) for unit vectors u_i. None
+    for biases, and for fewer than two nonzero experts."""
     if len(made_shape(plan, group, reader)) < 2:
         return None
     total, count = None, 0
@@ -130,7 +130,7 @@ def mean_cosine(plan: MixturePlan, group: ExpertGroup, reader: CheckpointReader)
 
 
 def _mean(plan: MixturePlan, group: ExpertGroup, reader: CheckpointReader, shared_weight: float) -> Iterator[torch.Tensor]:
-    """The mean of the experts, summed in a dtype twice as wide and rounded once."""
+    """Yield the mean of the experts, summed in a dtype twice as wide and rounded once."""
     experts = of_expert(plan, group, reader)
     first = next(experts)
     others = plan.num_experts - (0 if group.shared else 1)

@@ -1,6 +1,6 @@
-"""The meta-train stage: a generator of coefficients from earlier runs (xft_core/mixing/generators/amortized.py).
+"""The meta-train stage: train a generator of coefficients on earlier runs (xft_core/mixing/generators/amortized.py).
 
-Leaves generator.safetensors, which merge.generator_from takes, and leave_one_out.json.
+Writes generator.safetensors, for use by merge.generator_from, and leave_one_out.json.
 """
 
 import logging
@@ -27,10 +27,10 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: MetaTrainStage, workspace: Workspace) -> MetaTrainMetrics:
-    """Train on all runs; where there are several, also without each, and measure there.
+    """Train on all runs; if there are several, also without each in turn, and measure the prediction on the run left out.
 
-    Raises ArtifactError for a run without features or with shares of other than whole layers, RecipeError for one whose
-    experts are not all used, so that no alpha makes its shares.
+    Raises ArtifactError for a run without features or with a granularity other than layer, RecipeError for a run that does not
+    use all experts, because no alpha can give its shares.
     """
     shares = [load_coefficients(item.mix) for item in config.runs]
     examples = [_example(item, weight_LN) for item, weight_LN in zip(config.runs, shares, strict=True)]
@@ -60,7 +60,7 @@ def _example(item: MixingRun, weight_LN: torch.Tensor) -> Example:
     routed_LR = weight_LN[:, int(features.shared_expert):]
     if list(features.features_LNP.shape[:2]) != list(weight_LN.shape) or not bool((routed_LR > 0).all()):
         raise RecipeError(
-            f"{str(item.mix)!r} gives some expert no share, or has features of another model: take a run with merge.method "
+            f"{str(item.mix)!r} gives some expert no share, or has features of another model: choose a run with merge.method "
             "learned.")
     return Example(features, routed_LR)
 
@@ -68,7 +68,7 @@ def _example(item: MixingRun, weight_LN: torch.Tensor) -> Example:
 def _measured(
     config: MetaTrainStage, item: MixingRun, weight_LN: torch.Tensor, features: Features, alpha_LR: torch.Tensor,
 ) -> LeftOutRun:
-    """The three losses on the run's held-out rows, with the run's own lambda in all."""
+    """Return the three losses on the run's held-out rows, all with the run's own lambda."""
     shared_weight_L = weight_LN[:, 0] if features.shared_expert else None
     rows = load_rows(item.data, "held_out")
     with MixtureReader(find_model(item.model)) as mixture:

@@ -1,8 +1,8 @@
-"""The mix stage: how much of each expert goes into the merged model, layer by layer.
+"""The mix stage: choose how much of each expert goes into the merged model, layer by layer.
 
-Leaves coefficients.json, see store/results/mix.py; with a granularity other than layer groups.safetensors beside it, and what
-the options ask for: headroom.json, cross_validation.json, features.safetensors. Of an operator it also leaves the merged FFNs,
-a file for each layer (mixing/operators/merged.py), and of a search trials.json (store/results/trials.py).
+Writes coefficients.json, see store/results/mix.py. With a granularity other than layer it also writes groups.safetensors;
+depending on the options, headroom.json, cross_validation.json and features.safetensors; for an operator, the merged FFNs, one
+file for each layer (mixing/operators/merged.py); and for a search, trials.json (store/results/trials.py).
 """
 
 import logging
@@ -53,9 +53,9 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
-    """Choose the coefficients by config.merge.method, and measure them beside uniform ones.
+    """Choose the coefficients by config.merge.method, and measure them against uniform ones.
 
-    Of several processes the first does all but the learning alone; the others return None.
+    With several processes, the first alone does everything except the learning; the others return None.
     """
     if config.merge.method in OPERATORS:
         return _operate(config, workspace)
@@ -119,12 +119,12 @@ def run(config: MixStage, workspace: Workspace) -> MixMetrics | None:
 def _check_no_fusion(config: MixStage, mixture: MixtureReader) -> None:
     if mixture.upcycle.mode == "fusion" and config.merge.method != "ewa":
         raise RecipeError(
-            f"merge.method is {config.merge.method}, but {config.model!r} is a fusion of experts, whose model is their mean: "
+            f"merge.method is {config.merge.method}, but {config.model!r} is a fusion of experts, which merges to their mean: "
             "choose ewa")
 
 
 def _operate(config: MixStage, workspace: Workspace) -> MixMetrics:
-    """Have the operator make every FFN, measure them beside uniform mixing, and leave them with the shares it starts from."""
+    """Let the operator merge every FFN, measure the result against uniform mixing, and write it with the initial shares."""
     merge, source, directory = config.merge, find_model(config.model), workspace.checkpoints
     metrics_log = MetricsLog(workspace.metrics_path)
     with MixtureReader(source) as mixture:
@@ -167,7 +167,7 @@ def _operate(config: MixStage, workspace: Workspace) -> MixMetrics:
 def _search(
     config: MixStage, mixed: MixedModel, start: Coefficients, workspace: Workspace, metrics_log: MetricsLog,
 ) -> tuple[Coefficients, list[Trial]]:
-    """Search from ``start`` on the rows that coefficients are chosen on; the held-out rows are those of the report."""
+    """Search from ``start`` on the rows that coefficients are chosen on, never on the held-out rows of the report."""
     merge, rows = config.merge, _rows_to_choose_on(config.data, config.merge)
     best = math.inf
 
@@ -194,7 +194,7 @@ def _search(
 def _learned(
     config: MixStage, mixed: MixedModel, workspace: Workspace, metrics_log: MetricsLog, uniform_LN: torch.Tensor,
 ) -> tuple[Learned, MixMetrics]:
-    """What is learned, or predicted, and what was measured on the way. Files go into the workspace's output."""
+    """Learn or predict the coefficients; return them with the measurements taken. Files go into the workspace's output."""
     merge, directory, output = config.merge, find_model(config.model), workspace.output
     rows = _rows_to_choose_on(config.data, merge)
     start = START_OF_LEARNED_SHARED_WEIGHT
@@ -219,13 +219,13 @@ def _learned(
             headroom.write(output)
         metrics = metrics.model_copy(update={"headroom": headroom.headroom, "headroom_threshold": headroom.threshold})
         if headroom.headroom < headroom.threshold:
-            logger.info("mix: nothing to learn here: less than %g nats; uniform mixing is taken", headroom.threshold)
+            logger.info("mix: nothing to learn: the headroom is below %g nats; using uniform mixing", headroom.threshold)
             return _at_start(mixed, merge, start), metrics.model_copy(update={"kept_uniform": 1})
     if merge.cross_validation:
         validated = choose_penalty(mixed, rows, merge, config.seed, workspace.checkpoints, start, objective, new)
         if validated is None:
-            logger.warning("mix: %d rows are fewer than the folds of merge.cross_validation: merge.uniform_penalty is taken "
-                           "as it is", len(rows))
+            logger.warning("mix: %d rows are fewer than the folds of merge.cross_validation: merge.uniform_penalty is used "
+                           "unchanged", len(rows))
             metrics = metrics.model_copy(update={"rows_too_few": len(rows)})
         else:
             if is_first():
@@ -239,13 +239,13 @@ def _learned(
 
 @torch.no_grad()
 def _at_start(mixed: MixedModel, merge: MergeConfig, shared_weight_start: float) -> Learned:
-    """Uniform mixing, where learning would have begun."""
+    """Return uniform mixing, the point where learning would have started."""
     return Learned.of(MixingParameters(mixed.mixture, merge, mixed.granularity, shared_weight_start), 0)
 
 
 @torch.no_grad()
 def _predicted(mixed: MixedModel, merge: MergeConfig, generator: torch.nn.Module, shared_weight_start: float) -> Learned:
-    """What a generator of earlier runs makes of this one's features."""
+    """Return the coefficients that a generator trained on earlier runs predicts from this run's features."""
     return Learned.of(MixingParameters(mixed.mixture, merge, mixed.granularity, shared_weight_start, generator), 0)
 
 
@@ -260,7 +260,7 @@ def _rows_to_choose_on(data: Path, merge: MergeConfig) -> Rows:
 
 
 def _with_fixed_scale(weight: torch.Tensor, merge: MergeConfig, granularity: Granularity) -> Coefficients:
-    """Shares with the recipe's gamma; 1 where it is learned."""
+    """Return the shares with the recipe's gamma, or with gamma 1 if gamma is learned."""
     gamma = 1.0 if merge.delta_scale is None else merge.delta_scale
     if gamma == 1:
         return Coefficients(weight, granularity)

@@ -1,7 +1,7 @@
-"""The mix_data stage: prepared sources to one mixture, with the files that prepare leaves, and mixture.json.
+"""The mix_data stage: combine prepared sources into one mixture, with the same files as prepare, and mixture.json.
 
-No row is tokenised: rows are copied from the sources' artifacts. A row that is held out or reserved of one source is not
-trained on in another, and of rows that several sources have the first is kept. Held-out rows do not depend on the weights.
+No row is tokenised: rows are copied from the sources' artifacts. A row that is held out or reserved in one source is not
+trained on in another. If several sources have the same row, the first is kept. Held-out rows do not depend on the weights.
 """
 
 import logging
@@ -26,17 +26,17 @@ from xft_core.store.workspace import Workspace
 logger = logging.getLogger(__name__)
 
 SPLITS = ("held_out", "reserved", "train")
-# What of the sources' numbers is that of the mixture once it is added up; the rest is counted again.
+# Numbers that are counted again for the mixture; the others are sums over the sources.
 RECOUNTED = {f"{split}_{what}" for split in SPLITS for what in ("rows", "tokens", "response_tokens")}
 
 
 def run(config: MixDataStage, workspace: Workspace) -> PrepareMetrics:
-    """The stage. Raises DataError for sources that give no rows, or that were prepared for another tokenizer."""
+    """Run the stage. Raises DataError for sources that give no rows, or that were prepared for another tokenizer."""
     places = sorted(config.prepared, key=int)
     if with_pictures := [place for place in places if [*config.prepared[place].glob("*.pictures.safetensors")]]:
         raise DataError(
-            f"Source {with_pictures[0]} of data.sources was prepared for a model that reads pictures, and these are not mixed. "
-            "Put all rows into one file, and name it in data.path.")
+            f"Source {with_pictures[0]} of data.sources was prepared for a model that reads pictures; such sources cannot be "
+            "mixed. Put all rows into one file, and set data.path to it.")
     prepared = [_Prepared(config.prepared[place]) for place in places]
     clean, dropped = _clean(prepared)
     sources = [
@@ -78,7 +78,7 @@ class _Prepared:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         if any(directory.glob("*.pictures.safetensors")):
-            raise DataError("Rows of pictures cannot be mixed: give a model that reads pictures one data.path in place of "
+            raise DataError("Rows with pictures cannot be mixed: for a model that reads pictures, set one data.path instead of "
                             "data.sources.")
         self.counts = PrepareMetrics.of(read_manifest(directory))
         self.rows_read = self.counts.rows_read or 0
@@ -87,7 +87,7 @@ class _Prepared:
         self.lines = {split: _lines(directory / f"{split}.jsonl") for split in self.splits}
 
     def digests(self, split: str) -> np.ndarray:
-        """Of each row's text (N,16)."""
+        """Digests of the rows' texts (N,16)."""
         if split not in self.splits:
             return np.zeros((0, DIGEST_BYTES), dtype=np.uint8)
         pieces = self.lines[split]
@@ -95,13 +95,13 @@ class _Prepared:
         return np.frombuffer(found, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
 
     def num_tokens(self, split: str, rows: np.ndarray) -> int:
-        """Tokens of rows."""
+        """Number of tokens in the rows."""
         offsets = self.splits[split].offsets
         return int((offsets[rows + 1] - offsets[rows]).sum())
 
 
 def _lines(path: Path) -> Pieces:
-    """The lines of a file."""
+    """Return the lines of a file."""
     sizes = []
     with path.open("rb") as stream:
         sizes = [len(line) for line in stream]
@@ -110,8 +110,8 @@ def _lines(path: Path) -> Pieces:
 
 
 def _clean(prepared: list[_Prepared]) -> tuple[dict[str, list[np.ndarray]], dict[str, int]]:
-    """Rows of each split and source, by index, without those that another source has held out or that are there already; and
-    how many were dropped for either reason."""
+    """Return the row indices of each split and source, without rows that another source has held out and without duplicates,
+    and how many rows were dropped for either reason."""
     seen: set[bytes] = set()
     found: dict[str, list[np.ndarray]] = {}
     of_others = again = 0
@@ -137,15 +137,15 @@ def _clean(prepared: list[_Prepared]) -> tuple[dict[str, list[np.ndarray]], dict
 
 
 def _order(chosen: list[np.ndarray], random: np.random.Generator) -> np.ndarray:
-    """The rows of all sources in a random order (N,2): the place of the source, and which of its rows. The first rows of a
-    mixture are used by themselves, too: they must not be those of one source."""
+    """Return the rows of all sources in random order (N,2): the source's position and the row's index in it. Some code uses
+    only the first rows of a mixture, so these must not all come from one source."""
     rows_N2 = np.concatenate([
         np.stack([np.full(len(rows), place), rows], axis=1) for place, rows in enumerate(chosen)]).astype(np.int64)
     return rows_N2[random.permutation(len(rows_N2))]
 
 
 def _write(prepared: list[_Prepared], split: str, order_N2: np.ndarray, output: Path) -> dict[str, int]:
-    """Write a split; returns its rows, tokens and response tokens."""
+    """Write a split. Returns the numbers of rows, tokens and response tokens."""
     lengths, prompts = np.zeros(len(order_N2), dtype=np.int64), np.zeros(len(order_N2), dtype=np.int32)
     for place, source in enumerate(prepared):
         at = np.flatnonzero(order_N2[:, 0] == place)
@@ -177,7 +177,7 @@ def _merge_files(prepared: list[_Prepared], output: Path) -> None:
     for source in prepared:
         end = ResponseEndFile.read(source.directory)
         if load_response_ends(source.directory) is None or end is None:
-            raise DataError(f"{str(source.directory)!r} does not say what ends a response. Prepare the data again.")
+            raise DataError(f"{str(source.directory)!r} does not record which tokens end a response. Prepare the data again.")
         ends |= dict(zip(end.token_ids, end.tokens, strict=True))
         if found := DecontaminationFile.read(source.directory):
             decontamination.append(found)

@@ -1,4 +1,4 @@
-"""The nll stage: negative log-likelihood per response token of any model on any instruction data. Leaves nll.json."""
+"""The nll stage: negative log-likelihood per response token of any model on any instruction data. Writes nll.json."""
 
 import logging
 import random
@@ -30,11 +30,11 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: NllStage, workspace: Workspace) -> NllMetrics:
-    """The stage. Raises DataError for data that cannot be used, CheckpointError for a broken model."""
+    """Run the stage. Raises DataError for data that cannot be used, CheckpointError for a broken model."""
     inputs = config.inputs()
     if reads_pictures(inputs["model"]):
         raise DataError(
-            f"{config.model!r} reads pictures, and this stage measures rows of text alone. Leave evaluate.held_out_data empty: "
+            f"{config.model!r} reads pictures, but this stage measures only rows of text. Leave evaluate.held_out_data empty: "
             "the held-out rows of the data are measured with their pictures.")
     directory = workspace.checkpoints / "rows"
     shutil.rmtree(directory, ignore_errors=True)
@@ -52,7 +52,7 @@ def run(config: NllStage, workspace: Workspace) -> NllMetrics:
 
 
 def read_rows(config: NllStage, tokenizer: Any, directory: Path) -> tuple[Rows, int, int]:
-    """The data as token sequences, and how many rows were truncated and dropped. Texts wait in ``directory``."""
+    """Return the data as token sequences, and how many rows were truncated and dropped. ``directory`` holds temporary texts."""
     data = config.data
     read = conversations_of(data, files_of(config.inputs(), "data"), directory, tokenizer)
     indices, num_rows = np.arange(len(read)), read.rows
@@ -66,8 +66,8 @@ def read_rows(config: NllStage, tokenizer: Any, directory: Path) -> tuple[Rows, 
     fitting = places[sequences.lengths(places) > 0]
     if not len(fitting):
         raise DataError(
-            f"Of {num_rows} rows of {data.path!r} none is left to measure on: each needs a response, and room "
-            f"for some of it within data.max_length ({data.max_length}).")
+            f"None of the {num_rows} rows of {data.path!r} can be measured: each needs a response, and room for some of it "
+            f"within data.max_length ({data.max_length}).")
     path = directory / "rows.safetensors"
     write_rows(path, sequences.pieces.read(fitting), sequences.lengths(fitting), sequences.prompt_lengths[fitting])
     truncated = int(np.count_nonzero(sequences.notes[fitting] & BITS["truncated"]))

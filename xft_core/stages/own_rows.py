@@ -1,4 +1,4 @@
-"""The rows that a training of the sft stage is on: all of the data's, a random part, or those of some sources or a cluster."""
+"""The rows that a training of the sft stage uses: all rows, a random part, or the rows of some sources or a cluster."""
 
 from pathlib import Path
 
@@ -10,11 +10,10 @@ from xft_core.store.results.mix_data import MixtureFile
 
 
 def own_rows(data: Path, own: OwnRows, seed: int, clusters: Path | None = None) -> Rows:
-    """The training rows that ``own`` says, of prepared ``data``. ``seed``: that of the training; ``clusters``: what
-    cluster_rows made, where a cluster is meant.
+    """Return the training rows of prepared ``data`` that ``own`` selects. ``seed``: the seed of the training. ``clusters``: the
+    output of cluster_rows, needed to select a cluster.
 
-    Raises DataError for sources or a cluster without rows, and for data that does not say of which source or cluster its rows
-    are.
+    Raises DataError for sources or a cluster without rows, and for data that does not record the source or cluster of its rows.
     """
     rows = load_rows(data, "train")
     if own.part:
@@ -30,13 +29,13 @@ def _of_sources(data: Path, number: int, sources: list[int]) -> list[int]:
     mixture = MixtureFile.read(data)
     if mixture is None or len(mixture.train) != number:
         raise DataError(
-            f"{str(data)!r} does not say which source each training row is of, so rows of the sources "
-            f"{sources} cannot be chosen. Mix the sources again (mix_data).")
+            f"{str(data)!r} does not record the source of each training row, so rows of the sources {sources} cannot be "
+            "chosen. Mix the sources again (mix_data).")
     wanted = set(sources)
     chosen = [index for index, source in enumerate(mixture.train) if source in wanted]
     if not chosen:
         raise DataError(
-            f"The sources {sources} give no training rows to the mixture {str(data)!r}. Give them a larger weight, or more "
+            f"The sources {sources} give no training rows to the mixture {str(data)!r}. Give them a larger weight or more "
             "rows.")
     return chosen
 
@@ -45,9 +44,9 @@ def _of_cluster(clusters: Path | None, number: int, cluster: int) -> list[int]:
     found = None if clusters is None else ClustersFile.read(clusters)
     if found is None or len(found.train) != number:
         raise DataError(
-            f"{str(clusters)!r} does not say which cluster each of the {number} training rows is of. Give what cluster_rows "
-            "made of the same data.")
+            f"{str(clusters)!r} does not record the cluster of each of the {number} training rows. Give the output of "
+            "cluster_rows for the same data.")
     chosen = [index for index, of_row in enumerate(found.train) if of_row == cluster]
     if not chosen:
-        raise DataError(f"There is no cluster {cluster} in {str(clusters)!r}: its clusters go from 0 to {max(found.train)}.")
+        raise DataError(f"There is no cluster {cluster} in {str(clusters)!r}: its clusters are 0 to {max(found.train)}.")
     return chosen

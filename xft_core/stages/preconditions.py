@@ -1,6 +1,6 @@
-"""What a stage needs on this machine and from the Hub, checked without doing any of its work.
+"""Check what a stage needs on this machine and from the Hub, without doing any of the stage's work.
 
-Each check raises the XftError that the stage itself would raise. StageConfig.preconditions lists the checks of a stage.
+Each check raises the XftError that the stage itself would raise. StageConfig.preconditions lists a stage's checks.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,14 +22,14 @@ from xft_core.files.locate import (
 )
 from xft_core.recipe.sections import EvaluateConfig
 
-NOT_YET = "/"  # stands for what an earlier stage makes, in a configuration that is only checked
+NOT_YET = "/"  # placeholder for an earlier stage's output, in a configuration that is only checked
 
-# Checks by the name of what they look for: what several stages need is checked once.
+# Checks by the name of what they look for, so that a need of several stages is checked once.
 Preconditions = Mapping[str, Callable[[], object]]
 
 
 def unmet(preconditions: Preconditions) -> list[XftError]:
-    """The errors of the checks that fail, in their order. A Hub that does not answer is not an error: it may answer later."""
+    """Return the errors of the failing checks, in order. A Hub that does not answer is no error: it may answer later."""
     errors: dict[str, XftError] = {}
     for check in preconditions.values():
         try:
@@ -42,7 +42,7 @@ def unmet(preconditions: Preconditions) -> list[XftError]:
 
 
 def raise_if_unmet(preconditions: Preconditions) -> None:
-    """Raise the error of the check that fails; NotReady with all of them where several do."""
+    """Raise the error of the failing check, or NotReady with all errors if several checks fail."""
     errors = unmet(preconditions)
     if len(errors) == 1:
         raise errors[0]
@@ -51,14 +51,14 @@ def raise_if_unmet(preconditions: Preconditions) -> None:
 
 
 def listed(errors: list[XftError]) -> str:
-    """Errors in one message."""
+    """Join errors into one message."""
     if len(errors) == 1:
         return str(errors[0])
-    return "\n".join([f"{len(errors)} things that a run needs are not there:", *(f"- {error}" for error in errors)])
+    return "\n".join([f"{len(errors)} things that a run needs are missing:", *(f"- {error}" for error in errors)])
 
 
 def check_model(name: str) -> None:
-    """The model exists here, or the Hub would give it. Raises CheckpointError, HubUnavailable."""
+    """Check that the model exists here or can be fetched from the Hub. Raises CheckpointError, HubUnavailable."""
     if not is_hub_model(name):
         find_model(name)
         return
@@ -67,22 +67,22 @@ def check_model(name: str) -> None:
     repository, _, revision = name.partition("@")
     if isinstance(try_to_load_from_cache(repository, "config.json", revision=revision or None), str):
         return
-    try:  # asks for a file: the Hub describes a gated model even to those who may not download it
+    try:  # request a file: the Hub describes a gated model even to users who may not download it
         get_hf_file_metadata(hf_hub_url(repository, "config.json", revision=revision or None), timeout=HUB_SECONDS)
     except Exception as error:
         raise hub_error(repository, error, CheckpointError) from None
 
 
 def check_gguf() -> None:
-    """The package that writes and reads GGUF files is installed. Raises RecipeError."""
+    """Check that the package that reads and writes GGUF files is installed. Raises RecipeError."""
     if find_spec("gguf") is None:
         raise RecipeError(
-            "GGUF files are written by the package gguf, which is not installed: pip install 'xft-pipeline[gguf]'.")
+            "Writing GGUF files needs the package gguf, which is not installed: pip install 'xft-pipeline[gguf]'.")
 
 
 def check_data(name: str, is_file: bool, split: str = "train") -> None:
-    """The instruction data exists here and begins as its (first) file's name says, or the Hub knows it. Raises DataError,
-    HubUnavailable."""
+    """Check that the instruction data exists here, with a (first) file that begins as its name implies, or that the Hub knows
+    it. Raises DataError, HubUnavailable."""
     if is_file:
         from xft_core.data.sources import check_begins
 
@@ -94,8 +94,8 @@ def check_data(name: str, is_file: bool, split: str = "train") -> None:
 
 
 def grading_versions(benchmark: str, config: EvaluateConfig) -> dict[str, str | None]:
-    """Versions of what a benchmark is graded with here, see Kind.versions. Raises DataError without the benchmark,
-    SandboxError without what it needs."""
+    """Return the versions of the benchmark's grading toolchain on this machine, see Kind.versions. Raises DataError without the
+    benchmark, SandboxError without its requirements."""
     from xft_core.benchmarks.registry import kind_of
 
     path = find_benchmark(benchmark)
@@ -103,7 +103,7 @@ def grading_versions(benchmark: str, config: EvaluateConfig) -> dict[str, str | 
 
 
 def check_sandbox(benchmark: str, config: EvaluateConfig) -> None:
-    """The sandbox works, or the benchmark needs none, or it is skipped here because its toolchain is missing. Raises
+    """Check that the sandbox works, unless the benchmark needs none or is skipped here because its toolchain is missing. Raises
     SandboxError."""
     from xft_core.benchmarks.registry import kind_of
 
@@ -116,7 +116,7 @@ def check_sandbox(benchmark: str, config: EvaluateConfig) -> None:
 
 
 def check_is_graded(benchmark: str) -> None:
-    """What grades the benchmark is on this machine, so that it is not skipped. Raises DataError."""
+    """Check that the benchmark's grading toolchain is on this machine, so that it is not skipped. Raises DataError."""
     try:
         versions = grading_versions(benchmark, EvaluateConfig())
     except XftError:  # another check reports it
@@ -124,11 +124,11 @@ def check_is_graded(benchmark: str) -> None:
     if None in versions.values():
         raise DataError(
             f"dpo.benchmark is {benchmark!r}, which would be skipped: its toolchain is not on this machine, so no answer could "
-            "pass. Install the toolchain, or take another benchmark.")
+            "pass. Install the toolchain, or choose another benchmark.")
 
 
 def check_directory(field: str, directory: Path) -> None:
-    """The directory that a field names exists. Raises DataError."""
+    """Check that the directory in a field exists. Raises DataError."""
     if not local_path(str(directory)).is_dir():
         raise DataError(f"{field}: there is no directory {str(directory)!r}.")
 

@@ -1,11 +1,11 @@
-"""The prepare stage: instruction data to token sequences for training and for the held-out loss.
+"""The prepare stage: turn instruction data into token sequences for training and for the held-out loss.
 
-Leaves train.safetensors and held_out.safetensors (see rows.py), where asked for reserved.safetensors too (rows that no
-model trains on, to choose mixing coefficients on), the same as text for people (train.jsonl, held_out.jsonl),
-response_end.json (what ends a response), and decontamination.json: what was dropped because a benchmark has it, and why.
+Writes train.safetensors and held_out.safetensors (see rows.py); on request reserved.safetensors (rows that no model trains on,
+for choosing mixing coefficients); the same rows as readable text (train.jsonl, held_out.jsonl); response_end.json (the tokens
+that end a response); and decontamination.json (the rows dropped because a benchmark contains them, and why).
 
-The data are read and tokenised in one pass (see data/reading.py). What that makes waits on disk until it is known
-which rows are used, and in which order.
+The data are read and tokenised in one pass (see data/reading.py). The results stay on disk until the rows to use and their
+order are known.
 """
 
 import logging
@@ -40,13 +40,13 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: PrepareStage, workspace: Workspace) -> PrepareMetrics:
-    """The stage.
+    """Run the stage.
 
-    Rows read = dropped + not used + to train on + reserved + held out (held-out rows that come from a file of their own are not
-    counted among those read). Raises DataError for data that cannot be used, or of which nothing is left.
+    Rows read = dropped + not used + to train on + reserved + held out (held-out rows from a separate file are not counted as
+    read). Raises DataError for data that cannot be used, or of which nothing is left.
     """
     if reads_pictures(config.inputs()["tokenizer"]):
-        from xft_core.stages.prepare_pictures import prepare_pictures  # which needs torch
+        from xft_core.stages.prepare_pictures import prepare_pictures  # this import needs torch
 
         return prepare_pictures(config, workspace)
     directory = workspace.checkpoints / "prepare"
@@ -93,7 +93,7 @@ class _Preparation:
                 counts["reserved_dropped_held_out"] = len(reserved_clean) - len(kept)
                 reserved_clean = kept
         self._report_contamination()
-        random.Random(data.split_seed).shuffle(memoryview(clean))  # type: ignore[arg-type]  # it has what is needed
+        random.Random(data.split_seed).shuffle(memoryview(clean))  # type: ignore[arg-type]  # it supports indexing and assignment
         used = clean[:data.max_rows]
         rows = _Rows(read, used, data, tokenizer, self.directory / "data")
         counts["dropped_no_room"] = rows.no_room
@@ -114,14 +114,14 @@ class _Preparation:
             counts["held_out_dropped_no_room"] = held.no_room
             self._note_unusable("held_out_", held_out)
             if not len(held):
-                raise DataError(f"Of the rows of {data.held_out_path!r} (data.held_out_path) none is left to measure on.")
+                raise DataError(f"No row of {data.held_out_path!r} (data.held_out_path) is left to measure on.")
             splits = {"held_out": (held, slice(None)), "train": (rows, slice(None))}
         if reserved is not None:
             apart = _Rows(reserved, reserved_clean, data, tokenizer, self.directory / "reserved_data")
             counts["reserved_dropped_no_room"] = apart.no_room
             self._note_unusable("reserved_", reserved)
             if not len(apart):
-                raise DataError(f"Of the rows of {data.reserved_path!r} (data.reserved_path) none is left to choose by.")
+                raise DataError(f"No row of {data.reserved_path!r} (data.reserved_path) is left to choose on.")
             splits |= {"reserved": (apart, slice(None))}
         elif data.reserved_rows:
             splits |= _reserved(rows, splits["train"][1].start or 0, data)
@@ -130,7 +130,7 @@ class _Preparation:
             count = int(np.count_nonzero(notes & bit))
             if count or name == "truncated":
                 counts[name] = count
-        last_tokens: set[int] = set()  # of responses that were not cut
+        last_tokens: set[int] = set()  # of responses that were not truncated
         for name, (source, part) in splits.items():
             counts |= {f"{name}_{what}": count for what, count in source.save(self.output, name, part, last_tokens).items()}
         self._save_ends(tokenizer, last_tokens)
@@ -149,7 +149,7 @@ class _Preparation:
     def _read(
         self, data: DataConfig, path: list[Path] | None, prefix: str, tokenizer: "PreTrainedTokenizerBase",
     ) -> tuple[Conversations, np.ndarray]:
-        """The conversations of the data, and which of them are neither again nor contaminated."""
+        """Return the conversations of the data, and which of them are neither duplicates nor contaminated."""
         from xft_core.benchmarks.decontaminate import Contamination
 
         finder = Contamination(self.benchmarks) if self.benchmarks else None
@@ -176,8 +176,8 @@ class _Preparation:
         save_response_ends(self.output, response_ends(last_tokens, tokenizer), tokenizer)
         if not last_tokens:
             logger.warning(
-                "prepare: every response is cut off at data.max_length (%d): a model that is tuned on them does not learn to "
-                "stop", self.data.max_length)
+                "prepare: every response is cut off at data.max_length (%d): a model tuned on this data does not learn to stop",
+                self.data.max_length)
 
     def _report_contamination(self) -> None:
         DecontaminationFile(
@@ -198,12 +198,12 @@ class _Preparation:
 
 
 def _reserved(rows: "_Rows", start: int, data: DataConfig) -> "dict[str, tuple[_Rows, slice]]":
-    """The rows from ``start`` on, in two: those that no model trains on, and those to train on."""
+    """Split the rows from ``start`` on into those that no model trains on and those to train on."""
     number = min(data.reserved_rows, len(rows) // 5)
     if not number:
         raise DataError(
-            f"data.reserved_rows is {data.reserved_rows}, but of {data.path!r} only {len(rows)} rows are left, and at most a "
-            "fifth of them are reserved: use more data, or set it to 0.")
+            f"data.reserved_rows is {data.reserved_rows}, but only {len(rows)} rows of {data.path!r} are left, and at most a "
+            "fifth of them are reserved: use more data, or set data.reserved_rows to 0.")
     _tell_of_fewer("reserved", "reserved_rows", data.reserved_rows, number)
     return {"reserved": (rows, slice(start, start + number)), "train": (rows, slice(start + number, None))}
 
@@ -214,7 +214,7 @@ def _tell_of_fewer(what: str, field: str, asked: int, number: int) -> None:
 
 
 class _Rows:
-    """Those of some conversations that are rows, in order: their tokens, and their text."""
+    """The conversations that can be rows, in order: their tokens and their text."""
 
     def __init__(
         self, read: Conversations, indices: np.ndarray, data: DataConfig, tokenizer: "PreTrainedTokenizerBase", directory: Path,
@@ -226,18 +226,18 @@ class _Rows:
         left_out = len(indices) - len(fitting)
         self.no_room = left_out - int(np.count_nonzero(self._sequences.notes[places] == FAILED))
         self._in_lines, self._in_sequences = (
-            (indices[fitting], places[fitting]) if left_out else (indices, places))  # a copy is memory for each row
+            (indices[fitting], places[fitting]) if left_out else (indices, places))  # a copy costs memory for each row
 
     def __len__(self) -> int:
         return len(self._in_lines)
 
     def notes(self, part: slice) -> np.ndarray:
-        """Those of a part of the rows."""
+        """Notes on a part of the rows."""
         return np.asarray(self._sequences.notes[self._in_sequences[part]])
 
     def save(self, output: Path, name: str, part: slice, last_tokens: set[int]) -> dict[str, int]:
-        """Write a part of the rows as split ``name``; returns its rows, tokens and response tokens. The last token of every
-        response that was not cut is added to ``last_tokens``."""
+        """Write a part of the rows as split ``name``. Returns the numbers of rows, tokens and response tokens. Adds the last
+        token of every response that was not truncated to ``last_tokens``."""
         sequences, places = self._sequences, self._in_sequences[part]
         for start in range(0, len(places), READ_AT_ONCE):
             some = places[start:start + READ_AT_ONCE]

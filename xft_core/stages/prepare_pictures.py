@@ -1,7 +1,7 @@
-"""The prepare stage of a model that reads pictures: rows through its own processor.
+"""The prepare stage for a model that reads pictures: rows go through the model's own processor.
 
-Leaves what prepare.py leaves and, beside each split, <split>.pictures.safetensors (data/pictures.py). A row whose picture and
-question a benchmark has is dropped. Rows are handled one by one: a picture takes longer than its text by far.
+Writes the same files as prepare.py and, for each split, <split>.pictures.safetensors (data/pictures.py). A row is dropped if a
+benchmark has its picture and question. Rows are processed one by one: a picture takes far longer than its text.
 """
 
 import json
@@ -33,8 +33,10 @@ Key = tuple[str, tuple[str, ...]]  # question, and digests of the pictures
 
 
 def prepare_pictures(config: PrepareStage, workspace: Workspace) -> PrepareMetrics:
-    """The stage for such a model. Rows read = dropped + not used + to train on + reserved + held out (those of a held-out file
-    of its own not counted). Raises DataError for data that cannot be used, or of which nothing is left."""
+    """Run the stage for such a model.
+
+    Rows read = dropped + not used + to train on + reserved + held out (rows of a separate held-out file are not counted).
+    Raises DataError for data that cannot be used, or of which nothing is left."""
     return _Preparation(config, workspace.output).run()
 
 
@@ -42,8 +44,8 @@ class _Preparation:
     def __init__(self, config: PrepareStage, output: Path) -> None:
         self.data, self.output, self.inputs = config.data, output, config.inputs()
         if self.data.loss_on == "all" or self.data.unusable_rows == "drop":
-            raise DataError("data.loss_on: all and data.unusable_rows: drop are not there for models that read pictures: rows "
-                            "have one answer, and one that cannot be used stops the stage. Leave them out.")
+            raise DataError("data.loss_on: all and data.unusable_rows: drop are not available for models that read pictures: "
+                            "each row has one answer, and an unusable row stops the stage. Leave these settings out.")
         self.asker = PictureAsker(load_processor(self.inputs["tokenizer"]), config.data.template)
         self.benchmarks = [path for name, path in self.inputs.items() if name.startswith("benchmark_")]
         self.counts: dict[str, int] = dict.fromkeys((
@@ -83,7 +85,7 @@ class _Preparation:
         return metrics
 
     def _read(self, source: str) -> list[PictureRow]:
-        """The rows of one file, in its order. Raises DataError, with the place, for one that cannot be used."""
+        """Return the rows of one file, in order. Raises DataError, with its location, for a row that cannot be used."""
         names = {"data": self.data.path, "held_out": self.data.held_out_path, "reserved": self.data.reserved_path}
         own = self.data.model_copy(update={"path": names[source]})
         found, last = [], 0
@@ -101,7 +103,7 @@ class _Preparation:
         return found
 
     def _clean(self, rows: list[PictureRow]) -> list[PictureRow]:
-        """Rows with an answer, once each, of which no benchmark has picture and question."""
+        """Return the rows with an answer, without duplicates and without rows whose pictures and question a benchmark has."""
         problems, kept, seen = self._problems(), [], set[tuple[Key, str]]()
         for row in rows:
             key = key_of(row)
@@ -122,7 +124,7 @@ class _Preparation:
         return kept
 
     def _problems(self) -> dict[Key, tuple[str, str]]:
-        """Of every benchmark's problem about pictures: its task and its benchmark's name."""
+        """Return the task ID and benchmark name of every benchmark problem about pictures."""
         found: dict[Key, tuple[str, str]] = {}
         for path, label in zip(self.benchmarks, path_labels([str(path) for path in self.benchmarks]), strict=True):
             for _, row in read_jsonl(path):
@@ -151,7 +153,7 @@ class _Preparation:
                 if len(answer) <= room:
                     self.last_tokens.add(answer[-1])
                 made.append(Row([*asked.input_ids, *answer[:room]], len(asked.input_ids)))
-                # What is said of tokens belongs to the row, so that only rows of the same prompt length share a set.
+                # Some tensors describe tokens of the row, so only rows of the same prompt length can share a set.
                 key = (str(len(asked.input_ids)), *row.digests)
                 if key not in sets:
                     sets[key] = len(tensors)
@@ -160,7 +162,7 @@ class _Preparation:
                 text = {"pictures": list(row.digests), "question": row.question, "answer": row.answer}
                 stream.write(json.dumps(text, ensure_ascii=False) + "\n")
         if not made:
-            raise DataError(f"Of {self.counts['rows_read']} rows of {self.data.path!r} none is left for the split {split}. "
+            raise DataError(f"None of the {self.counts['rows_read']} rows of {self.data.path!r} is left for the split {split}. "
                             f"Dropped: {self.counts}.")
         save_rows(self.output / f"{split}.safetensors", made)
         save_pictures(self.output / f"{split}.pictures.safetensors", tensors, set_of_row)
@@ -170,5 +172,5 @@ class _Preparation:
 
 
 def key_of(row: PictureRow) -> Key:
-    """What makes a row the same question about the same pictures."""
+    """Return the key that is equal for the same question about the same pictures."""
     return " ".join(row.question.split()), row.digests

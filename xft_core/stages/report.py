@@ -1,8 +1,8 @@
-"""The report stage: comparison, plots and model card, from manifests and small JSON files alone.
+"""The report stage: comparison, plots and model card, using only manifests and small JSON files.
 
-Written: ``comparison.json`` and ``comparison.md``, ``problems.html`` (every answer with its verdict), ``README.md`` (the
-merged model's card), ``plots/*.png``; ``row_losses.json`` where rows are compared. The same artifacts give the same bytes:
-nothing here looks at a clock.
+Writes ``comparison.json`` and ``comparison.md``, ``problems.html`` (every answer with its verdict), ``README.md`` (the merged
+model's card), ``plots/*.png``, and ``row_losses.json`` if rows are compared. The same artifacts give the same bytes: nothing
+here reads a clock.
 """
 
 from xft_core.recipe.labels import flat_names, group_names
@@ -22,7 +22,7 @@ from xft_core.store.workspace import Workspace
 
 
 def run(config: ReportStage, workspace: Workspace) -> ReportMetrics:
-    """The report stage. Raises ArtifactError for a broken artifact."""
+    """Run the stage. Raises ArtifactError for a broken artifact."""
     evidence = Evidence.read(config.recipe, config.artifacts)
     comparison = compare(evidence)
     found = warnings(comparison)
@@ -49,16 +49,19 @@ def _answers(evidence: Evidence) -> list[Answers]:
 
 
 def headline(comparison: Comparison) -> dict[str, float]:
-    """The numbers runs are compared by, flat: ``merged_plus_pass_at_1``, ``sft_held_out_nll`` and so on.
+    """Return the numbers that runs are compared by, flat: ``merged_plus_pass_at_1``, ``sft_held_out_nll`` and so on.
 
-    The first benchmark has the plain names; those of any other end in its title (``merged_plus_pass_at_1_mbpp``). The 95%
-    interval of plus_pass_at_1: ``merged_plus_interval_low`` and ``_high``; answers without a verdict, where there are any:
-    ``merged_infrastructure_errors``. Averages over the languages of MultiPL-E: ``merged_multipl_e_pass_at_1``, and
-    ``merged_multipl_e_paper_pass_at_1`` over those of the paper's six that were graded; ``multipl_e_paper_languages`` says
-    how many these are. Groups of problems: ``merged_pass_at_1/pandas``. Other held-out data:
-    ``merged_nll_on_other_jsonl``; lm-eval: ``merged_mmlu_acc``; each with ``_low`` and ``_high``. Where rows were compared:
-    ``sft_soup_training_tokens``, ``sft_soup_training_flops``; ``merged_over_sft_soup_held_out_nll``, with ``_low`` and
-    ``_high``.
+    Metrics of the first benchmark have plain names; those of any other end in its title (``merged_plus_pass_at_1_mbpp``).
+    The other names are:
+
+    - 95% interval of plus_pass_at_1: ``merged_plus_interval_low`` and ``_high``
+    - answers without a verdict, if there are any: ``merged_infrastructure_errors``
+    - averages over the languages of MultiPL-E: ``merged_multipl_e_pass_at_1``; over the graded ones of the paper's six:
+      ``merged_multipl_e_paper_pass_at_1``, with their number as ``multipl_e_paper_languages``
+    - groups of problems: ``merged_pass_at_1/pandas``
+    - other held-out data: ``merged_nll_on_other_jsonl``, and lm-eval: ``merged_mmlu_acc``, each with ``_low`` and ``_high``
+    - if rows were compared: ``sft_soup_training_tokens``, ``sft_soup_training_flops``, and
+      ``merged_over_sft_soup_held_out_nll`` with ``_low`` and ``_high``
     """
     endings = metric_endings(comparison.benchmarks)
     groups = group_names((group.criterion, group.name) for row in comparison.rows for score in row.scores

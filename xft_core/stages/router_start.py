@@ -1,17 +1,17 @@
-"""A router that starts with knowing which expert a row is for, where experts differ (UpIT, arXiv 2410.01610; DUME, 2603.29765).
+"""Initial router weights that already match rows to experts, if the experts differ (UpIT, arXiv 2410.01610; DUME, 2603.29765).
 
-Every row of a small part of the training rows has a label: of experts that are branches the branch that was tuned on it, of
-experts that are checkpoints the one with the lowest loss on it. In every layer, ridge regression from hidden states to labels
-gives the router's first weights:
+A small part of the training rows is labelled with experts. If the experts are branches, a row's label is the branch that was
+tuned on it; if they are checkpoints, it is the checkpoint with the lowest loss on the row. In every layer, ridge regression
+from hidden states to labels gives the router's initial weights:
 
     W_1 = argmin_W sum_t a_t |W x_t - (e_i(t) - 1/R)|^2 + rho |W|^2,      W_2 = 1
 
-with x_t what the layer's FFN is given in the model that all but the routed experts is of, i(t) the label of token t's row, a_t
-one over the tokens with this label (experts count alike, however many rows they have), and rho a hundredth of the mean
-eigenvalue of sum_t a_t x_t x_t^T. The router's tanh is close to the identity where W_1 x is below 1, so the logits begin as the
-regression's scores. An expert that is no row's label has a row of zeros.
+where x_t is the input of the layer's FFN in the model that supplies everything but the routed experts, i(t) is the label of
+token t's row, a_t is one over the number of tokens with this label (so experts count equally, however many rows they have), and
+rho is a hundredth of the mean eigenvalue of sum_t a_t x_t x_t^T. The router's tanh is close to the identity where W_1 x is
+below 1, so the logits begin as the regression's scores. An expert that is not the label of any row has a row of zeros.
 
-Nothing is drawn but the rows: the same inputs give the same weights, so that a start after a kill does the work again.
+Only the rows are drawn at random: the same inputs give the same weights, so a start after a kill simply repeats the work.
 Shape suffixes: T tokens, D hidden size, R (or E) routed experts, B rows, S tokens.
 """
 
@@ -40,20 +40,20 @@ from xft_core.training.response_loss import response_loss
 
 logger = logging.getLogger(__name__)
 
-RIDGE = 1e-2  # rho as a part of the mean eigenvalue
+RIDGE = 1e-2  # rho as a fraction of the mean eigenvalue
 
 
 @dataclass(frozen=True)
 class RouterStart:
-    """``weights``: W_1 of every layer's router (R,D, fp32, on the CPU); ``rows_of_experts``: how many rows have each label."""
+    """``weights``: W_1 of every layer's router (R,D, fp32, on the CPU); ``rows_of_experts``: number of rows with each label."""
 
     weights: list[torch.Tensor]
     rows_of_experts: list[int]
 
 
 def router_start(config: UpcycleStage, model: Path, experts: Sequence[Path]) -> RouterStart:
-    """The router's first weights for the routed ``experts`` of ``model``. Raises DataError for rows that do not fit it."""
-    assert config.data is not None, "the stage's configuration sees to it"
+    """Return the initial router weights for the routed ``experts`` of ``model``. Raises DataError for rows too long for it."""
+    assert config.data is not None, "the stage's configuration ensures this"
     number, dtype = len(experts), DTYPES[config.precision]
     training_rows = load_rows(config.data, "train")
     wanted = router_start_rows(len(training_rows))
@@ -67,7 +67,7 @@ def router_start(config: UpcycleStage, model: Path, experts: Sequence[Path]) -> 
         losses_EB = [[loss.nll for loss in row_losses(_loaded(directory, dtype, pieces), pieces[0])] for directory in experts]
         labels = [[losses.index(min(losses)) for losses in zip(*losses_EB, strict=True)]]
     counts = [sum(of_piece.count(expert) for of_piece in labels) for expert in range(number)]
-    logger.info("upcycle: the router starts from %d rows; of each expert: %s", sum(counts), ", ".join(map(str, counts)))
+    logger.info("upcycle: the router starts from %d rows; per expert: %s", sum(counts), ", ".join(map(str, counts)))
     return RouterStart(ridge_weights(_loaded(model, dtype, pieces), pieces, labels, number), counts)
 
 
@@ -86,12 +86,12 @@ def _loaded(directory: Path, dtype: torch.dtype, rows: list[Rows]) -> PreTrained
 def ridge_weights(
     model: PreTrainedModel, rows: Sequence[Rows], labels: Sequence[Sequence[int]], num_experts: int,
 ) -> list[torch.Tensor]:
-    """W_1 of every layer (fp32, R,D), layer by layer.
+    """Return W_1 of every layer (fp32, R,D), in order.
 
     Args:
-        model: dense; its hidden states are what routers will see.
-        rows: in any number of pieces.
-        labels: for each row of each piece the number of its expert, from 0.
+        model: dense model whose hidden states the routers will see.
+        rows: rows in any number of pieces.
+        labels: for each row of each piece, the number of its expert, from 0.
         num_experts: R.
     """
     family = family_of(model.config)
@@ -132,7 +132,7 @@ def _add(model: PreTrainedModel, rows: Rows, labels: Sequence[int], sums: list["
 
 
 class _Sums:
-    """Of one layer: sum a x x^T (D,D) and sum a x y^T (D,R), in fp64."""
+    """The sums of one layer, in fp64: sum a x x^T (D,D) and sum a x y^T (D,R)."""
 
     def __init__(self, tokens: list[int], module: nn.Module) -> None:
         self.module, self._tokens = module, tokens
@@ -141,7 +141,7 @@ class _Sums:
         self.label_T = self.mask_T = torch.empty(0)
 
     def take(self, module: nn.Module, arguments: tuple[torch.Tensor, ...], named: dict[str, torch.Tensor]) -> None:
-        """Add what the FFN is given."""
+        """Add the FFN's input to the sums."""
         given = arguments[0] if arguments else next(iter(named.values()))
         x_TD = given.reshape(-1, given.shape[-1])[self.mask_T].double()
         label_T, number = self.label_T, len(self._tokens)
@@ -154,7 +154,7 @@ class _Sums:
         self._target_DR = target_DR if self._target_DR is None else self._target_DR + target_DR
 
     def solved(self) -> torch.Tensor:
-        """W_1."""
+        """Solve for W_1."""
         assert self._gram_DD is not None and self._target_DR is not None, "the FFN was not called"
         gram_DD, size = self._gram_DD, len(self._gram_DD)
         ridge = RIDGE * float(gram_DD.diagonal().mean())

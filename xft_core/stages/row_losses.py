@@ -1,7 +1,7 @@
-"""The row_losses stage: a model's loss on every held-out row, for paired differences, and what its training took.
+"""The row_losses stage: a model's loss on every held-out row, for paired differences, and the work of its training.
 
-Leaves row_losses.json, see store/results/row_losses.py. Rows that are reserved for choices are measured too, where there
-are any: what is chosen by them is not chosen by the rows that are reported.
+Writes row_losses.json, see store/results/row_losses.py. Reserved rows are measured too, if there are any, so that choices can
+be made on rows other than the reported ones.
 """
 
 import logging
@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: RowLossesStage, workspace: Workspace) -> RowLossesMetrics:
-    """The stage. Raises DataError for data that cannot be used, CheckpointError for a broken model, ArtifactError for a
-    training of which it is not known what it took."""
+    """Run the stage. Raises DataError for data that cannot be used, CheckpointError for a broken model, ArtifactError for a
+    training whose work is unknown."""
     source = find_model(config.model)
     trainings = [training_work(directory, source, config.data, config.clusters) for directory in config.trained_by.values()]
     model = load_model(source, DTYPES[config.precision]).to(device_for_work())  # type: ignore[arg-type]
@@ -56,9 +56,9 @@ def run(config: RowLossesStage, workspace: Workspace) -> RowLossesMetrics:
 
 
 def training_work(directory: Path, model: Path, data: Path, clusters: Path | None = None) -> tuple[float, float]:
-    """Tokens (without padding) and floating-point operations of the training that made an artifact of sft or mix.
+    """Return the tokens (without padding) and floating-point operations of the training behind an artifact of sft or mix.
 
-    ``model``: any model of the same dense architecture; ``data``: the prepared rows; ``clusters``: of each of them, where a
+    ``model``: any model of the same dense architecture; ``data``: the prepared rows; ``clusters``: the rows' clusters, if the
     training is on one. See planning/work.py for what counts.
     Raises ArtifactError for an artifact of another stage.
     """
@@ -75,13 +75,13 @@ def training_work(directory: Path, model: Path, data: Path, clusters: Path | Non
             rows = load_rows(data, "reserved")
         teacher = upcycle_config_of(model) if merge.get("objective") == "distill" and is_moe(model) else None
         packed = PackedRows(rows, max(rows.lengths()), packing=shape.packs)
-        # A pass is cut at its last sequence, not filled up: see mixing/learning.py.
+        # A pass ends at its last sequence and is not filled up: see mixing/learning.py.
         sequences = min(steps * merge["batch_size"], max(1, round(len(packed) * merge["epochs"])))
         passes = mixing_passes(merge.get("cross_validation", False))
         tokens = passes * sequences * sum(rows.lengths()) / len(packed)
         return tokens, tokens * mixing_flops(shape, sum(rows.lengths()) / len(packed), teacher)
     if manifest.stage != "sft":
-        raise ArtifactError(f"{str(directory)!r} is of the stage {manifest.stage}: only sft and mix train. Give theirs.")
+        raise ArtifactError(f"{str(directory)!r} is an artifact of {manifest.stage}. Give artifacts of sft and mix only.")
     own = OwnRows.model_validate({name: value for name, value in manifest.config.items() if name in OwnRows.model_fields})
     rows = own_rows(data, own, manifest.config["seed"], clusters)
     packed = PackedRows(rows, longest, manifest.config["sft"]["packing"] and shape.packs)
@@ -96,7 +96,7 @@ def _losses(model: PreTrainedModel, data: Path, split: str) -> list[tuple[float,
 
 
 def _routing(model: PreTrainedModel, data: Path, mixture: MixtureFile) -> list[SourceRouting]:
-    """Use of the experts, source by source."""
+    """Return the use of the experts for each source."""
     rows, found = load_rows(data, "held_out"), []
     for place in range(len(mixture.sources)):
         at = [row for row, of_source in enumerate(mixture.held_out) if of_source == place]

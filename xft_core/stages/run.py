@@ -1,9 +1,9 @@
-"""What all stages have in common: how one is described, what its key is made of, and how it is run. No torch here.
+"""How any stage is run, and how its key is computed. Without torch.
 
     stage key = sha256(stage, stage version, settings, digests of the inputs)
 
 ``settings`` is the part of a configuration that changes the result; paths never count, contents do. Raise a stage's
-``version`` when its code changes what it writes: everything it made before is then rebuilt.
+``version`` when a code change alters its output: all its earlier artifacts are then rebuilt.
 """
 
 import importlib
@@ -30,21 +30,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StageResult:
-    """The manifest of a stage's artifact, and whether it was there already."""
+    """The manifest of a stage's artifact, and whether the artifact already existed."""
 
     manifest: Manifest
     reused: bool
 
 
 def stage_key(config: StageConfig, input_digests: dict[str, str] | None = None) -> str:
-    """The key (sha256, hex) of what ``config`` describes; reads and hashes the inputs unless their digests are given."""
+    """Return the key (sha256, hex) of a configuration. Reads and hashes the inputs unless their digests are given."""
     digests = config.input_digests() if input_digests is None else input_digests
     return digest_of({
         "stage": config.stage, "version": config.version, "settings": config.settings(), "inputs": digests})
 
 
 def run_stage(config: StageConfig) -> StageResult:
-    """Make ``config.output``, or find it made already. Raises XftError; a kill leaves what the next start resumes."""
+    """Create ``config.output``, or reuse it if it exists. Raises XftError. After a kill, the next start resumes the work."""
     digests = config.input_digests()
     key = stage_key(config, digests)
     with (locked(config.output), disk_full_is_an_error(config.output),
@@ -52,7 +52,7 @@ def run_stage(config: StageConfig) -> StageResult:
         found = find(config.output, key)
         if found:
             logger.info("%s: reused %s", config.stage, config.output)
-            shutil.rmtree(Workspace(config.output).root, ignore_errors=True)  # of a kill just after publishing
+            shutil.rmtree(Workspace(config.output).root, ignore_errors=True)  # left by a kill just after publishing
             return StageResult(found, reused=True)
         check_output_is_free(config.output)
         workspace = Workspace(config.output)

@@ -1,4 +1,4 @@
-"""The sft stage: supervised fine-tuning of a dense model or of a Mixture-of-Experts, by one code path."""
+"""The sft stage: supervised fine-tuning of a dense model or a Mixture-of-Experts, with the same code."""
 
 import gc
 import logging
@@ -51,10 +51,10 @@ logger = logging.getLogger(__name__)
 
 
 def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
-    """Tune, measure the held-out loss before and after, and write the tuned model (for a MoE also router.json). The tokens
-    that end the responses of the data end its answers: its generation_config.json names them.
+    """Tune, measure the held-out loss before and after, and write the tuned model (for a MoE also router.json).
 
-    Of several processes the first does all but the tuning alone, with the whole model; the others return None.
+    The tuned model's generation_config.json lists the tokens that end the data's responses, so that its answers end there.
+    With several processes, the first alone does everything except the tuning, with the entire model; the others return None.
     """
     source = find_model(config.model)
     training_rows = own_rows(config.data, config, config.seed, config.clusters)
@@ -65,18 +65,18 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
     metrics_log = MetricsLog(workspace.metrics_path)
     before = _loss_before(model, held_out_rows, workspace, metrics_log) if is_first() else math.nan
     together = number_of_processes() > 1
-    model.to("cpu" if together else device_for_work())  # what is sharded goes from the host to each its part
+    model.to("cpu" if together else device_for_work())  # each process takes its shard from the host
     packs = family_of(model.config).packs
     if config.sft.packing and not packs and not family_of(model.config).reads_pictures:
         logger.warning(
-            "sft: sft.packing has no effect for %s models: their attention does not keep packed examples apart. Each example "
+            "sft: sft.packing has no effect for %s models: their attention does not separate packed examples. Each example "
             "gets its own sequence, so sft.batch_size counts examples", model.config.model_type)
     data = PackedRows(training_rows, longest, config.sft.packing and packs)
     sft = _with_matched_steps(config, source, data)
     training = train(model, data, sft, config.seed, workspace.checkpoints, metrics_log, config.checks, config.snapshots)
     if together:
         del model
-        gc.collect()  # the training's objects refer to each other, and keep its memory
+        gc.collect()  # the training's objects refer to each other and keep their memory
         if not leave_others():
             return None
     assert training is not None  # this is the first process
@@ -122,7 +122,7 @@ def run(config: SftStage, workspace: Workspace) -> SftMetrics | None:
 
 
 def _load(source: Path, config: SftStage) -> PreTrainedModel:
-    """The model to train, with room for what its routers learn besides weights, and with the adapters that are asked for."""
+    """Load the model to train, with buffers for what its routers learn besides weights, and with the requested adapters."""
     model = load_model(source, DTYPES[config.sft.precision])
     for block in moe_blocks(model) if config.sft.balance == "bias" else []:
         block.router.add_balance_bias()
@@ -132,22 +132,22 @@ def _load(source: Path, config: SftStage) -> PreTrainedModel:
 
 
 def _with_matched_steps(config: SftStage, source: Path, data: PackedRows) -> SftConfig:
-    """The section sft, with the number of steps that gives a dense training the work of another one."""
+    """Return the section sft with the number of steps at which a dense training matches the work of another training."""
     if config.match is None:
         return config.sft
     if is_moe(source):
-        raise RecipeError(f"match is for dense trainings, and {config.model!r} is a Mixture-of-Experts.")
+        raise RecipeError(f"match is for dense trainings, but {config.model!r} is a Mixture-of-Experts.")
     length = sum(data.rows.lengths()) / len(data)
     steps = matched_steps(config.match, read_shape(source / "config.json"), len(data), config.sft.batch_size, length)
     logger.info("sft: %d steps, to match the %s of the Mixture-of-Experts", steps, config.match.kind)
     return config.sft.model_copy(update={
-        "max_steps": steps, "epochs": steps / math.ceil(len(data) / config.sft.batch_size) + 1})  # epochs set no limit
+        "max_steps": steps, "epochs": steps / math.ceil(len(data) / config.sft.batch_size) + 1})  # so that epochs set no limit
 
 
 def _save_snapshots(
     model: PreTrainedModel, source: Path, config: SftStage, output: Path, checkpoint: Path, metrics_log: MetricsLog, rows: Rows,
 ) -> None:
-    """Write the models of the steps on the way, each measured; ``model`` is the last step's again afterwards."""
+    """Measure and write the models of the snapshot steps. Afterwards ``model`` again has the weights of the last step."""
     steps = snapshot_steps(config.snapshots, step_of(checkpoint))
     for number, step in enumerate(steps, start=1):
         put_weights(model, checkpoint / SNAPSHOT.format(step))
@@ -161,12 +161,12 @@ def _save_snapshots(
 
 
 def _loss_before(model: PreTrainedModel, rows: Rows, workspace: Workspace, metrics_log: MetricsLog) -> float:
-    """The held-out loss before training, measured once whatever interrupts it; the first point of the curves."""
+    """Return the held-out loss before training, the first point of the curves. It is measured once, despite interruptions."""
     metrics_log.begin()
     path = workspace.checkpoints / "held_out_before.jsonl"
     found = read_appended(path)
     before: float = found[0]["nll"] if found else held_out_loss(model.to(device_for_work()), rows).nll
-    if not found and math.isfinite(before):  # training itself says what is wrong with a model that gives no numbers
+    if not found and math.isfinite(before):  # the training reports a model that gives no numbers
         append(path, {"nll": before})
     metrics_log.set(0, CurveValues(held_out_nll=before).flat())
     logger.info("sft: held-out loss %.4f before", before)
@@ -202,8 +202,8 @@ def _save(model: PreTrainedModel, source: Any, config: SftStage, directory: Path
     copy_beside_weights(source, directory)
     ends = load_response_ends(config.data)
     if ends is None:
-        logger.warning("sft: %r does not say what ends a response (an earlier version prepared it): the tuned model stops "
-                       "where the base does", str(config.data))
+        logger.warning("sft: %r does not record which tokens end a response (it was prepared by an earlier version): the tuned "
+                       "model stops where the base model does", str(config.data))
     add_end_tokens(directory, model.generation_config, ends or [])
 
 
@@ -211,13 +211,13 @@ def _token_classes(model: PreTrainedModel, source: Path, config: SftStage) -> li
     try:
         tokenizer = load_tokenizer(source)
     except CheckpointError as error:
-        logger.warning("sft: the shared expert's weight is not told by class of token: %s", error)
+        logger.warning("sft: the shared expert's weight is not reported by token class: %s", error)
         return []
     return shared_weight_by_class(model, load_rows(config.data, "held_out"), tokenizer)
 
 
 def _layer_routing(layer: LayerStatistics, upcycle: UpcycleConfig) -> LayerRouting:
-    """What router.json says of a layer. With the paper's routing it stays the file that it was before there was any other."""
+    """Return a layer's entry for router.json. With the paper's routing, the file's fields are the same as in early versions."""
     found = asdict(layer)
     if upcycle.shared_gate == "probability" and upcycle.routing == "top_k":
         del found["shared_weight_spread"], found["mean_active"]

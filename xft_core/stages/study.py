@@ -1,6 +1,6 @@
-"""The study stage: the ladder of claims, from the published reports of the study's runs alone.
+"""The study stage: judge the ladder of claims, using only the published reports of the study's runs.
 
-Written: ``study.json``, ``study.md``, ``losses.json`` (every row's loss) and ``plots/*.png``. The same reports give the same
+Writes ``study.json``, ``study.md``, ``losses.json`` (every row's loss) and ``plots/*.png``. The same reports give the same
 bytes.
 """
 
@@ -15,7 +15,7 @@ from xft_core.store.workspace import Workspace
 
 
 def run(config: StudyStage, workspace: Workspace) -> StudyMetrics:
-    """The stage. Raises ArtifactError for reports without row losses, or measured on different rows."""
+    """Run the stage. Raises ArtifactError for reports without row losses, or measured on different rows."""
     study, recipe = config.study, config.recipe
     choices = tuned(study, recipe, config.reports)
     _, runs = reported_runs(study, recipe, {arm: choose(found) for arm, found in choices.items()})

@@ -1,11 +1,12 @@
-"""Starting the processes of a stage, on one machine or several, with torchrun's launcher; and what to make of their ends.
+"""Start the processes of a stage with torchrun's launcher, on one machine or several, and interpret how they end.
 
-    <output>.partial/processes/job.json         the stage's configuration and how many processes: what each is given
-    <output>.partial/processes/metrics.json     what the first process gives back
-    <output>.partial/processes/failure-<n>.json how process n failed, if it could say so (see worker.py)
-    <output>.partial/processes/logs/            what all but the first write
+    <output>.partial/processes/job.json         input of every process: the stage's configuration and the number of processes
+    <output>.partial/processes/metrics.json     result of the first process
+    <output>.partial/processes/failure-<n>.json how process n failed, if it could report it (see torchrun_worker.py)
+    <output>.partial/processes/logs/            output of all processes except the first
 
-The process that starts them holds the lock, publishes, and takes no part in the work. Only the first process of all speaks.
+The starting process holds the lock and publishes, and takes no part in the work. Only the first process of all writes to the
+terminal.
 """
 
 import json
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     from xft_core.stages.base import StageConfig
 
-GRACE_SECONDS = 5  # less than tasks/execution/child_process.py gives the process that starts them
+GRACE_SECONDS = 5  # less than tasks/execution/child_process.py gives the starting process
 POLL_SECONDS = 1.0
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # by torchrun's launcher
 
@@ -40,10 +41,9 @@ logger = logging.getLogger(__name__)
 
 
 def run_in_processes(config: "StageConfig", workspace: Workspace) -> dict[str, Any]:
-    """Do the work of ``config`` in as many processes as it says; returns the stage's metrics.
+    """Do the work of ``config`` in its configured number of processes; returns the stage's metrics.
 
-    Raises XftError with the words of the process that failed, StageInterrupted for one that was killed, RuntimeError for a
-    fault of the program.
+    Raises XftError with the message of the failed process, StageInterrupted for a killed process, RuntimeError for a bug.
     """
     directory = workspace.root / "processes"
     shutil.rmtree(directory, ignore_errors=True)
@@ -55,29 +55,29 @@ def run_in_processes(config: "StageConfig", workspace: Workspace) -> dict[str, A
         "num_processes": num_processes, "num_nodes": num_nodes}
     write_whole(directory / "job.json", json.dumps(job, indent=1))
     if address:
-        logger.info("%s: waits for %d more machines: python -m xft_core join %s --node 1 (2, ...)", config.stage,
+        logger.info("%s: waiting for %d more machines: python -m xft_core join %s --node 1 (2, ...)", config.stage,
                     num_nodes - 1, directory)
     try:
         _launch(directory, job, node=0)
     finally:
-        (directory / "job.json").unlink()  # nobody is to join what has ended
+        (directory / "job.json").unlink()  # no machine may join a stage that has ended
     metrics: dict[str, Any] = json.loads((directory / "metrics.json").read_text(encoding="utf-8"))
     shutil.rmtree(directory)
     return metrics
 
 
 def join(directory: Path, node: int) -> None:
-    """Be machine ``node`` (from 1) of a stage that another machine started; ``directory`` is its ``processes`` directory,
-    which is waited for. Raises what run_in_processes raises."""
+    """Join a stage that another machine started, as machine ``node`` (from 1). Waits for ``directory``, the stage's
+    ``processes`` directory. Raises the same errors as run_in_processes."""
     path = directory / "job.json"
     if not path.is_file():
-        logger.info("Waits for %s", path)
+        logger.info("Waiting for %s", path)
     while not path.is_file():
         time.sleep(POLL_SECONDS)
     job = json.loads(path.read_text(encoding="utf-8"))
     if not 1 <= node < job["num_nodes"]:
         last = job["num_nodes"] - 1
-        raise RecipeError(f"--node is {node}, but the stage wants {last + 1} machines: give 1 to {last}.")
+        raise RecipeError(f"--node is {node}, but the stage needs {last + 1} machines: use 1 to {last}.")
     _launch(directory, job, node)
 
 
@@ -94,7 +94,7 @@ def _launch(directory: Path, job: dict[str, Any], node: int) -> None:
     alone = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
     for name in list(logging.root.manager.loggerDict):
         if name.startswith("torch.distributed.elastic"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # what they have to say is said below
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # their failures are reported below
     launch = LaunchConfig(
         min_nodes=job["num_nodes"], max_nodes=job["num_nodes"], nproc_per_node=number, run_id=job["id"], max_restarts=0,
         logs_specs=DefaultLogsSpecs(str(directory / "logs" / str(node)), redirects=silent), shutdown_timeout=GRACE_SECONDS,
@@ -107,7 +107,7 @@ def _launch(directory: Path, job: dict[str, Any], node: int) -> None:
     except SignalException as stopped:
         if stopped.sigval is signal.SIGINT:
             raise KeyboardInterrupt from None
-        raise StageInterrupted(f"{job['stage']}: ended from outside ({stopped.sigval.name}).") from None
+        raise StageInterrupted(f"{job['stage']}: stopped from outside ({stopped.sigval.name}).") from None
     except DistError as error:
         reason = first_line(error)
         raise StageInterrupted(
@@ -117,8 +117,8 @@ def _launch(directory: Path, job: dict[str, Any], node: int) -> None:
 
 
 def _explained(failed: "ChildFailedError", directory: Path, job: dict[str, Any]) -> Exception:
-    """The failure that the others followed from: one with a message for people, else SIGKILL, else a fault, else another
-    signal, else a lost connection, whose cause is then on another machine."""
+    """Return the failure that caused the others: one with a user-facing message, else SIGKILL, else a bug, else another signal,
+    else a lost connection, whose cause is then on another machine."""
     failures = [json.loads(path.read_text(encoding="utf-8")) for path in directory.glob("failure-*.json")]
     told = {failure["kind"]: failure for failure in sorted(failures, key=lambda failure: -failure["time"])}  # first of each
     ended = {number: signal.Signals(-item.exitcode) for number, item in failed.failures.items() if item.exitcode < 0}
@@ -129,23 +129,23 @@ def _explained(failed: "ChildFailedError", directory: Path, job: dict[str, Any])
         print(told["fault"]["message"], file=sys.stderr)
         return RuntimeError(told["fault"]["message"].splitlines()[-1])
     for number, how in ended.items():
-        message = f"{job['stage']}: process {number} of {total} (from 0) was ended from outside ({how.name})."
+        message = f"{job['stage']}: process {number} of {total} (from 0) was stopped from outside ({how.name})."
         if how is signal.SIGKILL:
             return StageKilled(f"{message} The usual reason is too little memory. {what_to_change(job['stage'])}")
         return StageInterrupted(message)
     if "lost" in told:
-        return StageInterrupted(f"{job['stage']}: another of its {total} processes is gone ({told['lost']['message']}).")
+        return StageInterrupted(f"{job['stage']}: one of its {total} processes was lost ({told['lost']['message']}).")
     number, first = failed.get_first_failure()
     return RuntimeError(
-        f"process {number} of {total} (from 0) ended with status {first.exitcode}; what it said is in {directory / 'logs'}")
+        f"process {number} of {total} (from 0) ended with status {first.exitcode}; its output is in {directory / 'logs'}")
 
 
 def _address() -> str:
     address = rendezvous()
     if address is None:
         raise RecipeError(
-            "sft.num_nodes is more than 1, and XFT_RENDEZVOUS is not set: set it to host:port of this machine, as the others "
-            "can reach it, with a free port.")
+            "sft.num_nodes is more than 1, but XFT_RENDEZVOUS is not set: set it to this machine's host:port, with a free port "
+            "and a host name that the other machines can reach.")
     return address
 
 
@@ -154,12 +154,13 @@ def _check_accelerators(number: int) -> None:
 
     if torch.cuda.is_available() and torch.cuda.device_count() < number:
         raise RecipeError(
-            f"sft.num_processes is {number}, this machine has {torch.cuda.device_count()} accelerators: one process wants one.")
+            f"sft.num_processes is {number}, but this machine has {torch.cuda.device_count()} accelerators: each process needs "
+            "one.")
 
 
 @contextmanager
 def _process_restored() -> Iterator[None]:
-    """torchrun's launcher handles signals its own way and sets variables for its workers, and leaves both behind."""
+    """Undo the signal handlers and environment variables that torchrun's launcher sets and leaves behind."""
     try:
         before = {number: signal.getsignal(number) for number in HANDLED}
         yield
@@ -168,5 +169,5 @@ def _process_restored() -> Iterator[None]:
         for number, handler in before.items():
             try:
                 signal.signal(number, handler)
-            except (ValueError, TypeError):  # not the main thread, whose handlers nobody touched then
+            except (ValueError, TypeError):  # outside the main thread, no handlers were changed
                 pass

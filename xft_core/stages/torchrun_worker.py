@@ -1,7 +1,7 @@
-"""``python -m xft_core.stages.torchrun_worker DIRECTORY``: one process of a stage; launch.py starts it and describes the files.
+"""``python -m xft_core.stages.torchrun_worker DIRECTORY``: one process of a stage, started by torchrun.py (files: see there).
 
-The kinds of failure: "explained" (an XftError, with ``may_pass``), "lost" (another process is gone, which says more) and
-"fault" (the message is a stack trace). Whoever started the processes shows only what the others followed from.
+The kinds of failure are "explained" (an XftError, with ``may_pass``), "lost" (another process ended, which is the real cause)
+and "fault" (the message is a stack trace). The starting process shows only the failure that caused the others.
 """
 
 import importlib
@@ -26,9 +26,9 @@ from xft_core.store.workspace import Workspace
 
 
 def main() -> int:
-    """Take part in the work; returns the exit status."""
+    """Do this process's part of the work; returns the exit status."""
     die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interruption needs no stack trace: who started it says what it means
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no stack trace for an interrupt: the starting process explains it
     directory, number = Path(sys.argv[1]), int(os.environ["RANK"])
     quiet_libraries()
     logging.basicConfig(level=logging.INFO if number == 0 else logging.ERROR, format="%(message)s", stream=sys.stderr)
@@ -58,7 +58,7 @@ def _work(directory: Path, number: int) -> None:
 def _unexplained(error: Exception) -> dict[str, Any]:
     from torch.distributed import DistError
 
-    if isinstance(error, DistError) or "gloo" in str(error):  # gloo's errors have no class of their own
+    if isinstance(error, DistError) or "gloo" in str(error):  # gloo's errors have no separate class
         return {"kind": "lost", "message": first_line(error)}
     return {"kind": "fault", "message": traceback.format_exc().rstrip()}
 

@@ -1,7 +1,7 @@
-"""Dense model to Mixture-of-Experts: every expert starts as a copy of the FFN, only the router is new; or, with low-rank
-experts, as the FFN itself with a change of zero.
+"""The upcycle stage: turn a dense model into a Mixture-of-Experts.
 
-With routing weights that sum to one the upcycled model computes what the dense one does, whatever the router.
+Every expert starts as a copy of the FFN, or, with low-rank experts, as the FFN itself with a change of zero. Only the router is
+new. With routing weights that sum to one, the upcycled model computes the same as the dense model, whatever the router.
 """
 
 import hashlib
@@ -37,16 +37,16 @@ from xft_core.stages.router_start import router_start
 from xft_core.store.results.upcycle import UpcycleMetrics
 from xft_core.store.workspace import Workspace
 
-# Of an upcycled model up to this size the logits are compared, too: two loads and two short passes, under a second in all.
-# For larger ones it would cost more than the copying; names, shapes and tying are checked for any size.
+# For an upcycled model up to this size, the logits are compared too: two loads and two short passes, under a second in total.
+# For larger models this would cost more than the copying. Names, shapes and tying are checked for any size.
 MOST_PARAMETERS_TO_RUN = 20_000_000
 TOKENS_TO_RUN = 16
-LARGEST_ROUNDING = 1e-3  # of the largest logit; deep models in fp32 stay below 1e-4, another head or expert is far above
+LARGEST_ROUNDING = 1e-3  # of the largest logit; deep fp32 models stay below 1e-4, a wrong head or expert is far above
 
 
 def run(config: UpcycleStage, workspace: Workspace) -> UpcycleMetrics:
-    """The upcycle stage."""
-    # The key leaves out what no code looks at, so it must not be in the artifact either.
+    """Run the stage."""
+    # The key leaves out fields that no code reads, so they must not be in the artifact either.
     names = [*unused_in_upcycle(config.upcycle), "dense_share"]
     unused = {name: UpcycleConfig.model_fields[name].default for name in names}
     section = config.upcycle.model_copy(update=unused)
@@ -64,17 +64,17 @@ def upcycle(
     source: Path, target: Path, config: UpcycleConfig, seed: int, experts: Sequence[Path] = (),
     router_weights: Sequence[torch.Tensor] = (),
 ) -> UpcycleMetrics:
-    """Write the upcycled model of the dense directory ``source`` into ``target``, a few tensors in memory at a time.
+    """Write the upcycled model of the dense directory ``source`` into ``target``, with a few tensors in memory at a time.
 
-    ``experts``: dense models whose FFNs the routed experts are, one for each; none: all experts are the source's FFN. With
-    models that all are the source, the result is the source's function, whatever the router. ``router_weights``: of each
-    layer's router (R,D) where it does not start at random, see stages/router_start.py.
+    ``experts``: dense models that supply the routed experts' FFNs, one for each; if empty, all experts are the source's FFN. If
+    all these models equal the source, the result computes the same function, whatever the router. ``router_weights``: weights
+    of each layer's router (R,D) if it does not start at random, see stages/router_start.py.
 
-    What was written is checked: its tensors always, its logits for a small model. Raises CheckpointError for an unknown
-    family, a model that is upcycled already, a checkpoint that is not whole, or experts of another form or number.
+    The output is checked: its tensors always, its logits for a small model. Raises CheckpointError for an unknown family, a
+    model that is already upcycled, an incomplete checkpoint, or experts of another form or number.
     """
     if is_moe(source):
-        raise CheckpointError(f"{str(source)!r} is upcycled already. Give the dense model.")
+        raise CheckpointError(f"{str(source)!r} is already upcycled. Give the dense model.")
     if experts and len(experts) != config.num_routed:
         raise CheckpointError(f"{len(experts)} models are given for {config.num_routed} routed experts: give one for each.")
     with ExitStack() as stack:
@@ -122,45 +122,45 @@ def upcycle(
 
 @torch.no_grad()
 def _check_identity(source: Path, target: Path) -> None:
-    """Raise CheckpointError unless the upcycled model gives the dense one's logits for a few tokens, but for rounding."""
+    """Raise CheckpointError unless the upcycled and the dense model give the same logits for a few tokens, up to rounding."""
     dense, upcycled = (load_model(directory, torch.float32) for directory in (source, target))
     tell_prompts(upcycled, GeneratedPrompts(torch.ones(1, TOKENS_TO_RUN)))
     generator = torch.Generator().manual_seed(0)
-    pictures = special_picture_tokens(dense.config)  # which are not looked at: that part of the model is copied as it is
+    pictures = special_picture_tokens(dense.config)  # not compared: that part of the model is copied unchanged
     text = torch.tensor([token for token in range(dense.get_input_embeddings().num_embeddings) if token not in pictures])
     input_ids = text[torch.randint(len(text), (1, TOKENS_TO_RUN), generator=generator)]
     num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so little work is slower with several, many times so on a busy machine
+    torch.set_num_threads(1)  # such small work is slower with several, on a busy machine many times
     try:
         expected, found = (model(input_ids=input_ids, use_cache=False).logits for model in (dense, upcycled))
     finally:
         torch.set_num_threads(num_threads)
     difference, scale = float((found - expected).abs().max()), float(expected.abs().max())
-    if difference > LARGEST_ROUNDING * scale:  # not so where the dense model gives no numbers: training says that
+    if difference > LARGEST_ROUNDING * scale:  # false if the dense model gives NaN: the training reports that
         raise CheckpointError(
-            f"The upcycled model does not compute what {str(source)!r} does: their logits, up to {scale:.3g}, differ by "
-            f"{difference:.3g}. Nothing was kept. Please report it, with the config.json and the names of the tensors.")
+            f"The upcycled model does not compute the same as {str(source)!r}: their logits, up to {scale:.3g}, differ by "
+            f"{difference:.3g}. Nothing was kept. Please report this, with the config.json and the names of the tensors.")
 
 
 def _expert_reader(
     stack: ExitStack, directory: Path, model: CheckpointReader, dense_config: dict[str, Any],
 ) -> CheckpointReader:
-    """A dense model that an expert comes from. Raises CheckpointError unless its tensors are of the form of ``model``'s."""
+    """Open a dense model that an expert comes from. Raises CheckpointError unless its tensors have the form of ``model``'s."""
     if is_moe(directory):
-        raise CheckpointError(f"{str(directory)!r} is upcycled already. Experts come from dense models.")
+        raise CheckpointError(f"{str(directory)!r} is already upcycled. Experts come from dense models.")
     reader = stack.enter_context(CheckpointReader(directory))
     same = dense_config_of(reader)["model_type"] == dense_config["model_type"] and all(
         name in reader and reader.shape(name) == model.shape(name) and reader.dtype(name) == model.dtype(name)
         for name in model.names())
     if not same:
-        raise CheckpointError(f"{str(directory)!r} is of another form than {str(model.directory)!r}: their tensors differ.")
+        raise CheckpointError(f"{str(directory)!r} has another form than {str(model.directory)!r}: their tensors differ.")
     return reader
 
 
 def _expert_plans(
     reader: CheckpointReader, others: list[CheckpointReader], family: Family, layer: int, config: UpcycleConfig,
 ) -> list[TensorPlan]:
-    """The shared expert under the dense names, the routed ones stacked: copies, or the FFNs of ``others``."""
+    """Plan the shared expert under the dense names and the routed experts stacked: copies, or the FFNs of ``others``."""
     mlp, block = family.mlp_name(layer), family.block_name(layer)
     has_bias = f"{mlp}.{family.down}.bias" in reader
     sources = family.expert_sources(has_bias)
@@ -184,7 +184,7 @@ def _expert_plans(
 
 
 def _scaled(plan: TensorPlan, scale: float) -> TensorPlan:
-    """The tensor times ``scale``. One of 16 bits gets 32 where the product would be rounded: 0.75 is not a power of two."""
+    """Scale a tensor. A 16-bit tensor becomes 32-bit if the product would be rounded (0.75 is not a power of two)."""
     if scale == 1:
         return plan
     dtype = plan.dtype if math.frexp(scale)[0] == 0.5 else torch.promote_types(plan.dtype, torch.float32)
@@ -194,10 +194,10 @@ def _scaled(plan: TensorPlan, scale: float) -> TensorPlan:
 def _low_rank_plans(
     reader: CheckpointReader, family: Family, layer: int, config: UpcycleConfig, seed: int,
 ) -> list[TensorPlan]:
-    """A as torch initialises linear layers, from the seed and its name alone; B and the changes of biases are zero."""
+    """Plan low-rank experts: A as torch initialises linear layers, from seed and name alone; B and bias changes are zero."""
     if family.transposed:
         raise CheckpointError(
-            f"{str(reader.directory)!r} has an FFN of Conv1D layers, for which there are no low-rank experts. Leave "
+            f"{str(reader.directory)!r} has an FFN of Conv1D layers, which low-rank experts do not support. Leave "
             "upcycle.expert_rank empty.")
     mlp, block, plans = family.mlp_name(layer), family.block_name(layer), []
     for name in (*family.up, family.down):
@@ -226,7 +226,7 @@ def _made(make: Callable[[list[int]], torch.Tensor], shape: list[int], dtype: to
 
 
 def _low_rank_parameters(plans: list[TensorPlan], config: UpcycleConfig) -> tuple[int, int]:
-    """Of all experts, and of those that a token uses: what they add to the weights that they share."""
+    """Return the parameters that all experts, and the experts of one token, add to the weights that they share."""
     found = {level.prefix: sum(math.prod(plan.shape) for plan in plans if f".experts.{level.prefix}" in plan.name)
              for level in Parts(config).levels}
     groups, total = found.get("group_", 0), found[""]  # every name begins with "", those of groups too
@@ -240,8 +240,8 @@ def _low_rank_parameters(plans: list[TensorPlan], config: UpcycleConfig) -> tupl
 def _router_plans(
     reader: CheckpointReader, family: Family, layer: int, config: UpcycleConfig, seed: int, started_RD: torch.Tensor | None,
 ) -> list[TensorPlan]:
-    """Router weights as torch initialises linear layers, from the seed and the layer alone, or W_1 as given and W_2 = 1; the
-    noise starts at zero, the gate at m_0 for every token. A router without logits has none."""
+    """Plan the router weights: as torch initialises linear layers, from the seed and the layer alone, or W_1 as given and
+    W_2 = 1. The noise starts at zero, the gate at m_0 for every token. A router without logits has no such weights."""
     down, block = f"{family.mlp_name(layer)}.{family.down}.weight", family.block_name(layer)
     hidden_size, dtype = reader.shape(down)[int(family.transposed)], reader.dtype(down)
     num_routed = config.num_routed

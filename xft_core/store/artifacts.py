@@ -1,10 +1,10 @@
-"""Artifacts: what a stage leaves behind. A directory counts once its manifest is in it, and the manifest comes last.
+"""Artifacts: the published outputs of stages. A directory is an artifact once it has a manifest, which is written last.
 
-    <output>.partial/            while the stage works: kept after a kill, so that the next start resumes
+    <output>.partial/            while the stage runs; kept after a kill, so that the next start resumes
         checkpoints/             the stage's own, never published
         metrics.jsonl            curve points, see tracking.py
-        output/                  becomes <output> by one rename, after its manifest is written
-    <output>.lock                held (flock) by the one process that works on this output
+        output/                  renamed to <output> after its manifest is written
+    <output>.lock                held (flock) by the only process that works on this output
     <output>/manifest.json       stage, key, files with sizes and sha256, parents, metrics, versions, and its own sha256
 """
 
@@ -41,14 +41,14 @@ RECORDED_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "evalplu
 
 
 class OtherArtifact(ArtifactError):
-    """A place that holds the artifact of another key."""
+    """A directory that contains the artifact of another key."""
 
 
 def verify(directory: Path) -> Manifest:
-    """Check every file of an artifact by size and sha256, and that there is none besides that a reader could take for
-    part of it (a note or a hidden file does no harm).
+    """Check every file of an artifact by size and sha256, and check that there is no additional file that a reader could
+    mistake for part of it (a note or a hidden file is harmless).
 
-    Raises ArtifactError naming the first file that is gone, altered or foreign.
+    Raises ArtifactError, which names the first file that is missing, altered or foreign.
     """
     manifest = read_manifest(directory)
     expected = {MANIFEST, *(entry.path for entry in manifest.files)}
@@ -61,10 +61,10 @@ def verify(directory: Path) -> Manifest:
 
 
 def find(directory: Path, key: str) -> Manifest | None:
-    """The verified manifest of ``directory`` if it holds the artifact of this key, else None.
+    """The verified manifest of ``directory`` if it contains the artifact of this key, else None.
 
-    A damaged artifact is set aside (``<name>.damaged``), so that it can be rebuilt and looked at. Raises ArtifactError
-    when the directory holds the artifact of another key.
+    A damaged artifact is renamed (``<name>.damaged``), so that it can be rebuilt and inspected. Raises OtherArtifact if the
+    directory contains the artifact of another key.
     """
     if not is_artifact(directory):
         return None
@@ -72,25 +72,25 @@ def find(directory: Path, key: str) -> Manifest | None:
         manifest = read_manifest(directory)
         if manifest.key != key:
             raise OtherArtifact(
-                f"{str(directory)!r} already holds another artifact (stage {manifest.stage}, key {manifest.key[:12]}). "
-                "Choose another output or delete it.")
+                f"{str(directory)!r} already contains another artifact (stage {manifest.stage}, key {manifest.key[:12]}). "
+                "Choose another output or delete the artifact.")
         return verify(directory)
     except OtherArtifact:
         raise
     except ArtifactError as error:
         damaged = _free_name(directory, "damaged")
         directory.rename(damaged)
-        logger.warning("%s It is rebuilt; what was there is kept as %s.", without_advice(error), damaged.name)
+        logger.warning("%s It will be rebuilt; the damaged copy is kept as %s.", without_advice(error), damaged.name)
         return None
 
 
 def without_advice(error: ArtifactError) -> str:
-    """What is wrong, for where the artifact is rebuilt without anyone's help."""
+    """The error message without its advice, for artifacts that are rebuilt automatically."""
     return str(error).removesuffix(f" {REBUILD}")
 
 
 def _free_name(directory: Path, suffix: str) -> Path:
-    """``<name>.<suffix>``, or that with a number where it is taken."""
+    """``<name>.<suffix>``, with a number appended if it is taken."""
     candidates = (directory.with_name(f"{directory.name}.{suffix}{number or ''}") for number in itertools.count())
     return next(path for path in candidates if not path.exists())
 
@@ -99,8 +99,8 @@ def check_output_is_free(directory: Path) -> None:
     """Raise ArtifactError if ``directory`` exists and is anything but an empty directory."""
     if directory.is_symlink() or (directory.exists() and not (directory.is_dir() and not any(directory.iterdir()))):
         raise ArtifactError(
-            f"Output {str(directory)!r} already holds something that is not an artifact of this stage. "
-            "Nothing was changed. Choose another output or empty it."
+            f"Output {str(directory)!r} already contains something other than an artifact of this stage. "
+            "Nothing was changed. Choose another output or empty this one."
         )
 
 
@@ -108,7 +108,7 @@ def publish(
     workspace: Workspace, directory: Path, *, stage: str, stage_version: int, key: str, parents: dict[str, str],
     config: dict[str, Any], metrics: dict[str, Any], provenance: dict[str, str], seconds: float,
 ) -> Manifest:
-    """Hash what the stage wrote, put the manifest beside it, and move it to ``directory`` in one rename."""
+    """Hash the stage's output, add the manifest, and move both to ``directory`` in one rename."""
     if workspace.metrics_path.is_file():
         shutil.copyfile(workspace.metrics_path, workspace.output / workspace.metrics_path.name)
     files = entries(workspace.output, without=MANIFEST)
@@ -142,10 +142,10 @@ def _versions() -> dict[str, str]:
 
 
 def input_digest(path: Path) -> str:
-    """Digest of a stage's input: an artifact's own digest once its files are verified, a model directory, a
-    task's folder, or one file.
+    """Digest of a stage's input: an artifact (its own digest, after its files are verified), a model directory, a task's
+    folder, or a single file.
 
-    Raises ArtifactError where there is nothing to digest, or an artifact is damaged.
+    Raises ArtifactError if there is nothing to digest, or an artifact is damaged.
     """
     try:
         is_file, is_directory = path.is_file(), path.is_dir()

@@ -1,10 +1,10 @@
-"""Checkpoints that are whole, byte for byte, or do not count: the last file written into one says what is in it.
+"""Checkpoints that are valid only if complete, byte for byte: the last file written into one lists its contents.
 
-    checkpoint-<step>/          what a stage resumes from after that step
+    checkpoint-<step>/          the state to resume from after that step
     checkpoint-<step>/whole     the other files with sizes and sha256, and the sha256 of that list
 
-The sums cost one reading of the files when they are written and one when a start resumes from them
-(docs/measurements/reliability.md has figures). What fails them is removed, and the checkpoint before it counts.
+The checksums cost one read of the files when they are written, and one when a start resumes from them
+(docs/measurements/reliability.md has figures). A checkpoint that fails the check is removed, and the one before it is used.
 """
 
 import json
@@ -26,7 +26,7 @@ PREFIX = "checkpoint-"
 
 
 class Seal(BaseModel):
-    """Files of a directory, and the sha256 of what is said of them."""
+    """The files of a directory, and the sha256 of their list."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     files: list[FileEntry]
@@ -34,7 +34,7 @@ class Seal(BaseModel):
 
 
 def seal(directory: Path) -> list[FileEntry]:
-    """Note every file of ``directory`` in its seal: from now on it is whole. Returns what was noted."""
+    """Record every file of ``directory`` in its seal, which marks it as complete. Returns the entries."""
     noted = entries(directory, without=SEAL)
     files = [entry.model_dump() for entry in noted]
     write_whole(directory / SEAL, json.dumps({"files": files, "sha256": digest_of(files)}))
@@ -42,11 +42,11 @@ def seal(directory: Path) -> list[FileEntry]:
 
 
 def check(directory: Path) -> None:
-    """Raise ArtifactError, saying what is wrong, unless every file is what the seal says and there is no other."""
+    """Raise ArtifactError with the reason unless every file matches the seal and there are no other files."""
     try:
         found = Seal.model_validate_json((directory / SEAL).read_bytes())
     except FileNotFoundError:
-        raise ArtifactError(f"{str(directory)!r} was not written to its end.") from None
+        raise ArtifactError(f"{str(directory)!r} was not written completely.") from None
     except (ValidationError, OSError):
         raise ArtifactError(f"{str(directory / SEAL)!r} is damaged.") from None
     if found.sha256 != digest_of([entry.model_dump() for entry in found.files]):
@@ -60,13 +60,13 @@ def check(directory: Path) -> None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimizer step after which a checkpoint was written; -1 for a directory that is called otherwise."""
+    """The optimizer step after which a checkpoint was written; -1 for a directory with any other name."""
     number = checkpoint.name.removeprefix(PREFIX)
     return int(number) if number.isascii() and number.isdecimal() and len(number) < 19 else -1
 
 
 def newest_whole(directory: Path) -> Path | None:
-    """The newest checkpoint in ``directory`` that is whole; newer ones that are not are removed, with a warning."""
+    """The newest complete checkpoint in ``directory``. Newer ones that are incomplete are removed, with a warning."""
     for path in sorted(directory.glob(f"{PREFIX}*"), key=step_of, reverse=True):
         try:
             if step_of(path) < 0:
@@ -74,7 +74,7 @@ def newest_whole(directory: Path) -> Path | None:
             check(path)
             return path
         except ArtifactError as error:
-            logger.warning("%s It is not resumed from.", error)
+            logger.warning("%s It is not used to resume.", error)
             if path.is_symlink() or path.is_file():
                 path.unlink()
             else:

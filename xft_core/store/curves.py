@@ -1,6 +1,6 @@
-"""Curves as they grow: a JSONL file that any tracker can follow, one line a point.
+"""Curves while they grow: a JSONL file that any tracker can follow, with one line per point.
 
-A stage only ever writes this file; who runs the stage (a person, a Prefect task) decides where the points go on to.
+A stage only writes this file. The caller of the stage (a user, a Prefect task) decides where the points are sent.
 """
 
 import json
@@ -27,7 +27,7 @@ class MetricsLog:
             stream.write(line + "\n")
 
     def set(self, step: int, metrics: dict[str, float]) -> None:
-        """Append values of which there is one a step, in place of what an earlier attempt wrote for the same step."""
+        """Append values that exist once per step, replacing those that an earlier attempt wrote for the same step."""
         self._keep(lambda point: point["step"] != step or point["metrics"].keys() != metrics.keys())
         self.log(step, metrics)
 
@@ -36,16 +36,16 @@ class MetricsLog:
         self._keep(lambda point: point["step"] <= step)
 
     def begin(self) -> None:
-        """Start with no points: those of an earlier attempt come back with its checkpoint (``restore_from``)."""
+        """Start without points. Those of an earlier attempt are restored with its checkpoint (``restore_from``)."""
         self.path.unlink(missing_ok=True)
 
     def copy_to(self, checkpoint: Path) -> None:
-        """Put the points so far into a checkpoint, whose seal they are then under."""
+        """Copy the points so far into a checkpoint, whose seal then covers them."""
         if self.path.is_file():
             shutil.copyfile(self.path, checkpoint / self.path.name)
 
     def restore_from(self, checkpoint: Path) -> None:
-        """Have the points that were put into a checkpoint, and no others."""
+        """Restore exactly the points that were copied into a checkpoint."""
         self.begin()
         if (checkpoint / self.path.name).is_file():
             write_whole(self.path, (checkpoint / self.path.name).read_bytes())
@@ -58,14 +58,14 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every whole point of a curve file, in order; a line cut by a kill, or that is not a point, is left out."""
+    """Every complete point of a curve file, in order. Lines that were cut by a kill or are not points are skipped."""
     if not path.is_file():
         return []
     return [point for line in path.read_bytes().splitlines() if (point := parse_point(line)) is not None]
 
 
 def parse_point(line: bytes) -> dict[str, Any] | None:
-    """The point in one line of a curve file, None if it is none."""
+    """The point in one line of a curve file; None if the line is not a point."""
     try:
         point = parse_json(line)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The manifest of an artifact: what it is, what it was made from, and every file with its digest."""
+"""The manifest of an artifact: its identity, its inputs, and every file with its digest."""
 
 import json
 import time
@@ -13,18 +13,18 @@ from xft_core.files.disk import relative_path
 from xft_core.files.parsing import parse_json
 
 MANIFEST = "manifest.json"
-SCHEMA: Final = 2  # of manifests
+SCHEMA: Final = 2  # version of the manifest format
 TIME = "%Y-%m-%dT%H:%M:%SZ"
 REBUILD = "Delete the artifact to rebuild it."
 
 
 class OtherVersion(ArtifactError):
-    """An artifact whose manifest is written as another version of this tool writes it."""
+    """An artifact whose manifest was written by another version of this tool."""
 
 
 def _time(text: str) -> str:
-    if time.strftime(TIME, time.strptime(text, TIME)) != text:  # which raises ValueError for what is not a time at all
-        raise ValueError(f"{text[:40]!r} is not written as times are here")
+    if time.strftime(TIME, time.strptime(text, TIME)) != text:  # strptime raises ValueError for invalid times
+        raise ValueError(f"{text[:40]!r} does not have the expected time format")
     return text
 
 
@@ -38,7 +38,7 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What an artifact is, how it came about, and how to tell that it is whole. ``sha256``: of all the other fields."""
+    """The identity and origin of an artifact, and the digests that prove it is complete. ``sha256``: of all other fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     schema_version: Literal[2] = SCHEMA
@@ -57,20 +57,20 @@ class Manifest(BaseModel):
     seconds: float
 
     def sealed(self) -> "Manifest":
-        """The same with its ``sha256``."""
+        """This manifest with its ``sha256``."""
         return self.model_copy(update={"sha256": self._fields_digest()})
 
     def is_unaltered(self) -> bool:
-        """Whether ``sha256`` is that of the other fields, ``digest`` that of the files."""
+        """Whether ``sha256`` matches the other fields and ``digest`` matches the files."""
         return self.sha256 == self._fields_digest() and self.digest == files_digest(self.files)
 
     def _fields_digest(self) -> str:
-        # Through JSON text, as it is read back: a number is then written as it was.
+        # Through JSON text, so that numbers have the same form as after reading the manifest back.
         return digest_of(json.loads(self.model_dump_json(exclude={"sha256"})))
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The manifest of a published artifact. Raises ArtifactError when it is missing, unreadable or altered."""
+    """Read the manifest of a published artifact. Raises ArtifactError if it is missing, unreadable or altered."""
     path = directory / MANIFEST
     try:
         return parse_manifest(path.read_bytes(), repr(str(path)))
@@ -81,24 +81,24 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def parse_manifest(content: bytes, where: str) -> Manifest:
-    """The manifest in ``content``. Raises ArtifactError, naming ``where``, for one that is unreadable or altered."""
+    """Parse the manifest in ``content``. Raises ArtifactError, which names ``where``, if it is unreadable or altered."""
     try:
         manifest = Manifest.model_validate_json(content)
         altered = not manifest.is_unaltered()
-    except ValueError as error:  # pydantic's, and JSON's own for numbers that it cannot hold
+    except ValueError as error:  # from pydantic, or from JSON for numbers that it cannot represent
         if other := _other_schema(content):
             raise OtherVersion(
                 f"{where} was written by another version of this tool (schema {other}, here {SCHEMA}). {REBUILD}") from None
         raise ArtifactError(f"{where} is damaged: {first_line(error)}. {REBUILD}") from None
     if altered:
-        raise ArtifactError(f"{where} was altered: its sha256 is not that of its content. {REBUILD}")
+        raise ArtifactError(f"{where} was altered: its sha256 does not match its content. {REBUILD}")
     if any(entry.path == MANIFEST for entry in manifest.files):
-        raise ArtifactError(f"{where} is damaged: it names itself. {REBUILD}")
+        raise ArtifactError(f"{where} is damaged: it lists itself as a file. {REBUILD}")
     return manifest
 
 
 def _other_schema(content: bytes) -> int | None:
-    """The schema of a manifest that is whole, as far as can be seen, but for being another version's; else None."""
+    """The schema version of a manifest that seems intact but comes from another version; else None."""
     try:
         fields = parse_json(content)
     except ValueError:
@@ -108,9 +108,9 @@ def _other_schema(content: bytes) -> int | None:
 
 
 def is_artifact(directory: Path) -> bool:
-    """Whether a directory was published here, whole or damaged: its manifest has our fields, or cannot be read.
+    """Whether a directory is one of our artifacts, intact or damaged: its manifest has our fields, or cannot be read.
 
-    Other tools call their files manifest.json too; what holds such a one is not ours.
+    Other tools also write files called manifest.json; a directory with such a file is not ours.
     """
     try:
         return is_artifact_manifest((directory / MANIFEST).read_bytes())
@@ -121,9 +121,9 @@ def is_artifact(directory: Path) -> bool:
 
 
 def is_artifact_manifest(content: bytes) -> bool:
-    """Whether the content of a file called manifest.json is that of an artifact, also one that cannot be read.
+    """Whether the content of a file called manifest.json belongs to an artifact, even if it cannot be read.
 
-    Half of our fields are enough: in a damaged one a name may be spoiled.
+    More than half of our fields are enough, because a damaged manifest may have a corrupted field name.
     """
     try:
         fields = parse_json(content)
@@ -134,21 +134,21 @@ def is_artifact_manifest(content: bytes) -> bool:
 
 
 def entries(directory: Path, without: str = "") -> list[FileEntry]:
-    """Every file below ``directory``, hashed, but for the one called ``without``."""
+    """Hash every file below ``directory``, except the one called ``without``."""
     return [
         FileEntry(path=path, size=(directory / path).stat().st_size, sha256=file_digest(directory / path))
         for path in _files(directory) if path != without]
 
 
 def check_file(directory: Path, entry: FileEntry) -> None:
-    """Raise ArtifactError, saying what is wrong, unless the file below ``directory`` is what ``entry`` says."""
+    """Raise ArtifactError with the reason unless the file below ``directory`` matches ``entry``."""
     path = directory / entry.path
     if not path.is_file():
-        raise ArtifactError(f"{str(path)!r} is gone.")
+        raise ArtifactError(f"{str(path)!r} is missing.")
     if path.stat().st_size != entry.size:
         raise ArtifactError(f"{str(path)!r} has {path.stat().st_size} bytes instead of {entry.size}.")
     if file_digest(path) != entry.sha256:
-        raise ArtifactError(f"{str(path)!r} was altered: its sha256 is not the one that was noted.")
+        raise ArtifactError(f"{str(path)!r} was altered: its sha256 is not the recorded one.")
 
 
 def _files(directory: Path) -> list[str]:
@@ -156,5 +156,5 @@ def _files(directory: Path) -> list[str]:
 
 
 def files_digest(files: list[FileEntry]) -> str:
-    # Curves hold times of day and speeds: two runs of one recipe are the same artifact anyway.
+    # Curves contain times of day and speeds, which must not make the artifacts of two equal runs differ.
     return digest_of([[entry.path, entry.sha256] for entry in files if entry.path != "metrics.jsonl"])

@@ -1,4 +1,4 @@
-"""Where a stage works before its artifact is published: output and checkpoints, resumed only for the same key."""
+"""The work directory of a stage until its artifact is published: output and checkpoints, resumed only for the same key."""
 
 import shutil
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from xft_core.errors import ArtifactError
 from xft_core.files.disk import write_whole
 
-KEY_MARKER = "key"  # first file of a workspace: which work the progress is of
+KEY_MARKER = "key"  # first file of a workspace, with the key of the work in progress
 
 
 class Workspace:
-    """Where a stage works before it is published: ``checkpoints``, ``metrics_path`` and ``output`` (see above)."""
+    """The work directory of a stage: ``checkpoints``, ``metrics_path`` and ``output`` (see store/artifacts.py)."""
 
     def __init__(self, output: Path) -> None:
         self.root = output.absolute().with_name(output.absolute().name + ".partial")
@@ -19,24 +19,24 @@ class Workspace:
         self.output = self.root / "output"
 
     def keep_only_progress_of(self, key: str) -> None:
-        """Make the directory, and empty it if its progress is that of other work: it must not be resumed.
+        """Create the directory, and empty it if its progress belongs to other work, which must not be resumed.
 
-        Raises ArtifactError when the directory holds something that no stage left.
+        Raises ArtifactError if the directory contains something that no stage wrote.
         """
         marker = self.root / KEY_MARKER
         cut_short = marker.with_name(f"{KEY_MARKER}.tmp")  # see write_whole
         foreign = self.root.is_symlink() or (self.root.exists() and not self.root.is_dir())
         if foreign or (self.root.exists() and not marker.is_file() and set(self.root.iterdir()) - {cut_short}):
             raise ArtifactError(
-                f"{str(self.root)!r} is where work in progress is kept, and holds something that no stage left there. Nothing "
-                "was changed. Choose another output, or move it away.")
+                f"{str(self.root)!r} is reserved for work in progress, but contains something that no stage wrote. Nothing "
+                "was changed. Choose another output, or move this directory away.")
         if marker.is_file() and marker.read_bytes() != key.encode():
             shutil.rmtree(self.root)
         self.root.mkdir(parents=True, exist_ok=True)
         write_whole(marker, key)
 
     def prepare(self) -> None:
-        """Make the directories. Half-written output of an earlier attempt goes, its checkpoints stay."""
+        """Create the directories. Partial output of an earlier attempt is removed, its checkpoints are kept."""
         shutil.rmtree(self.output, ignore_errors=True)
         self.output.mkdir(parents=True)
         self.checkpoints.mkdir(exist_ok=True)

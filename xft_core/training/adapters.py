@@ -1,9 +1,10 @@
 """LoRA (arXiv 2106.09685) through PEFT, put into a model before it is trained and summed into its weights afterwards.
 
-    W x + (alpha / r) B A x        A: r,I at random from the seed, B: O,r zero, so that nothing changes at the start
+    W x + (alpha / r) B A x        A: r,I random from the seed; B: O,r zero, so that nothing changes at the start
 
-In a dense model every linear layer of the decoder layers gets an adapter. In a Mixture-of-Experts those outside the experts
-do (attention); experts and routers are trained themselves, as they are the method's point. All else is fixed.
+In a dense model, every linear layer of the decoder layers gets an adapter. In a Mixture-of-Experts, only those outside the
+experts do (attention); experts and routers are trained directly, because they are the point of the method. Everything else is
+fixed.
 """
 
 from pathlib import Path
@@ -23,8 +24,8 @@ ADAPTER = "default"  # PEFT's name of the only adapter
 
 
 def add_adapters(model: PreTrainedModel, sft: SftConfig, seed: int) -> None:
-    """Put adapters into ``model`` as the section sft says, and leave only them, experts and routers to be trained. Without
-    sft.adapter nothing changes."""
+    """Put adapters into ``model`` as the section sft says, and make only them, experts and routers trainable. Without
+    sft.adapter, nothing changes."""
     if sft.adapter == "none":
         return
     from peft import inject_adapter_in_model
@@ -37,8 +38,8 @@ def add_adapters(model: PreTrainedModel, sft: SftConfig, seed: int) -> None:
 
 
 def merge_adapters(model: PreTrainedModel) -> None:
-    """Sum every adapter into the weights that it is for, and take it out: ``model`` is one of its own class again, with
-    parameters that all can be trained. A model without adapters stays as it is."""
+    """Add every adapter to its weights and remove it: ``model`` has its own class again, and all its parameters can be
+    trained. A model without adapters is unchanged."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in [*model.named_modules()]:

@@ -1,10 +1,10 @@
-"""The mean of a model's weights over its training, made while it trains: one more copy of the weights, in fp32 at least.
+"""The mean of a model's weights over its training, computed while it trains: one more copy of the weights, in fp32 at least.
 
     last_k    mean of the weights after ``count`` steps that are evenly spaced over the last 40% of all, the last among them
     ema       m_t = d m_{t-1} + (1 - d) W_t with d = 1 - 1 / (0.1 T), bias-corrected: m_T / (1 - d^T)
 
-Both are running means, A <- A + a_t (W_t - A): weights that never change average to themselves, bit for bit. Which of the two
-is better differs; with a decaying rate averaging is at least as good as either alone (arXiv 2502.06761).
+Both are running means, A <- A + a_t (W_t - A): weights that never change average to themselves, bit for bit. Which of them is
+better varies. Averaging combined with a decaying rate is at least as good as either alone (arXiv 2502.06761).
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ MEMORY = 0.1  # of the steps: about how far ema looks back
 
 
 def average_share(sft: SftConfig, step: int, total_steps: int) -> float:
-    """a_t: how far the average moves towards the weights after ``step`` (from 1); 0 for a step that has no part in it."""
+    """a_t: how far the average moves towards the weights after ``step`` (from 1); 0 for a step that is not averaged."""
     if sft.average == "ema":
         decay = max(0.0, 1 - 1 / (MEMORY * total_steps))
         return (1 - decay) / (1 - decay**step)
@@ -34,13 +34,13 @@ def average_share(sft: SftConfig, step: int, total_steps: int) -> float:
 
 
 def averaged_steps(count: int, total_steps: int) -> list[int]:
-    """The steps that last_k averages, in order: fewer than ``count`` where the training is too short for so many."""
+    """The steps that last_k averages, in order: fewer than ``count`` if the training is too short for so many."""
     places = (total_steps * (1 - LAST_PART + LAST_PART * number / count) for number in range(1, count + 1))
     return sorted({max(1, round(place)) for place in places})
 
 
 class RunningAverage:
-    """The average of a model's parameters over ``total_steps``; of several processes each has that of its part."""
+    """The average of a model's parameters over ``total_steps``. Each of several processes averages its part."""
 
     def __init__(self, sft: SftConfig, total_steps: int) -> None:
         assert sft.average != "none"
@@ -49,7 +49,7 @@ class RunningAverage:
 
     @torch.no_grad()
     def add(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after ``step``."""
+        """Add the weights after ``step`` to the average."""
         share = average_share(self._sft, step, self._total_steps)
         if not share:
             return
@@ -62,15 +62,15 @@ class RunningAverage:
                 average.add_(weights.to(average.dtype) - average, alpha=share)
 
     def save(self, checkpoint: Path) -> None:
-        """Write the average so far, whole, into a checkpoint; every process must call it. Nothing before the first step."""
+        """Write the full average so far into a checkpoint, nothing before the first step. Every process must call it."""
         gathered = {name: whole(average) for name, average in self._averages.items()}
         if is_first() and gathered:
             save_file({name: tensor for name, tensor in gathered.items() if tensor is not None}, checkpoint / FILE_NAME)
 
     def load(self, model: nn.Module, checkpoint: Path) -> None:
-        """Go on from what ``save`` wrote for this model."""
+        """Continue from the average that ``save`` wrote for this model."""
         if not (checkpoint / FILE_NAME).is_file():
-            return  # no step that counts had been taken
+            return  # no averaged step had been taken
         found = load_file(checkpoint / FILE_NAME)
         for name, parameter in model.named_parameters():
             average = found[name].to(parameter.device)
@@ -81,9 +81,9 @@ class RunningAverage:
 
 @torch.no_grad()
 def put_average(model: nn.Module, checkpoint: Path) -> None:
-    """Put the average in the last checkpoint of a training into ``model``, which is whole, rounded once to its dtype.
+    """Load the average in the last checkpoint of a training into ``model``, which is not sharded, rounded once to its dtype.
 
-    Raises CheckpointError where there is none.
+    Raises CheckpointError if there is none.
     """
     try:
         found = load_file(checkpoint / FILE_NAME)

@@ -1,4 +1,4 @@
-"""What happens around an optimizer step: the order of the data, routers, averages, snapshots, checkpoints, a progress bar."""
+"""Callbacks around an optimizer step: the order of the data, routers, averages, snapshots, checkpoints, a progress bar."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from xft_core.training.snapshots import Snapshots
 
 
 class Epochs(TrainerCallback):
-    """Tells the order of the data which epoch it is, also after a restart."""
+    """Tells the order of the data the current epoch, also after a restart."""
 
     def __init__(self, order: SeededOrder, steps_of_epoch: int) -> None:
         self.order, self.steps_of_epoch = order, steps_of_epoch
@@ -30,7 +30,7 @@ class Epochs(TrainerCallback):
 
 
 class Routers(TrainerCallback):
-    """Lets routers change by themselves after a step, before a checkpoint is made of it."""
+    """Lets routers update themselves after a step, before its checkpoint is written."""
 
     def __init__(self, terms: RouterTerms | None) -> None:
         self.terms = terms
@@ -41,7 +41,7 @@ class Routers(TrainerCallback):
 
 
 class Checkpoints(TrainerCallback):
-    """Puts the curves so far into a checkpoint, and seals it once all of it is written."""
+    """Puts the curves so far into a checkpoint, and seals it once it is complete."""
 
     def __init__(self, metrics: MetricsLog, snapshots: Snapshots) -> None:
         self.metrics, self.snapshots = metrics, snapshots
@@ -55,7 +55,7 @@ class Checkpoints(TrainerCallback):
 
 
 class AfterStep(TrainerCallback):
-    """Changes or takes in the weights after each optimizer step, before any of them is saved."""
+    """Changes or records the weights after each optimizer step, before they are saved."""
 
     def __init__(
         self, experts: list[RoutedExperts], sft: SftConfig, average: RunningAverage | None, snapshots: Snapshots,
@@ -73,12 +73,13 @@ class AfterStep(TrainerCallback):
 
 
 def experts_to_average(blocks: list[MoeBlock]) -> list[RoutedExperts]:
-    """Raises RecipeError for experts whose mean is not an expert of their own form."""
+    """The experts of all blocks. Raises RecipeError for experts whose mean does not have their form."""
     experts = [block.experts for block in blocks]
     if not all(type(item) is RoutedExperts and item.num_experts > 1 for item in experts):
         raise RecipeError(
-            "sft.expert_averaging is set, but the experts of this model have no full weights of their own, or there is one "
-            "only: the mean of low-rank experts has no low rank. Set sft.expert_averaging to 0, or upcycle to full experts.")
+            "sft.expert_averaging is set, but the experts of this model have no full weights of their own, or there is only "
+            "one: the mean of low-rank experts does not have their low rank. Set sft.expert_averaging to 0, or upcycle to full "
+            "experts.")
     return experts
 
 

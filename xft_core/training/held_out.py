@@ -1,4 +1,4 @@
-"""Negative log-likelihood per response token of held-out rows: the measure beside pass@1."""
+"""Negative log-likelihood per response token of held-out rows, the measure in addition to pass@1."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ TOKENS_PER_BATCH = 4096
 
 @dataclass(frozen=True)
 class HeldOutLoss:
-    """``nll``: nats per response token over ``tokens`` of them; ``router``: layer by layer, empty for a dense model."""
+    """``nll``: nats per response token over ``tokens`` of them; ``router``: statistics by layer, empty for a dense model."""
 
     nll: float
     tokens: int
@@ -29,7 +29,7 @@ class HeldOutLoss:
 
 @dataclass(frozen=True)
 class RowLoss:
-    """Of one row: nats, summed over its response, and the response's tokens."""
+    """The loss of one row: nats, summed over its response, and the response's number of tokens."""
 
     nll: float
     tokens: int
@@ -38,7 +38,7 @@ class RowLoss:
 
 
 def take_routings(model: torch.nn.Module) -> list[Routing]:
-    """What the routers decided in the latest forward pass, layer by layer, and let go of it. Empty for a dense model."""
+    """Take the routers' decisions of the latest forward pass out of the model, by layer. Empty for a dense model."""
     routings = []
     for block in moe_blocks(model):
         if block.routing is not None:
@@ -49,9 +49,9 @@ def take_routings(model: torch.nn.Module) -> list[Routing]:
 
 @torch.no_grad()
 def held_out_loss(model: PreTrainedModel, rows: Rows, max_rows: int | None = None) -> HeldOutLoss:
-    """Measure ``model``, where it is and in its own dtype, on the first ``max_rows`` of ``rows`` (all by default).
+    """Measure ``model``, on its device and in its dtype, on the first ``max_rows`` of ``rows`` (all by default).
 
-    Rows are packed where the model keeps them apart; the result does not depend on how, beyond rounding.
+    Rows are packed if the model keeps them apart. Apart from rounding, the result does not depend on the packing.
     """
     check_rows_fit(model, [rows])
     was_training = model.training
@@ -83,7 +83,7 @@ def held_out_loss(model: PreTrainedModel, rows: Rows, max_rows: int | None = Non
 
 @torch.no_grad()
 def row_losses(model: PreTrainedModel, rows: Rows) -> list[RowLoss]:
-    """The loss of every row by itself, in their order; ``model`` is used where it is and in its own dtype."""
+    """The loss of every single row, in their order. ``model`` is used on its device and in its dtype."""
     check_rows_fit(model, [rows])
     model.eval()
     lengths = rows.lengths()
@@ -105,14 +105,15 @@ def row_losses(model: PreTrainedModel, rows: Rows) -> list[RowLoss]:
 
 
 def check_rows_fit(model: PreTrainedModel, splits: list[Rows]) -> None:
-    """Raise DataError for rows longer than the model's context, or prepared for a tokenizer that is not the model's."""
+    """Raise DataError for rows longer than the model's context, or prepared for another tokenizer than the model's."""
     longest = max(max(rows.lengths()) for rows in splits)
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context and longest > context:
         raise DataError(
-            f"The longest row has {longest} tokens, the model takes {context}. Lower data.max_length to {context} or less.")
+            f"The longest row has {longest} tokens, but the model takes at most {context}. Lower data.max_length to {context} "
+            "or less.")
     largest, vocabulary = max(rows.largest_token() for rows in splits), model.get_input_embeddings().num_embeddings
     if largest >= vocabulary:
         raise DataError(
-            f"The data holds token {largest}, the model knows {vocabulary} tokens: it was prepared with another model's "
-            "tokenizer. Prepare it with this model.")
+            f"The data contains token {largest}, but the model has {vocabulary} tokens: the data was prepared with another "
+            "model's tokenizer. Prepare it with this model.")

@@ -1,7 +1,7 @@
 """State of optimizers and schedulers on disk: tensors as safetensors, the rest as JSON.
 
-Such state is dictionaries, lists, tuples, numbers and tensors within each other. torch.save would pickle it, and a
-pickle can run code when it is read; checkpoints come back from an object store that others may write to.
+Such state is nested dictionaries, lists, tuples, numbers and tensors. torch.save would pickle it, and a pickle can run code
+when it is read, while checkpoints come back from an object store that others may write to.
 
     <name>.safetensors    the tensors, named by number
     <name>.json           the rest; ``{"tensor": 3}`` stands for a tensor, tuples and dictionaries are marked as such
@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from xft_core.errors import CheckpointError
 from xft_core.files.parsing import parse_json
 
-DEEPEST = 16  # of things within each other; an optimizer's state has four levels
+DEEPEST = 16  # levels of nesting; an optimizer's state has four
 
 
 def save_state(directory: Path, name: str, state: Any) -> None:
-    """Write ``state``. Raises TypeError for what is neither a tensor, a number, a text, None nor a container of these."""
+    """Write ``state``. Raises TypeError for values other than tensors, numbers, texts, None and containers of these."""
     tensors: dict[str, torch.Tensor] = {}
     text = json.dumps(_encoded(state, tensors))
     save_file(tensors, directory / f"{name}.safetensors")
@@ -30,7 +30,7 @@ def save_state(directory: Path, name: str, state: Any) -> None:
 
 
 def load_state(directory: Path, name: str) -> Any:
-    """What ``save_state`` wrote, tensors on the CPU. Raises CheckpointError where it is missing or not of that form."""
+    """Read the state that ``save_state`` wrote, tensors on the CPU. Raises CheckpointError if it is missing or malformed."""
     try:
         content = parse_json((directory / f"{name}.json").read_bytes())
         return _decoded(content, load_file(directory / f"{name}.safetensors"), DEEPEST)

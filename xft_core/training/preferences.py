@@ -2,9 +2,9 @@
 
     L = -log sigmoid(beta ((log p(chosen) - log q(chosen)) - (log p(rejected) - log q(rejected))))
 
-p: the model, q: the model at the start, log p of a response: the sum over its tokens, given the prompt. The mean of L over the
-pairs of an optimizer step is made small. TRL is not used: for this one equation it would bring a second trainer, whose
-checkpoints resume otherwise than to the bit. Shape suffixes: P pairs, R rows (chosen and rejected in turn), S tokens,
+p: the model; q: the model at the start; log p of a response: the sum over its tokens, given the prompt. Each optimizer step
+minimises the mean of L over its pairs. TRL is not used: for this one equation, it would add a second trainer, whose checkpoints
+do not resume bit for bit. Shape suffixes: P pairs, R rows (chosen and rejected in turn), S tokens,
 V vocabulary.
 """
 
@@ -36,7 +36,7 @@ class Pairs(PackedRows):
 
 
 class DpoTrainer(XftTrainer):
-    """Makes the loss above small."""
+    """Minimises the loss above."""
 
     def __init__(self, *given: Any, beta: float) -> None:
         super().__init__(*given)
@@ -53,7 +53,7 @@ class DpoTrainer(XftTrainer):
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """The sum of L over the pairs of one forward pass, over the pairs of the whole step."""
+        """The sum of L over the pairs of one forward pass, divided by the number of pairs in the whole step."""
         assert num_items_in_batch is not None and not return_outputs
         self._tokens += int(inputs["token_mask"].sum())
         margin_P = margins(response_log_chances(self.model, inputs, forward=model), inputs["reference"])
@@ -61,12 +61,12 @@ class DpoTrainer(XftTrainer):
 
 
 def dpo_loss(margin_P: torch.Tensor, beta: float) -> torch.Tensor:
-    """L of pairs by what the chosen answer gained over the rejected one, in nats."""
+    """L of pairs, from the gain of the chosen answer over the rejected one, in nats."""
     return -F.logsigmoid(beta * margin_P)
 
 
 def margins(log_chance_R: torch.Tensor, reference_R: torch.Tensor) -> torch.Tensor:
-    """How much more log-probability the chosen answer of each pair gained than the rejected one."""
+    """The gain in log-probability of each pair's chosen answer minus that of the rejected one."""
     gained_R = log_chance_R - reference_R
     return gained_R[0::2] - gained_R[1::2]
 
@@ -74,7 +74,7 @@ def margins(log_chance_R: torch.Tensor, reference_R: torch.Tensor) -> torch.Tens
 def response_log_chances(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], forward: torch.nn.Module | None = None,
 ) -> torch.Tensor:
-    """log p of every row's response, (R,) in fp32. ``forward``: as of response_loss."""
+    """log p of every row's response, (R,) in fp32. ``forward``: as for response_loss."""
     call: Any = forward or model
     inputs = model_inputs(model, {name: batch[name] for name in OF_TEXT})
     logits_RSV, label_RS = call(**inputs).logits[:, :-1], batch["labels"][:, 1:]
@@ -84,7 +84,7 @@ def response_log_chances(
 
 @torch.no_grad()
 def log_chances_of(model: PreTrainedModel, pairs: Pairs, batch_size: int) -> torch.Tensor:
-    """log p of every row's response under ``model``, where it is and in its own dtype, (R,) on the CPU."""
+    """log p of every row's response under ``model``, on its device and in its dtype, (R,) on the CPU."""
     was_training = model.training
     model.eval()
     found = []

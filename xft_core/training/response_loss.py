@@ -1,7 +1,7 @@
 """The loss over response tokens without ever holding the logits of a whole batch.
 
-Only tokens that are to be predicted need logits, and those a block at a time: the head computes the loss itself, and the
-gradient while the block's logits are there (they are the largest tensor of a step at vocabularies of 150 k). Exact, at the
+Only tokens that are to be predicted need logits, one block at a time: the head computes the loss itself, and the gradient while
+the block's logits exist (at vocabularies of 150 k, they are the largest tensor of a step). The result is exact, at the
 arithmetic of the full computation. Shape suffixes: B sequences, S tokens, X tokens of responses, D hidden size, V vocabulary.
 """
 
@@ -19,7 +19,7 @@ from xft_core.models.packed_attention import attend_by_example
 from xft_core.moe.prompts import PackedPrompts, asks_prompts, tell_prompts
 
 BLOCK_LOGITS = 2**25  # logits held at once: 128 MiB in fp32
-OF_TEXT = ("input_ids", "position_ids", "labels", "token_mask")  # of a batch; all else is of pictures
+OF_TEXT = ("input_ids", "position_ids", "labels", "token_mask")  # of a batch; all other tensors are of pictures
 LEAST_BLOCK = 256  # tokens; smaller blocks would leave the matrix product waiting for memory
 
 
@@ -36,8 +36,8 @@ def response_loss(
 
     Args:
         model: the model itself, whose head is used.
-        batch: as PackedRows.collate makes it, on the model's device.
-        forward: what to call in place of the model: the same model, wrapped by whoever trains it.
+        batch: from PackedRows.collate, on the model's device.
+        forward: called in place of the model: the same model, wrapped by a trainer.
     """
     family = family_of(model.config)
     assert family.packs or not _is_packed(batch["position_ids"]), "examples of one sequence would see each other"
@@ -55,8 +55,8 @@ def response_loss(
 
 
 def model_inputs(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """What a model is called with for a batch of PackedRows.collate. One that reads pictures numbers its positions itself,
-    since they depend on these; its sequences are single rows with padding behind."""
+    """A model's arguments for a batch of PackedRows.collate. A model that reads pictures numbers positions itself, because they
+    depend on the pictures; its sequences are single rows, padded at the end."""
     if not family_of(model.config).reads_pictures:
         return {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     pictures = {
@@ -71,7 +71,7 @@ def _is_packed(position_ids_BS: torch.Tensor) -> bool:
 
 @contextmanager
 def _loss_in_place_of_logits(head: Any, labels_BS: torch.Tensor) -> Iterator[None]:
-    """While it lasts, the head gives the loss. Inside the model's own forward pass, so that autocast and sharding hold."""
+    """While active, the head returns the loss, within the model's own forward pass, so that autocast and sharding apply."""
     def forward(hidden_BSD: torch.Tensor) -> torch.Tensor:
         chosen_BS = labels_BS[:, 1:] != IGNORED
         hidden_XD, weight_VD, bias = hidden_BSD[:, :-1][chosen_BS], head.weight, head.bias
@@ -91,7 +91,7 @@ def _loss_in_place_of_logits(head: Any, labels_BS: torch.Tensor) -> Iterator[Non
 
 
 class _HeadLoss(torch.autograd.Function):
-    """Sum of -log softmax(x W^T + b)[label]. Gradients are made in the forward pass, block by block."""
+    """Sum of -log softmax(x W^T + b)[label]. Gradients are computed in the forward pass, block by block."""
 
     @staticmethod
     def forward(  # type: ignore[override]

@@ -1,4 +1,4 @@
-"""Where a stage that was interrupted continues: after its newest whole checkpoint, with the curves up to it."""
+"""Resume an interrupted stage after its newest complete checkpoint, with the curves up to it."""
 
 import logging
 from pathlib import Path
@@ -13,9 +13,9 @@ logger = logging.getLogger(__name__)
 
 
 def step_to_go_on_from(checkpoints: Path, metrics: MetricsLog, stage: str) -> int:
-    """The step of the newest whole checkpoint, 0 without one; the curves are put back to it.
+    """The step of the newest complete checkpoint, 0 without one. Also resets the curves to it.
 
-    Of several processes, all must call it: the first looks, so that they all continue from the same one.
+    If there are several processes, all must call it. The first one looks, so that all continue from the same checkpoint.
     """
     step = 0
     if is_first():

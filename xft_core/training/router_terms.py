@@ -1,4 +1,4 @@
-"""What routers add to the loss of a Mixture-of-Experts, and what they do between steps. Nothing of it for a dense model.
+"""The routers' loss terms of a Mixture-of-Experts, and their updates between steps. Dense models have neither.
 
     + balance_loss_weight      * CV^2(importance) + CV^2(load)                       moe/balance.py
     + gate_budget_weight       * (mean m - m*)^2                   shared_gate token
@@ -6,9 +6,9 @@
     + diversity_weight         * L_div                             moe/diversity.py, from a tenth of the steps on
     - score_variance_weight    * mean_t Var_i(s_ti)                                  from a tenth of the steps on
 
-What is of a whole step (the balance loss with balance_scope step, the budget) is made of the sums over the step's passes so
-far, of which only the latest has a gradient (arXiv 2501.11873): F(sum so far) times the share of the tokens so far. The sums
-go through the passes in the order of one process, whichever has them. Shape suffixes: L layers, T tokens, X some of them.
+Terms of a whole step (the balance loss with balance_scope step, the budget) use the sums over the step's passes so far, of
+which only the latest has a gradient (arXiv 2501.11873): F(sum so far) times the share of the tokens so far. The sums follow the
+order of the passes in one process, whichever process runs them. Shape suffixes: L layers, T tokens, X sampled tokens.
 """
 
 from collections import defaultdict
@@ -31,11 +31,11 @@ LOSSES = ("balance_loss", "gate_budget_loss", "diversity_loss", "score_variance"
 
 
 class RouterTerms:
-    """The terms of one training. For each step ``begin_step``, for each pass of it ``begin_pass`` and ``loss``, then
+    """The terms of one training. For each step, call ``begin_step``, then ``begin_pass`` and ``loss`` for each pass, then
     ``end_step``."""
 
     def __init__(self, blocks: Sequence[MoeBlock], sft: SftConfig, steps: int) -> None:
-        """``steps``: of the whole training. Raises RecipeError where the model's routers do not fit ``sft``."""
+        """``steps``: of the whole training. Raises RecipeError if the model's routers do not fit ``sft``."""
         self.blocks, self.sft, self.steps = blocks, sft, steps
         self.upcycle = blocks[0].router.upcycle
         if conflict := sft.conflict_with(self.upcycle):
@@ -43,18 +43,18 @@ class RouterTerms:
         for block in blocks:
             block.router.dense_gradient = sft.router_gradient == "dense"
         self.statistics = self._no_statistics()
-        self._found: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # sum and number of what was measured
+        self._found: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # sum and number of the measured values
         self._added, self._steps_seen = 0.0, 0
 
     def begin_step(self, number: int, passes: int, tokens: int, responses: int) -> None:
-        """``number`` of the step, from 1; its passes that are not empty, tokens and response tokens in all processes."""
+        """Begin step ``number``, from 1, with its non-empty passes, tokens and response tokens in all processes."""
         self._number, self._passes, self._num_tokens, self._responses = number, passes, tokens, responses
         self._sums: dict[str, torch.Tensor] = {}
         self._counts_LR: torch.Tensor | None = None
         self._steps_seen += 1
 
     def begin_pass(self, labels_BS: torch.Tensor) -> None:
-        """Before the forward pass of a batch with these labels."""
+        """Prepare for the forward pass of a batch with these labels."""
         self._answers_T = answers(labels_BS)
         self._sampled_X = None
         if self._is_late() and (self.sft.diversity_weight or self.sft.score_variance_weight):
@@ -64,7 +64,7 @@ class RouterTerms:
             block.overlap_tokens_X = self._sampled_X if self.sft.diversity_weight else None
 
     def loss(self, routings: list[Routing], token_mask_T: torch.Tensor, count_statistics: bool) -> torch.Tensor:
-        """The weighted terms of one pass, so that their sum over the passes of all processes is the step's."""
+        """The weighted terms of one pass. Their sum over the passes of all processes is the step's."""
         if count_statistics:
             self.statistics.add(routings, token_mask_T)
         loss = self._balance(routings, token_mask_T)
@@ -82,7 +82,7 @@ class RouterTerms:
         return loss
 
     def end_step(self) -> None:
-        """After the optimizer's step: what routers change by themselves. Every process must come here."""
+        """Apply the routers' own updates after the optimizer's step. Every process must call it."""
         for block in self.blocks:
             block.overlap_tokens_X = None
         if self._counts_LR is None:
@@ -94,8 +94,8 @@ class RouterTerms:
             steer(routers, int(counts_LR.sum()) / len(routers) / self._num_tokens)
 
     def take_values(self) -> tuple[dict[str, float], float]:
-        """What was measured since the last time, by the names of the curve, and the weighted terms in a step's loss, mean over
-        those steps. Every process must come here."""
+        """The values measured since the last call, by the names of the curve, and the weighted terms in a step's loss, averaged
+        over those steps. Every process must call it."""
         kept = torch.tensor([*(self._found[name] for name in LOSSES), [self._added, 0.0]], dtype=torch.float64)
         sums = summed(kept).tolist()
         values = {name: total / number for name, (total, number) in zip(LOSSES, sums, strict=False) if number}
@@ -119,7 +119,7 @@ class RouterTerms:
         if self.sft.balance == "bias":
             return token_mask_T.new_zeros((), dtype=torch.float32)
         usage_L2R = usage(routings, token_mask_T, self.upcycle.shared_expert)
-        if self.upcycle.router != "learned":  # nor is the gate to balance
+        if self.upcycle.router != "learned":  # the gate must not balance either
             usage_L2R = usage_L2R.detach()
         weight = self.sft.balance_loss_weight
         if self.sft.balance_scope == "step":
@@ -131,7 +131,7 @@ class RouterTerms:
         return balance * (weight / self._passes)
 
     def _gate_budget(self, routings: list[Routing]) -> torch.Tensor:
-        """Mean of m over response tokens of the step so far against what it is to be, mean over layers of its square."""
+        """Squared distance of m's mean over the step's response tokens so far from its target, mean over layers."""
         shared_L = torch.stack([item.weight_TK[self._answers_T, -1].sum() for item in routings])
         num_answers = int(self._answers_T.sum())
         so_far_L, share = self._so_far("gate", num_answers - shared_L, num_answers, self._responses)
@@ -160,7 +160,7 @@ class RouterTerms:
 
     def _so_far(self, name: str, own: torch.Tensor, number: int, total: int) -> tuple[torch.Tensor, float]:
         """The sum of ``own`` over the passes of this step up to this one, in the order of one process, and the share of
-        ``total`` that they have of what ``number`` counts. Only ``own`` has a gradient. Every process must come here."""
+        ``total`` that their ``number`` adds up to. Only ``own`` has a gradient. Every process must call it."""
         rows = own.new_zeros(number_of_processes(), own.numel() + 1, dtype=torch.float64)
         rows[process_number(), :-1], rows[process_number(), -1] = own.detach().flatten(), number
         rows = summed(rows)
@@ -170,7 +170,7 @@ class RouterTerms:
         return own + before[:-1].view_as(own).to(own.dtype), (float(before[-1]) + number) / max(1, total)
 
     def _noted(self, name: str, value: torch.Tensor, weight: float, share: float) -> torch.Tensor:
-        """The term of a value that is of the step so far; it is noted where that is all of the step."""
+        """The term of a value over the step so far. The value is noted once that is the whole step."""
         if share == 1:
             self._note(name, float(value.detach()))
         term = value * (weight * share)
@@ -191,14 +191,14 @@ class RouterTerms:
 
 
 def answers(labels_BS: torch.Tensor) -> torch.Tensor:
-    """Where a token predicts one of a response, shape T."""
+    """Whether each token predicts a response token, shape T."""
     predicts_BS = torch.zeros_like(labels_BS, dtype=torch.bool)
     predicts_BS[:, :-1] = labels_BS[:, 1:] != IGNORED
     return predicts_BS.reshape(-1)
 
 
 def evenly_chosen(where_T: torch.Tensor, number: int) -> torch.Tensor:
-    """At most ``number`` of the places in ``where_T``, as far from each other as can be; the same every time."""
+    """At most ``number`` of the places in ``where_T``, evenly spaced and always the same."""
     places = where_T.nonzero()[:, 0]
     if len(places) <= number:
         return places

@@ -1,8 +1,8 @@
 """Adafactor for parameters that FSDP2 has sharded along their first dimension.
 
-transformers' own mixes its statistics with sharded tensors, which torch refuses. The arithmetic is the same (and its options
-are those that the Trainer sets: no first moment, no scaling by the parameter): every process works on its part, and what is a
-sum over the sharded dimension is summed over the processes.
+transformers' own Adafactor mixes its statistics with sharded tensors, which torch refuses. The arithmetic here is the same,
+with the options that the Trainer sets (no first moment, no scaling by the parameter). Every process works on its part, and sums
+over the sharded dimension are added up over the processes.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from xft_core.runtime.group import summed
 
 
 class ShardedAdafactor(Adafactor):
-    """transformers' Adafactor with another step; its state, gathered, is that of one process."""
+    """transformers' Adafactor with another step. Its gathered state is that of a single process."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
@@ -56,7 +56,7 @@ class ShardedAdafactor(Adafactor):
 
 
 def placements(parameter: DTensor, name: str) -> list[Shard | Replicate]:
-    """How a statistic of a sharded parameter is placed: as the parameter, but for the means over the rows of a matrix."""
+    """The placement of a sharded parameter's statistic: as the parameter, except for the means over the rows of a matrix."""
     whole = name == "exp_avg_sq_col" and parameter.dim() == 2
     return [Replicate() if whole else Shard(0) for _ in parameter.placements]
 

@@ -1,4 +1,4 @@
-"""FSDP2's sharded tensors as whole ones and back, so that a checkpoint does not depend on the number of processes.
+"""Convert FSDP2's sharded tensors to full tensors and back, so that a checkpoint does not depend on the number of processes.
 
 Every process must call the functions that gather, in the same order: they communicate. Only the first process keeps what
 it gathers, on the CPU.
@@ -19,10 +19,9 @@ from xft_core.training.sharded_adafactor import placements
 
 
 def shard(model: PreTrainedModel) -> None:
-    """Leave every process its part of ``model``, on its device: FSDP2, decoder layer by decoder layer.
+    """Shard ``model`` over the processes, each part on its process's device: FSDP2, decoder layer by decoder layer.
 
-    Gradients are averaged over the processes in fp32. Called here rather than by accelerate, which shards nothing on a CPU:
-    the tests could not run it.
+    Gradients are averaged over the processes in fp32. accelerate would do this too, but not on a CPU, where the tests run.
     """
     policy = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     for layer in decoder_layers(model, family_of(model.config)):
@@ -31,14 +30,14 @@ def shard(model: PreTrainedModel) -> None:
 
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and persistent buffers by name, tied ones once, under their first name; empty but in the first process."""
+    """Parameters and persistent buffers by name, tied ones only under their first name. Empty except in the first process."""
     duplicates = _tied_names(model)
     gathered = ((name, whole(tensor)) for name, tensor in model.state_dict().items() if name not in duplicates)
     return {name: tensor for name, tensor in gathered if tensor is not None}
 
 
 def whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """``optimizer.state_dict()`` as one process alone has it; empty but in the first process."""
+    """``optimizer.state_dict()`` as a single process would have it. Empty except in the first process."""
     state = optimizer.state_dict()
     gathered = {
         number: {name: whole(value) if isinstance(value, torch.Tensor) else value for name, value in of_parameter.items()}
@@ -47,8 +46,8 @@ def whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Put what ``whole_optimizer_state`` gave into an optimizer whose parameters may be sharded. Not by its own
-    load_state_dict alone, which would round statistics to the type of bf16 weights."""
+    """Load the result of ``whole_optimizer_state`` into an optimizer whose parameters may be sharded. Its own load_state_dict
+    alone would round statistics to the dtype of bf16 weights."""
     optimizer.load_state_dict({"state": {}, "param_groups": state["param_groups"]})
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, of_parameter in state["state"].items():
@@ -57,14 +56,14 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor | None:
-    """A tensor of which every process may have a part: on the CPU in the first process, None in the others."""
+    """A full tensor, of which each process may have a part: on the CPU in the first process, None in the others."""
     if isinstance(tensor, DTensor):
         tensor = tensor.full_tensor()
     return tensor.detach().cpu() if is_first() else None
 
 
 def _placed(value: Any, parameter: torch.Tensor, name: str) -> Any:
-    """The statistic ``name`` of a parameter where the parameter is, and of this process the part that belongs to it."""
+    """The statistic ``name`` on the parameter's device, reduced to this process's part."""
     if not isinstance(value, torch.Tensor) or value.dim() == 0:
         return value
     value = value.to(parameter.device)
@@ -74,7 +73,7 @@ def _placed(value: Any, parameter: torch.Tensor, name: str) -> Any:
 
 
 def _tied_names(model: nn.Module) -> set[str]:
-    """Names under which a parameter is found a second time."""
+    """Names under which a parameter occurs a second time."""
     first: dict[int, str] = {}
     named = model.named_parameters(remove_duplicate=False)
     return {name for name, parameter in named if first.setdefault(id(parameter), name) != name}

@@ -1,4 +1,4 @@
-"""What the shared expert does for which kind of token: mean and spread of its routing weight, by layer and class of token.
+"""The shared expert's routing weight, mean and spread, by layer and class of token.
 
 Shape suffixes: B rows, S tokens of a row, T = B * S tokens, K experts per token, C classes of tokens.
 """
@@ -14,15 +14,15 @@ from xft_core.store.results.sft import TokenClassWeight
 from xft_core.training.held_out import TOKENS_PER_BATCH, take_routings
 from xft_core.training.response_loss import response_loss
 
-MOST_ROWS = 256  # a class of few tokens has thousands of them there
+MOST_ROWS = 256  # enough for thousands of tokens even of a rare class
 
 
 @torch.no_grad()
 def shared_weight_by_class(
     model: PreTrainedModel, rows: Rows, tokenizer: PreTrainedTokenizerBase,
 ) -> list[TokenClassWeight]:
-    """Of every class of tokens that there is, over the responses of the first MOST_ROWS rows. ``model``: a Mixture-of-Experts
-    with a shared expert, used where it is and in its own dtype."""
+    """The weight for every class that occurs, over the responses of the first MOST_ROWS rows. ``model``: a Mixture-of-Experts
+    with a shared expert, used on its device and in its dtype."""
     was_training = model.training
     model.eval()
     blocks, rows = moe_blocks(model), rows.first(MOST_ROWS)
@@ -58,8 +58,8 @@ def shared_weight_by_class(
 
 
 def _classes(rows: Rows, index: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Of every token of a row the place of its class in CLASSES; -1 for given tokens and for those without a class. Each of
-    several answers of a row is a text of its own."""
+    """For every token of a row, the index of its class in CLASSES; -1 for given tokens and for those without a class. If a row
+    has several answers, each is a separate text."""
     tokens, learned = rows[index][0].tolist(), (rows.labels(index, IGNORED) != IGNORED).tolist()
     found, start = [-1] * len(tokens), 0
     while start < len(tokens):

@@ -1,7 +1,7 @@
-"""Weights after some steps of a training, kept beside its result: what experts start from, what is mixed at another step.
+"""Weights after some steps of a training, kept with its result: starting points of experts, or weights to mix at another step.
 
-They lie in the directory of the checkpoints, and in each checkpoint those up to its step, so that a training that continues
-elsewhere has them. In both they are the same file on disk where the file system can do that.
+They are in the directory of the checkpoints. Each checkpoint also has those up to its step, so that a training that continues
+elsewhere has them. If the file system supports links, both are the same file on disk.
 """
 
 import os
@@ -18,8 +18,8 @@ NAME = "snapshot-{}.safetensors"
 
 
 def snapshot_steps(count: int, total_steps: int) -> list[int]:
-    """The steps after which weights are kept, evenly spaced, the last step among them. Where a training has fewer steps than
-    ``count``, some are named again."""
+    """The steps after which weights are kept, evenly spaced, the last step among them. If a training has fewer steps than
+    ``count``, some steps are repeated."""
     return [max(1, round(total_steps * number / count)) for number in range(1, count + 1)]
 
 
@@ -40,13 +40,13 @@ class Snapshots:
             path.with_suffix(".tmp").replace(path)
 
     def copy_to(self, checkpoint: Path, step: int) -> None:
-        """Put those up to ``step`` into a checkpoint."""
+        """Put the snapshots up to ``step`` into a checkpoint."""
         for taken in sorted(item for item in self._steps if item <= step):
             _link(self._directory / NAME.format(taken), checkpoint / NAME.format(taken))
 
 
 def restore_snapshots(checkpoint: Path, directory: Path) -> None:
-    """Have those that were put into a checkpoint."""
+    """Restore the snapshots that were put into a checkpoint."""
     if is_first():
         for path in checkpoint.glob(NAME.format("*")):
             _link(path, directory / path.name)

@@ -1,7 +1,7 @@
-"""transformers.Trainer with the routers' losses, curves on disk, and checkpoints that are whole or not there.
+"""transformers.Trainer with the routers' losses, curves on disk, and checkpoints that are complete or absent.
 
-One process or several (FSDP2): the same forward passes, dealt out, with the same noise; curves and checkpoints are equal
-but for rounding, and a run may continue from its last checkpoint with another number of processes.
+Several processes (FSDP2) divide the same forward passes as one process, with the same noise. Curves and checkpoints are equal
+apart from rounding, and a run may continue from its last checkpoint with another number of processes.
 """
 
 import hashlib
@@ -84,7 +84,7 @@ class XftTrainer(Trainer):
         experts = experts_to_average(self.blocks) if sft.expert_averaging else []
         self.add_callback(AfterStep(experts, sft, self.average, taken))
         self.loss_is_scaled_for_ga = True
-        # Placed and sharded already: accelerate is to add autocast and no more.
+        # Already placed and sharded: accelerate must only add autocast.
         self.is_distributed_loading_by_transformers = self.processes > 1
         self.remove_callback(PrinterCallback)
         self.bar = tqdm(unit="step", desc="sft") if on_terminal() and is_first() else None
@@ -93,12 +93,12 @@ class XftTrainer(Trainer):
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: TrainingArguments, model: PreTrainedModel | None = None) -> tuple[Any, Any]:
-        """As the Trainer's; of several processes with an Adafactor for sharded parameters."""
+        """The Trainer's; with several processes, Adafactor is the one for sharded parameters."""
         kind, options = Trainer.get_optimizer_cls_and_kwargs(args, model)
         return (ShardedAdafactor if kind is Adafactor and number_of_processes() > 1 else kind), options
 
     def create_optimizer(self, model: PreTrainedModel | None = None) -> torch.optim.Optimizer:
-        """As the Trainer's; what low-rank experts add learns at a rate of its own, if it has one."""
+        """The Trainer's optimizer, with a separate learning rate for the changes of low-rank experts if there is one."""
         optimizer = super().create_optimizer(model)
         factor, experts = self.sft.expert_learning_rate_factor, low_rank_parameters(self.model)
         if factor == 1.0 or not experts:
@@ -111,7 +111,7 @@ class XftTrainer(Trainer):
         return optimizer
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Batches of one forward pass, of which accelerate deals out every n-th to each of n processes."""
+        """Batches of one forward pass each; accelerate gives every n-th to each of n processes."""
         loader = DataLoader(
             self.train_dataset, batch_size=self.sft.micro_batch_size, sampler=self.order, collate_fn=self.data_collator,
             pin_memory=self.args.dataloader_pin_memory)
@@ -135,9 +135,9 @@ class XftTrainer(Trainer):
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Response negative log-likelihood per token of the whole batch, plus what routers add to it.
+        """Response negative log-likelihood per token of the whole batch, plus the routers' terms.
 
-        Times the number of processes, whose gradients (and losses, for the curve) are averaged.
+        It is multiplied by the number of processes, because their gradients (and losses, for the curve) are averaged.
         """
         assert num_items_in_batch is not None and not return_outputs
         self._seed_noise()
@@ -153,8 +153,8 @@ class XftTrainer(Trainer):
         return loss * self.processes
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
-        """Not deferred to the last micro batch of a step: each process would keep all gradients until then. (The Trainer's own
-        asks the model for a configuration that only transformers' way of sharding leaves.)"""
+        """Do not defer to the last micro batch of a step: each process would keep all gradients until then. (The Trainer's own
+        method needs a configuration that only transformers' own sharding sets.)"""
         return nullcontext()
 
     def _move_model_to_device(self, model: torch.nn.Module, device: torch.device) -> None:
@@ -166,7 +166,7 @@ class XftTrainer(Trainer):
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Write a point of the curves; what routers add stands beside the loss, not in it. Every process must come here."""
+        """Write a point of the curves, with the routers' terms separate from the loss. Every process must call it."""
         if "loss" in logs:
             point: dict[str, float] = {name: float(logs[name]) for name in CURVES if name in logs}
             if not math.isfinite(point["loss"]):
@@ -190,8 +190,8 @@ class XftTrainer(Trainer):
         super().log(logs, start_time)
 
     def _seed_noise(self) -> None:
-        """Make what this forward pass draws (the router's noise, dropout) a function of its place in the training alone:
-        the same in whichever process, and after a restart."""
+        """Make the random numbers of this forward pass (the router's noise, dropout) depend only on its place in the training:
+        they are the same in any process, and after a restart."""
         number = self._pass * self.processes + process_number()
         self._pass += 1
         digest = hashlib.sha256(f"{self.args.seed}/{self.state.global_step}/{number}".encode()).digest()
@@ -210,8 +210,8 @@ class XftTrainer(Trainer):
         return speed
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights, whole. Not save_pretrained: it renames some families' tensors on the way out, and would call
-        the MoE a dense model."""
+        """Write the full weights. Not with save_pretrained, which renames some families' tensors and would call the MoE a dense
+        model."""
         weights = whole_weights(self.model)
         if is_first():
             directory = Path(output_dir or self.args.output_dir)
@@ -219,9 +219,9 @@ class XftTrainer(Trainer):
             save_file(weights, directory / WEIGHTS_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        """Nothing to load: done before the model was sharded."""
+        """Nothing to load: this happened before the model was sharded."""
 
-    # The Trainer would write these as pickles, and read them back as such: see state_files.py.
+    # The Trainer would write and read these as pickles: see optimizer_state.py.
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.average:
@@ -254,18 +254,18 @@ class XftTrainer(Trainer):
 
 @contextmanager
 def _fits(checkpoint: str) -> Iterator[None]:
-    """Turn what torch raises for state of another model or optimizer into a CheckpointError."""
+    """Turn torch's errors for the state of another model or optimizer into a CheckpointError."""
     try:
         yield
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{checkpoint!r} cannot be resumed: it is not of this work ({reason}). Remove it to start from the one "
-            "before, or from the beginning.") from None
+            f"{checkpoint!r} cannot be resumed: it belongs to other work ({reason}). Remove it to start from the previous "
+            "checkpoint, or from the beginning.") from None
 
 
 def low_rank_parameters(model: torch.nn.Module) -> set[int]:
-    """Ids of the parameters that low-rank experts add to the weights that they share."""
+    """Ids of the parameters that low-rank experts add to their shared weights."""
     return {id(parameter) for block in moe_blocks(model) if isinstance(block.experts, LowRankExperts)
             for parameter in block.experts.parameters()}
 
@@ -283,18 +283,18 @@ def training_arguments(sft: SftConfig, seed: int, directory: Path, num_sequences
         weight_decay=sft.weight_decay, max_grad_norm=sft.max_grad_norm, bf16=sft.precision == "bf16_mixed",
         activation_checkpointing=sft.gradient_checkpointing, activation_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=sft.log_steps, logging_first_step=True, save_strategy="steps",
-        # A resumed run then begins a log interval where the undisturbed one does: their curves are equal.
+        # A resumed run then begins a log interval where an uninterrupted one does, and their curves are equal.
         save_steps=math.ceil(sft.checkpoint_steps / sft.log_steps) * sft.log_steps,
         save_total_limit=2, seed=seed, report_to="none", disable_tqdm=True,
         remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(), logging_nan_inf_filter=False,
         use_cpu=not torch.cuda.is_available())
-    arguments._n_gpu = min(1, arguments.n_gpu)  # several visible GPUs must not become DataParallel: torchrun is for those
+    arguments._n_gpu = min(1, arguments.n_gpu)  # several visible GPUs must not become DataParallel: use torchrun for them
     return arguments
 
 
 def put_weights(model: PreTrainedModel, weights: Path) -> None:
-    """Put the weights in a file of a checkpoint into ``model``, which is whole. Raises CheckpointError if they are of another
-    one."""
+    """Load the weights in a file of a checkpoint into ``model``, which is not sharded. Raises CheckpointError if they belong to
+    another model."""
     with _fits(str(weights)):
         load_weights(model, str(weights))
 
@@ -305,12 +305,12 @@ def train(
 ) -> TrainingMetrics | None:
     """Train ``model`` in place, continuing from the last checkpoint in ``directory`` if there is one.
 
-    ``snapshots``: how many steps' weights to keep (see snapshots.py); ``trainer``: what makes another loss small.
-    Of several processes, all must call it. What each is left with is its part of the model; the last checkpoint, that of
-    the last step, has all of it.
-    Returns steps, mean tokens per second over the curve's points, the loss of the last log interval, and what
-    was noticed on the way (see checks.TrainingWatch); None in all but the first of several processes.
-    Raises TrainingFailed when the loss is no longer a number, RunWentWrong for what ``checks`` says to stop for.
+    ``snapshots``: number of steps whose weights are kept (see snapshots.py); ``trainer``: creates a trainer with another loss.
+    If there are several processes, all must call it. Each ends with its part of the model; the last checkpoint, that of the
+    last step, has all of it.
+    Returns steps, mean tokens per second over the curve's points, the loss of the last log interval, and what was noticed in
+    training (see checks.TrainingWatch); None in all but the first of several processes.
+    Raises TrainingFailed if the loss is no longer a number, RunWentWrong for a problem at which ``checks`` says to stop.
     """
     step = step_to_go_on_from(directory, metrics, "sft")
     checkpoint = directory / f"{PREFIX}{step}"
@@ -318,9 +318,9 @@ def train(
         put_weights(model, checkpoint / WEIGHTS_NAME)
         restore_snapshots(checkpoint, directory)
     training = trainer(model, data, sft, seed, directory, metrics, checks, snapshots)
-    if step < training.args.max_steps:  # else killed after the last step: the Trainer would do one more
+    if step < training.args.max_steps:  # otherwise killed after the last step: the Trainer would do one more
         training.train(resume_from_checkpoint=str(checkpoint) if step else None)
-        # bf16_mixed leaves the model wrapped in autocast; what is measured next is the model as it is saved.
+        # bf16_mixed leaves the model wrapped in autocast, but the next measurements are of the model as it is saved.
         training.accelerator.unwrap_model(training.model, keep_fp32_wrapper=False)
     if not is_first():
         return None

@@ -41,7 +41,7 @@ def test_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     assert (recipe.data.template, recipe.data.max_length, recipe.data.held_out_rows) == ("magicoder", 256, 200)
     assert recipe.evaluate.benchmarks == ["demo:benchmark.jsonl"]
     said = capsys.readouterr().out
-    assert "xft run demo-model.yaml" in said and "99% of 2,000 rows" in said and "Before it can run" not in said
+    assert "xft run demo-model.yaml" in said and "99% of 2,000 rows" in said and "To do before it can run" not in said
 
 
 def test_every_field_can_be_had_and_changes_nothing() -> None:
@@ -59,7 +59,7 @@ def test_fields_follow_from_model_and_data() -> None:
     model = dense_model(Path("model"), max_position_embeddings=100)
     made = draft("a", str(model), model, rows(Path("rows.jsonl"), 30), [], Machine(memory=1e12, device_memory=8e10, disk=1e12))
     assert made.values["data.template"] == "chat"  # its tokenizer has a chat template
-    assert made.values["data.max_length"] == 100 and "reads at most 100" in made.reasons["data.max_length"]
+    assert made.values["data.max_length"] == 100 and "context is 100 tokens" in made.reasons["data.max_length"]
     assert made.values["data.held_out_rows"] == 6  # a fifth
     assert made.values["sft.batch_size"] == 1 and made.values["sft.precision"] == "bf16"
     assert made.values["evaluate.benchmarks"] == [] and "xft fetch humaneval" in made.reasons["evaluate.benchmarks"]
@@ -82,8 +82,8 @@ def test_what_does_not_fit_is_told_and_nothing_is_written(tmp_path: Path) -> Non
     for error, message, asked in [
             (CheckpointError, "no model directory 'none'", ("--model", "none", "--data", "demo:instruct.jsonl")),
             (DataError, "no file 'none.jsonl'", ("--model", "demo:model", "--data", "none.jsonl")),
-            (DataError, "of no known form", ("--model", "demo:model", "--data", rows(tmp_path / "b.jsonl", 3, text="a"))),
-            (DataError, "no chat template to write them in",
+            (DataError, "match no known form", ("--model", "demo:model", "--data", rows(tmp_path / "b.jsonl", 3, text="a"))),
+            (DataError, "no chat template for them",
              ("--model", "demo:model", "--data", rows(tmp_path / "c.jsonl", 3, messages=turns))),
             (DataError, "no row with a response", ("--model", "demo:model", "--data", rows(
                 tmp_path / "d.jsonl", 3, instruction="a", response=" "))),

@@ -69,7 +69,7 @@ def test_a_plan_for_another_machine_and_what_to_change(recipe_file: RecipeFile, 
     arguments += ("--model-config", str(config), "--set", "upcycle.num_experts=8")
     refused = xft(*arguments, "--device-memory", "80", home=tmp_path)
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
-    assert "error: sft_moe cannot fit" in refused.stderr and "What makes it fit: " not in refused.stdout
+    assert "error: sft_moe cannot fit" in refused.stderr and "To make it fit: " not in refused.stdout
     tight = xft(*arguments, "--device-memory", "320", "--disk", "1000", "--set", "sft.micro_batch_size=4", home=tmp_path)
     assert tight.returncode == 0, tight.stderr
 

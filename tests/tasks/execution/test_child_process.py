@@ -110,11 +110,11 @@ def test_a_mistake_is_raised_with_the_stages_own_words(config: UpcycleStage) -> 
     ("import sys; print('error: memory is short\\nlower it', file=sys.stderr); sys.exit(75)", StageInterrupted,
      "memory is short\nlower it"),
     ("import os, signal, time; x = bytearray(300_000_000); time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)", StageKilled,
-     r"SIGKILL\).* It had .* to 3\d\d\.\d MB.*To need less, lower upcycle.num_experts"),
+     r"SIGKILL\).* It had .* to 3\d\d\.\d MB.*To avoid this, lower upcycle.num_experts"),
     ("import sys; print('error: process 1 of 2 was killed', file=sys.stderr); sys.exit(137)", StageKilled, "process 1 of 2"),
     ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", StageInterrupted, "SIGSEGV"),
     ("raise ValueError('broken')", StageFault, r"exit status 1\): ValueError: broken"),
-    ("import sys; sys.exit(2)", StageFault, "said nothing"),
+    ("import sys; sys.exit(2)", StageFault, "no output"),
 ])
 def test_other_ends(script: Script, config: UpcycleStage, text: str, kind: type[XftError], message: str) -> None:
     script(text)
@@ -216,7 +216,7 @@ while True:
     taken.append(bytearray(b"x") * 10_000_000)
     time.sleep(0.05)
 """)
-    with pytest.raises(StageKilled, match=r"The kernel ended it: the memory was full.* to [1-9]\d*\.\d [MG]B") as caught:
+    with pytest.raises(StageKilled, match=r"The kernel killed it because memory was full.* to [1-9]\d*\.\d [MG]B") as caught:
         run(config)
     assert " 0." not in str(caught.value)
 
@@ -234,7 +234,8 @@ sys.exit(main(["upcycle", sys.argv[1]]))
 def test_an_allocation_that_fails_is_a_message(script: Script, config: UpcycleStage, ask: str) -> None:
     """Real ones, of torch and of Python itself."""
     script(TOO_MUCH.format(ask=ask))
-    with pytest.raises(XftError, match=r"upcycle: the memory is too small.*To need less, lower upcycle\.num_experts") as caught:
+    with pytest.raises(
+            XftError, match=r"upcycle: the memory is too small.*To avoid this, lower upcycle\.num_experts") as caught:
         run(config.model_copy(update={"model": "demo:model"}))
     assert type(caught.value) is XftError and not caught.value.may_pass
     assert "Traceback" not in str(caught.value)

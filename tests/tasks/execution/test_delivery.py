@@ -41,7 +41,7 @@ def test_it_is_asked_until_it_answers_and_said_once(
     server = Server(4, StoreUnavailable("s3://bucket does not answer."))
     assert insist(server.ask, NEVER, logger) == "answer"
     assert server.asked == 5
-    assert caplog.messages == ["s3://bucket does not answer. Asked again for 600 s."]
+    assert caplog.messages == ["s3://bucket does not answer. Retrying for up to 600 s."]
 
 
 def test_patience_ends(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,6 @@ def test_what_cannot_be_noted_ends_no_run(caplog: pytest.LogCaptureFixture) -> N
     assert not (settings().home / "rates.json").exists()
     (settings().home / "rates.json").mkdir()
     durations.note(RECIPE, "upcycle", UpcycleStage(output=output), manifest, logger)
-    assert "could not be noted" in caplog.text
+    assert "could not be recorded" in caplog.text
     output, manifest = artifact("sft", {"steps": 1})
     durations.note(RECIPE, "sft_moe", SftStage(output=output, model="demo:model", data=output), manifest, logger)

@@ -123,7 +123,7 @@ time.sleep(100)
     lines: list[str] = []
     monkeypatch.setattr(
         child_process, "_command", lambda config, path: [sys.executable, "-P", "-m", SCRIPT, str(path), text])
-    with pytest.raises(StageInterrupted, match="ended from outside"):
+    with pytest.raises(StageInterrupted, match="a signal ended its process"):
         child_process.run_in_child(config, lines.append, threading.Event(), 1)
     assert not is_alive(int(lines[0]))
 

@@ -32,4 +32,4 @@ def test_it_fails_no_run(run: PipelineRun, monkeypatch: pytest.MonkeyPatch, capl
 
     monkeypatch.setattr("tasks.execution.start_page.make_plan", broken)
     show_start(run, "pipeline", None, False, logging.getLogger("tests.start"))
-    assert sum("cannot be made; the work continues. no plan" in message for message in caplog.messages) == 1
+    assert sum("cannot be created; the run continues. no plan" in message for message in caplog.messages) == 1

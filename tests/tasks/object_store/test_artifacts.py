@@ -140,7 +140,7 @@ def test_gc_goes_on_where_uploads_cannot_be_listed(
         s3.fault = lambda request, answer=answer: answer if "uploads" in request.path and request.method == "GET" else None
         status, text = store_says(capsys, "gc", "--s3", "--days", "0")
         assert status == 0 and "1 to remove" in text
-        assert "Uploads that never ended are not looked for" in caplog.text and answer.split()[1] in caplog.text
+        assert "Unfinished uploads cannot be listed" in caplog.text and answer.split()[1] in caplog.text
 
 
 def test_asking_for_a_lock_empties_no_file(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_store_that_is_away_does_not_hold_up_the_stage(
         wait_for(lambda: len(s3.requests) > 3)
         s3.fault = None
         wait_for(lambda: checkpoint_there(s3, 3))
-    assert sum("the work continues" in record.message for record in caplog.records) == 1
+    assert sum("the run continues" in record.message for record in caplog.records) == 1
 
 
 def test_an_artifact_not_sent_is_a_warning_but_a_refusal_an_error(
@@ -298,7 +298,7 @@ def test_an_artifact_not_sent_is_a_warning_but_a_refusal_an_error(
     config = UpcycleStage(output=make(tmp_path / "first"))
     s3.fault = lambda request: "400 BadDigest"
     carry_out._deliver(config, NEVER, logger)
-    assert "Not sent to the store yet, the work continues." in caplog.text
+    assert "Not sent to the store yet; the run continues." in caplog.text
     s3.fault = lambda request: "400 ExpiredToken"
     with pytest.raises(StoreRefused, match="ExpiredToken"):
         carry_out._deliver(config, NEVER, logger)
@@ -367,7 +367,7 @@ def test_what_another_version_sent_is_left_there(s3: Proxy, tmp_path: Path, capl
     raw_client(s3.target).put_object(Bucket=BUCKET, Key=object_of(s3, "manifest.json"), Body=other)
     there = objects(s3)
     assert artifacts.fetch(elsewhere(tmp_path), KEY, NEVER) is None
-    assert "(schema 3, here 2). It is left there, and made again here." in caplog.text
+    assert "(schema 3, here 2). It is left there and rebuilt here." in caplog.text
     assert not artifacts.deliver(output, NEVER)
     assert objects(s3) == there
 

@@ -168,9 +168,9 @@ def test_uploads_of_killed_processes_are_found_and_aborted(bucket: Bucket, s3: P
 
 @pytest.mark.parametrize(("code", "meaning"), [
     ("403 SignatureDoesNotMatch", "AWS_SECRET_ACCESS_KEY"), ("403 InvalidAccessKeyId", "AWS_ACCESS_KEY_ID"),
-    ("403 AccessDenied", "no right to do this there"), ("403 RequestTimeTooSkewed", "clocks"),
+    ("403 AccessDenied", "no permission to do this there"), ("403 RequestTimeTooSkewed", "clocks"),
     ("400 ExpiredToken", "AWS_SESSION_TOKEN"), ("403 QuotaExceeded", "quota"), ("403 UserSuspended", "suspended"),
-    ("400 AuthorizationHeaderMalformed", "AWS_DEFAULT_REGION"), ("501 NotImplemented", "does not offer"),
+    ("400 AuthorizationHeaderMalformed", "AWS_DEFAULT_REGION"), ("501 NotImplemented", "does not support"),
     ("400 Whatever", "Whatever, without a message. Check the credentials")])
 def test_a_code_without_a_message_is_explained(bucket: Bucket, s3: Proxy, code: str, meaning: str) -> None:
     s3.message = ""
@@ -187,7 +187,7 @@ def test_a_code_without_a_message_is_explained(bucket: Bucket, s3: Proxy, code: 
     ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "SignatureDoesNotMatch: the secret key is not the one that belongs"),
     ({"AWS_ACCESS_KEY_ID": "WRONG"}, "InvalidAccessKeyId: it does not know the access key"),
     ({"XFT_STORE": "s3://not-there/x"}, "There is no bucket 'not-there'"),
-    ({"XFT_STORE": "s3://of-another/x"}, "AccessDenied: the credentials are known but have no right"),
+    ({"XFT_STORE": "s3://of-another/x"}, "AccessDenied: the credentials are known but have no permission"),
 ])
 def test_what_ceph_refuses_is_explained(
     s3: Proxy, monkeypatch: pytest.MonkeyPatch, settings_: dict[str, str], message: str,

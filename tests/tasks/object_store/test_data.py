@@ -101,10 +101,11 @@ def test_a_file_of_the_web(web: str) -> None:
 
 
 def test_what_the_web_does_not_give(web: str) -> None:
-    for address, message in ((f"{web}/other.jsonl", "the server says 404"), (f"{web}/rows", "must end in the name of a file"),
+    for address, message in ((f"{web}/other.jsonl", "the server answers 404"),
+                             (f"{web}/rows", "must end in the name of a data file"),
                              (f"{web}/rows-cut.jsonl", "cannot be fetched|arrived"),
-                             ("http://127.0.0.1:9/rows.jsonl", "cannot be fetched: .*Is there a network"),
-                             ("https://me:secret@127.0.0.1/rows.jsonl", "hold no password")):
+                             ("http://127.0.0.1:9/rows.jsonl", "cannot be fetched: .*If this machine has no network"),
+                             ("https://me:secret@127.0.0.1/rows.jsonl", "contain no password")):
         with pytest.raises(DataError, match=message) as raised:
             fetch(address)
         assert "secret" not in str(raised.value)

@@ -117,7 +117,7 @@ def test_a_damaged_artifact_is_not_used(s3: Proxy, tmp_path: Path) -> None:
     name, = (item["Key"] for item in raw_client(s3.target).list_objects_v2(Bucket=BUCKET, Prefix=place)["Contents"]
              if item["Key"].endswith("safetensors"))
     put(s3, name, b"")
-    with pytest.raises(Exception, match=r"model\.safetensors is gone, cut short or altered"):
+    with pytest.raises(Exception, match=r"model\.safetensors is missing, truncated or altered"):
         fetch(f"s3://{BUCKET}/{place}")
     assert not list(settings().models.glob("*/config.json"))
 
@@ -126,7 +126,7 @@ def test_a_damaged_artifact_is_not_used(s3: Proxy, tmp_path: Path) -> None:
     ((), "no object is directly below it"),
     (("sub/config.json",), "no object is directly below it"),
     (("model.safetensors", "tokenizer.json"), "no config.json among model.safetensors, tokenizer.json"),
-    (("config.json", "pytorch_model.bin"), "no .safetensors file. Other forms of weights can hold code"),
+    (("config.json", "pytorch_model.bin"), "no .safetensors file. Other weight formats can contain code"),
 ])
 def test_what_is_no_model_is_named_before_any_work(s3: Proxy, names: tuple[str, ...], message: str) -> None:
     for name in names:

@@ -94,9 +94,9 @@ def test_the_hub_gets_a_private_model_that_loads_and_is_the_same(hub: FakeHub, m
 
 @pytest.mark.slow
 def test_what_the_hub_refuses_is_said(hub: FakeHub, model: Path) -> None:
-    assert sent(hub, model, token="hf_wrong").startswith("CannotPublish The Hub does not let me/it be written (401)")
+    assert sent(hub, model, token="hf_wrong").startswith("CannotPublish The Hub does not allow writing to me/it (401)")
     sent(hub, model)
-    assert "is private, but is to be public" in sent(hub, model, kind="public")
+    assert "is private, but should be public" in sent(hub, model, kind="public")
     hub.altered = "model.safetensors"
     assert not sent(hub, model).startswith("me/it")
 
@@ -129,14 +129,14 @@ def test_a_place_that_holds_something_else_is_left_alone(
     monkeypatch.setenv("XFT_HOME", str(HOME))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("x")
-    with pytest.raises(CannotPublish, match="holds something else"):
+    with pytest.raises(CannotPublish, match="has other contents"):
         release_to(registered, [Directory(tmp_path / "full")], Licences(), threading.Event(), logger)
     (HOME / "published").mkdir(exist_ok=True)
     (HOME / "published" / f"{resolve(registered).name}-1").write_text("where it goes with no place given")
-    with pytest.raises(CannotPublish, match=r"published/test_a_place_\w+-1' exists and holds something else"):
+    with pytest.raises(CannotPublish, match=r"published/test_a_place_\w+-1' exists and has other contents"):
         release_to(registered, [], Licences(), threading.Event(), logger)
     ObjectStore(f"s3://{BUCKET}/other").send({"mine.txt": tmp_path / "full" / "mine"}, "", threading.Event())
-    with pytest.raises(CannotPublish, match=r"'mine\.txt', which is not of this model"):
+    with pytest.raises(CannotPublish, match=r"'mine\.txt', which is not part of this model"):
         release_to(registered, [ObjectStore(f"s3://{BUCKET}/other")], Licences(), threading.Event(), logger)
     with pytest.raises(NotRegistered, match="has no models:/nobody@champion"):
         resolve("models:/nobody@champion")
@@ -153,9 +153,9 @@ def test_a_model_that_came_back_another_is_found_out(model: Path, tmp_path: Path
     weights = load_file(copy / "model.safetensors")
     name = "model.layers.0.mlp.down_proj.weight"
     save_file(weights | {name: weights[name] * 1.5}, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ReleaseDiffers, match=r"model\.safetensors came back altered"):
+    with pytest.raises(ReleaseDiffers, match=r"model\.safetensors, fetched from the destination, is altered"):
         check(files, model, copy)
-    with pytest.raises(ReleaseDiffers, match="does not do what the registered one does"):
+    with pytest.raises(ReleaseDiffers, match="does not behave like the registered one"):
         check({}, model, copy)
 
 
@@ -173,7 +173,7 @@ def test_offline_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_worker_makes_no_directory_beside_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CannotPublish, match=r"directory is 'released/it'.*Give a whole path"):
+    with pytest.raises(CannotPublish, match=r"directory is 'released/it'.*Give an absolute path"):
         destinations_of("", False, None, "", "released/it", on_worker=True)
     monkeypatch.setenv("HOME", str(tmp_path))
     (here,) = destinations_of("", False, None, "", "~/it", on_worker=True)

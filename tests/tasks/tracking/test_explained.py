@@ -15,7 +15,7 @@ def test_a_mistake_of_ours_is_no_outage() -> None:
 
 @pytest.mark.parametrize("raised", [OSError("connection refused"), RuntimeError("database is locked"), ValueError("no JSON")])
 def test_what_comes_from_outside_is_explained(raised: Exception, tmp_path: Path) -> None:
-    with pytest.raises(TrackingUnavailable, match="does not take the results"), explained(tmp_path):
+    with pytest.raises(TrackingUnavailable, match="does not accept the results"), explained(tmp_path):
         raise raised
 
 

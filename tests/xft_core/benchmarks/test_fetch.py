@@ -55,8 +55,8 @@ def test_what_is_fetched_is_found_by_its_name(server: str, name: str, file: str,
 
 
 @pytest.mark.parametrize(("file", "sha256", "message"), [
-    ("packed.jsonl.gz", "0" * 64, "is not the humaneval that is known here"), ("gone.jsonl.gz", SHA256, "File not found"),
-    ("broken.jsonl.gz", SHA256, "not a whole gzip file")])
+    ("packed.jsonl.gz", "0" * 64, "is not the known humaneval"), ("gone.jsonl.gz", SHA256, "File not found"),
+    ("broken.jsonl.gz", SHA256, "not a complete gzip file")])
 def test_nothing_is_kept_of_anything_else(server: str, file: str, sha256: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         fetch("humaneval", {"humaneval": Source(f"{server}/{file}", sha256)})
@@ -67,7 +67,7 @@ def test_a_file_of_the_users_own_is_left_alone(server: str, tmp_path: Path) -> N
     own = tmp_path / "cache" / "evalplus" / "HumanEvalPlus-v0.1.10.jsonl"
     own.parent.mkdir(parents=True)
     own.write_text("mine")
-    with pytest.raises(DataError, match="is left as it is"):
+    with pytest.raises(DataError, match="is left unchanged"):
         fetch("humaneval", {"humaneval": Source(f"{server}/packed.jsonl.gz", SHA256)})
     assert own.read_text() == "mine" and list(own.parent.iterdir()) == [own]
 
@@ -76,15 +76,15 @@ def test_without_a_network_a_person_is_told_what_to_do(server: str, monkeypatch:
     with pytest.raises(DataError, match=r"could not be fetched from http://127\.0\.0\.1:9/x: .*refused.* Download http"):
         fetch("humaneval", {"humaneval": Source("http://127.0.0.1:9/x", SHA256)})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DataError, match="HF_HUB_OFFLINE says that nothing is to be downloaded"):
+    with pytest.raises(DataError, match="not fetched because HF_HUB_OFFLINE forbids downloads"):
         fetch("humaneval", {"humaneval": Source(f"{server}/packed.jsonl.gz", SHA256)})
 
 
 def test_what_cannot_be_placed_or_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XFT_BENCHMARKS", raising=False)
-    with pytest.raises(DataError, match="XFT_BENCHMARKS names, which is not set"):
+    with pytest.raises(DataError, match="XFT_BENCHMARKS, but that variable is not set"):
         fetch("ds1000")
-    with pytest.raises(DataError, match=r"no known source of a benchmark 'apps'.*humaneval"):
+    with pytest.raises(DataError, match=r"no known source for a benchmark 'apps'.*humaneval"):
         fetch("apps")
 
 

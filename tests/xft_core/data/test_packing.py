@@ -80,7 +80,7 @@ def test_tensors_that_are_no_rows_are_refused(change: dict[str, torch.Tensor], t
     rows(tmp_path)
     path = tmp_path / "train.safetensors"
     save_file(load_file(path) | change, path)
-    with pytest.raises(DataError, match="its tensors do not fit each other"):
+    with pytest.raises(DataError, match="its tensors are inconsistent"):
         load_rows(tmp_path, "train")
 
 

@@ -141,7 +141,7 @@ def test_templates_that_end_a_turn_with_no_token_are_a_warning(tmp_path: Path, c
         with caplog.at_level(logging.WARNING):
             caplog.clear()
             prepared(path, base(path / "model", end))
-        warned = "ends with no token of its own" in caplog.text
+        warned = "does not end with a token" in caplog.text
         assert warned == (kind in ("text", "none", "text after")), kind
 
 
@@ -159,7 +159,7 @@ def test_responses_that_are_all_cut_off_teach_no_end(tmp_path: Path, caplog: pyt
 def test_data_of_an_earlier_version_and_a_spoiled_note(tmp_path: Path) -> None:
     assert load_response_ends(tmp_path) is None
     (tmp_path / "response_end.json").write_text('{"token_ids": "1"}')
-    with pytest.raises(ArtifactError, match="does not say what ends a response"):
+    with pytest.raises(ArtifactError, match="does not record which tokens end a response"):
         load_response_ends(tmp_path)
 
 

@@ -149,8 +149,8 @@ def _new(path: Path) -> Path:
 
 
 BAD_ROWS: list[tuple[Any, str]] = [
-    ({"question": 5, "answer": "b"}, "line 1: field 'question' must be text, it is a number"),
-    ({"question": "a", "answer": ["b"]}, "field 'answer' must be text, it is a list"),
+    ({"question": 5, "answer": "b"}, "line 1: field 'question' must be text, but it is a number"),
+    ({"question": "a", "answer": ["b"]}, "field 'answer' must be text, but it is a list"),
     ({"question": {"text": "a"}, "answer": "b"}, "it is an object"),
     ({"question": "a", "answer": None}, "field 'answer' is null"),
     ({"question": True, "answer": "b"}, "true or false"),
@@ -159,8 +159,8 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "user", "content": "b"}]}, "no response"),
     ({"conversations": "hello"}, "must be a list of from and value"),
     ({"conversations": None}, "field 'conversations' is null"),
-    ({"conversations": ["hello"]}, "message 1 must be an object of from and value"),
-    ({"conversations": [{"from": "alien", "value": "a"}]}, "message 1 is from 'alien'; known are human"),
+    ({"conversations": ["hello"]}, "message 1 must be an object with from and value"),
+    ({"conversations": [{"from": "alien", "value": "a"}]}, "message 1 is from 'alien'; known senders are human"),
     ({"conversations": [{"from": 3, "value": "a"}]}, "message 1 is from 3"),
     ({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "add it"}]}, "has no name"),
     ({"conversations": [{"from": "human"}]}, "message 1 has no 'value', only from"),
@@ -172,8 +172,8 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"messages": [ASKED, {"role": "assistant", "tool_calls": [{"function": {}}]}]}, "has no name"),
     ({"messages": [ASKED, {"role": "assistant", "tool_calls": "call"}]}, "must be a list of objects"),
     ({"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": []}]}, "is null"),
-    ({"messages": [ASKED, {"role": "assistant", "content": {"text": "b"}}]}, "must be text, it is an"),
-    ({"messages": [SYSTEM, ANSWER]}, "before its answer there are only messages of system. Add a message of the user"),
+    ({"messages": [ASKED, {"role": "assistant", "content": {"text": "b"}}]}, "must be text, but it is an"),
+    ({"messages": [SYSTEM, ANSWER]}, "before its answer there are only messages of system. Add a user message"),
     ({"messages": [ANSWER]}, "no question: before its answer there is no message"),
     ({"messages": [SYSTEM, ANSWER | {"tool_calls": [CALL]}, {"role": "tool", "content": "2"}, ANSWER], "tools": [TOOL]},
      "only messages of system, assistant, tool"),
@@ -185,9 +185,9 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"prompt": [SYSTEM], "completion": [ANSWER]}, "only messages of system"),
     ({"prompt": "", "completion": "b", "system": "s"}, "the question is empty"),
     ({"instruction": "", "input": " ", "output": "b"}, "the question is empty"),
-    ({"text": "a"}, "of no known form .*say so in data.format"),
-    ({}, "fields \\(none\\) are of no known form"),
-    (None, "a row must be an object with fields, this is null"),
+    ({"text": "a"}, "match no known form .*set data.format to text"),
+    ({}, "fields \\(none\\) match no known form"),
+    (None, "a row must be an object with fields, but this is null"),
 ]
 
 
@@ -211,30 +211,30 @@ def test_a_row_that_asks_and_answers_nothing_is_empty_and_not_refused(tmp_path: 
 
 
 BAD_FILES: dict[str, tuple[bytes, str]] = {
-    "cut.jsonl.gz": (gzip.compress(LINES.encode() * 500)[:-20], "cannot be unpacked.*cut short or not gzip"),
-    "none.jsonl.gz": (LINES.encode(), "is not gzip, as its name says"),
+    "cut.jsonl.gz": (gzip.compress(LINES.encode() * 500)[:-20], "cannot be unpacked.*truncated or not gzip"),
+    "none.jsonl.gz": (LINES.encode(), "is not gzip, despite its name"),
     "empty.jsonl.gz": (b"", "is empty"),
     "damaged.jsonl.gz": (b"\x1f\x8b\x08\x00garbage that is none", "cannot be unpacked"),
     "latin.jsonl.gz": (gzip.compress('{"question": "\xfc"}'.encode("latin-1")), "not UTF-8"),
-    "none.jsonl.zst": (b"hello", "is not Zstandard, as its name says"),
+    "none.jsonl.zst": (b"hello", "is not Zstandard, despite its name"),
     "latin.jsonl": ('{"question": "\xfc"}'.encode("latin-1"), "not UTF-8 text .byte 14"),
     "latin.csv": ("question,answer\n\xfc,b\n".encode("latin-1"), "not UTF-8"),
     "empty.csv": (b"", "has no header"),
     "twice.csv": (b"question,question\na,b\n", "names the column 'question' twice"),
-    "short.csv": (b"question,answer\na\n", "line 2: 1 values where the header names 2"),
-    "long.csv": (b"question,answer\na,b\nc,d,e\n", "line 3: 3 values where the header names 2"),
-    "open.csv": (b'question,answer\n"a,b\n', "line 2: no table that can be read"),
-    "quote.csv": (b'question,answer\n"a"x,b\n', "line 2: no table that can be read"),
-    "other.csv": (b"name,colour\na,b\n", "fields name, colour are of no known form"),
-    "lines.csv": (LINES.encode(), "holds JSON and is no table. Give it a name that ends in .jsonl"),
+    "short.csv": (b"question,answer\na\n", "line 2: 1 values, but the header names 2"),
+    "long.csv": (b"question,answer\na,b\nc,d,e\n", "line 3: 3 values, but the header names 2"),
+    "open.csv": (b'question,answer\n"a,b\n', "line 2: the table cannot be read"),
+    "quote.csv": (b'question,answer\n"a"x,b\n', "line 2: the table cannot be read"),
+    "other.csv": (b"name,colour\na,b\n", "fields name, colour match no known form"),
+    "lines.csv": (LINES.encode(), "holds JSON, not a table. Give it a name that ends in .jsonl"),
     "array.csv.gz": (gzip.compress(json.dumps(QA).encode()), "a name that ends in .jsonl.gz"),
     "tabs.csv": (CSV.replace(",", "\t").encode(), "a name that ends in .tsv"),
     "commas.tsv": (CSV.encode(), "a name that ends in .csv"),
     "table.jsonl": (CSV.encode(), "looks like a table. Give it a name that ends in .csv"),
     "table.jsonl.gz": (gzip.compress(CSV.encode()), "looks like a table. Give it a name that ends in .csv.gz"),
     "null.csv": (b"question,answer\n", "no rows"),
-    "cut.arrow": (b"ARROW1\x00\x00gone", "is not Arrow, or is cut short"),
-    "text.arrow": (b"hello", "is not Arrow, or is cut short"),
+    "cut.arrow": (b"ARROW1\x00\x00gone", "is not Arrow, or is truncated"),
+    "text.arrow": (b"hello", "is not Arrow, or is truncated"),
     "text.parquet": (b"hello", "is not Parquet"),
     "archive.jsonl": (b"PK\x03\x04...", "ZIP archive"),
     "utf16.jsonl": (LINES.encode("utf-16"), "UTF-16"),
@@ -286,14 +286,14 @@ def test_directories_of_save_to_disk(tmp_path: Path) -> None:
     rows.save_to_disk(tmp_path / "one", num_shards=3)
     assert read(tmp_path / "both") == EXPECTED == read(tmp_path / "one")
     assert read(tmp_path / "both", split="test") == EXPECTED[2:]
-    with pytest.raises(DataError, match=r"no split 'dev'. Set split to one of its own: train, test"):
+    with pytest.raises(DataError, match=r"no split 'dev'. Set split to one that it has: train, test"):
         read(tmp_path / "both", split="dev")
     next((tmp_path / "one").glob("*.arrow")).unlink()
-    with pytest.raises(DataError, match=r"is missing, which .*state.json' names"):
+    with pytest.raises(DataError, match=r"listed in .*state.json', is missing"):
         read(tmp_path / "one")
 
 
 def test_a_field_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text(LINES)
-    with pytest.raises(DataError, match=r"line 1: the field 'body' .fields: answer. is not there; this row has question"):
+    with pytest.raises(DataError, match=r"line 1: the field 'body' .fields: answer. is missing; this row has question"):
         read(tmp_path / "d.jsonl", fields={"answer": "body"})

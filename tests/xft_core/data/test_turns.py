@@ -98,12 +98,12 @@ def test_calls_of_tools_and_their_answers() -> None:
 
 @pytest.mark.parametrize(("messages", "template", "message"), [
     (Conversation(CALLED, tools=[TOOL]), CHAT_TEMPLATE, "no place for tools: it leaves"),
-    (CALLED, CHAT_TEMPLATE, "no place for calls of tools: it"),
+    (CALLED, CHAT_TEMPLATE, "no place for tool calls: it"),
     (SAID, CHAT_TEMPLATE.replace("{% for message in messages %}", "{% for message in messages if message.role != 'system' %}"),
      "no place for messages of the role system: it leaves out 'Be brief.'"),
-    (SAID, "{{ raise_exception('no system') if messages[0].role == 'system' }}", "refuses the conversation"),
+    (SAID, "{{ raise_exception('no system') if messages[0].role == 'system' }}", "rejects the conversation"),
     (SAID, CHAT_TEMPLATE.replace("{{ message.content }}", "{{ message.content if loop.last else '...' }}")
-     .replace("...", "{{ '' }}Be brief."), "writes an answer otherwise once other messages follow"),
+     .replace("...", "{{ '' }}Be brief."), "writes an answer differently once other messages follow"),
 ])
 def test_what_a_template_cannot_hold_is_refused(messages: list[dict[str, Any]], template: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
@@ -117,7 +117,7 @@ def test_rows_that_the_template_refuses_are_counted_and_may_be_dropped(tmp_path:
     rows += [{"messages": [*CALLED[:3], {"role": "assistant", "content": f"answer {number}"}]} for number in range(3)]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = ALL.model_copy(update={"path": str(tmp_path / "d.jsonl"), "held_out_rows": 2})
-    with pytest.raises(DataError, match=r"the row that begins 'add': .*no place for .*So it is with 3 of 15 rows"):
+    with pytest.raises(DataError, match=r"the row that begins 'add': .*no place for .*This affects 3 of 15 rows"):
         run_stage(PrepareStage(output=tmp_path / "stop", model=str(model), data=data))
     dropping = data.model_copy(update={"unusable_rows": "drop"})
     counts = run_stage(PrepareStage(output=tmp_path / "drop", model=str(model), data=dropping)).manifest.metrics

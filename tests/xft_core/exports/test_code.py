@@ -95,9 +95,9 @@ def test_transformers_runs_our_routing_from_the_export(
 
 
 @pytest.mark.parametrize(("options", "reason"), [
-    ({"mode": "fusion", "shared_expert": False}, "upcycle.mode fusion is not exported"),
-    ({"router": "hashed"}, "upcycle.router hashed is not exported"),
-    ({"expert_rank": 2, "groups": 1}, "upcycle.groups 1 is not exported"),
+    ({"mode": "fusion", "shared_expert": False}, "upcycle.mode fusion cannot be exported"),
+    ({"router": "hashed"}, "upcycle.router hashed cannot be exported"),
+    ({"expert_rank": 2, "groups": 1}, "upcycle.groups 1 cannot be exported"),
 ])
 def test_a_routing_that_cannot_be_expressed_is_refused_by_name(
     options: dict[str, Any], reason: str, tmp_path: Path,

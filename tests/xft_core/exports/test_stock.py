@@ -155,7 +155,7 @@ def test_it_trains_and_is_exported_as_trained(normalization: str, family: str, t
     ("qwen2_moe", "llama", {}, "for models of type qwen2"),
     ("granite", "mistral", {}, "a sliding window"),
     ("granite", "llama", {"mlp_bias": True}, "biases in its FFNs"),
-    ("granite", "llama", {"head_dim": 16}, "heads of another size"),
+    ("granite", "llama", {"head_dim": 16}, "a head size other than"),
     ("granite", "llama", {"hidden_act": "gelu"}, "the activation gelu"),
 ])
 def test_a_model_that_does_not_fit_is_refused(

@@ -80,7 +80,7 @@ def test_a_conversation_that_fills_the_context_says_so(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_is_told(model: Path) -> None:
-    with pytest.raises(RecipeError, match="Give --template magicoder"):
+    with pytest.raises(RecipeError, match="Use --template magicoder"):
         Chat(Path("xft_core/demo/model"), CONFIG, "chat")
     with pytest.raises(RecipeError, match="backend is vllm, which cannot chat"):
         Chat(model, GenerateConfig(backend="vllm"))

@@ -122,7 +122,8 @@ def test_weights_that_vllm_alone_would_read_are_refused(dense: Path, tmp_path: P
     """Without an index vLLM reads every safetensors file of a directory."""
     directory = dense_model(tmp_path / "model")
     (directory / "model.fp16.safetensors").write_bytes((directory / "model.safetensors").read_bytes())
-    with pytest.raises(CheckpointError, match=r"model\.fp16\.safetensors beside model\.safetensors, and vLLM would read both"):
+    with pytest.raises(
+            CheckpointError, match=r"model\.fp16\.safetensors as well as model\.safetensors, and vLLM would read both"):
         check_vllm(directory)
     (directory / "model.fp16.safetensors").unlink()
     with pytest.raises(RecipeError, match="not installed"):

@@ -245,7 +245,7 @@ def test_a_generator_of_earlier_runs_predicts_without_learning(root: Path, tmp_p
     with pytest.raises(ArtifactError, match="of kind graph"):
         mix(tmp_path / "0", tmp_path / "other", generator="attention", generator_from=str(tmp_path / "generator"))
     mix(tmp_path / "0", tmp_path / "plain")
-    with pytest.raises(ArtifactError, match="has no whole features"):
+    with pytest.raises(ArtifactError, match="has no complete features"):
         run_stage(stage.model_copy(update={
             "output": tmp_path / "none", "runs": [runs[0].model_copy(update={"mix": tmp_path / "plain"})]}))
     mix(tmp_path / "0", tmp_path / "fixed", method="shared_only")

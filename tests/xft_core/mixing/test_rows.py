@@ -62,11 +62,11 @@ def test_rows_that_are_not_there_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("changes", "message"), [
     ({"delta_scale": None, "method": "uniform"}, "delta_scale is empty"),
     ({"generator_from": "x"}, "generator is free"),
-    ({"generator": "graph", "granularity": "tensor"}, "coefficients of whole layers"),
-    ({"keep_features": True, "granularity": "block"}, "coefficients of whole layers"),
+    ({"generator": "graph", "granularity": "tensor"}, "coefficients for whole layers"),
+    ({"keep_features": True, "granularity": "block"}, "coefficients for whole layers"),
     ({"generator": "graph", "generator_from": "x", "headroom": True}, "learns nothing"),
     ({"generator": "graph", "generator_from": "x", "delta_scale": None}, "learns nothing"),
-    ({"generator": "graph", "generator_from": "x", "shared_expert_weight": None}, "predicts alpha alone")])
+    ({"generator": "graph", "generator_from": "x", "shared_expert_weight": None}, "predicts only alpha")])
 def test_choices_that_do_not_fit_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         MergeConfig(**changes)  # type: ignore[arg-type]

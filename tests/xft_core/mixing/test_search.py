@@ -142,7 +142,7 @@ def test_a_start_that_has_a_gamma_is_where_the_search_begins(tmp_path: Path) -> 
     ({"search": "tpe", "search_over": ["delta_scale"], "delta_scale_scope": "model", "search_layers_per_group": 1},
      "one number"),
     ({"search": "golden", "granularity": "tensor"}, "whole layers"),
-    ({"method": "ties", "delta_scale": 0.7}, "makes no mixture"),
+    ({"method": "ties", "delta_scale": 0.7}, "creates no mixture"),
 ])
 def test_what_makes_no_sense_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):

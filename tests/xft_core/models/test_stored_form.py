@@ -152,10 +152,10 @@ def test_the_references_models_are_tied_as_their_tensors_are(how: str, tmp_path:
 @pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize(("change", "message"), [
     (lambda name: f"_orig_mod.{name}", r"begin with '_orig_mod\.'"), (lambda name: f"module.{name}", r"begin with 'module\.'"),
-    (lambda name: f"base_model.model.{name}", "a wrapper around the model left"),
-    (lambda name: name.replace("embed_tokens", "wte"), "lacks 1 tensors, 'model.embed_tokens.weight' among them"),
+    (lambda name: f"base_model.model.{name}", "comes from a wrapper around the model"),
+    (lambda name: name.replace("embed_tokens", "wte"), "lacks 1 tensors, including 'model.embed_tokens.weight'"),
     (lambda name: name.replace("layers.1.", "layers.2."), "lacks .*layers.1|holds the tensors"),
-    (lambda name: name.replace("layers", "h"), "lacks 18 tensors, 'model.layers.0")])
+    (lambda name: name.replace("layers", "h"), "lacks 18 tensors, including 'model.layers.0")])
 def test_names_that_transformers_does_not_take_are_refused_with_the_reason(
         change: Callable[[str], str], message: str, read: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense")
@@ -234,7 +234,7 @@ def only_a_variant(directory: Path) -> None:
     (two_models, r"holds two models: model\.safetensors, and .* Delete model\.safetensors to keep the shards"),
     (adapter, "is an adapter"), (named_in_config, "transformers_weights: 'other.safetensors'"),
     (distributed, "distributed checkpoint"), (twice_in_shards, "holds 'lm_head.weight' twice"),
-    (index_of_other_shards, "the index is not that of these shards"), (only_a_variant, "has model.fp16.safetensors")])
+    (index_of_other_shards, "the index does not belong to these shards"), (only_a_variant, "has model.fp16.safetensors")])
 def test_directories_that_could_be_read_in_two_ways_are_refused(
         change: Callable[[Path], None], message: str, read: str, tmp_path: Path) -> None:
     source = dense_model(tmp_path / "dense")
@@ -307,5 +307,5 @@ def test_an_upcycled_model_that_computes_something_else_is_never_called_done(
 
     expert_plans = module._expert_plans
     monkeypatch.setattr(module, "_expert_plans", exchanged)
-    with pytest.raises(CheckpointError, match="does not compute what"):
+    with pytest.raises(CheckpointError, match="does not compute the same as"):
         upcycle(source, made(tmp_path / "moe"), CONFIG.model_copy(update={"store_experts": "all"}), seed=0)

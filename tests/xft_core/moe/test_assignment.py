@@ -45,7 +45,7 @@ def test_the_hashed_expert_is_that_of_the_token_alone() -> None:
     assert routing.expert_index_TK[0] == routing.expert_index_TK[2] == routing.expert_index_TK[4]
     assert torch.equal(routing.weight_TK, torch.ones(5, 1))
     hashed.inputs.key_T = None
-    with pytest.raises(ValueError, match="goes by the ids of the tokens"):
+    with pytest.raises(ValueError, match="needs the ids of the tokens"):
         hashed(torch.randn(5, 8))
 
 

@@ -71,7 +71,7 @@ def test_experts_grow_apart_and_merge_without_loss(ready: Path, tmp_path: Path) 
     merged = run_stage(MergeStage(
         output=tmp_path / "merged", model=str(tmp_path / "tuned"), coefficients=tmp_path / "mix", data=ready / "data")).manifest
     assert merged.metrics["held_out_nll"] == pytest.approx(tuned.metrics["held_out_nll"], abs=1e-6)
-    with pytest.raises(RecipeError, match="whose model is their mean"):
+    with pytest.raises(RecipeError, match="which merges to their mean"):
         run_stage(MixStage(output=tmp_path / "x", model=str(tmp_path / "tuned"), data=ready / "data"))
 
 

@@ -16,10 +16,10 @@ from xft_core.recipe.sections import Recipe
 def test_a_recipe_that_cannot_fit_is_refused_and_the_advice_makes_it_fit() -> None:
     machine = replace(LARGE, memory=64e9)
     chosen = recipe("sft.precision=fp32", "sft.optimizer=adamw")
-    with pytest.raises(DoesNotFit, match=r"sft_moe cannot fit: .* 112\.5 GB of memory, this machine has 64\.0 GB") as error:
+    with pytest.raises(DoesNotFit, match=r"sft_moe cannot fit: .* 112\.5 GB of memory, but this machine has 64\.0 GB") as error:
         check_fits(chosen, DEEPSEEK_1_3B, machine)
     assert "check_fit: false" in str(error.value)
-    advice = re.search(r"What makes it fit: (.*) \(then", str(error.value))
+    advice = re.search(r"To make it fit: (.*) \(then", str(error.value))
     assert advice
     repaired = parse(Recipe, chosen.model_dump(), advice[1].split())
     check_fits(repaired, DEEPSEEK_1_3B, machine)
@@ -32,7 +32,7 @@ def test_a_recipe_that_cannot_fit_is_refused_and_the_advice_makes_it_fit() -> No
 
 
 def test_no_advice_where_nothing_helps() -> None:
-    with pytest.raises(DoesNotFit, match="take a larger machine or a smaller model"):
+    with pytest.raises(DoesNotFit, match="use a larger machine or a smaller model"):
         check_fits(recipe(), DEEPSEEK_1_3B, replace(LARGE, memory=4e9))
 
 
@@ -45,7 +45,7 @@ def test_only_what_is_certain_refuses() -> None:
 
 def test_an_accelerators_memory_counts_where_there_is_one() -> None:
     check_fits(recipe(), DEEPSEEK_1_3B, replace(LARGE, memory=8e9, device_memory=80e9))
-    with pytest.raises(DoesNotFit, match="of accelerator memory, this machine has 24"):
+    with pytest.raises(DoesNotFit, match="of accelerator memory, but this machine has 24"):
         check_fits(recipe(), DEEPSEEK_1_3B, replace(LARGE, device_memory=24e9))
 
 
@@ -71,7 +71,7 @@ def test_advice_on_a_disk_only_lowers(changes: tuple[str, ...], share: float) ->
         check_fits(chosen, DEEPSEEK_1_3B, replace(LARGE, disk=room))
     advice = re.search(r"(or choose|even with) (.*?) (?:\(then|it is)", str(error.value))
     if advice is None:
-        assert "no setting makes it less" in str(error.value)
+        assert "no setting reduces this" in str(error.value)
         return
     repaired = parse(Recipe, chosen.model_dump(), advice[2].split())
     assert written(repaired) < written(chosen)

@@ -68,7 +68,7 @@ def test_processes_share_the_training_state_and_where_there_is_no_accelerator_th
     card = replace(LARGE, device_memory=80e9)
     assert four.peak(card) == four.memory.total + memory.PROCESS
     assert four.peak(LARGE) == 4 * four.peak(card) > one.peak(LARGE)
-    assert "4 in sft_moe: the table has the memory of one, they share" in summary([four], LARGE, {})[-1]
+    assert "4 in sft_moe: the table shows the memory of one; they share" in summary([four], LARGE, {})[-1]
     assert "processes" not in "".join(summary([one], LARGE, {}))
     assert (four.kept, four.scratch, four.flops) == (one.kept, one.scratch, one.flops)
     rates = Rates(flops=1e12, bandwidth=1e10, disk=1e30)

@@ -135,9 +135,9 @@ def test_forward_flops_are_two_for_each_parameter_of_a_token_and_attention() -> 
 
 @pytest.mark.parametrize(("content", "message"), [
     ({"model_type": "bert"}, "A bert model cannot be upcycled"), ({}, "The model type 'None'"),
-    ({"model_type": "llama"}, "no sizes to plan with"),
-    (SIZES | {"model_type": "llama", "num_attention_heads": 0}, "no sizes to plan with"),
-    ({"model_type": "xft_moe", "upcycle": {}}, "A plan starts from the dense model")])
+    ({"model_type": "llama"}, "no usable sizes to plan with"),
+    (SIZES | {"model_type": "llama", "num_attention_heads": 0}, "no usable sizes to plan with"),
+    ({"model_type": "xft_moe", "upcycle": {}}, "Plan with the dense model")])
 def test_a_config_without_sizes_is_refused(content: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         shape_of_config(content)

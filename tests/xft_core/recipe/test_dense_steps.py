@@ -142,7 +142,7 @@ def test_branches_of_domains_need_a_domain_each(more: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(("changes", "message"), [
-    (["upcycle.branches_by=domain"], "which has no branches: set it to branches"),
+    (["upcycle.branches_by=domain"], "which has no branches: set experts_from to branches"),
     (["upcycle.router_start=ridge"], "choose checkpoints or branches"),
     (["upcycle.branches_by=domain", "upcycle.experts_from=branches"], "data.sources has 0 domains"),
     (["baseline.epochs=2", "baseline.match=flops"], "leave epochs empty"),
@@ -151,7 +151,8 @@ def test_branches_of_domains_need_a_domain_each(more: dict[str, str]) -> None:
     (["baseline.wise=3"], "baseline.wise"),
     (["baseline.match=[]"], "baseline.match"),
     (["upcycle.experts_from=branches", "sft.max_steps=5"], "leave max_steps empty"),
-    (["sft.expert_averaging=0.01", "upcycle.num_experts=2", "upcycle.num_experts_per_tok=2"], "there is one routed expert"),
+    (["sft.expert_averaging=0.01", "upcycle.num_experts=2", "upcycle.num_experts_per_tok=2"],
+     "there is only one routed expert"),
 ])
 def test_what_makes_no_sense_is_refused(changes: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):

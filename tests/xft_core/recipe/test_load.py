@@ -65,7 +65,8 @@ def test_overrides_are_read_as_yaml_and_checked(tmp_path: Path) -> None:
         load_recipe(path, ["upcycle.num_exprts=6"])
 
 
-@pytest.mark.parametrize(("content", "message"), [("a: [", "not YAML"), ("- 1", "holds a list"), (b"\xff\xfe\x00", "not YAML")])
+@pytest.mark.parametrize(("content", "message"), [
+    ("a: [", "not usable YAML"), ("- 1", "contains a list"), (b"\xff\xfe\x00", "not usable YAML")])
 def test_files_that_are_no_recipe(content: str | bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

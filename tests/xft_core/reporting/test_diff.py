@@ -31,7 +31,7 @@ def test_table_test_and_lists(tmp_path: Path) -> None:
             if line.startswith("| b")}
     assert rows["base and extended tests"][2:] == ["+60.0", "7", "1", "1", "1", "0.07"]
     assert rows["base tests"][2:] == ["+60.0", "7", "1", "2", "0", "0.07"]
-    assert "10 problems in both" in text and "McNemar's exact test" in text and "a hint and no more" in text
+    assert "10 problems in both" in text and "McNemar's exact test" in text and "only a hint" in text
     assert "Solved only by A (7): Own/1, Own/2, Own/3, Own/4, Own/5, Own/6, Own/7" in text
     assert "Solved only by B (1): Own/8" in text
     assert "Own/8" in (tmp_path / "page.html").read_text()

@@ -68,7 +68,7 @@ def test_a_tied_config_beside_a_head_is_said(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model")
     write_shard(model / "model.safetensors", {
         "model.embed_tokens.weight": ("F32", [16, 8]), "lm_head.weight": ("F32", [16, 8])})
-    assert "yes in config.json, with a head of its own stored: no, where it differs" in describe(model)
+    assert "yes in config.json, but a head is stored separately: no, if it differs" in describe(model)
 
 
 @pytest.mark.parametrize(("upcycle", "expected"), [

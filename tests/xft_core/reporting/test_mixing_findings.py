@@ -23,7 +23,7 @@ def sentences(**options: Any) -> str:
 
 
 @pytest.mark.parametrize(("options", "expected"), [
-    ({"headroom": 0.001, "headroom_threshold": 0.002, "kept_uniform": True}, "nothing to learn here, so uniform"),
+    ({"headroom": 0.001, "headroom_threshold": 0.002, "kept_uniform": True}, "there was nothing to learn, so uniform"),
     ({"headroom": 0.02, "headroom_threshold": 0.002}, "there was something to learn"),
     ({"headroom": 0.001, "headroom_threshold": 0.002, "best_probe": "gamma 0.7", "best_probe_gain": 0.03,
       "best_probe_learnable": False}, "0.0300 nats at gamma 0.7, which this recipe does not learn"),

@@ -24,7 +24,7 @@ def test_each_is_a_message_with_what_to_change(error: Exception, where: str) -> 
 
 
 def test_a_real_allocation_of_torch() -> None:
-    with (pytest.raises(OutOfMemory, match=r"To need less, lower generate\.batch_size"),
+    with (pytest.raises(OutOfMemory, match=r"To avoid this, lower generate\.batch_size"),
           out_of_memory_is_an_error("generate", what_to_change("generate"))):
         torch.empty(1 << 50)
 

@@ -86,7 +86,7 @@ def test_a_stage_works_with_pythonoptimize(training: tuple[dict[str, object], st
     fields, expected = training
     assert _trained(fields, tmp_path / "run", {"PYTHONOPTIMIZE": "2"}) == expected
     listed = subprocess.run([*COMMAND, "--help"], env=os.environ | {"PYTHONOPTIMIZE": "2"}, capture_output=True, text=True)
-    assert "Supervised fine-tuning of a dense model" in listed.stdout
+    assert "Run supervised fine-tuning of a dense" in listed.stdout
 
 
 @pytest.mark.parametrize("arguments", [["inspect", "MODEL"], ["--help"], ["sft", "--help"], ["inspect", "/no/such/model"]])
@@ -121,7 +121,7 @@ def test_sigint_interrupts_what_a_script_started_in_the_background(tmp_path: Pat
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stderr is not None
     pid = int(process.stdout.readline())
-    assert "Waits for" in process.stderr.readline()
+    assert "Waiting for" in process.stderr.readline()
     os.kill(pid, signal.SIGINT)
     deadline = time.monotonic() + 20
     while process.poll() is None and time.monotonic() < deadline:

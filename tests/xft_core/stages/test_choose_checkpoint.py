@@ -59,9 +59,9 @@ def test_the_best_on_reserved_rows_is_chosen_whole(ready: Path, snapshots: Path,
 
 
 def test_without_reserved_rows_nothing_is_chosen(ready: Path, snapshots: Path, tmp_path: Path) -> None:  # noqa: F811
-    with pytest.raises(DataError, match="no reserved rows to choose by"):
+    with pytest.raises(DataError, match="no reserved rows to choose on"):
         run_stage(stage(tmp_path / "chosen", ready / "data", snapshots))
-    with pytest.raises(RecipeError, match="there are no rows to choose by"):
+    with pytest.raises(RecipeError, match="choosing needs rows that are neither trained on nor"):
         parse(Recipe, {}, ["sft.merge_at=best"])
 
 

@@ -29,7 +29,7 @@ def test_alike_points_go_together_and_no_cluster_is_empty() -> None:
     assert labels == of_point and 0.99 < explained < 1
     assert clustered(points, 3, seed=5, where=Path("data")) == (labels, explained)
     assert sorted(set(clustered(points, 10, seed=0, where=Path("data"))[0])) == list(range(10))
-    with pytest.raises(DataError, match="have 3 different prompts, too few for 4"):
+    with pytest.raises(DataError, match="have 3 distinct prompts, too few for 4"):
         clustered(centres[of_point], 4, seed=0, where=Path("data"))
 
 
@@ -57,7 +57,7 @@ def test_a_training_is_on_the_rows_of_its_cluster(ready: Path, tmp_path: Path) -
     run_stage(tuned)
     tokens, flops = training_work(tmp_path / "sft", ready / "dense", ready / "data", tmp_path / "a")
     assert tokens == sum(parts[1].lengths()) and flops > 0
-    with pytest.raises(DataError, match="does not say which cluster"):
+    with pytest.raises(DataError, match="does not record the cluster"):
         own_rows(ready / "data", OwnRows(cluster=0), 0, ready / "data")
     with pytest.raises(DataError, match="There is no cluster 7"):
         own_rows(ready / "data", OwnRows(cluster=7), 0, tmp_path / "a")

@@ -101,13 +101,13 @@ def test_it_says_what_may_be_claimed_and_what_not(tmp_path: Path) -> None:
     text = text_of(compared(tmp_path)[1])
     assert "HumanEval+, merged model: best with experts=8 active=3 norm=xft (61.3 ± 1.8 %)" in text
     # Where normalization plays a part, each of the four pairs differs by the same amount.
-    assert ("norm=none against norm=xft, all else equal: held-out loss 0.0040 nats higher (exactly so in each of 4 pairs of "
+    assert ("norm=none against norm=xft, all else equal: held-out loss 0.0040 nats higher (exactly this in each of 4 pairs of "
             "runs)") in text
-    assert "with two experts the only routed one has s = 1" in text
+    assert "with two experts, the only routed one always has s = 1" in text
     assert "is not tuned (experts=2 active=2 norm=xft, experts=2 active=2 norm=none)" in text
-    assert "2 seeds for each variant" in text
+    assert "Each variant has 2 seeds" in text
     assert "HumanEval has 40 problems: the 95 % interval of one pass@1 over them is about 29.4 points wide" in text
-    assert "The best of 6 variants is found by looking" in text
+    assert "The best of 6 variants was picked from these results" in text
 
 
 @pytest.mark.slow
@@ -116,7 +116,7 @@ def test_what_differs_in_an_idle_field_alone_is_one_experiment(tmp_path: Path) -
     grid = ["upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3]]", "upcycle.normalization=[xft,none]",
             "merge.shared_expert_weight=[0.5,0.75]", "seed=[0,1]"]
     text = text_of(compared(tmp_path, [*grid[:2], grid[3]])[1])
-    assert "in 4 of 6 runs and worse in 0" in text and "(2 more differ from these in nothing that plays a part)" in text
+    assert "in 4 of 6 runs and worse in 0" in text and "(2 more differ from these only in settings that play no part)" in text
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
     pairs = {tuple(effect["fields"]): effect["pairs"] for effect in content["effects"]}
     assert pairs == {("upcycle.num_experts", "upcycle.num_experts_per_tok"): 4, ("upcycle.normalization",): 2}
@@ -134,14 +134,14 @@ def test_a_difference_within_chance_is_not_claimed(tmp_path: Path) -> None:
 
     text = text_of(compared(tmp_path, ["upcycle.normalization=[xft,none]", "seed=[0,1,2]"], noisy)[1])
     assert "no difference can be claimed" in text
-    assert "the same way in" not in text
+    assert "in the same direction in" not in text
 
 
 def test_one_seed_gives_numbers_without_spread_and_says_so(tmp_path: Path) -> None:
     _, output = compared(tmp_path, ["upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3]]"])
     text = text_of(output)
     assert "| experts=4 active=3 |     1 | 0.5460 |" in text
-    assert "One run for each variant" in text
+    assert "Each variant has one run" in text
     assert "one pair cannot tell an effect from chance" in text
 
 
@@ -216,7 +216,7 @@ def test_an_answer_without_a_verdict_stands_beside_the_number(tmp_path: Path) ->
     text = text_of(compared(tmp_path, ["seed=[0,1]"], not_graded=3)[1])
     assert "| 60.0 [44.6, 73.7] (3 not graded)" in text.split("## Every run")[1]
     assert "61.3 ± 1.8 (6 not graded)" in text.split("## All models")[0] and "20.0 (3 not graded)" in text
-    assert "seed=0: answers without a verdict, which have no part in the numbers: 3 of base on HumanEval, 3 of sft" in text
+    assert "seed=0: some answers have no verdict and are not counted: 3 of base on HumanEval, 3 of sft" in text
 
 
 def test_numbers_of_other_problems_and_other_rows_are_not_put_together(tmp_path: Path) -> None:

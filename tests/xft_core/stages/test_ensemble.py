@@ -120,10 +120,10 @@ def test_a_kill_changes_no_bit(
 
 def test_models_of_other_forms_are_refused(models: dict[str, str], ready: Path, tmp_path: Path) -> None:
     other = str(dense_model(tmp_path / "other", "qwen2", intermediate_size=40))
-    with pytest.raises(CheckpointError, match="Models of different forms make no ensemble"):
+    with pytest.raises(CheckpointError, match="Models of different forms cannot form an ensemble"):
         ensemble(tmp_path / "out", ready, {"other": other, **models}, "greedy")
     (tmp_path / "apart").mkdir()
-    with pytest.raises(CheckpointError, match="Only dense models make an ensemble"):
+    with pytest.raises(CheckpointError, match="Only dense models can form an ensemble"):
         ensemble(tmp_path / "out", ready, {"moe": str(grown_apart(tmp_path / "apart")), **models}, "greedy")
 
 

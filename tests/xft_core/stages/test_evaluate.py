@@ -300,7 +300,7 @@ def test_evalplus_itself_accepts_the_exported_samples(tmp_path: Path) -> None:
     ([problem("Own/a")], [{"task_id": "Own/z", "solution": RIGHT}], "line 1: the benchmark .* has no problem 'Own/z'"),
     ([problem("Own/a")], [{"task_id": "Own/a", "completion": RIGHT}], "line 1: a sample needs"),
     ([problem("Own/a")], [{"task_id": "Own/a", "solution": "\ud800"}],
-     "line 1: this cannot be read .a text in it holds half of a surrogate"),
+     "line 1: this cannot be read .it contains half of a surrogate"),
     ([problem("Own/a")], [], "holds no samples"),
     ([problem("Own/a", canonical_solution="    return x / 0\n")], [{"task_id": "Own/a", "solution": RIGHT}],
      r"'Own/a': its own canonical_solution fails .*ZeroDivisionError"),

@@ -111,11 +111,11 @@ def test_sharded_bf16_checkpoints_keep_their_dtype_and_drop_old_rope_buffers(tmp
     ({"score_scale_factor": [1.0, 2.0]}, r"score_scale_factor is \[1.0, 2.0\]"),
     ({"num_selects": 5}, "num_experts_per_tok is 5, more than num_experts"),
     ({"num_experts": None}, "num_experts Input should be a valid integer"),
-    ({"num_hidden_layers": 3}, "lacks .* tensors that its config asks for, 'model.layers.2"),
-    ({"num_hidden_layers": 1}, "tensors more than its config asks for, 'model.layers.1"),
+    ({"num_hidden_layers": 3}, "lacks .* tensors that its config requires, for example 'model.layers.2"),
+    ({"num_hidden_layers": 1}, "tensors that its config does not require, for example 'model.layers.1"),
     ({"num_experts": 5}, r"lacks .*weight_down.4.weight"),
     ({"intermediate_size": 64}, "has shape .*the config says"),
-    ({"hidden_size": 31}, "makes no llama model"),
+    ({"hidden_size": 31}, "does not describe a llama model"),
 ])
 def test_what_cannot_be_imported_is_refused_before_anything_is_written(
         changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -292,13 +292,13 @@ def test_mixing_merging_and_answers(method: Any, model: str, ready: Path, tmp_pa
 
 @pytest.mark.parametrize(("changes", "message"), [
     (["upcycle.groups=2"], "expert_rank is empty"), (["upcycle.expert_rank=4", "upcycle.groups=2"], "does not divide the 7"),
-    (["upcycle.expert_rank=4", "upcycle.groups=7"], "a group has 1 experts and there is the shared one"),
+    (["upcycle.expert_rank=4", "upcycle.groups=7"], "a group has 1 experts plus the shared one"),
     (["upcycle.expert_rank=4", "upcycle.num_experts=7", "upcycle.groups=2", "upcycle.groups_per_tok=3",
       "upcycle.num_experts_per_tok=3"], "groups_per_tok is 3, more than groups"),
     (["upcycle.expert_rank=4", "upcycle.num_experts=7", "upcycle.groups=2", "upcycle.num_experts_per_tok=3",
       "upcycle.normalization=none"], "must sum to one"),
     (["upcycle.expert_rank=4", "upcycle.num_experts=7", "upcycle.groups=2", "upcycle.num_experts_per_tok=3",
-      "evaluate.lm_eval_tasks=[mmlu]"], "lm-eval does not say what the prompt is")])
+      "evaluate.lm_eval_tasks=[mmlu]"], "lm-eval does not identify the prompt")])
 def test_options_that_do_not_fit_are_refused(changes: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         parse(Recipe, {}, changes)

@@ -149,7 +149,7 @@ def test_what_is_refused(ready: Path, tmp_path: Path) -> None:
         mix(None)
     with pytest.raises(CheckpointError, match="is not the dense model of these experts"):
         mix(other)
-    with pytest.raises(CheckpointError, match="Give the dense model that it was made of"):
+    with pytest.raises(CheckpointError, match="Give the dense model it was upcycled from"):
         mix(directory)
     with pytest.raises(RecipeError, match=r"probability of 0\.9 to 1\.1"):
         parse(MergeConfig, {"method": "della", "density": 1.0})

@@ -110,7 +110,7 @@ def test_rows_of_pictures_are_not_mixed_without_their_pictures(tmp_path: Path) -
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "manifest.json").write_text("{}")
     (tmp_path / "source" / "train.pictures.safetensors").write_bytes(b"")
-    with pytest.raises(DataError, match="Rows of pictures cannot be mixed"):
+    with pytest.raises(DataError, match="Rows with pictures cannot be mixed"):
         _Prepared(tmp_path / "source")
 
 
@@ -118,7 +118,7 @@ def test_one_file_twice_leaves_the_second_nothing(root: Path) -> None:
     twice = parse(Recipe, {"data": {"held_out_rows": 5, "max_length": 256, "sources": [
         {"path": str(root / "math.jsonl"), "domain": name} for name in ("one", "two")]}})
     assert twice.data.source_names == ["math.jsonl (1)", "math.jsonl (2)"]
-    with pytest.raises(DataError, match="no row is left to train on"):
+    with pytest.raises(DataError, match=r"No row of the source .* is left to train on"):
         mixed(root, twice)
 
 
@@ -137,9 +137,9 @@ def test_parts_are_whole_and_sum_up() -> None:
 
 
 def test_sources_that_do_not_fit() -> None:
-    with pytest.raises(DataError, match=r"rows together are 50, but data.max_rows leaves 20"):
+    with pytest.raises(DataError, match=r"rows sum to 50, but data.max_rows leaves 20"):
         rows_of_sources([Source("a", 100, rows=50), Source("b", 10)], 1, 0, 20)
-    with pytest.raises(DataError, match="source a no row is left"):
+    with pytest.raises(DataError, match="No row of the source a is left"):
         rows_of_sources([Source("a", 0), Source("b", 10)], 1, 0, None)
     with pytest.raises(DataError, match="none is left to train on"):
         rows_of_sources([Source("a", 5, trained=False), Source("b", 10, replay=True)], 1, 0.1, None)
@@ -155,12 +155,12 @@ A, B = {"path": "a.jsonl", "domain": "a"}, {"path": "b.jsonl", "domain": "b"}
     ({"sources": [A | {"weight": 0}]}, "no source is left to train on"),
     ({"sources": [A | {"weight": 1, "rows": 5}]}, "both given"),
     ({"sources": [A | {"rows": 0}]}, "data.sources.0.rows"),
-    ({"sources": [A | {"weight": 1}, B]}, "some sources have a weight and some have none"),
-    ({"sources": [A | {"replay": True}]}, "nothing to train on beside them"),
+    ({"sources": [A | {"weight": 1}, B]}, "only some sources have a weight"),
+    ({"sources": [A | {"replay": True}]}, "nothing else to train on"),
     ({"sources": [A, B], "replay": 0.1}, "no source has replay"),
-    ({"sources": [A, B | {"replay": True, "rows": 4}]}, "the share of replayed rows is data.replay"),
+    ({"sources": [A, B | {"replay": True, "rows": 4}]}, "data.replay sets the share of replayed rows"),
     ({"replay": 0.1}, "data.sources is empty"),
-    ({"sources": [A, B], "leave_out": "c"}, "leave_out is 'c', which is not a domain: there are a, b"),
+    ({"sources": [A, B], "leave_out": "c"}, "leave_out is 'c', which is not a domain: choose from a, b"),
     ({"sources": [A], "leave_out": "a"}, "no source is left to train on"),
     ({"path": "c.jsonl", "sources": [A]}, "path .c.jsonl. and sources are both given"),
     ({"sources": [A], "held_out_path": "h.jsonl"}, "held_out_path is for a single path"),
@@ -189,7 +189,7 @@ def test_weights_of_sources_vary_in_a_comparison() -> None:
 
 
 def test_a_stage_that_reads_one_source_refuses_a_mixture(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="is a mixture, and this stage reads one path"):
+    with pytest.raises(ValueError, match="is a mixture, but this stage reads one path"):
         PrepareStage(output=tmp_path, data=DataConfig(sources=[SourceConfig(path="a.jsonl")]))
 
 
@@ -218,5 +218,5 @@ def test_a_training_may_be_on_the_rows_of_some_sources(root: Path) -> None:
 def test_data_that_is_no_mixture_has_no_sources(root: Path, tmp_path: Path) -> None:
     config = DataConfig(path=str(root / "code.jsonl"), held_out_rows=5)
     run_stage(PrepareStage(output=tmp_path / "data", model=str(root / "model"), data=config))
-    with pytest.raises(DataError, match="does not say which source"):
+    with pytest.raises(DataError, match="does not record the source"):
         own_rows(tmp_path / "data", OwnRows(sources=[0]), seed=0)

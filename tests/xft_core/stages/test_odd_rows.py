@@ -41,7 +41,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {  # content, where it says the mistak
     "nested.jsonl": (lines({"messages": [[ASK, ANSWER]]}), "line 1"), "utf16.jsonl": (LINE.encode("utf-16"), "UTF-16"),
     "latin1.csv": ("instruction,response\nä,ö\n".encode("latin-1"), "byte 21"), "deep.jsonl": ("[" * 5000 + "\n", "row 1"),
     "half.jsonl": ('{"instruction": "a\\ud800", "response": "b"}\n', "line 1"), "notes.txt": ("hello\n", "line 1"),
-    "cut.jsonl.gz": (gzip.compress(LINE.encode() * 200)[:-20], "cut short"), "scalar.jsonl": ("3\n", "line 1"),
+    "cut.jsonl.gz": (gzip.compress(LINE.encode() * 200)[:-20], "truncated"), "scalar.jsonl": ("3\n", "line 1"),
     "plain.jsonl.gz": (LINE, "gzip"), "bad.parquet": (b"PAR1xxxx", "Parquet"),
     "mixed.jsonl": (LINE + lines({"messages": [ASK, ANSWER]}), "line 2"),
     "wrapped.json": (json.dumps({"data": [ROW]}), "line 1"),

@@ -217,7 +217,7 @@ def test_an_answer_is_right_whatever_its_case_and_full_stop() -> None:
 
 
 @pytest.mark.parametrize(("picture", "reason"), [
-    ("shapes/1.png", r"data\.pictures is empty"), ("data:text/plain,x", "must begin data:image"), (5, "must be text"),
+    ("shapes/1.png", r"data\.pictures is empty"), ("data:text/plain,x", "must begin with data:image"), (5, "must be text"),
     ("data:image/png;base64,AAAA", "cannot be read")])
 def test_what_is_no_picture_is_refused_with_its_row(
         picture: object, reason: str, prepared: tuple[Path, Path], tmp_path: Path) -> None:

@@ -152,11 +152,11 @@ def test_the_split_seed_alone_decides_the_split(tmp_path: Path, model: Path) -> 
     ('{"instruction": "a", "response": "b"}\n{"instruction": "a"\n', "line 2: not JSON"),
     ('{"instruction": "a", "response": "b"}\n{"instruction": "a"}\n', "line 2: .*needs the field 'response'"),
     ('{"instruction": "a", "response": null}\n', "line 1: field 'response' is null"),
-    ('{"instruction": "a", "response": ["b"]}\n', "line 1: field 'response' must be text, it is a list. Text in parts"),
-    ('{"instruction": "a", "input": 3, "output": "b"}\n', "line 1: field 'input' must be text, it is a number: 3"),
+    ('{"instruction": "a", "response": ["b"]}\n', "line 1: field 'response' must be text, but it is a list. Text in parts"),
+    ('{"instruction": "a", "input": 3, "output": "b"}\n', "line 1: field 'input' must be text, but it is a number: 3"),
     ('{"messages": null}\n', "line 1: field 'messages' is null"),
-    ('{"messages": "hi"}\n', "line 1: field 'messages' must be a list of role and content, it is text"),
-    ('{"messages": ["hi"]}\n', "line 1: message 1 must be an object of role and content, it is text"),
+    ('{"messages": "hi"}\n', "line 1: field 'messages' must be a list of role and content, but it is text"),
+    ('{"messages": ["hi"]}\n', "line 1: message 1 must be an object with role and content, but it is text"),
     ('{"messages": [{"role": "user"}]}\n', "line 1: message 1 has no 'content', only role"),
     ('{"messages": [{"role": "user", "content": null}]}\n', "line 1: 'content' of message 1 is null"),
     ('{"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]}\n', "'content' of message 1 .* is a list"),
@@ -166,11 +166,11 @@ def test_the_split_seed_alone_decides_the_split(tmp_path: Path, model: Path) -> 
     ('[{"instruction": "a", "response": "b"}]\n x', "line 2: not JSON: Extra data"),
     ('instruction,response\na,b\n', "looks like a table. Give it a name that ends in .csv"),
     ('{"instruction": "a", "response": "b"}\n{"problem": "a", "solution": "b"}\n', "line 2: .*form instruction.*problem"),
-    ('{"text": "a"}\n', "line 1: fields text are of no known form"),
+    ('{"text": "a"}\n', "line 1: fields text match no known form"),
     ('{"messages": [{"role": "user", "content": "a"}]}\n', "line 1: the conversation has no response"),
     ('[1, 2]', "row 1: a row must be an object"),
-    ('{"instruction": "a", "response": "\\ud83d"}\n', "line 1: a text in it holds half of a surrogate pair"),
-    ('{"instruction": "a", "response": 5}\n', "line 1: field 'response' must be text, it is a number: 5"),
+    ('{"instruction": "a", "response": "\\ud83d"}\n', "line 1: it contains half of a surrogate pair"),
+    ('{"instruction": "a", "response": 5}\n', "line 1: field 'response' must be text, but it is a number: 5"),
     ('{"instruction": "a", "response": "b"}\n', "1 are left; at least 2"),
 ])
 def test_data_that_cannot_be_used_says_where_and_why(content: str, message: str, tmp_path: Path, model: Path) -> None:
@@ -183,7 +183,7 @@ def test_data_that_cannot_be_used_says_where_and_why(content: str, message: str,
 def test_files_that_are_not_there_or_not_text(tmp_path: Path, model: Path) -> None:
     with pytest.raises(DataError, match="no file"):
         prepare(tmp_path, model, tmp_path / "absent.jsonl")
-    with pytest.raises(DataError, match="is an address, and files are not downloaded"):
+    with pytest.raises(DataError, match="is a URL, and files are not downloaded"):
         PrepareStage(output=tmp_path, model=str(model), data=DataConfig(path="https://a.b/d.jsonl")).inputs()
     with pytest.raises(DataError, match="is a directory"):
         prepare(tmp_path, model, tmp_path)
@@ -223,5 +223,5 @@ def test_reserved_rows_of_a_file_are_neither_trained_on_nor_held_out(tmp_path: P
 def test_a_file_of_reserved_rows_that_leaves_none_is_refused(tmp_path: Path, model: Path) -> None:
     rows = [{"instruction": f"Add {number}", "response": f"x + {number}"} for number in range(9)]
     data, held_out = write(tmp_path / "data.jsonl", rows), write(tmp_path / "held_out.jsonl", rows[:3])
-    with pytest.raises(DataError, match=r"data\.reserved_path\) none is left"):
+    with pytest.raises(DataError, match=r"data\.reserved_path\) is left"):
         prepare(tmp_path, model, data, held_out_path=str(held_out), reserved_path=str(held_out))

@@ -185,7 +185,7 @@ def test_differences_are_paired_over_problems(tmp_path: Path) -> None:
     *(pytest.param(*both, marks=SLOW) for both in (
         ({"base": 8, "sft": 20, "moe": 20, "merged": 20}, "solve the same problems"),
         ({"base": 8, "sft": 19, "moe": 20, "merged": 20}, "p = 1.00): no difference can be claimed"),
-        ({"base": 8, "sft": 15, "moe": 20, "merged": 20}, "p = 0.062): a hint and no more"))),
+        ({"base": 8, "sft": 15, "moe": 20, "merged": 20}, "p = 0.062): only a hint"))),
 ])
 def test_certainty_is_said_in_words(tmp_path: Path, solved: dict[str, int], expected: str) -> None:
     _, output = report(tmp_path, make_artifacts(tmp_path, solved=solved))
@@ -196,10 +196,10 @@ def test_certainty_is_said_in_words(tmp_path: Path, solved: dict[str, int], expe
 
 @pytest.mark.parametrize(("change", "expected"), [
     ({"uniform": 0.529}, "Learned mixing is worse than uniform mixing"),
-    ({"movement": 0.002}, "did not move"),
+    ({"movement": 0.002}, "barely moved"),
     pytest.param({"dead": True}, "1 routed expert with a load under 1% on held-out rows: layer 0 expert 1.", marks=SLOW),
     pytest.param({"moe": {"diverged_at_step": 70}}, "the MoE: The training loss diverged: at step 70", marks=SLOW),
-    pytest.param({"moe": {"dead_expert_steps": 100}}, "less than 1% of the tokens for 100 steps", marks=SLOW),
+    pytest.param({"moe": {"dead_expert_steps": 100}}, "less than 1% of the tokens for 100 consecutive steps", marks=SLOW),
     pytest.param({"infrastructure_errors": 2}, "2 answers could not be graded", marks=SLOW),
     pytest.param({"solved": dict.fromkeys(SOLVED, 0)}, "demo benchmark is too hard to tell these models apart.", marks=SLOW),
     pytest.param({"solved": dict.fromkeys(SOLVED, 39)}, "demo benchmark is too easy to tell these models apart.", marks=SLOW),
@@ -420,7 +420,7 @@ def test_what_was_dropped_as_contaminated_is_shown(tmp_path: Path, dropped: bool
     section = (output / "comparison.md").read_text(encoding="utf-8").split("## Decontamination")[1]
     assert "88 rows were searched for the problems of he.jsonl, mbpp.jsonl" in section
     card = (output / "README.md").read_text(encoding="utf-8")
-    assert f"problems of he.jsonl, mbpp.jsonl; of 88 rows {int(dropped)} held one and were dropped." in card
+    assert f"problems of he.jsonl, mbpp.jsonl; of 88 rows, {int(dropped)} contained one and were dropped." in card
     if not dropped:
         assert "None had to be dropped." in section
         return

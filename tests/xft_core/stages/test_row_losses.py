@@ -66,7 +66,7 @@ def test_work_is_steps_times_that_of_a_step(ready: Path, tuned: Path, tmp_path: 
 
 
 def test_an_artifact_that_is_no_training_is_refused(ready: Path, tuned: Path, tmp_path: Path) -> None:  # noqa: F811
-    with pytest.raises(ArtifactError, match="is of the stage prepare: only sft and mix train"):
+    with pytest.raises(ArtifactError, match=r"is an artifact of prepare\. Give artifacts of sft and mix only"):
         measured(ready, tmp_path / "x", tuned / "dense", ready / "data")
 
 
@@ -98,7 +98,7 @@ def test_a_mean_of_models_is_measured_and_its_key_is_of_weights_and_contents(rea
     assert stage_key(stage("x", {"a": 0.4, "b": 0.6}, a=ready / "dense", b=other)) != made.key
     with pytest.raises(ValueError, match="they must sum to 1"):
         stage("x", {"a": 0.5, "b": 0.6}, a=ready / "dense", b=other)
-    with pytest.raises(ValueError, match="name the same"):
+    with pytest.raises(ValueError, match="use the same names"):
         stage("x", half, a=ready / "dense")
 
 
@@ -139,7 +139,7 @@ def test_the_report_has_the_merged_model_beside_each_rival(tmp_path: Path) -> No
     assert lines["SFT soup of 2"][3:] == ["2.00", "0.99", "work"]
     assert lines["SFT, mean of last 5"][3:] == ["1.00", "0.50", "tokens"]
     assert lines["SFT soup of 2, WiSE 0.7"][1].startswith("+0.0")
-    assert "At equal floating-point work: the merged model has" in text and "than SFT soup of 2" in text
+    assert "At equal floating-point work: the merged model's held-out loss is" in text and "than that of SFT soup of 2" in text
     assert "found by looking at these rows" in text  # four of equal tokens
 
 

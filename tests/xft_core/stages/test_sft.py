@@ -255,7 +255,7 @@ def test_inputs_that_are_no_inputs_are_refused(ready: Path, tmp_path: Path) -> N
 
 def test_data_prepared_with_another_tokenizer_is_refused(ready: Path, tmp_path: Path) -> None:
     other = dense_model(tmp_path / "other", vocab_size=100)
-    with pytest.raises(DataError, match="the model knows 100 tokens: it was prepared with another model's tokenizer"):
+    with pytest.raises(DataError, match="the model has 100 tokens: the data was prepared with another model's tokenizer"):
         run_stage(SftStage(output=tmp_path / "out", model=str(other), data=ready / "data", sft=FAST))
 
 

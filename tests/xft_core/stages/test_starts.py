@@ -54,7 +54,7 @@ def test_each_expert_is_its_models_ffn_and_all_else_is_the_models(tmp_path: Path
 
 def test_experts_of_another_form_or_number_are_refused(tmp_path: Path) -> None:
     dense, other = dense_model(tmp_path / "dense"), dense_model(tmp_path / "other", intermediate_size=64)
-    with pytest.raises(CheckpointError, match="is of another form"):
+    with pytest.raises(CheckpointError, match="has another form"):
         run_stage(upcycled(tmp_path / "a", dense, dense, other))
     with pytest.raises(CheckpointError, match="1 models are given for 2 routed experts"):
         run_stage(upcycled(tmp_path / "b", dense, dense))

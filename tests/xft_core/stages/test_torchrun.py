@@ -241,14 +241,14 @@ def killed_and_gone_on_with(
 def test_where_one_of_two_was_killed_one_alone_goes_on(ready: Path, tmp_path: Path) -> None:
     killed_and_gone_on_with(
         ready, tmp_path, 1, signal.SIGKILL, 137,
-        r"error: sft: process 1 of 2 \(from 0\) was ended from outside \(SIGKILL\)\. .* lower sft\.micro_batch_size")
+        r"error: sft: process 1 of 2 \(from 0\) was stopped from outside \(SIGKILL\)\. .* lower sft\.micro_batch_size")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("victim", "number", "status", "message"), [
     (0, signal.SIGKILL, 137, r"error: sft: process 0 of 2"),
-    (1, signal.SIGTERM, 75, r"error: sft: process 1 of 2 \(from 0\) was ended from outside \(SIGTERM\)\.$"),
-    (None, signal.SIGTERM, 75, r"error: sft: ended from outside \(SIGTERM\)"),
+    (1, signal.SIGTERM, 75, r"error: sft: process 1 of 2 \(from 0\) was stopped from outside \(SIGTERM\)\.$"),
+    (None, signal.SIGTERM, 75, r"error: sft: stopped from outside \(SIGTERM\)"),
     (None, signal.SIGINT, 130, "error: interrupted"),
     (None, signal.SIGKILL, -signal.SIGKILL, "")], ids=str)
 def test_whichever_is_ended_and_however(
@@ -258,7 +258,7 @@ def test_whichever_is_ended_and_however(
 
 @pytest.mark.slow
 def test_a_mistake_in_one_process_is_told_in_its_words(ready: Path, tmp_path: Path) -> None:
-    with pytest.raises(XftError, match=r"not prepared data: it has no whole train\.safetensors"):
+    with pytest.raises(XftError, match=r"not prepared data: it has no valid train\.safetensors"):
         run_stage(stage(ready, tmp_path / "out", "dense", num_processes=2).model_copy(update={"data": ready / "dense"}))
 
 
@@ -270,7 +270,7 @@ def test_a_fault_in_one_process_is_shown_once(ready: Path, tmp_path: Path, capfd
     weights["model.layers.0.mlp.router.output.weight"][:] = torch.nan
     save_file(weights, tmp_path / "broken" / "model.safetensors")
     config = stage(ready, tmp_path / "out", "moe", num_processes=2)
-    with pytest.raises(RuntimeError, match="the router's logits hold NaN"):
+    with pytest.raises(RuntimeError, match="the router's logits contain NaN"):
         run_stage(config.model_copy(update={"model": str(tmp_path / "broken")}))
     assert capfd.readouterr().err.count("Traceback") == 1
 
@@ -293,7 +293,7 @@ def test_two_machines(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     wait_for(lambda: (tmp_path / "lost.partial" / "checkpoints" / "checkpoint-2" / "whole").is_file())
     joined.kill()
     (_, said), _ = process.communicate(timeout=300), joined.communicate()
-    assert process.returncode == 75 and "error: sft: another of its 2 processes is gone" in said and "Traceback" not in said
+    assert process.returncode == 75 and "error: sft: one of its 2 processes was lost" in said and "Traceback" not in said
     wait_for(lambda: not workers_of(tmp_path / "lost.partial"))
 
 

@@ -98,16 +98,16 @@ def test_damage_is_noticed_and_rebuilt(damage: str, tmp_path: Path) -> None:
 def test_a_place_that_holds_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "thesis.tex").write_text("years of work")
-    with pytest.raises(ArtifactError, match="already holds something"):
+    with pytest.raises(ArtifactError, match="already contains something"):
         run_stage(CountingStage(output=tmp_path / "a"))
     assert (tmp_path / "a" / "thesis.tex").read_text() == "years of work" and runs == []
     run_stage(CountingStage(output=tmp_path / "b"))
-    with pytest.raises(ArtifactError, match="already holds another artifact"):
+    with pytest.raises(ArtifactError, match="already contains another artifact"):
         run_stage(CountingStage(output=tmp_path / "b", text="other"))
     assert read_manifest(tmp_path / "b").metrics == {"length": 5}
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "manifest.json").write_text('{"name": "my web app"}')
-    with pytest.raises(ArtifactError, match="already holds something"):
+    with pytest.raises(ArtifactError, match="already contains something"):
         run_stage(CountingStage(output=tmp_path / "c"))
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["manifest.json"]
 
@@ -115,7 +115,7 @@ def test_a_place_that_holds_something_else_is_left_alone(tmp_path: Path) -> None
 def test_a_damaged_artifact_of_another_key_is_refused_not_moved(tmp_path: Path) -> None:
     run_stage(CountingStage(output=tmp_path / "a"))
     (tmp_path / "a" / "deep" / "file.txt").write_text("damaged")
-    with pytest.raises(ArtifactError, match="already holds another artifact"):
+    with pytest.raises(ArtifactError, match="already contains another artifact"):
         run_stage(CountingStage(output=tmp_path / "a", text="other"))
     assert (tmp_path / "a").is_dir()
 
@@ -134,7 +134,7 @@ def test_an_artifact_of_another_version_is_rebuilt_and_called_so(tmp_path: Path,
     with pytest.raises(ArtifactError, match=r"another version of this tool \(schema 1, here 2\). Delete the artifact to"):
         read_manifest(tmp_path / "a")
     assert run_stage(CountingStage(output=tmp_path / "a")).manifest.digest == whole.digest
-    assert "(schema 1, here 2). It is rebuilt; what was there is kept as a.damaged." in caplog.text
+    assert "(schema 1, here 2). It will be rebuilt; the damaged copy is kept as a.damaged." in caplog.text
     path.write_text(json.dumps({"schema_version": 1, "name": "of another tool"}))
     with pytest.raises(ArtifactError, match="is damaged: schema_version: "):
         read_manifest(tmp_path / "a")
@@ -283,7 +283,7 @@ def test_work_in_progress_that_no_stage_left_is_not_emptied(tmp_path: Path) -> N
     notes = tmp_path / "a.partial" / "notes.txt"
     notes.parent.mkdir()
     notes.write_text("mine")
-    with pytest.raises(ArtifactError, match=r"a\.partial' is where work in progress is kept, and holds something"):
+    with pytest.raises(ArtifactError, match=r"a\.partial' is reserved for work in progress, but contains something"):
         run_stage(CountingStage(output=tmp_path / "a"))
     assert notes.read_text() == "mine" and runs == []
     notes.unlink()
@@ -301,7 +301,7 @@ def test_a_file_that_is_called_as_a_lock_keeps_its_content(tmp_path: Path) -> No
 def test_nothing_is_written_through_a_link(target: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "a").symlink_to(tmp_path / target)
-    with pytest.raises(ArtifactError, match="already holds something"):
+    with pytest.raises(ArtifactError, match="already contains something"):
         run_stage(CountingStage(output=tmp_path / "a"))
     assert runs == [] and not (tmp_path / "elsewhere").exists() and not any((tmp_path / "empty").iterdir())
 

@@ -169,7 +169,7 @@ def test_entropy_is_added_for_top_p_from_a_tenth_of_the_steps_on() -> None:
 @pytest.mark.parametrize(("upcycle", "sft", "message"), [
     ({"router": "hashed"}, {"balance": "bias"}, r"sft\.balance is bias, but upcycle\.router is hashed"),
     ({"num_experts_per_tok": 2}, {"diversity_weight": 0.1}, "but there is only one"),
-    ({"router": "random"}, {"router_gradient": "dense"}, "nothing that could learn from it"),
+    ({"router": "random"}, {"router_gradient": "dense"}, "nothing could learn from it"),
     ({"router": "frozen"}, {"score_variance_weight": 0.1}, "needs a router that learns")])
 def test_what_does_not_fit_is_refused(upcycle: dict[str, Any], sft: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):

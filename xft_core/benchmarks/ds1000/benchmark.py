@@ -33,11 +33,11 @@ class DS1000(Kind[Problem]):
         return prompts.build_prompt(problem, style, tokenizer)
 
     def stops(self, problems: Sequence[Problem], style: str) -> tuple[str, ...]:
-        """See Kind. The same for all."""
+        """See Kind. They are the same for all problems and styles."""
         return prompts.STOPS
 
     def solution(self, problem: Problem, completion: str, style: str) -> str:
-        """See Kind. The answer alone: the problem's tests know where it belongs."""
+        """See Kind. The answer alone: the problem's tests insert it where it belongs."""
         return prompts.answer(completion)
 
     def texts(self, problem: Problem) -> tuple[str, str]:
@@ -45,13 +45,13 @@ class DS1000(Kind[Problem]):
         return problem.prompt, problem.reference_code
 
     def open_grader(self, config: EvaluateConfig, benchmark: Path) -> Grader[Problem]:
-        """See Kind. Raises SandboxError, with the command that makes it, also where the environment is missing."""
+        """See Kind. Also raises SandboxError, with the command that creates it, if the environment is missing."""
         from xft_core.benchmarks.ds1000.grading import DS1000Grader
 
         return DS1000Grader(config, find_environment(config.ds1000_environment))
 
     def versions(self, benchmark: Path, config: EvaluateConfig) -> dict[str, str | None]:
-        """See Kind. Raises SandboxError, with the command that makes it, where the environment is missing."""
+        """See Kind. Raises SandboxError, with the command that creates it, if the environment is missing."""
         return find_environment(config.ds1000_environment).key()
 
     def groups(self, problem: Problem) -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""The environment that DS-1000 is graded in: libraries of its time, apart from those that this package runs on.
+"""The environment that grades DS-1000: library releases of its time, separate from those that this package runs on.
 
-    pinned    the releases in requirements.txt, in an environment of their own made by ``create``. Its directory:
+    pinned    the releases in requirements.txt, in a separate environment created by ``create``. Its directory:
               XFT_DS1000_ENVIRONMENT, or ds1000 in XDG_CACHE_HOME/xft (~/.cache/xft)
-    current   the Python and the libraries of this package, whatever they are. Scores are then other ones: 65 of the 1,000
-              reference answers fail under numpy 2.4 and pandas 3.1 because functions they call are gone
+    current   the Python and the libraries of this package, whatever they are. Scores then differ: 65 of the 1,000
+              reference answers fail under numpy 2.4 and pandas 3.1, which no longer have functions that they call
 """
 
 import logging
@@ -27,15 +27,15 @@ Choice = Literal["pinned", "current"]
 
 COMMAND = "python -m xft_core ds1000-environment"
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
-OWN_PLACES = ("/tmp", "/dev", "/proc")  # programs in the sandbox have these for themselves
+OWN_PLACES = ("/tmp", "/dev", "/proc")  # programs in the sandbox have their own
 WHOLE = "xft-ds1000"
-PYTHON = "3.11"  # the pinned releases have wheels for it
+PYTHON = "3.11"  # the version for which the pinned releases have wheels
 
 
 @dataclass(frozen=True)
 class Library:
-    """What problems of one library need. ``packages``: to install; ``modules``: to import before the first sample, the
-    library itself first."""
+    """What the problems of one library need. ``packages``: to install; ``modules``: to import before the first sample,
+    starting with the library itself."""
 
     packages: tuple[str, ...]
     modules: tuple[str, ...]
@@ -59,7 +59,7 @@ LIBRARIES = {
     "Tensorflow": Library(("tensorflow-cpu", "pandas"), ("tensorflow", "numpy")),
 }
 
-# Whoever lacks one of these lacks a part of the environment; a program that wants another module has made it up.
+# A missing module of these is a missing part of the environment; any other missing module is the program's own fault.
 WATCHED = (
     "numpy", "pandas", "scipy", "sklearn", "matplotlib", "seaborn", "PIL", "statsmodels", "xgboost", "gensim", "yaml", "torch",
     "tensorflow")
@@ -69,7 +69,7 @@ NAMED = ("numpy", "pandas", "scipy", "scikit-learn", "matplotlib", "torch", "ten
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment that is there. ``mounts``: directories a sandbox must show; ``packages``: version by name."""
+    """An existing environment. ``mounts``: directories that the sandbox must mount; ``packages``: version by name."""
 
     choice: Choice
     python: Path
@@ -78,19 +78,19 @@ class Environment:
     packages: dict[str, str]
 
     def facts(self) -> dict[str, object]:
-        """What is recorded with results."""
+        """The facts that are recorded with results."""
         return {"environment": self.choice, "python": self.python_version, "packages": self.packages}
 
     def key(self) -> dict[str, str | None]:
-        """What tells this environment from another one in which answers may get other verdicts."""
+        """What distinguishes this environment from one in which answers may get other verdicts."""
         named = {name: self.packages.get(name) for name in NAMED}
         everything = digest_of(self.packages)[:16]
         return {"environment": self.choice, "python": self.python_version, **named, "all_packages": everything}
 
 
 def find_environment(choice: Choice) -> Environment:
-    """The environment that is asked for. Raises SandboxError, with the command that makes it, when it is not there or is
-    not what requirements.txt says."""
+    """Find the chosen environment. Raises SandboxError, with the command that creates it, if it does not exist or does not
+    match requirements.txt."""
     if choice == "current":
         return Environment(
             "current", python(), (), _version(sys.version_info[:3]), _packages(*filter(None, sys.path)))
@@ -98,27 +98,27 @@ def find_environment(choice: Choice) -> Environment:
 
 
 def create(place: Path, libraries: list[str]) -> Environment:
-    """Make the pinned environment in ``place``, with what problems of ``libraries`` need; all if empty.
+    """Create the pinned environment in ``place``, with the packages that problems of ``libraries`` need (all if empty).
 
-    Raises SandboxError when there is no Python for it, or when pip fails.
+    Raises SandboxError if there is no Python for it, or if pip fails.
     """
     _check_place(place)
     if place.exists() and not (place / "pyvenv.cfg").is_file() and any(place.iterdir()):
-        raise SandboxError(f"{str(place)!r} holds something else than a Python environment. Name another directory.")
+        raise SandboxError(f"{str(place)!r} is not empty and not a Python environment. Name another directory.")
     packages = sorted({package for name in libraries or LIBRARIES for package in LIBRARIES[name].packages})
-    logger.info("Installing into %s, some minutes: %s", place, ", ".join(packages))
+    logger.info("Installing into %s (takes some minutes): %s", place, ", ".join(packages))
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
     _run([_python_for_pins(), "-m", "venv", str(place)])
     _run([str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--constraint", str(REQUIREMENTS), *packages])
-    # Made where it stays, since an environment cannot be moved; so what tells that it is whole is written last.
+    # It is created in its final place, since an environment cannot be moved; so the mark of a complete one is written last.
     with (place / "pyvenv.cfg").open("a", encoding="utf-8") as stream:
         stream.write(f"{WHOLE} = true\n")
     return _pinned(place)
 
 
 def requirements() -> dict[str, str]:
-    """Version by package, as pinned."""
+    """The pinned version of each package."""
     lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
     pairs = [line.partition("==")[::2] for line in lines if "==" in line and not line.startswith("#")]
     return {_normal(name): version.strip() for name, version in pairs}
@@ -128,9 +128,9 @@ def _pinned(place: Path) -> Environment:
     settings = _settings(place)
     if settings is None:
         raise SandboxError(
-            f"DS-1000 needs libraries of its time, and there is no environment for it in {str(place)!r}. Make it with "
-            f"'{COMMAND}' (about 3 GB), or name the directory of one in XFT_DS1000_ENVIRONMENT. evaluate.ds1000_environment: "
-            "current grades with the libraries of this package; scores are then other ones.")
+            f"DS-1000 needs library releases of its time, and there is no environment for it in {str(place)!r}. Create it with "
+            f"'{COMMAND}' (about 3 GB), or set XFT_DS1000_ENVIRONMENT to the directory of one. evaluate.ds1000_environment: "
+            "current grades with the libraries of this package, but scores then differ.")
     _check_place(place)
     version = settings["version"]
     packages = _packages(str(place / "lib" / f"python{version.rpartition('.')[0]}" / "site-packages"))
@@ -140,7 +140,7 @@ def _pinned(place: Path) -> Environment:
     if wrong:
         raise SandboxError(
             f"The environment for DS-1000 in {str(place)!r} is not the pinned one: {', '.join(wrong)}. Delete the directory "
-            f"and make it again with '{COMMAND}'.")
+            f"and create it again with '{COMMAND}'.")
     base = Path(settings["home"]).resolve().parent
     return Environment("pinned", place / "bin" / "python", (place, base), version, packages)
 
@@ -148,12 +148,12 @@ def _pinned(place: Path) -> Environment:
 def _check_place(place: Path) -> None:
     if any(place.resolve().is_relative_to(own) for own in OWN_PLACES):
         raise SandboxError(
-            f"The environment for DS-1000 cannot be in {str(place)!r}: programs in the sandbox have a directory "
-            f"/{place.parts[1]} of their own and would not find it. Make it elsewhere: '{COMMAND} DIRECTORY'.")
+            f"The environment for DS-1000 cannot be in {str(place)!r}: programs in the sandbox have their own "
+            f"/{place.parts[1]} and would not find it. Create it elsewhere: '{COMMAND} DIRECTORY'.")
 
 
 def _settings(place: Path) -> dict[str, str] | None:
-    """pyvenv.cfg of an environment that is whole; None where there is none."""
+    """The settings in pyvenv.cfg of a complete environment; None if there is none."""
     mark = place / "pyvenv.cfg"
     if not mark.is_file():
         return None
@@ -182,7 +182,7 @@ def _python_for_pins() -> str:
     if found is None:
         raise SandboxError(
             f"The libraries that DS-1000 needs exist for Python {PYTHON}; this is {_version(sys.version_info[:2])}, and there "
-            f"is no python{PYTHON} on the PATH. Install it and start '{COMMAND}' again.")
+            f"is no python{PYTHON} on the PATH. Install it and run '{COMMAND}' again.")
     return found
 
 
@@ -190,4 +190,5 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        raise SandboxError(f"The environment for DS-1000 could not be made: {' '.join(lines[-3:])} ({' '.join(command[:4])} …)")
+        raise SandboxError(
+            f"The environment for DS-1000 could not be created: {' '.join(lines[-3:])} ({' '.join(command[:4])} …)")

@@ -1,18 +1,18 @@
-"""The program that runs DS-1000's tests. It runs contained, in the environment for DS-1000, imports nothing of this package,
-and stays: what takes long, importing a library, is done once, and each sample runs in a fork.
+"""The program that runs DS-1000's tests. It runs contained, in the environment for DS-1000, and imports nothing from this
+package. It stays alive: the slow part, importing a library, is done once, and each sample runs in a fork.
 
-Argument: a JSON object, {"modules": names imported before the first fork, "watched": modules whose absence is to be told,
-"contained": whether all processes and files of this place are its own}.
-stdin, one JSON object a line: {"code_context": text, "samples": [text, ...], "seconds": float}
-stdout, one JSON object a line:
-    {"missing": ["torch"]}                                   once, after the imports: the watched modules that are not there
+Argument: a JSON object, {"modules": names imported before the first fork, "watched": modules whose absence is reported,
+"contained": whether it owns all processes and files that it sees}.
+stdin, one JSON object per line: {"code_context": text, "samples": [text, ...], "seconds": float}
+stdout, one JSON object per line:
+    {"missing": ["torch"]}                                   once, after the imports: the watched modules that are missing
     {"started": 0}                                           before each sample
     {"sample": 0, "status": "pass", "detail": ""}            after it: pass, fail, timeout (of processor time), waits (it
-                                                             is not done, and had used little)
+                                                             is not done, and has used little processor time)
 
-A sample passes when its fork, after the tests came to their end, hands over a word that was drawn for this one fork. A
-program that ends the process before, by whatever call, has not passed. While a sample runs, its output goes nowhere;
-afterwards every process and file that it left is gone, so that none can reach the next sample.
+A sample passes if its fork, after the tests have finished, hands over a word drawn for this one fork. A program that ends
+the process earlier, by whatever call, does not pass. While a sample runs, its output is discarded; afterwards every
+process and file that it left is removed, so that none can reach the next sample.
 """
 
 import ctypes
@@ -40,7 +40,7 @@ DETAIL_CHARACTERS = 400
 WALL_FACTOR = 3  # the limit is of processor time: other work on the machine changes no verdict
 TOO_LONG = -1
 
-# Where tests look for their comparisons. What a program rebinds in them is put back before its result is compared.
+# Where tests find their comparisons. Names that a program rebinds in them are restored before its result is compared.
 PROTECTED = (
     "builtins", "numpy", "numpy.testing", "pandas", "pandas.testing", "pandas._testing", "torch", "torch.testing",
     "tensorflow", "PIL.Image")
@@ -75,12 +75,12 @@ def main() -> None:
 
 
 def answer(verdicts: Any, event: dict[str, Any]) -> None:
-    """One line, at once."""
+    """Write one event as a line, without buffering."""
     print(json.dumps(event), file=verdicts, flush=True)
 
 
 def run(code_context: str, sample: str, seconds: float, settings: dict[str, Any]) -> tuple[str, str]:
-    """Status and detail of one sample, in a fork with a directory of its own."""
+    """Run one sample in a fork with its own directory, and return its status and detail."""
     directory = tempfile.mkdtemp()
     word = secrets.token_bytes(16)
     received, sent = os.pipe()
@@ -104,7 +104,7 @@ def run(code_context: str, sample: str, seconds: float, settings: dict[str, Any]
 
 
 def receive(descriptor: int, child: int, deadline: float) -> tuple[bytes, int]:
-    """What the fork wrote, and the signal that ended it: 0 for none, TOO_LONG where it has not ended by ``deadline``."""
+    """What the fork wrote, and the signal that ended it: 0 for none, TOO_LONG if it has not ended by ``deadline``."""
     message, is_open = b"", True
     while time.monotonic() < deadline:
         if is_open and select.select([descriptor], [], [], 0.1)[0]:
@@ -113,7 +113,7 @@ def receive(descriptor: int, child: int, deadline: float) -> tuple[bytes, int]:
             is_open = bool(part)
             continue
         ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:  # a process that it left behind may hold the pipe open for ever
+        if ended:  # a process that it left behind may hold the pipe open forever
             return message, os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if not is_open:
             time.sleep(0.005)
@@ -121,7 +121,7 @@ def receive(descriptor: int, child: int, deadline: float) -> tuple[bytes, int]:
 
 
 def clean_up(directory: str, child: int, contained: bool) -> None:
-    """End whatever the sample left: processes, and files where no one else's can be."""
+    """Remove what the sample left: processes and, if ``contained``, files."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)
     if contained:
@@ -142,7 +142,7 @@ def clean_up(directory: str, child: int, contained: bool) -> None:
 
 
 def test(code_context: str, sample: str, seconds: float, directory: str, word: bytes, verdict: int) -> None:
-    """In the fork: run the tests on the sample, hand over the word or what went wrong, and end."""
+    """In the fork: run the tests on the sample, hand over the word or the error, and end."""
     message = b""
     try:
         os.setsid()
@@ -172,8 +172,8 @@ def test(code_context: str, sample: str, seconds: float, directory: str, word: b
 
 
 def guarded(code: str, variables: dict[str, Any], tests: dict[str, Any]) -> None:
-    """What DS-1000's tests call to run a program: afterwards builtins, the libraries' comparisons and the tests' own names
-    are what they were, and so is the code of functions among them."""
+    """Run a program for DS-1000's tests. Afterwards, restore builtins, the libraries' comparisons and the tests' own names,
+    including the code of functions among them."""
     spaces = [*protected(), tests]
     before = [(space, dict(space)) for space in spaces]
     functions = [
@@ -191,14 +191,14 @@ def guarded(code: str, variables: dict[str, Any], tests: dict[str, Any]) -> None
 
 
 def unwrapped(value: Any) -> Iterator[FunctionType]:
-    """A function in Python, and those that it is wrapped around."""
+    """A Python function, and the functions that it wraps."""
     while type(value) is FunctionType:
         yield value
         value = value.__dict__.get("__wrapped__")
 
 
 def protected() -> list[dict[str, Any]]:
-    """The namespaces of PROTECTED modules, of those libraries that are in use, and of their comparisons' modules."""
+    """The namespaces of the PROTECTED modules of libraries in use, and of the modules with their comparisons."""
     names = [name for name in PROTECTED if name.partition(".")[0] in sys.modules]
     modules = [importlib.import_module(name) for name in names]
     modules += [module for name, module in list(sys.modules.items()) if name.startswith(WITH_MODULES_BELOW) and module]

@@ -1,4 +1,4 @@
-"""Verdicts on samples of DS-1000: contained processes, one library each, that run ``grader_process.py``."""
+"""Verdicts on samples of DS-1000, from contained processes, each for one library, that run ``grader_process.py``."""
 
 import json
 import re
@@ -37,7 +37,7 @@ CANARIES = (("result = test_input + 1", "pass"), ("result = test_input", "fail")
 
 
 class DS1000Grader(Grader[Problem]):
-    """DS-1000's tests in a sandbox. Raises SandboxError when there is none, or when it does not tell right from wrong."""
+    """DS-1000's tests in a sandbox. Raises SandboxError if there is no sandbox, or if a canary gets a wrong verdict."""
 
     def __init__(self, config: EvaluateConfig, environment: Environment) -> None:
         self._environment, self._memory_limit_mb = environment, config.memory_limit_mb
@@ -61,8 +61,8 @@ class DS1000Grader(Grader[Problem]):
                 f"{self._memory_limit_mb} MB). {REMEDY}")
 
     def ungradable(self, problem: Problem) -> str | None:
-        """See Grader. It goes by what the problem and its reference import: an answer that imports what is not there is
-        wrong."""
+        """See Grader. It depends on the imports of the problem and its reference: an answer that imports a missing module
+        is wrong."""
         texts = "\n".join((problem.code_context, problem.prompt, problem.reference_code))
         needed = self._missing & {*IMPORTED.findall(texts), *LIBRARIES.get(problem.library, Library((), ())).modules[:1]}
         if not needed:
@@ -89,7 +89,7 @@ class DS1000Grader(Grader[Problem]):
         return verdicts + [NOT_GRADED] * (len(samples) - len(verdicts))
 
     def _attempt(self, problem: Problem, samples: list[str], seconds: float, alone: bool) -> list[Verdict]:
-        """The verdicts that one process arrives at, of the first samples, one at least; it is gone if that is not all."""
+        """The verdicts of one process on the first samples, at least one; if they are not all, the process has ended."""
         verdicts: list[Verdict] = []
         process = self._take(problem.library)
         try:
@@ -109,7 +109,8 @@ class DS1000Grader(Grader[Problem]):
         return verdicts
 
     def _take(self, library: str) -> "Process":
-        """A process that waits for work on this library. Those of other libraries, which hold memory, are ended."""
+        """Take an idle process for this library. If there is none, end those of other libraries, which hold memory, and
+        start one."""
         with self._lock:
             mine = next((process for process in self._idle if process.library == library), None)
             if mine:
@@ -124,7 +125,7 @@ class DS1000Grader(Grader[Problem]):
 
 
 class Process:
-    """One process of ``grader_process.py``; starting it imports the library, which takes seconds."""
+    """One process that runs ``grader_process.py``. Starting it imports the library, which takes seconds."""
 
     def __init__(self, library: str, environment: Environment, sandbox: Sandbox, memory_limit_mb: int) -> None:
         self.library, self._sandbox, self._stack = library, sandbox, ExitStack()
@@ -140,7 +141,7 @@ class Process:
         self.missing = frozenset(ready["missing"] if ready else ())
 
     def send(self, request: dict[str, Any]) -> None:
-        """Give it work. That it is gone shows in ``receive``."""
+        """Give it work. If the process has ended, ``receive`` shows it."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -149,7 +150,7 @@ class Process:
             pass
 
     def receive(self, seconds: float) -> dict[str, Any] | None:
-        """What it says next; None when it is gone, says nothing for so long, or ``stop`` is set."""
+        """Its next event; None if it has ended, is silent for ``seconds``, or ``stop`` is set."""
         assert self._process.stdout is not None
         deadline = time.monotonic() + seconds
         while b"\n" not in self._unread:
@@ -164,12 +165,12 @@ class Process:
         line, _, self._unread = self._unread.partition(b"\n")
         try:
             event: dict[str, Any] = json.loads(line)
-        except ValueError:  # only where a sample, uncontained, got at the process
+        except ValueError:  # only if an uncontained sample tampered with the process
             return None
         return event
 
     def end(self) -> None:
-        """End it and all it started."""
+        """End it and everything it started."""
         self._stack.close()
 
 

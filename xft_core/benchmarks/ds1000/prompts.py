@@ -1,10 +1,10 @@
-"""Prompts and stops of DS-1000, and the program that is graded: the answer alone, which its tests put into their own code.
+"""Prompts and stops of DS-1000, and the program that is graded: the answer alone, which the tests insert into their own code.
 
-completion       the prompt as the benchmark has it. It ends where the answer begins
-magicoder, chat  Magicoder's form, which the XFT paper measured with: the question with its code marks as fences, a sentence
-                 that says what to do, and an answer that begins with a fence. One thing is added: where the answer is the
-                 body of a function (51 of the 1,000 problems), the answer begins with the function's own first lines,
-                 since tests put nothing but a body into it
+completion       the benchmark's own prompt, which ends where the answer begins
+magicoder, chat  Magicoder's form, which the XFT paper used: the question with its code marks as fences, a sentence
+                 that says what to do, and an answer that begins with a fence. One addition: if the answer is the body of a
+                 function (51 of the 1,000 problems), it begins with the function's own first lines, since the tests
+                 insert nothing but a body
 """
 
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from xft_core.errors import DataError
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-# The end of an answer as DS-1000 marks it, and as models close a block of code. Those of DS-1000's own harness.
+# How DS-1000 marks the end of an answer, and how models close a block of code. The same as in DS-1000's own harness.
 STOPS = ("</code>", "# SOLUTION END", "END SOLUTION", FENCE)
 
 FUNCTION_BODY = "### BEGIN SOLUTION"
@@ -26,7 +26,7 @@ REQUEST = 'Complete the Python code in "..."'
 
 
 def build_prompt(problem: Problem, style: str, tokenizer: "PreTrainedTokenizerBase") -> PromptText:
-    """The prompt of one problem. Raises DataError for a style that does not exist, or chat where there is no template."""
+    """The prompt of one problem. Raises DataError for an unknown style, or for chat if there is no template."""
     if style == "completion":
         return PromptText(problem.prompt, has_special_tokens=False)
     question = problem.prompt.replace("<code>", f"{FENCE}python").replace("</code>", FENCE)
@@ -40,13 +40,13 @@ def build_prompt(problem: Problem, style: str, tokenizer: "PreTrainedTokenizerBa
 
 
 def answer(completion: str) -> str:
-    """The answer in what a model wrote: all of it up to the first stop."""
+    """The answer: all that a model wrote, up to the first stop."""
     return cut(completion, STOPS)
 
 
 def _function_head(problem: Problem) -> str:
-    """The lines of the function whose body is asked for, "" where the answer is not a body. Without a newline at the end:
-    see ``problem_code`` of EvalPlus's prompts."""
+    """The first lines of the function whose body is the answer; "" if the answer is not a body. No newline at the end: see
+    ``problem_code`` in evalplus/prompts.py."""
     if not problem.prompt.rstrip().endswith(FUNCTION_BODY):
         return ""
     lines = problem.prompt.rstrip().splitlines()[:-1]

@@ -1,1 +1,1 @@
-"""Benchmarks in EvalPlus form: HumanEval(+), MBPP(+), and your own in the same schema."""
+"""Benchmarks in EvalPlus form: HumanEval(+), MBPP(+), and your own benchmarks in the same schema."""

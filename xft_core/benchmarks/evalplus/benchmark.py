@@ -32,7 +32,7 @@ class EvalPlus(Kind[Problem]):
         return prompts.build_prompt(problem, style, tokenizer)
 
     def stops(self, problems: Sequence[Problem], style: str) -> tuple[str, ...]:
-        """See Kind. They depend on the style alone."""
+        """See Kind. They depend only on the style."""
         return prompts.STOPS[style]
 
     def solution(self, problem: Problem, completion: str, style: str) -> str:

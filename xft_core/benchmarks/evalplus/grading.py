@@ -1,8 +1,8 @@
-"""Verdicts on samples. See contained/: a judge for each problem, in a sandbox that starts one after another, and a sandbox
-for each sample and suite.
+"""Verdicts on samples. Each problem has a judge (see contained/), in a sandbox that starts one judge after another; each
+sample and suite has its own sandbox.
 
-The judge and a sample's process speak over a channel of their own, which is made here; what a sample sends is read by
-the judge alone.
+The judge and a sample's process communicate over their own channel, which is created here. Only the judge reads what a
+sample sends.
 """
 
 import compileall
@@ -33,17 +33,17 @@ from xft_core.recipe.sections import EvaluateConfig
 from xft_core.sandbox.bubblewrap import REMEDY, PythonProgram, Resources, Sandbox, open_sandbox
 from xft_core.sandbox.processor_time import RunningTime, is_overloaded, time_of
 
-# A last resort. The slowest reference of HumanEval+ and MBPP+ takes 41 s on a machine that does nothing else; the judge
-# gives a sample on one suite of inputs up after 62 s, or four times what the reference took.
+# A last resort. The slowest reference of HumanEval+ and MBPP+ takes 41 s on an idle machine. The judge gives up on a
+# sample's suite of inputs after 62 s, or after four times the reference's time.
 REFERENCE_SECONDS, SUITE_SECONDS, ANSWER_SECONDS = 900, 3600, 300
-MESSAGE_SECONDS = 30  # from the first byte of one to its last
-OWN_PROCESSOR_SECONDS = 5  # of a sample's sandbox, to come up and to say what was returned
-# A pool of threads has up to 32; the sandbox's own processes count too.
+MESSAGE_SECONDS = 30  # from the first byte of a message to its last
+OWN_PROCESSOR_SECONDS = 5  # for a sample's sandbox to start and to report return values
+# A thread pool has up to 32 threads; the sandbox's own processes count too.
 PROCESSES = 40
 MESSAGE_BYTES, ANSWER_BYTES = 4096, 2**20
 SECONDS_BETWEEN_LOOKS = 0.5
 
-# All that a sandbox is shown of this package: the rest of it is no business of a sample's.
+# The only parts of this package that a sandbox mounts; samples must not see the rest.
 PACKAGE = Path(xft_core.__file__).parent
 CONTAINED = Path(contained.__file__).parent
 MOUNTS = [CONTAINED, *(path / "__init__.py" for path in CONTAINED.parents if path.is_relative_to(PACKAGE))]
@@ -58,19 +58,19 @@ CANARY = Problem(
 CANARIES: dict[str, tuple[str, tuple[Status, ...]]] = {
     "a right": ("def add(a, b):\n    return b + a\n", ("pass",)),
     "a wrong": ("def add(a, b):\n    return a - b\n", ("fail",)),
-    # A machine that is very busy may be late with the alarm; the judge ends the program then.
+    # On a very busy machine the alarm may be late; then the judge ends the program.
     "an endless": ("def add(a, b):\n    while True: pass\n", ("fail", "timeout"))}
 CANARY_SECONDS = 1.0
 
 
 class NoVerdict(Exception):
-    """The judge, or the sandbox of a sample, is gone; nothing is known of the sample."""
+    """The judge, or the sandbox of a sample, has ended; nothing is known about the sample."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one sample: seconds for one input (the larger of ``min_time_limit`` and the reference's own time multiplied by
-    ``time_limit_factor``) and memory in MB."""
+    """Limits of one sample: seconds for one input (the larger of ``min_time_limit`` and the reference's own time multiplied
+    by ``time_limit_factor``) and memory in MB."""
 
     min_time_limit: float
     time_limit_factor: float
@@ -78,13 +78,13 @@ class Limits:
 
 
 class EvalPlusGrader(Grader[Problem]):
-    """Raises SandboxError when there is no sandbox, or when grading in it does not tell right from wrong."""
+    """Grades EvalPlus problems. Raises SandboxError if there is no sandbox, or if a canary gets a wrong verdict in it."""
 
     def __init__(self, config: EvaluateConfig, benchmark: Path) -> None:
         self._unpacked_digest = unpacked_digest(benchmark)
         self._limits = Limits(config.min_time_limit, config.time_limit_factor, config.memory_limit_mb)
-        # A sandbox cannot write bytecode, so each of its processes would compile these anew, which doubles the time of its
-        # start. Where this user cannot write either, that remains so.
+        # A sandbox cannot write bytecode, so each of its processes would recompile these files, which doubles its start
+        # time. If this user cannot write bytecode either, it stays that way.
         compileall.compile_dir(CONTAINED, quiet=2)
         self._judges = Judges(open_sandbox(config.sandbox, MOUNTS, hidden=[benchmark]), self._limits)
         try:
@@ -94,7 +94,7 @@ class EvalPlusGrader(Grader[Problem]):
             raise
 
     def grade(self, problem: Problem, samples: list[str], alone: bool = False) -> list[Verdict]:
-        """See Grader. Raises DataError when the problem's own canonical solution fails."""
+        """See Grader. Raises DataError if the problem's own canonical solution fails."""
         return grade(problem, samples, self._judges, alone)
 
     def check(self) -> None:
@@ -102,7 +102,7 @@ class EvalPlusGrader(Grader[Problem]):
         check_canaries(self._judges)
 
     def facts(self) -> dict[str, Any]:
-        """See Grader. ``release``: which of evalplus's files the benchmark is, bit by bit; None for any other."""
+        """See Grader. ``release``: the evalplus release that the benchmark's content exactly matches; None for any other."""
         return {"release": RELEASES.get(self._unpacked_digest), "unpacked_sha256": self._unpacked_digest,
                 "evalplus_version": version("evalplus"), "sandbox": self._judges.sandbox.mode, "limits": asdict(self._limits)}
 
@@ -112,10 +112,10 @@ class EvalPlusGrader(Grader[Problem]):
 
 
 def grade(problem: Problem, samples: list[str], judges: "Judges", alone: bool = False) -> list[Verdict]:
-    """Verdicts on complete programs that answer ``problem``, in their order.
+    """Grade complete programs that answer ``problem``, and return their verdicts in order.
 
-    Raises DataError when the problem's own canonical solution fails, SandboxError when its judge does not even come as
-    far as that while it is ``alone`` on this machine.
+    Raises DataError if the problem's own canonical solution fails, and SandboxError if its judge does not even finish
+    running that solution while it is ``alone`` on this machine.
     """
     verdicts: list[Verdict] = []
     judge: Judge | None = None
@@ -124,11 +124,11 @@ def grade(problem: Problem, samples: list[str], judges: "Judges", alone: bool = 
             if judge is None:
                 try:
                     judge = Judge(problem, judges)
-                except NoVerdict as reason:  # no fault of any sample's
+                except NoVerdict as reason:  # not the fault of a sample
                     if alone and not judges.sandbox.stop.is_set():
                         raise SandboxError(
                             f"Benchmark problem {problem.task_id!r} cannot be graded here: with nothing else being graded, "
-                            f"{reason} while it ran the canonical_solution. Does memory run out on this machine, or is "
+                            f"{reason} while it ran the canonical_solution. Is this machine out of memory, or is "
                             f"evaluate.memory_limit_mb ({judges.limits.memory_limit_mb}) too low?") from None
                     left = len(samples) - len(verdicts)
                     return verdicts + [replace(NOT_GRADED, detail=str(reason))] * left
@@ -148,8 +148,8 @@ def grade(problem: Problem, samples: list[str], judges: "Judges", alone: bool = 
 
 
 def check_canaries(judges: "Judges") -> None:
-    """Grade a program that is right, one that is wrong and one that does not end, so that a machine where nothing can be
-    graded is not taken for a bad model. Raises SandboxError when one gets the wrong verdict."""
+    """Grade a right, a wrong and an endless program, so that a machine that cannot grade is not mistaken for a bad model.
+    Raises SandboxError if one gets the wrong verdict."""
     try:
         verdicts = grade(
             CANARY, [program for program, _ in CANARIES.values()], judges.with_time_limit(CANARY_SECONDS), alone=True)
@@ -160,14 +160,14 @@ def check_canaries(judges: "Judges") -> None:
             raise SandboxError(
                 f"Grading does not work on this machine: {name} program got {verdict.plus!r} (sandbox {judges.sandbox.mode}, "
                 f"memory limit {judges.limits.memory_limit_mb} MB). The reason given: {verdict.detail or 'none'}. Is evalplus "
-                f"installed, and are the limits wide enough? {REMEDY}")
+                f"installed, and are the limits high enough? {REMEDY}")
 
 
 @contextmanager
 def started(
     sandbox: Sandbox, memory_bytes: int, program: str, job: dict[str, Any], stderr: IO[bytes] | None,
 ) -> Iterator[tuple[socket.socket, subprocess.Popen[bytes]]]:
-    """Start judge or candidate, with ``job`` to read; gives the channel to it, and the process it is below."""
+    """Start a judge or candidate with ``job`` as its input. Yields the channel to it, and the process it runs below."""
     ours, theirs = socket.socketpair()
     with ours, theirs, tempfile.TemporaryFile() as stdin:
         stdin.write(json.dumps(job).encode())
@@ -182,7 +182,7 @@ def started(
 
 
 class Host:
-    """A sandbox in which one judge after another works: a process that has loaded what judges import, and forks."""
+    """A sandbox that runs one judge after another: a process that has loaded the judges' imports, and forks."""
 
     def __init__(self, sandbox: Sandbox, memory_bytes: int) -> None:
         with ExitStack() as opened:
@@ -192,8 +192,8 @@ class Host:
             self._stack = opened.pop_all()
 
     def begin(self, control: socket.socket) -> None:
-        """Start a judge that ``control`` is the channel to. Raises NoVerdict."""
-        # The file's place is the judges' too. None of them writes now, and none may come to the limit of a file's size.
+        """Start a judge, with ``control`` as the channel to it. Raises NoVerdict."""
+        # The judges share this file's position. None of them writes now, and none may reach the limit on file size.
         self._complaints.seek(0)
         self._complaints.truncate()
         try:
@@ -206,18 +206,18 @@ class Host:
         return self._process.poll() is None
 
     def reason(self) -> str:
-        """Why a judge is gone, as far as it said."""
+        """Why a judge has ended, as far as it reported."""
         self._complaints.seek(max(0, self._complaints.seek(0, os.SEEK_END) - MESSAGE_BYTES))
         lines = self._complaints.read().decode(errors="replace").strip().splitlines()
         return f"the judge ended without a verdict ({lines[-1] if lines else 'it left no message'})"
 
     def close(self) -> None:
-        """End it with all that is in it."""
+        """End the sandbox and everything in it."""
         self._stack.close()
 
 
 class Judges:
-    """What judges under ``limits`` in ``sandbox``: hosts that wait for their next problem are kept."""
+    """A pool of hosts that judge under ``limits`` in ``sandbox``. Hosts that wait for their next problem are kept."""
 
     def __init__(self, sandbox: Sandbox, limits: Limits) -> None:
         self.sandbox, self.limits = sandbox, limits
@@ -231,11 +231,11 @@ class Judges:
 
     @property
     def memory_bytes(self) -> int:
-        """What a judge, and a sample, may use."""
+        """The memory that a judge, or a sample, may use."""
         return self.limits.memory_limit_mb * 2**20
 
     def take(self) -> Host:
-        """A host for one judge at a time. Its processes die with the thread that started it, if that comes first."""
+        """Take a host for one judge at a time. Its processes die with the thread that started it, if that ends first."""
         while self._waiting:
             host = self._waiting.pop()
             if host.is_alive():
@@ -244,20 +244,20 @@ class Judges:
         return Host(self.sandbox, self.memory_bytes)
 
     def give_back(self, host: Host) -> None:
-        """Keep a host whose judge is done."""
+        """Keep a host after its judge has finished."""
         self._waiting.append(host)
         if self.sandbox.stop.is_set():
             self.stop()
 
     def stop(self) -> None:
-        """End those that wait now; those at work end with their judges."""
+        """End the waiting hosts; those at work end with their judges."""
         self.sandbox.stop.set()
         while self._waiting:
             self._waiting.pop().close()
 
 
 class Judge:
-    """The judge of one problem. Raises NoVerdict, and DataError for a problem whose own canonical solution fails."""
+    """The judge of one problem. Raises NoVerdict, and DataError if the problem's own canonical solution fails."""
 
     def __init__(self, problem: Problem, judges: Judges) -> None:
         self._problem, self._judges, limits = problem, judges, judges.limits
@@ -276,11 +276,11 @@ class Judge:
             self.close()
             raise DataError(
                 f"Benchmark problem {problem.task_id!r}: its own canonical_solution fails on its inputs "
-                f"({reference['reference']}). Mend or remove the problem.")
+                f"({reference['reference']}). Fix or remove the problem.")
         self._seconds: dict[str, float] = reference["seconds"]
 
     def verdict(self, sample: str, alone: bool = False) -> Verdict:
-        """The verdict on one program. The plus inputs are for those that pass the base inputs."""
+        """The verdict on one program. Only a program that passes the base inputs gets the plus inputs."""
         base, detail = self._examine("base", sample, alone)
         if base != "pass" or not self._problem.plus_input:
             return Verdict(base, base, detail)
@@ -288,12 +288,12 @@ class Judge:
         return Verdict(base, plus, detail)
 
     def close(self) -> None:
-        """Let the judge, which waits for the next sample, end."""
+        """Let the judge, which waits for the next sample, exit."""
         self._control.close()
         self._judges.give_back(self._host)
 
     def abandon(self) -> None:
-        """End the judge, whatever it is at."""
+        """End the judge, whatever it is doing."""
         self._control.close()
         self._host.close()
 
@@ -305,12 +305,12 @@ class Judge:
             self._send({"suite": suite, "by_value": by_value})
             socket.send_fds(self._control, [b"-"], [candidate.fileno()])
             candidate.close()
-            # All its processes together; the judge, which sees none of them, has an eye on the time of the first one.
+            # The time of all its processes together. The judge sees none of them, and watches the time of the first one.
             seconds, running = self._seconds[suite], RunningTime(pid)
             answer = self._receive(SUITE_SECONDS, lambda: running.seconds() <= seconds + OWN_PROCESSOR_SECONDS)
             spent = time_of(pid)
         if answer is None:
-            self._answer(ANSWER_SECONDS)  # what the judge makes of its end
+            self._answer(ANSWER_SECONDS)  # the judge's verdict on its end
             answer = {"status": "timeout", "late": True,
                       "detail": f"its processes took more than the {seconds:.3g} s of processor time that all inputs have"}
         if answer["status"] == CHANGED:
@@ -333,7 +333,7 @@ class Judge:
         return answer
 
     def _receive(self, seconds: float, may_go_on: Callable[[], bool]) -> dict[str, Any] | None:
-        """What the judge says next; None as soon as what it waits for may not go on."""
+        """The judge's next message; None as soon as ``may_go_on`` is false."""
         deadline = time.monotonic() + seconds
         while not self._judges.sandbox.stop.is_set() and time.monotonic() < deadline:
             if select.select([self._control], [], [], SECONDS_BETWEEN_LOOKS)[0]:

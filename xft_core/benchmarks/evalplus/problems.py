@@ -1,13 +1,13 @@
 """The problems of a benchmark, from a file in EvalPlus form (HumanEval+, MBPP+, or your own in the same form).
 
-One JSON object a line, plain or gzip, with these fields (more are allowed and ignored):
+One JSON object per line, plain or gzip, with these fields (others are allowed and ignored):
 
     task_id              unique name. ``HumanEval/…`` and ``Mbpp/…`` get evalplus's special rules for these two sets
     prompt               Python up to where the answer begins: imports, signature, docstring
     entry_point          name of the function that is called
-    canonical_solution   what completes the prompt to a right program
-    base_input           list of argument lists; what the base score is about
-    plus_input           further argument lists; the plus score needs both to pass
+    canonical_solution   code that completes the prompt to a right program
+    base_input           list of argument lists, for the base score
+    plus_input           further argument lists; for the plus score, both lists must pass
     atol                 absolute tolerance for numbers; 0 if left out
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from xft_core.errors import DataError
 
-# The files evalplus has released, by the sha256 of their content: verdicts on anything else are not verdicts on these.
+# The files that evalplus released, by the sha256 of their content. A file with any other content is another benchmark.
 RELEASES = {
     "42526ec0e7d5f3ee0b06d6ced98f8c8bae3d76519151bfb3d36f79010645bd7f": "HumanEval+ v0.1.10",
     "b54e762755248ca411b523c917fa9f93c07b5ff2966bf60b3917b853926a3dad": "MBPP+ v0.2.0",
@@ -39,7 +39,7 @@ class Problem:
 
 
 def parse_problem(row: dict[str, Any], where: str) -> Problem:
-    """One row as a problem. Raises DataError that begins with ``where`` and names the wrong field."""
+    """Parse one row into a problem. Raises a DataError that begins with ``where`` and names the wrong field."""
     for name in (*TEXT_FIELDS, "base_input", "plus_input"):
         if name not in row:
             raise DataError(
@@ -47,7 +47,7 @@ def parse_problem(row: dict[str, Any], where: str) -> Problem:
                 "A problem in EvalPlus form needs it.")
     for name in TEXT_FIELDS:
         if not isinstance(row[name], str) or (not row[name].strip() and name != "canonical_solution"):
-            raise DataError(f"{where}: {name} is {_shown(row[name])}; it must be a text that is not empty.")
+            raise DataError(f"{where}: {name} is {_shown(row[name])}; it must be a non-empty text.")
     if not row["entry_point"].isidentifier():
         raise DataError(f"{where}: entry_point is {_shown(row['entry_point'])}; it must be a function's name.")
     atol = row.get("atol", 0)

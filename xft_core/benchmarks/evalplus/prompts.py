@@ -1,8 +1,8 @@
 """Prompts and stops of problems in EvalPlus form.
 
-HumanEval's problems are the head of a function: every style ends with it, and the model goes on with the body. MBPP's are
-told in a docstring and nothing else. For these magicoder and chat ask in words, as Magicoder and the XFT paper did, for an
-answer that is a whole program; completion goes on below the docstring.
+HumanEval's problems are the head of a function: every style ends with it, and the model continues with the body. MBPP's
+problems are only a docstring. For these, magicoder and chat ask in words for a complete program, as Magicoder and the XFT
+paper did; completion continues below the docstring.
 """
 
 from typing import TYPE_CHECKING
@@ -14,8 +14,8 @@ from xft_core.data.prompt_text import PromptText
 if TYPE_CHECKING:
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-# A function's body ends where the next statement starts in the first column. These are the stops of the Codex paper
-# and of evalplus's own completion runs together; a fence ends the code a model puts into Markdown.
+# A function's body ends where the next statement starts in the first column. These stops combine those of the Codex paper
+# and of evalplus's own completion runs; a fence ends code that a model writes in Markdown.
 NEXT_STATEMENT = (
     "\ndef ", "\nclass ", "\n@", "\n#", "\nif ", "\nprint(", "\nassert ", "\nimport ", "\nfrom ", f"\n{FENCE}")
 
@@ -36,23 +36,23 @@ def build_prompt(problem: Problem, style: str, tokenizer: "PreTrainedTokenizerBa
 
 
 def problem_code(problem: Problem) -> str:
-    """The problem's prompt as code to go on from: no blank lines around it. A newline ends it only where the next line is
+    """The problem's prompt as code to continue, without blank lines around it. It ends with a newline only if the next line is
     not indented.
 
-    Most tokenizers take a newline and the indentation after it as one token. After a newline alone they have hardly ever
-    seen an indented line: a model then closes the fence or begins the next function.
+    Most tokenizers encode a newline and the indentation after it as one token. So models have hardly ever seen an indented
+    line after a separate newline token: they then close the fence or begin the next function.
     """
     return begun(problem.prompt)
 
 
 def begun(code: str) -> str:
-    """Code to go on from, see ``problem_code``."""
+    """Code to continue; see ``problem_code``."""
     code = code.strip()
     return code if code.splitlines()[-1][:1].isspace() else f"{code}\n"
 
 
 def _in_words(problem: Problem) -> str | None:
-    """What a problem that is a docstring alone asks for, None where the prompt is code."""
+    """The instruction of a problem that is only a docstring; None if the prompt is code."""
     text = problem.prompt.strip()
     if not (text.startswith(QUOTES) and text.endswith(QUOTES) and text.count(QUOTES) == 2):
         return None

@@ -1,1 +1,1 @@
-"""Instruction following by rule (IFEval; Zhou et al. 2023): nothing is run, and no model judges."""
+"""Instruction following, checked by rules (IFEval; Zhou et al. 2023): nothing is run, and no model judges."""

@@ -1,8 +1,8 @@
 """IFEval's file as a kind of benchmark: key, prompt, instruction_id_list, kwargs.
 
-base        all instructions of a prompt are followed loosely (prompt-level loose accuracy)
-plus        all of them are followed strictly (prompt-level strict accuracy)
-measures    instructions_strict and instructions_loose, the shares of single instructions
+base        the answer follows all instructions of a prompt loosely (prompt-level loose accuracy)
+plus        the answer follows all of them strictly (prompt-level strict accuracy)
+measures    instructions_strict and instructions_loose, the shares of single instructions that are followed
 """
 
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Instructed:
-    """One prompt with its instructions: names, each with its arguments."""
+    """One prompt with its instructions, each a name with its arguments."""
 
     task_id: str
     prompt: str
@@ -33,14 +33,14 @@ class Instructed:
 
 
 class RuleGrader(Grader[Instructed]):
-    """Looks whether answers follow."""
+    """Checks whether answers follow their instructions."""
 
     def grade(self, problem: Instructed, samples: list[str], alone: bool = False) -> list[Verdict]:
         """See Grader."""
         return [_verdict(problem, sample) for sample in samples]
 
     def check(self) -> None:
-        """See Grader. There is nothing on the machine that could be missing."""
+        """See Grader. It needs nothing from the machine."""
 
     def ungradable(self, problem: Instructed) -> str | None:
         """See Grader."""
@@ -65,7 +65,7 @@ class IFEval(Kind[Instructed]):
     unused_settings = frozenset({"min_time_limit", "time_limit_factor", "memory_limit_mb", "sandbox"})
 
     def problem(self, row: dict[str, Any], where: str) -> Instructed:
-        """See Kind. Arguments that are null are absent, as in the Hub's copy of the file."""
+        """See Kind. Null arguments count as absent, as in the Hub's copy of the file."""
         key, prompt, names, arguments = (row.get(name) for name in ("key", "prompt", "instruction_id_list", "kwargs"))
         if isinstance(key, bool) or not isinstance(key, int | str) or not str(key).strip():
             raise DataError(f"{where}: key is {_shown(key)}. Give a number or a text.")
@@ -94,7 +94,7 @@ class IFEval(Kind[Instructed]):
         return ()
 
     def solution(self, problem: Instructed, completion: str, style: str) -> str:
-        """See Kind. All of it."""
+        """See Kind. The whole completion."""
         return completion
 
     def texts(self, problem: Instructed) -> tuple[str, str]:
@@ -117,7 +117,7 @@ def _verdict(problem: Instructed, sample: str) -> Verdict:
 
 
 def _wrong(name: Any, arguments: dict[str, Any]) -> str | None:
-    """What is wrong with an instruction; None for nothing."""
+    """What is wrong with an instruction; None if nothing is."""
     if not isinstance(name, str) or name not in CHECKERS:
         return f"instruction_id_list names {_shown(name)}, which is none of IFEval's: {', '.join(sorted(CHECKERS))}."
     for argument, kind in CHECKERS[name].arguments.items():

@@ -1,8 +1,8 @@
-"""IFEval's kinds of instruction (Zhou et al. 2023), each with the rule that says whether an answer follows it.
+"""IFEval's kinds of instruction (Zhou et al. 2023), each with the rule that checks whether an answer follows it.
 
-Names and arguments are those of the public file. Two rules are not the authors' to the letter, who use data of nltk's:
-sentences are counted by ``sentences``, words in capitals by ``CAPITAL_WORD``. Without a language detector, english_capital and
-english_lowercase look at the case alone, and response_language cannot be checked at all (UNCHECKED).
+Names and arguments are those of the public file. Two rules differ slightly from the authors', which use nltk's data:
+``sentences`` counts sentences, and ``CAPITAL_WORD`` finds words in capitals. Without a language detector, english_capital and
+english_lowercase check only the case, and response_language cannot be checked at all (UNCHECKED).
 """
 
 import json
@@ -29,8 +29,8 @@ class Checker:
 
 
 def sentences(text: str) -> int:
-    """Sentences: an end of one is a full stop, question or exclamation mark before white space, unless it belongs to an
-    abbreviation; text behind the last end is one more."""
+    """The number of sentences. A sentence ends with a full stop, question mark or exclamation mark before white space, unless
+    that belongs to an abbreviation; text after the last end counts as one more."""
     ends = [end for end in SENTENCE_END.finditer(text) if not text[end.end():].strip() or not (
         end[0].startswith(".") and ABBREVIATION.search(text[max(0, end.start() - 8):end.start() + 1]))]
     rest = text[ends[-1].end():] if ends else text
@@ -43,7 +43,7 @@ def compares(number: int, relation: str, threshold: int) -> bool:
 
 
 def contains(word: str, text: str) -> int:
-    """How often a text occurs in another, in any case."""
+    """How often a word occurs in a text, in upper or lower case."""
     return len(re.findall(re.escape(word.strip()), text, re.IGNORECASE))
 
 
@@ -153,14 +153,14 @@ CHECKERS: dict[str, Checker] = {
 
 
 def loose_forms(answer: str) -> list[str]:
-    """The answer, and it without its first line, its last, both; each also without asterisks (the paper, section 3.2)."""
+    """The answer, also without its first line, its last, or both; each form also without asterisks (the paper, section 3.2)."""
     lines = answer.split("\n")
     forms = [answer, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
     return [*forms, *(form.replace("*", "") for form in forms)]
 
 
 def follows(name: str, arguments: dict[str, Any], answer: str) -> tuple[bool, bool]:
-    """Whether an answer follows one instruction strictly, and loosely. An empty answer follows none."""
+    """Whether an answer follows one instruction strictly, and whether loosely. An empty answer follows none."""
     checker = CHECKERS[name]
     strict = bool(answer.strip()) and checker.follows(answer, **arguments)
     return strict, strict or any(form.strip() and checker.follows(form, **arguments) for form in loose_forms(answer))

@@ -31,7 +31,7 @@ class MultiPLE(Kind[Problem]):
         return parse_problem(row, where)
 
     def build_prompt(self, problem: Problem, style: str, tokenizer: "PreTrainedTokenizerBase") -> "PromptText":
-        """See Kind. Without white space at its end, as MultiPL-E's own harness asks."""
+        """See Kind. The prompt has no white space at its end, as in MultiPL-E's own harness."""
         code, language = problem.prompt.rstrip(), problem.language.fence
         return code_prompt(
             INSTRUCTION.format(language=language, statement=code.strip()), code, language, style, tokenizer)

@@ -1,7 +1,7 @@
-"""Verdicts on programs of one language: each is compiled and run by the language's own toolchain, in a sandbox of its own.
+"""Verdicts on programs in one language. The language's own toolchain compiles and runs each program in its own sandbox.
 
-A shell script does it: it says on standard error that the sandbox has started and that the program was compiled, and
-then turns into the program. Nothing that could be killed or deceived is beside a program that runs.
+A shell script does this: it reports on standard error that the sandbox has started and that the program was compiled, and
+then turns into the program. So nothing runs next to the program that it could kill or deceive.
 """
 
 import hashlib
@@ -21,20 +21,21 @@ from xft_core.files.temporary import SHOWN_TO_SANDBOX, TemporaryDirectory, tempo
 from xft_core.recipe.sections import EvaluateConfig
 from xft_core.sandbox.bubblewrap import ENVIRONMENT, Finished, Resources, open_sandbox
 
-# Processor time, and three times as much on the clock: a machine that does other things too changes no verdict.
-# MultiPL-E's own limit is 15 s for a program and 30 s for what is compiled and run in one go.
+# Limits of processor time, and three times as much by the clock: other work on the machine changes no verdict.
+# MultiPL-E's own limit is 15 s for a program, and 30 s for one that is compiled and run in one go.
 COMPILE_SECONDS, RUN_SECONDS, CLOCK_FACTOR = 30, 15, 3
 MAX_PROCESSES, MAX_OPEN_FILES, WORK_BYTES, FILE_BYTES = 192, 1024, 512 * 2**20, 128 * 2**20
 PROCESSOR_TIME_IS_UP = (128 + signal.SIGXCPU, -signal.SIGXCPU)
 DETAIL_CHARACTERS = 800
-CACHE_SECONDS = 600  # Go from 1.20 on comes without compiled libraries
+CACHE_SECONDS = 600  # from 1.20 on, Go comes without compiled libraries
 NOISE = re.compile(
     r"^(?:Finished in |.*tests/s,|Loaded suite|Started$|-+$|=+$|Node\.js v| +at .*node:internal).*\n?", re.MULTILINE)
 UNSTEADY = re.compile(r"\(\d+\.\d+s\)|\b\d+\.\d+ ?s(?:econds)?\b|(?<=thread 'main' )\(\d+\) ")
 
 
 class MultiPLEGrader(Grader[Problem]):
-    """Raises NotGradable without the language's toolchain, SandboxError where it does not tell right from wrong."""
+    """Grades programs in one language. Raises NotGradable without its toolchain, SandboxError if a canary gets a wrong
+    verdict."""
 
     def __init__(self, config: EvaluateConfig, language: Language) -> None:
         self._toolchain = find_toolchain(language)
@@ -49,7 +50,7 @@ class MultiPLEGrader(Grader[Problem]):
         self.check()
 
     def grade(self, problem: Problem, samples: list[str], alone: bool = False) -> list[Verdict]:
-        """See Grader. Samples that are the same are run once."""
+        """See Grader. Identical samples run once."""
         verdicts = {sample: self._verdict(sample, alone) for sample in dict.fromkeys(samples)}
         return [verdicts[sample] for sample in samples]
 
@@ -65,7 +66,7 @@ class MultiPLEGrader(Grader[Problem]):
 
     def _verdict(self, program: str, alone: bool) -> Verdict:
         language = self._toolchain.language
-        # Unknown to who wrote the program, and the same for the same program.
+        # Unknown to the program's author, and the same for the same program.
         token = hashlib.sha256(program.encode(errors="replace")).hexdigest()[:32]
         seconds = RUN_SECONDS + (COMPILE_SECONDS if language.compile else 0)
         done = self._sandbox.run(
@@ -92,7 +93,7 @@ class MultiPLEGrader(Grader[Problem]):
             + f"echo {token} >&2\nulimit -S -t {RUN_SECONDS}\nexec {run}\n")
 
     def _filled_cache(self) -> TemporaryDirectory:
-        """A directory with the language's compiled libraries, made by compiling its canary (a program of ours)."""
+        """A directory with the language's compiled libraries, filled by compiling its canary (our own program)."""
         language = self._toolchain.language
         cache = TemporaryDirectory("cache", SHOWN_TO_SANDBOX)
         cache.path.chmod(0o755)
@@ -117,12 +118,12 @@ class MultiPLEGrader(Grader[Problem]):
                 raise SandboxError(
                     f"Grading {language.name} does not work on this machine: a {name} program got {found.base!r} "
                     f"({self._toolchain.version}, sandbox {self._sandbox.mode}, memory limit {self._memory_mb} MB): "
-                    f"{found.detail or 'it said nothing'}. Is the toolchain whole (Debian packages {language.packages}), "
-                    "and is the memory limit wide enough?")
+                    f"{found.detail or 'no message'}. Is the toolchain complete (Debian packages {language.packages}), "
+                    "and is the memory limit high enough?")
 
 
 def with_end(program: str, language: Language, token: str) -> str:
-    """The program, made to say where its tests are done: one that ends itself before that has not passed."""
+    """The program, changed to report the end of its tests: a program that exits before that does not pass."""
     if not language.end:
         return program
     end, before, after = language.end.replace("{token}", token), program, ""
@@ -151,6 +152,6 @@ def _judged(done: Finished, said: list[str], language: Language, token: str) -> 
 
 
 def _steady(message: str, token: str) -> str:
-    """The end of a message without what differs from run to run."""
+    """The end of a message, without the parts that differ from run to run."""
     message = UNSTEADY.sub("", NOISE.sub("", message.replace(token, ""))).strip()
     return message if len(message) <= DETAIL_CHARACTERS else "…" + message[-DETAIL_CHARACTERS:]

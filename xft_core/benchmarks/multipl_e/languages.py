@@ -1,8 +1,8 @@
-"""The languages of MultiPL-E that are graded here: for each its file, its commands, and a program to try them on.
+"""The languages of MultiPL-E that are graded here, each with its file, its commands, and a program to test them.
 
-The commands do what MultiPL-E's own evaluation does, type errors of TypeScript and go vet included. ``--skipLibCheck`` (tsc
-does not check its own libraries again) and the flags of a small Java machine only save time. In commands, ``{memory_mb}``
-is evaluate.memory_limit_mb, and a word that a probe begins with (``node``) is the path of that program.
+The commands do the same as MultiPL-E's own evaluation, including type errors of TypeScript and go vet. ``--skipLibCheck``
+(tsc does not recheck its own libraries) and the flags for a small Java machine only save time. In commands, ``{memory_mb}``
+stands for evaluate.memory_limit_mb, and a word that begins a probe (``node``) for the path of that program.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ NODE = ("node", "--max-old-space-size={memory_mb}")
 
 @dataclass(frozen=True)
 class Canary:
-    """A program with a test, to try a toolchain on: ``{body}`` is where its right, wrong or broken body goes."""
+    """A program with a test that tries out a toolchain. ``{body}`` stands for its right, wrong or broken body."""
 
     program: str
     right: str = "return a + b;"
@@ -26,20 +26,20 @@ class Canary:
 class Language:
     """How programs of one language are graded.
 
-    name           as in the names of files and in reports
-    fence          as a Markdown fence calls it
-    file           what a program is saved as
-    compile, run   commands; without the first there is nothing to compile. A status other than 0 is a failure
-    probes         commands that must succeed where the toolchain is there; what the first prints is its version
-    needed         files that must be there too
-    configuration  patterns of files outside /usr that the programs read, where there are any
-    packages       of Debian, that bring all of this
-    end            statement that prints ``{token}``, set where the tests are done: before the last ``braces`` closing
-                   braces. "" where the test tool prints by itself what ``done`` matches
-    done           regular expression for what standard output holds only when all tests were run and passed
+    name           the name in file names and reports
+    fence          the name in a Markdown fence
+    file           the file name that a program is saved under
+    compile, run   commands; compile is empty if nothing is compiled. An exit status other than 0 is a failure
+    probes         commands that succeed if the toolchain is installed; the first one prints its version
+    needed         files that must exist too
+    configuration  patterns of files outside /usr that the programs read, if any
+    packages       the Debian packages with all of this
+    end            statement that prints ``{token}``, inserted where the tests are done: before the last ``braces`` closing
+                   braces. "" if the test tool itself prints what ``done`` matches
+    done           regular expression that matches standard output only if all tests ran and passed
     limit_memory   whether address space can be limited: some reserve far more than they use, and get a flag for the heap
-    cache          environment variable that names a directory of compiled libraries: filled once, from the canary, and
-                   copied for each program; "" for none
+    cache          environment variable that names a directory of compiled libraries, which is filled once, from the canary,
+                   and copied for each program; "" for none
     closes         whether ``tests`` begins with the brace that closes the function
     """
 
@@ -63,7 +63,7 @@ class Language:
 
 
 _JS_TEST = "const assert = require('node:assert');\nfunction test() {\n  assert.deepEqual(add(1, 2), 3);\n}\n\ntest();\n"
-# What answers import, compiled into the cache with the canary.
+# Libraries that answers import, compiled into the cache with the canary.
 _GO_LIBRARIES = "".join(
     f'    _ "{name}"\n' for name in ("bytes", "crypto/md5", "errors", "math", "os", "regexp", "sort", "strconv", "strings",
                                    "time", "unicode", "unicode/utf8"))
@@ -103,7 +103,7 @@ LANGUAGES: dict[str, Language] = {
         closes=True,
         canary=Canary("fn add(a: isize, b: isize) -> isize {\n    {body}\n}\n\nfn main() {\n    let candidate = add;\n"
                       "    assert_eq!(candidate(1, 2), 3);\n}\n")),
-    # Not tried with a toolchain here: Debian 12 has none. The canary is tried before anything is graded, as everywhere.
+    # Not tested with a toolchain here: Debian 12 has none. As for all languages, the canary runs before anything is graded.
     "swift": Language(
         name="swift", fence="swift", file="main.swift", run=("./main",),
         compile=("swiftc", "-Onone", "-module-cache-path", ".modules", "main.swift", "-o", "main"),  # -O drops assert

@@ -1,13 +1,13 @@
-"""From what a model wrote to the program that is graded, so that a right answer is graded right in every prompt style.
+"""Turn the model's output into the program to grade, so that a right answer is graded right in every prompt style.
 
-completion        as MultiPL-E has it: prompt, completion up to the first stop token, tests. The stop tokens end a
-                  completion where the function ends; what else the model would have written is not looked at.
+completion        as in MultiPL-E: prompt, completion up to the first stop token, tests. The stop tokens end a
+                  completion where the function ends; anything that the model would have written after that is ignored.
 magicoder, chat   the whole answer up to the fence counts: MultiPL-E's stop tokens would cut an answer at its first blank
-                  line (rb, lua, pl) or its second function. It may go on with the function's body, or write the
-                  function again, with includes, imports or a class around it. A main function of its own, which would
-                  stand beside that of the tests, is left out.
+                  line (rb, lua, pl) or its second function. It may continue with the function's body, or write the
+                  function again, with includes, imports or a class around it. If it has its own main function, which
+                  would clash with that of the tests, that is left out.
 
-In cpp, java, rs, swift and sh the tests begin with the brace that closes the function: where the answer has closed it already,
+In cpp, java, rs, swift and sh the tests begin with the brace that closes the function. If the answer has already closed it,
 that brace is left out.
 """
 
@@ -17,7 +17,7 @@ from xft_core.benchmarks.multipl_e.languages import Language
 from xft_core.benchmarks.multipl_e.problems import Problem
 from xft_core.benchmarks.prompts import FENCE, cut
 
-# How a function's name is found in the prompt's last lines, and how the function is told in an answer.
+# How to find a function's name in the prompt's last lines, and how to recognize the function in an answer.
 _FUNCTION = (r"\bfunction\s+(\w+)\s*[(<]", r"\b(?:function\s+{name}\s*[(<]|(?:const|let|var)\s+{name}\s*=)")
 _TYPED = (r"([A-Za-z_]\w*)\s*\(", r"^[^\n;=({{}}]*[\w>&*\]]\s+{name}\s*\([^;{{}}]*\)[^;{{}}]*\{{")
 _DECLARATIONS = {
@@ -39,14 +39,14 @@ _MAIN = {
     "java": re.compile(r"^\s*public\s+static\s+void\s+main\s*\([^)]*\)[^{;]*\{", re.MULTILINE),
     "rs": re.compile(r"^\s*(?:pub\s+)?fn\s+main\s*\(\s*\)[^{;]*\{", re.MULTILINE),
 }
-# Comments, texts and characters, in which braces do not count (a lifetime of Rust is not a character), and braces.
+# Braces, and the comments, strings and characters in which braces do not count (a Rust lifetime is not a character).
 _TOKENS = re.compile(
     r"""//[^\n]*|/\*.*?\*/|\br(\#+)".*?"\1|"(?:\\.|[^"\\])*"|'(?:\\[^'\n]*|[^\\'\n])'|[{}]""", re.DOTALL)
 _IMPORT_BLOCK = re.compile(r'^import\s*(?:\(([^)]*)\)|((?:[\w.]+\s+)?"[^"\n]+"))[^\n]*\n?', re.MULTILINE)
 
 
 def stops(problem: Problem, style: str) -> tuple[str, ...]:
-    """Texts at which an answer to the problem ends."""
+    """The texts that end an answer to the problem."""
     return (*problem.stop_tokens, f"\n{FENCE}") if style == "completion" else (FENCE,)
 
 
@@ -54,7 +54,7 @@ def program(problem: Problem, completion: str, style: str) -> str:
     """The program to grade."""
     if style != "completion":
         return _from_fence(problem, cut(completion, (FENCE,)))
-    # With a newline after it: java's stop token ends in one, and the model may have stopped before that.
+    # A newline is added: java's stop token ends in one, and the model may have stopped before it.
     text = problem.prompt + cut(completion + "\n", stops(problem, style))
     if problem.language.closes:
         text = text[:_closing(text, len(problem.prompt), problem.language)]
@@ -80,7 +80,7 @@ def _from_fence(problem: Problem, answer: str) -> str:
 
 
 def _declaration(problem: Problem) -> re.Pattern[str]:
-    """How the problem's function is told in an answer that writes it again."""
+    """A pattern that finds the problem's function in an answer that writes it again."""
     in_prompt, in_answer = _DECLARATIONS[problem.language.name]
     lines = problem.prompt.rstrip().splitlines()[-2:]  # perl's last line takes the arguments apart
     names = [found[1] for line in lines if (found := re.search(in_prompt, line))]
@@ -88,7 +88,7 @@ def _declaration(problem: Problem) -> re.Pattern[str]:
 
 
 def _anew(problem: Problem, answer: str, place: int) -> str:
-    """An answer that writes the function again (at ``place``), with what it leaves out of the prompt before it."""
+    """An answer that writes the function again (at ``place``), after the parts of the prompt that it leaves out."""
     language = problem.language
     lines = problem.prompt.rstrip().splitlines()
     head = lines[:-2] if language.name == "pl" else lines[:-1]
@@ -109,7 +109,7 @@ def _anew(problem: Problem, answer: str, place: int) -> str:
 
 
 def _java_class(head: list[str], answer: str, place: int) -> str:
-    """The members of the answer's class that has the function, in the class of the prompt; imports go to the top."""
+    """The members of the answer's class with the function, placed in the prompt's class; imports go to the top."""
     members, imports = answer, re.findall(r"^\s*import\s[^;\n]*;", answer, re.MULTILINE)
     for opened in re.finditer(r"^[^\n/*]*\bclass\s+\w+[^{;]*\{", answer[:place], re.MULTILINE):
         end = _closing(answer, opened.end(), None)
@@ -120,7 +120,7 @@ def _java_class(head: list[str], answer: str, place: int) -> str:
 
 
 def _go_file(problem: Problem, answer: str) -> str:
-    """One package clause, the prompt's, and one block with the imports of both."""
+    """The answer as a file with the prompt's package clause and one block with the imports of prompt and answer."""
     imports: dict[str, None] = {}
     for text in (problem.prompt, answer):
         for block in _IMPORT_BLOCK.finditer(text):
@@ -141,8 +141,8 @@ def _without_main(answer: str, language: Language) -> str:
 
 
 def _closing(text: str, start: int, language: Language | None) -> int | None:
-    """Where the block that is open at ``start`` is closed; None if it is not."""
-    if language is not None and language.name == "sh":  # its braces are words: only the layout shows a function's end
+    """Where the block that is open at ``start`` closes; None if it does not."""
+    if language is not None and language.name == "sh":  # braces are words in sh: only the layout shows a function's end
         found = re.compile(r"^\}", re.MULTILINE).search(text, start)
         return found.start() if found else None
     depth = 1

@@ -1,4 +1,4 @@
-"""The toolchains of this machine: where a language's programs are, their version, and what a sandbox must show of them."""
+"""The toolchains of this machine: the paths of a language's programs, their version, and what a sandbox must mount."""
 
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ PROBE_SECONDS = 30
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A language's programs, by name their paths; ``mounts``: what they need outside of /usr."""
+    """A language's toolchain. ``programs``: path by name; ``mounts``: what they need outside /usr."""
 
     language: Language
     version: str
@@ -22,12 +22,12 @@ class Toolchain:
     mounts: tuple[Path, ...]
 
     def command(self, words: tuple[str, ...], memory_mb: int) -> list[str]:
-        """A command of the language as it is run here."""
+        """A command of the language, with this machine's paths and the memory limit."""
         return [self.programs.get(word, word).replace("{memory_mb}", str(memory_mb)) for word in words]
 
 
 def find_toolchain(language: Language) -> Toolchain:
-    """The toolchain of this machine, tried out just now. Raises NotGradable, saying what to install, without one."""
+    """Find this machine's toolchain and try it out. Raises NotGradable, saying what to install, if there is none."""
     programs = {}
     for name in dict.fromkeys(probe[0] for probe in language.probes):
         path = shutil.which(name)
@@ -46,7 +46,7 @@ def _missing(language: Language, reason: str) -> NotGradable:
 
 
 def _real(name: str, path: str) -> str:
-    """The program itself: below /usr as it is called, else without links. Of rustup's stand-in, what it stands for."""
+    """The program's path, unchanged below /usr, otherwise with links resolved. For rustup's proxy, the real rustc."""
     if name == "rustc":
         sysroot = subprocess.run([path, "--print", "sysroot"], capture_output=True, text=True, timeout=PROBE_SECONDS)
         own = Path(sysroot.stdout.strip()) / "bin" / name
@@ -55,7 +55,7 @@ def _real(name: str, path: str) -> str:
 
 
 def _output(language: Language, command: list[str]) -> str:
-    """The first line that a probe prints. Raises NotGradable when it fails."""
+    """The first line that a probe prints. Raises NotGradable if it fails."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, timeout=PROBE_SECONDS)
@@ -63,7 +63,7 @@ def _output(language: Language, command: list[str]) -> str:
         raise _missing(language, str(error)) from None
     lines = (done.stdout + done.stderr).strip().splitlines()
     if done.returncode:
-        raise _missing(language, lines[0] if lines else f"{command[0]} ends with status {done.returncode}")
+        raise _missing(language, lines[0] if lines else f"{command[0]} exits with status {done.returncode}")
     return lines[0].strip() if lines else ""
 
 

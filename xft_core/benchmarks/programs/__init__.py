@@ -1,1 +1,1 @@
-"""Python programs graded by the tests of their own file: the forms of EvoEval, BigCodeBench and LiveCodeBench."""
+"""Python programs, graded by the tests in the benchmark's file: the forms of EvoEval, BigCodeBench and LiveCodeBench."""

@@ -1,7 +1,7 @@
 """BigCodeBench's form (Zhuo et al. 2024): task_id, complete_prompt, instruct_prompt, test (a unittest.TestCase) and
-entry_point; code_prompt and canonical_solution where the file has them.
+entry_point; optionally code_prompt and canonical_solution.
 
-A base model completes complete_prompt; a tuned one is given instruct_prompt, and its answer begins with code_prompt.
+A base model completes complete_prompt; a tuned model gets instruct_prompt, and its answer begins with code_prompt.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class BigCodeBench(Kind[Problem]):
             if not isinstance(row.get(name, ""), str):
                 raise DataError(f"{where}: {name} is {shown(row[name])}. Give a text, or leave it out.")
         if "TestCase" not in str(row.get("test", "TestCase")):
-            raise DataError(f"{where}: test has no unittest.TestCase, which BigCodeBench's form has.")
+            raise DataError(f"{where}: test has no unittest.TestCase, which BigCodeBench's form needs.")
         return program_problem(row, TEXTS, where)
 
     def build_prompt(self, problem: Problem, style: str, tokenizer: "PreTrainedTokenizerBase") -> "PromptText":

@@ -1,4 +1,4 @@
-"""HumanEval's own form, which EvoEval has (Xia et al. 2024): task_id, prompt, entry_point, canonical_solution, and test, which
+"""HumanEval's own form, which EvoEval uses (Xia et al. 2024): task_id, prompt, entry_point, canonical_solution, and test, which
 defines ``check(candidate)``."""
 
 from collections.abc import Sequence
@@ -37,11 +37,11 @@ class EvoEval(Kind[Problem]):
         """See Kind."""
         problem = program_problem(row, TEXTS, where)
         if "def check(" not in row["test"]:
-            raise DataError(f"{where}: test defines no function check(candidate), which HumanEval's form has.")
+            raise DataError(f"{where}: test defines no function check(candidate), which HumanEval's form needs.")
         return problem
 
     def build_prompt(self, problem: Problem, style: str, tokenizer: "PreTrainedTokenizerBase") -> "PromptText":
-        """See Kind. As HumanEval's problems in EvalPlus form are asked."""
+        """See Kind. The same prompt as for HumanEval's problems in EvalPlus form."""
         instruction = INSTRUCTION.format(language="python", statement=problem.row["prompt"].strip())
         return code_prompt(instruction, prompts.begun(problem.row["prompt"]), "python", style, tokenizer)
 

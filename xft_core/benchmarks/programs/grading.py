@@ -1,4 +1,4 @@
-"""Graders of programs: those of tasks, with a canary of their own, since not every file has a right answer in it."""
+"""Graders of programs: task graders with their own canary, since not every file contains a right answer."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ IMPORTED = re.compile(r"^\s*(?:import|from)\s+(\w+)", re.MULTILINE)
 
 
 class ProgramGrader(TaskGrader):
-    """Grades by a module of graders/. ``canary``: a problem whose right answer is known."""
+    """Grades with a module of graders/. ``canary``: a problem with a known right answer, ``right``."""
 
     def __init__(
         self, config: EvaluateConfig, name: str, secret: Sequence[str], seconds: float, benchmark: Path, canary: Problem,
@@ -31,14 +31,14 @@ class ProgramGrader(TaskGrader):
 
 
 class CheckedGrader(ProgramGrader):
-    """HumanEval's form: records which calls the tests make before it grades, once for each problem."""
+    """Grades HumanEval's form. Before grading, it records the calls that the tests make, once for each problem."""
 
     def __init__(self, *arguments: Any) -> None:
         self._calls: dict[str, Any] = {}
         super().__init__(*arguments)
 
     def ungradable(self, problem: Problem) -> str | None:
-        """See Grader. Raises DataError where the file's own reference does not pass."""
+        """See Grader. Raises DataError if the file's own reference does not pass."""
         self._recorded(problem)
         return None
 
@@ -58,10 +58,10 @@ class CheckedGrader(ProgramGrader):
 
 
 class UnitTestGrader(ProgramGrader):
-    """BigCodeBench's form: gives every run a word of its own."""
+    """Grades BigCodeBench's form. Each run gets its own secret word."""
 
     def ungradable(self, problem: Problem) -> str | None:
-        """See Grader. It goes by what the problem's tests and reference import, never by an answer."""
+        """See Grader. It depends on the imports of the problem's tests and reference, never on an answer."""
         texts = "\n".join(str(problem.row.get(name, "")) for name in ("complete_prompt", "canonical_solution", "test"))
         missing = sorted(name for name in set(IMPORTED.findall(texts)) if importlib.util.find_spec(name) is None)
         return f"it needs {', '.join(missing)}, which is not installed here" if missing else None

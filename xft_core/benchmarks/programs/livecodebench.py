@@ -1,8 +1,8 @@
-"""LiveCodeBench's form (Jain et al. 2024): question_content, starter_code, public_test_cases and private_test_cases, with tests
-of standard input and output, or of a function.
+"""LiveCodeBench's form (Jain et al. 2024): question_content, starter_code, public_test_cases and private_test_cases. The tests
+are for standard input and output, or for a function.
 
-Test cases are a list of {"input", "output", "testtype"}, or that list as JSON text. The authors' file packs private ones with
-pickle, which can run code while it is read: that is refused.
+Test cases are a list of {"input", "output", "testtype"}, or that list as JSON text. The authors' file packs private test cases
+with pickle, which can run code when it is read, so these are refused.
 """
 
 import json
@@ -41,7 +41,7 @@ class LiveCodeBench(Kind[Problem]):
     unused_settings = frozenset({"min_time_limit", "time_limit_factor"})
 
     def rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        """See Kind. A row without a question_id is called by its line."""
+        """See Kind. A row without a question_id is named after its line."""
         for number, row in read_jsonl(path):
             yield number, {"question_id": f"{path.name.partition('.')[0]}/{number}", **row}
 
@@ -56,7 +56,7 @@ class LiveCodeBench(Kind[Problem]):
         if not cases or len(kinds) > 1:
             raise DataError(
                 f"{where}: the test cases are of {len(kinds)} kinds ({', '.join(sorted(kinds)) or 'there are none'}). Give "
-                "some, all stdin or all functional.")
+                "test cases that are all stdin or all functional.")
         function = _function(row, where) if kinds == {"functional"} else ""
         if function:
             for case in cases:
@@ -107,7 +107,7 @@ def _cases(given: Any, where: str) -> list[dict[str, str]]:
             given = json.loads(given)
         except (ValueError, RecursionError):
             raise DataError(
-                f"{where} is no JSON. LiveCodeBench's own file packs it with pickle, which can run code while it is read, so "
+                f"{where} is not JSON. LiveCodeBench's own file packs it with pickle, which can run code when it is read, so "
                 "it is not read here: unpack it with the authors' loader and write the list as JSON, or leave it empty."
             ) from None
     given = given or []
@@ -140,5 +140,5 @@ def _check_json(case: dict[str, str], where: str) -> None:
             json.loads(line)
     except ValueError:
         raise DataError(
-            f"{where}: the functional test case {shown(case)} is no JSON. Its input has one argument a line, its output is one "
-            "value.") from None
+            f"{where}: the functional test case {shown(case)} is not JSON. Its input needs one argument per line, its output "
+            "one value.") from None

@@ -8,7 +8,8 @@ from xft_core.errors import DataError
 
 
 def program_problem(row: dict[str, Any], texts: tuple[str, ...], where: str, named: str = "task_id") -> Problem:
-    """A row, all of whose ``texts`` are there. Raises DataError that begins with ``where`` and names the wrong field."""
+    """A row as a problem, with all ``texts`` present. Raises a DataError that begins with ``where`` and names the wrong
+    field."""
     for name in (named, *texts):
         if not isinstance(row.get(name), str) or not row[name].strip():
             given = f"is {shown(row[name])}" if name in row else f"is missing (there are: {', '.join(row) or 'none'})"
@@ -19,5 +20,5 @@ def program_problem(row: dict[str, Any], texts: tuple[str, ...], where: str, nam
 
 
 def shown(value: Any) -> str:
-    """A value as a message quotes it."""
+    """A value in the form that messages quote."""
     return json.dumps(value, ensure_ascii=False)[:80]

@@ -1,1 +1,1 @@
-"""Tasks: folders with rows, a prompt, a grader and splits. Whoever has such a folder has a benchmark, without code here."""
+"""Tasks: folders with rows, a prompt, a grader and splits. Such a folder is a benchmark and needs no code in this package."""

@@ -27,7 +27,7 @@ _FENCED = re.compile(r"```[^\n`]*\n(.*?)(?:\n?```|\Z)", re.DOTALL)
 
 @dataclass(frozen=True)
 class Problem:
-    """One row of a task. ``row``: all its fields, for the judge."""
+    """One row of a task. ``row``: all its fields, which the judge gets."""
 
     task_id: str
     row: dict[str, Any]
@@ -50,7 +50,7 @@ class TaskFolder(Kind[Problem]):
         return super().load_problems(problem_file(path), max_problems)
 
     def rows(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-        """See Kind. A table has its fields in the first line; a row without a task_id is called by its line."""
+        """See Kind. The first line of a table names its fields; a row without a task_id is named after its line."""
         read = table_rows(path) if path.suffix in TABLES else read_jsonl(path)
         for number, row in read:
             yield number, {"task_id": f"{path.stem}/{number}", **row}
@@ -61,9 +61,9 @@ class TaskFolder(Kind[Problem]):
             if name not in row:
                 raise DataError(
                     f"{where}: the field {name!r} is missing (there are: {', '.join(row) or 'none'}). Every row of this task "
-                    "needs it: task.yaml names it.")
+                    "needs it, because task.yaml names it.")
         if not isinstance(row["task_id"], str) or not row["task_id"].strip():
-            raise DataError(f"{where}: task_id is {json.dumps(row['task_id'])[:60]}; it must be a text that is not empty.")
+            raise DataError(f"{where}: task_id is {json.dumps(row['task_id'])[:60]}; it must be a non-empty text.")
         return Problem(row["task_id"], row)
 
     def build_prompt(self, problem: Problem, style: str, tokenizer: "PreTrainedTokenizerBase") -> "PromptText":
@@ -76,7 +76,7 @@ class TaskFolder(Kind[Problem]):
         return tuple(self._task.completion_stops) if style == "completion" else ()
 
     def solution(self, problem: Problem, completion: str, style: str) -> str:
-        """See Kind. The answer, out of its fence if the task takes what is fenced."""
+        """See Kind. The answer, or the content of its fence if the task takes that."""
         text = cut(completion, self.stops([problem], style))
         fenced = _FENCED.search(text) if self._task.take == "fence" else None
         return fenced[1] if fenced else text.strip()
@@ -90,7 +90,7 @@ class TaskFolder(Kind[Problem]):
         return self._filled(self._task.response, problem)
 
     def versions(self, benchmark: Path, config: EvaluateConfig) -> dict[str, str | None]:
-        """See Kind. The grader, which may be no file of the folder."""
+        """See Kind. The grader, which may be outside the folder."""
         return {"grader": hashlib.sha256(grader_source(benchmark).encode()).hexdigest()[:16]}
 
     def groups(self, problem: Problem) -> dict[str, str]:
@@ -111,8 +111,8 @@ class TaskFolder(Kind[Problem]):
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) of a table of texts (CSV or TSV, UTF-8). Raises DataError for a row that has not as many fields as the first
-    line, and for what is no text."""
+    """(line, row) for each row of a table of texts (CSV or TSV, UTF-8). Raises DataError for a row that does not have as many
+    fields as the first line, and for a file that is not text."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream, delimiter=TABLES[path.suffix], strict=True)

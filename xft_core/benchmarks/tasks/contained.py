@@ -1,11 +1,11 @@
-"""What runs in the sandbox for a task: the grader's ``execute``, or its ``judge``. It is given to Python as text and imports
-nothing of this package.
+"""The program that runs a task's grader in the sandbox: its ``execute`` or its ``judge``. It is passed to Python as text and
+imports nothing from this package.
 
 stdin    one JSON object: {"grader": its source, "function": "execute" or "judge", "problem": fields, "seconds": processor time,
          "packages": a directory, and "answer" (execute) or "output" (judge), "is_json": whether output is JSON}
 stdout   the function's value as JSON, in one line
 
-Exit status: 0; 3 where the answer failed (execute raised: the last line of stderr says what); 4 where the grader did.
+Exit status: 0; 3 if the answer failed (execute raised; the last line of stderr is the error); 4 if the grader failed.
 """
 
 import contextlib
@@ -19,13 +19,13 @@ ANSWER_FAILED, GRADER_FAILED = 3, 4
 
 
 def main() -> None:
-    """Run one function, and write what it returns."""
+    """Run one function, and write its return value."""
     job = json.load(sys.stdin)
     seconds = int(job["seconds"] + 1)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     sys.path.append(job["packages"])
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is printed is not a result
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # printed text is not a result
     space: dict[str, Any] = {"__name__": "grader"}
     try:
         exec(compile(job["grader"], "grader.py", "exec"), space)
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def executed(space: "dict[str, Any]", job: "dict[str, Any]") -> Any:
-    """What the grader's execute returns."""
+    """The return value of the grader's execute."""
     try:
         return {"output": json.loads(json.dumps(space["execute"](job["problem"], job["answer"])))}
     except BaseException as error:
@@ -66,7 +66,7 @@ def judged(space: "dict[str, Any]", job: "dict[str, Any]") -> "dict[str, Any]":
 
 
 def fail(status: int, message: str) -> Any:
-    """End with a last line on stderr."""
+    """Exit, with the message as the last line on stderr."""
     with contextlib.suppress(Exception):
         sys.stderr.write(message.replace("\n", " ")[:1000] + "\n")
         sys.stderr.flush()

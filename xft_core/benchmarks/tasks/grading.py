@@ -1,6 +1,6 @@
-"""Verdicts on answers to a task's problems. Each answer has two sandboxes: one runs it (the grader's ``execute``), without
-the fields that say what is right; the other, which never runs it, reaches the verdict (``judge``). What the first sends is
-not read here but handed to the second as text.
+"""Verdicts on answers to a task's problems. Each answer gets two sandboxes. One runs it (the grader's ``execute``), without
+the fields that hold the right answer; the other never runs it and reaches the verdict (``judge``). The output of the first
+is not parsed here, but passed to the second as text.
 """
 
 import ast
@@ -21,14 +21,14 @@ from xft_core.sandbox.bubblewrap import OUTPUT_BYTES, REMEDY, Finished, PythonPr
 
 PROGRAM = PythonProgram(Path(contained.__file__).read_text(encoding="utf-8"))
 PACKAGES = str(Path(sysconfig.get_path("purelib")).resolve())
-CLOCK_FACTOR, SPARE_SECONDS = 5, 10  # the limit is of processor time; of the clock, only a far bound
+CLOCK_FACTOR, SPARE_SECONDS = 5, 10  # the limit is processor time; the clock only gives a distant bound
 PROCESSOR_TIME_IS_UP = (128 + signal.SIGXCPU, -signal.SIGXCPU, 128 + signal.SIGKILL, -signal.SIGKILL)
 NO_ANSWER = ""
 
 
 class TaskGrader(Grader[Problem]):
-    """Raises SandboxError where there is no sandbox, or where the right answer to the task's first problem fails or no answer
-    passes."""
+    """Grades with a task's grader. Raises SandboxError if there is no sandbox, if the right answer to the task's first problem
+    fails, or if an empty answer passes."""
 
     def __init__(
         self, config: EvaluateConfig, grader: str, secret: frozenset[str], seconds: float, hidden: Sequence[Path],
@@ -41,7 +41,7 @@ class TaskGrader(Grader[Problem]):
         self.check()
 
     def grade(self, problem: Problem, samples: list[str], alone: bool = False) -> list[Verdict]:
-        """See Grader. Samples that are the same are graded once."""
+        """See Grader. Identical samples are graded once."""
         verdicts = {sample: self._verdict(problem, sample, alone) for sample in dict.fromkeys(samples)}
         return [verdicts[sample] for sample in samples]
 
@@ -53,7 +53,7 @@ class TaskGrader(Grader[Problem]):
                 raise SandboxError(
                     f"Grading this task does not work: the {name} answer to its first problem, {self._first.task_id!r}, got "
                     f"{found.plus!r} (sandbox {self._sandbox.mode}, memory limit {self._memory_mb} MB): "
-                    f"{found.detail or 'it said nothing'}. Is the row's response right, and the grader? {REMEDY}")
+                    f"{found.detail or 'no message'}. Are the row's response and the grader right? {REMEDY}")
 
     def facts(self) -> dict[str, Any]:
         """See Grader."""
@@ -71,7 +71,7 @@ class TaskGrader(Grader[Problem]):
             if done.status != 0:
                 return self._ended(done, alone)
             if len(done.stdout) >= OUTPUT_BYTES:
-                return Verdict("fail", "fail", f"what it returned is longer than {OUTPUT_BYTES} bytes")
+                return Verdict("fail", "fail", f"its return value is longer than {OUTPUT_BYTES} bytes")
             output = done.stdout.decode(errors="replace")
         done = self._run("judge", problem.row, {"output": output, "is_json": self._executes})
         try:
@@ -109,7 +109,7 @@ def _parsed(grader: str) -> ast.Module:
     try:
         return ast.parse(grader)
     except (SyntaxError, ValueError) as error:
-        raise DataError(f"The task's grader is no Python: {error}.") from None
+        raise DataError(f"The task's grader is not valid Python: {error}.") from None
 
 
 def _last_line(done: Finished) -> str:

@@ -1,7 +1,7 @@
-"""An upcycled model as a directory that ``AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)`` runs: our
-routing, in a modelling file that lies beside the weights (modeling_xft.py).
+"""Write an upcycled model as a directory that ``AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)`` runs. The
+routing is in a modelling file next to the weights (modeling_xft.py).
 
-vLLM's and SGLang's Transformers back ends run such models where ``experts`` holds 3-D parameters only and computes a gated FFN
+The Transformers back ends of vLLM and SGLang run such models if ``experts`` holds only 3-D parameters and computes a gated FFN
 with SiLU; families of another form are refused. The code is written here, never loaded.
 """
 
@@ -32,7 +32,7 @@ _OF_ROUTER = ("hidden.weight", "output.weight", "gate.weight", "gate.bias")
 def export_code(source: Path, target: Path) -> None:
     """Write the upcycled model ``source`` into the empty directory ``target``, with its modelling file.
 
-    Raises CheckpointError for a family that does not fit, and for a routing that the modelling file does not have.
+    Raises CheckpointError for a family that does not fit, and for a routing that the modelling file does not implement.
     """
     with MixtureReader(source) as mixture:
         upcycle, family = mixture.upcycle, mixture.family
@@ -59,13 +59,13 @@ def export_code(source: Path, target: Path) -> None:
 def _check_routing(upcycle: UpcycleConfig) -> None:
     reasons = {
         "mode": (upcycle.mode == "fusion", "such a model is the mean of its experts: merge it (merge.method ewa)"),
-        "router": (upcycle.router == "hashed", "it goes by the ids of tokens, which an FFN of transformers is not given"),
-        "groups": (upcycle.groups is not None, "they are chosen by the whole instruction, which an FFN is not told"),
+        "router": (upcycle.router == "hashed", "it routes by token ids, which an FFN in transformers does not receive"),
+        "groups": (upcycle.groups is not None, "groups are chosen by the entire instruction, which an FFN does not receive"),
     }
     for name, (refused, reason) in reasons.items():
         if refused:
             raise CheckpointError(
-                f"A Mixture-of-Experts with upcycle.{name} {getattr(upcycle, name)} is not exported: {reason}. The merged "
+                f"A Mixture-of-Experts with upcycle.{name} {getattr(upcycle, name)} cannot be exported: {reason}. The merged "
                 "model can be.")
 
 
@@ -74,18 +74,19 @@ def _check_family(family: Family, config: Any, mixture: MixtureReader) -> None:
     activation = getattr(config, "hidden_act", None)
     classes = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_MAPPING
     reasons = {
-        "its experts have biases, and serving kernels take packed 3-D weights only": has_bias,
+        "its experts have biases, but serving kernels support only packed 3-D weights": has_bias,
         "its FFN has no gate": not family.gated,
         "its linear layers are transposed": family.transposed,
-        f"its activation is {activation}, and serving kernels compute SiLU": activation not in ("silu", "swish"),
+        f"its activation is {activation}, but serving kernels compute SiLU": activation not in ("silu", "swish"),
         f"its FFNs are not model.layers.*.mlp but {family.layers}.*.{family.mlp}":
             (family.layers, family.mlp, family.adds_residual) != ("model.layers", "mlp", False),
-        "transformers has no plain model class of it": not classes,
+        "transformers has no plain model class for it": not classes,
     }
     found = [reason for reason, refused in reasons.items() if refused]
     if found:
         raise CheckpointError(
-            f"A Mixture-of-Experts of family {config.model_type} is not exported: {'; '.join(found)}. The merged model can be.")
+            f"A Mixture-of-Experts of family {config.model_type} cannot be exported: {'; '.join(found)}. The merged model can "
+            "be.")
 
 
 def _block_plans(mixture: MixtureReader, layer: int) -> list[TensorPlan]:
@@ -116,13 +117,13 @@ def _experts(parts: list[ExpertTensor], upcycle: UpcycleConfig) -> Iterator[torc
 
 
 def _routed_per_tok(upcycle: UpcycleConfig) -> int:
-    """K; the routers that use all experts alike when they do not train: all."""
+    """Return K. For routers that use all experts equally outside training, this is the number of all routed experts."""
     return upcycle.num_routed if upcycle.router in ASSIGNED else upcycle.num_experts_per_tok - int(upcycle.shared_expert)
 
 
 def _routing(mixture: MixtureReader) -> dict[str, Any]:
-    """What the modelling file's router is told. p and the balance bias are numbers here, not tensors: a program that loads
-    the model in 16 bits would round those."""
+    """Return the routing settings for the modelling file. p and the balance bias are numbers here, not tensors: a program that
+    loads the model in 16 bits would round tensors."""
     upcycle, reader, blocks = mixture.upcycle, mixture.reader, [
         mixture.family.block_name(layer) for layer in range(mixture.num_layers)]
     top_p = bias = None
@@ -137,7 +138,7 @@ def _routing(mixture: MixtureReader) -> dict[str, Any]:
 
 
 def _code_for(config: Any) -> str:
-    """The modelling file for a family: its configuration and model classes in Llama's place."""
+    """Return the modelling file for a family, with its configuration and model classes in place of Llama's."""
     names = {"LlamaConfig": type(config).__name__, "LlamaForCausalLM": MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].__name__,
              "LlamaModel": MODEL_MAPPING[type(config)].__name__}
     text = _TEMPLATE.read_text(encoding="utf-8")

@@ -1,10 +1,10 @@
-"""A Mixture-of-Experts made by XFT (arXiv 2404.15247), for transformers and for what runs transformers' models.
+"""A Mixture-of-Experts made by XFT (arXiv 2404.15247), for transformers and for programs that run transformers models.
 
     AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
 
-Written beside the weights by the XFT pipeline; it needs torch and transformers alone. All but the feed-forward networks is the
-dense family's own code. The routing is in config.json, under ``xft``; the numbers of experts there are those of routed ones.
-vLLM and SGLang exchange ``experts`` for kernels of their own: it holds 3-D parameters only, and is called with
+The XFT pipeline writes this file next to the weights; it needs only torch and transformers. Everything except the feed-forward
+networks is the dense family's own code. The routing is in config.json, under ``xft``; it counts routed experts only.
+vLLM and SGLang replace ``experts`` with their own kernels: it holds only 3-D parameters, and is called with
 ``hidden_states, top_k_index, top_k_weights``.
 
 Shape suffixes: T tokens, D hidden size, F FFN size, R routed experts, K routed experts of a token.
@@ -52,15 +52,15 @@ class XftExperts(nn.Module):
 
 
 class XftRouter(nn.Module):
-    """Which routed experts a token goes to, with what weights, and the weight of the shared expert.
+    """Selects the routed experts of each token, their weights, and the weight of the shared expert.
 
     With s = softmax(logits), T the K largest s and m = max(s), or sigmoid(gate(x)) with a gate:
         w_0 = 1 - m                                  the shared expert
         w_i = m softmax_T(s / temperature)_i         normalization xft
         w_i = m s_i / sum_T s                        renormalize
         w_i = s_i                                    none
-    Without a shared expert w is the softmax over the K largest logits. ``top_p``: T is the smallest set whose s sum to it, at
-    most K; ``balance_bias``: added to s to choose T.
+    Without a shared expert, w is the softmax over the K largest logits. ``top_p``: T is the smallest set with a sum of s of at
+    least top_p, with at most K experts; ``balance_bias``: added to s to choose T.
     """
 
     def __init__(self, config: Any, layer: int) -> None:
@@ -82,7 +82,7 @@ class XftRouter(nn.Module):
         else:
             logits_TR = self.output(torch.tanh(self.hidden(hidden_states))).float()
         s_TR = F.softmax(logits_TR, dim=-1)
-        # Logits are sorted, not s, which may underflow; of equal ones the lower index comes first.
+        # Sort the logits, not s, which may underflow; of equal logits the lower index comes first.
         falling_TR = torch.sort(logits_TR, dim=-1, descending=True, stable=True).indices
         m_T1 = s_TR.gather(1, falling_TR[:, :1]) if self.gate is None else torch.sigmoid(self.gate(hidden_states).float())
         if self.balance_bias is not None:
@@ -139,7 +139,7 @@ class XftModel(DenseModel):
 
 
 class XftForCausalLM(DenseForCausalLM):
-    """The same with a head."""
+    """The same model with a language modelling head."""
 
     config_class = XftConfig
 

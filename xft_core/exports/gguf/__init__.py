@@ -1,1 +1,1 @@
-"""GGUF files, for llama.cpp and what builds on it: Ollama, LM Studio, llama-cpp-python."""
+"""GGUF files, for llama.cpp and programs that build on it: Ollama, LM Studio, llama-cpp-python."""

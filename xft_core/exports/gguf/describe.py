@@ -1,6 +1,6 @@
-"""What a GGUF file and its Modelfile say of a model beside its weights: words, what ends an answer, the text around a question.
+"""The contents of a GGUF file and its Modelfile besides the weights: vocabulary, end tokens, the text around a question.
 
-``check_directory`` finds out before a run whether a model has such a file; what the run makes of it differs in weights alone.
+``check_directory`` checks before a run whether a model can be written to such a file: the run's models differ in weights alone.
 """
 
 import json
@@ -16,13 +16,13 @@ from xft_core.exports.gguf.write import Special, check_architecture
 from xft_core.models.loading import load_tokenizer
 from xft_core.models.safetensors_io import read_config
 
-MOST_ENDS = 3  # that a GGUF file has fields for
+MOST_ENDS = 3  # number of end token fields in a GGUF file
 
 
 @dataclass(frozen=True)
 class Description:
-    """``template``: Ollama's; ``chat_template``: the tokenizer's own, None where the model is not asked in it; ``stops``: what
-    ends an answer, as text; ``context``: tokens that the model takes."""
+    """A model's description. ``template``: Ollama's; ``chat_template``: the tokenizer's own, None if the model does not use it;
+    ``stops``: the end tokens of an answer, as text; ``context``: context length in tokens."""
 
     vocabulary: Vocabulary
     special: Special
@@ -33,16 +33,16 @@ class Description:
 
 
 def check_directory(source: Path, template: str) -> None:
-    """Raise CheckpointError where the model in ``source``, tuned in the form ``template``, would have no GGUF file."""
+    """Raise CheckpointError if the model in ``source``, tuned with ``template``, cannot be written to a GGUF file."""
     check_architecture(source)
     describe(source, template)
 
 
 def describe(source: Path, template: str, taught: Sequence[int] = (), texts: Iterable[str] = ()) -> Description:
-    """The description of a model directory.
+    """Return the description of a model directory.
 
-    ``template``: the form in which the model was tuned; ``taught``: tokens that its data ends responses with; ``texts``:
-    that a file's tokenizer must cut alike. Raises CheckpointError for a model that cannot be described.
+    ``template``: the template that the model was tuned with; ``taught``: tokens that end responses in its data; ``texts``:
+    texts that the file's tokenizer must split in the same way. Raises CheckpointError for a model that cannot be described.
     """
     tokenizer = load_tokenizer(source)
     config = read_config(source)
@@ -56,7 +56,7 @@ def describe(source: Path, template: str, taught: Sequence[int] = (), texts: Ite
     ends = [token for token in dict.fromkeys(found) if token < size]
     if not 1 <= len(ends) <= MOST_ENDS:
         raise CheckpointError(
-            f"{len(ends)} tokens of the model end an answer, a GGUF file names one to {MOST_ENDS}. Say which in "
+            f"{len(ends)} tokens of the model end an answer, but a GGUF file can name only one to {MOST_ENDS}. Choose them in "
             "generation_config.json (eos_token_id).")
     vocabulary = vocabulary_of(tokenizer, size, texts)
     bos, adds_bos = tokenizer.bos_token, _adds_bos(tokenizer)

@@ -1,7 +1,7 @@
-"""An Ollama Modelfile: the file, the text around a question, and what ends an answer.
+"""An Ollama Modelfile: the GGUF file, the text around a question, and the stops that end an answer.
 
-The text is that which the model was tuned in. Of a chat template, a program, the parts are found by writing conversations of
-markers with it; where parts put together do not give what the template writes, there is no Modelfile.
+The text is the template that the model was tuned with. A chat template is a program. Its parts are found by rendering
+conversations of markers. If the joined parts do not reproduce the template's output, there is no Modelfile.
 """
 
 from typing import Any
@@ -13,26 +13,26 @@ _SYSTEM, _USER, _ANSWER = "\ue000s\ue001", "\ue000u\ue001", "\ue000a\ue001"
 
 
 def modelfile(file_name: str, template: str, stops: list[str], context: int) -> str:
-    """The Modelfile's text. ``stops``: what ends an answer, as text; ``context``: tokens that the model takes."""
+    """Return the Modelfile's text. ``stops``: texts that end an answer; ``context``: context length in tokens."""
     lines = [f"FROM ./{file_name}", f'TEMPLATE """{template}"""', f"PARAMETER num_ctx {context}"]
     lines += [f"PARAMETER stop {_quoted(stop)}" for stop in stops]
     return "\n".join(lines) + "\n"
 
 
 def _quoted(text: str) -> str:
-    """A value as Ollama reads it: what is between the quotes is taken as it is, there are no escapes."""
+    """Quote a value for Ollama, which takes the text between the quotes literally, without escapes."""
     return f'"""{text}"""' if '"' in text else f'"{text}"'
 
 
 def magicoder_template() -> str:
-    """The paper's prompt, as Ollama's template."""
+    """Return the paper's prompt as an Ollama template."""
     return magicoder_prompt("{{ .Prompt }}") + "{{ .Response }}"
 
 
 def chat_template(tokenizer: Any, bos: str | None) -> str:
-    """The tokenizer's chat template as Ollama's, without a token at the start that the file itself adds (``bos``).
+    """Return the tokenizer's chat template as an Ollama template, without the begin token that the file itself adds (``bos``).
 
-    Raises CheckpointError where a conversation is not put together of parts that are the same in every conversation.
+    Raises CheckpointError if conversations are not composed of parts that are the same in every conversation.
     """
     def written(*roles: str, ask: bool = False) -> str:
         contents = {"system": _SYSTEM, "user": _USER, "assistant": _ANSWER}
@@ -53,13 +53,13 @@ def chat_template(tokenizer: Any, bos: str | None) -> str:
         if _SYSTEM in system:
             expected[("system", "user", "assistant", "user")] = system + later + answer + later + asks
         same = all(written(*roles, ask=True) == text for roles, text in expected.items())
-    except Exception as error:  # templates are programs that raise what they like
-        raise CheckpointError(f"The tokenizer's chat template makes no Ollama template: {error}") from None
+    except Exception as error:  # templates are programs and can raise anything
+        raise CheckpointError(f"The tokenizer's chat template cannot be converted to an Ollama template: {error}") from None
     parts = (head, system, later, answer, asks)
     if not same or _USER not in later or _ANSWER not in answer or any("{{" in part or '"""' in part for part in parts):
         raise CheckpointError(
-            "The tokenizer's chat template does not put conversations together of parts that are the same in each, as an "
-            "Ollama template does. Write the Modelfile by hand, beside a GGUF file made without one.")
+            "The tokenizer's chat template does not compose conversations of parts that are the same in each, as an Ollama "
+            "template does. Write the Modelfile by hand, for a GGUF file made without one.")
     start = head
     if _SYSTEM in system:
         otherwise = f"{{{{ else }}}}{head}" if head else ""

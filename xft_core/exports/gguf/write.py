@@ -1,7 +1,7 @@
-"""Dense models and granite mixtures as GGUF files, written by the ``gguf`` package, quantised as it can.
+"""Write dense models and granite mixtures as GGUF files, with the quantizations of the ``gguf`` package.
 
-The package quantises to Q8_0, Q5_1, Q5_0, Q4_1 and Q4_0; K-quants (Q4_K_M) it only reads: llama.cpp's ``llama-quantize`` makes
-them of a file in F16. As llama.cpp does, vectors stay in F32, and below 8 bits embeddings and head have Q8_0.
+The package quantises to Q8_0, Q5_1, Q5_0, Q4_1 and Q4_0. It can only read K-quants (Q4_K_M): create them from an F16 file with
+llama.cpp's ``llama-quantize``. As in llama.cpp, vectors stay in F32, and below 8 bits embeddings and head use Q8_0.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ _GRANITE_NAMES = {
 
 @dataclass(frozen=True)
 class Special:
-    """Tokens that a program which runs the file must know. ``ends``: they end an answer, the first before all."""
+    """Special tokens for programs that run the file. ``ends``: tokens that end an answer, the main one first."""
 
     bos: int | None
     pad: int | None
@@ -43,7 +43,7 @@ def write_gguf(
 ) -> None:
     """Write the dense or granite model directory ``source`` as one file.
 
-    Raises CheckpointError for a model type that is not written here, or a feature of it that the file cannot say.
+    Raises CheckpointError for an unsupported model type, or a feature of it that the file cannot express.
     """
     import gguf
 
@@ -69,7 +69,7 @@ def write_gguf(
 
 
 def check_architecture(source: Path) -> None:
-    """Raise CheckpointError for a model type that is not written here, or a feature of it that the file cannot say."""
+    """Raise CheckpointError for an unsupported model type, or a feature of it that the file cannot express."""
     content = read_config(source)
     _check_type(content)
     with CheckpointReader(source) as reader:
@@ -79,8 +79,8 @@ def check_architecture(source: Path) -> None:
 def _check_type(content: dict[str, Any]) -> None:
     if content["model_type"] not in GGUF_ARCHITECTURES:
         raise CheckpointError(
-            f"A model of type {content['model_type']!r} is not written to GGUF here (known: {', '.join(GGUF_ARCHITECTURES)}). "
-            "Convert it with llama.cpp's convert_hf_to_gguf.py.")
+            f"A model of type {content['model_type']!r} cannot be written to GGUF here (known: "
+            f"{', '.join(GGUF_ARCHITECTURES)}). Convert it with llama.cpp's convert_hf_to_gguf.py.")
 
 
 def _config(content: dict[str, Any], reader: CheckpointReader) -> Any:
@@ -92,13 +92,13 @@ def _config(content: dict[str, Any], reader: CheckpointReader) -> Any:
     window, biases = getattr(config, "sliding_window", None), ("mlp_bias", "attention_bias")
     slides = window is not None and getattr(config, "use_sliding_window", True) and window < config.max_position_embeddings
     if slides:
-        raise CheckpointError(f"The model has a sliding window of {window} tokens, which llama.cpp's architecture has not.")
+        raise CheckpointError(f"The model has a sliding window of {window} tokens, which llama.cpp's architecture lacks.")
     if found := [bias for bias in biases if getattr(config, bias, False)]:
-        raise CheckpointError(f"The model has {found[0]}, which is not written to GGUF here.")
+        raise CheckpointError(f"The model has {found[0]}, which cannot be written to GGUF here.")
     if getattr(config, "hidden_act", "silu") != "silu":
-        raise CheckpointError(f"The model's activation is {config.hidden_act}, llama.cpp computes silu.")
+        raise CheckpointError(f"The model's activation is {config.hidden_act}, but llama.cpp computes silu.")
     if (rope := config.rope_parameters).get("rope_type", "default") != "default":
-        raise CheckpointError(f"The model's positions are scaled ({rope['rope_type']}), which is not written to GGUF here.")
+        raise CheckpointError(f"The model's positions are scaled ({rope['rope_type']}), which cannot be written to GGUF here.")
     return config
 
 
@@ -157,7 +157,7 @@ def _write_vocabulary(writer: Any, vocabulary: Vocabulary, special: Special, cha
 def _named(
     reader: CheckpointReader, stored: str, names: Any, config: Any, alternates: bool,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """A tensor under its name, or names, in the file."""
+    """Yield a stored tensor under its name, or names, in the file."""
     tensor = reader.get(stored)
     layer, _, inner = stored.removeprefix("model.layers.").partition(".")
     if inner in _GRANITE_PAIRS:
@@ -193,7 +193,7 @@ def _type_of(name: str, data: np.ndarray, quantization: Quantization) -> str:
         return "F32"
     if quantization in ("f32", "f16", "bf16"):
         return quantization.upper()
-    if data.shape[-1] % 32:  # blocks are of 32 numbers
+    if data.shape[-1] % 32:  # blocks have 32 numbers
         return "F16"
     outer = name in ("token_embd.weight", "output.weight")
     return "Q8_0" if outer else quantization.upper()

@@ -1,9 +1,9 @@
-"""Generators that are kept, and trained on earlier runs: coefficients for a new mixture with no learning.
+"""Stored generators that are trained on earlier runs: coefficients for a new mixture without learning.
 
     min over the generator's weights   sum_runs mean_(l,i) (alpha_(l,i)(features) - alpha*_(l,i))^2
 
-alpha* are the logarithms of the routed shares that a run learned, less their mean in each layer. What it is worth is measured
-leaving one run out: of the loss that learning won there against uniform mixing, the share that the prediction wins.
+alpha* are the logarithms of the routed shares that a run learned, minus their mean in each layer. A generator is judged by
+leaving one run out: of the loss that learning gained there over uniform mixing, the share that the prediction gains.
 
 Shape suffixes: L layers, N experts, R routed.
 """
@@ -31,7 +31,7 @@ KINDS: dict[str, type[AttentionGenerator] | type[GraphGenerator]] = {
 
 @dataclass(frozen=True)
 class Example:
-    """Of an earlier run: the features of its experts, and the routed shares that it learned, L,R (of any scale)."""
+    """One earlier run: the features of its experts, and the routed shares that it learned, L,R (of any scale)."""
 
     features: Features
     routed_LR: torch.Tensor
@@ -44,12 +44,12 @@ class Example:
 
 
 def new_generator(kind: str, features: Features, seed: int) -> Generator:
-    """A generator that makes uniform mixing."""
+    """A generator that still gives uniform mixing."""
     return KINDS[kind](features, seed)
 
 
 def meta_train(kind: str, examples: Sequence[Example], seed: int, steps: int, learning_rate: float) -> tuple[Generator, float]:
-    """A generator that makes the examples' alpha of their features, and its mean squared error, by AdamW."""
+    """Train a generator with AdamW to give the examples' alpha from their features. Returns it and its mean squared error."""
     generator = new_generator(kind, examples[0].features, seed)
     optimizer = torch.optim.AdamW(generator.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY)
     error = torch.zeros(())
@@ -75,7 +75,7 @@ def save_generator(generator: Generator, directory: Path) -> None:
 
 
 def load_generator(directory: Path, kind: str, features: Features) -> Generator:
-    """The generator in ``directory``, for these features. Raises ArtifactError for none, or one of another kind."""
+    """The generator in ``directory``, for these features. Raises ArtifactError if there is none, or one of another kind."""
     path = directory / GENERATOR_FILE
     try:
         with safe_open(path, framework="pt") as stored:
@@ -83,8 +83,8 @@ def load_generator(directory: Path, kind: str, features: Features) -> Generator:
         generator = new_generator(kind, features, seed=0)
         if found != kind:
             raise ArtifactError(
-                f"{str(path)!r} holds a generator of kind {found}, merge.generator is {kind}: set merge.generator to {found}.")
+                f"{str(path)!r} holds a generator of kind {found}, but merge.generator is {kind}: set it to {found}.")
         generator.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError):
-        raise ArtifactError(f"{str(path)!r} is not a generator. Make one with python -m xft_core meta-train.") from None
+        raise ArtifactError(f"{str(path)!r} is not a generator. Create one with python -m xft_core meta-train.") from None
     return generator.requires_grad_(False)

@@ -5,9 +5,9 @@
     x <- x + A(norm(mean_i x))      over layers
     alpha = w_out . x
 
-An expert of one layer has nothing to do with the expert of the same number in the next, so that layers attend to each other by
-the mean of their experts: the shares then only change places when experts do, in whatever layer. w_out is zero at the start:
-uniform mixing, bit for bit.
+An expert of one layer is unrelated to the expert of the same number in the next, so layers attend to each other through the
+mean of their experts. Permuting the experts of any layer then only permutes their shares. w_out starts at zero: uniform mixing,
+bit for bit.
 
 Shape suffixes: L layers, N experts, R routed, P features, D width.
 """
@@ -21,7 +21,7 @@ WIDTH, HEADS = 16, 2
 
 
 class AttentionGenerator(nn.Module):
-    """Makes alpha, L,R in fp64, of features. ``seed``: of its first weights."""
+    """Computes alpha, L,R in fp64, from features. ``seed``: of the initial weights."""
 
     kind = "attention"
 
@@ -36,7 +36,7 @@ class AttentionGenerator(nn.Module):
         self.use(features)
 
     def use(self, features: Features) -> None:
-        """Make alpha of these features from now on."""
+        """Compute alpha from these features from now on."""
         self._phi_LNP, self._first_routed = features.standardized(), int(features.shared_expert)
 
     def forward(self) -> torch.Tensor:
@@ -48,7 +48,7 @@ class AttentionGenerator(nn.Module):
 
 
 class _SelfAttention(nn.Module):
-    """Attention of every item to every item of its group, without positions; groups first, then items."""
+    """Attention of every item to every item of its group, without positions. Dimensions: groups, then items."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""What a generator knows of the experts of a mixture: 14 numbers for each expert of each layer, and how experts go together.
+"""A generator's input: 14 numbers for each expert of each layer of a mixture, and how experts are related.
 
-One calibration pass of the Mixture-of-Experts (how its router uses the experts), one gradient of the loss at uniform mixing,
-and the dot products of the experts' differences, layer by layer. Delta_i = W_i - W_ref, where W_ref is the shared expert, or
-the experts' mean without one.
+They come from one calibration pass of the Mixture-of-Experts (how its router uses the experts), one gradient of the loss at
+uniform mixing, and the dot products of the experts' differences, layer by layer. Delta_i = W_i - W_ref, where W_ref is the
+shared expert, or the experts' mean without one.
 
 Shape suffixes: L layers, N experts (the shared one first), R routed, P features, T tokens, K experts of a token, B elements.
 """
@@ -33,12 +33,12 @@ NAMES = (
     "log_change_gate", "log_change_up", "log_change_down", "cosine_with_mean_change", "cosine_with_tuning",
     "mean_routing_weight", "load", "mean_probability_if_chosen", "entropy_if_chosen", "first_order_gain", "depth", "depth_sine",
     "depth_cosine", "is_shared")
-TINY = 1e-12  # below this a norm is that of nothing
+TINY = 1e-12  # a norm below this counts as zero
 
 
 @dataclass(frozen=True)
 class Features:
-    """``features_LNP``: as NAMES says; ``within_LNN``: cosine of Delta_i and Delta_j, 0 on the diagonal; ``between_LNN``, one
+    """``features_LNP``: as in NAMES; ``within_LNN``: cosine of Delta_i and Delta_j, 0 on the diagonal; ``between_LNN``, one
     layer fewer: P(j is chosen at l + 1 | i is chosen at l) - P(j is chosen at l + 1), over tokens. fp64."""
 
     features_LNP: torch.Tensor
@@ -63,7 +63,7 @@ class Features:
 
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """The features that ``save`` left. Raises ArtifactError where there are none, or others than these."""
+        """The features that ``save`` wrote. Raises ArtifactError if there are none, or if their shapes do not fit."""
         try:
             tensors = load_file(directory / FEATURES_FILE)
             found = cls(tensors["features"], tensors["within"], tensors["between"], bool(tensors["shared_expert"][0]))
@@ -73,7 +73,7 @@ class Features:
                 raise ValueError("shapes")
         except (OSError, SafetensorError, KeyError, ValueError, IndexError):
             raise ArtifactError(
-                f"{str(directory)!r} has no whole {FEATURES_FILE}. Mix with merge.keep_features=true, or with a generator."
+                f"{str(directory)!r} has no complete {FEATURES_FILE}. Mix with merge.keep_features=true, or with a generator."
             ) from None
         return found
 
@@ -82,9 +82,9 @@ def features_of(mixed: MixedModel, directory: Path, rows: Rows, max_rows: int, u
     """The features of the experts of the model in ``directory``, from the first ``max_rows`` of ``rows``.
 
     Args:
-        mixed: the mixture in memory, of granularity layer; it ends with uniform mixing.
+        mixed: the mixture in memory, of granularity layer; uniform mixing is left applied to it.
         directory: the Mixture-of-Experts.
-        rows: what it and its uniform mixture are looked at on.
+        rows: the rows on which it and its uniform mixture are measured.
         max_rows: how many of them.
         uniform_LN: shares of uniform mixing.
     """
@@ -110,7 +110,7 @@ def features_of(mixed: MixedModel, directory: Path, rows: Rows, max_rows: int, u
 
 
 class _Geometry:
-    """Dot products of one layer's differences: the Gram matrices of its linear layers, blockwise from disk."""
+    """Dot products of one layer's differences: the Gram matrices of its linear layers, read blockwise from disk."""
 
     def __init__(self, mixture: MixtureReader, layer: int) -> None:
         self.num_experts, self.shared = mixture.num_experts, mixture.upcycle.shared_expert
@@ -135,8 +135,8 @@ class _Geometry:
         return self._changes.sum(0).diagonal().clamp(min=0).sqrt()
 
     def log_changes(self) -> list[torch.Tensor]:
-        """log(|Delta_i| / |W_ref|) of gate, up and down, shape N each; of two linear layers the first counts as both gate and
-        up. Of an unchanged expert the logarithm of TINY."""
+        """log(|Delta_i| / |W_ref|) of gate, up and down, shape N each; of two linear layers, the first counts as both gate and
+        up. For an unchanged expert, it is the logarithm of TINY."""
         found = []
         for gram, changes in zip(self._gram, self._changes, strict=True):
             size = (self._reference @ gram @ self._reference).clamp(min=TINY).sqrt()
@@ -144,7 +144,7 @@ class _Geometry:
         return [found[0], found[-2], found[-1]]
 
     def cosines(self) -> torch.Tensor:
-        """cos(Delta_i, Delta_j), N,N, 0 on the diagonal and where one of them is nothing."""
+        """cos(Delta_i, Delta_j), N,N, 0 on the diagonal and where one of them is zero."""
         changes, size_N = self._changes.sum(0), self.change_sizes()
         found = _cosine(changes, size_N[:, None] * size_N)
         return found - torch.diag(found.diagonal())
@@ -202,7 +202,7 @@ class _Usage:
                 before_TN = chosen_TN
 
     def _add(self, layer: int, routing: Routing, mask_T: torch.Tensor) -> torch.Tensor:
-        """Count one layer; returns which experts each token has, T,N in fp64."""
+        """Count one layer. Returns which experts each token has, T,N in fp64."""
         index_TK = routing.expert_index_TK[mask_T].cpu()
         weight_TK = routing.weight_TK[mask_T].double().cpu()
         probability_TR = torch.softmax(routing.logits_TR[mask_T].double().cpu(), dim=-1)
@@ -226,7 +226,7 @@ class _Usage:
                 self._probability_LN[layer] / chosen_N, self._entropy_LN[layer] / chosen_N]
 
     def lift(self) -> torch.Tensor:
-        """P(j at l + 1 | i at l) - P(j at l + 1), 0 where i is never chosen."""
+        """P(j at l + 1 | i at l) - P(j at l + 1), 0 if i is never chosen."""
         if not len(self._together_LNN):
             return self._together_LNN
         before_LN1 = self._chosen_LN[:-1, :, None]
@@ -235,7 +235,7 @@ class _Usage:
 
 
 def _gradient(mixed: MixedModel, rows: Rows, max_rows: int, uniform_LN: torch.Tensor) -> torch.Tensor:
-    """dL/dc at uniform mixing, L,N, up to what is the same for all experts of a layer."""
+    """dL/dc at uniform mixing, L,N, up to a term that is the same for all experts of a layer."""
     mixed.apply(uniform_LN)
     mixed.want_gradient()
     packed = PackedRows(rows, max(rows.lengths()), packing=mixed.mixture.family.packs)

@@ -3,8 +3,7 @@
     h <- h + MLP([h, sum_j e_ij V h_j / (1 + sum_j |e_ij|)])    two rounds;    alpha = w_out . h
 
 Edges within a layer: cosine of the experts' differences; between neighbouring layers: how much more often a token has both
-than chance says. Without edges every node goes through the MLP by itself. w_out is zero at the start: uniform mixing, bit for
-bit.
+than by chance. Without edges, every node goes through the MLP by itself. w_out starts at zero: uniform mixing, bit for bit.
 
 Shape suffixes: L layers, N experts, R routed, P features, D width.
 """
@@ -18,7 +17,7 @@ WIDTH, ROUNDS = 16, 2
 
 
 class GraphGenerator(nn.Module):
-    """Makes alpha, L,R in fp64, of features. ``seed``: of its first weights."""
+    """Computes alpha, L,R in fp64, from features. ``seed``: of the initial weights."""
 
     kind = "graph"
 
@@ -36,7 +35,7 @@ class GraphGenerator(nn.Module):
         self.use(features)
 
     def use(self, features: Features) -> None:
-        """Make alpha of these features from now on."""
+        """Compute alpha from these features from now on."""
         self._phi_LNP, self._first_routed = features.standardized(), int(features.shared_expert)
         self._within_LNN, self._between_LNN = features.within_LNN, features.between_LNN
         total_LN = self._within_LNN.abs().sum(-1)

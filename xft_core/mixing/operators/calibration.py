@@ -1,8 +1,8 @@
-"""Statistics of every expert on calibration rows: what RegMean and Fisher merging weigh experts by.
+"""Statistics of every expert on calibration rows, by which RegMean and Fisher merging weight experts.
 
-For token x of a layer, with routing weight w_i, expert i gives w_i E_i(x). Inputs x, routing weights and dL/dy of a layer
+For token x of a layer, with routing weight w_i, expert i contributes w_i E_i(x). Inputs x, routing weights and dL/dy of a layer
 are taken from forward (and backward) passes of the Mixture-of-Experts; the experts' own hidden units and gradients are
-computed from these with the expert's tensors under their dense names. So nothing here depends on how a
+computed from these with the expert's tensors under their dense names, so nothing here depends on how a
 Mixture-of-Experts stores its experts. As many layers as fit into LAYERS_BYTES are done in one pass over the rows.
 
 Shape suffixes: T tokens, D hidden size, K experts per token, N experts, I inputs of a linear layer.
@@ -28,7 +28,7 @@ LAYERS_BYTES = 2**32  # of statistics at once: 4 GiB
 
 @dataclass
 class ExpertStatistics:
-    """Of one layer, by expert. ``gram``: G_i = sum_x w_i x x^T (fp32, N,I,I) of each linear layer by the name of its weight;
+    """One layer's statistics, by expert. ``gram``: G_i = sum_x w_i x x^T (fp32, N,I,I) of each linear layer by weight name;
     ``fisher``: sum over rows of the squared gradient (fp32, N and the tensor's shape) by tensor; ``weight_N``: the sum of
     routing weights, fp64."""
 
@@ -39,7 +39,7 @@ class ExpertStatistics:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What one layer saw of a batch. ``weight_TN``: routing weight of every expert, 0 where a token did not go."""
+    """One layer's data of a batch. ``weight_TN``: routing weight of every expert, 0 where a token was not routed."""
 
     x_TD: torch.Tensor
     weight_TN: torch.Tensor
@@ -47,7 +47,7 @@ class _Seen:
 
 
 class Experts:
-    """Any expert's FFN, by its tensors under the dense checkpoint's names: as moe/experts.py computes it.
+    """Any expert's FFN, from its tensors under the dense checkpoint's names, computed as in moe/experts.py.
 
     ``dense``: a dense model of the family, for the activation, and for the place and dtype of the arithmetic.
     """
@@ -60,7 +60,7 @@ class Experts:
         self.parameter = next(dense.parameters())
 
     def tensors(self, layer: int, expert: int) -> dict[str, torch.Tensor]:
-        """An expert's tensors by name, where the dense model is and in its dtype."""
+        """An expert's tensors by name, on the dense model's device and in its dtype."""
         return {
             tensor.name: tensor.of_expert(expert).to(self.parameter.device, self.parameter.dtype)
             for tensor in self.mixture.expert_tensors(layer)}
@@ -68,7 +68,7 @@ class Experts:
     def inputs_and_output(
         self, layer: int, tensors: dict[str, torch.Tensor], x_TD: torch.Tensor,
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """What each linear layer is given, by the name of its weight, and what the FFN gives."""
+        """The input of each linear layer, by the name of its weight, and the output of the FFN."""
         family, mlp = self.family, self.family.mlp_name(layer)
 
         def linear(name: str, x_TI: torch.Tensor) -> torch.Tensor:
@@ -148,8 +148,8 @@ def fisher_statistics(
 
 
 def layer_groups(mixture: MixtureReader, method: str) -> Iterator[range]:
-    """The layers in their order, as many at once as their statistics fit into LAYERS_BYTES; one at least."""
-    inputs = int(not mixture.family.transposed)  # the axis of a weight that its input meets
+    """The layers in their order, in groups whose statistics fit into LAYERS_BYTES; at least one layer each."""
+    inputs = int(not mixture.family.transposed)  # the axis of a weight that multiplies its input
     size = sum(_statistics_elements(method, tensor.shape, inputs) for tensor in mixture.expert_tensors(0))
     size *= 4 * mixture.num_experts
     step = max(1, LAYERS_BYTES // size)
@@ -166,8 +166,8 @@ def _statistics_elements(method: str, shape: list[int], inputs: int) -> int:
 def _pass(
     moe: PreTrainedModel, rows: Rows, layers: range, max_rows: int, add: Callable[[int, _Seen], None], with_gradient: bool,
 ) -> None:
-    """Run the first ``max_rows`` rows through the model and give ``add`` what each of ``layers`` saw, without padding. With
-    gradients a row at a time."""
+    """Run the first ``max_rows`` rows through the model and pass the data of each of ``layers``, without padding, to ``add``.
+    With gradients, one row at a time."""
     check_rows_fit(moe, [rows])
     moe.eval()
     moe.requires_grad_(False)
@@ -186,7 +186,7 @@ def _pass(
 
     hooks = [blocks[layer].register_forward_hook(keep(layer)) for layer in layers]
     embedding = moe.get_input_embeddings()
-    if with_gradient:  # the weights have none: what follows the embeddings must
+    if with_gradient:  # the weights need no gradient: the embeddings' output must
         hooks.append(embedding.register_forward_hook(lambda module, inputs, output: output.requires_grad_()))
     try:
         for start in range(0, len(chosen), size):

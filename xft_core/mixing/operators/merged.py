@@ -1,6 +1,7 @@
-"""The FFNs that an operator makes, one layer in memory at a time: made by mix, kept as a file for each layer, taken by merge.
+"""The FFNs that an operator computes, one layer in memory at a time. The mix stage writes a file for each layer, and the merge
+stage reads them.
 
-A layer's file is written beside and moved into place: after a kill the layers that are there are not made again.
+A layer's file is written under a temporary name and moved into place, so layers that exist after a kill are not computed again.
 """
 
 from pathlib import Path
@@ -35,23 +36,23 @@ def layer_file(layer: int) -> str:
 
 
 def load_layer(directory: Path, layer: int) -> dict[str, torch.Tensor]:
-    """The FFN of one layer by the dense checkpoint's names. Raises ArtifactError where it is not there or damaged."""
+    """The FFN of one layer by the dense checkpoint's names. Raises ArtifactError if it is missing or damaged."""
     try:
         return load_file(directory / layer_file(layer))
     except (OSError, SafetensorError) as error:
         raise ArtifactError(
-            f"{str(directory / layer_file(layer))!r} cannot be read: {error}. Delete the directory to make it again.") from None
+            f"{str(directory / layer_file(layer))!r} cannot be read: {error}. Delete the directory to rebuild it.") from None
 
 
 class BaseModel:
     """The dense model that the experts come from. A context manager.
 
-    Raises CheckpointError for a model that is not of the experts' form.
+    Raises CheckpointError for a model whose form differs from that of the experts.
     """
 
     def __init__(self, directory: Path, mixture: MixtureReader) -> None:
         if is_moe(directory):
-            raise CheckpointError(f"{str(directory)!r} is a Mixture-of-Experts. Give the dense model that it was made of.")
+            raise CheckpointError(f"{str(directory)!r} is a Mixture-of-Experts. Give the dense model it was upcycled from.")
         self.reader = CheckpointReader(directory)
         dense_config_of(self.reader)
         for layer in range(mixture.num_layers):
@@ -69,7 +70,7 @@ class BaseModel:
         self.reader.__exit__(None, None, None)
 
     def get(self, tensor: ExpertTensor) -> torch.Tensor:
-        """Its tensor of this name."""
+        """The base model's tensor of this name."""
         return self.reader.get(tensor.name)
 
 
@@ -92,10 +93,10 @@ def merge_in_closed_form(
     mixture: MixtureReader, source: Path, dense: PreTrainedModel, rows: Rows, merge: MergeConfig, weight_LN: torch.Tensor,
     directory: Path,
 ) -> torch.Tensor:
-    """Write what RegMean or Fisher merging makes of every FFN into ``directory``, layer by layer.
+    """Write the result of RegMean or Fisher merging of every FFN into ``directory``, layer by layer.
 
-    Biases under RegMean: their mean by the experts' summed routing weights, to which proportional Gram matrices lead the
-    matrices, too. Returns the shares, fp64 L,N: these for RegMean, ``weight_LN`` for Fisher merging.
+    Under RegMean, biases get their mean weighted by the experts' summed routing weights, as matrices do if the Gram matrices
+    are proportional. Returns the shares, fp64 L,N: those weights for RegMean, ``weight_LN`` for Fisher merging.
 
     Args:
         source: the Mixture-of-Experts.
@@ -128,7 +129,7 @@ def merge_in_closed_form(
 def _solved(
     method: str, tensor: ExpertTensor, statistics: ExpertStatistics, weight_N: torch.Tensor, transposed: bool,
 ) -> torch.Tensor:
-    """``transposed``: the family's matrices are input by output."""
+    """The merged tensor. ``transposed``: the family's matrices are input by output."""
     experts = [tensor.of_expert(expert) for expert in range(len(weight_N))]
     if method == "fisher":
         return fisher(torch.stack(experts), statistics.fisher[tensor.name].cpu(), weight_N)
@@ -146,7 +147,7 @@ def _added(merge: MergeConfig, delta_NX: torch.Tensor, weight_N: torch.Tensor, s
         return ties(delta_NX, weight_N, merge.density)
     if merge.method == "model_stock":
         return model_stock(delta_NX)
-    generator = torch.Generator().manual_seed(int(digest_of([seed, name])[:15], 16))  # of its own: order plays no part
+    generator = torch.Generator().manual_seed(int(digest_of([seed, name])[:15], 16))  # one per tensor: order plays no part
     draw_NX = torch.rand(delta_NX.shape, generator=generator, dtype=delta_NX.dtype)
     if merge.method == "dare":
         return dare(delta_NX, weight_N, merge.density, draw_NX)
@@ -155,12 +156,12 @@ def _added(merge: MergeConfig, delta_NX: torch.Tensor, weight_N: torch.Tensor, s
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
-    """As mixture.py sums: twice as wide."""
+    """The dtype of the sums: twice as wide, as in mixture.py."""
     return torch.float32 if dtype.itemsize < 4 else torch.float64
 
 
 def _missing(layers: range, directory: Path) -> list[int]:
-    """Those that have no file yet."""
+    """The layers that have no file yet."""
     return [layer for layer in layers if not (directory / layer_file(layer)).is_file()]
 
 

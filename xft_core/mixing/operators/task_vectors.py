@@ -1,19 +1,19 @@
-"""Operators on deltas Delta_i = W_i - W_base of one tensor: each gives what is added to W_base.
+"""Operators on deltas Delta_i = W_i - W_base of one tensor: each gives the tensor that is added to W_base.
 
-Shape suffixes: N experts, X elements of a tensor (in its own shape, rows first). Shares weight_N sum to one. Everything
-happens one tensor at a time: what TIES calls the largest elements of a model are here the largest of a tensor.
+Shape suffixes: N experts, X elements of a tensor (in its own shape, rows first). Shares weight_N sum to one. Operators
+work on one tensor at a time: where TIES takes the largest elements of a model, this takes the largest of a tensor.
 """
 
 import torch
 
 
 def task_arithmetic(delta_NX: torch.Tensor, weight_N: torch.Tensor) -> torch.Tensor:
-    """sum_i c_i Delta_i (arXiv 2212.04089, with shares that sum to one): with scale 1 the mean of the experts."""
+    """sum_i c_i Delta_i (arXiv 2212.04089, with shares that sum to one): with scale 1, the mean of the experts."""
     return torch.tensordot(weight_N.to(delta_NX), delta_NX, 1)
 
 
 def ties(delta_NX: torch.Tensor, weight_N: torch.Tensor, density: float) -> torch.Tensor:
-    """Trim, elect signs, merge (arXiv 2306.01708): of each delta only the ``density`` largest elements are kept, then see
+    """Trim, elect signs, merge (arXiv 2306.01708): only the ``density`` largest elements of each delta are kept, followed by
     ``elected_mean``. With density 1 and deltas of one sign this is ``task_arithmetic``."""
     flat_NE = delta_NX.flatten(1)
     kept = max(1, round(density * flat_NE.shape[1]))
@@ -23,8 +23,8 @@ def ties(delta_NX: torch.Tensor, weight_N: torch.Tensor, density: float) -> torc
 
 
 def elected_mean(delta_NX: torch.Tensor, weight_N: torch.Tensor) -> torch.Tensor:
-    """sum_{i in A} c_i Delta_i / sum_{i in A} c_i for every element, A being the experts whose delta has the sign of
-    sum_i c_i Delta_i; 0 where there is none."""
+    """sum_{i in A} c_i Delta_i / sum_{i in A} c_i for every element, where A are the experts whose delta has the sign of
+    sum_i c_i Delta_i; 0 if there are none."""
     weight_N1 = weight_N.to(delta_NX).view(-1, *[1] * (delta_NX.dim() - 1))
     sign_X = torch.tensordot(weight_N.to(delta_NX), delta_NX, 1).sign()
     agrees_NX = (delta_NX.sign() == sign_X) & (delta_NX != 0)
@@ -34,15 +34,15 @@ def elected_mean(delta_NX: torch.Tensor, weight_N: torch.Tensor) -> torch.Tensor
 
 
 def dare(delta_NX: torch.Tensor, weight_N: torch.Tensor, density: float, draw_NX: torch.Tensor) -> torch.Tensor:
-    """Drop and rescale (arXiv 2311.03099), then ``task_arithmetic``: an element stays where its draw, uniform on [0, 1), is
-    below ``density``, and is divided by it."""
+    """Drop and rescale (arXiv 2311.03099), then ``task_arithmetic``: an element is kept if its draw, uniform on [0, 1), is
+    below ``density``, and is divided by ``density``."""
     return task_arithmetic(_drop(delta_NX, torch.tensor(density, dtype=delta_NX.dtype), draw_NX), weight_N)
 
 
 def della(
     delta_NX: torch.Tensor, weight_N: torch.Tensor, density: float, spread: float, draw_NX: torch.Tensor,
 ) -> torch.Tensor:
-    """DELLA (arXiv 2406.11617): as DARE, but an element stays with a probability that rises evenly with its rank by size in
+    """DELLA (arXiv 2406.11617): like DARE, but an element is kept with a probability that rises evenly with its rank by size in
     its row, from density - spread / 2 to density + spread / 2; then ``elected_mean``."""
     size = delta_NX.shape[-1]
     rank_NX = delta_NX.abs().argsort(dim=-1, stable=True).argsort(dim=-1)  # 0: the smallest of its row
@@ -52,7 +52,7 @@ def della(
 
 def model_stock(delta_NX: torch.Tensor) -> torch.Tensor:
     """t times the mean of the deltas, t = N cos / (1 + (N - 1) cos), cos: the mean cosine of two deltas, at least 0
-    (arXiv 2403.19522, with the base model as anchor). Experts that are equal give t = 1, unrelated ones 0."""
+    (arXiv 2403.19522, with the base model as anchor). Equal experts give t = 1, unrelated ones t = 0."""
     num_experts = len(delta_NX)
     flat_NE = delta_NX.flatten(1)
     norm_N = flat_NE.norm(dim=1)

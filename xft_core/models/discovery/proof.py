@@ -1,7 +1,7 @@
-"""The proof of a proposed row: a tiny model of the architecture, upcycled by it, gives the logits that it gave before.
+"""The proof of a proposed row: a tiny model of the architecture gives the same logits before and after upcycling by that row.
 
-What a row says beyond names is measured on the same model: whether the FFN drops elements of its output, whether the logits
-are the head's, whether packed examples stay apart, under which names transformers stores tensors.
+The parts of a row other than names are measured on the same model: whether the FFN drops elements of its output, whether the
+logits are the head's output, whether packed examples stay apart, and the names under which transformers stores tensors.
 """
 
 import copy
@@ -25,41 +25,41 @@ from xft_core.moe.placement import place_block
 from xft_core.recipe.sections import UpcycleConfig
 
 TOKENS = 12
-PACKED_LENGTHS = (70, 80)  # each longer than the least block of attention by example
+PACKED_LENGTHS = (70, 80)  # each longer than the smallest block of attention by example
 LARGEST_DIFFERENCE = 1e-5  # of the largest logit; some families compute norms and softmax in fp32, whatever the dtype
 UPCYCLE = UpcycleConfig(num_experts=4, num_experts_per_tok=3)
 
 
 def prove(config: PreTrainedConfig, shape: PreTrainedModel, proposed: list[Family]) -> tuple[Family, str]:
-    """The row of ``proposed`` that is proved, complete, and on what model: words for the log.
+    """The proved row of ``proposed``, complete, and a description of the test model for the log.
 
     Args:
-        config: of the model.
-        shape: the model of it, without memory.
+        config: the model's configuration.
+        shape: the model of this configuration, without memory.
         proposed: rows to try, in this order.
 
-    Raises CannotUpcycle with the reason where none is.
+    Raises CannotUpcycle with the reason if none is proved.
     """
     ffn = shape.get_submodule(proposed[0].mlp_name(0))
     hidden_size, ffn_size = _width(shape), _ffn_size(ffn, proposed[0])
-    reason = "no model of it is small enough to be tried"
+    reason = "no model of this architecture is small enough to be tried"
     with _alone():
         for model in tiny_models(config, count(shape), hidden_size, ffn_size):
             if isinstance(model, Exception):
-                reason = f"no tiny model of it can be made to prove the change on ({first_line(model)})"
+                reason = f"no tiny model of this architecture can be built to prove the change on ({first_line(model)})"
                 continue
             try:
                 if {_names(row) for row in propose(model)} != {_names(row) for row in proposed}:
-                    reason = "a tiny model of it has other modules than the model itself"
+                    reason = "a tiny model of this architecture has other modules than the model itself"
                     continue
                 logits = _logits(model)
             except CannotUpcycle as error:
-                raise CannotUpcycle(f"{error} (seen on a tiny model of it)") from None
+                raise CannotUpcycle(f"{error} (seen on a tiny model of this architecture)") from None
             except Exception as error:
-                reason = f"a tiny model of it does not run ({first_line(error)})"
+                reason = f"a tiny model of this architecture does not run ({first_line(error)})"
                 continue
             if not torch.isfinite(logits).all() or not logits.std() > 0:
-                reason = "the logits of a tiny model of it are not numbers, or all equal"
+                reason = "the logits of a tiny model of this architecture are not numbers, or all equal"
                 continue
             family = _proved(model, logits, proposed)
             try:
@@ -68,27 +68,27 @@ def prove(config: PreTrainedConfig, shape: PreTrainedModel, proposed: list[Famil
             except CannotUpcycle:
                 raise
             except Exception as error:
-                raise CannotUpcycle(f"what a tiny model of it does cannot be measured ({first_line(error)})") from None
+                raise CannotUpcycle(f"a tiny model of this architecture cannot be measured ({first_line(error)})") from None
             return family, f"a random model of {model.config.num_hidden_layers} layers and hidden size {_width(model)}"
     raise CannotUpcycle(reason)
 
 
 def _proved(model: PreTrainedModel, logits: torch.Tensor, proposed: list[Family]) -> Family:
-    """The proposed row by which upcycling is the identity."""
+    """The proposed row for which upcycling is the identity."""
     differences = []
     for row in proposed:
         row = replace(row, adds_residual=_takes_residual(model, row))
         try:
             upcycled = _upcycled(model, row)
             difference = _difference(_logits(upcycled), logits)
-        except Exception as error:  # what a module objects to is its own
+        except Exception as error:  # each module has its own objections
             differences.append(f"by {_formula(row)} it does not run: {first_line(error)}")
             continue
         differences.append(f"as {_formula(row)} logits differ by {difference:.1e}")
         if difference <= LARGEST_DIFFERENCE and _blocks_matter(upcycled, row, logits):
             return row
     raise CannotUpcycle(
-        f"its FFN {proposed[0].mlp_name(0)} computes something else than down(act(up(x))), gated or not ("
+        f"its FFN {proposed[0].mlp_name(0)} does not compute down(act(up(x))), gated or not ("
         f"{'; '.join(differences)}, relative to the largest)")
 
 
@@ -108,14 +108,14 @@ def _upcycled(model: PreTrainedModel, family: Family) -> PreTrainedModel:
 
 
 def _blocks_matter(upcycled: PreTrainedModel, family: Family, logits: torch.Tensor) -> bool:
-    """Whether the logits come from the experts: else the model computes its FFN somewhere else."""
+    """Whether the logits come from the experts. Otherwise, the model computes its FFN somewhere else."""
     for number in range(len(upcycled.get_submodule(family.layers))):
         upcycled.get_submodule(family.block_name(number)).experts.down_proj.data.normal_(std=0.5)
     return _difference(_logits(upcycled), logits) > 10 * LARGEST_DIFFERENCE
 
 
 def _complete(model: PreTrainedModel, family: Family) -> Family:
-    """The proved row with all that is measured: dropout, head, packing, stored names."""
+    """The proved row with all measured properties: dropout, head, packing, stored names."""
     family = replace(family, dropout=_dropout(model, family), renamed=_renamed(model, family), plain_head=_plain_head(model))
     packs = _packs(model)
     by_example = False
@@ -123,13 +123,13 @@ def _complete(model: PreTrainedModel, family: Family) -> Family:
         try:
             model.set_attn_implementation(BY_EXAMPLE)
             by_example = _packs(model)
-        except Exception:  # attention that is the model's own may know torch's by name alone
+        except Exception:  # a model's own attention may know only torch's names
             by_example = False
     return replace(family, packs=packs, attends_by_example=by_example)
 
 
 def _takes_residual(model: PreTrainedModel, family: Family) -> bool:
-    """Whether the FFN's forward wants a second tensor."""
+    """Whether the FFN's forward takes a second tensor."""
     if not family.mlp:
         return False
     parameters = list(inspect.signature(model.get_submodule(family.mlp_name(0)).forward).parameters.values())
@@ -137,12 +137,12 @@ def _takes_residual(model: PreTrainedModel, family: Family) -> bool:
 
 
 def _dropout(model: PreTrainedModel, family: Family) -> str:
-    """The FFN's attribute by which it drops elements of its output in training: half of them are then 0, the others double.
+    """The FFN's attribute that makes it drop elements of its output in training: at 0.5, half are 0 and the others double.
 
-    Raises CannotUpcycle where training changes what the FFN computes in another way.
+    Raises CannotUpcycle if training changes the FFN's output in another way.
     """
     if not family.mlp:
-        return ""  # what the layer drops after the FFN it drops after the mixture too
+        return ""  # dropout of the layer after the FFN also applies after the mixture
     ffn = copy.deepcopy(model.get_submodule(family.mlp_name(0)))
     x_1TD = torch.randn(1, TOKENS, _width(model), dtype=model.dtype)
     inputs = (x_1TD, torch.zeros_like(x_1TD)) if family.adds_residual else (x_1TD,)
@@ -160,7 +160,7 @@ def _dropout(model: PreTrainedModel, family: Family) -> str:
     expected = ffn.eval()(*inputs)
     ffn.train()
     if _difference(output(""), expected) > LARGEST_DIFFERENCE:
-        raise CannotUpcycle(f"its FFN {family.mlp_name(0)} computes something else in training than in evaluation")
+        raise CannotUpcycle(f"its FFN {family.mlp_name(0)} has different outputs in training and in evaluation")
     for name in sorted(numbers | modules):
         dropped = output(name)
         if _difference(dropped, expected) <= LARGEST_DIFFERENCE:
@@ -168,22 +168,22 @@ def _dropout(model: PreTrainedModel, family: Family) -> str:
         left = dropped != 0
         if not left.all() and _difference(dropped[left], 2 * expected[left]) <= LARGEST_DIFFERENCE:
             return name
-        raise CannotUpcycle(f"its FFN {family.mlp_name(0)} drops elements ({name}) elsewhere than in its output")
+        raise CannotUpcycle(f"its FFN {family.mlp_name(0)} drops elements ({name}) outside its output")
     return ""
 
 
 def _plain_head(model: PreTrainedModel) -> bool:
-    """Whether the logits are what the head gives, bit for bit."""
+    """Whether the logits are the head's output, bit for bit."""
     head, given = model.get_output_embeddings(), list[torch.Tensor]()
     if not isinstance(head, nn.Linear):
-        raise CannotUpcycle("it has no linear layer as head")
+        raise CannotUpcycle("its head is not a linear layer")
     with _hooked(head, given):
         logits = _logits(model)
     return len(given) == 1 and torch.equal(given[0], logits)
 
 
 def _packs(model: PreTrainedModel) -> bool:
-    """Whether two examples in one sequence, with position numbers that start again, have the logits that each has alone."""
+    """Whether two examples in one sequence, each with positions from 0, have the same logits as each alone."""
     longest = getattr(model.config, "max_position_embeddings", None) or max(PACKED_LENGTHS)
     lengths = [min(length, int(longest)) for length in PACKED_LENGTHS]
     rows = [_tokens(model, length, seed) for seed, length in enumerate(lengths, start=1)]
@@ -207,8 +207,8 @@ def _check_causal(model: PreTrainedModel, logits: torch.Tensor) -> None:
 
 
 def _renamed(model: PreTrainedModel, family: Family) -> tuple[tuple[str, str], ...]:
-    """Modules that transformers calls otherwise in files than in memory. Raises CannotUpcycle where it also joins or splits
-    tensors on the way, or where the FFN's have other names."""
+    """Modules whose names differ between files and memory. Raises CannotUpcycle if transformers also joins or splits tensors,
+    or if the FFN's names differ."""
     state = model.state_dict()
     in_files = revert_weight_conversion(model, dict(state))
     names = {(tensor.data_ptr(), tuple(tensor.shape)): name for name, tensor in in_files.items()}
@@ -216,7 +216,7 @@ def _renamed(model: PreTrainedModel, family: Family) -> tuple[tuple[str, str], .
     for name, tensor in state.items():
         other = names.get((tensor.data_ptr(), tuple(tensor.shape)))
         if other is None or (other != name and name.startswith(family.ffn_prefixes(0))):
-            raise CannotUpcycle(f"transformers stores its {name} in another form than it has in memory")
+            raise CannotUpcycle(f"transformers stores its {name} in another form than in memory")
         if other != name and other not in state:
             found.append((name.rpartition(".")[0], other.rpartition(".")[0]))
     return tuple(dict.fromkeys(found))
@@ -234,7 +234,7 @@ def _tokens(model: PreTrainedModel, length: int, seed: int) -> torch.Tensor:
 
 
 def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest one, of the largest expected value; infinite where a number is none."""
+    """The largest difference relative to the largest expected value; infinite if it is not a number."""
     difference = float((found - expected).abs().max() / expected.abs().max())
     return difference if difference == difference else float("inf")
 
@@ -270,9 +270,9 @@ def _hooked(module: nn.Module, given: list[torch.Tensor]) -> Iterator[None]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Seeded, on the CPU with one thread, without gradients; the caller's random state is as before, afterwards."""
+    """Run seeded, on the CPU with one thread, without gradients, and restore the caller's random state afterwards."""
     num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so little work is slower with several, many times so on a busy machine
+    torch.set_num_threads(1)  # such small work is slower with several, much slower on a busy machine
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad(), torch.autocast("cpu", enabled=False):
             torch.manual_seed(0)

@@ -8,21 +8,21 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 FFN, HEADS, HEAD_SIZE, LAYERS, VOCABULARY, POSITIONS = 96, 4, 16, 2, 256, 256
-SMALL = 2_000_000  # parameters of a model that is used as it is
-MOST = 200_000_000  # of one that keeps its widths: 1.6 GB in fp64
-# Fields whose number is a count of something else, though it may equal a width.
+SMALL = 2_000_000  # parameters of a model that is used unchanged
+MOST = 200_000_000  # parameters of one that keeps its widths: 1.6 GB in fp64
+# Fields that count something else, though their number may equal a width.
 NOT_WIDTHS = ("position", "vocab", "token", "window", "ctx", "context", "layer", "length", "base", "theta")
 
 
 def tiny_models(
     config: PreTrainedConfig, parameters: int, hidden_size: int, ffn_size: int,
 ) -> Iterator[PreTrainedModel | Exception]:
-    """Models of the architecture on the CPU, in evaluation mode, with lively random weights: of the config itself where that
-    is small; else scaled down, at first as far as possible. In fp64, the last but one in fp32. An exception stands for one
-    that cannot be made."""
+    """Models of the architecture on the CPU, in evaluation mode, with large random weights: from the config itself if it is
+    small, then scaled down, first as far as possible. All are in fp64, except the last but one in fp32. An exception takes the
+    place of a model that cannot be built."""
     fields = config.to_dict()
     small = _scaled(config, fields, hidden_size, ffn_size, HEAD_SIZE)
-    # Rotary settings may depend on the head's size in ways of their own.
+    # Rotary settings may depend on the head size in their own way.
     plain_positions = {name: value for name, value in small.items() if not name.startswith("rope_")}
     heads = int(getattr(config, "num_attention_heads", None) or HEADS)
     head_size = int(getattr(config, "head_dim", None) or hidden_size // heads)
@@ -40,12 +40,12 @@ def tiny_models(
                 yield _lively(AutoModelForCausalLM.from_config(made, dtype=dtype))
         except MemoryError:
             raise
-        except Exception as error:  # every architecture objects in its own way
+        except Exception as error:  # every architecture fails in its own way
             yield error
 
 
 def _lively(model: PreTrainedModel) -> PreTrainedModel:
-    """Biases and norms not at their neutral start, weights larger than the usual 0.02."""
+    """Move biases and norms away from their neutral start, and make weights larger than the usual 0.02."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -63,7 +63,7 @@ def _few_layers(config: PreTrainedConfig, fields: dict[str, Any]) -> dict[str, A
 def _scaled(
     config: PreTrainedConfig, fields: dict[str, Any], hidden_size: int, ffn_size: int, head_size: int,
 ) -> dict[str, Any]:
-    """The config with two layers, few small heads, a small FFN and vocabulary; whatever is not a size stays."""
+    """The config with two layers, few small heads, a small FFN and vocabulary. Other fields stay."""
     names = _names(config)
     small = _few_layers(config, fields)
     for name, value in small.items():
@@ -93,5 +93,5 @@ def _names(config: PreTrainedConfig) -> Any:
 
 
 def count(model: nn.Module) -> int:
-    """Parameters of a model, which may be without memory."""
+    """Number of parameters of a model, which may be without memory."""
     return sum(parameter.numel() for parameter in model.parameters())

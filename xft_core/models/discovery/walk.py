@@ -1,8 +1,8 @@
-"""Rows of the family table proposed from a model's modules: the FFN of every decoder layer, by its shapes.
+"""Propose rows of the family table from a model's modules: the FFN of every decoder layer, by its shapes.
 
 A module with a linear layer of D to F (two of them, or one of D to 2F, when gated), one of F to D and an activation looks
-like an FFN. Attention has no activation between its linear layers, and other shapes. What a module computes is not seen
-here: ``proof.py`` decides. Letters: D hidden size, F FFN size.
+like an FFN. Attention has no activation between its linear layers, and other shapes. This module does not see what a module
+computes: ``proof.py`` decides. Letters: D hidden size, F FFN size.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,14 @@ from xft_core.families import Family
 
 
 class CannotUpcycle(Exception):
-    """Why a model's FFNs cannot become mixtures: the end of a sentence."""
+    """The reason why a model's FFNs cannot become mixtures, as the end of a sentence."""
 
 
 def propose(model: PreTrainedModel) -> list[Family]:
-    """Every row that the modules allow, most likely ones first: they differ in the activation, and in which layer is the
-    gate. ``model`` may be without memory.
+    """Every row that the modules allow, most likely first. Rows differ in the activation and in which layer is the gate.
+    ``model`` may be without memory.
 
-    Raises CannotUpcycle where there is no row.
+    Raises CannotUpcycle if there is no row.
     """
     layers_name, layers = _decoder_layers(model)
     hidden_size = model.get_input_embeddings().embedding_dim
@@ -32,8 +32,8 @@ def propose(model: PreTrainedModel) -> list[Family]:
         _check_dense(f"{layers_name}.{number}", layer, hidden_size)
     found = [(name, module) for name, module in layers[0].named_modules() if _shapes(module, hidden_size)]
     if not found:
-        raise CannotUpcycle(f"no FFN is found in its {layers_name}: no module with linear layers of {hidden_size:,} (hidden "
-                            "size) to some size and back, and an activation without weights")
+        raise CannotUpcycle(f"no FFN was found in its {layers_name}: no module has linear layers of {hidden_size:,} (hidden "
+                            "size) to some size and back and an activation without weights")
     if len(found) > 1:
         names = ", ".join(repr(name) for name, _ in found)
         raise CannotUpcycle(f"its {layers_name} have several FFNs each ({names})")
@@ -46,7 +46,7 @@ def propose(model: PreTrainedModel) -> list[Family]:
     _check_kinds(f"{layers_name}.0.{mlp}", linear, gated, inline=not mlp)
     activations = list(_activations(ffn))
     if not activations:
-        raise CannotUpcycle(f"{layers_name}.0.{mlp} has linear layers as an FFN has, and no activation as an attribute")
+        raise CannotUpcycle(f"{layers_name}.0.{mlp} has the linear layers of an FFN, but no activation as an attribute")
     orders = list(permutations(up))
     orders.sort(key=lambda order: "gate" not in order[0])
     return [
@@ -64,12 +64,12 @@ def _decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     outer = [(name, module) for name, module in found if not any(name.startswith(f"{other}.") for other, _ in found)]
     if len(outer) != 1:
         raise CannotUpcycle(
-            f"its decoder layers are not found: {len(outer)} lists of modules have the {number} entries of num_hidden_layers")
+            f"its decoder layers were not found: {len(outer)} lists of modules have the {number} entries of num_hidden_layers")
     return outer[0]
 
 
 def _check_dense(layer_name: str, layer: nn.Module, hidden_size: int) -> None:
-    """Raise CannotUpcycle where the layer has experts: stacked ones, or a list of modules with linear layers."""
+    """Raise CannotUpcycle if the layer has experts: stacked ones, or a list of modules with linear layers."""
     for name, module in layer.named_modules():
         stacked = any(
             parameter.dim() == 3 and hidden_size in parameter.shape[1:] and len(parameter) > 1
@@ -78,11 +78,11 @@ def _check_dense(layer_name: str, layer: nn.Module, hidden_size: int) -> None:
         listed = isinstance(module, nn.ModuleList) and sum(
             any(_is_linear(inner) for inner in child.modules()) for child in module) > 1
         if listed or (stacked and not is_convolution):
-            raise CannotUpcycle(f"it is a mixture of experts already ({layer_name}.{name} holds several)")
+            raise CannotUpcycle(f"it is already a mixture of experts ({layer_name}.{name} holds several)")
 
 
 def _check_alike(layers_name: str, layers: nn.ModuleList, mlp: str) -> None:
-    """Raise CannotUpcycle unless the FFN of every layer has the names and shapes of the first one's."""
+    """Raise CannotUpcycle unless the FFN of every layer has the names and shapes of the first layer's FFN."""
     def description(layer: nn.Module) -> dict[str, list[int]]:
         try:
             ffn = layer.get_submodule(mlp)
@@ -93,7 +93,8 @@ def _check_alike(layers_name: str, layers: nn.ModuleList, mlp: str) -> None:
     first = description(layers[0])
     for number, layer in enumerate(layers):
         if description(layer) != first:
-            raise CannotUpcycle(f"its layers are not alike: {layers_name}.{number} has another FFN than {layers_name}.0")
+            raise CannotUpcycle(
+                f"its layers are not alike: the FFN of {layers_name}.{number} differs from that of {layers_name}.0")
 
 
 def _check_kinds(name: str, linear: list[nn.Module], gated: bool, inline: bool) -> None:
@@ -106,10 +107,10 @@ def _check_kinds(name: str, linear: list[nn.Module], gated: bool, inline: bool) 
 
 
 def _shapes(module: nn.Module, hidden_size: int) -> tuple[list[str], str] | None:
-    """Names of the layers into the FFN and of the one out of it, if ``module`` has what an FFN has; else None.
+    """Names of the layers into the FFN and of the one out of it, if ``module`` looks like an FFN; else None.
 
-    Of the linear layers that the module itself holds, one leads back from F to D. Where the FFN has no module of its own,
-    other layers may stand beside it (D to D).
+    Of the linear layers directly in the module, one leads back from F to D. If the FFN has no module of its own, the module may
+    contain other layers (D to D).
     """
     linear = {name: _size(child) for name, child in module.named_children() if _is_linear(child)}
     linear = {name: size for name, size in linear.items() if hidden_size in size}

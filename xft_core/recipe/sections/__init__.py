@@ -1,7 +1,8 @@
-"""The recipe: every choice of a run, with its default and a help text. UI form, command line and MLflow parameters.
+"""The recipe: every choice of a run, with its default and help text, for the UI form, command line and MLflow parameters.
 
-Frozen pydantic models, unknown fields refused. No torch here: flows, forms and the command line import this file.
-Defaults are those of the XFT paper's reference run (arXiv 2404.15247, DeepSeek-Coder-1.3B) unless a help text says why not.
+The models are frozen pydantic models that reject unknown fields. This package does not import torch, because flows, forms and
+the command line import it. The defaults are those of the XFT paper's reference run (arXiv 2404.15247, DeepSeek-Coder-1.3B),
+unless a help text explains the difference.
 """
 
 from xft_core.recipe.sections.base import (

@@ -1,4 +1,4 @@
-"""What all sections have in common, and the types of their fields."""
+"""The base class of all recipe sections, and the types of their fields."""
 
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -17,18 +17,18 @@ WeightAverage = Literal["none", "last_k", "ema"]
 RecipeName = Annotated[str, Field(min_length=1, max_length=80, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ExperimentName = Annotated[str, Field(min_length=1, max_length=200)]
-PROCESS_FIELDS = ("num_processes", "num_nodes")  # of the section sft; they change no result
-LARGEST_NUMBER, LONGEST_TEXT = 10**12, 100_000  # of any field: nothing that is meant comes near
+PROCESS_FIELDS = ("num_processes", "num_nodes")  # fields of the section sft that change no result
+LARGEST_NUMBER, LONGEST_TEXT = 10**12, 100_000  # limits for any field, far above any sensible value
 
 
 def rule(condition: dict[str, Any], then: dict[str, Any]) -> dict[str, Any]:
-    """JSON schema of a section's rule: where the fields of ``condition`` are as it says, those of ``then`` must be so too."""
+    """JSON schema of a section's rule: if the fields match ``condition``, they must also match ``then``."""
     return {"if": {"properties": condition, "required": list(condition)}, "then": {"properties": then}}
 
 
 def _for_forms(schema: dict[str, Any], section: type["Section"]) -> None:
-    """What a form needs beside what pydantic writes: a field that may be empty has one type, so that the page shows a plain
-    field instead of a choice between it and None (without a default the form takes null for empty); and ``form_rules``."""
+    """Adapt pydantic's schema to forms. An optional field gets a single type, so that the page shows a plain field instead of
+    a choice between a value and None (without a default the form sends null for empty). Also adds ``form_rules``."""
     for field in schema.get("properties", {}).values():
         kinds = [item for item in field.get("anyOf", ()) if item != {"type": "null"}]
         if len(kinds) == 1 and len(field["anyOf"]) == 2 and "type" in kinds[0]:
@@ -41,16 +41,16 @@ def _for_forms(schema: dict[str, Any], section: type["Section"]) -> None:
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable; unknown fields, infinite numbers and NaN, NUL characters and text that is not valid
-    Unicode are errors."""
+    """Base class of all sections. Sections are immutable, and reject unknown fields, infinite numbers, NaN, NUL characters and
+    invalid Unicode."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=False, allow_inf_nan=False,
         json_schema_extra=_for_forms)  # type: ignore[typeddict-item]
 
     form_rules: ClassVar[tuple[dict[str, Any], ...]] = ()
-    """Those of the validators' rules that a JSON schema can say (``rule``): a form refuses what breaks them before there is
-    a run. The validators are complete, and have the better words."""
+    """The validator rules that a JSON schema can express (``rule``). A form enforces them before a run starts. The validators
+    cover every rule and have better messages."""
 
     @field_validator("*")
     @classmethod
@@ -59,12 +59,12 @@ class Section(BaseModel):
         return value
 
     added: ClassVar[frozenset[str]] = frozenset()
-    """Fields that came after runs had been made. At its default such a field means what the code did before it came, so
-    it is not recorded then: keys, and the files that stages write, stay as they were."""
+    """Fields added after runs already existed. At its default, such a field reproduces the code's earlier behaviour and is not
+    recorded, so that keys and the files that stages write do not change."""
 
     def recorded(self, exclude: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """The fields as JSON values, for keys and for files: those of ``added`` only where they differ from their default,
-        those in ``exclude`` not at all."""
+        """Return the fields as JSON values for keys and files. Fields in ``added`` are included only if they differ from their
+        default, fields in ``exclude`` never."""
         found = self.model_dump(mode="json", exclude=set(exclude))
         for name in [*found]:
             value = getattr(self, name)
@@ -80,13 +80,13 @@ class Section(BaseModel):
 
 def _check_can_be_meant(value: Any) -> None:
     if isinstance(value, str | Path) and "\0" in str(value):
-        raise ValueError("it holds a NUL character")
+        raise ValueError("the value contains a NUL character")
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value[:LONGEST_TEXT]):
-        raise ValueError("it holds half of a surrogate pair, which is not Unicode")
+        raise ValueError("the value contains half of a surrogate pair, which is not valid Unicode")
     if isinstance(value, str) and len(value) > LONGEST_TEXT:
-        raise ValueError(f"it has {len(value):,} characters, more than {LONGEST_TEXT:,}")
+        raise ValueError(f"the value has {len(value):,} characters, more than the limit of {LONGEST_TEXT:,}")
     if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
-        raise ValueError(f"it is beyond {LARGEST_NUMBER:,}")
+        raise ValueError(f"the absolute value exceeds {LARGEST_NUMBER:,}")
     if isinstance(value, dict | list):
         for item in [*value, *value.values()] if isinstance(value, dict) else value:
             _check_can_be_meant(item)

@@ -1,4 +1,4 @@
-"""The recipe's section baseline."""
+"""The recipe section baseline."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,61 +13,62 @@ OF_SFT = ("epochs", "learning_rate", "warmup_steps", "adapter")  # fields that r
 
 
 def _listed(value: Any) -> Any:
-    """One value stands for a list of it."""
+    """Turn a single value into a list."""
     return [] if value is None else value if isinstance(value, list | tuple) else [value]
 
 
 class WorkToMatch(Section):
-    """The training whose tokens, or floating-point work, a baseline is given: a Mixture-of-Experts', that of its mixing, and
-    that of the dense models that it starts from."""
+    """The training whose tokens or floating-point work a baseline must match: that of a Mixture-of-Experts, of its mixing and
+    of the dense models that it starts from."""
 
-    kind: Literal["tokens", "flops"] = Field(description="What is to be equal.")
-    runs: int = Field(1, description="Over how many trainings it is split.")
-    upcycle: UpcycleConfig | None = Field(None, description="The Mixture-of-Experts; empty where only tokens count.")
-    epochs: float = Field(description="Passes over the rows of tuning it; 0 for none.")
-    max_steps: int | None = Field(None, description="Most optimizer steps of that.")
-    dense_epochs: float = Field(0.0, description="Passes over the rows of tuning dense models before upcycling.")
-    mixing_epochs: float = Field(0.0, description="Passes over the rows of learning coefficients; 0 where none are learned.")
-    mixing_max_steps: int | None = Field(None, description="Most optimizer steps of that.")
-    mixing_batch_size: int = Field(1, description="Sequences of each of these steps.")
+    kind: Literal["tokens", "flops"] = Field(description="Quantity to match.")
+    runs: int = Field(1, description="Number of trainings that it is split over.")
+    upcycle: UpcycleConfig | None = Field(None, description="The Mixture-of-Experts; empty if only tokens count.")
+    epochs: float = Field(description="Passes over the rows to tune the Mixture-of-Experts; 0 for none.")
+    max_steps: int | None = Field(None, description="Maximum optimizer steps of that tuning.")
+    dense_epochs: float = Field(0.0, description="Passes over the rows to tune dense models before upcycling.")
+    mixing_epochs: float = Field(0.0, description="Passes over the rows to learn coefficients; 0 if none are learned.")
+    mixing_max_steps: int | None = Field(None, description="Maximum optimizer steps of learning coefficients.")
+    mixing_batch_size: int = Field(1, description="Sequences per optimizer step of learning coefficients.")
 
 
 class BaselineConfig(Section):
-    """The control: plain SFT of the dense model, and what else the same work could buy (rivals). All other fields are those of
-    the section sft."""
+    """The control: plain SFT of the dense model, and rivals, which are other uses of the same work. All other training fields
+    come from the section sft."""
 
     added: ClassVar[frozenset[str]] = frozenset({
         "average", "average_count", "runs", "wise", "match", "evaluate_rivals", "adapter"})
 
-    enabled: bool = Field(True, description="Train and evaluate the dense baseline too.")
+    enabled: bool = Field(True, description="Also train and evaluate the dense baseline.")
     epochs: float | None = Field(None, gt=0, le=1000, description="Passes over the rows; empty: as in sft.")
     learning_rate: float | None = Field(None, gt=0, le=1, description="Peak learning rate; empty: as in sft.")
     warmup_steps: int | None = Field(None, ge=0, description="Warm-up steps; empty: as in sft.")
     adapter: Adapter | None = Field(None, description=(
-        "lora or none, as sft.adapter, with the rank and scale of the section sft; empty: as in sft."))
+        "lora or none, as for sft.adapter, with the rank and scale of the section sft; empty: as in sft."))
     average: WeightAverage = Field("none", description=(
-        "Rival: the baseline's weights averaged over its training: last_k (mean of the last average_count of checkpoints that "
-        "are evenly spaced over the last 40% of the steps), ema (exponential moving average with decay 1 - 1/(0.1 steps), "
-        "bias-corrected), or none. It costs one copy of the weights and no training."))
+        "Rival: the baseline's weights averaged over its training: last_k (mean of the last average_count of checkpoints "
+        "spaced evenly over the last 40% of the steps), ema (exponential moving average with decay 1 - 1/(0.1 steps), "
+        "bias-corrected) or none. It costs one copy of the weights and no training."))
     average_count: int = Field(5, ge=1, le=1000, description=(
         "Checkpoints that last_k averages. Plays no part in other averages."))
     runs: int = Field(1, ge=1, le=64, description=(
-        "Rival: the mean of the weights of this many baselines, of seeds seed, seed + 1 and so on, each with its own order of "
-        "the data (a soup, arXiv 2203.05482); 1 for none. 4 runs cost about what XFT's training costs."))
+        "Rival: the mean of the weights of this many baselines (a soup, arXiv 2203.05482), trained with seeds seed, seed + 1 "
+        "and so on, each with its own order of the data; 1 for none. 4 runs cost about as much as XFT's training."))
     wise: Annotated[list[Annotated[float, Field(ge=0, le=2)]], BeforeValidator(_listed)] = Field([], description=(
-        "Rivals: base + g (tuned - base) for each of these g (WiSE-FT, arXiv 2109.01903), of the baseline, of its average and "
-        "of the soup. It costs no training. 0 is the base model, 1 the tuned one. Empty for none."))
+        "Rivals: base + g (tuned - base) for each of these g (WiSE-FT, arXiv 2109.01903), for the baseline, its average and "
+        "the soup. They cost no training. 0 is the base model, 1 the tuned one. Empty for none."))
     match: Annotated[list[Match], BeforeValidator(_listed)] = Field(["epochs"], min_length=1, description=(
-        "How long the baseline trains: epochs (as set here or in sft), tokens (as many tokens as tuning the Mixture-of-Experts "
-        "and learning its coefficients take), flops (as much floating-point work as these). The runs of a soup share tokens "
-        "and work. Several: the first is the baseline, each other one a rival of its own, with averages and soups of its own."))
+        "How long the baseline trains: epochs (as set here or in sft), tokens (as many tokens as tuning the "
+        "Mixture-of-Experts and learning its coefficients take) or flops (as much floating-point work as these). The runs of "
+        "a soup share tokens and work. With several values, the first sets the baseline, and each of the others adds a rival "
+        "with its own averages and soups."))
     evaluate_rivals: bool = Field(False, description=(
-        "Rivals answer the benchmarks too, and are measured on evaluate.held_out_data and lm-eval tasks. Off: only their "
+        "Rivals also answer the benchmarks, and are measured on evaluate.held_out_data and lm-eval tasks. Off: only their "
         "held-out loss is measured."))
 
     @property
     def has_rivals(self) -> bool:
-        """Whether there is more to compare with than the plain baseline."""
+        """Whether there are rivals besides the plain baseline."""
         rivals = self.average != "none" or self.runs > 1 or bool(self.wise) or self.match != ["epochs"]
         return self.enabled and rivals
 
@@ -76,8 +77,8 @@ class BaselineConfig(Section):
         return self.adapter or sft.adapter
 
     def applied_to(self, sft: SftConfig) -> SftConfig:
-        """The baseline's SFT configuration: ``sft`` with the fields set here, and none of those that are of experts (a dense
-        model has none, so that they must not make two otherwise equal baselines differ)."""
+        """The baseline's SFT configuration: ``sft`` with the fields set here, and with neutral values for the fields about
+        experts. A dense model has no experts, so these must not make two otherwise equal baselines differ."""
         changes = {name: value for name in OF_SFT if (value := getattr(self, name)) is not None}
         changes |= OF_ROUTERS | {"expert_averaging": 0.0, "expert_learning_rate_factor": 1.0}
         changes |= {"merge_at": "last", "merge_checkpoints": 4}
@@ -95,11 +96,11 @@ class BaselineConfig(Section):
                 f"epochs is {self.epochs:g}, but match is {', '.join(self.match)}, which decides how long the baseline trains: "
                 "leave epochs empty, or add epochs to match")
         if self.adapter == "qlora":
-            raise ValueError("adapter is qlora, which needs 4-bit kernels that a CPU does not have: use lora")
+            raise ValueError("adapter is qlora, which needs 4-bit kernels that are not available on a CPU: use lora")
         if self.adapter == "lora" and self.average != "none":
             raise ValueError(
-                f"adapter is lora, but average is {self.average}, and of earlier steps only adapters are known: set average to "
-                "none")
+                f"adapter is lora, but average is {self.average}, and only the adapters of earlier steps are stored: set "
+                "average to none")
         if not self.enabled and (self.average != "none" or self.runs > 1 or self.wise or self.match != ["epochs"]):
-            raise ValueError("average, runs, wise and match make rivals of the baseline, but enabled is false: turn it on")
+            raise ValueError("average, runs, wise and match create rivals of the baseline, but enabled is false: turn it on")
         return self

@@ -1,4 +1,4 @@
-"""The recipe's section dpo."""
+"""The recipe section dpo."""
 
 from pydantic import Field, model_validator
 
@@ -8,18 +8,19 @@ from xft_core.recipe.sections.sft import SftConfig
 
 
 class DpoConfig(Section):
-    """One more model: the merged one after direct preference optimization (DPO, arXiv 2305.18290) on its own answers to a
-    benchmark, of which those that pass are preferred to those that fail."""
+    """One more model: the merged model after direct preference optimization (DPO, arXiv 2305.18290) on its own answers to a
+    benchmark, where passing answers are preferred to failing ones."""
 
     benchmark: str | None = Field(None, description=(
-        "Problems that the merged model answers to make preferences: as in evaluate.benchmarks, and none of these, so that no "
-        "model is measured on what it was tuned on. Empty: no DPO."))
-    num_samples: int = Field(8, ge=2, le=1000, description="Answers to each problem. Plays no part without dpo.benchmark.")
-    temperature: float = Field(0.8, gt=0, le=5, description="Their sampling temperature. Plays no part without dpo.benchmark.")
+        "Problems that the merged model answers to create preferences, specified as in evaluate.benchmarks. It must not be "
+        "one of those, so that no model is measured on problems that it was tuned on. Empty: no DPO."))
+    num_samples: int = Field(8, ge=2, le=1000, description="Answers per problem. Plays no part without dpo.benchmark.")
+    temperature: float = Field(0.8, gt=0, le=5, description=(
+        "Sampling temperature of these answers. Plays no part without dpo.benchmark."))
     pairs_per_problem: int = Field(4, ge=1, le=1000, description=(
-        "Most pairs of a passing and a failing answer to one problem. Plays no part without dpo.benchmark."))
+        "Maximum pairs of a passing and a failing answer per problem. Plays no part without dpo.benchmark."))
     beta: float = Field(0.1, gt=0, le=100, description=(
-        "How strongly the model is held to the merged one. Plays no part without dpo.benchmark."))
+        "How strongly the model is kept close to the merged model. Plays no part without dpo.benchmark."))
     epochs: float = Field(1.0, gt=0, le=100, description="Passes over the pairs. Plays no part without dpo.benchmark.")
     batch_size: int = Field(16, ge=1, description="Pairs per optimizer step. Plays no part without dpo.benchmark.")
     micro_batch_size: int = Field(2, ge=1, description=(
@@ -28,7 +29,7 @@ class DpoConfig(Section):
     warmup_steps: int = Field(10, ge=0, description=(
         "Optimizer steps of linear warm-up (at most a tenth of all steps). Plays no part without dpo.benchmark."))
     precision: Precision = Field("bf16_mixed", description=(
-        "Weights and arithmetic, as in the section sft. Plays no part without dpo.benchmark."))
+        "Precision of weights and arithmetic, as in the section sft. Plays no part without dpo.benchmark."))
 
     @model_validator(mode="after")
     def _batches_fit(self) -> "DpoConfig":
@@ -37,12 +38,12 @@ class DpoConfig(Section):
         return self
 
     def training(self) -> SftConfig:
-        """The fields of a training, for the trainer."""
+        """The training configuration for the trainer."""
         return SftConfig(
             epochs=self.epochs, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size, packing=False,
             learning_rate=self.learning_rate, warmup_steps=self.warmup_steps, optimizer="adamw", max_grad_norm=1.0,
             precision=self.precision, log_steps=1, checkpoint_steps=50)
 
     def sampled(self, generate: GenerateConfig) -> GenerateConfig:
-        """How the answers are drawn: as those of the benchmarks, but several to each problem."""
+        """The sampling configuration: as for the benchmarks, but with several answers per problem."""
         return GenerateConfig(**(generate.model_dump() | {"num_samples": self.num_samples, "temperature": self.temperature}))

@@ -1,4 +1,4 @@
-"""The recipe's section model."""
+"""The recipe section model."""
 
 from pydantic import Field
 
@@ -9,7 +9,7 @@ class ModelConfig(Section):
     """The dense model to start from."""
 
     path: str = Field("demo:model", description=(
-        "Model directory (safetensors), a Hub name such as deepseek-ai/deepseek-coder-1.3b-base, an S3 address "
-        "s3://bucket/prefix of a model directory or of an artifact, a model in MLflow (models:/name@alias, models:/name/3, "
-        "runs:/id), or demo:model for the small model that ships with the package."))
+        "Model directory (safetensors), Hub name such as deepseek-ai/deepseek-coder-1.3b-base, S3 address s3://bucket/prefix "
+        "of a model directory or an artifact, MLflow model (models:/name@alias, models:/name/3, runs:/id), or demo:model for "
+        "the small model that ships with the package."))
     revision: str | None = Field(None, description="Hub revision (branch, tag or commit); only for a Hub name.")

@@ -1,7 +1,7 @@
-"""``problems.html``: every problem with the models' answers and verdicts side by side, in one file that asks for nothing.
+"""``problems.html``: every problem with the models' answers and verdicts side by side, in one file that loads nothing else.
 
-What a model wrote is hostile text. It gets into the page as JSON that holds no ``<``, and on the screen by
-``textContent`` alone; and the page's policy lets only the one script run whose hash it names.
+A model's output is hostile text. It enters the page as JSON without any ``<`` and is shown only through ``textContent``.
+The page's policy runs only the one script whose hash it names.
 """
 
 import base64
@@ -23,14 +23,14 @@ from xft_core.store.results.generate import Sample, generated_samples
 PAGE = "problems.html"
 PARTS = Path(__file__).parent
 
-# What is shown of very much: the first samples of a problem, and the beginning of a text.
+# Limits of what is shown: the first samples of a problem, and the beginning of a text.
 SHOWN_SAMPLES, SHOWN_CHARACTERS = 10, 20_000
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One model's evaluation on one benchmark. ``evaluation``: what the evaluate stage made; ``samples``: what the
-    generate stage made, None where only the graded programs are known."""
+    """One model's evaluation on one benchmark. ``evaluation``: output of the evaluate stage; ``samples``: output of
+    the generate stage, None if only the graded programs are known."""
 
     model: str
     benchmark: str
@@ -49,25 +49,25 @@ def write_page(title: str, answers: Sequence[Answers], target: Path) -> None:
         "texts": texts.all}
     script = (PARTS / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    # No "<" is left in the data, so that nothing in it can end the element it stands in.
+    # The data contains no "<", so nothing in it can end its element.
     data = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
     parts = {
         "TITLE": escape(title), "HASH": digest, "STYLE": (PARTS / "page.css").read_text(encoding="utf-8"),
         "SCRIPT": script, "DATA": data}
     page = re.sub("@@([A-Z]+)@@", lambda name: parts[name[1]], (PARTS / "page.html").read_text(encoding="utf-8"))
-    target.write_text(page, encoding="utf-8", errors="replace")  # half of a surrogate pair is no text
+    target.write_text(page, encoding="utf-8", errors="replace")  # half of a surrogate pair cannot be encoded
 
 
 class _Texts:
-    """Every text once: three models are given the same prompt, and often write the same program."""
+    """Every text, stored once: three models get the same prompt, and often write the same program."""
 
     def __init__(self) -> None:
         self.all: list[str] = []
         self._places: dict[str, int] = {}
 
     def place(self, text: str | None) -> int | None:
-        """The number of a text, shortened if it is very long; None for none."""
+        """The number of a text, shortened if it is very long; None for an empty one."""
         if not text:
             return None
         if len(text) > SHOWN_CHARACTERS:
@@ -112,7 +112,7 @@ def _rate(of_problems: Counts) -> str:
 def _answer(
     graded: list[GradedSample] | None, count: tuple[int, int] | None, written: Sequence[Sample | None], texts: _Texts,
 ) -> dict[str, Any] | None:
-    """One model's samples for one problem; None where it was not asked."""
+    """One model's samples for one problem; None if it was not asked."""
     if graded is None:
         return None
     if len(written) != len(graded):
@@ -128,16 +128,16 @@ def _answer(
 
 
 def read_results(evaluation: Path) -> EvaluationFile:
-    """results.json of an evaluation: a directory that the evaluate stage made, or the file itself.
+    """Read the results.json of an evaluation. ``evaluation``: an output directory of the evaluate stage, or the file itself.
 
-    Raises ArtifactError for what is not there or is something else.
+    Raises ArtifactError if there is no evaluation.
     """
     path = evaluation / EvaluationFile.file_name if evaluation.is_dir() else evaluation
     try:
         return EvaluationFile.parse(path.read_bytes())
     except OSError:
         raise ArtifactError(
-            f"There is no evaluation in {str(evaluation)!r}. Give a directory that the evaluate stage made, or its "
+            f"There is no evaluation in {str(evaluation)!r}. Give an output directory of the evaluate stage, or its "
             "results.json.") from None
     except ValueError:
         raise ArtifactError(f"{str(path)!r} is not the results.json of an evaluation.") from None

@@ -1,7 +1,7 @@
 "use strict";
 // Everything a model wrote is set with textContent, never as markup.
 const data = JSON.parse(document.getElementById("data").textContent);
-const PAGE_OF = 200; // problems put on the screen at once
+const PAGE_OF = 200; // problems shown at once
 const place = (id) => document.getElementById(id);
 const text = (number) => (number === null || number === undefined ? null : data.texts[number]);
 
@@ -20,7 +20,7 @@ function make(tag, properties, ...children) {
 const state = { benchmark: 0, search: "", group: "all", verdicts: [], only: null, shown: PAGE_OF };
 const current = () => data.benchmarks[state.benchmark];
 
-// Of one model's samples for one problem.
+// The outcome of one model's samples for one problem.
 function outcome(answer) {
   if (!answer) return "none";
   if (!answer.graded) return "infrastructure_error";

@@ -1,4 +1,4 @@
-"""Pictures of a mixture: loss by domain, experts by domain, and what a step back towards the base model trades."""
+"""Pictures of a mixture: loss by domain, experts by domain, and the trade-off of a step back towards the base model."""
 
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
@@ -10,9 +10,9 @@ from xft_core.reporting.run.comparison import Comparison
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#000000")
 FAMILIES = {MERGED_MODEL: "merged model", SFT_MODEL: "SFT (dense)"}
 TRADE_OFF_NOTE = (
-    "WiSE-FT (arXiv 2109.01903): weights between the base model (gamma 0) and the tuned one (gamma 1), asked for by merge.wise "
-    "and baseline.wise. Chosen is what has the lowest loss on reserved rows; without such rows, the tuned model itself. To "
-    "register a merged model with another gamma, set merge.delta_scale.")
+    "WiSE-FT (arXiv 2109.01903): weights between the base model (gamma 0) and the tuned one (gamma 1), as set by merge.wise "
+    "and baseline.wise. The chosen model has the lowest loss on reserved rows; without such rows, it is the tuned model "
+    "itself. To register a merged model with another gamma, set merge.delta_scale.")
 
 
 def domain_bars(comparison: Comparison, colors: dict[str, str]) -> Figure | None:
@@ -43,7 +43,7 @@ def domain_bars(comparison: Comparison, colors: dict[str, str]) -> Figure | None
 
 
 def domain_heat_map(comparison: Comparison) -> Figure | None:
-    """Expert by domain: each routed expert's load over its mean load in all domains, layer beside layer."""
+    """Expert by domain: each routed expert's load over its mean load in all domains, with the layers side by side."""
     routing = comparison.domain_routing
     if len(routing) < 2:
         return None
@@ -51,7 +51,7 @@ def domain_heat_map(comparison: Comparison) -> Figure | None:
     domains, layers, experts = loads_DLE.shape
     mean_LE = loads_DLE.mean(0)
     ratios_DX = np.divide(loads_DLE, mean_LE, out=np.ones_like(loads_DLE), where=mean_LE > 0).reshape(domains, -1)
-    span = max(0.1, float(np.abs(ratios_DX - 1).max()))  # less is noise, and must not look like a pattern
+    span = max(0.1, float(np.abs(ratios_DX - 1).max()))  # less is noise and must not look like a pattern
     figure = Figure(figsize=(min(16.0, 3.5 + 0.45 * layers * experts), 1.9 + 0.45 * domains))
     ax = figure.subplots()
     low, high = max(0.0, 1 - span), 1 + span
@@ -78,8 +78,8 @@ def domain_heat_map(comparison: Comparison) -> Figure | None:
 
 
 def trade_off(comparison: Comparison) -> Figure | None:
-    """Loss of each domain between base and tuned model; and, where some domains were not learned, these against those that
-    were. The chosen point is marked."""
+    """Loss of each domain between the base and the tuned model. If some domains were not learned, also their loss against
+    that of the learned ones. The chosen point is marked."""
     curves = {family: points for family in FAMILIES if len(points := _points(comparison, family)) > 2}
     if not curves or not comparison.domains:
         return None
@@ -121,7 +121,7 @@ def trade_off(comparison: Comparison) -> Figure | None:
 
 
 def _points(comparison: Comparison, family: str) -> list[tuple[float, str]]:
-    """(gamma, model) from the base model to the tuned one, of those that were measured in every domain."""
+    """(gamma, model) from the base model to the tuned one, for the models that were measured in every domain."""
     found = [(0.0, "base"), (1.0, family)]
     for item in comparison.row_comparisons:
         prefix = f"{family}_wise_"

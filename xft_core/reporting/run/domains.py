@@ -1,5 +1,5 @@
-"""Domain by domain: every model's held-out loss with its interval, what became worse than in the base model, and where the
-experts' tokens go. Numbers, sentences and tables; the pictures are in domain_plots.py."""
+"""Results by domain: every model's held-out loss with its interval, where it is worse than the base model's, and which
+experts the tokens use. Numbers, sentences and tables; the plots are in domain_plots.py."""
 
 from collections.abc import Iterator
 
@@ -18,13 +18,13 @@ from xft_core.store.results.mix_data import MixtureFile
 from xft_core.store.results.row_losses import RowLossesFile, SourceRoutingFile
 
 NOTE = (
-    "Held-out loss of each domain, nats per response token, with its 95% interval over rows; * lower, ! higher than the base "
-    "model's by more than the 95% interval of the paired difference over rows. With several domains and models some of these "
-    "signs are due to chance.")
+    "Held-out loss of each domain in nats per response token, with its 95% interval over rows. * is lower and ! higher "
+    "than the base model's: the 95% interval of the paired difference over rows excludes 0. With several domains and models, "
+    "some of these signs are due to chance.")
 
 
 def domains(evidence: Evidence) -> list[Domain]:
-    """The domains of a mixture, each with every model's loss; none without a mixture. Raises ArtifactError for files of
+    """The domains of a mixture, each with every model's loss; empty without a mixture. Raises ArtifactError for files of
     different rows."""
     mixture = evidence.file(PREPARED, MixtureFile)
     if mixture is None:
@@ -39,7 +39,7 @@ def domains(evidence: Evidence) -> list[Domain]:
         at = [row for row, place in enumerate(mixture.held_out) if place in places]
         for model, rows in of_models.items():
             if len(rows) != len(mixture.held_out):
-                raise ArtifactError(f"The rows of row_losses_{model} are not those of the mixture: run it again.")
+                raise ArtifactError(f"The rows of row_losses_{model} are not those of the mixture: run that step again.")
         losses = {model: [rows[row] for row in at if rows[row][1]] for model, rows in of_models.items()}
         names = [benchmark for place in places for benchmark in data.sources[place].benchmarks]
         found.append(Domain(
@@ -51,7 +51,7 @@ def domains(evidence: Evidence) -> list[Domain]:
 
 
 def source_counts(evidence: Evidence) -> list[SourceCounts]:
-    """What became of every source's rows."""
+    """Counts of every source's rows."""
     mixture = evidence.file(PREPARED, MixtureFile)
     if mixture is None:
         return []
@@ -63,7 +63,7 @@ def source_counts(evidence: Evidence) -> list[SourceCounts]:
 
 
 def domain_routing(evidence: Evidence) -> list[DomainRouting]:
-    """Load of the routed experts on each domain's held-out rows, layer by layer; of several sources the mean by tokens."""
+    """Load of the routed experts on each domain's held-out rows, layer by layer. Several sources are averaged by tokens."""
     content = evidence.file("row_losses_moe", SourceRoutingFile)
     if content is None:
         return []
@@ -79,25 +79,25 @@ def domain_routing(evidence: Evidence) -> list[DomainRouting]:
 
 
 def domain_sentences(comparison: Comparison) -> Iterator[str]:
-    """What the merged model gained, domain by domain."""
+    """The merged model's gain, domain by domain."""
     for domain in comparison.domains:
         loss = domain.loss(MERGED_MODEL)
         if loss is None or loss.difference is None or loss.interval_of_difference is None:
             continue
         low, high = loss.interval_of_difference
         side = "below" if loss.difference < 0 else "above"
-        certain = "the interval holds 0" if low <= 0 <= high else "over rows, of this one run"
+        certain = "the interval includes 0" if low <= 0 <= high else "over rows, for this one run"
         yield (f"{domain.name}: the merged model's held-out loss is {fixed(abs(loss.difference), 4)} nats {side} the "
                f"base model's; 95% interval {signed(low, 4)} to {signed(high, 4)}; {certain}.")
 
 
 def domain_warnings(comparison: Comparison) -> Iterator[str]:
-    """Negative transfer (a domain that was trained on and got worse) and forgetting (one that was not, or was only replayed),
-    by name. And domains of which nothing is measured."""
+    """Negative transfer (a domain that was trained on got worse), forgetting (one that was not trained on, or only replayed,
+    got worse), and domains without a measurement."""
     for domain in comparison.domains:
         if not domain.rows:
-            yield (f"The domain {domain.name} has no held-out rows: all of them are also held out of another source. Nothing "
-                   "is said of it.")
+            yield (f"The domain {domain.name} has no held-out rows, and so no results: all of them are also held out of "
+                   "another source.")
         for loss in domain.losses:
             if not loss.is_worse or loss.difference is None:
                 continue
@@ -108,8 +108,8 @@ def domain_warnings(comparison: Comparison) -> Iterator[str]:
                    f"{how}: {signed(loss.difference, 4)} nats per response token.")
     for source in comparison.sources:
         if source.used and source.taken > 4 * source.used:
-            yield (f"Rows of the source {source.name} are trained on {source.taken / source.used:.1f} times in an epoch, as "
-                   "its share asks: it has too few rows for that. Lower its weight, or give it more rows.")
+            yield (f"To reach its share, the source {source.name} uses each row {source.taken / source.used:.1f} times in an "
+                   "epoch: it has too few rows. Lower its weight, or give it more rows.")
 
 
 def domain_table(comparison: Comparison) -> str:
@@ -136,7 +136,7 @@ def domain_table(comparison: Comparison) -> str:
 
 
 def source_table(comparison: Comparison) -> str:
-    """A row for each source, whose numbers add up, and their sums."""
+    """A row for each source, with counts that add up, and a row of sums."""
     total = sum(source.taken for source in comparison.sources)
     lines = [
         [source.name, source.domain, source.licence or "not given", *(f"{number:,}" for number in (
@@ -154,7 +154,7 @@ def source_table(comparison: Comparison) -> str:
 
 
 def routing_table(comparison: Comparison) -> str:
-    """For each domain the expert that it uses most beyond what all domains do on average."""
+    """For each domain, the expert whose load is furthest above its mean over all domains."""
     loads_DLE = np.array([item.load for item in comparison.domain_routing])
     excess_DLE = loads_DLE - loads_DLE.mean(0)
     first = 1 if any(layer.mean_shared_weight is not None for layer in comparison.routing) else 0
@@ -166,7 +166,7 @@ def routing_table(comparison: Comparison) -> str:
             f"{100 * loads_DLE[:, layer, expert].mean():.1f}", f"{50 * np.abs(excess_DLE[place]).sum(1).mean():.1f}"])
     header = ["domain", "most beyond the mean of domains", "its load %", "mean of domains %", "moved %"]
     return ("Load of the routed experts on the held-out rows of each domain. Moved: share of choices that would have to change "
-            "for the mean of the domains, mean over layers.\n\n" + table(header, lines))
+            "to match the mean of the domains, mean over layers.\n\n" + table(header, lines))
 
 
 def _loss(model: str, rows: list[tuple[float, int]], base: list[tuple[float, int]] | None) -> DomainLoss | None:

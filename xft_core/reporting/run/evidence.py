@@ -1,4 +1,4 @@
-"""What the artifacts of one run hold, by role: manifests and small JSON files, nothing else and nothing of torch."""
+"""The content of one run's artifacts, by role: manifests and small JSON files only. Torch is not imported."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ F = TypeVar("F", bound=ResultFile)
 
 @dataclass(frozen=True)
 class Evidence:
-    """The recipe and the artifacts that are there; whatever is missing reads as None or as empty."""
+    """The recipe and the available artifacts. Missing ones read as None or as empty."""
 
     recipe: Recipe
     directories: dict[str, Path]
@@ -49,20 +49,20 @@ class Evidence:
         return cls(recipe, directories, {role: read_manifest(path) for role, path in directories.items()})
 
     def metrics(self, role: str, kind: type[M]) -> M | None:
-        """The numbers of a role's artifact, None in place of those that are not finite; None without the role. Raises
-        ArtifactError for one that is not a number."""
+        """The numbers of a role's artifact, with None for those that are not finite; None if the role is missing. Raises
+        ArtifactError for a value that is not a number."""
         return kind.of(self.manifests[role]).finite() if role in self.manifests else None
 
     def file(self, role: str, kind: type[F]) -> F | None:
-        """A JSON file of a role's artifact, None without one. Raises ArtifactError for a broken one."""
+        """A JSON file of a role's artifact; None if there is none. Raises ArtifactError for a broken file."""
         return kind.read(self.directories[role]) if role in self.directories else None
 
     def prepare(self) -> PrepareMetrics | None:
-        """What became of the data's rows."""
+        """The counts of the prepared data's rows."""
         return self.metrics(PREPARED, PrepareMetrics)
 
     def upcycle(self) -> UpcycleMetrics | None:
-        """Sizes of base model and Mixture-of-Experts."""
+        """The sizes of the base model and the Mixture-of-Experts."""
         return self.metrics(UPCYCLED, UpcycleMetrics)
 
     def sft(self, model: str) -> SftMetrics | None:
@@ -74,11 +74,11 @@ class Evidence:
         return list(model_places(self.recipe))
 
     def measured_models(self) -> list[str]:
-        """Those that are measured by all that the recipe lists."""
+        """The models that are measured on everything the recipe lists."""
         return [model for model in self.models() if is_measured(self.recipe, model)]
 
     def merge(self) -> MergeMetrics | None:
-        """The merged model."""
+        """The merging of the experts."""
         return self.metrics(MERGED, MergeMetrics)
 
     def dpo(self) -> DpoMetrics | None:
@@ -94,7 +94,7 @@ class Evidence:
         return [(point.step, point.values.loss) for point in self.curve(role) if point.values.loss is not None]
 
     def held_out_curve(self, role: str) -> list[tuple[int, float]]:
-        """Held-out loss over the steps of a training, with those of its start and its end from the manifest."""
+        """Held-out loss over the steps of a training, with those before and after it from the manifest."""
         points = {
             point.step: point.values.held_out_nll for point in self.curve(role) if point.values.held_out_nll is not None}
         if found := self.metrics(role, SftMetrics):
@@ -107,7 +107,7 @@ class Evidence:
         return benchmark_titles(self.recipe.evaluate.benchmarks)
 
     def model_name(self, model: str) -> str:
-        """What a person calls one of the run's models."""
+        """The display name of one of the run's models."""
         upcycle, method = self.recipe.upcycle, self.recipe.merge.method
         if quantization := exports(self.recipe).get(model):
             return f"merged, GGUF {quantization.upper()}"
@@ -128,7 +128,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class MeasuredLabels:
-    """What each thing that a model is measured by is called, in the recipe's order; no two are the same."""
+    """Unique labels of everything that models are measured on, in the recipe's order."""
 
     benchmarks: list[str]
     held_out_data: list[str]
@@ -144,8 +144,8 @@ def measured_labels(config: EvaluateConfig) -> MeasuredLabels:
 
 
 def benchmark_titles(names: Sequence[str]) -> list[str]:
-    """A title for each benchmark, no two the same, also not by a "+": ``mbpp+`` is what the extended tests of mbpp are
-    called."""
+    """A unique title for each benchmark. Titles must differ in more than a "+", because ``mbpp+`` names the extended tests
+    of mbpp."""
     return unique_labels([_title_forms(name) for name in names], alike=lambda title: looks(title).rstrip("+ "))
 
 

@@ -1,4 +1,4 @@
-"""What the numbers say, in plain sentences, with no more certainty than they carry."""
+"""Findings and warnings in plain sentences that claim no more certainty than the numbers support."""
 
 from collections.abc import Iterator
 
@@ -13,22 +13,22 @@ from xft_core.runtime.quantities import fixed
 MANY_TRUNCATED = 0.1
 DATA_WARNINGS = {
     "dropped_unusable": (
-        "rows cannot be used and were dropped: refused.json of the prepare stage says of some what is wrong with them."),
+        "rows cannot be used and were dropped. refused.json of the prepare stage gives the reason for some of them."),
     "earlier_turns_unused": (
-        "conversations have earlier answers of the assistant, which are given and not learned: only the last of each is."),
+        "conversations have earlier assistant answers. These serve as context only: the model learns just the last answer."),
     "control_tokens_from_text": (
-        "rows have text that spells a control token and became one: this tokenizer cannot prevent it."),
+        "rows contain text that spells a control token and was tokenised as one: this tokenizer cannot prevent it."),
     "turn_marker_text": (
-        "rows have text that spells what the chat template begins an answer with, so a model cannot tell it from a turn."),
+        "rows contain the text that begins an answer in the chat template, so a model cannot distinguish it from a turn."),
     "boundary_forced": (
-        "rows have no token boundary where the response begins: prompt and response were tokenised apart, as they are when "
-        "models are asked."),
+        "rows have no token boundary where the response begins: their prompt and response were tokenised separately, as they "
+        "are at generation."),
 }
-TELLING = (0.05, 0.95)  # outside of these fractions a benchmark is too hard or too easy to tell models apart
+TELLING = (0.05, 0.95)  # outside this range, a benchmark is too hard or too easy to tell models apart
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """One sentence or two for each thing a reader asks: solved problems, held-out loss, mixing, cost, certainty."""
+    """One or two sentences on each topic: solved problems, held-out loss, mixing, cost, certainty."""
     found = [difference_sentence(comparison, item) for item in main_differences(comparison)]
     found += _held_out_sentences(comparison)
     found += domain_sentences(comparison)
@@ -36,23 +36,24 @@ def findings(comparison: Comparison) -> list[str]:
     found += _mixing_sentences(comparison)
     if comparison.training_compute_ratio is not None:
         found.append(
-            f"Training the MoE took about {comparison.training_compute_ratio:.1f} times the computation of the dense "
+            f"Training the MoE took about {comparison.training_compute_ratio:.1f} times as much computation as the dense "
             "SFT (steps times active parameters per token).")
     found.append(
-        f"One run with one seed ({comparison.seed}): intervals and tests cover the choice of problems, not the chance in "
-        "training, and no p-value is corrected for how many there are. Repeat with other seeds before a claim.")
+        f"This is one run with one seed ({comparison.seed}). Intervals and tests cover the choice of problems, not the "
+        "randomness of training, and p-values are not corrected for multiple comparisons. Repeat with other seeds before you "
+        "claim an effect.")
     return found
 
 
 def main_differences(comparison: Comparison) -> list[Difference]:
-    """The merged model against plain SFT (the base model, where there was none), on every benchmark."""
+    """The merged model against plain SFT on every benchmark, or against the base model if there was no SFT."""
     return [
         found[0] for benchmark in dict.fromkeys(item.benchmark for item in comparison.differences)
         if (found := [item for item in comparison.differences if (item.benchmark, item.tests) == (benchmark, "plus")])]
 
 
 def difference_sentence(comparison: Comparison, item: Difference) -> str:
-    """How two models differ on one benchmark, and whether the difference can be told from none."""
+    """How two models differ on one benchmark, and whether the difference is distinguishable from zero."""
     model, against = model_name(comparison, item.model), model_name(comparison, item.against)
     where = test_name(comparison, item.benchmark, item.tests)
     if not item.pair.better_on and not item.pair.worse_on:
@@ -61,7 +62,7 @@ def difference_sentence(comparison: Comparison, item: Difference) -> str:
         size = fixed(abs(100 * item.pair.difference), 1)
         text = f"{where}: {model} solves {size} points {'more' if item.pair.difference > 0 else 'fewer'} than {against}"
     else:
-        text = f"{where}: {model} solves as many as {against}"
+        text = f"{where}: {model} solves as many problems as {against}"
     if item.pair.problems < max(
             score.problems for row in comparison.rows for score in row.scores if score.benchmark == item.benchmark):
         text += f" on the {item.pair.problems} problems that were graded for both"
@@ -72,14 +73,14 @@ def difference_sentence(comparison: Comparison, item: Difference) -> str:
 
 
 def test_name(comparison: Comparison, benchmark: str, tests: str) -> str:
-    """``HumanEval+`` for the extended tests of HumanEval; the plain name where a benchmark has no such tests."""
+    """``HumanEval+`` for the extended tests of HumanEval; the plain name for a benchmark without such tests."""
     extended = any(
         score.extended_tests for row in comparison.rows for score in row.scores if score.benchmark == benchmark)
     return f"{benchmark}+" if tests == "plus" and extended else benchmark
 
 
 def warnings(comparison: Comparison) -> list[str]:
-    """What a person must know before using the merged model."""
+    """What a user must know before using the merged model."""
     return [*comparison.choices, *_data_warnings(comparison), *_loss_warnings(comparison), *domain_warnings(comparison),
             *_went_wrong_warnings(comparison), *_routing_warnings(comparison), *_evaluation_warnings(comparison)]
 
@@ -113,14 +114,14 @@ def _mixing_sentences(comparison: Comparison) -> Iterator[str]:
                + (f"{fixed(gain, 4)} lower." if gain > 0 else f"{fixed(-gain, 4)} higher." if gain < 0 else "no difference."))
     if mixing.movement_max is not None and mixing.method == "learned":
         mean = "" if mixing.movement_mean is None else f"{mixing.movement_mean:.3f} on average, "
-        moved = "are away from uniform mixing" if mixing.options and mixing.options.predicted else "moved"
+        moved = "differ from uniform mixing" if mixing.options and mixing.options.predicted else "moved"
         yield f"The mixing coefficients {moved} by {mean}{mixing.movement_max:.3f} at most (shares between 0 and 1)."
     if mixing.options:
         yield from _option_sentences(mixing, mixing.options)
 
 
 def _name_of_mixing(mixing: Mixing) -> str:
-    """What stands against uniform mixing."""
+    """What a sentence compares with uniform mixing."""
     if mixing.options and mixing.options.predicted:
         return "Predicted"
     return "Learned" if mixing.method == "learned" else f"Merging by {mixing.method.replace('_', ' ')}"
@@ -129,28 +130,30 @@ def _name_of_mixing(mixing: Mixing) -> str:
 def _option_sentences(mixing: Mixing, options: MixingOptions) -> Iterator[str]:
     if options.headroom is not None and options.headroom_threshold is not None:
         enough = options.headroom >= options.headroom_threshold
-        yield (f"Headroom before learning: {fixed(options.headroom, 4)} nats below uniform mixing at the best of what could be "
-               f"learned ({options.headroom_threshold:g} asked for): "
-               + ("there was something to learn." if enough else "nothing to learn here, so uniform mixing was taken."))
+        yield (f"Headroom before learning: the best probed coefficients that can be learned are {fixed(options.headroom, 4)} "
+               f"nats below uniform mixing ({options.headroom_threshold:g} required): "
+               + ("there was something to learn." if enough else "there was nothing to learn, so uniform mixing was used."))
         if options.best_probe and options.best_probe_learnable is False and options.best_probe_gain and (
                 options.best_probe_gain >= options.headroom_threshold):
             yield (f"The headroom test found {fixed(options.best_probe_gain, 4)} nats at {options.best_probe}, which this "
                    "recipe does not learn.")
     elif options.kept_uniform:
-        yield "With its penalty, the objective of learned shares was no lower than that of uniform mixing, which was taken."
+        yield ("With its penalty, the objective of the learned shares was no lower than that of uniform mixing, so uniform "
+               "mixing was used.")
     if options.uniform_penalty is not None:
         yield f"Cross-validation chose a uniform_penalty of {options.uniform_penalty:g}."
     if options.delta_scale_mean is not None and options.held_out_nll_unscaled is not None and (
             mixing.held_out_nll_merged is not None):
         how = "learned" if options.delta_scale_learned else "given"
         yield (f"Scaled towards the base model by {options.delta_scale_mean:.3f} ({how}): held-out loss "
-               f"{mixing.held_out_nll_merged:.4f} against {options.held_out_nll_unscaled:.4f} nats per response token without.")
+               f"{mixing.held_out_nll_merged:.4f} against {options.held_out_nll_unscaled:.4f} nats per response token "
+               "unscaled.")
 
 
 def _data_warnings(comparison: Comparison) -> Iterator[str]:
     if comparison.benchmarks and comparison.decontamination and not comparison.decontamination.benchmarks:
         yield ("The training data was not searched for the benchmarks' problems (data.decontaminate is off): scores may "
-               "be of answers learned by heart.")
+               "reflect memorised answers.")
 
 
     for name, sentence in DATA_WARNINGS.items():
@@ -168,7 +171,7 @@ def _loss_warnings(comparison: Comparison) -> Iterator[str]:
 
 def _went_wrong_warnings(comparison: Comparison) -> Iterator[str]:
     for model, sentences in comparison.went_wrong.items():
-        # Mixing and DPO say what they are about; of two trainings, the sentence does not.
+        # Sentences on mixing and DPO name their subject; those on the two trainings do not.
         prefix = "" if model in (MERGED_MODEL, DPO) else f"{model_name(comparison, model)}: "
         yield from (f"{prefix}{sentence}" for sentence in sentences)
 
@@ -186,7 +189,7 @@ def _routing_warnings(comparison: Comparison) -> Iterator[str]:
 
 def _evaluation_warnings(comparison: Comparison) -> Iterator[str]:
     for benchmark, reason in comparison.skipped.items():
-        yield f"{benchmark} was skipped: {reason}. It is no 0 and is in no average; the answers are kept."
+        yield f"{benchmark} was skipped: {reason}. It does not count as 0 and is in no average. The answers are kept."
     low, high = TELLING
     for benchmark in dict.fromkeys(score.benchmark for row in comparison.rows for score in row.scores):
         values = [
@@ -200,14 +203,14 @@ def _evaluation_warnings(comparison: Comparison) -> Iterator[str]:
         for score in row.scores:
             if score.infrastructure_errors:
                 yield (f"{row.name} on {score.benchmark}: {_count(score.infrastructure_errors, 'answer')} could not be "
-                       "graded (infrastructure errors) and count for nothing: results.json says what their problems lack.")
+                       "graded (infrastructure errors) and are not counted: results.json says what was missing.")
             if score.truncated and score.truncated > MANY_TRUNCATED * score.samples:
                 yield (f"{row.name} on {score.benchmark}: {score.truncated} of {score.samples} answers were cut at "
                        "generate.max_new_tokens.")
 
 
 def model_name(comparison: Comparison, model: str) -> str:
-    """What a sentence calls a model."""
+    """The name of a model in a sentence."""
     row = comparison.row(model)
     return {BASE_MODEL: "the base model", MOE_MODEL: "the MoE"}.get(model) or (row.name if row else model)
 

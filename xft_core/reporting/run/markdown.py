@@ -1,4 +1,4 @@
-"""``comparison.md``: the table first, then what it says, then the evidence in compact tables."""
+"""``comparison.md``: the results table first, then the findings, then the evidence in compact tables."""
 
 import math
 from collections.abc import Mapping
@@ -21,15 +21,15 @@ from xft_core.runtime.quantities import fixed, parameters
 
 CAPTION = (
     "↓ lower is better, ↑ higher is better. NLL: negative log-likelihood on held-out rows, nats per response token. "
-    "pass@k: % of problems solved in k attempts; + with the extended tests too. In brackets: 95% confidence interval over "
-    "the problems, rows or questions.")
+    "pass@k: % of problems solved in k attempts; + includes the extended tests. In brackets: 95% confidence interval over "
+    "problems, rows or questions.")
 SHOWN_PROBLEMS, SHOWN_ROWS = 12, 5
 PICTURES = {"results": "pass@1 and held-out loss", "loss": "training and held-out loss", "mixing": "mixing coefficients",
             "expert_load": "expert load", "token_classes": "shared expert by class of token",
             "domains": "held-out loss by domain", "domain_routing": "experts by domain",
             "trade_off": "trade-off between domains"}
 
-# What becomes of the rows read, in the order of the work; what prepare counts besides comes after their sum.
+# The rows read, by what happened to them, in processing order. The other counts of prepare come after their sum.
 ROW_PARTS = {
     "dropped_empty_response": "dropped: empty response",
     "dropped_unusable": "dropped: cannot be used (refused.json)",
@@ -75,7 +75,7 @@ OTHER_COUNTS = {
 
 
 def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: frozenset[str]) -> str:
-    """The whole text of comparison.md. ``plots``: names of the pictures that there are."""
+    """The text of comparison.md. ``plots``: names of the plots that were drawn."""
     sections = [f"# {comparison.recipe}: comparison", CAPTION, results_table(comparison)]
     sections += picture("results", plots)
     noted = warnings(comparison)
@@ -94,7 +94,7 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: froze
     if comparison.differences:
         sections += ["## Problem by problem", _differences_section(comparison)]
     if "loss" in plots:
-        sections += ["## Training", "Loss of training and on held-out rows, over optimizer steps.", *picture("loss", plots)]
+        sections += ["## Training", "Training and held-out loss over optimizer steps.", *picture("loss", plots)]
     if comparison.mixing and comparison.mixing.layers:
         sections += ["## Mixing coefficients", _mixing_section(comparison.mixing), *picture("mixing", plots)]
     if comparison.routing:
@@ -115,13 +115,13 @@ def comparison_markdown(comparison: Comparison, evidence: Evidence, plots: froze
 
 
 def picture(name: str, plots: frozenset[str]) -> list[str]:
-    """The line that shows a plot; nothing where it was not drawn."""
+    """The line that shows a plot; empty if it was not drawn."""
     return [f"![{PICTURES[name]}](plots/{name}.png)"] if name in plots else []
 
 
 def results_table(comparison: Comparison) -> str:
-    """A column for each model, a row for each measure: as wide with ten benchmarks as with one. It also reads well as
-    plain text."""
+    """A table with a column for each model and a row for each measure, so its width does not depend on the number of
+    benchmarks. It also reads well as plain text."""
     rows = comparison.rows
     lines = [["NLL ↓", *("-" if row.held_out_nll is None else f"{row.held_out_nll:.4f}" for row in rows)]]
     for benchmark in comparison.benchmarks:
@@ -157,7 +157,7 @@ def _measure_lines(comparison: Comparison) -> list[list[str]]:
 
 
 def _numbered(measures: list[Measure]) -> dict[tuple[str, int], Measure]:
-    """By title and place among those of that title: nothing that was measured is left out of a table."""
+    """Measures by title and position among those with the same title, so that the table loses none."""
     titles = [measure.title for measure in measures]
     return {(item.title, titles[:place].count(item.title)): item for place, item in enumerate(measures)}
 
@@ -171,7 +171,7 @@ def _interval_text(interval: tuple[float, float] | None) -> str:
 
 
 def groups_sections(comparison: Comparison) -> list[str]:
-    """A table for each benchmark and criterion that its problems are grouped by: DS-1000's libraries, say."""
+    """A table for each benchmark and criterion that its problems are grouped by, for example the libraries of DS-1000."""
     sections = []
     for benchmark in comparison.benchmarks:
         scores = [next((score for score in row.scores if score.benchmark == benchmark), None) for row in comparison.rows]
@@ -183,7 +183,7 @@ def groups_sections(comparison: Comparison) -> list[str]:
                  *(rate_text(found[key].rate) if key in found else "-" for found in groups)]
                 for key in names]
             sections += [
-                f"## {benchmark} by {criterion}", "pass@1 in %; in brackets behind a name, how many problems it has.",
+                f"## {benchmark} by {criterion}", "pass@1 in %. The number in brackets after a name is its number of problems.",
                 table([criterion, *(row.name for row in comparison.rows)], lines)]
     return sections
 
@@ -200,19 +200,19 @@ def _differences_section(comparison: Comparison) -> str:
          str(len(item.pair.worse_on)), p_text(item.pair.p_value)]
         for item in shown]
     tests = " and ".join(dict.fromkeys(item.pair.test for item in shown))
-    note = (f"pass@1 of one model minus that of another, in points, over the same problems; on how many problems it does "
-            f"better and worse; two-sided p of {tests}.")
+    note = (f"Difference: pass@1 of the model minus that of the other, in points, over the same problems. Better on and worse "
+            f"on: numbers of problems. p: two-sided, {tests}.")
     lists = [
         _only_sentence(comparison, item) for item in main_differences(comparison)
         if item.pair.better_on or item.pair.worse_on]
-    link = f"Every problem with its answers and verdicts, side by side: [{PAGE}]({PAGE})."
+    link = f"All problems with their answers and verdicts, side by side: [{PAGE}]({PAGE})."
     header = ["benchmark", "model", "against", "difference", "better on", "worse on", "p"]
     return "\n\n".join([note, table(header, rows), *([bullets(lists)] if lists else []), link])
 
 
 def _only_sentence(comparison: Comparison, item: Difference) -> str:
-    """The problems that one sample of only one model solves; with several, those that one solves more often."""
-    template = "only {} solves {}" if item.pair.test == MCNEMAR else "{} solves more often {}"
+    """The problems that only one of two models solves; with several samples, those that it solves more often."""
+    template = "only {} solves {}" if item.pair.test == MCNEMAR else "{} more often solves {}"
     parts = [
         template.format(model_name(comparison, model), _some(problems))
         for model, problems in ((item.model, item.pair.better_on), (item.against, item.pair.worse_on)) if problems]
@@ -226,8 +226,9 @@ def _some(problems: list[str]) -> str:
 
 def _decontamination_section(found: Decontamination) -> str:
     dropped = found.dropped
-    text = (f"{found.rows_checked:,} rows were searched for the problems of {', '.join(found.benchmarks)}: for a whole "
-            f"wording or solution (substring), and for {NGRAM_WORDS} words in a row that are one problem's alone (n-gram). ")
+    text = (f"{found.rows_checked:,} rows were searched for the problems of {', '.join(found.benchmarks)}: for a "
+            f"complete wording or solution (substring), and for {NGRAM_WORDS} consecutive words that only one problem has "
+            "(n-gram). ")
     if not dropped:
         return text + "None had to be dropped."
     rows = [
@@ -239,8 +240,8 @@ def _decontamination_section(found: Decontamination) -> str:
         f"{item.task_id} ({item.kind.replace('_', '-')}): {_code(item.excerpt)}, in the row {_code(item.row)}"
         for item in dropped[:SHOWN_ROWS]]
     return "\n\n".join([
-        text + f"{len(dropped)} were dropped; all of them are in comparison.json, and whole in "
-        "decontamination.json of the prepare stage (data/ in MLflow).",
+        text + f"{len(dropped)} were dropped. comparison.json lists all of them, and decontamination.json of the prepare stage "
+        "(data/ in MLflow) has their full text.",
         table(["benchmark", "substring", "n-gram", "problems concerned"], rows), bullets(examples)])
 
 
@@ -257,15 +258,15 @@ def _code(text: str) -> str:
 def _conditions(comparison: Comparison, evidence: Evidence) -> list[str]:
     recipe = evidence.recipe
     base_style, style = recipe.generate.base_prompt_style, recipe.prompt_style
-    theirs = "theirs" if style == recipe.data.template else "another than theirs"
+    theirs = "theirs" if style == recipe.data.template else "one other than theirs"
     found = []
     if base_style != style:
         found.append(
-            f"The base model is asked in the form it knows ({base_style} prompt), the tuned ones in "
+            f"The base model is prompted in the form it knows ({base_style} prompt), the tuned models in "
             f"{theirs} ({style} prompt).")
     if recipe.evaluate.max_problems is not None:
         found.append(
-            f"Only the first {recipe.evaluate.max_problems} problems of a benchmark were used: this is not its score.")
+            f"Only the first {recipe.evaluate.max_problems} problems of each benchmark were used: these are not its scores.")
     if comparison.multilingual:
         found.append(_languages_sentence(comparison.multilingual))
     return found
@@ -273,7 +274,7 @@ def _conditions(comparison: Comparison, evidence: Evidence) -> list[str]:
 
 def _languages_sentence(multilingual: list[Average]) -> str:
     parts = [f"{average.title}: {', '.join(average.languages)}" for average in multilingual]
-    return (f"Averages over languages weigh every problem the same. {'; '.join(parts)}. The paper's 6 are "
+    return (f"Averages over languages give every problem the same weight. {'; '.join(parts)}. The paper's 6 are "
             f"{', '.join(PAPER_LANGUAGES)}.")
 
 
@@ -286,7 +287,7 @@ def _mixing_section(mixing: Mixing) -> str:
     note = (f"Share of each expert in the merged layer, in %. Method: {mixing.method.replace('_', ' ')}. Equal shares "
             f"of the {len(routed)} routed experts of layer 0 would be {100 * equal:.1f} % each.")
     if mixing.method in OPERATORS:
-        note += " The merged weights are not the mean with these shares: they are what the method starts from."
+        note += " The method only starts from these shares: the merged weights are not the mean with them."
     return note + "\n\n" + table(header, rows)
 
 
@@ -306,11 +307,11 @@ def _routing_table(comparison: Comparison) -> str:
         rows.append([str(index), smallest, largest, f"{layer.entropy:.3f}", shared_cell])
     header = ["layer", "smallest load %", "largest load %", "entropy, nats", "mean shared weight %"]
     uniform = sum(comparison.routing[0].load) / max(1, experts)
-    note = (f"Load: an expert's share of all choices of a routed expert; equal load is {100 * uniform:.1f} %. Entropy "
-            f"of the router: at most {math.log(max(1, experts)):.3f} nats.")
+    note = (f"Load: an expert's share of all choices of a routed expert; equal load is {100 * uniform:.1f} %. The router's "
+            f"entropy is at most {math.log(max(1, experts)):.3f} nats.")
     if comparison.expert_delta_cosine is not None:
-        note += (f" Cosine of what two experts have learned, mean over pairs and layers: {comparison.expert_delta_cosine:.3f} "
-                 "(1: the same).")
+        note += (" Cosine of the learned changes of two experts, mean over pairs and layers: "
+                 f"{comparison.expert_delta_cosine:.3f} (1: identical).")
     return note + "\n\n" + table(header, rows)
 
 
@@ -323,9 +324,9 @@ def _extremes(values: list[float], first_expert: int) -> tuple[str, str]:
 
 
 def _data_table(counts: dict[str, int], max_rows: int | None, names: Mapping[str, str] = {}) -> str:
-    """All that became of the rows read, and its sum; then what else was counted. ``names``: of counts that are called
-    otherwise here."""
-    # Rows of files of their own are none of those that were read here.
+    """What happened to the rows read, with the sum; then all other counts. ``names``: labels of counts that have another
+    meaning here."""
+    # Rows from separate files are not among the rows read.
     elsewhere = [f"{split}_rows" for split in ("held_out", "reserved") if f"{split}_rows_read" in counts]
     parts = [name for name in counts
              if (name in ROW_PARTS or name.startswith("dropped_") or "max_rows" in name) and name not in elsewhere]

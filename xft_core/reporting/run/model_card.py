@@ -1,4 +1,4 @@
-"""The merged model's card: a Hugging Face README.md with what made the model, how good it is and how to load it."""
+"""The merged model's card: a Hugging Face README.md on how the model was made, how good it is and how to load it."""
 
 from pathlib import Path
 from typing import Any
@@ -20,25 +20,25 @@ from xft_core.reporting.run.findings import warnings
 from xft_core.reporting.run.markdown import CAPTION, picture, results_table
 from xft_core.reporting.tables import table
 
-TEMPLATE = "model_card.md.jinja"  # beside this file
-# Sections of the recipe that made the weights, and those that only measured them.
+TEMPLATE = "model_card.md.jinja"  # next to this file
+# Sections of the recipe that determine the weights, and those that only measure them.
 TRAINING_SECTIONS = ("seed", "model", "data", "upcycle", "sft", "merge")
 MEASURING_SECTIONS = ("baseline", "generate", "evaluate")
-# Fields with paths, of which a card shows no directories.
+# Fields that hold paths. The card leaves out their directories.
 PATHS = ("model.path", "data.path", "evaluate.lm_eval_directory")
 
 METHOD = {
-    "learned": "alpha is learned per layer by gradient on the training rows, everything else fixed",
+    "learned": "alpha is learned per layer by gradient descent on the training rows, with everything else fixed",
     "uniform": "alpha is equal for all routed experts",
     "routing": "lambda and the experts' shares are the mean routing weights per layer, no training",
-    "ewa": "every expert, the shared one too, has the same share (expert weight averaging)",
-    "shared_only": "the shared expert alone is kept (lambda = 1)",
-    "regmean": "least squares of the experts' outputs on training rows, in closed form (RegMean)",
+    "ewa": "every expert, including the shared one, has the same share (expert weight averaging)",
+    "shared_only": "only the shared expert is kept (lambda = 1)",
+    "regmean": "a closed-form least-squares fit to the experts' outputs on training rows (RegMean)",
     "fisher": "the mean of the experts, each element weighted by its Fisher information on training rows",
     "task_arithmetic": "the mean of the experts' differences from the base model, times merge.scale",
-    "ties": "of the experts' differences from the base model the largest elements, of the elected sign (TIES)",
+    "ties": "the largest elements of the experts' differences from the base model, where they have the elected sign (TIES)",
     "dare": "the experts' differences from the base model, with elements dropped at random and the others rescaled (DARE)",
-    "della": "as DARE with fewer large elements dropped, then of the elected sign (DELLA)",
+    "della": "like DARE, but fewer large elements are dropped and only those of the elected sign are kept (DELLA)",
     "model_stock": "the experts' mean, pulled towards the base model by the cosine of their differences (Model Stock)",
 }
 
@@ -46,7 +46,7 @@ EXAMPLE = "Write a Python function that returns the n-th Fibonacci number."
 
 
 def model_card(comparison: Comparison, evidence: Evidence, plots: frozenset[str]) -> str:
-    """The text of README.md: YAML front matter and sections. ``plots``: names of the pictures that there are.
+    """The text of README.md: YAML front matter and sections. ``plots``: names of the plots that were drawn.
     Needs neither network nor torch."""
     recipe = evidence.recipe
     merged = comparison.row(MERGED_MODEL)
@@ -76,11 +76,11 @@ def _decontamination(comparison: Comparison) -> str:
     if found is None or not found.benchmarks:
         return ""
     return (f" The training data was searched for the problems of {', '.join(found.benchmarks)}; of {found.rows_checked:,} "
-            f"rows {len(found.dropped):,} held one and were dropped.")
+            f"rows, {len(found.dropped):,} contained one and were dropped.")
 
 
 def display_name(path: str) -> str:
-    """A Hub name as it is, else the last part of a path: no one's directories belong on a card."""
+    """A Hub name unchanged, or the last part of a path: a card must not show a user's directories."""
     return path if is_hub_name(path) or path.startswith("demo:") else path.rstrip("/").rsplit("/", 1)[-1]
 
 
@@ -116,22 +116,22 @@ def _routing(recipe: Recipe) -> str:
     most = "at most " if upcycle.routing == "top_p" else ""
     routing += f"{most}{upcycle.num_experts_per_tok} of {upcycle.num_experts} experts are active per token"
     if upcycle.groups is not None:
-        routing += (f" in each of {upcycle.groups_per_tok} of {upcycle.groups} groups (the shared one counted once), which the "
+        routing += (f" in each of {upcycle.groups_per_tok} of {upcycle.groups} groups (the shared one counts once), which the "
                     "instruction chooses")
     if upcycle.expert_rank is not None:
-        routing += f"; experts are low-rank changes (rank {upcycle.expert_rank}) of the weights that they share"
+        routing += f"; experts are low-rank changes (rank {upcycle.expert_rank}) of shared weights"
     routing += f", routing weights normalised as `{upcycle.normalization}`." if upcycle.shared_expert else "."
     if upcycle.router != "learned":
         routing += f" The router is {upcycle.router.replace('_', ' ')}."
     if upcycle.target_active is not None and upcycle.routing == "top_p":
         routing += f" Routing is top-p; {upcycle.target_active:g} experts are active on average."
     if upcycle.shared_gate == "token" and upcycle.shared_expert:
-        routing += " A gate for every token sets the shared expert's weight."
+        routing += " A gate sets the shared expert's weight for every token."
     return routing
 
 
 def _equation(recipe: Recipe) -> tuple[str, str]:
-    """What merging computes, and what its symbols stand for."""
+    """The equation of the merge, and the meaning of its symbols."""
     upcycle, merge = recipe.upcycle, recipe.merge
     if merge.method in OPERATORS:
         parts = f"W_i: FFN weights of expert i, i = 0..{upcycle.num_experts - 1}"
@@ -150,7 +150,7 @@ def _equation(recipe: Recipe) -> tuple[str, str]:
 
 
 def _choices(evidence: Evidence, sections: tuple[str, ...]) -> str:
-    recorded = evidence.recipe.recorded()  # without fields that came later and are at their default
+    recorded = evidence.recipe.recorded()  # without later-added fields at their default
     flat = {name: value for name, value in flatten(evidence.recipe).items() if _is_in(recorded, name)}
     for name in PROCESS_FIELDS:
         del flat[f"sft.{name}"]

@@ -1,4 +1,4 @@
-"""MultiPL-E over several languages: one number a model, for all languages measured and for those of the XFT paper."""
+"""MultiPL-E over several languages: one number per model, for all measured languages and for those of the XFT paper."""
 
 from collections.abc import Mapping
 
@@ -9,22 +9,22 @@ PAPER_LANGUAGES = ("cpp", "php", "rs", "swift", "js", "java")
 
 
 class Average(BaseModel):
-    """Fraction of problems solved (pass@1) by model over the problems of ``languages`` together: each problem weighs the
-    same, as in the paper. No standard error: the languages' problems are the same ones, so they are not independent."""
+    """Fraction of problems solved (pass@1) by model over the problems of ``languages`` together: each problem has the
+    same weight, as in the paper. No standard error: the languages share their problems, so they are not independent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    title: str = Field(description="What the average is over [text]")
-    metric: str = Field(description="What it is called in metrics [text]")
+    title: str = Field(description="Title of the average [text]")
+    metric: str = Field(description="Its name in metrics [text]")
     languages: list[str] = Field(description="The languages [text]")
     pass_at_1: dict[str, float] = Field(description="pass@1 by model [fraction, 0 to 1]")
 
 
 def averages(results: Mapping[str, Mapping[str, tuple[int, float]]]) -> list[Average]:
-    """The averages that can be had of ``results``: by model and language the number of problems and pass@1.
+    """The averages over ``results``: the number of problems and pass@1, by model and language.
 
-    Only languages that every model was graded in count, and an average is over two at least: that over all, and that
-    over those of the paper's six, which its title says how many there are of.
+    Only languages in which every model was graded count. One average is over all of them, the other over those among the
+    paper's six, whose number is in its title. Each needs at least two languages.
     """
     results = {model: languages for model, languages in results.items() if languages}
     if not results:

@@ -19,7 +19,7 @@ from xft_core.reporting.run.comparison import Comparison
 from xft_core.reporting.run.domain_plots import domain_bars, domain_heat_map, trade_off
 from xft_core.reporting.run.evidence import Evidence
 
-# Okabe and Ito's palette: told apart with any colour vision.
+# Okabe and Ito's palette, distinguishable with any colour vision.
 COLORS = {BASE_MODEL: "#7F7F7F", SFT_MODEL: "#0072B2", MOE_MODEL: "#D55E00", MERGED_MODEL: "#009E73"}
 RIVAL_COLOR = "#56B4E9"
 STYLE: dict[str, Any] = {
@@ -27,14 +27,14 @@ STYLE: dict[str, Any] = {
     "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
     "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#666666",
     "axes.axisbelow": True, "grid.color": "#DDDDDD", "grid.linewidth": 0.8, "legend.frameon": False,
-    "text.parse_math": False,  # a name with two $ in it is a name
+    "text.parse_math": False,  # a name with two $ is not a formula
 }
 MOST_ANNOTATED_CELLS = 200
 MOST_COLUMNS = 3
 
 
 def draw_all(comparison: Comparison, evidence: Evidence, directory: Path) -> frozenset[str]:
-    """Write the plots there is something to show in, as PNG. Returns which."""
+    """Write every plot that has data, as PNG. Returns their names."""
     directory.mkdir(parents=True, exist_ok=True)
     draw: dict[str, Callable[[], Figure | None]] = {
         "results": lambda: results(comparison),
@@ -47,7 +47,7 @@ def draw_all(comparison: Comparison, evidence: Evidence, directory: Path) -> fro
         "trade_off": lambda: trade_off(comparison),
     }
     drawn = set()
-    with style.context(["default", STYLE]):  # "default" first: nobody's own matplotlibrc plays a part
+    with style.context(["default", STYLE]):  # "default" first: a user's matplotlibrc plays no part
         for name, make in draw.items():
             figure = make()
             if figure is not None:
@@ -57,8 +57,8 @@ def draw_all(comparison: Comparison, evidence: Evidence, directory: Path) -> fro
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure, the same bytes for the same numbers. Characters that the font lacks are written as their numbers:
-    boxes would make two names look the same."""
+    """Write a figure, the same bytes for the same numbers. Characters that the font lacks are written as their numbers,
+    because boxes would make two names look the same."""
     known = get_font(findfont("DejaVu Sans")).get_charmap()
     for text in figure.findobj(Text):
         shown = text.get_text()
@@ -69,7 +69,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def results(comparison: Comparison) -> Figure | None:
-    """pass@1 per benchmark with 95% intervals, and held-out loss: one bar a model, at most three panels side by side."""
+    """pass@1 per benchmark with 95% intervals, and held-out loss: one bar per model, at most three panels side by side."""
     rows = comparison.rows
     benchmarks = list(dict.fromkeys(score.benchmark for row in rows for score in row.scores))
     has_loss = any(row.held_out_nll is not None for row in rows)
@@ -130,7 +130,7 @@ def loss(comparison: Comparison, evidence: Evidence) -> Figure | None:
 
 
 def expert_load(comparison: Comparison) -> Figure | None:
-    """Load of every routed expert by layer, and the shared expert's mean weight beside it."""
+    """Load of every routed expert by layer, next to the shared expert's mean weight."""
     layers = comparison.routing
     if not layers or not layers[0].load:
         return None
@@ -142,7 +142,7 @@ def expert_load(comparison: Comparison) -> Figure | None:
 
 
 def token_weights(comparison: Comparison) -> Figure | None:
-    """Layer by class: the shared expert's mean weight."""
+    """The shared expert's mean weight by layer and class of token."""
     classes = comparison.token_classes
     if not classes:
         return None
@@ -167,7 +167,7 @@ def token_weights(comparison: Comparison) -> Figure | None:
 
 
 def mixing(comparison: Comparison) -> Figure | None:
-    """Share of every expert in the merged model by layer; colours against equal shares of the routed experts."""
+    """Share of every expert in the merged model by layer, coloured relative to equal shares of the routed experts."""
     layers = comparison.mixing.layers if comparison.mixing else []
     if not layers or not layers[0].routed:
         return None
@@ -247,7 +247,7 @@ def _layer_map(
     values: list[list[float]], equal: list[float], shared: list[float | None], *, title: str, color_label: str,
     shared_title: str, least_span: float,
 ) -> Figure:
-    """Heat map layer by expert, coloured by value over its equal share, with the shared expert's bars to its left."""
+    """A heat map of layers by experts, coloured by value over its equal share, with the shared expert's bars to its left."""
     layers, experts = len(values), len(values[0])
     has_shared = all(value is not None for value in shared)
     first = 1 if has_shared else 0

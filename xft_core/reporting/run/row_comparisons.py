@@ -1,4 +1,4 @@
-"""Every model's held-out loss beside the merged model's, row by row, with what each one's training took: numbers, sentences and
+"""Every model's held-out loss against the merged model's, row by row, with the cost of each training: numbers, sentences and
 a table."""
 
 import math
@@ -17,17 +17,17 @@ from xft_core.store.results.mix_data import MixtureFile
 from xft_core.store.results.report import RunRowsFile
 from xft_core.store.results.row_losses import RowLossesFile, RowLossesMetrics
 
-SAME = 0.05  # tokens or work that differ by less than this share are equal: steps are whole
+SAME = 0.05  # tokens or work that differ by less than this share count as equal: steps are integers
 NOTE = (
-    "Held-out loss of the merged model minus that of each other one, in nats per response token (below 0: the merged model is "
-    "better), with its 95% interval over rows. Tokens and work: of the training, as shares of the merged model's, whose "
-    "Mixture-of-Experts and mixing are counted; work in floating-point operations. One run: what another training would "
-    "change is not in the intervals.")
+    "Held-out loss of the merged model minus that of each other model, in nats per response token (below 0: the merged model "
+    "is better), with its 95% interval over rows. Tokens and work (floating-point operations) are those of the training, "
+    "relative to the merged model's, which include its Mixture-of-Experts and mixing. This is one run: the intervals do not "
+    "cover the variation between trainings.")
 
 
 def measured_rows(evidence: Evidence) -> RunRowsFile | None:
-    """The loss of every row under every model whose rows were measured and that gives numbers; None where the merged model's
-    were not. Raises ArtifactError for a broken file, or for files of different rows."""
+    """The loss of every row under every model with measured rows and finite losses; None if the merged model is not among
+    them. Raises ArtifactError for a broken file, or for files of different rows."""
     of_models = {
         model: content.held_out for model in evidence.models()
         if (content := evidence.file(measuring_role("row_losses", model), RowLossesFile))
@@ -55,7 +55,7 @@ def _metrics(evidence: Evidence, model: str) -> RowLossesMetrics | None:
 
 
 def row_comparisons(evidence: Evidence) -> list[RowComparison]:
-    """The models whose rows were measured, each beside the merged one. Nothing where the merged model's were not."""
+    """Every model with measured rows against the merged one. Empty if the merged model's rows were not measured."""
     rows = measured_rows(evidence)
     if rows is None:
         return []
@@ -79,31 +79,31 @@ def row_comparisons(evidence: Evidence) -> list[RowComparison]:
 
 
 def row_sentences(comparison: Comparison) -> Iterator[str]:
-    """The merged model against the best of those that took as many tokens, and as much work."""
+    """The merged model against the best model trained on as many tokens, and with as much work."""
     for title, chosen in (
         ("At equal tokens", [item for item in comparison.row_comparisons if item.equal_tokens]),
         ("At equal floating-point work", [item for item in comparison.row_comparisons if item.equal_flops]),
     ):
         others = [item for item in chosen if item.difference is not None and item.model != MOE_MODEL
-                  and not item.model.startswith("merged_wise")]  # which are the merged model, in part
+                  and not item.model.startswith("merged_wise")]  # these are partly the merged model
         if not others:
             continue
         chosen_apart = all(item.reserved_nll is not None for item in others)
         best = min(others, key=lambda item: item.reserved_nll if item.reserved_nll is not None else item.held_out_nll)
         assert best.difference is not None and best.interval is not None
         low, high = best.interval
-        certain = "the interval over rows holds 0: no difference can be claimed" if low <= 0 <= high else (
-            "over rows, of this one training")
+        certain = "the interval over rows includes 0: no difference can be claimed" if low <= 0 <= high else (
+            "over rows, for this one training")
         how = "chosen on reserved rows" if chosen_apart else "found by looking at these rows"
         among = f", the best of {len(others)} ({how})" if len(others) > 1 else ""
         side = "lower" if best.difference < 0 else "higher"
         size = fixed(abs(best.difference), 4)
-        yield (f"{title}: the merged model has {size} nats {side} held-out loss than {best.name}{among}; 95% "
+        yield (f"{title}: the merged model's held-out loss is {size} nats {side} than that of {best.name}{among}; 95% "
                f"interval {signed(low, 4)} to {signed(high, 4)}; {certain}.")
 
 
 def row_table(comparison: Comparison) -> str:
-    """One line for each model."""
+    """A table with one row per model."""
     merged = next(item for item in comparison.row_comparisons if item.model == MERGED_MODEL)
     lines = [
         [item.name, f"{item.held_out_nll:.4f}",

@@ -1,5 +1,5 @@
-"""The four models side by side, in numbers: the content of ``comparison.json``, see comparison.py. Sentences are made in
-findings.py."""
+"""The numbers of the four models side by side: the content of ``comparison.json``, see comparison.py. findings.py writes the
+sentences."""
 
 from xft_core.recipe.checks import mixing_findings, preference_findings, recipe_findings, training_findings
 from xft_core.recipe.labels import flat_names, path_labels, unique_labels
@@ -75,7 +75,7 @@ def compare(evidence: Evidence) -> Comparison:
 
 
 def metric_endings(benchmarks: list[str]) -> dict[str, str]:
-    """What the names of each benchmark's metrics end in: nothing for the first one, its title for any other."""
+    """The suffix of each benchmark's metric names: empty for the first benchmark, the title for any other."""
     names = flat_names(benchmarks)
     return {benchmark: f"_{names[benchmark]}" if place else "" for place, benchmark in enumerate(benchmarks)}
 
@@ -99,7 +99,7 @@ def _row(evidence: Evidence, model: str, of_domains: list[Domain]) -> Row | None
 
 
 def _parameters(evidence: Evidence, model: str) -> tuple[int | None, int | None]:
-    """Of a model in all, and active per token."""
+    """A model's parameters in total, and active per token."""
     if model == MERGED_MODEL:
         merged = evidence.merge()
         return (merged.parameters, merged.parameters) if merged else (None, None)
@@ -121,7 +121,7 @@ def _held_out_nll(evidence: Evidence, model: str) -> float | None:
     if model == BASE_MODEL:
         dense, moe = evidence.sft(SFT_MODEL), evidence.sft(MOE_MODEL)
         before = dense.held_out_nll_before if dense else None
-        # Without a baseline the untouched MoE stands for the base model, where upcycling is the identity.
+        # Without a baseline, the untuned MoE stands in for the base model if upcycling is the identity.
         if before is None and moe and evidence.recipe.upcycle.is_identity:
             before = moe.held_out_nll_before
         return before
@@ -186,7 +186,7 @@ def _held_out_measures(evidence: Evidence, model: str) -> list[Measure]:
 
 def _lm_eval_measures(evidence: Evidence, model: str) -> list[Measure]:
     names = evidence.recipe.evaluate.lm_eval_tasks
-    # A task may be listed beside a group that it belongs to. Labels are those of all models' tasks: they name rows.
+    # A task may be listed alongside a group that contains it. Labels cover all models' tasks, because they name rows.
     parts = list(dict.fromkeys(
         (index, part) for index, name in enumerate(names) for other in evidence.measured_models()
         for part in _lm_eval_tasks(evidence, other, index, name)))
@@ -203,7 +203,7 @@ def _lm_eval_measures(evidence: Evidence, model: str) -> list[Measure]:
 
 
 def _lm_eval_tasks(evidence: Evidence, model: str, index: int, name: str) -> dict[str, TaskResults]:
-    """The aggregate of a group; where it has none, its parts."""
+    """The aggregate of a group, or its parts if it has no aggregate."""
     results = evidence.file(measuring_role("lm_eval", model, index), LmEvalFile)
     tasks = {part: task for part, task in results.tasks.items() if task.metrics} if results else {}
     return {name: tasks[name]} if name in tasks else tasks
@@ -220,7 +220,7 @@ def _skipped(evidence: Evidence) -> dict[str, str]:
 
 
 def _multilingual(rows: list[Row]) -> list[Average]:
-    """Of two benchmarks of one language the first counts, for all models."""
+    """Averages over languages. If two benchmarks have the same language, the first counts, for all models."""
     first: dict[str, str] = {}
     for score in (score for row in rows for score in row.scores if score.language):
         first.setdefault(str(score.language), score.benchmark)

@@ -1,4 +1,4 @@
-"""What the shared expert does for which class of tokens: numbers and table; the heat map is in plots.py."""
+"""The shared expert's weight by class of token: numbers and a table. The heat map is in plots.py."""
 
 import math
 
@@ -9,9 +9,9 @@ from xft_core.reporting.tables import table
 from xft_core.store.results.sft import RouterFile
 
 NOTE = (
-    "Routing weight of the shared expert on tokens of the responses, % of a token: the mean over layers of the mean and of the "
-    "standard deviation over tokens, and the layers where it is least and most. Classes are those of Python's tokenizer in "
-    "code; all else is prose.")
+    "Routing weight of the shared expert on response tokens, % of a token: mean and standard deviation over tokens, both "
+    "averaged over layers, and the layers with the lowest and the highest mean. In code, classes are those of Python's "
+    "tokenizer; everything else is prose.")
 
 
 def router_file(evidence: Evidence) -> RouterFile | None:
@@ -22,13 +22,13 @@ def router_file(evidence: Evidence) -> RouterFile | None:
 
 
 def token_classes(evidence: Evidence) -> list[TokenClassRouting]:
-    """The classes that there are; none without a shared expert, or of an earlier version's training."""
+    """The classes that were measured; empty without a shared expert, or for a training of an earlier version."""
     content = router_file(evidence)
     return [TokenClassRouting(**item.model_dump()) for item in (content.token_classes if content else [])]
 
 
 def token_class_table(comparison: Comparison) -> str:
-    """A row for each class."""
+    """A table with a row for each class."""
     lines = []
     for item in comparison.token_classes:
         order = sorted(range(len(item.mean)), key=item.mean.__getitem__)

@@ -1,9 +1,9 @@
 """Whether one model's loss is below another's, over seeds and rows: paired differences with a bootstrap over both.
 
 Every seed trains each arm once, and every arm is measured on the same rows: seeds and rows are crossed. A difference is
-uncertain in both ways, so the bootstrap draws seeds and rows, each with replacement, independently of each other (the
-two-way, "pigeonhole" bootstrap: Owen, Annals of Applied Statistics 2007, which errs to the wide side). An interval over rows
-alone would say nothing of another training; one over seeds alone nothing of other data.
+uncertain in both, so the bootstrap draws seeds and rows, each with replacement, independently of each other (the
+two-way, "pigeonhole" bootstrap: Owen, Annals of Applied Statistics 2007, which errs on the wide side). An interval over rows
+alone would not cover another training, and one over seeds alone would not cover other data.
 
 Shape suffixes: S seeds, R rows, B draws.
 """
@@ -22,7 +22,7 @@ DRAWS_AT_ONCE = 500  # of the bootstrap: 500 x 1,000 rows of fp64 are 4 MB
 @dataclass(frozen=True)
 class Difference:
     """Mean loss of one arm minus that of another, in nats per response token. ``low`` and ``high``: 95% interval over
-    seeds and rows; ``p_value``: two-sided, of no difference; ``of_seeds``: the difference seed by seed."""
+    seeds and rows; ``p_value``: two-sided, against no difference; ``of_seeds``: the difference seed by seed."""
 
     mean: float
     low: float
@@ -34,11 +34,11 @@ class Difference:
 def paired_difference(
     loss_SR: np.ndarray, other_SR: np.ndarray, tokens_R: np.ndarray, random_seed: int, draws: int = DRAWS,
 ) -> Difference:
-    """``loss`` minus ``other``: summed losses of each row (nats) for each seed, and the rows' response tokens.
+    """``loss`` minus ``other``. Both hold each row's summed loss (nats) for each seed; ``tokens_R``: the rows' response tokens.
 
-    The mean is per token, as the held-out loss is: the rows' summed differences over their summed tokens. The p-value is the
-    share of draws on the other side of zero, twice, and at least 1 / ``draws``: what the bootstrap can resolve. With one seed
-    only rows are drawn, and the interval says nothing of another training (see ``of_seeds``).
+    The mean is per token, as the held-out loss is: the rows' summed differences over their summed tokens. The p-value is
+    twice the share of draws on the other side of zero, and at least 1 / ``draws``, which is what the bootstrap can resolve.
+    With one seed, only rows are drawn, and the interval does not cover another training (see ``of_seeds``).
 
     Raises ValueError for shapes that do not fit, or numbers that are not finite.
     """
@@ -58,7 +58,7 @@ def paired_difference(
 
 
 def _draws(difference_SR: np.ndarray, tokens_R: np.ndarray, random_seed: int, draws: int) -> np.ndarray:
-    """Means per token of ``draws`` drawings of seeds and of rows. A drawing is how often each is drawn."""
+    """Means per token of ``draws`` resamples of seeds and of rows. A resample is how often each is drawn."""
     generator = np.random.default_rng(random_seed)
     num_seeds, num_rows = difference_SR.shape
     found = []
@@ -72,7 +72,7 @@ def _draws(difference_SR: np.ndarray, tokens_R: np.ndarray, random_seed: int, dr
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """p-values corrected for being several claims (Holm, Scandinavian Journal of Statistics 1979), in the same order."""
+    """p-values corrected for multiple claims (Holm, Scandinavian Journal of Statistics 1979), in the same order."""
     corrected = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -82,7 +82,7 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def power(effect: float, num_seeds: int, num_rows: int, seed_deviation: float, row_deviation: float) -> float:
-    """The chance that a true difference of ``effect`` gives an interval without zero, stated before the runs.
+    """The probability that a true difference of ``effect`` gives an interval that excludes zero, stated before the runs.
 
     ``seed_deviation``: standard deviation of the difference over seeds; ``row_deviation``: of a row's difference per token.
     Normal approximation: the standard error is sqrt(seed_deviation^2 / S + row_deviation^2 / R).

@@ -1,4 +1,4 @@
-"""What a study found: every arm's losses, the settings that it chose, and the ladder of claims. The content of study.json."""
+"""The result of a study: every arm's losses, its chosen settings, and the ladder of claims. The content of study.json."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Verdict = Literal["shown", "small", "not shown", "reversed", "not measured"]
 @dataclass(frozen=True)
 class Measured:
     """One arm at one seed on the rows that all arms share: ``loss_R`` in nats, summed over a row's response tokens;
-    ``training_flops``: floating-point work of its training, None where it is not known."""
+    ``training_flops``: floating-point work of its training, None if it is not known."""
 
     loss_R: np.ndarray
     training_flops: float | None = None
@@ -35,7 +35,7 @@ class Choice(_Part):
 
     settings: dict[str, Any] = Field(description="Values of the tuned fields [no unit]")
     reserved_loss: float | None = Field(description=(
-        "Mean loss on the reserved rows over the tuning seeds; null where a run failed [nats per response token]"))
+        "Mean loss on the reserved rows over the tuning seeds; null if a run failed [nats per response token]"))
 
 
 class ArmResult(_Part):
@@ -43,7 +43,7 @@ class ArmResult(_Part):
 
     about: str = Field(description="What the arm is [text]")
     model: str = Field(description="Which model of the run it is [text]")
-    choices: list[Choice] = Field(description="What it chose from")
+    choices: list[Choice] = Field(description="The settings that it chose from")
     chosen: int = Field(description="Number of its choice, from 0 [count]")
     losses: dict[int, float] = Field(description="Loss on the reported rows by seed [nats per response token]")
     mean: float | None = Field(description="Mean over seeds; null without a run [nats per response token]")
@@ -62,35 +62,35 @@ class RungResult(_Part):
     low: float | None = Field(description="Lower end of its 95% interval over seeds and rows [nats per response token]")
     high: float | None = Field(description="Upper end of the same interval [nats per response token]")
     of_seeds: list[float] = Field(description="The difference seed by seed [nats per response token]")
-    p_value: float | None = Field(description="Two-sided, of no difference [fraction, 0 to 1]")
+    p_value: float | None = Field(description="Two-sided p-value against no difference [fraction, 0 to 1]")
     corrected: float | None = Field(description="The same, corrected for the number of claims (Holm) [fraction, 0 to 1]")
     verdict: Verdict = Field(description=(
-        "shown: by the smallest effect at least, the interval without zero and the corrected p-value below 0.05; small: the "
-        "same of a smaller difference; reversed: the other way round; not shown; not measured [text]"))
+        "shown: by at least the smallest effect, with an interval that excludes zero and a corrected p-value below 0.05; "
+        "small: the same with a smaller difference; reversed: the opposite direction; not shown; not measured [text]"))
 
 
 class StudyResult(_Part):
-    """Everything that the report of a study tells."""
+    """The content of the report of a study."""
 
     file_name: ClassVar[str] = "study.json"
     name: str = Field(description="Name of the study [text]")
-    question: str = Field(description="What it asks [text]")
+    question: str = Field(description="The question it asks [text]")
     seeds: list[int] = Field(description="Seeds of the reported runs [no unit]")
     rows: int = Field(description="Reported rows [count]")
     tokens: int = Field(description="Their response tokens [count]")
     smallest_effect: float = Field(description="Difference that counts [nats per response token]")
     power: float = Field(description=(
-        "Chance, stated beforehand, that a true difference of that size is seen [fraction, 0 to 1]"))
+        "Probability, stated beforehand, that a true difference of that size is detected [fraction, 0 to 1]"))
     arms: dict[str, ArmResult] = Field(description="The arms by name")
     ladder: list[RungResult] = Field(description="The claims in their order")
 
     def breaks_at(self) -> RungResult | None:
-        """The first claim of the ladder that is not shown; None where all are."""
+        """The first claim of the ladder that is not shown; None if all are."""
         return next((rung for rung in self.ladder if rung.verdict != "shown"), None)
 
 
 def choose(choices: list[Choice]) -> int:
-    """The number of the choice with the lowest loss on the reserved rows, the first of equals; 0 where none was measured."""
+    """The number of the choice with the lowest loss on the reserved rows, the first of equals; 0 if none was measured."""
     measured = [(choice.reserved_loss, number) for number, choice in enumerate(choices) if choice.reserved_loss is not None]
     return min(measured)[1] if measured else 0
 

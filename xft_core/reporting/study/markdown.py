@@ -1,4 +1,4 @@
-"""``study.md``: the question, how the ladder came out, every arm with what it chose and what it cost."""
+"""``study.md``: the question, the outcome of the ladder, and every arm with its choice and its cost."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from xft_core.reporting.study.ladder import ArmResult, RungResult, StudyResult
 from xft_core.reporting.tables import bullets, table
 
 CAPTION = (
-    "Losses are negative log-likelihoods in nats per response token on {rows:,} rows that nobody trained on and nothing was "
-    "chosen by; lower is better. ± is the sample standard deviation over seeds. Intervals are 95%, over seeds and rows "
+    "Losses are negative log-likelihoods in nats per response token on {rows:,} rows that served neither training nor any "
+    "choice; lower is better. ± is the sample standard deviation over seeds. Intervals are 95%, over seeds and rows "
     "(two-way bootstrap of paired differences); p-values are two-sided and corrected for the number of claims (Holm).")
 
 
 def study_markdown(result: StudyResult, study: StudyConfig, plots: dict[str, str], failures: dict[str, str]) -> str:
-    """The whole text. ``plots``: titles of the pictures by file name; ``failures``: reasons by run."""
+    """The text of study.md. ``plots``: titles of the plots by file name; ``failures``: reasons by run."""
     sections = [f"# {result.name}", result.question, CAPTION.format(rows=result.rows), "## The ladder", _breaks(result)]
     if result.ladder:
         sections += [_ladder_table(result), _power(result)]
@@ -21,7 +21,7 @@ def study_markdown(result: StudyResult, study: StudyConfig, plots: dict[str, str
     sections += ["## Arms", _arms_table(result)]
     if any(len(arm.choices) > 1 for arm in result.arms.values()):
         sections += ["## What each arm chose from", (
-            "Every arm takes the setting with the lowest loss on the reserved rows, mean over the tuning seeds "
+            "Every arm takes the setting with the lowest loss on the reserved rows, averaged over the tuning seeds "
             f"{', '.join(map(str, study.tuning_seeds))}. The reported rows play no part in it."), _choices_table(result)]
     sections += ["## Budgets", bullets(_budgets(result, study))]
     if failures:
@@ -44,8 +44,8 @@ def _outcome(rung: RungResult, result: StudyResult) -> str:
         return "no seed has both arms"
     between = f"{rung.difference:+.4f} nats, 95% interval {rung.low:+.4f} to {rung.high:+.4f}"
     return {
-        "shown": f"{between}", "reversed": f"it is the other way round ({between})",
-        "not shown": f"the interval holds zero, or the corrected p-value is 0.05 or more ({between})",
+        "shown": f"{between}", "reversed": f"the difference has the opposite sign ({between})",
+        "not shown": f"the interval includes zero, or the corrected p-value is 0.05 or more ({between})",
         "small": f"it holds, but by less than {result.smallest_effect:g} nats ({between})"}[rung.verdict]
 
 
@@ -69,7 +69,7 @@ def _p_value(value: float | None) -> str:
 def _power(result: StudyResult) -> str:
     return (
         f"Stated before the runs: with {len(result.seeds)} seeds and {result.rows:,} rows, a true difference of "
-        f"{result.smallest_effect:g} nats gives an interval without zero in {result.power:.0%} of such studies.")
+        f"{result.smallest_effect:g} nats gives an interval that excludes zero in {result.power:.0%} of such studies.")
 
 
 def _arms_table(result: StudyResult) -> str:
@@ -109,4 +109,4 @@ def _budgets(result: StudyResult, study: StudyConfig) -> list[str]:
         else "arms chose among different numbers of settings: " + ", ".join(
             f"`{name}` {len(arm.choices)}" for name, arm in result.arms.items()))
     return [f"Tuning: {tuned}, at {len(study.tuning_seeds)} seed(s).", f"Reported seeds: {', '.join(map(str, study.seeds))}.",
-            "A training's floating-point work counts what it takes to make the arm, all of a soup's runs included."]
+            "A training's floating-point work counts everything that the arm needs, including all runs of a soup."]

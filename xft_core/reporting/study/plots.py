@@ -1,6 +1,6 @@
 """Plots of a study: the ladder's differences with their intervals, and every arm's loss against its floating-point work.
 
-Same numbers, same bytes, as in the other reports.
+As in the other reports, the same numbers give the same bytes.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ UNIT = "nats per response token"
 
 
 def draw_study(result: StudyResult, directory: Path) -> dict[str, str]:
-    """Write the plots there is something to show in; returns their titles by file name."""
+    """Write every plot that has data. Returns their titles by file name."""
     directory.mkdir(parents=True, exist_ok=True)
     makers: dict[str, tuple[str, Callable[[StudyResult], Figure | None]]] = {
         "ladder.png": ("The claims of the ladder", ladder), "work.png": ("Loss against the work of training", work)}
@@ -31,7 +31,7 @@ def draw_study(result: StudyResult, directory: Path) -> dict[str, str]:
 
 
 def ladder(result: StudyResult) -> Figure | None:
-    """One line a claim: the difference with its interval, every seed as a dot, and the smallest effect as a line."""
+    """One line per claim: the difference with its interval, every seed as a dot, and the smallest effect as a line."""
     rungs = [(rung, rung.difference, rung.low, rung.high) for rung in result.ladder
              if rung.difference is not None and rung.low is not None and rung.high is not None]
     if not rungs:

@@ -1,4 +1,4 @@
-"""What a study reads of its runs' reports: losses on reserved rows to choose by, and on held-out rows to report."""
+"""The losses that a study reads from its runs' reports: on reserved rows for choices, and on held-out rows to report."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +14,9 @@ from xft_core.store.results.report import RunRowsFile
 
 
 def tuned(study: StudyConfig, recipe: Recipe, reports: Mapping[str, Path]) -> dict[str, list[Choice]]:
-    """For each arm what it chooses from, with the losses on the reserved rows. An arm with one setting chooses nothing.
+    """The settings that each arm chooses from, with the losses on the reserved rows. An arm with one setting chooses nothing.
 
-    A setting that failed at one of the tuning seeds has no loss: a mean over fewer seeds would be another measurement."""
+    A setting that failed at one of the tuning seeds has no loss, because a mean over fewer seeds is not comparable."""
     _, runs = tuning_runs(study, recipe)
     found = {}
     for arm in study.arms:
@@ -42,12 +42,12 @@ def reported(
         rows, model = _rows(study, item, reports)
         if tokens is not None and rows.tokens != tokens:
             raise ArtifactError(
-                f"The run {item.variant!r} was measured on other rows than the runs before it: its rows have "
+                f"The run {item.variant!r} was measured on different rows than the runs before it: its rows have "
                 f"{sum(rows.tokens):,} response tokens, theirs {sum(tokens):,}. Arms can be compared only on the same rows.")
         tokens = rows.tokens
         measured.setdefault(item.arm, {})[item.seed] = Measured(np.array(rows.losses[model]), rows.training_flops.get(model))
     if tokens is None:
-        raise ArtifactError("No run of the study has a report: all failed. Their reasons are in the flow run's log.")
+        raise ArtifactError("No run of the study has a report: all of them failed. The reasons are in the flow run's log.")
     return measured, np.array(tokens)
 
 
@@ -58,8 +58,8 @@ def _rows(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> tupl
             f"The report of {item.variant!r} has no losses by row. Set evaluate.compare_rows: true in the study's recipe.")
     if model not in rows.losses:
         raise RecipeError(
-            f"Arm {item.arm!r} is the model {model!r}, which its run lacks, or whose losses are not numbers. It has: "
-            f"{', '.join(rows.losses)}.")
+            f"Arm {item.arm!r} is the model {model!r}, but its run has no such model, or the model's losses are not numbers. "
+            f"The run has: {', '.join(rows.losses)}.")
     return rows, model
 
 
@@ -67,6 +67,6 @@ def _reserved_loss(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]
     rows, model = _rows(study, item, reports)
     if model not in rows.reserved_nll:
         raise RecipeError(
-            "The arms are tuned, but no rows are reserved for it. Set data.reserved_rows in the study's recipe: what is chosen "
-            "on the reported rows cannot be reported on them.")
+            "The arms are tuned, but no rows are reserved for tuning. Set data.reserved_rows in the study's recipe: a "
+            "setting that is chosen on the reported rows cannot be reported on them.")
     return rows.reserved_nll[model]

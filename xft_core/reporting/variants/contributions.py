@@ -1,4 +1,4 @@
-"""Leave one domain out: what each domain contributes to every other, of a comparison that varies data.leave_out."""
+"""Leave one domain out: what each domain contributes to every other, in a comparison that varies data.leave_out."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ from xft_core.store.results.report import RunRowsFile
 
 FIELD = "data.leave_out"
 NOTE = (
-    "Held-out loss of the merged model with a domain left out minus that with all of them, in nats per response token, with "
-    "its 95% interval over seeds and rows (over rows alone for one seed). Above 0: the domain that was left out helps; below "
-    "0: it does harm there (negative transfer). A domain's own row of its own column says what it teaches.")
+    "Held-out loss of the merged model with one domain left out minus that with all domains, in nats per response token, with "
+    "its 95% interval over seeds and rows (over rows alone for one seed). Above 0, the left-out domain helps; below 0, it does "
+    "harm (negative transfer). Where row and column are the same domain, the number shows what the domain's data teaches.")
 
 
 def contributions(runs: Sequence[Run], reports: Mapping[str, Path]) -> list[Contribution]:
-    """For each domain that is left out, and each that is measured; pairs are of the same seed and other settings. Nothing where
-    the field does not vary, or rows were not compared."""
+    """One for each left-out domain and each measured domain, from pairs of runs with the same seed and other settings. Empty if
+    the field does not vary, or if rows were not compared."""
     rows = {run.name: content for run in runs if FIELD in run.settings and (content := RunRowsFile.read(reports[run.name]))
             and content.domains and MERGED_MODEL in content.losses}
     whole = {_key(run): run for run in runs if run.name in rows and run.settings[FIELD] is None}
@@ -46,7 +46,7 @@ def contributions(runs: Sequence[Run], reports: Mapping[str, Path]) -> list[Cont
 
 
 def contributions_section(found: Sequence[Contribution]) -> str:
-    """A table for each setting of the other fields: a row for each domain that is measured, a column for each left out."""
+    """A table for each setting of the other fields: a row for each measured domain, a column for each left-out one."""
     parts = [NOTE]
     for settings in dict.fromkeys(item.settings for item in found):
         of_setting = [item for item in found if item.settings == settings]

@@ -1,4 +1,4 @@
-"""What a comparison of variants says in plain sentences, with no more certainty than its runs carry."""
+"""Findings of a comparison of variants, in plain sentences that claim no more certainty than its runs support."""
 
 from collections.abc import Iterator
 from statistics import fmean
@@ -14,7 +14,7 @@ FEW_SEEDS = 3
 
 
 def variant_findings(result: Variants, labels: dict[str, str], variants: list[Variant]) -> list[str]:
-    """Best variants, what each field changes, how the merged model stands to plain SFT."""
+    """The best variants, the effect of each field, and the merged model against plain SFT."""
     return [*_best(result), *_over_sft(result, variants), *_field_sentences(result, labels),
             *_idle_sentences(result, labels, variants), *_untuned_sentences(result, variants)]
 
@@ -24,16 +24,16 @@ def variant_limits(result: Variants) -> list[str]:
     seeds = [len(group.seeds) for group in result.groups]
     found = []
     if not seeds:
-        return ["No variant has a result: nothing can be said."]
+        return ["No variant has a result, so nothing can be claimed."]
     if max(seeds) == 1:
         found.append(
-            "One run for each variant: nothing here separates an effect of the settings from chance in training. Add "
-            "`seed=[0,1,2]` to the grid before a claim.")
+            "Each variant has one run: nothing here separates an effect of the settings from chance in training. Add "
+            "`seed=[0,1,2]` to the grid before you claim an effect.")
     elif min(seeds) < FEW_SEEDS:
         shown = f"{min(seeds)} to {max(seeds)}" if min(seeds) < max(seeds) else str(min(seeds))
         found.append(
-            f"{shown} seeds for each variant: the spread (sample standard deviation over seeds) is itself a rough guess, "
-            "and says how far two runs of the same settings may lie apart.")
+            f"Each variant has {shown} seeds: the spread (sample standard deviation over seeds) is only a rough estimate of "
+            "how much two runs with the same settings can differ.")
     for benchmark, problems in result.problems.items():
         intervals = [
             interval for run in result.runs for key, interval in run.intervals.items()
@@ -42,49 +42,49 @@ def variant_limits(result: Variants) -> list[str]:
             found.append(
                 f"{benchmark} has {problems} problems: the 95 % interval of one pass@1 over them is about "
                 f"{100 * fmean(high - low for low, high in intervals):.1f} points wide. All variants answer the same "
-                "problems, so this part of the error is shared to some degree; for other problems it is not.")
+                "problems, so they share this part of the error to some degree; with other problems they would not.")
     found += _not_the_same_measure(result)
     if any(effect.half_interval is not None for effect in result.effects):
         found.append(
-            "The 95 % intervals take pairs of runs for independent. Pairs that share a seed or a run are not quite: with "
-            "few seeds read the intervals as the least uncertainty.")
+            "The 95 % intervals treat pairs of runs as independent. Pairs that share a seed or a run are not quite "
+            "independent: with few seeds, read the intervals as a lower bound on the uncertainty.")
     if len(result.groups) > 2:
         found.append(
-            f"The best of {len(result.groups)} variants is found by looking: part of its lead is luck. Repeat it with "
-            "seeds that were not looked at.")
+            f"The best of {len(result.groups)} variants was picked from these results, so part of its lead is luck. Repeat "
+            "it with new seeds.")
     if result.missing:
         found.append(f"Missing: {', '.join(result.missing)}. Means over the others may not be comparable.")
     return found
 
 
 def _not_the_same_measure(result: Variants) -> Iterator[str]:
-    """Where numbers that stand in one column are not of the same rows, problems or answers."""
+    """Sentences on columns whose numbers are not over the same rows, problems or answers."""
     if len({run.held_out for run in result.runs if any(map(is_loss, run.numbers))} - {None}) > 1:
-        yield ("The variants have different held-out rows: between them, differences in held-out loss are those of the rows "
-               "too, and so is the spread over seeds.")
+        yield ("The variants have different held-out rows: differences in held-out loss between them, and the spread over "
+               "seeds, come from the rows too.")
     if any(title.endswith(f" ({size} problems)") for title, size in result.problems.items()):
-        yield "Not all variants answered the same number of problems: each number is a column of its own."
+        yield "Not all variants answered the same number of problems: each number has its own column."
     for group in result.groups:
         few = [f"{key} ({len(value.values)})" for key, value in group.numbers.items() if _is_part(group, key)]
         if few:
-            yield (f"{group.name}: of {len(group.seeds)} runs, not all have these numbers, which are means over those that do: "
+            yield (f"{group.name}: some of the {len(group.seeds)} runs lack these numbers, which are means over the others: "
                    f"{', '.join(few)}.")
     for run in result.runs:
         lost = [(key.split("/", 2), number) for key, number in run.not_graded.items()]
         if shown := [f"{number} of {model} on {benchmark}" for (model, name, benchmark), number in lost
                      if name == PASSED_PLUS and model != OVER_SFT]:
-            yield (f"{run.name}: answers without a verdict, which have no part in the numbers: {', '.join(shown)}. Evaluate "
+            yield (f"{run.name}: some answers have no verdict and are not counted: {', '.join(shown)}. Evaluate them "
                    "again.")
 
 
 def _is_part(group: Group, key: str) -> bool:
-    """Whether a number is not there for all runs of a group. What the base model has is one measurement for all."""
+    """Whether some runs of a group lack a number. The base model's numbers are one measurement for all runs."""
     return not key.startswith("base/") and len(group.numbers[key].values) < len(group.seeds)
 
 
 def best_group(result: Variants) -> Group | None:
-    """The group whose merged model solves most problems (extended tests, first benchmark), held-out loss deciding ties;
-    by held-out loss alone where nothing was answered."""
+    """The group whose merged model solves the most problems (extended tests, first benchmark). Held-out loss decides ties, and
+    decides alone if nothing was answered."""
     keys = [f"{MERGED_MODEL}/{PASSED_PLUS}/{benchmark}" for benchmark in result.benchmarks()[:1]]
 
     def rank(group: Group) -> tuple[float, ...]:
@@ -136,7 +136,7 @@ def _over_sft(result: Variants, variants: list[Variant]) -> Iterator[str]:
         if values:
             wins, losses = (sum(sign * better * value > 0 for value in values) for sign in (1, -1))
             again = len(all_values) - len(values)
-            repeats = f" ({again} more differ from these in nothing that plays a part)" if again else ""
+            repeats = f" ({again} more differ from these only in settings that play no part)" if again else ""
             yield (f"{title}: the merged model is better than the dense SFT of the same seed in {wins} of {len(values)} "
                    f"runs and worse in {losses}{repeats}; {_amount(key, fmean(values))} on average.")
 
@@ -156,7 +156,7 @@ def _effect_sentence(effect: Effect, labels: dict[str, str]) -> str:
             f"{_amount(effect.number, effect.difference)}")
     pairs = f"{effect.pairs} pairs of runs" if effect.pairs > 1 else "one pair of runs"
     if effect.half_interval is None and effect.pairs > 1:
-        return f"{text} (exactly so in each of {pairs}): too few to say how far chance reaches."
+        return f"{text} (exactly this in each of {pairs}): too few to estimate the role of chance."
     if effect.half_interval is None:
         return f"{text} ({pairs}): one pair cannot tell an effect from chance."
     if effect.lower == effect.higher == 0:
@@ -166,15 +166,15 @@ def _effect_sentence(effect: Effect, labels: dict[str, str]) -> str:
     interval = f"95 % interval {scale * low:+.{digits}f} to {scale * high:+.{digits}f} over {pairs}"
     if low <= 0 <= high:
         return f"{text} ({interval}): no difference can be claimed."
-    return f"{text} ({interval}), the same way in {max(effect.lower, effect.higher)} of {effect.pairs}."
+    return f"{text} ({interval}), in the same direction in {max(effect.lower, effect.higher)} of {effect.pairs}."
 
 
 def _idle_sentences(result: Variants, labels: dict[str, str], variants: list[Variant]) -> Iterator[str]:
     for field, groups in result.idle.items():
         reason = next(text for item in variants if item.group == groups[0] and (text := plays_no_part(item.recipe, field)))
         names = ", ".join(groups)
-        yield (f"{labels[field]} plays no part in {names}: {reason}. Differences between these in nothing but "
-               f"{labels[field]} are rounding or chance, and are left out above.")
+        yield (f"{labels[field]} plays no part in {names}: {reason}. Where these differ only in "
+               f"{labels[field]}, differences in results are rounding or chance and are left out above.")
 
 
 def _untuned_sentences(result: Variants, variants: list[Variant]) -> Iterator[str]:
@@ -182,8 +182,8 @@ def _untuned_sentences(result: Variants, variants: list[Variant]) -> Iterator[st
     groups = list(dict.fromkeys(
         item.group for item in variants if item.name in present and merges_an_untuned_expert(item.recipe)))
     if groups:
-        yield (f"With two experts the shared one has weight 0 for every token and is not tuned ({', '.join(groups)}): what its "
-               "share adds to the merged model is the base model's FFN.")
+        yield (f"With two experts, the shared one has weight 0 for every token and is not tuned ({', '.join(groups)}): its "
+               "share of the merged model is the base model's FFN.")
 
 
 def show(key: str, group: Group) -> str:
@@ -192,7 +192,7 @@ def show(key: str, group: Group) -> str:
     unit = "" if is_loss(key) else " %"
     scale, digits = (1, 4) if is_loss(key) else (100, 1)
     # A share has no decimals of its own below the first; a spread has: two runs that differ do not agree.
-    # None or all of the problems solved with every seed is no spread of 0: the interval of each run says what it is.
+    # If every seed solves none or all of the problems, a spread of 0 would mislead: see the interval of each run.
     is_edge = value.spread == 0 and value.mean in (0, 1) and not is_loss(key) and not key.startswith(OVER_SFT)
     spread = "" if value.spread is None or is_edge else f" ± {fixed(scale * value.spread, digits)}"
     mean = signed(scale * value.mean, digits) if key.startswith(OVER_SFT) else fixed(scale * value.mean, digits)
@@ -210,7 +210,7 @@ def settings_text(fields: list[str], values: list[object], labels: dict[str, str
 
 
 def value_text(value: object) -> str:
-    """A setting as it stands in names of variants."""
+    """A setting as it appears in names of variants."""
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

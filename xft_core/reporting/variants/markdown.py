@@ -1,4 +1,4 @@
-"""``comparison.md`` of a comparison of variants: the table first, then what it says, the plots, and every run."""
+"""``comparison.md`` of a comparison of variants: the results table first, then the findings, the plots, and every run."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ from xft_core.store.results.report import PASSED_PLUS
 
 CAPTION = (
     "↓ lower is better, ↑ higher is better. NLL: negative log-likelihood on held-out rows, nats per response token. "
-    "pass@1: % of problems solved; + with the extended tests too. ± is the spread over seeds (sample standard deviation), "
-    "where there are several; what the problems' choice adds stands in brackets under Every run.")
+    "pass@1: % of problems solved; + includes the extended tests. ± is the spread over seeds (sample standard deviation), "
+    "if there are several; the uncertainty from the choice of problems is in brackets under Every run.")
 MODEL_TITLES = {MERGED_MODEL: "merged", SFT_MODEL: "SFT (dense)", MOE_MODEL: "MoE", BASE_MODEL: "base"}
 NEWEST_FIRST = tuple(reversed(MODELS))
 
@@ -23,7 +23,7 @@ NEWEST_FIRST = tuple(reversed(MODELS))
 def variants_markdown(
     result: Variants, labels: dict[str, str], variants: list[Variant], plots: dict[str, str],
 ) -> str:
-    """The whole text. ``labels``: short names of the varying fields; ``plots``: titles of the pictures by file name."""
+    """The text of the file. ``labels``: short names of the varying fields; ``plots``: titles of the plots by file name."""
     sections = [f"# {result.recipe}: comparison of {len(result.groups)} variants", _what_varies(result, labels)]
     if result.missing:
         sections.append("**Missing: " + ", ".join(f"`{name}`" for name in result.missing) + "**")
@@ -45,7 +45,7 @@ def variants_markdown(
 
 
 def headline_table(result: Variants) -> str:
-    """One row a group: the merged model's numbers, and how far pass@1 is from the dense SFT's of the same seed."""
+    """A table with one row per group: the merged model's numbers, and pass@1 minus that of the dense SFT of the same seed."""
     columns = [f"{MERGED_MODEL}/{NLL}"]
     header = ["variant", "seeds", "NLL ↓"]
     for benchmark in result.benchmarks():
@@ -57,8 +57,8 @@ def headline_table(result: Variants) -> str:
 
 
 def wide_rows(result: Variants) -> list[dict[str, Any]]:
-    """One row a group with a column for every varying field and every number (mean, and spread where there is one),
-    numbers as numbers."""
+    """One row per group with every varying field and every number (mean, and spread if there is one). Numbers are not
+    formatted."""
     rows: list[dict[str, Any]] = []
     for group in result.groups:
         row: dict[str, Any] = {"variant": group.name, **group.settings, "seeds": len(group.seeds)}
@@ -70,7 +70,7 @@ def wide_rows(result: Variants) -> list[dict[str, Any]]:
 
 
 def cell(group: Group, key: str) -> str:
-    """A number of a group without its unit; "-" where it has none."""
+    """A number of a group without its unit; "-" if the group lacks it."""
     if key not in group.numbers:
         return "-"
     return show(key, group).removesuffix(" %") + not_graded_text(group.not_graded.get(key, 0))
@@ -103,7 +103,7 @@ def _runs_table(result: Variants, labels: dict[str, str]) -> str:
     keys = [f"{MERGED_MODEL}/{name}" for name in (NLL, *solved)]
     header = ["run", "NLL ↓", *(f"{benchmark}{plus} % ↑" for benchmark in result.benchmarks() for plus in ("", "+"))]
     rows = [[run.name, *(_run_cell(run, key) for key in keys)] for run in result.runs]
-    return "The merged models; in brackets the 95% interval over the problems.\n\n" + table(header, rows)
+    return "The merged models, with the 95% interval over problems in brackets.\n\n" + table(header, rows)
 
 
 def _run_cell(run: Run, key: str) -> str:

@@ -1,6 +1,7 @@
 """Plots of a comparison of variants: all of them at a glance, and each varying field against pass@1 and held-out loss.
 
-Means with their spread over seeds, and every single run as a small dot. As in plots.py: same numbers, same bytes.
+They show means with their spread over seeds, and every single run as a small dot. As in run/plots.py, the same numbers give
+the same bytes.
 """
 
 import json
@@ -29,7 +30,7 @@ SOLVED, LOSS = "% of problems solved", "nats per response token"
 
 
 def draw_variants(result: Variants, labels: dict[str, str], directory: Path) -> dict[str, str]:
-    """Write the plots there is something to show in; returns their titles by file name, the overview first."""
+    """Write every plot that has data. Returns their titles by file name, the overview first."""
     directory.mkdir(parents=True, exist_ok=True)
     draw: dict[str, tuple[str, Callable[[], Figure | None]]] = {
         "overview.png": ("All variants", lambda: overview(result))}
@@ -49,7 +50,7 @@ def draw_variants(result: Variants, labels: dict[str, str], directory: Path) -> 
 
 
 def overview(result: Variants) -> Figure | None:
-    """One line a group: merged model, MoE and dense SFT on every benchmark and by held-out loss."""
+    """One line per group: merged model, MoE and dense SFT on every benchmark and by held-out loss."""
     panels = _panels(result)
     if not panels:
         return None
@@ -80,7 +81,7 @@ def overview(result: Variants) -> Figure | None:
 
 def by_field(result: Variants, labels: dict[str, str], fields: list[str], steps: list[list[Any]]) -> Figure | None:
     """The merged model against one varying field (or fields that vary together): a line or a bar for each setting of
-    the other fields, averaged over them where there are more than six. Dense SFT as a dashed line."""
+    the other fields, averaged over them if there are more than six. Dense SFT is a dashed line."""
     panels = _panels(result)
     if not panels:
         return None
@@ -97,12 +98,12 @@ def by_field(result: Variants, labels: dict[str, str], fields: list[str], steps:
         key = f"{MERGED_MODEL}/{ending}"
         if is_log:
             ax.set_xscale("log")
-        bars = not is_numeric and ending != NLL  # a loss has no zero worth starting a bar from
+        bars = not is_numeric and ending != NLL  # for a loss, bars from zero show nothing
         there = numbers_by_step(result.runs, key, fields, [*others, SEED] if averaged else others, steps)
         for index, (setting, name) in enumerate(series.items()):
             points = []
             for step, position in zip(there, positions, strict=True):
-                # A mean over other settings is one over the same at every step, or a missing variant would move it.
+                # Average over the same other settings at every step, or a missing variant would move the mean.
                 chosen = common_to_all(there) if averaged else {setting}
                 if values := [number for other, found in step.items() if other in chosen for number in found]:
                     place = _dodged(position, index, len(series), positions, is_numeric, is_log)
@@ -138,7 +139,7 @@ def _panels(result: Variants) -> list[tuple[str, str, str, float]]:
 
 
 def _positions(steps: list[list[Any]]) -> tuple[list[float], bool, bool]:
-    """Where each step stands, whether its first field is a number, and whether ratios count rather than differences."""
+    """The position of each step, whether the first field is numeric, and whether the scale is logarithmic."""
     first = [step[0] for step in steps]
     is_numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in first)
     if not is_numeric or len(set(first)) < len(first):
@@ -150,7 +151,7 @@ def _positions(steps: list[list[Any]]) -> tuple[list[float], bool, bool]:
 def _dodged(
     position: float, index: int, count: int, positions: list[float], is_numeric: bool, is_log: bool,
 ) -> float:
-    """Beside each other where they would hide each other."""
+    """The position of one series at a step, shifted so that series do not hide each other."""
     shift = index - (count - 1) / 2
     if not is_numeric:
         return position + 0.8 / count * shift
@@ -192,7 +193,7 @@ def _mark(ax: Axes, value: Statistic, scale: float, place: float, color: str, ma
 def numbers_by_step(
     runs: list[Run], key: str, fields: list[str], others: list[str], steps: list[list[Any]],
 ) -> list[dict[str, list[float]]]:
-    """For each step of ``fields`` the numbers of the runs there, by what ``others`` are set to."""
+    """For each step of ``fields``, the numbers of its runs by the values of ``others``."""
     found: list[dict[str, list[float]]] = [{} for _ in steps]
     for run in runs:
         if key in run.numbers:
@@ -202,12 +203,12 @@ def numbers_by_step(
 
 
 def common_to_all(numbers: list[dict[str, list[float]]]) -> set[str]:
-    """The settings of other fields that every step has a number of."""
+    """The settings of the other fields for which every step has a number."""
     return set.intersection(*map(set, numbers))
 
 
 def _setting(run: Run, fields: list[str]) -> str:
-    """What ``fields`` are set to, exactly: names of variants round numbers."""
+    """The exact values of ``fields``: names of variants round numbers."""
     return json.dumps([run.seed if field == SEED else run.settings[field] for field in fields])
 
 

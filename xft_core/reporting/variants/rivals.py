@@ -17,12 +17,12 @@ from xft_core.store.results.report import RunRowsFile
 
 NOTE = (
     "Held-out loss of the merged model minus that of each other model, in nats per response token (below 0: the merged model "
-    "is better); its 95% interval is over seeds and rows (bootstrap of both), over rows alone for one seed. Tokens and work: "
-    "of the other model's training over the merged model's. No p is corrected for how many there are.")
+    "is better). The 95% interval is over seeds and rows (bootstrap of both), or over rows alone for one seed. Tokens and "
+    "work: the other model's training relative to the merged model's. p-values are not corrected for multiple comparisons.")
 
 
 def rival_differences(runs: Sequence[Run], reports: Mapping[str, Path]) -> list[RivalDifference]:
-    """One for each group and model. Runs with other held-out rows than the first of their group have no part in it. Raises
+    """One for each group and model. Runs whose held-out rows differ from those of their group's first run are left out. Raises
     ArtifactError for a broken report."""
     found = []
     for group in dict.fromkeys(run.group for run in runs):
@@ -41,7 +41,7 @@ def _difference(
 ) -> RivalDifference:
     tokens, *others = [content.tokens for content in rows.values()]
     if any(other != tokens for other in others):
-        raise ArtifactError(f"The reports of {', '.join(rows)} are of different held-out rows: make them again.")
+        raise ArtifactError(f"The reports of {', '.join(rows)} are of different held-out rows: rebuild them.")
     merged, other = (np.array([content.losses[name] for content in rows.values()]) for name in (MERGED_MODEL, model))
     difference = paired_difference(merged, other, np.array(tokens), random_seed=0)
 
@@ -57,7 +57,7 @@ def _difference(
 
 
 def rivals_table(rivals: Sequence[RivalDifference]) -> str:
-    """One line for each group and model."""
+    """A table with one row per group and model."""
     header = ["variant", "model", "seeds", "merged minus it", "95% interval", "p", "tokens", "work"]
     lines = [
         [item.group, item.name, str(item.seeds), signed(item.mean, 4),

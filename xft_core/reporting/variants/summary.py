@@ -1,5 +1,5 @@
-"""The variants of a comparison in numbers: every run, groups of runs that differ in the seed alone, and what each
-varying field changes. The content of the compare stage's ``comparison.json``."""
+"""The variants of a comparison in numbers: every run, groups of runs that differ only in the seed, and the effect of
+each varying field. The content of the compare stage's ``comparison.json``."""
 
 import math
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ class _Part(BaseModel):
 
 class Run(_Part):
     """One variant. ``numbers``: ``<model>/held_out_nll`` in nats per response token, ``<model>/plus_pass_at_1/<benchmark>``
-    and the like as fractions, and ``merged_over_sft/...``: merged model minus dense SFT; ``merged_over_<rival>/held_out_nll``
+    and others as fractions, and ``merged_over_sft/...``: merged model minus dense SFT; ``merged_over_<rival>/held_out_nll``
     where rows were compared. ``intervals``: 95% of a pass@1,
-    over the problems of the benchmark; ``not_graded``: answers that have no part in a pass@1, where there are any.
+    over the problems of the benchmark; ``not_graded``: answers that a pass@1 does not count, if any.
     ``held_out``: digest of the rows that held_out_nll is measured on."""
 
     name: str = Field(description="Name of the variant [text]")
@@ -42,12 +42,12 @@ class Run(_Part):
     intervals: dict[str, tuple[float, float]] = Field(description=(
         "95% interval of a pass@1 over the problems of the benchmark, by name [fraction, 0 to 1]"))
     not_graded: dict[str, int] = Field(description=(
-        "Answers that have no part in a pass@1, by name, where there are any [count]"))
+        "Answers that a pass@1 does not count, by name, if any [count]"))
     held_out: str | None = Field(description="Digest of the rows that held_out_nll is measured on [sha256]")
 
 
 class Statistic(_Part):
-    """Mean of a number over those runs of a group that have it; ``spread``: sample standard deviation over their seeds,
+    """Mean of a number over the runs of a group that have it; ``spread``: sample standard deviation over their seeds,
     None for one measurement."""
 
     mean: float = Field(description="Mean over the runs that have the number [its own unit]")
@@ -56,20 +56,20 @@ class Statistic(_Part):
 
 
 class Group(_Part):
-    """Runs that differ in the seed alone. ``not_graded``: answers of all of them that have no part in a pass@1."""
+    """Runs that differ only in the seed. ``not_graded``: answers of all of them that a pass@1 does not count."""
 
     name: str = Field(description="Name of the group [text]")
-    settings: dict[str, Any] = Field(description="Value of each varying field but the seed [no unit]")
+    settings: dict[str, Any] = Field(description="Value of each varying field except the seed [no unit]")
     seeds: list[int] = Field(description="Seeds of the runs [no unit]")
     numbers: dict[str, Statistic] = Field(description="Each number, by name")
-    not_graded: dict[str, int] = Field(description="Answers of all runs that have no part in a pass@1, by name [count]")
+    not_graded: dict[str, int] = Field(description="Answers of all runs that a pass@1 does not count, by name [count]")
 
 
 class Contribution(_Part):
-    """The merged model's held-out loss in one domain without another, minus that with all."""
+    """The merged model's held-out loss in one domain with another left out, minus that with all domains."""
 
     settings: str = Field(description="Values of the other varying fields [text]")
-    left_out: str = Field(description="The domain that was not trained on [text]")
+    left_out: str = Field(description="The domain that was left out [text]")
     domain: str = Field(description="The domain that is measured [text]")
     seeds: int = Field(description="Seeds [count]")
     mean: float = Field(description="The difference [nats per response token]")
@@ -77,9 +77,9 @@ class Contribution(_Part):
 
 
 class Effect(_Part):
-    """What changes when ``fields`` go from the values ``reference`` to ``values`` and nothing else does: the mean over
-    pairs of runs, with half of its 95% interval (Student's t; None for one pair, and where all pairs differ by exactly the
-    same, which says how few they are and not how certain). ``lower`` and ``higher`` count pairs."""
+    """The change of a number when ``fields`` go from ``reference`` to ``values`` and nothing else changes: the mean over
+    pairs of runs, with half of its 95% interval (Student's t; None for one pair, and if all pairs differ by exactly the
+    same, which shows that they are few, not that the effect is certain). ``lower`` and ``higher`` count pairs."""
 
     fields: list[str] = Field(description="Fields that vary together [text]")
     reference: list[Any] = Field(description="Their values before [no unit]")
@@ -98,34 +98,34 @@ class RivalDifference(_Part):
 
     group: str = Field(description="Name of the group [text]")
     model: str = Field(description="The other model [text]")
-    name: str = Field(description="What a person calls it [text]")
+    name: str = Field(description="Display name [text]")
     seeds: int = Field(description="Runs that have both [count]")
     mean: float = Field(description="Mean difference [nats per response token]")
     interval: tuple[float, float] = Field(description="95% interval over seeds and rows [nats per response token]")
-    p_value: float = Field(description="Two-sided, of no difference [fraction, 0 to 1]")
+    p_value: float = Field(description="Two-sided p-value against no difference [fraction, 0 to 1]")
     work: float | None = Field(description="Floating-point work of its training over the merged model's, mean [ratio]")
     tokens: float | None = Field(description="Tokens of its training over the merged model's, mean [ratio]")
 
 
 class Variants(_Part):
-    """Everything the report of a comparison tells. ``axes``: fields that vary together, with their values in order;
-    ``titles``: of the recipes' benchmarks, also of those that were skipped; ``problems``: how many each of the others has.
-    Where variants answered different numbers of a benchmark's problems, each number is a benchmark of its own.
+    """The content of the report of a comparison. ``axes``: fields that vary together, with their values in order;
+    ``titles``: of the recipes' benchmarks, including the skipped ones; ``problems``: how many each of the others has.
+    If variants answered different numbers of a benchmark's problems, each number counts as a separate benchmark.
     ``missing``: variants without a result; ``idle``: for a field, the groups in which it plays no part."""
 
     file_name: ClassVar[str] = "comparison.json"
     recipe: str = Field(description="Name of the recipe [text]")
     axes: list[tuple[list[str], list[list[Any]]]] = Field(description=(
         "Fields that vary together, with their values in order [no unit]"))
-    titles: list[str] = Field(description="Titles of the benchmarks, also of those that were skipped [text]")
-    problems: dict[str, int] = Field(description="Problems of each benchmark that was graded [count]")
+    titles: list[str] = Field(description="Titles of the benchmarks, including the skipped ones [text]")
+    problems: dict[str, int] = Field(description="Problems of each graded benchmark [count]")
     runs: list[Run] = Field(description="The variants")
-    groups: list[Group] = Field(description="Variants that differ in the seed alone")
-    effects: list[Effect] = Field(description="What each varying field changes")
+    groups: list[Group] = Field(description="Variants that differ only in the seed")
+    effects: list[Effect] = Field(description="The effect of each varying field")
     missing: list[str] = Field(description="Variants without a result [text]")
     idle: dict[str, list[str]] = Field(description="For a field, the groups in which it plays no part [text]")
-    rivals: list[RivalDifference] = Field([], description="The merged model beside each other one, where rows were compared")
-    contributions: list[Contribution] = Field([], description="What each domain contributes, where data.leave_out varies")
+    rivals: list[RivalDifference] = Field([], description="The merged model against each other one, if rows were compared")
+    contributions: list[Contribution] = Field([], description="What each domain contributes, if data.leave_out varies")
 
     def text(self) -> str:
         """The content of the file."""
@@ -137,7 +137,7 @@ class Variants(_Part):
         return list(self.problems)
 
     def compared_axes(self) -> list[tuple[list[str], list[list[Any]]]]:
-        """The axes that are not there only to repeat."""
+        """The axes with several values, without the seed."""
         return [axis for axis in self.axes if axis[0] != [SEED] and len(axis[1]) > 1]
 
 
@@ -175,15 +175,15 @@ def read_comparison(report: Path) -> Comparison:
 
 def interval_factor(pairs: int) -> float:
     """Half of a 95% interval of a mean, in standard errors: Student's two-sided quantile, to three decimals."""
-    from scipy.special import stdtrit  # scipy.stats.t.ppf, without the second that scipy.stats takes to import
+    from scipy.special import stdtrit  # scipy.stats.t.ppf, but scipy.stats takes a second to import
 
-    # Rounded as tables have it: reports in a store, made with such a table, stay what a new one would be.
+    # Rounded as in printed tables: stored reports that used such a table stay identical to new ones.
     return round(float(stdtrit(pairs - 1, 0.975)), 3)
 
 
 def statistic(values: list[float], depends_on_seed: bool = True) -> Statistic:
-    """Mean and spread of at least one value. What does not depend on the seed is one measurement, however often it was
-    reported."""
+    """Mean and spread of at least one value. A number that does not depend on the seed is one measurement, however often it
+    was reported."""
     is_one = len(values) == 1 or (not depends_on_seed and len(set(values)) == 1)
     return Statistic(mean=fmean(values), spread=None if is_one else stdev(values), values=values[:1] if is_one else values)
 
@@ -237,7 +237,7 @@ def _groups(runs: list[Run]) -> list[Group]:
 
 
 def _settled(axis: Axis, variants: list[Variant]) -> tuple[list[str], list[list[Any]]]:
-    """The axis with its values as the recipes have them: ``1e-5`` in YAML is a text, in a recipe a number."""
+    """The axis with its values as the recipes have them: ``1e-5`` is a text in YAML and a number in a recipe."""
     values: list[list[Any]] = []
     for variant in variants:
         step = [variant.settings[field] for field in axis.fields]
@@ -257,7 +257,7 @@ def _effects(axes: list[Axis], variants: list[Variant], runs: dict[str, Run]) ->
                 (one, other) for one in variants for other in variants
                 if _step(one, fields) == steps[0] and _step(other, fields) == values and _differ_only_in(one, other, fields)
                 and not (len(fields) == 1 and plays_no_part(one.recipe, fields[0]) and plays_no_part(other.recipe, fields[0]))]
-            # A pair again, with another value of a field that plays no part in it, is no further evidence.
+            # The same pair with another value of a field that plays no part is no further evidence.
             first = {(what_counts(one), what_counts(other)): (one, other) for one, other in reversed(found_pairs)}
             pairs = [(runs[one.name], runs[other.name]) for one, other in reversed(first.values())]
             for key in sorted({key for pair in pairs for key in pair[0].numbers if key.startswith(f"{MERGED_MODEL}/")}):
@@ -270,7 +270,7 @@ def _effects(axes: list[Axis], variants: list[Variant], runs: dict[str, Run]) ->
 def _effect(fields: list[str], reference: list[Any], values: list[Any], key: str, changes: list[float]) -> Effect:
     count = len(changes)
     spread = stdev(changes) if count > 1 else 0.0
-    # Floats that differ in their last bits are the same change.
+    # Floats that differ in their last bits count as the same change.
     half = interval_factor(count) * spread / math.sqrt(count) if spread > 1e-9 or (not any(changes) and count > 1) else None
     return Effect(
         fields=fields, reference=reference, values=values, number=key, pairs=count, difference=fmean(changes),
@@ -278,7 +278,7 @@ def _effect(fields: list[str], reference: list[Any], values: list[Any], key: str
 
 
 def what_counts(variant: Variant) -> str:
-    """The settings that play a part in a variant, the seed included: variants with the same are one experiment."""
+    """The settings that play a part in a variant, including the seed: variants with equal ones are one experiment."""
     return repr({field: value for field, value in variant.settings.items() if not plays_no_part(variant.recipe, field)})
 
 

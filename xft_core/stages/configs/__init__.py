@@ -1,6 +1,6 @@
-"""The configurations of the stages, one file each: a stage's fields, its inputs, and which settings change its result.
+"""The configurations of the stages, one file each: a stage's fields, its inputs, and the settings that change its result.
 
-What all have in common is in ``xft_core/stages/base.py``. A stage may also keep its configuration in its own file,
+Their common base is in ``xft_core/stages/base.py``. A stage may also keep its configuration in its own file,
 ``xft_core/stages/<stage>.py``: see CONTRIBUTING.md.
 """
 
@@ -83,11 +83,11 @@ _HERE = {config.stage: config for config in (
 
 
 def _in_own_file(stage: str) -> type[StageConfig]:
-    """The configuration of a stage that is not in this package: in the file of its name, xft_core/stages/<stage>.py."""
+    """Return the configuration of a stage outside this package, from the file of the same name, xft_core/stages/<stage>.py."""
     found = vars(importlib.import_module(f"xft_core.stages.{stage}")).values()
     return next(item for item in found
                 if isinstance(item, type) and issubclass(item, StageConfig) and getattr(item, "stage", None) == stage)
 
 
-# Last: the file of a stage may import from this package.
+# Defined last, because a stage's own file may import from this package.
 STAGES: dict[str, type[StageConfig]] = {stage: _HERE.get(stage) or _in_own_file(stage) for stage in FACTS}

@@ -1,4 +1,4 @@
-"""The configuration of the average_models stage: its fields, its inputs, and which settings change its result."""
+"""The configuration of the average_models stage: its fields, its inputs, and the settings that change its result."""
 
 import math
 from pathlib import Path
@@ -14,31 +14,33 @@ from xft_core.stages.configs.parts import ARTIFACT_HELP
 
 
 class AverageModelsStage(StageConfig):
-    summary = "The weighted mean of whole dense models: soups of several trainings, steps back towards the base model."
+    summary = "Average whole dense models: soups of several trainings, steps back towards the base model."
 
     stage, version, implementation = "average_models", 1, "xft_core.stages.average_models"
     path_fields = frozenset({"models", "data"})
 
-    models: dict[str, str] = Field(description="Dense models of one architecture by name; all but weights is the last one's.")
-    weights: dict[str, float] = Field(description="Weight of each of them; they sum to one.")
-    data: Path | None = Field(None, description=f"{ARTIFACT_HELP}: prepare. To measure the result's held-out loss.")
-    precision: Precision = Field("fp32", description="Weights and arithmetic of that measurement; give the one of sft.")
+    models: dict[str, str] = Field(description=(
+        "Dense models of one architecture, by name. Everything but the weights comes from the last model."))
+    weights: dict[str, float] = Field(description="Weight of each model; the weights sum to 1.")
+    data: Path | None = Field(None, description=f"{ARTIFACT_HELP}: prepare. For measuring the result's held-out loss.")
+    precision: Precision = Field("fp32", description="Weights and arithmetic of that measurement. Use the precision of sft.")
 
     @model_validator(mode="after")
     def _weights_fit(self) -> "AverageModelsStage":
         if list(self.models) != list(self.weights) or not self.models:
-            raise ValueError(f"weights are for {', '.join(self.weights)}, models are {', '.join(self.models)}: name the same")
+            raise ValueError(
+                f"weights are for {', '.join(self.weights)}, but models are {', '.join(self.models)}: use the same names")
         total = math.fsum(self.weights.values())
         if not math.isclose(total, 1, rel_tol=1e-9):
             raise ValueError(f"the weights sum to {total:g}: they must sum to 1")
         return self
 
     def inputs(self) -> dict[str, Path]:
-        """The models, and the prepared data where it is given."""
+        """The models and, if given, the prepared data."""
         found = {f"model_{number}": find_model(name) for number, name in enumerate(self.models.values())}
         return found | ({"data": self.data} if self.data else {})
 
     def settings(self) -> dict[str, Any]:
-        """The weights in their order, whatever the models are called; the precision is that of a measurement."""
+        """The weights in order, without the models' names. The precision counts only if there is data to measure on."""
         measured = {"precision": measuring_precision(self.precision)} if self.data else {}
         return {"weights": list(self.weights.values())} | measured

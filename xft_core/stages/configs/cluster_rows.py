@@ -1,4 +1,4 @@
-"""The configuration of the cluster_rows stage: its fields, its inputs, and which settings change its result."""
+"""The configuration of the cluster_rows stage: its fields, its inputs, and the settings that change its result."""
 
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,14 @@ from xft_core.stages.configs.parts import ARTIFACT_HELP
 
 
 class ClusterRowsStage(StageConfig):
-    summary = "The training rows in clusters of alike prompts."
+    summary = "Group the training rows into clusters of similar prompts."
 
     stage, version, implementation = "cluster_rows", 1, "xft_core.stages.cluster_rows"
 
-    model: str = Field(description="Dense model whose hidden states say which prompts are alike.")
+    model: str = Field(description="Dense model whose hidden states are used to compare prompts.")
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
-    clusters: int = Field(ge=1, le=64, description="How many clusters.")
-    seed: Seed = Field(0, description="Seed of where the clusters start.")
+    clusters: int = Field(ge=1, le=64, description="Number of clusters.")
+    seed: Seed = Field(0, description="Seed of the initial cluster centers.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
 
     def inputs(self) -> dict[str, Path]:
@@ -28,5 +28,5 @@ class ClusterRowsStage(StageConfig):
         return {"model": find_model(self.model), "data": self.data}
 
     def settings(self) -> dict[str, Any]:
-        """With the precision that it comes to."""
+        """All fields, with the precision that is actually used."""
         return super().settings() | {"precision": measuring_precision(self.precision)}

@@ -1,4 +1,4 @@
-"""The configuration of the export stage: its fields, its inputs, and which settings change its result."""
+"""The configuration of the export stage: its fields, its inputs, and the settings that change its result."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -14,22 +14,22 @@ from xft_core.stages.preconditions import Preconditions, check_gguf
 
 
 class ExportStage(StageConfig):
-    summary = "A model for other programs: with a modelling file, in a stock architecture, or as a GGUF file."
+    summary = "Export a model for other programs: with a modelling file, in a stock architecture, or as a GGUF file."
 
     stage, version, implementation = "export", 2, "xft_core.stages.export"
     path_fields = frozenset({"model", "data"})
 
-    model: str = Field(description="The model: a Mixture-of-Experts for code and stock, any of ours for gguf.")
+    model: str = Field(description="The model: a Mixture-of-Experts for code and stock, any model of this package for gguf.")
     form: ExportForm = Field(description=(
         "code: the unmerged Mixture-of-Experts with a modelling file, for AutoModelForCausalLM with trust_remote_code and for "
-        "what runs transformers' models. stock: one that was trained with upcycle.normalization granite or qwen2_moe, under "
-        "the names of that architecture. gguf: one file for llama.cpp, with a Modelfile for Ollama."))
-    quantization: Quantization = Field("q8_0", description="Of the GGUF file. Plays no part in other forms.")
+        "programs that run transformers models. stock: a Mixture-of-Experts trained with upcycle.normalization granite or "
+        "qwen2_moe, with that architecture's tensor names. gguf: one file for llama.cpp, with a Modelfile for Ollama."))
+    quantization: Quantization = Field("q8_0", description="Quantization of the GGUF file. Plays no part in other forms.")
     template: Literal["magicoder", "chat"] = Field("magicoder", description=(
-        "The form in which the model was tuned, for the Modelfile. Plays no part in other forms."))
+        "The prompt template that the model was tuned with, for the Modelfile. Plays no part in other forms."))
     data: Path | None = Field(None, description=(
-        f"{ARTIFACT_HELP}: prepare. To measure the export's held-out loss, and to know what ends a response."))
-    precision: Precision = Field("fp32", description="Weights and arithmetic of that measurement; give the one of sft.")
+        f"{ARTIFACT_HELP}: prepare. For measuring the export's held-out loss and for knowing which tokens end a response."))
+    precision: Precision = Field("fp32", description="Weights and arithmetic of that measurement. Use the precision of sft.")
 
     def preconditions(self) -> Preconditions:
         """The model, and the package that writes GGUF files."""
@@ -40,7 +40,7 @@ class ExportStage(StageConfig):
         return {"model": find_model(self.model)} | ({"data": self.data} if self.data else {})
 
     def settings(self) -> dict[str, Any]:
-        """The form, what belongs to it, and the precision where something is measured."""
+        """The form, the fields that belong to it, and the precision if there is data to measure on."""
         of_form = ("quantization", "template") if self.form == "gguf" else ()
         measured = {"precision": measuring_precision(self.precision)} if self.data else {}
         return {"form": self.form} | {name: getattr(self, name) for name in of_form} | measured

@@ -1,4 +1,4 @@
-"""The configuration of the generate stage: its fields, its inputs, and which settings change its result."""
+"""The configuration of the generate stage: its fields, its inputs, and the settings that change its result."""
 
 from functools import partial
 from pathlib import Path
@@ -16,13 +16,13 @@ from xft_core.stages.preconditions import Preconditions
 
 
 class GenerateStage(StageConfig):
-    summary = "A model's answers to the problems of one benchmark."
+    summary = "Generate a model's answers to the problems of one benchmark."
 
     stage, version, implementation = "generate", 3, "xft_core.stages.generate"
 
     model: str = Field(description="Any model: dense, upcycled, tuned or merged.")
     benchmark: str = Field("demo:benchmark.jsonl", description="Benchmark: a name, a file, or demo:benchmark.jsonl.")
-    max_problems: int | None = Field(None, ge=1, description="Only the first this many problems; empty for all.")
+    max_problems: int | None = Field(None, ge=1, description="Number of problems to answer, from the first on; empty for all.")
     seed: Seed = Field(0, description="Seed of sampling.")
     prompt_style: str = Field("magicoder", description="magicoder, chat or completion.")
     generate: GenerateConfig = Field(GenerateConfig(), description="Answers to the benchmark's problems.")
@@ -36,8 +36,8 @@ class GenerateStage(StageConfig):
         return {"model": find_model(self.model), "benchmark": find_benchmark(self.benchmark)}
 
     def settings(self) -> dict[str, Any]:
-        """Without the section's two prompt styles: the pipeline has chosen one of them for ``prompt_style``. Without the seed
-        where decoding is greedy."""
+        """All fields except the section's two prompt styles (the pipeline has chosen one of them as ``prompt_style``) and, for
+        greedy decoding, the seed."""
         settings = super().settings()
         if not draws_samples(self.generate):
             del settings["seed"]

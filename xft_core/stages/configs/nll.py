@@ -1,4 +1,4 @@
-"""The configuration of the nll stage: its fields, its inputs, and which settings change its result."""
+"""The configuration of the nll stage: its fields, its inputs, and the settings that change its result."""
 
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from xft_core.stages.preconditions import Preconditions
 
 
 class NllStage(StageConfig):
-    summary = "Negative log-likelihood per response token of a model on instruction data."
+    summary = "Measure a model's negative log-likelihood per response token on instruction data."
 
     stage, version, implementation = "nll", 2, "xft_core.stages.nll"
     path_fields = frozenset({"model"})
 
     model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")
-    data: OneSource = Field(DataConfig(), description="Instruction data, and how it becomes text for the model.")
+    data: OneSource = Field(DataConfig(), description="Instruction data, and how it is turned into text for the model.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
 
     def preconditions(self) -> Preconditions:
@@ -33,7 +33,7 @@ class NllStage(StageConfig):
         return {"model": find_model(self.model)} | data_inputs("data", self.data.path, self.data.split)
 
     def settings(self) -> dict[str, Any]:
-        """The fields that make rows of the data; a data file counts by its contents, split_seed only with max_rows."""
+        """The fields that turn the data into rows. A data file counts by its contents; split_seed counts only with max_rows."""
         settings = super().settings() | {"precision": measuring_precision(self.precision)}
         unused = ["held_out_rows", "held_out_path", "decontaminate", "reserved_rows", "reserved_path"]
         unused += ["path", "split"] if is_data_file(self.data.path) else []

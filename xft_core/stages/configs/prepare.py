@@ -1,4 +1,4 @@
-"""The configuration of the prepare stage: its fields, its inputs, and which settings change its result."""
+"""The configuration of the prepare stage: its fields, its inputs, and the settings that change its result."""
 
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from xft_core.store.artifacts import input_digest
 
 
 class PrepareStage(StageConfig):
-    summary = "Instruction data to token sequences: training rows and held-out rows."
+    summary = "Turn instruction data into token sequences: training rows and held-out rows."
 
     stage, version, implementation = "prepare", 2, "xft_core.stages.prepare"
     needs_torch = False
@@ -29,7 +29,7 @@ class PrepareStage(StageConfig):
     benchmarks: list[str] = Field([], description="Benchmarks whose problems must not be in the data.")
 
     def preconditions(self) -> Preconditions:
-        """The model, for its tokenizer, the data and the benchmarks."""
+        """The model (for its tokenizer), the data and the benchmarks."""
         found = {**model_needed(self.model), **data_needed(
             self.data, self.data.path, self.data.held_out_path, self.data.reserved_path)}
         if self.data.decontaminate:
@@ -37,7 +37,8 @@ class PrepareStage(StageConfig):
         return found
 
     def inputs(self) -> dict[str, Path]:
-        """The tokenizer's model directory, the data files unless they are Hub data sets, and the benchmarks."""
+        """The model directory with the tokenizer, the data files unless they are Hub data sets, the pictures and the
+        benchmarks."""
         found = {"tokenizer": find_model(self.model)}
         for name, path in (
                 ("data", self.data.path), ("held_out", self.data.held_out_path), ("reserved", self.data.reserved_path)):
@@ -50,7 +51,7 @@ class PrepareStage(StageConfig):
         return found
 
     def input_digests(self) -> dict[str, str]:
-        """The digests of every stage; that of the model covers the tokenizer's files only."""
+        """Digest of every input, by name. The digest of the model covers only the tokenizer's files."""
         from xft_core.models.tokenizer_files import tokenizer_files
 
         inputs = self.inputs()
@@ -59,7 +60,8 @@ class PrepareStage(StageConfig):
         return digests | {"tokenizer": directory_digest(model, tokenizer_files(model))}
 
     def settings(self) -> dict[str, Any]:
-        """A data file counts by its contents; a Hub data set by its name (pin it: owner/name@revision)."""
+        """The fields that change the result. A data file counts by its contents, a Hub data set by its name (pin it:
+        owner/name@revision)."""
         settings = super().settings()
         settings["data"].pop("pictures", None)  # they count by their contents
         for name in ("path", "held_out_path", "reserved_path"):

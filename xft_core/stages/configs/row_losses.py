@@ -1,4 +1,4 @@
-"""The configuration of the row_losses stage: its fields, its inputs, and which settings change its result."""
+"""The configuration of the row_losses stage: its fields, its inputs, and the settings that change its result."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from xft_core.stages.configs.parts import ARTIFACT_HELP
 
 
 class RowLossesStage(StageConfig):
-    summary = "A model's loss on every held-out row, and the tokens and floating-point work of its training."
+    summary = "Measure a model's loss on every held-out row, and the tokens and floating-point work of its training."
 
     stage, version, implementation = "row_losses", 1, "xft_core.stages.row_losses"
     path_fields = frozenset({"model", "data", "trained_by", "clusters"})
@@ -23,11 +23,11 @@ class RowLossesStage(StageConfig):
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
     trained_by: dict[str, Path] = Field({}, description=(
-        "What the model's training is made of: artifacts of sft and mix by name; none for a model that was not trained here."))
-    clusters: Path | None = Field(None, description=f"{ARTIFACT_HELP}: cluster_rows. Needed where a training is on a cluster.")
+        "The trainings behind the model: artifacts of sft and mix by name; none for a model that was not trained here."))
+    clusters: Path | None = Field(None, description=f"{ARTIFACT_HELP}: cluster_rows. Needed if a training is on a cluster.")
 
     def inputs(self) -> dict[str, Path]:
-        """The model, the prepared data, the artifacts of its training, and the clusters that these are on."""
+        """The model, the prepared data, the artifacts of the model's trainings, and the clusters that they use."""
         trainings = {f"trained_by_{number}": path for number, path in enumerate(self.trained_by.values())}
         clusters = {} if self.clusters is None else {"clusters": self.clusters}
         return {"model": find_model(self.model), "data": self.data} | trainings | clusters

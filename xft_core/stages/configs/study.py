@@ -10,15 +10,15 @@ from xft_core.stages.base import StageConfig
 
 
 class StudyStage(StageConfig):
-    summary = "A study's ladder of claims, from the reports of its runs alone."
+    summary = "Judge a study's ladder of claims, using only the reports of its runs."
 
     stage, version, implementation = "study", 1, "xft_core.stages.study"
     path_fields = frozenset({"reports"})
 
     study: StudyConfig = Field(description="The study.")
     recipe: Recipe = Field(description="The recipe that all arms share.")
-    reports: dict[str, Path] = Field(description="Report of each run by its name; one that failed is left out.")
-    failures: dict[str, str] = Field({}, description="Why runs failed, by their names.")
+    reports: dict[str, Path] = Field(description="Report of each run, by name; failed runs are left out.")
+    failures: dict[str, str] = Field({}, description="Reasons why runs failed, by run name.")
 
     def inputs(self) -> dict[str, Path]:
         """Every run's report."""

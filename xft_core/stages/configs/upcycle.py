@@ -1,4 +1,4 @@
-"""The configuration of the upcycle stage: its fields, its inputs, and which settings change its result."""
+"""The configuration of the upcycle stage: its fields, its inputs, and the settings that change its result."""
 
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,24 @@ from xft_core.stages.preconditions import Preconditions
 
 
 class UpcycleStage(StageConfig):
-    summary = "Dense model to Mixture-of-Experts."
+    summary = "Turn a dense model into a Mixture-of-Experts."
 
     stage, version, implementation = "upcycle", 1, "xft_core.stages.upcycle"
     path_fields = frozenset({"model", "experts", "data", "clusters"})
     added = frozenset({"rows_of_experts", "precision"})
 
     model: str = Field("demo:model", description="Dense model: directory, Hub name or demo:model.")
-    seed: Seed = Field(0, description="Seed of the router's weights, and of the trainings of the experts.")
-    upcycle: UpcycleConfig = Field(UpcycleConfig(), description="Dense model to Mixture-of-Experts.")
+    seed: Seed = Field(0, description="Seed of the router's weights and of the experts' trainings.")
+    upcycle: UpcycleConfig = Field(UpcycleConfig(), description="How the dense model becomes a Mixture-of-Experts.")
 
     experts: dict[str, str] = Field({}, description=(
-        "Dense models of the same architecture whose FFNs the routed experts are, by number from 1, one for each; all else, "
-        "and the shared expert, is the model's. Empty: all experts are the model's FFN."))
+        "Dense models of the same architecture that supply the routed experts' FFNs, one for each expert, by number from 1. "
+        "Everything else, including the shared expert, comes from the model. Empty: all experts are the model's FFN."))
     data: Path | None = Field(None, description=f"{ARTIFACT_HELP}: prepare. Needed with router_start ridge.")
     rows_of_experts: dict[str, OwnRows] = Field({}, description=(
-        "Which rows each expert was tuned on, by number from 1, for router_start ridge. Empty: the expert of a row is the one "
-        "with the lowest loss on it."))
-    clusters: Path | None = Field(None, description=f"{ARTIFACT_HELP}: cluster_rows. Needed where those rows are clusters.")
+        "Rows that each expert was tuned on, by number from 1, for router_start ridge. Empty: a row belongs to the expert with "
+        "the lowest loss on it."))
+    clusters: Path | None = Field(None, description=f"{ARTIFACT_HELP}: cluster_rows. Needed if those rows are clusters.")
     precision: Precision = Field("fp32", description=(
         "Weights and arithmetic of router_start ridge; bf16_mixed counts as fp32."))
 
@@ -48,15 +48,15 @@ class UpcycleStage(StageConfig):
         return model_needed(self.model)
 
     def inputs(self) -> dict[str, Path]:
-        """The dense model, those that the experts come from, and the rows that the router starts from."""
+        """The dense model, the models that the experts come from, and the rows that the router starts from."""
         rows = {"data": self.data, "clusters": self.clusters} if self.upcycle.router_start == "ridge" else {}
         return {"model": find_model(self.model)} | {
             f"expert_{number}": find_model(name) for number, name in self.experts.items()} | {
             name: path for name, path in rows.items() if path is not None}
 
     def settings(self) -> dict[str, Any]:
-        """Without fields that are unused at these settings. Where experts come from other models, their digests say from
-        which."""
+        """All fields except those that are unused at these settings. If experts come from other models, the digests identify
+        them."""
         unused = [*unused_in_upcycle(self.upcycle), "dense_share", *(["store_experts"] if self.experts else [])]
         settings = without(super().settings(), "upcycle", unused)
         settings.pop("precision", None)

@@ -1,5 +1,5 @@
-"""What every stage measures and which JSON files it writes, as types: one module for each stage.
+"""Types for the measurements and JSON files of every stage, with one module per stage.
 
-The stage that measures builds one of these models, everyone else reads one: a name that does not exist is an error of the
-type checker, not a None at run time. Every number says its unit in brackets at the end of its description.
+A stage creates these models, and all other code reads them, so a wrong name is a type-checking error and not a None at run
+time. The description of every number ends with its unit in brackets.
 """

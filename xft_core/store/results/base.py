@@ -1,4 +1,4 @@
-"""The two forms that results have: numbers in a manifest (Metrics), and JSON files beside it (ResultFile)."""
+"""The two forms of results: numbers in a manifest (Metrics), and JSON files next to it (ResultFile)."""
 
 import json
 import math
@@ -16,14 +16,14 @@ REBUILD = "Delete its directory to rebuild it."
 
 
 class Result(BaseModel):
-    """Base of all results: immutable, and nothing is converted. Who writes one may not add a field; who reads one ignores
-    fields that another version added."""
+    """Base class of all results. Results are immutable, and values are not converted. Writers may not add fields; readers
+    ignore fields that another version added."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class ResultFile(Result):
-    """A JSON file of an artifact, called ``file_name``. Fields with a default may be absent in it."""
+    """A JSON file of an artifact, called ``file_name``. Fields with a default may be missing from the file."""
 
     file_name: ClassVar[str]
     indent: ClassVar[int | None] = 1
@@ -31,12 +31,12 @@ class ResultFile(Result):
 
     @classmethod
     def parse(cls, content: bytes) -> Self:
-        """The content of such a file. Raises ValueError for one that is broken."""
+        """Parse the content of such a file. Raises ValueError if it is damaged."""
         return cls.model_validate(parse_json(content), extra="ignore")
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
-        """The file in an artifact's directory, None without one. Raises ArtifactError for a broken one."""
+        """Read the file in an artifact's directory; None if there is none. Raises ArtifactError if it is damaged."""
         path = directory / cls.file_name
         try:
             return cls.parse(path.read_bytes())
@@ -48,22 +48,22 @@ class ResultFile(Result):
             raise ArtifactError(f"{str(path)!r} is damaged: {first_line(error)}. {REBUILD}") from None
 
     def write(self, directory: Path) -> None:
-        """Write the file into ``directory``: the fields that were given a value, in the order of the model."""
+        """Write the file into ``directory``, with the fields that were given a value, in the order of the model."""
         content = json.dumps(self.model_dump(exclude_unset=True), indent=self.indent, ensure_ascii=False)
         (directory / self.file_name).write_text(content + self.ending, encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Flat:
-    """Marks a dictionary field of Metrics: each of its items is a number of its own in the manifest, called ``prefix`` and
-    the item's key. ``key``: makes the key of the rest of a name; raises ValueError for what is not a key."""
+    """Marks a dictionary field of Metrics: each of its items is a separate number in the manifest, named ``prefix`` plus the
+    item's key. ``key``: converts the rest of a name into the key, and raises ValueError if it is not one."""
 
     prefix: str
     key: Callable[[str], Any] = str
 
 
 class HasMetrics(Protocol):
-    """What was published: a manifest, or a reference to one."""
+    """A published artifact: a manifest, or a reference to one."""
 
     @property
     def stage(self) -> str:
@@ -71,18 +71,17 @@ class HasMetrics(Protocol):
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Its numbers under the names that MLflow shows."""
+        """Its numbers, by the names that MLflow shows."""
 
 
 class Metrics(Result):
-    """The numbers that a stage measured. In a manifest, and in MLflow, they stand flat: see ``flat`` and ``of``, which
-    are each other's inverse."""
+    """The numbers that a stage measured. In a manifest and in MLflow they are flat: see ``flat`` and its inverse, ``of``."""
 
     @classmethod
     def of(cls, artifact: HasMetrics) -> Self:
-        """The numbers of an artifact. What it does not have, being of an earlier version, is None or empty.
+        """The numbers of an artifact. Numbers missing from an artifact of an earlier version are None or empty.
 
-        Raises ArtifactError when one of them is not what it should be.
+        Raises ArtifactError if a number is invalid.
         """
         try:
             return cls.from_flat(artifact.metrics)
@@ -91,7 +90,7 @@ class Metrics(Result):
 
     @classmethod
     def from_flat(cls, numbers: Mapping[str, Any]) -> Self:
-        """The same from ``numbers`` by their flat names. Raises ValueError."""
+        """Create the metrics from ``numbers`` with flat names. Raises ValueError."""
         flat = cls._flat_fields()
         found: dict[str, Any] = {name: {} if name in flat else None for name in cls.model_fields}
         for name, value in numbers.items():
@@ -105,7 +104,7 @@ class Metrics(Result):
         return cls.model_validate(found)
 
     def flat(self) -> dict[str, Any]:
-        """The numbers that there are, by the names that they have in a manifest and in MLflow."""
+        """The existing numbers, by their names in a manifest and in MLflow."""
         marks = self._flat_fields()
         found: dict[str, Any] = {}
         for name, value in self:
@@ -116,7 +115,7 @@ class Metrics(Result):
         return found
 
     def finite(self) -> Self:
-        """The same without the numbers that are infinite or not a number."""
+        """These metrics without infinite and NaN values."""
         return self.from_flat({
             name: value for name, value in self.flat().items() if not isinstance(value, float) or math.isfinite(value)})
 

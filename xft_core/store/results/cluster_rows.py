@@ -8,7 +8,7 @@ from xft_core.store.results.base import Metrics, ResultFile
 
 
 class ClusterRowsMetrics(Metrics):
-    """How the training rows fall into clusters."""
+    """The distribution of the training rows over clusters."""
 
     rows: int | None = Field(description="Training rows [count]")
     smallest_cluster: int | None = Field(description="Rows of the smallest cluster [count]")
@@ -18,10 +18,11 @@ class ClusterRowsMetrics(Metrics):
 
 
 class ClustersFile(ResultFile):
-    """clusters.json: which cluster each training row is of."""
+    """clusters.json: the cluster of each training row."""
 
     file_name: ClassVar[str] = "clusters.json"
     indent: ClassVar[int | None] = None
     ending: ClassVar[str] = "\n"
     sizes: list[int] = Field(description="Rows of each cluster [count]")
-    train: list[int] = Field(description="For each training row its cluster, from 0, by their first rows [no unit]")
+    train: list[int] = Field(description=(
+        "For each training row, its cluster, numbered from 0 in the order of their first rows [no unit]"))

@@ -6,14 +6,14 @@ from xft_core.store.results.sft import TrainingMetrics
 
 
 class DpoMetrics(TrainingMetrics):
-    """Numbers of tuning on preferences. The training loss is per pair: ln 2 where nothing is preferred yet. Without pairs there
-    was no training, and the model is the merged one."""
+    """Numbers of tuning on preferences. The training loss is per pair, and is ln 2 before any preference is learned. Without
+    pairs, there is no training, and the model is the merged one."""
 
     pairs: int = Field(description="Pairs of a passing and a failing answer [count]")
-    problems_with_pairs: int = Field(description="Problems that have both [count]")
-    problems_without_pairs: int = Field(description="Problems all of whose answers pass, or all of whose fail [count]")
-    answers_passing: int | None = Field(description="Different answers that pass, of all problems [count]")
-    answers_failing: int | None = Field(description="Different answers that fail, of all problems [count]")
+    problems_with_pairs: int = Field(description="Problems with both a passing and a failing answer [count]")
+    problems_without_pairs: int = Field(description="Problems where all answers pass or all fail [count]")
+    answers_passing: int | None = Field(description="Distinct passing answers of all problems [count]")
+    answers_failing: int | None = Field(description="Distinct failing answers of all problems [count]")
     preferred: float | None = Field(description=(
         "Share of the pairs in which the passing answer gained more log-probability than the failing one; absent without "
         "pairs [fraction, 0 to 1]"))

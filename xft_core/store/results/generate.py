@@ -13,16 +13,16 @@ SAMPLES = "samples.jsonl"
 
 
 class Sample(Result):
-    """One line of samples.jsonl, which is in the benchmark's order."""
+    """One line of samples.jsonl, whose lines are in the benchmark's order."""
 
-    task_id: str = Field(description="The problem that it answers [text]")
-    sample_index: int = Field(description="Which of the problem's answers, from 0 [count]")
-    prompt: str = Field(description="All the text given to the model [text]")
-    completion: str = Field(description="All the text it wrote [text]")
+    task_id: str = Field(description="The problem that the sample answers [text]")
+    sample_index: int = Field(description="Index of the answer among those of the problem, from 0 [count]")
+    prompt: str = Field(description="The full text given to the model [text]")
+    completion: str = Field(description="The full text that the model wrote [text]")
     solution: str = Field(description=(
-        "The program to grade, mostly the problem's code and the completion up to the stop [text]"))
+        "The program to grade, usually the problem's code and the completion up to the stop [text]"))
     finish_reason: str = Field(description=(
-        "stop, length (cut off at the longest answer allowed) or prompt_too_long (nothing was asked) [text]"))
+        "stop, length (cut at the maximum answer length) or prompt_too_long (the model was not asked) [text]"))
     new_tokens: int = Field(description="Tokens that the model wrote [count]")
 
     @property
@@ -32,7 +32,7 @@ class Sample(Result):
 
 
 def generated_samples(directory: Path) -> Iterator[Sample]:
-    """The lines of a generate artifact's samples.jsonl, none without one. Raises DataError or ArtifactError for a broken
+    """The lines of a generate artifact's samples.jsonl; none without that file. Raises DataError or ArtifactError for a damaged
     line."""
     path = directory / SAMPLES
     for number, row in read_jsonl(path) if path.is_file() else ():
@@ -43,12 +43,13 @@ def generated_samples(directory: Path) -> Iterator[Sample]:
 
 
 class GenerateMetrics(Metrics):
-    """How many answers a model gave, and how fast."""
+    """The number of a model's answers, and their speed."""
 
-    problems: int | None = Field(description="Problems of the benchmark that were asked [count]")
+    problems: int | None = Field(description="Problems of the benchmark that the model was asked [count]")
     samples: int | None = Field(description="Answers to all problems together [count]")
     new_tokens: int | None = Field(description="Tokens that the model wrote [count]")
-    truncated: int | None = Field(description="Answers that were cut off at generate.max_new_tokens [count]")
-    prompt_too_long: int | None = Field(description="Answers that were not asked for: the prompt leaves no room [count]")
+    truncated: int | None = Field(description="Answers cut at generate.max_new_tokens [count]")
+    prompt_too_long: int | None = Field(description=(
+        "Answers that the model was not asked for, because the prompt leaves no room [count]"))
     seconds: float | None = Field(description="Duration of the start that finished the stage [seconds]")
     problems_per_minute: float | None = Field(description="Speed of the start that finished the stage [problems per minute]")

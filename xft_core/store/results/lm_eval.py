@@ -1,4 +1,4 @@
-"""Results of the lm_eval stage, whose metrics are called as lm-evaluation-harness calls them."""
+"""Results of the lm_eval stage, with the metric names of lm-evaluation-harness."""
 
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -13,13 +13,13 @@ class LmEvalMetrics(Metrics):
     """Numbers of one task."""
 
     scores: Annotated[dict[str, float], Flat("")] = Field(description=(
-        "The harness's metrics by name (acc), those of a group's parts as part/acc, standard errors as acc_standard_error "
+        "The harness's metrics by name (acc), those of parts of a group as part/acc, standard errors as acc_standard_error "
         "[each metric's own, mostly a fraction, 0 to 1]"))
     questions: int | None = Field(description="Questions of the task and all its parts [count]")
 
 
 class Score(NamedTuple):
-    """A metric of a task with its standard error, in the metric's own unit, and whether more of it is better."""
+    """A metric of a task with its standard error, in the metric's own unit, and whether higher is better."""
 
     metric: str
     value: float
@@ -32,10 +32,10 @@ class TaskResults(Result):
 
     version: float | str | None = Field(None, description="Version of the task [text or number]")
     examples_in_prompt: int | None = Field(None, description="Solved examples before each question [count]")
-    questions: int | None = Field(None, description="Questions that were asked [count]")
+    questions: int | None = Field(None, description="Number of questions asked [count]")
     metrics: dict[str, float] = Field(description=(
         "Value of each metric, and its standard error as NAME_standard_error [each metric's own, mostly a fraction, 0 to 1]"))
-    higher_is_better: dict[str, bool | None] = Field(description="For each metric, whether more is better [yes or no]")
+    higher_is_better: dict[str, bool | None] = Field(description="For each metric, whether higher is better [yes or no]")
 
     def scores(self) -> list[Score]:
         """The metrics, each with its standard error."""
@@ -49,6 +49,6 @@ class LmEvalFile(ResultFile):
 
     file_name: ClassVar[str] = "results.json"
     lm_eval: str | None = Field(None, description="Version of lm-evaluation-harness [text]")
-    task: str | None = Field(None, description="The task or group that was asked for [text]")
-    limit: int | None = Field(None, description="Most questions of each task; null for all [count]")
+    task: str | None = Field(None, description="The requested task or group [text]")
+    limit: int | None = Field(None, description="Maximum questions per task; null for all [count]")
     tasks: dict[str, TaskResults] = Field(description="The task and all its parts, by name")

@@ -6,8 +6,8 @@ from xft_core.store.results.base import Metrics
 
 
 class MergeMetrics(Metrics):
-    """Size of the merged model and how good it is."""
+    """Size and quality of the merged model."""
 
     parameters: int | None = Field(description="Parameters of the merged model [count]")
     held_out_nll: float | None = Field(description=(
-        "Held-out loss of the merged model; absent where no data was given [nats per response token]"))
+        "Held-out loss of the merged model; absent if no data was given [nats per response token]"))

@@ -6,10 +6,12 @@ from xft_core.store.results.base import Metrics
 
 
 class MergeMixtureMetrics(Metrics):
-    """Size of the dense model, and how alike the experts are that it is the mean of."""
+    """Size of the dense model, and the similarity of the experts that it averages."""
 
     parameters: int | None = Field(description="Parameters of the dense model [count]")
-    num_experts: int | None = Field(description="Experts, a shared one included [count]")
+    num_experts: int | None = Field(description="Experts, including a shared one [count]")
     expert_cosine_mean: float | None = Field(description=(
-        "Cosine of two experts' tensors, mean over pairs and tensors; experts of one ancestor have above 0.9 [no unit]"))
-    expert_cosine_min: float | None = Field(description="The least of these over tensors, each the mean over pairs [no unit]")
+        "Cosine between two experts' tensors, mean over pairs and tensors; above 0.9 for experts with a common ancestor [no "
+        "unit]"))
+    expert_cosine_min: float | None = Field(description=(
+        "Smallest of these cosines over tensors, each the mean over pairs [no unit]"))

@@ -1,4 +1,4 @@
-"""Results of the mix_data stage, beside those that it has in common with prepare."""
+"""Results of the mix_data stage, besides those that it shares with prepare."""
 
 from typing import ClassVar
 
@@ -8,23 +8,23 @@ from xft_core.store.results.base import Result, ResultFile
 
 
 class SourceRows(Result):
-    """What became of one source's rows. Rows read = dropped + held out + reserved + available; of the available ones
-    ``used`` different ones are among ``taken``, some perhaps several times."""
+    """What happened to one source's rows. Rows read = dropped + held out + reserved + available. ``taken`` rows contain
+    ``used`` distinct available rows, some possibly several times."""
 
     rows_read: int = Field(description="Rows of the source [count]")
-    dropped: int = Field(description="Rows that prepare dropped, or that another source has too [count]")
+    dropped: int = Field(description="Rows that prepare dropped, or that another source also has [count]")
     held_out: int = Field(description="Rows held out [count]")
     reserved: int = Field(description="Rows reserved for choices [count]")
-    available: int = Field(description="Rows that can be trained on [count]")
-    used: int = Field(description="Rows that are trained on [count]")
-    taken: int = Field(description="Training rows of the mixture, each as often as it is taken [count]")
-    taken_tokens: int = Field(description="Their tokens [count]")
+    available: int = Field(description="Rows available for training [count]")
+    used: int = Field(description="Distinct rows used for training [count]")
+    taken: int = Field(description="Training rows of the mixture, counting repetitions [count]")
+    taken_tokens: int = Field(description="Tokens of these rows [count]")
 
 
 class MixtureFile(ResultFile):
-    """mixture.json: what each source gave, and which source each row is of."""
+    """mixture.json: the contribution of each source, and the source of each row."""
 
     file_name: ClassVar[str] = "mixture.json"
     sources: list[SourceRows] = Field(description="The sources, in the recipe's order")
-    held_out: list[int] = Field(description="For each held-out row the place of its source, from 0 [no unit]")
-    train: list[int] = Field([], description="For each training row the place of its source, from 0 [no unit]")
+    held_out: list[int] = Field(description="For each held-out row, the index of its source, from 0 [no unit]")
+    train: list[int] = Field([], description="For each training row, the index of its source, from 0 [no unit]")

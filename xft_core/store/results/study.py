@@ -8,9 +8,9 @@ from xft_core.store.results.base import Metrics, ResultFile
 
 
 class StudyMetrics(Metrics):
-    """How far a study came."""
+    """The progress of a study."""
 
-    arms: int = Field(description="Arms that were measured at one seed at least [count]")
+    arms: int = Field(description="Arms measured for at least one seed [count]")
     runs: int = Field(description="Runs whose results are in the study [count]")
     missing: int = Field(description="Runs that failed or were not found [count]")
     claims: int = Field(description="Claims of the ladder [count]")
@@ -18,7 +18,7 @@ class StudyMetrics(Metrics):
 
 
 class RawLossesFile(ResultFile):
-    """losses.json: everything that the statistics of a study are computed from."""
+    """losses.json: all data from which the statistics of a study are computed."""
 
     file_name: ClassVar[str] = "losses.json"
     indent: ClassVar[int | None] = None

@@ -1,4 +1,4 @@
-"""Results of the stages that make a Mixture-of-Experts: upcycle, and the import of the reference's checkpoints."""
+"""Results of the stages that create a Mixture-of-Experts: upcycle, and the import of the reference's checkpoints."""
 
 from pydantic import Field
 
@@ -6,14 +6,15 @@ from xft_core.store.results.base import Metrics
 
 
 class UpcycleMetrics(Metrics):
-    """Sizes of the dense and of the upcycled model."""
+    """Sizes of the dense and the upcycled model."""
 
     parameters_dense: int | None = Field(description="Parameters of the dense model [count]")
     parameters_total: int | None = Field(description="Parameters of the Mixture-of-Experts [count]")
     parameters_active: int | None = Field(description="Parameters of the Mixture-of-Experts that a token uses [count]")
-    router_start_rows: int | None = Field(None, description="Rows that the router starts from; absent where at random [count]")
+    router_start_rows: int | None = Field(None, description=(
+        "Rows that initialize the router; absent if it starts at random [count]"))
     router_start_rows_min: int | None = Field(None, description=(
-        "The fewest of them that one expert has; absent where the router starts at random [count]"))
+        "Smallest number of these rows for any expert; absent if the router starts at random [count]"))
 
 
 class ImportReferenceMetrics(Metrics):

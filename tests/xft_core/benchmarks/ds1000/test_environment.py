@@ -83,7 +83,7 @@ def test_a_place_that_the_sandbox_hides_is_refused(monkeypatch: pytest.MonkeyPat
 def test_it_is_not_made_over_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "OWN_PLACES", ())
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(SandboxError, match="something else"):
+    with pytest.raises(SandboxError, match="not a Python environment"):
         create(tmp_path, [])
 
 

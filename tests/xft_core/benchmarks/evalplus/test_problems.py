@@ -63,7 +63,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: Any, reason: str) -> None:
 
 def test_files_without_problems(tmp_path: Path) -> None:
     empty = write(tmp_path / "empty.jsonl", "")
-    with pytest.raises(DataError, match="holds no problems"):
+    with pytest.raises(DataError, match="has no problems"):
         EvalPlus().load_problems(empty)
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(gzip.compress((json.dumps(ROW) + "\n").encode())[:-12])

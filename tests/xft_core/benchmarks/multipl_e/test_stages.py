@@ -174,16 +174,16 @@ def test_names_and_the_directory_they_are_looked_for_in(
     with pytest.raises(DataError, match=r"there is no file .*humaneval-go\.jsonl"):
         find_benchmark("multipl-e/go")
     monkeypatch.delenv("XFT_BENCHMARKS")
-    with pytest.raises(DataError, match="XFT_BENCHMARKS names, which is not set"):
+    with pytest.raises(DataError, match="XFT_BENCHMARKS, but that variable is not set"):
         find_benchmark("multipl-e/sh")
 
 
 @pytest.mark.parametrize(("changes", "reason"), [
-    ({"language": "cobol"}, "line 1: language is 'cobol', which is not known here. Known: js, ts"),
-    ({"tests": ""}, "line 1: tests is \"\"; it must be a text"),
-    ({"stop_tokens": "\n}"}, "line 1: stop_tokens is .*; it must be a list of texts"),
-    ({"stop_tokens": [""]}, "line 1: stop_tokens is .*; it must be a list of texts"),
-    ({"prompt": 3}, "line 1: prompt is 3; it must be a text"),
+    ({"language": "cobol"}, "line 1: language is 'cobol', which is unknown. Known: js, ts"),
+    ({"tests": ""}, "line 1: tests is \"\"; it must be a non-empty text"),
+    ({"stop_tokens": "\n}"}, "line 1: stop_tokens is .*; it must be a list of non-empty texts"),
+    ({"stop_tokens": [""]}, "line 1: stop_tokens is .*; it must be a list of non-empty texts"),
+    ({"prompt": 3}, "line 1: prompt is 3; it must be a non-empty text"),
 ])
 def test_problems_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     path = tmp_path / "own.jsonl"

@@ -176,7 +176,7 @@ def change(**fields: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
     ("stdin", change(private_test_cases=[{"input": "1", "output": "1", "testtype": "functional"}]), "of 2 kinds"),
     ("stdin", change(question_content=" "), "question_content is"), ("stdin", change(starter_code=1), "starter_code is 1"),
     ("function", change(metadata="{}"), "func_name"), ("function", change(metadata="{"), "func_name"),
-    ("function", change(public_test_cases=[{"input": "x", "output": "1", "testtype": "functional"}]), "is no JSON")])
+    ("function", change(public_test_cases=[{"input": "x", "output": "1", "testtype": "functional"}]), "is not JSON")])
 def test_broken_rows_are_named(
     form: str, broken: Callable[[dict[str, Any]], dict[str, Any]], named: str, tmp_path: Path,
 ) -> None:

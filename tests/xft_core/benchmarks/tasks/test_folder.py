@@ -143,7 +143,7 @@ def spoil(name: str, old: str, new: str) -> Callable[[Path], None]:
     (spoil("task.yaml", "{word} backwards.", "{words} backwards."), "'words' is missing"),
     (spoil("task.yaml", "summary", "- summary"), "task.yaml"),
     (spoil("words.jsonl", '"word/tea"', "3"), "task_id"),
-    (spoil("grader.py", "def judge", "def jud ge"), "no Python"),
+    (spoil("grader.py", "def judge", "def jud ge"), "not valid Python"),
     (lambda folder: (folder / "task.yaml").unlink(), "without task.yaml")])
 def test_mistakes_are_named(task: Path, change: Callable[[Path], None], named: str) -> None:
     change(task)

@@ -53,7 +53,7 @@ def test_languages_and_averages_are_named_apart(tmp_path: Path) -> None:
     assert [float(cell.split()[0]) for cell in rows["MultiPL-E js pass@1 % ↑"]] == [0, 25, 50, 75]
     assert rows["MultiPL-E, 4 languages pass@1 % ↑"] == ["4.5", "27.3", "40.9", "68.2"]  # of 22 problems
     assert rows["MultiPL-E, 2 of the paper's 6 pass@1 % ↑"] == ["0.0", "20.0", "30.0", "60.0"]  # of 10
-    assert f"MultiPL-E php was skipped: {REASON}. It is no 0" in text
+    assert f"MultiPL-E php was skipped: {REASON}. It does not count as 0" in text
     assert "MultiPL-E, 2 of the paper's 6: js, cpp. The paper's 6 are cpp, php, rs, swift, js, java." in text
     metrics = result.manifest.metrics
     assert metrics["merged_multipl_e_pass_at_1"] == pytest.approx(15 / 22) and metrics["multipl_e_languages"] == 4

@@ -14,7 +14,7 @@ def test_the_report_says_where_the_ladder_breaks(tmp_path: Path) -> None:
     result = judged(CLAIMS, {"a": -0.02, "b": 0.0, "c": 0.0})
     plots = draw_study(result, tmp_path)
     text = study_markdown(result, CLAIMS, plots, {"c seed=3": "out of memory"})
-    assert "The ladder breaks at claim 2 of 2** (b is below c): the interval holds zero" in text
+    assert "The ladder breaks at claim 2 of 2** (b is below c): the interval includes zero" in text
     assert "| 1. a is below b |" in text and " 5 of 5 |" in text and " <0.001 |" in text
     assert "`c seed=3`: out of memory" in text and "learning_rate=0.1" in text
     assert set(plots) == {"ladder.png", "work.png"} and all((tmp_path / name).stat().st_size > 5000 for name in plots)

@@ -1,20 +1,20 @@
-"""Runs one sample on the inputs it is sent, and says what it returned. Everything here is in the sample's hands.
+"""Run one sample on the inputs that the judge sends, and report its return values. The sample controls everything here.
 
 stdin, one JSON object: {"program": text, "entry_point": name, "memory_bytes": int}.
-The channel (its descriptor is the argument); messages to here are written with marshal, those from here are JSON:
+The channel (its descriptor is the argument): messages to here are written with marshal, messages from here are JSON:
 
-    from here   {"ready": true}                                 the sandbox works; the program has not begun. With it goes
-                                                                the descriptor by which the judge reads stopwatch.py
-    from here   {}, or {"raised": "NameError: …"}               it was defined, or not
-    to here     ("call", arguments, seconds, reading_seconds)   one input, its time limit, and what is added to it for
-                                                                reading what was returned
-    from here   {"digest": "…"}                                 of what it returned, see values.digest; null: there is none
+    from here   {"ready": true}                                 the sandbox works; the program has not begun. The descriptor
+                                                                that the judge's stopwatch.py reads is sent with it
+    from here   {}, or {"raised": "NameError: …"}               the program was defined, or not
+    to here     ("call", arguments, seconds, reading_seconds)   one input, its time limit, and the extra time for reading
+                                                                the return value
+    from here   {"digest": "…"}                                 of the return value, see values.digest; null if it has none
                 {"raised": "ValueError: …"}, {"late": true}     or why it did not return, or cannot be read
     to here     ("value",)                                      the digest was not the expected one
-    from here   what was returned last, see values.py; or {"too_large": true}
+    from here   the last return value, see values.py; or {"too_large": true}
 
-What a sample returned may run its code when it is read (``__iter__``), an exception when it is described (``__str__``):
-both are part of its time, and both happen before the answer to the call.
+A return value may run the sample's code when it is read (``__iter__``), and an exception when it is described
+(``__str__``). Both count as the sample's time, and both happen before the answer to the call.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ IMPORT = re.compile(r"(?:^|;|:)[ \t]*(?:from[ \t]+([\w.]+)[ \t]+import|import[ \
 
 
 class TimeIsUp(Exception):
-    """An input's time limit; an Exception, as evalplus's is, that a sample may catch."""
+    """An input's time limit has passed. As in evalplus, it is an Exception, so a sample may catch it."""
 
 
 def main() -> None:
@@ -87,19 +87,19 @@ def main() -> None:
 
 
 def prepare(program: str, memory_bytes: int) -> Any:
-    """Make this process what evalplus runs samples in, by its own module, which is returned."""
+    """Set up this process as evalplus does for samples, with evalplus's own module, which is returned."""
     guard = evalplus_module("eval/utils.py")
-    # What evalplus has loaded before its guard, and what works otherwise, or not at all, when it is loaded after that:
-    # modules keep what the guard takes away (linecache: open; multiprocessing: os.getcwd). Loading all would be time lost.
+    # Load what evalplus has loaded before its guard, and modules that work differently, or not at all, if loaded after it:
+    # modules keep what the guard removes (linecache: open; multiprocessing: os.getcwd). Loading all would waste time.
     tempfile.gettempdir()
-    sys.modules["tkinter"] = None  # type: ignore[assignment]  # as the guard does, which turtle would forestall
+    sys.modules["tkinter"] = None  # type: ignore[assignment]  # as the guard does; turtle would import it before
     imported = imported_modules(program)
     for name in ("linecache", *(name for name in imported if name.partition(".")[0] in sys.stdlib_module_names)):
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     if wants_numpy(program, imported):
         importlib.import_module("numpy")
-    # evalplus lets the stack grow as far as the memory limit; only here, since threads take their size from it at start.
+    # evalplus lets the stack grow up to the memory limit. Set only here, since threads take their stack size from it.
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     stack = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
@@ -108,13 +108,13 @@ def prepare(program: str, memory_bytes: int) -> Any:
 
 
 def ready(judge: socket.socket, schedstat: int | None) -> None:
-    """Say that the sandbox works."""
+    """Report that the sandbox works."""
     socket.send_fds(judge, [b"-"], [] if schedstat is None else [schedstat])
     answer(judge, {"ready": True})
 
 
 def called(function: Any, arguments: list[Any]) -> tuple[Any, dict[str, Any] | None]:
-    """What the function returned and None, or None and what it raised."""
+    """The function's return value and None, or None and the exception."""
     try:
         return function(*arguments), None
     except TimeIsUp:
@@ -124,7 +124,7 @@ def called(function: Any, arguments: list[Any]) -> tuple[Any, dict[str, Any] | N
 
 
 def read(value: Any) -> tuple[dict[str, Any], bytes | None]:
-    """The digest of a value; where there is none, because it may run code of the sample's, the value as it is written too."""
+    """The digest of a value; if it has none, because it may run the sample's code, also its encoding."""
     try:
         if getrecursionlimit() < RECURSION_LIMIT:
             setrecursionlimit(RECURSION_LIMIT)
@@ -140,7 +140,7 @@ getrecursionlimit, setrecursionlimit = sys.getrecursionlimit, sys.setrecursionli
 
 
 def written(value: Any) -> bytes:
-    """A value as it is sent."""
+    """The encoding of a value that is sent."""
     try:
         return values.encode(value)
     except values.TooLarge:
@@ -149,9 +149,9 @@ def written(value: Any) -> bytes:
 
 @contextlib.contextmanager
 def time_limit(seconds: float, stopwatch: Stopwatch) -> Iterator[Callable[[float], None]]:
-    """Raises TimeIsUp in its body once the stopwatch is past ``seconds``. Gives what adds to them.
+    """Raise TimeIsUp in the body once the stopwatch is past ``seconds``. Yields a function that extends them.
 
-    As in evalplus it is an alarm, which a sample may take for itself; the judge gives it up somewhat later.
+    As in evalplus it is an alarm, which a sample may take over; the judge gives up on such a sample a little later.
     """
     limit = seconds
 
@@ -177,7 +177,7 @@ setitimer, set_handler = signal.setitimer, signal.signal
 
 
 def imported_modules(program: str) -> list[str]:
-    """Names of what a program imports by statements, or a text that looks like one."""
+    """Names of the modules that a program imports in statements, or in text that looks like one."""
     found = []
     for module, modules in IMPORT.findall(program):
         found += [module] if module else [name.split()[0] for name in modules.split(",") if name.strip()]
@@ -195,7 +195,7 @@ def answer(judge: socket.socket, content: dict[str, Any]) -> None:
 
 
 def described(error: BaseException) -> str:
-    """An exception in one line, whatever its class does when it is asked."""
+    """An exception in one line, whatever its class does when it is described."""
     try:
         return f"{type(error).__name__}: {error}"[:MESSAGE_CHARACTERS]
     except TimeIsUp:

@@ -10,7 +10,7 @@ CHUNK_BYTES = 2**20
 
 
 class ChannelClosed(Exception):
-    """The other side is gone."""
+    """The other side has closed the channel."""
 
 
 class ChannelTimeout(Exception):
@@ -18,11 +18,11 @@ class ChannelTimeout(Exception):
 
 
 class MessageTooLarge(Exception):
-    """The other side announced more than it may send."""
+    """The other side announced a message longer than allowed."""
 
 
 def send(channel: socket.socket, message: bytes, seconds: float | None = None) -> None:
-    """Send one message. Raises ChannelClosed, and ChannelTimeout when nobody takes it within ``seconds``."""
+    """Send one message. Raises ChannelClosed, and ChannelTimeout if the other side does not take it within ``seconds``."""
     channel.settimeout(seconds)
     try:
         channel.sendall(HEADER.pack(len(message)) + message)
@@ -33,10 +33,10 @@ def send(channel: socket.socket, message: bytes, seconds: float | None = None) -
 
 
 def receive(channel: socket.socket, max_bytes: int, patience: "float | Callable[[], float] | None" = None) -> bytes:
-    """Wait for one whole message. Raises ChannelClosed, ChannelTimeout (nothing whole within ``patience``) and
-    MessageTooLarge, before any of a message is read that is longer than ``max_bytes``.
+    """Wait for one complete message. Raises ChannelClosed, ChannelTimeout (no complete message within ``patience``) and
+    MessageTooLarge, before it reads any part of a message longer than ``max_bytes``.
 
-    ``patience``: seconds, or what says how many are left, asked again whenever these are over.
+    ``patience``: seconds, or a function that returns how many are left and is called again when these have passed.
     """
     left = _countdown(patience) if isinstance(patience, float | int) else patience
     (length,) = HEADER.unpack(_read(channel, HEADER.size, left))

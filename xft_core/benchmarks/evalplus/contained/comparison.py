@@ -1,7 +1,7 @@
-"""When an output counts as right: the rules of evalplus 0.3.1 (``evalplus.eval.unsafe_execute``), with one fault mended.
+"""When an output counts as right: the rules of evalplus 0.3.1 (``evalplus.eval.unsafe_execute``), with one bug fixed.
 
-evalplus's check of HumanEval/32 (find_zero) never counts an input as done, so that no program passes. Its rule, that
-the polynomial is near zero at the answer, is applied here as it was meant (and as evalplus mended it after 0.3.1).
+evalplus's check of HumanEval/32 (find_zero) never counts an input as done, so no program passes. Its rule, that the
+polynomial is near zero at the answer, is applied here as intended (and as evalplus fixed it after 0.3.1).
 """
 
 import sys
@@ -14,22 +14,22 @@ FLOAT_ATOL, RTOL = 1e-6, 1e-7
 
 
 def dataset_of(task_id: str) -> str:
-    """evalplus's name of the set with the special rules that a problem belongs to: humaneval, mbpp, or none (custom)."""
+    """evalplus's name of the data set whose special rules apply to a problem: humaneval, mbpp, or custom for none."""
     return {"HumanEval": "humaneval", "Mbpp": "mbpp"}.get(task_id.split("/")[0], "custom")
 
 
 def wants_not_none(dataset: str, entry_point: str) -> bool:
-    """Whether only "something, or None" is expected."""
+    """Whether only None or not None matters."""
     return dataset == "mbpp" and entry_point in evalplus_module(ORACLES).MBPP_OUTPUT_NOT_NONE_TASKS
 
 
 def has_many_answers(dataset: str, entry_point: str) -> bool:
-    """Whether outputs are judged by what they must fulfil instead of the reference's output."""
+    """Whether outputs are judged by a condition instead of the reference's output."""
     return (dataset, entry_point) == ("humaneval", "find_zero")
 
 
 def are_floats(value: Any) -> bool:
-    """evalplus's ``is_floats``, without importing numpy for it."""
+    """evalplus's ``is_floats``, without importing numpy."""
     if isinstance(value, float):
         return True
     if isinstance(value, list | tuple) and value:
@@ -39,9 +39,9 @@ def are_floats(value: Any) -> bool:
 
 
 def is_right(dataset: str, entry_point: str, arguments: list[Any], output: Any, expected: Any, atol: float) -> bool:
-    """Whether ``output`` counts as right. ``atol``: absolute tolerance for numbers; where it is 0, FLOAT_ATOL for floats.
+    """Whether ``output`` counts as right. ``atol``: absolute tolerance for numbers; if it is 0, FLOAT_ATOL for floats.
 
-    An exception means no, as in evalplus.
+    An exception means that it does not, as in evalplus.
     """
     oracle = evalplus_module(ORACLES)
     if has_many_answers(dataset, entry_point):

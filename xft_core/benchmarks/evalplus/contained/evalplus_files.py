@@ -1,4 +1,4 @@
-"""Modules of the installed evalplus, loaded by file: the packages around them import much that grading never needs."""
+"""Modules of the installed evalplus, loaded by file, because its packages import much that grading never needs."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def evalplus_module(path: str) -> Any:
 
 
 def mbpp_inputs(task_id: str, inputs: list[list[Any]]) -> list[Any]:
-    """Inputs of an MBPP problem with the tuples, sets and complex numbers JSON cannot hold, by evalplus's own rules."""
+    """Inputs of an MBPP problem, with the tuples, sets and complex numbers that JSON cannot hold restored by evalplus."""
     # The package's own __init__ imports Hugging Face datasets: 1.5 s that no problem needs.
     package = types.ModuleType("evalplus.data")
     package.__path__ = [os.path.join(_package(), "data")]

@@ -1,22 +1,22 @@
-"""Judges the samples of one problem: runs the reference, asks each sample's process for its outputs, compares.
+"""Judge the samples of one problem: run the reference, ask each sample's process for its outputs, and compare them.
 
-It never runs a sample. Each problem is judged in a fork of the process that is started, so that its imports are paid once and
-no problem finds what the reference of another left. The first process gets a byte with the descriptor of a channel for each
-fork, over the channel whose descriptor is its argument. The channel of a fork carries JSON:
+The judge never runs a sample. Each problem is judged in a fork of the first process, so that imports happen once and no
+problem sees what another's reference left. For each fork, the first process gets a byte with the descriptor of a channel,
+over the channel whose descriptor is its argument. The channel of a fork carries JSON:
 
     to here     {"problem": fields of Problem, "min_time_limit": seconds, "time_limit_factor": float}
-    from here   {"reference": null, "seconds": {"base": 62.0, "plus": 62.0}}: what a sample has for all inputs; or
-                {"reference": "ZeroDivisionError: …"} and then nothing follows
+    from here   {"reference": null, "seconds": {"base": 62.0, "plus": 62.0}}: a sample's time for all inputs; or
+                {"reference": "ZeroDivisionError: …"}, after which nothing follows
     to here     {"suite": "base", "by_value": false}, and one byte that carries the descriptor of a channel to a sample's
-                process. By value: every output is asked for, whatever its digest is
-    from here   {"status": "pass", "detail": "", "late": false}: pass, fail or timeout; null when its sandbox did not come
-                up, "changed" for a right value that is not the one whose digest came first; late when its time was over
+                process. By value: every output is requested, whatever its digest
+    from here   {"status": "pass", "detail": "", "late": false}: pass, fail or timeout; null if its sandbox did not start,
+                "changed" for a right value that does not match the digest sent first; late if its time ran out
 
-Statuses are evalplus's: ``timeout`` for a program that did not come back with an answer (that its process ended counts
-as such), ``fail`` for anything else that is not right, an input that took too long included.
+Statuses are evalplus's: ``timeout`` for a program that gave no answer (also because its process ended), ``fail`` for
+anything else that is not right, including an input that took too long.
 
-Each suite of a sample is judged in a fork of this process, which is the only one to read what the sample sends. It
-leaves the verdict that holds should it not survive reading, comparing or describing a value before it begins with that.
+Each suite of a sample is judged in a fork of this process, and only that fork reads what the sample sends. Before it reads,
+compares or describes a value, it writes the verdict that holds if it does not survive this.
 """
 
 import contextlib
@@ -37,12 +37,12 @@ from xft_core.benchmarks.evalplus.contained.comparison import FLOAT_ATOL, has_ma
 from xft_core.benchmarks.evalplus.contained.reference import ReferenceFailed, Suite
 from xft_core.benchmarks.evalplus.contained.stopwatch import Stopwatch
 
-# evalplus gives all inputs of a suite together at most so long, and then two seconds to come back. Here it is more where
-# the reference itself takes long (Mbpp/599: 23 s and more), so that no machine is too slow or too busy for it.
+# evalplus gives all inputs of a suite together at most this long, and then two seconds to return. The limit here is higher
+# if the reference itself takes long (Mbpp/599: 23 s and more), so that no machine is too slow or too busy for it.
 SUITE_SECONDS, RETURN_SECONDS = 60, 2
-START_SECONDS = 60  # for a sandbox to come up on a machine that is busy
+START_SECONDS = 60  # for a sandbox to start on a busy machine
 ANSWER_SECONDS = 10  # beyond an input's limit, for large outputs
-CLOCK_FACTOR = 5  # limits are of the time that a sample could work in (stopwatch.py), and so many times that on the clock
+CLOCK_FACTOR = 5  # limits are for the time in which a sample could work (stopwatch.py), and this many times longer by the clock
 COMPARE_SECONDS, ALL_COMPARE_SECONDS = 30, 120  # of processor time, for one output and for all of a suite
 SPARE_BYTES = 64 * 2**20
 MAX_JOB_BYTES, MAX_ANSWER_BYTES = 2**31, 4096
@@ -50,7 +50,7 @@ CHANGED = "changed"
 
 
 class Ended(Exception):
-    """A suite is decided: a status, what to tell people, and whether it was the time that decided."""
+    """A suite is decided: a status, a detail for readers, and whether time decided it."""
 
     def __init__(self, status: str | None, detail: str, late: bool = False) -> None:
         super().__init__(status, detail, late)
@@ -58,7 +58,7 @@ class Ended(Exception):
 
 
 def main() -> None:
-    """Fork a judge for each channel that comes, until grading.py hangs up."""
+    """Fork a judge for each channel that arrives, until grading.py hangs up."""
     channels = socket.socket(fileno=int(sys.argv[1]))
     gc.freeze()  # what forks share stays shared
     while True:
@@ -115,7 +115,7 @@ def report(control: socket.socket, content: dict[str, Any]) -> None:
 
 
 def in_fork(judge: Callable[[Callable[[Ended], None]], None]) -> dict[str, Any]:
-    """The last verdict that ``judge`` wrote, in a process of its own, before that ended in whatever way."""
+    """Run ``judge`` in a fork, and return the last verdict that it wrote, however the fork ended."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -140,7 +140,7 @@ def in_fork(judge: Callable[[Callable[[Ended], None]], None]) -> dict[str, Any]:
 
 
 def bound_memory() -> None:
-    """Keep this fork and its parent together within the memory that the sandbox has: above it both would be killed."""
+    """Keep this fork and its parent together within the sandbox's memory: above it, both would be killed."""
     allowed, hard = resource.getrlimit(resource.RLIMIT_AS)
     if allowed == resource.RLIM_INFINITY:
         return
@@ -151,11 +151,11 @@ def bound_memory() -> None:
 
 
 class Limits:
-    """Seconds that samples have for a suite: for each input, for reading what it gave, and for all inputs."""
+    """Seconds that samples have for a suite: for each input, for reading each output, and for all inputs."""
 
     def __init__(self, suite: Suite, min_time_limit: float, time_limit_factor: float) -> None:
         self.inputs = [max(min_time_limit, time_limit_factor * expected.seconds) for expected in suite.expected]
-        # Saying what was returned takes time as well, and much for an output of a gigabyte.
+        # Reporting a return value takes time as well, and a lot for an output of a gigabyte.
         self.reading = [time_limit_factor * expected.digest_seconds for expected in suite.expected]
         reference_seconds = time_limit_factor * sum(expected.seconds for expected in suite.expected)
         self.all_inputs = (
@@ -163,11 +163,11 @@ class Limits:
 
 
 class Examination:
-    """One sample on one suite of inputs, up to the first that is not right. ``write`` takes verdicts: the last one holds.
+    """One sample on one suite of inputs, up to the first that is not right. ``write`` takes verdicts; the last one holds.
 
-    That a value is asked for tells the sample that its digest was wrong, and it may give another value then: of True and
-    False one is right. So a right value must be the one whose digest came, or the verdict is CHANGED, and a new process is
-    judged by value. (A digest that an honest process gives may be another than that of its value here: see values._exact.)
+    A request for a value tells the sample that its digest was wrong, so it could then send another value: of True and
+    False, one is right. So a right value must match the digest sent before. Otherwise the verdict is CHANGED, and a new
+    process is judged by value. (The digest from an honest process may differ from that of its value here: see values._exact.)
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Examination:
         self._one_answer = not has_many_answers(suite.dataset, suite.entry_point)
         self._by_value = by_value or not self._one_answer
         self._schedstat: int | None = None
-        # What is left of the time the sample's process has for all inputs; the judge's own work does not count.
+        # The time that the sample's process has left for all inputs; the judge's own work does not count.
         self._left = limits.all_inputs
         self._compare_left: float = ALL_COMPARE_SECONDS
 
@@ -197,7 +197,7 @@ class Examination:
 
     def _define(self) -> None:
         try:
-            # Before the sample has begun, so that nobody else can have sent it.
+            # Received before the sample begins, so the sample cannot have sent it.
             self._candidate.settimeout(START_SECONDS)
             _, descriptors, _, _ = socket.recv_fds(self._candidate, 1, 1)
             self._schedstat = descriptors[0] if descriptors else None
@@ -250,7 +250,7 @@ class Examination:
                 raise
             except values.Malformed:
                 raise Ended("fail", f"{call}: returned what cannot be read; expected {expected}") from None
-            except Exception as error:  # evalplus takes it for a no
+            except Exception as error:  # not right, as in evalplus
                 reason = f" (comparing: {type(error).__name__})"
             raise Ended("fail", f"{call}: returned {values.shown(output)}; expected {expected}{reason}")
 
@@ -296,7 +296,7 @@ class Examination:
 
 
 class deadline:
-    """Ends this process, whatever it is at, when its body takes more processor time than ``seconds``."""
+    """Ends this process, whatever it is doing, if the body takes more processor time than ``seconds``."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

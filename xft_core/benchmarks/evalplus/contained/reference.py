@@ -1,7 +1,7 @@
-"""What the reference solution returns for a problem's inputs, and how long it takes; kept within bounds.
+"""The reference solution's outputs for a problem's inputs, and how long they take; memory use is bounded.
 
-The outputs of one problem of MBPP+ fill gigabytes. Mostly a digest of each is enough; an output itself is kept while
-there is room for it, and computed again where there was none.
+The outputs of one problem of MBPP+ fill gigabytes. Mostly a digest of each is enough. An output itself is kept while there is
+room for it, and otherwise computed again.
 """
 
 import time
@@ -13,7 +13,7 @@ from xft_core.benchmarks.evalplus.contained import values
 from xft_core.benchmarks.evalplus.contained.comparison import are_floats, dataset_of, wants_not_none
 from xft_core.benchmarks.evalplus.contained.evalplus_files import mbpp_inputs
 
-KEPT_BYTES = 16 * 2**20  # as written by marshal; about seven times as much as objects
+KEPT_BYTES = 16 * 2**20  # as written by marshal; the objects take about seven times as much
 
 
 class ReferenceFailed(Exception):
@@ -22,7 +22,7 @@ class ReferenceFailed(Exception):
 
 @dataclass(frozen=True)
 class Expected:
-    """What is known of one output. ``digest`` is None where outputs must be compared as values; it took
+    """The known facts about one output. ``digest`` is None if outputs must be compared as values; it took
     ``digest_seconds``, the call itself ``seconds``."""
 
     digest: str | None
@@ -33,7 +33,7 @@ class Expected:
 
 
 class Suite:
-    """One list of inputs of a problem with what the reference makes of them. Raises ReferenceFailed."""
+    """One list of inputs of a problem, with the reference's outputs. Raises ReferenceFailed."""
 
     def __init__(self, problem: dict[str, Any], inputs: list[list[Any]]) -> None:
         task_id, self.entry_point, self.atol = problem["task_id"], problem["entry_point"], problem["atol"]

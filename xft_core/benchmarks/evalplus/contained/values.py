@@ -1,20 +1,20 @@
-"""Python values as JSON and back, with their types, and never a way to run code: what a sample returned.
+"""Convert Python values to JSON and back, with their types, but without any way to run code: a sample's return values.
 
     None, True, 1, 1.5, NaN, "text"          themselves
-    ["list", 1, 2]                           and so tuple, set, frozenset, deque
-    ["dict", key, value, key, value]         and so Counter, OrderedDict, defaultdict (without its factory)
-    ["int", "-ff…"]                          integers of many digits, hexadecimal
+    ["list", 1, 2]                           also tuple, set, frozenset, deque
+    ["dict", key, value, key, value]         also Counter, OrderedDict, defaultdict (without its factory)
+    ["int", "-ff…"]                          integers with many digits, hexadecimal
     ["complex", 0.0, 1.0]                    bytes, bytearray (hexadecimal), range, Fraction, Decimal, dict_keys, dict_items
     ["numpy", "<f8", 1.0]                    scalars; ["ndarray", "<f8", [2], 1.0, 2.0] arrays, of numbers, texts or objects
-    ["UserList", ["list", 1, 2]]             and so UserDict, UserString, ChainMap, mappingproxy, memoryview
+    ["UserList", ["list", 1, 2]]             also UserDict, UserString, ChainMap, mappingproxy, memoryview
     ["like", ["tuple", 1, 2]]                subclasses of the types in BASES; classes that compare as ABSTRACT ones do
     ["other", "module.Class"]                anything else; it is equal to nothing
 
-An object that is in several places is written at each of them. One that contains itself, or is nested more than
-MAX_DEPTH levels deep, is ["other", …] from there on.
+An object that occurs in several places is written at each of them. An object that contains itself, or is nested more than
+MAX_DEPTH levels deep, is ["other", …] from that point on.
 
-What a sample returned may lie about all of this, and cost more to build than to write: ``decode`` refuses numbers, keys
-and nesting beyond the bounds below. The judge also runs it in a process that is killed after a while.
+A sample's message may lie about all of this, and may cost more to build than to write. So ``decode`` refuses numbers, keys
+and nesting beyond the bounds below, and the judge runs it in a process that is killed after a while.
 """
 
 import collections
@@ -33,12 +33,12 @@ from typing import Any
 
 MAX_BYTES, MAX_DEPTH = 32 * 2**20, 150
 MAX_DIGITS = 2**16  # of each part of a Fraction or Decimal: their arithmetic takes time that grows with its square
-MAX_EQUAL_HASHES = 100  # keys of one hash: each is compared with every other
+MAX_EQUAL_HASHES = 100  # keys with the same hash: each is compared with every other
 MAX_DIMENSIONS = 32
 NAME_CHARACTERS = 200
 PIECE_ITEMS = 4096
-TOO_LARGE = b'{"too_large": true}'  # in the place of a value that is
-PLAIN_INT_BITS = 256  # above, decimal digits would cost time that grows with their square
+TOO_LARGE = b'{"too_large": true}'  # in place of a value that is too large
+PLAIN_INT_BITS = 256  # above this, decimal digits would take time that grows with their square
 SEQUENCES: dict[str, Any] = {
     "list": list, "tuple": tuple, "set": set, "frozenset": frozenset, "deque": collections.deque}
 MAPPINGS: dict[str, Any] = {
@@ -66,7 +66,7 @@ class Malformed(Exception):
 
 
 class Other:
-    """In the place of an object that was not carried over."""
+    """A placeholder for an object that was not carried over."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -76,10 +76,10 @@ class Other:
 
 
 def digest(value: Any) -> tuple[str | None, int]:
-    """sha256 (hex) of a value, the same for the same types and contents throughout, and how many bytes it is of.
+    """The sha256 (hex) of a value, and the number of hashed bytes. The same types and contents give the same digest.
 
-    At the speed of C: it is that of what marshal writes, piece by piece. None where that cannot be. Equal values may
-    have different digests (1 and 1.0; a set filled in another order).
+    It runs at the speed of C, since it hashes marshal's output, piece by piece. The digest is None if marshal cannot write
+    the value with its type. Equal values may have different digests (1 and 1.0; a set filled in another order).
     """
     if type(value) not in WRITTEN_TYPES:  # marshal takes any buffer, a numpy array too, for bytes
         return None, 0
@@ -95,7 +95,7 @@ def digest(value: Any) -> tuple[str | None, int]:
 
 
 def encode(value: Any) -> bytes:
-    """A value in the form above. Raises TooLarge."""
+    """A value in the form described above. Raises TooLarge."""
     encoded = json.dumps(_Encoder().encode(value, 0)).encode()
     if len(encoded) > MAX_BYTES:
         raise TooLarge
@@ -103,12 +103,12 @@ def encode(value: Any) -> bytes:
 
 
 def is_whole(encoded: bytes) -> bool:
-    """Whether nothing was left out as ["other", …]; in a text the quotes would be escaped."""
+    """Whether nothing was left out as ["other", …]; inside a text the quotes would be escaped."""
     return b'["other", ' not in encoded
 
 
 def decode(encoded: bytes) -> Any:
-    """The value; raises Malformed, whatever the bytes are. What is not built in comes back as Other."""
+    """The value. Raises only Malformed, whatever the bytes are. Objects of unknown classes come back as Other."""
     try:
         return _decode(json.loads(encoded), 0)
     except (
@@ -118,7 +118,7 @@ def decode(encoded: bytes) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value of the judge's (an input, an output of the reference, a decoded one) in at most 200 characters, for people."""
+    """The judge's value (an input, an output of the reference, a decoded value) in at most 200 characters, for readers."""
     try:
         text = _SHORT.repr(value)
     except (ValueError, RecursionError):
@@ -127,7 +127,7 @@ def shown(value: Any) -> str:
 
 
 class _Short(reprlib.Repr):
-    """Describes values by what they are. reprlib goes by the name of their type, which may be any."""
+    """Describes values by their actual type. reprlib uses the name of the type, which can be anything."""
 
     def repr1(self, x: Any, level: int) -> str:
         """See reprlib."""
@@ -235,8 +235,7 @@ class _Encoder:
 
 
 def _plain(base: Any, value: Any) -> Any:
-    """A value of a subclass as one of its base: numbers and texts as they compare, collections as whoever reads them
-    iterates."""
+    """A subclass's value as one of its base class: numbers and texts as they compare, collections as they iterate."""
     if base in (int, float, complex):
         return base.__pos__(value)
     return base.__getitem__(value, slice(None)) if base in (str, bytes) else base(value)
@@ -275,7 +274,7 @@ def _decode(node: Any, depth: int) -> Any:
 
 
 def _keys(keys: list[Any]) -> list[Any]:
-    """The same keys; raises ValueError for too many of one hash, before any is compared with another."""
+    """The same keys. Raises ValueError for too many with the same hash, before any are compared."""
     if len(keys) > MAX_EQUAL_HASHES:
         hashes = collections.Counter(map(hash, keys))
         if max(hashes.values()) > MAX_EQUAL_HASHES:
@@ -305,8 +304,8 @@ def _decode_numpy(name: str, depth: int, dtype: str, *parts: Any) -> Any:
 
 
 def _exact(value: Any) -> Any:
-    """The same numbers, in double precision where they would be equal to what they are not: numpy rounds a Python number
-    to the type of the one it is compared with, so that infinity in half precision equals every number above 65519."""
+    """The same numbers, in double precision if they would otherwise equal different numbers: numpy rounds a Python number
+    to the type that it is compared with, so infinity in half precision equals every number above 65519."""
     import numpy
 
     if value.dtype.kind not in "fc" or value.dtype.itemsize > 8 or value.dtype == numpy.float64:
@@ -339,7 +338,7 @@ def _a(kind: type, value: Any) -> Any:
     return value
 
 
-# From a type: its name, what it wraps, and how it is built of that. They compare as what they wrap does.
+# By type: its name, the function that unwraps it, and the function that builds it again. Each compares as its content does.
 WRAPPERS: dict[type, tuple[str, Any, Any]] = {
     collections.UserList: ("UserList", lambda value: value.data, collections.UserList),
     collections.UserDict: ("UserDict", lambda value: value.data, lambda data: collections.UserDict(_a(dict, data))),
@@ -348,7 +347,7 @@ WRAPPERS: dict[type, tuple[str, Any, Any]] = {
     types.MappingProxyType: ("mappingproxy", dict, lambda data: types.MappingProxyType(_a(dict, data))),
     memoryview: ("memoryview", bytes, lambda data: memoryview(_a(bytes, data)))}
 
-# How what is written as a name and its parts is built; _RARE: of the parts as they are, _BUILT: of the parts' values.
+# Functions that build a value from its name and parts; _RARE: from the parts as written, _BUILT: from the decoded parts.
 _RARE: dict[str, Any] = {
     "int": lambda digits: int(digits, 16), "complex": lambda real, imaginary: complex(float(real), float(imaginary)),
     "bytes": bytes.fromhex, "bytearray": bytearray.fromhex, "Decimal": _decimal,

@@ -1,2 +1,2 @@
-"""What grades programs. As the graders of tasks (see benchmarks/tasks/graders/), each module is read as text and runs in a
-sandbox, alone."""
+"""The modules that grade programs. Like the graders of tasks (see benchmarks/tasks/graders/), each is read as text and runs
+alone in a sandbox."""

@@ -1,8 +1,8 @@
-"""HumanEval's form: a function ``check(candidate)`` with assertions. The tests never run beside what the model wrote.
+"""HumanEval's form: a function ``check(candidate)`` with assertions. The tests never run in one process with the answer.
 
-First the tests run with the reference solution, and the calls of ``candidate`` are recorded. Then the answer's function is
-given the same arguments in another sandbox, without the tests. Last the tests run again, with a candidate that gives what the
-answer gave.
+First the tests run with the reference solution, and the calls of ``candidate`` are recorded. Then the answer's function gets
+the same arguments in another sandbox, without the tests. Finally the tests run again, with a candidate that returns the
+answer's results.
 """
 
 import ast
@@ -15,11 +15,11 @@ SEQUENCES = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
 class NotAValue(Exception):
-    """It cannot be handed from one sandbox to another."""
+    """An object that cannot be passed from one sandbox to another."""
 
 
 def execute(problem: Any, answer: Any) -> Any:
-    """With ``test`` in the problem: the calls that its tests make. Else what the answer gives for the ``calls``."""
+    """The calls that the problem's tests make, if it has ``test``; otherwise the answer's results for the ``calls``."""
     space: dict[str, Any] = {"__name__": "program"}
     exec(compile(answer, "program.py", "exec"), space)
     function = space[problem["entry_point"]]
@@ -49,7 +49,7 @@ def recorded(problem: Any, function: Any) -> Any:
 
 
 def judge(problem: Any, output: Any) -> Any:
-    """Whether the tests pass with what the answer gave."""
+    """Whether the tests pass with the answer's results."""
     outcomes = iter(output)
 
     def candidate(*arguments: Any, **named: Any) -> Any:
@@ -69,7 +69,7 @@ def judge(problem: Any, output: Any) -> Any:
 
 
 def run_tests(problem: Any, candidate: Any) -> Any:
-    """The benchmark's own tests, with all that its prompt defines."""
+    """Run the benchmark's own tests, with the reference program's definitions."""
     space: dict[str, Any] = {"__name__": "tests"}
     exec(compile(problem["prompt"] + problem["canonical_solution"], "reference.py", "exec"), space)
     exec(compile(problem["test"], "test.py", "exec"), space)
@@ -78,7 +78,7 @@ def run_tests(problem: Any, candidate: Any) -> Any:
 
 
 def packed(value: Any, depth: int = 0) -> Any:
-    """A value as JSON that keeps its type. Raises NotAValue for what is no plain one."""
+    """A value as JSON that keeps its type. Raises NotAValue if it is not a plain value."""
     if depth > 50:
         raise NotAValue("a value within more than 50 others")
     kind = type(value)
@@ -94,7 +94,7 @@ def packed(value: Any, depth: int = 0) -> Any:
 
 
 def unpacked(content: Any) -> Any:
-    """The value again."""
+    """The value from its packed form."""
     if not isinstance(content, list):
         return content
     kind, inner = content

@@ -1,5 +1,5 @@
 """LiveCodeBench's form (Jain et al. 2024): a program that reads standard input, or a function, and tests with expected outputs.
-The answer runs without these; another process compares.
+The answer runs without the expected outputs; another process compares them.
 """
 
 import contextlib
@@ -12,14 +12,14 @@ import tempfile
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-OUTPUT_BYTES = 2**19  # of all tests together; their text is handed over
+OUTPUT_BYTES = 2**19  # of all tests together, which are handed over as text
 PRELUDE = "import bisect, collections, functools, heapq, itertools, math, random, re, string, sys\n" + "".join(
     f"from {name} import *\n" for name in ("typing", "collections", "functools", "heapq", "itertools", "bisect", "math"))
 
 
 def execute(problem: Any, answer: Any) -> Any:
-    """What the answer gives for each input, up to the first that it fails at: ["output", text] or ["value", JSON]; ["failed",
-    why]."""
+    """The answer's result for each input, up to the first that it fails on: ["output", text] or ["value", JSON], or
+    ["failed", reason]."""
     outputs: list[Any] = []
     for text in problem["inputs"]:
         found = by_function(problem, answer, text) if problem["function"] else by_program(answer, text)
@@ -30,7 +30,7 @@ def execute(problem: Any, answer: Any) -> Any:
 
 
 def by_program(answer: Any, text: Any) -> Any:
-    """Run the program in a fork whose standard input is the text."""
+    """Run the program in a fork, with the text as its standard input."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as written:
         given.write(text.encode())
         given.seek(0)
@@ -46,7 +46,7 @@ def by_program(answer: Any, text: Any) -> Any:
         if os.WIFSIGNALED(ended) and os.WTERMSIG(ended) in (signal.SIGXCPU, signal.SIGKILL):
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGXCPU)  # the grader tells it from a failure
+            os.kill(os.getpid(), signal.SIGXCPU)  # which the grader distinguishes from a failure
         if ended:
             return ["failed", f"its program ended with status {os.waitstatus_to_exitcode(ended)}"]
         written.seek(0)
@@ -54,7 +54,7 @@ def by_program(answer: Any, text: Any) -> Any:
 
 
 def in_child(answer: Any) -> int:
-    """The program as a script; its status."""
+    """Run the program as a script, and return its exit status."""
     sys.stdin, sys.stdout = open(0, encoding="utf-8", closefd=False), open(1, "w", encoding="utf-8", closefd=False)
     try:
         space: dict[str, Any] = {"__name__": "__main__"}
@@ -70,7 +70,7 @@ def in_child(answer: Any) -> int:
 
 
 def by_function(problem: Any, answer: Any, text: Any) -> Any:
-    """Call the function, of the class Solution if there is one, with the arguments of an input: JSON, one a line."""
+    """Call the function, from the class Solution if there is one, with the arguments of an input: JSON, one per line."""
     space: dict[str, Any] = {"__name__": "program"}
     exec(PRELUDE, space)
     exec(compile(answer, "program.py", "exec"), space)
@@ -84,7 +84,7 @@ def by_function(problem: Any, answer: Any, text: Any) -> Any:
 
 
 def judge(problem: Any, output: Any) -> Any:
-    """Whether every output is the expected one."""
+    """Whether every output is as expected."""
     expected = problem["outputs"]
     if not isinstance(output, list):
         return {"base": False, "detail": "it gave no outputs"}
@@ -101,7 +101,7 @@ def judge(problem: Any, output: Any) -> Any:
 
 
 def same_text(found: str, wanted: str) -> bool:
-    """Whether two outputs are the same, line by line without white space around; numbers by value."""
+    """Whether two outputs are the same, line by line, without surrounding white space; numbers are compared by value."""
     lines = [[line.strip() for line in text.strip().split("\n")] for text in (found, wanted)]
     return len(lines[0]) == len(lines[1]) and all(map(same_line, *lines))
 

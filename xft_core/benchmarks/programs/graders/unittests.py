@@ -1,8 +1,8 @@
-"""BigCodeBench's form: a program and, in the same module, a unittest.TestCase about it (Zhuo et al. 2024).
+"""BigCodeBench's form: a program and, in the same module, a unittest.TestCase for it (Zhuo et al. 2024).
 
-The tests must run beside the program, whose libraries they patch. An answer has passed when all tests came to their end, none
-skipped, and a word was handed over that is drawn for this one run. A program that ends the process, prints a verdict or changes
-unittest has not passed; one that searches the memory of the process for the word can.
+The tests must run in one process with the program, because they patch its libraries. An answer passes if all tests finish,
+none is skipped, and a word drawn for this one run is handed over. A program that ends the process, prints a verdict or changes
+unittest does not pass; a program that searches the process's memory for the word can.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def execute(problem: Any, answer: Any) -> Any:
-    """What the tests say of the answer."""
+    """The result of the tests on the answer."""
     os.environ |= {"MPLBACKEND": "Agg", "MPLCONFIGDIR": "/tmp"}
     word = problem["word"]
     kept = state()
@@ -39,13 +39,13 @@ def execute(problem: Any, answer: Any) -> Any:
 
 
 def judge(problem: Any, output: Any) -> Any:
-    """Whether the tests came to their end, and passed."""
+    """Whether the tests finished and passed."""
     if not isinstance(output, dict) or output.get("word") != problem["word"]:
         return {"base": False, "detail": "the tests did not come to their end"}
     return {"base": output.get("passed") is True, "detail": str(output.get("detail", ""))}
 
 
 def state() -> Any:
-    """What a program could rebind so that any test passes."""
+    """The names that a program could rebind so that any test passes."""
     classes = (unittest.TestCase, unittest.TestResult, unittest.TestSuite, unittest.TestLoader)
     return [{name: id(value) for name, value in vars(kind).items()} for kind in classes]
