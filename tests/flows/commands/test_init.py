@@ -41,7 +41,7 @@ def test_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
     assert (recipe.data.template, recipe.data.max_length, recipe.data.held_out_rows) == ("magicoder", 256, 200)
     assert recipe.evaluate.benchmarks == ["demo:benchmark.jsonl"]
     said = capsys.readouterr().out
-    assert "xft run demo-model.yaml" in said and "99% of 2,000 rows" in said and "To do before it can run" not in said
+    assert "xft run demo-model.yaml" in said and "99% of 2,000 sampled rows" in said and "To do before it can run" not in said
 
 
 def test_every_field_can_be_had_and_changes_nothing() -> None:

@@ -118,7 +118,7 @@ def test_a_template_that_strips_messages_keeps_their_text_and_one_that_changes_t
     row, _ = tokenise(messages("  <s> ", " a</s> "), DataConfig(template="chat"), made)
     assert row and 0 not in row.input_ids and made.eos_token_id not in row.input_ids
     made.chat_template = CHATML.replace("m.content", "m.content | upper")
-    with pytest.raises(DataError, match="spells a control token"):
+    with pytest.raises(DataError, match="contains a control token of the tokenizer"):
         tokenise(messages("<s> a", "b"), DataConfig(template="chat"), made)
 
 

@@ -51,7 +51,7 @@ def test_an_accelerators_memory_counts_where_there_is_one() -> None:
 
 def test_a_disk_that_is_too_small_is_refused_unless_the_store_has_the_files() -> None:
     small = replace(LARGE, disk=20e9)
-    with pytest.raises(DoesNotFit, match=r"writes 36\.\d GB and 20\.0 GB are free"):
+    with pytest.raises(DoesNotFit, match=r"writes 36\.\d GB, but only 20\.0 GB are free"):
         check_fits(recipe(), DEEPSEEK_1_3B, small)
     check_fits(recipe(), DEEPSEEK_1_3B, small, in_store=20e9)
 

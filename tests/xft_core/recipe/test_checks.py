@@ -50,7 +50,7 @@ def test_an_expert_is_dead_when_unused_for_long_enough_and_not_for_a_while() -> 
     assert watched([1.0] * 30, [0.2, *[0.0] * 20, *[0.2] * 9]).dead_steps == 200
     assert watched([1.0] * 30, [0.2, 0.001] * 15).dead_steps == 10
     dead = WatchedTraining(dead_expert_steps=200, diverged_at_step=None)
-    assert "for 200 steps" in training_findings(dead, ChecksConfig())[0]
+    assert "for 200 consecutive steps" in training_findings(dead, ChecksConfig())[0]
     assert training_findings(dead, ChecksConfig(dead_expert_steps=201)) == []
 
 

@@ -115,8 +115,8 @@ def test_the_merged_weights_are_the_mean_and_transformers_loads_them(
 
 @pytest.mark.parametrize(("model_type", "changes", "reason"), [
     ("olmoe", {"num_experts": 4}, "no dense family of transformers does both"),
-    ("qwen2_moe", {"shared_expert_intermediate_size": 48}, "The shared expert has 48 neurons, the other experts 24"),
-    ("granitemoeshared", {"shared_intermediate_size": 64}, "The shared expert has 64 neurons, the other experts 48"),
+    ("qwen2_moe", {"shared_expert_intermediate_size": 48}, "The shared expert has 48 neurons, the other experts have 24"),
+    ("granitemoeshared", {"shared_intermediate_size": 64}, "The shared expert has 64 neurons, the other experts have 48"),
     ("qwen3_moe", {"mlp_only_layers": [0]}, "Some layers are dense"),
     ("llama", {}, "No dense family is known for models of type 'llama'"),
 ])

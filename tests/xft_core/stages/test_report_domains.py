@@ -84,7 +84,7 @@ def test_negative_transfer_and_forgetting_are_named(told: Path) -> None:
     assert any(text.startswith("Negative transfer: SFT (dense)") and "domain law" in text for text in warnings)
     assert any(text.startswith("Forgetting: ") and "domain old, which was replayed" in text for text in warnings)
     assert not any("domain code" in text or "MoE" in text for text in warnings if "base model" in text)
-    assert any("old.jsonl are trained on 5.0 times" in text for text in warnings)
+    assert any("the source old.jsonl uses each row 5.0 times" in text for text in warnings)
 
 
 def test_tables_add_up_and_pictures_are_there(told: Path) -> None:

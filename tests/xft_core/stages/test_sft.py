@@ -261,7 +261,7 @@ def test_data_prepared_with_another_tokenizer_is_refused(ready: Path, tmp_path: 
 
 def test_rows_longer_than_the_models_context_are_refused(ready: Path, tmp_path: Path) -> None:
     short = dense_model(tmp_path / "short", max_position_embeddings=64)
-    with pytest.raises(DataError, match="the model takes 64"):
+    with pytest.raises(DataError, match="the model takes at most 64"):
         run_stage(SftStage(output=tmp_path / "out", model=str(short), data=ready / "data", sft=FAST))
 
 
