@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 TASK_LINE = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(flow_run_name)s, %(task_run_name)s - %(message)s"
 INTERRUPTED = "Interrupted. The same command continues from the finished work."
-INTERRUPTED_SECONDS = 7.0  # the next run tells unavailable servers what they missed
+INTERRUPTED_SECONDS = 7.0  # after this, the next run tells unavailable servers what they missed
 NO_PAGES = "make ui  (or: xft ui)  shows Prefect and MLflow in the browser"
 
 

@@ -10,6 +10,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.options import RUNS_AT_ONCE
 from flows.pipeline import chosen_recipe, raise_for_failures
 from flows.recipe_form import with_recipe_fields
 from flows.variant_runs import run_by_deployment, run_here
@@ -53,7 +54,7 @@ def compare(
     overrides: list[str] = [],  # noqa: B006  (never changed, and the form shows it)
     grid: list[str] = DEFAULT_GRID,
     run_in: Literal["this_process", "deployment"] = "this_process",
-    at_once: Annotated[int, Field(ge=1, le=16)] = 2,
+    at_once: Annotated[int, Field(ge=1, le=16)] = RUNS_AT_ONCE,
     experiment: Annotated[str, Field(max_length=200)] = "",
     **fields: Any,
 ) -> ComparisonResult:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from flows.shipped import shipped_or_file
 
+RUNS_AT_ONCE = 4  # more than compute slots: a run that waits for a stage of another run leaves its slot to a third
+
 
 def parser() -> ArgumentParser:
     """Build the parser of ``xft`` and its commands."""
@@ -27,16 +29,16 @@ def parser() -> ArgumentParser:
     compare.add_argument("--report", type=Path, metavar="DIRECTORY", help="directory to write the report and its plots to")
     compare.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: the recipe's name, -comparison)")
     compare.add_argument(
-        "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
-        help="number of variants to run at once, 1 to 16 (default 2)")
+        "--at-once", type=int, default=RUNS_AT_ONCE, choices=range(1, 17), metavar="N",
+        help="number of variants to run at once, 1 to 16 (default %(default)s)")
     study = commands.add_parser(
         "study", help="test a ladder of claims: arms at several seeds, each tuned; finished stages are reused")
     study.add_argument(
         "study", type=shipped_or_file("studies"), metavar="STUDY.yaml", help="file, or name of a shipped study: demo")
     study.add_argument("--report", type=Path, metavar="DIRECTORY", help="directory to write the report and its plots to")
     study.add_argument(
-        "--at-once", type=int, default=2, choices=range(1, 17), metavar="N",
-        help="number of runs at once, 1 to 16 (default 2)")
+        "--at-once", type=int, default=RUNS_AT_ONCE, choices=range(1, 17), metavar="N",
+        help="number of runs at once, 1 to 16 (default %(default)s)")
     evaluate = commands.add_parser(
         "evaluate", help="measure any model on benchmarks and on held-out data; existing measurements are reused")
     evaluate.add_argument("model", metavar="MODEL", help="directory, Hub name, S3 address, or demo:model")

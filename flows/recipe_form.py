@@ -46,7 +46,7 @@ def with_recipe_fields(function: Callable[P, R]) -> Callable[P, R]:
     Its signature gets ``essentials`` after the first parameter and, at the end, a parameter for each field of the recipe, in
     the recipe's order. Its docstring, which must end with ``Args``, gets their help texts. All are keyword-only.
 
-    A field that is already a parameter of the function is unchanged. Apply it below ``@flow``.
+    A field that is already a parameter of the function is unchanged. Apply the decorator below ``@flow``.
     """
     given = inspect.signature(function).parameters.values()
     own = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in given

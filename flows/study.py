@@ -14,6 +14,7 @@ from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.options import RUNS_AT_ONCE
 from flows.pipeline import raise_for_failures
 from flows.variant_runs import run_by_deployment, run_here
 from tasks.execution import pipeline_run
@@ -51,7 +52,7 @@ def run_name() -> str:
 def study(
     study_file: str,
     run_in: Literal["this_process", "deployment"] = "this_process",
-    at_once: Annotated[int, Field(ge=1, le=16)] = 2,
+    at_once: Annotated[int, Field(ge=1, le=16)] = RUNS_AT_ONCE,
 ) -> StudyOutcome:
     """Test a ladder of claims: arms at several seeds, each with its own best settings, on rows that no choice was based on.
 

@@ -4,7 +4,7 @@
     python performance/against_evalplus.py BENCHMARK.jsonl.gz --samples samples.jsonl
     python performance/against_evalplus.py --odd
 
-Without --samples, it grades ``each`` variants (see variants.py) of so many problems, drawn by the seed. With --odd, it grades
+Without --samples, it grades --each variants (see variants.py) of --problems problems, drawn by the seed. With --odd, it grades
 the programs of odd_programs.txt, whose differences must be those in KNOWN (docs/reference/grading.md explains them). Stock
 evalplus (untrusted_check) also runs inside a sandbox, one problem at a time. Prints the number of verdicts of each kind, and
 every difference.

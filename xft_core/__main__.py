@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         "set XFT_DS1000_ENVIRONMENT when grading")
     environment.add_argument(
         "--libraries", nargs="+", default=[], metavar="LIBRARY", choices=LIBRARIES,
-        help=f"install only the needs of these problems ({', '.join(LIBRARIES)}); other problems then count as not graded")
+        help=f"install only what the problems of these need ({', '.join(LIBRARIES)}); other problems then count as not graded")
     reference = commands.add_parser(
         "import-reference", help="Convert a model that the XFT reference code tuned, to mix, merge and evaluate it here.")
     reference.add_argument("directory", metavar="DIR", help="the reference's model directory, in safetensors")

@@ -1,4 +1,4 @@
-"""Create the automations of deployments/automations/ on this machine's Prefect server: once, disabled, and never changed after.
+"""Create the automations of deployments/automations/ on this machine's Prefect server: once, disabled, then left unchanged.
 
 A file holds one Prefect automation, with names where Prefect needs ids: ``block_document: <type>/<name>`` and
 ``deployment: <flow>/<deployment>``. Missing blocks are created with an address where no server answers.

@@ -116,7 +116,7 @@ def check(files: dict[str, Path], source: Path, back: Path) -> None:
     for name, path in files.items():
         if not (back / name).is_file() or file_digest(back / name) != file_digest(path):
             how = "altered" if (back / name).is_file() else "missing"
-            raise ReleaseDiffers(f"{name}, fetched from the destination, is {how}.")
+            raise ReleaseDiffers(f"In the copy fetched from the destination, {name} is {how}.")
     done = subprocess.run(
         [sys.executable, "-m", "xft_core.exports.smoke", str(source), str(back)], capture_output=True, text=True,
         timeout=SMOKE_SECONDS)

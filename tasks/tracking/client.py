@@ -55,7 +55,7 @@ def _new_client(uri: str) -> "MlflowClient":
 def explained(place: Path | None = None) -> Iterator[None]:
     """Turn errors of MLflow into TrackingUnavailable. ``place``: where the results are that it does not accept.
 
-    Errors in this project's own code pass through, because an outage would be retried for minutes."""
+    Errors in this project's own code pass through: treated as outages, they would be retried for minutes."""
     try:
         yield
     except XftError:

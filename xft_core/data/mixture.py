@@ -32,8 +32,8 @@ def rows_of_sources(
 ) -> list[int]:
     """Return the number of training rows from each source.
 
-    Without ``max_rows``, sources without replay give all their rows, or the number set in ``rows``. Raises DataError if a
-    trained source has no rows, or if the sources' ``rows`` do not fit max_rows.
+    Without ``max_rows``, the sources without replay together give as many rows as they have, or as their ``rows`` say, and
+    replayed rows are added. Raises DataError if a trained source has no rows, or if the sources' ``rows`` do not fit max_rows.
     """
     for source in sources:
         if source.trained and not source.available:

@@ -25,7 +25,7 @@ _STRINGS = frozenset({"STRING", "FSTRING_START", "FSTRING_MIDDLE", "FSTRING_END"
 
 
 def token_classes(tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[int]) -> list[str | None]:
-    """Return the class of every token of a response: the class of its first non-space character."""
+    """Return the class of every token of a response: the class of its first character that is not white space."""
     pieces = _pieces(tokenizer, tokens)
     text = "".join(pieces)
     classes, found, start = character_classes(text), list[str | None](), 0

@@ -105,7 +105,7 @@ def _parts(part: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
 
 
 def _patterns(part: dict[str, Any]) -> "Iterator[str | None]":
-    """Yield the patterns at which a pre-tokenizer part splits; None for an unknown part."""
+    """Yield the patterns that a pre-tokenizer part splits around; None for an unknown part."""
     kind = part["type"]
     if kind == "ByteLevel" and not part["add_prefix_space"]:
         if part.get("use_regex", True):
@@ -120,7 +120,7 @@ def _patterns(part: dict[str, Any]) -> "Iterator[str | None]":
 
 
 def _at_once(first: str | None) -> str | None:
-    """Return one pattern that splits at ``first`` (some white space and digits) and the rest by GPT2; None for others."""
+    """Return one pattern that splits around ``first`` (some white space and digits) and the rest by GPT2; None for others."""
     if not first or not _ONE_CLASS.fullmatch(first):
         return None
     only = re.compile(_in_python(first), re.ASCII)
@@ -133,7 +133,7 @@ def _at_once(first: str | None) -> str | None:
 
 
 def _cut_by(pattern: str) -> "Cut | None":
-    """Return a function that splits at each match of the tokenizer's regular expression; None if it may differ in Python."""
+    """Return a function that splits around each match of the tokenizer's regular expression; None if Python may differ."""
     if set(_CLASS.findall(pattern)) - set(CLASSES):
         return None
     translated = _in_python(pattern)

@@ -120,7 +120,7 @@ def hub_error(name: str, error: Exception, lasting: type[XftError]) -> XftError:
     offline = hub_is_offline()
     if refusal or offline:
         return lasting(message)
-    if isinstance(error, LocalEntryNotFoundError):  # the Hub was unreachable, and its cache is empty
+    if isinstance(error, LocalEntryNotFoundError):  # the Hub was unreachable, and the name is not in its cache
         return HubUnavailable(message)
     return lasting(message) if isinstance(error, hopeless) else HubUnavailable(message)
 

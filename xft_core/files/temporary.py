@@ -1,4 +1,4 @@
-"""Temporary directories that are always cleaned up: each is locked by the process that created it while that process lives.
+"""Temporary directories that do not stay behind: each is locked by the process that created it while that process lives.
 
 A killed process cannot remove its directories, but its locks are released. ``sweep``, at the start of the next command,
 removes the directories that no process holds. The lock (flock) distinguishes living from dead processes even across

@@ -41,7 +41,7 @@ class MixedModel:
 
     @torch.no_grad()
     def apply(self, weight: torch.Tensor, outside_scale: float = 1.0) -> None:
-        """Set every FFN to the mixture of its layer's members, and all other weights to the tuned model's, scaled to the base.
+        """Set every FFN to the mixture of its layer's members, and all else to the tuned model's, scaled towards the base.
 
         Args:
             weight: shares, rows summing to one: L,N or L,M; with a granularity other than layer, L,G,N or L,G,M.

@@ -34,10 +34,10 @@ class ExpertGroup(Result):
     source: str = Field(description=(
         "The experts' tensors, with {layer} and {expert}; without {expert}, one tensor, first dimension the experts [text]"))
     shared: str | None = Field(None, description="The shared expert's tensor, with {layer} [text]")
-    part: int = Field(0, description="Number of its part of the expert's rows, from 0 [count]")
-    parts: int = Field(1, description="Equal parts into which these rows are cut: 2 for gate and up in one [count]")
+    part: int = Field(0, description="Index of its part of the expert's rows, from 0 [count]")
+    parts: int = Field(1, description="Number of equal parts of these rows: 2 for gate and up in one [count]")
     shared_parts: int = Field(1, description=(
-        "Equal parts into which the shared expert's rows are cut; the part of the same number is taken [count]"))
+        "Number of equal parts of the shared expert's rows, of which the one with the same index is taken [count]"))
     transpose: bool = Field(False, description="Whether rows and columns are exchanged in the dense model [yes or no]")
     scale: float = Field(1.0, description=(
         "Factor of the mean: the sum of the experts' weights for a token, in the last layer of an FFN [no unit]"))

@@ -95,7 +95,7 @@ def _choose_template(
     """Choose data.template and return the lengths of the sample with it, in tokens."""
     has_chat = tokenizer.chat_template is not None
     if has_chat:
-        made.set("data.template", "chat", "the model's tokenizer has a chat template, which keeps it a chat model.")
+        made.set("data.template", "chat", "the model's tokenizer has a chat template, so the tuned model remains a chat model.")
     elif turns > 2:
         raise DataError(
             f"{made.values['data.path']!r} has conversations of {turns} messages, but the tokenizer of "

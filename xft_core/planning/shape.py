@@ -24,7 +24,7 @@ STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a dense decoder: hidden, FFN, layers, vocabulary, and heads times head size for queries and for keys."""
+    """The sizes of a dense decoder: D hidden, F FFN, L layers, V vocabulary; heads times head size for queries and for keys."""
 
     hidden_size: int
     ffn_size: int

@@ -2,7 +2,7 @@
 
 results.json     version of the harness; for the task and each of its parts, its version, number of questions and examples
                  in the prompt, and every metric with its standard error
-samples.jsonl    task, doc_id, and the scored answer (the harness's own fields, without arguments)
+samples.jsonl    task, doc_id, the scored answer and its scores (the harness's own fields, without arguments)
 
 The harness is an optional extra, imported here and nowhere else.
 """

@@ -93,7 +93,7 @@ class _Preparation:
                 counts["reserved_dropped_held_out"] = len(reserved_clean) - len(kept)
                 reserved_clean = kept
         self._report_contamination()
-        random.Random(data.split_seed).shuffle(memoryview(clean))  # type: ignore[arg-type]  # it supports indexing and assignment
+        random.Random(data.split_seed).shuffle(memoryview(clean))  # type: ignore[arg-type]  # it can be indexed
         used = clean[:data.max_rows]
         rows = _Rows(read, used, data, tokenizer, self.directory / "data")
         counts["dropped_no_room"] = rows.no_room

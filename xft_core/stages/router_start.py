@@ -52,7 +52,7 @@ class RouterStart:
 
 
 def router_start(config: UpcycleStage, model: Path, experts: Sequence[Path]) -> RouterStart:
-    """Return the initial router weights for the routed ``experts`` of ``model``. Raises DataError for rows too long for it."""
+    """Return initial router weights for the routed ``experts`` of ``model``. Raises DataError for rows that do not fit it."""
     assert config.data is not None, "the stage's configuration ensures this"
     number, dtype = len(experts), DTYPES[config.precision]
     training_rows = load_rows(config.data, "train")

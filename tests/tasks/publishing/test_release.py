@@ -153,7 +153,7 @@ def test_a_model_that_came_back_another_is_found_out(model: Path, tmp_path: Path
     weights = load_file(copy / "model.safetensors")
     name = "model.layers.0.mlp.down_proj.weight"
     save_file(weights | {name: weights[name] * 1.5}, copy / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ReleaseDiffers, match=r"model\.safetensors, fetched from the destination, is altered"):
+    with pytest.raises(ReleaseDiffers, match=r"In the copy fetched from the destination, model\.safetensors is altered\."):
         check(files, model, copy)
     with pytest.raises(ReleaseDiffers, match="does not behave like the registered one"):
         check({}, model, copy)

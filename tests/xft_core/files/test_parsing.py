@@ -43,7 +43,8 @@ def test_what_was_written_is_read(value: Any) -> None:
     ("base: &x {seed: 1}\nmore:\n  <<: *x", "aliases"), ("[" * 2000, "nested too deeply"),
     ("seed: 1\nseed: 2", "'seed' is given twice"),
     ("a: " + "1" * 5000, "too long"), ("a: " + "1" + ":59" * 4000, "too long"), ("a: 2026-13-40", "invalid value"),
-    ("x" * 1_000_001, "more than the limit of 1,000,000"), ("!!python/object:os.system {}", "could not determine a constructor")])
+    ("x" * 1_000_001, "more than the limit of 1,000,000"),
+    ("!!python/object:os.system {}", "could not determine a constructor")])
 def test_yaml_that_no_recipe_needs_is_refused_at_once(text: str, reason: str) -> None:
     started = time.process_time()
     with pytest.raises(ValueError, match=reason):

@@ -168,7 +168,8 @@ A, B = {"path": "a.jsonl", "domain": "a"}, {"path": "b.jsonl", "domain": "b"}
     ({"sources": [A], "temperature": 0.7}, "data.temperature"),
     ({"sources": [A | {"fields": {"question": ""}}]}, "empty name"),
     ({"sources": [A | {"domain": "a|b"}]}, "data.sources.0.domain"),
-    ({"sources": [A | {"benchmarks": ["mbpp"]}]}, "the benchmarks of a.jsonl include 'mbpp', which is not in evaluate.benchmarks"),
+    ({"sources": [A | {"benchmarks": ["mbpp"]}]},
+     "the benchmarks of a.jsonl include 'mbpp', which is not in evaluate.benchmarks"),
     ({"sources": [A | {"wieght": 1}]}, "data.sources.0.wieght: there is no such field"),
 ])
 def test_mixtures_that_mean_nothing_are_refused(data: Any, message: str) -> None:

@@ -43,7 +43,7 @@ def compares(number: int, relation: str, threshold: int) -> bool:
 
 
 def contains(word: str, text: str) -> int:
-    """How often a word occurs in a text, in upper or lower case."""
+    """How often a word occurs in a text, ignoring case."""
     return len(re.findall(re.escape(word.strip()), text, re.IGNORECASE))
 
 

@@ -1,7 +1,7 @@
 """The languages of MultiPL-E that are graded here, each with its file, its commands, and a program to test them.
 
 The commands do the same as MultiPL-E's own evaluation, including type errors of TypeScript and go vet. ``--skipLibCheck``
-(tsc does not recheck its own libraries) and the flags for a small Java machine only save time. In commands, ``{memory_mb}``
+(tsc does not recheck its own libraries) and the flags for a small Java VM only save time. In commands, ``{memory_mb}``
 stands for evaluate.memory_limit_mb, and a word that begins a probe (``node``) for the path of that program.
 """
 

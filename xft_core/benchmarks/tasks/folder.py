@@ -37,7 +37,7 @@ class Task(BaseModel):
     response: str = Field("{response}", min_length=1, description="The right answer; {name} stands for a row's field.")
     hidden: list[str] = Field([], description="Fields that only the judge sees; the fields in response are always hidden.")
     take: Literal["fence", "whole"] = Field("fence", description=(
-        "The part of an answer that is graded: its first Markdown fence, if it has one, or the whole text."))
+        "The part of an answer that is graded: the content of its first Markdown fence, if it has one, or the whole text."))
     group_by: list[str] = Field([], description="Fields by which the report shows pass rates.")
     extended: bool = Field(False, description="Whether the grader's plus verdicts say more than its base verdicts.")
     seconds: float = Field(10.0, gt=0, le=600, description="Processor time to run, and to judge, one answer.")

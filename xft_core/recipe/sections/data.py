@@ -15,12 +15,12 @@ _PATH_HELP = (
     "a directory of such files or one saved with save_to_disk, a Hub data set name, an S3 address s3://bucket/object or "
     "s3://bucket/prefix/, the http(s) address of a file, or demo:instruct.jsonl.")
 _FORMAT_HELP = (
-    "Row format: instruction (instruction, response), alpaca (instruction, input, output), problem (problem, solution: "
+    "Form of a row: instruction (instruction, response), alpaca (instruction, input, output), problem (problem, solution: "
     "OSS-Instruct), messages (a list of role and content, plus tools), sharegpt (conversations: a list of from and value), "
     "prompt_completion (prompt, completion), question_answer (question, answer) or text (the model learns all of it). auto "
-    "detects every format except text by its fields.")
+    "detects every form except text by its fields.")
 _FIELDS_HELP = (
-    "Maps the format's field names to those of your data where they differ, for example {question: title, answer: body}; a.b "
+    "Maps the form's field names to those of your data where they differ, for example {question: title, answer: body}; a.b "
     "is field b inside field a.")
 
 
@@ -55,7 +55,7 @@ class SourceConfig(Section):
         if self.replay and self.rows is not None:
             raise ValueError(f"rows is {self.rows}, but data.replay sets the share of replayed rows: remove rows")
         if "" in self.fields or "" in self.fields.values():
-            raise ValueError("fields contains an empty name: give names as {name in the format: name in the data}")
+            raise ValueError("fields contains an empty name: give names as {name in the form: name in the data}")
         return self
 
 
@@ -81,18 +81,18 @@ class DataConfig(Section):
         "Rows held out of training to measure the negative log-likelihood per response token (at most a fifth of all rows). "
         "For a mixture: per source."))
     held_out_path: str | None = Field(None, description=(
-        "A separate file or Hub data set, in one of the formats above, to use as held-out rows. All of its rows are used, "
+        "A separate file or Hub data set, in one of the forms above, to use as held-out rows. All of its rows are used, "
         "and training rows that also appear in it are dropped. Empty: hold out held_out_rows of the data."))
     split_seed: Seed = Field(0, description=(
         "Seed for the choice of rows and held-out rows. It is separate from the recipe's seed, so that runs with different "
         "seeds train and are measured on the same rows. Their spread then comes from training alone."))
     decontaminate: bool = Field(True, description="Drop rows that contain a problem of the benchmarks chosen below.")
     reserved_rows: int = Field(0, ge=0, description=(
-        "Rows to choose mixing coefficients on (merge.rows: reserved), drawn with split_seed. No model trains on them, and "
-        "they are never reported rows. At most a fifth of all rows; 0 for none. For a mixture: per source. Plays no part "
-        "with reserved_path."))
+        "Rows to choose mixing coefficients on (merge.rows: reserved), drawn with split_seed. No model trains on them, and no "
+        "reported result is measured on them. At most a fifth of all rows; 0 for none. For a mixture: per source. Plays no "
+        "part with reserved_path."))
     reserved_path: str | None = Field(None, description=(
-        "A separate file or Hub data set, in one of the formats above, to use as reserved rows. All of its rows are used "
+        "A separate file or Hub data set, in one of the forms above, to use as reserved rows. All of its rows are used "
         "except held-out ones, and training rows that also appear in it are dropped. Empty: reserve reserved_rows of the "
         "data."))
     config: str | None = Field(None, description="Configuration (subset) of a Hub data set.")
@@ -199,7 +199,7 @@ class DataConfig(Section):
                            format=source.format, fields=source.fields)
 
     def other(self, path: str) -> "DataConfig":
-        """The configuration that turns all rows of another file or Hub data set into text, whatever their format."""
+        """The configuration that turns all rows of another file or Hub data set into text, whatever their form."""
         return self._alone(path=path, format="auto", fields={}, config=None, revision=None, held_out_path=None)
 
     def _alone(self, **of_rows: Any) -> "DataConfig":

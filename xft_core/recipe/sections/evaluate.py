@@ -15,7 +15,7 @@ class EvaluateConfig(Section):
     benchmarks: list[str] = Field(["demo:benchmark.jsonl"], description=(
         "Benchmarks: humaneval (HumanEval and HumanEval+ from evalplus's own cache), mbpp, multipl-e/js (and ts, java, cpp, "
         "rs, go, php, rb, lua, pl, sh) and ds1000 (both read from the directory XFT_BENCHMARKS), the path of a .jsonl or "
-        ".jsonl.gz file in one of these formats, the folder of a task (docs/how-to/tasks.md), demo:benchmark.jsonl (80 "
+        ".jsonl.gz file in one of these forms, the folder of a task (docs/how-to/tasks.md), demo:benchmark.jsonl (80 "
         "problems), demo:benchmark_300.jsonl, or demo:tasks/extraction (sql, quantities). With an empty list, no answers are "
         "generated, and models are compared by their held-out loss."))
     max_problems: int | None = Field(None, ge=1, description="Number of problems to use, the first ones; empty for all.")

@@ -32,5 +32,5 @@ class GenerateConfig(Section):
     @model_validator(mode="after")
     def _samples_need_temperature(self) -> "GenerateConfig":
         if self.num_samples > 1 and self.temperature == 0:
-            raise ValueError(f"num_samples is {self.num_samples} with temperature 0: all samples would be equal; raise it")
+            raise ValueError(f"num_samples is {self.num_samples} with temperature 0: all would be equal; raise the temperature")
         return self

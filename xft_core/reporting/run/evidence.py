@@ -78,7 +78,7 @@ class Evidence:
         return [model for model in self.models() if is_measured(self.recipe, model)]
 
     def merge(self) -> MergeMetrics | None:
-        """The merging of the experts."""
+        """The metrics of the merge."""
         return self.metrics(MERGED, MergeMetrics)
 
     def dpo(self) -> DpoMetrics | None:

@@ -266,7 +266,7 @@ def _conditions(comparison: Comparison, evidence: Evidence) -> list[str]:
             f"{theirs} ({style} prompt).")
     if recipe.evaluate.max_problems is not None:
         found.append(
-            f"Only the first {recipe.evaluate.max_problems} problems of each benchmark were used: these are not its scores.")
+            f"Only the first {recipe.evaluate.max_problems} problems of each benchmark were used: these are not full scores.")
     if comparison.multilingual:
         found.append(_languages_sentence(comparison.multilingual))
     return found

@@ -27,7 +27,7 @@ class MixMetrics(Metrics):
         "Loss of the chosen trial on the selection rows; absent without a search, or if not a number [nats per response "
         "token]"))
     delta_scale_mean: float | None = Field(None, description=(
-        "gamma, the mixture's share relative to the base model, mean over layers; absent if it is 1 [no unit]"))
+        "gamma, the mixture's share, with 1 - gamma for the base model, mean over layers; absent if it is 1 [no unit]"))
     held_out_nll_unscaled: float | None = Field(None, description=(
         "Held-out loss of the chosen mixing without delta_scale; absent if gamma is 1 [nats per response token]"))
     headroom: float | None = Field(None, description=(

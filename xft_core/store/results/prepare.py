@@ -24,7 +24,7 @@ class PrepareMetrics(Metrics):
     not_used: int | None = Field(description="Rows left out because there are more than data.max_rows [count]")
     truncated: int | None = Field(description="Responses cut at data.max_length [count]")
     earlier_turns_unused: int | None = Field(description=(
-        "Earlier answers of conversations, which are context and not learned; absent for none [count]"))
+        "Conversations with earlier answers, which are context and not learned; absent for none [count]"))
     control_token_text: int | None = Field(description=(
         "Rows with text that spells a control token and remains text; absent for none [count]"))
     control_tokens_from_text: int | None = Field(description=(
