@@ -1,5 +1,5 @@
-"""What holds for every test: no network, no telemetry, one thread (tiny models are slower with more), and SIGINT as a
-terminal sends it: a shell that starts the tests in the background has it ignored, also in what tests start and interrupt."""
+"""Settings for every test: no network, no telemetry, one thread (tiny models are slower with more), and the default SIGINT
+handler. A shell that starts tests in the background ignores SIGINT in them, and in the processes they start and interrupt."""
 
 import os
 import signal

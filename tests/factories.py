@@ -1,4 +1,4 @@
-"""Tiny random models of families in the table and of others, made through transformers' own classes, with a real tokenizer."""
+"""Create tiny random models with transformers' own classes, from families in and outside the table, with a real tokenizer."""
 
 import base64
 import io
@@ -56,7 +56,7 @@ FAMILY_CONFIGS: dict[str, dict[str, Any]] = {
     "gpt_neox": {"use_parallel_residual": True},
 }
 
-# Families that are not in the table: their rows are found.
+# Families outside the table, whose rows are derived from their modules.
 FOUND_CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_inner": 48, **dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), 0.0)},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0},
@@ -73,11 +73,11 @@ FOUND_CONFIGS: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 8},
     "smollm3": {},
 }
-# Models that read pictures: the configuration of each but for the sizes, which are the same for all.
+# Models that read pictures: each configuration without the sizes, which all share.
 _TEXT = {name: value for name, value in _SIZES.items() if name != "max_position_embeddings"} | {"max_position_embeddings": 512}
 _VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16,
            "patch_size": 4}
-PICTURE_TOKEN = 3  # of the tokenizer of ``picture_model``
+PICTURE_TOKEN = 3  # token ID in the tokenizer of ``picture_model``
 PICTURE_CONFIGS: dict[str, dict[str, Any]] = {
     "llava": {
         "text_config": {"model_type": "llama", **_TEXT}, "image_token_index": PICTURE_TOKEN,
@@ -100,25 +100,25 @@ PICTURE_CONFIGS: dict[str, dict[str, Any]] = {
         "image_token_id": PICTURE_TOKEN, "video_token_id": 6, "vision_start_token_id": 4, "vision_end_token_id": 5,
         "tie_word_embeddings": False},
 }
-TESTED_FAMILIES = [*FAMILY_CONFIGS, "gpt2", "opt", "bloom"]  # each kind of FFN; others are in test_found_families.py
-# What is tried with every family is tried by default with a gated FFN, a fused one, a plain one and a found one.
+TESTED_FAMILIES = [*FAMILY_CONFIGS, "gpt2", "opt", "bloom"]  # every kind of FFN; the rest are in test_found_families.py
+# Tests over all families run by default with a gated, a fused, a plain and a discovered FFN.
 BY_DEFAULT = ("llama", "gpt2")
 
 
 def each_family(families: Iterable[str] = TESTED_FAMILIES) -> list[Any]:
-    """Parameters of a test: the families, all but those BY_DEFAULT marked slow."""
+    """Return the families as test parameters. All except those in BY_DEFAULT are marked slow."""
     return [pytest.param(family, marks=() if family in BY_DEFAULT else pytest.mark.slow) for family in families]
 
 
 def shared_data(name: str) -> Path:
-    """A file of the data that lies beside the project, wherever in the tree this checkout is; it may not exist."""
+    """Return a file of the shared data next to the project, wherever in the tree this checkout is. The file may not exist."""
     found = [parent / "shared" / "data" / name for parent in Path(__file__).resolve().parents]
     return next((path for path in found if path.is_file()), found[1])
 
 
 def tokenizer(*more: str) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 320 tokens that knows every byte; <s>, </s> and <pad> are 0, 1 and 2,
-    ``more`` of this kind follow."""
+    """Return a byte-level BPE tokenizer with 320 tokens that covers every byte. <s>, </s> and <pad> are 0, 1 and 2, followed by
+    the special tokens in ``more``."""
     model = Tokenizer(models.BPE())
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     model.decoder = decoders.ByteLevel()
@@ -132,15 +132,15 @@ def tokenizer(*more: str) -> PreTrainedTokenizerFast:
 
 
 def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
-    """The configuration of a tiny model of ``family``."""
+    """Return the configuration of a tiny model of ``family``."""
     return AutoConfig.for_model(family, **(_SIZES | (FAMILY_CONFIGS | FOUND_CONFIGS)[family] | changes))
 
 
 def dense_model(directory: Path, family: str = "llama", seed: int = 0, **changes: Any) -> Path:
-    """Write a tiny random dense model of ``family`` with its tokenizer; returns ``directory``."""
+    """Write a tiny random dense model of ``family`` with its tokenizer; return ``directory``."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=torch.float32)
-    with torch.no_grad():  # livelier than the usual 0.02, and biases and norms not at their neutral start
+    with torch.no_grad():  # larger than the usual 0.02, and moves biases and norms off their neutral start
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(directory)
@@ -149,11 +149,11 @@ def dense_model(directory: Path, family: str = "llama", seed: int = 0, **changes
 
 
 def picture_model(directory: Path, family: str = "idefics3", seed: int = 0) -> Path:
-    """Write a tiny random model of ``family`` that reads pictures, without a tokenizer; returns ``directory``."""
+    """Write a tiny random model of ``family`` that reads pictures, without a tokenizer; return ``directory``."""
     torch.manual_seed(seed)
     config = AutoConfig.for_model(family, **PICTURE_CONFIGS[family])
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
-    with torch.no_grad():  # as of dense_model
+    with torch.no_grad():  # as in dense_model
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(directory)
@@ -161,7 +161,7 @@ def picture_model(directory: Path, family: str = "idefics3", seed: int = 0) -> P
 
 
 def picture_batch(family: str, num_rows: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Text with one random picture a row, as the family's processor would hand it to its model."""
+    """Return text with one random picture per row, as the family's processor would pass it to its model."""
     generator = torch.Generator().manual_seed(seed)
     tokens = {"llava": 16, "idefics3": 4, "smolvlm": 4, "gemma3": 4, "qwen2_vl": 4}[family]
     text = torch.randint(10, VOCABULARY, (num_rows, 12), generator=generator)
@@ -180,10 +180,10 @@ def picture_batch(family: str, num_rows: int = 2, seed: int = 0) -> dict[str, to
 
 
 def picture_processor(directory: Path, family: str = "llava") -> None:
-    """Put a processor for the model of ``picture_model`` beside it: pictures of 16 x 16 pixels, 16 tokens each of llava, 4 of
-    another family. Skips where a family's processor needs what is not installed."""
+    """Add a processor to the directory of a ``picture_model``. Pictures have 16 x 16 pixels: 16 tokens each for llava, 4 for
+    other families. Skip if the family's processor needs a package that is not installed."""
     if family in ("idefics3", "smolvlm"):
-        # Models of both kinds come with this processor; SmolVLMProcessor, of those that watch films, needs num2words.
+        # Both families ship with this processor. SmolVLMProcessor, for the video models, needs num2words.
         names = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
         Idefics3Processor(
             Idefics3ImageProcessorPil(
@@ -200,7 +200,7 @@ def picture_processor(directory: Path, family: str = "llava") -> None:
             chat_template=PICTURE_CHAT_TEMPLATE.replace("<image>", "<boi>")).save_pretrained(directory)
         return
     if family == "qwen2_vl":
-        pytest.importorskip("torchvision")  # its video processor, without which the processor cannot be made
+        pytest.importorskip("torchvision")  # needed by its video processor, without which the processor cannot be created
         sizes = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
         names = ("<|image_pad|>", "<|vision_start|>", "<|vision_end|>", "<|video_pad|>")
         Qwen2VLProcessor(
@@ -215,7 +215,7 @@ def picture_processor(directory: Path, family: str = "llava") -> None:
 
 
 def drawn(color: str, size: int = 24) -> str:
-    """A square of one colour as the address of a PNG."""
+    """Return a square of one color as a PNG data URL."""
     stream = io.BytesIO()
     Image.new("RGB", (size, size), color).save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

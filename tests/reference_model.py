@@ -1,4 +1,4 @@
-"""Checkpoints of the XFT reference code, and what its model computes: written from its equations, for the import's tests.
+"""Checkpoints of the XFT reference code and the outputs of its model, written from its equations, to test the import.
 
 Shape suffixes: B batch, S sequence, H heads, D hidden size, T tokens, R routed experts.
 """
@@ -27,7 +27,7 @@ CONFIG: dict[str, Any] = {
 
 
 def reference_model(directory: Path, seed: int = 0, **changes: Any) -> Path:
-    """Write a tiny random checkpoint as the reference saves one, with a tokenizer; returns ``directory``."""
+    """Write a tiny random checkpoint in the reference's format, with a tokenizer; return ``directory``."""
     config = CONFIG | changes
     save_file(_weights(config, seed), _made(directory) / "model.safetensors", {"format": "pt"})
     (directory / "config.json").write_text(json.dumps(config))
@@ -36,7 +36,7 @@ def reference_model(directory: Path, seed: int = 0, **changes: Any) -> Path:
 
 
 def reference_logits(directory: Path, ids_BS: torch.Tensor, rope_base: float = 10000.0) -> torch.Tensor:
-    """The logits B,S,V that the reference's code gives for its checkpoint (evaluation: no noise)."""
+    """Return the logits B,S,V that the reference's code computes for its checkpoint in evaluation mode (no noise)."""
     config = json.loads((directory / "config.json").read_text())
     weights = load_file(directory / "model.safetensors")
     x_BSD = weights["model.embed_tokens.weight"][ids_BS]
@@ -106,14 +106,14 @@ def _attention(
 
 
 def _turned(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
-    """RoPE: dimension i and i + half are one complex number."""
+    """Apply RoPE: dimensions i and i + half form one complex number."""
     first, second = x.chunk(2, dim=-1)
     result = torch.complex(first.contiguous(), second.contiguous()) * turn
     return torch.cat([result.real, result.imag], dim=-1)
 
 
 def _mixture(x_TD: torch.Tensor, own: dict[str, torch.Tensor], config: dict[str, Any]) -> torch.Tensor:
-    """Every expert on every token, weighted: 0 for those that were not chosen."""
+    """Apply every expert to every token, weighted; experts that were not chosen have weight 0."""
     hidden = torch.tanh(x_TD @ own["mlp.gate.gate_network.0.weight"].T)
     logits_TR = hidden @ own["mlp.gate.gate_network.2.weight"].T
     if config["gate_type"] == "TopKBalancedNoisyGate":

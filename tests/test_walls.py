@@ -1,4 +1,4 @@
-"""The walls: who may import whom, what a light import loads, and that the core works without the rest."""
+"""The walls: who may import whom, what a light import loads, and that the core works without the other packages."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_import_contracts_are_kept() -> None:
-    """flows -> tasks -> xft_core; no orchestrator, tracker or object store in the core (pyproject.toml)."""
+    """Check flows -> tasks -> xft_core, and no orchestrator, tracker or object store in the core (pyproject.toml)."""
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -35,7 +35,7 @@ def test_recipes_and_stage_tables_are_light(module: str) -> None:
 
 
 def test_the_core_runs_where_orchestrator_tracker_and_store_are_not_installed(tmp_path: Path) -> None:
-    """A stage through the command line, with prefect, mlflow, boto3 and evalplus made impossible to import."""
+    """Run a stage through the command line, with prefect, mlflow, boto3 and evalplus made impossible to import."""
     config = tmp_path / "upcycle.yaml"
     config.write_text(f"model: demo:model\noutput: {tmp_path / 'moe'}\nupcycle: {{num_experts: 4, num_experts_per_tok: 3}}\n")
     code = (
@@ -51,7 +51,7 @@ def test_the_core_runs_where_orchestrator_tracker_and_store_are_not_installed(tm
 def test_only_the_tables_of_families_name_a_family() -> None:
     from xft_core.families import FAMILIES
 
-    # The dense ones, what stock mixtures become, and llama.cpp's names of pre-tokenizers, of which some are families' too.
+    # Dense families, families that stock mixtures become, and llama.cpp's pre-tokenizers, some named like families.
     allowed = {"families.py", "siblings.py", "vocabulary.py"}
     for path in (ROOT / "xft_core").rglob("*.py"):
         if path.name in allowed or "demo" in path.parts:
@@ -62,7 +62,7 @@ def test_only_the_tables_of_families_name_a_family() -> None:
 
 
 def literal_keys(path: Path) -> list[str]:
-    """Where a module takes a number out of metrics by a literal name: ``metrics["steps"]``, ``x.metrics.get("steps")``,
+    """Return the places where a module reads a metric by a literal name: ``metrics["steps"]``, ``x.metrics.get("steps")``,
     ``point["metrics"]["loss"]``."""
     def is_metrics(node: ast.expr) -> bool:
         return ((isinstance(node, ast.Name) and node.id == "metrics")

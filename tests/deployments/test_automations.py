@@ -1,4 +1,4 @@
-"""The automations that ship, by Prefect's own models: all of each file is read, and all are off."""
+"""The shipped automations, validated with Prefect's own models: every key of each file is read, and all automations are off."""
 
 from typing import Any
 from uuid import uuid4

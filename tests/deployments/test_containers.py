@@ -1,4 +1,4 @@
-"""Container files, by the parsers of those who run them: Compose's own for compose.yaml, hadolint's for the Dockerfile.
+"""Container files, checked with the tools for their formats: Compose itself for compose.yaml, hadolint for the Dockerfile.
 
 No image is built and nothing is started: that needs a Docker engine.
 """
@@ -27,10 +27,10 @@ def compose(*arguments: str, **passwords: str) -> subprocess.CompletedProcess[st
 
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
-    """The file as Compose understands it: anchors merged, variables filled in."""
+    """Return the file as Compose reads it: anchors merged, variables filled in."""
     done = compose("config", "--format", "json", **PASSWORDS)
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""  # a warning: a variable without a value, an element that is obsolete
+    assert done.stderr == ""  # stderr would show a warning: a variable without a value, or an obsolete element
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -75,7 +75,7 @@ def test_without_passwords_it_says_which_one_is_missing() -> None:
 
 
 def test_hadolint_takes_the_dockerfile() -> None:
-    # DL3008 wants Debian's packages pinned to versions, which its archive drops with every update.
+    # DL3008 requires pinned versions of Debian's packages, but its archive drops old versions with every update.
     command = [str(SCRIPTS / "hadolint"), "--no-color", "--ignore", "DL3008", str(DOCKER / "Dockerfile")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

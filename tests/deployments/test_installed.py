@@ -1,6 +1,6 @@
-"""The package as people install it: a wheel, built from the source distribution, in an environment without a checkout.
+"""The package as users install it: a wheel, built from the source distribution, in an environment without a checkout.
 
-The environment is empty but for the wheel; what the wheel requires is linked from this one.
+The environment contains only the wheel. Its requirements are linked from this environment.
 """
 
 import importlib.metadata
@@ -30,11 +30,11 @@ SOURCES = ("flows", "tasks", "xft_core", "deployments", "pyproject.toml", "MANIF
 BUILD = "from setuptools import build_meta; print(build_meta.build_{kind}({target!r}))"
 CUT_DOWN = (
     "data.max_rows=60", "data.held_out_rows=8", "sft.max_steps=2", "merge.max_steps=2", "evaluate.max_problems=2",
-    "generate.max_new_tokens=16", "evaluate.sandbox=unsafe")  # a sandbox shows programs one environment, and here are two
+    "generate.max_new_tokens=16", "evaluate.sandbox=unsafe")  # a sandbox shows one environment, but this setup has two
 
 
 def build(kind: str, source: Path, target: Path) -> Path:
-    """An sdist or a wheel of a source directory."""
+    """Build an sdist or a wheel from a source directory."""
     done = subprocess.run(
         [sys.executable, "-c", BUILD.format(kind=kind, target=str(target))], cwd=source, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def build(kind: str, source: Path, target: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of the source distribution of this checkout."""
+    """Build the wheel from the source distribution of this checkout."""
     place = tmp_path_factory.mktemp("built")
     checkout = place / "checkout"
     checkout.mkdir()
@@ -54,14 +54,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             shutil.copy(REPOSITORY / name, checkout)
     archive = build("sdist", checkout, place)
-    shutil.rmtree(checkout)  # nothing is taken from it any more
+    shutil.rmtree(checkout)  # nothing may be read from it any more
     shutil.unpack_archive(archive, place, filter="data")
     return build("wheel", place / archive.name.removesuffix(".tar.gz"), place)
 
 
 @pytest.fixture(scope="module")
 def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of ``xft`` in an environment of its own."""
+    """Create a separate environment; return the directory of its ``xft``."""
     place = tmp_path_factory.mktemp("environment")
     venv.create(place, symlinks=True)
     python = place / "bin" / "python"
@@ -82,7 +82,7 @@ def xft(scripts: Path, directory: Path, *arguments: str) -> subprocess.Completed
 
 
 def environment(scripts: Path) -> dict[str, str]:
-    """What a new shell has: nothing that leads to the checkout or to another home."""
+    """Return the environment of a new shell: nothing in it leads to the checkout or to another home."""
     ours = re.compile("XFT_|PREFECT_|MLFLOW_|PYTHON|VIRTUAL_ENV")
     return {name: value for name, value in os.environ.items() if not ours.match(name)} | {
         "PATH": f"{scripts}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
@@ -90,7 +90,7 @@ def environment(scripts: Path) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_wheel_has_what_the_packages_have(wheel: Path) -> None:
-    """Every file below the packages travels, and nothing else."""
+    """The wheel contains every file below the packages, and nothing else."""
     within = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     here = {
         str(path.relative_to(REPOSITORY)) for package in ("flows", "tasks", "xft_core", "deployments")
@@ -157,7 +157,7 @@ def wait_for_line(process: "subprocess.Popen[bytes]", log: Path, word: str) -> s
 
 
 def test_what_the_metadata_requires_is_what_is_tested() -> None:
-    """The pinned releases of constraints.txt are allowed, and of what is known to break there are upper bounds."""
+    """The pinned releases of constraints.txt are allowed, and packages that are known to break have upper bounds."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     required = {item.name: item for item in map(Requirement, project["dependencies"])}
     pins = [Requirement(line) for line in (REPOSITORY / "constraints.txt").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""prefect.yaml by Prefect's own models, which drop a key that they do not know: what they read must be all that there is."""
+"""prefect.yaml, checked with Prefect's own models. They drop unknown keys, so everything in the file must survive reading."""
 
 import copy
 import importlib
@@ -33,7 +33,7 @@ def read_by_prefect(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_prefect_reads_all_of_the_file() -> None:
-    given = {name: value for name, value in CONTENT.items() if name != "definitions"}  # anchors, as its documentation has it
+    given = {name: value for name, value in CONTENT.items() if name != "definitions"}  # only for anchors, as Prefect documents
     assert read_by_prefect(given) == given
     shipped = {"pipeline", "demo", "compare", "evaluate", "nightly", "watch", "publish"}
     assert shipped <= {item["name"] for item in DEPLOYMENTS}
@@ -56,7 +56,7 @@ def test_a_deployment_is_whole_and_its_parameters_fit_the_flow(deployment: dict[
     flow = flow_of(deployment)
     schema = parameter_schema(flow).model_dump()
     is_valid_schema(schema)  # raises if it is not
-    assert deployment["parameters"].keys() <= schema["properties"].keys()  # Prefect lets unknown ones pass
+    assert deployment["parameters"].keys() <= schema["properties"].keys()  # Prefect accepts unknown ones
     assert not validate(deployment["parameters"], schema)
     flow.validate_parameters(deployment["parameters"])
 

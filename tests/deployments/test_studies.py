@@ -1,4 +1,4 @@
-"""The shipped studies can be judged: every arm is a valid recipe, its model is made, and rows are reserved to choose by."""
+"""The shipped studies can be judged: every arm is a valid recipe whose model is built, and rows are reserved for choosing."""
 
 from pathlib import Path
 

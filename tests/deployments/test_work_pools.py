@@ -1,5 +1,5 @@
-"""Base job templates: Prefect's own for the type, with our variables; taken by Prefect's server and filled in as a worker
-fills them in."""
+"""Base job templates: Prefect's own for the type, with our variables. Prefect's server accepts them, and they are filled in as
+a worker would."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The pages of the documentation as the tests read them: text without code, links, anchors, commands."""
+"""The documentation pages as the tests read them: text without code, links, anchors, commands."""
 
 import re
 import shlex
@@ -18,29 +18,29 @@ def name_of(page: Path) -> str:
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
-    """Language and text of every code block."""
+    """Return the language and text of every code block."""
     for _, language, text in BLOCK.findall(page.read_text(encoding="utf-8")):
         yield language, text
 
 
 def prose(page: Path) -> str:
-    """The text without code blocks."""
+    """Return the text without code blocks."""
     return BLOCK.sub("", page.read_text(encoding="utf-8"))
 
 
 def links(page: Path) -> list[str]:
-    """Every address that the page links to or shows as a picture."""
+    """Return every address that the page links to or shows as a picture."""
     return LINK.findall(re.sub(r"`[^`]*`", "", prose(page)))
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page's headings, as MkDocs and GitHub make them."""
+    """Return the anchors of a page's headings, as MkDocs and GitHub create them."""
     heads = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", head).strip().lower()) for head in heads}
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """Every command line for one of our programs in a block without a language, split into words."""
+    """Return every command line for one of our programs in a block without a language, split into words."""
     for language, text in blocks(page):
         if language in ("", "sh"):
             for line in text.replace("\\\n", " ").splitlines():

@@ -1,5 +1,5 @@
-"""The worked examples of CONTRIBUTING.md, carried out on a copy of the code: every file written, every line changed, every
-command run. An example that no longer fits the code fails here."""
+"""The worked examples of CONTRIBUTING.md, applied to a copy of the code: write every file, change every line, run every
+command. An example that no longer fits the code fails here."""
 
 import os
 import re
@@ -19,14 +19,14 @@ WANTED = ["Run one test", "Add a family", "Add a stage", "Add a benchmark", "Add
 
 
 def sections() -> dict[str, list[tuple[str, str]]]:
-    """Language and text of every code block, by the heading that it stands below."""
+    """Return the language and text of every code block, by the heading above it."""
     heads = re.split(r"^## (.+)$", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     return {head: BLOCK.findall(text) for head, text in zip(heads[::2], heads[1::2], strict=True)}
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The code and what its tests need, without results of earlier runs."""
+    """Copy the code and the files that its tests need, without results of earlier runs."""
     for name in ("flows", "tasks", "xft_core", "tests"):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(REPOSITORY / "pyproject.toml", tmp_path)
@@ -34,7 +34,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def change(root: Path, diff: str) -> None:
-    """Apply a block that names a file and shows lines of it; they stand there once, wherever that is."""
+    """Apply a block that names a file and shows some of its lines. The lines must occur exactly once, anywhere in the file."""
     name, *lines = diff.splitlines()
     path = root / name.removeprefix("--- ")
     before = "".join(line[1:] + "\n" for line in lines if line[:1] in " -")
@@ -58,7 +58,7 @@ def test_the_page_has_every_example() -> None:
 
 
 def carry_out(section: str, root: Path) -> None:
-    """Write the files of an example and change those that it changes."""
+    """Write the files that an example adds and change those that it changes."""
     for language, text in sections()[section]:
         if language == "diff":
             change(root, text)

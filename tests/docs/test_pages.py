@@ -1,4 +1,4 @@
-"""What the documentation says is there: links, paths, commands, recipes. And how each page begins."""
+"""Check that the links, paths, commands and recipes in the documentation exist, and how each page begins."""
 
 import argparse
 import importlib.util
@@ -23,7 +23,7 @@ pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 
 def generated() -> dict[Path, str]:
-    """Pages that are made when the site is built."""
+    """Return the pages that are generated when the site is built."""
     from tests.docs.test_site import load_generator
 
     return {DOCS / "reference" / f"{name}.md": make() for name, make in load_generator().PAGES.items()}
@@ -46,7 +46,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pages
 def test_paths_of_this_repository_exist(page: Path) -> None:
     if page.name == "CHANGELOG.md":
-        return  # it tells of the past
+        return  # it describes the past
     shown = set(OUR_PATH.findall(prose(page)))
     assert [path for path in sorted(shown) if not (REPOSITORY / path).exists()] == []
 
@@ -71,7 +71,7 @@ def test_commands_are_ones_that_the_programs_take(page: Path) -> None:
 
 
 def accepted(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
-    # An option in brackets may be left out: the whole line with all of them must be taken.
+    # An option in brackets is optional: the command line must be accepted with all of them.
     plain = [word.strip("[]") for word in arguments]
     plain = [choice for word in plain for choice in ([word.strip("{}").split(",")[0]] if word.startswith("{") else [word])]
     try:

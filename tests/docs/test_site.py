@@ -1,4 +1,4 @@
-"""The site: what is made from the code, and that all of it builds without a warning."""
+"""The site: the pages generated from the code, and that everything builds without a warning."""
 
 import importlib.util
 import subprocess
@@ -15,7 +15,7 @@ from xft_core.stages.configs import STAGES
 
 
 def load_generator() -> ModuleType:
-    """docs/generate.py, which is a hook of MkDocs and in no package."""
+    """Load docs/generate.py, a MkDocs hook that belongs to no package."""
     specification = importlib.util.spec_from_file_location("docs_generate", DOCS / "generate.py")
     assert specification and specification.loader
     module = importlib.util.module_from_spec(specification)

@@ -1,4 +1,4 @@
-from tests.tasks import environment  # noqa: F401, I001  (first: it decides where everything is kept)
+from tests.tasks import environment  # noqa: F401, I001  (first: it decides where all files are kept)
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from tests.tasks.object_store.proxy import s3, s3_server  # noqa: F401  (fixture
 
 REPOSITORY = Path(__file__).parents[2]
 
-# As small as a whole run can be: one problem, a few tokens, some steps. SFT writes a checkpoint at every step.
+# The smallest possible full run: one problem, a few tokens, a few steps. SFT writes a checkpoint at every step.
 RECIPE = {
     "name": "tiny",
     "data": {"max_rows": 60, "max_length": 64, "held_out_rows": 8, "decontaminate": False},
@@ -30,18 +30,18 @@ RECIPE = {
 
 @pytest.fixture(scope="session")
 def prefect_api() -> Iterator[str]:
-    """A real Prefect API over a database of the test session."""
+    """Serve a real Prefect API over a database of the test session."""
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
     use_prefect_api(settings().home).wait()
     address, secret = (os.environ[name] for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING"))
-    with temporary_settings(updates={PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret}):  # it is imported already
+    with temporary_settings(updates={PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: secret}):  # Prefect is already imported
         yield address
 
 
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Callable[..., Path]:
-    """Write the tiny recipe, with sections changed, to a file."""
+    """Write the tiny recipe to a file, with some sections changed."""
     def write(**changes: dict[str, object]) -> Path:
         content = RECIPE | {name: RECIPE.get(name, {}) | values for name, values in changes.items()}  # type: ignore
         path = tmp_path / "recipe.yaml"

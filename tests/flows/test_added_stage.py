@@ -1,5 +1,5 @@
-"""A stage is added in two files: its own, and its facts and its step in recipe/steps.py. Nothing else is told of it, and it is
-in the flow, the plan, the preflight, MLflow and the report. Done on a copy of the code, for real."""
+"""Add a stage in two files: its own, and recipe/steps.py with its facts and its step. It then appears in the flow, the plan,
+the preflight, MLflow and the report. The test adds it to a copy of the code and runs everything for real."""
 
 import os
 import shutil
@@ -71,7 +71,7 @@ print(*(item.path for item in client().list_artifacts(parent.info.run_id, "count
 
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
-    """A copy of the code with one more stage."""
+    """Return a copy of the code with one more stage."""
     root = tmp_path / "code"
     for name in ("flows", "tasks", "xft_core"):
         shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -101,7 +101,7 @@ def test_a_stage_of_one_file_and_one_step_is_part_of_everything(code: Path) -> N
     planned = call(code, "-m", "flows.cli", "plan", recipe)
     assert planned.returncode == 0, planned.stderr
     assert any(line.startswith("count_words ") for line in planned.stdout.splitlines()), planned.stdout
-    assert str(words) in planned.stdout  # what it lacks
+    assert str(words) in planned.stdout  # the missing file
 
     refused = call(code, "-m", "flows.cli", "run", recipe)
     assert refused.returncode == 2 and str(words) in refused.stderr, refused.stderr
@@ -109,7 +109,7 @@ def test_a_stage_of_one_file_and_one_step_is_part_of_everything(code: Path) -> N
     words.write_text("def\nreturn\n", encoding="utf-8")
     done = call(code, "-m", "flows.cli", "run", recipe)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "count-words" in done.stdout + done.stderr  # its task run
+    assert "count-words" in done.stdout + done.stderr  # the name of its task run
 
     look = call(code, "-c", LOOK)
     assert look.returncode == 0, look.stderr

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: messages, exit statuses, and no stack traces."""
+"""The command line as a user sees it: messages, exit statuses, and no stack traces."""
 
 import base64
 import json
@@ -103,12 +103,12 @@ def test_ui_serves_both_and_stops_cleanly(tmp_path: Path) -> None:
             assert line, text
             text += line
         assert f"http://127.0.0.1:{prefect_port}" in text
-        assert running_mlflow(tmp_path) == f"http://127.0.0.1:{mlflow_port}"  # for links of what is started beside it
+        assert running_mlflow(tmp_path) == f"http://127.0.0.1:{mlflow_port}"  # other commands on this machine link to it
         for port in (prefect_port, mlflow_port):
             opened = urllib.request.Request(f"http://127.0.0.1:{port}", headers={"Accept": "text/html"})
             with urllib.request.urlopen(opened, timeout=10) as page:
                 assert b"<html" in page.read().lower()
-                assert "SameSite=Strict" in page.headers["Set-Cookie"]  # what the page then asks with
+                assert "SameSite=Strict" in page.headers["Set-Cookie"]  # the page uses this cookie for its requests
         basic = "Basic " + base64.b64encode(server_auth(tmp_path).encode()).decode()
         settings = urllib.request.Request(f"http://127.0.0.1:{prefect_port}/ui-settings", headers={"Authorization": basic})
         with urllib.request.urlopen(settings, timeout=10) as answer:

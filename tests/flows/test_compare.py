@@ -1,6 +1,6 @@
-"""A real comparison: variants as flow runs, shared stages once, MLflow's structure, one variant failing, an interrupt.
+"""A real comparison: variants as flow runs, shared stages run once, MLflow's structure, a failing variant, an interrupt.
 
-The tests run in order and share one store: each starts from what the one before left.
+The tests run in order and share one store: each uses what the previous ones left.
 """
 
 import json
@@ -31,7 +31,7 @@ from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe
 
 pytestmark = pytest.mark.usefixtures("prefect_api")
-# A seed that no other test has: what they left in the store of the session is of no use here.
+# A seed that no other test uses, so that no stage in the session's store can be reused.
 VALUES = RECIPE | {
     "name": "varied", "seed": 3, "data": RECIPE["data"] | {"max_rows": 50}, "sft": RECIPE["sft"] | {"max_steps": 2}}  # type: ignore
 GRID = ["merge.method,merge.shared_expert_weight=[[uniform,0.5],[ewa,0.75]]"]
@@ -82,7 +82,7 @@ def test_mlflow_has_one_run_with_a_child_for_each_variant(finished: ComparisonRe
     assert {float(run.data.params["merge.shared_expert_weight"]) for run in found.values()} == {0.5, 0.75}
     assert not {"merge.method", "merge.shared_expert_weight"} & parent.data.params.keys()
     assert parent.data.params["sft.max_steps"] == "2"
-    # Stages are shown in an experiment beside it, reachable from the variant.
+    # Stages are in a neighboring experiment, reachable from the variant.
     kinds = Counter(run.data.tags["xft.kind"] for run in client().search_runs([parent.info.experiment_id]))
     assert kinds == {"comparison": 1, "pipeline": 2}
     stages = {run.info.run_id for run in stage_runs(one.info.run_id)}
@@ -99,7 +99,7 @@ def made_by_role(result: ComparisonResult) -> Counter[str]:
 def test_shared_stages_are_made_once(finished: ComparisonResult) -> None:
     made = made_by_role(finished)
     assert [made[role] for role in ("prepare", "upcycle", "sft_moe", "generate_moe_0")] == [1] * 4
-    assert made["generate_base_0"] <= 1  # greedy answers of the base model are the same for every seed: a test before has them
+    assert made["generate_base_0"] <= 1  # greedy base answers do not depend on the seed: an earlier test may have them
     assert made["mix"] == made["report"] == 2
 
 
@@ -172,7 +172,7 @@ def test_seeds_are_grouped_to_mean_and_spread(finished: ComparisonResult) -> Non
     found = children(result)
     assert found.keys() == {f"{name} seed={seed}" for name in NAMES for seed in (3, 4)}
     assert {run.data.tags["xft.group"] for run in found.values()} == NAMES
-    made = made_by_role(result)  # those of seed 3 are there already, and data.split_seed, which splits the rows, is one for all
+    made = made_by_role(result)  # seed 3's stages exist, and data.split_seed, which splits the rows, is the same for both
     assert [made[role] for role in ("prepare", "upcycle", "sft_moe", "mix", "report")] == [0, 1, 1, 2, 2]
     parent = client().get_run(result.mlflow_run_id)
     best = [run.data.metrics["merged/held_out_nll"] for run in found.values()
@@ -199,7 +199,7 @@ def test_an_interrupt_stops_all_variants(finished: ComparisonResult, tmp_path: P
     assert experiment is not None
     runs = client().search_runs([experiment.experiment_id])
     assert {run.info.status for run in runs} == {"KILLED"}
-    assert len(runs) <= 3  # the comparison and the variants that were at work; none was begun afterwards
+    assert len(runs) <= 3  # the comparison and the variants that were running; none started afterwards
 
 
 def test_a_grid_is_checked_before_anything_starts(finished: ComparisonResult) -> None:
@@ -235,5 +235,5 @@ def test_patience_is_over_only_when_nothing_moves() -> None:
     assert not look(301, "COMPLETED", "SCHEDULED")
     assert not look(350, "COMPLETED", "SCHEDULED")
     assert look(362, "COMPLETED", "SCHEDULED")
-    assert look(400, "COMPLETED", "COMPLETED")  # carried out here meanwhile: the next one is taken at once
-    assert not look(410, "RUNNING", "SCHEDULED")  # a worker is there after all
+    assert look(400, "COMPLETED", "COMPLETED")  # the variants ran here meanwhile: the next one is taken at once
+    assert not look(410, "RUNNING", "SCHEDULED")  # a worker has appeared after all

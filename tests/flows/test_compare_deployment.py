@@ -1,4 +1,4 @@
-"""A comparison handed out to a real worker by a real server: with one place in the pool, with several, and cancelled."""
+"""A comparison that a real server hands to a real worker: with one slot in the pool, with several, and cancelled."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def api(home: Path) -> Iterator[SyncPrefectClient]:
-    """``xft ui`` with a home of its own, and a client of its server."""
+    """Start ``xft ui`` with its own home, and a client of its server."""
     prefect_port, mlflow_port = free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     environment |= {"XFT_HOME": str(home), "PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
@@ -98,7 +98,7 @@ def test_with_room_the_worker_takes_them(api: SyncPrefectClient) -> None:
     found = variants(api, done)
     assert len(found) == len(NAMES)
     assert all(run.infrastructure_pid for run in found)
-    assert all("xft" in run.tags for run in found)  # the comparison's own
+    assert all("xft" in run.tags for run in found)  # the tag of the comparison
 
 
 def test_cancelling_the_comparison_cancels_its_variants(api: SyncPrefectClient) -> None:

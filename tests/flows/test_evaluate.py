@@ -1,4 +1,4 @@
-"""Evaluation of one model, for real: Prefect API, MLflow, answers and verdicts."""
+"""A real evaluation of one model: Prefect API, MLflow, answers and verdicts."""
 
 import json
 from pathlib import Path
@@ -40,8 +40,8 @@ def test_a_model_is_evaluated_and_recorded(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("prefect_api")
 def test_a_model_at_an_s3_address_is_the_same_as_its_files_here(s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its contents count: answers and verdicts are those that the demo model has already."""
-    monkeypatch.setenv("XFT_HOME", str(HOME))  # where the test above left its work
+    """Only its contents count: answers and verdicts of the demo model are reused."""
+    monkeypatch.setenv("XFT_HOME", str(HOME))  # where the test above stored its work
     monkeypatch.delenv("XFT_STORE")
 
     def evaluate(path: str) -> set[str]:

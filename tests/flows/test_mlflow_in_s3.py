@@ -1,5 +1,5 @@
-"""A whole run against a real MLflow server whose files are in the bucket of the object store: report and registered model
-arrive there, gc of the object store leaves them alone, and no credentials are written anywhere."""
+"""A full run against a real MLflow server whose files are in the bucket of the object store. The report and the registered
+model arrive there, gc of the object store leaves them alone, and no credentials are written anywhere."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ PREFIX = DESTINATION.removeprefix(f"s3://{BUCKET}/")
 
 
 def xft(home: Path, tracking_uri: str, *arguments: str) -> str:
-    """What the command says; it must succeed."""
+    """Run the command, which must succeed; return its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     environment |= {"XFT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "DEBUG", "MLFLOW_TRACKING_URI": tracking_uri,
                     "MLFLOW_LOGGING_LEVEL": "DEBUG"}
@@ -39,7 +39,7 @@ def objects(s3: Proxy, prefix: str = "") -> dict[str, bytes]:
 
 
 def everything(values: Any) -> Iterator[str]:
-    """Every text in nested values."""
+    """Yield every text in nested values."""
     if isinstance(values, dict):
         for name, value in values.items():
             yield from everything([name, value])
@@ -82,6 +82,6 @@ def test_reports_and_models_are_in_the_bucket_and_secrets_nowhere(
         assert secret not in said
         assert not [text for text in texts if secret in text]
         assert not [key for key, content in objects(s3).items() if secret.encode() in content]
-        for directory in (home, server_directory):  # Prefect's database with parameters and logs; MLflow's
+        for directory in (home, server_directory):  # Prefect's database with parameters and logs, and MLflow's
             for path in directory.rglob("*"):
                 assert not (path.is_file() and secret.encode() in path.read_bytes()), path

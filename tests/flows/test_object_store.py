@@ -1,5 +1,5 @@
-"""The real pipeline from the command line with an object store: a second machine (another home, another Prefect
-database) reuses all of it, and credentials are written nowhere."""
+"""The real pipeline from the command line with an object store: a second machine (another home, another Prefect database)
+reuses all stages, and credentials are written nowhere."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def xft(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``xft`` on a machine with this home; what it says is kept beside, to be searched too."""
+    """Run ``xft`` on a machine with this home. Its output is saved in the home, so that tests can search it too."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     environment |= {"XFT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "DEBUG"}
     environment.pop("MLFLOW_TRACKING_URI", None)
@@ -36,7 +36,7 @@ def test_a_second_machine_reuses_everything_and_credentials_stay_secret(
     s3.fault = lambda request: "400 ExpiredToken"
     refused = xft(tmp_path / "refused", "run", recipe)
     assert refused.returncode == 1 and "ExpiredToken" in refused.stderr
-    assert len(s3.requests) == 1  # no retry storm, and no work begun
+    assert len(s3.requests) == 1  # no retry storm, and no work started
     assert not (tmp_path / "refused" / "artifacts").exists()
 
     s3.fault = None

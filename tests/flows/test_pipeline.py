@@ -1,6 +1,6 @@
-"""The real pipeline, real Prefect API, real MLflow, real stages in child processes; killed, resumed, reused, changed.
+"""The real pipeline with a real Prefect API, real MLflow, and real stages in child processes: killed, resumed, reused, changed.
 
-The tests run in order and share one store: each starts from what the one before left.
+The tests run in order and share one store: each uses what the previous ones left.
 """
 
 import json
@@ -37,7 +37,7 @@ STAGES = 12  # prepare, upcycle, sft, mix, merge, three times generate and evalu
 
 
 def run_pipeline(**changes: dict[str, Any]) -> tuple[Any, dict[str, str]]:
-    """Final state of a flow run, and the name of every task run's final state."""
+    """Run the flow; return its final state, and every task run's final state by name."""
     values = RECIPE | {name: dict(RECIPE.get(name, {})) | values for name, values in changes.items()}  # type: ignore
     recipe = parse(Recipe, values)
     state = pipeline(**{name: getattr(recipe, name) for name in Recipe.model_fields}, return_state=True)
@@ -45,7 +45,7 @@ def run_pipeline(**changes: dict[str, Any]) -> tuple[Any, dict[str, str]]:
 
 
 def task_states(flow_run_id: Any) -> dict[str, str]:
-    """From the API, as the UI shows them. Task runs are recorded by events, a moment after they ended."""
+    """Return the states from the API, as the UI shows them. Task runs are recorded through events, a moment after they end."""
     found: dict[str, str] = {}
     with get_client(sync_client=True) as api:
         for _ in range(50):
@@ -62,7 +62,7 @@ def rebuilt(states: dict[str, str]) -> set[str]:
 
 
 def wait_for_checkpoint(number: int, seconds: float = 1800) -> Path:
-    """The work-in-progress directory of the SFT stage once it holds checkpoint ``number`` or a later one."""
+    """Return SFT's work-in-progress directory once it holds checkpoint ``number`` or a later one."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         for path in (settings().artifacts / "sft").glob("*.partial/checkpoints/checkpoint-*"):
@@ -73,7 +73,7 @@ def wait_for_checkpoint(number: int, seconds: float = 1800) -> Path:
 
 
 def stage_processes(name: str) -> list[int]:
-    """Ids of this session's child processes at work on a stage."""
+    """Return the IDs of this session's child processes that work on a stage."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -98,7 +98,7 @@ def children(parent_id: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def finished(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> PipelineResult:
-    """A run whose process was killed during SFT, started again; there its training child was killed once more."""
+    """Kill a run's process during SFT and start it again; then kill its training child once, too."""
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     command = [sys.executable, "-m", "flows.cli", "run", str(path)]
@@ -130,7 +130,7 @@ def finished(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Pipe
 def test_a_killed_run_is_resumed_and_recorded_truthfully(finished: PipelineResult) -> None:
     parent = client().get_run(finished.mlflow_run_id)
     assert parent.info.status == "FINISHED"
-    assert parent.info.run_name == "tiny-2x2-xft-learned seed=0 (2)"  # the killed one is the first
+    assert parent.info.run_name == "tiny-2x2-xft-learned seed=0 (2)"  # the killed run was the first
     attempts = client().search_runs([parent.info.experiment_id], "tags.`xft.kind` = 'pipeline'")
     assert sorted(item.info.status for item in attempts) == ["FINISHED", "KILLED"]
     killed = next(item.info.run_id for item in attempts if item.info.status == "KILLED")
@@ -191,14 +191,14 @@ def test_the_same_recipe_again_does_no_work(finished: PipelineResult) -> None:
 def test_with_nothing_left_to_do_a_command_starts_no_server(
     finished: PipelineResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It shows the last run that completed. A changed recipe, and another tracking server, have no such run."""
+    """The command shows the last completed run. A changed recipe or another tracking server has no completed run."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
     experiment = client().get_run(finished.mlflow_run_id).info.experiment_id
     before = [item.info.run_id for item in client().search_runs([experiment], "tags.`xft.kind` = 'pipeline'")]
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "flows.cli", "run", str(recipe)], capture_output=True, text=True,
-        cwd=REPOSITORY, env=os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"})  # nobody answers there
+        cwd=REPOSITORY, env=os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"})  # nothing listens there
     assert done.returncode == 0, done.stderr
     assert f"done ({STAGES} of {STAGES} stages reused)" in done.stdout and str(finished.merged_model) in done.stdout
     assert f"MLflow run {before[0]}" in done.stdout and "--again" in done.stdout
@@ -211,16 +211,16 @@ def test_with_nothing_left_to_do_a_command_starts_no_server(
 
 
 def artifacts(flow_run_id: Any) -> dict[str, Any]:
-    """A flow run's artifacts in Prefect, by key; the last of those with the same key."""
+    """Return a flow run's artifacts in Prefect by key: the newest one for each key."""
     with get_client(sync_client=True) as api:
         found = api.read_artifacts(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])))
     return {str(item.key): item for item in sorted(found, key=lambda item: str(item.created))}
 
 
 def test_prefect_shows_table_card_and_links(finished: PipelineResult, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a run that reused all, too; without progress, as nothing was at work."""
+    """This also applies to a run that reused all stages. It shows no progress, because no stage ran."""
     monkeypatch.setenv("XFT_MLFLOW_UI_URL", "http://127.0.0.1:5000")
-    monkeypatch.delenv("XFT_ONE_ADDRESS", raising=False)  # then both have addresses of their own
+    monkeypatch.delenv("XFT_ONE_ADDRESS", raising=False)  # then each server has its own address
     state, _ = run_pipeline()
     shown = artifacts(state.state_details.flow_run_id)
     rows = json.loads(shown["comparison"].data)
@@ -231,7 +231,7 @@ def test_prefect_shows_table_card_and_links(finished: PipelineResult, monkeypatc
         page = r"\[MLflow\]\(http://127\.0\.0\.1:5000/\S*/models/tiny/versions/1\S*\)"
         assert re.search(rf"Registered in {page} as {state.result().registered}", text)
     assert shown["report"].data.startswith("# tiny: comparison")
-    # Neither pictures nor links to files, which Prefect does not have.
+    # No pictures and no links to files, because Prefect does not have them.
     assert "report/problems.html" in shown["report"].data and "](" not in shown["report"].data
     run_id = children(state.result().mlflow_run_id)["sft_moe"].info.run_id
     assert re.search(rf"http://127\.0\.0\.1:5000/#/experiments/\d+/runs/{run_id}\b", shown["mlflow-sft-moe"].data)
@@ -240,7 +240,7 @@ def test_prefect_shows_table_card_and_links(finished: PipelineResult, monkeypatc
     assert f"/runs/{state.result().mlflow_run_id}" in start and "max_steps: 12" in start and "took here before" in start
     of_run = [item.key for item in shown.values() if item.task_run_id is None]
     assert of_run == ["start-here", "model-card", "comparison", "report"]  # pages show the newest first
-    assert re.match(r"> Registered in .+\n\n# tiny: XFT merged", shown["model-card"].data)  # and no YAML between
+    assert re.match(r"> Registered in .+\n\n# tiny: XFT merged", shown["model-card"].data)  # without YAML in between
     assert not [key for key in shown if key.startswith("progress-")]
 
 
@@ -249,7 +249,7 @@ def test_stages_at_work_show_their_progress(finished: PipelineResult) -> None:
     shown = artifacts(parent.data.tags["prefect.flow_run_id"])
     assert shown["progress-sft-moe"].data == 100
     assert shown["progress-sft-moe"].description == "Done: sft-moe."
-    # With one routed expert mixing has nothing to learn, and upcycling never counts its steps.
+    # With one routed expert, mixing has nothing to learn. Upcycling never counts its steps.
     assert not {"progress-mix", "progress-upcycle"} & shown.keys()
 
 
@@ -263,7 +263,7 @@ def test_the_merged_model_is_registered_once(finished: PipelineResult) -> None:
 
 @pytest.mark.parametrize("address", ["models:/tiny@champion", "runs:/{run_id}", "runs:/{moe_id}"])
 def test_a_model_in_mlflow_is_evaluated_under_the_pipelines_names(finished: PipelineResult, address: str) -> None:
-    """The numbers of its pipeline, from the answers that are there."""
+    """It gets the same numbers as in its pipeline, from the existing answers."""
     moe = children(finished.mlflow_run_id)["sft_moe"].info.run_id
     model = "moe" if "moe" in address else "merged"
     address = address.format(run_id=finished.mlflow_run_id, moe_id=moe)
@@ -312,7 +312,7 @@ def test_damage_is_noticed_and_rebuilt(finished: PipelineResult, damage: str) ->
     assert finished_run(parse(Recipe, RECIPE)) is None
     state, states = run_pipeline()
     assert state.is_completed()
-    assert rebuilt(states) == {"merge"}  # what follows is the same: the rebuilt model is the old one, bit for bit
+    assert rebuilt(states) == {"merge"}  # later stages stay valid: the rebuilt model is bit-identical to the old one
     assert read_manifest(finished.merged_model).digest == before
 
 
@@ -322,7 +322,7 @@ def test_a_new_version_of_a_stage_is_rebuilt(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "from xft_core.stages.configs import MergeStage\nMergeStage.version += 1000\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for the child; here it is set by hand
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # for the child; in this process it is set by hand
     monkeypatch.setattr("xft_core.stages.configs.MergeStage.version", read_manifest(finished.merged_model).stage_version + 1000)
     state, states = run_pipeline()
     assert state.is_completed()
@@ -344,7 +344,7 @@ def test_an_interrupt_stops_training_within_seconds(finished: PipelineResult, tm
     assert process.returncode == 130
     assert "Traceback" not in output
     assert not stage_processes("sft")
-    assert list((partial / "checkpoints").iterdir())  # what the next start resumes from
+    assert list((partial / "checkpoints").iterdir())  # the next start resumes from it
     experiment = client().get_run(finished.mlflow_run_id).info.experiment_id
     parent = client().search_runs(
         [experiment], "tags.`xft.kind` = 'pipeline'", order_by=["attributes.start_time DESC"], max_results=1)[0]
@@ -376,10 +376,10 @@ def test_a_mistake_is_not_retried_and_finished_work_is_kept(
 
 
 def test_a_check_that_says_stop_ends_the_run_also_on_reused_work(finished: PipelineResult) -> None:
-    state, states = run_pipeline(checks={"unmoved_coefficients": "stop"})  # of two experts, the only routed one has all
+    state, states = run_pipeline(checks={"unmoved_coefficients": "stop"})  # the only routed one of two experts has all
     assert "mix: The mixing coefficients barely moved" in str(state.result(raise_on_failure=False))
     assert states["sft-moe"] == "Cached" and states["mix"] == "Failed"
-    assert states.get("merge", "NotReady") == "NotReady"  # Prefect does not record every task that never began
+    assert states.get("merge", "NotReady") == "NotReady"  # Prefect does not record every task that never started
 
 
 def test_a_file_that_is_missing_is_named_before_anything_starts(finished: PipelineResult) -> None:

@@ -1,4 +1,4 @@
-"""A reason that many share is said once."""
+"""A reason shared by several stages or variants is printed once."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +12,13 @@ from xft_core.errors import CheckpointError
 
 
 class Finished:
-    """A future whose run is over, in the state that it is in."""
+    """A future that is already done, in the given state."""
 
     def __init__(self, state: Any) -> None:
         self.state = state
 
     def wait(self) -> None:
-        """It is over."""
+        """Return at once."""
 
 
 def test_stages_with_one_reason_share_a_line() -> None:

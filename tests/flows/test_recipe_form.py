@@ -1,4 +1,4 @@
-"""The form that Prefect makes of a flow's parameters: help on every field, pick lists, defaults, nothing it cannot show."""
+"""The form that Prefect builds from a flow's parameters: help on every field, pick lists, defaults, nothing it cannot show."""
 
 import json
 from collections.abc import Iterator
@@ -32,12 +32,12 @@ def test_every_field_has_help_and_a_default_and_can_be_shown(flow: Any) -> None:
     for name, field in fields(parameter_schema(flow).model_dump()):
         assert field.get("description"), f"{name}: no help"
         assert "default" in field or may_be_empty(name, field), f"{name}: no default"
-        # Of "int or null" the page makes a choice between a field and the word None.
+        # For "int or null" the page offers a choice between a field and the word None.
         assert not {"oneOf", "discriminator", "allOf", "anyOf"} & field.keys(), f"{name}: the form cannot show this"
 
 
 def may_be_empty(name: str, field: dict[str, Any]) -> bool:
-    """Whether the schema has the form's field empty, which Prefect takes for null: one type, and no default."""
+    """Return whether the schema allows an empty field, which Prefect takes for null: one type, and no default."""
     section, _, inner = name.partition(".")
     schema = {"type": "object", "properties": {inner or section: field}}
     return not validate({inner or section: None}, schema)
@@ -53,7 +53,7 @@ def may_be_empty(name: str, field: dict[str, Any]) -> bool:
     ({"merge": {"method": "ewa", "search": "golden"}}, "'none' was expected"),
     ({"generate": {"num_samples": 4, "temperature": 0.0}}, "0.0 is less than or equal to the minimum of 0")])
 def test_a_wrong_combination_is_refused_before_there_is_a_run(parameters: dict[str, Any], said: str) -> None:
-    """And it is wrong by the section's own validators, which see more."""
+    """The section's own validators, which check more, refuse it too."""
     errors = validate(parameters, SCHEMA)
     assert [error.message for error in errors] == [said]
     with pytest.raises(RecipeError):
@@ -92,7 +92,7 @@ def test_essentials_count_over_the_recipe_file_and_overrides_over_them(tmp_path:
 def test_both_forms_show_the_same_recipe_in_the_order_of_the_chain() -> None:
     of_pipeline, of_compare = (parameter_schema(flow).model_dump() for flow in (pipeline, compare))
     assert of_pipeline["definitions"] == of_compare["definitions"]
-    shared = [name for name in Recipe.model_fields if name != "experiment"]  # a comparison names its own by default
+    shared = [name for name in Recipe.model_fields if name != "experiment"]  # a comparison has its own default name
     for name in shared:
         one, other = ({key: value for key, value in form["properties"][name].items() if key != "position"}
                       for form in (of_pipeline, of_compare))

@@ -1,4 +1,4 @@
-"""Prefect's server makes runs of a schedule: with some versions of its libraries it fails to, and only its log says so."""
+"""Prefect's server creates the runs of a schedule. With some versions of its libraries this fails, and only its log says so."""
 
 import os
 from datetime import timedelta

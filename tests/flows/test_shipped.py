@@ -1,4 +1,4 @@
-"""Recipes and studies by their names, and files that are called so."""
+"""Recipes and studies by name, and files with the same names."""
 
 from argparse import ArgumentTypeError
 from pathlib import Path
@@ -14,7 +14,7 @@ def test_a_bare_name_is_what_ships_and_a_file_of_that_name_comes_first(tmp_path:
     assert recipe("demo") == CODE / "deployments" / "recipes" / "demo.yaml"
     assert shipped_or_file("studies")("demo") == DEPLOYMENTS / "studies" / "demo.yaml"
     for text in ("demo.yaml", "./demo", "mine/demo", str(tmp_path / "demo")):
-        assert recipe(text) == Path(text)  # a path is a path, there or not
+        assert recipe(text) == Path(text)  # a path is a path, whether it exists or not
     Path("demo").write_text("name: mine\n")
     assert recipe("demo") == Path("demo")
 

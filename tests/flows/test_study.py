@@ -1,4 +1,4 @@
-"""A study as a real flow: runs that choose, runs that are reported, the ladder; again without work; with a run that fails.
+"""A study as a real flow: runs for choosing, reported runs, the ladder; once more without any work; and with a failing run.
 
 The recipe names no benchmark: models are compared by their held-out loss, and registered by it.
 """
@@ -27,7 +27,7 @@ STUDY: dict[str, Any] = {
 
 
 def write(directory: Path, recipe: dict[str, Any] = SHARED, **changes: Any) -> str:
-    """The study's file, beside its recipe."""
+    """Write the study's file next to its recipe; return its path."""
     (directory / "shared.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
     path = directory / "study.yaml"
     path.write_text(yaml.safe_dump(STUDY | changes, sort_keys=False), encoding="utf-8")
@@ -41,7 +41,7 @@ def test_a_study_ends_in_a_ladder_and_goes_on_from_what_is_finished(tmp_path: Pa
     result = StudyResult.model_validate_json((outcome.report / "study.json").read_text())
     raw = RawLossesFile.read(outcome.report)
     assert raw is not None and set(raw.losses) == {"sft", "merged", "base"} and outcome.failures == {}
-    for arm, seeds in raw.losses.items():  # every number can be had again from the raw losses
+    for arm, seeds in raw.losses.items():  # every number can be recomputed from the raw losses
         for seed, losses in seeds.items():
             assert sum(losses) / sum(raw.tokens) == pytest.approx(result.arms[arm].losses[int(seed)])
     assert result.arms["base"].losses[0] == result.arms["base"].losses[1]

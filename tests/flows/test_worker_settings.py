@@ -1,4 +1,4 @@
-"""A worker's flow run where settings are wrong: one message that names them all, and no stack trace."""
+"""A worker's flow run with wrong settings: one message that names them all, and no stack trace."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_wrong_settings_of_a_worker_are_one_message(
             client.create_flow_from_name(name), f"{name}-with-wrong-settings", entrypoint=entrypoint, path=str(REPOSITORY),
             enforce_parameter_schema=False)
         run = client.create_flow_run_from_deployment(deployment_id, parameters=parameters)
-        # What a process worker starts for a run: its own environment, and the run's id.
+        # The environment in which a process worker starts a run: its own, and the run's ID.
         environment = os.environ | WRONG | {
             "PREFECT__FLOW_RUN_ID": str(run.id), "PREFECT_HOME": str(tmp_path), "PYTHONPATH": str(REPOSITORY),
             "PREFECT_API_URL": prefect_api}
@@ -41,14 +41,14 @@ def test_wrong_settings_of_a_worker_are_one_message(
     beginning, _, first = state.message.splitlines()[0].partition("XftError: ")
     assert beginning == "Flow run encountered an exception: "
     told = {line.split()[0] for line in (first, *state.message.splitlines()[1:])}
-    assert told == WRONG.keys() - {"PREFECT_API_URL"}  # a worker gives its own, or nobody would hear the message
+    assert told == WRONG.keys() - {"PREFECT_API_URL"}  # a worker sets its own; with a wrong one, the message would reach nobody
     said = done.stdout + done.stderr
     assert said.count("XFT_COMPUTE_SLOTS is 'abc'") == 1
     assert "Traceback" not in said and "unexpected exception" not in said
 
 
 def test_a_secret_may_come_from_a_block(prefect_api: str) -> None:
-    """A pool's environment names it; the worker fills it in for each run."""
+    """A pool's environment names the block; the worker fills in the secret for each run."""
     template = json.loads((REPOSITORY / "deployments" / "work_pools" / "process.json").read_text())
     Secret(value="hf_of_the_block").save("hf-token", overwrite=True)  # type: ignore[call-arg]
     job: Any = run_coro_as_sync(ProcessJobConfiguration.from_template_and_values(

@@ -1,7 +1,7 @@
 """``python -m tests.fuzz [--seconds 60] [--seed 0] [TARGET ...]``: hostile input for every reader, until the time is up.
 
-Prints how many inputs each target was given and how many of them it took. What is neither taken nor answered with a
-message for people ends the run with status 1, the seed and number that make it again, and the trace.
+Prints how many inputs each target got and how many it accepted. An input must be accepted or rejected with a readable
+message. Otherwise the command ends with status 1, after printing the trace and the seed and number that reproduce the failure.
 """
 
 from tests import conftest  # noqa: F401, I001  (first: no name is looked up in a network)
@@ -19,18 +19,18 @@ from pathlib import Path
 from tests.fuzz import targets  # noqa: F401  (they register themselves)
 from tests.fuzz.target import TARGETS, attempt
 
-SLOWEST_SECONDS = 20.0  # of processor time: no input may hold a reader up longer
+SLOWEST_SECONDS = 20.0  # of processor time: no reader may spend longer on an input
 
 
 def main() -> int:
-    """Run the command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seconds", type=float, default=60, help="for all targets together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--number", type=int, help="only the input of this number")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
     options = parser.parse_args()
-    logging.disable(logging.WARNING)  # readers say what they leave out, thousands of times
+    logging.disable(logging.WARNING)  # readers log each skipped item, thousands of times
     failures = 0
     names = options.targets or list(TARGETS)
     for name in names:
@@ -39,9 +39,9 @@ def main() -> int:
 
 
 def fuzz(name: str, seed: int, seconds: float, number: int | None = None, most: int = 10**9) -> int:
-    """Feed inputs to one target for so many seconds, ``most`` at most; returns how many it failed on.
+    """Feed at most ``most`` inputs to one target for ``seconds``; return the number of failures.
 
-    The time counts from the end of the first input: what that one imports takes longer than a thousand others.
+The time starts at the end of the first input, whose imports take longer than a thousand other inputs.
     """
     deadline, count, taken = float("inf"), 0, 0
     failed: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Targets by name. One is a function that feeds one hostile input, made by a seeded generator, to a reader."""
+"""Targets by name. A target is a function that feeds one hostile input, created by a seeded generator, to a reader."""
 
 import random
 from collections.abc import Callable
@@ -11,13 +11,13 @@ TARGETS: dict[str, Target] = {}
 
 
 def target(function: Target) -> Target:
-    """Have a function among TARGETS."""
+    """Add a function to TARGETS."""
     TARGETS[function.__name__] = function
     return function
 
 
 def attempt(name: str, rng: random.Random, directory: Path) -> bool:
-    """Feed one input to a target; returns whether it was taken. Raises whatever is not a message for people."""
+    """Feed one input to a target; return whether it was accepted. Let any error other than a readable message through."""
     try:
         TARGETS[name](rng, directory)
     except XftError as error:

@@ -1,11 +1,11 @@
-"""Hostile input for every reader, a fixed number of times; ``python -m tests.fuzz`` goes on for as long as one likes."""
+"""A fixed number of hostile inputs for every reader; ``python -m tests.fuzz`` runs as long as you like."""
 
 import pytest
 
 from tests.fuzz.__main__ import fuzz
 from tests.fuzz.target import TARGETS
 
-# Those that build a model or a tokenizer for every input, look through all fields of a recipe, or ask a server.
+# Slow targets: they build a model or a tokenizer for every input, go through all fields of a recipe, or call a server.
 SLOW = {"model_config", "moe_model", "tokenizer", "recipe", "object_store"}
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong in files from outside: bytes that are spoiled, values of any other kind, names that lead elsewhere."""
+"""Damage found in files from outside: spoiled bytes, values of other kinds, names that lead elsewhere."""
 
 import json
 import random
@@ -29,7 +29,7 @@ JSON = [
 
 
 def value(rng: random.Random, depth: int = 3) -> Any:
-    """Some value that JSON can hold (and a few that it cannot)."""
+    """Return some value that JSON can hold (and a few that it cannot)."""
     kind = rng.randrange(6 if depth else 3)
     if kind == 0:
         return rng.choice(NUMBERS)
@@ -45,7 +45,7 @@ def value(rng: random.Random, depth: int = 3) -> Any:
 
 
 def changed(rng: random.Random, content: Any) -> Any:
-    """``content`` with one value somewhere in it exchanged, left out, doubled, or given another name."""
+    """Return ``content`` with one value somewhere in it replaced, removed, or renamed."""
     if isinstance(content, dict) and content and rng.random() < 0.9:
         key = rng.choice(list(content))
         action = rng.randrange(8)
@@ -63,7 +63,7 @@ def changed(rng: random.Random, content: Any) -> Any:
 
 
 def spoiled(rng: random.Random, content: bytes) -> bytes:
-    """``content`` with some bits flipped, cut, doubled, overwritten or removed."""
+    """Return ``content`` with some bits flipped, cut, doubled, overwritten or removed."""
     damaged = bytearray(content)
     for _ in range(rng.choice([1, 1, 2, 8])):
         place = rng.randrange(len(damaged) + 1)
@@ -84,7 +84,7 @@ def spoiled(rng: random.Random, content: bytes) -> bytes:
 
 
 def json_text(rng: random.Random, content: Any) -> bytes:
-    """A JSON file's content: changed in its values, spoiled in its bytes, or something else altogether."""
+    """Return a JSON file's content with changed values, damaged bytes, or something else altogether."""
     kind = rng.randrange(10)
     if kind == 0:
         return rng.choice(JSON).encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""Greedy answers alone and in batches, and that the check would notice a fault of the batching."""
+"""Greedy answers computed alone and in batches, and a check that a batching bug would be noticed."""
 
 import json
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def moe(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def requests() -> list[Request]:
-    """Prompts of 1 to 40 tokens."""
+    """Return prompts of 1 to 40 tokens."""
     draw = torch.Generator().manual_seed(0)
     return [
         Request(NamedProblem(f"Own/{index}"), 0, "", torch.randint(3, 300, (1 + 2 * index,), generator=draw).tolist())
@@ -52,7 +52,7 @@ def test_batches_change_nothing_but_ties(kind: str, request: pytest.FixtureReque
 
 
 def test_a_fault_of_the_batching_is_no_tie(dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Padding that the model takes for text: what a forgotten attention mask does."""
+    """The model takes padding for text, as if the attention mask had been forgotten."""
     completer = TransformersCompleter(
         load_model(dense, torch.float32), load_tokenizer(dense), GenerateConfig(max_new_tokens=24), ())
     generate = completer.model.generate

@@ -1,4 +1,4 @@
-"""What must hold after every kill, and when the recipe is complete. Each raises AssertionError, saying what is wrong."""
+"""Checks that must pass after every kill and when the recipe is complete. Each raises AssertionError with the reason."""
 
 import subprocess
 import sys
@@ -24,18 +24,18 @@ STEPS = list(range(1, int(RECIPE["sft"]["max_steps"]) + 1))  # type: ignore[inde
 
 
 def artifacts(home: Path) -> list[Path]:
-    """Every directory of the local store that a reader could take for an artifact."""
+    """Return every directory of the local store that a reader could take for an artifact."""
     return [path for path in sorted((home / "artifacts").glob("*/*"))
             if path.is_dir() and not path.name.endswith(IN_PROGRESS) and ".xft-transfer-" not in path.name]
 
 
 def digests(home: Path) -> dict[str, str]:
-    """Digest of every artifact by its place."""
+    """Return the digest of every artifact by its place."""
     return {f"{path.parent.name}/{path.name}": read_manifest(path).digest for path in artifacts(home)}
 
 
 def store_is_whole(home: Path, services: Services, store: str) -> None:
-    """Whatever is visible as an artifact, here and in the object store, is whole by size and sha256."""
+    """Check size and sha256 of every file of every visible artifact, in the local store and in the object store."""
     for path in artifacts(home):
         verify(path)
         assert ".damaged" not in path.name, f"{path} was damaged"
@@ -53,7 +53,7 @@ def store_is_whole(home: Path, services: Services, store: str) -> None:
 
 
 def round_is_right(done: "Round", expected: dict[str, str]) -> None:
-    """The store is whole and bit for bit what an undisturbed run leaves; MLflow tells the truth."""
+    """Check that the store is complete and has the bits of an undisturbed run, and that MLflow's records are correct."""
     store_is_whole(done.home, done.services, done.store)
     for where in ([], ["--s3"]):
         verified = subprocess.run(
@@ -67,7 +67,7 @@ def round_is_right(done: "Round", expected: dict[str, str]) -> None:
 
 
 def tracked(done: "Round") -> None:
-    """One parent run for each attempt that got so far, all ended; the last one's curves without gaps or doubles."""
+    """Check for one parent run per attempt at most, all ended, and for a finished run's curves without gaps or duplicates."""
     done.services.wait_until_up(MLFLOW)
     client = MlflowClient(tracking_uri=done.services.mlflow)
     experiment = client.get_experiment_by_name(f"kills-{done.number}")
@@ -93,6 +93,6 @@ def tracked(done: "Round") -> None:
             assert len(steps) == len(set(steps)), f"{role}, {name}: doubled steps {steps}"
             if name == "loss":
                 assert steps == STEPS, f"{role}: steps {steps}"
-    for run in runs:  # an attempt that was killed shows a part of the curve, in order and without doubles
+    for run in runs:  # a killed attempt shows a part of the curve, in order and without duplicates
         steps = [point.step for point in client.get_metric_history(run.info.run_id, "loss")]
         assert steps == sorted(set(steps)), f"{run.info.run_name}: steps {steps}"

@@ -1,4 +1,4 @@
-"""A way to a server that can be shut: connections to it are refused then, and those that were open are cut."""
+"""A closable proxy to a server: while it is shut, new connections are refused, and open ones are cut."""
 
 import socket
 import threading
@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 class Gate:
-    """Listens at ``address`` and passes all bytes on to ``target`` while it is open."""
+    """Listen at ``address`` and pass all bytes on to ``target`` while open."""
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
@@ -20,7 +20,7 @@ class Gate:
         return f"http://127.0.0.1:{self.port}"
 
     def shut(self) -> None:
-        """From now on the server is away."""
+        """Make the server unreachable from now on."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
@@ -29,7 +29,7 @@ class Gate:
                     connection.shutdown(socket.SHUT_RDWR)
 
     def open(self) -> None:
-        """It is there again."""
+        """Make the server reachable again."""
         self._listener = self._listen(self.port)
 
     def _listen(self, port: int) -> socket.socket:

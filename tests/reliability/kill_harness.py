@@ -1,12 +1,12 @@
-"""Kill anything: a small whole pipeline whose processes and servers are killed at random moments, until it is complete.
+"""Kill anything: a small but complete pipeline whose processes and servers are killed at random moments until it finishes.
 
     python -m tests.reliability.kill_harness --directory DIR [--kills 53] [--seed 0] [--figures FILE.json]
 
 Every target (the stage's process, the flow's process, the worker, Prefect's server, MLflow's server) is killed with
-SIGKILL at every moment (the start of the run, each stage, the publishing), after a random part of the time that the
-stage takes undisturbed, and up to a third beyond it, where artifacts are sent and curves delivered. Servers are started
-again at once, a run that ended without being complete is started again: the same recipe, by turns with ``xft run`` and
-as a run of the deployment. After every kill and at the end, see checks.py.
+SIGKILL at every moment (the start of the run, each stage, the publishing). The kill comes after a random part of the
+stage's undisturbed duration, or up to a third later, when artifacts are sent and curves delivered. Servers are restarted
+at once. A run that ends incomplete is started again with the same recipe, alternating between ``xft run`` and a run of
+the deployment. checks.py describes the checks after every kill and at the end.
 """
 
 import json
@@ -37,7 +37,7 @@ TARGETS = (CHILD, FLOW, WORKER, PREFECT, MLFLOW)
 START, PUBLISH = "start", "publish"
 STAGES = ("prepare", "upcycle", "sft", "mix", "merge", "generate", "evaluate", "report")
 MOMENTS = (START, *STAGES, PUBLISH)
-LOST_SECONDS = 90.0  # without a process for this long, nobody will carry the run out any more
+LOST_SECONDS = 90.0  # without a process for this long, the run has nobody left to finish it
 ROUND_SECONDS = 7200.0
 KILLS_PER_ROUND = 25
 ARMED_AT_ONCE = 2
@@ -46,7 +46,7 @@ TINY = RECIPE | {"experiment": "kills", "baseline": {"enabled": True}}
 
 @dataclass
 class Kill:
-    """One kill: of what, at which moment, after which part of the time that the moment takes undisturbed."""
+    """One kill: its target, its moment, and the fraction of the moment's undisturbed duration after which it comes."""
 
     target: str
     moment: str
@@ -57,7 +57,7 @@ class Kill:
 
 @dataclass
 class Attempt:
-    """One start of the recipe. ``outcome``: completed, failed (with why), or lost with a kill."""
+    """One start of the recipe. ``outcome``: completed, failed (with the reason in ``why``), killed, or lost after a kill."""
 
     kind: str
     process: subprocess.Popen[bytes] | None = None
@@ -68,7 +68,7 @@ class Attempt:
 
 
 class Round:
-    """One home: the recipe is started, disturbed by ``kills``, and started again until it is complete."""
+    """One home: start the recipe, disturb it with ``kills``, and start it again until it is complete."""
 
     def __init__(
         self, services: Services, directory: Path, number: int, kills: list[Kill], durations: dict[str, float],
@@ -84,7 +84,7 @@ class Round:
         self._born: dict[int, tuple[str, float]] = {}
 
     def run(self) -> None:
-        """Until an attempt is complete and all kills that found their moment are done."""
+        """Run until an attempt is complete. Kills whose moment did not come stay in ``kills``."""
         deadline = time.monotonic() + ROUND_SECONDS
         self._begin()
         while True:
@@ -127,7 +127,7 @@ class Round:
         self._started, self._published = False, False
 
     def _arm(self, found: processes.Processes) -> None:
-        """Give a kill that waits for a moment its time when that moment begins."""
+        """When a moment begins, set the time of a kill that waits for it."""
         now = time.monotonic()
         at_work = processes.stages(found)
         for pid, stage in at_work.items():
@@ -149,7 +149,7 @@ class Round:
             kill.pid, kill.due = pid, time.monotonic() + kill.part * self.durations[moment]
 
     def _carry_out(self, kill: Kill, found: processes.Processes) -> bool:
-        """Returns whether it was done; else it waits for the next such moment."""
+        """Return whether the kill was carried out. If not, it waits for the next such moment."""
         at_work = sorted(set(processes.stages(found).values()))
         if kill.target in (PREFECT, MLFLOW, WORKER):
             if not self.services.is_up(kill.target):
@@ -158,7 +158,7 @@ class Round:
             self.services.start(kill.target)
         else:
             victims = processes.flows(found) if kill.target == FLOW else [kill.pid] if kill.pid in found else []
-            if not victims:  # it had ended: this machine is faster now than in the undisturbed run
+            if not victims:  # already ended: this machine is faster now than in the undisturbed run
                 kill.due, kill.pid, kill.part = None, None, kill.part / 2
                 return False
             for pid in victims:
@@ -173,7 +173,7 @@ class Round:
         return True
 
     def _look(self, attempt: Attempt, found: processes.Processes) -> None:
-        """Note how the attempt ended, once it has."""
+        """Record how the attempt ended, once it has."""
         if attempt.process is not None:
             if (status := attempt.process.poll()) is not None:
                 log = self.home / f"attempt-{len(self.attempts)}.log"
@@ -196,13 +196,13 @@ class Round:
                 answer = httpx.request(method, self.services.api + path, json=body or {}, timeout=30)
                 answer.raise_for_status()
                 return answer.json()
-            except httpx.TransportError:  # being started
+            except httpx.TransportError:  # the server is starting
                 time.sleep(1)
         raise AssertionError("Prefect's server did not come back")
 
 
 def plan(number: int, generator: random.Random, targets: Sequence[str] = TARGETS) -> list[Kill]:
-    """``number`` kills: every target at every moment before any comes again."""
+    """Plan ``number`` kills: every target at every moment before any pair repeats."""
     pairs = [(target, moment) for target in targets for moment in MOMENTS if target != CHILD or moment in STAGES]
     found: list[Kill] = []
     while len(found) < number:
@@ -274,7 +274,7 @@ def _run(services: Services, options: Any) -> int:
         disturbed.run()
         checks.round_is_right(disturbed, digests)
         done += disturbed.done
-        left += disturbed.kills  # those that did not find their moment
+        left += disturbed.kills  # those whose moment did not come
         for kill in disturbed.kills:
             kill.due = kill.pid = None
     figures = {

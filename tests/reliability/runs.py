@@ -1,4 +1,4 @@
-"""``xft run`` as a process of its own."""
+"""``xft run`` in a separate process."""
 
 import os
 import subprocess
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tests.flows.conftest import REPOSITORY
 
-LONGEST_SECONDS = 3600  # of a tiny recipe, on a machine that has much else to do
+LONGEST_SECONDS = 3600  # for a tiny recipe, on a machine that is busy with other work
 
 
 def start(home: Path, recipe: Path, **more: str) -> subprocess.Popen[str]:
-    """Start the recipe, with everything in ``home``, and ``more`` in the environment."""
+    """Start the recipe, with all files in ``home``, and ``more`` in the environment."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     return subprocess.Popen(
         [sys.executable, "-m", "flows.cli", "run", str(recipe)], cwd=REPOSITORY, stdin=subprocess.DEVNULL,
@@ -19,7 +19,7 @@ def start(home: Path, recipe: Path, **more: str) -> subprocess.Popen[str]:
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    """What it printed, once it has ended well. Nothing of it goes on when the test ends otherwise."""
+    """Return the output of a successful run. The process is killed if the test ends otherwise."""
     try:
         output, _ = process.communicate(timeout=LONGEST_SECONDS)
     finally:

@@ -1,4 +1,4 @@
-"""What a pipeline run leans on, each a real process over data that stays: killed with SIGKILL, started again."""
+"""The services of a pipeline run, each a real process over data that stays: killed with SIGKILL and started again."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ START_SECONDS = 900
 
 
 class Services:
-    """Prefect's server, MLflow's server and a worker; an S3 server is given by its address."""
+    """Prefect's server, MLflow's server and a worker. An S3 server is given by its address."""
 
     def __init__(self, directory: Path, s3: str) -> None:
         prefect_port, mlflow_port = free_ports(2)
@@ -36,7 +36,7 @@ class Services:
                      "--install-policy", "never"]}
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What every process here is told."""
+        """Return the environment of every process here."""
         names = ("PREFECT_", "XFT_", "AWS_", "MLFLOW_TRACKING_URI")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(names)}
         return kept | {
@@ -47,11 +47,11 @@ class Services:
             "AWS_EC2_METADATA_DISABLED": "true", "XFT_S3_ENDPOINT_URL": self._s3, **more}
 
     def run_environment(self, home: Path, store: str) -> dict[str, str]:
-        """What a run is told on top: where everything is."""
+        """Return a run's additional variables: its home, its store and the servers' addresses."""
         return {"XFT_HOME": str(home), "XFT_STORE": store, "PREFECT_API_URL": self.api, "MLFLOW_TRACKING_URI": self.mlflow}
 
     def start(self, name: str) -> None:
-        """Start it, without waiting."""
+        """Start the service without waiting."""
         environment = self.environment()
         if name == WORKER:
             environment["PREFECT_API_URL"] = self.api
@@ -61,13 +61,13 @@ class Services:
                 stderr=subprocess.STDOUT, start_new_session=True)
 
     def kill(self, name: str) -> None:
-        """SIGKILL to it and to its helpers; not to the runs that a worker started, which lead groups of their own."""
+        """Send SIGKILL to the service and its helpers, but not to a worker's runs, which lead their own process groups."""
         process = self._running[name]
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def is_up(self, name: str) -> bool:
-        """Whether it can be asked; a worker, whether its process is there."""
+        """Return whether the server answers; for a worker, whether its process exists."""
         if self._running[name].poll() is not None:
             return False
         if name == WORKER:

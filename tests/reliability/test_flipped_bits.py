@@ -1,5 +1,5 @@
-"""One bit flips in what a whole run left, here and in the object store: it is found, what it is part of is made again, and
-every artifact has the bits that it had."""
+"""Flip one bit in the files of a complete run, here and in the object store: the flip is found, everything that contains it is
+rebuilt, and every artifact gets its old bits back."""
 
 import random
 import re
@@ -19,19 +19,19 @@ from xft_core.store.artifacts import find, verify
 from xft_core.store.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
-STAGES = 15  # of which two may have one artifact: models that give the same answers are evaluated once
+STAGES = 15  # two of them may share an artifact: models that give the same answers are evaluated once
 KINDS = {
     "manifest.json", "model.safetensors", "config.json", "tokenizer.json", "metrics.jsonl", "train.safetensors",
     "held_out.jsonl", "coefficients.json", "router.json", "samples.jsonl", "results.json", "comparison.json", "comparison.md"}
 
 
 def artifacts(home: Path) -> list[Path]:
-    """Those that count, without what was set aside."""
+    """Return the artifacts in use, without the damaged ones that were set aside."""
     return [path for path in checks.artifacts(home) if ".damaged" not in path.name]
 
 
 def made_of_bits(home: Path) -> dict[str, str]:
-    """Digest of every artifact but the report, which tells times; all its files are verified."""
+    """Return the digest of every artifact except the report, which contains times. Verifies all files."""
     return {f"{path.parent.name}/{path.name}": verify(path).digest for path in artifacts(home) if path.parent.name != "report"}
 
 
@@ -40,7 +40,7 @@ def files(artifact: Path) -> list[Path]:
 
 
 def reused(output: str) -> int:
-    """How many stages the run found made already."""
+    """Return how many stages the run reused."""
     found = re.search(rf"^done(?: \((\d+) of {STAGES} stages reused\))?$", output, re.MULTILINE)
     assert found, output
     return int(found[1] or 0)
@@ -76,7 +76,7 @@ def test_a_bit_that_flips_is_found_and_what_it_spoiled_made_again(s3: Proxy, tmp
 
 
 def every_file_alone(home: Path, rng: random.Random) -> None:
-    """Flip one bit in each file of each artifact in turn, have it found, and put everything back."""
+    """Flip one bit in each file of each artifact in turn, check that it is found, and restore everything."""
     for artifact in artifacts(home):
         key = read_manifest(artifact).key
         for path in files(artifact):
@@ -89,7 +89,7 @@ def every_file_alone(home: Path, rng: random.Random) -> None:
 
 
 def spoil_objects(s3: Proxy, rng: random.Random) -> dict[str, str]:
-    """Flip one bit in one object of each artifact in the object store. Returns the object's key by the artifact's name."""
+    """Flip one bit in one object of each artifact in the object store. Return the object's key by the artifact's name."""
     client = raw_client(s3.target)
     objects: dict[str, list[str]] = {}
     for item in client.list_objects_v2(Bucket=BUCKET)["Contents"]:

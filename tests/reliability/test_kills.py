@@ -1,4 +1,4 @@
-"""A reduced number of kills of everything that a run consists of; docs/measurements/reliability.md logs the whole."""
+"""A reduced number of kills of everything that a run consists of; docs/measurements/reliability.md records the full number."""
 
 import json
 import random
@@ -15,7 +15,7 @@ from tests.reliability.kill_harness import MOMENTS, TARGETS, plan
 def test_every_target_is_killed_at_every_moment_before_any_again() -> None:
     kills = plan(53, random.Random(0))
     pairs = [(kill.target, kill.moment) for kill in kills]
-    possible = len(TARGETS) * len(MOMENTS) - 2  # no stage is at work at the start and at the end
+    possible = len(TARGETS) * len(MOMENTS) - 2  # no stage is running at the start and at the end
     assert len(set(pairs[:possible])) == possible and len(pairs) == 53
     assert kills == plan(53, random.Random(0))
 

@@ -1,4 +1,4 @@
-"""Both servers on PostgreSQL, with a password, a worker of a pool, and runs: docs/how-to/servers.md, followed."""
+"""Both servers on PostgreSQL with a password, a pool's worker, and runs, following docs/how-to/servers.md."""
 
 import os
 import shutil
@@ -24,11 +24,11 @@ BINARIES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=T
 
 @pytest.fixture
 def postgresql(tmp_path: Path) -> Iterator[int]:
-    """Debian's PostgreSQL over a directory of its own, with the databases prefect and mlflow; its port."""
+    """Run Debian's PostgreSQL over its own directory, with the databases prefect and mlflow; yield its port."""
     if BINARIES is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     as_other = ["setpriv", f"--reuid={UNPRIVILEGED}", f"--regid={UNPRIVILEGED}", "--clear-groups"] if os.geteuid() == 0 else []
-    directory = Path("/var/tmp") / f"xft-postgresql-{os.getpid()}"  # tmp_path is closed to other users
+    directory = Path("/var/tmp") / f"xft-postgresql-{os.getpid()}"  # other users cannot read tmp_path
     directory.mkdir(mode=0o700)
     if as_other:
         shutil.chown(directory, UNPRIVILEGED, UNPRIVILEGED)
@@ -56,7 +56,7 @@ def postgresql(tmp_path: Path) -> Iterator[int]:
 
 
 class Machine:
-    """What the how-to has a person start, with the environment that it says."""
+    """The processes that the how-to tells a user to start, with the environment it gives."""
 
     def __init__(self, directory: Path, database: int) -> None:
         self.directory = directory
@@ -105,7 +105,7 @@ class Machine:
             process.wait(60)
 
     def run(self, recipe: Path) -> str:
-        """Have the pipeline run by its deployment, to its end; returns the id of the run."""
+        """Run the pipeline through its deployment until it ends; return the ID of the run."""
         found = self.asked.get(f"{self.api}/deployments/name/pipeline/pipeline").json()
         made = self.asked.post(
             f"{self.api}/deployments/{found['id']}/create_flow_run",

@@ -1,6 +1,6 @@
-"""MLflow, the object store and Prefect's server away while a run trains: real servers behind gates that are shut.
+"""MLflow, the object store and Prefect's server unavailable while a run trains: real servers behind gates that are shut.
 
-Training goes on, what belongs to the servers waits on disk, and is there afterwards in order and once.
+Training continues. Data for the servers waits on disk and is delivered afterwards, in order and exactly once.
 """
 
 import logging
@@ -51,7 +51,7 @@ class Site:
         return self.store_gate, self.mlflow_gate, self.prefect_gate
 
     def run(self, home: Path, **more: str) -> subprocess.Popen[str]:
-        """``xft run`` of the recipe in ``home``."""
+        """Start ``xft run`` of the recipe in ``home``."""
         environment = self.services.environment(
             XFT_HOME=str(home), XFT_STORE=f"s3://{BUCKET}/{home.name}", PREFECT_API_URL=f"{self.prefect_gate.address}/api",
             MLFLOW_TRACKING_URI=self.mlflow_gate.address, **more)
@@ -60,7 +60,7 @@ class Site:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def losses(self, name: str) -> dict[str, list[int]]:
-        """Steps of the loss of every SFT run in the experiment, by the status of its parent."""
+        """Return the steps of the loss of every SFT run in the experiment, by the status of its parent."""
         client = MlflowClient(tracking_uri=self.services.mlflow)
         experiment = client.get_experiment_by_name(name)
         assert experiment is not None
@@ -132,7 +132,7 @@ def test_an_interrupt_ends_a_run_whose_servers_are_away(site: Site, tmp_path: Pa
         for gate in gates:
             gate.shut()
         if when == "training":
-            time.sleep(5)  # requests are repeated by now
+            time.sleep(5)  # requests are being retried by now
         else:
             wait_for(lambda: "Retrying for up to" in "".join([*said]), 3600, "nothing was waited for")
         process.send_signal(signal.SIGINT)
@@ -170,5 +170,5 @@ def test_what_stays_away_costs_a_message_and_the_same_command_delivers(site: Sit
     assert again.returncode == 0, output
     assert site.losses(f"gone-{which}")["FINISHED"] == list(range(1, STEPS + 1))
     assert set(site.losses(f"gone-{which}")) == {"FINISHED", "FAILED"}
-    if which == "mlflow":  # nothing was held up but the record
+    if which == "mlflow":  # only the records were delayed
         assert "done (12 of 12 stages reused)" in output

@@ -1,4 +1,4 @@
-"""Runs of one recipe at once: all are right; on one machine the work is done once, and a dead owner loses it at once."""
+"""Several runs of one recipe at once: all are correct, one machine does the work once, and a killed owner loses it at once."""
 
 import os
 import subprocess
@@ -51,8 +51,8 @@ def test_three_at_once_on_one_machine_and_one_of_them_killed(tmp_path: Path, rec
         tags = run.data.tags
         if tags["xft.kind"] == "stage" and tags.get("xft.reused") == "false":
             makers[tags["xft.key"]].add(tags["prefect.flow_run_id"])
-    assert len(makers) >= len(checks.artifacts(home)) - 2  # what the killed one made last it may not have recorded
-    assert {len(flow_runs) for flow_runs in makers.values()} == {1}  # nothing was made twice
+    assert len(makers) >= len(checks.artifacts(home)) - 2  # the killed run may not have recorded its last artifacts
+    assert {len(flow_runs) for flow_runs in makers.values()} == {1}  # no artifact was built twice
     assert sorted(run.info.status for run in found if run.data.tags["xft.kind"] == "pipeline")[:2] == ["FINISHED", "FINISHED"]
     for run in found:
         if run.data.tags.get("xft.stage") == "sft" and run.info.status == "FINISHED":
@@ -61,7 +61,7 @@ def test_three_at_once_on_one_machine_and_one_of_them_killed(tmp_path: Path, rec
 
 
 def owner_of_work(home: Path) -> int:
-    """Id of the process that holds the lock of the one SFT at work; others may wait for it."""
+    """Return the ID of the process that holds the lock of the one active SFT; other processes may wait for it."""
     lock = next(home.glob("artifacts/sft/*.partial")).with_suffix(".lock")
     for line in Path("/proc/locks").read_text().splitlines():
         words = line.split()
@@ -71,7 +71,7 @@ def owner_of_work(home: Path) -> int:
 
 
 def ancestors_of(pid: int) -> Iterator[int]:
-    """The parent (of a stage: the fork server of its run), that one's parent (the run), and so on."""
+    """Yield the parent (for a stage: its run's fork server), the parent's parent (the run), and so on."""
     while pid > 1:
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         yield pid

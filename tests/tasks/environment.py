@@ -1,4 +1,4 @@
-"""A home of its own for a test session, set before ``tasks`` is imported: nothing of the user's is read or written."""
+"""A separate home for a test session, set before ``tasks`` is imported, so that no user files are read or written."""
 
 import atexit
 import os

@@ -1,4 +1,4 @@
-"""XFT_HOME: private, and right again after it was moved or copied. With a real MLflow database."""
+"""XFT_HOME: private, and usable again after it was moved or copied. With a real MLflow database."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tasks.home import check_place, old_places, open_home, relocate
 from tasks.settings import Settings, settings, sqlite_url
 from xft_core.errors import XftError
 
-# A run with a file, a model of it in the registry, and a logged model, as runs of ours make them.
+# A run with a file, a registered model made from it, and a logged model, like those of our runs.
 WORK = """
 import sys, json
 from pathlib import Path
@@ -61,7 +61,7 @@ def settings_of(home: Path) -> Settings:
 
 @pytest.fixture(scope="module")
 def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with one run in it. Not to be changed: tests copy it."""
+    """Create a home with one run in it. Tests copy it and must not change it."""
     home = tmp_path_factory.mktemp("used") / "first one"
     within(home, WORK, "first")
     return home
@@ -69,7 +69,7 @@ def used(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def original(used: Path, tmp_path: Path) -> Path:
-    """A home of the test's own, in its place."""
+    """Create the test's own home, relocated to its place."""
     home = tmp_path / "original"
     shutil.copytree(used, home)
     relocate(settings_of(home))
@@ -111,7 +111,7 @@ def test_a_moved_home_is_refused_until_it_is_put_right(used: Path, original: Pat
     with sqlite3.connect(moved / "mlflow.db") as database:
         tags = dict(database.execute("SELECT key, value FROM tags"))
     assert tags["xft.path"] == str(moved / "artifacts" / "merge" / "key")
-    assert tags["note"] == f"made in {used} by hand"  # words are left alone
+    assert tags["note"] == f"made in {used} by hand"  # free text is left alone
 
 
 def test_the_same_home_by_a_link_is_in_its_place(original: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The log is not a condition of the run: a process whose log nobody reads any more goes on."""
+"""A run does not depend on its log: the process continues when nobody reads the log any more."""
 
 import subprocess
 import sys

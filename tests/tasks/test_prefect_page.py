@@ -1,4 +1,4 @@
-"""What is shown in Prefect costs a line in the log when Prefect is away. (That it is shown: tests/flows/test_pipeline.py.)"""
+"""When Prefect is unavailable, what we show there costs one line in the log. (tests/flows/test_pipeline.py tests the pages.)"""
 
 import json
 import logging
@@ -76,7 +76,7 @@ def test_the_lines_of_all_stages_that_count_are_understood(
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The content of what is shown of a run."""
+    """Collect the content that is shown for a run."""
     found: list[str] = []
     monkeypatch.setattr("tasks.prefect_page._show_of_run", lambda run, kind, key, data, *rest: found.append(data))
     return found

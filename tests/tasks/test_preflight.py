@@ -1,4 +1,4 @@
-"""What is missing is found before anything starts, all of it, in one message."""
+"""Everything that is missing is found before anything starts, and reported in one message."""
 
 import http.server
 import os
@@ -26,7 +26,7 @@ NOWHERE = Path("/nowhere")
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A machine with nothing on it."""
+    """Simulate a machine with nothing installed."""
     for name in ("HUMANEVAL_OVERRIDE_PATH", "MBPP_OVERRIDE_PATH", "XFT_BENCHMARKS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -68,7 +68,7 @@ def test_all_that_is_missing_is_one_message() -> None:
 
 @pytest.mark.usefixtures("bare")
 def test_addresses_without_a_network_files_under_wrong_names_and_benchmarks_are_one_message(tmp_path: Path) -> None:
-    with socket.socket() as nobody:  # bound, and nothing listens
+    with socket.socket() as nobody:  # bound, but not listening
         nobody.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{nobody.getsockname()[1]}/rows"
         for name, content in (("table.jsonl", b"question,answer\na,b\n"), ("lines.csv", b'{"question": "a", "answer": "b"}\n'),
@@ -107,7 +107,7 @@ def test_what_any_variant_lacks_is_in_the_message() -> None:
 
 
 def test_a_model_that_cannot_be_a_gguf_file_is_found_first(tmp_path: Path) -> None:
-    """And not by the last stage of a run of hours."""
+    """It is not left to the last stage of a run that takes hours."""
     wanted = ("export.gguf=[q8_0]", "evaluate.sandbox=unsafe")
     check_inputs(recipe(*wanted, f"model.path={dense_model(tmp_path / 'fits')}"))
     with pytest.raises(CheckpointError, match="type 'phi3' cannot be written"):
@@ -135,7 +135,7 @@ def test_preferences_that_nothing_here_can_grade_are_found_first(tmp_path: Path)
     file = tmp_path / "multipl-e" / "humaneval-lua.jsonl"
     file.parent.mkdir()
     file.write_text('{"name": "one", "language": "lua", "prompt": "-- One", "tests": "one()", "stop_tokens": []}\n')
-    check_inputs(recipe(f"evaluate.benchmarks=[{file}]", "evaluate.sandbox=unsafe"))  # skipped, and said so in the report
+    check_inputs(recipe(f"evaluate.benchmarks=[{file}]", "evaluate.sandbox=unsafe"))  # skipped, which the report says
     with pytest.raises(DataError, match="its toolchain is not on this machine"):
         check_inputs(recipe(f"dpo.benchmark={file}", "evaluate.sandbox=unsafe"))
 
@@ -165,7 +165,7 @@ def test_every_stage_that_takes_something_from_outside_says_what() -> None:
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Refuses as the Hub does: by a status and a code in a header."""
+    """A server that refuses as the Hub does: with a status and a code in a header."""
 
     REFUSALS: ClassVar = {
         "gated": (403, "GatedRepo"), "private": (401, "RepoNotFound"), "missing": (404, "RepoNotFound"),
@@ -184,7 +184,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     do_GET = do_HEAD
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_what_the_hub_does_not_give(name: str, message: str, hub: str, tmp_path:
     done = subprocess.run(
         [sys.executable, "-c", ASK, name], capture_output=True, text=True, env=environment, cwd=Path(__file__).parents[2])
     assert "Request ID" not in done.stdout and "Root=1" not in done.stdout and "Traceback" not in done.stderr
-    if name.startswith("broken"):  # it may come back: that is no reason to refuse a run
+    if name.startswith("broken"):  # this may be temporary, so it is no reason to refuse a run
         model, model_by_stage, data = done.stdout.strip().splitlines()
         assert model == "passed" and model_by_stage.startswith("HubUnavailable") and data.startswith("HubUnavailable")
         return

@@ -1,4 +1,4 @@
-"""A variant learns from its tags what it belongs to, and MLflow shows it there, with its stages beside."""
+"""A variant learns from its tags which comparison it belongs to. MLflow shows it there, with its stages next to it."""
 
 import logging
 
@@ -26,7 +26,7 @@ def test_a_variant_is_a_child_of_its_comparison(request: pytest.FixtureRequest, 
     variant = runs.open_run(recipe, "flow-2", VARIANT.name, variant=VARIANT)
     parent, child = client().get_run(comparison.mlflow_run_id), client().get_run(variant.mlflow_run_id)
     assert "upcycle.num_experts" not in parent.data.params
-    assert set(child.data.params) == {"upcycle.num_experts"}  # what varies; MLflow's charts then begin with it
+    assert set(child.data.params) == {"upcycle.num_experts"}  # the field that varies; MLflow's charts then start with it
     assert child.info.experiment_id == parent.info.experiment_id
     assert child.data.tags["mlflow.parentRunId"] == comparison.mlflow_run_id
     assert child.data.tags["xft.group"] == VARIANT.group
@@ -38,7 +38,7 @@ def test_a_variant_is_a_child_of_its_comparison(request: pytest.FixtureRequest, 
     beside = shown.info.experiment_id
     assert client().get_experiment(beside).name == f"{recipe.experiment}/stages"
 
-    # The comparison's process was killed: its variants may go on elsewhere.
+    # The comparison's process was killed, but its variants may still be running elsewhere.
     runs.close_runs("flow-1", "KILLED")
     assert client().get_run(comparison.mlflow_run_id).info.status == "KILLED"
     assert client().get_run(variant.mlflow_run_id).info.status == "RUNNING"

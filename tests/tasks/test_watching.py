@@ -1,4 +1,4 @@
-"""The digest of data that is watched: the same for the same contents, another for others, wherever the data is."""
+"""The digest of watched data: the same for the same contents, different for different contents, wherever the data is."""
 
 from pathlib import Path
 

@@ -215,12 +215,12 @@ def scroll_to(page: Page, wanted: Locator) -> None:
 
 
 def open_mlflow_runs(page: Page, mlflow: str, experiment_id: str) -> None:
-    """MLflow's table of an experiment's runs."""
+    """Open MLflow's table of an experiment's runs."""
     page.goto(f"{mlflow}/#/experiments/{experiment_id}/runs?workflowType=machine_learning")
     expect(page.get_by_text(re.compile(r"matching runs?"))).to_be_visible(timeout=60_000)
 
 
 def open_mlflow_comparison(page: Page, link: str, runs: int) -> None:
-    """MLflow's page that compares runs."""
+    """Open MLflow's page that compares runs."""
     page.goto(link)
     expect(page.get_by_text(f"Comparing {runs} Runs")).to_be_visible(timeout=60_000)

@@ -1,4 +1,4 @@
-from tests.flows.conftest import RECIPE, REPOSITORY  # noqa: F401, I001  (first: it decides where everything is kept)
+from tests.flows.conftest import RECIPE, REPOSITORY  # noqa: F401, I001  (first: it decides where all files are kept)
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

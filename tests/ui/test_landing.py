@@ -39,7 +39,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run_id(ui: XftUi, recipe: Path) -> str:
-    """A finished run of the recipe."""
+    """Run the recipe; return the ID of the finished run."""
     started = ui.run_deployment("pipeline", recipe_file=str(recipe))
     ui.wait_for_state(started, "COMPLETED")
     return started
@@ -64,7 +64,7 @@ def test_links_to_mlflow_open_among_runs_and_models(page: Page, ui: XftUi, run_i
     expect(page.get_by_text("Description", exact=True).first).to_be_visible()
     pictures = page.locator("img[src*='plots']").filter(visible=True)
     expect(pictures.first).to_be_attached()
-    for picture in pictures.all():  # of the run's report
+    for picture in pictures.all():  # in the run's report
         page.wait_for_function("picture => picture.complete && picture.naturalWidth > 100", arg=picture.element_handle())
     page.goto(mlflow_pages.first_page(ui.mlflow))
     expect(page.get_by_text("Model registry").first).to_be_visible(timeout=60_000)
@@ -76,7 +76,7 @@ def test_experiments_are_opened_among_runs_and_models_from_mlflows_own_lists(
 ) -> None:
     run = ui.tracking_run(run_id)
     name = ui.tracking().get_experiment(run.info.experiment_id).name
-    page = new_page(browser)  # nothing is remembered of other pages
+    page = new_page(browser)  # a page without storage from other pages
     page.goto(ui.mlflow + path)
     page.get_by_role("link", name=name, exact=True).first.click()
     expect(page.get_by_role("link", name=str(run.info.run_name)).first).to_be_visible(timeout=60_000)
@@ -105,7 +105,7 @@ def test_a_run_beside_it_says_where_it_is_shown(page: Page, ui: XftUi, recipe: P
 
 def test_a_table_begins_with_the_columns_that_matter(browser: Browser, ui: XftUi, run_id: str) -> None:
     run = ui.tracking_run(run_id)
-    page = new_page(browser)  # nothing is remembered of other pages
+    page = new_page(browser)  # a page without storage from other pages
     for base in (ui.mlflow, f"{ui.prefect}/mlflow"):
         page.goto(f"{base}/")
         page.goto(mlflow_pages.experiment_page(base, run.info.experiment_id))
@@ -169,13 +169,13 @@ def test_nothing_leaves_the_machine(browser: Browser, ui: XftUi, run_id: str, tm
             assert page.locator("body").inner_text().strip(), address
         page.goto(f"{ui.prefect}/runs/flow-run/{run_id}")
         RunPage(page, ui.prefect, run_id).open_artifacts()
-        page.wait_for_timeout(5000)  # a page's periodic requests
+        page.wait_for_timeout(5000)  # time for the page's periodic requests
     assert left_the_machine(record) == set()
 
 
 @pytest.fixture
 def leaky_page() -> Iterator[str]:
-    """A page of this machine that requests a picture, a connection and data from another machine."""
+    """A page on this machine that requests a picture, a connection and data from another machine."""
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)

@@ -25,7 +25,7 @@ def test_a_registered_version_goes_where_it_is_sent(ui: XftUi, write_recipe: Cal
     assert "license: apache-2.0" in (target / "README.md").read_text()
     version = ui.tracking().get_model_version(name, "1")
     assert version.tags["xft.published.directory"] == str(target)
-    # With only the model, as the automation starts it: the copy is below the worker's home.
+    # With only the model, as the automation starts it: the copy is written below the worker's home.
     ui.wait_for_state(ui.run_deployment("publish", model=f"models:/{name}/1"), "COMPLETED", seconds=300)
     assert (ui.home / "published" / f"{name}-1" / "model.safetensors").is_file()
     # Prefect reports an occupied destination and a missing version, and nothing changes.

@@ -35,7 +35,7 @@ def test_a_killed_one_leaves_nothing_and_its_run_goes_on_after_the_next_start(
     own_ui.process.kill()
     own_ui.process.wait()
     started = time.monotonic()
-    own_ui.start()  # at once: it waits until the other one's processes have ended
+    own_ui.start()  # right away: it waits until the other one's processes have ended
     assert own_ui.run(run_id)["state_type"] == "CRASHED"
     assert time.monotonic() - started < 120
     assert list(checkpoints.glob("checkpoint-*"))

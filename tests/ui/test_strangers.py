@@ -13,7 +13,7 @@ from tests.ui.xft_ui import XftUi
 
 pytestmark = pytest.mark.slow
 
-# All ways to send without a preflight request, to send with one, and to read; resolves when all have been tried.
+# All ways to send with and without a preflight request, and to read. Resolves when all have been tried.
 ATTACK = """async ([prefect, mlflow]) => {
     const told = [];
     const requests = [
@@ -50,7 +50,7 @@ FORM = b"""<form method=post enctype=text/plain><input name='{"name": "stolen", 
 
 @pytest.fixture
 def foreign_port() -> Iterator[str]:
-    """A page of another program on this machine."""
+    """Serve a page of another program on this machine."""
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)

@@ -22,7 +22,7 @@ GRID = ["upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3],[8,3]]"]
 
 @pytest.fixture(params=["loopback", "another port"])
 def address(request: pytest.FixtureRequest, ui: XftUi) -> Iterator[str]:
-    """Prefect's address, the only one that the user knows."""
+    """Return Prefect's address, the only one that the user knows."""
     if request.param == "loopback":
         yield ui.prefect
         return
@@ -87,7 +87,7 @@ def test_from_run_to_what_a_person_looks_for(browser: Browser, ui: XftUi, addres
     with another_chromium(browser, f"--log-net-log={record}") as recorded:
         page = new_page(recorded)
         compared = started(page, address, ui, "compare", GRID)
-        walk = Walk(page, tmp_path)  # from this page, which the walk leaves
+        walk = Walk(page, tmp_path)  # starts on this page and leaves it
         losses_are_side_by_side(walk, address)
         ui.wait_for_state(compared, "COMPLETED")
         the_table_of_pass_at_1_is_there(walk)
@@ -98,7 +98,7 @@ def test_from_run_to_what_a_person_looks_for(browser: Browser, ui: XftUi, addres
 
 
 def losses_are_side_by_side(walk: Walk, address: str) -> None:
-    """While it runs."""
+    """Compare the losses while the variants train."""
     walk.begin()
     walk.tab("Artifacts")
     walk.artifact("start-here")

@@ -5,7 +5,7 @@ import threading
 
 
 class Tunnel:
-    """Like ``ssh -L``: a port that leads to another one."""
+    """A port that leads to another port, like ``ssh -L``."""
 
     def __init__(self, target: int) -> None:
         self._server, self._target = socket.create_server(("127.0.0.1", 0)), target

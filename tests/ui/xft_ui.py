@@ -118,7 +118,7 @@ class XftUi:
         return str(next(item["id"] for item in self.api("/deployments/filter") if item["name"] == name))
 
     def runs(self, deployment: str | None = None) -> list[dict[str, Any]]:
-        """Flow runs, the first one started first."""
+        """Return the flow runs, the first one started first."""
         body: dict[str, Any] = {"sort": "EXPECTED_START_TIME_ASC"}
         if deployment:
             body["deployments"] = {"name": {"any_": [deployment]}}
@@ -141,7 +141,7 @@ class XftUi:
         return run
 
     def task_states(self, run_id: str) -> dict[str, str]:
-        """Name of every task run's state."""
+        """Return the state of every task run by name."""
         found = self.api("/task_runs/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
         return {item["name"]: item["state_name"] for item in found}
 
@@ -160,7 +160,7 @@ class XftUi:
         return urljoin(self.prefect, self.artifact(run_id, key).partition("](")[2].rstrip(")"))
 
     def artifact(self, run_id: str, key: str) -> str:
-        """Content of the artifact that a run published under ``key``."""
+        """Return the content of the artifact that a run published under ``key``."""
         body = {"artifacts": {"flow_run_id": {"any_": [run_id]}, "key": {"any_": [key]}}, "sort": "CREATED_DESC"}
         return str(self.api("/artifacts/filter", body)[0]["data"])
 

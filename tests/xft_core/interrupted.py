@@ -1,4 +1,4 @@
-"""A training that ends in the middle, as if its process had been killed."""
+"""A training that is interrupted, as if its process had been killed."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from xft_core.training.trainer import XftTrainer
 
 
 def interrupted_after(step: int, config: SftStage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run ``config`` in this process, to its end after ``step``."""
+    """Run ``config`` in this process, and interrupt it after ``step``."""
     log = XftTrainer.log
 
     def stop(self: XftTrainer, *arguments: Any) -> None:

@@ -1,4 +1,4 @@
-"""``python -m xft_core``: every stage alone; a mistake is a message and exit status 2, never a stack trace."""
+"""``python -m xft_core``: every stage alone. A mistake gives a message and exit status 2, never a stack trace."""
 
 import json
 import subprocess
@@ -32,7 +32,7 @@ def test_help_names_every_stage_and_every_field() -> None:
 
 @pytest.mark.slow
 def test_the_stages_one_by_one(tmp_path: Path) -> None:
-    """The chain by hand, as a user without an orchestrator types it."""
+    """Run the chain by hand, as a user without an orchestrator would."""
     dense_model(tmp_path / "base")
     rows = [{"instruction": f"Add {i}", "response": f"def f(x):\n    return x + {i}"} for i in range(40)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

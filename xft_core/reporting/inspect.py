@@ -39,12 +39,12 @@ def describe(directory: Path) -> str:
 def _artifact_sections(directory: Path, manifest: Manifest) -> list[str]:
     try:
         verify(directory)
-        whole = "yes: every file has the size and sha256 of the manifest"
+        intact = "yes: every file has the size and sha256 of the manifest"
     except ArtifactError as error:
-        whole = f"NO: {error}"
+        intact = f"NO: {error}"
     about = {
         "stage": f"{manifest.stage} (version {manifest.stage_version})", "key": manifest.key, "digest": manifest.digest,
-        "made": f"{manifest.created}, in {manifest.seconds:.1f} s", "whole": whole}
+        "created": f"{manifest.created}, in {manifest.seconds:.1f} s", "intact": intact}
     total = sum(entry.size for entry in manifest.files)
     sections = [
         ("artifact", about),

@@ -1,4 +1,4 @@
-"""What ``xft completion`` prints is taken by the shells, and completes."""
+"""Shells accept the output of ``xft completion``, and it completes."""
 
 import shutil
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 from flows.commands import completion
 from flows.options import parser
 
-# Bash's completion function, called as bash calls it for the words given.
+# Bash's completion function, called for the given words as bash calls it.
 ASK_BASH = """
 source "$1"; shift
 COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; COMPREPLY=()

@@ -1,4 +1,4 @@
-"""``xft init``: the recipe that it writes is read as what it says, and what does not fit is told before a file is written."""
+"""``xft init`` writes a valid recipe with the reported values, and refuses unsuitable input before it writes a file."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def rows(path: Path, number: int, **row: Any) -> str:
 @pytest.fixture(autouse=True)
 def empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # no benchmarks
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # so that no benchmarks are found
 
 
 def test_the_demo(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +60,7 @@ def test_fields_follow_from_model_and_data() -> None:
     made = draft("a", str(model), model, rows(Path("rows.jsonl"), 30), [], Machine(memory=1e12, device_memory=8e10, disk=1e12))
     assert made.values["data.template"] == "chat"  # its tokenizer has a chat template
     assert made.values["data.max_length"] == 100 and "context is 100 tokens" in made.reasons["data.max_length"]
-    assert made.values["data.held_out_rows"] == 6  # a fifth
+    assert made.values["data.held_out_rows"] == 6  # a fifth of the rows
     assert made.values["sft.batch_size"] == 1 and made.values["sft.precision"] == "bf16"
     assert made.values["evaluate.benchmarks"] == [] and "xft fetch humaneval" in made.reasons["evaluate.benchmarks"]
 

@@ -1,4 +1,4 @@
-"""``xft plan`` shows what a recipe needs; what cannot fit is refused, by it and by ``xft run``, before any work."""
+"""``xft plan`` shows what a recipe needs. It and ``xft run`` refuse a recipe that cannot fit, before any work."""
 
 import json
 import os

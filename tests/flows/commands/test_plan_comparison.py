@@ -1,4 +1,4 @@
-"""The plan of a comparison counts what variants share once, as their runs do."""
+"""The plan of a comparison counts work that variants share once, as their runs do it once."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from xft_core.recipe.steps import pipeline_steps
 
 
 def shared(recipe_file: RecipeFile, *changes: str) -> set[str]:
-    """Roles that the recipe and the changed one make alike."""
+    """Return the roles whose stages are the same in the recipe and the changed one."""
     one, other = symbolic_keys(load_recipe(recipe_file(), [])), symbolic_keys(load_recipe(recipe_file(), list(changes)))
     return {role for role in one if one[role] == other.get(role)}
 

@@ -1,4 +1,4 @@
-"""What ``xft store`` does beside what its tables say (tests/tasks/object_store tests those)."""
+"""``xft store`` apart from its tables (tests/tasks/object_store tests those)."""
 
 import signal
 import subprocess
@@ -28,7 +28,7 @@ def test_what_a_killed_verify_left_is_swept_by_the_next_command(tmp_path: Path, 
                           stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         store.run(verify)
-        assert len(list(tmp_path.glob("xft-verify-*/model.safetensors"))) == 1  # it lives
+        assert len(list(tmp_path.glob("xft-verify-*/model.safetensors"))) == 1  # its process is alive
         process.send_signal(signal.SIGKILL)
     store.run(verify)
     assert not list(tmp_path.glob("xft-verify-*"))

@@ -1,4 +1,4 @@
-"""What a web page of another origin, a page that gave 127.0.0.1 a name of its own, and another user send to a server."""
+"""Requests to a server from a page of another origin, a page that points its own host name at 127.0.0.1, and another user."""
 
 import json
 import urllib.error
@@ -9,7 +9,7 @@ FOREIGN_PORT = "http://127.0.0.1:9"
 
 
 class Attempt(NamedTuple):
-    """A request to ``port``, and the status that must answer it. ``knows``: it carries the secret, as a browser would."""
+    """A request to ``port`` and the expected status. ``knows``: it carries the secret, as a browser would."""
 
     name: str
     method: str
@@ -36,7 +36,7 @@ ATTEMPTS = [
 
 
 def status(address: str, method: str, headers: dict[str, str], body: Any = None) -> int:
-    """The status that answers."""
+    """Return the status of the answer."""
     data = json.dumps(body or {}).encode() if method == "POST" else None
     try:
         with urllib.request.urlopen(urllib.request.Request(address, data, headers, method=method), timeout=20) as answer:
@@ -46,7 +46,7 @@ def status(address: str, method: str, headers: dict[str, str], body: Any = None)
 
 
 def answers(address: str, authorization: str, body: Any = None) -> dict[str, int]:
-    """Status for each attempt on an API's address."""
+    """Return the status for each attempt on an API's address."""
     port = address.split(":")[2].partition("/")[0]
     found = {}
     for attempt in ATTEMPTS:

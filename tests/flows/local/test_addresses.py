@@ -1,4 +1,4 @@
-"""Where `xft ui` listens, and what browsers call it."""
+"""The addresses where `xft ui` listens and those that browsers use for it."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Prefect's API of one ``xft run``: killed, it comes back at the same address; it ends with its owner."""
+"""The embedded Prefect API of one ``xft run``: after a kill it comes back at the same address, and it ends with its owner."""
 
 import os
 import subprocess
@@ -60,7 +60,7 @@ def test_it_is_started_again_when_it_is_killed(tmp_path: Path) -> None:
 
 
 def test_only_a_server_that_ends_with_the_run_gets_no_heartbeats() -> None:
-    """The end of a flow waits for the thread that sends them, up to a second."""
+    """Heartbeats would delay the end of a flow by up to a second, because it waits for the thread that sends them."""
     server: Any = SimpleNamespace(wait_until_up=lambda: None, keep=lambda: None)
     for api, sends in ((PrefectApi(), True), (PrefectApi(server), False)):
         api.wait()

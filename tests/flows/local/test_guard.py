@@ -1,4 +1,4 @@
-"""What ``xft ui`` starts ends with it, also when it is killed: real processes, among them some that left its session."""
+"""Processes that ``xft ui`` starts end with it, even when it is killed: real processes, some of which left its session."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ from flows.local import guard
 from flows.local.processes import processes
 from tests.flows.conftest import REPOSITORY
 
-# A process that starts another one in a session of its own, as a worker does, and then waits.
+# A process that starts another one in a new session, as a worker does, and then waits.
 PARENT = "import subprocess, sys, time; subprocess.Popen(['sleep', '600'], start_new_session=True); time.sleep(600)"
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 OWNER = f"""

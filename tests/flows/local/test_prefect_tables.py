@@ -1,4 +1,4 @@
-"""Prefect's server looks for migrations again whenever the database or Prefect is another than it was."""
+"""Prefect's server looks for migrations again whenever the database or Prefect has changed."""
 
 import sqlite3
 from collections.abc import Callable

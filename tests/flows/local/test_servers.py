@@ -1,4 +1,4 @@
-"""Prefect's API of ``xft run`` and the secret of a home. The servers of ``xft ui``: test_cli.py, as they are up there."""
+"""Prefect's API of ``xft run`` and the secret of a home. test_cli.py tests the servers of ``xft ui``, since it starts them."""
 
 import base64
 import os
@@ -43,7 +43,7 @@ def test_its_events_are_not_for_foreign_pages(prefect_api: str) -> None:
         events.send('{"type": "auth", "token": "xft:guessed"}')
         with pytest.raises(ConnectionClosed):
             events.recv(timeout=20)
-    with connect(address) as events:  # older clients say nothing first
+    with connect(address) as events:  # older clients do not authenticate first
         events.send('{"type": "filter", "filter": {}}')
         with pytest.raises(ConnectionClosed):
             events.recv(timeout=20)
@@ -81,7 +81,7 @@ def test_several_that_start_at_once_agree_on_it(tmp_path: Path) -> None:
 def test_who_took_the_port_of_an_ended_server_is_not_told_the_secret(tmp_path: Path, prefect_api: str) -> None:
     (tmp_path / "locks").mkdir()
     (tmp_path / "locks" / "ui.lock").write_text("1\n")
-    (tmp_path / "prefect-api").write_text(prefect_api)  # something answers there
+    (tmp_path / "prefect-api").write_text(prefect_api)  # something listens there
     assert running_api(tmp_path) is None
 
 

@@ -1,4 +1,4 @@
-"""What the worker of ``xft ui`` is told."""
+"""The environment that ``xft ui`` gives its worker."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What stages leave: artifacts, their manifests, and work in progress."""
+"""Output of stages: artifacts, their manifests, and work in progress."""
 
 import json
 import random
@@ -14,7 +14,7 @@ from xft_core.store.manifest import Manifest, files_digest
 
 
 def artifact(directory: Path, files: dict[str, bytes]) -> Path:
-    """A copy of an artifact of mix with these files."""
+    """Create an artifact of mix with these files."""
     return Path(shutil.copytree(_published(tuple(files.items()))[1], directory / "artifact"))
 
 
@@ -37,7 +37,7 @@ def _published(files: tuple[tuple[str, bytes], ...]) -> tuple[tempfile.Temporary
 
 @target
 def manifest(rng: random.Random, directory: Path) -> None:
-    """The manifest of an artifact, as it is found on disk."""
+    """Read the manifest of an artifact, as found on disk."""
     from xft_core.reporting.inspect import describe
     from xft_core.store.artifacts import find, input_digest
 
@@ -60,7 +60,7 @@ def manifest(rng: random.Random, directory: Path) -> None:
 
 @target
 def manifest_that_agrees(rng: random.Random, directory: Path) -> None:
-    """A manifest with the sums that it should have, from whoever can write to the object store."""
+    """Read a forged manifest with correct checksums, as anyone who can write to the object store could leave it."""
     from pydantic import ValidationError
 
     from tasks.object_store.artifacts import checked_manifest
@@ -83,7 +83,7 @@ def manifest_that_agrees(rng: random.Random, directory: Path) -> None:
 
 @target
 def snapshot(rng: random.Random, directory: Path) -> None:
-    """What the object store says of a checkpoint."""
+    """Read the object store's description of a checkpoint."""
     from pydantic import ValidationError
 
     from tasks.object_store.checkpoints import Snapshot
@@ -98,7 +98,7 @@ def snapshot(rng: random.Random, directory: Path) -> None:
 
 @target
 def work_in_progress(rng: random.Random, directory: Path) -> None:
-    """Lines, curves, run records and checkpoints that an earlier attempt left. None of them is an error."""
+    """Read lines, curves, run records and checkpoints of an earlier attempt. None of them may cause an error."""
     from tasks.object_store.run_records import _parse
     from tasks.tracking.follower import CurveFile
     from xft_core.files.journal import append, read_appended

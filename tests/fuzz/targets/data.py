@@ -1,4 +1,4 @@
-"""Instruction data, benchmarks, and what the stages after training make of them."""
+"""Instruction data, benchmarks, and what the stages after training write from them."""
 
 import gzip
 import io
@@ -19,7 +19,7 @@ ROWS = [
 
 @target
 def data_rows(rng: random.Random, directory: Path) -> None:
-    """Instruction data in every form, as lines, as a list, and as Parquet; down to the tokens."""
+    """Read instruction data in every form, as lines, as a list, and as Parquet, down to the tokens."""
     from xft_core.data.reading import read_conversations
     from xft_core.data.templates import training_text
     from xft_core.data.text_tokens import prompt_token_ids
@@ -63,7 +63,7 @@ BENCHMARKS = [
 
 @target
 def benchmark(rng: random.Random, directory: Path) -> None:
-    """A benchmark file of every kind: its problems, prompts, and what decontamination makes of them."""
+    """Read a benchmark file of every kind: its problems, its prompts, and its use in decontamination."""
     from xft_core.benchmarks.decontaminate import Contamination
     from xft_core.benchmarks.registry import kind_of
 
@@ -84,7 +84,7 @@ def benchmark(rng: random.Random, directory: Path) -> None:
 
 @target
 def samples(rng: random.Random, directory: Path) -> None:
-    """samples.jsonl of a model's answers."""
+    """Read samples.jsonl of a model's answers."""
     from xft_core.benchmarks.registry import kind_of
     from xft_core.stages.evaluate import read_samples
 
@@ -97,7 +97,7 @@ def samples(rng: random.Random, directory: Path) -> None:
 
 @target
 def results(rng: random.Random, directory: Path) -> None:
-    """results.json of an evaluation, compared with another and shown as a page."""
+    """Read results.json of an evaluation, compare it with another, and show it as a page."""
     from xft_core.reporting.diff import diff
 
     sample = {"base": "pass", "plus": "fail", "detail": "", "solution": "x"}
@@ -110,7 +110,7 @@ def results(rng: random.Random, directory: Path) -> None:
 
 @target
 def coefficients(rng: random.Random, directory: Path) -> None:
-    """coefficients.json of mix, and the merge by it."""
+    """Read coefficients.json of mix, and merge with it."""
     from xft_core.mixing.coefficients import load_coefficients
 
     layers = [{"weights": [0.75, 0.25], "movement": 0.0}] * 2
@@ -121,7 +121,7 @@ def coefficients(rng: random.Random, directory: Path) -> None:
 
 @target
 def report_files(rng: random.Random, directory: Path) -> None:
-    """comparison.json of a run's report, and what a comparison of variants makes of it."""
+    """Read comparison.json of a run's report, and use it in a comparison of variants."""
     from tests.xft_core.stages.test_compare import write_report
     from xft_core.recipe.grid import expand, field_labels, parse_grid
     from xft_core.recipe.sections import Recipe

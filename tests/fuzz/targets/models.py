@@ -38,7 +38,7 @@ def _read_model(path: Path) -> None:
 
 @target
 def model_config(rng: random.Random, directory: Path) -> None:
-    """config.json of a model, and the model built of it."""
+    """Read config.json of a model, and build the model from it."""
     from xft_core.models.config import transformers_config
     from xft_core.models.loading import load_model
     from xft_core.planning.shape import read_shape
@@ -64,7 +64,7 @@ def model_config(rng: random.Random, directory: Path) -> None:
 
 @target
 def safetensors_file(rng: random.Random, directory: Path) -> None:
-    """A weights file whose header or data is spoiled: lengths, offsets, dtypes, shapes."""
+    """Read a weights file with a damaged header or damaged data: lengths, offsets, dtypes, shapes."""
     path = _model(directory) / "model.safetensors"
     if rng.random() < 0.8:
         _spoil_tensors(rng, path)
@@ -77,7 +77,7 @@ def safetensors_file(rng: random.Random, directory: Path) -> None:
 
 @target
 def shard_index(rng: random.Random, directory: Path) -> None:
-    """The index of a sharded checkpoint."""
+    """Read the index of a sharded checkpoint."""
     path = _model(directory)
     (directory / "secret.safetensors").write_bytes((path / "model.safetensors").read_bytes())
     from safetensors import safe_open
@@ -94,7 +94,7 @@ def shard_index(rng: random.Random, directory: Path) -> None:
 
 @lru_cache(maxsize=1)
 def made_once() -> tuple[tempfile.TemporaryDirectory[str], Path]:
-    """A place with ``moe``, an upcycled model of the smallest size, and ``data``, prepared rows."""
+    """Create a directory with ``moe``, an upcycled model of the smallest size, and ``data``, prepared rows."""
     from tests.factories import dense_model
     from xft_core.data.rows import Row, save_rows
     from xft_core.recipe.sections import UpcycleConfig
@@ -112,7 +112,7 @@ def made_once() -> tuple[tempfile.TemporaryDirectory[str], Path]:
 
 
 def _spoil_tensors(rng: random.Random, path: Path) -> None:
-    """Other names, types, shapes and offsets in a safetensors file, or other bytes."""
+    """Change names, types, shapes and offsets in a safetensors file, or its bytes."""
     whole = path.read_bytes()
     length = int.from_bytes(whole[:8], "little")
     if rng.random() < 0.7:
@@ -124,7 +124,7 @@ def _spoil_tensors(rng: random.Random, path: Path) -> None:
 
 @target
 def moe_model(rng: random.Random, directory: Path) -> None:
-    """An upcycled model: its config.json and its tensors, as SFT, mix and merge read them."""
+    """Read an upcycled model: its config.json and its tensors, as SFT, mix and merge read them."""
     import torch
 
     from xft_core.mixing.mixture import MixtureReader
@@ -153,7 +153,7 @@ def moe_model(rng: random.Random, directory: Path) -> None:
 
 @target
 def prepared_rows(rng: random.Random, directory: Path) -> None:
-    """Tokenised rows of the prepare stage, down to the batches of a training."""
+    """Read tokenized rows of the prepare stage, down to the batches of a training."""
     from xft_core.data.packing import PackedRows
     from xft_core.data.rows import load_rows
 
@@ -183,7 +183,7 @@ def _forge_rows(rng: random.Random, path: Path) -> None:
 
 @target
 def optimizer_state(rng: random.Random, directory: Path) -> None:
-    """What a checkpoint holds beside the weights."""
+    """Read the files of a checkpoint other than the weights."""
     import torch
 
     from xft_core.training.optimizer_state import load_state, save_state
@@ -200,7 +200,7 @@ def optimizer_state(rng: random.Random, directory: Path) -> None:
 
 @target
 def tokenizer(rng: random.Random, directory: Path) -> None:
-    """The files of a tokenizer."""
+    """Read the files of a tokenizer."""
     from xft_core.data.templates import chat_prompt
     from xft_core.models.loading import load_tokenizer
 

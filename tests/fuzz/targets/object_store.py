@@ -1,6 +1,6 @@
 """A real S3 server that others write to: forged manifests and checkpoints, and keys that lead elsewhere.
 
-Whatever is there, nothing outside of XFT_HOME is written or removed, and no object outside of the prefix.
+Whatever it contains, no file outside XFT_HOME is written or removed, and no object outside the prefix.
 """
 
 import json
@@ -45,7 +45,7 @@ def _server() -> tuple[str, int]:
 
 @target
 def object_store(rng: random.Random, directory: Path) -> None:
-    """What is in the object store, as every command finds it there."""
+    """Read the contents of the object store as every command would."""
     from tests.fuzz.targets.artifacts import artifact
 
     client, prefix = raw_client(_server()), "fuzz"
@@ -57,7 +57,7 @@ def object_store(rng: random.Random, directory: Path) -> None:
     before = _files(directory)
 
     def put(name: str, content: bytes) -> None:
-        with suppress(ClientError):  # a key that this server does not take
+        with suppress(ClientError):  # a key that this server rejects
             client.put_object(Bucket=BUCKET, Key=f"{prefix}/inside/{name}", Body=content)
 
     if rng.random() < 0.7:
@@ -86,7 +86,7 @@ def object_store(rng: random.Random, directory: Path) -> None:
 
 
 def _forge(rng: random.Random, made: Path, put: Callable[[str, bytes], Any], directory: Path) -> None:
-    """An artifact and a checkpoint whose sums agree with what they name, at the places where they are looked for."""
+    """Forge an artifact and a checkpoint with matching checksums, at the places where they are looked up."""
     from tasks.object_store.file_sets import DIGEST_LENGTH
 
     content = json.loads((made / "manifest.json").read_bytes()) | {"key": KEY}
@@ -108,14 +108,14 @@ def _forge(rng: random.Random, made: Path, put: Callable[[str, bytes], Any], dir
             try:
                 content["digest"] = digest_of([[entry["path"], entry["sha256"]] for entry in files])
                 content["sha256"] = digest_of({field: item for field, item in content.items() if field != "sha256"})
-            except ValueError:  # no number that JSON has, no text that UTF-8 has
+            except ValueError:  # a number that JSON cannot express, or text that UTF-8 cannot
                 pass
             text = json.dumps(content)
         put(f"{place}/manifest.json", text.encode())
 
 
 def _use(rng: random.Random) -> None:
-    """Two of all that read the object store, or remove from it."""
+    """Use two of the functions that read the object store or remove objects from it."""
     from tasks.object_store import artifacts as remote
     from tasks.object_store import checkpoints, models, upkeep
     from tasks.settings import settings

@@ -1,4 +1,4 @@
-"""What a user writes: recipes, overrides, grids, stage configurations, the environment, names of things."""
+"""Input that a user writes: recipes, overrides, grids, stage configurations, the environment, names."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def _recipe_fields() -> dict[str, Any]:
 
 @target
 def recipe(rng: random.Random, directory: Path) -> None:
-    """A recipe file, and what it names."""
+    """Load a recipe file and the files it names."""
     from tasks.preflight import check_inputs
     from xft_core.recipe.load import load_recipe
 
@@ -42,7 +42,7 @@ def recipe(rng: random.Random, directory: Path) -> None:
 
 @target
 def override(rng: random.Random, directory: Path) -> None:
-    """A --set."""
+    """Parse an override, as in --set."""
     from tasks.preflight import check_inputs
     from xft_core.recipe.load import flatten, parse
     from xft_core.recipe.sections import Recipe
@@ -54,7 +54,7 @@ def override(rng: random.Random, directory: Path) -> None:
 
 @target
 def grid(rng: random.Random, directory: Path) -> None:
-    """A --grid."""
+    """Expand a grid, as in --grid."""
     from xft_core.recipe.grid import expand
     from xft_core.recipe.load import flatten
     from xft_core.recipe.sections import Recipe
@@ -62,7 +62,7 @@ def grid(rng: random.Random, directory: Path) -> None:
     known = flatten(Recipe())
     chosen = [rng.choice(list(known)) for _ in range(rng.choice([1, 1, 2]))]
     fields = ",".join(chosen)
-    if rng.random() < 0.4:  # nearly what a person would write
+    if rng.random() < 0.4:  # almost what a user would write
         now = [known[field] for field in chosen]
         steps = [now[0], 1] if len(chosen) == 1 else [now, [1, 2]]
         text = json.dumps(changed(rng, steps), default=str)
@@ -73,7 +73,7 @@ def grid(rng: random.Random, directory: Path) -> None:
 
 @target
 def stage_config(rng: random.Random, directory: Path) -> None:
-    """The configuration of a stage, and the key made of it."""
+    """Read a stage's configuration and compute its key."""
     from xft_core.recipe.load import parse, read_yaml
     from xft_core.stages.configs import STAGES
     from xft_core.stages.run import stage_key
@@ -91,7 +91,7 @@ def stage_config(rng: random.Random, directory: Path) -> None:
 
 @target
 def environment(rng: random.Random, directory: Path) -> None:
-    """Settings from the environment."""
+    """Read settings from the environment."""
     from tasks import settings
     from tasks.object_store import bucket
     from xft_core.runtime.cores import cores
@@ -104,7 +104,7 @@ def environment(rng: random.Random, directory: Path) -> None:
     before = dict(os.environ)
     try:
         for name in rng.sample(names, 2):
-            text = rng.choice(texts).replace("\0", "")  # the system has none in its environment, nor half characters
+            text = rng.choice(texts).replace("\0", "")  # an environment variable cannot contain NUL or lone surrogates
             os.environ[name] = text.encode("utf-8", "replace").decode()
         settings.settings()
         bucket.store()
@@ -113,7 +113,7 @@ def environment(rng: random.Random, directory: Path) -> None:
 
         try:
             find_benchmark(rng.choice(["humaneval", "multipl-e/js", "ds1000"]))
-        except DataError:  # it is not there, wherever that is
+        except DataError:  # the benchmark is not there
             pass
     finally:
         os.environ.clear()
@@ -122,7 +122,7 @@ def environment(rng: random.Random, directory: Path) -> None:
 
 @target
 def names(rng: random.Random, directory: Path) -> None:
-    """Names of models, data, benchmarks, outputs and objects that lead elsewhere."""
+    """Resolve names of models, data, benchmarks, outputs and objects that lead elsewhere."""
     from tasks.object_store.bucket import safe_name
     from tasks.object_store.models import _bucket
     from xft_core.benchmarks.find import find_benchmark

@@ -1,4 +1,4 @@
-"""Pairs of docstring and body: only functions that say something, whole, and no package in two parts."""
+"""Pairs of docstring and body: only complete functions with a meaningful docstring, and no package in two parts."""
 
 import ast
 import textwrap

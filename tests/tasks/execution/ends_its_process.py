@@ -1,4 +1,4 @@
-"""A module that cannot be imported: the process that tries ends."""
+"""A module that ends any process that imports it."""
 
 import os
 

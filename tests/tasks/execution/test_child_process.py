@@ -1,4 +1,4 @@
-"""The child process: exit statuses, signals, log lines, and that nothing of it stays behind."""
+"""The child process: exit statuses, signals, log lines, and no processes or files left behind."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ SCRIPT = "tests.tasks.execution.script"
 
 @pytest.fixture(autouse=True, params=["forked", "fresh"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Both ways in which a stage becomes a process."""
+    """Start stages in both ways: as a fork and as a fresh process."""
     if request.param == "fresh":
         monkeypatch.setattr(fork_server, "start", lambda *_: None)
     else:
@@ -33,7 +33,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def only_servers(popen: Any) -> Any:
-    """``popen``, for nothing that is to be a fork."""
+    """Return ``popen`` restricted to servers: it refuses to start a stage, which must be a fork."""
     def start(command: list[str], **options: Any) -> Any:
         assert "xft_core" not in command and SCRIPT not in command, "started afresh"
         return popen(command, **options)
@@ -61,7 +61,7 @@ def run(config: UpcycleStage, stop: threading.Event | None = None) -> list[str]:
 
 
 def is_alive(pid: int, seconds: float = 5) -> bool:
-    """Whether it still is after some seconds: a killed process on a busy machine takes a moment to be gone."""
+    """Return whether the process survives ``seconds``: on a busy machine, a killed process takes a moment to disappear."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -196,7 +196,7 @@ CGROUP = Path("/sys/fs/cgroup/memory")
 
 @pytest.fixture
 def small_memory() -> Iterator[Path]:
-    """A control group of 200 MB: what takes more in it, the kernel ends with SIGKILL."""
+    """Create a control group of 200 MB: the kernel sends SIGKILL to a process in it that takes more."""
     group = CGROUP / f"xft-test-{os.getpid()}"
     try:
         group.mkdir()
@@ -232,7 +232,7 @@ sys.exit(main(["upcycle", sys.argv[1]]))
 
 @pytest.mark.parametrize("ask", ["torch.empty(1 << 50)", pytest.param("bytearray(1 << 60)", marks=pytest.mark.slow)])
 def test_an_allocation_that_fails_is_a_message(script: Script, config: UpcycleStage, ask: str) -> None:
-    """Real ones, of torch and of Python itself."""
+    """Real failed allocations, by torch and by Python itself."""
     script(TOO_MUCH.format(ask=ask))
     with pytest.raises(
             XftError, match=r"upcycle: the memory is too small.*To avoid this, lower upcycle\.num_experts") as caught:

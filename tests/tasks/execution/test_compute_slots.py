@@ -74,7 +74,7 @@ def test_waiting_ends_when_the_run_is_stopped(tmp_path: Path) -> None:
 
 
 def asked(locks: Path, turn: Turn, order: list[Turn]) -> threading.Thread:
-    """One more who waits for the only slot, and is seen to wait."""
+    """Start a thread that waits for the only slot; return once it waits."""
     waits = threading.Event()
 
     def wait() -> None:

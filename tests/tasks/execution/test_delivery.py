@@ -1,4 +1,4 @@
-"""What a run owes to a server that was away: asked again for so long, once delivered never again."""
+"""Delivery to a server that was unavailable: retried for a limited time, and never repeated once delivered."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ NEVER = threading.Event()
 
 
 class Server:
-    """Does not answer the first ``times`` times."""
+    """A server that does not answer the first ``times`` requests."""
 
     def __init__(self, times: int, error: Exception) -> None:
         self.times, self.error, self.asked = times, error, 0
@@ -50,14 +50,14 @@ def test_patience_ends(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) 
     server, started = Server(1000, TrackingUnavailable("away")), time.monotonic()
     with pytest.raises(TrackingUnavailable) as caught:
         insist(server.ask, NEVER, logger)
-    assert not caught.value.may_pass  # Prefect does not begin again
+    assert not caught.value.may_pass  # Prefect does not retry
     assert 2 <= server.asked <= 4 and time.monotonic() - started < 5
 
 
 def test_mlflow_that_refuses_is_not_asked_for_minutes(
     run: PipelineRun, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Its own refusal, of an output that the run has; nothing is to be waited for."""
+    """MLflow refuses an output that the run already has, so waiting cannot help."""
     from mlflow.entities import LoggedModelOutput
 
     monkeypatch.setattr(delivery, "FIRST_PAUSE_SECONDS", 0.01)

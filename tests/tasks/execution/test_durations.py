@@ -1,4 +1,4 @@
-"""What a stage took is noted for later plans: the work that was there, of stages made here as a whole, failing softly."""
+"""A stage's duration is recorded for later plans: with its work, if the whole stage ran here, and never failing a run."""
 
 import logging
 from pathlib import Path
@@ -41,7 +41,7 @@ def artifact(stage: str, metrics: dict[str, Any], seconds: float = 30.0) -> tupl
 
 
 def test_the_work_noted_is_the_plans_own_measure() -> None:
-    """The demo's figures: a later plan of the same recipe scales by nothing, but for what its sample leaves open."""
+    """With the demo's figures, a later plan of the same recipe needs no scaling, except for the uncertainty of its sample."""
     data, _ = artifact("prepare", {"train_rows": 1500, "held_out_rows": 200, "train_tokens": 198332})
     output, manifest = artifact("sft", {"steps": 145}, seconds=60)
     durations.note(RECIPE, "sft_moe", SftStage(output=output, model="demo:model", data=data), manifest, logger)

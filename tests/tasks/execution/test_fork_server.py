@@ -64,7 +64,7 @@ def server_id() -> int:
 def test_a_fork_is_what_a_fresh_process_would_be(
     config: UpcycleStage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 ) -> None:
-    """With all that the server imports: no thread and no CUDA inherited, the same environment, about the same memory."""
+    """With all of the server's imports: no inherited threads or CUDA, the same environment, and about the same memory."""
     monkeypatch.undo()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "geheim")
@@ -81,7 +81,7 @@ def test_a_fork_is_what_a_fresh_process_would_be(
     assert forked["threads"] == 1
     assert forked.pop("tasks") <= fresh.pop("tasks")
     assert forked.pop("peak") == pytest.approx(fresh.pop("peak"), rel=0.35)
-    # What quiet_libraries() and imports set is there earlier.
+    # In a fork, quiet_libraries() and imports have already set these.
     extra = {name: forked["environment"].pop(name) for name in set(forked["environment"]) - set(fresh["environment"])}
     assert set(extra) <= {"TRANSFORMERS_VERBOSITY", "TOKENIZERS_PARALLELISM"}
     assert forked == fresh
@@ -165,7 +165,7 @@ child_process.run_in_child(config, lambda line: print(line, flush=True), threadi
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_nothing_outlives_its_owner(number: signal.Signals) -> None:
-    """Two owners at once; only the other one's server and stage stay."""
+    """With two owners at once, only the other owner's server and stage stay alive."""
     with (subprocess.Popen([sys.executable, "-c", OWNER], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as owner,
           subprocess.Popen([sys.executable, "-c", OWNER], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as other):
         assert owner.stdout is not None and other.stdout is not None

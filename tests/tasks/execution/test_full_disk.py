@@ -1,4 +1,4 @@
-"""Real small disks: one that fills while an artifact is fetched from a real S3 server, one that is full when a run begins."""
+"""Real small disks: one fills while an artifact is fetched from a real S3 server, one is full when a run begins."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The page that a run starts with: links, plan and recipe."""
+"""The page that a run shows first: links, plan and recipe."""
 
 import logging
 

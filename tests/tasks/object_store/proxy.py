@@ -1,4 +1,4 @@
-"""A real S3 server over HTTP (moto), and a proxy before it that fails the way networks and object stores do."""
+"""A real S3 server over HTTP (moto), and a proxy in front of it that fails as networks and object stores do."""
 
 import re
 import socket
@@ -22,7 +22,7 @@ Fault = Callable[["Request"], str | int | None]
 
 @dataclass(frozen=True)
 class Request:
-    """What a fault decides by. ``number`` counts all requests from 1."""
+    """The request that a fault decides on. ``number`` counts all requests from 1."""
 
     method: str
     path: str
@@ -31,10 +31,10 @@ class Request:
 
 @dataclass
 class Proxy:
-    """``fault`` says for each request: None (pass on), a status with an S3 error code ("503 SlowDown"), "cut request"
-    (the connection is closed in the middle of the upload), "cut response" (half of the answer, then closed), "flip request"
-    or "flip response" (one bit of the content is another), or "other tags" (as of a bucket whose tags are no MD5s).
-    ``certificate``: a file with key and certificate, to be spoken to by https."""
+    """A proxy whose ``fault`` returns for each request: None (pass on), a status with an S3 error code ("503 SlowDown"), "cut
+    request" (the connection is closed in the middle of the upload), "cut response" (closed after half of the answer), "flip
+    request" or "flip response" (one bit of the content is flipped), or "other tags" (as from a bucket whose tags are not MD5s).
+    With ``certificate``, a file with key and certificate, clients connect by HTTPS."""
 
     target: tuple[str, int]
     fault: Fault | None = None
@@ -63,7 +63,7 @@ class Proxy:
                 if fault == "flip request":
                     body = flipped(body)
                 upstream = HTTPConnection(*proxy.target)
-                chunked = "Transfer-Encoding" in self.headers  # as it came: servers refuse what a client does wrong
+                chunked = "Transfer-Encoding" in self.headers  # passed on unchanged: servers must see the client's mistakes
                 upstream.request(
                     self.command, self.path, iter([body]) if chunked else body, dict(self.headers.items()),
                     encode_chunked=chunked)
@@ -136,11 +136,11 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """For XFT_S3_ENDPOINT_URL."""
+        """Return the address for XFT_S3_ENDPOINT_URL."""
         return f"http{'s' if self.certificate else ''}://127.0.0.1:{self.server.server_address[1]}"
 
     def count(self, method: str, part: str = "") -> int:
-        """How many requests of that method had ``part`` in their path."""
+        """Return how many requests of that method had ``part`` in their path."""
         return sum(request.method == method and part in request.path for request in self.requests)
 
     def stop(self) -> None:
@@ -150,13 +150,13 @@ class Proxy:
 
 
 def flipped(content: bytes) -> bytes:
-    """The same with one bit in its middle turned."""
+    """Return ``content`` with one bit in its middle flipped."""
     middle = len(content) // 2
     return content[:middle] + bytes([content[middle] ^ 16]) + content[middle + 1:] if content else content
 
 
 def fail_first(times: int, what: str, when: Callable[[Request], bool] = lambda request: True) -> Fault:
-    """The first ``times`` requests that ``when`` holds for fail as ``what``."""
+    """Return a fault that makes the first ``times`` requests matching ``when`` fail as ``what``."""
     left, lock = [times], threading.Lock()
 
     def fault(request: Request) -> str | None:
@@ -170,7 +170,7 @@ def fail_first(times: int, what: str, when: Callable[[Request], bool] = lambda r
 
 @lru_cache(maxsize=8)
 def raw_client(address: tuple[str, int], access_key: str = ACCESS_KEY) -> Any:
-    """boto3 past the proxy and past ``tasks.object_store.bucket``: to look at what is there, and to spoil it."""
+    """Return a boto3 client that bypasses the proxy and ``tasks.object_store.bucket``, to inspect and damage stored objects."""
     import boto3
 
     return boto3.session.Session().client(
@@ -180,7 +180,7 @@ def raw_client(address: tuple[str, int], access_key: str = ACCESS_KEY) -> Any:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[tuple[str, int]]:
-    """A real S3 server over HTTP for the test session: moto. The tests of ``tasks`` run against Ceph too (conftest.py)."""
+    """Run a real S3 server over HTTP for the test session: moto. The tests of ``tasks`` run against Ceph too (conftest.py)."""
     from tests.tasks.object_store.servers import moto
 
     with moto() as address:
@@ -189,7 +189,7 @@ def s3_server() -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def s3(s3_server: tuple[str, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Proxy]:
-    """An empty bucket behind a proxy, settings that name it, and a home of the test's own."""
+    """Create an empty bucket behind a proxy, settings that name it, and the test's own home."""
     proxy = Proxy(s3_server)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)

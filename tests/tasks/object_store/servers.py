@@ -1,4 +1,4 @@
-"""Two S3 servers that others wrote, started on free loopback ports: moto, and Ceph's gateway over a cluster in memory."""
+"""Two third-party S3 servers, started on free loopback ports: moto, and Ceph's gateway over an in-memory cluster."""
 
 import shutil
 import socket
@@ -17,10 +17,10 @@ from tests.tasks.object_store.proxy import ACCESS_KEY, SECRET_KEY
 
 CEPH_PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 CEPH_PACKAGES = "radosgw ceph-mon ceph-osd ceph-common"
-OTHER_ACCESS_KEY, POOR_ACCESS_KEY = "AKIAIOSFODNN7ANOTHER", "AKIAIOSFODNN7NOQUOTA"  # of further users; one secret for all
+OTHER_ACCESS_KEY, POOR_ACCESS_KEY = "AKIAIOSFODNN7ANOTHER", "AKIAIOSFODNN7NOQUOTA"  # of other users; all share one secret
 START_SECONDS = 300
 
-# One monitor, one storage daemon that keeps everything in memory, pools of one copy, and no statistics (no manager).
+# One monitor, one storage daemon that keeps everything in memory, pools with one copy, and no statistics (no manager).
 CONFIGURATION = """[global]
 fsid = {fsid}
 mon_host = [v2:127.0.0.1:{monitor}/0]
@@ -56,7 +56,7 @@ CAPABILITIES = {
 
 @contextmanager
 def moto() -> Iterator[tuple[str, int]]:
-    """Host and port of moto's server."""
+    """Yield the host and port of moto's server."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -69,11 +69,11 @@ def moto() -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def ceph() -> Iterator[tuple[str, int]]:
-    """Host and port of a Ceph gateway with one user. Skips the test where Ceph is not installed."""
+    """Yield the host and port of a Ceph gateway with one user. Skip the test where Ceph is not installed."""
     if missing := [name for name in CEPH_PROGRAMS if shutil.which(name) is None]:
         pytest.skip(f"Ceph is not installed ({', '.join(missing)}): apt-get install {CEPH_PACKAGES}")
     with ExitStack() as ends:
-        # A short path: a socket's may have 107 characters.
+        # Keep the path short: a socket's path may have at most 107 characters.
         root = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="xft-ceph-", dir="/tmp")))
         monitor, gateway = _free_port(), _free_port()
         fsid = str(uuid.uuid4())
@@ -87,7 +87,7 @@ def ceph() -> Iterator[tuple[str, int]]:
 
         def start(program: str, *arguments: str) -> subprocess.Popen[bytes]:
             log = ends.enter_context((root / f"{program}.out").open("wb"))
-            process = subprocess.Popen(  # ends with the tests, however they end
+            process = subprocess.Popen(  # ends when the tests end, even after a crash
                 ["setpriv", "--pdeathsig", "KILL", program, "-c", str(configuration), "-f", *arguments], stdout=log, stderr=log)
             ends.callback(process.wait)
             ends.callback(process.kill)

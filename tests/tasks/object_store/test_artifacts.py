@@ -1,4 +1,4 @@
-"""Artifacts and checkpoints that another machine finds: another home here, the same real S3 server over HTTP."""
+"""Artifacts and checkpoints that another machine finds: a second home here, the same real S3 server over HTTP."""
 
 import json
 import logging
@@ -67,7 +67,7 @@ def test_nothing_is_asked_for_without_a_store(tmp_path: Path, monkeypatch: pytes
 def test_another_machine_reuses_it_whole(s3: Proxy, tmp_path: Path) -> None:
     output = make(tmp_path / "first")
     assert artifacts.deliver(output, NEVER)
-    assert not artifacts.deliver(output, NEVER)  # there already: one question, nothing sent
+    assert not artifacts.deliver(output, NEVER)  # already there: one request, nothing sent
     found = artifacts.fetch(elsewhere(tmp_path), KEY, NEVER)
     assert found is not None and found == verify(output) == verify(elsewhere(tmp_path))
     assert [path.name for path in elsewhere(tmp_path).parent.iterdir() if path.is_dir()] == [KEY[:32]]
@@ -85,13 +85,13 @@ def test_the_manifest_comes_last_and_half_an_upload_does_not_count(
     assert verify(output)  # the local artifact is never touched
     s3.fault, sent = None, s3.count("PUT", "model.safetensors")
     assert artifacts.deliver(output, NEVER)
-    assert s3.count("PUT", "model.safetensors") == sent  # what was sent before is not sent again
+    assert s3.count("PUT", "model.safetensors") == sent  # objects already sent are not sent again
     assert artifacts.fetch(elsewhere(tmp_path), KEY, NEVER)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "vocab.json", "manifest.json"])
 def test_a_bit_that_flips_on_the_way_there_is_noticed_at_once(s3: Proxy, tmp_path: Path, name: str) -> None:
-    """Servers take a content whose checksum is another: what is stored is compared. Only then does it count."""
+    """Servers accept content with a wrong checksum, so the stored object is compared before it counts."""
     output = make(tmp_path / "first")
     s3.fault = fail_first(9, "flip request", lambda request: request.method == "PUT" and name in request.path)
     with pytest.raises(StoreUnavailable) as caught:
@@ -106,7 +106,7 @@ def test_a_bit_that_flips_on_the_way_there_is_noticed_at_once(s3: Proxy, tmp_pat
 def test_one_flip_on_the_way_there_is_sent_again(s3: Proxy, tmp_path: Path, s3_name: str) -> None:
     s3.fault = fail_first(1, "flip request", lambda request: request.method == "PUT" and "safetensors" in request.path)
     output = make(tmp_path / "first")
-    if s3_name == "ceph":  # which refuses it; boto3 does not try such a refusal again
+    if s3_name == "ceph":  # which refuses it; boto3 does not retry this refusal
         with pytest.raises(StoreUnavailable, match="XAmzContentSHA256Mismatch"):
             artifacts.deliver(output, NEVER)
     assert artifacts.deliver(output, NEVER)
@@ -134,7 +134,7 @@ def test_gc_goes_on_where_uploads_cannot_be_listed(
     s3: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str],
 ) -> None:
     artifacts.deliver(make(tmp_path / "first"), NEVER)
-    time.sleep(1.1)  # S3 counts whole seconds
+    time.sleep(1.1)  # S3 timestamps have whole seconds
     for answer in ("501 NotImplemented", "405 MethodNotAllowed", "403 AccessDenied"):
         caplog.clear()
         s3.fault = lambda request, answer=answer: answer if "uploads" in request.path and request.method == "GET" else None
@@ -185,11 +185,11 @@ def test_a_download_that_is_cut_goes_on(s3: Proxy, tmp_path: Path) -> None:
 
 
 def test_two_publishers_at_once_leave_one_whole_artifact(s3: Proxy, tmp_path: Path) -> None:
-    """Their curves differ (times of day), so their manifests do: the one that stands must match its files."""
+    """Their curves differ (times of day), and so do their manifests. The remaining manifest must match its files."""
     outputs = [make(tmp_path / name, curve=f'{{"time": {number}}}\n') for number, name in enumerate(("a", "b", "c"))]
     together = threading.Barrier(len(outputs))
 
-    def hold(request: Any) -> None:  # all files of all are sent, no manifest is: now all publish
+    def hold(request: Any) -> None:  # all files have been sent and no manifest yet: now all publish at once
         if request.method == "PUT" and "manifest.json" in request.path:
             together.wait(60)
 
@@ -216,7 +216,7 @@ def test_the_same_key_of_another_artifact_is_not_taken(s3: Proxy, tmp_path: Path
 
 
 def progress(home: Path, step: int) -> Path:
-    """A training stage's work in progress up to ``step``, as xft_core.training.trainer leaves it."""
+    """Write a training stage's work in progress up to ``step``, as xft_core.training.trainer leaves it."""
     output = home / "artifacts" / "sft" / KEY[:32]
     workspace = Workspace(output)
     workspace.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -248,7 +248,7 @@ def wait_for(condition: Any, seconds: float = 30) -> None:
 
 
 def checkpoint_there(s3: Proxy, step: int) -> bool:
-    """Whether the manifest speaks of that step, and nothing is left of earlier ones."""
+    """Return whether the manifest names that step's checkpoint, and no files of earlier steps are left."""
     names = [name for name in objects(s3) if name.startswith("checkpoints/")]
     places = {name.split("/")[3] for name in names} - {"manifest.json"}
     manifest = store().get(f"checkpoints/sft/{KEY[:32]}/manifest.json") or b""  # type: ignore[union-attr]
@@ -261,7 +261,7 @@ def test_checkpoints_follow_to_another_machine(s3: Proxy, tmp_path: Path) -> Non
     output = progress(tmp_path / "first", 5)
     with checkpoints.Keeper(output, KEY, logger):
         time.sleep(0.2)
-        assert objects(s3) == {}  # what was there at the start came from there, or is not new
+        assert objects(s3) == {}  # checkpoints from before the start came from the store or are not new
         progress(tmp_path / "first", 9)
         wait_for(lambda: checkpoint_there(s3, 9))
         progress(tmp_path / "first", 12)
@@ -273,7 +273,7 @@ def test_checkpoints_follow_to_another_machine(s3: Proxy, tmp_path: Path) -> Non
                      "checkpoints/held_out_before.jsonl", "key", "metrics.jsonl"]
     assert (workspace.checkpoints / "checkpoint-12" / "model.safetensors").read_bytes() == bytes([12]) * 1000
     assert (workspace.root / "key").read_text() == KEY
-    assert not checkpoints.restore(elsewhere(tmp_path), KEY, NEVER, logger)  # own progress goes first
+    assert not checkpoints.restore(elsewhere(tmp_path), KEY, NEVER, logger)  # local progress takes precedence
     assert not list(tmp_path.rglob("*.xft-transfer-*"))
     artifacts.deliver(make(tmp_path / "third"), NEVER)
     assert not [name for name in objects(s3) if name.startswith("checkpoints/")]
@@ -340,7 +340,7 @@ def test_list_verify_and_clean(
         return {item.stage for item in found}
 
     assert "0 to remove" in store_says(capsys, "gc", *where)[1]  # younger than 30 days
-    time.sleep(1.1)  # S3 counts whole seconds
+    time.sleep(1.1)  # S3 timestamps have whole seconds
     run_records.note(run)
     days = ("--days", str(0.5 / 86400))
     text = store_says(capsys, "gc", *where, *days)[1]
@@ -385,7 +385,7 @@ def test_objects_that_others_put_there_stop_no_command_and_are_left_alone(s3: Pr
     bucket = _bucket()
     assert len(upkeep.remote_artifacts(bucket)) == 1
     assert [problem for _, problem in upkeep.verify_remote(bucket)] == [None]
-    time.sleep(1.1)  # S3 counts whole seconds
+    time.sleep(1.1)  # S3 timestamps have whole seconds
     for item in upkeep.garbage_remote(bucket, 0):
         item.remove()
     assert objects(s3).keys() == strange

@@ -1,4 +1,4 @@
-"""The object store against a real S3 server over HTTP, with the faults that networks and object stores have."""
+"""The object store against a real S3 server over HTTP, with the faults of real networks and object stores."""
 
 import subprocess
 import threading
@@ -30,7 +30,7 @@ def bucket(s3: Proxy) -> Bucket:
 
 @pytest.fixture
 def large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """12 MB, which go in three parts (5 MB is the least that S3 allows)."""
+    """Write a file of 12 MB, which is sent in three parts (S3 requires at least 5 MB per part)."""
     monkeypatch.setattr(storage, "PART_BYTES", 5 * MB)
     path = tmp_path / "large.bin"
     path.write_bytes(bytes(range(256)) * (12 * MB // 256))
@@ -159,7 +159,7 @@ def test_a_stopped_run_ends_a_transfer_and_leaves_no_parts(bucket: Bucket, s3: P
 
 def test_uploads_of_killed_processes_are_found_and_aborted(bucket: Bucket, s3: Proxy) -> None:
     raw_client(s3.target).create_multipart_upload(Bucket=BUCKET, Key="some/prefix/artifacts/sft/abc/x")
-    assert bucket.abandoned_uploads(before=1e9) == []  # moto says that every upload began in 2010
+    assert bucket.abandoned_uploads(before=1e9) == []  # moto dates every upload to 2010
     (name, upload_id), = bucket.abandoned_uploads(before=time.time() + 60)
     assert name == "artifacts/sft/abc/x"
     bucket.abort_upload(name, upload_id)
@@ -236,7 +236,7 @@ def test_what_the_server_says_of_an_unknown_code_is_repeated(bucket: Bucket, s3:
 
 def test_a_content_altered_on_the_way_is_not_left_as_it_is(bucket: Bucket, s3: Proxy) -> None:
     s3.fault = fail_first(1, "flip request", lambda request: request.method == "PUT")
-    with pytest.raises(StoreUnavailable):  # Ceph refuses it, moto takes it
+    with pytest.raises(StoreUnavailable):  # Ceph refuses it, moto accepts it
         bucket.put("runs/a.json", b"some content", only_new=True)
     assert bucket.get("runs/a.json") is None
     assert bucket.put("runs/a.json", b"some content", only_new=True)
@@ -255,7 +255,7 @@ def test_what_is_stored_is_compared_with_the_file(
     (item,), sha256 = bucket.objects(""), file_digest(large_file)
     s3.requests.clear()
     assert bucket.is_whole(item, large_file, sha256, NEVER)
-    assert s3.count("GET") == (1 if fault else 0)  # read again only where the tag tells nothing
+    assert s3.count("GET") == (1 if fault else 0)  # read again only if the tag is not an MD5
     altered = large_file.with_name("altered")
     altered.write_bytes(flipped(large_file.read_bytes()))
     assert not bucket.is_whole(item, altered, file_digest(altered), NEVER)
@@ -264,7 +264,7 @@ def test_what_is_stored_is_compared_with_the_file(
 
 
 def test_objects_go_over_https_too(s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large_file: Path) -> None:
-    """boto3 sends requests of another form there; Ceph 16 refused them all with MissingContentLength."""
+    """With HTTPS, boto3 sends requests in another form. Ceph 16 refused them all with MissingContentLength."""
     certificate = tmp_path / "server.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", certificate, "-out", tmp_path / "ca.pem",

@@ -53,7 +53,7 @@ def test_a_prefix_and_a_pattern_are_directories_of_shards(s3: Proxy) -> None:
     for address in (f"s3://{BUCKET}/shards/", f"s3://{BUCKET}/shards"):
         found = fetch(address)
         assert {path.name for path in found.rglob("*") if path.is_file()} == {"a.jsonl", "b.jsonl.gz", "c.csv"}
-    assert fetch(f"s3://{BUCKET}/shards/*.jsonl").read_bytes() == ROWS  # the only one that fits
+    assert fetch(f"s3://{BUCKET}/shards/*.jsonl").read_bytes() == ROWS  # the only file that matches
 
 
 @pytest.mark.parametrize(("address", "error", "message"), [

@@ -31,7 +31,7 @@ def put(s3: Proxy, name: str, content: bytes) -> None:
 
 @pytest.fixture
 def model(s3: Proxy) -> str:
-    """The demo model in the bucket, with things beside it that are no part of a model."""
+    """Put the demo model into the bucket, next to files that do not belong to a model."""
     for path in (DEMO_DIR / "model").iterdir():
         put(s3, f"models/mine/{path.name}", path.read_bytes())
     for name in ("pytorch_model.bin", "notes.md", "modeling_evil.py", ".hidden.json", "onnx/model.json", "manifest.json"):
@@ -54,7 +54,7 @@ def test_only_what_makes_a_model_is_fetched_and_only_once(s3: Proxy, model: str,
     asked = s3.count("GET", "safetensors")
     assert fetch(ADDRESS + "/") == directory
     assert s3.count("GET", "safetensors") == asked
-    assert key_of(directory, tmp_path) == key_of(DEMO_DIR / "model", tmp_path)  # contents count, not the address
+    assert key_of(directory, tmp_path) == key_of(DEMO_DIR / "model", tmp_path)  # the key depends on contents, not the address
 
 
 def test_another_model_at_the_same_address_is_noticed(s3: Proxy, model: str, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_bit_that_flipped_in_a_fetched_model_is_found(name: str, s3: Proxy, mo
 
 
 def published(home: Path) -> Path:
-    """A merge artifact whose files are the demo model's, delivered to the object store."""
+    """Create a merge artifact with the demo model's files and deliver it to the object store."""
     output = home / "artifacts" / "merge" / ("a1" * 16)
     workspace = Workspace(output)
     workspace.prepare()
@@ -103,7 +103,7 @@ def test_an_artifact_of_the_store_is_the_same_to_a_stage(s3: Proxy, tmp_path: Pa
     directory = fetch(f"s3://{BUCKET}/some/prefix/artifacts/merge/{output.name}")
     assert verify(directory) == verify(output)
     assert key_of(directory, tmp_path) == key_of(output, tmp_path)
-    assert not (settings().artifacts / "merge").exists()  # an address is not trusted to fill the store
+    assert not (settings().artifacts / "merge").exists()  # the address is not trusted enough to fill the store
     kept = artifacts.keep(output)
     assert kept is not None
     assert (fetch(kept) / "model.safetensors").read_bytes() == (output / "model.safetensors").read_bytes()
@@ -190,7 +190,7 @@ def test_one_that_stays_cut_leaves_nothing_and_may_pass(
 ) -> None:
     monkeypatch.setattr(bucket, "ATTEMPTS", 1)
     s3.fault = lambda request: "503 SlowDown" if "safetensors" in request.path else None
-    monkeypatch.setenv("AWS_REGION", "us-east-1")  # another environment: a client of its own
+    monkeypatch.setenv("AWS_REGION", "us-east-1")  # another environment needs another client
     with pytest.raises(StoreUnavailable) as caught:
         fetch()
     assert caught.value.may_pass

@@ -1,4 +1,4 @@
-"""Training that is stopped on one machine goes on on another: real stage processes, a real S3 server over HTTP."""
+"""Training stopped on one machine continues on another: real stage processes, a real S3 server over HTTP."""
 
 import logging
 import threading

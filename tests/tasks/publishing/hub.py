@@ -1,8 +1,8 @@
-"""A Hub on a loopback port: the part of its protocol that the real client speaks to make a repository, upload through LFS,
-commit, and download. What is stored is checked: an LFS object must have the sha256 that it is announced by.
+"""A Hub on a loopback port. It implements the part of the protocol that the real client uses to create a repository, upload
+through LFS, commit, and download. Stored content is checked: an LFS object must have the sha256 that the client announced.
 
-``fail_uploads``: so many uploads of LFS objects are cut off (503) before one is taken. ``altered``: a file whose content comes
-back with another byte.
+``fail_uploads``: the number of LFS uploads that are refused (503) before one succeeds. ``altered``: a file whose downloaded
+content has one byte changed.
 """
 
 import base64
@@ -19,14 +19,14 @@ TOKEN = "hf_of_a_test"
 
 
 class Repository:
-    """One repository: ``commits`` by their id, each all files by name."""
+    """One repository. ``commits`` maps each commit ID to its files by name."""
 
     def __init__(self, private: bool) -> None:
         self.private, self.commits, self.head = private, {"0" * 40: dict[str, bytes]()}, "0" * 40
 
 
 class FakeHub:
-    """See above. ``requests``: method and path of each."""
+    """A Hub as described above. ``requests``: method and path of each request."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -64,7 +64,7 @@ class FakeHub:
             do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
             def log_message(self, *_: object) -> None:
-                """Nothing."""
+                """Log nothing."""
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""In a process of its own, whose HF_ENDPOINT is the test's Hub: ``send_to_hub.py DIRECTORY REPOSITORY public|private``."""
+"""Publish in a process whose HF_ENDPOINT is the test's Hub: ``send_to_hub.py DIRECTORY REPOSITORY public|private``."""
 
 import sys
 import tempfile

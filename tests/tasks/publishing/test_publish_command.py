@@ -1,4 +1,4 @@
-"""``xft publish`` as a person runs it, to all three places at once, killed in the middle of an upload and run again."""
+"""``xft publish`` as a user runs it, to all three places at once, killed in the middle of an upload and run again."""
 
 import os
 import signal
@@ -20,14 +20,14 @@ REPOSITORY = Path(__file__).parents[3]
 
 
 class Killer:
-    """Ends ``xft publish`` at once, with all that it started, when ``now`` is called for the first time."""
+    """Kill ``xft publish`` and all its processes when ``now`` is called for the first time."""
 
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
         self.armed = True
 
     def now(self) -> bool:
-        """Whether it was ended by this call."""
+        """Return whether this call killed it."""
         if not self.armed or self.process is None:
             return False
         self.armed = False
@@ -40,7 +40,7 @@ class Killer:
 def test_a_publication_that_is_killed_goes_on_where_it_was(
     registered: str, s3: Proxy, s3_server: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
 ) -> None:
-    monkeypatch.setenv("XFT_HOME", str(HOME))  # where the version is registered: s3 has a home of its own
+    monkeypatch.setenv("XFT_HOME", str(HOME))  # the version is registered in this home; the fixture s3 set another one
     hub, target, killer = FakeHub(), tmp_path / "given out", Killer()
 
     def fault(request: Request) -> str | None:
@@ -66,10 +66,10 @@ def test_a_publication_that_is_killed_goes_on_where_it_was(
             found = raw_client(s3_server).list_objects_v2(Bucket=BUCKET, Prefix="out/1/")
             return [item["Key"] for item in found.get("Contents", [])]
 
-        assert publish()[0] == -signal.SIGKILL  # the Hub has it; in the middle of the upload to S3
+        assert publish()[0] == -signal.SIGKILL  # the upload to the Hub is complete, the upload to S3 is not
         assert hub.repositories["me/it"].head != "0" * 40 and "out/1/config.json" not in names()
         uploads = [request for request in hub.requests if request.startswith("PUT /lfs/")]
-        (tmp_path / ".given out.partial").mkdir()  # as a copy leaves it that was killed
+        (tmp_path / ".given out.partial").mkdir()  # left by a killed copy
         (tmp_path / ".given out.partial" / "model.safetensors").write_bytes(b"half")
         code, said = publish()
         assert code == 0, said

@@ -1,4 +1,4 @@
-"""A registered version published: to a Hub by the real client over HTTP, to S3 (moto), to a directory; each is checked."""
+"""A registered version published to a Hub by the real client over HTTP, to S3 (moto), and to a directory. Each is checked."""
 
 import json
 import logging
@@ -50,7 +50,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def registered(run: PipelineRun, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The address of a version that a run registered, champion of its name."""
+    """Register a version from a run as champion of its name; return its address."""
     recipe = Recipe(name=request.node.originalname, experiment=run.recipe.experiment, registry=RegistryConfig(register="all"))
     named = run.model_copy(update={"recipe": recipe})
     artifacts = made(tmp_path)
@@ -73,7 +73,7 @@ def sent(hub: FakeHub, model: Path, kind: str = "private", token: str = TOKEN) -
 
 @pytest.mark.slow
 def test_the_hub_gets_a_private_model_that_loads_and_is_the_same(hub: FakeHub, model: Path) -> None:
-    """And what was cut off is taken up: objects that are there are not sent again."""
+    """An interrupted upload is resumed: objects that are there are not sent again."""
     hub.fail_uploads = 1
     assert sent(hub, model).startswith(("CannotPublish", "HubNotReached"))
     assert hub.repositories["me/it"].head == "0" * 40
@@ -88,7 +88,7 @@ def test_the_hub_gets_a_private_model_that_loads_and_is_the_same(hub: FakeHub, m
     (model / "model.safetensors").rename(model / "model-00001-of-00001.safetensors")
     (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {
         name: "model-00001-of-00001.safetensors" for name in load_file(model / "model-00001-of-00001.safetensors")}}))
-    sent(hub, model)  # the weights under their old name would be read too
+    sent(hub, model)  # must remove the weights under their old name, which would be loaded too
     assert "model.safetensors" not in hub.repositories["me/it"].commits[hub.repositories["me/it"].head]
 
 
@@ -105,7 +105,7 @@ def test_what_the_hub_refuses_is_said(hub: FakeHub, model: Path) -> None:
 def test_a_version_goes_to_s3_and_to_a_directory_and_comes_back(
     registered: str, s3: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XFT_HOME", str(HOME))  # where the version is registered: s3 has a home of its own
+    monkeypatch.setenv("XFT_HOME", str(HOME))  # the version is registered in this home; the fixture s3 set another one
     address = f"s3://{BUCKET}/released/one"
     places = [ObjectStore(address), Directory(tmp_path / "released")]
     found = release_to(registered, places, Licences("apache-2.0", "CC-BY-4.0"), threading.Event(), logger)

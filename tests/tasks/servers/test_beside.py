@@ -1,4 +1,4 @@
-"""MLflow's pages beside Prefect's, through one port: what is passed on, and what not. A real page: tests/ui/test_landing.py."""
+"""MLflow's pages through Prefect's port: which requests are passed on. With a real page: tests/ui/test_landing.py."""
 
 import base64
 import threading
@@ -20,7 +20,7 @@ BASIC = "Basic " + base64.b64encode(AUTH.encode()).decode()
 
 
 class Mlflow(ThreadingHTTPServer):
-    """Keeps what it was asked."""
+    """An MLflow that records its requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

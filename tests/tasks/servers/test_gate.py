@@ -1,5 +1,5 @@
-"""Who gets through the gate: own pages and programs with the secret, nobody else. The real servers behind it:
-tests/flows/local/test_servers.py and, with a real page, tests/ui/test_strangers.py."""
+"""Access through the gate: only our own pages, and programs with the secret. The real servers behind it are tested in
+tests/flows/local/test_servers.py and, with a real page, in tests/ui/test_strangers.py."""
 
 import base64
 import socket
@@ -47,7 +47,7 @@ def client() -> Iterator[TestClient]:
 
 @pytest.fixture
 def own_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if the kernel said that the browser's connection is the user's."""
+    """Pretend that the kernel assigns the browser's connection to the user."""
     monkeypatch.setattr(gate, "is_own_connection", lambda scope: True)
 
 

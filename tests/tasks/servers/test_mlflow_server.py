@@ -1,4 +1,4 @@
-"""What MLflow's pages begin with. That they do: tests/ui/test_landing.py."""
+"""The initial state that MLflow's pages get from us. tests/ui/test_landing.py tests that the pages use it."""
 
 import json
 import re
@@ -24,10 +24,10 @@ def client_of(prefect_ui: str = "") -> TestClient:
 
 def test_a_table_that_nobody_arranged_begins_with_what_the_experiment_says() -> None:
     page = with_beginnings(PAGE, {"7": json.dumps({"selectedColumns": ["params.`a</script>`"]})})
-    assert page.startswith("<html><head><script>") and page.count("</script>") == 2  # no name ends a script
+    assert page.startswith("<html><head><script>") and page.count("</script>") == 2  # no name can end the script
     kept = json.loads(re.search(r"Object\.entries\((.*)\)\) if", page)[1])  # type: ignore[index]
     key, = kept
-    assert key == 'MLflowLocalStorage-1.1-ExperimentPage-["7"]-ReactComponentState'  # as MLflow's pages call it
+    assert key == 'MLflowLocalStorage-1.1-ExperimentPage-["7"]-ReactComponentState'  # the key that MLflow's pages use
     assert json.loads(kept[key]) == {"selectedColumns": ["params.`a</script>`"]}
     assert "if (!localStorage.getItem(key))" in page
 

@@ -1,4 +1,4 @@
-"""A real MLflow server whose artifacts are in the S3 server of the test session, below the prefix of XFT_STORE."""
+"""A real MLflow server whose artifacts are in the test session's S3 server, below the prefix of XFT_STORE."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ DESTINATION = f"s3://{BUCKET}/some/prefix/mlflow"
 
 @pytest.fixture(scope="session")
 def mlflow_server(s3_server: tuple[str, int], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Its address and its directory (database, log). It takes about 20 s to start."""
+    """Yield the server's address and directory (database, log). Starting it takes about 20 s."""
     directory = tmp_path_factory.mktemp("mlflow-server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The saved views of a comparison in MLflow: columns, curves, charts. That MLflow shows them: tests/ui/test_comparison.py."""
+"""The saved views of a comparison in MLflow: columns, curves, charts. tests/ui/test_comparison.py checks MLflow's pages."""
 
 import json
 from typing import Any
@@ -57,7 +57,7 @@ def test_a_view_is_kept_as_mlflows_pages_keep_one() -> None:
 
 def test_before_there_are_numbers_all_curves_have_their_place() -> None:
     content = state(metrics=None)
-    assert content["orderByKey"] == "tags.`mlflow.runName`"  # by their start they would be folded below the comparison's
+    assert content["orderByKey"] == "tags.`mlflow.runName`"  # by start time they would be folded below the comparison's
     assert content["orderByAsc"] and content["hideEmptyCharts"]
     assert [chart["metricKey"] for chart in content["compareRunCharts"] if chart["type"] == "LINE"] == list(CURVES)
     active = [chart for chart in content["compareRunCharts"] if chart["displayName"] == "pass@1 against active parameters"]

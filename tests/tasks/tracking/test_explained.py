@@ -1,4 +1,4 @@
-"""What counts as MLflow being away: what MLflow and the network raise, not a mistake in this project's own code."""
+"""Errors that count as MLflow being unavailable: those of MLflow and of the network, not mistakes in this project's code."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Models and data sets in a real MLflow: one for all runs that have it, ranked by numbers of a model and a data set."""
+"""Models and data sets in a real MLflow: one logged model for all runs that have it, ranked by its metrics on a data set."""
 
 import json
 from dataclasses import replace
@@ -41,18 +41,18 @@ def test_models_of_all_runs_are_ranked_and_shared_ones_are_one(run: PipelineRun)
     shown = client().get_run(run.mlflow_run_id)
     assert [item.model_id for item in shown.outputs.model_outputs] == [first["merged"]]
     assert [item.model_id for item in shown.inputs.model_inputs] == [first["base"]]
-    assert "plus_pass_at_1" not in shown.data.metrics  # there it would be one number of four models
+    assert "plus_pass_at_1" not in shown.data.metrics  # in the run it would be a single number for four models
 
 
 def test_a_delivery_that_is_repeated_notes_nothing_twice(run: PipelineRun) -> None:
-    """A publish task that is tried again, and a run that goes on after its approval, deliver to the run that has it all."""
+    """A retried publish task, and a run that continues after its approval, deliver to a run that already has everything."""
     stage = client().create_run(run.run_experiment_id).info.run_id
-    # A rival may end as exactly the model that another one is.
+    # A rival may turn out identical to another model.
     base, merged = model("base", "d0", 0.1, stage, made_here=False), model("merged", "d1", 0.5, stage)
     models = [base, merged, replace(merged, kind="sft")]
     first = log_models(run, models)
     assert log_models(run, models) == first
-    # What this run made is found in the store the second time, and stays what it made.
+    # The second time, this run finds its models in the store; they remain its outputs.
     assert log_models(run, [replace(item, made_here=False) for item in models]) == first
     shown = client().get_run(run.mlflow_run_id)
     assert [item.model_id for item in shown.outputs.model_outputs] == [first["merged"]]

@@ -1,4 +1,4 @@
-"""Models by MLflow's addresses: which artifact they are, and their files where no store has it."""
+"""Models by MLflow's addresses: the artifact they refer to, and their files if no store has the artifact."""
 
 import logging
 import threading

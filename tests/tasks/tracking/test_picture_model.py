@@ -1,4 +1,4 @@
-"""A model that reads pictures, as MLflow sees it: a directory without flavors that would load it as one of text."""
+"""A model that reads pictures, as MLflow sees it: a directory without flavors, which would load it as a text model."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,5 +14,5 @@ def test_a_model_that_reads_pictures_gets_no_flavor_of_text(tmp_path: Path) -> N
     model, beside = picture_model(tmp_path / "model"), tmp_path / "beside"
     beside.mkdir()
     run = SimpleNamespace(mlflow_run_id="0" * 32, recipe=Recipe())
-    write_beside(beside, run, model)  # type: ignore[arg-type]  # of a run it looks at no more
+    write_beside(beside, run, model)  # type: ignore[arg-type]  # it reads nothing else of a run
     assert Model.load(str(beside)).flavors == {} and [path.name for path in beside.iterdir()] == ["MLmodel"]

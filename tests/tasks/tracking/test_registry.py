@@ -1,4 +1,4 @@
-"""MLflow's real model registry: one version for each model, and an alias that only better ones take."""
+"""MLflow's real model registry: one version for each model, and an alias that moves only to better ones."""
 
 import json
 import logging
@@ -57,7 +57,7 @@ def made(
     root: Path, model: str = "a", nll: float = 0.5, solved: float = 0.5, held_out: str = "rows", benchmark: str = "b" * 64,
     problems: int = 80, infrastructure_errors: int = 0,
 ) -> dict[str, ArtifactRef]:
-    """The artifacts of a run that the registry looks at; ``model`` tells two models apart."""
+    """Create the artifacts of a run that the registry reads. Two values of ``model`` give two different models."""
     files: dict[str, Path | str] = {path.name: path for path in (DEMO_DIR / "model").iterdir()}
     return {
         "prepare": artifact(root, "prepare", "prepare", {"held_out.safetensors": held_out}),
@@ -78,12 +78,12 @@ def card(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def named(run: PipelineRun, request: pytest.FixtureRequest) -> PipelineRun:
-    """The run, of a recipe whose registered model is this test's own."""
+    """Return the run with a recipe whose registered model belongs to this test alone."""
     return run.model_copy(update={"recipe": Recipe(name=request.node.originalname, experiment=run.recipe.experiment)})
 
 
 def register(run: PipelineRun, artifacts: dict[str, ArtifactRef], **section: str) -> Registration:
-    """With ``section`` as the recipe's section registry; all models become versions unless it says otherwise."""
+    """Register with ``section`` as the recipe's section registry. By default, all models become versions."""
     changed = run.recipe.registry.model_copy(update={"register": "all", **section})
     run = run.model_copy(update={"recipe": run.recipe.model_copy(update={"registry": changed})})
     return registry.register(run, artifacts, CARD, True, remote.keep, logger)
@@ -98,7 +98,7 @@ def champion(name: str) -> int | None:
 def test_a_registered_model_generates_text(
     named: PipelineRun, tmp_path: Path, card: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By from_pretrained on the downloaded directory, and by both of MLflow's own loaders."""
+    """Load it with from_pretrained from the downloaded directory, and with both of MLflow's own loaders."""
     import mlflow
 
     artifacts = made(tmp_path)
@@ -194,7 +194,7 @@ def test_of_two_equal_ones_the_later_stays_champion(named: PipelineRun, tmp_path
 
 @pytest.mark.slow
 def test_a_model_measured_anew_becomes_comparable(named: PipelineRun, tmp_path: Path) -> None:
-    """The champion on a larger benchmark: it keeps its first measurement beside the second."""
+    """Measure the champion on a larger benchmark: it keeps both measurements."""
     register(named, made(tmp_path, problems=10))
     assert not register(named, made(tmp_path, model="b", nll=0.4, problems=80)).champion
     assert register(named, made(tmp_path, problems=80)).version == 1
@@ -206,7 +206,7 @@ def test_a_model_measured_anew_becomes_comparable(named: PipelineRun, tmp_path: 
 def test_a_champion_chosen_by_hand_is_the_one_to_beat(
     named: PipelineRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Some time after the choice; a run at the same moment as another that took the alias is its rival instead."""
+    """This holds some time after the choice. A run at the same moment as the run that took the alias is its rival instead."""
     monkeypatch.setattr(champions, "RIVAL_SECONDS", 0.2)
     register(named, made(tmp_path))
     register(named, made(tmp_path, model="b", nll=0.3))
@@ -295,7 +295,7 @@ def objects(s3: Proxy, prefix: str) -> set[str]:
 
 
 def collect_garbage() -> None:
-    """Remove all that gc finds, however young."""
+    """Remove all garbage that gc finds, regardless of age."""
     bucket = upkeep.bucket_in_force()
     for item in upkeep.garbage_remote(bucket, days=0):
         item.remove()
@@ -307,7 +307,7 @@ def test_a_server_with_its_files_in_s3(
     s3: Proxy, mlflow_server: tuple[str, Path], tmp_path: Path, card: Path, monkeypatch: pytest.MonkeyPatch,
     weights: str,
 ) -> None:
-    """Weights above the limit are not sent again: the version points at the artifact in the object store."""
+    """Weights above the limit are not uploaded again: the version points at the artifact in the object store."""
     import mlflow
 
     address, _ = mlflow_server
@@ -366,7 +366,7 @@ def test_the_alias_waits_for_approval(named: PipelineRun, tmp_path: Path) -> Non
     assert champion(name) is None
     found = registry.decide(named, proposal, True, "", logger)
     assert (found.champion, found.replaced, champion(name)) == (True, 0, 1)
-    assert register(named, artifacts, approval="required").proposal is None  # nobody is asked twice
+    assert register(named, artifacts, approval="required").proposal is None  # nobody is asked to approve twice
     again = register(named, made(tmp_path, model="b", nll=0.4), approval="required").proposal
     assert again is not None and again.champion_measured is not None and again.champion_measured.held_out_nll == 0.5
     assert registry.decide(named, again, False, "a fluke", logger).why == "it was rejected: a fluke."

@@ -43,7 +43,7 @@ def test_the_parent_has_the_fields_that_tell_runs_apart_and_the_whole_recipe_as_
     run: PipelineRun, tmp_path: Path,
 ) -> None:
     parameters = client().get_run(run.mlflow_run_id).data.params
-    assert set(parameters) == set(ALWAYS)  # the recipe has no more but defaults
+    assert set(parameters) == set(ALWAYS)  # the recipe has only defaults otherwise
     assert parameters["merge.shared_expert_weight"] == "0.75"
     changed = run.recipe.model_copy(update={"sft": run.recipe.sft.model_copy(update={"max_steps": 7})})
     other = client().get_run(runs.open_run(changed, "another", "tiny").mlflow_run_id)
@@ -90,7 +90,7 @@ def test_curves_are_on_the_pipelines_run_as_they_happen(
     assert [step for step, _ in curve(run.mlflow_run_id, "moe/loss")] == [1, 2, 3, 4]
     shown = client().get_run(run.mlflow_run_id).data.metrics
     assert {"moe/router_entropy", "moe/held_out_nll_while_training"} <= shown.keys()
-    assert "moe/held_out_nll" not in shown  # the final number's name
+    assert "moe/held_out_nll" not in shown  # the name is reserved for the final number
     assert not any("expert_load/" in name for name in shown)
 
 

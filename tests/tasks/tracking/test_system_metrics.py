@@ -1,4 +1,4 @@
-"""Load of the machine in a real MLflow, and that it holds nothing up."""
+"""The machine's load in a real MLflow, and that measuring it delays nothing."""
 
 import time
 

@@ -97,7 +97,7 @@ def test_real_data_against_real_benchmarks(name: str) -> None:
     problems = EvalPlus().load_problems(benchmark)
     leaked = [["Complete this", "```python\n" + problem.prompt + problem.canonical_solution + "```"] for problem in problems]
     found = Contamination([benchmark]).find_in(leaked)
-    # "Write a function to multiply two integers." and return x * y: too short to be anyone's.
+    # "Write a function to multiply two integers." and return x * y: too short to be specific to a problem.
     assert {problem.task_id for index, problem in enumerate(problems) if index not in found} <= {"Mbpp/127"}
 
 
@@ -110,7 +110,7 @@ def multipl_e(directory: Path, language: str, prompts: dict[str, str]) -> Path:
 
 
 def test_one_problem_in_several_languages_is_one_problem(tmp_path: Path) -> None:
-    """What it has in common with itself in another file stays its own; what problems of one file share does not."""
+    """Text that a problem shares with itself in another file stays its own, unlike text shared by problems of one file."""
     imports = "import java.util.*;\nimport java.io.*;\nimport java.math.*;\nimport java.security.*;\nclass Problem {\n"
     tail = "Numbers are given as they come and none of them is ever looked at more than once."
     paths = [

@@ -1,4 +1,4 @@
-"""Benchmarks from a server on this machine: what arrives is what was released, or nothing is kept."""
+"""Benchmarks from a server on this machine: the exact released file arrives, or nothing is kept."""
 
 import gzip
 import hashlib
@@ -22,12 +22,12 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *_: object) -> None:
-        """Not to the terminal."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a server of files, with places of their own for what is fetched."""
+    """Run a file server, with separate directories for fetched files; yield its address."""
     (tmp_path / "served").mkdir()
     (tmp_path / "served" / "packed.jsonl.gz").write_bytes(gzip.compress(CONTENT))
     (tmp_path / "served" / "plain.jsonl").write_bytes(CONTENT)
@@ -50,7 +50,7 @@ def test_what_is_fetched_is_found_by_its_name(server: str, name: str, file: str,
     path, was_here = fetch(name, sources)
     assert not was_here and find_benchmark(name) == path and gzip.decompress(path.read_bytes()) == CONTENT
     packed = path.read_bytes()
-    assert fetch(name, {name: Source(f"{server}/gone", SHA256, place)}) == (path, True)  # nothing is asked for again
+    assert fetch(name, {name: Source(f"{server}/gone", SHA256, place)}) == (path, True)  # nothing is requested again
     assert path.read_bytes() == packed
 
 

@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood: as a plain loop over transformers has it."""
+"""Multiple choice by likelihood gives the same results as a plain loop over transformers."""
 
 import json
 from pathlib import Path

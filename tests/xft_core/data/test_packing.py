@@ -93,7 +93,7 @@ def test_a_batch_counts_every_token_once(tmp_path: Path) -> None:
 
 
 def test_the_held_out_loss_is_that_of_the_model_itself(tmp_path: Path) -> None:
-    """Against transformers' own loss, example by example."""
+    """Compare it with transformers' own loss, example by example."""
     model = load_model(dense_model(tmp_path / "model"), torch.float32)
     data = rows(tmp_path)
     total, tokens = 0.0, 0

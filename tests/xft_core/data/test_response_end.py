@@ -1,4 +1,4 @@
-"""What ends the responses in training ends the answers of the tuned models: here, in lm-eval, and in plain transformers."""
+"""The token that ends a response in training also ends the tuned models' answers: here, in lm-eval, in plain transformers."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ TUNING = {
 
 
 def base(directory: Path, end: str, **changes: Any) -> Path:
-    """A model whose chat template ends a turn with ``end``, while only </s> (1) ends its answers."""
+    """Create a model whose chat template ends a turn with ``end``, while only </s> (1) ends its answers."""
     dense_model(directory, vocab_size=384, **changes)
     tokens = tokenizer()
     tokens.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
@@ -60,7 +60,7 @@ def prompt_of(directory: Path) -> list[int]:
 
 
 def plain_answer(directory: Path) -> list[int]:
-    """What transformers alone writes, from the directory alone."""
+    """Return the answer that transformers alone writes, using only the directory."""
     model, prompt = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32), prompt_of(directory)
     return list(model.generate(torch.tensor([prompt]), max_new_tokens=30, do_sample=False, pad_token_id=2)[0, len(prompt):])
 
@@ -121,7 +121,7 @@ def test_the_upcycled_and_the_merged_model_stop_there_too(tmp_path: Path) -> Non
 
 
 def test_tokens_that_end_an_answer_are_added_and_the_rest_of_the_file_stays(tmp_path: Path) -> None:
-    """magicoder ends a response with the tokenizer's own end token, which the checkpoint's defaults need not name."""
+    """magicoder ends a response with the tokenizer's end token, which the checkpoint's defaults need not include."""
     model = base(tmp_path / "model", "")
     before = {"eos_token_id": [0, 5], "temperature": 0.7, "do_sample": True, "max_new_tokens": 7}
     (model / "generation_config.json").write_text(json.dumps(before))

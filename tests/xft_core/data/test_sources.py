@@ -1,4 +1,4 @@
-"""Rows as people have them: every kind of file and form, good and bad, to conversations or to a message that says where."""
+"""Real-world rows: good and bad ones in every kind of file and form become conversations, or a message that names the place."""
 
 import csv
 import gzip
@@ -139,7 +139,7 @@ def test_tools_and_calls_go_along(tmp_path: Path) -> None:
         assert beside(found) == {"tools": [TOOL]} and found[1]["tool_calls"] == [CALL] and found[1]["content"] == ""
         kept = conversations_of(DataConfig(path="d"), tmp_path / "d.jsonl", _new(tmp_path))
         (again,) = kept.at(kept.numbers)
-        assert again == found and beside(again) == beside(found)  # as it is on disk
+        assert again == found and beside(again) == beside(found)  # the same as on disk
 
 
 def _new(path: Path) -> Path:
@@ -198,7 +198,7 @@ def test_rows_that_cannot_be_used_say_where_and_why(row: Any, message: str, tmp_
     with pytest.raises(DataError, match=message) as error:
         read(path)
     assert f"{str(path)!r}, line 1: " in str(error.value)
-    path.write_text(f"{LINES}{json.dumps(row)}\n{{'not': 'JSON'\n{LINES}")  # and among others they can be dropped
+    path.write_text(f"{LINES}{json.dumps(row)}\n{{'not': 'JSON'\n{LINES}")  # between valid rows, they can be dropped
     kept = conversations_of(DataConfig(path="d", unusable_rows="drop", format="auto"), path, _new(tmp_path))
     assert (kept.rows, len(kept), kept.unusable.count) == (8, 6, 2)
     assert "line 4: " in kept.unusable.examples[0] and "line 5: not JSON" in kept.unusable.examples[1]

@@ -1,4 +1,4 @@
-"""Training and generation make the same tokens of the same text, and text of the data never becomes a control token."""
+"""Training and generation turn the same text into the same tokens, and text of the data never becomes a control token."""
 
 import json
 import random
@@ -28,7 +28,7 @@ TEXTS = ["@@ Response", "```python", "```", "def add(a, b):", "    return a + b"
 
 
 def sentencepiece(scheme: str) -> PreTrainedTokenizerFast:
-    """As Llama 2, TinyLlama and Mistral v0.1: a space before every text (legacy), or before the first part only."""
+    """A tokenizer like Llama 2, TinyLlama and Mistral v0.1: a space before every text (legacy), or only before the first."""
     tok = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     if scheme == "legacy":
         tok.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -82,7 +82,7 @@ def test_a_response_in_training_has_the_tokens_that_generation_begins_with(name:
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("template", ["magicoder", "chat"])
 @pytest.mark.parametrize("text", ["Write <s>old</s>.", "<|im_end|>\n<|im_start|>assistant\nYes", "</s>", "a<unk>b<|im_start|>",
-                                  "\ue0000\ue0020\ue001\ue0001\ue001 <s> \ue0001\ue0022\ue001"])  # our own private spellings
+                                  "\ue0000\ue0020\ue001\ue0001\ue001 <s> \ue0001\ue0022\ue001"])  # our private spellings
 def test_text_of_the_data_is_no_control_token(name: str, template: Any, text: str) -> None:
     made = TOKENIZERS[name]()
     controls = set(made.all_special_ids)
@@ -123,7 +123,7 @@ def test_a_template_that_strips_messages_keeps_their_text_and_one_that_changes_t
 
 
 class Slow:
-    """A tokenizer that tells no places: words, with a space that begins every text; ``<s>`` is a control token."""
+    """A tokenizer without offsets: words, with a space before every text; ``<s>`` is a control token."""
 
     eos_token_id, all_special_tokens, chat_template = 1, ["<s>"], None
 

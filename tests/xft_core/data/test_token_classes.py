@@ -1,4 +1,4 @@
-"""Classes of tokens: what Python's tokenizer says of code, prose around it, and whatever a model writes."""
+"""Classes of tokens: Python's tokenizer classifies code, the text around it is prose, and any model output is accepted."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ CODE = 'def f(x):  # adds\n    return x + 10 if x else "é—no"\n'
 
 
 def words(text: str) -> dict[str, str | None]:
-    """The class of each word by its first character."""
+    """Return the class of each word by its first character."""
     classes = character_classes(text)
     return {word: classes[text.index(word)] for word in text.split()}
 

@@ -1,4 +1,4 @@
-"""Every answer of a conversation learned: exactly the answers and what ends them, with tools and system messages."""
+"""Loss on every answer of a conversation: exactly the answers and their end tokens, with tools and system messages."""
 
 import json
 from pathlib import Path
@@ -34,7 +34,7 @@ CALLED: list[dict[str, Any]] = [
 
 
 def learned(rows: Rows, tokens: Any) -> str:
-    """Text of the tokens that the loss counts, with | between pieces that are apart."""
+    """Return the text of the tokens that the loss counts, with | between separate pieces."""
     batch = (packed := PackedRows(rows, 256, packing=False)).collate([packed[0]])
     found, before = "", True
     for label in batch["labels"][0].tolist():
@@ -56,7 +56,7 @@ def test_every_answer_with_its_end_is_learned_and_nothing_else() -> None:
     assert learned(rows, tokens) == "|1</s>|2</s>"
     last, _ = row_of(SAID, ALL.model_copy(update={"loss_on": "last"}))
     assert learned(last, tokens) == "|2</s>"
-    assert rows[0][0].tolist() == last[0][0].tolist()  # the same text: what is given differs
+    assert rows[0][0].tolist() == last[0][0].tolist()  # the same text, but more of it is given
     assert tokens.decode(rows[0][0]).startswith("<|system|>\nBe brief.</s>\n<|user|>\none?</s>\n<|assistant|>\n1</s>")
 
 
@@ -76,7 +76,7 @@ def test_a_conversation_with_one_answer_is_the_same_either_way() -> None:
 def test_text_that_spells_a_control_token_stays_text_in_every_turn() -> None:
     said = [message | {"content": message["content"] + "</s>"} for message in SAID]
     rows, tokens = row_of(said)
-    assert (rows[0][0] == tokens.eos_token_id).sum() == len(said)  # the template's own
+    assert (rows[0][0] == tokens.eos_token_id).sum() == len(said)  # only the template's own
     assert learned(rows, tokens).replace("|", "") == "1</s></s>2</s></s>"
 
 

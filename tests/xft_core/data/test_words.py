@@ -25,7 +25,7 @@ def byte_level(use_regex: bool = True, add_prefix_space: bool = False) -> pre_to
 
 
 def tokenizer(*parts: pre_tokenizers.PreTokenizer, normalizer: Any = None) -> Tokenizer:
-    """A small one that was trained on code, with one token for <end>."""
+    """Return a small tokenizer trained on code, with one token for <end>."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.Sequence(list(parts)) if len(parts) > 1 else parts[0]
     made.decoder = decoders.ByteLevel()
@@ -58,7 +58,7 @@ def test_tokens_of_ascii_text_are_those_of_the_tokenizer(name: str) -> None:
     assert words is not None
     rng = random.Random(1)
     texts = [CODE, "", " ", "\x00", "a" * 500, *("".join(rng.choices(CODE + "\x1c\x1f\x7f\v\f", k=200)) for _ in range(200))]
-    for text in texts * 2:  # the second time from memory
+    for text in texts * 2:  # the second time from the cache
         found = words.ids(text)
         assert found is not None and list(memoryview(found).cast("i")) == whole.encode(text).ids, text
 
@@ -79,8 +79,8 @@ def test_other_text_and_what_an_added_token_is_in_are_left_to_the_tokenizer(text
     [pre_tokenizers.Metaspace()],
     [split(r"\s+", "removed"), byte_level()],
     [split(r"\p{Greek}|\p{L}+"), byte_level(use_regex=False)],
-    [split(r"^\w+"), byte_level(use_regex=False)],  # at the beginning of a line there, of the text here
-    [split(r"\h+"), byte_level(use_regex=False)],  # hexadecimal digits there
+    [split(r"^\w+"), byte_level(use_regex=False)],  # the start of a line in the tokenizer, the start of the text here
+    [split(r"\h+"), byte_level(use_regex=False)],  # hexadecimal digits in the tokenizer
 ], ids=["prefix space", "metaspace", "removed", "unknown class", "line", "escape"])
 def test_a_tokenizer_that_python_might_read_otherwise_has_none(parts: list[pre_tokenizers.PreTokenizer]) -> None:
     whole = tokenizer(*parts)

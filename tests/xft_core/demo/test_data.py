@@ -1,5 +1,5 @@
-"""The benchmarks that ship are those that build.py makes: their first rows are made again here, which is enough to see a
-change of the grammar or of the seeds."""
+"""The shipped benchmarks match the output of build.py. The test rebuilds only their first rows, which is enough to notice a
+change of the grammar or the seeds."""
 
 import random
 
@@ -24,5 +24,5 @@ def test_benchmarks_follow_from_the_seed(name: str, seed: str, count: int) -> No
 def test_no_problem_of_the_large_benchmark_was_trained_on() -> None:
     instructions = "".join(
         row["instruction"] for name in ("instruct", "reserved") for row in read_jsonl(DEMO_DIR / f"{name}.jsonl"))
-    assert "def make_" in instructions  # it holds problems of the same form
+    assert "def make_" in instructions  # it contains problems of the same form
     assert not [row for row in read_jsonl(DEMO_DIR / "benchmark_300.jsonl") if row["prompt"].strip() in instructions]

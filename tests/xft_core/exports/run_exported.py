@@ -1,7 +1,7 @@
-"""Run in a process of its own, as a user would who trusts our export: ``python run_exported.py INPUT_IDS OUTPUT DIRECTORY...``.
+"""Run an export in a separate process, as a user who trusts it would: ``python run_exported.py INPUT_IDS OUTPUT DIRECTORY...``.
 
 Loads every directory through AutoModelForCausalLM with remote code, and writes logits and greedy tokens by directory number.
-Checks what vLLM's and SGLang's Transformers back ends look at before they exchange ``experts``.
+Checks the properties that vLLM's and SGLang's Transformers back ends require before they replace ``experts``.
 """
 
 import inspect
@@ -24,7 +24,7 @@ for number, directory in enumerate(sys.argv[3:]):
         shapes = {name: tuple(item.shape) for name, item in block.experts.state_dict().items()}
         assert all(len(shape) == 3 and shape[0] == config.num_experts for shape in shapes.values()), shapes
         assert not dict(block.experts.named_buffers())
-        # A router whose only tensor is ``weight`` would be taken for softmax over top-k, and exchanged too.
+        # A router whose only tensor is ``weight`` would be taken for softmax over top-k, and replaced too.
         assert set(block.router.state_dict()) != {"weight"}
     assert base._supports_attention_backend
     model, report = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, output_loading_info=True)

@@ -1,4 +1,4 @@
-"""The Mixture-of-Experts with its modelling file: what transformers makes of it is what we make of it."""
+"""The Mixture-of-Experts with its modeling file: transformers and our code give the same results."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from xft_core.stages.upcycle import upcycle
 
 SCRIPT = Path(__file__).with_name("run_exported.py")
 BIASED: dict[str, Any] = {"router_noise": False}  # one more upcycled model, which gets a balance bias
-# Every routing that can be expressed, and families of each kind that fits.
+# Every routing that can be expressed, and families of each supported kind.
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("llama", {}),
     ("llama", {"normalization": "renormalize"}),
@@ -55,7 +55,7 @@ def input_ids() -> torch.Tensor:
 
 
 def run_exported(directories: list[Path], input_ids: torch.Tensor, tmp_path: Path) -> dict[str, torch.Tensor]:
-    """Logits and tokens from a process that loads the exports with their code."""
+    """Return logits and tokens from a process that loads the exports with their code."""
     save_file({"input_ids": input_ids}, tmp_path / "input.safetensors")
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HOME": str(tmp_path / "hf")}
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""GGUF files: the numbers in them, the vocabulary, what ends an answer, and the Modelfile."""
+"""GGUF files: their numbers, their vocabulary, the tokens that end an answer, and the Modelfile."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def test_a_quantised_file_has_its_own_loss_and_it_is_that_of_its_weights(tmp_pat
     assert 0 < found["q8_0"]["largest_difference"] < found["q4_0"]["largest_difference"]
     assert found["q8_0"]["same_tokens"] > found["q4_0"]["same_tokens"] > 0
     assert found["q4_0"]["size_mb"] < found["q8_0"]["size_mb"]
-    # By hand: the weights of the file, multiplied out by the gguf package, put into the model.
+    # Computed by hand: the file's weights, dequantized by the gguf package, put into the model.
     for kind, metrics in found.items():
         model = load_model(tmp_path / "dense", torch.float32)
         names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
@@ -78,7 +78,7 @@ def test_a_quantised_file_has_its_own_loss_and_it_is_that_of_its_weights(tmp_pat
 
 
 def test_the_file_says_what_ends_an_answer(tmp_path: Path) -> None:
-    """The end token of the data comes first, whatever the model's files say."""
+    """The data's end token comes first, whatever the model's files contain."""
     dense = dense_model(tmp_path / "dense")
     (dense / "generation_config.json").write_text(json.dumps({"eos_token_id": [2]}))
     data = prepared(tmp_path)
@@ -99,7 +99,7 @@ ODD_END = '<|"end" of\\turn|>'
 
 
 def test_an_end_that_only_the_chat_template_has_is_in_every_file(tmp_path: Path) -> None:
-    """And a padding token that was added beyond the model's rows is left out: llama.cpp wants as many tokens as rows."""
+    """A padding token that was added beyond the model's rows is left out: llama.cpp requires as many tokens as rows."""
     dense = dense_model(tmp_path / "dense")
     (dense / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
     odd = tokenizer(ODD_END)
@@ -113,7 +113,7 @@ def test_an_end_that_only_the_chat_template_has_is_in_every_file(tmp_path: Path)
     assert (fields["tokenizer.ggml.eos_token_id"], fields["tokenizer.ggml.eot_token_id"]) == (end, 1)
     assert len(fields["tokenizer.ggml.tokens"]) == VOCABULARY and "tokenizer.ggml.padding_token_id" not in fields
     assert json.loads((tmp_path / "export" / "generation_config.json").read_text())["eos_token_id"] == [1, end]
-    # As Ollama reads a value: quotes go, the rest stays as it is.
+    # As Ollama reads a value: quotes are removed, everything else is kept.
     assert f'PARAMETER stop """{ODD_END}"""\n' in (tmp_path / "export" / "Modelfile").read_text()
 
 
@@ -128,7 +128,7 @@ def test_an_end_that_is_a_word_is_written_as_text(tmp_path: Path) -> None:
 def test_the_demo_model_can_be_written(tmp_path: Path) -> None:
     metrics = exported(find_model("demo:model"), tmp_path / "export")
     assert metrics["largest_difference"] < 1
-    assert fields_of(tmp_path / "export")["tokenizer.ggml.pre"] == "smollm"  # digits stand alone
+    assert fields_of(tmp_path / "export")["tokenizer.ggml.pre"] == "smollm"  # every digit is a separate token
 
 
 def test_a_granite_mixture_is_written_with_its_experts(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_tokenizer_that_llama_cpp_would_cut_otherwise_is_refused() -> None:
 
 
 def rendered(template: str, messages: list[dict[str, str]]) -> str:
-    """What Ollama makes of the constructs that our templates use."""
+    """Render the constructs that our templates use, as Ollama would."""
     system = next((message["content"] for message in messages if message["role"] == "system"), "")
     text = re.sub(
         r"\{\{ if \.System \}\}(.*?)(?:\{\{ else \}\}([^{]*))?\{\{ end \}\}(?=\{\{ range)",

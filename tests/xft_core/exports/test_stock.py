@@ -1,4 +1,4 @@
-"""Mixtures that are trained in a stock architecture: identity, export without arithmetic, merge, and what does not fit."""
+"""Mixtures trained in a stock architecture: identity, export without arithmetic, merge, and unsupported cases."""
 
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def test_nothing_is_rounded_where_the_dense_model_has_16_bits(normalization: str
     expected = logits(tmp_path / "dense")
     assert float((logits(tmp_path / "moe") - expected).abs().max()) < 1e-5
     export_stock(tmp_path / "moe", tmp_path / "stock")
-    if normalization == "granite":  # loaded in fp32, as its config.json says
+    if normalization == "granite":  # loaded in fp32, because its config.json says so
         assert float((logits(tmp_path / "stock", stock=True) - expected).abs().max()) < 1e-5
     merge(tmp_path / "moe", tmp_path / "merged", torch.full((2, 4), 0.25, dtype=torch.float64))
     merged = load_file(tmp_path / "merged" / "model.safetensors")
@@ -82,7 +82,7 @@ def test_nothing_is_rounded_where_the_dense_model_has_16_bits(normalization: str
 def test_the_export_computes_the_same_and_changes_no_number(
     normalization: str, family: str, changes: dict[str, Any], tmp_path: Path,
 ) -> None:
-    if changes and normalization == "granite":  # the factory's mistral slides
+    if changes and normalization == "granite":  # the factory's mistral has a sliding window
         dense_model(tmp_path / "dense", family, **changes)
         (tmp_path / "moe").mkdir()
         upcycle(tmp_path / "dense", tmp_path / "moe", config(normalization), seed=0)

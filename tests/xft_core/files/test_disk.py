@@ -1,4 +1,4 @@
-"""Locks and whole writes: what a file held is lost neither by asking for its lock nor by a write that fails."""
+"""Locks and atomic writes: neither a request for a file's lock nor a failed write loses the file's content."""
 
 import os
 import stat
@@ -24,7 +24,7 @@ with file_lock(Path(sys.argv[1])):
 
 @pytest.fixture
 def held(tmp_path: Path) -> Any:
-    """A file that another process holds locked."""
+    """Hold a file locked in another process."""
     path = tmp_path / "a.lock"
     path.write_text("of its owner")
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -66,7 +66,7 @@ def test_a_lock_file_that_its_owner_removed_locks_nobody_out_and_lets_nobody_in(
     path, entered, release = tmp_path / "lock", threading.Event(), threading.Event()
 
     def wait_for_it() -> None:
-        with file_lock(path):  # opened while the owner below holds it, had when the owner has removed it
+        with file_lock(path):  # opened while the owner below holds the lock, acquired once the owner has removed the file
             entered.set()
             release.wait(60)
 

@@ -1,4 +1,4 @@
-"""Work in progress line by line: a kill costs the last line, a flipped bit the line it is in."""
+"""Work in progress, line by line: a kill loses only the last line, and a flipped bit only its own line."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Texts from outside: a value or a ValueError, whatever they are, and soon."""
+"""Any text from outside gives a value or a ValueError, and does so quickly."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""Temporary directories: gone at the end, swept after a kill, and never another's."""
+"""Temporary directories: removed at the end, swept after a kill, and never another process's."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def test_it_is_private_and_gone_afterwards(place: Path) -> None:
     with temporary_directory("stage") as directory:
         (directory / "inside").write_text("x")
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-        sweep()  # of another command at the same time
+        sweep()  # as another command would at the same time
         assert (directory / "inside").exists()
     assert not list(place.iterdir())
 
@@ -59,11 +59,11 @@ def test_a_killed_process_leaves_its_own_to_the_next(place: Path, tmp_path_facto
                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     sweep(elsewhere)
-    assert (len(list(place.iterdir())), len(list(elsewhere.iterdir()))) == (1, 2)  # it lives
+    assert (len(list(place.iterdir())), len(list(elsewhere.iterdir()))) == (1, 2)  # its process is alive
     process.send_signal(signal.SIGKILL)
     process.wait()
     sweep()
-    assert (len(list(place.iterdir())), len(list(elsewhere.iterdir()))) == (0, 2)  # that place was not asked for
+    assert (len(list(place.iterdir())), len(list(elsewhere.iterdir()))) == (0, 2)  # that directory was not swept
     sweep(elsewhere)
     assert not list(elsewhere.iterdir())
 

@@ -1,4 +1,4 @@
-"""A chat: what the model is given, what is shown, and what is remembered; with dense, upcycled and merged models."""
+"""A chat: the model's prompts, the output shown, and the history; with dense, upcycled and merged models."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spy(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
-    """The prompts that the model is given from now on."""
+    """Return a list that collects the model's prompts from now on."""
     given: list[list[int]] = []
     complete = chat._completer.complete
 
@@ -40,7 +40,7 @@ def test_the_models_own_template_holds_the_whole_conversation(model: Path, monke
     given = spy(chat, monkeypatch)
     first = chat.ask("One?", shown.append)
     assert "".join(shown) == first.text and first.new_tokens > 1
-    chat.ask("Two </s>?", shown.append)  # what spells a control token stays text
+    chat.ask("Two </s>?", shown.append)  # text that spells a control token stays text
     said = [{"role": "user", "content": "One?"}, {"role": "assistant", "content": first.text},
             {"role": "user", "content": "Two </s>?"}]
     assert given[1] == prompt_token_ids(chat_prompt(chat.tokenizer, said), chat.tokenizer)
@@ -54,7 +54,7 @@ def test_the_papers_prompt_holds_one_instruction(model: Path, monkeypatch: pytes
     for question in ("One?", "Two?"):
         chat.ask(question, lambda _: None)
     assert given[1] == prompt_token_ids(PromptText(magicoder_prompt("Two?"), False), chat.tokenizer)
-    assert Chat(Path("xft_core/demo/model"), CONFIG).template == "magicoder"  # has no template of its own
+    assert Chat(Path("xft_core/demo/model"), CONFIG).template == "magicoder"  # the model has no chat template
 
 
 def test_an_upcycled_model_answers_as_the_dense_one_that_it_is(model: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The cache that is written into gives what transformers' own gives, also after rows were chosen, in every family."""
+"""The cache that is extended in place gives the results of transformers' own in every family, even after rows were selected."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def test_a_buffer_is_kept_until_it_is_full_and_made_anew_for_chosen_rows() -> No
 
     first = append(5, rows=3)
     assert append(ROOM, rows=3) == first
-    assert append(1, rows=3) != first  # full
+    assert append(1, rows=3) != first  # the buffer is full
     before = growing.keys.clone()
     for layer in (growing, usual):
         layer.batch_select_indices(torch.tensor([0]))

@@ -1,5 +1,5 @@
-"""The vLLM back end: with vLLM itself where it is installed (slow), else with a stand-in that takes and gives what
-vllm.LLM.generate (0.32) does, computes with the plain model, and refuses names that vLLM does not have."""
+"""The vLLM back end: with vLLM itself if it is installed (slow), otherwise with a stand-in. The stand-in has the interface of
+vllm.LLM.generate (0.32), computes with the plain model, and refuses names that vLLM does not have."""
 
 import sys
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from xft_core.stages.run import run_stage
 
 @dataclass
 class SamplingParams:
-    """The fields of vllm.SamplingParams that are used, with its defaults."""
+    """The fields of vllm.SamplingParams that we use, with its defaults."""
 
     n: int = 1
     temperature: float = 1.0
@@ -44,7 +44,7 @@ class SamplingParams:
 
 
 class LLM:
-    """vllm.LLM as far as it is used: stops and ends are its own business, one request after the other."""
+    """The part of vllm.LLM that we use. It handles stops and end tokens itself, one request after the other."""
 
     def __init__(
         self, model: str, dtype: str = "auto", generation_config: str = "auto", seed: int = 0, trust_remote_code: bool = True,
@@ -98,7 +98,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check_same_as_transformers(directory: Path) -> None:
-    """Stops, end tokens, rooms, finish reasons and texts, under greedy decoding."""
+    """Compare stops, end tokens, token limits, finish reasons and texts, under greedy decoding."""
     tokenizer = load_tokenizer(directory)
     config = GenerateConfig(max_new_tokens=24, precision="fp32")
     free = TransformersCompleter(load_model(directory, torch.float32), tokenizer, config, ()).complete(PROMPTS, seed=0)
@@ -119,7 +119,7 @@ def test_same_answers_as_transformers(dense: Path) -> None:
 
 
 def test_weights_that_vllm_alone_would_read_are_refused(dense: Path, tmp_path: Path) -> None:
-    """Without an index vLLM reads every safetensors file of a directory."""
+    """Without an index, vLLM reads every safetensors file in a directory."""
     directory = dense_model(tmp_path / "model")
     (directory / "model.fp16.safetensors").write_bytes((directory / "model.safetensors").read_bytes())
     with pytest.raises(
@@ -133,7 +133,7 @@ def test_weights_that_vllm_alone_would_read_are_refused(dense: Path, tmp_path: P
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed")
 def test_vllm_itself_gives_what_transformers_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the demo model: the tiny ones have smaller heads than vLLM's attention takes."""
+    """Uses the demo model, because the tiny models' heads are too small for vLLM's attention."""
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     import vllm
 

@@ -1,4 +1,4 @@
-"""A tuned mixture and prepared rows for all tests of mixing."""
+"""A tuned mixture and prepared rows for all mixing tests."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.xft_core.mixing.models import prepared, tuned
 
 @pytest.fixture(scope="package")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """dense, moe and data, with 8 reserved rows."""
+    """Create dense, moe and data, with 8 reserved rows."""
     directory = tmp_path_factory.mktemp("mixing")
     tuned(directory)
     prepared(directory, reserved_rows=8)

@@ -1,4 +1,4 @@
-"""Small mixtures for the tests of mixing: a dense base, an upcycled model whose experts have grown apart, prepared data."""
+"""Small mixtures for the mixing tests: a dense base, an upcycled model whose experts differ, prepared data."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ LEARN = MergeConfig(batch_size=4, micro_batch_size=2, precision="fp32", learning
 
 
 def tuned(directory: Path, family: str = "llama", seed: int = 0, dtype: torch.dtype = torch.float32, **upcycled: Any) -> Path:
-    """``directory``/dense, and ``directory``/moe: upcycled from it and changed everywhere, as by tuning."""
+    """Create ``directory``/dense, and from it ``directory``/moe, changed everywhere as by tuning; return the latter."""
     dense_model(directory / "dense", family)
     weights = load_file(directory / "dense" / "model.safetensors")
     save_file({name: weight.to(dtype) for name, weight in weights.items()}, directory / "dense" / "model.safetensors",
@@ -35,7 +35,7 @@ def tuned(directory: Path, family: str = "llama", seed: int = 0, dtype: torch.dt
 
 
 def prepared(root: Path, **data: Any) -> Path:
-    """``root``/data, of 40 rows, for the model ``root``/dense."""
+    """Prepare ``root``/data, of 40 rows, for the model ``root``/dense."""
     rows = [{"instruction": f"Add {i}", "response": f"def f(x):\n    return x + {i}"} for i in range(40)]
     (root / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = DataConfig(path=str(root / "data.jsonl"), max_length=160, held_out_rows=6, **data)
@@ -44,12 +44,12 @@ def prepared(root: Path, **data: Any) -> Path:
 
 
 def mix_stage(root: Path, output: Path, base: bool = False, **changes: Any) -> MixStage:
-    """Mixing ``root``/moe on ``root``/data."""
+    """Return the stage that mixes ``root``/moe on ``root``/data."""
     merge = MergeConfig(**(LEARN.model_dump() | changes))
     return MixStage(
         output=output, model=str(root / "moe"), data=root / "data", merge=merge, base=str(root / "dense") if base else None)
 
 
 def mixed(root: Path, output: Path, base: bool = False, **changes: Any) -> dict[str, Any]:
-    """The metrics of that stage, run into ``output``."""
+    """Run that stage into ``output``; return its metrics."""
     return run_stage(mix_stage(root, output, base, **changes)).manifest.metrics

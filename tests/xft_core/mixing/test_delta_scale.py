@@ -1,4 +1,4 @@
-"""gamma: 1 needs no base and gives the mixture's bits, 0 gives the base's, its gradient is the difference quotient."""
+"""gamma: 1 needs no base and gives the mixture's bits, 0 gives the base's, and its gradient equals the difference quotient."""
 
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def test_between_the_limits_it_is_the_equation(scope: str, tmp_path: Path) -> No
 
 
 def test_the_gradient_is_the_difference_quotient(root: Path) -> None:
-    """Of gamma in each FFN and outside them, in fp64, on real rows."""
+    """Checks gamma in each FFN and outside them, in fp64, on real rows."""
     rows = load_rows(root / "data", "reserved")
     gamma_L = torch.tensor([0.8, 0.9], dtype=torch.float64, requires_grad=True)
     outside = 0.85
@@ -91,7 +91,7 @@ def test_the_gradient_is_the_difference_quotient(root: Path) -> None:
     {"delta_scale": None}, {"delta_scale": None, "delta_scale_scope": "model"},
     {"delta_scale": None, "granularity": "tensor"}])
 def test_the_stages_agree_on_it(changes: dict[str, Any], root: Path, tmp_path: Path) -> None:
-    """What mix measured is what merge writes, and what merge measures of it."""
+    """merge writes the model that mix measured, and measures the same loss."""
     metrics = mix(root, tmp_path / "mix", base=True, **changes)
     assert metrics["delta_scale_mean"] == pytest.approx(changes["delta_scale"] or metrics["delta_scale_mean"])
     assert metrics["held_out_nll_unscaled"] != metrics["held_out_nll_merged"]

@@ -1,4 +1,4 @@
-"""Generators of coefficients: uniform at the start, equivariant, exact gradients, resumed, trained on earlier runs."""
+"""Generators of coefficients: uniform at the start, equivariant, with exact gradients, resumable, trained on earlier runs."""
 
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ def random_features(seed: int = 0, num_layers: int = 3, num_experts: int = 5, sh
 
 
 def moved(kind: str, features: Features, seed: int = 1) -> torch.nn.Module:
-    """A generator that is no longer at its start."""
+    """Return a generator that has moved away from its start."""
     generator = new_generator(kind, features, seed)
     torch.nn.init.normal_(generator.last.weight, generator=torch.Generator().manual_seed(seed))
     return generator.requires_grad_(False)
@@ -59,7 +59,7 @@ def test_it_begins_with_uniform_mixing_bit_for_bit(kind: str, root: Path) -> Non
 
 
 def permuted(features: Features, order_LN: torch.Tensor) -> Features:
-    """With the experts of every layer in another order: expert ``order_LN[l, i]`` comes to be expert i."""
+    """Return the features with the experts of every layer reordered: expert ``order_LN[l, i]`` becomes expert i."""
     layer_L1 = torch.arange(len(order_LN))[:, None]
     within = features.within_LNN[layer_L1[..., None], order_LN[:, :, None], order_LN[:, None]]
     before, after = order_LN[:-1], order_LN[1:]
@@ -70,7 +70,7 @@ def permuted(features: Features, order_LN: torch.Tensor) -> Features:
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_experts_that_change_places_take_their_coefficients_along(kind: str, shared: bool) -> None:
-    """In every layer in another way; the shared expert stays the first."""
+    """Every layer has a different order; the shared expert stays first."""
     features = random_features(shared=shared)
     first = int(shared)
     generator = torch.Generator().manual_seed(4)
@@ -83,7 +83,7 @@ def test_experts_that_change_places_take_their_coefficients_along(kind: str, sha
 
 
 def test_permuted_experts_on_disk_have_permuted_features(root: Path, tmp_path: Path) -> None:
-    """The whole way: other numbers for the routed experts of one layer, with its router's outputs, change places only."""
+    """From end to end: reordering the routed experts of one layer, with its router's outputs, only reorders the features."""
     tuned(tmp_path)
     weights = load_file(tmp_path / "moe" / "model.safetensors")
     order = torch.tensor([2, 0, 1])
@@ -111,7 +111,7 @@ def test_permuted_experts_on_disk_have_permuted_features(root: Path, tmp_path: P
 
 
 def test_features_are_what_their_names_say(root: Path) -> None:
-    """Against the equations in fp64, on one layer's tensors."""
+    """Compare them with the equations in fp64, on one layer's tensors."""
     with MixtureReader(root / "moe", root / "dense") as mixture:
         mixed = MixedModel(mixture, torch.float32, CPU)
         found = features_of(mixed, root / "moe", load_rows(root / "data", "reserved"), 8, UNIFORM)
@@ -130,9 +130,9 @@ def test_features_are_what_their_names_say(root: Path) -> None:
         assert float(at["cosine_with_mean_change"][i]) == pytest.approx(float(cosine(changes[i], changes[1:].mean(0), dim=0)))
         assert float(at["cosine_with_tuning"][i]) == pytest.approx(float(cosine(changes[i], flat[0] - base, dim=0)))
     assert at["mean_routing_weight"].sum() == pytest.approx(1, abs=1e-5) and at["load"][0] == pytest.approx(1)
-    assert at["load"][1:].sum() == pytest.approx(2)  # two routed experts a token
+    assert at["load"][1:].sum() == pytest.approx(2)  # two routed experts per token
     assert at["is_shared"].tolist() == [1, 0, 0, 0] and at["depth"].tolist() == [1] * 4
-    assert torch.allclose(found.between_LNN[0].sum(1)[1:], torch.zeros(3).double(), atol=1e-9)  # lifts even out
+    assert torch.allclose(found.between_LNN[0].sum(1)[1:], torch.zeros(3).double(), atol=1e-9)  # the lifts cancel out
 
 
 def test_without_edges_the_graph_is_a_network_for_each_expert_alone() -> None:
@@ -149,7 +149,7 @@ def test_without_edges_the_graph_is_a_network_for_each_expert_alone() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_is_the_difference_quotient(kind: str, root: Path) -> None:
-    """Of the loss by weights of the generator, through the projected gradient."""
+    """Differentiate the loss by weights of the generator, through the projected gradient."""
     rows = load_rows(root / "data", "reserved")
     with MixtureReader(root / "moe") as mixture:
         mixed = MixedModel(mixture, torch.float64, CPU)
@@ -202,7 +202,7 @@ def test_a_killed_generator_goes_on_to_the_same_coefficients(
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_meta_training_learns_a_rule_of_the_features(kind: str, tmp_path: Path) -> None:
-    """alpha* is a feature: a run that was left out is predicted."""
+    """alpha* is a feature, so that a run left out of the training can be predicted."""
     examples = []
     for seed in range(6):
         features = random_features(seed)

@@ -1,4 +1,4 @@
-"""Granularity: equal shares are those of the layer bit for bit, the gradient is autograd's, neurons stay whole."""
+"""Granularity: equal shares give the layer's results bit for bit, the gradient equals autograd's, neurons are not split."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from xft_core.stages.merge import merge
 from xft_core.training.response_loss import response_nll
 
 KINDS = [("tensor", 1), ("block", 1), ("block", 5), ("column", 1)]
-FAMILIES = ["llama", "phi3", "starcoder2", "gpt2"]  # three layers, fused, biases, weights the other way round
+FAMILIES = ["llama", "phi3", "starcoder2", "gpt2"]  # three layers, fused, biases, transposed weights
 
 
 def granularity(kind: str, blocks: int, mixture: MixtureReader) -> Granularity:
@@ -51,7 +51,7 @@ def test_equal_shares_are_those_of_the_layer_bit_for_bit(
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("kind", "blocks"), KINDS)
 def test_the_projected_gradient_is_that_of_autograd(kind: str, blocks: int, family: str, tmp_path: Path, root: Path) -> None:
-    """In fp64, through W built by neuron from all experts; and the mixture itself is that W."""
+    """In fp64, through W built neuron by neuron from all experts. The mixture itself equals that W."""
     moe = tuned(tmp_path, family)
     data = PackedRows(load_rows(root / "data", "train"), 160, packing=True)
     batch = data.collate([data[0]])
@@ -89,14 +89,14 @@ def test_the_projected_gradient_is_that_of_autograd(kind: str, blocks: int, fami
             assert (mixed.model.get_parameter(name) - wanted).abs().max() < 1e-12
         logits = torch.func.functional_call(mixed.model, tensors, kwargs=inputs).logits
         expected, = torch.autograd.grad(response_nll(logits, batch["labels"]), [shares])
-    found, expected = (item - item[..., :1] for item in (found, expected))  # up to what is the same for all experts
+    found, expected = (item - item[..., :1] for item in (found, expected))  # up to a constant shared by all experts
     assert expected.abs().max() > 1e-3
     assert (found - expected).abs().max() <= 1e-6 * max(1.0, float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("kind", ["tensor", "block", "column"])
 def test_groups_learn_and_are_merged(kind: str, root: Path, tmp_path: Path) -> None:
-    """The merged file is the model that the stage measured; means stand in coefficients.json."""
+    """The merged file is the model that the stage measured. coefficients.json contains the means."""
     metrics = mix(root, tmp_path / "mix", granularity=kind, uniform_penalty=1e-4 if kind == "column" else 0.0)
     assert metrics["movement_max"] > 0.01
     found = load_mixing(tmp_path / "mix")

@@ -1,4 +1,4 @@
-"""The headroom test: it measures what it says, and uniform mixing is taken where there is nothing to learn."""
+"""The headroom test measures the right losses, and uniform mixing is used if there is nothing to learn."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Distillation: the divergence and its gradient are those of the equation, and learning by it comes nearer to the teacher."""
+"""Distillation: the divergence and its gradient follow the equation, and learning with it moves closer to the teacher."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ SHARES = torch.tensor([[0.75, 0.05, 0.1, 0.1]] * 2, dtype=torch.float64)
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])  # a plain head, and one whose logits are changed afterwards
+@pytest.mark.parametrize("family", ["llama", "gemma2"])  # a plain head, and one that changes its logits afterwards
 def test_the_divergence_is_that_of_all_logits(
         family: str, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective_module, "BLOCK_LOGITS", 1)
-    monkeypatch.setattr(objective_module, "LEAST_BLOCK", 7)  # several blocks, the last one smaller
+    monkeypatch.setattr(objective_module, "LEAST_BLOCK", 7)  # several blocks, of which the last is smaller
     moe = tuned(tmp_path, family)
     data = PackedRows(load_rows(root / "data", "train"), 160, packing=True)
     batch = data.collate([data[0], data[1]])

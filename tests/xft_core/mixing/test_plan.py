@@ -1,4 +1,4 @@
-"""A plan from names and shapes alone says of our own checkpoints what the family table says."""
+"""A plan from names and shapes alone agrees with the family table for our own checkpoints."""
 
 from pathlib import Path
 

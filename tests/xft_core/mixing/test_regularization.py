@@ -1,4 +1,4 @@
-"""Penalties, expert dropout and cross-validation: their limits, their gradients, and that a killed one goes on."""
+"""Penalties, expert dropout and cross-validation: their limits, their gradients, and resuming after a kill."""
 
 import json
 from pathlib import Path
@@ -36,11 +36,11 @@ def test_an_infinite_penalty_is_uniform_mixing_bit_for_bit(
     else:
         assert torch.equal(found.weight, found.granularity.repeated(expected))
     assert metrics["kept_uniform"] == 1 and metrics["movement_max"] < 1e-15 and metrics["steps"] > 0
-    assert mixing_findings(MixMetrics.from_flat(metrics), "learned", ChecksConfig()) == []  # nothing moved, on purpose
+    assert mixing_findings(MixMetrics.from_flat(metrics), "learned", ChecksConfig()) == []  # intentionally, nothing moved
 
 
 def test_no_penalty_is_learning_as_it_is(root: Path, tmp_path: Path) -> None:
-    """The same key, so the same bits; and a penalty moves them less."""
+    """Without a penalty the key is the same, and so are the bits. With a penalty the coefficients move less."""
     assert stage_key(mix_stage(root, tmp_path / "a")) == stage_key(
         mix_stage(root, tmp_path / "b", uniform_penalty=0.0, smoothness=0.0, expert_dropout=0.0, objective="nll"))
     free = mix(root, tmp_path / "free")["movement_max"]
@@ -91,7 +91,7 @@ def test_expert_dropout_leaves_out_one_routed_expert() -> None:
             kept = [i for i in range(4) if i != zero]
             assert torch.allclose(found[layer, kept], weight[layer, kept] / weight[layer, kept].sum())
     assert left_out == {None, *((layer, expert) for layer in range(2) for expert in (1, 2, 3))}
-    assert torch.equal(without_one_expert(weight[:, :2], 1, 0.999, 3, 0), weight[:, :2])  # one routed expert stays
+    assert torch.equal(without_one_expert(weight[:, :2], 1, 0.999, 3, 0), weight[:, :2])  # the only routed expert stays
     grouped = without_one_expert(weight[:, None].repeat(1, 3, 1), 1, 0.999, 3, 1)
     assert (grouped == 0).sum() == 6 and torch.equal(grouped[:, 0], grouped[:, 2])
 
@@ -121,7 +121,7 @@ def test_cross_validation_takes_the_best_penalty_and_goes_on_after_a_kill(
     with pytest.raises(KeyboardInterrupt):
         run_stage(stage)
     metrics = run_stage(stage).manifest.metrics
-    assert calls == [0.0] * 3 + [0.1] * 2 + [0.1] * 2  # the fifth was cut short, and what was measured stays
+    assert calls == [0.0] * 3 + [0.1] * 2 + [0.1] * 2  # the fifth was interrupted, and earlier measurements were kept
     found = CrossValidationFile.read(tmp_path / "mix")
     assert found is not None and [item.uniform_penalty for item in found.penalties] == [0.0, 0.1]
     means = {item.uniform_penalty: sum(item.losses) for item in found.penalties}
@@ -135,7 +135,7 @@ def test_cross_validation_takes_the_best_penalty_and_goes_on_after_a_kill(
 
 def test_too_few_rows_for_the_folds_choose_no_penalty_and_end_nothing(
         root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cross_validation, "FOLDS", 10_000)  # more than there are rows
+    monkeypatch.setattr(cross_validation, "FOLDS", 10_000)  # more than the number of rows
     metrics = MixMetrics.of(run_stage(mix_stage(root, tmp_path / "mix", cross_validation=True)).manifest)
     mix(root, tmp_path / "plain")
     assert metrics.rows_too_few == len(load_rows(root / "data", "train")) and metrics.uniform_penalty is None

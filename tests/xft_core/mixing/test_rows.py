@@ -1,4 +1,4 @@
-"""Reserved rows: no model trains on them, they are none of those reported, and mixing can be told to use them."""
+"""Reserved rows: no model trains on them, they are never reported rows, and mixing can be told to use them."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_they_are_taken_from_those_to_train_on(root: Path, tmp_path: Path) -> No
     splits = {name: tokens(root / "data", name) for name in ("train", "reserved", "held_out")}
     assert [len(splits[name]) for name in ("train", "reserved", "held_out")] == [26, 8, 6]
     assert sum(map(len, splits.values())) == len(set.union(*splits.values()))
-    assert splits["held_out"] == tokens(plain, "held_out")  # what is reported stays what it is
+    assert splits["held_out"] == tokens(plain, "held_out")  # the reported rows stay the same
     assert splits["train"] | splits["reserved"] == tokens(plain, "train")
     assert not (plain / "reserved.safetensors").exists() and not (plain / "reserved.jsonl").exists()
     assert read_manifest(root / "data").metrics["reserved_rows"] == 8

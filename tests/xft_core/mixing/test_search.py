@@ -1,4 +1,4 @@
-"""Search: it minimises, one trial is the start, a kill changes nothing; lambda, gamma, or both."""
+"""Search: it finds the minimum, one trial is the start, and a kill changes nothing; lambda, gamma, or both."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ def bowl(target_L: list[float]) -> Callable[[torch.Tensor], float]:
 def run(
     merge: MergeConfig, loss: Callable[[torch.Tensor], float], directory: Path, seed: int = 0,
 ) -> tuple[torch.Tensor, list[Trial]]:
-    """Shares alone: gamma stays None."""
+    """Search over shares only, so that gamma stays None."""
     directory.mkdir(exist_ok=True)
     found, trials = search(
         merge, Coefficients(START), lambda item: loss(item.weight), seed, directory / "trials.jsonl", lambda trial: None)
@@ -39,9 +39,9 @@ def run(
 def test_golden_section_finds_the_minimum(tmp_path: Path) -> None:
     weight_LN, trials = run(config("golden", 16), bowl([0.31] * 3), tmp_path)
     assert (weight_LN[:, 0] - 0.31).abs().max() < 1e-2
-    assert len({trial.values["shared_expert_weight/0"] for trial in trials}) == 16  # none twice
+    assert len({trial.values["shared_expert_weight/0"] for trial in trials}) == 16  # no value twice
     assert torch.allclose(weight_LN.sum(1), torch.ones(3, dtype=torch.float64))
-    assert torch.allclose(weight_LN[:, 1] / weight_LN[:, 2], START[:, 1] / START[:, 2])  # proportions stay
+    assert torch.allclose(weight_LN[:, 1] / weight_LN[:, 2], START[:, 1] / START[:, 2])  # the proportions stay
 
 
 def test_golden_section_at_an_end(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_kill_changes_no_bit(method: str, dies_at: int, tmp_path: Path) -> Non
         run(config(method, 16), dying, tmp_path / "killed")
     weight_LN, trials = run(config(method, 16), dying, tmp_path / "killed")
     assert trials == expected and torch.equal(weight_LN, expected_LN)
-    assert len(evaluated) == 16  # none was evaluated twice
+    assert len(evaluated) == 16  # no point was evaluated twice
 
 
 def test_a_damaged_journal_is_done_again_from_there(tmp_path: Path) -> None:

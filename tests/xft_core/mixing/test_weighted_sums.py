@@ -1,4 +1,4 @@
-"""Sums of mapped experts, row by row of one table: rounded once, wherever the experts lie."""
+"""Sums of mapped experts, row by row of one table: rounded once, wherever the experts are stored."""
 
 import json
 import math
@@ -20,11 +20,11 @@ from xft_core.models.loading import load_model
 from xft_core.models.safetensors_io import INDEX_NAME
 from xft_core.stages.merge import merge
 
-BITS = {torch.bfloat16: 8, torch.float16: 11}  # of a number, the first included
+BITS = {torch.bfloat16: 8, torch.float16: 11}  # of precision, including the implicit first bit
 
 
 def rounded_once(found: torch.Tensor, exact: torch.Tensor, terms: torch.Tensor) -> bool:
-    """Within half a last bit of the exact sum, and the error of summing ``terms`` (their largest possible sum) in fp32."""
+    """Return whether the error is at most half of the last bit, plus that of summing ``terms`` (the largest sum) in fp32."""
     half_of_last_bit = torch.exp2(torch.frexp(exact).exponent - BITS[found.dtype] - 1.0)
     return bool(((found.double() - exact).abs() <= half_of_last_bit + 2.0**-19 * terms + 2.0**-25).all())
 
@@ -34,7 +34,7 @@ def rounded_once(found: torch.Tensor, exact: torch.Tensor, terms: torch.Tensor) 
     dtype=st.sampled_from([torch.bfloat16, torch.float16]), seed=st.integers(0, 2**16), block=st.sampled_from([1, 20, 2**20]))
 def test_any_places_in_a_shard_give_the_sum_rounded_once(
         shape: list[int], gaps: list[int], dtype: torch.dtype, seed: int, block: int) -> None:
-    """Experts in any order, with other tensors of any size between them: rows of the table overlap."""
+    """The experts are in any order, with other tensors of any size between them, so rows of the table overlap."""
     generator = torch.Generator().manual_seed(seed)
     size = math.prod(shape)
     content, starts = torch.empty(0, dtype=dtype), []
@@ -59,7 +59,7 @@ def test_any_places_in_a_shard_give_the_sum_rounded_once(
 
 
 def lengthen_header(path: Path, more: int) -> None:
-    """So many spaces more: all data lies so much further on."""
+    """Add ``more`` spaces to the header, which moves all data by as many bytes."""
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
     path.write_bytes((length + more).to_bytes(8, "little") + content[8:8 + length] + b" " * more + content[8 + length:])
@@ -74,7 +74,7 @@ def test_an_expert_of_share_zero_is_not_read() -> None:
 
 @pytest.mark.parametrize("family", each_family())
 def test_mixing_in_16_bits_sets_the_same_weights_as_merging(family: str, tmp_path: Path) -> None:
-    """Matrices and biases of every family."""
+    """Compare the matrices and biases of every family."""
     directory = grown_apart(tmp_path, family)
     weights = {name: tensor.bfloat16() for name, tensor in load_file(directory / "model.safetensors").items()}
     save_file(weights, directory / "model.safetensors", {"format": "pt"})
@@ -92,7 +92,7 @@ def test_mixing_in_16_bits_sets_the_same_weights_as_merging(family: str, tmp_pat
 @pytest.mark.parametrize(("shards", "shift"), [(1, 0), (2, 0), (1, 1)])
 def test_a_merge_in_16_bits_is_the_mixture_rounded_once(
         shards: int, shift: int, shared_expert: bool, tmp_path: Path) -> None:
-    """In one shard as a table; shared and routed experts in two shards, or at odd places, block by block."""
+    """Experts are a table in one shard, or read block by block: shared and routed in two shards, or at odd offsets."""
     directory = grown_apart(tmp_path, shared_expert=shared_expert)
     weights = {name: tensor.bfloat16() for name, tensor in load_file(directory / "model.safetensors").items()}
     (directory / "model.safetensors").unlink()

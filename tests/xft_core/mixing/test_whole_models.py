@@ -1,4 +1,4 @@
-"""Weighted means of whole models: one-hot and equal ones bit for bit, the formula in between, tied embeddings, refusals."""
+"""Weighted means of whole models: one-hot and equal weights bit for bit, the formula in between, tied embeddings, refusals."""
 
 from pathlib import Path
 

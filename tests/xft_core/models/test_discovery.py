@@ -1,4 +1,4 @@
-"""Rows that are found from a model's modules are those of the table, and what does not fit is refused with the reason."""
+"""Rows derived from a model's modules match the table, and unsupported models are refused with the reason."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from xft_core.models.discovery.walk import propose
 
 
 def found_row(config: PreTrainedConfig) -> Family:
-    """As family_of, without a look into the table."""
+    """Derive the row as family_of does, but without the table."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     return prove(config, model, propose(model))[0]
@@ -37,7 +37,7 @@ def test_what_is_found_is_the_row_of_the_table(family: str) -> None:
 
 @pytest.mark.parametrize("family", FOUND_CONFIGS)
 def test_a_large_model_has_the_row_of_a_tiny_one(family: str) -> None:
-    """The proof for the default config of transformers, mostly of billions of parameters, is made on a model of its own."""
+    """For transformers' default config, mostly with billions of parameters, the proof uses a separate small model."""
     changes = {"head_dim": 64, "num_key_value_heads": 8} if family == "nemotron" else {}
     large = found_row(AutoConfig.for_model(family, **changes))
     tiny = found_row(tiny_config(family))
@@ -58,7 +58,7 @@ def test_a_row_is_of_a_config_and_looked_for_once(monkeypatch: pytest.MonkeyPatc
     assert family_of(tiny_config("granite", logits_scaling=1.0)).plain_head
     monkeypatch.setattr(discovery, "prove", lambda *_: pytest.fail("proved again"))
     config = tiny_config("granite", logits_scaling=3.0)
-    config.use_cache, config.eos_token_id = False, 5  # not of the architecture
+    config.use_cache, config.eos_token_id = False, 5  # not part of the architecture
     assert not family_of(config).plain_head
 
 
@@ -89,27 +89,27 @@ def test_what_cannot_fit_is_refused_with_the_reason(model_type: str, fields: dic
 
 
 class Doubled(nn.Module):
-    """An FFN that computes more than its linear layers and activation say."""
+    """An FFN that computes something beyond its linear layers and activation."""
 
     def __init__(self, mlp: nn.Module) -> None:
         super().__init__()
         self.gate_proj, self.up_proj, self.down_proj, self.act_fn = mlp.gate_proj, mlp.up_proj, mlp.down_proj, mlp.act_fn
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Twice the FFN."""
+        """Return twice the FFN."""
         y: torch.Tensor = 2 * self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
         return y
 
 
 class DropsInside(Doubled):
-    """An FFN that drops elements between its linear layers."""
+    """An FFN with dropout between its linear layers."""
 
     def __init__(self, mlp: nn.Module) -> None:
         super().__init__(mlp)
         self.dropout = nn.Dropout(0.1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The FFN, with dropout of its F features."""
+        """Apply the FFN, with dropout of its F features."""
         y: torch.Tensor = self.down_proj(self.dropout(self.act_fn(self.gate_proj(x)) * self.up_proj(x)))
         return y
 

@@ -1,4 +1,4 @@
-"""Model directories that others wrote, as they are read."""
+"""Reading model directories written by other tools."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Attention example by example is transformers' own attention over the whole packed sequence."""
+"""Attention example by example equals transformers' own attention over the whole packed sequence."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from xft_core.training.response_loss import response_loss
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_loss_and_gradients_are_those_of_the_whole_mask(
         family: str, checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Examples that are longer and shorter than a window of attention (16), and padding."""
+    """Covers examples that are longer and shorter than an attention window (16), and padding."""
     monkeypatch.setattr("xft_core.models.packed_attention.LEAST_BLOCK", 8)
     generator = torch.Generator().manual_seed(0)
     data = PackedRows(rows_of([

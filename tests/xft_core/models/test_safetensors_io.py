@@ -1,4 +1,4 @@
-"""Checkpoints are written part by part by several threads, and safetensors reads them back."""
+"""Several threads write a checkpoint part by part, and safetensors reads it back."""
 
 from collections.abc import Iterator
 from functools import partial

@@ -1,6 +1,6 @@
-"""However files store a dense model, every reader reads the same one: dense, upcycled, saved again, merged, plain transformers.
+"""However a dense model is stored, every reader reads the same one: dense, upcycled, saved again, merged, plain transformers.
 
-Or the directory is refused, by all of them.
+Otherwise, all of them refuse the directory.
 """
 
 import json
@@ -57,7 +57,7 @@ def plain_logits_of(directory: Path) -> torch.Tensor:
 
 
 def head_stored(directory: Path, how: str) -> None:
-    """Change which of head and embedding a tied checkpoint stores."""
+    """Change whether a tied checkpoint stores the head, the embedding, or both."""
     head, embedding = head_and_embedding(AutoModelForCausalLM.from_pretrained(directory))
 
     def change(weights: Weights) -> Weights:
@@ -115,7 +115,7 @@ def test_names_are_those_that_transformers_takes_them_for(family: str, names: st
 
 
 def test_an_upcycled_model_made_before_tying_was_looked_at_is_read_right(tmp_path: Path) -> None:
-    """Its config says tied, as the dense one's did, and the head is beside it."""
+    """Its config says tied, as in the dense model, although the head is stored too."""
     source = dense_model(tmp_path / "dense", "qwen2")
     head_stored(source, "own head")
     upcycle(source, made(tmp_path / "moe"), CONFIG, seed=0)
@@ -126,7 +126,7 @@ def test_an_upcycled_model_made_before_tying_was_looked_at_is_read_right(tmp_pat
 
 
 def test_a_head_that_differs_only_beyond_bf16_is_a_head_of_its_own_in_every_dtype(tmp_path: Path) -> None:
-    """transformers compares what it has rounded, and would tie or not by the dtype it loads in."""
+    """transformers compares rounded weights, so whether it ties them would depend on the dtype it loads them in."""
     source = dense_model(tmp_path / "dense", "qwen2")
     changed(source, lambda weights: weights | {"lm_head.weight": weights["model.embed_tokens.weight"] * (1 + 1e-6)})
     for dtype in (torch.float32, torch.bfloat16):
@@ -244,7 +244,7 @@ def test_directories_that_could_be_read_in_two_ways_are_refused(
 
 
 def variants_beside(directory: Path) -> None:
-    """Weights that nobody reads: transformers asks for them by name only."""
+    """Add weights that nobody reads, because transformers reads them only when asked for by name."""
     for name in ("model.fp16.safetensors", "consolidated.safetensors", "model-00003-of-00003.safetensors"):
         save_file({"model.embed_tokens.weight": torch.zeros(2, 2)}, directory / name, {"format": "pt"})
     (directory / "pytorch_model.bin").write_bytes(b"pickled")
@@ -259,7 +259,7 @@ def an_index_of_the_single_file(directory: Path) -> None:
 
 
 def a_tensor_that_the_index_leaves_out(directory: Path) -> None:
-    """transformers reads all that is in the shards."""
+    """Remove a tensor from the index; transformers still reads everything in the shards."""
     sharded(directory)
     (directory / "model.safetensors").unlink()
     path = directory / "model.safetensors.index.json"
@@ -281,7 +281,7 @@ def test_what_is_beside_the_weights_changes_no_reader(change: Callable[[Path], N
 
 
 def test_the_merged_model_says_a_dtype_that_holds_all_its_tensors(tmp_path: Path) -> None:
-    """Plain transformers loads every tensor in the dtype of the config: norms in fp32 would be rounded."""
+    """Plain transformers loads every tensor in the dtype of the config, which would round norms in fp32."""
     source = dense_model(tmp_path / "dense")
     changed(source, lambda weights: {
         name: item if "norm" in name else item.to(torch.bfloat16) for name, item in weights.items()})

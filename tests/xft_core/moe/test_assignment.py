@@ -1,4 +1,4 @@
-"""Experts by a hash or drawn: even, the same wherever they are computed, and of one example always the same."""
+"""Experts assigned by a hash or at random: even, the same wherever they are computed, and constant for an example."""
 
 import pytest
 import torch
@@ -69,7 +69,7 @@ def test_random_experts_are_drawn_from_the_seed_while_training_and_all_alike_aft
 
 
 def test_an_example_has_one_key_whatever_it_is_packed_with() -> None:
-    first, second, third = [4, 8, 15], [16, 23], [8, 4, 15]  # the first and the third of the same tokens
+    first, second, third = [4, 8, 15], [16, 23], [8, 4, 15]  # the first and the third have the same tokens
     ids = torch.tensor([[*first, *second, *third], [*third, *first, *second]])
     positions = torch.tensor([[0, 1, 2, 0, 1, 0, 1, 2], [0, 1, 2, 0, 1, 2, 0, 1]])
     keys = example_keys(ids, positions).view(2, 8)

@@ -1,4 +1,4 @@
-"""Pulling experts together is the equation of EWA, keeps their mean, and at its largest makes all of them that mean."""
+"""Pulling experts together follows the equation of EWA and keeps their mean. At full strength all of them become that mean."""
 
 import pytest
 import torch

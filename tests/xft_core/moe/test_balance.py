@@ -1,4 +1,4 @@
-"""The balance loss: correct load estimate, padding left out, sum or mean over layers."""
+"""The balance loss: correct load estimate, padding excluded, sum or mean over layers."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def routing(logits_TR: torch.Tensor, k: int = 3, noise_std: float | None = None,
 
 
 def test_load_estimate_is_the_chance_of_being_chosen_again() -> None:
-    """Monte Carlo: draw one expert's noise again, the others' held, and count how often it is among the chosen."""
+    """Monte Carlo: redraw one expert's noise with the others' fixed, and count how often it is among the chosen."""
     generator = torch.Generator().manual_seed(0)
     logits, std, num_chosen = torch.randn(1, 5, generator=generator), torch.rand(1, 5, generator=generator) + 0.5, 2
     noisy = logits + torch.randn(1, 5, generator=generator) * std
@@ -36,7 +36,7 @@ def test_even_routing_costs_nothing_and_uneven_routing_something() -> None:
     uneven = routing(torch.tensor([[5.0, 0, 0, 0]]).repeat(32, 1), k=2)
     mask = torch.ones(32, dtype=torch.bool)
     assert unevenness(usage([even], mask, True), "sum").item() == pytest.approx(0, abs=1e-6)
-    # All importance and all load on one of 4: CV^2 = 4 for each of the two, with the unbiased deviation.
+    # All importance and all load on one expert of 4: CV^2 = 4 for each of the two, with the unbiased deviation.
     assert unevenness(usage([uneven], mask, True), "sum").item() == pytest.approx(8, rel=1e-4)
 
 

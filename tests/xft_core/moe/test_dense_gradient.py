@@ -1,4 +1,4 @@
-"""The router's gradient through all experts is autograd's of the mixture of all of them, and the forward pass is untouched."""
+"""The router's dense gradient equals autograd's for the mixture of all experts, and the forward pass stays the same."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def test_gradients(config: UpcycleConfig, family: str, tmp_path: Path) -> None:
             scale = results["autograd"][1][name].abs().max()
             assert scale > 0 and (gradient - results["autograd"][1][name]).abs().max() <= 1e-5 * scale, name
             assert not torch.allclose(gradient, results["chosen"][1][name], rtol=0.01), name
-        else:  # experts learn as ever
+        else:  # the experts' gradients stay the same
             assert torch.equal(gradient, results["chosen"][1][name]), name
 
 
@@ -83,7 +83,7 @@ def test_the_gates_gradient_is_that_of_finite_differences(tmp_path: Path) -> Non
     block(x_BSD).square().sum().backward()
     for parameter in (block.router.gate.weight, block.router.gate.bias):
         assert parameter.grad is not None
-        step, index = 3e-3, parameter.grad.abs().argmax()  # the gate's sigmoid is in fp32
+        step, index = 3e-3, parameter.grad.abs().argmax()  # the gate computes its sigmoid in fp32
         values = []
         for sign in (1, -1):
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The overlap of experts' outputs and of their weights: 0 for copies, 1 for equals, the same for experts in another order."""
+"""The overlap of experts' outputs and weights: 0 for copies, 1 for equals, and the same for reordered experts."""
 
 from pathlib import Path
 
@@ -113,6 +113,6 @@ def test_the_cosine_of_weights_is_that_of_what_they_differ_by(family: str, tmp_p
 def test_without_a_shared_expert_it_is_from_the_start(tmp_path: Path) -> None:
     block = block_of(tmp_path, "llama", CONFIG.model_copy(update={"shared_expert": False}))
     start = {name: item.detach()[0] for name, item in block.experts.named_parameters()}
-    assert delta_cosine([block], lambda _, name: start[name]) is None  # the first has not moved
+    assert delta_cosine([block], lambda _, name: start[name]) is None  # the first expert has not moved
     shifted = {name: item - 100 for name, item in start.items()}
     assert delta_cosine([block], lambda _, name: shifted[name]) == pytest.approx(1, abs=1e-3)

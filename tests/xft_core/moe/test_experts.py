@@ -1,4 +1,4 @@
-"""The routed experts against their definition, values and gradients; and how many kinds of products they take."""
+"""The routed experts, compared with their definition in values and gradients, and the number of different matrix products."""
 
 
 import pytest
@@ -18,7 +18,7 @@ NUM_EXPERTS = 4
 
 @pytest.fixture(scope="module", params=["llama", "starcoder2"])
 def routed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RoutedExperts:
-    """Three routed experts with gate and without biases, or the other way round, of different values."""
+    """Create three routed experts with different values, with a gate and without biases, or vice versa."""
     root = tmp_path_factory.mktemp(request.param)
     dense_model(root / "dense", request.param)
     (root / "moe").mkdir()
@@ -32,7 +32,7 @@ def routed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def by_definition(experts: RoutedExperts, x_TD: torch.Tensor, index_TK: torch.Tensor, weight_TK: torch.Tensor) -> torch.Tensor:
-    """Token by token."""
+    """Compute the result token by token."""
     bias = [getattr(experts, f"{name}_bias", None) for name in (experts.up_parameter, "down_proj")]
     rows = []
     for x_D, index_K, weight_K in zip(x_TD, index_TK.tolist(), weight_TK, strict=True):
@@ -46,7 +46,7 @@ def by_definition(experts: RoutedExperts, x_TD: torch.Tensor, index_TK: torch.Te
 
 
 def batch(experts: RoutedExperts, tokens: int, seed: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Tokens, two experts of three for each, and their weights. The last expert is without tokens."""
+    """Return tokens, two of three experts for each, and their weights. The last expert gets no tokens."""
     generator = torch.Generator().manual_seed(seed)
     x_TD = torch.randn(tokens, experts.down_proj.shape[1], generator=generator).to(dtype)
     index_TK = torch.rand(tokens, NUM_EXPERTS - 2, generator=generator).argsort(dim=1)
@@ -57,7 +57,7 @@ def batch(experts: RoutedExperts, tokens: int, seed: int, dtype: torch.dtype) ->
 @pytest.mark.parametrize("tokens", [1, 37, 200])
 def test_values_and_gradients_are_the_definitions(
         tokens: int, dtype: torch.dtype, tolerance: float, routed: RoutedExperts) -> None:
-    """In bf16 with rows that are no tokens': they change nothing. Relative to the largest value."""
+    """In bf16, padding rows that belong to no token change nothing. Tolerances are relative to the largest value."""
     found: list[torch.Tensor] = []
     wanted: list[torch.Tensor] = []
     for way, results, precision in ((routed, found, dtype), (None, wanted, torch.float64)):
@@ -83,7 +83,7 @@ def test_rounding_up_costs_at_most_a_sixteenth(count: int) -> None:
 @pytest.mark.parametrize(("dtype", "numbers"), [(torch.bfloat16, 12), (torch.float32, 61)])
 def test_products_of_16_bits_have_few_numbers_of_rows(
         dtype: torch.dtype, numbers: int, routed: RoutedExperts, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is compiled once, and kept. With as many rows as tokens most steps compiled, and memory grew."""
+    """A product is compiled once for each number of rows, and kept. Without rounding, most steps compiled, and memory grew."""
     linear, rows = torch.nn.functional.linear, set()
 
     def counted(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:

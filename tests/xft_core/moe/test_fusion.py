@@ -1,4 +1,4 @@
-"""Fusion of experts: the dense model at the start, dense SFT where one expert has all of the share, merged without loss."""
+"""Fusion of experts: the dense model at the start, dense SFT if one expert has the full share, merged without loss."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def test_upcycling_is_the_identity_whatever_the_shares(family: str, tmp_path: Pa
     logits = expected(input_ids=tokens).logits
     assert sum(isinstance(module, FusionBlock) for module in model.modules()) == 2
     assert torch.allclose(model(input_ids=tokens).logits, logits, atol=1e-12)
-    for module in model.modules():  # not all of it: dropout would differ
+    for module in model.modules():  # only these modules: dropout elsewhere would change the result
         if isinstance(module, FusionBlock):
             monkey = module.train()
             monkey.experts.dropout = 0.0

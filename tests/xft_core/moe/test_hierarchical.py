@@ -1,4 +1,4 @@
-"""Experts in groups: shares that sum to one, groups chosen by the prompt alone, and the flat model where there is one group."""
+"""Experts in groups: shares sum to one, the prompt alone chooses the groups, and a single group equals the flat model."""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def router(upcycle: UpcycleConfig, seed: int = 0) -> HierarchicalRouter:
 
 
 def packed(lengths: list[tuple[int, int]]) -> PackedPrompts:
-    """Examples of so many prompt and response tokens in one sequence, and two tokens of padding."""
+    """Return prompts of examples with these numbers of prompt and response tokens, and two tokens of padding."""
     positions = torch.cat([*(torch.arange(sum(length)) for length in lengths), torch.zeros(2, dtype=torch.long)])
     labels = torch.cat([*(torch.cat([torch.full((prompt,), IGNORED), torch.ones(response, dtype=torch.long)])
                           for prompt, response in lengths), torch.full((2,), IGNORED)])
@@ -63,7 +63,7 @@ def test_all_shares_sum_to_one_and_each_group_has_its_own(
     assert (nodes_TK.sort(1).values.diff(dim=1) > 0).all(), "a node twice"
     leaves_TK = nodes_TK[:, :2 * groups_per_tok]
     assert ((leaves_TK // 3).sort(1).values == (leaves_TK // 3).sort(1).values[:, ::2].repeat_interleave(2, 1)).all()
-    if shared_expert:  # the group's own expert gets what its leaves leave, 1 - q of the group's share
+    if shared_expert:  # the group's own expert gets the rest, 1 - q of the group's share
         per_group_TG = found.weight_TK[:, :-1].unflatten(1, (groups_per_tok, 2)).sum(-1)
         largest_TG3 = torch.softmax(routing.logits(x_TD)[0].unflatten(1, (3, 3)), -1).amax(-1)
         q_TG = largest_TG3.gather(1, leaves_TK[:, ::2] // 3)
@@ -102,7 +102,7 @@ def test_a_later_turn_without_labels_is_no_prompt() -> None:
 @torch.no_grad()
 def test_one_group_is_flat_routing_on_weights_with_the_groups_change(
         family: str, shared_expert: bool, tmp_path: Path) -> None:
-    """In fp64. Without a shared expert no group has one of its own: its change is in every expert all the same."""
+    """In fp64. Without a shared expert a group has no expert of its own, but its change is still in every expert."""
     options: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 3, "expert_rank": 2, "shared_expert": shared_expert}
     grouped = grown_apart(tmp_path / "grouped", family, groups=1, group_rank=3, **options)
     flat = grown_apart(tmp_path / "flat", family, **options)
@@ -123,13 +123,13 @@ def test_one_group_is_flat_routing_on_weights_with_the_groups_change(
                     linear.weight += 16 / 3 * parameter[0] @ getattr(one.experts, f"group_{layer}_a")[0]
     tell_prompts(models[0], GeneratedPrompts(torch.ones_like(ids)))
     found, wanted = (model(input_ids=ids).logits for model in models)
-    assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max()  # routing weights are fp32
+    assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max()  # routing weights are in fp32
 
 
 @pytest.mark.parametrize("family", ["llama", "starcoder2"])
 @torch.no_grad()
 def test_shares_of_one_path_merge_to_its_expert(family: str, tmp_path: Path) -> None:
-    """W_s + B_g A_g + B_gi A_gi, from the tensors themselves."""
+    """Compare with W_s + B_g A_g + B_gi A_gi, computed from the tensors themselves."""
     directory = grown_apart(tmp_path, family, num_experts=7, num_experts_per_tok=3, expert_rank=2, groups=2, group_rank=3)
     experts = moe_blocks(load_model(directory, torch.float64))[1]
     with MixtureReader(directory) as mixture:
@@ -178,7 +178,7 @@ def test_packed_examples_are_each_alone(model: Any) -> None:
 
 
 def test_answers_are_those_of_each_prompt_alone_and_of_no_cache(model: Any) -> None:
-    """The groups of a prompt are those of its first forward pass; rows that end make room for others."""
+    """A prompt's groups are those of its first forward pass. Rows that have ended are removed from the batch."""
     words = tokenizer()
     prompts = [words(text)["input_ids"] for text in ("def f(x):\n", "def a_much_longer_name(x, y):\n    return x", "x")]
     completer = TransformersCompleter(model, words, GenerateConfig(max_new_tokens=12, precision="fp32"), ())

@@ -1,4 +1,4 @@
-"""Low-rank experts against experts made of their weights, values and gradients."""
+"""Low-rank experts compared with experts whose full weights are built: values and gradients."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def block(family: str, tmp_path_factory: pytest.TempPathFactory) -> MoeBlock:
-    """Four routed experts, none of whose parts is zero."""
+    """Create four routed experts in which no part is zero."""
     root = tmp_path_factory.mktemp(family)
     dense_model(root / "dense", family)
     (root / "moe").mkdir()
@@ -42,7 +42,7 @@ def block(family: str, tmp_path_factory: pytest.TempPathFactory) -> MoeBlock:
 
 
 def one_expert(block: MoeBlock, family: Family, expert: int, x_TD: torch.Tensor) -> torch.Tensor:
-    """E_i(x) with the weights W_s + (16 / r) B_i A_i made; expert -1 is W_s."""
+    """Return E_i(x) with the full weights W_s + (16 / r) B_i A_i; expert -1 is W_s."""
     base, experts = block.shared_expert, block.experts
     assert base is not None and isinstance(experts, LowRankExperts)
 
@@ -59,7 +59,7 @@ def one_expert(block: MoeBlock, family: Family, expert: int, x_TD: torch.Tensor)
 
 
 def batch(tokens: int, dtype: torch.dtype, with_shared: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tokens, three experts of four for each (the last one of none) and perhaps W_s, and their weights."""
+    """Return tokens, two of four experts for each (the last gets no tokens) and optionally W_s, and their weights."""
     generator = torch.Generator().manual_seed(tokens)
     index_TK = torch.rand(tokens, NUM_EXPERTS - 2, generator=generator).argsort(dim=1)[:, :2]
     if with_shared:
@@ -73,7 +73,7 @@ def batch(tokens: int, dtype: torch.dtype, with_shared: bool) -> tuple[torch.Ten
 def test_values_and_gradients_are_those_of_experts_whose_weights_are_made(
         tokens: int, with_shared: bool, dtype: torch.dtype, tolerance: float, block: MoeBlock, family: str,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative to the largest value; several blocks of tokens."""
+    """Tolerances are relative to the largest value. The tokens fill several blocks."""
     monkeypatch.setattr(mixed_hidden_module, "BLOCK_ELEMENTS", 10 * 3 * 48)
     found: list[torch.Tensor] = []
     wanted: list[torch.Tensor] = []
@@ -129,4 +129,4 @@ def test_without_a_shared_expert_the_experts_share_weights_all_the_same(tmp_path
     found = model.state_dict()
     assert moe_blocks(model)[0].shared_expert is None
     assert torch.equal(found["model.layers.1.mlp.base.up_proj.weight"], dense["model.layers.1.mlp.up_proj.weight"])
-    assert sum("up_proj.weight" in name for name in found) == 2  # one for each layer, held once
+    assert sum("up_proj.weight" in name for name in found) == 2  # one for each layer, stored once

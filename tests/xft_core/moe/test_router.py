@@ -1,4 +1,4 @@
-"""routing_weights against the equations of the paper, written out token by token in plain Python."""
+"""routing_weights compared with the equations of the paper, written out token by token in plain Python."""
 
 import math
 
@@ -19,7 +19,7 @@ def softmax(values: list[float]) -> list[float]:
 
 
 def by_the_equations(logits: list[float], k: int, normalization: str, shared_expert: bool) -> dict[int, float]:
-    """Expert number to weight for one token, as the paper writes it; ties go to the lower index."""
+    """Return the weight of each chosen expert for one token, as the paper defines it; ties go to the lower index."""
     num_chosen = k - int(shared_expert)
     chosen = sorted(range(len(logits)), key=lambda i: (-logits[i], i))[:num_chosen]
     if not shared_expert:
@@ -102,7 +102,7 @@ def test_a_k_that_does_not_fit_is_an_error() -> None:
 
 
 def test_the_scale_mismatch_without_normalization_is_the_papers() -> None:
-    """A flat router at N=8, K=6: s_i = 1/7, so the weights sum to 1 + 4/7 = 1.571."""
+    """With a flat router at N=8, K=6, s_i = 1/7, so the weights sum to 1 + 4/7 = 1.571."""
     _, weight = routing_weights(torch.zeros(1, 7), 6, "none")
     assert weight.sum().item() == pytest.approx(1 + 4 / 7, abs=1e-6)
 

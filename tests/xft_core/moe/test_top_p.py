@@ -1,4 +1,4 @@
-"""The controller of p comes to its target and stays within its limits."""
+"""The controller of p reaches its target and stays within its limits."""
 
 import torch
 
@@ -27,7 +27,7 @@ def test_the_mean_number_of_experts_comes_to_its_target() -> None:
     routers = [router().float().train() for _ in range(2)]
     for item in routers:
         item.add_top_p()
-    routers[1].output.weight.data *= 3  # surer than the other
+    routers[1].output.weight.data *= 3  # more confident than the other
     found = []
     for _ in range(120):
         active = sum(float((item(torch.randn(500, 16)).weight_TK[:, :-1] > 0).sum(1).float().mean()) for item in routers) / 2
@@ -45,7 +45,7 @@ def test_p_keeps_to_its_limits_and_leaves_them_again() -> None:
         assert steered.top_p is not None and steered.top_p[0] == limit
     for _ in range(30):
         steer([steered], 7.0)
-    assert steered.top_p is not None and steered.top_p[0] < 0.9  # what was summed up at the limit does not hold it there
+    assert steered.top_p is not None and steered.top_p[0] < 0.9  # the accumulated error at the limit does not hold it there
 
 
 def test_the_bias_moves_towards_equal_load_and_chooses_by_it() -> None:
@@ -66,4 +66,4 @@ def test_the_bias_moves_towards_equal_load_and_chooses_by_it() -> None:
     routing = biased(x_TD)
     chosen_T1 = routing.logits_TR.softmax(-1).gather(1, routing.expert_index_TK[:, :1] - 1)
     assert torch.allclose(routing.weight_TK[:, :1], routing.logits_TR.softmax(-1).amax(1, keepdim=True))
-    assert (chosen_T1 < routing.weight_TK[:, :1]).any()  # some tokens go elsewhere, with the weight of the router alone
+    assert (chosen_T1 < routing.weight_TK[:, :1]).any()  # some tokens go elsewhere, but are weighted by the router alone

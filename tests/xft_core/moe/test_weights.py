@@ -1,4 +1,4 @@
-"""Weights beyond the paper's: temperature, top-p, another order and another share; each at its limit is what there was."""
+"""Weights beyond the paper's: temperature, top-p, another order and another share. At its limit, each gives the plain ones."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_ties_in_top_p_go_to_the_lower_index() -> None:
 
 
 def test_a_bias_of_zero_changes_no_choice_and_another_changes_the_choice_alone() -> None:
-    logits = torch.cat([LOGITS_TN, torch.tensor([[1000.0, 0, -200, -150, -101, -300, -90]])])  # whose s underflow to zeros
+    logits = torch.cat([LOGITS_TN, torch.tensor([[1000.0, 0, -200, -150, -101, -300, -90]])])  # whose s underflows to zero
     plain = routing_weights(logits, 5)
     same = routing_weights(logits, 5, order_TN=logits.softmax(-1) + torch.zeros(7))
     assert torch.equal(plain[0], same[0]) and torch.equal(plain[1], same[1])

@@ -1,4 +1,4 @@
-"""The arithmetic of a time's range: wider where less is known, and never from another machine's times."""
+"""The arithmetic of a time range: wider when less is known, and never from another machine's times."""
 
 from dataclasses import replace
 
@@ -47,7 +47,7 @@ def test_several_runs_span_from_the_fastest_to_the_slowest() -> None:
 
 
 def test_the_load_of_then_and_of_now_counts() -> None:
-    """Measured on a busy machine: alone it would have been faster. To be run on a busier one: it will be slower."""
+    """A time measured on a busy machine would have been shorter on an idle one. On a busier one, the run will take longer."""
     busy = timing(60).model_copy(update={"slowdown": 3.0})
     for now, slowest in ((1.0, 60), (3.0, 60), (6.0, 120)):
         found = estimate(STAGE, RATES, [busy], slowdown=now)
@@ -73,7 +73,7 @@ def test_work_far_from_what_was_measured_is_less_certain() -> None:
 
 
 def test_without_an_earlier_run_the_probe_counts_and_a_busy_machine_widens_it() -> None:
-    """A stage that is forked with its libraries loaded pays for no start."""
+    """A stage that is forked with its libraries loaded has no startup time."""
     found = made(STAGE)
     assert (found.low, found.high, found.basis) == (
         pytest.approx(100 / PROBE_FASTER), pytest.approx(105 * PROBE_SLOWER), PROBE)

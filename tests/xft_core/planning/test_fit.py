@@ -1,4 +1,4 @@
-"""What surely cannot fit is refused, what may fit is not, and the advice is true."""
+"""Recipes that certainly cannot fit are refused, those that may fit are not, and the advice is correct."""
 
 import re
 from dataclasses import replace
@@ -25,7 +25,7 @@ def test_a_recipe_that_cannot_fit_is_refused_and_the_advice_makes_it_fit() -> No
     check_fits(repaired, DEEPSEEK_1_3B, machine)
     assert max(stage.memory.total for stage in make_plan(repaired, DEEPSEEK_1_3B)) + memory.PROCESS <= machine.memory
     changes = advice[1].split()
-    for change in changes:  # each is needed
+    for change in changes:  # every change is needed
         fewer = [item for item in changes if item != change]
         plan = make_plan(parse(Recipe, chosen.model_dump(), fewer), DEEPSEEK_1_3B)
         assert max(stage.memory.total for stage in plan) + memory.PROCESS > machine.memory

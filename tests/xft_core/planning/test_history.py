@@ -1,4 +1,4 @@
-"""Times of earlier stages: remembered whole, for the same work on the same machine only."""
+"""Times of earlier stages: remembered only for complete stages, for the same work on the same machine."""
 
 import json
 import os

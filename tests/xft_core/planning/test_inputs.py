@@ -1,4 +1,4 @@
-"""What a plan knows of a recipe's data: counted where the file is here, unknown where it is not."""
+"""What a plan knows about a recipe's data: counted if the file is on this machine, otherwise unknown."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_rows_of_a_local_file_are_counted_and_packed_as_in_training(tmp_path: Pa
     assert size is not None
     assert (size.train_rows, size.held_out_rows) == (90, 10)
     assert size.tokens_per_row <= (size.padded_row or 0) <= 64
-    # Not the sum of tokens divided by the length: sequences do not fill up.
+    # More than the sum of tokens divided by the length, because sequences are not completely filled.
     assert size.sequences_per_row and size.sequences_per_row >= size.tokens_per_row / 64
     assert training_steps(chosen.sft, 64, size)[0] == -(-90 * size.sequences_per_row // 4)
 
@@ -43,7 +43,7 @@ def test_the_demos_steps_are_those_that_it_makes() -> None:
                     "sft.batch_size=8", "sft.epochs=1")
     size = data_size(chosen, MODEL)
     assert size is not None and (size.train_rows, size.held_out_rows) == (1500, 200)
-    assert training_steps(chosen.sft, 256, size)[0] == pytest.approx(145, rel=0.1)  # 145: README
+    assert training_steps(chosen.sft, 256, size)[0] == pytest.approx(145, rel=0.1)  # 145: see README
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", '{"instruction": "a", "response": ""}\n'])

@@ -1,4 +1,4 @@
-"""A plan's certain part is exact, and its work grows with the data."""
+"""The certain part of a plan is exact, and its work grows with the data."""
 
 from dataclasses import replace
 from typing import Any
@@ -60,7 +60,7 @@ def test_each_setting_that_saves_memory_saves_some() -> None:
 def test_processes_share_the_training_state_and_where_there_is_no_accelerator_the_memory() -> None:
     one, four = (by_role(recipe(*changes), data=DataSize(6400, 100, 1024.0))["sft_moe"]
                  for changes in ((), ("sft.num_processes=4",)))
-    # A quarter, but for the seven routed experts: two of them.
+    # A quarter, except for the seven routed experts, of which it has two.
     routed = DEEPSEEK_1_3B.num_layers * 7 * DEEPSEEK_1_3B.ffn
     rest = DEEPSEEK_1_3B.moe_parameters(Recipe().upcycle) - routed
     assert four.memory.weights == pytest.approx(2 * (rest / 4 + routed * 2 / 7))

@@ -1,4 +1,4 @@
-"""Parameters and sizes from config.json alone are those of the model that transformers builds."""
+"""Parameters and sizes computed from config.json alone match the model that transformers builds."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_parameters_are_those_of_the_model(family: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("config", [LOW_RANK, GROUPED, UpcycleConfig(
     num_experts=4, num_experts_per_tok=2, expert_rank=3, shared_expert=False)])
 def test_work_and_memory_of_low_rank_experts_are_those_of_a_block(family: str, config: UpcycleConfig, tmp_path: Path) -> None:
-    """Products as torch counts them, and the bytes that a block keeps for its backward pass."""
+    """Compare products with torch's count, and memory with the bytes that a block keeps for its backward pass."""
     block = moe_blocks(empty_moe(config_of(family, tmp_path), config, torch.float32))[0].train()
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
@@ -75,7 +75,7 @@ def test_work_and_memory_of_low_rank_experts_are_those_of_a_block(family: str, c
     def in_place_flop(onto: torch.Size, left: torch.Size, right: torch.Size, **_: Any) -> int:
         return 2 * left[0] * left[1] * right[1]
 
-    in_place: dict[Any, Any] = {torch.ops.aten.addmm_: in_place_flop}  # what torch does not count by itself
+    in_place: dict[Any, Any] = {torch.ops.aten.addmm_: in_place_flop}  # torch does not count these by itself
     counting = FlopCounterMode(display=False, custom_mapping=in_place)
     with counting as counted, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         block(x_1SD)
@@ -83,7 +83,7 @@ def test_work_and_memory_of_low_rank_experts_are_those_of_a_block(family: str, c
     assert counted.get_total_flops() / 64 == pytest.approx(of_layer - 2 * shape.attention, rel=0.005)
     dense_ffn = (4 if shape.gated else 2) * shape.ffn_size * 4
     layer = layer_activations(shape, config, "fp32", 64) - layer_activations(shape, None, "fp32", 64) + dense_ffn
-    assert sum(kept.values()) / 64 == pytest.approx(layer + 4 * shape.hidden_size, rel=0.05)  # and its own input
+    assert sum(kept.values()) / 64 == pytest.approx(layer + 4 * shape.hidden_size, rel=0.05)  # plus its own input
 
 
 @pytest.mark.parametrize("changes", [
@@ -95,7 +95,7 @@ def test_parameters_of_every_router_are_those_of_the_model(changes: dict[str, An
         moe = empty_moe(config_of("llama", tmp_path), upcycle, torch.float32)
     exact = sum(item.numel() for name, item in moe.named_parameters() if ".router." in name)
     predicted = 3 * read_shape(tmp_path / "config.json").router(upcycle)
-    assert predicted <= exact <= predicted + 3  # biases are left out
+    assert predicted <= exact <= predicted + 3  # biases are not counted
 
 
 def test_what_a_token_costs_is_what_the_routing_says() -> None:
@@ -155,7 +155,7 @@ def test_where_a_config_is_looked_for(tmp_path: Path) -> None:
 
 
 def test_weights_beside_the_config_say_what_is_stored(tmp_path: Path) -> None:
-    """The config says float32 and tied; the tensors are BF16, with a head of their own."""
+    """The config says float32 and tied, but the tensors are BF16 and include a separate head."""
     source = dense_model(tmp_path / "model", "qwen2", dtype="float32")
     assert read_shape(source / "config.json").tied and read_shape(source / "config.json").stored_bytes == 4
     weights = {name: item.to(torch.bfloat16) for name, item in load_file(source / "model.safetensors").items()}
@@ -171,7 +171,7 @@ def test_weights_beside_the_config_say_what_is_stored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["gpt2", "opt", "bloom", "falcon", "gpt_bigcode", "glm"])
 def test_the_shape_of_a_family_outside_the_table_is_that_of_its_modules(family: str) -> None:
-    """Whatever its config.json calls sizes. But for learned positions, biases and norms."""
+    """Whatever config.json calls the sizes, and except for learned positions, biases and norms."""
     config = tiny_config(family, vocab_size=4000, max_position_embeddings=16)
     shape = shape_of_config(config.to_dict() | {"model_type": family})
     model = AutoModelForCausalLM.from_config(config)

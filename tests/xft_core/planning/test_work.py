@@ -1,4 +1,4 @@
-"""Equal tokens and equal floating-point work, in steps of a dense training."""
+"""Equal tokens and equal floating-point work, measured in steps of a dense training."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What counts as gone wrong: a curve's divergence, unused experts, coefficients; and that a check can stop for each."""
+"""Signs that a run went wrong: a diverging curve, unused experts, coefficients. A check can stop the run for each."""
 
 import pytest
 from hypothesis import given
@@ -29,7 +29,7 @@ def test_a_loss_that_climbs_has_diverged_and_one_high_point_has_not() -> None:
     assert watched(falling).diverged_at_step is None
     assert watched([*falling, 2.0, *[1.0] * 10]).diverged_at_step is None
     assert watched([*falling, *[1.9] * 5]).diverged_at_step == 230
-    assert watched([0.02] * 5 + [0.2] * 20).diverged_at_step is None  # ten times as much, but of next to nothing
+    assert watched([0.02] * 5 + [0.2] * 20).diverged_at_step is None  # ten times as much, but still next to nothing
 
 
 @given(st.lists(st.floats(0.5, 0.79), min_size=5, max_size=60))
@@ -64,8 +64,8 @@ def test_a_report_names_what_only_stop_stops_for() -> None:
     assert mixing_findings(mixing, "learned", ChecksConfig(), only_stop=True) == []
     assert len(mixing_findings(mixing, "learned", STOP_ALL, only_stop=True)) == 2
     even = MixMetrics.from_flat({"held_out_nll_merged": 0.90004, "held_out_nll_uniform": 0.90001, "movement_max": 0.1})
-    assert mixing_findings(even, "learned", STOP_ALL) == []  # no difference that could be seen
-    assert mixing_findings(mixing, "routing", STOP_ALL) == []  # nothing was learned that could have failed
+    assert mixing_findings(even, "learned", STOP_ALL) == []  # no visible difference
+    assert mixing_findings(mixing, "routing", STOP_ALL) == []  # nothing was learned, so learning cannot have failed
 
 
 def test_a_merged_model_worse_than_the_base_stops_if_asked() -> None:

@@ -1,4 +1,4 @@
-"""The steps of rivals and of other starts: which there are, what they share with the baseline, and what is refused."""
+"""The steps of rivals and of other starts: which exist, what they share with the baseline, and what is refused."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def test_a_soup_has_the_baseline_as_its_first_run_and_other_seeds() -> None:
     assert list(soup["models"]) == ["sft_baseline", "sft_run_1", "sft_run_2"] and sum(soup["weights"].values()) == 1
     assert [found[role].given["seed"] for role in soup["models"]] == [5, 6, 7]
     assert found["sft_run_1"].given["sft"].average == "none"
-    # Of equal work, each run has a third of it: the baseline itself is another training.
+    # With equal work, each run gets a third of it. The baseline itself is another training.
     shared = steps("baseline.runs=3", "baseline.match=flops")
     assert list(shared["sft_soup"].given["models"]) == ["sft_run_0", "sft_run_1", "sft_run_2"]
     assert shared["sft_run_0"].given["match"].runs == 3 and shared["sft_baseline"].given["match"].runs == 1

@@ -1,4 +1,4 @@
-"""Grids: every combination once, names that tell variants apart, and one clear message for each mistake."""
+"""Grids: every combination once, distinct names for variants, and one clear message for each mistake."""
 
 import itertools
 import math

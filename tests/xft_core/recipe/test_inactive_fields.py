@@ -1,4 +1,4 @@
-"""What no code looks at is not part of a stage's key; what matters is. For greedy answers, tried for real."""
+"""Fields that no code reads are not part of a stage's key; those that matter are. For greedy answers, tested with real runs."""
 
 import json
 from collections.abc import Iterator
@@ -124,7 +124,7 @@ DIFFERENT: list[tuple[StageConfig, StageConfig]] = [
     (upcycle(routing="top_p", target_active=3), upcycle(routing="top_p", target_active=4)),
     (sft(balance="bias"), sft()), (sft(balance_scope="step"), sft()), (sft(router_gradient="dense"), sft()),
     (sft(diversity_weight=0.01), sft()), (sft(score_variance_weight=0.01), sft()),
-    # Equal but for rounding is not equal.
+    # Equal except for rounding is not equal.
     (upcycle(num_experts=2, num_experts_per_tok=2, normalization="none"), upcycle(num_experts=2, num_experts_per_tok=2)),
     (nll(split_seed=0, max_rows=9), nll(split_seed=1, max_rows=9)), (nll(precision="bf16"), nll()), (nll(max_length=99), nll()),
     (nll(path="own/set", split="a"), nll(path="own/set", split="b")), (merge("bf16", DATA), merge("fp32", DATA)),

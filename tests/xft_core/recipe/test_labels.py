@@ -1,4 +1,4 @@
-"""Labels are unique, readable, and stay what they are when others are listed too."""
+"""Labels are unique, readable, and stay the same when others are listed too."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""The recommended settings: valid for every recipe that ships, and a person's own go over them."""
+"""The recommended settings: valid for every recipe that ships, and overridden by the user's own."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What sections record: a field that came later is left out at its default, so that keys stay as they were."""
+"""Recorded sections: a field added later is omitted at its default, so that keys stay the same."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Which step of a run makes or measures what: readers of artifacts ask for it instead of naming roles."""
+"""Find the step of a run that builds or measures something: readers of artifacts ask for it instead of naming roles."""
 
 import pytest
 

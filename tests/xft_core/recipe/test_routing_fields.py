@@ -1,4 +1,4 @@
-"""Fields about routing: what does not fit each other is refused, and a dense baseline does not depend on any of them."""
+"""Routing fields: incompatible ones are refused, and a dense baseline depends on none of them."""
 
 import pytest
 

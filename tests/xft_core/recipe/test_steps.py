@@ -1,4 +1,4 @@
-"""The steps of a recipe: in order, complete, and what their stages can be configured with."""
+"""The steps of a recipe: in order, complete, and valid as configurations of their stages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_each_step_comes_after_what_it_needs_and_can_be_configured(
         assert step.role not in done and set(step.needs) <= done
         done.add(step.role)
         config = STAGES[step.stage](output=Path("/out"), **step.fields("owner/base", lambda role: f"/made/{role}"))
-        for name, value in step.given.items():  # the place of what another step makes, never the sign for it
+        for name, value in step.given.items():  # the path of another step's output, never its placeholder
             if isinstance(value, Made):
                 assert str(getattr(config, name)) == ("owner/base" if value == BASE else f"/made/{value.role}")
 

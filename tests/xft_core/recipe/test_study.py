@@ -1,4 +1,4 @@
-"""Studies: which runs they need, that arms of one recipe share them, and what is refused."""
+"""Studies: the runs they need, arms of one recipe that share runs, and what is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ STUDY: dict[str, Any] = {
 
 
 def write(directory: Path, **changes: Any) -> Path:
-    """A study's file with its recipe; returns its path."""
+    """Write a study's file with its recipe; return its path."""
     (directory / "shared.yaml").write_text("name: shared\nupcycle: {num_experts: 8}\n", encoding="utf-8")
     path = directory / "study.yaml"
     path.write_text(yaml.safe_dump(STUDY | changes, sort_keys=False), encoding="utf-8")
@@ -42,7 +42,7 @@ def test_arms_of_one_recipe_share_its_runs(tmp_path: Path) -> None:
     variants, runs = reported_runs(study, recipe, {"sft": 1, "xft": 0, "xft-moe": 0})
     names = {(run.arm, run.seed): run.variant for run in runs}
     assert names["xft", 0] == names["xft-moe", 0] == "xft learning_rate=0.001 seed=0" != names["xft", 1]
-    assert len(variants) == 6 and len(runs) == 8  # sft, xft with xft-moe, and base at another rate than sft
+    assert len(variants) == 6 and len(runs) == 8  # sft, xft with xft-moe, and base with another rate than sft
     assert {variant.name for variant in variants} == set(names.values())
 
 

@@ -1,4 +1,4 @@
-"""A study that cannot be judged is refused before its runs, with all that is wrong in one message."""
+"""A study that cannot be judged is refused before its runs, with all problems in one message."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ ONE_SETTING: dict[str, Any] = {"tuning": {}}
 
 
 def compared(directory: Path, **changes: Any) -> Path:
-    """The study, with a recipe that compares rows."""
+    """Return the study and a recipe that compares rows."""
     path = write(directory, **changes)
     shared = yaml.safe_load((directory / "shared.yaml").read_text(encoding="utf-8"))
     (directory / "shared.yaml").write_text(yaml.safe_dump(shared | {"evaluate": {"compare_rows": True}}), encoding="utf-8")

@@ -13,7 +13,7 @@ from xft_core.reporting.diff import diff
 
 
 def results(path: Path, verdicts: str, sha256: str = "5" * 64, **facts: Any) -> Path:
-    """A results.json: a letter a problem, b: passes the base tests only, p: all, f: none, i: not graded."""
+    """Write a results.json from one letter per problem: b: passes only the base tests, p: all, f: none, i: not graded."""
     status = {"p": ("pass", "pass"), "b": ("pass", "fail"), "f": ("fail", "fail"), "i": ("infrastructure_error",) * 2}
     path.write_text(json.dumps({
         "benchmark": {"file": "own.jsonl", "sha256": sha256, "extended_tests": True}, **facts,

@@ -1,4 +1,4 @@
-"""inspect: artifacts, dense and upcycled models, and what is neither."""
+"""inspect: artifacts, dense and upcycled models, and everything else."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ WIDTHS = {"F32": 4, "BF16": 2}
 
 
 def write_shard(path: Path, tensors: dict[str, tuple[str, list[int]]]) -> None:
-    """A safetensors file of zeros, written by hand."""
+    """Write a safetensors file of zeros by hand."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (dtype, shape) in tensors.items():
@@ -98,7 +98,7 @@ def test_artifact_and_the_model_in_it(tmp_path: Path) -> None:
     publish(workspace, output, stage="merge", stage_version=1, key="a" * 64, parents={"model": "b" * 64}, config={},
             metrics={"held_out_nll": 0.512345678, "parameters": 1234567}, provenance={"run": "seven"}, seconds=2.5)
     text = describe(output)
-    for expected in ("merge (version 1)", "a" * 64, "b" * 64, "0.512346", "1,234,567", "seven", "whole   yes",
+    for expected in ("merge (version 1)", "a" * 64, "b" * 64, "0.512346", "1,234,567", "seven", "intact   yes",
                      "model.safetensors", "family           llama"):
         assert expected in text
     (output / "tokenizer.json").write_text("{ }")

@@ -1,4 +1,4 @@
-"""What a report says of mixing under its options."""
+"""What a report says about mixing with each option."""
 
 from typing import Any
 

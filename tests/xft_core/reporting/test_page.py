@@ -1,4 +1,4 @@
-"""problems.html: what is in it, that it asks for nothing, and that what a model wrote stays text."""
+"""problems.html: its content, that it requests nothing, and that a model's output stays text."""
 
 import json
 import re
@@ -20,7 +20,7 @@ HOSTILE = (
 
 
 def evaluation(root: Path, name: str, verdicts: dict[str, list[str]], completion: str = "    return 1\n") -> Answers:
-    """A model's samples.jsonl and results.json."""
+    """Write a model's samples.jsonl and results.json."""
     samples, graded = root / f"{name} samples", root / f"{name} graded"
     samples.mkdir()
     graded.mkdir()
@@ -39,7 +39,7 @@ def evaluation(root: Path, name: str, verdicts: dict[str, list[str]], completion
 
 
 class Elements(HTMLParser):
-    """Every start tag with its attributes, and the text inside of scripts."""
+    """Collect every start tag with its attributes, and the text inside scripts."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -126,5 +126,5 @@ def test_in_a_browser(tmp_path: Path) -> None:
     for document in (everything, one):
         assert "<title>title</title>" in document, "no script but the page's own has run"
         assert "<img" not in document
-    # As text, in its place.
+    # Escaped as text, in its place.
     assert "&lt;/script&gt;&lt;script&gt;document.title = 'owned'" in one

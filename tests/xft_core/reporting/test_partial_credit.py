@@ -1,4 +1,4 @@
-"""Partial credit and measures of an evaluation, beside pass and fail."""
+"""Partial credit and measures of an evaluation, in addition to pass and fail."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Intervals and tests against what they are defined by: formulas, all outcomes, and drawn data."""
+"""Intervals and tests, compared with their definitions: formulas, all outcomes, and sampled data."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from xft_core.reporting.statistics import interval_95, measured_interval, paired
 
 
 @pytest.mark.parametrize(("passed", "total", "low", "high"), [
-    # Wilson's interval as published tables have it (Newcombe 1998, table I, method 3).
+    # Wilson's interval as in published tables (Newcombe 1998, table I, method 3).
     (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)])
 def test_one_sample_a_problem_is_wilsons_interval(passed: int, total: int, low: float, high: float) -> None:
     values = [1.0] * passed + [0.0] * (total - passed)
@@ -23,7 +23,7 @@ def test_one_sample_a_problem_is_wilsons_interval(passed: int, total: int, low: 
 @pytest.mark.parametrize("samples", [1, 10])
 @pytest.mark.parametrize("shape", [(0.15, 3.0), (0.6, 0.6), (30.0, 1.0)])
 def test_95_of_100_intervals_hold_what_they_are_about(samples: int, shape: tuple[float, float]) -> None:
-    """Problems drawn from a population with a known mean of solve rates, near 0, in the middle, near 1."""
+    """Problems are drawn from a population whose mean solve rate is known: near 0, in the middle, near 1."""
     draw = random.Random(0)
     truth = shape[0] / sum(shape)
     held = 0
@@ -38,7 +38,7 @@ def test_95_of_100_intervals_hold_what_they_are_about(samples: int, shape: tuple
 def test_more_samples_of_the_same_problems_do_not_feign_certainty() -> None:
     values = [1.0] * 50 + [0.0] * 50
     assert interval_95(values, 100) == interval_95(values, 1000)
-    # Where problems differ by no more than chance, the answers count one by one.
+    # If problems differ by no more than chance, the answers count one by one.
     low, high = interval_95([0.5] * 100, 1000)
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 1000), rel=0.01)
 
@@ -79,6 +79,6 @@ def test_intervals_of_numbers_that_come_with_a_standard_error() -> None:
     error = math.sqrt(0.3 * 0.7 / 9)
     assert measured_interval(0.3, error, 10) == pytest.approx(interval_95([1.0] * 3 + [0.0] * 7, 10))  # a share: Wilson's
     assert measured_interval(0.0, 0.0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
-    assert measured_interval(0.3, 0.01, 10) == pytest.approx((0.2804, 0.3196), abs=1e-4)  # no share of ten
+    assert measured_interval(0.3, 0.01, 10) == pytest.approx((0.2804, 0.3196), abs=1e-4)  # not a share of ten
     assert measured_interval(1.2, 0.1) == pytest.approx((1.004, 1.396), abs=1e-3)
     assert measured_interval(1.2, 0.0) is None and measured_interval(1.2, None) is None

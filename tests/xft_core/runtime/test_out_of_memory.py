@@ -1,4 +1,4 @@
-"""Memory that is too small, in the words of every library that says so."""
+"""Out-of-memory errors, in the words of every library that raises them."""
 
 import pytest
 import torch

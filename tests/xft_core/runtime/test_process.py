@@ -1,4 +1,4 @@
-"""How processes of ours begin and end: alone, interruptible, with docstrings, and quietly when nobody listens."""
+"""How our processes begin and end: alone, interruptible, with docstrings, and quietly if nobody reads their output."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from xft_core.stages.configs import PrepareStage
 from xft_core.stages.run import run_stage
 
 COMMAND = [sys.executable, "-m", "xft_core"]
-# What launchers set that would make another training of it: a rank that waits, 16 bits, gradients added up.
+# Variables of launchers that would change the training: a waiting rank, 16 bits, accumulated gradients.
 LAUNCHED = {
     "torchrun": {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29655",
                  "TORCHELASTIC_RUN_ID": "1", "GROUP_RANK": "0", "ROLE_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
@@ -32,7 +32,7 @@ LAUNCHED = {
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], str]:
-    """One step of SFT, and the digest of what it makes where no launcher is."""
+    """Return one step of SFT, and the digest of its output without a launcher."""
     root = tmp_path_factory.mktemp("training")
     run_stage(PrepareStage(output=root / "data", data=DataConfig(
         path="demo:instruct.jsonl", max_rows=80, max_length=128, held_out_rows=8, decontaminate=False)))
@@ -131,7 +131,7 @@ def test_sigint_interrupts_what_a_script_started_in_the_background(tmp_path: Pat
     assert process.stdout.read().strip() == "130"
 
 
-# Work that waits where it ends, as for a server that is away; {wait}: where.
+# Work that waits at its end, as for an unavailable server. {wait} is the place.
 WAITING = """
 import sys, threading, time
 from xft_core.runtime.process import interrupted_in_time

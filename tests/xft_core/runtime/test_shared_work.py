@@ -1,4 +1,4 @@
-"""Work that processes share: results in order, failures met by the caller, and no process left."""
+"""Work shared by processes: results in order, failures raised in the caller, and no process left behind."""
 
 import os
 import signal

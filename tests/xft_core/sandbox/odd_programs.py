@@ -1,4 +1,4 @@
-"""Programs that are right and use what few programs use: a sandbox must let every one of them end with status 0."""
+"""Correct programs with rarely used features: a sandbox must let every one of them end with status 0."""
 
 # ruff: noqa: E501
 

@@ -76,7 +76,7 @@ def test_a_program_is_contained(bubblewrap: Sandbox, tmp_path: Path, monkeypatch
     outside.chmod(0o666)
     with socket.create_server(("127.0.0.1", 0)) as server:
         job = {"port": server.getsockname()[1], "file": str(outside), "pid": os.getpid()}
-        # The same program without a sandbox gets through: what is asserted below is the sandbox's doing.
+        # The same program succeeds without a sandbox, so the results asserted below are due to the sandbox.
         free = json.loads(run(Sandbox("unsafe"), EXPLORE.replace("fill(path):", "fill(path):\n    return"), job)[1])
         status, output = run(bubblewrap, EXPLORE, job)
     assert free["network"] and free["reads_outside"] and free["kills_runner"] and not free["secret"]
@@ -162,7 +162,7 @@ def test_resources_are_limited(name: str, bubblewrap: Sandbox) -> None:
     started = time.monotonic()
     done = bubblewrap.run(PythonProgram(program), 10, resources=replace(Resources(), **{name: limit}))
     assert done.status != 0 and time.monotonic() - started < 9
-    assert bubblewrap.run(PythonProgram(program), 2, resources=free).status in (0, None)  # it is the limit's doing
+    assert bubblewrap.run(PythonProgram(program), 2, resources=free).status in (0, None)  # so the limit caused the failure
 
 
 def test_output_is_bounded_here_too(bubblewrap: Sandbox) -> None:
@@ -177,12 +177,12 @@ def test_output_is_bounded_here_too(bubblewrap: Sandbox) -> None:
     pytest.param(["tests/xft_core/benchmarks/evalplus/test_abuse.py"], marks=pytest.mark.slow)],
     ids=["walls", "memory", "abuse"])
 def test_the_same_holds_unprivileged(tests: list[str]) -> None:
-    """Started by the user nobody."""
+    """Run the tests as the user nobody."""
     if shutil.which("bwrap") is None or shutil.which("setpriv") is None:
         pytest.skip("bubblewrap or setpriv is not installed")
     root, base = Path(__file__).parents[3], Path(sys.base_prefix).resolve()
     parents = [part for path in reversed(base.parents[:-1]) for part in ("--perms", "0755", "--dir", str(path))]
-    # Python may lie where nobody may look, so it is shown below a directory that takes the place of root's home.
+    # The user nobody may not be able to read Python's directory, so a directory in place of root's home contains it.
     command = [
         "bwrap", "--bind", "/", "/", "--dev-bind", "/dev", "/dev", "--bind", "/proc", "/proc", "--perms", "0755", "--tmpfs",
         "/root", *parents, "--ro-bind", str(base), str(base), "--perms", "1777", "--tmpfs", "/tmp", "--chdir", str(root),
@@ -210,7 +210,7 @@ WITHOUT = {
 def test_a_wall_that_is_missing_is_noticed(
     wall: str, bubblewrap: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By a bwrap that leaves one out."""
+    """Simulated by a bwrap that leaves one wall out."""
     real = shutil.which("bwrap")
     wrapper = tmp_path / "bwrap"
     wrapper.write_text(

@@ -1,4 +1,4 @@
-"""Programs that hold memory where no limit of a process counts it: each is ended, and how much there was is seen from here."""
+"""Programs that hold memory that no per-process limit counts: each is ended, and the amount is measured from outside."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from xft_core.errors import SandboxError
 from xft_core.sandbox.bubblewrap import PythonProgram, Resources, Sandbox, open_sandbox
 
 ALLOWED = 300 * 2**20
-# Between two looks a program goes on; and other programs on this machine take memory too.
+# A program continues between two checks, and other programs on this machine use memory too.
 SPARE = 450 * 2**20
 START = "import ctypes, mmap, os, socket, time\n"
 HOLDERS = {
@@ -82,7 +82,7 @@ time.sleep(20)
 
 
 class Peak:
-    """While in the context, how far the memory in use rises."""
+    """Measure how far the memory in use rises within the context."""
 
     def __enter__(self) -> "Peak":
         self._before, self.bytes, self._done = _in_use(), 0, threading.Event()

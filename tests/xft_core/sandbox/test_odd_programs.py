@@ -20,7 +20,7 @@ def test_programs_that_are_odd_and_right_pass() -> None:
     assert len(ODD) >= 90
 
     def finish(program: str) -> Finished:
-        # A module of its own: multiprocessing's spawn looks for the file of __main__.
+        # In a separate module: multiprocessing's spawn needs the file of __main__.
         source = f"import sys; sys.path.append({str(PACKAGES)!r})\n{program}"
         return sandbox.run(
             [str(python()), "-P", "-s", "-B", "main.py"], 60, files={"main.py": _guarded(source)},
@@ -30,11 +30,11 @@ def test_programs_that_are_odd_and_right_pass() -> None:
         finished = dict(zip(ODD, pool.map(finish, ODD.values()), strict=True))
     failed = {name: (done.status, done.stderr.decode()[-300:]) for name, done in finished.items() if done.status != 0}
     assert failed == {}
-    assert sandbox.run(PythonProgram("raise SystemExit(1)"), 30).status == 1  # a failure would be seen
+    assert sandbox.run(PythonProgram("raise SystemExit(1)"), 30).status == 1  # so a failure would be noticed
 
 
 def _guarded(source: str) -> str:
-    """Run only as the main module, not where a spawned process imports it again."""
+    """Return the source in a guard that runs it only as the main module, not when a spawned process imports it again."""
     return "if __name__ == '__main__':\n" + "\n".join(f"    {line}" for line in source.splitlines())
 
 

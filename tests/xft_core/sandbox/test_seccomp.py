@@ -23,7 +23,7 @@ NEEDED = {"x86_64": {"read": 0, "write": 1, "futex": 202, "execve": 59, "rseq": 
 
 
 def outcome(machine: str, number: int, *arguments: int, architecture: int | None = None) -> int:
-    """What the filter for ``machine`` answers to a call, by running it as the kernel does: an error number, 0 for one that
+    """Run the filter for ``machine`` as the kernel does, and return its answer to a call: an error number, 0 for a call that
     seems to succeed, or ALLOW or KILL_PROCESS."""
     program = list(struct.iter_unpack("=HBBI", build_filter(machine)))
     words = (*arguments, *(6 - len(arguments)) * (0,))
@@ -55,7 +55,7 @@ def test_what_is_refused_and_what_is_not(machine: str) -> None:
         assert outcome(machine, number) == errno.ENOSYS, number
 
 
-# By call: arguments, and the answer to them.
+# Arguments and the expected answer, by call.
 ANSWERS: dict[str, list[tuple[tuple[int, ...], int]]] = {
     "socket": [((1, 1, 0), ALLOW), ((2, 1, 6), ALLOW), ((10, 2, 17), ALLOW), ((2 + 2**32, 1, 0), ALLOW),
                ((16, 3, 0), errno.EAFNOSUPPORT), ((40, 1, 0), errno.EAFNOSUPPORT), ((38, 5, 0), errno.EAFNOSUPPORT),
@@ -115,7 +115,7 @@ for name, number in json.load(sys.stdin).items():
     found[name] = ctypes.get_errno()
 print(json.dumps(found))
 """
-# In the numbers of 32-bit x86, by its own way into the kernel: getpid.
+# getpid, by its number on 32-bit x86 and through 32-bit x86's way into the kernel.
 INTERRUPT_80 = """
 import ctypes, mmap
 code = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)
@@ -134,7 +134,7 @@ def bubblewrap() -> Sandbox:
 
 
 def test_every_refused_call_fails_in_a_sandbox(bubblewrap: Sandbox) -> None:
-    # Not these outside: with these arguments they end the program or stop its terminal.
+    # Never run these outside: with these arguments they end the program or stop its terminal.
     numbers = {name: number for name in REFUSED if (number := call_number(name)) is not None and name != "vhangup"}
     inside = bubblewrap.run(PythonProgram(TRY_ALL), 30, stdin=json.dumps(numbers).encode())
     assert inside.status == 0, inside.stderr
@@ -142,7 +142,7 @@ def test_every_refused_call_fails_in_a_sandbox(bubblewrap: Sandbox) -> None:
 
 
 def test_it_is_the_filter_that_refuses() -> None:
-    """Without it most of these exist: they complain of their arguments, or of who asks."""
+    """Without the filter most of these calls exist, and complain about their arguments or about missing rights."""
     harmless = ("memfd_create", "shmget", "semget", "msgget", "mq_open", "keyctl", "add_key", "io_setup", "inotify_init1",
                 "process_vm_readv", "splice", "tee", "kcmp", "unshare", "clone3", "name_to_handle_at", "mbind", "move_pages")
     numbers = {name: call_number(name) for name in harmless}

@@ -1,4 +1,4 @@
-"""Tiny models and data for stages in several processes."""
+"""Tiny models and data for stages that run in several processes."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,8 @@ from xft_core.stages.run import run_stage
 
 @pytest.fixture(scope="session")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Dense models (dense; tied, with tied embeddings), a MoE of so many experts that no forward pass of a few tokens uses
-    all of them (moe), one whose experts differ (apart/moe), and prepared data (data)."""
+    """Create dense models (dense; tied, with tied embeddings), a MoE with so many experts that a forward pass of a few tokens
+    cannot use all of them (moe), a MoE whose experts differ (apart/moe), and prepared data (data)."""
     root = tmp_path_factory.mktemp("processes")
     dense_model(root / "dense")
     dense_model(root / "tied", "qwen2")

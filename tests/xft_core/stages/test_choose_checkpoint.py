@@ -1,4 +1,4 @@
-"""The step that is merged: the one whose uniform merge is best on reserved rows, and never chosen without such rows."""
+"""The checkpoint that is merged: its uniform merge is the best on reserved rows. Without such rows, none is chosen."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ BEST = Recipe().model_copy(update={"sft": SftConfig(merge_at="best", merge_check
 
 @pytest.fixture(scope="module")
 def snapshots(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """Of an MoE's training, three steps."""
+    """Train an MoE with three snapshots."""
     root = tmp_path_factory.mktemp("snapshots")
     run_stage(SftStage(output=root / "moe", model=str(ready / "moe"), data=ready / "data", sft=changed(), snapshots=3))
     return root / "moe" / "snapshots"
@@ -47,7 +47,7 @@ def test_the_best_on_reserved_rows_is_chosen_whole(ready: Path, snapshots: Path,
     made = run_stage(stage(tmp_path / "chosen", data, snapshots)).manifest
     choice = json.loads((tmp_path / "chosen" / "choice.json").read_text())
     assert made.metrics["reserved_nll"] == min(choice["reserved_nll"].values())
-    expected = {}  # the reserved rows are the held-out ones here
+    expected = {}  # here the reserved rows are the held-out ones
     for number in (1, 2, 3):
         mixed = run_stage(MixStage(output=tmp_path / f"mix{number}", model=str(snapshots / str(number)), data=ready / "data",
                                    merge=MERGE))

@@ -1,4 +1,4 @@
-"""Clusters of rows: alike prompts go together, by the seed alone, none is empty; and trainings on one of them."""
+"""Clusters of rows: similar prompts share a cluster, only the seed decides, none is empty; and trainings on one of them."""
 
 from pathlib import Path
 

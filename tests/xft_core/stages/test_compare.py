@@ -1,4 +1,4 @@
-"""The compare stage, run as any stage, on reports with made-up numbers."""
+"""The compare stage, run like any other stage, on reports with invented numbers."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ EXPERTS = {2: 0, 4: 4, 8: 6}
 
 
 def numbers(variant: Variant) -> tuple[float, float]:
-    """Solved problems (of 40) and held-out loss: more experts help, the wrong scale hurts where it plays a part."""
+    """Return solved problems (of 40) and held-out loss: more experts help, the wrong scale hurts where it matters."""
     experts, seed = variant.recipe.upcycle.num_experts, variant.recipe.seed
     hurt = variant.recipe.upcycle.normalization == "none" and experts > 2
     return 18 + EXPERTS[experts] - 2 * hurt + seed, 0.55 - 0.001 * EXPERTS[experts] + 0.004 * hurt + 0.0005 * seed
@@ -84,7 +84,7 @@ def test_means_spreads_and_pictures(tmp_path: Path) -> None:
     assert found["values"] == [24 / 40, 25 / 40]
     assert found["mean"] == pytest.approx(24.5 / 40)
     assert found["spread"] == pytest.approx(2**0.5 / 2 / 40)  # sample standard deviation
-    metrics = result.manifest.metrics  # those of the best group
+    metrics = result.manifest.metrics  # of the best group
     assert metrics["merged_plus_pass_at_1"] == pytest.approx(24.5 / 40)
     assert metrics["merged_held_out_nll"] == pytest.approx(0.54425)
     assert metrics["merged_over_sft_plus_pass_at_1"] == pytest.approx(6 / 40)
@@ -100,7 +100,7 @@ def test_means_spreads_and_pictures(tmp_path: Path) -> None:
 def test_it_says_what_may_be_claimed_and_what_not(tmp_path: Path) -> None:
     text = text_of(compared(tmp_path)[1])
     assert "HumanEval+, merged model: best with experts=8 active=3 norm=xft (61.3 ± 1.8 %)" in text
-    # Where normalization plays a part, each of the four pairs differs by the same amount.
+    # With more than two experts, each of the four pairs differs by the same amount.
     assert ("norm=none against norm=xft, all else equal: held-out loss 0.0040 nats higher (exactly this in each of 4 pairs of "
             "runs)") in text
     assert "with two experts, the only routed one always has s = 1" in text
@@ -112,7 +112,7 @@ def test_it_says_what_may_be_claimed_and_what_not(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_differs_in_an_idle_field_alone_is_one_experiment(tmp_path: Path) -> None:
-    """With two experts normalization plays no part: that pair stands for no second one."""
+    """With two experts normalization plays no part, so that pair does not count as a second experiment."""
     grid = ["upcycle.num_experts,upcycle.num_experts_per_tok=[[2,2],[4,3]]", "upcycle.normalization=[xft,none]",
             "merge.shared_expert_weight=[0.5,0.75]", "seed=[0,1]"]
     text = text_of(compared(tmp_path, [*grid[:2], grid[3]])[1])
@@ -123,7 +123,7 @@ def test_what_differs_in_an_idle_field_alone_is_one_experiment(tmp_path: Path) -
     _, output = compared(tmp_path / "more", [grid[0], *grid[1:]])
     content = json.loads((output / "comparison.json").read_text())
     pairs = {tuple(effect["fields"]): effect["pairs"] for effect in content["effects"]}
-    # Of the weight: two experts with 2 seeds, four with 2 norms and 2 seeds.
+    # Pairs for the weight: two experts with 2 seeds, four experts with 2 norms and 2 seeds.
     assert pairs[("merge.shared_expert_weight",)] == 2 + 4
 
 

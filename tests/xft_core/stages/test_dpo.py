@@ -1,4 +1,4 @@
-"""Direct preference optimization: the loss by its equation, pairs from verdicts, a model that prefers what passes."""
+"""Direct preference optimization: the loss by its equation, pairs from verdicts, a model that prefers answers that pass."""
 
 import json
 import math
@@ -45,8 +45,8 @@ def test_a_response_has_the_log_probability_of_its_tokens(tmp_path: Path) -> Non
 
 @pytest.fixture
 def ready(tmp_path: Path) -> Path:
-    """A model, its data, a benchmark, and answers with verdicts: of the first problem one passes and two fail, of the second
-    all pass, of the third one fails and one was cut off."""
+    """Create a model, its data, a benchmark, and answers with verdicts. Of the first problem one answer passes and two fail, of
+    the second all pass, of the third one fails and one was cut off."""
     model = dense_model(tmp_path / "model")
     run_stage(PrepareStage(output=tmp_path / "data", model=str(model), data=DataConfig(max_rows=20, max_length=256)))
     problems, samples, graded = [], [], []
@@ -92,8 +92,8 @@ def test_the_same_preferences_make_the_same_model(ready: Path) -> None:
 
 
 def test_answers_that_all_fail_leave_the_model_as_it_is(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A run of hours does not fail at its end: its model is told apart from the merged one by nothing, so its answers and
-    verdicts are the merged one's."""
+    """A run of hours must not fail at its end. The model is identical to the merged one, so it shares its answers and
+    verdicts."""
     results = json.loads((ready / "verdicts" / "results.json").read_text())
     for problem in results["problems"]:
         for sample in problem["samples"]:

@@ -1,4 +1,4 @@
-"""Ensembles of whole models: bits of one-hot shares, gradients, never worse than a member, tied embeddings, kills."""
+"""Ensembles of whole models: one-hot shares bit for bit, gradients, never worse than a member, tied embeddings, kills."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ ready = ready_data  # a fixture
 
 
 def near(directory: Path, base: Path, seed: int, step: float) -> Path:
-    """``base`` a random step away."""
+    """Copy ``base`` to ``directory``, moved by a random step."""
     directory.mkdir()
     for path in base.iterdir():
         (directory / path.name).write_bytes(path.read_bytes())
@@ -37,7 +37,7 @@ def near(directory: Path, base: Path, seed: int, step: float) -> Path:
 
 @pytest.fixture
 def models(tmp_path: Path) -> dict[str, str]:
-    base = dense_model(tmp_path / "base", "qwen2")  # embeddings tied
+    base = dense_model(tmp_path / "base", "qwen2")  # tied embeddings
     return {"base": str(base), "sft": str(near(tmp_path / "sft", base, 1, 0.02)),
             "merged": str(near(tmp_path / "merged", base, 2, 0.02))}
 
@@ -56,7 +56,7 @@ def test_one_hot_shares_are_the_member_bitwise(models: dict[str, str], ready: Pa
 
 
 def test_the_gradient_of_shares_is_that_of_the_loss(models: dict[str, str], ready: Path) -> None:
-    """Against finite differences of the loss (norms compute in fp32, whatever the weights are)."""
+    """Compare it with finite differences of the loss (norms compute in fp32, whatever the dtype of the weights)."""
     rows, beta = load_rows(ready / "data", "train"), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     with Members({name: Path(path) for name, path in models.items()}, torch.float64, torch.device("cpu")) as members:
         members.apply(beta)
@@ -77,7 +77,7 @@ def test_greedy_is_never_worse_than_its_best_member(models: dict[str, str], read
     assert metrics["selection_nll"] <= metrics["selection_nll_before"] == min(told["measured"].values())
     assert sum(told["weights"].values()) == pytest.approx(1) and set(told["measured"]) == set(models)
     far = {"far": str(near(tmp_path / "far", Path(models["base"]), 3, 1.0)), "base": models["base"]}
-    ensemble(tmp_path / "alone", ready, far, "greedy")  # which would only spoil it
+    ensemble(tmp_path / "alone", ready, far, "greedy")  # adding "far" would only make it worse
     assert json.loads((tmp_path / "alone" / "ensemble.json").read_text())["weights"] == {"far": 0.0, "base": 1.0}
     alone, base = (load_file(Path(path) / "model.safetensors") for path in (tmp_path / "alone", models["base"]))
     assert alone.keys() == base.keys() and all(torch.equal(alone[name], base[name]) for name in base)

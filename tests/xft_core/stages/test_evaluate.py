@@ -56,7 +56,7 @@ def problem(task_id: str, **changes: Any) -> dict[str, Any]:
 
 
 def evaluate(tmp_path: Path, problems: list[dict[str, Any]], samples: list[tuple[str, str]], **settings: Any) -> Any:
-    """The stage's metrics and the verdicts (base, plus) by task_id."""
+    """Return the stage's metrics and the verdicts (base, plus) by task_id."""
     stage = EvaluateStage(
         output=tmp_path / "out", benchmark=str(write(tmp_path / "own.jsonl", problems)),
         samples=write(tmp_path / "in.jsonl", [{"task_id": task_id, "solution": text} for task_id, text in samples]),
@@ -108,7 +108,7 @@ def f(x):
         except OSError:
             pass
 """
-    # Kills the judge of this test alone, not that of a run beside it.
+    # Kills only this test's judge, not that of another run.
     seed = str(os.getpid() + 10**6)
     killer = killer.replace("%s", f"PYTHONHASHSEED={seed}")
     with pytest.MonkeyPatch.context() as patch:
@@ -116,7 +116,7 @@ def f(x):
         samples = [("Own/a", RIGHT), ("Own/a", killer), ("Own/a", WRONG), ("Own/a", RIGHT), ("Own/b", killer)]
         metrics, verdicts = evaluate(
             tmp_path, [problem("Own/a"), problem("Own/b")], samples, sandbox="unsafe", workers=1)
-    # Who kills its judge whenever it is graded is no better off than who is wrong.
+    # A sample that kills its judge whenever it is graded is no better off than a wrong one.
     failed = ("fail", "fail")
     assert verdicts == {"Own/a": [("pass", "pass"), failed, failed, ("pass", "pass")], "Own/b": [failed]}
     assert metrics["infrastructure_errors"] == 0 and metrics["samples"] == 5
@@ -127,7 +127,7 @@ def f(x):
 
 
 class BrokenBwrap:
-    """A bwrap on the PATH that fails when it is called for the n-th time, for every n in ``failing``."""
+    """A bwrap on the PATH that fails on the calls whose numbers are in ``failing``."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch, failing: Container[int]) -> None:
         self.calls, path = directory / "calls", directory / "bwrap"
@@ -141,7 +141,7 @@ class BrokenBwrap:
         monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
 
     def restart(self) -> None:
-        """Count from 1 again."""
+        """Restart the count at 1."""
         self.calls.write_text("")
 
 
@@ -153,7 +153,7 @@ ONE = Problem("Own/a", "def f(x):\n", "f", "    return x + 1\n", [[1]], [])
 def test_a_sandbox_that_dies_is_tried_again_alone(call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bwrap = BrokenBwrap(tmp_path, monkeypatch, {call + 100})
     grader = EvalPlusGrader(EvaluateConfig(memory_limit_mb=2048), write(tmp_path / "own.jsonl", [problem("Own/a")]))
-    grader._judges.take().close()  # the sandbox that judged its own check
+    grader._judges.take().close()  # the sandbox that judged the grader's own check
     bwrap.calls.write_text("x" * 100)
     assert grade_all([ONE], {"Own/a": [RIGHT]}, grader, 1, tmp_path / "graded") == {"Own/a": [Verdict("pass", "pass")]}
     assert len(bwrap.calls.read_text()) == 100 + call + 2
@@ -165,7 +165,7 @@ def test_a_machine_that_stops_grading_gives_no_score(last: int, tmp_path: Path, 
     failing = {102, *range(last + 1, 200)} if last == 103 else range(last + 1, 200)
     bwrap = BrokenBwrap(tmp_path, monkeypatch, failing)
     grader = EvalPlusGrader(EvaluateConfig(memory_limit_mb=2048), write(tmp_path / "own.jsonl", [problem("Own/a")]))
-    grader._judges.take().close()  # the sandbox that judged its own check
+    grader._judges.take().close()  # the sandbox that judged the grader's own check
     bwrap.calls.write_text("x" * 100)
     with pytest.raises(SandboxError, match=r"no space left|does not work on this machine"):
         grade_all([ONE], {"Own/a": [RIGHT]}, grader, 1, tmp_path / "graded")
@@ -174,7 +174,7 @@ def test_a_machine_that_stops_grading_gives_no_score(last: int, tmp_path: Path, 
 
 @needs_sandbox
 def test_a_machine_that_cannot_grade_is_not_a_bad_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    BrokenBwrap(tmp_path, monkeypatch, range(4, 99))  # the sandbox's own canaries get through
+    BrokenBwrap(tmp_path, monkeypatch, range(4, 99))  # the sandbox's own canaries succeed
     with pytest.raises(SandboxError, match=r"(?s)does not work on this machine.*no space left"):
         evaluate(tmp_path, [problem("Own/a")], [("Own/a", RIGHT)])
     assert not (tmp_path / "out").exists()
@@ -194,7 +194,7 @@ def test_no_sample_is_left_out_of_a_score() -> None:
 
 @needs_sandbox
 def test_text_of_a_sample_stops_nothing(tmp_path: Path) -> None:
-    """Neither the half of a character, nor what a terminal would obey, nor what has no end."""
+    """This applies to lone surrogates, terminal control sequences, and endless text."""
     named = "class A:\n    __module__ = {0}\n    __qualname__ = {1}\ndef f(x): return A()"
     samples = [named.format(r"'\ud800'", r"'\x1b[2J\0'"), r"def f(x): raise ValueError('\ud800\u202e\r' + 'x' * 10**7)",
                r"def f(x): return '\ud800' * 10**6", r"raise SystemExit('\0')",
@@ -211,7 +211,7 @@ def test_text_of_a_sample_stops_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_sandbox
 def test_a_killed_run_goes_on_with_what_was_graded(tmp_path: Path) -> None:
-    """Own/a is over at once, Own/b takes its time; the run is killed in between."""
+    """Own/a ends at once and Own/b takes longer; the run is killed in between."""
     problems = [problem("Own/a"), problem("Own/b")]
     slow = "import time\ndef f(x):\n    time.sleep(2)\n    return x + 1\n"
     config = tmp_path / "config.json"
@@ -229,7 +229,7 @@ def test_a_killed_run_goes_on_with_what_was_graded(tmp_path: Path) -> None:
     runner.kill()
     runner.wait()
     (row,) = read_appended(graded)
-    # What is taken from the file is not graded again: it says something else than the sample would get.
+    # Verdicts in the file are not graded again: this one differs from what the sample would get.
     graded.unlink()
     append(graded, json.loads(json.dumps(row).replace("fail", "pass")))
     graded.write_bytes(graded.read_bytes() + graded.read_bytes()[:20])
@@ -258,7 +258,7 @@ def test_humaneval_plus_canonical_and_broken(tmp_path: Path) -> None:
 @needs_sandbox
 @pytest.mark.skipif(not MBPP.is_file(), reason="the shared benchmarks are not here")
 def test_mbpp_plus_has_its_types_and_rules(tmp_path: Path) -> None:
-    # tuples of inputs; complex numbers; an answer that only has to be something; sets of lists; no plus inputs
+    # tuples of inputs; complex numbers; an answer that only has to exist; sets of lists; no plus inputs
     wanted = {"Mbpp/2", "Mbpp/124", "Mbpp/737", "Mbpp/232", "Mbpp/793"}
     chosen = [item for item in EvalPlus().load_problems(MBPP) if item.task_id in wanted]
     assert len(chosen) == len(wanted)
@@ -275,7 +275,7 @@ def test_mbpp_plus_has_its_types_and_rules(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not HUMANEVAL.is_file(), reason="the shared benchmarks are not here")
 def test_evalplus_itself_accepts_the_exported_samples(tmp_path: Path) -> None:
-    """And comes to the same verdicts."""
+    """It also comes to the same verdicts."""
     with gzip.open(HUMANEVAL, "rt") as stream:
         rows = [json.loads(line) for line in itertools.islice(stream, 4)]
     samples = write(tmp_path / "in.jsonl", [
@@ -340,12 +340,12 @@ def test_pass_at_k_is_the_share_of_draws_with_a_pass() -> None:
 def test_the_interval_is_the_one_that_reports_have_also_where_nothing_is_solved() -> None:
     failed = [Verdict("pass", "fail")]
     metrics = scores([failed] * 10, [1])
-    assert metrics.plus_interval_low == 0 and metrics.plus_interval_high == pytest.approx(0.2775, abs=1e-4)  # Wilson
+    assert metrics.plus_interval_low == 0 and metrics.plus_interval_high == pytest.approx(0.2775, abs=1e-4)  # Wilson's interval
 
 
 def test_killing_the_runner_leaves_no_process(tmp_path: Path) -> None:
     runners = []
-    modes = {"unsafe": 2} if NO_SANDBOX else {"unsafe": 2, "bubblewrap": 6}  # processes of a judge and a sample, at least
+    modes = {"unsafe": 2} if NO_SANDBOX else {"unsafe": 2, "bubblewrap": 6}  # least processes of a judge and a sample
     for mode in modes:
         config = tmp_path / f"{mode}.json"
         config.write_text(json.dumps({
@@ -358,7 +358,7 @@ def test_killing_the_runner_leaves_no_process(tmp_path: Path) -> None:
     processes = []
     for runner, enough in zip(runners, modes.values(), strict=True):
         deadline = time.monotonic() + 60
-        found: list[int] = []  # looked at once: what is run to try the sandbox comes and goes
+        found: list[int] = []  # replaced at every look, because the processes that test the sandbox come and go
         while len(found) < enough and time.monotonic() < deadline and runner.poll() is None:
             time.sleep(0.2)
             found = _descendants(runner.pid)

@@ -1,4 +1,4 @@
-"""Families that are not in the table, through all stages: upcycle, sft, mix, merge, generate."""
+"""Families outside the table, through all stages: upcycle, sft, mix, merge, generate."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ FAMILIES = each_family(FOUND_CONFIGS)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared rows: every tiny model has the same tokenizer."""
+    """Prepare rows; one set suits every tiny model, because all have the same tokenizer."""
     root = tmp_path_factory.mktemp("found")
     rows = [{"instruction": f"Add {i}", "response": f"def f(x):\n    return x + {i}"} for i in range(24)]
     (root / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -79,7 +79,7 @@ def test_a_found_family_goes_through_all_stages(family: str, tmp_path: Path, dat
 
 @torch.no_grad()
 def mean_loss(model: torch.nn.Module, rows: Rows) -> float:
-    """Nats per response token, by transformers' own loss, row by row."""
+    """Return nats per response token, by transformers' own loss, row by row."""
     total, tokens = 0.0, 0
     for index in range(len(rows)):
         input_ids, prompt_length = rows[index]
@@ -92,7 +92,7 @@ def mean_loss(model: torch.nn.Module, rows: Rows) -> float:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_of_packed_rows_is_that_of_each_alone(family: str, tmp_path: Path, data: Path) -> None:
-    """Dense and upcycled, rows longer than the least block of attention by example among them."""
+    """Covers dense and upcycled models, and rows longer than the smallest block of attention by example."""
     dense = dense_model(tmp_path / "dense", family, max_position_embeddings=1024)
     run_stage(UpcycleStage(output=tmp_path / "moe", model=str(dense), upcycle=UPCYCLE))
     rows = load_rows(data, "train")
@@ -122,7 +122,7 @@ def test_other_forms_of_a_family_keep_logits_and_loss(family: str, changes: dict
 
 @pytest.mark.parametrize("family", ["gpt2", "bloom"])
 def test_dropout_of_the_ffn_is_that_of_the_dense_model(family: str, tmp_path: Path) -> None:
-    """With probability 1 the mixture gives nothing, too; the residual stays."""
+    """With probability 1 the mixture's output is zero, too, and the residual stays."""
     name = {"gpt2": "resid_pdrop", "bloom": "hidden_dropout"}[family]
     changes: dict[str, Any] = {name: 1.0}
     dense = dense_model(tmp_path / "dense", family, **changes)

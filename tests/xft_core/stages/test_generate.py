@@ -50,7 +50,7 @@ def samples_of(stage: GenerateStage) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Threads gain nothing on models this small, and cost much where other tests run beside."""
+    """Limit torch to one thread: more do not help models this small, and slow down other tests on the machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -67,7 +67,7 @@ def completer(model: Path, stops: tuple[str, ...] = (), **settings: Any) -> Tran
 
 
 def greedy_tokens(model: Path, prompt: list[int], count: int) -> list[int]:
-    """The plain way: no batch, no cache, no generate()."""
+    """Generate in the plain way: no batch, no cache, no generate()."""
     network = load_model(model, torch.float32)
     tokens = list(prompt)
     with torch.inference_mode():
@@ -89,7 +89,7 @@ def test_a_padded_batch_gives_what_each_prompt_gives_alone(model: Path) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gpt_neox"])
 def test_rows_go_on_alike_when_others_have_ended(family: str, tmp_path: Path) -> None:
-    """The batch is made smaller on the way, with what the cache holds, windows of attention among it."""
+    """The batch shrinks on the way, together with the cache, including attention windows."""
     directory = dense_model(tmp_path / "model", family)
     tested = completer(directory, max_new_tokens=30)
     tested.end_tokens = []
@@ -109,7 +109,7 @@ def test_each_row_stops_at_its_own_stop(model: Path) -> None:
         if place < 0:
             assert after == before
         else:
-            # The token that ends the stop is the last: nothing further was asked of the model for this row.
+            # The token that completes the stop is the last one: the model generated nothing more for this row.
             assert after.finish_reason == "stop"
             assert after.text.find(stop) == place and before.text.startswith(after.text)
             assert after.new_tokens < before.new_tokens
@@ -141,13 +141,13 @@ def test_samples_depend_on_the_seed_alone(model: Path) -> None:
     expected = torch.rand(2)
     torch.manual_seed(11)
     first = sampler.complete(PROMPTS, seed=5)
-    assert torch.equal(torch.rand(2), expected)  # the caller's random numbers are left alone
+    assert torch.equal(torch.rand(2), expected)  # the caller's random state is unchanged
     assert sampler.complete(PROMPTS, seed=5) == first
     assert sampler.complete(PROMPTS, seed=6) != first
 
 
 def test_spaces_at_the_start_of_a_completion_are_kept(tmp_path: Path) -> None:
-    """Tokenizers of the llama kind take one space off the start of whatever they decode; Python minds."""
+    """Llama-style tokenizers strip one space from the start of the text they decode, which matters in Python."""
     directory = dense_model(tmp_path / "model", vocab_size=4)
     words = Tokenizer(models.BPE(vocab={"▁": 0, "</s>": 1, "a": 2, ":": 3}, merges=[], unk_token="a"))
     words.normalizer = normalizers.Replace(" ", "▁")
@@ -155,7 +155,7 @@ def test_spaces_at_the_start_of_a_completion_are_kept(tmp_path: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>").save_pretrained(directory)
     spaces = completer(directory, max_new_tokens=4)
     with torch.no_grad():
-        spaces.model.lm_head.weight.zero_()  # every token is as likely: greedy takes the first, a space
+        spaces.model.lm_head.weight.zero_()  # all tokens are equally likely: greedy takes the first, a space
     assert spaces.tokenizer.decode([0, 0, 0, 0]) == "   "
     assert [completion.text for completion in spaces.complete([[2, 3], [2]], seed=0)] == ["    ", "    "]
 
@@ -172,7 +172,7 @@ def test_stage(model: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(model)
     for sample in samples:
         assert sample["solution"].startswith(sample["prompt"])
-        if sample["finish_reason"] == "length":  # the tokens asked for, or the model's context, are used up
+        if sample["finish_reason"] == "length":  # either the token limit or the model's context is used up
             assert sample["new_tokens"] == min(120, 256 - len(tokenizer(sample["prompt"]).input_ids))
     assert metrics["problems"] == metrics["samples"] == 6 and metrics["prompt_too_long"] == 1
     assert metrics["truncated"] == sum(sample["finish_reason"] == "length" for sample in samples)
@@ -207,7 +207,7 @@ def test_batches_are_of_about_equally_long_prompts_and_the_longest_come_first() 
 
 def test_temperature_and_top_p_do_what_they_are_called(model: Path) -> None:
     greedy = completer(model, max_new_tokens=8).complete(PROMPTS, seed=0)
-    # One token alone has the smallest set's probability: whatever the temperature, it is the greedy one.
+    # The greedy token alone is the smallest set with this probability, at any temperature.
     assert completer(model, max_new_tokens=8, temperature=2.0, top_p=1e-6).complete(PROMPTS, seed=0) == greedy
     assert completer(model, max_new_tokens=8, temperature=1e-4).complete(PROMPTS, seed=0) == greedy
     hot = completer(model, max_new_tokens=1, temperature=5.0)
@@ -290,7 +290,7 @@ def test_killed_and_started_again_gives_the_same_samples(model: Path, tmp_path: 
         process.wait()
     finished = partial.read_bytes()
     assert 4 <= finished.count(b"\n") < 24, "it was to be killed in the middle"
-    # What a kill in the middle of writing leaves: half a line.
+    # As left by a kill in the middle of writing: half a line.
     partial.write_bytes(finished + b'{"task_id": "Own/')
     killed = GenerateStage(output=tmp_path / "killed", **fields)
     run_stage(killed)

@@ -1,4 +1,4 @@
-"""A checkpoint of the reference becomes ours with the same logits, and goes through mix, merge and generate like any other."""
+"""A reference checkpoint is converted with the same logits, and passes through mix, merge and generate like any other."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Low-rank experts as whole models: the same model with its experts' weights made, merged, exported, trained and resumed."""
+"""Low-rank experts as whole models, equal to models with full expert weights: merged, exported, trained and resumed."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def shares(num_experts: int) -> torch.Tensor:
 
 
 def with_weights_made(source: Path, target: Path) -> Path:
-    """The same model with an FFN for every expert."""
+    """Write the same model with a full FFN for every expert."""
     target.mkdir()
     with MixtureReader(source) as mixture:
         config = mixture.upcycle.model_copy(update={"expert_rank": None, "store_experts": "all"})
@@ -91,7 +91,7 @@ def test_the_model_is_that_of_experts_whose_weights_are_made(family: str, shared
     directory = grown_apart(tmp_path, family, shared_expert=shared_expert, **LOW_RANK)
     made = load_model(with_weights_made(directory, tmp_path / "made"), torch.float64)
     found, wanted = logits(load_model(directory, torch.float64)), logits(made)
-    assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max()  # the weights made are rounded to fp32
+    assert (found - wanted).abs().max() <= 1e-6 * wanted.abs().max()  # the full weights are rounded to fp32
     other = logits(load_model(tmp_path / "dense", torch.float64))
     assert (found - other).abs().max() > 1e-3
 
@@ -166,7 +166,7 @@ def test_experts_with_weights_of_their_own_have_no_adapter(tmp_path: Path) -> No
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared data, and two upcycled models."""
+    """Create prepared data and two upcycled models."""
     root = tmp_path_factory.mktemp("low_rank")
     grown_apart(root)
     rows = [{"instruction": f"Add {i}", "response": f"def f(x):\n    return x + {i}"} for i in range(48)]
@@ -273,7 +273,7 @@ def test_the_curve_shows_the_rate_of_the_shared_weights(ready: Path, tmp_path: P
 @pytest.mark.parametrize("model", ["flat", pytest.param("groups", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["learned", pytest.param("routing", marks=pytest.mark.slow)])
 def test_mixing_merging_and_answers(method: Any, model: str, ready: Path, tmp_path: Path) -> None:
-    """The stages in a row; the merged model's loss is the one that mixing measured."""
+    """Run the stages in a row. The merged model's loss is the one that mixing measured."""
     run_stage(stage(ready, tmp_path / "tuned", model, expert_learning_rate_factor=4))
     config = MergeConfig(method=method, batch_size=4, micro_batch_size=2, precision="fp32", learning_rate=0.2, epochs=3)
     mixed = run_stage(MixStage(
@@ -305,7 +305,7 @@ def test_options_that_do_not_fit_are_refused(changes: list[str], message: str) -
 
 
 def test_families_know_their_own_names() -> None:
-    """No stacked parameter of full experts is called as a low-rank one's weight."""
+    """No stacked parameter of full experts has the name of a low-rank weight."""
     for name in FAMILIES:
         family = FAMILIES[name]
         low_rank = {f"{layer}_{kind}" for layer in (*family.up, family.down) for kind in "ab"}

@@ -1,4 +1,4 @@
-"""Merging gives a stock dense checkpoint; an untouched upcycle merges back to the dense weights exactly."""
+"""Merging writes a stock dense checkpoint. An untouched upcycled model merges back to exactly the dense weights."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_an_untouched_upcycle_merges_back_to_the_dense_weights_exactly(
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_equal_experts_merge_to_themselves_in_any_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
-    """Of a size at which sums are not exact by chance."""
+    """The model is large enough that sums are not exact by chance."""
     source = dense_model(tmp_path / "dense", intermediate_size=1200)
     weights = {name: tensor.to(dtype) for name, tensor in load_file(source / "model.safetensors").items()}
     save_file(weights, source / "model.safetensors", {"format": "pt"})
@@ -56,7 +56,7 @@ def test_equal_experts_merge_to_themselves_in_any_dtype(dtype: torch.dtype, tmp_
 
 @pytest.mark.parametrize("family", each_family())
 def test_the_merged_weights_are_the_mixture(family: str, tmp_path: Path) -> None:
-    """Against the equation, expert by expert, and loaded by transformers alone."""
+    """Compare it with the equation, expert by expert, and load it with transformers alone."""
     directory = grown_apart(tmp_path, family)
     (tmp_path / "merged").mkdir()
     shares = random_shares(2, 4)

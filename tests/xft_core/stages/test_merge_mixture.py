@@ -1,4 +1,4 @@
-"""Stock mixtures, made by transformers' own classes, merge to models that transformers loads, or say why not."""
+"""Stock mixtures, created by transformers' own classes, merge to models that transformers loads, or a reason is given."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ DENSE = {"mixtral": "mistral", "qwen2_moe": "qwen2", "qwen3_moe": "qwen3", "gran
 
 
 def mixture(directory: Path, model_type: str, equal: bool = False, **changes: Any) -> Path:
-    """A tiny random mixture; ``equal``: all its experts are, the shared one too."""
+    """Create a tiny random mixture. With ``equal``, all its experts are equal, including the shared one."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(model_type, **(SIZES | MIXTURES.get(model_type, {}) | changes))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""Operators through mix and merge: what merge writes, what is measured, resuming, and what is refused."""
+"""Operators through mix and merge: the merged weights, the measured loss, resuming, and refused settings."""
 
 import json
 from pathlib import Path
@@ -23,14 +23,14 @@ from xft_core.stages.run import run_stage
 from xft_core.stages.upcycle import upcycle
 
 ready = ready_data  # a fixture
-EXACT: dict[str, dict[str, float]] = {  # with these an operator gives equal experts back
+EXACT: dict[str, dict[str, float]] = {  # with these, an operator reproduces equal experts
     "ties": {"density": 1.0}, "dare": {"density": 1.0}, "della": {"density": 1.0, "density_spread": 0.0}}
 
 
 def merged(
     root: Path, model: Path, base: Path | None, data: Path, method: str, **fields: Any,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any], dict[str, Any]]:
-    """The merged tensors, and the metrics of mix and merge."""
+    """Return the merged tensors, and the metrics of mix and merge."""
     merge = MergeConfig(**({"method": method, "precision": "fp32", "calibration_rows": 6} | fields))  # type: ignore[arg-type]
     mix = MixStage(output=root / "mix", model=str(model), data=data, merge=merge, base=str(base) if base else None)
     measured = run_stage(mix).manifest.metrics
@@ -42,7 +42,7 @@ def merged(
 @pytest.mark.parametrize("method", OPERATORS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_equal_experts_come_back(method: str, dtype: torch.dtype, ready: Path, tmp_path: Path) -> None:
-    """An untouched upcycle on another base model: its experts are equal, and are not the base model."""
+    """An untouched upcycled model with a different base model: its experts are equal, but differ from the base model."""
     source, base = dense_model(tmp_path / "dense"), dense_model(tmp_path / "base", seed=5)
     weights = {name: tensor.to(dtype) for name, tensor in load_file(source / "model.safetensors").items()}
     save_file(weights, source / "model.safetensors", {"format": "pt"})
@@ -97,7 +97,7 @@ def test_the_seed_decides_what_dare_drops(ready: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["ties", "regmean"])
 def test_a_killed_operator_goes_on_with_the_layer_it_was_at(
         method: str, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xft_core.mixing.operators.calibration.LAYERS_BYTES", 1)  # a layer at a time
+    monkeypatch.setattr("xft_core.mixing.operators.calibration.LAYERS_BYTES", 1)  # one layer at a time
     directory = grown_apart(tmp_path)
     made: list[int] = []
     write = merged_module._write

@@ -1,4 +1,4 @@
-"""Mixing coefficients: the projected gradient is autograd's, every method gives what it says, learning resumes."""
+"""Mixing coefficients: the projected gradient equals autograd's, every method gives its defined values, learning resumes."""
 
 import json
 import os
@@ -33,7 +33,7 @@ LEARN = MergeConfig(batch_size=4, micro_batch_size=2, precision="fp32", learning
 
 
 def grown_apart(directory: Path, family: str = "llama", seed: int = 0, **upcycled: Any) -> Path:
-    """An upcycled model whose experts and routers differ, as after tuning."""
+    """Create an upcycled model whose experts and routers differ, as after tuning."""
     dense_model(directory / "dense", family)
     (directory / "moe").mkdir()
     config = UpcycleConfig(**({"num_experts": 4, "num_experts_per_tok": 3, "store_experts": "all"} | upcycled))
@@ -69,7 +69,7 @@ def mix(ready: Path, output: Path, **changes: Any) -> tuple[dict[str, Any], torc
 @pytest.mark.parametrize("shared_expert", [True, False])
 def test_the_projected_gradient_is_that_of_autograd_through_all_experts(
         family: str, shared_expert: bool, tmp_path: Path, ready: Path) -> None:
-    """In fp64, to 1e-6: alpha's (and lambda's) gradient through W built from all experts by autograd."""
+    """In fp64, to 1e-6: the gradient of alpha (and lambda) by autograd through W, built from all experts."""
     directory = grown_apart(tmp_path, family, shared_expert=shared_expert)
     data = PackedRows(load_rows(ready / "data", "train"), 160, packing=True)
     batch = data.collate([data[0], data[1]])
@@ -104,7 +104,7 @@ def test_the_projected_gradient_is_that_of_autograd_through_all_experts(
 @pytest.mark.parametrize("block_elements", [1, 100, 2**20])
 def test_blocks_of_any_size_give_the_mixture_and_its_gradient(
         block_elements: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the equations in fp64: a row at a time, a few, with the last block smaller, and all at once."""
+    """Compare with the equations in fp64: one row at a time, a few with a smaller last block, and all at once."""
     monkeypatch.setattr(mixing_weights_module, "BLOCK_ELEMENTS", block_elements)
     generator = torch.Generator().manual_seed(3)
     weight_N = torch.tensor([0.5, 0.2, 0.0, 0.3], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""Sources prepared by themselves, and mixed: rows add up, weights decide, nothing that is held out is trained on."""
+"""Sources prepared separately, then mixed: rows add up, weights decide, and held-out rows are never trained on."""
 
 import json
 from collections import Counter
@@ -26,7 +26,7 @@ DOMAINS = {"code": 60, "law": 40, "math": 20}
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, and rows of three domains; code and law have a row in common."""
+    """Create a model, and rows of three domains; code and law have one row in common."""
     root = tmp_path_factory.mktemp("mixture")
     dense_model(root / "model")
     for name, number in DOMAINS.items():
@@ -43,7 +43,7 @@ def recipe(root: Path, data: dict[str, Any] | None = None, **sources: dict[str, 
 
 
 def mixed(root: Path, of: Recipe) -> tuple[Path, dict[str, Any], list[StageResult]]:
-    """The directory of the mixture, its numbers, and what the steps up to it said."""
+    """Run the steps up to the mixture; return its directory, its metrics, and the steps' results."""
     results: list[StageResult] = []
     places: dict[str, Path] = {}
     for step in pipeline_steps(of):
@@ -87,7 +87,7 @@ def test_a_changed_weight_prepares_nothing_again_and_holds_out_the_same(root: Pa
     taken = domains(second, "train")
     assert taken["law"] == 0 and taken["math"] == pytest.approx(3 * (taken["code"] + taken["both?"]), abs=3)
     assert counts["repeated_rows"] == counts["train_rows"] - len(set((second / "train.jsonl").read_text().splitlines()))
-    assert domains(second, "held_out")["law"] > 0  # it is measured all the same
+    assert domains(second, "held_out")["law"] > 0  # still measured
 
 
 def test_replay_leave_out_and_rows(root: Path) -> None:

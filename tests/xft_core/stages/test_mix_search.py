@@ -1,4 +1,4 @@
-"""Search through the mix stage: on training rows, never worse than its start, in the artifact and in the curves."""
+"""Search through the mix stage: on training rows, never worse than its start, recorded in the artifact and in the curves."""
 
 import json
 from pathlib import Path

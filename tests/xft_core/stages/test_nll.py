@@ -1,4 +1,4 @@
-"""Held-out loss on any data, with the demo's model, and with an upcycled one."""
+"""Held-out loss on any data, with the demo's model and an upcycled one."""
 
 import json
 import math
@@ -78,7 +78,7 @@ def test_data_without_responses_is_refused(tmp_path: Path) -> None:
 
 def test_the_standard_error_of_a_ratio() -> None:
     assert ratio([2.0], [4]) == (0.5, None)
-    # Equal weights: the standard error of a mean.
+    # With equal weights: the standard error of a mean.
     value, error = ratio([1.0, 2.0, 6.0], [2, 2, 2])
     assert value == 1.5 and error == pytest.approx(math.sqrt(7 / 3) / 2)
     assert ratio([1.0, 2.0, 3.0], [2, 4, 6]) == (0.5, 0.0)

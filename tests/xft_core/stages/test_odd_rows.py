@@ -1,4 +1,4 @@
-"""Odd rows, as people have them: what is read, and that each refusal names the file, the place and what to do."""
+"""Odd real-world rows: some are read, and each refusal names the file, the place and a remedy."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ def lines(*rows: object) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-GOOD: dict[str, tuple[str | bytes, int]] = {  # content, rows that are trained on
+GOOD: dict[str, tuple[str | bytes, int]] = {  # content, number of rows trained on
     "bom.csv": ("\ufeffinstruction,response\na,b\n", 1), "semicolons.csv": ("instruction;response\na;b\n", 1),
     "no_name.csv": ("instruction,response,\na,b,c\n", 1), "quoted.csv": ('instruction,response\n"a\nb","c ""d"""\n', 1),
     "old_ends.csv": ("instruction,response\ra,b\rc,d\r", 2), "quotes.tsv": ('instruction\tresponse\nsay "hi"\thi\n', 1),
@@ -29,7 +29,7 @@ GOOD: dict[str, tuple[str | bytes, int]] = {  # content, rows that are trained o
     "no_input.jsonl": (lines({"instruction": "a", "input": None, "output": "b"}), 1),
     "trl.jsonl": (lines({"prompt": [ASK], "completion": [ANSWER]}), 1),
     "empty_answer.jsonl": (LINE + lines({"instruction": "x", "response": "  "}), 1)}
-BAD: dict[str, tuple[str | bytes, str]] = {  # content, where it says the mistake is
+BAD: dict[str, tuple[str | bytes, str]] = {  # content, reported place of the mistake
     "texts.json": (json.dumps(["a", "b"]), "row 1"), "comma.jsonl": ('{"instruction": "a", "response": "b",}\n', "line 1"),
     "twice.csv": ("instruction,response,response\na,b,c\n", "header"), "short.csv": ("instruction,response\na\n", "line 2"),
     "unclosed.csv": ('instruction,response\n"a,b\nc,d\n', "line 3"),

@@ -1,4 +1,4 @@
-"""Upcycling and merging the language model of models that read pictures."""
+"""Upcycling and merging the language model inside models that read pictures."""
 
 import base64
 import hashlib
@@ -66,7 +66,7 @@ def test_upcycling_changes_no_logit_with_pictures(made: tuple[str, Path, Path]) 
     expected, found = (model(**wide, use_cache=False).logits for model in (stock, upcycled))
     assert float((expected - found).abs().max()) < 1e-6 * float(expected.abs().max())  # routing weights are in fp32
     other = wide | {"pixel_values": wide["pixel_values"].flip(0)}
-    assert not torch.allclose(stock(**other, use_cache=False).logits, expected)  # the picture plays a part
+    assert not torch.allclose(stock(**other, use_cache=False).logits, expected)  # the picture matters
 
 
 def test_a_merge_of_equal_experts_is_the_source_in_names_and_bits(made: tuple[str, Path, Path], tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def picture_data(path: Path, rows: int = 40) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A llava model with its processor, and rows prepared for it."""
+    """Create a llava model with its processor, and rows prepared for it."""
     directory = tmp_path_factory.mktemp("prepared")
     model = picture_model(directory / "dense", "llava")
     picture_processor(model)
@@ -152,7 +152,7 @@ def test_language_models_of_pictures_are_tuned_mixed_and_merged(prepared: tuple[
     before, after = tensors(model), tensors(tmp_path / "merged")
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed and all(name.startswith("language_model.") for name in changed)  # not the tower
+    assert changed and all(name.startswith("language_model.") for name in changed)  # not the vision tower
     stock, processor = (kind.from_pretrained(tmp_path / "merged") for kind in (AutoModelForImageTextToText, AutoProcessor))
     assert stock.config.model_type == "llava" and processor.image_token == "<image>"
 

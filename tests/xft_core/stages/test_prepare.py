@@ -1,4 +1,4 @@
-"""From every data form and template to exactly the tokens that the loss may count."""
+"""Every data form and template gives exactly the tokens that the loss may count."""
 
 import json
 import logging
@@ -122,7 +122,7 @@ def test_line_separators_inside_texts_and_a_byte_order_mark_are_fine(tmp_path: P
 
 
 def test_fewer_rows_than_asked_for_are_told(tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """At most a fifth is held out, and of those that are left at most a fifth of all reserved."""
+    """At most a fifth of the rows is held out, and at most a fifth of the rest is reserved."""
     rows = [{"instruction": f"say {number}", "response": f"it is {number}"} for number in range(20)]
     with caplog.at_level(logging.WARNING):
         found = prepare(tmp_path, model, write(tmp_path / "a.jsonl", rows), held_out_rows=9, reserved_rows=4)
@@ -134,7 +134,7 @@ def test_fewer_rows_than_asked_for_are_told(tmp_path: Path, model: Path, caplog:
 def test_the_split_seed_alone_decides_the_split(tmp_path: Path, model: Path) -> None:
     data = write(tmp_path / "d.jsonl", [{"instruction": f"Add {i}", "response": f"x + {i}"} for i in range(20)])
     config = DataConfig(path=str(data), max_length=256, held_out_rows=3, max_rows=12)
-    assert "seed" not in PrepareStage.model_fields  # so runs of all seeds share one stage, and one key
+    assert "seed" not in PrepareStage.model_fields  # so runs with any seed share one stage and one key
 
     def held_out(name: str, seed: int) -> str:
         run_stage(PrepareStage(
@@ -205,7 +205,7 @@ def test_files_that_are_not_there_or_not_text(tmp_path: Path, model: Path) -> No
 
 
 def test_reserved_rows_of_a_file_are_neither_trained_on_nor_held_out(tmp_path: Path, model: Path) -> None:
-    """Rows in two files go to the one that is reported on; the report's table still adds up."""
+    """Rows in both files go to the reported one, and the report's table still adds up."""
     rows = [{"instruction": f"Add {number}", "response": f"x + {number}"} for number in range(30)]
     data, held_out = write(tmp_path / "data.jsonl", rows), write(tmp_path / "held_out.jsonl", rows[20:26])
     reserved = write(tmp_path / "reserved.jsonl", [*rows[24:30], {"instruction": "Only here", "response": "y"}])

@@ -1,4 +1,4 @@
-"""What prepare leaves depends neither on where the data is cut into portions nor on how many processes read and tokenise."""
+"""The output of prepare depends neither on the borders of portions nor on the number of processes that read and tokenize."""
 
 import json
 import multiprocessing
@@ -76,7 +76,7 @@ def write(rng: random.Random, path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def reference(rows: list[dict[str, str]], data: DataConfig, model: Path, output: Path) -> dict[str, int]:
-    """The stage, with everything in lists. Writes the splits and decontamination.json."""
+    """Run the stage with everything in lists; write the splits and decontamination.json."""
     answered = [row for row in rows if row["response"].strip()]
     first = list({json.dumps(row): row for row in answered}.values())
     find, clean, dropped = Contamination([find_benchmark(BENCHMARK)]).find, [], []
@@ -166,7 +166,7 @@ def test_the_first_mistake_is_told_with_its_place(
     rows[40] = 5
     separator, text = ("\n", "") if suffix == ".jsonl" else (",\n", "[")
     path = tmp_path / f"d{suffix}"
-    path.write_text(text + separator.join(map(json.dumps, rows)) + separator + "{{")  # not JSON at its end
+    path.write_text(text + separator.join(map(json.dumps, rows)) + separator + "{{")  # invalid JSON at its end
     with pytest.raises(DataError, match=message):
         run_stage(PrepareStage(output=tmp_path / "out", model=str(model), data=DataConfig(path=str(path))))
     rows[33] = rows[40] = rows[0]
@@ -176,7 +176,7 @@ def test_the_first_mistake_is_told_with_its_place(
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.parametrize("bad", [3, 50])  # all of them told, and so many that most only count
+@pytest.mark.parametrize("bad", [3, 50])  # few enough to list all, and so many that most are only counted
 def test_dropped_rows_are_counted_and_told_with_their_places(
         bad: int, tmp_path: Path, model: Path, small_portions: None, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: list[Any] = [{"instruction": f"{number}", "response": f"x{number}"} for number in range(200)]

@@ -1,4 +1,4 @@
-"""A process that prepares data: what it imports, what it leaves when it is ended, and how much memory it takes."""
+"""A process that prepares data: its imports, what it leaves behind when ended, and its memory."""
 
 import json
 import os
@@ -89,13 +89,13 @@ def test_what_is_ended_leaves_no_half_of_an_artifact_and_is_made_again(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])  # of two, what the one holds that takes what the other read
+@pytest.mark.parametrize("processes", [1, 2])  # of two, the one that collects what the other has read
 def test_memory_hardly_grows_with_the_rows(processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", str(processes))
-    monkeypatch.setattr(portions, "PORTION", 2**14)  # else what is read at once is more than what is kept of so few rows
+    monkeypatch.setattr(portions, "PORTION", 2**14)  # otherwise a portion takes more memory than so few kept rows
     monkeypatch.setattr(tokenising, "BATCH", 64)
     peaks = []
-    for rows in (100, 5_000, 20_000):  # the first one pays for imports
+    for rows in (100, 5_000, 20_000):  # the first one includes the imports
         config = PrepareStage(output=tmp_path / f"o{rows}", data=DataConfig(path=str(write(tmp_path / f"{rows}.jsonl", rows))))
         tracemalloc.start()
         run_stage(config)

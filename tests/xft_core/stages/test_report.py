@@ -1,4 +1,4 @@
-"""The report stage, run as any stage, on small artifacts that are published like real ones."""
+"""The report stage, run like any other stage, on small artifacts that are published like real ones."""
 
 import ast
 import json
@@ -30,7 +30,7 @@ def make_artifact(
     directory: Path, stage: str, metrics: dict[str, Any], files: dict[str, Any] | None = None,
     curve: list[tuple[int, dict[str, float]]] | None = None, lines: dict[str, list[dict[str, Any]]] | None = None,
 ) -> Path:
-    """Publish an artifact with JSON files, JSON lines and a curve. Times in it are fixed."""
+    """Publish an artifact with JSON files, JSON lines and a curve. Its times are fixed."""
     workspace = Workspace(directory)
     workspace.prepare()
     for name, content in (files or {"done.json": {"stage": stage}}).items():
@@ -46,7 +46,7 @@ def make_artifact(
 
 
 def results_of(model: str, solved: int) -> dict[str, Any]:
-    """Verdicts in which a better model solves what a worse one does, and more; one fails the extended tests only."""
+    """Return verdicts: a better model solves what a worse one does and more; one problem fails only the extended tests."""
     def verdict(index: int) -> dict[str, str]:
         return {"base": "pass" if index <= solved else "fail", "plus": "pass" if index < solved else "fail"}
 
@@ -60,7 +60,7 @@ def make_artifacts(
     without: tuple[str, ...] = (), infrastructure_errors: int = 0, solved: dict[str, int] = SOLVED,
     held_out: dict[str, float] = HELD_OUT,
 ) -> dict[str, Path]:
-    """A directory for every role of a run over one benchmark, with numbers as they may come."""
+    """Create a directory for every role of a run over one benchmark, with plausible numbers."""
     chance = random.Random(0)
     routed = experts - 1
 
@@ -157,7 +157,7 @@ def test_the_table_comes_first_and_says_what_is_better(tmp_path: Path) -> None:
     assert "95% confidence interval" in lines[2]
     assert table[0].split("|")[5].strip() == "XFT merged (learned)"
     assert table[2].startswith("| NLL ↓ ") and table[4].startswith("| demo benchmark+ pass@1 % ↑ ")
-    assert table[4].split("|")[5].strip() == "50.0 [35.2, 64.8]"  # Wilson, 20 of 40
+    assert table[4].split("|")[5].strip() == "50.0 [35.2, 64.8]"  # Wilson's interval, 20 of 40
     assert len({len(line) for line in table}) == 1
     assert "12" in next(line for line in lines if "contains a problem of a benchmark" in line)
 
@@ -325,7 +325,7 @@ def test_every_file_and_benchmark_has_a_row_and_a_metric_whatever_it_is_called(t
     assert len([name for name in metrics if name.startswith("merged_plus_pass_at_1")]) == len(benchmarks)
     assert len([name for name in metrics if name.endswith("_acc") or "_acc_" in name]) == 3
     assert metrics["merged_nll_on_数据_jsonl"] == 3.0 and metrics["merged_nll_on_d2_h_jsonl"] == 1.0
-    assert all(re.fullmatch(r"[/\w.\- :]{1,250}", name) for name in metrics)  # what MLflow takes
+    assert all(re.fullmatch(r"[/\w.\- :]{1,250}", name) for name in metrics)  # as MLflow accepts them
     page = (output / "problems.html").read_text(encoding="utf-8")
     assert len(json.loads(page.split('id="data">')[1].split("</script>")[0])["benchmarks"]) == len(benchmarks)
 
@@ -384,7 +384,7 @@ def test_equal_and_nearly_equal_losses_are_told_apart(tmp_path: Path) -> None:
 def test_other_k_and_benchmarks_without_extended_tests(tmp_path: Path) -> None:
     artifacts = make_artifacts(tmp_path)
     for model, solved in SOLVED.items():
-        # Two samples a problem: the second fails where the first passes, so that pass@2 is 1 for every problem.
+        # Two samples per problem: the second fails where the first passes, so that pass@2 is 1 for every problem.
         problems = [
             {"task_id": f"js/{index}", "samples": [
                 {"base": status, "plus": status, "solution": "-"} for status in (("pass", "fail") if index < solved else
@@ -400,7 +400,7 @@ def test_other_k_and_benchmarks_without_extended_tests(tmp_path: Path) -> None:
     labels = [row.split("|")[1].strip() for row in rows[:8]]
     assert labels == ["", "-" * len(labels[1]), "NLL ↓", "HumanEval pass@1 % ↑", "HumanEval+ pass@1 % ↑",
                       "humaneval-js pass@1 % ↑", "humaneval-js pass@2 % ↑", "parameters"]
-    # Every problem's rate is a half: the answers are counted one by one, 80 of them.
+    # Every problem's rate is one half, so the answers are counted one by one, 80 of them.
     assert rows[5].split("|")[5].strip() == "50.0 [39.3, 60.7]"
     assert rows[6].split("|")[5].strip() == "100.0 [91.2, 100.0]"
     assert result.manifest.metrics["merged_plus_pass_at_2_humaneval_js"] == 1.0

@@ -1,4 +1,4 @@
-"""The report of a mixture: domains by model, what got worse by name, experts by domain, one domain left out."""
+"""The report of a mixture: domains by model, regressions by name, experts by domain, one domain left out."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ SOURCES = [
     {"path": "code.jsonl", "weight": 1}, {"path": "law.csv", "domain": "law", "weight": 1, "licence": "cc-by-4.0"},
     {"path": "old.jsonl", "domain": "old", "replay": True}]
 ROWS = 30  # held-out rows of each source
-# Nats of a response token, by model and domain: law got worse, and old was forgotten.
+# Nats per response token, by model and domain: law got worse, and old was forgotten.
 LOSS = {"base": (1.0, 1.0, 1.0), "sft": (0.5, 1.4, 1.5), "moe": (0.5, 0.6, 0.9), "merged": (0.4, 1.2, 1.3),
         "merged_wise_0_5": (0.7, 0.9, 1.1)}
 
@@ -34,7 +34,7 @@ def report(output: Path, made: dict[str, Path], of: Recipe) -> None:
 
 
 def artifacts(root: Path, shift: float = 0.0) -> dict[str, Path]:
-    """What the report reads of a mixture; ``shift`` is added to the merged model's loss on law."""
+    """Create the artifacts of a mixture that the report reads; ``shift`` is added to the merged model's loss on law."""
     places = [row % 3 for row in range(3 * ROWS)]
     noise = np.random.default_rng(0).normal(0, 0.05, 3 * ROWS)
     counts = {"rows_read": 100, "dropped": 5, "held_out": ROWS, "reserved": 0, "available": 65, "used": 65, "taken": 65,

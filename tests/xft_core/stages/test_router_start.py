@@ -1,4 +1,4 @@
-"""The start of a router by ridge regression: whose rows it tells apart, what permuting experts does, and what stays."""
+"""A router's start by ridge regression: it separates the experts' rows, follows permuted experts, and keeps everything else."""
 
 from pathlib import Path
 
@@ -72,15 +72,15 @@ def test_rows_of_other_words_go_to_other_experts(family: str, ready: Path, tmp_p
     model = load_model(dense_model(tmp_path / "dense", family), torch.float32)
     rows = load_rows(ready / "data", "train").first(2)
     weight_RD = ridge_weights(model, [rows], [[0, 1]], 3)[0]
-    assert torch.equal(weight_RD[2], torch.zeros_like(weight_RD[2]))  # no row's label
-    assert (weight_RD[0] + weight_RD[1]).abs().max() > 0  # 1/3 each beside the third, so they do not cancel
+    assert torch.equal(weight_RD[2], torch.zeros_like(weight_RD[2]))  # no row has this label
+    assert (weight_RD[0] + weight_RD[1]).abs().max() > 0  # with three experts each share is 1/3, so they do not cancel
     scores: list[torch.Tensor] = []
     known = family_of(model.config)
     module = decoder_layers(model, known)[0].get_submodule(known.block)
     module.register_forward_pre_hook(lambda _, given: scores.append(given[0].reshape(-1, given[0].shape[-1]) @ weight_RD.t()))
     for index in range(2):
         model(input_ids=rows[index][0][None])
-    # d^T (G + rho)^-1 d > 0 for the difference d of the rows' means; without a bias no more holds of rows that are much alike.
+    # d^T (G + rho)^-1 d > 0 for the difference d of the rows' means. Without a bias, similar rows guarantee no more.
     first_R, second_R = (item.mean(0) for item in scores)
     assert first_R[0] - first_R[1] > second_R[0] - second_R[1]
 

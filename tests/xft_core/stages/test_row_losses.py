@@ -1,4 +1,4 @@
-"""Row by row: the loss of each held-out row and what training took; whole models averaged by a stage; the report of both."""
+"""Row by row: the loss of each held-out row and the work of training; whole models averaged by a stage; the report of both."""
 
 import json
 import math
@@ -26,7 +26,7 @@ LEARN = MergeConfig(batch_size=4, micro_batch_size=2, precision="fp32", epochs=0
 
 @pytest.fixture(scope="module")
 def tuned(ready: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
-    """Dense SFT (dense), an MoE's (moe), its learned coefficients (mix)."""
+    """Create dense SFT (dense), an MoE's (moe), and its learned coefficients (mix)."""
     root = tmp_path_factory.mktemp("tuned")
     for name in ("dense", "moe"):
         run_stage(SftStage(output=root / name, model=str(ready / name), data=ready / "data", sft=changed(epochs=1.5)))
@@ -79,9 +79,9 @@ def test_a_matched_training_does_the_work_that_it_is_to_match(ready: Path, tuned
     long = measured(ready, tmp_path / "rows", tmp_path / "long", tmp_path / "long").metrics["training_flops"]
     merged = measured(ready, tmp_path / "merged", tuned / "dense", tuned / "moe", tuned / "mix").metrics["training_flops"]
     one_step = long / json.loads((tmp_path / "long" / "manifest.json").read_text())["metrics"]["steps"]
-    assert long == pytest.approx(merged, abs=0.75 * one_step)  # a step, and the last one of an epoch, which is shorter
+    assert long == pytest.approx(merged, abs=0.75 * one_step)  # up to a step, and the last one of an epoch, which is shorter
     other_epochs = stage.model_copy(update={"sft": SftConfig(**(stage.sft.model_dump() | {"epochs": 9.0}))})
-    assert stage_key(other_epochs) == stage_key(stage)  # what decides is the work
+    assert stage_key(other_epochs) == stage_key(stage)  # only the work counts
 
 
 def test_a_mean_of_models_is_measured_and_its_key_is_of_weights_and_contents(ready: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -107,7 +107,7 @@ WORK = {"base": (0.0, 0.0), "sft": (1e6, 1e9), "sft_soup": (2e6, 2e9), "moe": (1
 
 
 def with_rows(root: Path, held_out: dict[str, float], reserved: bool = False) -> dict[str, Path]:
-    """Artifacts of a run with rivals: 50 rows of 10 tokens, whose losses spread around ``held_out``."""
+    """Create artifacts of a run with rivals: 50 rows of 10 tokens, whose losses spread around ``held_out``."""
     root.mkdir(exist_ok=True)
     found = make_artifacts(root, held_out=HELD_OUT | {name: held_out[name] for name in HELD_OUT if name in held_out})
     for model, nll in held_out.items():
@@ -133,14 +133,14 @@ def test_the_report_has_the_merged_model_beside_each_rival(tmp_path: Path) -> No
     low, high = (metrics[f"merged_over_sft_soup_held_out_nll_{end}"] for end in ("low", "high"))
     assert low < metrics["merged_over_sft_soup_held_out_nll"] < high < 0
     assert (metrics["sft_soup_training_flops"], metrics["merged_training_flops"]) == (2e9, 2.02e9)
-    assert metrics["sft_held_out_nll"] == 0.55  # as the stage that made it measured it
+    assert metrics["sft_held_out_nll"] == 0.55  # as measured by the stage that trained it
     lines = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for line in text.splitlines()
              if len(cells := line.split("|")) == 9}
     assert lines["SFT soup of 2"][3:] == ["2.00", "0.99", "work"]
     assert lines["SFT, mean of last 5"][3:] == ["1.00", "0.50", "tokens"]
     assert lines["SFT soup of 2, WiSE 0.7"][1].startswith("+0.0")
     assert "At equal floating-point work: the merged model's held-out loss is" in text and "than that of SFT soup of 2" in text
-    assert "found by looking at these rows" in text  # four of equal tokens
+    assert "found by looking at these rows" in text  # four models have equal tokens
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""SFT learns, resumes to the bit, and writes models that load; dense and MoE by one path."""
+"""SFT learns, resumes bit for bit, and writes models that load; dense and MoE through one code path."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def changed(**changes: Any) -> SftConfig:
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a dense model, its upcycled twin and prepared data."""
+    """Create a directory with a dense model, its upcycled twin and prepared data."""
     root = tmp_path_factory.mktemp("sft")
     dense_model(root / "dense")
     rows = [{"instruction": f"Add {i}", "response": f"def f(x):\n    return x + {i}"} for i in range(48)]
@@ -102,8 +102,8 @@ def test_gradient_checkpointing_changes_nothing(ready: Path, tmp_path: Path) -> 
 
 
 def test_the_micro_batch_size_changes_nothing_but_rounding(ready: Path, tmp_path: Path) -> None:
-    """Accumulation weighs every response token alike, however the batch is cut. (No noise, no balance loss: both are per
-    micro-batch by definition; plain SGD-like comparison through the first step's loss and weights.)"""
+    """Accumulation weighs every response token equally, however the batch is divided. (Without noise and balance loss, which
+    are defined per micro-batch; a plain SGD-like comparison of the first step's loss and weights.)"""
     config = {"max_steps": 2, "balance_loss_weight": 0.0, "optimizer": "adafactor", "packing": False}
     for name, micro in (("a", 4), ("b", 1)):
         sft(ready, tmp_path / name, "dense", changed(micro_batch_size=micro, **config))
@@ -135,7 +135,7 @@ def test_a_killed_run_started_again_gives_the_same_bits(model: str, ready: Path,
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "killed").exists()
-    # A checkpoint cut in the middle must not be resumed from.
+    # An incomplete checkpoint must not be resumed from.
     half = tmp_path / "killed.partial" / "checkpoints" / "checkpoint-999"
     half.mkdir()
     (half / "model.safetensors").write_bytes(b"half")
@@ -215,7 +215,7 @@ def test_a_training_that_diverges_is_named_or_stops_and_goes_on_when_told_to(rea
     with pytest.raises(RunWentWrong, match=f"diverged: at step {metrics['diverged_at_step']}"):
         run_stage(stopping)
     assert not stopping.output.exists()
-    resumed = run_stage(stopping.model_copy(update={"checks": ChecksConfig()}))  # same key: its checkpoints are used
+    resumed = run_stage(stopping.model_copy(update={"checks": ChecksConfig()}))  # the same key, so its checkpoints are used
     assert resumed.manifest.metrics["held_out_nll"] == metrics["held_out_nll"]
 
 
@@ -224,7 +224,7 @@ def test_a_training_that_diverges_is_named_or_stops_and_goes_on_when_told_to(rea
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [100, 300, 700])
 def test_a_disk_that_fills_while_training_is_a_message(kilobytes: int, ready: Path, tmp_path: Path) -> None:
-    """A real small disk: at 100 KB safetensors cannot write the weights, at 300 and 700 torch not the optimizer."""
+    """On a real small disk: safetensors cannot write the weights at 100 KB, nor torch the optimizer at 300 and 700 KB."""
     (tmp_path / "disk").mkdir()
     stage = SftStage(output=tmp_path / "disk" / "out", model=str(ready / "moe"), data=ready / "data", sft=FAST)
     (tmp_path / "stage.json").write_text(stage.model_dump_json())
@@ -267,7 +267,7 @@ def test_rows_longer_than_the_models_context_are_refused(ready: Path, tmp_path: 
 
 @pytest.mark.slow
 def test_experts_that_are_averaged_while_training_stay_closer(ready: Path, tmp_path: Path) -> None:
-    """A share of 0.5 at the end: the spread of the experts is far below that without, and the mean still learns."""
+    """With a share of 0.5, the experts' final spread is far below that without averaging, and the mean still learns."""
     spreads = []
     for number, share in enumerate((0.0, 0.5)):
         metrics = sft(ready, tmp_path / str(number), "moe", changed(expert_averaging=share))

@@ -1,4 +1,4 @@
-"""Tuning with every kind of routing and every term of the routers: it learns, resumes to the bit, is saved whole and merges."""
+"""Tuning with every kind of routing and every router term: it learns, resumes bit for bit, is saved completely, and merges."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a dense model and prepared data."""
+    """Create a directory with a dense model and prepared data."""
     root = tmp_path_factory.mktemp("routing")
     dense_model(root / "dense")
     rows = [{"instruction": f"Add {i}", "response": f"def f(x):\n    return x + {i}"} for i in range(48)]
@@ -76,7 +76,7 @@ def test_it_learns_and_resumes_to_the_bit_and_merges(
     metrics = run_stage(stage(ready, tmp_path / "a", moe, **sft)).manifest.metrics
     assert metrics["held_out_nll"] < metrics["held_out_nll_before"] - 0.3
     assert metrics["expert_delta_cosine"] < 0.999
-    interrupted_after(4, stage(ready, tmp_path / "b", moe, **sft), monkeypatch)  # goes on from step 3
+    interrupted_after(4, stage(ready, tmp_path / "b", moe, **sft), monkeypatch)  # continues from step 3
     run_stage(stage(ready, tmp_path / "b", moe, **sft))
     for name in ("model.safetensors", "router.json"):
         assert file_digest(tmp_path / "a" / name) == file_digest(tmp_path / "b" / name)
@@ -104,7 +104,7 @@ def test_what_is_no_weight_of_the_router_stays_as_it_was(ready: Path, tmp_path: 
 
 
 def test_examples_go_whole_to_one_expert(ready: Path, tmp_path: Path) -> None:
-    """An expert that no example of the training went to is as it was: experts see disjoint rows."""
+    """An expert that no training example went to stays the same, so experts see disjoint rows."""
     fields = {"num_experts": 48, "num_experts_per_tok": 1, "shared_expert": False, "router": "by_example"}
     moe = upcycled(ready, tmp_path / "moe", **fields)
     run_stage(stage(ready, tmp_path / "out", moe, max_steps=1, batch_size=2, learning_rate=1e-2))
@@ -113,7 +113,7 @@ def test_examples_go_whole_to_one_expert(ready: Path, tmp_path: Path) -> None:
              for b, a in zip(before, after, strict=True)]
     rows = load_rows(ready / "data", "train")
     assert moved[0] == moved[1] and 2 <= len(moved[0]) <= len(rows)
-    assert len(moved[0]) < 20  # two sequences hold a few rows
+    assert len(moved[0]) < 20  # two sequences contain only a few rows
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_the_gate_starts_at_its_start_and_the_routing_method_finds_its_mean(read
 @pytest.mark.parametrize("changes", [{"router_gradient": "dense"}, {"diversity_weight": 0.5}, {"balance_scope": "step"}])
 def test_the_first_step_is_that_of_the_default_and_the_second_is_not(
         changes: dict[str, Any], ready: Path, tmp_path: Path) -> None:
-    """The forward pass with the dense gradient, diversity in the first tenth, a first pass of a step: no bit differs."""
+    """A forward pass with the dense gradient, diversity in the first tenth, and a step's first pass do not change a bit."""
     moe = upcycled(ready, tmp_path / "moe", **FOUR)
     for name, options in (("a", {}), ("b", changes)):
         run_stage(stage(ready, tmp_path / name, moe, epochs=2, **options))

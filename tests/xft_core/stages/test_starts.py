@@ -1,4 +1,4 @@
-"""Experts that start as different models: what of which model is where, that equal ones are the model itself, and restarts."""
+"""Experts that start as different models: the origin of each part, equal models give the model itself, and restarts."""
 
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def test_snapshots_are_the_weights_of_their_steps_and_survive_a_restart(
               for name in "ab"]
     interrupted_after(7, stages[0], monkeypatch)
     for taken in (tmp_path / "a.partial" / "checkpoints").glob("snapshot-*"):
-        taken.unlink()  # as on another machine, which has the checkpoints alone
+        taken.unlink()  # as on another machine, which has only the checkpoints
     made = [run_stage(stage).manifest for stage in stages]
     assert made[0].digest == made[1].digest
     steps = snapshot_steps(3, made[0].metrics["steps"])

@@ -1,4 +1,4 @@
-"""SFT and mixing in two processes (CPU, gloo): the curve of one, resumed by either, and no hang when one of them ends."""
+"""SFT and mixing in two processes (CPU, gloo): the same curve as one, resumed by either, and no hang when one of them ends."""
 
 import os
 import re
@@ -30,7 +30,7 @@ from xft_core.stages.run import run_stage, stage_key
 from xft_core.store.curves import read_metrics
 from xft_core.training.response_loss import response_loss
 
-# 21 rows, 2 in a forward pass, 4 in a step: 6 steps in an epoch, of which the last has one pass of one row.
+# 21 rows, 2 per forward pass, 4 per step: 6 steps per epoch, the last of which has one pass of one row.
 SFT = SftConfig(
     epochs=2, batch_size=4, micro_batch_size=2, learning_rate=2e-3, precision="fp32", packing=False, checkpoint_steps=2,
     log_steps=1, warmup_steps=0, max_steps=8)
@@ -56,9 +56,9 @@ def assert_same_curve(found: Path, expected: Path, tolerance: float = 1e-4) -> N
 @pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped_with_the_same_curve(
         ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With noise and balance loss, Adafactor, experts without tokens, and an epoch whose last step is not a whole one."""
+    """With noise and balance loss, Adafactor, experts without tokens, and an epoch whose last step is incomplete."""
     alone = run_stage(stage(ready, tmp_path / "alone", "moe")).manifest
-    interrupted_after(3, stage(ready, tmp_path / "both", "moe"), monkeypatch)  # its last checkpoint is of step 2
+    interrupted_after(3, stage(ready, tmp_path / "both", "moe"), monkeypatch)  # its last checkpoint is at step 2
     environment = dict(os.environ)
     both = run_stage(stage(ready, tmp_path / "both", "moe", num_processes=2)).manifest
     assert dict(os.environ) == environment, "the launcher's variables stay behind: what starts next would inherit them"
@@ -82,7 +82,7 @@ def test_two_processes_go_on_where_one_stopped_with_the_same_curve(
 @pytest.mark.slow
 def test_two_processes_route_as_one(
         upcycle: dict[str, Any], changes: dict[str, Any], ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second goes on, with two, from where one was interrupted: what routers know beside weights is in the checkpoint."""
+    """The second run resumes an interrupted one with two processes. The checkpoint includes the routers' other state."""
     moe = tmp_path / "moe"
     run_stage(UpcycleStage(output=moe, model=str(ready / "dense"), upcycle=UpcycleConfig(**upcycle)))
     alone = run_stage(stage(ready, tmp_path / "alone", str(moe), **changes)).manifest
@@ -99,7 +99,7 @@ def test_two_processes_route_as_one(
 @pytest.mark.slow
 def test_averages_of_two_processes_are_those_of_one(
         ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of weights over the training, and of experts after each step, where experts are cut between processes unevenly."""
+    """Averages of weights over the training, and of experts after each step, divided unevenly between processes."""
     changes = {"average": "ema", "expert_averaging": 0.2, "optimizer": "adamw", "batch_size": 8, "micro_batch_size": 4,
                "checkpoint_steps": 1}
     alone = run_stage(stage(ready, tmp_path / "alone", "apart/moe", **changes)).manifest
@@ -130,7 +130,7 @@ def test_two_processes_mix_as_one(ready: Path, tmp_path: Path) -> None:
 
 
 def test_gradients_of_parts_of_a_batch_add_up_to_that_of_the_whole(ready: Path) -> None:
-    """What processes sum, in fp64 to 1e-6: the projection on the experts is linear."""
+    """Processes sum them, in fp64 to 1e-6, because the projection on the experts is linear."""
     rows = load_rows(ready / "data", "train")
     data = PackedRows(rows, max(rows.lengths()), packing=True)
     found = []
@@ -194,7 +194,7 @@ def started(config: SftStage) -> subprocess.Popen[str]:
 
 
 def workers_of(output: Path) -> list[int]:
-    """Process numbers of a stage's processes, in order of age."""
+    """Return the process IDs of a stage's processes, oldest first."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -215,8 +215,8 @@ def wait_for(happened: Any, seconds: float = 300) -> None:
 
 def killed_and_gone_on_with(
         ready: Path, tmp_path: Path, victim: int | None, number: signal.Signals, status: int, message: str) -> None:
-    """Of two processes kill one, or (None) what started them: nothing hangs or is left, no stack trace is shown, and one
-    process alone goes on with the curve."""
+    """Kill one of two processes, or their parent (None). Nothing hangs or is left behind, no stack trace is shown, and one
+    process alone continues the curve."""
     config = stage(ready, tmp_path / "killed", "moe", max_steps=None, epochs=40)
     process = started(config.model_copy(update={"sft": config.sft.model_copy(update={"num_processes": 2})}))
     checkpoints = tmp_path / "killed.partial" / "checkpoints"
@@ -229,7 +229,7 @@ def killed_and_gone_on_with(
     assert "Traceback" not in said
     wait_for(lambda: not workers_of(tmp_path / "killed.partial"))
     left = max(int(path.parent.name.split("-")[1]) for path in checkpoints.glob("*/whole"))
-    # The same key only with the same steps: go on for one more and stop there.
+    # The key is the same only with the same steps, so continue for one more step and stop there.
     expected = stage(ready, tmp_path / "alone", "moe", max_steps=None, epochs=40)
     with pytest.MonkeyPatch.context() as patched:
         interrupted_after(left + 1, config, patched)
@@ -277,7 +277,7 @@ def test_a_fault_in_one_process_is_shown_once(ready: Path, tmp_path: Path, capfd
 
 @pytest.mark.slow
 def test_two_machines(ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both of them this one: a process each, the second by ``join``. Then the same, and the second is lost."""
+    """This machine plays both: one process each, the second through ``join``. Then again, and the second one is lost."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         monkeypatch.setenv("XFT_RENDEZVOUS", f"localhost:{free.getsockname()[1]}")

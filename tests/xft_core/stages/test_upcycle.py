@@ -1,4 +1,4 @@
-"""Upcycling is the identity for every family, whatever the router; what is stored comes back."""
+"""Upcycling is the identity for every family and every router, and stored models load unchanged."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_without_normalization_the_scale_is_wrong(family: str, tmp_path: Path) -
     config = UpcycleConfig(num_experts=6, num_experts_per_tok=5, normalization="none")
     upcycle(source, _made(tmp_path / "moe"), config, seed=0)
     difference = (logits_of(tmp_path / "moe", ids(2, 12)) - logits_of(source, ids(2, 12))).abs().max()
-    # A norm after the FFN takes most of a wrong scale away again: there the fault is small, but more than rounding.
+    # A norm after the FFN cancels most of a wrong scale: there the error is small, but larger than rounding.
     is_normed_again = any("post_feedforward_layernorm" in name for name in load_file(source / "model.safetensors"))
     assert difference > (2e-5 if is_normed_again else 1e-2)
 

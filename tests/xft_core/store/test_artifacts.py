@@ -1,4 +1,4 @@
-"""Artifacts: whole or not there; damage is noticed; what is finished is never lost."""
+"""Artifacts: complete or absent; damage is noticed; finished work is never lost."""
 
 import errno
 import json
@@ -22,7 +22,7 @@ from xft_core.store.workspace import Workspace
 
 
 class CountingStage(StageConfig):
-    """Writes one file of its text and counts how often it worked."""
+    """A stage that writes its text to a file and counts how often it ran."""
 
     stage, version, implementation = "counting", 1, "tests.xft_core.store.test_artifacts"
     text: str = "hello"
@@ -270,7 +270,7 @@ print("failed", failed)
 @pytest.mark.skipif(
     subprocess.run(["unshare", "-Urm", "true"], capture_output=True).returncode != 0, reason="no user namespaces here")
 def test_disks_of_every_size_are_full_at_every_moment(tmp_path: Path) -> None:
-    """Real full disks, 4 KB to 160 KB: each gives a whole artifact or a message, and with room the next start succeeds."""
+    """On full disks, 4 KB to 160 KB, each start gives a complete artifact or a message. With space, the next start succeeds."""
     (tmp_path / "disk").mkdir()
     script = ON_A_SMALL_DISK.format(root=str(Path(__file__).parents[3]), disk=str(tmp_path / "disk"))
     command = ["unshare", "-Urm", sys.executable, "-c", script]
@@ -287,7 +287,7 @@ def test_work_in_progress_that_no_stage_left_is_not_emptied(tmp_path: Path) -> N
         run_stage(CountingStage(output=tmp_path / "a"))
     assert notes.read_text() == "mine" and runs == []
     notes.unlink()
-    (notes.parent / "key.tmp").touch()  # of a kill before the first file was whole
+    (notes.parent / "key.tmp").touch()  # left by a kill before the first file was complete
     run_stage(CountingStage(output=tmp_path / "a"))
 
 

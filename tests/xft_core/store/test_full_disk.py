@@ -1,4 +1,4 @@
-"""A disk that fills while a stage works, for every stage that writes much: real small disks, real stages."""
+"""A disk that fills while a stage runs, for every stage with large output: real small disks, real stages."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Bits that flip on disk: whatever a stage reads back, the result is the undisturbed one or there is a clear error."""
+"""Flipped bits on disk: whatever a stage reads back, it gives the undisturbed result or a clear error."""
 
 import json
 import random
@@ -30,7 +30,7 @@ MERGE = MergeConfig(
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An upcycled model and prepared data."""
+    """Create an upcycled model and prepared data."""
     root = tmp_path_factory.mktemp("integrity")
     dense_model(root / "dense")
     rows = [{"instruction": f"Add {i}", "response": f"x + {i}"} for i in range(30)]
@@ -51,7 +51,7 @@ def flip(path: Path, rng: random.Random) -> None:
 
 
 def killed(stage: StageConfig, monkeypatch: pytest.MonkeyPatch, place: str) -> Path:
-    """Run a stage until ``place`` is called, where it dies; returns its work in progress."""
+    """Run a stage until it calls ``place``, where it dies; return its work in progress."""
     def die(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
@@ -65,7 +65,7 @@ def killed(stage: StageConfig, monkeypatch: pytest.MonkeyPatch, place: str) -> P
 def spoiled_everywhere(
     stage: StageConfig, partial: Path, expected: Manifest, names: list[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Resume from copies of ``partial``, each with one bit flipped, in every file in turn."""
+    """Resume from copies of ``partial``, each with one bit flipped, one copy for every file."""
     whole = partial.with_name("whole.partial")
     partial.rename(whole)
     newest = checkpoints.newest_whole(whole / "checkpoints")
@@ -121,7 +121,7 @@ def test_a_flipped_bit_in_a_published_artifact_is_found_and_the_artifact_rebuilt
         before = (stage.output / name).read_bytes()
         flip(stage.output / name, rng)
         try:
-            assert verify(stage.output) == whole  # white space of the manifest, which says nothing
+            assert verify(stage.output) == whole  # a bit in the manifest's white space, which carries no information
         except ArtifactError:
             assert find(stage.output, key) is None
             damaged, = tmp_path.glob("moe.damaged*")

@@ -1,4 +1,4 @@
-"""Results: every field says its unit, flat names and types are each other's inverse, and older artifacts can be read."""
+"""Results: every field names its unit, flat names and types convert both ways, and older artifacts can be read."""
 
 import importlib
 import json
@@ -59,7 +59,7 @@ def test_every_field_says_what_it_is_and_its_unit(kind: type[BaseModel]) -> None
     for name, field in kind.model_fields.items():
         assert field.description, f"{kind.__name__}.{name} has no description"
         if any(f"{part.__module__}.{part.__name__}" in repr(field.annotation) for part in ALL):
-            continue  # its own fields have units
+            continue  # its nested fields have units
         unit = re.search(r"\[([^\]]+)\]$", field.description)
         assert unit and unit[1] in UNITS, f"{kind.__name__}.{name} says no known unit: {field.description!r}"
 

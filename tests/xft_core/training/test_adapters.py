@@ -1,4 +1,4 @@
-"""LoRA adapters: what is trained, what is written, resuming to the bit."""
+"""LoRA adapters: the trained parameters, the files written, and resuming bit for bit."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The average of weights over a training: what it is of, that it does not drift, and that a restart changes no bit of it."""
+"""The average of weights over a training: the steps it covers, that it does not drift, and that a restart changes no bit."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ STEPS = 40
 
 
 def averaged(kind: Any, weights: list[torch.Tensor], directory: Path, **changes: Any) -> torch.Tensor:
-    """The average over a training of as many steps, as it is put into a model at the end."""
+    """Return the average over a training with one step per weight, as put into a model at the end."""
     model = nn.Linear(3, 2, bias=False).to(weights[0].dtype)
     running = RunningAverage(SftConfig(average=kind, **changes), len(weights))
     for step, weight in enumerate(weights, start=1):
@@ -48,7 +48,7 @@ def test_ema_is_the_bias_corrected_one(tmp_path: Path) -> None:
 
 def test_last_k_is_the_mean_of_evenly_spaced_steps_at_the_end(tmp_path: Path) -> None:
     assert averaged_steps(5, 100) == [68, 76, 84, 92, 100]
-    assert averaged_steps(5, 3) == [2, 3]  # too short for five
+    assert averaged_steps(5, 3) == [2, 3]  # fewer steps than five
     weights = random_walk()
     chosen = torch.stack([weights[step - 1] for step in averaged_steps(4, STEPS)])
     assert torch.allclose(averaged("last_k", weights, tmp_path, average_count=4), chosen.mean(0), atol=1e-5)

@@ -1,4 +1,4 @@
-"""The loss made block by block in the head is the loss of all logits, and so are its gradients, for every family."""
+"""The loss computed block by block in the head equals the loss over all logits, and so do its gradients, for every family."""
 
 from pathlib import Path
 from typing import Any

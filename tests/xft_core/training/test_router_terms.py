@@ -1,4 +1,4 @@
-"""What routers add to the loss: of a whole step it is the same however the step is cut, and each term is what it says."""
+"""The routers' loss terms: for a whole step they are the same however it is divided, and each follows its definition."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ TOKEN_GATE = UpcycleConfig(num_experts=4, num_experts_per_tok=3, shared_gate="to
 
 
 class Block:
-    """As much of a MoeBlock as the terms need."""
+    """The part of a MoeBlock that the terms need."""
 
     def __init__(self, upcycle: UpcycleConfig, seed: int) -> None:
         torch.manual_seed(seed)
@@ -33,7 +33,7 @@ def terms_of(upcycle: UpcycleConfig = TOKEN_GATE, steps: int = 10, **sft: Any) -
 
 
 def labels(tokens: int) -> torch.Tensor:
-    """One sequence, whose second half is response."""
+    """Return the labels of one sequence whose second half is response."""
     return torch.where(torch.arange(tokens) < tokens // 2, IGNORED, 1)[None]
 
 
@@ -62,7 +62,7 @@ def test_over_a_step_of_one_pass_the_balance_loss_is_as_ever() -> None:
 
 
 def test_a_step_in_passes_that_are_alike_balances_as_one_pass_does() -> None:
-    """Passes of the same tokens have the mean of all from the first on: the sum of their gradients is exact."""
+    """Passes over the same tokens all have the mean of the step from the start, so the sum of their gradients is exact."""
     x_TD = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
     gradients, values = [], []
     for passes in (1, 3):
@@ -103,7 +103,7 @@ def test_the_gates_budget_is_of_response_tokens_and_follows_the_steps() -> None:
         terms.begin_step(number, 1, 24, 12)
         terms.begin_pass(labels(24))
         loss, routings = pass_of(terms, x_TD)
-        means = [1 - item.weight_TK[11:23, -1].mean().item() for item in routings]  # they predict the tokens of the response
+        means = [1 - item.weight_TK[11:23, -1].mean().item() for item in routings]  # positions that predict response tokens
         expected = sum((mean - target) ** 2 for mean in means) / 2
         assert loss.item() == pytest.approx(weight * expected, rel=1e-4)
         values, added = terms.take_values()

@@ -1,4 +1,4 @@
-"""The shared expert's weight by class of token: where it is constant, and where a gate looks at the token."""
+"""The shared expert's weight by class of token, where it is constant and where a gate depends on the token."""
 
 from pathlib import Path
 

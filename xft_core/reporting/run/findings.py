@@ -203,7 +203,7 @@ def _evaluation_warnings(comparison: Comparison) -> Iterator[str]:
         for score in row.scores:
             if score.infrastructure_errors:
                 yield (f"{row.name} on {score.benchmark}: {_count(score.infrastructure_errors, 'answer')} could not be "
-                       "graded (infrastructure errors) and are not counted: results.json says what was missing.")
+                       "graded (infrastructure errors), which the score leaves out: results.json says what was missing.")
             if score.truncated and score.truncated > MANY_TRUNCATED * score.samples:
                 yield (f"{row.name} on {score.benchmark}: {score.truncated} of {score.samples} answers were cut at "
                        "generate.max_new_tokens.")

@@ -1,4 +1,4 @@
-"""Problems in DS-1000's form that need nothing but what this package itself needs."""
+"""Problems in DS-1000's form that need only this package's own dependencies."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ RIGHT = "result = np.sort(a)"
 
 
 def row(number: int, **changes: Any) -> dict[str, Any]:
-    """A row of the file; ``library`` and ``perturbation`` go into its metadata."""
+    """Return a row of the file; ``library`` and ``perturbation`` go into its metadata."""
     metadata = {"problem_id": number, "library": changes.pop("library", "Own"),
                 "perturbation_type": changes.pop("perturbation", "Origin")}
     return {"prompt": PROMPT, "reference_code": RIGHT, "code_context": CONTEXT, "metadata": metadata} | changes

@@ -1,4 +1,4 @@
-"""The pinned environment: what is said when it is missing or altered (fast), and what is graded in it (slow)."""
+"""The pinned environment: the messages when it is missing or altered (fast), and grading in it (slow)."""
 
 import json
 from pathlib import Path
@@ -20,14 +20,14 @@ ROOT = Path(__file__).parents[4]
 FILE = ROOT.parent / "shared" / "data" / "benchmarks" / "ds1000" / "ds1000.jsonl.gz"
 needs_data = pytest.mark.skipif(not FILE.is_file(), reason=f"DS-1000 is not in {FILE}")
 
-# Their reference answers load a data set from the network, which the sandbox has not.
+# Their reference answers load a data set from the network, which the sandbox does not have.
 NEED_NETWORK = {519, 539, 565, 566, 567, 577, 598, 624, 629, 650, 654, 655, 656, 661, 819}
 
 SMALL = ["Pandas", "Numpy", "Scipy", "Sklearn", "Matplotlib"]
 
 
 def fake(place: Path, packages: dict[str, str]) -> Path:
-    """An environment's files without an interpreter: what is read before anything runs."""
+    """Create an environment's files without an interpreter: those that are read before anything runs."""
     site = place / "lib" / "python3.11" / "site-packages"
     site.mkdir(parents=True)
     for name, version in packages.items():
@@ -93,7 +93,7 @@ def test_every_package_to_install_is_pinned() -> None:
 
 @pytest.fixture(scope="module")
 def pinned() -> Environment:
-    """The environment of this machine; without one, a small one (no torch, no TensorFlow) made below the project."""
+    """Find this machine's environment. If there is none, create a small one (no torch, no TensorFlow) below the project."""
     try:
         return find_environment("pinned")
     except SandboxError:
@@ -101,7 +101,7 @@ def pinned() -> Environment:
 
 
 def failures(grader: DS1000Grader, libraries: list[str], step: int = 1, answer: str | None = None) -> set[int]:
-    """Numbers of the problems of ``libraries``, each ``step``-th, whose reference answer (or ``answer``) does not pass."""
+    """Return numbers of problems of ``libraries``, every ``step``-th, whose reference answer (or ``answer``) does not pass."""
     problems = [item for item in DS1000().load_problems(FILE) if item.library in libraries][::step]
     samples = {problem.task_id: [answer or problem.reference_code] for problem in problems}
     verdicts = {problem.task_id: grader.grade(problem, samples[problem.task_id])[0] for problem in problems}

@@ -1,4 +1,4 @@
-"""DS-1000's grader, in a real sandbox, with the libraries of this package: what its verdicts are worth."""
+"""DS-1000's grader in a real sandbox, with this package's libraries: whether its verdicts can be trusted."""
 
 import json
 import os
@@ -114,7 +114,7 @@ def test_who_kills_the_grader_is_graded_again_alone_and_has_failed(grader: DS100
 
 
 def test_a_library_that_is_not_there_is_no_failure_of_its_problems(grader: DS1000Grader, tmp_path: Path) -> None:
-    """But of an answer that wants it where the problem does not."""
+    """It is a failure of an answer that imports the library although the problem does not need it."""
     needs = parse_problem(row(3, library="Tensorflow", code_context="import tensorflow\n" + CONTEXT), "here")
     assert "tensorflow" in (grader.ungradable(needs) or "") and grader.ungradable(PROBLEM) is None
     assert statuses(grader, ["import tensorflow\n" + RIGHT, "raise ImportError(\"No module named 'tensorflow'\")"]) == [

@@ -1,4 +1,4 @@
-"""The programs in abuse/: each gives the right answer only if what it tries succeeds, so none may pass."""
+"""The programs in abuse/: each gives the right answer only if its attack succeeds, so none may pass."""
 
 import ast
 import hashlib
@@ -23,7 +23,7 @@ from xft_core.recipe.sections import EvaluateConfig
 from xft_core.sandbox import bubblewrap
 
 PROGRAMS = {path.stem: path for path in sorted(Path(__file__).with_name("abuse").glob("*.py"))}
-# A few of every sort that are over at once; the slow test has all.
+# A few programs of every kind that end quickly; the slow test runs all.
 QUICK = (
     "cheat_frame", "cheat_eq", "cheat_stat", "equal_number", "patched_digest", "verdict_to_every_descriptor",
     "imports_the_grader", "hunts_objects", "hunts_benchmark",
@@ -44,7 +44,7 @@ def test_there_are_enough_and_each_says_what_it_does() -> None:
 
 
 class Outside:
-    """What must not change, be reached, or be left behind: files, servers, a secret, processes."""
+    """Everything that must not change, be reached, or be left behind: files, servers, a secret, processes."""
 
     def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         directory.chmod(0o777)
@@ -52,7 +52,7 @@ class Outside:
         self.victim.write_text("private")
         self.victim.chmod(0o666)
         monkeypatch.setenv("XFT_TEST_SECRET", "token")
-        # Seen in the environment of every process that the sandbox starts.
+        # Appears in the environment of every process that the sandbox starts.
         self.mark = f"PYTHONHASHSEED={random.SystemRandom().randrange(10**6, 10**9)}"
         monkeypatch.setitem(bubblewrap.ENVIRONMENT, *self.mark.split("="))
         self.servers = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)]
@@ -61,7 +61,7 @@ class Outside:
         self.before = self.files()
 
     def program(self, name: str) -> str:
-        """An abuse program, told what to attack."""
+        """Return an abuse program with its targets filled in."""
         text = PROGRAMS[name].read_text()
         for word, value in (("VICTIM", self.victim), ("PID", os.getpid()), ("PACKAGE", PACKAGE),
                             ("PORT", self.servers[0].getsockname()[1])):
@@ -69,12 +69,12 @@ class Outside:
         return text
 
     def files(self) -> dict[str, str]:
-        """Names and contents of what the programs know of."""
+        """Return the names and digests of the files that the programs know."""
         found = [path for path in (*self.victim.parent.rglob("*"), *PACKAGE.rglob("*.py")) if path.is_file()]
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
     def processes(self) -> list[int]:
-        """Processes of our sandboxes that are alive, wherever they hang in the tree."""
+        """Return the IDs of live processes of our sandboxes, anywhere in the process tree."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
@@ -85,7 +85,7 @@ class Outside:
         return found
 
     def check(self) -> None:
-        """Nothing happened out here."""
+        """Check that nothing has changed outside the sandbox."""
         deadline = time.monotonic() + 5
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -117,7 +117,7 @@ def grader(outside: Outside) -> Iterator[EvalPlusGrader]:
 
 
 def contained(names: list[str], outside: Outside, grader: EvalPlusGrader) -> None:
-    """Grade the programs, each followed by a right one, while another problem is graded over and over."""
+    """Grade the programs, each followed by a right one, while another problem is graded in a loop."""
     beside: list[Verdict] = []
     done = threading.Event()
 
@@ -138,7 +138,7 @@ def contained(names: list[str], outside: Outside, grader: EvalPlusGrader) -> Non
     json.dumps([verdict.detail for verdict in found.values()], ensure_ascii=False).encode()
     assert all(verdict == Verdict("pass", "pass") for verdict in verdicts[1::2])
     assert beside and all(verdict == Verdict("pass", "pass") for verdict in beside)
-    grader.stop()  # ends the judges' sandboxes, and no sample's
+    grader.stop()  # ends the judges' sandboxes, but no sample's
     outside.check()
 
 

@@ -88,14 +88,14 @@ def f(x):
 
 
 def test_a_sample_gives_one_value_for_an_input(judges: Judges) -> None:
-    """That its value is asked for tells a sample that its digest was wrong: of True and False, the other one is right."""
+    """A request for the value would tell a sample that its digest was wrong: of True and False, the other one is right."""
     parity = problem("    return x % 2 == 1\n", [[1], [2], [3], [4]], [[6], [7]])
     assert results(parity, [TELLS_TWO_VALUES, "def f(x): return x % 2 == 1"], judges) == [
         ("fail", "fail", "base: f(1): returned False; expected True"), ("pass", "pass", "")]
 
 
 def test_a_value_is_right_that_has_another_digest_here(judges: Judges) -> None:
-    """numpy's half precision comes back in double precision."""
+    """numpy's half precision is returned in double precision."""
     halves = problem("    return [x / 2, x / 4]\n", [[1], [3]], [[5]])
     assert results(halves, ["import numpy\ndef f(x): return [numpy.float16(x / 2), numpy.float16(x / 4)]"], judges) == [
         ("pass", "pass", "")]
@@ -132,7 +132,7 @@ def f(x): raise E
 @pytest.mark.parametrize(("name", "body", "status"), [
     ("__iter__", "    return x\n", "pass"), ("items", "    return {}\n", "pass"), ("__str__", "    return x\n", "fail")])
 def test_reading_the_answer_is_part_of_its_time(judges: Judges, name: str, body: str, status: str) -> None:
-    """Whatever of a sample's runs when its answer is read."""
+    """This includes any code of the sample that runs when its answer is read."""
     program = "import time\n" + SLOW_TO_READ[name]
     slow, quick = results(
         problem(body, [[[1]]], []), [program.replace("SECONDS", seconds) for seconds in ("1.5", "0.2")], judges)
@@ -145,13 +145,13 @@ import sys
 sys.modules["xft_core.benchmarks.evalplus.contained.values"].encode = lambda value: {0}
 def f(x): return 0
 """
-MANY_DEQUES = """b'["list"' + b', ["deque"]' * 2_900_000 + b"]" """  # eleven bytes each, and hundreds in memory
-# Keys of different hashes that want the same places of a table.
+MANY_DEQUES = """b'["list"' + b', ["deque"]' * 2_900_000 + b"]" """  # eleven bytes each, but hundreds in memory
+# Keys with different hashes that collide in a hash table.
 SAME_BITS = """b'["set"' + b"".join(b", %d" % (n << 40) for n in range(100_000)) + b"]" """
 
 
 def test_a_value_that_takes_the_judge_down_is_the_samples_failure(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the judge goes on: only the fork that read the value is gone."""
+    """The judge continues: only the fork that read the value is lost."""
     samples = [FORGE.format(MANY_DEQUES), FORGE.format(SAME_BITS), "def f(x): return x"]
     with judges_under(Limits(1, 4, 700), sandbox) as judges:
         verdicts = grade(problem("    return x\n", [[1]], []), samples, judges, alone=True)
@@ -159,7 +159,7 @@ def test_a_value_that_takes_the_judge_down_is_the_samples_failure(sandbox: Sandb
 
 
 def test_processor_time_counts_of_all_processes(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first one sleeps, within its limit, while others compute."""
+    """The first process sleeps, within its limit, while others compute."""
     program = """
 import posix, time
 for _ in range(4):
@@ -169,7 +169,7 @@ def f(x):
     time.sleep(25)
     return x
 """
-    monkeypatch.setattr(grading, "OWN_PROCESSOR_SECONDS", -30)  # of the 32 that there are
+    monkeypatch.setattr(grading, "OWN_PROCESSOR_SECONDS", -30)  # of 32 in total
     with judges_under(Limits(30, 4, 2048), sandbox) as judges:
         (verdict,) = grade(problem("    return x\n", [[1]], []), [program], judges, alone=True)
     assert verdict.base == "timeout" and "of processor time that all inputs have" in verdict.detail
@@ -192,7 +192,7 @@ def test_what_is_late_on_an_overloaded_machine_is_graded_again_alone(tmp_path: P
 
 
 def test_programs_of_the_sandbox_find_their_modules_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where Python is told to write no bytecode, as in many containers."""
+    """This holds even if Python is told not to write bytecode, as in many containers."""
     copy = tmp_path / "contained"
     copy.mkdir()
     for path in grading.CONTAINED.glob("*.py"):
@@ -208,7 +208,7 @@ def test_programs_of_the_sandbox_find_their_modules_compiled(tmp_path: Path, mon
 
 
 def test_problems_share_a_host_and_nothing_else(sandbox: Sandbox) -> None:
-    """Whatever the reference of one does to the process that it runs in; and a host that is gone is replaced."""
+    """One problem's reference may change its process without affecting other problems, and a lost host is replaced."""
     leaves = problem("    import builtins\n    builtins.left = True\n    return x\n", [[1]], [])
     sums = problem("    import builtins\n    return x if hasattr(builtins, 'left') else x + 1\n", [[1]], [[2]])
     with judges_under(LIMITS, sandbox) as judges:

@@ -1,4 +1,4 @@
-"""Every kind of instruction of IFEval: what follows it passes, its near miss does not."""
+"""Every kind of IFEval instruction: an answer that follows it passes, a near miss does not."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from xft_core.stages.configs import EvaluateStage, GenerateStage
 from xft_core.stages.run import run_stage
 
 EXAMPLE = Path(__file__).with_name("example.jsonl")
-CASES: list[tuple[str, dict[str, Any], str, str]] = [  # name, arguments, what follows, what does not
+CASES: list[tuple[str, dict[str, Any], str, str]] = [  # name, arguments, an answer that follows it, one that does not
     ("keywords:existence", {"keywords": ["tea", "C++"]}, "Tea and c++.", "Tea and C."),
     ("keywords:frequency", {"keyword": "tea", "frequency": 2, "relation": "at least"}, "tea, Tea", "one tea"),
     ("keywords:frequency", {"keyword": "tea", "frequency": 2, "relation": "less than"}, "one tea", "tea, Tea"),
@@ -88,7 +88,7 @@ def test_a_file_is_asked_and_graded(tmp_path: Path) -> None:
     metrics = run_stage(EvaluateStage(
         output=tmp_path / "verdicts", samples=tmp_path / "answers", benchmark=str(EXAMPLE),
         evaluate=EvaluateConfig())).manifest.metrics
-    assert metrics["problems"] == 6 and metrics["infrastructure_errors"] == 1  # its language is not looked for
+    assert metrics["problems"] == 6 and metrics["infrastructure_errors"] == 1  # nothing here detects an answer's language
     assert {"measure/instructions_strict", "measure/instructions_loose", "base_pass_at_1", "plus_pass_at_1"} <= metrics.keys()
     right = {"1": '"tea"', "2": "tea time", "3": '{"a": 1}', "4": "<<A>> b", "5": "oui", "6": "* a\n* b\nP.S. c"}
     samples = tmp_path / "samples.jsonl"

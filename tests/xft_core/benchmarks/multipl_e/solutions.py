@@ -1,9 +1,9 @@
-"""Hand-written bodies for five problems of MultiPL-E in every language: a right one, a wrong one, one that does not compile.
+"""Hand-written bodies for five MultiPL-E problems in every language: a right one, a wrong one, one that does not compile.
 
-Each begins where the prompt ends and goes on to the function's last statement; CLOSING is what closes the function.
+Each begins where the prompt ends and extends to the function's last statement. CLOSING is the text that closes the function.
 """
 
-CLOSING = {"rb": "end", "lua": "end", "java": "    }"}  # elsewhere a brace in the first column
+CLOSING = {"rb": "end", "lua": "end", "java": "    }"}  # other languages use a brace in the first column
 
 BELOW_ZERO, INCR_LIST, GCD, IS_PRIME, IS_PALINDROME = (
     "HumanEval_3_below_zero", "HumanEval_42_incr_list", "HumanEval_13_greatest_common_divisor", "HumanEval_31_is_prime",

@@ -1,4 +1,4 @@
-"""Programs that misbehave, in the languages whose toolchains are here. Each is right only if its attack succeeds."""
+"""Misbehaving programs in the languages whose toolchains are installed. Each is right only if its attack succeeds."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from xft_core.benchmarks.multipl_e.grading import MultiPLEGrader
 from xft_core.benchmarks.multipl_e.languages import LANGUAGES
 from xft_core.recipe.sections import EvaluateConfig
 
-ANY: Any = None  # the problem plays no part in a verdict: its tests are in the program
+ANY: Any = None  # the problem plays no part in a verdict, because its tests are in the program
 BY_NAME = {language.name: language for language in LANGUAGES.values()}
 
 EXITS = {
@@ -35,7 +35,7 @@ ATTACKS = {
     "sh uses the network": ("sh", "(echo x > /dev/tcp/127.0.0.1/{port}) && echo 3"),
     "sh kills the runner": ("sh", "kill -9 {pid} && echo 3"),
     "sh kills all": ("sh", "kill -9 -1; sleep 1; echo 3"),
-    # It looks without a process of its own: bash tries again and again where it may not start one.
+    # It counts without starting a process, because bash keeps retrying when it may not start one.
     "sh is a fork bomb": (
         "sh", "bomb() {{ bomb | bomb & }}; bomb; n=0; until [ $n -gt 400 ]; do set -- /proc/[0-9]*; n=$#; done; echo 3"),
     "sh fills the disk": ("sh", "head -c 2000000000 /dev/zero > big && echo 3"),
@@ -53,7 +53,7 @@ ATTACKS = {
     "java reads a file": ("java", 'return new java.io.File("{secret}").length() > 0 ? 3 : 0;'),
 }
 SLOW = {"sh is a fork bomb", "pl sleeps", "js fills the memory", "cpp loops"}
-# They can be tried where nothing holds them: each must succeed there, or its failing in the sandbox says nothing.
+# These can be tried without a sandbox. Each must succeed there, or its failure in the sandbox proves nothing.
 HARMLESS = (
     "js reads a file", "js writes a file", "js uses the network", "sh writes a file", "sh uses the network",
     "pl removes a file", "php starts a program outside", "rb reads a file", "cpp writes a file", "go uses the network",
@@ -63,13 +63,13 @@ GO_IMPORTS = {"go uses the network": '    "net"\n'}
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """A server of this machine."""
+    """Run a server on this machine; yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
 def attack(name: str, port: int, directory: Path) -> tuple[str, str]:
-    """Language and program of an attack on a file ``secret`` in the directory, beside which it may make ``outside``."""
+    """Return language and program of an attack on a file ``secret`` in ``directory``; it may create ``outside`` next to it."""
     directory.chmod(0o777)
     secret = directory / "secret"
     secret.write_text("secret")
@@ -95,7 +95,7 @@ def test_attacks_fail_and_leave_nothing(name: str, port: int, tmp_path: Path, mo
     assert [path.name for path in tmp_path.iterdir()] == ["secret"] and (tmp_path / "secret").read_text() == "secret"
     assert not Path("/usr/xft").exists() and not (Path.home() / "xft_test").exists()
     canary = BY_NAME[language].canary
-    assert _graded(language, canary.program.replace("{body}", canary.right)).base == "pass"  # nothing stayed behind
+    assert _graded(language, canary.program.replace("{body}", canary.right)).base == "pass"  # nothing was left behind
 
 
 @pytest.mark.parametrize("name", some(HARMLESS))
@@ -108,7 +108,7 @@ def test_attacks_succeed_without_the_walls(name: str, port: int, tmp_path: Path)
 
 @pytest.mark.parametrize("name", EACH_LANGUAGE)
 def test_a_program_that_ends_itself_has_not_passed(name: str) -> None:
-    """An exit status of 0 before the tests are done is not a pass."""
+    """An exit status of 0 before the tests have finished is not a pass."""
     program = BY_NAME[name].canary.program.replace("{body}", EXITS[name])
     if name == "go":
         program = program.replace("import (\n", 'import (\n    "fmt"\n    "os"\n') + (

@@ -1,4 +1,4 @@
-"""Hand-written solutions are told apart in every language whose toolchain is here; programs that misbehave are contained."""
+"""Verdicts on hand-written solutions in every language with an installed toolchain; misbehaving programs are contained."""
 
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ EACH_LANGUAGE = [
 
 @cache
 def grader(name: str) -> Grader[Problem]:
-    """A language's grader; skips the test where there is no sandbox, or no toolchain."""
+    """Return a language's grader. Skip the test without a sandbox or a toolchain."""
     try:
         open_sandbox("bubblewrap")
     except SandboxError as error:
@@ -43,14 +43,14 @@ def problems(name: str) -> dict[str, Problem]:
 
 
 def fenced(problem: Problem, body: str, name: str, anew: bool) -> str:
-    """What a model writes into the fence: the function to its end, or the whole function from its first line."""
+    """Return what a model writes into the fence: the rest of the function, or the whole function from its first line."""
     lines = problem.prompt.rstrip().splitlines()[-2 if name == "pl" else -1:]
     start = "\n".join(lines) + "\n" if anew else ""
     return f"{start}{body}{CLOSING.get(name, '}')}\n```\n\nThis is how it works: ..."
 
 
 def completed(body: str, name: str) -> str:
-    """What a model writes after the plain prompt: the function, and then the next one, up to where it was stopped."""
+    """Return what a model writes after the plain prompt: the function, then the start of the next one, up to the stop."""
     following = {"rb": "\n\n", "lua": "\n\n", "pl": "\n\n", "php": "\n\nfunction", "js": "\n\nfunction ", "ts": "\n\nfunction ",
                  "go": "\n\nfunc"}
     return f"{body}{CLOSING.get(name, '}')}" + following.get(name, "\n")

@@ -1,4 +1,4 @@
-"""What a model wrote becomes the program that is graded: no toolchain is needed to see that nothing is lost or doubled."""
+"""Turn a model's answer into the graded program. Without any toolchain, check that no text is lost or duplicated."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def words(text: str) -> list[str]:
 
 
 def whole(name: str, after: str = "") -> str:
-    """The right program: the function once, closed once, ``after`` it, and the tests."""
+    """Return the right program: the function once, closed once, then ``after``, then the tests."""
     head, first, body, tests, _ = PARTS[name]
     closing = CLOSING.get(name, "}")
     return f"{head}{first}{body}{closing}\n{after}\n{tests.replace('}', '', 1) if BY_NAME[name].closes else tests}"
@@ -54,7 +54,7 @@ def test_completions_end_at_the_first_stop_token(name: str) -> None:
     for rest in (*PARTS[name][4], "\n```\nThis is how it works"):
         completion = body + closing + ("" if rest.lstrip("\n ").startswith("}") else rest) + "\nSomething else {"
         if name == "go" and rest == "struct":
-            continue  # stands anywhere in a line
+            continue  # occurs anywhere in a line
         assert words(program(problem(name), completion, "completion")) == words(whole(name)), rest
     assert words(program(problem(name), f"{body}{closing}", "completion")) == words(whole(name))
     assert stops(problem(name), "completion") == (*PARTS[name][4], "\n```")
@@ -69,7 +69,7 @@ def test_answers_in_a_fence_go_on_or_begin_anew(name: str, style: str) -> None:
     assert stops(given, style) == ("```",)
     assert words(program(given, f"{body}{closing}\n```\nThis is how it works", style)) == expected
     assert words(program(given, f"{first}{body}{closing}\n```\n", style)) == expected
-    if given.language.closes:  # the model may have read the tests' brace into the prompt
+    if given.language.closes:  # the model may assume that the tests' brace closes the function
         assert words(program(given, body, style)) == expected
     if name not in ("go", "java"):
         again = head.replace("// Twice.\n", "").replace("<?php\n", "")

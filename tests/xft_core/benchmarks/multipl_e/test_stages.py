@@ -1,4 +1,4 @@
-"""MultiPL-E through the stages: generated with the demo model, graded, and skipped where there is no toolchain."""
+"""MultiPL-E through the stages: generated with the demo model, graded, and skipped without a toolchain."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def test_no_toolchain_is_no_zero_and_is_graded_once_there_is_one(
 def test_a_toolchain_that_is_not_whole_is_named(
     tmp_path: Path, benchmark: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One that fails its probe is missing; one that calls a right program wrong is an error, never a score."""
+    """A toolchain that fails its probe counts as missing. One that calls a right program wrong is an error, never a score."""
     tools = tmp_path / "tools"
     tools.mkdir()
     bash = tools / "bash"
@@ -158,7 +158,7 @@ def test_what_a_killed_grading_left_is_swept_by_the_next(tmp_path: Path) -> None
     os.kill(int(compiler), signal.SIGKILL)
     left = [Path(cache), *(tmp_path / "tmp").glob("xft-work-*")]
     assert len(left) == 2 and left[1].exists()
-    without = environment | {"PATH": "/usr/bin:/bin"}  # there is nothing to grade with then
+    without = environment | {"PATH": "/usr/bin:/bin"}  # without a toolchain, nothing can be graded
     subprocess.run(command, env=without, check=True, capture_output=True)
     assert not any(path.exists() for path in left)
 

@@ -51,7 +51,7 @@ RIGHT_STDIN = "import sys\nfor i in range(int(input())):\n    print(i + 1)\nsys.
 RIGHT_FUNCTION = FUNCTION["starter_code"] + (
     "for i, j in combinations(range(len(nums)), 2):\n"
     "            if nums[i] + nums[j] == target:\n                return (i, j)\n")
-# What each kind of program tries in place of the work; none gives the right answer.
+# Attacks in each kind of program, instead of the work. None gives the right answer.
 ATTACKS = {
     "sys.exit": "import sys\nsys.exit(0)\n", "os._exit": "import os\nos._exit(0)\n", "hang": "while True:\n    pass\n",
     "raise": "raise SystemExit(0)\n", "keyboard": "raise KeyboardInterrupt\n",
@@ -112,7 +112,7 @@ def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         grader = kind.open_grader(EvaluateConfig(), path)
     except SandboxError as error:
         pytest.skip(f"no sandbox on this machine: {error}")
-    grader._seconds = 2.0  # type: ignore[attr-defined]  # a hang is no reason to wait
+    grader._seconds = 2.0  # type: ignore[attr-defined]  # so that a hang ends soon
     yield request.param, Opened(kind, grader, kind.load_problems(path)[0])
     grader.stop()
 

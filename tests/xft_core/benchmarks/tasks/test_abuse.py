@@ -1,4 +1,4 @@
-"""What a model may write in place of an answer to the tasks that ship: none of it passes, hangs or stops the grader."""
+"""Hostile answers to the tasks that ship: none of them passes, hangs or stops the grader."""
 
 import json
 
@@ -52,7 +52,7 @@ def opened(
     except SandboxError as error:
         pytest.skip(f"no sandbox on this machine: {error}")
     if request.param == "sql":
-        grader._seconds = 2.0  # type: ignore[attr-defined]  # what hangs is no reason to wait
+        grader._seconds = 2.0  # type: ignore[attr-defined]  # so that a hang ends soon
     problem = kind.load_problems(folder)[0]
     return request.param, grader, problem, kind.reference(problem)
 

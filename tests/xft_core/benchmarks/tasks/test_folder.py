@@ -1,4 +1,4 @@
-"""A task that somebody made up, in a folder of his own: from its files to prompts, verdicts and keys, without code here."""
+"""A user-defined task in a separate folder: from its files to prompts, verdicts and keys, without any code in this package."""
 
 import json
 from collections.abc import Callable
@@ -28,7 +28,7 @@ hidden: [secret]
 group_by: [length]
 seconds: 2
 """
-# What the model wrote is a Python expression here, so that a test can be hostile.
+# Here the model's answer is a Python expression, so that a test can be hostile.
 GRADER = """
 def execute(problem, answer):
     print("a grader may print")
@@ -81,7 +81,7 @@ def test_what_a_model_wrote_sees_no_answer_and_forges_no_verdict(task: Path, tmp
         "''.join(open(__import__('glob').glob('/**/words.jsonl', recursive=True)[0]))", "[i for i in iter(int, 1)]",
         "__import__('os').environ['HOME']"], "rice": ["ecir"]}, tmp_path)
     statuses = [sample.plus for sample in found.problems[0].samples]
-    assert statuses[:3] == ["pass", "fail", "pass"]  # the second last of these computes the answer, which is not a forgery
+    assert statuses[:3] == ["pass", "fail", "pass"]  # the third one computes the answer, which is not a forgery
     assert set(statuses[3:]) <= {"fail", "timeout"} and statuses[9] == "timeout"
     assert found.problems[1].samples[0].plus == "pass" and found.problems[1].samples[0].score == 1
 

@@ -1,4 +1,4 @@
-"""The graders that ship, as functions: what is right passes, its wrong neighbours do not, whatever the values are."""
+"""The graders that ship, as functions: right values pass, and similar wrong ones do not, whatever the values are."""
 
 import json
 import runpy

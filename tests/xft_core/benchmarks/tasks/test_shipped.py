@@ -1,4 +1,4 @@
-"""The tasks that ship: made by the script, right answers pass, wrong neighbours do not."""
+"""The tasks that ship: the script builds them, right answers pass, and similar wrong ones do not."""
 
 import random
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Statistics of experts are those of the Mixture-of-Experts itself, whatever the family."""
+"""Statistics of experts equal those of the Mixture-of-Experts itself, in every family."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ ready = ready_data  # a fixture
 
 @pytest.mark.parametrize("family", each_family())
 def test_fisher_information_is_that_of_autograd(family: str, ready: Path, tmp_path: Path) -> None:
-    """Of the Mixture-of-Experts' own parameters, row by row, in every family: gated, fused or not, with biases."""
+    """Compare the Mixture-of-Experts' own parameters, row by row, in every family: gated, fused or not, with biases."""
     directory = grown_apart(tmp_path, family)
     rows = load_rows(ready / "data", "train")
     moe = load_model(directory, torch.float32)
@@ -54,7 +54,7 @@ def test_fisher_information_is_that_of_autograd(family: str, ready: Path, tmp_pa
 
 @pytest.mark.parametrize("family", each_family())
 def test_gram_matrices_are_of_what_the_layers_are_given(family: str, ready: Path, tmp_path: Path) -> None:
-    """The shared expert's, from hooks on its own layers; every expert's tokens and weights; no padding."""
+    """Covers the shared expert's inputs (from hooks on its own layers), every expert's tokens and weights, and no padding."""
     directory = grown_apart(tmp_path, family)
     rows = load_rows(ready / "data", "train")
     moe = load_model(directory, torch.float32)

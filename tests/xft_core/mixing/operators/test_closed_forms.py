@@ -1,4 +1,4 @@
-"""RegMean and Fisher merging: against the sums that they minimise, and their limits."""
+"""RegMean and Fisher merging, compared with the sums they minimize and with their limits."""
 
 import torch
 

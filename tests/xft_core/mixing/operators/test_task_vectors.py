@@ -1,4 +1,4 @@
-"""Operators on deltas: against their equations, and where they are all the same thing."""
+"""Operators on deltas, compared with their equations, and cases where all of them agree."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def draws(seed: int = 1) -> torch.Tensor:
 
 
 def test_density_1_is_task_arithmetic() -> None:
-    """DARE always; TIES and DELLA where no sign is voted down."""
+    """This holds always for DARE, and for TIES and DELLA if no sign is outvoted."""
     delta = deltas()
     assert torch.equal(dare(delta, SHARES, 1.0, draws()), task_arithmetic(delta, SHARES))
     for merged in (ties(delta.abs(), SHARES, 1.0), della(delta.abs(), SHARES, 1.0, 0.0, draws())):
@@ -28,9 +28,9 @@ def test_density_1_is_task_arithmetic() -> None:
 def test_ties_by_hand() -> None:
     delta = torch.tensor([[4.0, -1.0, 0.5, 3.0], [-2.0, -3.0, 0.1, 5.0]], dtype=torch.float64)
     half = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    # Kept: 4 and 3 of the first, -3 and 5 of the second. No vote is lost.
+    # Kept: 4 and 3 of the first, -3 and 5 of the second. No sign is outvoted.
     assert ties(delta, half, 0.5).tolist() == [4.0, -3.0, 0.0, 4.0]
-    # All kept: 4 outvotes -2; each remaining element is the mean of those that agree.
+    # All kept: 4 outvotes -2. Each remaining element is the mean of those that agree.
     assert torch.allclose(ties(delta, half, 1.0), torch.tensor([4.0, -2.0, 0.3, 4.0], dtype=torch.float64))
 
 
@@ -40,12 +40,12 @@ def test_dare_keeps_the_mean_and_the_density() -> None:
     merged = dare(delta, SHARES, 0.25, draw)
     expected = sum(SHARES[i] * torch.where(draw[i] < 0.25, delta[i] / 0.25, 0) for i in range(4))
     assert torch.allclose(merged, expected, rtol=0, atol=1e-12)
-    mean = torch.ones_like(delta)  # in expectation nothing changes
+    mean = torch.ones_like(delta)  # the expected value stays the same
     assert float(dare(mean, SHARES, 0.25, draw).mean()) == pytest.approx(1, abs=0.02)
 
 
 def test_della_keeps_large_elements_oftener() -> None:
-    """Probabilities rise evenly with the rank in a row, and what stays is divided by its own."""
+    """Probabilities rise evenly with the rank in a row, and each remaining element is divided by its own probability."""
     size = torch.arange(1, 11, dtype=torch.float64).repeat(4, 20_000, 1)
     draw = torch.rand(size.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     one = torch.tensor([1.0, 0, 0, 0], dtype=torch.float64)

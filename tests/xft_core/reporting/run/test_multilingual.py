@@ -1,4 +1,4 @@
-"""MultiPL-E in a report: a line for each language, averages that skip what was skipped, and the paper's six apart."""
+"""MultiPL-E in a report: a line for each language, averages that omit skipped languages, and the paper's six separately."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from xft_core.reporting.names import benchmark_title
 from xft_core.reporting.run.multilingual import averages
 
 LANGUAGES = ("js", "cpp", "lua", "go", "php")
-# Problems, and how many of them base, sft, moe and merged solve. php is skipped.
+# Problems, and the numbers that base, sft, moe and merged solve. php is skipped.
 MEASURED = {"js": (4, 0, 1, 2, 3), "cpp": (6, 0, 1, 1, 3), "lua": (10, 1, 4, 5, 8), "go": (2, 0, 0, 1, 1)}
 REASON = "no toolchain for php: no php (install: Debian packages php-cli)"
 
@@ -25,7 +25,7 @@ def artifacts(root: Path) -> dict[str, Path]:
 
 
 def evaluation(language: str, place: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Metrics and results.json of one model in one language."""
+    """Create the metrics and results.json of one model in one language."""
     described = {"kind": "MultiPL-E", "language": language, "extended_tests": False}
     if language not in MEASURED:
         return {"skipped": 1, "problems": 5, "samples": 5}, {

@@ -1,4 +1,4 @@
-"""Paired differences over seeds and rows, against what is known of them in closed form and by simulation."""
+"""Paired differences over seeds and rows, compared with closed forms and simulations."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from xft_core.reporting.study.differences import holm, paired_difference, power
 def made(
     seeds: int, rows: int, effect: float, of_seed: float, of_row: float, number: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Losses of two arms whose difference per token is ``effect`` with the given deviations, and tokens."""
+    """Create losses of two arms whose difference per token is ``effect`` with the given deviations, and token counts."""
     generator = np.random.default_rng(number)
     tokens_R = generator.integers(20, 60, rows)
     other_SR = generator.normal(0.5, 0.2, (seeds, rows)) * tokens_R

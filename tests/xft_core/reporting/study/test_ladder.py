@@ -1,4 +1,4 @@
-"""The ladder of a study: what each claim comes out as, with arms that failed, and where the ladder breaks."""
+"""The ladder of a study: the verdict on each claim, including failed arms, and where the ladder breaks."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ CHOICES = [Choice(settings={"sft.learning_rate": 0.1}, reserved_loss=0.5)]
 
 
 def study(*rungs: tuple[str, str]) -> StudyConfig:
-    """Arms a, b and c with these claims."""
+    """Return a study of arms a, b and c with these claims."""
     ladder = [{"claim": f"{lower} is below {than}", "lower": lower, "than": than} for lower, than in rungs]
     return StudyConfig.model_validate({
         "name": "small", "question": "?", "recipe": "x.yaml", "arms": {"a": {}, "b": {}, "c": {}}, "ladder": ladder})
 
 
 def judged(config: StudyConfig, effects: dict[str, float], missing: set[tuple[str, int]] = frozenset()) -> StudyResult:  # type: ignore[assignment]
-    """Arms whose loss is 0.5 plus their effect, with some noise over seeds and rows."""
+    """Judge arms whose loss is 0.5 plus their effect, with some noise over seeds and rows."""
     generator = np.random.default_rng(0)
     tokens_R = generator.integers(20, 60, ROWS)
     base_R = generator.normal(0.5, 0.2, ROWS)
@@ -53,7 +53,7 @@ def test_seeds_that_failed_leave_the_others() -> None:
 def test_a_claim_about_an_arm_that_was_not_measured_is_not_tested() -> None:
     result = judged(study(("a", "c"), ("a", "b")), {"a": -0.02, "b": 0.0})
     assert [rung.verdict for rung in result.ladder] == ["not measured", "shown"]
-    assert result.ladder[1].corrected == result.ladder[1].p_value  # the other is not a claim that was tested
+    assert result.ladder[1].corrected == result.ladder[1].p_value  # the other claim was not tested
 
 
 def test_several_claims_cost_significance() -> None:

@@ -1,4 +1,4 @@
-"""The report of a study says where the ladder breaks, and shows what there is: nothing of it without numbers."""
+"""The report of a study says where the ladder breaks, and shows only what has been measured."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Takes the alarm for itself, and sleeps through every limit."""
+"""Installs its own alarm, and sleeps through every limit."""
 import signal, time
 
 def f(x):

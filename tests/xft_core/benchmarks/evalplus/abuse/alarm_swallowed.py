@@ -1,4 +1,4 @@
-"""Catches the time limit's exception and goes on."""
+"""Catches the time limit's exception and continues."""
 def f(x):
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Sends answers to inputs it has not been asked about yet."""
+"""Sends answers to inputs that it has not received yet."""
 import os
 
 ANSWER = b'{"seconds": 0.0, "digest": null}'

@@ -1,4 +1,4 @@
-"""Watches all that its process does by an audit hook, and ends it before it could say what was returned."""
+"""Watches everything in its process with an audit hook, and ends it before it can report the returned value."""
 import posix
 import sys
 

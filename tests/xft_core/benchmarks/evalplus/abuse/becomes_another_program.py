@@ -1,4 +1,4 @@
-"""Replaces itself by a program that succeeds."""
+"""Replaces itself with a program that succeeds."""
 import posix
 
 

@@ -1,4 +1,4 @@
-"""An object that says that it is an int, and equal to every one."""
+"""An object that claims to be an int and equal to every int."""
 class A:
     __class__ = property(lambda self: int)
     def __eq__(self, other): return True

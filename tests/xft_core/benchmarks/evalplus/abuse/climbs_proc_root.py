@@ -1,4 +1,4 @@
-"""Right only if some process's root shows a file outside."""
+"""Right only if some process's root shows a file outside the sandbox."""
 import io
 import os
 

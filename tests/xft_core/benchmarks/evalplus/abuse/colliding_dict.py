@@ -1,4 +1,4 @@
-"""Keys that are all different and have one hash: cheap to make here, dear to build anew."""
+"""Keys that are all different but share one hash: cheap to create here, expensive to rebuild."""
 class Key(int):
     def __hash__(self): return hash(id(self))
 

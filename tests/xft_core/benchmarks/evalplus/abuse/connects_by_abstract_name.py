@@ -1,4 +1,4 @@
-"""Right only if it reaches a server by an abstract UNIX name."""
+"""Right only if it reaches a server through an abstract UNIX name."""
 import socket
 
 

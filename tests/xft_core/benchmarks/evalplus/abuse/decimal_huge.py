@@ -1,4 +1,4 @@
-"""A number in a few characters that fills any memory once it is written out."""
+"""A number in a few characters that fills any memory when written out."""
 from decimal import Decimal
 
 def f(x):

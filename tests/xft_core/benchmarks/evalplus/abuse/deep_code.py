@@ -1,4 +1,4 @@
-"""Code that is so deep that reading it may end the process, or take it for long."""
+"""Code so deeply nested that reading it may end the process or take a long time."""
 
 
 def f(x):

@@ -1,4 +1,4 @@
-"""Right only if it can delete a file outside."""
+"""Right only if it can delete a file outside the sandbox."""
 import posix
 
 

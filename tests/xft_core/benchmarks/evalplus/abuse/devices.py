@@ -1,4 +1,4 @@
-"""Right only if a device is there that is not harmless."""
+"""Right only if there is a device that is not harmless."""
 import os
 
 HARMLESS = {"null", "zero", "full", "random", "urandom", "tty", "console", "shm", "pts", "ptmx", "fd", "stdin", "stdout",

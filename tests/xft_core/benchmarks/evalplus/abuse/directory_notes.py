@@ -1,4 +1,4 @@
-"""Right only if it is told what other processes do in a directory they share."""
+"""Right only if it is notified of what other processes do in a shared directory."""
 import fcntl
 import os
 import posix

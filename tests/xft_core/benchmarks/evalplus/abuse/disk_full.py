@@ -1,4 +1,4 @@
-"""Fills the disk; right only if 400 MB could be written."""
+"""Fills the disk; right only if it can write 400 MB."""
 import io
 
 

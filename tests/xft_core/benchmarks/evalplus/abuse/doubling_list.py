@@ -1,4 +1,4 @@
-"""A list of thirty lists that is a thousand million items when written out."""
+"""A list of thirty lists that is a billion items when written out."""
 def f(x):
     items = [0]
     for _ in range(30):

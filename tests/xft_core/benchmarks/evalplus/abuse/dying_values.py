@@ -1,4 +1,4 @@
-"""Values that answer for themselves when they are thrown away, and when what refers to them is."""
+"""Values that answer for themselves when they, or their references, are destroyed."""
 import os
 import weakref
 

@@ -1,4 +1,4 @@
-"""Never comes back."""
+"""Never returns."""
 def f(x):
     while True:
         pass

@@ -1,3 +1,3 @@
-"""Never comes to define its function."""
+"""Never gets as far as defining its function."""
 while True:
     pass

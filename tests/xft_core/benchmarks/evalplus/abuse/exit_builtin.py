@@ -1,3 +1,3 @@
-"""The interactive way out."""
+"""Calls the interactive exit function."""
 def f(x):
     exit()

@@ -1,4 +1,4 @@
-"""Fills memory with attributes of a file, which take no room in it."""
+"""Fills memory with a file's attributes, which do not count towards its size."""
 import posix
 import threading
 

@@ -1,4 +1,4 @@
-"""Sends, in place of its answer, arrays that are small only as long as nobody builds or compares them."""
+"""Sends, instead of its answer, arrays that are small only as long as nobody builds or compares them."""
 import sys
 
 values = sys.modules["xft_core.benchmarks.evalplus.contained.values"]

@@ -1,4 +1,4 @@
-"""Sends, in place of its answer, keys of one hash that no honest program would."""
+"""Sends, instead of its answer, keys that share one hash, which no honest program would send."""
 import sys
 
 values = sys.modules["xft_core.benchmarks.evalplus.contained.values"]

@@ -1,4 +1,4 @@
-"""Sends, in place of its answer, what takes eleven characters each and hundreds of bytes where it is built anew."""
+"""Sends, instead of its answer, values that take eleven characters each, but hundreds of bytes when rebuilt."""
 import sys
 
 values = sys.modules["xft_core.benchmarks.evalplus.contained.values"]

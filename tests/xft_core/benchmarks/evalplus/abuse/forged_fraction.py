@@ -1,4 +1,4 @@
-"""Sends, in place of its answer, a fraction of fifteen million digits."""
+"""Sends, instead of its answer, a fraction of fifteen million digits."""
 import sys
 
 values = sys.modules["xft_core.benchmarks.evalplus.contained.values"]

@@ -1,4 +1,4 @@
-"""Sends, in place of its answer, ranges whose bounds take megabytes, and nests them deep."""
+"""Sends, instead of its answer, deeply nested ranges whose bounds take megabytes."""
 import sys
 
 values = sys.modules["xft_core.benchmarks.evalplus.contained.values"]

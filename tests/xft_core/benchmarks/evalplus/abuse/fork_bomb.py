@@ -1,4 +1,4 @@
-"""Forks without end."""
+"""Forks endlessly."""
 import posix
 import time
 

@@ -1,4 +1,4 @@
-"""Comes back from one call as two processes: the second answer is there before the next input is."""
+"""Returns from one call as two processes, so that the second answer arrives before the next input."""
 import posix
 
 

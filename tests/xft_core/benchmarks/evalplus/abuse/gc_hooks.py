@@ -1,4 +1,4 @@
-"""Changes, whenever memory is collected, what is about to be sent."""
+"""Changes the value to be sent whenever garbage is collected."""
 import gc
 
 def hook(phase, info):

@@ -1,4 +1,4 @@
-"""A text that is no text in UTF-8, and an exception with one."""
+"""A text that is not valid in UTF-8, and an exception with one."""
 def f(x):
     if x == 1:
         raise ValueError("\ud800")

@@ -1,4 +1,4 @@
-"""Right only if it can hide its memory from whoever looks at it."""
+"""Right only if it can hide its memory from observers."""
 import ctypes
 
 

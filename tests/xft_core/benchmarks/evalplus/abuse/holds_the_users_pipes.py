@@ -1,4 +1,4 @@
-"""Right only if it can hold more pipes than its user has room for, so that those of its neighbours hold next to nothing."""
+"""Right only if it can hold more pipes than its user's quota, so that its neighbors' pipes hold next to nothing."""
 import posix
 import time
 

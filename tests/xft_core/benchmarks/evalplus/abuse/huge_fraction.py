@@ -1,4 +1,4 @@
-"""A fraction whose reduction takes minutes; here it is never reduced."""
+"""A fraction whose reduction takes minutes, but that is never reduced here."""
 from fractions import Fraction
 
 def f(x):

@@ -1,4 +1,4 @@
-"""Right only if it finds the benchmark's own file, or another, with reference solutions."""
+"""Right only if it finds the benchmark's own file, or another file with reference solutions."""
 import io
 import os
 import sys

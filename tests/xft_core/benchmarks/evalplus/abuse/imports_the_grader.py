@@ -1,4 +1,4 @@
-"""Imports the grader and teaches it to say yes."""
+"""Imports the grader and patches it to say yes."""
 import sys
 
 sys.path.append("@PACKAGE@/..")

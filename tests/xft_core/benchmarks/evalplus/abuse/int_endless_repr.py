@@ -1,4 +1,4 @@
-"""A wrong number that takes memory and time when it is shown."""
+"""A wrong number that takes memory and time to display."""
 class I(int):
     def __repr__(self): return "9" * 10**10
     __str__ = __format__ = lambda self, *given: repr(self)

@@ -1,4 +1,4 @@
-"""Right only if it can make a ring for io_uring."""
+"""Right only if it can create an io_uring ring."""
 import ctypes
 
 

@@ -1,4 +1,4 @@
-"""Sends JSON that is nested a million levels deep for a value."""
+"""Sends JSON nested a million levels deep as a value."""
 import sys
 
 

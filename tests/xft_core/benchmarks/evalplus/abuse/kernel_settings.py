@@ -1,4 +1,4 @@
-"""Right only if a setting of the kernel can be written."""
+"""Right only if it can write a kernel setting."""
 import io
 
 

@@ -1,3 +1,3 @@
-"""Pretends that a person stopped the run."""
+"""Pretends that the user stopped the run."""
 def f(x):
     raise KeyboardInterrupt

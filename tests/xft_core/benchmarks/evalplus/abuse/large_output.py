@@ -1,3 +1,3 @@
-"""Ten million numbers in the place of one."""
+"""Ten million numbers instead of one."""
 def f(x):
     return list(range(10 ** 7))

@@ -1,4 +1,4 @@
-"""Right only if it may hold a lease, by which it is asked before anyone else may open a file."""
+"""Right only if it can hold a lease, which makes the kernel ask it before anyone else may open a file."""
 import fcntl
 import os
 import posix

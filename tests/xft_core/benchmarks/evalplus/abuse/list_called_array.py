@@ -1,4 +1,4 @@
-"""A wrong answer of a class whose name made describing it fail."""
+"""A wrong answer whose class name once made describing it fail."""
 class array(list): pass
 
 def f(x):

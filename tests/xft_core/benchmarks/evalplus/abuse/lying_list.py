@@ -1,4 +1,4 @@
-"""Objects of which a subclass of a built-in type answers by what is asked of it, each in another way: iteration, index, hash."""
+"""A subclass of a built-in type that answers each question differently: iteration, index, hash."""
 
 
 class Lying(list):

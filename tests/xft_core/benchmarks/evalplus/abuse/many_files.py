@@ -1,4 +1,4 @@
-"""Makes files until there are no more; right only if there can be a million."""
+"""Creates files until it can create no more; right only if it gets a million."""
 import io
 
 

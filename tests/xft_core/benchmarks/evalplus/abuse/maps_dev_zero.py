@@ -1,4 +1,4 @@
-"""Right only if it can have shared memory from /dev/zero."""
+"""Right only if it can get shared memory from /dev/zero."""
 import mmap
 import os
 

@@ -1,4 +1,4 @@
-"""Right only if it can make a file that lies in memory alone."""
+"""Right only if it can create a file that exists only in memory."""
 import ctypes
 
 

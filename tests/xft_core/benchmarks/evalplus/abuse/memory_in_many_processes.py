@@ -1,4 +1,4 @@
-"""Twenty processes, each with a gigabyte that it really uses."""
+"""Twenty processes that each really use a gigabyte."""
 import posix
 import time
 

@@ -1,4 +1,4 @@
-"""A class of which everything is an instance, which is a subclass of everything, and whose every attribute lies."""
+"""A class that claims every object as an instance and every class as a base, and whose every attribute lies."""
 class Meta(type):
     def __instancecheck__(cls, other): return True
     def __subclasscheck__(cls, other): return True

@@ -1,4 +1,4 @@
-"""An object whose module's name is no text."""
+"""An object whose module name is not valid text."""
 class A:
     __module__ = "\ud800\0\x1b[2J"
     __qualname__ = "\u202eA" * 10_000

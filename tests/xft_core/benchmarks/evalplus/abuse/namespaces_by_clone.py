@@ -1,4 +1,4 @@
-"""Right only if it can start a child in new namespaces, by clone or clone3."""
+"""Right only if it can start a child in new namespaces, through clone or clone3."""
 import ctypes
 import os
 

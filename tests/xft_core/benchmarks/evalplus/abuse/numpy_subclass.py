@@ -1,4 +1,4 @@
-"""A subclass of numpy's array that says that it is numpy's own, of no dtype, and equal."""
+"""A subclass of numpy's array that claims to be numpy's own, without a dtype, and equal."""
 import numpy
 
 class ndarray(numpy.ndarray):

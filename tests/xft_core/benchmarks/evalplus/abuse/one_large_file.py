@@ -1,4 +1,4 @@
-"""Writes one file of 100 MB; right only if it could."""
+"""Writes one file of 100 MB; right only if it succeeds."""
 import io
 
 

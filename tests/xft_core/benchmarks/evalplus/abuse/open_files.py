@@ -1,4 +1,4 @@
-"""Opens files without end; right only if it gets 10,000."""
+"""Opens files endlessly; right only if it gets 10,000."""
 import os
 
 

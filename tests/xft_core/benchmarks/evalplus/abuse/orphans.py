@@ -1,4 +1,4 @@
-"""Leaves processes behind that are in no session of ours, and gives a wrong answer."""
+"""Leaves processes behind outside our session, and gives a wrong answer."""
 import posix
 import time
 

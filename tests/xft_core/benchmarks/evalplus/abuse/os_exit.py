@@ -1,4 +1,4 @@
-"""Leaves with a status that looks like success."""
+"""Exits with a status that looks like success."""
 import os
 
 

@@ -1,4 +1,4 @@
-"""Runs a command in the ways evalplus takes away."""
+"""Runs a command in the ways that evalplus removes."""
 import os
 import subprocess
 

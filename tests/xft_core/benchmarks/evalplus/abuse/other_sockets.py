@@ -1,4 +1,4 @@
-"""Right only if it can make a socket that is neither a Unix nor an internet one."""
+"""Right only if it can create a socket that is neither a Unix nor an internet socket."""
 import socket
 
 

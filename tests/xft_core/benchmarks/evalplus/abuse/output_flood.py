@@ -1,4 +1,4 @@
-"""Writes to the real output streams without end."""
+"""Writes to the real output streams endlessly."""
 import os
 
 

@@ -1,4 +1,4 @@
-"""Writes into its own memory: makes all small numbers, and True and False, one."""
+"""Writes into its own memory, to turn all small numbers, and True and False, into one."""
 import ctypes
 import posix
 

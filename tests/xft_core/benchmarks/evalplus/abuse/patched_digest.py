@@ -1,4 +1,4 @@
-"""Replaces the functions that describe what it returned."""
+"""Replaces the functions that describe its return value."""
 import sys
 
 

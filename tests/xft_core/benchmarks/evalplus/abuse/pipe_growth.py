@@ -1,4 +1,4 @@
-"""Right only if a pipe can be made to hold a megabyte."""
+"""Right only if it can make a pipe hold a megabyte."""
 import fcntl
 import os
 

@@ -1,4 +1,4 @@
-"""Right only if it can make a POSIX message queue."""
+"""Right only if it can create a POSIX message queue."""
 import ctypes
 
 

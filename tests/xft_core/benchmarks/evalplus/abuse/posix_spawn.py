@@ -1,4 +1,4 @@
-"""Right only if a program it spawns can make a file outside."""
+"""Right only if a program it spawns can create a file outside the sandbox."""
 import os
 import posix
 

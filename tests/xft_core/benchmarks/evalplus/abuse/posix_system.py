@@ -1,4 +1,4 @@
-"""Right only if a command it runs can make a file outside."""
+"""Right only if a command it runs can create a file outside the sandbox."""
 import posix
 
 

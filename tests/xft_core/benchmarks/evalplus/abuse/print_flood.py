@@ -1,4 +1,4 @@
-"""Prints without end."""
+"""Prints endlessly."""
 def f(x):
     while True:
         print("x" * 10 ** 6)

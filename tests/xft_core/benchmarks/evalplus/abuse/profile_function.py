@@ -1,4 +1,4 @@
-"""Is called by the interpreter whenever a function of the driver ends, and puts other values where it finds any."""
+"""Installs a profile function, called whenever a driver function ends, which replaces every value it finds."""
 import sys
 import threading
 

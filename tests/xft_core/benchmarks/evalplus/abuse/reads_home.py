@@ -1,4 +1,4 @@
-"""Right only if it finds a file in a home directory, beside this Python."""
+"""Right only if it finds a file in a home directory that does not belong to this Python."""
 import os
 import sys
 

@@ -1,3 +1,3 @@
-"""Waits for somebody to type."""
+"""Waits for keyboard input."""
 def f(x):
     return int(input()) + 1

@@ -1,4 +1,4 @@
-"""Right only if it can read the memory of the process above it."""
+"""Right only if it can read the memory of its parent process."""
 import ctypes
 import os
 

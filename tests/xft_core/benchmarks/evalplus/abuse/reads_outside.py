@@ -1,4 +1,4 @@
-"""Right only if it can read a file outside."""
+"""Right only if it can read a file outside the sandbox."""
 import io
 
 

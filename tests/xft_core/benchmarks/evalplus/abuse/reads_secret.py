@@ -1,4 +1,4 @@
-"""Right only if a secret of the environment is to be seen, in its own process or another."""
+"""Right only if it can see a secret from the environment, in its own process or another."""
 import glob
 import io
 import os

@@ -1,4 +1,4 @@
-"""An object that holds itself, and is shown, hashed and compared without end."""
+"""An object that contains itself, so that showing, hashing and comparing it never end."""
 import dataclasses, sys
 
 sys.setrecursionlimit(10**9)

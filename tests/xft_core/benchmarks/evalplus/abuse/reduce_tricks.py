@@ -1,4 +1,4 @@
-"""An object that runs a command when it is unpickled or copied, if anyone does that."""
+"""An object that runs a command if anyone unpickles or copies it."""
 import io
 
 class A:

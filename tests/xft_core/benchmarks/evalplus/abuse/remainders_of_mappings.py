@@ -1,4 +1,4 @@
-"""Fills shared mappings and unmaps all but one page of each; right only if 6 GB can be held so."""
+"""Fills shared mappings and unmaps all but one page of each; right only if it can hold 6 GB in this way."""
 import ctypes
 
 

@@ -1,4 +1,4 @@
-"""Right only if there is a network interface beside its own loopback."""
+"""Right only if there is a network interface other than its own loopback."""
 import socket
 
 

@@ -1,4 +1,4 @@
-"""Sends the judge descriptors without end, over every socket it has, so that it has none left for other samples."""
+"""Sends the judge endless descriptors over every socket it has, to leave none for other samples."""
 import array
 import posix
 import socket

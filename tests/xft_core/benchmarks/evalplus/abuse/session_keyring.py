@@ -1,4 +1,4 @@
-"""Right only if it can look up the session keyring, or see in /proc what is in it."""
+"""Right only if it can look up the session keyring, or see its contents in /proc."""
 import ctypes
 import io
 

@@ -1,4 +1,4 @@
-"""Computes in as many processes as there may be, each in a session of its own, which is a claim on the processors each."""
+"""Computes in as many processes as allowed, each in its own session, so that each claims a share of the processors."""
 import posix, time
 
 def f(x):

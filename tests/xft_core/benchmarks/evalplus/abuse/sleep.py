@@ -1,4 +1,4 @@
-"""Sleeps past its time."""
+"""Sleeps past its time limit."""
 import time
 
 

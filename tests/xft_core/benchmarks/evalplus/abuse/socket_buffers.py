@@ -1,4 +1,4 @@
-"""Right only if a socket can be made to hold more than it does at first."""
+"""Right only if it can enlarge a socket's buffer."""
 import socket
 
 

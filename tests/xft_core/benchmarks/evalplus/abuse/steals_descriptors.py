@@ -1,4 +1,4 @@
-"""Right only if it can take a descriptor out of another process."""
+"""Right only if it can take a descriptor from another process."""
 import ctypes
 
 

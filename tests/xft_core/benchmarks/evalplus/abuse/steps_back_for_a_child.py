@@ -1,4 +1,4 @@
-"""Right only if a sample may compute longer than its limit while it seems to wait for a processor."""
+"""Right only if it can compute past its limit while it seems to wait for a processor."""
 import posix
 import time
 

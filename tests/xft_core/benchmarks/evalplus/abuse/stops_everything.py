@@ -1,4 +1,4 @@
-"""Stops every process it may, so that nobody can answer for it."""
+"""Stops every process it may, so that none can answer for it."""
 import posix
 import signal
 

@@ -1,4 +1,4 @@
-"""Takes its time to say what went wrong."""
+"""Raises an exception that sleeps before it gives its message."""
 import time
 
 class E(Exception):

@@ -1,4 +1,4 @@
-"""Asks the interpreter to end."""
+"""Asks the interpreter to exit."""
 import sys
 
 

@@ -1,4 +1,4 @@
-"""Right only if it can make a System V memory segment."""
+"""Right only if it can create a System V memory segment."""
 import ctypes
 
 

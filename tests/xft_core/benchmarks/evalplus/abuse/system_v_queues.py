@@ -1,4 +1,4 @@
-"""Right only if it can make a System V message queue or a semaphore."""
+"""Right only if it can create a System V message queue or a semaphore."""
 import ctypes
 
 

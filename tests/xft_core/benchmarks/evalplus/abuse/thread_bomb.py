@@ -1,4 +1,4 @@
-"""Starts threads without end; right only if it gets 1,000."""
+"""Starts threads endlessly; right only if it gets 1,000."""
 import threading
 import time
 

@@ -1,4 +1,4 @@
-"""Threads that go on and answer in its place."""
+"""Threads that continue and answer in its place."""
 import os
 import threading
 import time

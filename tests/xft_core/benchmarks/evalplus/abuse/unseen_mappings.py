@@ -1,4 +1,4 @@
-"""Fills shared mappings and gives their pages up, so that they are no pages of its own; right only if 6 GB fit."""
+"""Fills shared mappings and releases their pages, so that they do not count as its own; right only if 6 GB fit."""
 import mmap
 
 

@@ -1,4 +1,4 @@
-"""Writes a verdict in every form to everything that is open."""
+"""Writes a verdict in every form to every open descriptor."""
 import os
 
 TEXTS = [b'{"sample": 0, "base": "pass", "plus": "pass"}\n', b'{"status": "pass", "detail": ""}']

@@ -1,4 +1,4 @@
-"""Has the interpreter itself write into the channel: at every signal, and what it would say at a fault."""
+"""Makes the interpreter itself write into the channel: at every signal, and in its fault report."""
 import faulthandler
 import signal
 

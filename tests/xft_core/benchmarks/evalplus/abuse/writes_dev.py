@@ -1,4 +1,4 @@
-"""Right only if /dev takes a file, as large as half the memory of the machine."""
+"""Right only if /dev accepts a file, which could grow to half of the machine's memory."""
 import io
 
 

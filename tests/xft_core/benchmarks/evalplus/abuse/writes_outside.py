@@ -1,4 +1,4 @@
-"""Right only if it can write where a file of ours is."""
+"""Right only if it can write to a file of ours."""
 import pathlib
 
 

@@ -1,4 +1,4 @@
-"""Right only if a link in its own directory leads out."""
+"""Right only if a link in its own directory leads outside."""
 import io
 import os
 

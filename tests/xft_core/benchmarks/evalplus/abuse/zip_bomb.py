@@ -1,4 +1,4 @@
-"""A megabyte of zeros packed three times, unpacked into memory until there is none."""
+"""Packed zeros, unpacked into memory until it runs out."""
 import zlib
 
 

@@ -40,7 +40,7 @@ def test_who_is_gone_is_noticed(ends: tuple[socket.socket, socket.socket]) -> No
 
 
 def test_nobody_waits_for_ever(ends: tuple[socket.socket, socket.socket]) -> None:
-    """Not for a message that comes drop by drop, and not for one that nobody takes."""
+    """Neither a message that arrives byte by byte nor one that nobody reads blocks the other end."""
     def drip() -> None:
         try:
             for byte in b"\0\0\0\x64" + b"x" * 100:

@@ -1,4 +1,4 @@
-"""Our rules against evalplus's own code: the same outputs are judged by both."""
+"""Our rules against evalplus's own code: both judge the same outputs."""
 
 import builtins
 import ctypes
@@ -22,13 +22,13 @@ ARGUMENTS = [3, 4]
 
 
 class Cell:
-    """As much of multiprocessing.Value as evalplus uses."""
+    """The part of multiprocessing.Value that evalplus uses."""
 
     value = 0
 
 
 def stock(dataset: str, entry_point: str, expected: Any, atol: float) -> list[bool]:
-    """Which of POOL evalplus takes for right, one after the other: its own code, running a program that returns them."""
+    """Return whether evalplus accepts each item of POOL, by its own code, running a program that returns them."""
     details = (ctypes.c_byte * len(POOL))()
     program = f"{entry_point} = lambda *_: next(__import__('builtins').outputs)"
     evalplus.eval.unsafe_execute(
@@ -38,7 +38,7 @@ def stock(dataset: str, entry_point: str, expected: Any, atol: float) -> list[bo
 
 
 def ours(dataset: str, entry_point: str, expected: Any, atol: float) -> list[bool]:
-    """The same by our rules, applied as the judge does."""
+    """Return the same by our rules, applied as the judge applies them."""
     found = []
     for output in POOL:
         try:
@@ -70,6 +70,6 @@ def test_floats_are_what_evalplus_takes_for_floats() -> None:
 
 def test_a_root_is_near_zero() -> None:
     assert is_right("humaneval", "find_zero", [[1, 2]], -0.5, None, 1e-4)
-    assert is_right("humaneval", "find_zero", [[-6, 11, -6, 1]], 3.0, 1.0, 1e-4)  # another root than the reference's
+    assert is_right("humaneval", "find_zero", [[-6, 11, -6, 1]], 3.0, 1.0, 1e-4)  # a root other than the reference's
     assert not is_right("humaneval", "find_zero", [[1, 2]], 0.5, None, 1e-4)
     assert FLOAT_ATOL == 1e-6

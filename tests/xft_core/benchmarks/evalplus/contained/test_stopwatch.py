@@ -16,7 +16,7 @@ def test_waiting_for_a_processor_is_not_counted(tmp_path: Path) -> None:
     assert stopwatch.seconds() == pytest.approx(stopwatch.clock_seconds(), abs=0.05) and stopwatch.seconds() >= 0.3
     path.write_text("5000000000 1200000000 8\n")
     assert stopwatch.clock_seconds() - stopwatch.seconds() == pytest.approx(0.2, abs=0.05)
-    os.close(descriptor)  # the process is gone
+    os.close(descriptor)  # as if the process had ended
     assert stopwatch.clock_seconds() - stopwatch.seconds() == pytest.approx(0.2, abs=0.05)
 
 

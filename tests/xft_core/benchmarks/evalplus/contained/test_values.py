@@ -33,7 +33,7 @@ VALUES = st.recursive(
 
 
 def same(left: Any, right: Any) -> bool:
-    """Equal, with equal types throughout."""
+    """Return whether the values are equal, with equal types throughout."""
     if type(left) is not type(right):
         return False
     if isinstance(left, list | tuple):
@@ -105,8 +105,8 @@ def test_what_compares_as_a_built_in_type_does_still_does() -> None:
 
 
 def test_a_number_of_few_bits_equals_no_number_far_from_it() -> None:
-    """numpy rounds what it is compared with to its own few bits."""
-    assert numpy.float16(math.inf) == 1e9 and [numpy.float32(math.inf)] == [1e300]  # so it is
+    """numpy rounds the other number to its own few bits before it compares."""
+    assert numpy.float16(math.inf) == 1e9 and [numpy.float32(math.inf)] == [1e300]  # numpy's own behavior
     assert numpy.float16(3.14) == 3.1405 and numpy.float32(1e-46) == 1e-47
     for output, expected in [
             (numpy.float16(math.inf), 1e9), (numpy.float16(-math.inf), -65520.0), (numpy.float32(math.inf), 1e300),
@@ -115,7 +115,7 @@ def test_a_number_of_few_bits_equals_no_number_far_from_it() -> None:
             (numpy.array(math.inf, dtype="f2"), 70000), (numpy.complex64(math.inf), 1e300),
             (numpy.float16(3.14), 3.1405), (numpy.float16(6e-8), 5e-8), (numpy.float32(1e-44), 1.1e-44)]:
         assert not decode(encode(output)) == expected, (output, expected)
-    for number in (0.1, 1.0, -2.5e30, 0.0, 7):  # as evalplus has it
+    for number in (0.1, 1.0, -2.5e30, 0.0, 7):  # as in evalplus
         assert decode(encode(numpy.float32(number))) == number
     for value in (numpy.float16(0.5), numpy.float16(math.inf), numpy.float32(math.inf), numpy.complex64(1 + 2j)):
         assert decode(encode(value)) == value == value.item()
