@@ -186,7 +186,8 @@ def test_an_interrupt_stops_all_variants(finished: ComparisonResult, tmp_path: P
     path = tmp_path / "recipe.yaml"
     long = VALUES["sft"] | {"max_steps": 1000, "epochs": 1000}  # type: ignore[operator]
     path.write_text(yaml.safe_dump(VALUES | {"name": "stopped", "sft": long}), encoding="utf-8")
-    command = [sys.executable, "-m", "flows.cli", "compare", str(path), "--grid", "sft.weight_decay=[0.1,0.2,0.3]"]
+    command = [
+        sys.executable, "-m", "flows.cli", "compare", str(path), "--grid", "sft.weight_decay=[0.1,0.2,0.3]", "--at-once", "2"]
     with subprocess.Popen(
             command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         wait_for_checkpoint(2)

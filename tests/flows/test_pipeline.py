@@ -3,6 +3,7 @@
 The tests run in order and share one store: each uses what the previous ones left.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -62,12 +63,14 @@ def rebuilt(states: dict[str, str]) -> set[str]:
 
 
 def wait_for_checkpoint(number: int, seconds: float = 1800) -> Path:
-    """Return SFT's work-in-progress directory once it holds checkpoint ``number`` or a later one."""
-    deadline = time.monotonic() + seconds
+    """Return SFT's work-in-progress directory once it gets checkpoint ``number`` or a later one. Checkpoints that other tests
+    left behind in the same home do not count."""
+    started, deadline = time.time(), time.monotonic() + seconds
     while time.monotonic() < deadline:
         for path in (settings().artifacts / "sft").glob("*.partial/checkpoints/checkpoint-*"):
-            if int(path.name.rpartition("-")[2]) >= number:
-                return path.parents[1]
+            with contextlib.suppress(FileNotFoundError):  # older checkpoints are deleted meanwhile
+                if int(path.name.rpartition("-")[2]) >= number and path.stat().st_mtime >= started:
+                    return path.parents[1]
         time.sleep(0.02)
     raise AssertionError("no checkpoint was written")
 
