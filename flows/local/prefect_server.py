@@ -6,9 +6,11 @@ XFT_MLFLOW_BESIDE: address of an MLflow server behind the same gate, shown at /m
 """
 
 import argparse
+import faulthandler
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 MLFLOW_VARIABLE = "XFT_MLFLOW_BESIDE"
+TURN_SECONDS = 5  # how often the event loop says that it turns
+STALLED_SECONDS = 30  # without a turn; longer than a busy machine delays one
 
 
 def serve(host: str, port: int) -> None:
@@ -33,6 +37,7 @@ def serve(host: str, port: int) -> None:
         from prefect.server.schemas.core import Artifact
         from prefect.server.utilities.schemas.bases import TimeSeriesBaseModel
         from prefect.settings import get_current_settings
+        from uvicorn.main import STARTUP_FAILURE
 
         # Version 2 of the pages contacts an analytics host, and version 1 advertises version 2 if its files exist.
         prefect.__ui_v2_static_path__ = Path(os.devnull, "none")
@@ -45,10 +50,21 @@ def serve(host: str, port: int) -> None:
         app = from_environment(pages)  # `final` would collect garbage, which takes long and finds none since FastAPI 0.137
 
     settings = get_current_settings().server
-    uvicorn.run(
+    server = uvicorn.Server(uvicorn.Config(
         app, host=host, port=port, log_level=settings.logging_level.lower(),
         lifespan="on", timeout_keep_alive=settings.api.keepalive_timeout,
-        proxy_headers=False)  # with them, a request could fake its origin
+        proxy_headers=False,  # with them, a request could fake its origin
+        callback_notify=expect_a_turn, timeout_notify=TURN_SECONDS))
+    with suppress(KeyboardInterrupt):  # as uvicorn.run, which takes no callback
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+async def expect_a_turn() -> None:
+    """Write the stacks of all threads to the log unless the event loop calls this again within STALLED_SECONDS: then something
+    blocks it, and the server answers nobody."""
+    faulthandler.dump_traceback_later(STALLED_SECONDS)
 
 
 def server_environment(environment: Mapping[str, str], auth_string: str) -> dict[str, str]:
@@ -60,6 +76,7 @@ def server_environment(environment: Mapping[str, str], auth_string: str) -> dict
         "PREFECT_SERVER_UI_API_URL": "/api",  # relative to the pages' address, which may be a tunnel or another port
         "PREFECT_SERVER_UI_V2_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_API_LOG_RETRYABLE_ERRORS": "true",  # says why it answered 503, for example a locked database
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1"}  # unused: the gate lets no foreign origin through
 
 

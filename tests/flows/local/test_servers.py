@@ -101,3 +101,33 @@ def test_a_server_by_hand_needs_a_secret(module: str, tmp_path: Path) -> None:
         env=environment | {"XFT_HOME": str(tmp_path)})
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: XFT_SERVER_AUTH_STRING must be name:password")
+
+
+STALLING = """
+import asyncio, time, uvicorn
+from flows.local import prefect_server
+
+prefect_server.STALLED_SECONDS = 1
+
+async def app(scope, receive, send):
+    pass
+
+async def serve():
+    serving = asyncio.create_task(server.serve())
+    await asyncio.sleep(0.5)
+    blocks_the_event_loop()
+    server.should_exit = True
+    await serving
+
+def blocks_the_event_loop():
+    time.sleep(2)
+
+server = uvicorn.Server(uvicorn.Config(
+    app, port=0, lifespan="off", callback_notify=prefect_server.expect_a_turn, timeout_notify=0))
+asyncio.run(serve())
+"""
+
+
+def test_a_server_that_stalls_writes_where() -> None:
+    done = subprocess.run([sys.executable, "-c", STALLING], capture_output=True, text=True, check=True)
+    assert "Timeout (0:00:01)!" in done.stderr and "in blocks_the_event_loop" in done.stderr
