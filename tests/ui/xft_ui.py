@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
 import httpx
+import psutil
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
@@ -27,7 +29,7 @@ class XftUi:
     """Prefect, MLflow and the worker, started with ``start`` and ended with ``interrupt``."""
 
     def __init__(self, home: Path) -> None:
-        self.home = home
+        self.home, self.began = home, time.time()
         self.prefect, self.mlflow = (f"http://127.0.0.1:{port}" for port in free_ports(2))
         self.process: subprocess.Popen[bytes] | None = None
         self.log = home / "ui.log"
@@ -92,7 +94,8 @@ class XftUi:
             os.kill(pid, signal.SIGKILL)
 
     def processes(self, word: str = "") -> list[int]:
-        """Return the ids of all processes with this home in their environment and ``word`` in their command line."""
+        """Return the ids of all processes with this home in their environment and ``word`` in their command line. Older ones,
+        such as the shell or the make that exported XFT_HOME, are not ours."""
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
@@ -101,7 +104,9 @@ class XftUi:
             except OSError:
                 continue
             if f"XFT_HOME={self.home}".encode() in environment and word.encode() in command:
-                found.append(int(path.name))
+                with suppress(psutil.NoSuchProcess):
+                    if psutil.Process(int(path.name)).create_time() >= self.began:
+                        found.append(int(path.name))
         return found
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
