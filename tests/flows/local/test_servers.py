@@ -131,3 +131,29 @@ asyncio.run(serve())
 def test_a_server_that_stalls_writes_where() -> None:
     done = subprocess.run([sys.executable, "-c", STALLING], capture_output=True, text=True, check=True)
     assert "Timeout (0:00:01)!" in done.stderr and "in blocks_the_event_loop" in done.stderr
+
+
+FREED = """
+import threading, time
+from flows.local import prefect_server
+
+class Left:
+    def __del__(self):
+        freed.append(threading.current_thread().name)
+
+freed, count = [], 0
+prefect_server.COLLECT_SECONDS = 0.2
+prefect_server.collect_garbage_in_a_thread()
+end = time.monotonic() + 1
+while time.monotonic() < end:  # garbage in cycles, and more than enough new objects for Python to collect it here
+    left = Left()
+    left.itself, left.others, count = left, [[] for _ in range(1000)], count + 1
+del left
+time.sleep(1)
+print(len(freed) == count > 1000, *set(freed))
+"""
+
+
+def test_garbage_is_never_freed_where_the_event_loop_runs() -> None:
+    done = subprocess.run([sys.executable, "-c", FREED], capture_output=True, text=True, check=True)
+    assert done.stdout == "True garbage collection\n"
