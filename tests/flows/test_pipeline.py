@@ -176,14 +176,11 @@ def test_the_parent_compares(finished: PipelineResult) -> None:
 
 
 def test_the_same_recipe_again_does_no_work(finished: PipelineResult) -> None:
-    started = time.monotonic()
     state, states = run_pipeline()
-    seconds = time.monotonic() - started
     assert state.is_completed()
     result = state.result()
     assert (result.reused_stages, result.stages) == (STAGES, STAGES)
     assert rebuilt(states) == set()
-    assert seconds < 10
     again = children(result.mlflow_run_id)
     assert {item.data.tags["xft.reused"] for item in again.values()} == {"true"}
     sft = children(finished.mlflow_run_id)["sft_moe"]
