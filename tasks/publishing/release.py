@@ -36,7 +36,7 @@ LINEAGE = {
     "xft.base_model": "base model", "xft.base_model.digest": "digest of the base model", "xft.data": "instruction data",
     "xft.data.digest": "digest of the prepared data", "xft.recipe": "recipe", "xft.seed": "seed",
     "xft.digest": "digest of the merged model", "xft.held_out_nll": "held-out loss [nats per response token]",
-    "xft.plus_pass_at_1": "pass@1 [fraction]"}
+    "xft.plus_pass_at_1": "pass@1 on all tests [fraction]"}
 
 
 class ReleaseDiffers(XftError):

@@ -150,7 +150,7 @@ def _why_not(champion: _Contender, mine: _Contender) -> str | None:
     if mine_nll > its_nll:
         worse.append("held-out loss {} is worse than {} {}".format(*told_apart(mine_nll, its_nll, 4), of))
     if mine_solved is not None and its_solved is not None and mine_solved < its_solved:
-        worse.append("pass@1 {} % is worse than {} % {}".format(*told_apart(100 * mine_solved, 100 * its_solved, 1), of))
+        worse.append("pass@1 on all tests {} % is worse than {} % {}".format(*told_apart(100 * mine_solved, 100 * its_solved, 1), of))
     if not worse and (mine_nll, mine_solved) == (its_nll, its_solved) and mine.version < champion.version:
         worse.append(f"as good as version {champion.version}, which is later")
     return "; ".join(worse) + "." if worse else None
@@ -161,7 +161,7 @@ def _standing(version: "ModelVersion", measured: Measurement) -> str:
     if measured.pass_at_1 is None:
         numbers, compared = f"held-out loss {measured.held_out_nll:.4f}", "is not worse than that"
     else:
-        numbers = f"held-out loss {measured.held_out_nll:.4f} and pass@1 {100 * measured.pass_at_1:.1f} %"
+        numbers = f"held-out loss {measured.held_out_nll:.4f} and pass@1 on all tests {100 * measured.pass_at_1:.1f} %"
         compared = "are not worse than those"
     if over in (None, "none"):
         return f"{numbers}; no version was champion before it."

@@ -86,8 +86,9 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
     """Decorate a command's ``main``: SIGINT interrupts it, it ends quietly when nobody reads its output any more, and Python
     keeps docstrings.
 
-    A shell starts background commands of a script with SIGINT ignored, and Python does not change this. transformers reads
-    docstrings on import and fails under PYTHONOPTIMIZE=2.
+    A shell starts background commands of a script with SIGINT ignored, and Python does not change this. Some supervisors
+    ignore SIGCHLD, and bubblewrap cannot wait for its program then. transformers reads docstrings on import and fails under
+    PYTHONOPTIMIZE=2.
     """
     @wraps(main)
     def run(arguments: list[str] | None = None) -> int:
@@ -96,8 +97,10 @@ def command(main: Callable[..., int]) -> Callable[..., int]:
                 setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
         if arguments is None:
             keep_docstrings()
-        if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGCHLD, signal.SIG_DFL)):
+                if signal.getsignal(number) is signal.SIG_IGN:
+                    signal.signal(number, handler)
         try:
             try:
                 return main(arguments)

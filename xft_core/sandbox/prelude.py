@@ -12,6 +12,8 @@ import signal
 import sys
 
 PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>; a copy: this program runs alone
+IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # Python does so at its start, and a command would inherit it
+STACK_BYTES = 8 * 2**20  # what Linux gives a process unless a shell's `ulimit -s` says otherwise
 
 
 def main() -> None:
@@ -22,6 +24,8 @@ def main() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    reset_signals()
+    os.umask(0o022)
     os.chdir(job["directory"])
     for name, text in job["files"].items():
         assert not os.path.isabs(name) and ".." not in name.split("/"), name
@@ -31,6 +35,9 @@ def main() -> None:
     limit(job["limits"])
     if isinstance(job["command"], dict):
         sys.argv[1:] = job["command"]["arguments"]
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in IGNORED_BY_PYTHON:
+            signal.signal(number, signal.SIG_IGN)
         exec(compile(job["command"]["source"], "<program>", "exec"), {"__name__": "__main__"})
         return
     try:
@@ -40,8 +47,18 @@ def main() -> None:
         os._exit(127)
 
 
+def reset_signals() -> None:
+    """Block and ignore no signal. A verdict must not depend on the shell, scheduler or program that started the grading:
+    multiprocessing, for example, ends its workers by SIGTERM, and waits forever for those that inherit it as ignored."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+
+
 def limit(limits: "dict[str, int | None]") -> None:
-    """Set hard limits for this process and everything it starts."""
+    """Set hard limits for this process and everything it starts, and the usual size of the stack."""
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (at_most(STACK_BYTES, hard), hard))
     memory = limits["memory_bytes"]
     for name, value in (
         ("AS", memory), ("DATA", memory), ("FSIZE", limits["file_bytes"]), ("NOFILE", limits["open_files"]), ("CORE", 0),
@@ -49,16 +66,22 @@ def limit(limits: "dict[str, int | None]") -> None:
         if value is not None:
             number = getattr(resource, f"RLIMIT_{name}")
             hard = resource.getrlimit(number)[1]
-            value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+            value = at_most(value, hard)
             resource.setrlimit(number, (value, value))
     if limits["processes"] is not None:
         limit_processes(limits["processes"])
+
+
+def at_most(value: int, hard: int) -> int:
+    """``value``, or the hard limit if that is less. Python writes "no limit" as -1."""
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def limit_processes(processes: int) -> None:
     """Limit the number of processes. Kernels before 5.14 also count the user's processes outside the sandbox: if that
     leaves no room for even one more, the limit stays unchanged."""
     before = resource.getrlimit(resource.RLIMIT_NPROC)
+    processes = at_most(processes, before[1])
     resource.setrlimit(resource.RLIMIT_NPROC, (processes, before[1]))
     try:
         child = os.fork()

@@ -169,3 +169,24 @@ def test_an_interrupted_command_ends_whatever_waits(wait: str, said: int) -> Non
         process.kill()
     assert process.returncode == 130
     assert errors.splitlines().count("said") == said
+
+
+IGNORING = """
+import os, signal, sys
+for number in (signal.SIGINT, signal.SIGCHLD):
+    signal.signal(number, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, "-c", '''
+import signal
+from xft_core.runtime.process import command
+@command
+def main(arguments):
+    print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL)
+    return 0
+raise SystemExit(main())
+'''])
+"""
+
+
+def test_a_command_restores_the_signals_that_it_lives_by() -> None:
+    done = subprocess.run([sys.executable, "-c", IGNORING], capture_output=True, text=True, check=True, timeout=100)
+    assert done.stdout.split() == ["True", "True"], done.stderr
