@@ -48,7 +48,8 @@ def parse_yaml(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())[:500]) from None
+        message = str(error).replace('in "<unicode string>", ', "at ")  # PyYAML's name for a text
+        raise ValueError(" ".join(message.split())[:500]) from None
     except (ValueError, ArithmeticError, TypeError, AttributeError, LookupError) as error:
         # For example, a date in the 13th month, or a value that does not match its tag.
         raise ValueError(f"it contains an invalid value ({str(error)[:100]})") from None

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xft_core.recipe.dense_steps import baseline_steps, start_steps, weighted
-from xft_core.recipe.inactive_fields import needs_base, scales_delta, tests_headroom
+from xft_core.recipe.inactive_fields import as_computed, needs_base, scales_delta, tests_headroom
 from xft_core.recipe.sections import Recipe
 from xft_core.recipe.step import (
     AVERAGE,
@@ -210,7 +210,7 @@ def _making(recipe: Recipe) -> Iterator[Step]:
     yield from _preparing(recipe)
     start = start_steps(recipe)
     yield from start.steps
-    tuned = Step(UPCYCLED, "upcycle", start.given | {"seed": seed, "upcycle": recipe.upcycle}, None if sft else MOE_MODEL)
+    tuned = Step(UPCYCLED, "upcycle", start.given | {"seed": seed, "upcycle": as_computed(recipe)}, None if sft else MOE_MODEL)
     yield tuned
     if sft:
         given = shared | {"model": Made(UPCYCLED), "sft": sft, "checks": recipe.checks}

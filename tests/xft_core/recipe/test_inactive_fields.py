@@ -10,6 +10,7 @@ import torch
 
 from tests.factories import dense_model
 from xft_core.demo import DEMO_DIR
+from xft_core.models.loading import load_model
 from xft_core.recipe.inactive_fields import plays_no_part
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import (
@@ -23,6 +24,7 @@ from xft_core.recipe.sections import (
     SftConfig,
     UpcycleConfig,
 )
+from xft_core.recipe.steps import UPCYCLED, pipeline_steps
 from xft_core.stages.base import StageConfig
 from xft_core.stages.configs import (
     EvaluateStage,
@@ -36,6 +38,7 @@ from xft_core.stages.configs import (
     UpcycleStage,
 )
 from xft_core.stages.run import run_stage, stage_key
+from xft_core.stages.upcycle import upcycle as run_upcycle
 
 NONE, DATA = Path("none"), Path("data")
 GREEDY: dict[str, Any] = {"temperature": 0.0}
@@ -202,6 +205,47 @@ def test_an_upcycled_model_without_a_shared_expert_is_the_same_whatever_its_norm
             num_experts=2, num_experts_per_tok=1, shared_expert=False, normalization=name))).manifest  # type: ignore
         for name in ("xft", "none")]
     assert (manifests[0].key, manifests[0].digest) == (manifests[1].key, manifests[1].digest)
+
+
+@pytest.mark.parametrize(("family", "num_experts", "change"), [
+    ("llama", 2, {}), ("gpt2", 4, {}), ("starcoder2", 4, {"router": "frozen"}), ("llama", 4, {"expert_rank": 2})])
+def test_with_one_routed_expert_none_computes_the_bits_of_xft(
+        tmp_path: Path, family: str, num_experts: int, change: dict[str, Any]) -> None:
+    """Forward, backward and in what it draws, so both variants can share a training."""
+    dense_model(tmp_path / "dense", family)
+    found = []
+    for normalization in ("xft", "none"):
+        out = tmp_path / normalization
+        out.mkdir()
+        config = UpcycleConfig(num_experts=num_experts, num_experts_per_tok=2, normalization=normalization, **change)
+        run_upcycle(tmp_path / "dense", out, config, 0)
+        model = load_model(out, torch.float32).train()
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+        torch.manual_seed(0)
+        logits_BSV = model(torch.arange(12).reshape(2, 6)).logits
+        logits_BSV.logsumexp(-1).mean().backward()
+        found.append({"logits": logits_BSV.detach()} | {
+            name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None})
+    assert found[0].keys() == found[1].keys() and len(found[0]) > 10
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize(("fields", "shared"), [
+    ({"num_experts": 2, "num_experts_per_tok": 2}, True), ({"num_experts": 4, "num_experts_per_tok": 2}, True),
+    ({"num_experts": 4, "num_experts_per_tok": 3}, False), ({"num_experts": 2, "num_experts_per_tok": 1}, False)])
+def test_variants_that_compute_the_same_share_their_training(fields: dict[str, Any], shared: bool) -> None:
+    def upcycled(normalization: str, gradient: str = "chosen") -> Any:
+        recipe = parse(Recipe, {
+            "upcycle": fields | {"normalization": normalization}, "sft": {"router_gradient": gradient}})
+        return next(step.given["upcycle"] for step in pipeline_steps(recipe) if step.role == UPCYCLED)
+
+    fields = fields | {"shared_expert": fields["num_experts_per_tok"] > 1}
+    assert (upcycled("none") == upcycled("xft")) == shared
+    assert upcycled("xft").normalization == "xft" and upcycled("renormalize") != upcycled("xft")
+    assert upcycled("none", "dense") != upcycled("xft", "dense")
 
 
 def test_the_help_of_every_field_that_can_be_inactive_says_so_and_of_no_other() -> None:
