@@ -21,14 +21,16 @@ def test_programs_that_are_odd_and_right_pass() -> None:
 
     def finish(program: str) -> Finished:
         # In a separate module: multiprocessing's spawn needs the file of __main__.
-        source = f"import sys; sys.path.append({str(PACKAGES)!r})\n{program}"
+        # A program that does not end says where it waits.
+        source = (f"import faulthandler, sys; sys.path.append({str(PACKAGES)!r}); faulthandler.dump_traceback_later(45)\n{program}\n"
+                  "faulthandler.cancel_dump_traceback_later()")
         return sandbox.run(
             [str(python()), "-P", "-s", "-B", "main.py"], 60, files={"main.py": _guarded(source)},
             resources=replace(Resources(), memory_bytes=4 * 2**30))
 
     with ThreadPoolExecutor(2) as pool:
         finished = dict(zip(ODD, pool.map(finish, ODD.values()), strict=True))
-    failed = {name: (done.status, done.stderr.decode()[-300:]) for name, done in finished.items() if done.status != 0}
+    failed = {name: (done.status, done.stderr.decode()[-2000:]) for name, done in finished.items() if done.status != 0}
     assert failed == {}
     assert sandbox.run(PythonProgram("raise SystemExit(1)"), 30).status == 1  # so a failure would be noticed
 
