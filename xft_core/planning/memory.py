@@ -17,8 +17,8 @@ import math
 from dataclasses import dataclass, replace
 
 from xft_core.planning.shape import Shape, low_rank_columns
-from xft_core.recipe.inactive_fields import needs_features
-from xft_core.recipe.sections import MergeConfig, Recipe, SftConfig, UpcycleConfig
+from xft_core.recipe.inactive_fields import measuring_precision, needs_features
+from xft_core.recipe.sections import MergeConfig, Precision, Recipe, SftConfig, UpcycleConfig
 from xft_core.recipe.sections.merge import CLOSED_FORMS, ON_DELTAS
 
 WIDTH = {"fp32": 4, "bf16": 2, "bf16_mixed": 4}  # bytes of a weight in memory
@@ -180,12 +180,24 @@ def row_losses_memory(shape: Shape, upcycle: UpcycleConfig | None, precision: st
     return Memory(weights, working=max(logits, tokens * _inference_layer(shape, upcycle, width)) + FREED, certain=weights)
 
 
-def router_start_memory(shape: Shape, precision: str, sequence: int) -> Memory:
+def router_start_memory(shape: Shape, upcycle: UpcycleConfig, precision: Precision, sequence: int) -> Memory:
     """The upcycle stage with router_start ridge: one dense model that measures rows, and the sums for as many layers as fit
-    into LAYERS_BYTES, in fp64."""
+    into LAYERS_BYTES, in fp64. With trained, the Mixture-of-Experts follows, with the activations of one row."""
     measured = row_losses_memory(shape, None, precision, sequence)
     layer = 8.0 * shape.hidden_size**2
-    return replace(measured, working=measured.working + 2 * layer + min(max(layer, LAYERS_BYTES), shape.num_layers * layer))
+    ridge = replace(measured, working=measured.working + 2 * layer + min(max(layer, LAYERS_BYTES), shape.num_layers * layer))
+    if upcycle.router_start == "ridge":
+        return ridge
+    trained = _router_training_memory(shape, upcycle, measuring_precision(precision), sequence)
+    return replace(max(ridge, trained, key=lambda item: item.total), certain=max(ridge.certain, trained.certain))
+
+
+def _router_training_memory(shape: Shape, upcycle: UpcycleConfig, precision: Precision, sequence: int) -> Memory:
+    weights = float(shape.moe_parameters(upcycle) * WIDTH[precision])
+    gradients = 4.0 * shape.num_layers * upcycle.num_routed * shape.hidden_size  # of W_1, in fp32
+    layer = layer_activations(shape, upcycle, precision, sequence, all_trained=False)
+    step = sequence * shape.num_layers * layer + loss_memory(shape, sequence, precision, trains_head=False)
+    return Memory(weights, gradients, 2 * gradients, step + FREED, certain=weights + 3 * gradients)
 
 
 def generate_memory(shape: Shape, upcycle: UpcycleConfig | None, recipe: Recipe) -> Memory:

@@ -8,7 +8,7 @@ from typing import Any
 from xft_core.planning import memory
 from xft_core.planning.shape import Shape
 from xft_core.planning.stage_plan import DataSize, StagePlan
-from xft_core.planning.work import matched_steps, mixing_flops, mixing_passes, router_start_rows
+from xft_core.planning.work import matched_steps, mixing_flops, mixing_passes, router_start_rows, router_training_flops
 from xft_core.recipe.inactive_fields import learns, needs_features, tests_headroom
 from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig, WorkToMatch
 from xft_core.recipe.sections.merge import CLOSED_FORMS, OPERATORS
@@ -52,19 +52,24 @@ class _Given:
 
 def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
     moe, shape = given.recipe.upcycle, given.shape
-    stored_once = moe.store_experts == "once" and moe.expert_rank is None and not moe.is_stock
+    are_copies = moe.experts_from == "base" and not moe.is_stock
+    stored_once = moe.store_experts == "once" and moe.expert_rank is None and are_copies
     parameters = shape.parameters if stored_once else shape.moe_parameters(moe)
     upcycled = parameters * float(shape.stored_bytes)
     copied = StagePlan(role, memory.Memory(0.0), kept=upcycled, written=upcycled)  # from file to file
     if moe.router_start == "random":
         return copied
-    recipe, data, flops = given.recipe, given.data, None
+    recipe, data, flops, trains = given.recipe, given.data, None, moe.router_start == "trained"
     if data is not None:  # losses of every candidate expert of a row, then hidden states and sums over these
         passes = 1 if moe.experts_from == "branches" else 1 + moe.num_routed
         tokens = router_start_rows(data.train_rows) * data.tokens_per_row
         summed = 2.0 * shape.num_layers * shape.hidden_size**2
         flops = tokens * (passes * shape.forward_flops(data.tokens_per_row) + summed)
-    return replace(copied, flops=flops, memory=memory.router_start_memory(shape, recipe.sft.precision, recipe.data.max_length))
+        if trains:
+            flops += tokens * router_training_flops(shape, moe, data.tokens_per_row)
+    needed = memory.router_start_memory(shape, moe, recipe.sft.precision, recipe.data.max_length)
+    written = upcycled * (2 if trains else 1)  # once more, with the trained routers
+    return replace(copied, flops=flops, memory=needed, written=written, moe=trains)
 
 
 def _clustering(role: str, step: Step, given: _Given) -> StagePlan:

@@ -3,6 +3,7 @@
     training   3 forward passes per token: the forward pass itself, gradients of activations, gradients of weights
     mixing     2 forward passes (gradients of activations do not need those of weights), and the gradients of the FFNs'
                weights; with objective distill, also a forward pass of the Mixture-of-Experts
+    routers    2 forward passes (the routers' own gradients are negligible), and the loss before and after
 
 Recomputation by gradient checkpointing, padding and work done once per step (the optimizer, summing experts) are not
 counted: equal settings have equal shares of them.
@@ -12,6 +13,8 @@ import math
 
 from xft_core.planning.shape import Shape
 from xft_core.recipe.sections import UpcycleConfig, WorkToMatch
+
+ROUTER_PASSES = 4  # over the rows, to train the start of the routers (UpIT, arXiv 2410.01610)
 
 
 def training_flops(shape: Shape, upcycle: UpcycleConfig | None, length: float) -> float:
@@ -33,8 +36,13 @@ def mixing_passes(cross_validation: bool) -> float:
 
 
 def router_start_rows(train_rows: int) -> int:
-    """Rows that initialize a router (stages/router_start.py): a hundredth of all, and at least 256 if there are that many."""
+    """Rows that initialize a router (stages/labelled_rows.py): a hundredth of all, and at least 256 if there are that many."""
     return min(train_rows, max(256, train_rows // 100))
+
+
+def router_training_flops(shape: Shape, upcycle: UpcycleConfig, length: float) -> float:
+    """As ``training_flops``, for all passes that train the start of the routers (stages/router_training.py)."""
+    return (2 * ROUTER_PASSES + 2) * shape.forward_flops(length, upcycle)
 
 
 def steps_of(sequences: float, batch_size: int, epochs: float, max_steps: int | None) -> int:

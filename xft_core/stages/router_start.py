@@ -1,8 +1,6 @@
 """Initial router weights that already match rows to experts, if the experts differ (UpIT, arXiv 2410.01610; DUME, 2603.29765).
 
-A small part of the training rows is labelled with experts. If the experts are branches, a row's label is the branch that was
-tuned on it; if they are checkpoints, it is the checkpoint with the lowest loss on the row. In every layer, ridge regression
-from hidden states to labels gives the router's initial weights:
+In every layer, ridge regression from hidden states to the labels of labelled_rows.py gives the router's initial weights:
 
     W_1 = argmin_W sum_t a_t |W x_t - (e_i(t) - 1/R)|^2 + rho |W|^2,      W_2 = 1
 
@@ -11,101 +9,41 @@ token t's row, a_t is one over the number of tokens with this label (so experts 
 rho is a hundredth of the mean eigenvalue of sum_t a_t x_t x_t^T. The router's tanh is close to the identity where W_1 x is
 below 1, so the logits begin as the regression's scores. An expert that is not the label of any row has a row of zeros.
 
-Only the rows are drawn at random: the same inputs give the same weights, so a start after a kill simply repeats the work.
-Shape suffixes: T tokens, D hidden size, R (or E) routed experts, B rows, S tokens.
+Nothing here is drawn at random: the same inputs give the same weights, so a start after a kill simply repeats the work.
+Shape suffixes: T tokens, D hidden size, R routed experts, B rows, S tokens.
 """
 
-import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from xft_core.data.packing import PackedRows
-from xft_core.data.rows import Rows, load_rows
-from xft_core.models.config import DTYPES, decoder_layers
+from xft_core.data.rows import Rows
+from xft_core.models.config import decoder_layers
 from xft_core.models.discovery import family_of
-from xft_core.models.loading import load_model
 from xft_core.planning.memory import LAYERS_BYTES
-from xft_core.planning.work import router_start_rows
-from xft_core.runtime.device import device_for_work
-from xft_core.stages.configs import UpcycleStage
-from xft_core.stages.own_rows import own_rows
-from xft_core.training.held_out import TOKENS_PER_BATCH, check_rows_fit, row_losses
+from xft_core.stages.labelled_rows import LabelledRows
+from xft_core.training.held_out import TOKENS_PER_BATCH
 from xft_core.training.response_loss import response_loss
-
-logger = logging.getLogger(__name__)
 
 RIDGE = 1e-2  # rho as a fraction of the mean eigenvalue
 
 
-@dataclass(frozen=True)
-class RouterStart:
-    """``weights``: W_1 of every layer's router (R,D, fp32, on the CPU); ``rows_of_experts``: number of rows with each label."""
-
-    weights: list[torch.Tensor]
-    rows_of_experts: list[int]
-
-
-def router_start(config: UpcycleStage, model: Path, experts: Sequence[Path]) -> RouterStart:
-    """Return initial router weights for the routed ``experts`` of ``model``. Raises DataError for rows that do not fit it."""
-    assert config.data is not None, "the stage's configuration ensures this"
-    number, dtype = len(experts), DTYPES[config.precision]
-    training_rows = load_rows(config.data, "train")
-    wanted = router_start_rows(len(training_rows))
-    if config.rows_of_experts:
-        of_branches = [own_rows(config.data, config.rows_of_experts[str(expert)], config.seed, config.clusters)
-                       for expert in range(1, number + 1)]
-        pieces = [_some(rows, math.ceil(wanted / number), config.seed) for rows in of_branches]
-        labels = [[expert] * len(piece) for expert, piece in enumerate(pieces)]
-    else:
-        pieces = [_some(training_rows, wanted, config.seed)]
-        losses_EB = [[loss.nll for loss in row_losses(_loaded(directory, dtype, pieces), pieces[0])] for directory in experts]
-        labels = [[losses.index(min(losses)) for losses in zip(*losses_EB, strict=True)]]
-    counts = [sum(of_piece.count(expert) for of_piece in labels) for expert in range(number)]
-    logger.info("upcycle: the router starts from %d rows; per expert: %s", sum(counts), ", ".join(map(str, counts)))
-    return RouterStart(ridge_weights(_loaded(model, dtype, pieces), pieces, labels, number), counts)
-
-
-def _some(rows: Rows, number: int, seed: int) -> Rows:
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
-    return rows.select(sorted(order[:number].tolist()))
-
-
-def _loaded(directory: Path, dtype: torch.dtype, rows: list[Rows]) -> PreTrainedModel:
-    model = load_model(directory, dtype)
-    check_rows_fit(model, rows)
-    return model.to(device_for_work()).eval()  # type: ignore[arg-type]
-
-
 @torch.no_grad()
-def ridge_weights(
-    model: PreTrainedModel, rows: Sequence[Rows], labels: Sequence[Sequence[int]], num_experts: int,
-) -> list[torch.Tensor]:
-    """Return W_1 of every layer (fp32, R,D), in order.
-
-    Args:
-        model: dense model whose hidden states the routers will see.
-        rows: rows in any number of pieces.
-        labels: for each row of each piece, the number of its expert, from 0.
-        num_experts: R.
-    """
+def ridge_weights(model: PreTrainedModel, labelled: LabelledRows) -> list[torch.Tensor]:
+    """Return W_1 of every layer (fp32, R,D, on the CPU), in order. ``model``: the dense model whose hidden states the routers
+    will see."""
     family = family_of(model.config)
     layers = [layer.get_submodule(family.block) for layer in decoder_layers(model, family)]
-    tokens = [0] * num_experts
-    for piece, of_piece in zip(rows, labels, strict=True):
-        for length, label in zip(piece.lengths(), of_piece, strict=True):
-            tokens[label] += length
+    tokens = labelled.tokens_of_experts
     hidden_size = int(model.config.get_text_config().hidden_size)
     at_once = max(1, int(LAYERS_BYTES // (8 * hidden_size**2)))
     found: list[torch.Tensor] = []
     for first in range(0, len(layers), at_once):
         sums = [_Sums(tokens, module) for module in layers[first:first + at_once]]
-        for piece, of_piece in zip(rows, labels, strict=True):
+        for piece, of_piece in zip(labelled.pieces, labelled.labels, strict=True):
             _add(model, piece, of_piece, sums)
         found += [item.solved() for item in sums]
     return found

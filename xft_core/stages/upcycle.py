@@ -33,7 +33,9 @@ from xft_core.recipe.inactive_fields import unused_in_upcycle
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.recipe.sections.upcycle import ASSIGNED
 from xft_core.stages.configs import UpcycleStage
-from xft_core.stages.router_start import router_start
+from xft_core.stages.labelled_rows import labelled_rows, loaded
+from xft_core.stages.router_start import ridge_weights
+from xft_core.stages.router_training import train_routers
 from xft_core.store.results.upcycle import UpcycleMetrics
 from xft_core.store.workspace import Workspace
 
@@ -54,10 +56,18 @@ def run(config: UpcycleStage, workspace: Workspace) -> UpcycleMetrics:
     source = find_model(config.model)
     if section.router_start == "random":
         return upcycle(source, workspace.output, section, config.seed, experts)
-    start = router_start(config, source, experts)
-    made = upcycle(source, workspace.output, section, config.seed, experts, start.weights)
+    labelled = labelled_rows(config, experts)
+    weights = ridge_weights(loaded(source, config.precision, labelled.pieces), labelled)
+    made = upcycle(source, workspace.output, section, config.seed, experts, weights)
+    counts = labelled.rows_of_experts
+    made = made.model_copy(update={"router_start_rows": sum(counts), "router_start_rows_min": min(counts)})
+    if section.router_start == "ridge":
+        return made
+    trained = train_routers(loaded(workspace.output, config.precision, labelled.pieces), labelled, config.seed)
+    upcycle(source, workspace.output, section, config.seed, experts, trained.weights)  # once more, in the same place
     return made.model_copy(update={
-        "router_start_rows": sum(start.rows_of_experts), "router_start_rows_min": min(start.rows_of_experts)})
+        "router_start_loss_first": trained.loss_first, "router_start_loss_last": trained.loss_last,
+        "router_start_accuracy": trained.accuracy})
 
 
 def upcycle(
@@ -67,8 +77,8 @@ def upcycle(
     """Write the upcycled model of the dense directory ``source`` into ``target``, with a few tensors in memory at a time.
 
     ``experts``: dense models that supply the routed experts' FFNs, one for each; if empty, all experts are the source's FFN. If
-    all these models equal the source, the result computes the same function, whatever the router. ``router_weights``: weights
-    of each layer's router (R,D) if it does not start at random, see stages/router_start.py.
+    all these models equal the source, the result computes the same function, whatever the router. ``router_weights``: W_1 of
+    each layer's router (R,D) if it does not start at random, see stages/router_start.py and router_training.py.
 
     The output is checked: its tensors always, its logits for a small model. Raises CheckpointError for an unknown family, a
     model that is already upcycled, an incomplete checkpoint, or experts of another form or number.

@@ -108,6 +108,18 @@ def test_work_grows_with_the_data_and_is_unknown_without() -> None:
     assert unknown["sft_moe"].seconds(rates) is None and unknown["upcycle"].seconds(rates) is not None
 
 
+def test_training_the_start_of_the_router_needs_the_mixture_and_one_row() -> None:
+    random, ridge, trained = (
+        by_role(recipe("sft.precision=bf16", "upcycle.experts_from=checkpoints", f"upcycle.router_start={start}"))
+        for start in ("random", "ridge", "trained"))
+    mixture = DEEPSEEK_1_3B.moe_parameters(Recipe().upcycle) * 2
+    assert random["upcycle"].memory.total == 0 < ridge["upcycle"].memory.certain < mixture
+    assert mixture < trained["upcycle"].memory.certain < 1.01 * mixture
+    assert trained["upcycle"].memory.certain < trained["upcycle"].memory.total < trained["sft_moe"].memory.total
+    assert trained["upcycle"].kept == ridge["upcycle"].kept == mixture  # different experts are all stored
+    assert trained["upcycle"].written == 2 * ridge["upcycle"].written
+
+
 def test_the_table_has_every_stage_and_says_what_is_not_known() -> None:
     plan, rates = make_plan(recipe(), DEEPSEEK_1_3B), Rates(1e12, 1e10, 1e9)
     times = {stage.role: estimate(stage, rates) for stage in plan}

@@ -62,8 +62,10 @@ def test_plans_know_what_rivals_cost() -> None:
     assert matched["sft_flops_run_0"] == pytest.approx(matched["sft_flops"] / 2, rel=0.02)
     assert {"sft_soup", "sft_wise_0_5", "row_losses_merged"} <= matched.keys()
     assert plan("upcycle.experts_from=branches", "upcycle.branches_by=clusters")["cluster_rows"] > plain["sft_baseline"] / 20
-    starts = [plan("upcycle.router_start=ridge", f"upcycle.experts_from={start}")["upcycle"]
-              for start in ("branches", "checkpoints")]
-    assert plain["upcycle"] == 0 < starts[0] < starts[1] < plain["sft_baseline"] / 10  # seven checkpoints measure 256 rows each
+    ridge, trained = ([plan(f"upcycle.router_start={router}", f"upcycle.experts_from={start}")["upcycle"]
+                       for start in ("branches", "checkpoints")] for router in ("ridge", "trained"))
+    assert plain["upcycle"] == 0 < ridge[0] < ridge[1] < plain["sft_baseline"] / 10  # seven checkpoints measure 256 rows each
+    of_moe = 256 * 500 * SHAPE.forward_flops(500, MOE)
+    assert [b - a for a, b in zip(ridge, trained, strict=True)] == pytest.approx([10 * of_moe] * 2)  # 4 passes there and back
     branches = plan("upcycle.experts_from=branches")
     assert branches["sft_branch_1"] == pytest.approx(plain["sft_baseline"] / 2 / 7, rel=0.05)

@@ -25,7 +25,8 @@ def steps(*changes: str) -> dict[str, Step]:
 @pytest.mark.parametrize("changes", [
     EVERYTHING, [*EVERYTHING, "baseline.evaluate_rivals=true"], ["sft.average=last_k", "evaluate.compare_rows=true"],
     *([f"upcycle.experts_from={start}"] for start in STARTS),
-    *([f"upcycle.experts_from={start}", "upcycle.router_start=ridge"] for start in STARTS),
+    *([f"upcycle.experts_from={start}", f"upcycle.router_start={router}"]
+      for start in STARTS for router in ("ridge", "trained")),
     ["upcycle.experts_from=branches", "upcycle.branches_by=clusters", "upcycle.router_start=ridge"],
     *([f"upcycle.experts_from={start}", "upcycle.dense_share=1"] for start in STARTS)])
 def test_each_step_comes_after_what_it_needs_and_can_be_configured(changes: list[str]) -> None:
@@ -144,6 +145,7 @@ def test_branches_of_domains_need_a_domain_each(more: dict[str, str]) -> None:
 @pytest.mark.parametrize(("changes", "message"), [
     (["upcycle.branches_by=domain"], "which has no branches: set experts_from to branches"),
     (["upcycle.router_start=ridge"], "choose checkpoints or branches"),
+    (["upcycle.router_start=trained"], "choose checkpoints or branches"),
     (["upcycle.branches_by=domain", "upcycle.experts_from=branches"], "data.sources has 0 domains"),
     (["baseline.epochs=2", "baseline.match=flops"], "leave epochs empty"),
     (["baseline.enabled=false", "baseline.runs=2"], "enabled is false: turn it on"),

@@ -18,8 +18,9 @@ from xft_core.models.upcycled import moe_blocks
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.stages.configs import UpcycleStage
 from xft_core.stages.configs.parts import OwnRows
+from xft_core.stages.labelled_rows import LabelledRows, labelled_rows
 from xft_core.stages.own_rows import own_rows
-from xft_core.stages.router_start import ridge_weights, router_start
+from xft_core.stages.router_start import ridge_weights
 from xft_core.stages.run import run_stage
 from xft_core.training.held_out import row_losses
 
@@ -46,7 +47,8 @@ def test_the_start_is_the_seeds_alone_and_is_what_the_routers_are(
     assert run_stage(stage(tmp_path / "b", ready, experts)).manifest.digest == made.digest
     rows = len(load_rows(ready / "data", "train"))
     assert made.metrics["router_start_rows"] == rows and made.metrics["router_start_rows_min"] == rows // 2
-    weights = router_start(stage(tmp_path / "c", ready, experts), ready / "dense", experts).weights
+    labelled = labelled_rows(stage(tmp_path / "c", ready, experts), experts)
+    weights = ridge_weights(load_model(ready / "dense", torch.float32), labelled)
     for block, weight_RD in zip(moe_blocks(load_model(tmp_path / "a", torch.float32)), weights, strict=True):
         assert torch.equal(block.router.hidden.weight, weight_RD)
         assert block.router.output is not None and torch.equal(block.router.output.weight, torch.eye(2))
@@ -59,8 +61,8 @@ def test_permuting_experts_permutes_the_routers_rows(ready: Path) -> None:  # no
     model, rows = load_model(ready / "dense", torch.float64), load_rows(ready / "data", "train")
     labels = [index % 3 for index in range(len(rows))]
     order = [2, 0, 1]
-    weights = ridge_weights(model, [rows], [labels], 3)
-    permuted = ridge_weights(model, [rows], [[order.index(label) for label in labels]], 3)
+    weights = ridge_weights(model, LabelledRows([rows], [labels], 3))
+    permuted = ridge_weights(model, LabelledRows([rows], [[order.index(label) for label in labels]], 3))
     for weight_RD, permuted_RD in zip(weights, permuted, strict=True):
         assert weight_RD.abs().max() > 1e-3
         assert (weight_RD[order] - permuted_RD).abs().max() <= 1e-5 * weight_RD.abs().max()
@@ -71,7 +73,7 @@ def test_permuting_experts_permutes_the_routers_rows(ready: Path) -> None:  # no
 def test_rows_of_other_words_go_to_other_experts(family: str, ready: Path, tmp_path: Path) -> None:  # noqa: F811
     model = load_model(dense_model(tmp_path / "dense", family), torch.float32)
     rows = load_rows(ready / "data", "train").first(2)
-    weight_RD = ridge_weights(model, [rows], [[0, 1]], 3)[0]
+    weight_RD = ridge_weights(model, LabelledRows([rows], [[0, 1]], 3))[0]
     assert torch.equal(weight_RD[2], torch.zeros_like(weight_RD[2]))  # no row has this label
     assert (weight_RD[0] + weight_RD[1]).abs().max() > 0  # with three experts each share is 1/3, so they do not cancel
     scores: list[torch.Tensor] = []
@@ -91,11 +93,11 @@ def test_a_row_goes_to_the_checkpoint_of_the_lowest_loss(
     losses = [[loss.nll for loss in row_losses(load_model(path, torch.float32), rows)] for path in experts]
     first = sum(a <= b for a, b in zip(*losses, strict=True))
     upcycle = MOE.model_copy(update={"experts_from": "checkpoints"})
-    found = router_start(stage(tmp_path / "a", ready, experts, upcycle=upcycle, rows_of_experts={}), ready / "dense", experts)
+    found = labelled_rows(stage(tmp_path / "a", ready, experts, upcycle=upcycle, rows_of_experts={}), experts)
     assert found.rows_of_experts == [first, len(rows) - first]
 
 
-def test_at_random_is_what_it_was_and_what_does_not_fit_is_refused(
+def test_at_random_is_what_it_was(
         ready: Path, experts: list[Path], tmp_path: Path) -> None:  # noqa: F811
     random = MOE.model_copy(update={"router_start": "random"})
     plain = stage(tmp_path / "a", ready, experts, upcycle=random, rows_of_experts={})
@@ -107,10 +109,19 @@ def test_at_random_is_what_it_was_and_what_does_not_fit_is_refused(
     assert {name for name in a if not torch.equal(a[name], b[name])} == {name for name in a if name.endswith(
         ("router.hidden.weight", "router.output.weight"))}
     assert file_digest(tmp_path / "a" / "config.json") != file_digest(tmp_path / "b" / "config.json")
+
+
+@pytest.mark.parametrize("start", ["ridge", "trained"])
+def test_what_has_no_labels_or_no_logits_is_refused(start: str, tmp_path: Path) -> None:
+    fusion = {"mode": "fusion", "shared_expert": False}
     for fields, expected in (
-            ({"experts_from": "base", "router_start": "ridge"}, "experts are all the same"),
-            ({"experts_from": "branches", "router_start": "ridge", "router": "hashed"}, "router hashed has no logits")):
+            ({"experts_from": "base"}, f"router_start is {start}, but experts_from is base, whose experts are all the same"),
+            ({"experts_from": "branches", "router": "hashed"}, f"router_start is {start}, but the router hashed has no logits"),
+            ({"experts_from": "branches", **fusion}, f"router_start is {start}, but mode fusion has no logits"),
+            ({"experts_from": "branches", "expert_rank": 4}, "leave expert_rank empty"),
+            ({"experts_from": "branches", "groups": 1}, "expert_rank is empty")):
         with pytest.raises(ValidationError, match=expected):
-            UpcycleConfig(**fields)  # type: ignore[arg-type]
-    with pytest.raises(ValidationError, match="needs data"):
-        UpcycleStage(output=tmp_path, upcycle=MOE)
+            UpcycleConfig(router_start=start, **fields)  # type: ignore[arg-type]
+    upcycle = MOE.model_copy(update={"router_start": start})
+    with pytest.raises(ValidationError, match=f"router_start is {start}, which needs data"):
+        UpcycleStage(output=tmp_path, upcycle=upcycle)

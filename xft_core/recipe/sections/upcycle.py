@@ -66,10 +66,11 @@ class UpcycleConfig(Section):
     dense_share: float = Field(0.5, gt=0, le=1, description=(
         "Share of sft.epochs spent on tuning the dense models before upcycling; the rest goes to the Mixture-of-Experts. 1: "
         "the experts are merged without further tuning. Plays no part where experts_from is base."))
-    router_start: Literal["random", "ridge"] = Field("random", description=(
+    router_start: Literal["random", "ridge", "trained"] = Field("random", description=(
         "Initial weights of the router's logits. random: as for a linear layer; ridge: by ridge regression from hidden "
         "states to experts, on a hundredth of the rows (at least 256). Each row is labelled with the branch that was tuned "
-        "on it, or with the checkpoint that has the lowest loss on it. ridge needs experts that differ (experts_from)."))
+        "on it, or with the checkpoint that has the lowest loss on it. trained (UpIT): these weights, then trained on the "
+        "same rows and labels while everything else is frozen. ridge and trained need experts that differ (experts_from)."))
     router: Literal["learned", "frozen", "hashed", "random", "by_example"] = Field("learned", description=(
         "How a token's experts are chosen. learned: by the router's logits; frozen: by the logits of the router's initial "
         "weights, which are not trained; hashed: by a hash of the token id, without parameters; random: drawn for every "
@@ -153,14 +154,15 @@ class UpcycleConfig(Section):
             raise ValueError(
                 f"branches_by is {self.branches_by}, but experts_from is {self.experts_from}, which has no branches: set "
                 "experts_from to branches")
-        if self.router_start == "ridge" and self.experts_from == "base":
+        if self.router_start != "random" and self.experts_from == "base":
             raise ValueError(
-                "router_start is ridge, but experts_from is base, whose experts are all the same: choose checkpoints or "
-                "branches")
-        if self.router_start == "ridge" and (self.router in ASSIGNED or self.mode == "fusion"):
+                f"router_start is {self.router_start}, but experts_from is base, whose experts are all the same: choose "
+                "checkpoints or branches")
+        if self.router_start != "random" and (self.router in ASSIGNED or self.mode == "fusion"):
             raise ValueError(
-                f"router_start is ridge, but {'mode fusion' if self.mode == 'fusion' else f'the router {self.router}'} has no "
-                "logits to initialize: leave router_start at random")
+                f"router_start is {self.router_start}, but "
+                f"{'mode fusion' if self.mode == 'fusion' else f'the router {self.router}'} has no logits to initialize: leave "
+                "router_start at random")
         if self.shared_expert and self.num_experts_per_tok < 2:
             raise ValueError("num_experts_per_tok is 1, but the shared expert is always on: choose 2 or more")
         if self.mode == "fusion" and self.shared_expert:

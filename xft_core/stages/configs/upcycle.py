@@ -27,18 +27,19 @@ class UpcycleStage(StageConfig):
     experts: dict[str, str] = Field({}, description=(
         "Dense models of the same architecture that supply the routed experts' FFNs, one for each expert, by number from 1. "
         "Everything else, including the shared expert, comes from the model. Empty: all experts are the model's FFN."))
-    data: Path | None = Field(None, description=f"{ARTIFACT_HELP}: prepare. Needed with router_start ridge.")
+    data: Path | None = Field(None, description=f"{ARTIFACT_HELP}: prepare. Needed with router_start ridge and trained.")
     rows_of_experts: dict[str, OwnRows] = Field({}, description=(
-        "Rows that each expert was tuned on, by number from 1, for router_start ridge. Empty: a row belongs to the expert with "
-        "the lowest loss on it."))
+        "Rows that each expert was tuned on, by number from 1, for router_start ridge and trained. Empty: a row belongs to the "
+        "expert with the lowest loss on it."))
     clusters: Path | None = Field(None, description=f"{ARTIFACT_HELP}: cluster_rows. Needed if those rows are clusters.")
     precision: Precision = Field("fp32", description=(
-        "Weights and arithmetic of router_start ridge; bf16_mixed counts as fp32."))
+        "Weights and arithmetic of router_start ridge and trained; bf16_mixed counts as fp32."))
 
     @model_validator(mode="after")
     def _router_can_start(self) -> "UpcycleStage":
-        if self.upcycle.router_start == "ridge" and (self.data is None or not self.experts):
-            raise ValueError("upcycle.router_start is ridge, which needs data (prepared rows) and experts: give both")
+        start = self.upcycle.router_start
+        if start != "random" and (self.data is None or not self.experts):
+            raise ValueError(f"upcycle.router_start is {start}, which needs data (prepared rows) and experts: give both")
         if self.rows_of_experts and self.rows_of_experts.keys() != self.experts.keys():
             raise ValueError("rows_of_experts and experts are numbered differently: give the rows of each expert")
         return self
@@ -49,7 +50,7 @@ class UpcycleStage(StageConfig):
 
     def inputs(self) -> dict[str, Path]:
         """The dense model, the models that the experts come from, and the rows that the router starts from."""
-        rows = {"data": self.data, "clusters": self.clusters} if self.upcycle.router_start == "ridge" else {}
+        rows = {"data": self.data, "clusters": self.clusters} if self.upcycle.router_start != "random" else {}
         return {"model": find_model(self.model)} | {
             f"expert_{number}": find_model(name) for number, name in self.experts.items()} | {
             name: path for name, path in rows.items() if path is not None}
