@@ -2,14 +2,13 @@
 
     python deployments/fetch_smollm2.py .downloads && python -m performance.every_option [RECIPE] [--report DIRECTORY]
 
-Each grid is one comparison, in the experiment of the recipe. Its first variant is the method of the paper, so all comparisons share
-that run's stages. The rows are few, so this shows that an option runs and what it costs, not what it does for the model.
+Each grid is one comparison, in the experiment of the recipe. Its first variant is the method of the paper, so all comparisons
+share that run's stages. The rows are few, so this shows that an option runs and what it costs, not what it does for the model.
 The table at the end lists the held-out loss of every merged model.
 """
 
 import argparse
-import json
-import re
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,8 @@ from pathlib import Path
 
 # A few steps on a few rows. Every part is as in a real run: reserved rows to choose on, held-out rows to report.
 FEW_ROWS = (
-    "name=every-option", "data.max_rows=24", "data.held_out_rows=8", "data.reserved_rows=8", "data.max_length=192",
+    "name=every-option", "data.max_rows=8", "data.held_out_rows=8", "data.reserved_rows=8", "data.max_length=128",
+    "sft.precision=fp32", "merge.precision=fp32",
     "sft.batch_size=4", "sft.micro_batch_size=2", "sft.learning_rate=0.0001", "sft.warmup_steps=1", "merge.method=uniform",
     "merge.batch_size=4", "merge.micro_batch_size=2", "merge.max_steps=2", "merge.rows=reserved", "merge.calibration_rows=8",
     "merge.search_rows=4", "merge.search_trials=3", "merge.ensemble_rows=4", "merge.ensemble_steps=2", "evaluate.benchmarks=[]",
@@ -82,13 +82,16 @@ def main() -> int:
 
 
 def table(reports: Path) -> str:
-    """Return a Markdown table with the held-out loss of every variant's merged model."""
-    losses: dict[str, float] = {}
-    for path in sorted(reports.glob("*/comparison.json")):
-        for variant in json.loads(path.read_text(encoding="utf-8"))["variants"]:
-            losses[re.sub(r" ?experiment=\S+", "", variant["name"])] = variant["numbers"].get("merged/held_out_nll")
-    rows = [f"| {name} | {'-' if loss is None else f'{loss:.4f}'} |" for name, loss in losses.items()]
-    return "\n".join(["| variant | merged held-out loss |", "|---|---:|", *rows])
+    """Return a Markdown table with the held-out loss of every variant's merged model, from the reports' first tables."""
+    losses: dict[str, str] = {}
+    for path in sorted(reports.glob("*/comparison.md")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        first = next(number for number, line in enumerate(lines) if line.startswith("| variant"))
+        for line in itertools.takewhile(lambda line: line.startswith("|"), lines[first + 2:]):
+            name, _, loss = (cell.strip() for cell in line.strip("|").split("|")[:3])
+            losses[name] = loss
+    rows = [f"| {name} | {loss} |" for name, loss in losses.items()]
+    return "\n".join(["| variant | merged held-out loss ↓ |", "|---|---:|", *rows])
 
 
 if __name__ == "__main__":

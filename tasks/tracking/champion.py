@@ -150,7 +150,8 @@ def _why_not(champion: _Contender, mine: _Contender) -> str | None:
     if mine_nll > its_nll:
         worse.append("held-out loss {} is worse than {} {}".format(*told_apart(mine_nll, its_nll, 4), of))
     if mine_solved is not None and its_solved is not None and mine_solved < its_solved:
-        worse.append("pass@1 on all tests {} % is worse than {} % {}".format(*told_apart(100 * mine_solved, 100 * its_solved, 1), of))
+        shown = told_apart(100 * mine_solved, 100 * its_solved, 1)
+        worse.append("pass@1 on all tests {} % is worse than {} % {}".format(*shown, of))
     if not worse and (mine_nll, mine_solved) == (its_nll, its_solved) and mine.version < champion.version:
         worse.append(f"as good as version {champion.version}, which is later")
     return "; ".join(worse) + "." if worse else None

@@ -1,6 +1,8 @@
 """All access to MLflow: one client for each tracking server, with explained failures."""
 
 import math
+import posixpath
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 from tasks.prefect_log import reason
 from tasks.settings import settings
 from xft_core.errors import XftError
+from xft_core.files.digests import digest_of
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 METRICS_PER_CALL = 1000
+LONGEST_KEY = 250  # MLflow's limit for a parameter's name
 OWN_CODE = [Path(__file__).parents[2] / name for name in ("flows", "tasks", "xft_core")]
 _client_lock = threading.Lock()  # two threads must not create the tables of a new database at once
 
@@ -99,13 +103,27 @@ def log_batch(
     from mlflow.entities import Metric, Param, RunTag
 
     entries = [Metric(*entry) for entry in metrics]
-    texts = [Param(name, _text(value)) for name, value in (params or {}).items()]
+    texts = [Param(key, _text(value)) for key, value in _with_keys(params or {}).items()]
     notes = [RunTag(name, value) for name, value in (tags or {}).items()]
     client().log_batch(run_id, metrics=entries[:METRICS_PER_CALL - 200], params=texts[:100], tags=notes)
     for start in range(METRICS_PER_CALL - 200, len(entries), METRICS_PER_CALL):
         client().log_batch(run_id, metrics=entries[start:start + METRICS_PER_CALL])
     for start in range(100, len(texts), 100):
         client().log_batch(run_id, params=texts[start:start + 100])
+
+
+def _with_keys(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters under names that MLflow accepts. Some contain a user's text: the name of a run or of an arm."""
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        key = re.sub(r"[^\w.\- :/]", "_", name)
+        if posixpath.normpath(key) != key or key.startswith(("/", "..")) or key == ".":
+            key = key.replace("/", "_")
+        if key != name or len(key) > LONGEST_KEY:  # two names may have become the same
+            mark = f" {digest_of(name)[:6]}" if key in found or key in params or len(key) > LONGEST_KEY else ""
+            key = key[:LONGEST_KEY - len(mark)] + mark
+        found[key] = value
+    return found
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from xft_core.errors import XftError
 from xft_core.recipe.sections import ChecksConfig, Recipe
-from xft_core.recipe.steps import TUNED, Step
+from xft_core.recipe.steps import MOE_MODEL, TUNED, Step
 from xft_core.store.results.base import HasMetrics
 from xft_core.store.results.curve import CurvePoint, CurveValues
 from xft_core.store.results.dpo import DpoMetrics
@@ -172,7 +172,7 @@ def stage_findings(step: Step, recipe: Recipe, made: Mapping[str, HasMetrics], o
         return preference_findings(DpoMetrics.of(own), recipe.checks, only_stop)
     if step.stage == "merge":
         # Where upcycling is the identity, the untrained Mixture-of-Experts has the loss of the base model.
-        base = SftMetrics.of(made[TUNED["moe"]]).held_out_nll_before if recipe.upcycle.is_identity else None
+        base = SftMetrics.of(made[TUNED[MOE_MODEL]]).held_out_nll_before if recipe.upcycle.is_identity else None
         return merge_findings(MergeMetrics.of(own), base, recipe.checks, only_stop)
     return []
 

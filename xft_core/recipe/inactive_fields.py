@@ -55,9 +55,9 @@ def unused_in_upcycle(upcycle: UpcycleConfig) -> dict[str, str]:
 def as_computed(recipe: Recipe) -> UpcycleConfig:
     """The section upcycle as the stage gets it, so that variants that compute the same share their training.
 
-    With one routed expert per token, normalization none gives max(s), and xft gives max(s) times a softmax over one number, which
-    is 1: the same bits, forward and backward. (renormalize divides, which rounds; the router's gradient through all experts
-    depends on the weights that the others would have.)
+    With one routed expert per token, normalization none gives max(s), and xft gives max(s) times a softmax over one number,
+    which is 1: the same bits, forward and backward. (renormalize divides, which rounds; the router's gradient through all
+    experts depends on the weights that the others would have.)
     """
     upcycle = recipe.upcycle
     one_routed = upcycle.num_experts_per_tok == 2 and upcycle.shared_expert

@@ -42,13 +42,15 @@ BASE = Made("base")  # placeholder for the base model
 @dataclass(frozen=True)
 class Step:
     """One step of a run. ``given``: the fields of the stage's configuration, with Made and BASE for directories;
-    ``model``: the model that the step makes or measures; ``index``: index in the recipe's list of benchmarks, data or tasks."""
+    ``model``: the model that the step makes or measures; ``index``: index in the recipe's list of benchmarks, data or tasks;
+    ``judged_by``: roles of further steps, whose metrics the step's checks read (recipe/checks.py)."""
 
     role: str
     stage: str
     given: Mapping[str, Any]
     model: str | None = None
     index: int | None = None
+    judged_by: tuple[str, ...] = ()
 
     @property
     def makes(self) -> dict[str, Made]:
@@ -65,7 +67,8 @@ class Step:
     def needs(self) -> list[str]:
         """Roles of the steps that must finish before this one."""
         values = [item for value in self.given.values() for item in (value.values() if isinstance(value, dict) else [value])]
-        return list(dict.fromkeys(item.role for item in values if isinstance(item, Made) and item != BASE))
+        given = [item.role for item in values if isinstance(item, Made) and item != BASE]
+        return list(dict.fromkeys([*given, *self.judged_by]))
 
     def fields(self, base: str, directory: Callable[[str], str]) -> dict[str, Any]:
         """Fields of the stage's configuration. ``base``: the base model; ``directory``: maps a role to its output directory."""

@@ -231,7 +231,7 @@ def _making(recipe: Recipe) -> Iterator[Step]:
         "model": moe, "merge": merge, "num_processes": recipe.sft.num_processes, "num_nodes": recipe.sft.num_nodes})
     yield Step(MERGED, "merge", base | {  # data: to measure the merged model's held-out loss
         "model": moe, "coefficients": Made(MIXED), "data": data, "precision": precision,
-        "export_adapter": merge.export_adapter}, MERGED_MODEL)
+        "export_adapter": merge.export_adapter}, MERGED_MODEL, judged_by=(TUNED[MOE_MODEL],) if sft else ())
     for part in merge.wise:
         yield weighted(recipe, f"merged_wise_{part:g}".replace(".", "_"), {"base": 1 - part, MERGED_MODEL: part}, {
             "base": BASE, MERGED_MODEL: Made(MERGED)})

@@ -39,7 +39,8 @@ def test_what_was_written_is_read(value: Any) -> None:
 
 
 @pytest.mark.parametrize(("text", "reason"), [
-    ("a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]", r"aliases \(\*a\) are not supported: write out the value at line 2, column 8"),
+    ("a: &a [1, 1]\nb: &b [*a, *a]\nc: [*b, *b]",
+     r"aliases \(\*a\) are not supported: write out the value at line 2, column 8"),
     ("base: &x {seed: 1}\nmore:\n  <<: *x", "aliases"), ("[" * 2000, "nested too deeply"),
     ("seed: 1\nseed: 2", "'seed' is given twice"),
     ("a: " + "1" * 5000, "too long"), ("a: " + "1" + ":59" * 4000, "too long"), ("a: 2026-13-40", "invalid value"),

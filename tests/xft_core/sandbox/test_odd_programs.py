@@ -22,7 +22,8 @@ def test_programs_that_are_odd_and_right_pass() -> None:
     def finish(program: str) -> Finished:
         # In a separate module: multiprocessing's spawn needs the file of __main__.
         # A program that does not end says where it waits.
-        source = (f"import faulthandler, sys; sys.path.append({str(PACKAGES)!r}); faulthandler.dump_traceback_later(45)\n{program}\n"
+        source = (f"import faulthandler, sys; sys.path.append({str(PACKAGES)!r}); faulthandler.dump_traceback_later(45)\n"
+                  f"{program}\n"
                   "faulthandler.cancel_dump_traceback_later()")
         return sandbox.run(
             [str(python()), "-P", "-s", "-B", "main.py"], 60, files={"main.py": _guarded(source)},
