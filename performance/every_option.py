@@ -16,14 +16,14 @@ from pathlib import Path
 
 # A few steps on a few rows. Every part is as in a real run: reserved rows to choose on, held-out rows to report.
 FEW_ROWS = (
-    "name=every-option", "data.max_rows=8", "data.held_out_rows=8", "data.reserved_rows=8", "data.max_length=128",
+    "name=every-option", "data.max_rows=4", "data.held_out_rows=4", "data.reserved_rows=4", "data.max_length=64",
     "sft.precision=fp32", "merge.precision=fp32",
-    "sft.batch_size=4", "sft.micro_batch_size=2", "sft.learning_rate=0.0001", "sft.warmup_steps=1", "merge.method=uniform",
-    "merge.batch_size=4", "merge.micro_batch_size=2", "merge.max_steps=2", "merge.rows=reserved", "merge.calibration_rows=8",
+    "sft.batch_size=2", "sft.micro_batch_size=1", "sft.learning_rate=0.0001", "sft.warmup_steps=1", "merge.method=uniform",
+    "merge.batch_size=4", "merge.micro_batch_size=2", "merge.max_steps=2", "merge.rows=reserved", "merge.calibration_rows=4",
     "merge.search_rows=4", "merge.search_trials=3", "merge.ensemble_rows=4", "merge.ensemble_steps=2", "evaluate.benchmarks=[]",
     "upcycle.num_experts=4", "upcycle.num_experts_per_tok=3", "registry.register=none")
 GRIDS = (
-    "upcycle.normalization=[xft,renormalize,none,granite,qwen2_moe]",
+    "upcycle.normalization=[xft,renormalize,none,granite]",
     "upcycle.router=[learned,frozen,hashed,random,by_example]",
     "upcycle.routing_temperature=[1.0,0.2]",
     "upcycle.shared_gate=[probability,token]",
