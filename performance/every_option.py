@@ -16,8 +16,8 @@ from pathlib import Path
 
 # A few steps on a few rows. Every part is as in a real run: reserved rows to choose on, held-out rows to report.
 FEW_ROWS = (
-    "name=every-option", "data.max_rows=8", "data.held_out_rows=8", "data.reserved_rows=8", "sft.epochs=0.5", "data.max_length=128",
-    "sft.precision=fp32", "merge.precision=fp32",
+    "name=every-option", "data.max_rows=20", "data.held_out_rows=4", "data.reserved_rows=3", "data.max_length=128",
+    "sft.epochs=0.3", "sft.precision=fp32", "merge.precision=fp32",
     "sft.batch_size=2", "sft.micro_batch_size=1", "sft.learning_rate=0.0001", "sft.warmup_steps=1", "merge.method=uniform",
     "merge.batch_size=4", "merge.micro_batch_size=2", "merge.max_steps=2", "merge.rows=reserved", "merge.calibration_rows=4",
     "merge.search_rows=4", "merge.search_trials=3", "merge.ensemble_rows=4", "merge.ensemble_steps=2", "evaluate.benchmarks=[]",
