@@ -2,12 +2,26 @@
 
 from pathlib import Path
 
+from matplotlib import style
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
 from tests.xft_core.reporting.study.test_ladder import CHOICES, judged, study
 from xft_core.reporting.study.ladder import Choice
 from xft_core.reporting.study.markdown import study_markdown
-from xft_core.reporting.study.plots import draw_study
+from xft_core.reporting.run.plots import STYLE
+from xft_core.reporting.study.plots import draw_study, ladder, work
 
 CLAIMS = study(("a", "b"), ("b", "c"))
+
+
+def test_the_axes_of_the_plots_are_numbers_and_not_formulas() -> None:
+    result = judged(CLAIMS, {"a": -0.02, "b": 0.0, "c": 0.0})
+    with style.context(["default", STYLE]):
+        for figure in (work(result), ladder(result)):
+            assert figure is not None
+            FigureCanvasAgg(figure).draw()
+            texts = [label.get_text() for axis in figure.axes for label in axis.get_xticklabels(which="both")]
+            assert any(texts) and not [text for text in texts if "$" in text or "math" in text]
 
 
 def test_the_report_says_where_the_ladder_breaks(tmp_path: Path) -> None:
