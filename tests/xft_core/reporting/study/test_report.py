@@ -6,9 +6,9 @@ from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tests.xft_core.reporting.study.test_ladder import CHOICES, judged, study
+from xft_core.reporting.run.plots import STYLE
 from xft_core.reporting.study.ladder import Choice
 from xft_core.reporting.study.markdown import study_markdown
-from xft_core.reporting.run.plots import STYLE
 from xft_core.reporting.study.plots import draw_study, ladder, work
 
 CLAIMS = study(("a", "b"), ("b", "c"))
