@@ -97,8 +97,9 @@ def _choices_table(result: StudyResult) -> str:
     for name, arm in result.arms.items():
         for number, choice in enumerate(arm.choices):
             if len(arm.choices) > 1:
-                loss = "failed" if choice.reserved_loss is None else f"{choice.reserved_loss:.4f}"
-                rows.append([f"`{name}`", _settings(choice.settings), loss + (" ←" if number == arm.chosen else "")])
+                mark = " ←" if number == arm.chosen else ""
+                loss = "failed" if choice.reserved_loss is None else f"{choice.reserved_loss:.4f}{mark}"
+                rows.append([f"`{name}`", _settings(choice.settings), loss])
     return table(["arm", "settings", "reserved loss ↓"], rows)
 
 

@@ -54,6 +54,14 @@ def test_what_each_arm_chose_from_is_shown() -> None:
     assert "0.4000 ←" in text and "different numbers of settings: `a` 2, `b` 1" in text
 
 
+def test_a_setting_that_failed_is_not_marked_as_the_best() -> None:
+    result = judged(CLAIMS, {"b": 0.0, "c": 0.0})
+    failed = [Choice(settings={"sft.learning_rate": rate}, reserved_loss=None) for rate in (0.1, 0.2)]
+    arm = result.arms["a"].model_copy(update={"choices": failed, "chosen": 0})
+    text = study_markdown(result.model_copy(update={"arms": {**result.arms, "a": arm}}), CLAIMS, {}, {})
+    assert text.count("failed") == 2 and "failed ←" not in text
+
+
 def test_the_same_numbers_give_the_same_pictures(tmp_path: Path) -> None:
     result = judged(CLAIMS, {"a": -0.02, "b": 0.0, "c": 0.01})
     for name in ("one", "two"):
