@@ -24,6 +24,7 @@ SIZES = {
     "hidden_size": 224, "intermediate_size": 608, "num_hidden_layers": 7, "num_attention_heads": 7, "num_key_value_heads": 7}
 TOKENIZER_FILES = 3_000
 ROWS = {"train": (corpus.TRAINING, 4_000), "reserved": (corpus.RESERVED, 400), "report": (corpus.REPORT, 1_000)}
+FEW_ROWS = {"train": 240, "reserved": 150, "report": 400}  # the first of each, for deployments/studies/few_pairs.yaml
 
 
 def main() -> None:
@@ -41,10 +42,11 @@ def main() -> None:
 
 
 def build_data(out: Path, seed: int) -> None:
-    """Write ``train.jsonl``, ``reserved.jsonl``, ``report.jsonl`` and ``versions.json``."""
+    """Write ``train.jsonl``, ``reserved.jsonl``, ``report.jsonl``, the same with fewer rows as ``few_*``, and ``versions.json``."""
     for name, (packages, count) in ROWS.items():
         rows = corpus.sample(packages, count, seed)
         write_jsonl(out / f"{name}.jsonl", rows)
+        write_jsonl(out / f"few_{name}.jsonl", rows[:FEW_ROWS[name]])
         print(f"{name}: {len(rows)} rows of {', '.join(packages)}", flush=True)
     used = sorted({*corpus.PRETRAINING[1:], *corpus.TRAINING, *corpus.RESERVED, *corpus.REPORT})
     versions = {name: version(name) for name in used}
