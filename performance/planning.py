@@ -70,6 +70,9 @@ CASES = [
     Case("qwen2, vocabulary 150 k", "mix", moe=True),
     Case("starcoder2, 31 M", "sft", settings={"optimizer": "adafactor"}),
     Case("starcoder2, 31 M", "sft", moe=True, settings={"optimizer": "adafactor"}),
+    Case("llama, 16 M", "upcycle", settings={"router_start": "ridge"}),
+    Case("llama, 16 M", "upcycle", settings={"router_start": "trained"}),
+    Case("qwen2, vocabulary 150 k", "upcycle", settings={"router_start": "trained"}),
 ]
 
 
@@ -100,6 +103,11 @@ def measure(case: Case, root: Path) -> tuple[float, float]:
     if case.stage == "sft":
         sft = SftConfig(**(SFT.model_dump() | case.settings))
         fields["sft"], predicted = sft.model_dump(), memory.training_memory(shape, upcycle, sft, SEQUENCE)
+    elif case.stage == "upcycle":
+        started = UpcycleConfig(**(UPCYCLE.model_dump() | {"experts_from": "checkpoints"} | case.settings))
+        fields |= {"upcycle": started.model_dump(), "experts": {
+            str(number): str(_expert(case, number, root)) for number in range(1, started.num_routed + 1)}}
+        predicted = memory.router_start_memory(shape, started, "fp32", SEQUENCE)
     else:
         merge = MergeConfig(**(MERGE.model_dump() | case.settings))
         fields["merge"], predicted = merge.model_dump(), memory.mix_memory(shape, UPCYCLE, merge, SEQUENCE)
@@ -109,19 +117,26 @@ def measure(case: Case, root: Path) -> tuple[float, float]:
 
 
 def _model(case: Case, root: Path) -> Path:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from xft_core.stages.upcycle import upcycle
 
-    name = case.model.replace(" ", "").replace(",", "-")
-    dense, moe = root / name, root / f"{name}-moe"
-    if not dense.is_dir():
-        torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(AutoConfig.for_model(**MODELS[case.model])).save_pretrained(dense)
+    dense = _expert(case, 0, root)
+    moe = dense.with_name(f"{dense.name}-moe")
+    if case.moe and not moe.is_dir():
         moe.mkdir()
         upcycle(dense, moe, UPCYCLE, seed=0)
     return moe if case.moe else dense
+
+
+def _expert(case: Case, number: int, root: Path) -> Path:
+    """A dense model: the case's own with number 0, another start of it with another number."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    made = root / f"{case.model.replace(' ', '').replace(',', '-')}-{number}"
+    if not made.is_dir():
+        torch.manual_seed(number)
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**MODELS[case.model])).save_pretrained(made)
+    return made
 
 
 def _data(case: Case, root: Path) -> Path:

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def build_data(out: Path, seed: int) -> None:
-    """Write ``train.jsonl``, ``reserved.jsonl``, ``report.jsonl``, the same with fewer rows as ``few_*``, and ``versions.json``."""
+    """Write ``train.jsonl``, ``reserved.jsonl``, ``report.jsonl``, their first rows as ``few_*``, and ``versions.json``."""
     for name, (packages, count) in ROWS.items():
         rows = corpus.sample(packages, count, seed)
         write_jsonl(out / f"{name}.jsonl", rows)
