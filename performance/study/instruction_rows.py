@@ -1,0 +1,36 @@
+"""Draw rows of an instruction file for a small study: ``python -m performance.study.instruction_rows DATA.json OUT [--seed 0]``.
+
+DATA.json is a list in the alpaca form. Writes OUT/train.jsonl (64 rows), OUT/reserved.jsonl (30) and OUT/report.jsonl (80). No two
+of them have the same instruction and input, and none is longer than 600 characters, which 256 tokens hold.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from xft_core.demo.data import write_jsonl
+
+ROWS = {"train": 64, "reserved": 30, "report": 80}
+LONGEST = 600  # characters of a row's texts
+
+
+def main() -> None:
+    """Command line entry point."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rows = json.loads(options.data.read_text(encoding="utf-8"))
+    short = [row for row in rows if sum(len(text) for text in row.values()) <= LONGEST]
+    different = list({(row["instruction"], row.get("input")): row for row in short}.values())
+    random.Random(f"instruction rows {options.seed}").shuffle(different)
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name, count in ROWS.items():
+        write_jsonl(options.out / f"{name}.jsonl", different[:count])
+        different = different[count:]
+
+
+if __name__ == "__main__":
+    main()
