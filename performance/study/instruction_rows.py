@@ -1,7 +1,8 @@
-"""Draw rows of an instruction file for a small study: ``python -m performance.study.instruction_rows DATA.json OUT [--seed 0]``.
+"""Draw rows of an instruction file for a small study: ``python -m performance.study.instruction_rows DATA.json OUT``.
 
-DATA.json is a list in the alpaca form. Writes OUT/train.jsonl (64 rows), OUT/reserved.jsonl (30) and OUT/report.jsonl (80). No two
-of them have the same instruction and input, and none is longer than 600 characters, which 256 tokens hold.
+DATA.json is a list in the alpaca form. Writes OUT/train.jsonl (64 rows), OUT/reserved.jsonl (30) and OUT/report.jsonl (80).
+No two of them have the same instruction and input, and none is longer than 600 characters, which 256 tokens hold. ``--seed``
+chooses other rows (default 0).
 """
 
 import argparse

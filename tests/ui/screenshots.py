@@ -54,7 +54,7 @@ def take_run(page: Page, ui: XftUi, path: Path) -> None:
 def take_comparison(page: Page, ui: XftUi, path: Path) -> None:
     run_id = newest(ui, "compare")
     page.goto(ui.link(run_id, "compare-in-mlflow"))
-    expect(page.get_by_text(re.compile(r"Comparing \d+ Runs"))).to_be_visible(timeout=60_000)
+    expect(page.get_by_text(re.compile(r"Comparing [1-9]\d* Runs"))).to_be_visible(timeout=60_000)
     page.wait_for_timeout(2000)
     page.screenshot(path=path)
 
