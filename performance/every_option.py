@@ -2,10 +2,10 @@
 
     python deployments/fetch_smollm2.py .downloads && python -m performance.every_option [RECIPE] [--report DIRECTORY]
 
-Takes about an hour of 2 CPU cores and 100 GB in XFT_HOME. Each grid is one comparison, in the experiment of the recipe. Its first
-variant is the method of the paper, so all comparisons share that run's stages. The rows are few, so this shows that an option
-runs and what it costs, not what it does for the model.
-The table at the end lists the held-out loss of every merged model.
+Takes about an hour of 2 CPU cores and 100 GB in XFT_HOME. Each grid is one comparison, in the experiment of the recipe. Its
+first variant is the method of the paper, so all comparisons share that run's stages. The rows are few, so this shows that an
+option runs and what it costs, not what it does for the model. The table at the end lists the held-out loss of every
+merged model.
 """
 
 import argparse
