@@ -59,6 +59,8 @@ def test_a_chosen_setting_is_that_of_the_reported_run(tmp_path: Path) -> None:
     ({"tuning": {"sft.learning_rate": []}}, "has no values"),
     ({"tuning": {"seed": [1, 2]}}, "seed is not tuned"),
     ({"seeds": [1, 1]}, "twice"),
+    ({"tuning": {"model": ["merged"]}, "arms": {"xft": {}, "sft": {"model": "moe", "tuning": {}}}},
+     "arms.sft: model is moe, but"),
     ({"seeds": []}, "seeds"),
     ({"arms": {}, "ladder": []}, "arms"),
     ({"recipe": "missing.yaml"}, "missing.yaml"),
