@@ -74,11 +74,11 @@ class StudyConfig(Section):
                 raise ValueError(f"tuning: {name} has no values")
             if name == SEED:
                 raise ValueError("tuning: the seed is not tuned; give seeds and tuning_seeds")
-        for name, arm in self.arms.items():
-            if arm.model != MERGED_MODEL and MODEL in (arm.tuning or self.tuning):
+        for name, own in self.arms.items():
+            if own.model != MERGED_MODEL and MODEL in (own.tuning or self.tuning):
                 raise ValueError(
-                    f"arms.{name}: model is {arm.model}, but tuning chooses the arm's model as well. Remove model, or give the "
-                    f"arm a tuning of its own: {{model: [{arm.model}]}}")
+                    f"arms.{name}: model is {own.model}, but tuning chooses the arm's model as well. Remove model, or give the "
+                    f"arm a tuning of its own: {{model: [{own.model}]}}")
         if len(set(self.seeds)) < len(self.seeds) or len(set(self.tuning_seeds)) < len(self.tuning_seeds):
             raise ValueError("a seed is given twice")
         return self
