@@ -4,7 +4,7 @@ When a stage resumes, a shorter file may replace the file: points after its chec
 knows which points are new (see ``StageRun.log_points``).
 """
 
-import os
+import hashlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,27 +17,33 @@ POLL_SECONDS = 2.0
 
 
 class CurveFile:
-    """Read the lines added to a JSONL file since the last call."""
+    """Read the lines added to a JSONL file since the last call.
+
+    Whether the file was replaced is told by its content. Its inode number does not tell it: the file system gives the number of
+    a removed file to the next one, and a shorter file may have outgrown the old one until it is looked at.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._offset = 0
-        self._inode: int | None = None
+        self._digest = _digest(b"")  # of what is before the offset
 
     def new_points(self) -> Points:
-        """Return complete lines not read yet; starts over if the file was replaced or became shorter."""
+        """Return complete lines not read yet; starts over if what was read is no longer what the file begins with."""
         try:
-            with self.path.open("rb") as stream:
-                status = os.fstat(stream.fileno())
-                if status.st_ino != self._inode or status.st_size < self._offset:
-                    self._inode, self._offset = status.st_ino, 0
-                stream.seek(self._offset)
-                text = stream.read()
+            text = self.path.read_bytes()
         except FileNotFoundError:
             return []
-        whole = text[:text.rfind(b"\n") + 1]  # the last line may be incomplete
-        self._offset += len(whole)
-        return list(filter(None, map(parse_point, whole.splitlines())))
+        if _digest(text[:self._offset]) != self._digest:
+            self._offset = 0
+        end = text.rfind(b"\n") + 1  # the last line may be incomplete
+        new = text[self._offset:end]
+        self._offset, self._digest = end, _digest(text[:end])
+        return list(filter(None, map(parse_point, new.splitlines())))
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content).digest()
 
 
 class Follower:

@@ -24,6 +24,7 @@ SHOWN_CURVES = {
     "expert_load_min": "expert_load_min", "expert_load_max": "expert_load_max", "mean_shared_weight": "mean_shared_weight",
     "held_out_nll": "held_out_nll_while_training"}  # the plain name is that of the final metric
 Curve = list[tuple[str, float, int, int]]  # name, value, time in ms, step
+Steps = dict[str, set[int]]
 
 
 class StageRun:
@@ -37,7 +38,7 @@ class StageRun:
         self._run, self._stage, self._role, self._logger = run, stage, role, logger
         self._again = again
         self._warned = False
-        self._sent: dict[str, int] = {}  # last step delivered, by name of the curve
+        self._sent: Steps = {}  # delivered, by name of the curve
         self._parameters = run.told_apart_by
         self.id: str | None = None
         self._tolerate(self._open)
@@ -66,11 +67,11 @@ class StageRun:
         if (maker := manifest.provenance.get("mlflow_run_id")) and maker != run_id:
             tags["xft.made_by_run_id"] = maker
         final = scalars(manifest.metrics) | {"stage_seconds": manifest.seconds}
-        curves, reached = self._fresh(read_metrics(directory / "metrics.jsonl"))
+        curves, sent = self._fresh(read_metrics(directory / "metrics.jsonl"))
         self._show(curves)
         log_batch(run_id, params=_flat(manifest.config) | self._parameters, metrics=[
             *curves, *((f"final/{name}", value, now, 0) for name, value in final.items())], tags=tags)
-        self._sent = reached
+        self._sent = sent
         end_run(run_id, "FINISHED")
 
     def end(self, status: str) -> None:
@@ -98,18 +99,18 @@ class StageRun:
         if found:
             run_id = found[0].info.run_id
             self._sent = {
-                name: max(point.step for point in client().get_metric_history(run_id, name))
+                name: {point.step for point in client().get_metric_history(run_id, name)}
                 for name in found[0].data.metrics if not name.startswith(("final/", "system/"))}
             client().update_run(run_id, status="RUNNING")
             self.id = run_id
 
     def _deliver(self, points: Points) -> None:
         run_id = self._open()
-        fresh, reached = self._fresh(points)
+        fresh, sent = self._fresh(points)
         # If an answer is lost and a point is sent twice, MLflow drops the duplicate: time, step and value are equal.
         self._show(fresh)
         log_batch(run_id, metrics=fresh, params={} if self._sent else self._parameters)
-        self._sent = reached
+        self._sent = sent
 
     def _show(self, fresh: Curve) -> None:
         """Send the pipeline's run its curves, before the stage's own run, which tells what both have."""
@@ -119,17 +120,18 @@ class StageRun:
             if shown:
                 log_batch(self._run.mlflow_run_id, metrics=shown)
 
-    def _fresh(self, points: Points) -> tuple[Curve, dict[str, int]]:
-        """Return the points that were not delivered yet, and the last step of each curve after their delivery."""
+    def _fresh(self, points: Points) -> tuple[Curve, Steps]:
+        """Return the points whose steps were not delivered yet, and all steps after their delivery."""
         fresh: Curve = []
-        reached = dict(self._sent)
+        sent = {name: set(steps) for name, steps in self._sent.items()}
         for point in points:
             step = int(point["step"])
             for name, value in scalars(point["metrics"]).items():
-                if step > reached.get(name, -1):
+                steps = sent.setdefault(name, set())
+                if step not in steps:
                     fresh.append((name, value, int(point["time"] * 1000), step))
-                    reached[name] = step
-        return fresh, reached
+                    steps.add(step)
+        return fresh, sent
 
     def _tolerate(self, call: Callable[[], object]) -> bool:
         try:

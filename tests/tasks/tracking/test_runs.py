@@ -149,6 +149,20 @@ def test_a_resumed_curve_has_neither_gaps_nor_doubles(
     assert [step for step, _ in curve(str(second.id), "loss")] == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_a_point_that_came_late_is_delivered_after_those_that_follow_it(
+    run: PipelineRun, logger: logging.Logger, tmp_path: Path,
+) -> None:
+    first = StageRun(run, "sft", "sft_moe", logger)
+    assert first.log_points(points(1, 2, 4, 5))
+    second = StageRun(run, "sft", "sft_moe", logger, again=True)
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for step in range(1, 7):
+        log.log(step, {"loss": 1 / step})
+    second.finish(tmp_path, manifest(), reused=False)
+    assert sorted(step for step, _ in curve(str(second.id), "loss")) == [1, 2, 3, 4, 5, 6]
+    assert sorted(step for step, _ in curve(run.mlflow_run_id, "moe/loss")) == [1, 2, 3, 4, 5, 6]
+
+
 def test_two_thousand_points_and_values_that_are_no_numbers(run: PipelineRun, logger: logging.Logger) -> None:
     child = StageRun(run, "sft", "sft_moe", logger)
     many = [{"step": step, "time": float(step), "metrics": {"loss": 1.0, "router/load": 0.5}} for step in range(1100)]
