@@ -65,7 +65,6 @@ def run_exported(directories: list[Path], input_ids: torch.Tensor, tmp_path: Pat
     return load_file(tmp_path / "out.safetensors")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cases", [
     pytest.param(CASES[:1] + CASES[7:8], id="two"), pytest.param(CASES, id="all", marks=pytest.mark.slow)])
 def test_transformers_runs_our_routing_from_the_export(

@@ -173,7 +173,6 @@ def test_the_gradient_is_the_difference_quotient(kind: str, root: Path) -> None:
             assert float(tensor.grad.flatten()[place]) == pytest.approx((values[0] - values[1]) / 2e-2, rel=1e-2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_generator_goes_on_to_the_same_coefficients(
         kind: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +198,6 @@ def test_a_killed_generator_goes_on_to_the_same_coefficients(
     assert Features.load(tmp_path / "killed").features_LNP.shape == (2, 4, len(NAMES))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_meta_training_learns_a_rule_of_the_features(kind: str, tmp_path: Path) -> None:
     """alpha* is a feature, so that a run left out of the training can be predicted."""
@@ -221,7 +219,6 @@ def test_meta_training_learns_a_rule_of_the_features(kind: str, tmp_path: Path) 
         load_generator(tmp_path, other, examples[5].features)
 
 
-@pytest.mark.slow
 def test_a_generator_of_earlier_runs_predicts_without_learning(root: Path, tmp_path: Path) -> None:
     runs = []
     for seed in (0, 1):

@@ -104,7 +104,6 @@ def test_expert_dropout_learns_other_coefficients(root: Path, tmp_path: Path) ->
     assert torch.equal(dropped, again) and not torch.allclose(free, dropped, atol=1e-3)
 
 
-@pytest.mark.slow
 def test_cross_validation_takes_the_best_penalty_and_goes_on_after_a_kill(
         root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cross_validation, "PENALTIES", (0.0, 0.1))

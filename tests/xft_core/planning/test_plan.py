@@ -108,6 +108,50 @@ def test_work_grows_with_the_data_and_is_unknown_without() -> None:
     assert unknown["sft_moe"].seconds(rates) is None and unknown["upcycle"].seconds(rates) is not None
 
 
+LEARNED = ("merge.method=learned", "merge.headroom=false")
+
+
+@pytest.mark.parametrize(("less", "more"), [
+    (("merge.method=uniform",), LEARNED),
+    (("merge.method=uniform",), ("merge.method=routing",)),
+    (("merge.method=uniform",), ("merge.method=fisher",)),
+    (("merge.method=uniform",), ("merge.method=regmean",)),
+    (("merge.method=uniform",), ("merge.method=uniform", "merge.delta_scale=0.7")),
+    (("merge.method=uniform",), ("merge.method=uniform", "merge.search=golden")),
+    (LEARNED, (*LEARNED, "merge.objective=distill")),
+    (LEARNED, (*LEARNED, "merge.headroom=true")),
+    (LEARNED, (*LEARNED, "merge.uniform_penalty=0.1", "merge.cross_validation=true")),
+    (LEARNED, (*LEARNED, "merge.epochs=9")),
+    ((*LEARNED, "merge.rows=reserved", "data.reserved_rows=10"), LEARNED),
+    ((*LEARNED, "merge.max_steps=1"), LEARNED)])
+def test_what_mixing_does_more_costs_more(less: tuple[str, ...], more: tuple[str, ...]) -> None:
+    data = DataSize(6400, 100, 1024.0)
+    one, other = (by_role(recipe(*changes), data=data)["mix"].flops for changes in (less, more))
+    assert one is not None and other is not None and 0 < one < other
+    assert by_role(recipe(*more))["mix"].flops is None  # unknown without the amount of data
+
+
+def test_every_further_step_has_a_plan() -> None:
+    data = DataSize(6400, 100, 1024.0)
+
+    def plan(*overrides: str) -> dict[str, StagePlan]:
+        return by_role(recipe("data.reserved_rows=10", *overrides), data=data)
+
+    compared = plan("evaluate.compare_rows=true")
+    for model in ("base", "sft", "moe", "merged"):
+        measured = compared[f"row_losses_{model}"]
+        experts = Recipe().upcycle if model == "moe" else None
+        assert measured.flops == pytest.approx(100 * 1024 * DEEPSEEK_1_3B.forward_flops(1024, experts))
+        assert measured.memory.total > 0
+    choosing = plan("sft.merge_at=best", "sft.merge_checkpoints=3")["choose_checkpoint"]
+    assert choosing.kept == choosing.written == DEEPSEEK_1_3B.moe_parameters(Recipe().upcycle) * 2
+    assert choosing.flops == pytest.approx(3 * 100 * 1024 * DEEPSEEK_1_3B.forward_flops(1024))
+    greedy, learned = (plan(f"merge.ensemble={kind}")["ensemble"] for kind in ("greedy", "learned"))
+    assert greedy.flops and learned.flops and learned.memory.total > greedy.memory.total
+    preferring = plan("dpo.benchmark=mbpp+")["dpo"]
+    assert preferring.flops is None and preferring.memory.total > preferring.kept > 0
+
+
 def test_training_the_start_of_the_router_needs_the_mixture_and_one_row() -> None:
     random, ridge, trained = (
         by_role(recipe("sft.precision=bf16", "upcycle.experts_from=checkpoints", f"upcycle.router_start={start}"))
