@@ -60,12 +60,14 @@ def test_a_file_without_a_directory_says_what_to_set() -> None:
         picture_bytes("a.png", None)
 
 
+def conversation(*roles: str) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": f"text {number}"} for number, role in enumerate(roles)]}
+
+
 @pytest.mark.parametrize(("given", "reason"), [
     ([1], "but this is a list"),
-    ({"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}, {"role": "assistant", "content": "z"}]},
-     "has 3 messages"),
-    ({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"},
-                   {"role": "assistant", "content": "d"}]}, "has 4 messages")])
+    (conversation("system", "user", "assistant"), "has 3 messages"),
+    (conversation("user", "assistant", "user", "assistant"), "has 4 messages")])
 def test_a_row_that_is_not_one_question_and_one_answer_is_refused(given: Any, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         picture_row(given, None)
