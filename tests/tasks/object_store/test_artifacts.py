@@ -321,7 +321,7 @@ def store_says(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int
     return status, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("where", [pytest.param((), marks=pytest.mark.slow), ("--s3",)])
+@pytest.mark.parametrize("where", [(), ("--s3",)])
 def test_list_verify_and_clean(
     s3: Proxy, tmp_path: Path, run: PipelineRun, capsys: pytest.CaptureFixture[str], where: tuple[str, ...],
 ) -> None:
@@ -408,7 +408,6 @@ def _bucket() -> Any:
     return found
 
 
-@pytest.mark.slow
 def test_a_damaged_record_keeps_gc_from_removing_anything(
         tmp_path: Path, run: PipelineRun, s3: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XFT_HOME", str(tmp_path / "home"))
