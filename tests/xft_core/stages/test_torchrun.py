@@ -53,7 +53,6 @@ def assert_same_curve(found: Path, expected: Path, tolerance: float = 1e-4) -> N
         assert [points[step][name] for step in wanted] == pytest.approx([wanted[step][name] for step in wanted], abs=tolerance)
 
 
-@pytest.mark.slow
 def test_two_processes_go_on_where_one_stopped_with_the_same_curve(
         ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With noise and balance loss, Adafactor, experts without tokens, and an epoch whose last step is incomplete."""
@@ -114,7 +113,6 @@ def test_averages_of_two_processes_are_those_of_one(
         assert all(torch.allclose(one[name], two[name], atol=2e-4) for name in one)
 
 
-@pytest.mark.slow
 def test_two_processes_mix_as_one(ready: Path, tmp_path: Path) -> None:
     merge = MergeConfig(batch_size=6, micro_batch_size=2, precision="fp32", learning_rate=0.1, shared_expert_weight=None)
     made = {}
