@@ -92,7 +92,6 @@ def test_the_hub_gets_a_private_model_that_loads_and_is_the_same(hub: FakeHub, m
     assert "model.safetensors" not in hub.repositories["me/it"].commits[hub.repositories["me/it"].head]
 
 
-@pytest.mark.slow
 def test_what_the_hub_refuses_is_said(hub: FakeHub, model: Path) -> None:
     assert sent(hub, model, token="hf_wrong").startswith("CannotPublish The Hub does not allow writing to me/it (401)")
     sent(hub, model)
@@ -144,7 +143,6 @@ def test_a_place_that_holds_something_else_is_left_alone(
         resolve("demo")
 
 
-@pytest.mark.slow
 def test_a_model_that_came_back_another_is_found_out(model: Path, tmp_path: Path) -> None:
     files = {path.name: path for path in model.iterdir()}
     copy = tmp_path / "copy"
