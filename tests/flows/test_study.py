@@ -34,6 +34,7 @@ def write(directory: Path, recipe: dict[str, Any] = SHARED, **changes: Any) -> s
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_api")
 def test_a_study_ends_in_a_ladder_and_goes_on_from_what_is_finished(tmp_path: Path) -> None:
     outcome = study(write(tmp_path))
