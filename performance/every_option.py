@@ -1,6 +1,7 @@
 """Run every option past the paper on a real model, each through ``xft compare``: ``python -m performance.every_option``.
 
     python deployments/fetch_smollm2.py .downloads && python -m performance.every_option [RECIPE] [--report DIRECTORY]
+    python -m performance.every_option deployments/recipes/demo.yaml --containing routing_temperature
 
 Takes about an hour of 2 CPU cores and 100 GB in XFT_HOME. Each grid is one comparison, in the experiment of the recipe. Its
 first variant is the method of the paper, so all comparisons share that run's stages. The rows are few, so this shows that an
@@ -66,10 +67,13 @@ def main() -> int:
     parser.add_argument("recipe", nargs="?", default="deployments/recipes/smollm2_cpu.yaml")
     parser.add_argument("--report", type=Path, help="directory for the comparisons' reports")
     parser.add_argument("--at-once", default="2", help="runs at once")
+    parser.add_argument("--containing", nargs="+", default=[""], metavar="TEXT", help="only grids that contain one of these")
     options = parser.parse_args()
     reports = options.report or Path(tempfile.mkdtemp(prefix="every-option-"))
     failed = []
     for number, grid in enumerate(GRIDS, 1):
+        if not any(text in grid for text in options.containing):
+            continue
         report = reports / f"{number:02d}"
         done = subprocess.run([
             str(Path(sys.executable).with_name("xft")), "compare", options.recipe, "--grid", grid, "--report", str(report),
