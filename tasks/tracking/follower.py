@@ -19,8 +19,8 @@ POLL_SECONDS = 2.0
 class CurveFile:
     """Read the lines added to a JSONL file since the last call.
 
-    Whether the file was replaced is told by its content. Its inode number does not tell it: the file system gives the number of
-    a removed file to the next one, and a shorter file may have outgrown the old one until it is looked at.
+    A replaced file is detected by its content. An inode number is not enough, because file systems reuse it at once, and neither
+    is the size, because the new file may already be longer.
     """
 
     def __init__(self, path: Path) -> None:
