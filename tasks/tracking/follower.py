@@ -19,8 +19,8 @@ POLL_SECONDS = 2.0
 class CurveFile:
     """Read the lines added to a JSONL file since the last call.
 
-    A replaced file is detected by its content. An inode number is not enough, because file systems reuse it at once, and neither
-    is the size, because the new file may already be longer.
+    A replaced file is detected by its content. An inode number is not enough, because file systems reuse it at once. Neither is
+    the size, because the new file may already be longer.
     """
 
     def __init__(self, path: Path) -> None:
