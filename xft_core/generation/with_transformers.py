@@ -1,17 +1,19 @@
 """Complete prompts with transformers, for any model of this package. Batches are left-padded, every row ends separately, and
-finished rows are removed to speed up the others."""
+finished rows are removed to speed up the others. A prompt that several rows share is computed once."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList, TextStreamer
+from transformers.cache_utils import DynamicCache
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.generation.completer import Completer, end_tokens
 from xft_core.generation.kv_cache import growing_cache
-from xft_core.moe.prompts import GeneratedPrompts, tell_prompts
+from xft_core.moe.prompts import GeneratedPrompts, asks_prompts, tell_prompts
 from xft_core.recipe.sections import GenerateConfig
 
 
@@ -25,6 +27,9 @@ class TransformersCompleter(Completer):
     ) -> None:
         super().__init__(tokenizer, config, stops)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cpu":
+            # Heads share keys and values. Otherwise transformers copies them for each head, because the batch has a mask.
+            os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
         self.model: Any = model.to(self.device)  # type: ignore[arg-type]
         text_config = model.config.get_text_config()
         self.context_length = getattr(text_config, "max_position_embeddings", None)
@@ -51,6 +56,8 @@ class TransformersCompleter(Completer):
             return_dict_in_generate=True, **self.decoding)
         written: list[list[int]] = [[] for _ in prompts]
         rows, cache = list(range(len(prompts))), growing_cache(self.model)
+        if not asks_prompts(self.model):
+            self._read_shared_prompts(prompts, input_ids, attention_mask, cache)
         known_prompts = GeneratedPrompts(attention_mask)
         tell_prompts(self.model, known_prompts)
         with torch.random.fork_rng():
@@ -69,6 +76,22 @@ class TransformersCompleter(Completer):
                 num_new = output.sequences.shape[1] - input_ids.shape[1]
                 input_ids, attention_mask = output.sequences[going_on], F.pad(attention_mask[going_on], (0, num_new), value=1)
         return written
+
+    def _read_shared_prompts(
+        self, prompts: Sequence[Sequence[int]], input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache,
+    ) -> None:
+        """Fill the cache with all tokens of the prompts but the last, if at least half of the rows repeat another's prompt: the
+        samples of one problem. Otherwise the cache stays empty."""
+        first: dict[tuple[int, ...], int] = {}
+        sources = [first.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
+        different = list(first.values())
+        if 2 * len(different) > len(prompts) or min(map(len, prompts)) < 2:
+            return
+        self.model.generate(  # a batch of prompts without their last token; the token that it writes is not used
+            input_ids=input_ids[different, :-1], attention_mask=attention_mask[different, :-1], past_key_values=cache,
+            generation_config=GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=self.padding))
+        places = {row: place for place, row in enumerate(different)}
+        cache.batch_select_indices(torch.tensor([places[row] for row in sources], device=self.device))
 
 
 class RowEnds(StoppingCriteria):

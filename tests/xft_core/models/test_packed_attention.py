@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tests.factories import VOCABULARY, dense_model
 from xft_core.data.packing import PackedRows
@@ -41,6 +42,32 @@ def test_loss_and_gradients_are_those_of_the_whole_mask(
     (loss, gradients), (own_loss, own_gradients) = found
     assert torch.allclose(loss, own_loss, rtol=1e-12)
     assert all(torch.allclose(gradients[name], own_gradients[name], rtol=0, atol=1e-9) for name in gradients)
+
+
+@pytest.mark.parametrize("autocast", [True, False])
+def test_16_bit_attention_is_computed_in_fp32_in_training_only(
+        autocast: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's CPU kernel takes several times as long for the gradient of 16-bit attention."""
+    rows = rows_of([Row([3 + number % 40 for number in range(length)], 1) for length in (80, 90)])
+    data = PackedRows(rows, 256, packing=True)
+    model = load_model(dense_model(tmp_path / "model"), torch.float32 if autocast else torch.bfloat16).train()
+    batch, computed = data.collate([data[0]]), []
+
+    def recorded(module: torch.nn.Module, *qkv: torch.Tensor, **kwargs: object) -> object:
+        computed.append((qkv[0].dtype, torch.is_autocast_enabled("cpu")))
+        return sdpa_attention_forward(module, *qkv, **kwargs)
+
+    monkeypatch.setattr("xft_core.models.packed_attention.sdpa_attention_forward", recorded)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        loss = response_loss(model, batch)
+        assert set(computed) == {(torch.float32, False)}
+        loss.backward()
+        computed.clear()
+        with torch.no_grad():
+            response_loss(model, batch)
+    assert set(computed) == {(torch.float32, True) if autocast else (torch.bfloat16, False)}
+    exact = response_loss(load_model(tmp_path / "model", torch.float64), batch)
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-2)
 
 
 def test_the_mask_is_cut_between_examples_into_blocks_that_are_worth_it() -> None:

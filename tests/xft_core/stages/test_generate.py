@@ -99,6 +99,31 @@ def test_rows_go_on_alike_when_others_have_ended(family: str, tmp_path: Path) ->
         assert tokens == greedy_tokens(directory, prompt, room)
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_prompt_that_rows_share_is_computed_once_for_the_same_answers(
+        family: str, temperature: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of different lengths, longer than an attention window (16) as well. With fp64, no two tokens are as likely."""
+    directory = dense_model(tmp_path / "model", family)
+    settings = GenerateConfig(max_new_tokens=10, temperature=temperature)
+    prompts = [[5 + row + place % 30 for place in range(length)] for row, length in enumerate((25, 6, 2)) for _ in range(4)]
+    found, rows_read = [], []
+    for shares in (True, False):
+        tested = TransformersCompleter(load_model(directory, torch.float64), load_tokenizer(directory), settings, ())
+        tested.end_tokens = []
+        if not shares:
+            monkeypatch.setattr(TransformersCompleter, "_read_shared_prompts", lambda *given: None)
+        read: list[int] = []
+        embedding = tested.model.get_input_embeddings()
+        embedding.register_forward_hook(lambda module, given, output, read=read: read.append(given[0].numel()))
+        found.append(tested.write(prompts, [10] * len(prompts), seed=3))
+        rows_read.append(read[0])
+    assert found[0] == found[1]
+    assert rows_read == [3 * 24, 12 * 25]
+    if temperature:
+        assert len(set(map(tuple, found[0][:4]))) > 1, "samples of one problem differ"
+
+
 def test_each_row_stops_at_its_own_stop(model: Path) -> None:
     free = completer(model, max_new_tokens=24).complete(PROMPTS, seed=0)
     assert {completion.finish_reason for completion in free} == {"length"}
