@@ -2,11 +2,13 @@
 batch, and with TRL's packed SFTTrainer, if it is installed (``pip install --no-deps trl``, or PYTHONPATH to a place that has
 it).
 
-    python -m performance.sft DATA.json [--model DIR] [--rows 256] [--sequence 1024] [--repeats 3] [--only WAY]
+    python -m performance.sft DATA.json [--model DIR] [--rows 256] [--sequence 1024] [--repeats 3] [--precision fp32]
+                              [--only WAY]
 
 All train the same dense model with the same optimizer for one epoch on the same rows, in turns: Trainer with 8 rows per batch,
-TRL and ours with one packed sequence, which has about as many tokens. ``--only`` runs one way once, in its own process, and
-prints its peak memory. Useful tokens are those of prompts and responses, without padding.
+TRL and ours with one packed sequence, which has about as many tokens. ``--precision bf16_mixed`` trains in 16-bit mixed
+precision, TRL's default. ``--only`` runs one way once, in its own process, and prints its peak memory. Useful tokens are those
+of prompts and responses, without padding.
 """
 
 import argparse
@@ -48,11 +50,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=256)
     parser.add_argument("--sequence", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--precision", choices=("fp32", "bf16_mixed"), default="fp32")
     parser.add_argument("--only", choices=("Trainer, padded", "TRL, packed", "ours, packed"))
     options = parser.parse_args()
     rows = read_rows(options)
-    print_heading(f"SFT, {options.model.name}, {len(rows)} rows of {options.data.name}, at most {options.sequence} tokens")
-    ways = ways_of(options.model, rows, options.sequence)
+    print_heading(f"SFT, {options.model.name}, {options.precision}, {len(rows)} rows of {options.data.name}, at most "
+                  f"{options.sequence} tokens")
+    ways = ways_of(options.model, rows, options.sequence, options.precision == "bf16_mixed")
     if options.only:
         ways[options.only]()
         print(f"{options.only}: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000:.0f} MB at the peak")
@@ -69,12 +73,12 @@ def read_rows(options: argparse.Namespace) -> Rows:
     return rows_of([row for row in found if row is not None])
 
 
-def ways_of(model: Path, rows: Rows, sequence: int) -> dict[str, Callable[[], None]]:
-    """Return the ways to compare by name, with TRL if it is installed."""
-    ways: dict[str, Callable[[], None]] = {"Trainer, padded": partial(train_padded, model, rows)}
+def ways_of(model: Path, rows: Rows, sequence: int, bf16: bool = False) -> dict[str, Callable[[], None]]:
+    """Return the ways to compare by name, with TRL if it is installed. ``bf16``: in 16-bit mixed precision."""
+    ways: dict[str, Callable[[], None]] = {"Trainer, padded": partial(train_padded, model, rows, bf16)}
     if find_spec("trl"):
-        ways["TRL, packed"] = partial(train_with_trl, model, rows, sequence)
-    return ways | {"ours, packed": partial(train_packed, model, rows, sequence)}
+        ways["TRL, packed"] = partial(train_with_trl, model, rows, sequence, bf16)
+    return ways | {"ours, packed": partial(train_packed, model, rows, sequence, bf16)}
 
 
 def measure(ways: dict[str, Callable[[], None]], rows: Rows, repeats: int) -> list[list[object]]:
@@ -95,15 +99,16 @@ def measure(ways: dict[str, Callable[[], None]], rows: Rows, repeats: int) -> li
     return [line(name, item) for name, item in taken.items()]
 
 
-def train_packed(model: Path, rows: Rows, sequence: int) -> None:
+def train_packed(model: Path, rows: Rows, sequence: int, bf16: bool = False) -> None:
     """Train one epoch with our trainer, including loading the model."""
     with tempfile.TemporaryDirectory() as scratch:
         loaded = load_model(model, torch.float32).to(device_for_work())
         metrics = MetricsLog(Path(scratch) / "metrics.jsonl")
-        train(loaded, PackedRows(rows, sequence, packing=True), SFT, 0, Path(scratch), metrics, ChecksConfig())
+        sft = SFT.model_copy(update={"precision": "bf16_mixed" if bf16 else "fp32"})
+        train(loaded, PackedRows(rows, sequence, packing=True), sft, 0, Path(scratch), metrics, ChecksConfig())
 
 
-def train_with_trl(model: Path, rows: Rows, sequence: int) -> None:
+def train_with_trl(model: Path, rows: Rows, sequence: int, bf16: bool = False) -> None:
     """Train with TRL's SFTTrainer and its best-fit packing, with a loss on responses only."""
     from datasets import Dataset
     from trl import SFTConfig as TrlConfig
@@ -118,20 +123,20 @@ def train_with_trl(model: Path, rows: Rows, sequence: int) -> None:
             output_dir=scratch, num_train_epochs=1, per_device_train_batch_size=1, packing=True, max_length=sequence,
             completion_only_loss=True, report_to="none", learning_rate=SFT.learning_rate, optim="adamw_torch",
             max_grad_norm=SFT.max_grad_norm, disable_tqdm=True, logging_steps=1000, save_strategy="steps", save_steps=10**6,
-            seed=0, use_cpu=not torch.cuda.is_available(), bf16=False, gradient_checkpointing=False)
+            seed=0, use_cpu=not torch.cuda.is_available(), bf16=bf16, gradient_checkpointing=False)
         SFTTrainer(
             model=load_model(model, torch.float32), args=arguments, train_dataset=data,
             processing_class=load_tokenizer(model)).train()
 
 
-def train_padded(model: Path, rows: Rows) -> None:
+def train_padded(model: Path, rows: Rows, bf16: bool = False) -> None:
     """Train with unchanged transformers' Trainer, with labels for responses only."""
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
         arguments = TrainingArguments(
             output_dir=scratch, num_train_epochs=1, per_device_train_batch_size=ROWS_OF_TRAINER, report_to="none",
             learning_rate=SFT.learning_rate, optim="adamw_torch", max_grad_norm=SFT.max_grad_norm, disable_tqdm=True,
             logging_steps=1000, save_strategy="steps", save_steps=10**6, seed=0, remove_unused_columns=False,
-            use_cpu=not torch.cuda.is_available())
+            use_cpu=not torch.cuda.is_available(), bf16=bf16)
         Trainer(
             model=load_model(model, torch.float32), args=arguments, train_dataset=[rows[index] for index in range(len(rows))],
             data_collator=_padded).train()

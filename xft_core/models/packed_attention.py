@@ -67,8 +67,8 @@ def _attention(
     if query_BHSD.requires_grad and (is_autocast or query_BHSD.dtype.itemsize == 2):
         dtype = torch.get_autocast_dtype("cpu") if is_autocast else query_BHSD.dtype
         with torch.autocast("cpu", enabled=False):
-            wide = (item.float() for item in (query_BHSD, key_BHSD, value_BHSD))
-            y_BSHD, _ = _attention(module, *wide, attention_mask, **kwargs)
+            y_BSHD, _ = _attention(
+                module, query_BHSD.float(), key_BHSD.float(), value_BHSD.float(), attention_mask, **kwargs)
         return y_BSHD.to(dtype), None
     rows = []
     for blocks, *row in zip(attention_mask, *(item.split(1) for item in (query_BHSD, key_BHSD, value_BHSD)), strict=True):

@@ -2,8 +2,12 @@
 
 Every seed trains each arm once, and every arm is measured on the same rows: seeds and rows are crossed. A difference is
 uncertain in both, so the bootstrap draws seeds and rows, each with replacement, independently of each other (the
-two-way, "pigeonhole" bootstrap: Owen, Annals of Applied Statistics 2007, which errs on the wide side). An interval over rows
-alone would not cover another training, and one over seeds alone would not cover other data.
+two-way, "pigeonhole" bootstrap: Owen, Annals of Applied Statistics 2007). An interval over rows alone would not cover another
+training, and one over seeds alone would not cover other data.
+
+A bootstrap of S seeds has only (S - 1) / S of their variance: half of it with two seeds. So each draw's deviation from the
+mean of the seeds is stretched by sqrt(S / (S - 1)). The same stretch for hundreds of rows would change nothing.
+`python -m performance.study.coverage` measures how often the interval covers the truth.
 
 Shape suffixes: S seeds, R rows, B draws.
 """
@@ -37,7 +41,8 @@ def paired_difference(
     """``loss`` minus ``other``. Both hold each row's summed loss (nats) for each seed; ``tokens_R``: the rows' response tokens.
 
     The mean is per token, as the held-out loss is: the rows' summed differences over their summed tokens. The p-value is
-    twice the share of draws on the other side of zero, and at least 1 / ``draws``, which is what the bootstrap can resolve.
+    twice the share of draws on the other side of zero. It is at least 1 / ``draws``, which is what the bootstrap can resolve,
+    and at least 2 / 2^R: without any difference, R rows have the same sign that often.
     With one seed, only rows are drawn, and the interval does not cover another training (see ``of_seeds``).
 
     Raises ValueError for shapes that do not fit, or numbers that are not finite.
@@ -52,21 +57,25 @@ def paired_difference(
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     one_sided = min((drawn >= 0).mean(), (drawn <= 0).mean())
+    least = max(1 / draws, 2.0 ** (1 - len(tokens_R)))
     return Difference(
         mean=float(of_seeds.mean()), low=float(low), high=float(high),
-        p_value=float(min(1.0, max(2 * one_sided, 1 / draws))), of_seeds=[float(value) for value in of_seeds])
+        p_value=float(min(1.0, max(2 * one_sided, least))), of_seeds=[float(value) for value in of_seeds])
 
 
 def _draws(difference_SR: np.ndarray, tokens_R: np.ndarray, random_seed: int, draws: int) -> np.ndarray:
-    """Means per token of ``draws`` resamples of seeds and of rows. A resample is how often each is drawn."""
+    """Means per token of ``draws`` resamples of seeds and of rows. A resample is how often each is drawn; that of the seeds is
+    stretched (see above)."""
     generator = np.random.default_rng(random_seed)
     num_seeds, num_rows = difference_SR.shape
+    stretch = math.sqrt(num_seeds / (num_seeds - 1)) if num_seeds > 1 else 1.0
     found = []
     for start in range(0, draws, DRAWS_AT_ONCE):
         count = min(DRAWS_AT_ONCE, draws - start)
         times_BS = generator.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), count)
+        weight_BS = 1 + stretch * (times_BS - 1)
         times_BR = generator.multinomial(num_rows, np.full(num_rows, 1 / num_rows), count)
-        sums_B = ((times_BS @ difference_SR) * times_BR).sum(1) / num_seeds
+        sums_B = ((weight_BS @ difference_SR) * times_BR).sum(1) / num_seeds
         found.append(sums_B / (times_BR @ tokens_R))
     return np.concatenate(found)
 

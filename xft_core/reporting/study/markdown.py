@@ -58,11 +58,12 @@ def _ladder_table(result: StudyResult) -> str:
         below = sum(value < 0 for value in rung.of_seeds)
         rows.append([
             f"{number}. {rung.claim}", f"{rung.difference:+.4f}", f"[{rung.low:+.4f}, {rung.high:+.4f}]",
-            f"{below} of {len(rung.of_seeds)}", _p_value(rung.corrected), rung.verdict])
+            f"{below} of {len(rung.of_seeds)}", p_value_text(rung.corrected), rung.verdict])
     return table(["claim", "difference ↓", "95% interval", "seeds below", "p (Holm)", "verdict"], rows)
 
 
-def _p_value(value: float | None) -> str:
+def p_value_text(value: float | None) -> str:
+    """A p-value with three decimals."""
     return "-" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from xft_core.reporting.study.differences import holm, paired_difference, power
+from xft_core.reporting.study.differences import _draws, holm, paired_difference, power
 
 
 def made(
@@ -50,6 +50,21 @@ def test_the_interval_is_as_wide_as_seeds_and_rows_make_it(of_seed: float, of_ro
         widths.append((found.high - found.low) / 2 / 1.96)
     expected = np.sqrt(of_seed**2 / 8 + of_row**2 / 400)
     assert 0.8 * expected < np.mean(widths) < 1.2 * expected
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_interval_holds_the_whole_variance_of_few_seeds(seeds: int) -> None:
+    """Rows are all alike, so only the seeds count: the draws' variance is the sample variance over the number of seeds."""
+    of_seed_S = np.random.default_rng(seeds).normal(0, 0.01, seeds)
+    tokens_R = np.full(20, 10)
+    drawn = _draws(of_seed_S[:, None] * tokens_R, tokens_R.astype(float), 0, 20_000)
+    assert drawn.var() == pytest.approx(of_seed_S.var(ddof=1) / seeds, rel=0.05)
+
+
+@pytest.mark.parametrize(("rows", "least"), [(1, 1.0), (3, 0.25), (6, 1 / 32), (40, 1e-4)])
+def test_few_rows_cannot_make_a_difference_certain(rows: int, least: float) -> None:
+    loss, other, tokens = made(3, rows, -0.05, 0, 0.001, rows)
+    assert paired_difference(loss, other, tokens, 0).p_value == least
 
 
 @pytest.mark.slow
