@@ -17,7 +17,9 @@ from xft_core.errors import RecipeError
 from xft_core.reporting.study.ladder import StudyResult
 from xft_core.store.results.study import RawLossesFile
 
-SHARED: dict[str, Any] = RECIPE | {
+# Two held-out rows could show no difference: they have the same sign in half of all studies of nothing.
+ROWS = {"data": RECIPE["data"] | {"max_rows": 240, "held_out_rows": 24}}  # type: ignore[operator]
+SHARED: dict[str, Any] = RECIPE | ROWS | {
     "name": "shared", "baseline": {"enabled": True}, "evaluate": {"benchmarks": [], "compare_rows": True}}
 STUDY: dict[str, Any] = {
     "name": "tiny-study", "question": "Is it any lower?", "recipe": "shared.yaml", "seeds": [0, 1],
