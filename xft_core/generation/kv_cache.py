@@ -1,8 +1,10 @@
 """A key-value cache that is extended in place. The transformers cache is copied completely for every token."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -14,6 +16,24 @@ def growing_cache(model: PreTrainedModel) -> DynamicCache:
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     cache.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
+
+
+def joined_rows(caches: Sequence[DynamicCache], rows: Sequence[tuple[int, int]]) -> DynamicCache:
+    """Return one cache with the given rows, each told by its cache and its place there. Shorter rows are padded on the left.
+    Several caches must consist of GrowingLayers."""
+    sizes = [len(cache.layers[0].keys) for cache in caches]
+    chosen = torch.tensor([sum(sizes[:number]) + place for number, place in rows], device=caches[0].layers[0].keys.device)
+    joined = caches[0]
+    if len(caches) == 1:
+        joined.batch_select_indices(chosen)
+        return joined
+    longest = max(cache.get_seq_length() for cache in caches)
+    for index, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
+        for name in ("keys", "values"):
+            parts = [getattr(layer, name) for layer in layers]
+            whole = torch.cat([F.pad(part, (0, 0, longest - part.shape[-2], 0)) for part in parts])
+            setattr(joined.layers[index], name, whole[chosen.to(whole.device)])
+    return joined
 
 
 class GrowingLayer(DynamicLayer):

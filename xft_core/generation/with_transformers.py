@@ -1,5 +1,6 @@
 """Complete prompts with transformers, for any model of this package. Batches are left-padded, every row ends separately, and
-finished rows are removed to speed up the others. A prompt that several rows share is computed once."""
+finished rows are removed to speed up the others. Prompts are read a few at a time, each padded to the longest of the few, and a
+prompt that several rows share is read once."""
 
 import os
 from collections.abc import Sequence
@@ -12,9 +13,11 @@ from transformers.cache_utils import DynamicCache
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from xft_core.generation.completer import Completer, end_tokens
-from xft_core.generation.kv_cache import growing_cache
+from xft_core.generation.kv_cache import GrowingLayer, growing_cache, joined_rows
 from xft_core.moe.prompts import GeneratedPrompts, asks_prompts, tell_prompts
 from xft_core.recipe.sections import GenerateConfig
+
+READ_AT_ONCE = 8  # prompts: more are padded further, fewer make products too small
 
 
 class TransformersCompleter(Completer):
@@ -55,9 +58,7 @@ class TransformersCompleter(Completer):
             max_length=longest + max(rooms), eos_token_id=self.end_tokens or None, pad_token_id=self.padding,
             return_dict_in_generate=True, **self.decoding)
         written: list[list[int]] = [[] for _ in prompts]
-        rows, cache = list(range(len(prompts))), growing_cache(self.model)
-        if not asks_prompts(self.model):
-            self._read_shared_prompts(prompts, input_ids, attention_mask, cache)
+        rows, cache = list(range(len(prompts))), self._read_prompts(prompts, input_ids, attention_mask)
         known_prompts = GeneratedPrompts(attention_mask)
         tell_prompts(self.model, known_prompts)
         with torch.random.fork_rng():
@@ -77,21 +78,30 @@ class TransformersCompleter(Completer):
                 input_ids, attention_mask = output.sequences[going_on], F.pad(attention_mask[going_on], (0, num_new), value=1)
         return written
 
-    def _read_shared_prompts(
-        self, prompts: Sequence[Sequence[int]], input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: DynamicCache,
-    ) -> None:
-        """Fill the cache with all tokens of the prompts but the last, if at least half of the rows repeat another's prompt: the
-        samples of one problem. Otherwise the cache stays empty."""
+    def _read_prompts(
+        self, prompts: Sequence[Sequence[int]], input_ids: torch.Tensor, attention_mask: torch.Tensor,
+    ) -> DynamicCache:
+        """Return a cache with all tokens of the prompts but the last. It is empty where reading the prompts apart saves less
+        than a tenth of their tokens and padding, and where a layer has to see all prompts at once."""
+        empty = growing_cache(self.model)
         first: dict[tuple[int, ...], int] = {}
         sources = [first.setdefault(tuple(prompt), row) for row, prompt in enumerate(prompts)]
-        different = list(first.values())
-        if 2 * len(different) > len(prompts) or min(map(len, prompts)) < 2:
-            return
-        self.model.generate(  # a batch of prompts without their last token; the token that it writes is not used
-            input_ids=input_ids[different, :-1], attention_mask=attention_mask[different, :-1], past_key_values=cache,
-            generation_config=GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=self.padding))
-        places = {row: place for place, row in enumerate(different)}
-        cache.batch_select_indices(torch.tensor([places[row] for row in sources], device=self.device))
+        different = sorted(first.values(), key=lambda row: -len(prompts[row]))
+        keeps_all = all(type(layer) is GrowingLayer for layer in empty.layers)  # a window's layer cannot be put together
+        at_once = READ_AT_ONCE if keeps_all else len(different)
+        groups = [different[start:start + at_once] for start in range(0, len(different), at_once)]
+        padded = sum(len(group) * len(prompts[group[0]]) for group in groups)
+        if 10 * padded > 9 * input_ids.numel() or min(map(len, prompts)) < 2 or asks_prompts(self.model):
+            return empty
+        caches = []
+        for group in groups:
+            read, unused = growing_cache(self.model), input_ids.shape[1] - len(prompts[group[0]])
+            self.model.generate(  # the token that it writes is not used
+                input_ids=input_ids[group, unused:-1], attention_mask=attention_mask[group, unused:-1], past_key_values=read,
+                generation_config=GenerationConfig(max_new_tokens=1, do_sample=False, pad_token_id=self.padding))
+            caches.append(read)
+        places = {row: (number, place) for number, group in enumerate(groups) for place, row in enumerate(group)}
+        return joined_rows(caches, [places[source] for source in sources])
 
 
 class RowEnds(StoppingCriteria):

@@ -16,9 +16,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from tests.factories import dense_model
+from tests.factories import FAMILY_CONFIGS, dense_model, each_family
 from xft_core.benchmarks import progress
-from xft_core.generation.with_transformers import TransformersCompleter
+from xft_core.generation.kv_cache import growing_cache
+from xft_core.generation.with_transformers import READ_AT_ONCE, TransformersCompleter
 from xft_core.models.loading import load_model, load_tokenizer
 from xft_core.recipe.sections import GenerateConfig
 from xft_core.stages.configs import GenerateStage
@@ -101,27 +102,49 @@ def test_rows_go_on_alike_when_others_have_ended(family: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma3_text", "gpt_neox", "gpt2"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_a_prompt_that_rows_share_is_computed_once_for_the_same_answers(
+def test_a_prompt_that_rows_share_is_read_once_for_the_same_answers(
         family: str, temperature: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompts of different lengths, longer than an attention window (16) as well. With fp64, no two tokens are as likely."""
+    """Prompts of different lengths, longer than an attention window (16) as well."""
     directory = dense_model(tmp_path / "model", family)
-    settings = GenerateConfig(max_new_tokens=10, temperature=temperature)
     prompts = [[5 + row + place % 30 for place in range(length)] for row, length in enumerate((25, 6, 2)) for _ in range(4)]
-    found, rows_read = [], []
-    for shares in (True, False):
-        tested = TransformersCompleter(load_model(directory, torch.float64), load_tokenizer(directory), settings, ())
-        tested.end_tokens = []
-        if not shares:
-            monkeypatch.setattr(TransformersCompleter, "_read_shared_prompts", lambda *given: None)
-        read: list[int] = []
-        embedding = tested.model.get_input_embeddings()
-        embedding.register_forward_hook(lambda module, given, output, read=read: read.append(given[0].numel()))
-        found.append(tested.write(prompts, [10] * len(prompts), seed=3))
-        rows_read.append(read[0])
-    assert found[0] == found[1]
-    assert rows_read == [3 * 24, 12 * 25]
+    answers, first_read = written_and_read(directory, prompts, temperature)
+    monkeypatch.setattr(TransformersCompleter, "_read_prompts", lambda self, *given: growing_cache(self.model))
+    expected, first_expected = written_and_read(directory, prompts, temperature)
+    assert answers == expected
+    assert (first_read[0], first_expected[0]) == (3 * 24, 12 * 25)
     if temperature:
-        assert len(set(map(tuple, found[0][:4]))) > 1, "samples of one problem differ"
+        assert len(set(map(tuple, answers[:4]))) > 1, "samples of one problem differ"
+
+
+@pytest.mark.parametrize("family", each_family(sorted(FAMILY_CONFIGS)))
+def test_prompts_that_are_read_a_few_at_a_time_have_the_same_answers(
+        family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of all lengths, in no order, two of them twice."""
+    directory = dense_model(tmp_path / "model", family)
+    lengths = [2, 31, 7, 40, 3, 28, 12, 5, 22, 2, 35, 9, 17, 4, 26, 14, 6, 19, 11, 38]
+    prompts = [[5 + row + place % 30 for place in range(length)] for row, length in enumerate(lengths)]
+    prompts += [prompts[3], prompts[0]]
+    answers, read = written_and_read(directory, prompts)
+    monkeypatch.setattr(TransformersCompleter, "_read_prompts", lambda self, *given: growing_cache(self.model))
+    expected, whole = written_and_read(directory, prompts)
+    assert answers == expected
+    assert whole[0] == len(prompts) * 40
+    ordered = sorted(lengths, reverse=True)
+    if read[0] != whole[0] and len(read) > len(whole) + 1:  # no attention window: in groups, the longest first
+        groups = [ordered[start:start + READ_AT_ONCE] for start in range(0, len(ordered), READ_AT_ONCE)]
+        assert read[:len(groups)] == [len(group) * (group[0] - 1) for group in groups]
+
+
+def written_and_read(
+    directory: Path, prompts: list[list[int]], temperature: float = 0.0,
+) -> tuple[list[list[int]], list[int]]:
+    """Ten tokens after each prompt, and the tokens of each forward pass with their padding. fp64 has no ties."""
+    settings = GenerateConfig(max_new_tokens=10, temperature=temperature)
+    tested = TransformersCompleter(load_model(directory, torch.float64), load_tokenizer(directory), settings, ())
+    tested.end_tokens = []
+    read: list[int] = []
+    tested.model.get_input_embeddings().register_forward_hook(lambda module, given, output: read.append(given[0].numel()))
+    return tested.write(prompts, [10] * len(prompts), seed=3), read
 
 
 def test_each_row_stops_at_its_own_stop(model: Path) -> None:

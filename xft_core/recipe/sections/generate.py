@@ -23,7 +23,7 @@ class GenerateConfig(Section):
     temperature: float = Field(0.0, ge=0, le=5, description="Sampling temperature; 0 for greedy decoding.")
     top_p: float = Field(1.0, gt=0, le=1, description=(
         "Sample from the smallest set of tokens with this total probability. Plays no part at temperature 0."))
-    batch_size: int = Field(16, ge=1, description="Problems answered in parallel.")
+    batch_size: int = Field(16, ge=1, description="Answers written in parallel. More are faster and take more memory.")
     precision: Literal["fp32", "bf16"] = Field("bf16", description="Precision of the arithmetic during generation.")
     backend: Literal["transformers", "vllm"] = Field("transformers", description=(
         "Engine that computes the answers: transformers (any model) or vllm (faster on a GPU; needs an environment with "
