@@ -115,16 +115,15 @@ def comparison_recipe(
 
 
 def save_report(report: Path, directory: Path, name: str = "comparison.md") -> Path:
-    """Copy the Markdown file ``name`` and the plots of a comparison or study to ``directory``; returns the file's new path.
+    """Copy the Markdown file ``name``, its data (JSON) and its plots to ``directory``; returns the Markdown file's new path.
 
     Raises XftError if it cannot be written.
     """
     target = directory / name
     try:
         (directory / "plots").mkdir(parents=True, exist_ok=True)
-        for path in sorted((report / "plots").glob("*.png")):
-            (directory / "plots" / path.name).write_bytes(path.read_bytes())
-        target.write_bytes((report / name).read_bytes())
+        for path in sorted([report / name, *report.glob("*.json"), *report.glob("plots/*.png")]):
+            (directory / path.relative_to(report)).write_bytes(path.read_bytes())
     except OSError as error:
         raise XftError(f"The report cannot be written to {str(directory)!r}: {error.strerror}. It is in {str(report)!r}."
                        ) from None

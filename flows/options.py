@@ -26,7 +26,7 @@ def parser() -> ArgumentParser:
     compare.add_argument(
         "--grid", action="append", default=[], metavar="SECTION.FIELD=[VALUE,...]",
         help="what varies, for example seed=[0,1]; repeatable; fields that change together: a.b,a.c=[[1,2],[3,4]]")
-    compare.add_argument("--report", type=Path, metavar="DIRECTORY", help="directory to write the report and its plots to")
+    compare.add_argument("--report", type=Path, metavar="DIRECTORY", help="directory to write the report, data and plots to")
     compare.add_argument("--experiment", metavar="NAME", help="MLflow experiment (default: the recipe's name, -comparison)")
     compare.add_argument(
         "--at-once", type=int, default=RUNS_AT_ONCE, choices=range(1, 17), metavar="N",
@@ -35,7 +35,7 @@ def parser() -> ArgumentParser:
         "study", help="test a ladder of claims: arms at several seeds, each tuned; finished stages are reused")
     study.add_argument(
         "study", type=shipped_or_file("studies"), metavar="STUDY.yaml", help="file, or name of a shipped study: demo")
-    study.add_argument("--report", type=Path, metavar="DIRECTORY", help="directory to write the report and its plots to")
+    study.add_argument("--report", type=Path, metavar="DIRECTORY", help="directory to write the report, data and plots to")
     study.add_argument(
         "--at-once", type=int, default=RUNS_AT_ONCE, choices=range(1, 17), metavar="N",
         help="number of runs at once, 1 to 16 (default %(default)s)")

@@ -8,6 +8,7 @@ XFT_MLFLOW_BESIDE: address of an MLflow server behind the same gate, shown at /m
 import argparse
 import faulthandler
 import gc
+import itertools
 import os
 import sys
 import threading
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MLFLOW_VARIABLE = "XFT_MLFLOW_BESIDE"
 COLLECT_SECONDS = 2
+ALL_EVERY = 30  # of so many collections, one is of all objects: it takes a tenth of a second, the others a few milliseconds
 TURN_SECONDS = 5  # how often the event loop says that it turns
 STALLED_SECONDS = 30  # without a turn; longer than a busy machine delays one
 
@@ -74,9 +76,9 @@ def collect_garbage_in_a_thread() -> None:
     only the event loop can end. Stacks showed this (py-spy, 2026-11-30); SQLite gives up after a minute.
     """
     def collect() -> None:
-        while True:
+        for turn in itertools.count(1):
             time.sleep(COLLECT_SECONDS)
-            gc.collect()
+            gc.collect(1 if turn % ALL_EVERY else 2)
 
     gc.disable()
     threading.Thread(target=collect, name="garbage collection", daemon=True).start()

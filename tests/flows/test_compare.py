@@ -138,6 +138,8 @@ def test_the_report_can_be_written_elsewhere(finished: ComparisonResult, tmp_pat
     for line in text.splitlines():
         if line.startswith("!["):
             assert (tmp_path / "new" / "report" / line.partition("(")[2].rstrip(")")).is_file()
+    written = {path.name for path in (tmp_path / "new" / "report").glob("*.json")}
+    assert written == {path.name for path in finished.report.glob("*.json")} and written, "the data travels with the report"
 
 
 def test_the_same_comparison_again_does_no_work(finished: ComparisonResult) -> None:

@@ -142,8 +142,12 @@ class Left:
         freed.append(threading.current_thread().name)
 
 freed, count = [], 0
-prefect_server.COLLECT_SECONDS = 0.2
+prefect_server.COLLECT_SECONDS, prefect_server.ALL_EVERY = 0.2, 2
+old = Left()
+old.itself, count = old, 1
 prefect_server.collect_garbage_in_a_thread()
+time.sleep(0.9)  # old objects are collected too, less often
+del old
 end = time.monotonic() + 1
 while time.monotonic() < end:  # garbage in cycles, and more than enough new objects for Python to collect it here
     left = Left()
