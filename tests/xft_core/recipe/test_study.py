@@ -95,7 +95,7 @@ def test_choices_are_every_combination_in_order() -> None:
 
 @pytest.mark.parametrize("overrides", [["sft.learning_rate=0.1"], ["seed=3"], [" sft.learning_rate = 0.1"]])
 def test_an_override_that_the_study_would_overwrite_is_refused(tmp_path: Path, overrides: list[str]) -> None:
-    with pytest.raises(RecipeError, match="overrides set (seed|sft.learning_rate), but"):
+    with pytest.raises(RecipeError, match=r"overrides set (seed|sft\.learning_rate), but"):
         load_study(write(tmp_path, arms=STUDY["arms"] | {"own": {"overrides": overrides}}))
 
 
