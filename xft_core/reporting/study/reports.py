@@ -59,7 +59,7 @@ def _rows(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> tupl
     if rows is None:
         raise RecipeError(
             f"The report of {item.variant!r} has no losses by row. Set evaluate.compare_rows: true in the study's recipe. If "
-            "it is set, the run's merged model has losses that are not numbers: its training diverged. Lower the learning rate.")
+            "it is set, the losses of the run's merged model are not numbers: its training diverged. Lower the learning rate.")
     if model not in rows.losses:
         raise RecipeError(
             f"Arm {item.arm!r} is the model {model!r}, but its run has no such model, or the model's losses are not numbers. "
