@@ -8,7 +8,7 @@ from typing import Any
 from xft_core.planning import memory
 from xft_core.planning.shape import Shape
 from xft_core.planning.stage_plan import DataSize, StagePlan
-from xft_core.planning.work import matched_steps, mixing_flops, mixing_passes, router_start_rows, router_training_flops
+from xft_core.planning.work import matched_steps, mixing_flops, mixing_passes, router_start_flops, router_start_rows
 from xft_core.recipe.inactive_fields import learns, needs_features, tests_headroom
 from xft_core.recipe.sections import Recipe, SftConfig, UpcycleConfig, WorkToMatch
 from xft_core.recipe.sections.merge import CLOSED_FORMS, OPERATORS
@@ -33,7 +33,8 @@ def training_steps(
     packed = data.tokens_per_row / length if data.sequences_per_row is None else data.sequences_per_row
     sequences = data.train_rows * packed if sft.packing else data.train_rows
     if match is not None and shape is not None:
-        return matched_steps(match, shape, sequences, sft.batch_size, data.train_rows * data.tokens_per_row / sequences), length
+        packed_length = data.train_rows * data.tokens_per_row / sequences
+        return matched_steps(match, shape, sequences, sft.batch_size, packed_length, data.train_rows), length
     steps = max(1.0, math.ceil(sequences / sft.batch_size) * sft.epochs)
     return min(steps, sft.max_steps or steps), length
 
@@ -60,13 +61,9 @@ def _upcycling(role: str, step: Step, given: _Given) -> StagePlan:
     if moe.router_start == "random":
         return copied
     recipe, data, flops, trains = given.recipe, given.data, None, moe.router_start == "trained"
-    if data is not None:  # losses of every candidate expert of a row, then hidden states and sums over these
-        passes = 1 if moe.experts_from == "branches" else 1 + moe.num_routed
+    if data is not None:
         tokens = router_start_rows(data.train_rows) * data.tokens_per_row
-        summed = 2.0 * shape.num_layers * shape.hidden_size**2
-        flops = tokens * (passes * shape.forward_flops(data.tokens_per_row) + summed)
-        if trains:
-            flops += tokens * router_training_flops(shape, moe, data.tokens_per_row)
+        flops = tokens * router_start_flops(shape, moe, data.tokens_per_row)
     needed = memory.router_start_memory(shape, moe, recipe.sft.precision, recipe.data.max_length)
     written = upcycled * (2 if trains else 1)  # once more, with the trained routers
     return replace(copied, flops=flops, memory=needed, written=written, moe=trains)

@@ -43,9 +43,11 @@ def work_to_match(recipe: Recipe, match: Match, runs: int = 1) -> WorkToMatch | 
         return None
     upcycle, merge, sft = recipe.upcycle, recipe.merge, recipe.moe_sft
     mixing = {} if merge.method != "learned" or merge.generator_from is not None else {
-        "mixing_epochs": merge.epochs, "mixing_max_steps": _most_steps_of_mixing(recipe), "mixing_batch_size": merge.batch_size}
+        "mixing_epochs": merge.epochs, "mixing_max_steps": _most_steps_of_mixing(recipe), "mixing_batch_size": merge.batch_size,
+        "cross_validation": merge.cross_validation, "distills": merge.objective == "distill" and match == "flops"}
     return WorkToMatch(
         kind=match, runs=runs, upcycle=upcycle if match == "flops" else None, epochs=sft.epochs if sft else 0.0,
+        router_start=upcycle.router_start,
         max_steps=recipe.sft.max_steps, dense_epochs=recipe.sft.epochs - (sft.epochs if sft else 0.0), **mixing)
 
 

@@ -297,7 +297,8 @@ def _comparing_rows(recipe: Recipe, making: list[Step]) -> Iterator[Step]:
 
     def trainings(role: str) -> dict[str, Made]:
         found = {name: place for needed in by_role[role].needs for name, place in trainings(needed).items()}
-        return found | ({role: Made(role)} if by_role[role].stage in ("sft", "mix") else {})
+        starts_routers = by_role[role].stage == "upcycle" and recipe.upcycle.router_start != "random"
+        return found | ({role: Made(role)} if by_role[role].stage in ("sft", "mix") or starts_routers else {})
 
     for model, place in _places(making).items():
         if model in exports(recipe):

@@ -69,6 +69,8 @@ class StudyConfig(Section):
             for arm in (rung.lower, rung.than):
                 if arm not in self.arms:
                     raise ValueError(f"the ladder names the arm {arm!r}, which is not one of {', '.join(self.arms)}")
+            if rung.lower == rung.than:
+                raise ValueError(f"the ladder compares the arm {rung.lower!r} with itself: {rung.claim!r}")
         for name, values in [(name, values) for tuning in self._tunings() for name, values in tuning.items()]:
             if not values:
                 raise ValueError(f"tuning: {name} has no values")
@@ -79,6 +81,12 @@ class StudyConfig(Section):
                 raise ValueError(
                     f"arms.{name}: model is {own.model}, but tuning chooses the arm's model as well. Remove model, or give the "
                     f"arm a tuning of its own: {{model: [{own.model}]}}")
+            set_elsewhere = {SEED, *(own.tuning or self.tuning)}
+            for field in (item.partition("=")[0].strip() for item in own.overrides):
+                if field in set_elsewhere:
+                    by = "seeds and tuning_seeds set it" if field == SEED else "tuning chooses its value"
+                    raise ValueError(f"arms.{name}: overrides set {field}, but {by}. Remove the override" + (
+                        "" if field == SEED else f", or give the arm a tuning of its own without {field}"))
         if len(set(self.seeds)) < len(self.seeds) or len(set(self.tuning_seeds)) < len(self.tuning_seeds):
             raise ValueError("a seed is given twice")
         return self
@@ -125,6 +133,12 @@ def tuning_runs(study: StudyConfig, recipe: Recipe) -> tuple[list[Variant], list
 def reported_runs(study: StudyConfig, recipe: Recipe, chosen: Mapping[str, int]) -> tuple[list[Variant], list[ArmRun]]:
     """The reported runs: every arm with its chosen settings at every seed. Raises RecipeError."""
     wanted = [(arm, chosen.get(arm, 0), seed) for arm in study.arms for seed in study.seeds]
+    return _runs(study, recipe, wanted)
+
+
+def every_choice(study: StudyConfig, recipe: Recipe) -> tuple[list[Variant], list[ArmRun]]:
+    """A run of every arm with each of its settings, all at the first tuning seed, to check them. Raises RecipeError."""
+    wanted = [(arm, choice, study.tuning_seeds[0]) for arm in study.arms for choice in range(len(study.choices(arm)))]
     return _runs(study, recipe, wanted)
 
 

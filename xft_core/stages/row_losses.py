@@ -18,7 +18,15 @@ from xft_core.models.config import DTYPES, dense_config_of, is_moe, upcycle_conf
 from xft_core.models.loading import load_model
 from xft_core.models.safetensors_io import CheckpointReader
 from xft_core.planning.shape import shape_of_config
-from xft_core.planning.work import mixing_flops, mixing_passes, training_flops
+from xft_core.planning.work import (
+    ROUTER_PASSES,
+    mixing_flops,
+    mixing_passes,
+    router_start_flops,
+    router_start_rows,
+    training_flops,
+)
+from xft_core.recipe.sections import UpcycleConfig
 from xft_core.reporting.statistics import ratio
 from xft_core.runtime.device import device_for_work
 from xft_core.stages.configs import RowLossesStage
@@ -39,7 +47,10 @@ def run(config: RowLossesStage, workspace: Workspace) -> RowLossesMetrics:
     """Run the stage. Raises DataError for data that cannot be used, CheckpointError for a broken model, ArtifactError for a
     training whose work is unknown."""
     source = find_model(config.model)
-    trainings = [training_work(directory, source, config.data, config.clusters) for directory in config.trained_by.values()]
+    behind = config.trained_by.values()
+    models = [directory for directory in behind if read_manifest(directory).stage in ("sft", "upcycle")]
+    moe = next((upcycle_config_of(directory) for directory in models if is_moe(directory)), None)
+    trainings = [training_work(directory, source, config.data, config.clusters, moe) for directory in behind]
     model = load_model(source, DTYPES[config.precision]).to(device_for_work())  # type: ignore[arg-type]
     held_out = _losses(model, config.data, "held_out")
     reserved = _losses(model, config.data, "reserved") if (config.data / "reserved.safetensors").is_file() else []
@@ -55,11 +66,15 @@ def run(config: RowLossesStage, workspace: Workspace) -> RowLossesMetrics:
         training_flops=math.fsum(flops for _, flops in trainings))
 
 
-def training_work(directory: Path, model: Path, data: Path, clusters: Path | None = None) -> tuple[float, float]:
-    """Return the tokens (without padding) and floating-point operations of the training behind an artifact of sft or mix.
+def training_work(
+    directory: Path, model: Path, data: Path, clusters: Path | None = None, moe: UpcycleConfig | None = None,
+) -> tuple[float, float]:
+    """Return the tokens (without padding) and floating-point operations of the training behind an artifact of sft or mix, or of
+    the start of the routers in one of upcycle.
 
     ``model``: any model of the same dense architecture; ``data``: the prepared rows; ``clusters``: the rows' clusters, if the
-    training is on one. See planning/work.py for what counts.
+    training is on one; ``moe``: the Mixture-of-Experts that coefficients may be learned from. See planning/work.py for what
+    counts.
     Raises ArtifactError for an artifact of another stage.
     """
     manifest = read_manifest(directory)
@@ -73,15 +88,20 @@ def training_work(directory: Path, model: Path, data: Path, clusters: Path | Non
             return 0.0, 0.0  # nothing was learned
         if merge.get("rows") == "reserved":
             rows = load_rows(data, "reserved")
-        teacher = upcycle_config_of(model) if merge.get("objective") == "distill" and is_moe(model) else None
+        teacher = moe if merge.get("objective") == "distill" else None
         packed = PackedRows(rows, max(rows.lengths()), packing=shape.packs)
         # A pass ends at its last sequence and is not filled up: see mixing/learning.py.
         sequences = min(steps * merge["batch_size"], max(1, round(len(packed) * merge["epochs"])))
         passes = mixing_passes(merge.get("cross_validation", False))
         tokens = passes * sequences * sum(rows.lengths()) / len(packed)
         return tokens, tokens * mixing_flops(shape, sum(rows.lengths()) / len(packed), teacher)
+    if manifest.stage == "upcycle":
+        started, length = upcycle_config_of(directory), sum(rows.lengths()) / len(rows)
+        tokens = router_start_rows(len(rows)) * length
+        repeated = ROUTER_PASSES * tokens if started.router_start == "trained" else 0.0
+        return repeated, tokens * router_start_flops(shape, started, length)
     if manifest.stage != "sft":
-        raise ArtifactError(f"{str(directory)!r} is an artifact of {manifest.stage}. Give artifacts of sft and mix only.")
+        raise ArtifactError(f"{str(directory)!r} is an artifact of {manifest.stage}. Give those of sft, mix and upcycle only.")
     own = OwnRows.model_validate({name: value for name, value in manifest.config.items() if name in OwnRows.model_fields})
     rows = own_rows(data, own, manifest.config["seed"], clusters)
     packed = PackedRows(rows, longest, manifest.config["sft"]["packing"] and shape.packs)

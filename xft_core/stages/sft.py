@@ -138,7 +138,8 @@ def _with_matched_steps(config: SftStage, source: Path, data: PackedRows) -> Sft
     if is_moe(source):
         raise RecipeError(f"match is for dense trainings, but {config.model!r} is a Mixture-of-Experts.")
     length = sum(data.rows.lengths()) / len(data)
-    steps = matched_steps(config.match, read_shape(source / "config.json"), len(data), config.sft.batch_size, length)
+    steps = matched_steps(
+        config.match, read_shape(source / "config.json"), len(data), config.sft.batch_size, length, len(data.rows))
     logger.info("sft: %d steps, to match the %s of the Mixture-of-Experts", steps, config.match.kind)
     return config.sft.model_copy(update={
         "max_steps": steps, "epochs": steps / math.ceil(len(data) / config.sft.batch_size) + 1})  # so that epochs set no limit

@@ -4,6 +4,7 @@ import pytest
 
 from xft_core.planning.shape import Shape
 from xft_core.planning.work import matched_steps, mixing_flops, training_flops
+from xft_core.recipe.dense_steps import work_to_match
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import Recipe, UpcycleConfig, WorkToMatch
 
@@ -28,6 +29,34 @@ def test_equal_tokens_count_the_mixing_too() -> None:
     assert matched_steps(tokens, SHAPE, sequences=6400, batch_size=64, length=512) == 500
     limited = work(kind="tokens", upcycle=None, mixing_epochs=1.0, mixing_batch_size=32, mixing_max_steps=10, max_steps=50)
     assert matched_steps(limited, SHAPE, sequences=6400, batch_size=64, length=512) == 55
+
+
+def test_equal_work_counts_a_teacher_cross_validation_and_the_start_of_the_routers() -> None:
+    def steps(**fields: object) -> int:
+        given = work(mixing_epochs=1.0, mixing_batch_size=64, **fields)
+        return matched_steps(given, SHAPE, 6400, 64, 512, train_rows=25600)
+
+    of_dense = training_flops(SHAPE, None, 512)
+    plain = steps()
+    taught = 6400 * SHAPE.forward_flops(512, MOE) / of_dense
+    assert steps(distills=True) == pytest.approx(plain + taught / 64, abs=1)
+    validated = 8 * 6400 * mixing_flops(SHAPE, 512) / of_dense
+    assert steps(cross_validation=True) == pytest.approx(plain + validated / 64, abs=1)
+    started = MOE.model_copy(update={"experts_from": "checkpoints", "router_start": "trained"})
+    tokens = 256 * 128  # a hundredth of the rows, which four to a sequence are 128 tokens each
+    of_start = tokens * (8 * SHAPE.forward_flops(128) + 2 * 4 * 64**2 + 10 * SHAPE.forward_flops(128, started))
+    assert steps(upcycle=started, router_start="trained") == pytest.approx(plain + of_start / of_dense / 512 / 64, abs=1)
+    assert of_start / of_dense / 512 / 64 > 5
+    assert steps(kind="tokens", upcycle=None, router_start="trained") == 500 + 4
+
+
+def test_what_a_run_learns_is_in_the_work_to_match() -> None:
+    started = ["upcycle.experts_from=checkpoints", "upcycle.router_start=trained"]
+    taught = ["merge.objective=distill", "merge.cross_validation=true", "sft.epochs=4"]
+    found = work_to_match(parse(Recipe, {}, started + taught), "flops")
+    assert found is not None and (found.router_start, found.distills, found.cross_validation) == ("trained", True, True)
+    plain = work_to_match(parse(Recipe, {}), "flops")
+    assert plain is not None and not {"router_start", "distills", "cross_validation"} & plain.recorded().keys()  # keys stay
 
 
 def test_one_active_expert_of_one_is_the_dense_model_but_for_the_router() -> None:

@@ -83,6 +83,8 @@ def test_every_models_rows_are_measured_with_the_trainings_it_is_made_of() -> No
     assert trained["base"] == set() and trained["sft_wise_0_5"] == {"sft_baseline"}
     assert trained["sft_soup"] == trained["sft_soup_wise_0_5"] == {"sft_baseline", "sft_run_1"}
     assert trained["moe"] == {"sft_start", "sft_moe"} and trained["merged"] == {"sft_start", "sft_moe", "mix"}
+    started = steps("baseline.runs=2", "upcycle.experts_from=checkpoints", "upcycle.router_start=trained")
+    assert set(started["row_losses_moe"].given["trained_by"]) == {"sft_start", "upcycle", "sft_moe"}
     assert not any(step.stage == "row_losses" for step in steps().values())
     assert "row_losses_merged" in steps("evaluate.compare_rows=true", "baseline.enabled=false")
 

@@ -56,6 +56,7 @@ def test_a_chosen_setting_is_that_of_the_reported_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"ladder": [{"claim": "x", "lower": "xft", "than": "nobody"}]}, "nobody"),
+    ({"ladder": [{"claim": "x", "lower": "xft", "than": "xft"}]}, "'xft' with itself"),
     ({"tuning": {"sft.learning_rate": []}}, "has no values"),
     ({"tuning": {"seed": [1, 2]}}, "seed is not tuned"),
     ({"seeds": [1, 1]}, "twice"),
@@ -90,3 +91,16 @@ def test_choices_are_every_combination_in_order() -> None:
     study = StudyConfig(**(STUDY | {"tuning": {"sft.epochs": [1, 2], "sft.learning_rate": [0.1, 0.2]}}))
     assert study.choices("xft")[1] == {"sft.epochs": 1, "sft.learning_rate": 0.2} and len(study.choices("xft")) == 4
     assert study.choices("base") == [{"sft.learning_rate": 0.001}]
+
+
+@pytest.mark.parametrize("overrides", [["sft.learning_rate=0.1"], ["seed=3"], [" sft.learning_rate = 0.1"]])
+def test_an_override_that_the_study_would_overwrite_is_refused(tmp_path: Path, overrides: list[str]) -> None:
+    with pytest.raises(RecipeError, match=r"overrides set (seed|sft\.learning_rate), but"):
+        load_study(write(tmp_path, arms=STUDY["arms"] | {"own": {"overrides": overrides}}))
+
+
+def test_an_arm_may_override_what_its_own_tuning_leaves_alone(tmp_path: Path) -> None:
+    own = {"overrides": ["sft.learning_rate=0.1"], "tuning": {"sft.epochs": [1]}}
+    study, recipe = load_study(write(tmp_path, arms=STUDY["arms"] | {"own": own}))
+    variants, _ = reported_runs(study, recipe, {})
+    assert {item.recipe.sft.learning_rate for item in variants if item.settings["arm"] == "own"} == {0.1}

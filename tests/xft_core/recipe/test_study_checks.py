@@ -30,6 +30,11 @@ def test_a_study_that_can_be_judged_is_let_pass(tmp_path: Path) -> None:
     ({}, "no rows are reserved"),
     (ONE_SETTING | {"arms": STUDY["arms"] | {"soup": {"model": "sft_soup"}}}, "'sft_soup', which its run does not make"),
     (ONE_SETTING | {"arms": STUDY["arms"] | {"short": {"overrides": ["data.max_length=99"]}}}, "'short' changes the section"),
+    ({"tuning": {"data.max_length": [1024, 99]}}, "'sft' changes the section"),  # with its second setting alone
+    ({"tuning": {"sft.learning_rate": [0.001, "1e-3"]}}, "'sft' has a setting twice: {'sft.learning_rate': '1e-3'}"),
+    (ONE_SETTING | {
+        "arms": STUDY["arms"] | {"same": {"overrides": ["upcycle.num_experts_per_tok=2", "upcycle.num_experts=0x4"]}},
+        "ladder": [{"claim": "It differs.", "lower": "same", "than": "xft"}]}, "'same' and 'xft' are the same models"),
 ])
 def test_what_cannot_be_judged_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):

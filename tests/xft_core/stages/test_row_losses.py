@@ -17,7 +17,7 @@ from xft_core.planning.work import mixing_flops, training_flops
 from xft_core.recipe.load import parse
 from xft_core.recipe.sections import MergeConfig, Recipe, SftConfig, UpcycleConfig, WorkToMatch
 from xft_core.recipe.steps import rivals
-from xft_core.stages.configs import AverageModelsStage, CompareStage, MixStage, RowLossesStage, SftStage
+from xft_core.stages.configs import AverageModelsStage, CompareStage, MixStage, RowLossesStage, SftStage, UpcycleStage
 from xft_core.stages.run import run_stage, stage_key
 from xft_core.store.manifest import Manifest
 
@@ -65,8 +65,32 @@ def test_work_is_steps_times_that_of_a_step(ready: Path, tuned: Path, tmp_path: 
         dense["training_tokens"] * training_flops(shape, moe, length) + mixed * mixing_flops(shape, length))
 
 
+def test_a_teacher_and_the_start_of_the_routers_are_work(ready: Path, tuned: Path, tmp_path: Path) -> None:  # noqa: F811
+    shape, rows = read_shape(ready / "dense" / "config.json"), load_rows(ready / "data", "train")
+    total = sum(rows.lengths())
+    moe = UpcycleConfig(num_experts=4, num_experts_per_tok=3)
+    distilled = MergeConfig(**(LEARN.model_dump() | {"objective": "distill"}))
+    run_stage(MixStage(output=tmp_path / "mix", model=str(tuned / "moe"), data=ready / "data", merge=distilled))
+    plain, taught = (measured(ready, tmp_path / f"of_{mix.parent.name}", tuned / "dense", tuned / "moe", mix).metrics
+                     for mix in (tuned / "mix", tmp_path / "mix"))
+    length = total / len(PackedRows(rows, max(rows.lengths()), packing=True))
+    without = measured(ready, tmp_path / "without", tuned / "moe", tuned / "moe").metrics
+    mixed = plain["training_tokens"] - without["training_tokens"]
+    assert taught["training_flops"] - plain["training_flops"] == pytest.approx(mixed * shape.forward_flops(length, moe))
+
+    started = UpcycleConfig(num_experts=4, num_experts_per_tok=3, experts_from="checkpoints", router_start="trained")
+    run_stage(UpcycleStage(
+        output=tmp_path / "upcycle", model=str(ready / "dense"), data=ready / "data", upcycle=started,
+        experts={str(number): str(ready / "dense") for number in (1, 2, 3)}))
+    found = measured(ready, tmp_path / "started", tmp_path / "upcycle", tmp_path / "upcycle").metrics
+    row = total / len(rows)
+    dense_work = total * (4 * shape.forward_flops(row) + 2 * shape.num_layers * shape.hidden_size**2)
+    assert found["training_tokens"] == pytest.approx(4 * total)
+    assert found["training_flops"] == pytest.approx(dense_work + 10 * total * shape.forward_flops(row, started))
+
+
 def test_an_artifact_that_is_no_training_is_refused(ready: Path, tuned: Path, tmp_path: Path) -> None:  # noqa: F811
-    with pytest.raises(ArtifactError, match=r"is an artifact of prepare\. Give artifacts of sft and mix only"):
+    with pytest.raises(ArtifactError, match=r"is an artifact of prepare\. Give those of sft, mix and upcycle only"):
         measured(ready, tmp_path / "x", tuned / "dense", ready / "data")
 
 

@@ -18,8 +18,10 @@ def _listed(value: Any) -> Any:
 
 
 class WorkToMatch(Section):
-    """The training whose tokens or floating-point work a baseline must match: that of a Mixture-of-Experts, of its mixing and
-    of the dense models that it starts from."""
+    """The training whose tokens or floating-point work a baseline must match: that of a Mixture-of-Experts, of its mixing, of
+    the dense models that it starts from and of the start of its routers."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"cross_validation", "distills", "router_start"})
 
     kind: Literal["tokens", "flops"] = Field(description="Quantity to match.")
     runs: int = Field(1, description="Number of trainings that it is split over.")
@@ -30,6 +32,9 @@ class WorkToMatch(Section):
     mixing_epochs: float = Field(0.0, description="Passes over the rows to learn coefficients; 0 if none are learned.")
     mixing_max_steps: int | None = Field(None, description="Maximum optimizer steps of learning coefficients.")
     mixing_batch_size: int = Field(1, description="Sequences per optimizer step of learning coefficients.")
+    cross_validation: bool = Field(False, description="Whether coefficients are also learned to choose their penalty.")
+    distills: bool = Field(False, description="Whether coefficients are learned from the Mixture-of-Experts.")
+    router_start: Literal["random", "ridge", "trained"] = Field("random", description="The start of the routers.")
 
 
 class BaselineConfig(Section):

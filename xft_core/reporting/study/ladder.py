@@ -100,7 +100,8 @@ def judge(
     choices: Mapping[str, list[Choice]],
 ) -> StudyResult:
     """The study's result. ``measured``: arm, then seed; ``tokens_R``: response tokens of the reported rows. Arms and seeds
-    that failed are missing, and their claims are tested on the seeds that both arms have."""
+    that failed are missing, and their claims are tested on the seeds that both arms have. p-values are corrected for all
+    claims, those without a seed among them: failures must not make the other claims easier."""
     arms = {name: _arm(study, name, measured.get(name, {}), tokens_R, choices[name]) for name in study.arms}
     tested = {}
     for number, rung in enumerate(study.ladder):
@@ -109,14 +110,14 @@ def judge(
             lower_SR = np.stack([measured[rung.lower][seed].loss_R for seed in seeds])
             than_SR = np.stack([measured[rung.than][seed].loss_R for seed in seeds])
             tested[number] = (seeds, paired_difference(lower_SR, than_SR, tokens_R, RANDOM_SEED))
-    corrected = dict(zip(tested, holm([difference.p_value for _, difference in tested.values()]), strict=True))
+    corrected = holm([tested[number][1].p_value if number in tested else 1.0 for number in range(len(study.ladder))])
     ladder = []
     for number, rung in enumerate(study.ladder):
         seeds, difference = tested.get(number, ([], None))
         ladder.append(RungResult(
             **rung.model_dump(), seeds=seeds, difference=difference and difference.mean, low=difference and difference.low,
             high=difference and difference.high, of_seeds=difference.of_seeds if difference else [],
-            p_value=difference and difference.p_value, corrected=corrected.get(number),
+            p_value=difference and difference.p_value, corrected=corrected[number] if difference else None,
             verdict=_verdict(study, difference.mean, difference.low, difference.high, corrected[number])
             if difference else "not measured"))
     return StudyResult(

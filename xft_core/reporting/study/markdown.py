@@ -8,13 +8,15 @@ from xft_core.reporting.tables import bullets, table
 
 CAPTION = (
     "Losses are negative log-likelihoods in nats per response token on {rows:,} rows that served neither training nor any "
-    "choice; lower is better. ± is the sample standard deviation over seeds. Intervals are 95%, over seeds and rows "
-    "(two-way bootstrap of paired differences); p-values are two-sided and corrected for the number of claims (Holm).")
+    "choice; lower is better. ± is the sample standard deviation over seeds. Intervals are 95%, over {drawn} of paired "
+    "differences); p-values are two-sided and corrected for the number of claims (Holm).{limit}")
+BOTH, ROWS_ONLY = "seeds and rows (two-way bootstrap", "rows only (bootstrap"
+OF_ONE_SEED = " With one seed they do not contain the chance of another training."
 
 
 def study_markdown(result: StudyResult, study: StudyConfig, plots: dict[str, str], failures: dict[str, str]) -> str:
     """The text of study.md. ``plots``: titles of the plots by file name; ``failures``: reasons by run."""
-    sections = [f"# {result.name}", result.question, CAPTION.format(rows=result.rows), "## The ladder", _breaks(result)]
+    sections = [f"# {result.name}", result.question, _caption(result), "## The ladder", _breaks(result)]
     if result.ladder:
         sections += [_ladder_table(result), _power(result)]
     sections += [f"![{title}](plots/{name})" for name, title in plots.items()]
@@ -23,10 +25,32 @@ def study_markdown(result: StudyResult, study: StudyConfig, plots: dict[str, str
         sections += ["## What each arm chose from", (
             "Every arm takes the setting with the lowest loss on the reserved rows, averaged over the tuning seeds "
             f"{', '.join(map(str, study.tuning_seeds))}. The reported rows play no part in it."), _choices_table(result)]
+        if edges := _at_the_edge(result):
+            sections += ["At the edge of the values that were tried, so the best may lie beyond:", bullets(edges)]
     sections += ["## Budgets", bullets(_budgets(result, study))]
     if failures:
         sections += ["## Failed runs", bullets([f"`{name}`: {reason}" for name, reason in failures.items()])]
     return "\n\n".join(sections) + "\n"
+
+
+def _caption(result: StudyResult) -> str:
+    is_one = max((len(rung.seeds) for rung in result.ladder), default=len(result.seeds)) == 1
+    return CAPTION.format(rows=result.rows, drawn=ROWS_ONLY if is_one else BOTH, limit=OF_ONE_SEED if is_one else "")
+
+
+def _at_the_edge(result: StudyResult) -> list[str]:
+    """Arms that chose the lowest or the highest of the numbers tried for a field."""
+    found = []
+    for name, arm in result.arms.items():
+        measured = [choice.settings for choice in arm.choices if choice.reserved_loss is not None]
+        chosen = arm.choices[arm.chosen].settings if measured else {}
+        for field, value in chosen.items():
+            values = [settings[field] for settings in measured]
+            tried = sorted({item for item in values if isinstance(item, int | float) and not isinstance(item, bool)})
+            if len(tried) > 1 and value in (tried[0], tried[-1]):
+                which = "lowest" if value == tried[0] else "highest"
+                found.append(f"`{name}` takes {field}={value}, the {which} of {', '.join(map(str, tried))}.")
+    return found
 
 
 def _breaks(result: StudyResult) -> str:

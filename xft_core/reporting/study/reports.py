@@ -1,5 +1,6 @@
 """The losses that a study reads from its runs' reports: on reserved rows for choices, and on held-out rows to report."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -16,16 +17,18 @@ from xft_core.store.results.report import RunRowsFile
 def tuned(study: StudyConfig, recipe: Recipe, reports: Mapping[str, Path]) -> dict[str, list[Choice]]:
     """The settings that each arm chooses from, with the losses on the reserved rows. An arm with one setting chooses nothing.
 
-    A setting that failed at one of the tuning seeds has no loss, because a mean over fewer seeds is not comparable."""
+    A setting that failed at one of the tuning seeds, or diverged there, has no loss, because a mean over fewer seeds is not
+    comparable."""
     _, runs = tuning_runs(study, recipe)
     found = {}
     for arm in study.arms:
         choices = []
         for number, settings in enumerate(study.choices(arm)):
             of_choice = [item for item in runs if (item.arm, item.choice) == (arm, number)]
-            there = [item for item in of_choice if item.variant in reports]
-            losses = [_reserved_loss(study, item, reports) for item in there]
-            choices.append(Choice(settings=settings, reserved_loss=fmean(losses) if losses and there == of_choice else None))
+            losses = [_reserved_loss(study, item, reports) for item in of_choice if item.variant in reports]
+            numbers = [loss for loss in losses if loss is not None and math.isfinite(loss)]
+            is_whole = bool(of_choice) and len(numbers) == len(of_choice)
+            choices.append(Choice(settings=settings, reserved_loss=fmean(numbers) if is_whole else None))
         found[arm] = choices
     return found
 
@@ -55,7 +58,8 @@ def _rows(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> tupl
     rows, model = RunRowsFile.read(reports[item.variant]), study.model_of(item.arm, item.choice)
     if rows is None:
         raise RecipeError(
-            f"The report of {item.variant!r} has no losses by row. Set evaluate.compare_rows: true in the study's recipe.")
+            f"The report of {item.variant!r} has no losses by row. Set evaluate.compare_rows: true in the study's recipe. If "
+            "it is set, the losses of the run's merged model are not numbers: its training diverged. Lower the learning rate.")
     if model not in rows.losses:
         raise RecipeError(
             f"Arm {item.arm!r} is the model {model!r}, but its run has no such model, or the model's losses are not numbers. "
@@ -63,8 +67,11 @@ def _rows(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> tupl
     return rows, model
 
 
-def _reserved_loss(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> float:
-    rows, model = _rows(study, item, reports)
+def _reserved_loss(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> float | None:
+    """None if the model's losses are not numbers, as after a training that diverged."""
+    rows, model = RunRowsFile.read(reports[item.variant]), study.model_of(item.arm, item.choice)
+    if rows is None or model not in rows.losses:
+        return None
     if model not in rows.reserved_nll:
         raise RecipeError(
             "The arms are tuned, but no rows are reserved for tuning. Set data.reserved_rows in the study's recipe: a "

@@ -23,7 +23,8 @@ class RowLossesStage(StageConfig):
     data: Path = Field(description=f"{ARTIFACT_HELP}: prepare.")
     precision: Precision = Field("fp32", description="Weights and arithmetic; bf16_mixed counts as fp32.")
     trained_by: dict[str, Path] = Field({}, description=(
-        "The trainings behind the model: artifacts of sft and mix by name; none for a model that was not trained here."))
+        "The trainings behind the model: artifacts of sft and mix by name, and that of upcycle if its routers start from rows; "
+        "none for a model that was not trained here."))
     clusters: Path | None = Field(None, description=f"{ARTIFACT_HELP}: cluster_rows. Needed if a training is on a cluster.")
 
     def inputs(self) -> dict[str, Path]:

@@ -53,7 +53,8 @@ def test_seeds_that_failed_leave_the_others() -> None:
 def test_a_claim_about_an_arm_that_was_not_measured_is_not_tested() -> None:
     result = judged(study(("a", "c"), ("a", "b")), {"a": -0.02, "b": 0.0})
     assert [rung.verdict for rung in result.ladder] == ["not measured", "shown"]
-    assert result.ladder[1].corrected == result.ladder[1].p_value  # the other claim was not tested
+    assert result.ladder[0].corrected is None  # and it counts as a claim all the same
+    assert result.ladder[1].corrected == pytest.approx(2 * result.ladder[1].p_value)  # type: ignore[operator]
 
 
 def test_several_claims_cost_significance() -> None:

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from matplotlib import style
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from tests.xft_core.reporting.study.test_ladder import CHOICES, judged, study
+from tests.xft_core.reporting.study.test_ladder import CHOICES, SEEDS, judged, study
 from xft_core.reporting.run.plots import STYLE
-from xft_core.reporting.study.ladder import Choice
+from xft_core.reporting.study.ladder import Choice, choose
 from xft_core.reporting.study.markdown import study_markdown
 from xft_core.reporting.study.plots import draw_study, ladder, work
 
@@ -52,6 +53,27 @@ def test_what_each_arm_chose_from_is_shown() -> None:
     arm = result.arms["a"].model_copy(update={"choices": tuned, "chosen": 1})
     text = study_markdown(result.model_copy(update={"arms": {**result.arms, "a": arm}}), CLAIMS, {}, {})
     assert "0.4000 ←" in text and "different numbers of settings: `a` 2, `b` 1" in text
+
+
+@pytest.mark.parametrize(("losses", "words"), [
+    ((0.3, 0.4, 0.5), "`a` takes sft.learning_rate=0.1, the lowest of 0.1, 0.2, 0.3."),
+    ((0.5, 0.4, 0.3), "the highest of 0.1, 0.2, 0.3."), ((None, 0.3, 0.4), "0.2, the lowest of 0.2, 0.3."),
+    ((0.5, 0.3, 0.4), "")])
+def test_a_choice_at_the_edge_of_what_was_tried_is_told(losses: tuple[float | None, ...], words: str) -> None:
+    result = judged(CLAIMS, {"a": 0.0, "b": 0.0, "c": 0.0})
+    tuned = [Choice(settings={"sft.learning_rate": rate, "model": "sft"}, reserved_loss=loss)
+             for rate, loss in zip((0.1, 0.2, 0.3), losses, strict=True)]
+    arm = result.arms["a"].model_copy(update={"choices": tuned, "chosen": choose(tuned)})
+    text = study_markdown(result.model_copy(update={"arms": {**result.arms, "a": arm}}), CLAIMS, {}, {})
+    assert words in text and ("the best may lie beyond" in text) == bool(words)
+
+
+def test_intervals_of_one_seed_are_said_to_be_over_rows() -> None:
+    several = study_markdown(judged(CLAIMS, {"a": 0.0, "b": 0.0, "c": 0.0}), CLAIMS, {}, {})
+    missing = {(arm, seed) for arm in "abc" for seed in SEEDS[1:]}
+    one = study_markdown(judged(CLAIMS, {"a": 0.0, "b": 0.0, "c": 0.0}, missing), CLAIMS, {}, {})
+    assert "over seeds and rows (two-way bootstrap of paired differences)" in several and "rows only" not in several
+    assert "over rows only (bootstrap of paired differences)" in one and "another training" in one
 
 
 def test_a_setting_that_failed_is_not_marked_as_the_best() -> None:

@@ -8,6 +8,7 @@ import pytest
 from xft_core.errors import ArtifactError, RecipeError
 from xft_core.recipe.sections import Recipe
 from xft_core.recipe.study import StudyConfig, reported_runs, tuning_runs
+from xft_core.reporting.study.ladder import choose
 from xft_core.reporting.study.reports import reported, tuned
 from xft_core.store.results.report import RunRowsFile
 
@@ -52,6 +53,24 @@ def test_a_setting_that_failed_at_one_seed_has_no_loss(write: Write) -> None:
     del reports[failed]
     for choices in tuned(STUDY, Recipe(), reports).values():
         assert choices[0].reserved_loss is not None and choices[1].reserved_loss is None
+
+
+@pytest.mark.parametrize("diverged", [
+    {"losses": {"merged": [0.5, 1.5]}, "reserved_nll": {"merged": 0.1}},  # without sft, whose losses are no numbers
+    {"reserved_nll": {"sft": float("inf"), "merged": 0.1}}])
+def test_a_setting_that_diverged_is_not_chosen(write: Write, diverged: dict[str, object]) -> None:
+    reports = tuning_reports(write)
+    _, runs = tuning_runs(STUDY, Recipe())
+    reports[next(item.variant for item in runs if (item.choice, item.seed) == (0, 0))] = write("diverged", **diverged)
+    found = tuned(STUDY, Recipe(), reports)
+    assert [item.reserved_loss for item in found["sft"]] == [None, pytest.approx(0.85)] and choose(found["sft"]) == 1
+    assert [item.reserved_loss for item in found["merged"]] == [pytest.approx(0.5), pytest.approx(0.5)]
+
+
+def test_a_run_whose_rows_were_not_written_has_no_loss_to_choose_by(write: Write) -> None:
+    reports = tuning_reports(write)
+    (next(iter(reports.values())) / RunRowsFile.file_name).unlink()  # as where the merged model diverged
+    assert [item.reserved_loss for item in tuned(STUDY, Recipe(), reports)["sft"]] == [None, pytest.approx(0.85)]
 
 
 def test_choosing_on_the_reported_rows_is_refused(write: Write) -> None:
