@@ -92,6 +92,18 @@ def test_the_hub_gets_a_private_model_that_loads_and_is_the_same(hub: FakeHub, m
     assert "model.safetensors" not in hub.repositories["me/it"].commits[hub.repositories["me/it"].head]
 
 
+def test_nothing_of_an_earlier_version_changes_what_the_hub_answers(hub: FakeHub, model: Path) -> None:
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [5]}))
+    sent(hub, model)
+    (model / "chat_template.jinja").unlink()
+    (model / "generation_config.json").unlink()
+    repository = hub.repositories["me/it"]
+    repository.commits[repository.head]["LICENSE.txt"] = b"The user's own."
+    sent(hub, model)
+    assert repository.commits[repository.head].keys() == {*(path.name for path in model.iterdir()), "README.md", "LICENSE.txt"}
+
+
 def test_what_the_hub_refuses_is_said(hub: FakeHub, model: Path) -> None:
     assert sent(hub, model, token="hf_wrong").startswith("CannotPublish The Hub does not allow writing to me/it (401)")
     sent(hub, model)
