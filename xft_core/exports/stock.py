@@ -14,6 +14,7 @@ from xft_core.exports.architectures import architecture_config
 from xft_core.mixing.mixture import MixtureReader
 from xft_core.models.loading import copy_beside_weights
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, dtype_that_holds, write_checkpoint
+from xft_core.models.tokenizer import keep_tokens
 
 TRAINED_BY = "xft"  # field of config.json
 
@@ -40,6 +41,7 @@ def export_stock(source: Path, target: Path) -> None:
     content |= {TRAINED_BY: {"down_scales": upcycle.down_scales}}  # so that merge_mixture refuses these scaled experts
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     copy_beside_weights(source, target)
+    keep_tokens(source, target)
 
 
 def _granite(reader: CheckpointReader, block: str, layer: str, num_routed: int) -> list[TensorPlan]:

@@ -20,6 +20,7 @@ from xft_core.mixing.mixture import ExpertTensor, MixtureReader
 from xft_core.models.config import NAMES_OF_CODE, transformers_config
 from xft_core.models.loading import copy_beside_weights
 from xft_core.models.safetensors_io import TensorPlan, dtype_that_holds, write_checkpoint
+from xft_core.models.tokenizer import keep_tokens
 from xft_core.models.upcycled import HOLDERS
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.recipe.sections.upcycle import ASSIGNED
@@ -55,6 +56,7 @@ def export_code(source: Path, target: Path) -> None:
         (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     (target / f"{MODELLING}.py").write_text(_code_for(config), encoding="utf-8")
     copy_beside_weights(source, target)
+    keep_tokens(source, target)
 
 
 def _check_routing(upcycle: UpcycleConfig) -> None:
