@@ -23,7 +23,7 @@ from tasks.tracking import registry
 from tasks.tracking.client import client
 from tasks.tracking.model import log_model
 from tasks.tracking.registered import NotRegistered, Version, resolve
-from tests.factories import dense_model
+from tests.factories import dense_model, picture_model, tokenizer
 from tests.tasks.environment import HOME
 from tests.tasks.object_store.proxy import BUCKET, Proxy
 from tests.tasks.publishing.hub import TOKEN, FakeHub
@@ -167,6 +167,13 @@ def test_a_model_that_came_back_another_is_found_out(model: Path, tmp_path: Path
         check(files, model, copy)
     with pytest.raises(ReleaseDiffers, match="does not behave like the registered one"):
         check({}, model, copy)
+
+
+def test_a_model_that_reads_pictures_can_be_checked(tmp_path: Path) -> None:
+    model = picture_model(tmp_path / "model")
+    tokenizer("<image>").save_pretrained(model)
+    copy = shutil.copytree(model, tmp_path / "copy")
+    check({path.name: path for path in model.iterdir()}, model, copy)
 
 
 def test_a_card_without_licences_says_so() -> None:
