@@ -73,8 +73,7 @@ class Hub(Destination):
                     f"{self._repository} already exists and is {kind}, but should be {wanted}. Nothing was sent. Change it on "
                     f"the Hub, {'leave public off' if found.private else 'set public'}, or give another name.")
             there = set(self._api.list_repo_files(self._repository))
-            # Weights of an earlier version under other names would also be loaded.
-            old = [name for name in sorted(there - files.keys()) if name.endswith((".safetensors", ".safetensors.index.json"))]
+            old = [name for name in sorted(there - files.keys()) if _is_loaded(name)]
             operations: list[CommitOperationAdd | CommitOperationDelete] = [
                 *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=path) for name, path in files.items()),
                 *(CommitOperationDelete(path_in_repo=name) for name in old)]
@@ -160,6 +159,14 @@ class Directory(Destination):
         found = {path.name for path in self._path.iterdir()} if self._path.is_dir() else set()
         return found == files.keys() and all(
             file_digest(self._path / name) == file_digest(path) for name, path in files.items())
+
+
+def _is_loaded(name: str) -> bool:
+    """Return whether transformers would read a file of the repository that an earlier version left: weights, an end token in
+    generation_config.json, a chat template."""
+    if "/" in name:
+        return name.endswith((".safetensors", ".safetensors.index.json")) or name.startswith("additional_chat_templates/")
+    return name.endswith((".safetensors", ".json", ".jinja", ".model"))
 
 
 def _hub_error(repository: str, error: Exception) -> Exception:

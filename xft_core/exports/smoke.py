@@ -7,7 +7,9 @@ import json
 import sys
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
+
+from xft_core.models.classes import auto_class
 
 PROMPT, NEW_TOKENS = "def add(a, b):\n", 16
 
@@ -17,7 +19,8 @@ def main(source: str, copy: str) -> int:
     """Load both models and compare them."""
     found = []
     for directory in (source, copy):
-        model = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, trust_remote_code=False).eval()
+        kind = auto_class(AutoConfig.from_pretrained(directory, trust_remote_code=False))
+        model = kind.from_pretrained(directory, use_safetensors=True, trust_remote_code=False).eval()
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         given = tokenizer(PROMPT, return_tensors="pt", return_token_type_ids=False)
         tokens = model.generate(**given, max_new_tokens=NEW_TOKENS, do_sample=False)

@@ -5,7 +5,6 @@ No number changes: tensors are renamed, concatenated or split along a dimension,
 
 import json
 from collections.abc import Callable
-from functools import reduce
 from pathlib import Path
 
 import torch
@@ -14,7 +13,8 @@ from xft_core.errors import CheckpointError
 from xft_core.exports.architectures import architecture_config
 from xft_core.mixing.mixture import MixtureReader
 from xft_core.models.loading import copy_beside_weights
-from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
+from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, dtype_that_holds, write_checkpoint
+from xft_core.models.tokenizer import keep_tokens
 
 TRAINED_BY = "xft"  # field of config.json
 
@@ -37,12 +37,11 @@ def export_stock(source: Path, target: Path) -> None:
         for block in blocks:
             plans += of_block(reader, block, block.removesuffix(f"{family.block}."), upcycle.num_routed)
         write_checkpoint(target, sorted(plans, key=lambda plan: plan.name))
-        # transformers loads the entire model in this dtype, so choose one that holds every tensor without rounding.
-        dtype = str(reduce(torch.promote_types, {plan.dtype for plan in plans})).removeprefix("torch.")
-        content = {name: value for name, value in content.items() if name != "torch_dtype"} | {"dtype": dtype}
+        content = {name: value for name, value in content.items() if name != "torch_dtype"} | {"dtype": dtype_that_holds(plans)}
     content |= {TRAINED_BY: {"down_scales": upcycle.down_scales}}  # so that merge_mixture refuses these scaled experts
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     copy_beside_weights(source, target)
+    keep_tokens(source, target)
 
 
 def _granite(reader: CheckpointReader, block: str, layer: str, num_routed: int) -> list[TensorPlan]:

@@ -9,6 +9,7 @@ experts are ``<mlp>.experts.<layer>_{a,b,bias}`` and, for groups, ``group_<layer
 ``<mlp>.shared_expert.*``, ``<mlp>.base.*`` without a shared expert, or have their dense names before tuning.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from xft_core.errors import CheckpointError, first_line
 from xft_core.files.digests import model_files
+from xft_core.files.parsing import parse_json
 from xft_core.models.classes import auto_class
 from xft_core.models.config import dense_config_of, is_moe, transformers_config, upcycle_config_of
 from xft_core.models.gguf_files import gguf_file, load_gguf
@@ -64,6 +66,22 @@ def copy_beside_weights(source: Path, target: Path) -> None:
         is_weights = path.suffix == ".safetensors" or path.name.endswith(".index.json")
         if not is_weights and path.name not in NOT_BESIDE_WEIGHTS:
             shutil.copyfile(path, target / path.name)
+    _copy_named_templates(source, target)
+
+
+def _copy_named_templates(source: Path, target: Path) -> None:
+    """Put a tokenizer's several chat templates (default, tool_use) into tokenizer_config.json, where earlier versions of
+    transformers kept them. Later ones use a subdirectory, but models here have none: they are published, too, as flat files."""
+    named = {path.stem: path for path in sorted((source / "additional_chat_templates").glob("*.jinja"))}
+    if not named:
+        return
+    default, path = source / "chat_template.jinja", target / "tokenizer_config.json"
+    files = ({"default": default} if default.is_file() else {}) | named
+    content = parse_json(path.read_bytes()) if path.is_file() else {}
+    content["chat_template"] = [
+        {"name": name, "template": file.read_text(encoding="utf-8")} for name, file in files.items()]
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    (target / default.name).unlink(missing_ok=True)  # transformers would read it instead
 
 
 def _load_dense(directory: Path, dense_config: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:

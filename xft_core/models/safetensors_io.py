@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -140,6 +141,12 @@ class TensorPlan:
     def num_bytes(self) -> int:
         """Size on disk in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def dtype_that_holds(plans: Iterable[TensorPlan]) -> str:
+    """The dtype for a config.json: the one that holds every tensor without rounding. transformers loads the entire model in
+    it."""
+    return str(reduce(torch.promote_types, {plan.dtype for plan in plans})).removeprefix("torch.")
 
 
 def write_checkpoint(directory: Path, plans: Iterable[TensorPlan], max_shard_bytes: int = MAX_SHARD_BYTES) -> int:

@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from xft_core.mixing.mixture import ExpertTensor, MixtureReader, NeuronShares
 from xft_core.mixing.operators.merged import load_layer
 from xft_core.models.config import DTYPES, NAMES_OF_CODE
 from xft_core.models.loading import copy_beside_weights, load_model
-from xft_core.models.safetensors_io import TensorPlan, write_checkpoint
+from xft_core.models.safetensors_io import TensorPlan, dtype_that_holds, write_checkpoint
 from xft_core.models.tensor_names import NAME as TENSOR_NAMES
 from xft_core.models.tensor_names import with_tensor_names
 from xft_core.runtime.device import device_for_work
@@ -117,10 +116,8 @@ def _write_dense(plans: list[TensorPlan], dense_config: dict[str, Any], source: 
     plans = with_tensor_names(plans, source)
     plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
     write_checkpoint(target, plans)
-    # Plain transformers loads the entire model in its config's dtype, so choose one that holds every tensor without rounding.
-    dtype = str(reduce(torch.promote_types, {plan.dtype for plan in plans})).removeprefix("torch.")
     left_out = NAMES_OF_CODE | {"torch_dtype"}  # the merged model is a stock transformers model without custom code
-    content = {name: value for name, value in dense_config.items() if name not in left_out} | {"dtype": dtype}
+    content = {name: value for name, value in dense_config.items() if name not in left_out} | {"dtype": dtype_that_holds(plans)}
     (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     copy_beside_weights(source, target)
     (target / TENSOR_NAMES).unlink(missing_ok=True)

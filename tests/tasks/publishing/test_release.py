@@ -23,7 +23,7 @@ from tasks.tracking import registry
 from tasks.tracking.client import client
 from tasks.tracking.model import log_model
 from tasks.tracking.registered import NotRegistered, Version, resolve
-from tests.factories import dense_model
+from tests.factories import dense_model, picture_model, tokenizer
 from tests.tasks.environment import HOME
 from tests.tasks.object_store.proxy import BUCKET, Proxy
 from tests.tasks.publishing.hub import TOKEN, FakeHub
@@ -92,6 +92,18 @@ def test_the_hub_gets_a_private_model_that_loads_and_is_the_same(hub: FakeHub, m
     assert "model.safetensors" not in hub.repositories["me/it"].commits[hub.repositories["me/it"].head]
 
 
+def test_nothing_of_an_earlier_version_changes_what_the_hub_answers(hub: FakeHub, model: Path) -> None:
+    (model / "chat_template.jinja").write_text("{{ messages }}")
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [5]}))
+    sent(hub, model)
+    (model / "chat_template.jinja").unlink()
+    (model / "generation_config.json").unlink()
+    repository = hub.repositories["me/it"]
+    repository.commits[repository.head]["LICENSE.txt"] = b"The user's own."
+    sent(hub, model)
+    assert repository.commits[repository.head].keys() == {*(path.name for path in model.iterdir()), "README.md", "LICENSE.txt"}
+
+
 def test_what_the_hub_refuses_is_said(hub: FakeHub, model: Path) -> None:
     assert sent(hub, model, token="hf_wrong").startswith("CannotPublish The Hub does not allow writing to me/it (401)")
     sent(hub, model)
@@ -155,6 +167,13 @@ def test_a_model_that_came_back_another_is_found_out(model: Path, tmp_path: Path
         check(files, model, copy)
     with pytest.raises(ReleaseDiffers, match="does not behave like the registered one"):
         check({}, model, copy)
+
+
+def test_a_model_that_reads_pictures_can_be_checked(tmp_path: Path) -> None:
+    model = picture_model(tmp_path / "model")
+    tokenizer("<image>").save_pretrained(model)
+    copy = shutil.copytree(model, tmp_path / "copy")
+    check({path.name: path for path in model.iterdir()}, model, copy)
 
 
 def test_a_card_without_licences_says_so() -> None:

@@ -1,5 +1,6 @@
 """The Mixture-of-Experts with its modeling file: transformers and our code give the same results."""
 
+import json
 import os
 import subprocess
 import sys
@@ -91,6 +92,18 @@ def test_transformers_runs_our_routing_from_the_export(
         assert logits.std() > 0.1
         assert float((found[f"{number}.logits"] - logits).abs().max()) < 1e-5, case
         assert found[f"{number}.tokens"].tolist() == tokens.tolist(), case
+
+
+def test_a_model_tuned_in_more_bits_than_its_base_is_not_rounded(tmp_path: Path) -> None:
+    """transformers loads the dtype in config.json, which upcycled models have from their base."""
+    moe = tuned(tmp_path)
+    content = json.loads((moe / "config.json").read_text())
+    content["dense_config"] |= {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    (moe / "config.json").write_text(json.dumps(content))
+    (tmp_path / "export").mkdir()
+    export_code(moe, tmp_path / "export")
+    exported = json.loads((tmp_path / "export" / "config.json").read_text())
+    assert exported["dtype"] == "float32" and "torch_dtype" not in exported
 
 
 @pytest.mark.parametrize(("options", "reason"), [

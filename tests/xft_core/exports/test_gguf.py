@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
@@ -18,18 +18,21 @@ from tests.xft_core.mixing.models import prepared, tuned
 from xft_core.data.rows import load_rows
 from xft_core.data.templates import magicoder_prompt
 from xft_core.errors import CheckpointError
-from xft_core.exports.gguf.modelfile import chat_template, magicoder_template
+from xft_core.exports.gguf.modelfile import begins_once, chat_template, magicoder_template
 from xft_core.exports.gguf.vocabulary import vocabulary_of
 from xft_core.files.locate import find_model
 from xft_core.models.loading import load_model
+from xft_core.recipe.sections import UpcycleConfig
 from xft_core.stages.configs import ExportStage
 from xft_core.stages.run import run_stage
+from xft_core.stages.upcycle import upcycle
 from xft_core.training.held_out import held_out_loss
 
 CHATML = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nBe brief.<|im_end|>\n{% endif %}{% for message in messages %}"
     "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
+CHATML_WITHOUT_SYSTEM = CHATML[CHATML.index("{% for"):]
 
 
 def exported(model: Path, output: Path, **fields: Any) -> dict[str, Any]:
@@ -125,6 +128,35 @@ def test_an_end_that_is_a_word_is_written_as_text(tmp_path: Path) -> None:
     assert 'PARAMETER stop " "\n' in (tmp_path / "export" / "Modelfile").read_text()
 
 
+def test_an_end_beyond_the_tokenizer_is_no_stop(tmp_path: Path) -> None:
+    """It has no text, and an empty stop would end every answer at once."""
+    dense = dense_model(tmp_path / "dense")
+    (dense / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, VOCABULARY - 1]}))
+    assert len(tokenizer()) < VOCABULARY
+    exported(dense, tmp_path / "export")
+    assert "tokenizer.ggml.eot_token_id" not in fields_of(tmp_path / "export")
+    assert re.findall("PARAMETER stop .*", (tmp_path / "export" / "Modelfile").read_text()) == ['PARAMETER stop "</s>"']
+
+
+def test_a_config_without_a_context_length_has_its_familys(tmp_path: Path) -> None:
+    path = dense_model(tmp_path / "dense") / "config.json"
+    content = json.loads(path.read_text())
+    del content["max_position_embeddings"]
+    path.write_text(json.dumps(content))
+    exported(tmp_path / "dense", tmp_path / "export")
+    assert fields_of(tmp_path / "export")["llama.context_length"] == 2048
+    assert "PARAMETER num_ctx 2048\n" in (tmp_path / "export" / "Modelfile").read_text()
+
+
+def test_frequencies_of_positions_are_left_out(tmp_path: Path) -> None:
+    """llama.cpp refuses a file with tensors that it does not use."""
+    path = dense_model(tmp_path / "dense") / "model.safetensors"
+    save_file(load_file(path) | {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}, path, {"format": "pt"})
+    exported(tmp_path / "dense", tmp_path / "export")
+    names = [item.name for item in gguf.GGUFReader(tmp_path / "export" / "model-q8_0.gguf").tensors]
+    assert len(names) == 21 and not any("rot" in name for name in names)
+
+
 def test_the_demo_model_can_be_written(tmp_path: Path) -> None:
     metrics = exported(find_model("demo:model"), tmp_path / "export")
     assert metrics["largest_difference"] < 1
@@ -151,6 +183,14 @@ def test_a_granite_mixture_is_written_with_its_experts(tmp_path: Path) -> None:
 def test_a_family_that_is_not_written_is_refused(family: str, reason: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=reason):
         exported(dense_model(tmp_path / "dense", family), tmp_path / "export")
+
+
+def test_a_granite_mixture_with_scaled_positions_is_refused(tmp_path: Path) -> None:
+    dense_model(tmp_path / "dense", rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0})
+    (tmp_path / "moe").mkdir()
+    upcycle(tmp_path / "dense", tmp_path / "moe", UpcycleConfig(normalization="granite"), seed=0)
+    with pytest.raises(CheckpointError, match=r"positions are scaled \(linear\)"):
+        exported(tmp_path / "moe", tmp_path / "export")
 
 
 def test_another_mixture_is_refused(tmp_path: Path) -> None:
@@ -190,6 +230,35 @@ def test_ollama_asks_as_the_chat_template_does(template: str) -> None:
                     {"role": "assistant", "content": "A1"}, {"role": "user", "content": "Q2"}]
     for messages in (conversation, conversation[1:], conversation[:2], conversation[1:2]):
         assert rendered(ours, messages) == asked.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def test_a_begin_token_that_starts_every_turn_is_in_the_template(tmp_path: Path) -> None:
+    """The file adds the begin token once, so it cannot be the one of a turn."""
+    dense, chat = dense_model(tmp_path / "dense"), tokenizer("<|im_start|>")
+    chat.bos_token, chat.chat_template = "<|im_start|>", {"default": CHATML_WITHOUT_SYSTEM, "tool_use": "{{ tools }}"}
+    chat.save_pretrained(dense)
+    exported(dense, tmp_path / "export", template="chat")
+    fields, text = fields_of(tmp_path / "export"), (tmp_path / "export" / "Modelfile").read_text()
+    assert not fields["tokenizer.ggml.add_bos_token"]
+    assert fields["tokenizer.chat_template"] == CHATML_WITHOUT_SYSTEM and "tokenizer.chat_templates" not in fields
+    ours, messages = text.split('"""')[1], [{"role": "user", "content": "Q"}]
+    assert rendered(ours, messages) == chat.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+    dense, plain = dense_model(tmp_path / "dense"), tokenizer()
+    plain.chat_template = None
+    (dense / "chat_template.jinja").unlink()
+    plain.save_pretrained(dense)
+    with pytest.raises(CheckpointError, match="has no chat template, but template is chat"):
+        exported(dense, tmp_path / "export", template="chat")
+
+
+def test_a_chat_template_that_fails_is_refused_with_its_reason() -> None:
+    odd = tokenizer()
+    odd.chat_template = "{{ raise_exception('Only one turn.') }}"
+    with pytest.raises(CheckpointError, match="cannot be converted to an Ollama template: Only one turn"):
+        begins_once(odd, "<s>")
 
 
 def test_a_chat_template_that_is_no_sum_of_parts_is_refused() -> None:

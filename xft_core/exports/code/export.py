@@ -19,7 +19,8 @@ from xft_core.families import Family
 from xft_core.mixing.mixture import ExpertTensor, MixtureReader
 from xft_core.models.config import NAMES_OF_CODE, transformers_config
 from xft_core.models.loading import copy_beside_weights
-from xft_core.models.safetensors_io import TensorPlan, write_checkpoint
+from xft_core.models.safetensors_io import TensorPlan, dtype_that_holds, write_checkpoint
+from xft_core.models.tokenizer import keep_tokens
 from xft_core.models.upcycled import HOLDERS
 from xft_core.recipe.sections import UpcycleConfig
 from xft_core.recipe.sections.upcycle import ASSIGNED
@@ -45,15 +46,17 @@ def export_code(source: Path, target: Path) -> None:
         for layer in layers:
             plans += _block_plans(mixture, layer)
         write_checkpoint(target, sorted(plans, key=lambda plan: plan.name))
-        content = {name: value for name, value in mixture.dense_config.items() if name not in NAMES_OF_CODE}
+        left_out = NAMES_OF_CODE | {"torch_dtype"}
+        content = {name: value for name, value in mixture.dense_config.items() if name not in left_out}
         content |= {
-            "architectures": ["XftForCausalLM"], "model_type": "xft_moe_exported", "num_experts": upcycle.num_routed,
-            "num_experts_per_tok": _routed_per_tok(upcycle), "xft": _routing(mixture),
+            "architectures": ["XftForCausalLM"], "model_type": "xft_moe_exported", "dtype": dtype_that_holds(plans),
+            "num_experts": upcycle.num_routed, "num_experts_per_tok": _routed_per_tok(upcycle), "xft": _routing(mixture),
             "auto_map": {"AutoConfig": f"{MODELLING}.XftConfig", "AutoModel": f"{MODELLING}.XftModel",
                          "AutoModelForCausalLM": f"{MODELLING}.XftForCausalLM"}}
         (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
     (target / f"{MODELLING}.py").write_text(_code_for(config), encoding="utf-8")
     copy_beside_weights(source, target)
+    keep_tokens(source, target)
 
 
 def _check_routing(upcycle: UpcycleConfig) -> None:

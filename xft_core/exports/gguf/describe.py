@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from xft_core.errors import CheckpointError
-from xft_core.exports.gguf.modelfile import chat_template, magicoder_template
+from xft_core.exports.gguf.modelfile import begins_once, chat_template, magicoder_template
 from xft_core.exports.gguf.vocabulary import Vocabulary, vocabulary_of
 from xft_core.exports.gguf.write import Special, check_architecture
+from xft_core.models.config import transformers_config
 from xft_core.models.loading import load_tokenizer
 from xft_core.models.safetensors_io import read_config
 
@@ -47,13 +48,14 @@ def describe(source: Path, template: str, taught: Sequence[int] = (), texts: Ite
     tokenizer = load_tokenizer(source)
     config = read_config(source)
     config = config.get("dense_config", config)
-    text_config = config.get("text_config", config)
-    size = int(text_config["vocab_size"])
+    text_config, sizes = config.get("text_config", config), transformers_config(config).get_text_config()
+    size = int(sizes.vocab_size)
     generation = _read(source / "generation_config.json")
     found = [*taught]  # they come first
     for item in (generation.get("eos_token_id"), text_config.get("eos_token_id"), tokenizer.eos_token_id):
         found += item if isinstance(item, list) else [] if item is None else [item]
-    ends = [token for token in dict.fromkeys(found) if token < size]
+    # Without a token of that number, a stop would be empty, and Ollama would end every answer before its first word.
+    ends = [token for token in dict.fromkeys(found) if token < size and tokenizer.decode([token])]
     if not 1 <= len(ends) <= MOST_ENDS:
         raise CheckpointError(
             f"{len(ends)} tokens of the model end an answer, but a GGUF file can name only one to {MOST_ENDS}. Choose them in "
@@ -61,24 +63,24 @@ def describe(source: Path, template: str, taught: Sequence[int] = (), texts: Ite
     vocabulary = vocabulary_of(tokenizer, size, texts)
     bos, adds_bos = tokenizer.bos_token, _adds_bos(tokenizer)
     if template == "chat":
-        adds_bos = bos is not None and _starts_with(tokenizer, bos)
+        if tokenizer.chat_template is None:
+            raise CheckpointError(
+                f"The tokenizer of {str(source)!r} has no chat template, but template is chat. If the model was tuned with the "
+                "paper's prompt, set template: magicoder; otherwise put its chat_template.jinja into the model's directory.")
+        adds_bos = bos is not None and begins_once(tokenizer, bos)
         text = chat_template(tokenizer, bos if adds_bos else None)
     else:
         text = magicoder_template()
     padding = tokenizer.pad_token_id
     special = Special(tokenizer.bos_token_id, None if padding is None or padding >= size else padding, ends, adds_bos)
     return Description(
-        vocabulary, special, text, tokenizer.chat_template if template == "chat" else None,
-        [tokenizer.decode([token]) for token in ends], int(text_config["max_position_embeddings"]))
+        vocabulary, special, text, tokenizer.get_chat_template() if template == "chat" else None,
+        [tokenizer.decode([token]) for token in ends], int(sizes.max_position_embeddings))
 
 
 def _adds_bos(tokenizer: Any) -> bool:
     ids = tokenizer("a")["input_ids"]
     return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
-
-
-def _starts_with(tokenizer: Any, bos: str) -> bool:
-    return bool(tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).startswith(bos))
 
 
 def _read(path: Path) -> dict[str, Any]:

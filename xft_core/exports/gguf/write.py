@@ -27,6 +27,9 @@ _GRANITE_NAMES = {
     "block_sparse_moe.router.layer.weight": "ffn_gate_inp.weight",
     "shared_mlp.output_linear.weight": "ffn_down_shexp.weight"}
 
+# Old versions of transformers stored the frequencies of positions. llama.cpp refuses a file with tensors that it does not use.
+_OF_OLD_VERSIONS = ".rotary_emb.inv_freq"
+
 
 @dataclass(frozen=True)
 class Special:
@@ -59,6 +62,8 @@ def write_gguf(
             _write_vocabulary(writer, vocabulary, special, chat_template)
             names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
             for stored in reader.names():
+                if stored.endswith(_OF_OLD_VERSIONS):
+                    continue
                 for target, tensor in _named(reader, stored, names, config, alternates):
                     _add(writer, target, tensor, quantization)
             writer.write_header_to_file(path)
@@ -84,11 +89,13 @@ def _check_type(content: dict[str, Any]) -> None:
 
 
 def _config(content: dict[str, Any], reader: CheckpointReader) -> Any:
+    config: Any
     if content["model_type"] == "granitemoeshared":
         from transformers import GraniteMoeSharedConfig
 
-        return GraniteMoeSharedConfig(**content)
-    config = transformers_config(dense_config_of(reader))
+        config = GraniteMoeSharedConfig(**content)
+    else:
+        config = transformers_config(dense_config_of(reader))
     window, biases = getattr(config, "sliding_window", None), ("mlp_bias", "attention_bias")
     slides = window is not None and getattr(config, "use_sliding_window", True) and window < config.max_position_embeddings
     if slides:

@@ -16,7 +16,7 @@ from xft_core.stages.preconditions import Preconditions, check_gguf
 class ExportStage(StageConfig):
     summary = "Export a model for other programs: with a modelling file, in a stock architecture, or as a GGUF file."
 
-    stage, version, implementation = "export", 2, "xft_core.stages.export"
+    stage, version, implementation = "export", 3, "xft_core.stages.export"
     path_fields = frozenset({"model", "data"})
 
     model: str = Field(description="The model: a Mixture-of-Experts for code and stock, any model of this package for gguf.")
