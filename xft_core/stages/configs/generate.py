@@ -18,7 +18,7 @@ from xft_core.stages.preconditions import Preconditions
 class GenerateStage(StageConfig):
     summary = "Generate a model's answers to the problems of one benchmark."
 
-    stage, version, implementation = "generate", 3, "xft_core.stages.generate"
+    stage, version, implementation = "generate", 4, "xft_core.stages.generate"
 
     model: str = Field(description="Any model: dense, upcycled, tuned or merged.")
     benchmark: str = Field("demo:benchmark.jsonl", description="Benchmark: a name, a file, or demo:benchmark.jsonl.")

@@ -24,7 +24,7 @@ NO_TASKS = {".py", ".pyc", ".md", ".jpg"}  # tasks are in YAML files, some of th
 class LmEvalStage(StageConfig):
     summary = "Run one task of lm-evaluation-harness, for example MMLU."
 
-    stage, version, implementation = "lm_eval", 2, "xft_core.stages.lm_eval"
+    stage, version, implementation = "lm_eval", 3, "xft_core.stages.lm_eval"
     path_fields = frozenset({"model", "directory"})
 
     model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")

@@ -17,7 +17,7 @@ from xft_core.stages.preconditions import Preconditions
 class NllStage(StageConfig):
     summary = "Measure a model's negative log-likelihood per response token on instruction data."
 
-    stage, version, implementation = "nll", 2, "xft_core.stages.nll"
+    stage, version, implementation = "nll", 3, "xft_core.stages.nll"
     path_fields = frozenset({"model"})
 
     model: str = Field("demo:model", description="Any model: dense, upcycled, tuned or merged.")

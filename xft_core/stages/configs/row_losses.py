@@ -15,7 +15,7 @@ from xft_core.stages.configs.parts import ARTIFACT_HELP
 class RowLossesStage(StageConfig):
     summary = "Measure a model's loss on every held-out row, and the tokens and floating-point work of its training."
 
-    stage, version, implementation = "row_losses", 1, "xft_core.stages.row_losses"
+    stage, version, implementation = "row_losses", 2, "xft_core.stages.row_losses"
     path_fields = frozenset({"model", "data", "trained_by", "clusters"})
     added = frozenset({"clusters"})
 
