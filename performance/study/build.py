@@ -25,6 +25,7 @@ SIZES = {
 TOKENIZER_FILES = 3_000
 ROWS = {"train": (corpus.TRAINING, 4_000), "reserved": (corpus.RESERVED, 400), "report": (corpus.REPORT, 1_000)}
 FEW_ROWS = {"train": 240, "reserved": 150, "report": 400}  # the first of each, for deployments/studies/few_pairs.yaml
+# The report rows after these are other_report.jsonl, for deployments/studies/sparse_longer.yaml.
 
 
 def main() -> None:
@@ -42,11 +43,14 @@ def main() -> None:
 
 
 def build_data(out: Path, seed: int) -> None:
-    """Write ``train.jsonl``, ``reserved.jsonl``, ``report.jsonl``, their first rows as ``few_*``, and ``versions.json``."""
+    """Write ``train.jsonl``, ``reserved.jsonl``, ``report.jsonl``, their first rows as ``few_*``, the other report rows as
+    ``other_report.jsonl``, and ``versions.json``."""
     for name, (packages, count) in ROWS.items():
         rows = corpus.sample(packages, count, seed)
         write_jsonl(out / f"{name}.jsonl", rows)
         write_jsonl(out / f"few_{name}.jsonl", rows[:FEW_ROWS[name]])
+        if name == "report":
+            write_jsonl(out / "other_report.jsonl", rows[FEW_ROWS[name]:])
         print(f"{name}: {len(rows)} rows of {', '.join(packages)}", flush=True)
     used = sorted({*corpus.PRETRAINING[1:], *corpus.TRAINING, *corpus.RESERVED, *corpus.REPORT})
     versions = {name: version(name) for name in used}
