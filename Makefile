@@ -45,7 +45,7 @@ smollm2: .venv/run sandbox   ## A limited real run: SmolLM2-135M on 2 CPU cores
 	$(BIN)/xft run deployments/recipes/smollm2_cpu.yaml
 
 # The paper's complete table (arXiv 2404.15247): merge methods x seeds, all benchmarks, the rivals. For a GPU machine with Hub access.
-PAPER = deployments/recipes/deepseek_coder_1_3b.yaml --grid 'merge.method=[learned,uniform,ewa]' --grid 'seed=[0,1,2]'
+PAPER = deployments/recipes/deepseek_coder_1_3b.yaml --grid 'merge.method=[learned,uniform,ewa]' --grid 'seed=[0,4,8]'
 
 paper-plan: .venv/run        ## What paper-table costs on this machine
 	@$(BIN)/xft plan $(PAPER)

@@ -25,10 +25,11 @@ from tasks.references import PipelineRun
 from tasks.stages import submit
 from xft_core.errors import XftError
 from xft_core.recipe.grid import Variant
+from xft_core.recipe.shared_trainings import shared_by_arms
 from xft_core.recipe.steps import study_step
 from xft_core.recipe.study import load_study, reported_runs, tuning_runs
 from xft_core.recipe.study_checks import check_study
-from xft_core.reporting.study.ladder import choose
+from xft_core.reporting.study.ladder import chosen_settings
 from xft_core.reporting.study.reports import tuned
 
 
@@ -67,8 +68,11 @@ def study(
     config, recipe = load_study(Path(study_file))
     check_study(config, recipe)
     choosing, _ = tuning_runs(config, recipe)
-    check_inputs(*(variant.recipe for variant in [*choosing, *reported_runs(config, recipe, {})[0]]))
+    expected, runs = reported_runs(config, recipe)
+    check_inputs(*(variant.recipe for variant in [*choosing, *expected]))
     logger = get_run_logger()
+    for sentence in shared_by_arms(config, runs, expected):
+        logger.warning(sentence)
 
     def carry_out(run: PipelineRun, variants: list[Variant], known: dict[str, Path]) -> tuple[dict[str, Path], dict[str, str]]:
         """Return the reports of the runs that have one, by name, and the reasons why the others failed."""
@@ -84,9 +88,12 @@ def study(
     with pipeline_run.opened(recipe, kind="comparison") as run:
         logger.info("%s: %d runs to choose settings", config.name, len(choosing))
         reports, failures = carry_out(run, choosing, {})
-        chosen = {arm: choose(choices) for arm, choices in tuned(config, recipe, reports).items()}
-        for arm, choice in chosen.items():
-            logger.info("%s takes %s", arm, config.choices(arm)[choice] or "its settings")
+        chosen = chosen_settings(tuned(config, recipe, reports))
+        for arm in config.arms:
+            if arm in chosen:
+                logger.info("%s takes %s", arm, config.choices(arm)[chosen[arm]] or "its settings")
+            else:
+                logger.error("%s is left out: all of its settings failed", arm)
         variants, _ = reported_runs(config, recipe, chosen)
         logger.info("%s: %d reported runs", config.name, len(variants))
         reports, failed = carry_out(run, variants, reports)

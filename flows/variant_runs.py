@@ -1,7 +1,7 @@
 """Run the variants of a comparison as pipeline runs: in this process, or as runs of a deployment for any worker."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from contextvars import copy_context
@@ -73,14 +73,15 @@ def run_here(variants: list[Variant], at_once: int) -> Failures:
 def run_by_deployment(variants: list[Variant]) -> Failures:
     """Run the variants as runs of the pipeline's deployment, and wait. Returns why variants failed, by name.
 
-    Runs that an earlier attempt of this comparison started are adopted. If no worker picks up a run for a minute and no other
+    Runs that an earlier attempt of this comparison started with the same recipe are adopted; active ones with another recipe
+    (the file was changed before the retry) are cancelled. If no worker picks up a run for a minute and no other
     run is active, this process executes it: a comparison never waits for the place that it occupies itself. Interrupting or
     cancelling it cancels all runs. Raises XftError if there is no such deployment.
     """
     comparison = str(flow_run.id)
     with get_client(sync_client=True) as api:
         try:
-            known = _started_before(api, comparison)
+            known = _started_before(api, comparison, variants)
             runs = {variant.name: known.get(variant.name) or _start(variant, comparison) for variant in variants}
             return _follow(api, runs)
         except BaseException:
@@ -156,9 +157,28 @@ def _start(variant: Variant, comparison: str) -> FlowRun:
     return started  # type: ignore[no-any-return]
 
 
-def _started_before(api: SyncPrefectClient, comparison: str) -> dict[str, FlowRun]:
-    """Return an earlier attempt's runs that are completed or still active, by variant."""
-    return newest_by_variant(_of(api, comparison))
+def _started_before(api: SyncPrefectClient, comparison: str, variants: list[Variant]) -> dict[str, FlowRun]:
+    """Return an earlier attempt's runs that are completed or still active, by variant. Cancel those of another recipe."""
+    wanted = {variant.name: _parameters(variant, as_json=True) for variant in variants}
+    runs = [run for run in _of(api, comparison) if (variant := variant_of(run.tags)) and variant.name in wanted]
+    same, others = by_recipe(runs, wanted)
+    for run in others:
+        if not (run.state and run.state.is_final()):
+            with suppress(Exception):  # ended meanwhile
+                api.set_flow_run_state(run.id, Cancelling(message="Its comparison was changed and started again."))
+    return newest_by_variant(same)
+
+
+def by_recipe(runs: list[FlowRun], wanted: Mapping[str, dict[str, Any]]) -> tuple[list[FlowRun], list[FlowRun]]:
+    """Split ``runs`` into those that have their variant's parameters in ``wanted``, and the others."""
+    same: list[FlowRun] = []
+    others: list[FlowRun] = []
+    for run in runs:
+        variant = variant_of(run.tags)
+        expected = wanted[variant.name] if variant else {}
+        given = {name: run.parameters.get(name) for name in expected}
+        (same if variant and given == expected else others).append(run)
+    return same, others
 
 
 def newest_by_variant(runs: list[FlowRun]) -> dict[str, FlowRun]:

@@ -15,7 +15,7 @@ def test_a_shipped_study_can_be_judged(path: Path) -> None:
     study, recipe = load_study(path)
     check_study(study, recipe)
     variants, _ = tuning_runs(study, recipe)
-    assert all(run.recipe.experiment == study.name for run in [*variants, *reported_runs(study, recipe, {})[0]])
+    assert all(run.recipe.experiment == study.name for run in [*variants, *reported_runs(study, recipe)[0]])
 
 
 def test_there_are_studies() -> None:

@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Completed, Failed, Pending, Running
 
 from flows.compare import ComparisonIncomplete, compare, save_report
-from flows.variant_runs import Patience, newest_by_variant
+from flows.variant_runs import Patience, by_recipe, newest_by_variant
 from tasks.publishing.comparison import ComparisonResult
 from tasks.tracking.client import client
 from tasks.variant_tags import VariantOf
@@ -222,6 +222,16 @@ def test_which_run_of_a_variant_is_taken_on_hangs_on_no_order() -> None:
             run("c", 1, Failed())]
     for order in permutations(runs):
         assert {name: found.name for name, found in newest_by_variant(list(order)).items()} == {"a": "a1", "b": "b2"}
+
+
+def test_a_run_of_another_recipe_is_not_taken_on() -> None:
+    def run(name: str, **parameters: Any) -> FlowRun:
+        tags = VariantOf(comparison="c", name=name, group="g").tags()
+        return FlowRun(flow_id=uuid4(), name=name, tags=tags, state=Completed(), parameters=parameters)
+
+    runs = [run("a", sft={"epochs": 1.0}, watch=True), run("b", sft={"epochs": 2.0}), run("b")]
+    same, others = by_recipe(runs, {"a": {"sft": {"epochs": 1}}, "b": {"sft": {"epochs": 1}}})
+    assert (same, others) == (runs[:1], runs[1:])
 
 
 def test_patience_is_over_only_when_nothing_moves() -> None:

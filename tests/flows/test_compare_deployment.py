@@ -15,7 +15,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Cancelling
+from prefect.states import Cancelling, Scheduled
 
 from tests.flows.conftest import REPOSITORY
 from tests.flows.test_cli import free_port
@@ -112,3 +112,16 @@ def test_cancelling_the_comparison_cancels_its_variants(api: SyncPrefectClient) 
     assert wait(api, run).state_name == "Cancelled"
     for variant in variants(api, run):
         assert wait(api, variant).state_name == "Cancelled"
+
+
+def test_after_a_retry_runs_of_the_same_recipe_are_adopted_and_others_started_again(api: SyncPrefectClient) -> None:
+    done = wait(api, start(api, name="retried"))
+    first = {run.name: run for run in variants(api, done)}
+    changed, kept = sorted(first)
+    stale = {**first[changed].parameters, "sft": {**first[changed].parameters["sft"], "weight_decay": 0.3}}
+    api.update_flow_run(first[changed].id, parameters=stale)  # as if its file had been changed since
+    api.set_flow_run_state(done.id, Scheduled(), force=True)
+    done = wait(api, done)
+    assert done.state and done.state.is_completed() and done.run_count == 2
+    names = [run.name for run in variants(api, done)]
+    assert (names.count(changed), names.count(kept)) == (2, 1)

@@ -5,7 +5,6 @@
 Sums are in fp64 and rounded once: a model with weight 1 among zeros is reproduced bit for bit, and so are equal models.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 
 from xft_core.errors import CheckpointError
-from xft_core.models.config import NAMES_OF_CODE, dense_config_of, is_moe, transformers_config
+from xft_core.models.config import dense_config_of, is_moe, save_dense_config, transformers_config
 from xft_core.models.discovery import family_of
 from xft_core.models.loading import copy_beside_weights
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, write_checkpoint
@@ -58,8 +57,7 @@ def average_models(sources: Mapping[str, Path], weights: Mapping[str, float], ta
         if family_of(transformers_config(dense_config)).reads_pictures:  # files have several conventions
             plans = [replace(plan, name=last.name_in_file(plan.name)) for plan in plans]
         write_checkpoint(target, plans)
-    content = {name: value for name, value in dense_config.items() if name not in NAMES_OF_CODE}
-    (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    save_dense_config(target, dense_config, plans)
     copy_beside_weights(last.directory, target)
     return sum(math.prod(plan.shape) for plan in plans)
 

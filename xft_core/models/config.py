@@ -1,6 +1,7 @@
 """The content of a model directory's config.json: dense or upcycled, family, layers."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from xft_core.errors import CheckpointError
 from xft_core.families import Family
 from xft_core.models.classes import auto_class
 from xft_core.models.discovery import check_decoder, family_of
-from xft_core.models.safetensors_io import CheckpointReader, read_config
+from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, dtype_that_holds, read_config
 from xft_core.models.stored_form import check_dense, head_and_embedding, is_tied, shape_only, use_names_of_model, with_tying
 from xft_core.recipe.sections import UpcycleConfig
 
@@ -129,3 +130,10 @@ def save_moe_config(directory: Path, dense_config: dict[str, Any], upcycle: Upcy
     """Write the config.json of an upcycled directory."""
     content = {"model_type": MOE_MODEL_TYPE, "dense_config": dense_config, "upcycle": upcycle.recorded()}
     (directory / "config.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def save_dense_config(directory: Path, dense_config: dict[str, Any], plans: Iterable[TensorPlan]) -> None:
+    """Write a dense model's ``config.json``, without custom code. Its dtype is the one that holds the tensors, whatever the
+    source's file says: transformers loads, and so rounds, the entire model in it."""
+    content = {name: value for name, value in dense_config.items() if name not in NAMES_OF_CODE | {"torch_dtype"}}
+    (directory / "config.json").write_text(json.dumps(content | {"dtype": dtype_that_holds(plans)}, indent=2), encoding="utf-8")

@@ -130,9 +130,14 @@ def tuning_runs(study: StudyConfig, recipe: Recipe) -> tuple[list[Variant], list
     return _runs(study, recipe, wanted)
 
 
-def reported_runs(study: StudyConfig, recipe: Recipe, chosen: Mapping[str, int]) -> tuple[list[Variant], list[ArmRun]]:
-    """The reported runs: every arm with its chosen settings at every seed. Raises RecipeError."""
-    wanted = [(arm, chosen.get(arm, 0), seed) for arm in study.arms for seed in study.seeds]
+def reported_runs(
+    study: StudyConfig, recipe: Recipe, chosen: Mapping[str, int] | None = None,
+) -> tuple[list[Variant], list[ArmRun]]:
+    """The reported runs: every arm in ``chosen`` with this choice at every seed; before anything is chosen, every arm with its
+    first. Raises RecipeError."""
+    if chosen is None:
+        chosen = dict.fromkeys(study.arms, 0)
+    wanted = [(arm, chosen[arm], seed) for arm in study.arms if arm in chosen for seed in study.seeds]
     return _runs(study, recipe, wanted)
 
 

@@ -1,6 +1,5 @@
 """The merge stage: merge a Mixture-of-Experts by mixing coefficients into a stock dense checkpoint, a few tensors at a time."""
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +15,9 @@ from xft_core.mixing.coefficients import Coefficients, load_coefficients, load_m
 from xft_core.mixing.delta_scale import is_scaled, scaled, scaled_tensor
 from xft_core.mixing.mixture import ExpertTensor, MixtureReader, NeuronShares
 from xft_core.mixing.operators.merged import load_layer
-from xft_core.models.config import DTYPES, NAMES_OF_CODE
+from xft_core.models.config import DTYPES, save_dense_config
 from xft_core.models.loading import copy_beside_weights, load_model
-from xft_core.models.safetensors_io import TensorPlan, dtype_that_holds, write_checkpoint
+from xft_core.models.safetensors_io import TensorPlan, write_checkpoint
 from xft_core.models.tensor_names import NAME as TENSOR_NAMES
 from xft_core.models.tensor_names import with_tensor_names
 from xft_core.runtime.device import device_for_work
@@ -116,9 +115,7 @@ def _write_dense(plans: list[TensorPlan], dense_config: dict[str, Any], source: 
     plans = with_tensor_names(plans, source)
     plans.sort(key=lambda plan: plan.name)  # a layer's tensors follow each other, and copies alternate with sums
     write_checkpoint(target, plans)
-    left_out = NAMES_OF_CODE | {"torch_dtype"}  # the merged model is a stock transformers model without custom code
-    content = {name: value for name, value in dense_config.items() if name not in left_out} | {"dtype": dtype_that_holds(plans)}
-    (target / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    save_dense_config(target, dense_config, plans)
     copy_beside_weights(source, target)
     (target / TENSOR_NAMES).unlink(missing_ok=True)
     return sum(math.prod(plan.shape) for plan in plans)

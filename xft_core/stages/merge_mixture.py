@@ -4,7 +4,6 @@ Every FFN tensor is the mean of the experts', W = lambda W_shared + (1 - lambda)
 The mean is only meaningful for experts that come from one model. For other experts, the stage logs a warning.
 """
 
-import json
 import logging
 import math
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from xft_core.families import FAMILIES
 from xft_core.files.locate import find_file, find_model
 from xft_core.mixing.plan import ExpertGroup, MixturePlan, auto_plan, check_plan, expand, made_shape, of_expert, sources
 from xft_core.mixing.siblings import Sibling, sibling_of
-from xft_core.models.config import MOE_MODEL_TYPE, NAMES_OF_CODE, dense_config_of, upcycle_config_of
+from xft_core.models.config import MOE_MODEL_TYPE, NAMES_OF_CODE, dense_config_of, save_dense_config, upcycle_config_of
 from xft_core.models.loading import copy_beside_weights
 from xft_core.models.safetensors_io import CheckpointReader, TensorPlan, read_config, write_checkpoint
 from xft_core.recipe.load import read_yaml
@@ -58,8 +57,7 @@ def run(config: MergeMixtureStage, workspace: Workspace) -> MergeMixtureMetrics:
         plans.sort(key=lambda item: item.name)
         write_checkpoint(workspace.output, plans)
         copy_beside_weights(source, workspace.output)
-    content = {name: value for name, value in plan.dense_config.items() if name not in NAMES_OF_CODE}
-    (workspace.output / "config.json").write_text(json.dumps(content, indent=2), encoding="utf-8")
+    save_dense_config(workspace.output, plan.dense_config, plans)
     plan.write(workspace.output)
     return MergeMixtureMetrics(
         parameters=sum(math.prod(item.shape) for item in plans),

@@ -4,8 +4,9 @@ Writes ``study.json``, ``study.md``, ``losses.json`` (every row's loss) and ``pl
 bytes.
 """
 
+from xft_core.recipe.shared_trainings import shared_by_arms
 from xft_core.recipe.study import reported_runs
-from xft_core.reporting.study.ladder import StudyResult, choose, judge
+from xft_core.reporting.study.ladder import StudyResult, chosen_settings, judge
 from xft_core.reporting.study.markdown import study_markdown
 from xft_core.reporting.study.plots import draw_study
 from xft_core.reporting.study.reports import reported, tuned
@@ -18,8 +19,8 @@ def run(config: StudyStage, workspace: Workspace) -> StudyMetrics:
     """Run the stage. Raises ArtifactError for reports without row losses, or measured on different rows."""
     study, recipe = config.study, config.recipe
     choices = tuned(study, recipe, config.reports)
-    _, runs = reported_runs(study, recipe, {arm: choose(found) for arm, found in choices.items()})
-    measured, tokens_R = reported(study, runs, config.reports)
+    variants, runs = reported_runs(study, recipe, chosen_settings(choices))
+    measured, tokens_R, lacking = reported(study, runs, config.reports)
     result = judge(study, measured, tokens_R, choices)
     text = result.model_dump_json(indent=1) + "\n"
     (workspace.output / StudyResult.file_name).write_text(text, encoding="utf-8")
@@ -27,7 +28,12 @@ def run(config: StudyStage, workspace: Workspace) -> StudyMetrics:
         arm: {str(seed): item.loss_R.tolist() for seed, item in seeds.items()} for arm, seeds in measured.items()},
     ).write(workspace.output)
     plots = draw_study(result, workspace.output / "plots")
-    (workspace.output / "study.md").write_text(study_markdown(result, study, plots, config.failures), encoding="utf-8")
+    limits = shared_by_arms(study, runs, variants)
+    if lacking:
+        limits.append(f"{len(lacking)} of the reported runs diverged (below, Failed runs). Their seeds are left out, which "
+                      "favors the arms that diverged.")
+    written = study_markdown(result, study, plots, config.failures | lacking, limits)
+    (workspace.output / "study.md").write_text(written, encoding="utf-8")
     shown = [rung.verdict == "shown" for rung in result.ladder]
     found = sum(map(len, measured.values()))
     return StudyMetrics(

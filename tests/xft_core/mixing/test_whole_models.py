@@ -1,5 +1,6 @@
 """Weighted means of whole models: one-hot and equal weights bit for bit, the formula in between, tied embeddings, refusals."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,13 @@ def test_models_of_other_forms_are_refused(tmp_path: Path) -> None:
     upcycle(small, tmp_path / "moe", UpcycleConfig(num_experts=3, num_experts_per_tok=2), seed=0)
     with pytest.raises(CheckpointError, match=r"is a Mixture-of-Experts\. Only dense models are averaged"):
         averaged(tmp_path / "moe_mean", {"a": tmp_path / "moe"}, {"a": 1.0})
+
+
+def test_the_mean_is_loaded_without_rounding_whatever_dtype_the_sources_config_names(tmp_path: Path) -> None:
+    sources = {name: dense_model(tmp_path / name, seed=seed) for seed, name in enumerate(("a", "b"))}
+    for directory in sources.values():
+        config = json.loads((directory / "config.json").read_text())
+        (directory / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    stored = averaged(tmp_path / "mean", sources, {"a": 0.3, "b": 0.7})
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "mean", dtype="auto").state_dict()
+    assert all(torch.equal(found[name], stored[name]) for name in stored)

@@ -39,7 +39,7 @@ def test_every_arm_is_tuned_over_the_same_settings(tmp_path: Path) -> None:
 
 def test_arms_of_one_recipe_share_its_runs(tmp_path: Path) -> None:
     study, recipe = load_study(write(tmp_path))
-    variants, runs = reported_runs(study, recipe, {"sft": 1, "xft": 0, "xft-moe": 0})
+    variants, runs = reported_runs(study, recipe, {"sft": 1, "xft": 0, "xft-moe": 0, "base": 0})
     names = {(run.arm, run.seed): run.variant for run in runs}
     assert names["xft", 0] == names["xft-moe", 0] == "xft learning_rate=0.001 seed=0" != names["xft", 1]
     assert len(variants) == 6 and len(runs) == 8  # sft, xft with xft-moe, and base with another rate than sft
@@ -77,7 +77,7 @@ def test_a_setting_that_no_recipe_takes_is_refused_before_any_run(tmp_path: Path
     study, recipe = load_study(write(tmp_path, tuning=tuning))
     with pytest.raises(RecipeError, match="learning_rat"):
         tuning_runs(study, recipe)
-        reported_runs(study, recipe, {})
+        reported_runs(study, recipe)
 
 
 def test_an_arm_may_choose_among_the_models_of_one_run(tmp_path: Path) -> None:
@@ -102,5 +102,5 @@ def test_an_override_that_the_study_would_overwrite_is_refused(tmp_path: Path, o
 def test_an_arm_may_override_what_its_own_tuning_leaves_alone(tmp_path: Path) -> None:
     own = {"overrides": ["sft.learning_rate=0.1"], "tuning": {"sft.epochs": [1]}}
     study, recipe = load_study(write(tmp_path, arms=STUDY["arms"] | {"own": own}))
-    variants, _ = reported_runs(study, recipe, {})
+    variants, _ = reported_runs(study, recipe)
     assert {item.recipe.sft.learning_rate for item in variants if item.settings["arm"] == "own"} == {0.1}

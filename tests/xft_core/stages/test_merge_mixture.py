@@ -85,6 +85,16 @@ def test_a_mixture_of_equal_experts_merges_to_a_model_that_computes_the_same(mod
     assert metrics["num_experts"] == (5 if model_type == "granitemoeshared" else 4)
 
 
+def test_the_dense_model_is_loaded_without_rounding_whatever_dtype_the_config_names(tmp_path: Path) -> None:
+    source = mixture(tmp_path / "moe", "mixtral")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    merge(source, tmp_path / "dense")
+    stored = load_file(tmp_path / "dense" / "model.safetensors")
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype="auto").state_dict()
+    assert all(torch.equal(found[name], stored[name]) for name in stored)
+
+
 @pytest.mark.parametrize("model_type", MIXTURES)
 def test_the_merged_weights_are_the_mean_and_transformers_loads_them(
         model_type: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -95,6 +95,13 @@ def choose(choices: list[Choice]) -> int:
     return min(measured)[1] if measured else 0
 
 
+def chosen_settings(choices: Mapping[str, list[Choice]]) -> dict[str, int]:
+    """The number of each arm's choice. An arm that chooses among several settings, all of which failed, is left out: its first
+    is no better than the others, so it is not worth its runs."""
+    return {arm: choose(found) for arm, found in choices.items()
+            if len(found) == 1 or any(choice.reserved_loss is not None for choice in found)}
+
+
 def judge(
     study: StudyConfig, measured: Mapping[str, Mapping[int, Measured]], tokens_R: np.ndarray,
     choices: Mapping[str, list[Choice]],

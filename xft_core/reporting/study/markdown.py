@@ -1,5 +1,6 @@
 """``study.md``: the question, the outcome of the ladder, and every arm with its choice and its cost."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from xft_core.recipe.study import StudyConfig
@@ -14,9 +15,12 @@ BOTH, ROWS_ONLY = "seeds and rows (two-way bootstrap", "rows only (bootstrap"
 OF_ONE_SEED = " With one seed they do not contain the chance of another training."
 
 
-def study_markdown(result: StudyResult, study: StudyConfig, plots: dict[str, str], failures: dict[str, str]) -> str:
-    """The text of study.md. ``plots``: titles of the plots by file name; ``failures``: reasons by run."""
-    sections = [f"# {result.name}", result.question, _caption(result), "## The ladder", _breaks(result)]
+def study_markdown(
+    result: StudyResult, study: StudyConfig, plots: dict[str, str], failures: dict[str, str], limits: Sequence[str] = (),
+) -> str:
+    """The text of study.md. ``plots``: titles of the plots by file name; ``failures``: reasons by run; ``limits``: sentences on
+    what the intervals do not cover."""
+    sections = [f"# {result.name}", result.question, _caption(result), "## The ladder", _breaks(result), *limits]
     if result.ladder:
         sections += [_ladder_table(result), _power(result)]
     sections += [f"![{title}](plots/{name})" for name, title in plots.items()]
@@ -103,8 +107,14 @@ def _arms_table(result: StudyResult) -> str:
     rows = [[
         f"`{name}`", arm.about or arm.model, _loss(arm), "-" if arm.mean is None or best is None else f"{arm.mean - best:+.4f}",
         str(len(arm.losses)), "-" if arm.training_flops is None else f"{arm.training_flops:.2e}",
-        _settings(arm.choices[arm.chosen].settings) if arm.choices else "-"] for name, arm in result.arms.items()]
+        _chosen(arm)] for name, arm in result.arms.items()]
     return table(["arm", "what it is", "loss ↓", "over the best", "seeds", "training FLOPs", "chosen"], rows)
+
+
+def _chosen(arm: ArmResult) -> str:
+    if len(arm.choices) > 1 and all(choice.reserved_loss is None for choice in arm.choices):
+        return "none of its settings works"
+    return _settings(arm.choices[arm.chosen].settings) if arm.choices else "-"
 
 
 def _loss(arm: ArmResult) -> str:

@@ -35,14 +35,20 @@ def tuned(study: StudyConfig, recipe: Recipe, reports: Mapping[str, Path]) -> di
 
 def reported(
     study: StudyConfig, runs: list[ArmRun], reports: Mapping[str, Path],
-) -> tuple[dict[str, dict[int, Measured]], np.ndarray]:
-    """Every arm's losses by seed, and the rows' response tokens. Raises ArtifactError for runs on different rows."""
+) -> tuple[dict[str, dict[int, Measured]], np.ndarray, dict[str, str]]:
+    """Every arm's losses by seed, the rows' response tokens, and by run the reason why it has no losses although it has a
+    report: its training diverged. Raises ArtifactError for runs on different rows, and if no run has losses."""
     measured: dict[str, dict[int, Measured]] = {}
+    lacking: dict[str, str] = {}
     tokens: list[int] | None = None
     for item in runs:
         if item.variant not in reports:
             continue
-        rows, model = _rows(study, item, reports)
+        rows, model = RunRowsFile.read(reports[item.variant]), study.model_of(item.arm, item.choice)
+        if rows is None or model not in rows.losses:  # check_study has seen to it that the run makes and measures the model
+            lacking[item.variant] = (f"Arm {item.arm!r}: the losses of the model {model!r} are not numbers, so its training "
+                                     "diverged. Lower the learning rate.")
+            continue
         if tokens is not None and rows.tokens != tokens:
             raise ArtifactError(
                 f"The run {item.variant!r} was measured on different rows than the runs before it: its rows have "
@@ -50,21 +56,10 @@ def reported(
         tokens = rows.tokens
         measured.setdefault(item.arm, {})[item.seed] = Measured(np.array(rows.losses[model]), rows.training_flops.get(model))
     if tokens is None:
-        raise ArtifactError("No run of the study has a report: all of them failed. The reasons are in the flow run's log.")
-    return measured, np.array(tokens)
-
-
-def _rows(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> tuple[RunRowsFile, str]:
-    rows, model = RunRowsFile.read(reports[item.variant]), study.model_of(item.arm, item.choice)
-    if rows is None:
-        raise RecipeError(
-            f"The report of {item.variant!r} has no losses by row. Set evaluate.compare_rows: true in the study's recipe. If "
-            "it is set, the losses of the run's merged model are not numbers: its training diverged. Lower the learning rate.")
-    if model not in rows.losses:
-        raise RecipeError(
-            f"Arm {item.arm!r} is the model {model!r}, but its run has no such model, or the model's losses are not numbers. "
-            f"The run has: {', '.join(rows.losses)}.")
-    return rows, model
+        raise ArtifactError(
+            next(iter(lacking.values()), "No run of the study has a report: all of them failed. The reasons are in the flow "
+                 "run's log."))
+    return measured, np.array(tokens), lacking
 
 
 def _reserved_loss(study: StudyConfig, item: ArmRun, reports: Mapping[str, Path]) -> float | None:

@@ -5,6 +5,7 @@ from statistics import fmean
 
 from xft_core.recipe.grid import Variant
 from xft_core.recipe.inactive_fields import merges_an_untuned_expert, plays_no_part
+from xft_core.recipe.shared_trainings import shared_by_variants
 from xft_core.recipe.steps import MERGED_MODEL
 from xft_core.reporting.variants.summary import NLL, OVER_SFT, Effect, Group, Variants, what_counts
 from xft_core.runtime.quantities import fixed, signed
@@ -19,7 +20,7 @@ def variant_findings(result: Variants, labels: dict[str, str], variants: list[Va
             *_idle_sentences(result, labels, variants), *_untuned_sentences(result, variants)]
 
 
-def variant_limits(result: Variants) -> list[str]:
+def variant_limits(result: Variants, variants: list[Variant]) -> list[str]:
     """What may and may not be claimed from these runs."""
     seeds = [len(group.seeds) for group in result.groups]
     found = []
@@ -34,6 +35,7 @@ def variant_limits(result: Variants) -> list[str]:
         found.append(
             f"Each variant has {shown} seeds: the spread (sample standard deviation over seeds) is only a rough estimate of "
             "how much two runs with the same settings can differ.")
+    found += [sentence[0].upper() + sentence[1:] for sentence in shared_by_variants(variants)]
     for benchmark, problems in result.problems.items():
         intervals = [
             interval for run in result.runs for key, interval in run.intervals.items()

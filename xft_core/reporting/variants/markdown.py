@@ -31,7 +31,7 @@ def variants_markdown(
     if "overview.png" in plots:
         sections.append("![All variants](plots/overview.png)")
     sections += ["## What it says", bullets(variant_findings(result, labels, variants)),
-                 "## What may be claimed", bullets(variant_limits(result))]
+                 "## What may be claimed", bullets(variant_limits(result, variants))]
     pictures = [(name, title) for name, title in plots.items() if name != "overview.png"]
     if pictures:
         sections += ["## By field", *(f"![{title}](plots/{name})" for name, title in pictures)]

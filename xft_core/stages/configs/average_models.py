@@ -16,7 +16,7 @@ from xft_core.stages.configs.parts import ARTIFACT_HELP
 class AverageModelsStage(StageConfig):
     summary = "Average whole dense models: soups of several trainings, steps back towards the base model."
 
-    stage, version, implementation = "average_models", 1, "xft_core.stages.average_models"
+    stage, version, implementation = "average_models", 2, "xft_core.stages.average_models"
     path_fields = frozenset({"models", "data"})
 
     models: dict[str, str] = Field(description=(

@@ -12,7 +12,7 @@ class MergeMixtureStage(StageConfig):
     # Not part of the pipeline: its model comes from outside.
     summary = "Merge a stock Mixture-of-Experts (Mixtral, Qwen-MoE, granite and others) into its dense sibling."
 
-    stage, version, implementation = "merge-mixture", 1, "xft_core.stages.merge_mixture"
+    stage, version, implementation = "merge-mixture", 2, "xft_core.stages.merge_mixture"
     path_fields = frozenset({"model", "plan"})
 
     model: str = Field(description="Mixture-of-Experts: a directory in safetensors, or a Hub name.")

@@ -12,7 +12,7 @@ from xft_core.stages.base import StageConfig
 class StudyStage(StageConfig):
     summary = "Judge a study's ladder of claims, using only the reports of its runs."
 
-    stage, version, implementation = "study", 1, "xft_core.stages.study"
+    stage, version, implementation = "study", 2, "xft_core.stages.study"
     path_fields = frozenset({"reports"})
 
     study: StudyConfig = Field(description="The study.")

@@ -90,3 +90,13 @@ def test_the_same_numbers_give_the_same_pictures(tmp_path: Path) -> None:
         draw_study(result, tmp_path / name)
     for name in ("ladder.png", "work.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_limits_stand_below_the_outcome_and_an_arm_without_a_setting_says_so() -> None:
+    result = judged(CLAIMS, {"a": 0.0, "b": 0.0, "c": 0.0}, {("a", seed) for seed in SEEDS})
+    failed = [Choice(settings={"sft.learning_rate": rate}, reserved_loss=None) for rate in (0.1, 0.2)]
+    arm = result.arms["a"].model_copy(update={"choices": failed})
+    text = study_markdown(result.model_copy(update={"arms": {**result.arms, "a": arm}}), CLAIMS, {}, {}, ["Two runs diverged."])
+    assert text.index("ladder breaks") < text.index("Two runs diverged.") < text.index("## Arms")
+    [row] = [line for line in text.splitlines() if line.startswith("| `a` ") and "none of its settings works" in line]
+    assert "learning_rate" not in row

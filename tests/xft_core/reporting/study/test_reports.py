@@ -8,7 +8,7 @@ import pytest
 from xft_core.errors import ArtifactError, RecipeError
 from xft_core.recipe.sections import Recipe
 from xft_core.recipe.study import StudyConfig, reported_runs, tuning_runs
-from xft_core.reporting.study.ladder import choose
+from xft_core.reporting.study.ladder import Choice, choose, chosen_settings
 from xft_core.reporting.study.reports import reported, tuned
 from xft_core.store.results.report import RunRowsFile
 
@@ -86,7 +86,8 @@ def test_every_arm_is_read_at_every_seed_with_its_work(write: Write) -> None:
         item.name: write(item.name, losses={"sft": [float(number), 2.0], "merged": [1.0, 10.0 + number]},
                          training_flops={"sft": 1e9})
         for number, item in enumerate(variants)}
-    measured, tokens = reported(STUDY, runs, reports)
+    measured, tokens, lacking = reported(STUDY, runs, reports)
+    assert not lacking
     assert tokens.tolist() == [1, 3]
     assert {arm: list(seeds) for arm, seeds in measured.items()} == {"sft": [3, 4], "merged": [3, 4]}
     numbers = {item.name: number for number, item in enumerate(variants)}
@@ -100,15 +101,33 @@ def test_every_arm_is_read_at_every_seed_with_its_work(write: Write) -> None:
 
 
 def test_what_cannot_be_compared_is_refused(write: Write) -> None:
-    _, runs = reported_runs(STUDY, Recipe(), {})
+    _, runs = reported_runs(STUDY, Recipe())
     names = list(dict.fromkeys(item.variant for item in runs))
     whole = {name: write(name) for name in names}
     with pytest.raises(ArtifactError, match=r"different rows .* 6 response tokens, theirs 4"):
         reported(STUDY, runs, whole | {names[-1]: write("other rows", tokens=[1, 5])})
-    with pytest.raises(RecipeError, match="Arm 'sft' is the model 'sft', but its run has no such model"):
-        reported(STUDY, runs, whole | {names[0]: write("without sft", losses={"merged": [1.0, 1.0]})})
-    (whole[names[0]] / RunRowsFile.file_name).unlink()
-    with pytest.raises(RecipeError, match=r"evaluate\.compare_rows: true"):
-        reported(STUDY, runs, whole)
     with pytest.raises(ArtifactError, match="all of them failed"):
         reported(STUDY, runs, {})
+
+
+def test_a_reported_run_that_diverged_is_left_out_with_the_reason_and_the_others_stay(write: Write) -> None:
+    _, runs = reported_runs(STUDY, Recipe())
+    names = list(dict.fromkeys(item.variant for item in runs))  # one run for each of the seeds 3 and 4
+    whole = {name: write(name) for name in names}
+    measured, _, lacking = reported(STUDY, runs, whole | {names[0]: write("no sft", losses={"merged": [1.0, 1.0]})})
+    assert {arm: list(seeds) for arm, seeds in measured.items()} == {"merged": [3, 4], "sft": [4]}
+    assert "'sft'" in lacking[names[0]] and "diverged" in lacking[names[0]]
+    (whole[names[0]] / RunRowsFile.file_name).unlink()  # no model of the run has losses
+    measured, _, lacking = reported(STUDY, runs, whole)
+    assert {arm: list(seeds) for arm, seeds in measured.items()} == {"merged": [4], "sft": [4]} and list(lacking) == names[:1]
+    (whole[names[1]] / RunRowsFile.file_name).unlink()
+    with pytest.raises(ArtifactError, match="diverged"):
+        reported(STUDY, runs, whole)
+
+
+def test_an_arm_whose_settings_all_failed_is_not_run() -> None:
+    failed, works = Choice(settings={}, reserved_loss=None), Choice(settings={}, reserved_loss=1.0)
+    chosen = chosen_settings({"sft": [failed, failed], "merged": [failed, works]})
+    assert chosen == {"merged": 1}
+    assert {item.arm for item in reported_runs(STUDY, Recipe(), chosen)[1]} == {"merged"}
+    assert chosen_settings({"sft": [failed]}) == {"sft": 0}  # nothing to choose from, so nothing was run to choose
