@@ -29,8 +29,8 @@ def file_digest(path: Path) -> str:
 
 
 def directory_digest(directory: Path, files: Iterable[Path] | None = None) -> str:
-    """sha256 over (relative path, sha256) of the files of a directory, by default its model files."""
-    chosen = model_files(directory) if files is None else sorted(files)
+    """sha256 over (relative path, sha256) of the files of a directory, by default its model files and named chat templates."""
+    chosen = [*model_files(directory), *named_chat_templates(directory)] if files is None else sorted(files)
     return digest_of([[path.relative_to(directory).as_posix(), file_digest(path)] for path in chosen])
 
 
@@ -53,3 +53,6 @@ def model_files(directory: Path) -> list[Path]:
     )
 
 
+def named_chat_templates(directory: Path) -> list[Path]:
+    """Chat templates of a model besides the default one (tool_use), sorted. The only model files below a subdirectory."""
+    return sorted((directory / "additional_chat_templates").glob("*.jinja"))

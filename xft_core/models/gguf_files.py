@@ -32,10 +32,18 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         with redirect_stderr(io.StringIO()):  # its progress bar cannot be turned off
             model, report = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=dtype, quantization_config=GgufConfig(dequantize=True),
-                output_loading_info=True)
+                output_loading_info=True, **_not_read_by_transformers(path))
     except Exception as error:  # each architecture fails in its own way
         raise CheckpointError(f"{str(path)!r} cannot be loaded: {first_line(error)}") from None
     vars(model.config).pop("quantization_config", None)
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(f"{str(path)!r} lacks {len(missing)} tensors, including {missing[0]!r}.")
     return model
+
+
+def _not_read_by_transformers(path: Path) -> dict[str, int]:
+    """Fields of the configuration that transformers does not take from the file: it gives every qwen3 heads of 128."""
+    import gguf
+
+    head_dim = gguf.GGUFReader(path).get_field("qwen3.attention.key_length")
+    return {"head_dim": int(head_dim.contents())} if head_dim else {}

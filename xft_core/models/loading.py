@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from xft_core.errors import CheckpointError, first_line
-from xft_core.files.digests import model_files
+from xft_core.files.digests import model_files, named_chat_templates
 from xft_core.files.parsing import parse_json
 from xft_core.models.classes import auto_class
 from xft_core.models.config import dense_config_of, is_moe, transformers_config, upcycle_config_of
@@ -72,7 +72,7 @@ def copy_beside_weights(source: Path, target: Path) -> None:
 def _copy_named_templates(source: Path, target: Path) -> None:
     """Put a tokenizer's several chat templates (default, tool_use) into tokenizer_config.json, where earlier versions of
     transformers kept them. Later ones use a subdirectory, but models here have none: they are published, too, as flat files."""
-    named = {path.stem: path for path in sorted((source / "additional_chat_templates").glob("*.jinja"))}
+    named = {path.stem: path for path in named_chat_templates(source)}
     if not named:
         return
     default, path = source / "chat_template.jinja", target / "tokenizer_config.json"

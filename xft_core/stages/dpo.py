@@ -87,6 +87,7 @@ def _unchanged(source: Path, output: Path, model: PreTrainedModel, nll: float, c
     """Write the model unchanged, because there are no pairs."""
     for path in model_files(source):
         shutil.copyfile(path, output / path.name)
+    copy_beside_weights(source, output)
     metrics = DpoMetrics(
         **counts, pairs=0, preferred=None, steps=0, train_loss=None, tokens_per_second=None, dead_expert_steps=None,
         diverged_at_step=None, held_out_nll_before=nll, held_out_nll=nll, parameters=model.num_parameters())
