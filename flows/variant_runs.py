@@ -74,9 +74,9 @@ def run_by_deployment(variants: list[Variant]) -> Failures:
     """Run the variants as runs of the pipeline's deployment, and wait. Returns why variants failed, by name.
 
     Runs that an earlier attempt of this comparison started with the same recipe are adopted; active ones with another recipe
-    (the file was changed before the retry) are cancelled. If no worker picks up a run for a minute and no other
-    run is active, this process executes it: a comparison never waits for the place that it occupies itself. Interrupting or
-    cancelling it cancels all runs. Raises XftError if there is no such deployment.
+    (the file was changed before the retry) are cancelled. If no worker picks up a run for a minute and no other run is active,
+    this process executes it: a comparison never waits for the place that it occupies itself. Interrupting or cancelling it
+    cancels all runs. Raises XftError if there is no such deployment.
     """
     comparison = str(flow_run.id)
     with get_client(sync_client=True) as api:

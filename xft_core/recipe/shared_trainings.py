@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from xft_core.recipe.grid import Variant
+from xft_core.recipe.sections import Recipe
 from xft_core.recipe.study import ArmRun, StudyConfig
 
 IN_A_SOUP = "_soup"  # part of the names of soups and of the models made from them
@@ -25,9 +26,14 @@ def shared_by_variants(variants: Iterable[Variant]) -> list[str]:
     sizes: dict[str, int] = {}
     for variant in variants:
         seeds.setdefault(variant.group, []).append(variant.recipe.seed)
-        sizes[variant.group] = variant.recipe.baseline.runs if variant.recipe.baseline.enabled else 1
+        sizes[variant.group] = soup_size(variant.recipe)
     sentences = [shared_trainings(found, sizes[group]) for group, found in seeds.items()]
     return list(dict.fromkeys(sentence for sentence in sentences if sentence))
+
+
+def soup_size(recipe: Recipe) -> int:
+    """The number of trainings in a recipe's soup; 1 for none."""
+    return recipe.baseline.runs if recipe.baseline.enabled else 1
 
 
 def shared_trainings(seeds: Sequence[int], size: int) -> str | None:

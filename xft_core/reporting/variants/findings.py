@@ -5,7 +5,7 @@ from statistics import fmean
 
 from xft_core.recipe.grid import Variant
 from xft_core.recipe.inactive_fields import merges_an_untuned_expert, plays_no_part
-from xft_core.recipe.shared_trainings import shared_by_variants
+from xft_core.recipe.shared_trainings import shared_by_variants, soup_size
 from xft_core.recipe.steps import MERGED_MODEL
 from xft_core.reporting.variants.summary import NLL, OVER_SFT, Effect, Group, Variants, what_counts
 from xft_core.runtime.quantities import fixed, signed
@@ -27,9 +27,10 @@ def variant_limits(result: Variants, variants: list[Variant]) -> list[str]:
     if not seeds:
         return ["No variant has a result, so nothing can be claimed."]
     if max(seeds) == 1:
+        apart = max((soup_size(variant.recipe) for variant in variants), default=1)
         found.append(
             "Each variant has one run: nothing here separates an effect of the settings from chance in training. Add "
-            "`seed=[0,1,2]` to the grid before you claim an effect.")
+            f"`seed=[0,{apart},{2 * apart}]` to the grid before you claim an effect.")
     elif min(seeds) < FEW_SEEDS:
         shown = f"{min(seeds)} to {max(seeds)}" if min(seeds) < max(seeds) else str(min(seeds))
         found.append(

@@ -38,7 +38,7 @@ class ReportStage(_AboutRecipe):
 class CompareStage(_AboutRecipe):
     summary = "Compare variants of a recipe, using only their reports."
 
-    stage, version, implementation = "compare", 3, "xft_core.stages.compare"
+    stage, version, implementation = "compare", 4, "xft_core.stages.compare"
     path_fields = frozenset({"reports"})
 
     grid: list[str] = Field(description="The fields that vary: section.field=[value, value], see xft_core/recipe/grid.py.")
