@@ -102,7 +102,7 @@ def _add_recipe(command: ArgumentParser) -> None:
         "recipe", type=shipped_or_file("recipes"), metavar="RECIPE.yaml", help="file, or name of a shipped recipe: demo")
     command.add_argument(
         "--recommended", action="store_true",
-        help="use the settings that did best in our studies instead of the paper's (docs/study.md); --set overrides them")
+        help="use the settings that did best on the demo's model instead of the paper's (docs/study.md); --set overrides them")
     command.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="override one field")
 
 
