@@ -1,9 +1,9 @@
 """The recipe changes of ``--recommended``: the settings that did best in our own studies of the demo's model (docs/study.md).
 
 The defaults of a recipe remain the paper's. These settings were chosen on a tiny model and one synthetic task. On real
-functions, experts of another form did better (docs/study.md, sparse experts for longer). On the synthetic task, the ensemble is
-0.007 nats below the merged model alone, and on a par with a soup of three SFTs at the same work. Plain SFT at the right distance from the
-base model comes within 0.001 nats of the ensemble at a third of the work, and is also reported.
+functions, experts of another form did better (docs/study.md, sparse experts for longer). On the synthetic task, the ensemble
+is 0.007 nats below the merged model alone, and on a par with a soup of three SFTs at the same work. Plain SFT at the right
+distance from the base model comes within 0.001 nats of the ensemble at a third of the work, and is also reported.
 """
 
 from collections.abc import Mapping
