@@ -14,9 +14,10 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling, Scheduled
 
+from flows.local.server_secret import server_auth
 from tests.flows.conftest import REPOSITORY
 from tests.flows.test_cli import free_port
 from tests.flows.test_compare import NAMES, VALUES
@@ -43,8 +44,8 @@ def api(home: Path) -> Iterator[SyncPrefectClient]:
     try:
         while "Ctrl-C" not in (line := process.stdout.readline()):
             assert line, "xft ui did not start"
-        with temporary_settings(updates={PREFECT_API_URL: f"http://127.0.0.1:{prefect_port}/api"}), \
-                get_client(sync_client=True) as client:
+        updates = {PREFECT_API_URL: f"http://127.0.0.1:{prefect_port}/api", PREFECT_API_AUTH_STRING: server_auth(home)}
+        with temporary_settings(updates=updates), get_client(sync_client=True) as client:
             yield client
         process.send_signal(signal.SIGINT)
         assert process.wait(600) == 0
