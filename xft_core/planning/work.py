@@ -21,7 +21,7 @@ ROUTER_PASSES = 4  # over the rows, to train the start of the routers (UpIT, arX
 
 def training_flops(shape: Shape, upcycle: UpcycleConfig | None, length: float) -> float:
     """Floating-point operations of training on one token of sequences of ``length`` tokens."""
-    return 3 * shape.forward_flops(length, upcycle)
+    return 3 * shape.forward_flops(length, upcycle, training=True)
 
 
 def mixing_flops(shape: Shape, length: float, teacher: UpcycleConfig | None = None) -> float:

@@ -17,6 +17,7 @@ SECTIONS = {
     "tickets": "### Result of the tickets", "options": "### Result of the options", "mixing": "### Result of mixing",
     "distances": "### Result of distances", "starts": "### Result of starts", "few_pairs": "### Result of real functions",
     "equal_work": "### Result of equal work", "sparse_longer": "### Result of sparse experts for longer",
+    "sparse_kinds": "### Result of the kinds",
     "smollm2": "### Result of SmolLM2", "smollm2_1500": "### Result of 1,500 rows"}
 FAST = {"smollm2", "smollm2_1500", "tickets"}
 INTERVAL = re.compile(r"[+-]?[\d.]+ to [+-]?[\d.]+")

@@ -98,3 +98,10 @@ def test_plans_know_what_rivals_cost() -> None:
     assert [b - a for a, b in zip(ridge, trained, strict=True)] == pytest.approx([10 * of_moe] * 2)  # 4 passes there and back
     branches = plan("upcycle.experts_from=branches")
     assert branches["sft_branch_1"] == pytest.approx(plain["sft_baseline"] / 2 / 7, rel=0.05)
+
+
+@pytest.mark.parametrize("router", ["learned", "frozen", "hashed", "random", "by_example"])
+def test_every_router_trains_the_experts_that_a_token_uses(router: str) -> None:
+    upcycle = UpcycleConfig.model_validate(
+        {"num_experts": 4, "num_experts_per_tok": 1, "shared_expert": False, "router": router})
+    assert training_flops(SHAPE, upcycle, 128) == pytest.approx(training_flops(SHAPE, None, 128), rel=0.01)

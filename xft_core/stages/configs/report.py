@@ -25,7 +25,7 @@ class _AboutRecipe(StageConfig):
 class ReportStage(_AboutRecipe):
     summary = "Write the comparison table, plots, model card and page of all answers from the other stages' artifacts."
 
-    stage, version, implementation = "report", 3, "xft_core.stages.report"
+    stage, version, implementation = "report", 4, "xft_core.stages.report"
     path_fields = frozenset({"artifacts"})
 
     artifacts: dict[str, Path] = Field(description="Published artifacts by role, for example sft_moe, evaluate_merged_0.")
